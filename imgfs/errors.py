@@ -1,0 +1,145 @@
+"""Every error imgfs raises on purpose: one tree, and the one errno of each class.
+
+The errno is the contract (ARCHITECTURE.md, "Errno"): fs/ answers the kernel with it and the command line turns it into
+an exit code. A message names the subject first, then what was got and expected, then what to do next. It never holds
+a credential or the query of a URL.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class ImgfsError(Exception):
+    """Base of all; caught as such only at the doors (fs/, cli/, a task that must outlive one object)."""
+
+    errno: int = errno.EIO
+
+    @property
+    def message(self) -> str:
+        """The sentence a user reads."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class NotFound(ImgfsError):
+    """The object does not exist, by the word of whoever is the authority on it."""
+
+    errno = errno.ENOENT
+
+
+class AlreadyExists(ImgfsError):
+    """The name, key or digest is taken."""
+
+    errno = errno.EEXIST
+
+
+class Busy(ImgfsError):
+    """Somebody uses the object: a live writer, children, a mount."""
+
+    errno = errno.EBUSY
+
+
+class Invalid(ImgfsError):
+    """The argument is malformed, whatever the state is."""
+
+    errno = errno.EINVAL
+
+
+class NotPermitted(ImgfsError):
+    """The operation has no meaning on this object, for anybody."""
+
+    errno = errno.EPERM
+
+
+class ReadOnly(ImgfsError):
+    """A write into a committed snapshot or a view."""
+
+    errno = errno.EROFS
+
+
+class VerificationFailed(ImgfsError):
+    """Bytes are not what their digest, size or diff ID promised."""
+
+    errno = errno.EBADMSG
+
+
+class Malformed(ImgfsError):
+    """Foreign bytes (tar, gzip, JSON, header) break the rules of their format."""
+
+    errno = errno.EBADMSG
+
+
+class TooLarge(ImgfsError):
+    """Foreign bytes exceed a limit of imgfs."""
+
+    errno = errno.EFBIG
+
+
+class Unsupported(ImgfsError):
+    """Well-formed, but of a kind that imgfs does not serve."""
+
+    errno = errno.EOPNOTSUPP
+
+
+class OffsetMismatch(ImgfsError):
+    """A write that is neither at the writer's offset nor at 0."""
+
+    errno = errno.ERANGE
+
+
+class Cancelled(ImgfsError):
+    """The object was taken away from under the operation."""
+
+    errno = errno.ECANCELED
+
+
+class Interrupted(ImgfsError):
+    """The waiting process has a signal to handle, or the daemon is stopping."""
+
+    errno = errno.EINTR
+
+
+class NoSpace(ImgfsError):
+    """The disk of the state directory is full."""
+
+    errno = errno.ENOSPC
+
+
+class StorageFailed(ImgfsError):
+    """The state directory could not be read or written."""
+
+    errno = errno.EIO
+
+
+class RemoteError(ImgfsError):
+    """Base of what can go wrong between here and a registry; never a statement about absence."""
+
+    errno = errno.EREMOTEIO
+
+
+class RegistryFailed(RemoteError):
+    """The registry answered with a status or a body that helps nobody."""
+
+
+class Unreachable(RemoteError):
+    """No route, no name, connection refused or reset before an answer."""
+
+    errno = errno.EHOSTUNREACH
+
+
+class TimedOut(RemoteError):
+    """The registry did not answer, or stalled, for longer than the limit."""
+
+    errno = errno.ETIMEDOUT
+
+
+class AccessDenied(RemoteError):
+    """401 with a fresh token, or 403."""
+
+    errno = errno.EACCES
+
+
+class RateLimited(RemoteError):
+    """429 after the retries."""
+
+    errno = errno.EDQUOT

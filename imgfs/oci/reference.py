@@ -1,0 +1,104 @@
+"""Image references: `host/repository:tag`, `host/repository@digest`, and the familiar forms people type.
+
+Grammar and limits are those of distribution-spec ("Pulling manifests") and of the reference grammar that containerd,
+docker and podman share.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from imgfs.errors import Invalid
+from imgfs.oci.digest import Digest, is_digest
+
+DEFAULT_HOST = "docker.io"
+DEFAULT_TAG = "latest"
+NAME_MAX = 255
+
+_REPOSITORY_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_REPOSITORY_PART}(?:/{_REPOSITORY_PART})*\Z")
+_PART = re.compile(rf"{_REPOSITORY_PART}\Z")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
+_HOST = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+    r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*)(?::[0-9]{1,5})?\Z"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name of an image at a registry. Exactly one of `tag` and `digest` is set."""
+
+    host: str
+    repository: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.repository}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """`:tag` or `@digest`."""
+        return f":{self.tag}" if self.digest is None else f"@{self.digest}"
+
+    @property
+    def selector(self) -> str:
+        """What stands behind `/manifests/` in the registry's URL."""
+        return str(self.tag if self.digest is None else self.digest)
+
+
+def is_host(component: str) -> bool:
+    """Whether the first component of a name is a registry's host: it has a dot or a port, or is `localhost`."""
+    return bool(_HOST.match(component)) and (
+        component == "localhost" or "." in component or ":" in component or component.startswith("[")
+    )
+
+
+def is_repository_part(component: str) -> bool:
+    """Whether `component` may stand between the slashes of a repository's name."""
+    return len(component) <= NAME_MAX and _PART.match(component) is not None
+
+
+def is_tag(text: str) -> bool:
+    """Whether `text` is a tag."""
+    return _TAG.match(text) is not None
+
+
+def parse_reference(text: str) -> Reference:
+    """Read the full form, host first, with a tag or a digest; raises Invalid."""
+    host, slash, rest = text.partition("/")
+    if not slash or not is_host(host):
+        raise Invalid(f"reference {text[:300]!r}: expected host/repository:tag or host/repository@digest")
+    repository, tag, digest = _split(text, rest)
+    if digest is None and tag is None:
+        raise Invalid(f"reference {text[:300]!r}: has no tag and no digest; add :tag or @digest")
+    return Reference(host, repository, None if digest else tag, digest)
+
+
+def expand_familiar(text: str) -> Reference:
+    """Read what people type (`alpine`, `user/app:1`, `quay.io/x/y`): docker.io, library/ and :latest are filled in."""
+    first, slash, rest = text.partition("/")
+    if slash and is_host(first):
+        host, path = first, rest
+    else:
+        host, path = DEFAULT_HOST, text
+    if host == "index.docker.io":
+        host = DEFAULT_HOST
+    repository, tag, digest = _split(text, path)
+    if host == DEFAULT_HOST and "/" not in repository:
+        repository = f"library/{repository}"
+    return Reference(host, repository, None if digest else tag or DEFAULT_TAG, digest)
+
+
+def _split(text: str, path: str) -> tuple[str, str | None, Digest | None]:
+    path, at, digest = path.partition("@")
+    if at and not is_digest(digest):
+        raise Invalid(f"reference {text[:300]!r}: malformed digest behind @")
+    repository, colon, tag = path.partition(":")
+    if colon and not is_tag(tag):
+        raise Invalid(f"reference {text[:300]!r}: malformed tag")
+    if len(repository) > NAME_MAX or not _REPOSITORY.match(repository):
+        raise Invalid(f"reference {text[:300]!r}: malformed repository; lower case, digits and ._- only")
+    return repository, tag if colon else None, Digest(digest) if at else None
