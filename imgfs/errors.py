@@ -143,3 +143,11 @@ class RateLimited(RemoteError):
     """429 after the retries."""
 
     errno = errno.EDQUOT
+
+
+def from_os(error: OSError, subject: str) -> ImgfsError:
+    """Say what a failed system call on the state directory means: NoSpace or StorageFailed."""
+    reason = f"{subject}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{reason}; make room on the disk of the state directory and read again")
+    return StorageFailed(f"{reason}; check the disk of the state directory")

@@ -1,0 +1,1 @@
+"""Concurrency that every room shares: single flights and the limiters of worker threads."""

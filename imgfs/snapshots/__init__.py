@@ -1,0 +1,1 @@
+"""Snapshots: the graph of committed layers by chain ID, and the merged views on them."""

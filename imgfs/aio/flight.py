@@ -1,0 +1,133 @@
+"""Single flights: however many ask for one key, the work runs once, in the daemon's nursery and not in an asker's task.
+
+A flight lives while somebody waits for it and for a grace after the last one left, so an interrupted first reader harms
+nobody and an abandoned download ends. Its failure is shared by all waiters and remembered for a moment, so a thousand
+readers of a dead blob make one attempt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import structlog
+import trio
+
+from imgfs.errors import Cancelled, ImgfsError, from_os
+
+T = TypeVar("T")
+
+GRACE = 10.0
+MEMORY = 2.0
+_REMEMBERED_MAX = 4096
+
+_log = structlog.get_logger("imgfs.flight")
+
+
+@dataclass(slots=True)
+class _Flight(Generic[T]):
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+    waiters: int = 0
+    result: list[T] = field(default_factory=list[T])
+    error: ImgfsError | None = None
+    left: trio.Event = field(default_factory=trio.Event)
+    """Replaced whenever somebody joins, set when the last waiter leaves."""
+
+
+class Flights(Generic[T]):
+    """Flights of one kind of work. `nursery` outlives every caller; `grace` and `memory` are seconds."""
+
+    def __init__(self, nursery: trio.Nursery, *, grace: float = GRACE, memory: float = MEMORY) -> None:
+        self._nursery = nursery
+        self._grace = grace
+        self._memory = memory
+        self._flying: dict[Hashable, _Flight[T]] = {}
+        self._failed: dict[Hashable, tuple[float, ImgfsError]] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._flying
+
+    async def join(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """Wait for the flight of `key`, starting it with `work` if there is none.
+
+        Raises the ImgfsError the flight ended with (any other exception is logged and becomes one), also when that
+        was up to `memory` seconds ago. Cancelling a waiter leaves the flight and the other waiters alone.
+        """
+        self._raise_remembered(key)
+        flight = self._flying.get(key)
+        if flight is None:
+            flight = self._flying[key] = _Flight()
+            self._nursery.start_soon(self._fly, key, flight, work)
+        await self._wait(flight)
+        if flight.error is not None:
+            raise copy.copy(flight.error)
+        return flight.result[0]
+
+    def forget_failure(self, key: Hashable) -> None:
+        """Let the next `join` of `key` try again at once."""
+        self._failed.pop(key, None)
+
+    def cancel(self, key: Hashable) -> None:
+        """End the flight of `key`, if any; its waiters get Cancelled."""
+        if flight := self._flying.get(key):
+            flight.scope.cancel()
+
+    async def _wait(self, flight: _Flight[T]) -> None:
+        flight.waiters += 1
+        flight.left = trio.Event()
+        try:
+            await flight.done.wait()
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters:
+                flight.left.set()
+
+    async def _fly(self, key: Hashable, flight: _Flight[T], work: Callable[[], Awaitable[T]]) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_when_abandoned, flight)
+                with flight.scope:
+                    await self._outcome(flight, work)
+                nursery.cancel_scope.cancel()
+        finally:
+            if not flight.result and flight.error is None:
+                flight.error = Cancelled("the transfer was cancelled; read again to start it again")
+            elif flight.error is not None:
+                self._remember(key, flight.error)
+            del self._flying[key]
+            flight.done.set()
+
+    async def _outcome(self, flight: _Flight[T], work: Callable[[], Awaitable[T]]) -> None:
+        try:
+            flight.result.append(await work())
+        except ImgfsError as error:
+            flight.error = error
+        except OSError as error:
+            flight.error = from_os(error, error.filename or "state directory")
+        except Exception as error:  # noqa: BLE001
+            # A bug in one transfer must end that transfer, not the daemon that serves all the others.
+            _log.exception("transfer failed unexpectedly")
+            flight.error = ImgfsError(f"internal error: {type(error).__name__}: {error}; see .imgfs/log")
+
+    async def _end_when_abandoned(self, flight: _Flight[T]) -> None:
+        while True:
+            await flight.left.wait()
+            await trio.sleep(self._grace)
+            if not flight.waiters:
+                flight.scope.cancel()
+                return
+
+    def _remember(self, key: Hashable, error: ImgfsError) -> None:
+        if len(self._failed) >= _REMEMBERED_MAX:
+            self._failed.clear()
+        self._failed[key] = (trio.current_time() + self._memory, error)
+
+    def _raise_remembered(self, key: Hashable) -> None:
+        if remembered := self._failed.get(key):
+            until, error = remembered
+            if trio.current_time() < until:
+                raise copy.copy(error)
+            del self._failed[key]

@@ -1,0 +1,49 @@
+"""Several waits side by side, with one plain error instead of a group of groups."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+async def gather(works: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Run all of `works` at once and return their results in order.
+
+    The first exception cancels the others and is raised as itself. Cancelling the caller cancels all.
+    """
+    results: dict[int, T] = {}
+    failures: list[Exception] = []
+    async with trio.open_nursery() as nursery:
+
+        async def run(position: int, work: Callable[[], Awaitable[T]]) -> None:
+            try:
+                results[position] = await work()
+            except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery's group
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        for position, work in enumerate(works):
+            nursery.start_soon(run, position, work)
+    if failures:
+        raise failures[0]
+    return [results[position] for position in sorted(results)]
+
+
+@asynccontextmanager
+async def plain_nursery() -> AsyncGenerator[trio.Nursery]:
+    """A nursery out of which a single failure comes as itself."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        leaf: BaseException = group
+        while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
+            leaf = leaf.exceptions[0]
+        if leaf is group:
+            raise
+        raise leaf from None

@@ -1,0 +1,113 @@
+"""The configuration: every option once, with its default and what it means. Unknown keys are refused with a suggestion.
+
+Read from `--config FILE`, else `imgfs.toml` in the state directory, else all defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import grp
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from imgfs.errors import Invalid
+from imgfs.oci.platform import Platform, local_platform, parse_platform
+
+DEFAULT_MOUNTPOINT = "/var/lib/imgfs"
+FILE_NAME = "imgfs.toml"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of the daemon."""
+
+    access: str = "root"
+    """Who gets in: `root` (and the daemon's user), `group:NAME`, `all`. Readers pull with the daemon's credentials."""
+    resolve: Literal["lookup", "registered"] = "lookup"
+    """`lookup`: an unregistered name is asked for at its registry once. `registered`: only registered names exist."""
+    platform: str = ""
+    """What an index is read for: `os/architecture[/variant]`; empty for this machine's."""
+    plain_http: list[str] = []
+    """Registry hosts (`host` or `host:port`) besides loopback that are spoken to without TLS."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        if self.access not in ("root", "all") and not self.access.startswith("group:"):
+            raise ValueError("access: expected root, group:NAME or all")
+
+    @property
+    def chosen_platform(self) -> Platform:
+        """The platform to read indexes for. Raises Invalid."""
+        return parse_platform(self.platform) if self.platform else local_platform()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only the daemon's user (and root) may enter the mount."""
+        return self.access == "root"
+
+    @property
+    def root_mode(self) -> int:
+        """Permission bits of the mountpoint."""
+        return {"root": 0o700, "all": 0o755}.get(self.access, 0o750)
+
+    @property
+    def root_group(self) -> int | None:
+        """The group that may enter, if it is one. Raises Invalid where there is no such group."""
+        if not self.access.startswith("group:"):
+            return None
+        name = self.access.partition(":")[2]
+        try:
+            return grp.getgrnam(name).gr_gid
+        except KeyError:
+            raise Invalid(f"access = {self.access!r}: there is no group {name!r}") from None
+
+    def render(self) -> str:
+        """The options in force, as TOML."""
+        lines: list[str] = []
+        for field in msgspec.structs.fields(Config):
+            lines.append(f"{field.name} = {msgspec.json.encode(getattr(self, field.name)).decode()}")
+        return "\n".join(lines) + "\n"
+
+
+def load_config(path: Path | None, state: Path) -> Config:
+    """Read `path`, or the file in `state` if there is one. Raises Invalid, naming file, key and the likely spelling."""
+    chosen = path or state / FILE_NAME
+    try:
+        raw = tomllib.loads(chosen.read_text())
+    except FileNotFoundError:
+        if path is None:
+            return Config()
+        raise Invalid(f"{chosen}: no such configuration file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"{chosen}: {error}") from None
+    except OSError as error:
+        raise Invalid(f"{chosen}: {error.strerror}") from None
+    _refuse_unknown(chosen, raw)
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"{chosen}: {error}") from None
+    _ = config.chosen_platform, config.root_group
+    return config
+
+
+def default_state() -> Path:
+    """Where state lies unless --state says: $STATE_DIRECTORY, root's /var/lib/imgfs-state, a user's XDG state home."""
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/imgfs-state")
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(home) / "imgfs"
+
+
+def _refuse_unknown(path: Path, raw: dict[str, object]) -> None:
+    known = [field.name for field in msgspec.structs.fields(Config)]
+    for key in raw:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            raise Invalid(f"{path}: unknown option {key!r}; {hint}")

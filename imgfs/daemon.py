@@ -1,0 +1,219 @@
+"""The daemon: lock the state, introduce the rooms to one another, serve until told to stop, leave nothing mounted."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import trio
+
+from imgfs import __version__
+from imgfs.aio.gather import plain_nursery
+from imgfs.config import Config
+from imgfs.content.durable import make_directory
+from imgfs.content.store import ContentStore
+from imgfs.database import Database
+from imgfs.errors import Busy, Invalid, from_os
+from imgfs.fs.node import Shown
+from imgfs.fs.operations import Operations
+from imgfs.fs.session import close_session, mount_options, open_session, serve
+from imgfs.fs.subsystems import Subsystems
+from imgfs.images import catalog, names
+from imgfs.kernel.mounts import is_dead, mount_at, unmount
+from imgfs.layers.store import LayerStore
+from imgfs.log import configure_log
+from imgfs.registry.client import Registry
+from imgfs.snapshots import graph
+from imgfs.snapshots.views import Views
+from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.images import Images
+from imgfs.transfer.layers import Layers
+from imgfs.transfer.progress import Transfers
+from imgfs.transfer.status import StatusReporter
+
+SCHEMAS = (names.SCHEMA, catalog.SCHEMA, graph.SCHEMA)
+_SWITCH_INTERVAL = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Mounting:
+    """What to mount where: absolute paths and the options in force."""
+
+    mountpoint: Path
+    state: Path
+    config: Config
+    foreground: bool
+
+
+def run(mounting: Mounting, ready: Callable[[], None]) -> None:
+    """Serve `mounting` until SIGTERM, SIGINT or an unmount from outside; `ready` is called when the tree answers.
+
+    Raises Busy (another daemon holds the state, or something is mounted there), Invalid, NotPermitted, NoSpace,
+    StorageFailed; then nothing is left mounted.
+    """
+    os.umask(0o077)
+    _raise_file_limit()
+    # Trees of a hundred thousand nodes make the collector's default pace a cost, and threads wait for the loop.
+    gc.set_threshold(50_000, 20, 100)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    _check(mounting)
+    with _locked(mounting):
+        configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
+        _clear_stale(str(mounting.mountpoint))
+        trio.run(_serve, mounting, ready)
+
+
+async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
+    stopping = trio.Event()
+    database = Database(mounting.state / "imgfs.db", SCHEMAS)
+    layers = LayerStore(mounting.state)
+    try:
+        async with Registry(plain_http=mounting.config.plain_http) as registry, plain_nursery() as nursery:
+            subsystems = _assemble(mounting, database, layers, registry, nursery)
+            operations = Operations(subsystems, stopping)
+            as_root = os.geteuid() == 0
+            options = mount_options(as_root=as_root, is_private=mounting.config.is_private)
+            open_session(operations, str(mounting.mountpoint), options)
+            try:
+                nursery.start_soon(_stop_on_signal, stopping)
+                nursery.start_soon(trio.to_thread.run_sync, registry.warm)
+                await serve(str(mounting.mountpoint), stopping, ready)
+            finally:
+                close_session()
+            nursery.cancel_scope.cancel()
+    finally:
+        layers.close()
+        database.close()
+
+
+def _assemble(
+    mounting: Mounting, database: Database, layers: LayerStore, registry: Registry, nursery: trio.Nursery
+) -> Subsystems:
+    started = time.time_ns()
+    shown = Shown(os.geteuid(), os.getegid(), started)
+    content = ContentStore(mounting.state)
+    name_table, known = names.Names(database), catalog.Catalog(database)
+    snapshots = graph.SnapshotGraph(database)
+    transfers, failures = Transfers(), Failures()
+    blobs = Blobs(content, known, registry, transfers, failures, nursery)
+    fetcher = Layers(layers, content, known, registry, transfers, failures, nursery)
+    platform = mounting.config.chosen_platform
+    images = Images(
+        name_table, known, content, snapshots, registry, blobs, fetcher, layers, failures, platform, nursery
+    )
+    return Subsystems(
+        config=mounting.config,
+        state=mounting.state,
+        shown=shown,
+        names=name_table,
+        catalog=known,
+        content=content,
+        layers=layers,
+        graph=snapshots,
+        views=Views(snapshots, images, nursery),
+        images=images,
+        blobs=blobs,
+        transfers=transfers,
+        failures=failures,
+        status=StatusReporter(images, name_table, content, layers, known, transfers, failures),
+        metrics=lambda: _metrics(registry, transfers, name_table, content, layers),
+        describe=lambda: _describe(mounting, started),
+        owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
+    )
+
+
+async def _stop_on_signal(stopping: trio.Event) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            stopping.set()
+
+
+def _describe(mounting: Mounting, started: int) -> bytes:
+    state = {
+        "version": __version__,
+        "pid": os.getpid(),
+        "mountpoint": str(mounting.mountpoint),
+        "state": str(mounting.state),
+        "started": started,
+        "platform": str(mounting.config.chosen_platform),
+        "access": mounting.config.access,
+        "views": "fuse",
+    }
+    return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+
+
+def _metrics(
+    registry: Registry, transfers: Transfers, name_table: names.Names, content: ContentStore, layers: LayerStore
+) -> str:
+    statistics = registry.statistics()
+    figures = {
+        "imgfs_registry_requests_total": statistics.requests,
+        "imgfs_registry_received_bytes_total": statistics.received,
+        "imgfs_transfers_completed_total": transfers.completed,
+        "imgfs_transfers_running": len(list(transfers)),
+        "imgfs_names": len(name_table),
+        "imgfs_blobs": len(list(content)),
+        "imgfs_layers": len(list(layers)),
+    }
+    return "".join(
+        f"# TYPE {key} {'counter' if key.endswith('_total') else 'gauge'}\n{key} {value}\n"
+        for key, value in figures.items()
+    )
+
+
+def _check(mounting: Mounting) -> None:
+    mountpoint, state = mounting.mountpoint, mounting.state
+    if state == mountpoint or mountpoint in state.parents:
+        raise Invalid(f"{state}: the state directory lies below the mountpoint; name another with --state")
+    try:
+        make_directory(state)
+        if not mount_at(str(mountpoint)):
+            mountpoint.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os(error, str(error.filename or state)) from None
+
+
+@contextmanager
+def _locked(mounting: Mounting) -> Generator[None]:
+    """One daemon a state directory; the lock goes with the process, however it ends."""
+    path = mounting.state / "lock"
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise from_os(error, str(path)) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(file, 4096, 0).decode(errors="replace").strip() or "another process"
+        os.close(file)
+        raise Busy(f"{mounting.state}: is in use by {holder}; name another state directory with --state") from None
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"pid {os.getpid()} at {mounting.mountpoint}\n".encode(), 0)
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+def _clear_stale(mountpoint: str) -> None:
+    """Take away what a killed daemon left; refuse to mount over anything that lives."""
+    while mount_at(mountpoint):
+        if not is_dead(mountpoint):
+            raise Busy(f"{mountpoint}: something is mounted there already; `imgfs umount {mountpoint}` takes it away")
+        unmount(mountpoint, detach=True)
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,59 @@
+"""A blob as a file: right size before the first byte is here, fetched and verified when it is opened."""
+
+from __future__ import annotations
+
+import stat
+
+import pyfuse3
+
+from imgfs.errors import NotPermitted
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import WRITING, FileHandle
+from imgfs.fs.node import Handle, Node, control_number
+from imgfs.fs.subsystems import Subsystems
+from imgfs.oci.descriptor import Descriptor
+
+_KEEP = 1.0
+"""Seconds the kernel may keep a stored blob's attributes: its bytes cannot change, but it may be removed by others."""
+
+
+class BlobFile(Node):
+    """One blob, under content/ or as an image's manifest, index or config."""
+
+    __slots__ = ("_descriptor", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, descriptor: Descriptor) -> None:
+        super().__init__(control_number(f"content/{descriptor.digest}"))
+        self._subsystems = subsystems
+        self._descriptor = descriptor
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        info = self._subsystems.content.info(self._descriptor.digest)
+        mode = stat.S_IFREG | 0o444
+        shown = self._subsystems.shown
+        if info is None:
+            return shown.entry(self.number, mode, size=self._descriptor.size, disk=0)
+        return shown.entry(self.number, mode, size=info.size, time=info.committed, disk=info.allocated, keep=_KEEP)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        digest = self._descriptor.digest
+        if flags & WRITING:
+            raise NotPermitted(f"content {digest}: a stored blob cannot be changed")
+        if digest not in self._subsystems.content:
+            await caller.wait(lambda: self._subsystems.blobs.ensure(self._descriptor))
+        return FileHandle(self._subsystems.content.open(digest), f"content {digest}")
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        digest = self._descriptor.digest
+        info = self._subsystems.content.info(digest)
+        transfer = self._subsystems.transfers.get(digest)
+        resident = info.size if info else transfer.offset if transfer else 0
+        facts: dict[str, str | None] = {
+            "size": str(info.size if info else self._descriptor.size),
+            "media_type": self._descriptor.media_type or None,
+            "source": ", ".join(str(source) for source in await self._subsystems.catalog.sources(digest)) or None,
+            "verified": "blob" if info else None,
+            "resident": str(resident),
+            "error": self._subsystems.failures.get(digest),
+        }
+        return {f"user.imgfs.{key}".encode(): value.encode() for key, value in facts.items() if value is not None}

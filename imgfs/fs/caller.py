@@ -1,0 +1,76 @@
+"""The process behind a request, and waiting on its behalf so that Ctrl-C and SIGKILL set it free at once.
+
+pyfuse3 drops FUSE_INTERRUPT, and a process that waits in lookup, readlink, open or a direct read cannot die before the
+daemon answers. So every wait of this room asks /proc each 100 ms whether the process has a signal to handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from imgfs.errors import Interrupted
+
+T = TypeVar("T")
+
+POLL = 0.1
+
+
+class Caller:
+    """Who asks. `stopping` is set when the daemon ends: then every wait is answered."""
+
+    __slots__ = ("_stopping", "pid", "uid")
+
+    def __init__(self, pid: int, uid: int, stopping: trio.Event) -> None:
+        self.pid = pid
+        self.uid = uid
+        self._stopping = stopping
+
+    async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work`, or raise Interrupted as soon as the process has a signal to handle or the daemon ends.
+
+        `work` is cancelled then, so it must leave shared fetches to their flights.
+        """
+        results: list[T] = []
+        failures: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, nursery.cancel_scope)
+            try:
+                results.append(await work())
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery's group
+                failures.append(error)
+            nursery.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        if not results:
+            raise Interrupted(f"process {self.pid} was interrupted while it waited")
+        return results[0]
+
+    async def _watch(self, waiting: trio.CancelScope) -> None:
+        while not self._stopping.is_set() and not is_interrupted(self.pid):
+            with trio.move_on_after(POLL):
+                await self._stopping.wait()
+        waiting.cancel()
+
+
+def is_interrupted(pid: int) -> bool:
+    """Whether the thread `pid` has a pending signal that is neither blocked nor ignored, or is gone (proc(5)).
+
+    0 stands for a process of another pid namespace, which cannot be asked.
+    """
+    if not pid:
+        return False
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return True
+    masks: dict[bytes, int] = {}
+    for line in status.splitlines():
+        key, _, value = line.partition(b":\t")
+        if key in (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigIgn"):
+            masks[key] = int(value, 16)
+    pending = masks.get(b"SigPnd", 0) | masks.get(b"ShdPnd", 0)
+    return bool(pending & ~masks.get(b"SigBlk", 0) & ~masks.get(b"SigIgn", 0))

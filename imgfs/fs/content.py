@@ -1,0 +1,51 @@
+"""content/: the stored blobs, one read-only file a digest, and by name also those that a known image mentions."""
+
+from __future__ import annotations
+
+import os
+
+from imgfs.fs.blob import BlobFile
+from imgfs.fs.caller import Caller
+from imgfs.fs.node import Directory, Listing, Node, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest, is_digest
+
+
+class ContentDirectory(Directory):
+    """Lists what is stored here. Never asks a registry: only opening a file does (fs/blob.py)."""
+
+    __slots__ = ("_subsystems",)
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__("content", subsystems.shown)
+        self._subsystems = subsystems
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        text = os.fsdecode(name)
+        if not is_digest(text):
+            raise missing(name)
+        descriptor = await self._describe(Digest(text))
+        if descriptor is None:
+            raise missing(name)
+        return BlobFile(self._subsystems, descriptor)
+
+    async def entries(self, caller: Caller) -> Listing:
+        stored = sorted(self._subsystems.content, key=lambda info: info.digest)
+        return [
+            (info.digest.encode(), BlobFile(self._subsystems, Descriptor(info.digest, info.size, "")))
+            for info in stored
+        ]
+
+    async def unlink(self, name: bytes, caller: Caller) -> None:
+        """Delete here and now, whoever refers to it; open handles keep reading."""
+        text = os.fsdecode(name)
+        if not is_digest(text):
+            raise missing(name)
+        self._subsystems.blobs.cancel(Digest(text))
+        await self._subsystems.content.delete(Digest(text))
+
+    async def _describe(self, digest: Digest) -> Descriptor | None:
+        known = await self._subsystems.catalog.descriptor(digest)
+        info = self._subsystems.content.info(digest)
+        return Descriptor(digest, info.size, known.media_type if known else "") if info else known

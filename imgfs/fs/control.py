@@ -1,0 +1,65 @@
+""".imgfs/: the daemon about itself, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from imgfs import __version__
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import RenderedFile
+from imgfs.fs.node import Directory, Listing, Node, missing
+from imgfs.fs.subsystems import Subsystems
+
+_LOG_SHOWN = 1 << 20
+
+
+class ControlDirectory(Directory):
+    """version, config, state.json, metrics and log."""
+
+    __slots__ = ("_children",)
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__(".imgfs", subsystems.shown)
+        renderers = {
+            "version": _constant(f"{__version__}\n".encode()),
+            "config": _constant(subsystems.config.render().encode()),
+            "state.json": _called(subsystems.describe),
+            "metrics": _called(lambda: subsystems.metrics().encode()),
+            "log": _called(lambda: _tail(subsystems.state / "log")),
+        }
+        self._children: dict[bytes, Node] = {
+            name.encode(): RenderedFile(f".imgfs/{name}", subsystems.shown, render)
+            for name, render in renderers.items()
+        }
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if name not in self._children:
+            raise missing(name)
+        return self._children[name]
+
+    async def entries(self, caller: Caller) -> Listing:
+        return list(self._children.items())
+
+
+def _constant(data: bytes) -> Callable[[], Awaitable[bytes]]:
+    return _called(lambda: data)
+
+
+def _called(render: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:
+    async def rendered() -> bytes:
+        return render()
+
+    return rendered
+
+
+def _tail(path: Path) -> bytes:
+    """The end of the log, from the start of a line; the whole file is in the state directory."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _LOG_SHOWN))
+            data = file.read(_LOG_SHOWN)
+    except FileNotFoundError:
+        return b""
+    return data if size <= _LOG_SHOWN else data.partition(b"\n")[2]

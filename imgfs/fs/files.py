@@ -1,0 +1,69 @@
+"""Files outside of views: documents that are rendered when asked for, and whole blobs of the content store."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+
+import pyfuse3
+
+from imgfs.aio.reading import read_at
+from imgfs.errors import NotPermitted
+from imgfs.fs.caller import Caller
+from imgfs.fs.node import Handle, Node, Shown, control_number
+
+WRITING = os.O_WRONLY | os.O_RDWR
+"""Flags that say a file is opened to be changed; O_RDONLY is 0."""
+
+
+class BytesHandle:
+    """An open file whose bytes are known and fixed at open."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    async def read(self, offset: int, size: int) -> memoryview:
+        return self._data[offset : offset + size]
+
+    def close(self) -> None:
+        self._data.release()
+
+
+class FileHandle:
+    """An open file of the state directory; it stays readable when its name goes."""
+
+    def __init__(self, file: int, subject: str) -> None:
+        """Take over the descriptor `file`; `subject` names it in errors."""
+        self._file = file
+        self._subject = subject
+        self._size = os.fstat(file).st_size
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray:
+        size = min(size, self._size - offset)
+        return await read_at(self._file, size, offset, self._subject) if size > 0 else b""
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class RenderedFile(Node):
+    """A small document that is made anew for each stat and open, such as `status.json`."""
+
+    __slots__ = ("_render", "_shown")
+
+    direct_io = True
+
+    def __init__(self, key: str, shown: Shown, render: Callable[[], Awaitable[bytes]]) -> None:
+        super().__init__(control_number(key))
+        self._shown = shown
+        self._render = render
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        size = len(await self._render())
+        return self._shown.entry(self.number, stat.S_IFREG | 0o444, size=size, disk=0)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise NotPermitted("imgfs writes this file; it is read-only")
+        return BytesHandle(await self._render())

@@ -1,0 +1,187 @@
+"""images/<digest>/: one image as a directory. What is listed is what is known here; what is opened is fetched."""
+
+from __future__ import annotations
+
+import msgspec
+import pyfuse3
+
+from imgfs.errors import ImgfsError
+from imgfs.fs.blob import BlobFile
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import RenderedFile
+from imgfs.fs.node import Directory, Link, Listing, Node, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import Index, Manifest
+from imgfs.oci.platform import Platform
+from imgfs.transfer.images import PlatformImage
+from imgfs.transfer.status import render_status
+
+
+class PlatformDirectory(Directory):
+    """An image for one platform: manifest.json, config.json, layers/, rootfs. `depth` is how far images/ is above."""
+
+    __slots__ = ("_depth", "_digest", "_platform", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, digest: Digest, platform: Platform, key: str, depth: int) -> None:
+        super().__init__(key, subsystems.shown)
+        self._subsystems = subsystems
+        self._digest = digest
+        self._platform = platform
+        self._depth = depth
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if name == b"rootfs":
+            return self._rootfs()
+        if name not in (b"manifest.json", b"config.json", b"layers"):
+            raise missing(name)
+        image = await self._known() or await caller.wait(self._fetch)
+        return (await self._parts(image))[name]
+
+    async def entries(self, caller: Caller) -> Listing:
+        image = await self._known()
+        known = await self._parts(image) if image else {}
+        return [*known.items(), (b"rootfs", self._rootfs())]
+
+    async def _fetch(self) -> PlatformImage:
+        return await self._subsystems.images.platform_image(self._digest, self._platform)
+
+    async def _known(self) -> PlatformImage | None:
+        """What is here; a document that is damaged or has nothing for this platform lists nothing, and tells on open."""
+        try:
+            return await self._subsystems.images.stored_platform_image(self._digest, self._platform)
+        except ImgfsError:
+            return None
+
+    async def _parts(self, image: PlatformImage) -> dict[bytes, Node]:
+        parts = self._subsystems
+        own = await parts.catalog.descriptor(image.digest)
+        size = info.size if (info := parts.content.info(image.digest)) else own.size if own else 0
+        return {
+            b"manifest.json": BlobFile(parts, Descriptor(image.digest, size, image.manifest.media_type)),
+            b"config.json": BlobFile(parts, image.manifest.config),
+            b"layers": LayersDirectory(parts, image, f"{self._key()}/layers", self._depth + 1),
+        }
+
+    def _rootfs(self) -> Node:
+        target = f"{'../' * (self._depth + 1)}snapshots/{self._digest}@{self._platform.slug}/rootfs"
+        return Link(f"{self._key()}/rootfs", self._subsystems.shown, target)
+
+    def _key(self) -> str:
+        return f"images/{self._digest}/{self._depth}/{self._platform.slug}"
+
+
+class ImageDirectory(PlatformDirectory):
+    """images/<digest>: the default platform's files, and what belongs to the image as a whole."""
+
+    __slots__ = ()
+
+    def __init__(self, subsystems: Subsystems, digest: Digest) -> None:
+        super().__init__(subsystems, digest, subsystems.images.platform, f"images/{digest}", 1)
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if found := self._own().get(name):
+            return found
+        if name in (b"index.json", b"platforms"):
+            document = await caller.wait(lambda: self._subsystems.images.document(self._digest))
+            return (await self._of_index(document)).get(name) or self._missing(name)
+        return await super().lookup(name, caller)
+
+    async def entries(self, caller: Caller) -> Listing:
+        try:
+            document = await self._subsystems.images.stored_document(self._digest)
+        except ImgfsError:
+            document = None
+        index = await self._of_index(document) if document else {}
+        return [*index.items(), *(await super().entries(caller)), *self._own().items()]
+
+    async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
+        """`touch` through a name: ask again for every name of this image."""
+        if not fields.update_mtime or fields.update_mode or fields.update_uid or fields.update_gid:
+            raise self.refusal()
+        for name in self._subsystems.names.of(self._digest):
+            await caller.wait(lambda name=name: self._subsystems.images.refresh(name.name))
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        error = self._subsystems.failures.get(self._digest)
+        return {b"user.imgfs.error": error.encode()} if error else {}
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """`user.imgfs.pull`: get the whole image here, durably, before the answer. `user.imgfs.tag`: one more name."""
+        if name == b"user.imgfs.pull":
+            await caller.wait(lambda: self._subsystems.images.pull(self._digest, self._platform))
+        elif name == b"user.imgfs.tag":
+            text = value.decode(errors="surrogateescape")
+            await caller.wait(lambda: self._subsystems.images.register(text, self._digest, replace=True))
+        else:
+            raise self.refusal()
+
+    def _own(self) -> dict[bytes, Node]:
+        shown = self._subsystems.shown
+        return {
+            b"status": RenderedFile(f"{self._key()}/status", shown, self._status_text),
+            b"status.json": RenderedFile(f"{self._key()}/status.json", shown, self._status_json),
+        }
+
+    async def _of_index(self, document: Manifest | Index) -> dict[bytes, Node]:
+        if not isinstance(document, Index):
+            return {}
+        info = self._subsystems.content.info(self._digest)
+        own = Descriptor(self._digest, info.size if info else 0, document.media_type)
+        return {
+            b"index.json": BlobFile(self._subsystems, own),
+            b"platforms": PlatformsDirectory(self._subsystems, self._digest, document),
+        }
+
+    async def _status_text(self) -> bytes:
+        return render_status(await self._subsystems.status.image(self._digest)).encode()
+
+    async def _status_json(self) -> bytes:
+        status = await self._subsystems.status.image(self._digest)
+        return msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n"
+
+    def _missing(self, name: bytes) -> Node:
+        raise missing(name)
+
+
+class LayersDirectory(Directory):
+    """layers/: a link into content/ for each layer, base first, numbered from 0."""
+
+    __slots__ = ("_links",)
+
+    def __init__(self, subsystems: Subsystems, image: PlatformImage, key: str, depth: int) -> None:
+        super().__init__(key, subsystems.shown)
+        up = "../" * (depth + 1)
+        self._links = {
+            str(n).encode(): Link(f"{key}/{n}", subsystems.shown, f"{up}content/{layer.digest}")
+            for n, layer in enumerate(image.manifest.layers)
+        }
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        return self._links.get(name) or await super().lookup(name, caller)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return list(self._links.items())
+
+
+class PlatformsDirectory(Directory):
+    """platforms/: one directory for each platform of the index."""
+
+    __slots__ = ("_platforms",)
+
+    def __init__(self, subsystems: Subsystems, digest: Digest, index: Index) -> None:
+        super().__init__(f"images/{digest}/platforms", subsystems.shown)
+        self._platforms = {
+            one.platform.slug.encode(): PlatformDirectory(
+                subsystems, digest, one.platform, f"images/{digest}/platforms/{one.platform.slug}", 3
+            )
+            for one in index.manifests
+            if one.media_type in MANIFEST_TYPES | INDEX_TYPES and one.platform and one.platform.os != "unknown"
+        }
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        return self._platforms.get(name) or await super().lookup(name, caller)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return list(self._platforms.items())

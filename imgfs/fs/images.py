@@ -1,0 +1,198 @@
+"""images/: names as symbolic links, in directories that exist because names could lie in them.
+
+A host or a repository is a directory as soon as somebody walks into it, but only those that hold names are listed. The
+one lookup that asks a registry is that of an unregistered `name:tag` or `name@digest` below a host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pyfuse3
+
+from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, NotPermitted
+from imgfs.fs.caller import Caller
+from imgfs.fs.image import ImageDirectory
+from imgfs.fs.node import Directory, Link, Listing, Node, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.images.names import Name, check_name, reference_of
+from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.reference import Reference, expand_familiar, is_host, is_repository_part
+
+_RENAME_NOREPLACE = 1
+
+
+class NotEmpty(ImgfsError):
+    """rmdir of a directory that still holds names."""
+
+    errno = errno.ENOTEMPTY
+
+
+class NamesDirectory(Directory):
+    """images/ (the prefix is empty), a host, or a part of a repository's name."""
+
+    __slots__ = ("_prefix", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, prefix: str) -> None:
+        super().__init__(f"images/{prefix}", subsystems.shown)
+        self._subsystems = subsystems
+        self._prefix = prefix
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        component = _decode(name)
+        path = self._path(component)
+        if not self._prefix and is_digest(component):
+            return await self._image(Digest(component))
+        if link := self._link(path):
+            return link
+        if self._is_directory(path, component):
+            return NamesDirectory(self._subsystems, path)
+        reference = reference_of(path)
+        if reference is None or self._subsystems.config.resolve == "registered":
+            raise missing(name)
+        await caller.wait(lambda: self._subsystems.images.resolve(reference))
+        return self._link(path) or self._raise_missing(name)
+
+    async def entries(self, caller: Caller) -> Listing:
+        listing: list[tuple[bytes, Node]] = []
+        for component in self._subsystems.names.below(self._prefix):
+            path = self._path(component)
+            listing.append((component.encode(), self._link(path) or NamesDirectory(self._subsystems, path)))
+        if not self._prefix:
+            for digest in self._subsystems.names.digests():
+                listing.append((digest.encode(), ImageDirectory(self._subsystems, digest)))
+        return listing
+
+    async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
+        component = _decode(name)
+        path = self._path(component)
+        digest = await self._target(_decode(target), caller)
+        if self._is_nameable(path):
+            await caller.wait(lambda: self._subsystems.images.register(path, digest))
+        elif is_repository_part(component) or not self._prefix:
+            raise Invalid(f"image name {path!r}: expected host/repository:tag, host/repository@digest or a plain word")
+        elif path in self._subsystems.private:
+            raise AlreadyExists(f"{path!r}: is taken")
+        else:
+            self._subsystems.private[path] = digest
+        return self._link(path) or self._raise_missing(name)
+
+    async def unlink(self, name: bytes, caller: Caller) -> None:
+        path = self._path(_decode(name))
+        if self._subsystems.private.pop(path, None) is None:
+            await self._subsystems.names.remove(path)
+
+    async def rmdir(self, name: bytes, caller: Caller) -> None:
+        """An empty directory of names is not kept anywhere, so removing it always succeeds."""
+        component = _decode(name)
+        if is_digest(component):
+            raise NotPermitted(f"images/{component}: goes when its last name goes")
+        if self._subsystems.names.below(self._path(component)):
+            raise NotEmpty(f"images/{self._path(component)}: holds names")
+
+    async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
+        if not isinstance(target, NamesDirectory) or flags & ~_RENAME_NOREPLACE:
+            raise NotPermitted("an image name can only be moved within images/")
+        names, private = self._subsystems.names, self._subsystems.private
+        before, after = self._path(_decode(old)), target._path(_decode(new))
+        if not target._is_nameable(after):
+            raise NotPermitted(f"image name {after[:200]!r}: expected host/repository:tag or a plain word")
+        if flags & _RENAME_NOREPLACE and names.get(after):
+            raise AlreadyExists(f"image {after}: is registered already")
+        if before in private:
+            await self._subsystems.images.register(after, private[before], replace=True)
+            private.pop(before, None)
+        else:
+            await names.rename(before, after)
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        error = self._subsystems.failures.get(f"images/{self._prefix}")
+        return {b"user.imgfs.error": error.encode()} if error else {}
+
+    def _path(self, component: str) -> str:
+        return f"{self._prefix}/{component}" if self._prefix else component
+
+    def _link(self, path: str) -> Node | None:
+        if name := self._subsystems.names.get(path):
+            return NameLink(self._subsystems, name)
+        if digest := self._subsystems.private.get(path):
+            return Link(f"private/{path}", self._subsystems.shown, _link_target(path, digest))
+        return None
+
+    def _is_directory(self, path: str, component: str) -> bool:
+        if not self._prefix:
+            return is_host(component)
+        return is_repository_part(component) or bool(self._subsystems.names.below(path))
+
+    async def _image(self, digest: Digest) -> Node:
+        if not await self._subsystems.images.is_known(digest):
+            raise NotFound(f"images/{digest}: no name and no known index mentions it")
+        return ImageDirectory(self._subsystems, digest)
+
+    def _is_nameable(self, path: str) -> bool:
+        try:
+            check_name(path)
+        except Invalid:
+            return False
+        return True
+
+    async def _target(self, text: str, caller: Caller) -> Digest:
+        """The digest that a link's target stands for: written as such, as a path to one, or as a reference."""
+        last = text.rpartition("/")[2]
+        if is_digest(last):
+            return Digest(last)
+        if found := self._subsystems.names.get(text):
+            return found.digest
+        reference = _reference(text)
+        return await caller.wait(lambda: self._subsystems.images.resolve(reference))
+
+    def _raise_missing(self, name: bytes) -> Node:
+        raise missing(name)
+
+
+class NameLink(Link):
+    """A registered name. Its target has as many `..` as the name has slashes."""
+
+    __slots__ = ("_name", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, name: Name) -> None:
+        super().__init__(f"name/{name.name}", subsystems.shown, _link_target(name.name, name.digest), name.updated)
+        self._subsystems = subsystems
+        self._name = name.name
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        self._reload()
+        return await super().attributes()
+
+    async def readlink(self, caller: Caller) -> bytes:
+        self._reload()
+        return self._target
+
+    async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
+        """`touch -h`: ask for this name again."""
+        if not fields.update_mtime or fields.update_mode or fields.update_uid or fields.update_gid:
+            raise self.refusal()
+        await caller.wait(lambda: self._subsystems.images.refresh(self._name))
+
+    def _reload(self) -> None:
+        name = self._subsystems.names.get(self._name)
+        if name is None:
+            raise NotFound(f"image {self._name}: is not registered")
+        self._target = _link_target(name.name, name.digest).encode()
+        self._time = name.updated
+
+
+def _link_target(name: str, digest: Digest) -> str:
+    return "../" * name.count("/") + digest
+
+
+def _decode(name: bytes) -> str:
+    return os.fsdecode(name)
+
+
+def _reference(text: str) -> Reference:
+    try:
+        return expand_familiar(text)
+    except Invalid:
+        raise Invalid(f"link target {text[:200]!r}: expected a digest, ../content/<digest> or a reference") from None

@@ -1,0 +1,208 @@
+"""What every inode can be asked, with the answer of an inode that does not know the question.
+
+A node is a light, stateless name for something that another room owns: it is made on lookup and may be forgotten at any
+time. Its inode number is a function of its key, so it is the same after forget and remount.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import stat
+from collections.abc import Sequence
+from typing import Protocol
+
+import pyfuse3
+
+from imgfs.errors import ImgfsError, NotFound, NotPermitted
+from imgfs.fs.caller import Caller
+
+ENDLESS = 10 * 365 * 86400.0
+"""Seconds that the kernel may keep what can never change."""
+
+_CONTROL = 1 << 62
+"""Set in the number of every inode that is not part of a view; views count from below (fs/view.py)."""
+
+Listing = Sequence[tuple[bytes, "Node"]]
+
+
+class NoAttribute(ImgfsError):
+    """The xattr does not exist."""
+
+    errno = errno.ENODATA
+
+
+class NotADirectory(ImgfsError):
+    """A lookup below something that is no directory."""
+
+    errno = errno.ENOTDIR
+
+
+class Handle(Protocol):
+    """An open file."""
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Up to `size` bytes from `offset`, short only at the end."""
+        ...
+
+    def close(self) -> None:
+        """The last user is gone."""
+        ...
+
+
+def control_number(key: str) -> int:
+    """The inode number of a node outside of views."""
+    hashed = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(hashed) & (_CONTROL - 1) | _CONTROL
+
+
+class Node:
+    """One inode. Methods that a kind does not override refuse with the contract's errno."""
+
+    __slots__ = ("number",)
+
+    direct_io = False
+    """Whether reads of this file bypass the page cache: for content that changes under its name."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        """What stat shows."""
+        raise NotImplementedError
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        """The child of that name; raises NotFound."""
+        raise NotADirectory(f"{name!r}: the parent is no directory")
+
+    async def entries(self, caller: Caller) -> Listing:
+        """What readdir shows, without asking any registry."""
+        raise NotADirectory("not a directory")
+
+    async def readlink(self, caller: Caller) -> bytes:
+        """The target of a symbolic link."""
+        raise NotPermitted("not a symbolic link")
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        """Open for the access that `flags` tells."""
+        raise NotPermitted("cannot be opened")
+
+    async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
+        """chmod, chown, truncate, touch."""
+        raise self.refusal()
+
+    async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
+        """Make a symbolic link in this directory."""
+        raise self.refusal()
+
+    async def mkdir(self, name: bytes, caller: Caller) -> Node:
+        """Make a directory in this directory."""
+        raise self.refusal()
+
+    async def make_file(self, name: bytes, caller: Caller) -> Node:
+        """Make a file of any kind, or a hard link, in this directory."""
+        raise self.refusal()
+
+    async def unlink(self, name: bytes, caller: Caller) -> None:
+        """Remove a name that is no directory."""
+        raise self.refusal()
+
+    async def rmdir(self, name: bytes, caller: Caller) -> None:
+        """Remove a directory."""
+        raise self.refusal()
+
+    async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
+        """Move the child `old` to be `new` in the directory `target`."""
+        raise self.refusal()
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        """All xattrs and their values."""
+        return {}
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """Set an xattr."""
+        raise self.refusal()
+
+    def refusal(self) -> ImgfsError:
+        """Why this node is not changed."""
+        return NotPermitted("imgfs keeps this; it cannot be changed here")
+
+
+def missing(name: bytes) -> NotFound:
+    """The error of a lookup that found nothing."""
+    return NotFound(f"{name!r}: no such file or directory")
+
+
+class Shown:
+    """How control nodes look: owned by whoever runs the daemon, times of its start where there is no better."""
+
+    __slots__ = ("gid", "started", "uid")
+
+    def __init__(self, uid: int, gid: int, started: int) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.started = started
+
+    def entry(
+        self,
+        number: int,
+        mode: int,
+        *,
+        size: int = 0,
+        time: int | None = None,
+        keep: float = 0.0,
+        disk: int | None = None,
+    ) -> pyfuse3.EntryAttributes:
+        """Attributes: `mode` with type bits, `size` bytes of which `disk` are allocated, `time` in ns.
+
+        The kernel may keep them for `keep` seconds.
+        """
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(number)
+        entry.st_mode = pyfuse3.ModeT(mode)
+        entry.st_nlink = 2 if stat.S_ISDIR(mode) else 1
+        entry.st_uid, entry.st_gid = self.uid, self.gid
+        entry.st_size = size
+        entry.st_blksize = 4096
+        entry.st_blocks = ((size if disk is None else disk) + 511) // 512
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self.started if time is None else time
+        entry.entry_timeout = entry.attr_timeout = keep
+        return entry
+
+
+class Directory(Node):
+    """A directory outside of views. `keep`: seconds that the kernel may trust that it exists."""
+
+    __slots__ = ("_shown",)
+
+    mode = 0o755
+    keep = 0.0
+
+    def __init__(self, key: str, shown: Shown) -> None:
+        super().__init__(control_number(key))
+        self._shown = shown
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._shown.entry(self.number, stat.S_IFDIR | self.mode, keep=self.keep)
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        raise missing(name)
+
+
+class Link(Node):
+    """A symbolic link whose target is known when it is made."""
+
+    __slots__ = ("_shown", "_target", "_time")
+
+    def __init__(self, key: str, shown: Shown, target: str, time: int | None = None) -> None:
+        super().__init__(control_number(key))
+        self._shown = shown
+        self._target = target.encode()
+        self._time = time
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        size = len(self._target)
+        return self._shown.entry(self.number, stat.S_IFLNK | 0o777, size=size, time=self._time, disk=0)
+
+    async def readlink(self, caller: Caller) -> bytes:
+        return self._target

@@ -1,0 +1,298 @@
+"""pyfuse3's handlers: numbers to nodes, names to nodes, errors to errno. What an answer is, the nodes decide.
+
+Any exception but FUSEError that left a handler would end the session, so each goes through one guard.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from collections.abc import Callable, Sequence
+from types import CoroutineType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import structlog
+import trio
+
+from imgfs.errors import ImgfsError
+from imgfs.fs.caller import Caller
+from imgfs.fs.inodes import Inodes
+from imgfs.fs.node import Handle, Listing, NoAttribute, Node
+from imgfs.fs.root import Root
+from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.view import ViewNode, split_number, view_node
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_VIEWS_BELOW = 1 << 62
+_log = structlog.get_logger("imgfs.fs")
+
+def guarded(
+    handler: Callable[Concatenate[Operations, P], CoroutineType[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], CoroutineType[Any, Any, R]]:
+    """Answer every failure of `handler` with an errno; an unforeseen one is EIO and a traceback in the log."""
+
+    @functools.wraps(handler)
+    async def guard(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except ImgfsError as error:
+            raise pyfuse3.FUSEError(error.errno) from None
+        except pyfuse3.FUSEError:
+            raise
+        except OSError as error:
+            _log.warning("system call failed", handler=handler.__name__, error=str(error))
+            raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+        except Exception:  # noqa: BLE001
+            # The promise of this room: one bad answer must not end the session for everybody else.
+            _log.exception("handler failed", handler=handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return guard
+
+
+class Operations(pyfuse3.Operations):
+    """The tree as pyfuse3 wants it. `stopping` is set when the daemon ends."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, subsystems: Subsystems, stopping: trio.Event) -> None:
+        super().__init__()
+        self._subsystems = subsystems
+        self._stopping = stopping
+        self._inodes = Inodes(Root(subsystems))
+        self._files: dict[int, Handle] = {}
+        self._listings: dict[int, tuple[Node, Listing]] = {}
+        self._last_handle = 0
+
+    @property
+    def open_files(self) -> int:
+        """How many files are open."""
+        return len(self._files)
+
+    @guarded
+    async def lookup(
+        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        parent = await self._node(parent_inode, ctx)
+        if name in (b".", b".."):
+            return await self._counted(parent)
+        return await self._counted(await parent.lookup(name, self._caller(ctx)))
+
+    async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
+        for number, times in inode_list:
+            self._inodes.forget(number, times)
+
+    @guarded
+    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return await (await self._node(inode, ctx)).attributes()
+
+    @guarded
+    async def setattr(
+        self,
+        inode: pyfuse3.InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: pyfuse3.FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        node = await self._node(inode, ctx)
+        await node.change(fields, self._caller(ctx))
+        return await node.attributes()
+
+    @guarded
+    async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
+        target = await (await self._node(inode, ctx)).readlink(self._caller(ctx))
+        return pyfuse3.FileNameT(target)
+
+    @guarded
+    async def mknod(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        mode: pyfuse3.ModeT,
+        rdev: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        parent = await self._node(parent_inode, ctx)
+        return await self._counted(await parent.make_file(name, self._caller(ctx)))
+
+    @guarded
+    async def mkdir(
+        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, mode: pyfuse3.ModeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        parent = await self._node(parent_inode, ctx)
+        return await self._counted(await parent.mkdir(name, self._caller(ctx)))
+
+    @guarded
+    async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        await (await self._node(parent_inode, ctx)).unlink(name, self._caller(ctx))
+
+    @guarded
+    async def rmdir(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        await (await self._node(parent_inode, ctx)).rmdir(name, self._caller(ctx))
+
+    @guarded
+    async def symlink(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        target: pyfuse3.FileNameT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        parent = await self._node(parent_inode, ctx)
+        return await self._counted(await parent.symlink(name, target, self._caller(ctx)))
+
+    @guarded
+    async def rename(
+        self,
+        parent_inode_old: pyfuse3.InodeT,
+        name_old: pyfuse3.FileNameT,
+        parent_inode_new: pyfuse3.InodeT,
+        name_new: pyfuse3.FileNameT,
+        flags: pyfuse3.FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        parent = await self._node(parent_inode_old, ctx)
+        target = await self._node(parent_inode_new, ctx)
+        await parent.rename(name_old, target, name_new, flags, self._caller(ctx))
+
+    @guarded
+    async def link(
+        self,
+        inode: pyfuse3.InodeT,
+        new_parent_inode: pyfuse3.InodeT,
+        new_name: pyfuse3.FileNameT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        parent = await self._node(new_parent_inode, ctx)
+        return await self._counted(await parent.make_file(new_name, self._caller(ctx)))
+
+    @guarded
+    async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        node = await self._node(inode, ctx)
+        number = self._new_handle()
+        self._files[number] = await node.open(flags, self._caller(ctx))
+        return pyfuse3.FileInfo(fh=number, direct_io=node.direct_io, keep_cache=not node.direct_io)
+
+    @guarded
+    async def create(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        mode: pyfuse3.ModeT,
+        flags: pyfuse3.FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        node = await (await self._node(parent_inode, ctx)).make_file(name, self._caller(ctx))
+        entry = await self._counted(node)
+        return await self.open(pyfuse3.InodeT(node.number), flags, ctx), entry
+
+    @guarded
+    async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
+        # Any contiguous buffer will do (pyfuse3 takes it through the buffer protocol), and copies cost.
+        return await self._files[fh].read(off, size)  # pyright: ignore[reportReturnType]
+
+    @guarded
+    async def flush(self, fh: pyfuse3.FileHandleT) -> None:
+        # "Not implemented" is a success here, and the kernel never asks again: one trip less a close.
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    @guarded
+    async def release(self, fh: pyfuse3.FileHandleT) -> None:
+        self._files.pop(fh).close()
+
+    @guarded
+    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
+        pass
+
+    @guarded
+    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
+        node = await self._node(inode, ctx)
+        number = self._new_handle()
+        self._listings[number] = (node, await node.entries(self._caller(ctx)))
+        return pyfuse3.FileHandleT(number)
+
+    @guarded
+    async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        node, listing = self._listings[fh]
+        for position, name in enumerate((b".", b".."), 1):
+            if start_id < position and not pyfuse3.readdir_reply(token, name, await node.attributes(), position):
+                return
+        for position in range(max(start_id - 2, 0), len(listing)):
+            name, child = listing[position]
+            if not pyfuse3.readdir_reply(token, name, await child.attributes(), position + 3):
+                return
+            if child.number >= _VIEWS_BELOW:
+                self._inodes.count(child)
+
+    @guarded
+    async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
+        del self._listings[fh]
+
+    @guarded
+    async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
+        pass
+
+    @guarded
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        disk = os.statvfs(self._subsystems.state)
+        answer = pyfuse3.StatvfsData()
+        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
+            setattr(answer, field, getattr(disk, field))
+        answer.f_namemax = 255
+        return answer
+
+    @guarded
+    async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
+        value = (await (await self._node(inode, ctx)).xattrs()).get(name)
+        if value is None:
+            raise NoAttribute(f"{name!r}: no such attribute")
+        return value
+
+    @guarded
+    async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
+        return [pyfuse3.XAttrNameT(name) for name in await (await self._node(inode, ctx)).xattrs()]
+
+    @guarded
+    async def setxattr(
+        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        await (await self._node(inode, ctx)).set_xattr(name, value, self._caller(ctx))
+
+    @guarded
+    async def removexattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> None:
+        raise (await self._node(inode, ctx)).refusal()
+
+    @guarded
+    async def access(self, inode: pyfuse3.InodeT, mode: pyfuse3.ModeT, ctx: pyfuse3.RequestContext) -> bool:
+        return True
+
+    def _caller(self, ctx: pyfuse3.RequestContext) -> Caller:
+        return Caller(ctx.pid, ctx.uid, self._stopping)
+
+    async def _node(self, number: int, ctx: pyfuse3.RequestContext) -> Node:
+        if number == pyfuse3.ROOT_INODE or number >= _VIEWS_BELOW:
+            return self._inodes.get(number)
+        snapshot, node = split_number(number)
+        view = self._subsystems.views.kept(snapshot)
+        if view is None:
+            view = await self._caller(ctx).wait(
+                lambda: self._subsystems.views.get(self._subsystems.graph.numbered(snapshot))
+            )
+        return view_node(view, view.node(node), self._subsystems.owner)
+
+    async def _counted(self, node: Node) -> pyfuse3.EntryAttributes:
+        entry = await node.attributes()
+        if not isinstance(node, ViewNode):
+            self._inodes.count(node)
+        return entry
+
+    def _new_handle(self) -> int:
+        self._last_handle += 1
+        return self._last_handle

@@ -1,0 +1,47 @@
+"""The mountpoint itself: images/, content/, snapshots/ and .imgfs/."""
+
+from __future__ import annotations
+
+import pyfuse3
+
+from imgfs.fs.caller import Caller
+from imgfs.fs.content import ContentDirectory
+from imgfs.fs.control import ControlDirectory
+from imgfs.fs.images import NamesDirectory
+from imgfs.fs.node import Directory, Listing, Node, missing
+from imgfs.fs.snapshots import SnapshotsDirectory
+from imgfs.fs.subsystems import Subsystems
+
+
+class Root(Directory):
+    """Its mode decides who gets in: root alone, or whoever the config's `access` names."""
+
+    __slots__ = ("_children", "_group", "_mode")
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__("", subsystems.shown)
+        self.number = int(pyfuse3.ROOT_INODE)
+        self._mode = subsystems.config.root_mode
+        self._group = subsystems.config.root_group
+        self._children: dict[bytes, Node] = {
+            b"images": NamesDirectory(subsystems, ""),
+            b"content": ContentDirectory(subsystems),
+            b"snapshots": SnapshotsDirectory(subsystems),
+            b".imgfs": ControlDirectory(subsystems),
+        }
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        entry = await super().attributes()
+        entry.st_mode = pyfuse3.ModeT(entry.st_mode & ~0o777 | self._mode)
+        entry.st_nlink = 2 + len(self._children)
+        if self._group is not None:
+            entry.st_gid = self._group
+        return entry
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if name not in self._children:
+            raise missing(name)
+        return self._children[name]
+
+    async def entries(self, caller: Caller) -> Listing:
+        return list(self._children.items())

@@ -1,0 +1,48 @@
+"""What the tree shows: every subsystem that a directory may ask, handed to the nodes as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imgfs.config import Config
+from imgfs.content.store import ContentStore
+from imgfs.fs.node import Shown
+from imgfs.images.catalog import Catalog
+from imgfs.images.names import Names
+from imgfs.layers.store import LayerStore
+from imgfs.oci.digest import Digest
+from imgfs.snapshots.graph import SnapshotGraph
+from imgfs.snapshots.views import Views
+from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.images import Images
+from imgfs.transfer.progress import Transfers
+from imgfs.transfer.status import StatusReporter
+
+
+@dataclass(frozen=True, slots=True)
+class Subsystems:
+    """The daemon introduces them; the tree only asks. `owner` maps every file of a view to one user, if set."""
+
+    config: Config
+    state: Path
+    shown: Shown
+    names: Names
+    catalog: Catalog
+    content: ContentStore
+    layers: LayerStore
+    graph: SnapshotGraph
+    views: Views
+    images: Images
+    blobs: Blobs
+    transfers: Transfers
+    failures: Failures
+    status: StatusReporter
+    metrics: Callable[[], str]
+    describe: Callable[[], bytes]
+    owner: tuple[int, int] | None = None
+    private: dict[str, Digest] = field(default_factory=dict[str, Digest])
+    """Links that `ln -sfn` makes beside a name before it renames them: unlisted, never asked for, gone with the daemon.
+    """

@@ -1,0 +1,108 @@
+"""A rootfs in pure FUSE: nodes of the merged tree as inodes, bytes out of the uncompressed tars.
+
+The numbers of a view's inodes are its snapshot's row number above and the tree's node number below, so the kernel may
+keep everything for ever and no table of inodes is needed: any number leads back to its node.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pyfuse3
+
+from imgfs.errors import ReadOnly
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import WRITING
+from imgfs.fs.node import ENDLESS, Handle, Listing, Node, missing
+from imgfs.layers.tree import Node as TreeNode
+from imgfs.snapshots.views import View
+
+NUMBER_BITS = 32
+
+
+def split_number(number: int) -> tuple[int, int]:
+    """An inode number into the snapshot's row number and the node's number."""
+    return number >> NUMBER_BITS, number & (1 << NUMBER_BITS) - 1
+
+
+def view_node(view: View, node: TreeNode, owner: tuple[int, int] | None) -> ViewNode:
+    """The inode of `node`; files belong to `owner` if that is set (an ordinary user's mount)."""
+    return ViewNode(view, node, owner)
+
+
+class ViewHandle:
+    """An open regular file of a view."""
+
+    __slots__ = ("_node", "_view")
+
+    def __init__(self, view: View, node: TreeNode) -> None:
+        self._view = view
+        self._node = node
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray:
+        return await self._view.read_at(self._node, offset, size)
+
+    def close(self) -> None:
+        pass
+
+
+class ViewNode(Node):
+    """One inode of a view. Every change is EROFS."""
+
+    __slots__ = ("_node", "_owner", "_view")
+
+    def __init__(self, view: View, node: TreeNode, owner: tuple[int, int] | None) -> None:
+        self.number = view.snapshot.number << NUMBER_BITS | node.number
+        self._view = view
+        self._node = node
+        self._owner = owner
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        node = self._node
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = self.number  # pyright: ignore[reportAttributeAccessIssue] - a NewType of int, 100,000 times a second
+        entry.st_mode = node.mode  # pyright: ignore[reportAttributeAccessIssue]
+        entry.st_nlink = node.nlink
+        entry.st_uid, entry.st_gid = self._owner or (node.uid, node.gid)
+        entry.st_size = node.size
+        entry.st_blksize = 4096
+        entry.st_blocks = self._blocks()
+        if node.rdev != (0, 0):
+            entry.st_rdev = os.makedev(*node.rdev)
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = node.mtime
+        entry.entry_timeout = entry.attr_timeout = ENDLESS
+        return entry
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        child = (self._node.children or {}).get(name)
+        if child is None:
+            raise missing(name)
+        return ViewNode(self._view, child, self._owner)
+
+    async def entries(self, caller: Caller) -> Listing:
+        view, owner = self._view, self._owner
+        return [(name, ViewNode(view, child, owner)) for name, child in (self._node.children or {}).items()]
+
+    async def readlink(self, caller: Caller) -> bytes:
+        return self._node.link
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING or flags & os.O_TRUNC:
+            raise self.refusal()
+        return ViewHandle(self._view, self._node)
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        return dict(self._node.xattrs)
+
+    def refusal(self) -> ReadOnly:
+        return ReadOnly("a committed snapshot cannot be changed; prepare an active one on top of it")
+
+    def _blocks(self) -> int:
+        """Blocks as an unpacked file would have them: holes of sparse files do not count, links and nodes have none."""
+        node = self._node
+        if not stat.S_ISREG(node.mode):
+            return 0
+        if node.extents is None:
+            return (node.size + 511) // 512
+        return sum((extent.length + 511) // 512 for extent in node.extents)

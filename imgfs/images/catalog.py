@@ -1,0 +1,103 @@
+"""The catalogue: what manifests and names told about digests that may not be stored here.
+
+For each digest its size and media type, and at which registry's repository it can be had. Every row can be rebuilt by
+resolving the names again, so losing the table costs requests and no data.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from imgfs.database import Database
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS descriptors (
+    digest TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    media_type TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sources (
+    digest TEXT NOT NULL,
+    host TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    PRIMARY KEY (digest, host, repository)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS diff_ids (
+    digest TEXT PRIMARY KEY,
+    diff_id TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Source:
+    """A place where a digest can be had."""
+
+    host: str
+    repository: str
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.repository}"
+
+
+class Catalog:
+    """Everything that is known of digests beyond their bytes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, descriptors: Iterable[Descriptor], sources: Iterable[Source]) -> None:
+        """Record that each of `descriptors` can be had at each of `sources`; on return it is durable."""
+        found, places = list(descriptors), list(sources)
+
+        def change(db: sqlite3.Connection) -> None:
+            db.executemany(
+                "INSERT OR IGNORE INTO descriptors VALUES (?, ?, ?)", [(d.digest, d.size, d.media_type) for d in found]
+            )
+            db.executemany(
+                "INSERT OR IGNORE INTO sources VALUES (?, ?, ?)",
+                [(d.digest, s.host, s.repository) for d in found for s in places],
+            )
+
+        await self._database.write(change)
+
+    async def add_source(self, digest: Digest, source: Source) -> None:
+        """Record where a digest whose size nobody knows yet may be had."""
+        await self._database.write(
+            lambda db: db.execute(
+                "INSERT OR IGNORE INTO sources VALUES (?, ?, ?)", (digest, source.host, source.repository)
+            )
+        )
+
+    async def descriptor(self, digest: Digest) -> Descriptor | None:
+        """What is known of `digest`; None if no manifest here mentions it."""
+        row = await self._database.read(
+            lambda db: db.execute("SELECT size, media_type FROM descriptors WHERE digest = ?", (digest,)).fetchone()
+        )
+        return Descriptor(digest, row[0], row[1]) if row else None
+
+    async def sources(self, digest: Digest) -> list[Source]:
+        """Where `digest` can be had, sorted."""
+        rows = await self._database.read(
+            lambda db: db.execute(
+                "SELECT host, repository FROM sources WHERE digest = ? ORDER BY host, repository", (digest,)
+            ).fetchall()
+        )
+        return [Source(host, repository) for host, repository in rows]
+
+    async def prove_diff_id(self, blob: Digest, diff_id: Digest) -> None:
+        """Record which uncompressed tar the verified blob holds."""
+        await self._database.write(
+            lambda db: db.execute("INSERT OR REPLACE INTO diff_ids VALUES (?, ?)", (blob, diff_id))
+        )
+
+    async def diff_id(self, blob: Digest) -> Digest | None:
+        """The diff ID that a pass over `blob` proved, or None."""
+        row = await self._database.read(
+            lambda db: db.execute("SELECT diff_id FROM diff_ids WHERE digest = ?", (blob,)).fetchone()
+        )
+        return Digest(row[0]) if row else None

@@ -1,0 +1,181 @@
+"""Image names: `host/repository:tag` (or a local word) -> digest, as the symbolic links below images/ show them.
+
+Owns the table and its order on disk: a name is acknowledged when it survives a power cut. All names are in memory, so
+looking one up costs the same among ten and ten thousand. Names never touch content.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from imgfs.database import Database
+from imgfs.errors import AlreadyExists, Invalid, NotFound
+from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.reference import Reference, is_host, parse_reference
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS names (
+    name TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    updated INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+NAME_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A registered name; `updated` is ns since the epoch."""
+
+    name: str
+    digest: Digest
+    updated: int
+
+    @property
+    def reference(self) -> Reference | None:
+        """What to ask which registry; None for a local name."""
+        return reference_of(self.name)
+
+
+def reference_of(name: str) -> Reference | None:
+    """The registry reference a name stands for; None where it is local or malformed."""
+    if not is_host(name.partition("/")[0]):
+        return None
+    try:
+        return parse_reference(name)
+    except Invalid:
+        return None
+
+
+def is_local_name(name: str) -> bool:
+    """Whether `name` may be registered without a host: one printable component that is no digest and no host."""
+    return bool(
+        0 < len(name.encode(errors="surrogateescape")) <= 255
+        and "/" not in name
+        and name not in (".", "..")
+        and name.isprintable()
+        and not is_digest(name)
+        and not is_host(name)
+    )
+
+
+class Names:
+    """All names of one state directory."""
+
+    def __init__(self, database: Database) -> None:
+        """Load the table."""
+        self._database = database
+        self._names: dict[str, Name] = {}
+        self._below: dict[str, set[str]] = {"": set()}
+        self._by_digest: dict[Digest, set[str]] = {}
+        for name, digest, updated in database.read_now(
+            lambda db: db.execute("SELECT name, digest, updated FROM names").fetchall()
+        ):
+            self._remember(Name(name, Digest(digest), updated))
+
+    def __iter__(self) -> Iterator[Name]:
+        return iter(sorted(self._names.values(), key=lambda one: one.name))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def get(self, name: str) -> Name | None:
+        """The registered name, or None."""
+        return self._names.get(name)
+
+    def below(self, prefix: str) -> list[str]:
+        """The next components of all names below the directory `prefix` ("" for the top), sorted."""
+        return sorted(self._below.get(prefix, ()))
+
+    def of(self, digest: Digest) -> list[Name]:
+        """Every name of `digest`, sorted."""
+        return [self._names[name] for name in sorted(self._by_digest.get(digest, ()))]
+
+    def digests(self) -> list[Digest]:
+        """Every digest that has a name, sorted."""
+        return sorted(self._by_digest)
+
+    async def create(self, name: str, digest: Digest) -> Name:
+        """Register a new name, durably. Raises AlreadyExists, Invalid, NoSpace, StorageFailed."""
+        if name in self._names:
+            raise AlreadyExists(f"image {name}: is registered already; `ln -sfn` replaces it")
+        return await self.put(name, digest)
+
+    async def put(self, name: str, digest: Digest) -> Name:
+        """Register or replace a name, durably and atomically. Raises Invalid, NoSpace, StorageFailed."""
+        check_name(name)
+        made = Name(name, digest, time.time_ns())
+        await self._database.write(lambda db: _upsert(db, made))
+        self._forget(name)
+        self._remember(made)
+        return made
+
+    async def remove(self, name: str) -> None:
+        """Remove a name and nothing else, durably. Raises NotFound, NoSpace, StorageFailed."""
+        if name not in self._names:
+            raise NotFound(f"image {name}: is not registered")
+        await self._database.write(lambda db: db.execute("DELETE FROM names WHERE name = ?", (name,)))
+        self._forget(name)
+
+    async def rename(self, old: str, new: str) -> None:
+        """Move a name, replacing `new`, in one durable step. Raises NotFound, Invalid, NoSpace, StorageFailed."""
+        check_name(new)
+        if old == new:
+            return
+        found = self._names.get(old)
+        if found is None:
+            raise NotFound(f"image {old}: is not registered")
+        made = Name(new, found.digest, time.time_ns())
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM names WHERE name = ?", (old,))
+            _upsert(db, made)
+
+        await self._database.write(change)
+        self._forget(old)
+        self._forget(new)
+        self._remember(made)
+
+    def _remember(self, name: Name) -> None:
+        self._names[name.name] = name
+        self._by_digest.setdefault(name.digest, set()).add(name.name)
+        prefix, _, component = name.name.rpartition("/")
+        while True:
+            self._below.setdefault(prefix, set()).add(component)
+            if not prefix:
+                return
+            prefix, _, component = prefix.rpartition("/")
+
+    def _forget(self, name: str) -> None:
+        found = self._names.pop(name, None)
+        if found is None:
+            return
+        named = self._by_digest[found.digest]
+        named.discard(name)
+        if not named:
+            del self._by_digest[found.digest]
+        prefix, _, component = name.rpartition("/")
+        while True:
+            path = f"{prefix}/{component}" if prefix else component
+            if path not in self._names and not self._below.get(path):
+                self._below.pop(path, None)
+                self._below[prefix].discard(component)
+            if not prefix:
+                return
+            prefix, _, component = prefix.rpartition("/")
+
+
+def check_name(name: str) -> None:
+    """Raise Invalid unless `name` may be registered."""
+    if len(name) > NAME_MAX or (reference_of(name) is None and not is_local_name(name)):
+        raise Invalid(
+            f"image name {name[:200]!r}: expected host/repository:tag, host/repository@digest or a plain word"
+        )
+
+
+def _upsert(db: sqlite3.Connection, name: Name) -> None:
+    db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (name.name, name.digest, name.updated))

@@ -1,0 +1,147 @@
+"""Mounts as /proc/self/mountinfo tells them (proc(5)), and taking them away again.
+
+Nothing here opens a path below a FUSE mount of a dead daemon: the table is read, and umount2(2) is given the path.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+_log = structlog.get_logger("imgfs.kernel")
+_libc = ctypes.CDLL(None, use_errno=True)
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the table: where, what kind, and which device number (major, minor)."""
+
+    mountpoint: str
+    filesystem: str
+    source: str
+    device: tuple[int, int]
+
+
+def mounts() -> list[Mount]:
+    """Every mount this process sees, in the order they were made."""
+    return [_parse(line) for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()]
+
+
+def mount_at(path: str) -> Mount | None:
+    """The topmost mount at exactly `path`, or None. Does not touch `path` itself."""
+    real = _absolute(path)
+    found = [mount for mount in mounts() if mount.mountpoint == real]
+    return found[-1] if found else None
+
+
+def is_dead(path: str) -> bool:
+    """Whether `path` is a FUSE mount whose daemon is gone (stat answers ENOTCONN)."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def unmount(path: str, *, detach: bool = False) -> None:
+    """Take away the topmost mount at `path`.
+
+    With `detach` it goes from the tree at once and for good when its last user is gone, with every mount below it.
+    Raises Busy, NotFound (nothing is mounted there) or NotPermitted. Users without CAP_SYS_ADMIN go through
+    fusermount3.
+    """
+    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if detach else 0)
+    if _libc.umount2(os.fsencode(_absolute(path)), flags) == 0:
+        return
+    code = ctypes.get_errno()
+    if code == errno.EPERM:
+        _unmount_as_user(path, detach)
+        return
+    raise _explain(code, path)
+
+
+def _unmount_as_user(path: str, detach: bool) -> None:
+    try:
+        done = subprocess.run(
+            ["fusermount3", "-u", *(["-z"] if detach else []), "--", path], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise NotPermitted(f"{path}: cannot be unmounted: fusermount3 is missing; install fuse3") from None
+    if done.returncode:
+        text = done.stderr.strip()
+        raise Busy(f"{path}: {text}") if "busy" in text.lower() else NotFound(f"{path}: {text}")
+
+
+def _explain(code: int, path: str) -> ImgfsError:
+    if code == errno.EBUSY:
+        return Busy(f"{path}: is in use; end the processes in it (see `fuser -vm {path}`) or use --lazy")
+    if code in (errno.EINVAL, errno.ENOENT):
+        return NotFound(f"{path}: nothing is mounted there")
+    return NotPermitted(f"{path}: cannot be unmounted: {os.strerror(code)}")
+
+
+def tune_fuse(device: tuple[int, int], *, read_ahead_kb: int, max_background: int) -> None:
+    """Let the kernel ask for more at once: libfuse's own options do not reach these two.
+
+    `read_ahead_kb`: at the default of 128 kB the trips to user space are what reading a file in order costs.
+    `max_background`: at the default of 12 that many pages waiting for a dead registry stop all other cold reads. Where
+    either cannot be set (an ordinary user) a line in the log says so.
+    """
+    try:
+        Path(f"/sys/class/bdi/{device[0]}:{device[1]}/read_ahead_kb").write_text(str(read_ahead_kb))
+        with _fusectl() as connections:
+            connection = connections / str(device[1])
+            (connection / "max_background").write_text(str(max_background))
+            (connection / "congestion_threshold").write_text(str(max_background * 3 // 4))
+    except OSError as error:
+        _log.info("kernel defaults kept", path=error.filename, reason=error.strerror)
+
+
+@contextmanager
+def _fusectl() -> Generator[Path]:
+    """The control filesystem of FUSE: where it is mounted, else mounted in a directory of ours for as long as this lasts."""
+    usual = Path("/sys/fs/fuse/connections")
+    if mount_at(str(usual)):
+        yield usual
+        return
+    with tempfile.TemporaryDirectory(prefix="imgfs-fusectl-") as directory:
+        if _libc.mount(b"fusectl", os.fsencode(directory), b"fusectl", 0, None):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), directory)
+        try:
+            yield Path(directory)
+        finally:
+            _libc.umount2(os.fsencode(directory), 0)
+
+
+def _absolute(path: str) -> str:
+    """Resolve the parent only: resolving a dead mount itself would fail with ENOTCONN."""
+    head, tail = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(head), tail)
+
+
+def _parse(line: str) -> Mount:
+    left, _, right = line.partition(" - ")
+    fields, kind = left.split(" "), right.split(" ")
+    major, _, minor = fields[2].partition(":")
+    return Mount(_unescape(fields[4]), kind[0], _unescape(kind[1]), (int(major), int(minor)))
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

@@ -1,0 +1,244 @@
+"""Undoing a layer's compression: one class a format behind one Protocol, and the table that names them.
+
+Push style: pieces in, pieces out, both bounded, so that a bomb costs time and not memory. What the media type says the
+format is belongs to oci/descriptor.py; digests and the limit of the whole to unpack.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Protocol, cast
+
+from isal import isal_zlib
+
+from imgfs.errors import Malformed, Unsupported
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Piece = bytes | bytearray | memoryview
+
+PIECE_MAX = 1 << 20
+"""Bytes of a piece that comes out."""
+
+_GZIP_WBITS = 31
+_GZIP_MAGIC, _GZIP_FIXED, _GZIP_HEADER_MAX = b"\x1f\x8b\x08", 10, 128 << 10
+_FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 2, 4, 8, 16
+_ISAL_ERROR = cast(type[Exception], isal_zlib.error)
+_WINDOW_LOG_MAX = 27
+_STRIDE_MIN, _STRIDE_MAX = 4 << 10, 256 << 10
+
+
+class Decompressor(Protocol):
+    """A compressed stream on its way to a plain one; not to be used again after an error."""
+
+    def feed(self, piece: Piece) -> Iterator[Piece]:
+        """Yield what the next `piece` makes available, at most PIECE_MAX bytes at once; to be exhausted.
+
+        Raises Malformed if the stream breaks the rules of its format.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the stream; raises Malformed if it is truncated or, unlike a plain one, empty."""
+        ...
+
+
+class Stored:
+    """No compression."""
+
+    def feed(self, piece: Piece) -> Iterator[Piece]:
+        """Yield `piece` itself, cut if need be."""
+        if len(piece) <= PIECE_MAX:
+            yield piece
+            return
+        view = memoryview(piece)
+        for at in range(0, len(view), PIECE_MAX):
+            yield view[at : at + PIECE_MAX]
+
+    def close(self) -> None:
+        """Accept: the end of a plain stream proves nothing."""
+
+
+class _Library(Protocol):
+    """One member or frame, as zlib, isal and zstd decode it."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+
+
+class _Inflater(_Library, Protocol):
+    """What isal leaves untyped."""
+
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+    def decompress(self, data: Piece, max_length: int, /) -> bytes: ...
+
+
+class _Members:
+    """Members of one format, one after the other, of which the last must be whole.
+
+    A library copies what it did not consume. Much input in one call is right inside a long member but quadratic over
+    many short ones, so the amount grows while a member lasts.
+    """
+
+    name: str
+
+    def __init__(self) -> None:
+        self._ended = 0  # members so far
+        self._inside = False
+        self._stride = _STRIDE_MIN
+
+    def close(self) -> None:
+        """Check that the last member is whole and that there is one."""
+        if self._inside or not self._ended:
+            raise Malformed(f"{self.name} stream ends inside member {self._ended + 1}: it is truncated")
+
+    def _settle(self, member: _Library) -> int:
+        """After a call: note whether `member` ended; returns how many bytes of the input come after it."""
+        self._inside = not member.eof
+        if self._inside:
+            self._stride = min(2 * self._stride, _STRIDE_MAX)
+            return 0
+        self._stride = _STRIDE_MIN
+        self._ended += 1
+        return len(member.unused_data)
+
+    def _broken(self, error: Exception | str) -> Malformed:
+        return Malformed(f"{self.name} member {self._ended + 1}: {error}; the data are damaged or no {self.name}")
+
+
+class Gzip(_Members):
+    """Members of RFC 1952. Zeros may pad the last one, nothing else may follow it."""
+
+    name = "gzip"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._member = _new_member()
+        self._head = bytearray()  # of the member, as long as its header is not whole
+        self._started = False  # whether the library has the header
+        self._padded = False
+
+    def feed(self, piece: Piece) -> Iterator[Piece]:
+        """Inflate `piece`."""
+        view = memoryview(piece)
+        at, full = 0, False
+        while at < len(view) or full:
+            if not self._inside:
+                if self._is_padding(view[at:]):
+                    return
+                self._open()
+            part: Piece = view[at : at + self._stride]
+            at += len(part)
+            if not self._started and not (part := self._start(part)):
+                continue
+            out = self._inflate(part)
+            full = len(out) == PIECE_MAX and not self._member.eof
+            at -= len(self._member.unconsumed_tail) + self._settle(self._member)
+            if out:
+                yield out
+
+    def _open(self) -> None:
+        self._member = _new_member()
+        self._inside, self._started = True, False
+
+    def _start(self, part: Piece) -> bytes:
+        """Hold `part` back until the header is whole; then returns all there is of the member.
+
+        isal misreads a header with a checksum or several optional fields that comes in more than one call.
+        """
+        self._head += part
+        if not _has_header(self._head):
+            if len(self._head) > _GZIP_HEADER_MAX:
+                raise self._broken(f"a header of more than {_GZIP_HEADER_MAX} bytes")
+            return b""
+        held = bytes(self._head)
+        self._head.clear()
+        self._started = True
+        return held
+
+    def _inflate(self, part: Piece) -> bytes:
+        try:
+            return self._member.decompress(part, PIECE_MAX)
+        except _ISAL_ERROR as error:
+            raise self._broken(error) from error
+
+    def _is_padding(self, rest: memoryview) -> bool:
+        """Whether no member follows but zeros to the end; raises Malformed for anything after such zeros."""
+        self._padded = self._padded or (self._ended > 0 and rest[0] == 0)
+        if self._padded and rest.tobytes().strip(b"\0"):
+            raise Malformed("gzip stream goes on after its zero padding: expected nothing but zeros")
+        return self._padded
+
+
+def _has_header(data: bytearray) -> bool:
+    """Whether `data` starts with a whole member header (RFC 1952, 2.3); others are for the library to refuse."""
+    if not data.startswith(_GZIP_MAGIC[: len(data)]):
+        return True
+    if len(data) < _GZIP_FIXED:
+        return False
+    flags, at = data[3], _GZIP_FIXED
+    if flags & _FEXTRA:
+        at += 2 + int.from_bytes(data[at : at + 2], "little")
+    for text in (_FNAME, _FCOMMENT):
+        if flags & text:
+            end = data.find(b"\0", at)
+            if end < 0:
+                return False
+            at = end + 1
+    return at + (2 if flags & _FHCRC else 0) <= len(data)
+
+
+def _new_member() -> _Inflater:
+    return isal_zlib.decompressobj(wbits=_GZIP_WBITS)  # pyright: ignore[reportUnknownMemberType]
+
+
+class Zstd(_Members):
+    """Frames and skippable frames of RFC 8878, with windows of at most 128 MiB."""
+
+    name = "zstd"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frame = _new_frame()
+
+    def feed(self, piece: Piece) -> Iterator[Piece]:
+        """Decompress `piece`."""
+        view = memoryview(piece)
+        at = 0
+        while at < len(view) or (self._inside and not self._frame.needs_input):
+            if not self._inside:
+                self._frame = _new_frame()
+            part = view[at : at + self._stride] if self._frame.needs_input else b""
+            out = self._decompress(part)
+            at += len(part) - self._settle(self._frame)
+            if out:
+                yield out
+
+    def _decompress(self, part: memoryview | bytes) -> bytes:
+        try:
+            return self._frame.decompress(part, PIECE_MAX)
+        except zstd.ZstdError as error:
+            raise self._broken(error) from error
+
+
+def _new_frame() -> zstd.ZstdDecompressor:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX})
+
+
+FORMATS: dict[str, Callable[[], Decompressor]] = {"none": Stored, "gzip": Gzip, "zstd": Zstd}
+"""What makes a decompressor, by the name that a layer's media type gives."""
+
+
+def open_decompressor(kind: str) -> Decompressor:
+    """Return a decompressor for one stream of the format `kind`; raises Unsupported."""
+    made = FORMATS.get(kind)
+    if made is None:
+        raise Unsupported(f"compression {kind!r}, expected one of {', '.join(FORMATS)}")
+    return made()

@@ -1,0 +1,84 @@
+"""The names in a layer: cleaned as in a chroot, and the whiteouts among them (image-spec, layer.md, "Whiteouts").
+
+Lexical only. Symbolic links on the way and what a whiteout hides are the merged tree's.
+"""
+
+from __future__ import annotations
+
+from imgfs.errors import Malformed
+from imgfs.layers.entry import Entry, Kind
+
+NAME_LIMIT = 255
+PATH_LIMIT = 4096
+DEPTH_LIMIT = 1024
+TARGET_LIMIT = 4095
+
+_MARK = b".wh."
+_OPAQUE = b".wh..wh..opq"
+_UNPLAIN = (b"", b"/", b".")
+
+
+def clean(name: bytes) -> bytes:
+    """`name` without leading slashes, `.`, `..` and empty components, `..` not leaving the root; b"" is the root.
+
+    Raises Malformed if a component, the path or its depth is too long.
+    """
+    name = name.rstrip(b"/")
+    if name[:2] == b"./":
+        name = name[2:]
+    if name[:1] in _UNPLAIN or b"/." in name or b"//" in name:
+        name = b"/".join(_components(name))
+    if len(name) > NAME_LIMIT:
+        _check_lengths(name)
+    return name
+
+
+def is_marked(path: bytes) -> bool:
+    """Whether a component of the cleaned `path` starts with `.wh.`, so that it is no file of the layer."""
+    return path.startswith(_MARK) or b"/.wh." in path
+
+
+def whiteout(path: bytes) -> Entry | None:
+    """The whiteout that a marked path stands for; None if it hides nothing.
+
+    `.wh.`, `.wh..`, `.wh...` name nothing that can be hidden; other `.wh..wh.` names, and what lies below a marked
+    directory, are metadata of AUFS.
+    """
+    parent, slash, base = path.rpartition(b"/")
+    if is_marked(parent):
+        return None
+    if base == _OPAQUE:
+        return Entry(parent, Kind.OPAQUE)
+    hidden = base[len(_MARK) :]
+    if hidden in (b"", b".", b"..") or hidden.startswith(_MARK):
+        return None
+    return Entry(parent + slash + hidden, Kind.WHITEOUT)
+
+
+def check_target(target: bytes) -> None:
+    """Check the length of a symbolic link's target; raises Malformed."""
+    if not target:
+        raise Malformed("symbolic link without a target")
+    if len(target) > TARGET_LIMIT:
+        raise Malformed(f"symbolic link target of {len(target)} bytes, expected at most {TARGET_LIMIT}")
+
+
+def _components(name: bytes) -> list[bytes]:
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in _UNPLAIN:
+            parts.append(part)
+    return parts
+
+
+def _check_lengths(path: bytes) -> None:
+    if len(path) > PATH_LIMIT:
+        raise Malformed(f"path of {len(path)} bytes, expected at most {PATH_LIMIT}")
+    parts = path.split(b"/")
+    if len(parts) > DEPTH_LIMIT:
+        raise Malformed(f"path of {len(parts)} components, expected at most {DEPTH_LIMIT}")
+    longest = max(map(len, parts))
+    if longest > NAME_LIMIT:
+        raise Malformed(f"file name of {longest} bytes, expected at most {NAME_LIMIT}")

@@ -1,0 +1,235 @@
+"""The layer store: `layers/<algorithm>/<hex of diff ID>/{tar,index}`, uncompressed tars, served from as they lie.
+
+Owns which layers are here, their bytes and their indexes. A layer is served as soon as it is verified; its way to a
+name that survives a power cut (`settle`) goes on behind the reader.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from imgfs.aio.threads import run_disk
+from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
+from imgfs.errors import NotFound, StorageFailed, from_os
+from imgfs.layers.entry import Entry
+from imgfs.layers.index import decode_index, encode_index
+from imgfs.layers.tar import TarWalk
+from imgfs.oci.digest import HEX_LENGTH, Digest
+
+_log = structlog.get_logger("imgfs.layers")
+
+_HOLE = 64 << 10
+_ZEROS = bytes(_HOLE)
+_READ = 1 << 20
+
+
+class Layer:
+    """A layer that is here: `size` bytes of uncompressed tar whose digest is `diff_id`."""
+
+    def __init__(self, diff_id: Digest, directory: Path, entries: list[Entry] | None = None) -> None:
+        self.diff_id = diff_id
+        self._directory = directory
+        self._entries = entries
+        self._file: int | None = None
+
+    @property
+    def tar(self) -> Path:
+        """Where the tar lies; changes once, when the layer settles."""
+        return self._directory / "tar"
+
+    def descriptor(self) -> int:
+        """A file descriptor for reading the tar, shared by all readers; the store closes it. Raises StorageFailed."""
+        if self._file is None:
+            try:
+                self._file = os.open(self.tar, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise from_os(error, f"layer {self.diff_id}") from None
+        return self._file
+
+    def size(self) -> int:
+        """Bytes of uncompressed tar."""
+        return os.fstat(self.descriptor()).st_size
+
+    def allocated(self) -> int:
+        """Bytes that the tar takes on disk."""
+        return os.fstat(self.descriptor()).st_blocks * 512
+
+    async def entries(self) -> list[Entry]:
+        """The entries in tar order, from memory right after the pull, else from the index, else from the tar again."""
+        if self._entries is not None:
+            entries, self._entries = self._entries, None
+            return entries
+        return await run_disk(self._load)
+
+    def moved(self, directory: Path) -> None:
+        """The store gave this layer its final name."""
+        self._directory = directory
+
+    def close(self) -> None:
+        """Close the descriptor; further reads through it fail."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _load(self) -> list[Entry]:
+        try:
+            return decode_index((self._directory / "index").read_bytes())
+        except (StorageFailed, FileNotFoundError) as error:
+            _log.warning("layer index is rebuilt", diff_id=str(self.diff_id), reason=str(error))
+        except OSError as error:
+            raise from_os(error, f"layer {self.diff_id}") from None
+        return self._walk()
+
+    def _walk(self) -> list[Entry]:
+        walk, running = TarWalk(), self.diff_id.new_hash()
+        file, offset = self.descriptor(), 0
+        try:
+            while piece := os.pread(file, _READ, offset):
+                running.update(piece)
+                walk.feed(piece)
+                offset += len(piece)
+        except OSError as error:
+            raise from_os(error, f"layer {self.diff_id}") from None
+        if running.hexdigest() != self.diff_id.hex:
+            raise StorageFailed(f"layer {self.diff_id}: the stored tar is damaged; remove it and pull again")
+        return walk.close()
+
+
+class LayerStore:
+    """All layers of one state directory."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the store below `root`, create it if needed, and sweep what a crash left behind."""
+        self._root = root / "layers"
+        self._layers: dict[Digest, Layer] = {}
+        for algorithm, length in HEX_LENGTH.items():
+            shelf = self._root / algorithm
+            make_directory(shelf)
+            sweep(shelf)
+            for entry in os.scandir(shelf):
+                if len(entry.name) == length:
+                    diff_id = Digest.parse(f"{algorithm}:{entry.name}")
+                    self._layers[diff_id] = Layer(diff_id, Path(entry.path))
+
+    def __contains__(self, diff_id: Digest) -> bool:
+        return diff_id in self._layers
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(list(self._layers.values()))
+
+    def get(self, diff_id: Digest) -> Layer:
+        """The layer; raises NotFound if it is not here."""
+        try:
+            return self._layers[diff_id]
+        except KeyError:
+            raise NotFound(f"layer {diff_id}: is not stored here") from None
+
+    def writer(self) -> LayerWriter:
+        """Begin to write a layer whose diff ID its bytes will tell."""
+        return LayerWriter(self, self._root / "sha256" / temporary_name())
+
+    def adopt(self, layer: Layer) -> Layer:
+        """Serve `layer` from now on, unless an equal one is here already; returns the one that is served."""
+        return self._layers.setdefault(layer.diff_id, layer)
+
+    async def discard(self, diff_id: Digest) -> None:
+        """Remove a layer here and now. Readers of its descriptor get errors, so nobody may be using it."""
+        if layer := self._layers.pop(diff_id, None):
+            layer.close()
+            await run_disk(_remove, layer.tar.parent)
+
+    def place(self, layer: Layer) -> None:
+        """Give a synced layer its final name, in a thread; an equal one that is there already stays."""
+        shelf = self._root / layer.diff_id.algorithm
+        final = shelf / layer.diff_id.hex
+        if not final.exists():
+            publish(layer.tar.parent, final)
+            layer.moved(final)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for layer in self._layers.values():
+            layer.close()
+
+
+class LayerWriter:
+    """One layer on its way in. Use as a context; leaving it before `adopt` removes every trace.
+
+    Runs of zeros become holes, so a bomb costs time and not disk. The methods block: call them in threads.
+    """
+
+    def __init__(self, store: LayerStore, directory: Path) -> None:
+        self._store = store
+        self._directory = directory
+        self._file: int | None = None
+        self._layer: Layer | None = None
+        self.offset = 0
+
+    def __enter__(self) -> LayerWriter:
+        try:
+            self._directory.mkdir(mode=0o700)
+            self._file = os.open(self._directory / "tar", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        except OSError as error:
+            raise from_os(error, "layer") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        if self._layer is None:
+            _remove(self._directory)
+
+    def append(self, piece: bytes | bytearray | memoryview) -> None:
+        """Write the next piece of the tar. Raises NoSpace or StorageFailed."""
+        assert self._file is not None
+        view, zeros = memoryview(piece), memoryview(_ZEROS)
+        try:
+            for start in range(0, len(view), _HOLE):
+                block = view[start : start + _HOLE]
+                if block != zeros[: len(block)]:
+                    _write_all(self._file, block, self.offset + start)
+        except OSError as error:
+            raise from_os(error, "layer") from None
+        self.offset += len(view)
+
+    def adopt(self, diff_id: Digest, entries: list[Entry]) -> Layer:
+        """The bytes are verified: serve them from now on. `settle` makes them durable."""
+        assert self._file is not None
+        os.ftruncate(self._file, self.offset)
+        made = Layer(diff_id, self._directory, entries)
+        layer = self._store.adopt(made)
+        if layer is made:
+            self._layer = made
+        return layer
+
+    def settle(self, entries: list[Entry]) -> None:
+        """Make the adopted layer survive a power cut. Raises NoSpace or StorageFailed; it is served all the same."""
+        if self._layer is None or self._file is None:
+            return
+        try:
+            os.fsync(self._file)
+            index = self._directory / "index"
+            index.write_bytes(encode_index(entries))
+            fsync_path(index)
+            fsync_path(self._directory)
+            self._store.place(self._layer)
+        except OSError as error:
+            raise from_os(error, f"layer {self._layer.diff_id}") from None
+
+
+def _write_all(file: int, block: memoryview, offset: int) -> None:
+    while block:
+        written = os.pwrite(file, block, offset)
+        block, offset = block[written:], offset + written
+
+
+def _remove(directory: Path) -> None:
+    for name in ("tar", "index"):
+        (directory / name).unlink(missing_ok=True)
+    if directory.exists():
+        directory.rmdir()

@@ -1,0 +1,275 @@
+"""The header walk: turns the stream of a layer's tar into entries, looking at headers only.
+
+Pure: it is fed pieces and keeps no payload. Where readers differ it does as Go's archive/tar, which container runtimes
+unpack with; these are the places:
+
+- A lone zero block is the end only if the stream ends there; a header after it is Malformed (GNU tar warns and stops).
+- The end may miss: both zero blocks, and the padding of the last payload.
+- Links, directories, devices and fifos have no payload, whatever their size field says.
+- Global PAX headers are read and ignored, and so are the extended headers in front of one. Of two extended headers in
+  front of an entry the last counts. GNU long names win over PAX ones.
+- PAX records that override nothing an entry has, and empty extended attributes, are ignored.
+
+Blocks are header.py's, extended headers pax.py's and sparse.py's, names paths.py's, attributes xattrs.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from imgfs.errors import Malformed, TooLarge, Unsupported
+from imgfs.layers import sparse
+from imgfs.layers.entry import Entry, Extent, Kind
+from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, device_numbers, read_header
+from imgfs.layers.paths import check_target, clean, is_marked, whiteout
+from imgfs.layers.pax import Records, apply_records, read_records
+
+ENTRIES_LIMIT = 2_000_000
+EXTENDED_LIMIT = 1 << 20
+"""Bytes of extended headers in front of one entry."""
+METADATA_LIMIT = 256 << 20
+"""Bytes that extended headers may make the entries of one layer hold: names, attributes, sparse maps."""
+
+_ID_LIMIT = (1 << 32) - 2
+_EXTENT_COST = 128
+_ENDLESS = 1 << 65
+_KINDS = {
+    b"0": Kind.REGULAR,
+    b"\0": Kind.REGULAR,
+    b"7": Kind.REGULAR,
+    b"S": Kind.REGULAR,
+    b"1": Kind.HARDLINK,
+    b"2": Kind.SYMLINK,
+    b"3": Kind.CHARACTER,
+    b"4": Kind.BLOCK,
+    b"5": Kind.DIRECTORY,
+    b"6": Kind.FIFO,
+    b"D": Kind.DIRECTORY,
+}
+_LINKS = (Kind.SYMLINK, Kind.HARDLINK)
+_NODES = (Kind.CHARACTER, Kind.BLOCK)
+_SKIPPED = (b"D", b"V")
+"""The types besides regular files that have a payload: GNU's dump directories and volume labels."""
+_EXTENDED = frozenset((b"x", b"X", b"g", b"L", b"K"))
+
+
+@dataclass(slots=True)
+class _Extended:
+    """What extended headers say about the entry that they precede."""
+
+    size: int = 0
+    name: bytes = b""
+    link: bytes = b""
+    records: Records = field(default_factory=dict[bytes, bytes])
+
+    def take(self, kind: bytes, payload: bytes) -> None:
+        """Take in one extended header of type `kind`."""
+        if kind == b"L":
+            self.name = payload.partition(b"\0")[0]
+        elif kind == b"K":
+            self.link = payload.partition(b"\0")[0]
+        else:
+            self.records = read_records(payload)
+
+    def apply(self, header: Header) -> None:
+        """Override the fields of the entry's own header."""
+        apply_records(self.records, header)
+        header.name = self.name or header.name
+        header.link = self.link or header.link
+
+
+class TarWalk:
+    """Push parser of one layer's tar. `entries` grows in stream order; whiteouts are entries (image-spec, layer.md).
+
+    Raises Malformed, TooLarge and Unsupported, naming the entry and its offset, and the same again ever after. Memory
+    holds the entries, at most 1 MiB of extended headers, and nothing that a header merely claims.
+    """
+
+    def __init__(
+        self, *, entries: int = ENTRIES_LIMIT, extended: int = EXTENDED_LIMIT, metadata: int = METADATA_LIMIT
+    ) -> None:
+        """Start at offset 0; the arguments are limits: entries of the layer, bytes of headers (see the constants)."""
+        self.entries: list[Entry] = []
+        self._entries_limit, self._extended_limit, self._metadata_limit = entries, extended, metadata
+        self._metadata = 0
+        self._fed = 0
+        self._held = bytearray()  # the beginning of the record at _at, when a piece ended inside it
+        self._at = 0  # offset of the next record to look at, and how long it is
+        self._need = 0  # offset that the stream must reach to be whole
+        self._start, self._name = 0, b""  # the entry in work, for messages
+        self._ended = False
+        self._failure: Malformed | TooLarge | Unsupported | None = None
+        self._steps = self._walk()
+        self._want = next(self._steps)
+
+    def feed(self, piece: bytes | bytearray | memoryview) -> None:
+        """Take the next piece of the tar, of any length."""
+        if self._failure:
+            raise self._failure
+        begin = self._fed
+        self._fed = end = begin + len(piece)
+        if self._ended or end <= self._at:
+            return
+        try:
+            self._consume(memoryview(piece), begin, end)
+        except StopIteration:
+            self._ended = True
+        except (Malformed, TooLarge, Unsupported) as error:
+            raise self._fail(error) from error
+
+    def close(self) -> list[Entry]:
+        """End the stream and return the entries; raises Malformed if it ended inside a header or a payload."""
+        if self._failure:
+            raise self._failure
+        if not self._ended and (self._held or self._fed < self._need):
+            raise self._fail(Malformed(f"the tar ends inside, after {self._fed} bytes: the layer is truncated"))
+        self._steps.close()
+        return self.entries
+
+    def _consume(self, view: memoryview, begin: int, end: int) -> None:
+        """Hand each record that ends in this piece to the walk, keep the beginning of the one that does not."""
+        send, held = self._steps.send, self._held
+        while (stop := self._at + self._want) <= end:
+            if held:
+                record = bytes(held) + view[: stop - begin]
+                held.clear()
+            else:
+                record = view[self._at - begin : stop - begin].tobytes()
+            self._at = stop
+            self._want = send(record)
+        held += view[max(self._at - begin, 0) :]
+
+    def _fail(self, error: Malformed | TooLarge | Unsupported) -> Malformed | TooLarge | Unsupported:
+        self._failure = type(error)(f"tar entry {self._name[:256]!r} at offset {self._start}: {error.message}")
+        return self._failure
+
+    def _walk(self) -> Generator[int, bytes, None]:
+        """Yield the lengths of records wanted at `_at`, be sent the records; returns at the end of the archive."""
+        extended: _Extended | None = None
+        while (block := (yield BLOCK)) != ZEROS:
+            self._start, self._name = self._at - BLOCK, b""
+            header = read_header(block)
+            self._name = header.name
+            if header.type in _EXTENDED:
+                extended = yield from self._read_extended(header, extended or _Extended())
+                continue
+            if extended:
+                extended.apply(header)
+                self._name = header.name
+            kind = _kind(header)
+            payload, extents = _payload(header, kind), None
+            if header.type == b"S" or (extended and sparse.version(extended.records)):
+                payload, extents = yield from self._read_sparse(header, kind, block, extended)
+            if extended or extents:
+                self._charge(header, extents)
+            self._add(header, kind, extents)
+            self._skip(payload)
+            extended = None
+        if (yield BLOCK) != ZEROS:
+            raise Malformed("a block follows one zero block, expected two at the end: the tar is damaged")
+
+    def _read_extended(self, header: Header, extended: _Extended) -> Generator[int, bytes, _Extended | None]:
+        """Read one extended header into `extended`; None after a global one, which counts for nothing."""
+        size = _checked_size(header)
+        extended.size += size
+        if extended.size > self._extended_limit:
+            raise TooLarge(f"extended headers of {extended.size} bytes, the limit is {self._extended_limit}")
+        self._need = self._at + size
+        extended.take(header.type, (yield size))
+        self._skip(0)
+        return None if header.type == b"g" else extended
+
+    def _read_sparse(
+        self, header: Header, kind: Kind | None, block: bytes, extended: _Extended | None
+    ) -> Generator[int, bytes, tuple[int, tuple[Extent, ...]]]:
+        """Give `header` the real size; returns the bytes of payload from `_at` on, and where they belong."""
+        if kind is not Kind.REGULAR:
+            raise Malformed("sparse, expected a regular file")
+        payload = header.size
+        self._need = _ENDLESS  # until the map is complete
+        if header.type == b"S":
+            header.size, found = yield from sparse.old_map(header, block)
+        else:
+            records = extended.records if extended else {}
+            taken, found = yield from sparse.pax_map(header, records)
+            payload -= taken
+        return payload, sparse.extents(found, _checked_size(header), self._at, payload)
+
+    def _skip(self, payload: int) -> None:
+        """Step over `payload` bytes and their padding; the stream must have the former."""
+        self._need = end = self._at + payload
+        self._at = end + -end % BLOCK
+
+    def _charge(self, header: Header, extents: tuple[Extent, ...] | None) -> None:
+        """Count what an entry may hold beyond what fits a header block."""
+        self._metadata += len(header.name) + len(header.link) + _EXTENT_COST * len(extents or ())
+        self._metadata += sum(len(name) + len(value) for name, value in header.xattrs)
+        if self._metadata > self._metadata_limit:
+            raise TooLarge(f"the layer's names, attributes and sparse maps exceed {self._metadata_limit} bytes")
+
+    def _add(self, header: Header, kind: Kind | None, extents: tuple[Extent, ...] | None) -> None:
+        path = clean(header.name)
+        if kind is None:
+            return
+        entry = whiteout(path) if is_marked(path) else _entry(path, kind, header, self._at, extents)
+        if entry is None:
+            return
+        if len(self.entries) >= self._entries_limit:
+            raise TooLarge(f"a layer of more than {self._entries_limit} entries")
+        self.entries.append(entry)
+
+
+def _kind(header: Header) -> Kind | None:
+    """What the entry is; None for a volume label, which is nothing."""
+    if header.type == b"\0" and header.name.endswith(b"/"):
+        return Kind.DIRECTORY
+    kind = _KINDS.get(header.type)
+    if kind is None and header.type != b"V":
+        raise Unsupported(f"entry type {header.type.decode('latin-1')!r}, expected a file, link, node or directory")
+    return kind
+
+
+def _payload(header: Header, kind: Kind | None) -> int:
+    """The bytes that follow the header."""
+    size = _checked_size(header)
+    return size if kind is Kind.REGULAR or header.type in _SKIPPED else 0
+
+
+def _checked_size(header: Header) -> int:
+    if not 0 <= header.size < SIZE_LIMIT:
+        raise Malformed(f"size {header.size}, expected 0 to {SIZE_LIMIT - 1}")
+    return header.size
+
+
+def _entry(path: bytes, kind: Kind, header: Header, offset: int, extents: tuple[Extent, ...] | None) -> Entry | None:
+    """The entry of an unmarked path; None for a 0/0 character device, with which overlay would hide the path."""
+    if not (0 <= header.uid <= _ID_LIMIT and 0 <= header.gid <= _ID_LIMIT):
+        raise Malformed(f"owner {header.uid}:{header.gid}, expected numbers from 0 to {_ID_LIMIT}")
+    if not path and kind is not Kind.DIRECTORY:
+        raise Malformed(f"the root of the layer is a {kind.name.lower()}, expected a directory")
+    size, link, major, minor = 0, b"", 0, 0
+    if kind is Kind.REGULAR:
+        size = header.size
+    else:
+        offset = 0
+    if kind in _LINKS:
+        link = _link(kind, header.link)
+    elif kind in _NODES:
+        major, minor = device_numbers(header)
+        if kind is Kind.CHARACTER and not major and not minor:
+            return None
+    owner = header.uid, header.gid
+    return Entry(
+        path, kind, header.mode, *owner, header.mtime, size, offset, link, major, minor, header.xattrs, extents
+    )
+
+
+def _link(kind: Kind, link: bytes) -> bytes:
+    if kind is Kind.SYMLINK:
+        check_target(link)
+        return link
+    target = clean(link)
+    if not target:
+        raise Malformed(f"hard link to {link[:256]!r}, expected the path of a file")
+    return target

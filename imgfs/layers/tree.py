@@ -1,0 +1,277 @@
+"""The merged tree: layers applied in order, as unpacking them one over another would leave a directory.
+
+Pure: entries in, nodes out, nothing is unpacked and no name ever meets a host path. Rules: image-spec layer.md
+("Applying Changesets"), and for hostile input ARCHITECTURE.md, "Hostile layers". Node numbers depend on the layers
+alone, so they are the same after every restart.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+
+from imgfs.errors import Malformed, TooLarge
+from imgfs.layers.entry import Entry, Extent, Kind
+
+NODES_MAX = 4_000_000
+LINKS_MAX = 40
+IMPLICIT_MODE = 0o755
+"""Mode of a directory that entries lie in but no layer has an entry for; owner 0:0, time 0."""
+
+_FORMAT = {
+    Kind.REGULAR: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.CHARACTER: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SYMLINK: stat.S_IFLNK,
+}
+
+
+class Node:
+    """One inode of the merged tree. Names lie in the parent's `children`; hard links are one node under many names.
+
+    `mode` has the type bits. `layer` says in which tar, counted from the base, `offset` and `extents` are. `parent` is
+    set for directories. Slots and shared numbers, because an image has a hundred thousand of these.
+    """
+
+    __slots__ = (
+        "children",
+        "extents",
+        "gid",
+        "layer",
+        "link",
+        "mode",
+        "mtime",
+        "nlink",
+        "number",
+        "offset",
+        "parent",
+        "rdev",
+        "size",
+        "uid",
+        "xattrs",
+    )
+
+    def __init__(self, mode: int, uid: int = 0, gid: int = 0, mtime: int = 0) -> None:
+        self.number = 0
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.mtime = mtime
+        self.size = 0
+        self.nlink = 0
+        self.layer = 0
+        self.offset = 0
+        self.rdev: tuple[int, int] = (0, 0)
+        self.link = b""
+        self.xattrs: tuple[tuple[bytes, bytes], ...] = ()
+        self.extents: tuple[Extent, ...] | None = None
+        self.children: dict[bytes, Node] | None = None
+        self.parent: Node | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether this node has children, maybe none."""
+        return self.children is not None
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether this node is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+
+class Tree:
+    """All nodes of a merged image; `nodes[n].number == n + 1`, the root is `nodes[0]`."""
+
+    def __init__(self, root: Node) -> None:
+        self.root = root
+        self.nodes = _number(root)
+
+
+def merge(layers: Sequence[Sequence[Entry]]) -> Tree:
+    """Apply the entries of `layers`, base first.
+
+    Raises Malformed (a file as parent, a loop of links, a hard link to nothing or to a directory) or TooLarge. Time
+    and memory are linear in the entries.
+    """
+    merging = _Merge()
+    for position, entries in enumerate(layers):
+        merging.apply(position, entries)
+    return Tree(merging.root)
+
+
+class _Merge:
+    def __init__(self) -> None:
+        self.root = _directory(IMPLICIT_MODE)
+        self._layer = 0
+        self._count = 0
+        self._shared: dict[int, int] = {}
+        self._last: tuple[bytes, Node] | None = None
+
+    def apply(self, layer: int, entries: Sequence[Entry]) -> None:
+        """Whiteouts first, wherever they stand: they hide lower layers only."""
+        self._layer = layer
+        for entry in entries:
+            if entry.kind is Kind.WHITEOUT:
+                self._white_out(entry)
+            elif entry.kind is Kind.OPAQUE:
+                self._make_opaque(entry)
+        for entry in entries:
+            if entry.kind is Kind.HARDLINK:
+                self._link(entry)
+            elif entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
+                self._add(entry)
+
+    def _white_out(self, entry: Entry) -> None:
+        parent, name = _split(entry.path)
+        directory = self._find(parent)
+        if directory is not None and directory.children:
+            self._last = None
+            directory.children.pop(name, None)
+
+    def _make_opaque(self, entry: Entry) -> None:
+        directory = self._find(entry.path)
+        if directory is not None and directory.children:
+            self._last = None
+            directory.children.clear()
+
+    def _link(self, entry: Entry) -> None:
+        target = self._target(entry)
+        parent, name = _split(entry.path)
+        self._place(self._parent(parent, entry), name, target)
+
+    def _target(self, entry: Entry) -> Node:
+        parent, name = _split(entry.link)
+        directory = self._find(parent)
+        target = directory.children.get(name) if directory is not None and directory.children else None
+        if target is None:
+            raise Malformed(f"layer {self._layer}: {entry.path!r} is a hard link to {entry.link!r}, which is not there")
+        if target.is_directory:
+            raise Malformed(f"layer {self._layer}: {entry.path!r} is a hard link to the directory {entry.link!r}")
+        return target
+
+    def _add(self, entry: Entry) -> None:
+        if not entry.path:
+            self._describe(self.root, entry)
+            return
+        parent, name = _split(entry.path)
+        directory = self._parent(parent, entry)
+        assert directory.children is not None
+        present = directory.children.get(name)
+        if present is not None and present.is_directory and entry.kind is Kind.DIRECTORY:
+            self._describe(present, entry)
+            return
+        node = _directory(0) if entry.kind is Kind.DIRECTORY else Node(0)
+        self._describe(node, entry)
+        self._place(directory, name, node)
+
+    def _place(self, directory: Node, name: bytes, node: Node) -> None:
+        assert directory.children is not None
+        self._count += 1
+        if self._count > NODES_MAX:
+            raise TooLarge(f"image: more than {NODES_MAX} entries")
+        replaced = directory.children.get(name)
+        if replaced is not None and (replaced.is_directory or replaced.is_symlink):
+            self._last = None
+        directory.children[name] = node
+        if node.children is not None:
+            node.parent = directory
+
+    def _describe(self, node: Node, entry: Entry) -> None:
+        share = self._shared.setdefault
+        mode = _FORMAT[entry.kind] | entry.mode
+        node.mode = share(mode, mode)
+        node.uid = share(entry.uid, entry.uid)
+        node.gid = share(entry.gid, entry.gid)
+        node.mtime = share(entry.mtime, entry.mtime)
+        node.layer = self._layer
+        node.size, node.offset, node.extents = entry.size, entry.offset, entry.extents
+        node.link, node.xattrs = entry.link, entry.xattrs
+        if entry.major or entry.minor:
+            node.rdev = (entry.major, entry.minor)
+        if entry.kind is Kind.SYMLINK:
+            node.size = len(entry.link)
+
+    def _parent(self, path: bytes, entry: Entry) -> Node:
+        """The directory that `entry` goes into, made where it is missing. Neighbours share it, so the last is kept."""
+        if self._last is not None and self._last[0] == path:
+            return self._last[1]
+        directory = self._walk(path, make=True)
+        if directory is None:
+            raise Malformed(f"layer {self._layer}: {entry.path!r}: a parent is no directory, or a loop of links")
+        self._last = (path, directory)
+        return directory
+
+    def _find(self, path: bytes) -> Node | None:
+        return self._walk(path, make=False)
+
+    def _walk(self, path: bytes, *, make: bool) -> Node | None:
+        """Follow `path` inside the root, links too. None: not there (unless `make`), no directory, or a loop."""
+        pending = path.split(b"/")[::-1] if path else []
+        here, links = self.root, 0
+        while pending:
+            name = pending.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                here = here.parent or self.root
+                continue
+            assert here.children is not None
+            child = here.children.get(name)
+            if child is None:
+                if not make:
+                    return None
+                child = _directory(IMPLICIT_MODE)
+                self._place(here, name, child)
+            if child.is_symlink:
+                links += 1
+                if links > LINKS_MAX:
+                    return None
+                if child.link.startswith(b"/"):
+                    here = self.root
+                pending += child.link.split(b"/")[::-1]
+            elif child.is_directory:
+                here = child
+            else:
+                return None
+        return here
+
+
+def _directory(mode: int) -> Node:
+    node = Node(stat.S_IFDIR | mode)
+    node.children = {}
+    return node
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    parent, _, name = path.rpartition(b"/")
+    return parent, name
+
+
+def _number(root: Node) -> list[Node]:
+    """Number nodes in depth-first order and count their links; a directory has its own, its name and its children's."""
+    nodes: list[Node] = []
+    pending = [root]
+    root.nlink = 1
+    while pending:
+        node = pending.pop()
+        node.nlink += 1
+        if node.number:
+            continue
+        nodes.append(node)
+        node.number = len(nodes)
+        if node.children is not None:
+            node.nlink += sum(1 for child in node.children.values() if child.children is not None)
+            pending.extend(reversed(node.children.values()))
+    return nodes
+
+
+def walk(node: Node, path: bytes = b"") -> Iterator[tuple[bytes, Node]]:
+    """Every path below and including `node`, depth first."""
+    pending = [(path, node)]
+    while pending:
+        here, current = pending.pop()
+        yield here, current
+        for name, child in reversed((current.children or {}).items()):
+            pending.append((here + b"/" + name if here else name, child))

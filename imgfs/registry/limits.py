@@ -1,0 +1,37 @@
+"""How long, how often and how much: every bound of the registry client in one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgfs.oci.manifest import MANIFEST_SIZE_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one Registry. Seconds, bytes, bytes a second; the defaults are those of README, "Limits"."""
+
+    manifest: int = MANIFEST_SIZE_MAX
+    token: int = 1 << 20
+    headers: int = 64 << 10
+    redirects: int = 5
+    tries: int = 3
+    """Attempts in a row without progress."""
+    connect: float = 10.0
+    silence: float = 30.0
+    """Without a byte, first or later."""
+    slow_window: float = 60.0
+    slow_rate: int = 1000
+    """Less than this over a whole `slow_window` of waiting is a stall."""
+    patience: float = 75.0
+    """No further try starts this long after the last progress, so that every call ends within two minutes."""
+    pause: float = 60.0
+    """The longest Retry-After that is obeyed; one call waits no longer in all."""
+    backoff: float = 0.25
+    """The first pause between tries; it doubles, and is scattered by half around that."""
+    streams: int = 8
+    """Blob streams to one registry at a time."""
+    discard: int = 8 << 20
+    """Bytes a full answer to a Range may waste, whatever the blob's size; half of the blob is always allowed."""
+    keep_alive: float = 30.0
+    """How long an idle connection is kept."""

@@ -1,0 +1,84 @@
+"""When to try again: attempts without progress are counted, waiting is bounded, rest is granted."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import parsedate_to_datetime
+
+import structlog
+import trio
+
+from imgfs.errors import RemoteError
+from imgfs.registry.limits import Limits
+from imgfs.registry.statistics import HostStatistics
+
+Sleep = Callable[[float], Awaitable[object]]
+_log = structlog.get_logger("imgfs.registry")
+
+
+class Pauses:
+    """Until when each authority is to be left alone, for all callers."""
+
+    def __init__(self, sleep: Sleep) -> None:
+        self._until: dict[str, float] = {}
+        self._sleep = sleep
+
+    def pause(self, authority: str, seconds: float) -> None:
+        """Send nothing to `authority` for `seconds` from now."""
+        self._until[authority] = max(self._until.get(authority, 0.0), trio.current_time() + seconds)
+
+    async def wait(self, authority: str) -> None:
+        """Wait until `authority` may be asked."""
+        while (rest := self._until.get(authority, 0.0) - trio.current_time()) > 0:
+            await self._sleep(rest)
+        self._until.pop(authority, None)
+
+
+class Tries:
+    """The attempts of one call, over everything it has to do."""
+
+    def __init__(self, limits: Limits, sleep: Sleep, counters: HostStatistics) -> None:
+        self._limits = limits
+        self._sleep = sleep
+        self._counters = counters
+        self._failed = 0
+        self._rested = 0.0
+        self._since = trio.current_time()
+
+    def progress(self) -> None:
+        """Something was gained since the last failure: count from here."""
+        self._failed = 0
+        self._since = trio.current_time()
+
+    async def again(self, error: RemoteError) -> None:
+        """Count a failure and wait a moment; raises `error` when it is time to give up."""
+        self._count(error, trio.current_time() - self._since > self._limits.patience)
+        pause = self._limits.backoff * 2 ** (self._failed - 1)
+        await self._sleep(pause * random.uniform(0.5, 1.5))
+
+    def rest(self, error: RemoteError, wanted: float) -> float:
+        """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits."""
+        self._count(error, self._rested >= self._limits.pause)
+        granted = min(wanted, self._limits.pause - self._rested)
+        self._rested += granted
+        return granted
+
+    def _count(self, error: RemoteError, enough: bool) -> None:
+        self._failed += 1
+        if enough or self._failed >= self._limits.tries:
+            raise error
+        self._counters.retries += 1
+        _log.warning("trying again", failed=self._failed, error=error.message)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3), or None without a usable one."""
+    text = (value or "").strip()[:64]
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

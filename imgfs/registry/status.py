@@ -1,0 +1,41 @@
+"""What a status that is no success means: which error, and what the user can do about it."""
+
+from __future__ import annotations
+
+import re
+
+from imgfs.errors import AccessDenied, ImgfsError, NotFound, RateLimited, RegistryFailed
+
+_CODE = re.compile(rb'"code"\s*:\s*"([A-Z_]{1,40})"')
+
+
+def error_code(body: bytes) -> str:
+    """The first error code of a registry's JSON answer (distribution-spec, "Error Codes"), or "" """
+    found = _CODE.search(body)
+    return found[1].decode() if found else ""
+
+
+def own_failure(status: int, subject: str, host: str, code: str, absent: bool = True) -> ImgfsError:
+    """The error for `status` of the registry `host` itself.
+
+    `absent`: whether its 404 says that `subject` is not there.
+    """
+    said = f"{subject}: registry {host} answered {status}{f' {code}' if code else ''}"
+    if status == 404 and absent:
+        return NotFound(f"{said}; check the repository and the tag or digest")
+    if status in {401, 403}:
+        return AccessDenied(f"{said} to an anonymous request; check the name, it may not exist or need a login")
+    if status == 429:
+        return RateLimited(f"{said}, also after waiting; it limits requests, wait some minutes or log in")
+    advice = "try again later" if status >= 500 else "check that this host is a registry"
+    return RegistryFailed(f"{said}; {advice}")
+
+
+def foreign_failure(status: int, subject: str, host: str, authority: str) -> ImgfsError:
+    """The error for `status` of `authority`, which the registry redirected to; its 404 says nothing about `subject`."""
+    said = f"{subject}: registry {host} sent imgfs to {authority}, which answered {status}"
+    if status in {401, 403}:
+        return AccessDenied(f"{said}, twice; check the clock of this machine and the registry's storage")
+    if status == 429:
+        return RateLimited(f"{said}, also after waiting; wait some minutes")
+    return RegistryFailed(f"{said}; try again later, or report it to the registry's operator")

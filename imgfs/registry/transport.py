@@ -1,0 +1,242 @@
+"""One HTTP request and its answer over httpx, with errors, limits and counters of imgfs; no policy beyond that.
+
+Importing this module is slow (httpx); the exchange does it on first use. No cookies, no redirects, no inflating, no
+netrc. HTTP/1.1 only: on trio it is several times faster than HTTP/2.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import AsyncIterator, Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+import structlog
+import trio
+
+from imgfs.errors import RegistryFailed, TimedOut, TooLarge, Unreachable
+from imgfs.registry.addresses import Reach, inner_network
+from imgfs.registry.hosts import hostname, is_loopback
+from imgfs.registry.limits import Limits
+from imgfs.registry.statistics import HostStatistics
+
+_log = structlog.get_logger("imgfs.registry")
+
+for _name in ("httpx", "httpcore"):
+    # Both log whole URLs and headers; signed queries and tokens are in those.
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class DirectTransport(httpx.AsyncHTTPTransport):
+    """httpx's transport over a pool whose connections are made by our Network, which httpx has no argument for."""
+
+    def __init__(self, context: ssl.SSLContext | None, limits: Limits, permitted: Reach | None) -> None:
+        from imgfs.registry.network import Network
+
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=None,
+            max_keepalive_connections=4 * limits.streams,
+            keepalive_expiry=limits.keep_alive,
+            network_backend=Network(permitted),
+        )
+
+
+class Answer:
+    """A status, headers, and a body that is read piece by piece. Must be closed; closing does not drain."""
+
+    def __init__(self, response: httpx.Response, authority: str, limits: Limits, counters: HostStatistics) -> None:
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self.authority = authority
+        self.foreign = False
+        """Whether it comes from where a registry redirected to, not from the registry."""
+        self.slow = False
+        """Whether the body was given up for its pace, so that its bytes are no progress."""
+        self._response = response
+        self._pieces: AsyncIterator[bytes] = response.aiter_raw()
+        self._limits = limits
+        self._counters = counters
+        self._waited = 0.0
+        self._received = 0
+
+    def header_values(self, name: str) -> list[str]:
+        """Every value of a header that may be repeated."""
+        return self._response.headers.get_list(name)
+
+    @property
+    def length(self) -> int | None:
+        """Content-Length, if there is a usable one."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    async def read(self) -> bytes:
+        """The next raw bytes, `b""` at the end; raises Unreachable when the connection breaks, TimedOut on a stall."""
+        before = trio.current_time()
+        try:
+            piece = await anext(self._pieces, b"")
+        except httpx.TimeoutException:
+            raise TimedOut(
+                f"{self.authority} sent nothing for {self._limits.silence:g} s; check the network, then read again"
+            ) from None
+        except httpx.HTTPError as error:
+            raise Unreachable(f"the connection to {self.authority} broke ({reason(error)}); read again") from None
+        self._counters.received += len(piece)
+        self._judge_pace(len(piece), trio.current_time() - before)
+        return piece
+
+    def _judge_pace(self, received: int, waited: float) -> None:
+        self._received += received
+        self._waited += waited
+        if self._waited < self._limits.slow_window:
+            return
+        if self._received < self._limits.slow_rate * self._waited and received:
+            self.slow = True
+            raise TimedOut(
+                f"{self.authority} sent {self._received} bytes in {self._waited:.0f} s, "
+                f"below {self._limits.slow_rate} bytes/s; check the network, then read again"
+            )
+        self._received, self._waited = 0, 0.0
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it when bytes of the body are still to come."""
+        with trio.CancelScope(shield=True):
+            await self._response.aclose()
+
+
+class Wire:
+    """The connections of one Registry. Safe to construct in a thread; used in one trio loop."""
+
+    def __init__(self, limits: Limits, context: ssl.SSLContext | None = None) -> None:
+        self._limits = limits
+        self._context = context
+        self._context_lock = threading.Lock()
+        self._transports: dict[object, httpx.AsyncHTTPTransport] = {}
+        self._timeouts = {"connect": limits.connect, "read": limits.silence, "write": limits.silence, "pool": None}
+
+    def context(self) -> ssl.SSLContext:
+        """The TLS context of all connections: the system's certificates, or SSL_CERT_FILE's. Slow the first time."""
+        with self._context_lock:
+            if self._context is None:
+                self._context = ssl.create_default_context()
+            return self._context
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        permitted: Reach | None,
+        counters: HostStatistics,
+    ) -> Answer:
+        """Send a request and wait for the headers of its answer.
+
+        Raises Unreachable and TimedOut, which another try may cure, RegistryFailed (TLS, no HTTP, an address outside
+        `permitted`), which it will not, and TooLarge.
+        """
+        authority = urlsplit(url).netloc
+        limits = self._limits
+        try:
+            transport = await self._transport(url, permitted)
+            request = httpx.Request(method, url, headers=headers, extensions={"timeout": self._timeouts})
+            with trio.fail_after(limits.connect + limits.silence):
+                response = await transport.handle_async_request(request)
+        except (trio.TooSlowError, httpx.TimeoutException) as error:
+            what = "could not be connected" if isinstance(error, httpx.ConnectTimeout) else "did not answer"
+            raise TimedOut(f"{authority} {what} in time; check the network and the registry, then try again") from None
+        except httpx.InvalidURL:
+            raise RegistryFailed(f"{authority}: the address is malformed; check the registry's redirects") from None
+        except httpx.HTTPError as error:
+            raise translated(error, authority) from None
+        answer = Answer(response, authority, limits, counters)
+        await self._check_headers(answer, response)
+        return answer
+
+    async def _check_headers(self, answer: Answer, response: httpx.Response) -> None:
+        size = sum(len(name) + len(value) + 4 for name, value in response.headers.raw)
+        if size > self._limits.headers:
+            await answer.aclose()
+            raise TooLarge(f"{answer.authority} sent {size} bytes of headers: the limit is {self._limits.headers}")
+
+    async def _transport(self, url: str, permitted: Reach | None) -> httpx.AsyncHTTPTransport:
+        tls = url.startswith("https:")
+        proxy = proxy_of(url)
+        if proxy is not None and permitted is not None:
+            refuse_literal(hostname(url), permitted)
+        key = (tls, proxy or permitted)
+        if key not in self._transports:
+            context = await trio.to_thread.run_sync(self.context) if tls or proxy else None
+            self._transports.setdefault(key, self._connected(context, permitted, proxy))
+        return self._transports[key]
+
+    def _connected(
+        self, context: ssl.SSLContext | None, permitted: Reach | None, proxy: str | None
+    ) -> httpx.AsyncHTTPTransport:
+        if proxy is None or context is None:
+            return DirectTransport(context, self._limits, permitted)
+        kept = httpx.Limits(
+            max_keepalive_connections=4 * self._limits.streams, keepalive_expiry=self._limits.keep_alive
+        )
+        return httpx.AsyncHTTPTransport(verify=context, proxy=proxy, limits=kept)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        with trio.CancelScope(shield=True):
+            for transport in self._transports.values():
+                await transport.aclose()
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy for `url` out of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; none on loopback, ever."""
+    proxies = getproxies()
+    proxy = proxies.get(url.partition(":")[0]) or proxies.get("all")
+    if not proxy or is_loopback(hostname(url)) or proxy_bypass(urlsplit(url).netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def refuse_literal(name: str, permitted: Reach) -> None:
+    """Raise RegistryFailed if `name` is an inner address not in `permitted`; names are the proxy's to resolve."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return
+    if (network := inner_network(name)) and network not in permitted:
+        raise RegistryFailed(
+            f"{name}: a registry sent imgfs to a {network} address; refused, report it to its operator"
+        )
+
+
+def translated(error: httpx.HTTPError, authority: str) -> Unreachable | RegistryFailed | TooLarge:
+    """What `error`, met before the headers of an answer, means for a reader."""
+    causes = list(_causes(error))
+    if any(getattr(cause, "error_status_hint", 0) == 431 for cause in causes):
+        return TooLarge(f"{authority} sent more headers than the limit; report it to the registry's operator")
+    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if tls is not None:
+        detail = getattr(tls, "verify_message", "") or tls.reason or "handshake failed"
+        return RegistryFailed(
+            f"{authority}: TLS failed ({detail}); check its certificate and SSL_CERT_FILE, "
+            "or name the registry as a plain HTTP one"
+        )
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.ProxyError):
+        return RegistryFailed(f"{authority}: the proxy refused; check HTTPS_PROXY and NO_PROXY")
+    return Unreachable(f"{authority} cannot be reached ({reason(error)}); check the name, the network and the registry")
+
+
+def reason(error: httpx.HTTPError) -> str:
+    """The operating system's words for `error` where there are some, else httpx's kind of error."""
+    words = [cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror]
+    return words[-1] if words else type(error).__name__
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain

@@ -1,0 +1,122 @@
+"""The graph of committed snapshots: chain ID -> parent chain ID and the layer on top.
+
+Owns the table. A row number is a snapshot's identity for good: inode numbers of its view are made from it. Rows can be
+rebuilt by walking the images again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from imgfs.database import Database
+from imgfs.errors import NotFound
+from imgfs.oci.chain import EMPTY, chain_ids
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS snapshots (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain_id TEXT NOT NULL UNIQUE,
+    parent TEXT NOT NULL,
+    diff_id TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    created INTEGER NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A committed snapshot. `diff_id` and `blob` (the layer's descriptor digest) are None where it has no layer."""
+
+    number: int
+    chain_id: Digest
+    parent: Digest | None
+    diff_id: Digest | None
+    blob: Digest | None
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLayer:
+    """One layer of a chain: the blob to fetch and the diff ID it must have."""
+
+    blob: Digest
+    diff_id: Digest
+
+
+class SnapshotGraph:
+    """All committed snapshots of one state directory, in memory."""
+
+    def __init__(self, database: Database) -> None:
+        """Load the table."""
+        self._database = database
+        self._snapshots: dict[Digest, Snapshot] = {}
+        self._by_number: dict[int, Snapshot] = {}
+        self._load(database.read_now(_select_all))
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return iter(sorted(self._snapshots.values(), key=lambda one: one.chain_id))
+
+    def find(self, chain_id: Digest) -> Snapshot | None:
+        """The snapshot, or None."""
+        return self._snapshots.get(chain_id)
+
+    def numbered(self, number: int) -> Snapshot:
+        """The snapshot of a row number. Raises NotFound."""
+        try:
+            return self._by_number[number]
+        except KeyError:
+            raise NotFound(f"snapshot number {number}: is not known") from None
+
+    def layers(self, snapshot: Snapshot) -> list[SnapshotLayer]:
+        """The layers of the chain, base first."""
+        chain: list[SnapshotLayer] = []
+        here: Snapshot | None = snapshot
+        while here is not None and here.diff_id is not None and here.blob is not None:
+            chain.append(SnapshotLayer(here.blob, here.diff_id))
+            here = self._snapshots[here.parent] if here.parent else None
+        return chain[::-1]
+
+    async def record(self, layers: Sequence[tuple[Descriptor, Digest]]) -> Snapshot:
+        """Make sure that the chain of `layers` (descriptor and diff ID, base first) and all its prefixes are known.
+
+        Durable on return. Returns the topmost.
+        """
+        chain = chain_ids([diff_id for _, diff_id in layers])
+        top = chain[-1] if chain else EMPTY
+        if top not in self._snapshots:
+            now = time.time_ns()
+            rows = [
+                (chain[n], chain[n - 1] if n else "", diff_id, descriptor.digest, now)
+                for n, (descriptor, diff_id) in enumerate(layers)
+            ] or [(EMPTY, "", "", "", now)]
+            self._load(await self._database.write(lambda db: _insert(db, rows)))
+        return self._snapshots[top]
+
+    def _load(self, rows: list[tuple[int, str, str, str, str, int]]) -> None:
+        for number, chain_id, parent, diff_id, blob, created in rows:
+            snapshot = Snapshot(number, Digest(chain_id), _digest(parent), _digest(diff_id), _digest(blob), created)
+            self._snapshots[snapshot.chain_id] = snapshot
+            self._by_number[number] = snapshot
+
+
+def _digest(text: str) -> Digest | None:
+    return Digest(text) if text else None
+
+
+def _select_all(db: sqlite3.Connection) -> list[tuple[int, str, str, str, str, int]]:
+    return db.execute("SELECT number, chain_id, parent, diff_id, blob, created FROM snapshots").fetchall()
+
+
+def _insert(
+    db: sqlite3.Connection, rows: Sequence[tuple[str, ...] | tuple[object, ...]]
+) -> list[tuple[int, str, str, str, str, int]]:
+    db.executemany(
+        "INSERT OR IGNORE INTO snapshots (chain_id, parent, diff_id, blob, created) VALUES (?, ?, ?, ?, ?)", rows
+    )
+    return _select_all(db)

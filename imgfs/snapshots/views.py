@@ -1,0 +1,100 @@
+"""Views: the merged tree of a snapshot together with the open tars behind it, made once and kept while used.
+
+Making a view needs every layer of the chain to be here; fetching them is transfer/'s work, by `LayerProvider`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.aio.reading import read_at, read_exactly
+from imgfs.aio.threads import run_cpu, run_disk
+from imgfs.layers.store import Layer
+from imgfs.layers.tree import Node, Tree, merge
+from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
+
+NODES_KEPT = 2_000_000
+"""Views are dropped, least recently used first, when together they have more nodes than this (about 400 bytes each)."""
+
+
+class LayerProvider(Protocol):
+    """Has layers here, or gets them here."""
+
+    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:
+        """All of `layers`, verified. Raises whatever the way here raises."""
+        ...
+
+
+class View:
+    """The rootfs of one snapshot: nodes by number, bytes by node."""
+
+    def __init__(self, snapshot: Snapshot, tree: Tree, layers: Sequence[Layer]) -> None:
+        self.snapshot = snapshot
+        self.tree = tree
+        self._files = [layer.descriptor() for layer in layers]
+        self._subject = f"snapshot {snapshot.chain_id}"
+
+    def node(self, number: int) -> Node:
+        """The node of that number, from 1."""
+        return self.tree.nodes[number - 1]
+
+    async def read_at(self, node: Node, offset: int, size: int) -> bytes | bytearray:
+        """Up to `size` bytes of a regular file from `offset`; short only at its end. Raises StorageFailed."""
+        size = min(size, node.size - offset)
+        if size <= 0:
+            return b""
+        if node.extents is None:
+            return await read_at(self._files[node.layer], size, node.offset + offset, self._subject)
+        return await run_disk(self._read_sparse, node, offset, size)
+
+    def _read_sparse(self, node: Node, offset: int, size: int) -> bytearray:
+        content = bytearray(size)
+        for extent in node.extents or ():
+            start = max(extent.position, offset)
+            end = min(extent.position + extent.length, offset + size)
+            if start < end:
+                at = extent.offset + start - extent.position
+                part = read_exactly(self._files[node.layer], end - start, at, self._subject)
+                content[start - offset : end - offset] = part
+        return content
+
+
+class Views:
+    """The views in memory; a view that was dropped is made again when it is asked for, with the same numbers."""
+
+    def __init__(self, graph: SnapshotGraph, provider: LayerProvider, nursery: trio.Nursery) -> None:
+        self._graph = graph
+        self._provider = provider
+        self._making: Flights[View] = Flights(nursery)
+        self._kept: OrderedDict[int, View] = OrderedDict()
+
+    def kept(self, number: int) -> View | None:
+        """The view of the snapshot with that row number if it is in memory."""
+        view = self._kept.get(number)
+        if view is not None and next(reversed(self._kept)) != number:
+            self._kept.move_to_end(number)
+        return view
+
+    async def get(self, snapshot: Snapshot) -> View:
+        """The view, made now if need be: missing layers are fetched. Raises what fetching and merging raise."""
+        return self.kept(snapshot.number) or await self._making.join(snapshot.number, lambda: self._make(snapshot))
+
+    async def _make(self, snapshot: Snapshot) -> View:
+        layers = await self._provider.provide(self._graph.layers(snapshot))
+        entries = [await layer.entries() for layer in layers]
+        tree = await run_cpu(merge, entries)
+        view = View(snapshot, tree, layers)
+        self._kept[snapshot.number] = view
+        self._drop_idle()
+        return view
+
+    def _drop_idle(self) -> None:
+        total = sum(len(view.tree.nodes) for view in self._kept.values())
+        while total > NODES_KEPT and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            total -= len(dropped.tree.nodes)

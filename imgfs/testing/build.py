@@ -1,0 +1,232 @@
+"""Builds images and indexes out of layers, as values: every blob in memory, every digest true.
+
+Owns config, manifest and index JSON. An image goes out by `write_layout` (for other people's tools) or by `add_to` (a
+registry, whichever way that is reached).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from imgfs.oci.descriptor import (
+    DOCKER_CONFIG,
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+)
+from imgfs.oci.digest import Digest
+from imgfs.oci.platform import Platform
+from imgfs.testing.entries import Entry
+from imgfs.testing.layertar import Compression, Format, compress, layer_tar
+from imgfs.testing.layout import write_layout
+
+AMD64 = Platform("linux", "amd64")
+ARM64 = Platform("linux", "arm64", "v8")
+UNKNOWN = Platform("unknown", "unknown")
+"""The platform that build tools give to the attestation manifests they list in an index."""
+
+CREATED = "2023-11-14T22:13:20Z"
+_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+
+
+class Registry(Protocol):
+    """Where an image can be added: the registry in memory, or a real one.
+
+    A manifest without a tag is reached by its digest only.
+    """
+
+    def add_blob(self, data: bytes, /) -> Digest: ...
+    def add_manifest(self, repository: str, tag: str | None, data: bytes, media_type: str, /) -> Digest: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer's tar and the blob that it travels as."""
+
+    tar: bytes
+    compression: Compression
+    blob: bytes
+    annotations: Mapping[str, str]
+
+    @property
+    def diff_id(self) -> Digest:
+        """The digest of the uncompressed tar."""
+        return Digest.of(self.tar)
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the blob."""
+        return Digest.of(self.blob)
+
+    def media_type(self, docker: bool) -> str:
+        """What a manifest says this layer is."""
+        base, joint = (_DOCKER_LAYER, ".") if docker else (OCI_LAYER, "+")
+        return base if self.compression == "none" else f"{base}{joint}{self.compression}"
+
+
+def layer(
+    content: bytes | Iterable[Entry],
+    compression: Compression = "gzip",
+    *,
+    format: Format = "pax",
+    annotations: Mapping[str, str] | None = None,
+) -> Layer:
+    """A layer of entries, or of a tar that was made elsewhere."""
+    tar = content if isinstance(content, bytes) else layer_tar(content, format)
+    return Layer(tar, compression, compress(tar, compression), annotations or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A manifest or an index: its exact bytes and media type."""
+
+    media_type: str
+    document: bytes
+    platform: Platform | None
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the bytes."""
+        return Digest.of(self.document)
+
+    @property
+    def descriptor(self) -> dict[str, Any]:
+        """What an index says about this document."""
+        return _descriptor(self.media_type, self.document) | (
+            {"platform": _platform(self.platform)} if self.platform else {}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Image(Document):
+    """One platform's image. Make it with `image`."""
+
+    config: bytes
+    layers: tuple[Layer, ...]
+
+    @property
+    def diff_ids(self) -> list[Digest]:
+        """The diff ID of each layer, base first."""
+        return [one.diff_id for one in self.layers]
+
+    @property
+    def blobs(self) -> dict[Digest, bytes]:
+        """Config and layers, without the manifest."""
+        return {Digest.of(data): data for data in (self.config, *(one.blob for one in self.layers))}
+
+    def write_layout(self, directory: Path, tag: str) -> Digest:
+        """Add this image to the OCI layout at `directory` and let `tag` name it; returns its digest."""
+        write_layout(directory, {**self.blobs, self.digest: self.document}, self.descriptor, tag)
+        return self.digest
+
+    def add_to(self, registry: Registry, repository: str, tag: str | None = None) -> Digest:
+        """Add blobs, then the manifest (by digest only where `tag` is None); returns its digest."""
+        for data in self.blobs.values():
+            registry.add_blob(data)
+        return registry.add_manifest(repository, tag, self.document, self.media_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Index(Document):
+    """Images under one name. Make it with `index`."""
+
+    images: tuple[Image, ...]
+
+    def write_layout(self, directory: Path, tag: str) -> Digest:
+        """Add the index and its images to the OCI layout at `directory` and let `tag` name it; returns its digest."""
+        blobs = {self.digest: self.document}
+        for one in self.images:
+            blobs |= one.blobs | {one.digest: one.document}
+        write_layout(directory, blobs, self.descriptor, tag)
+        return self.digest
+
+    def add_to(self, registry: Registry, repository: str, tag: str | None = None) -> Digest:
+        """Add every image by digest, then the index; returns its digest."""
+        for one in self.images:
+            one.add_to(registry, repository)
+        return registry.add_manifest(repository, tag, self.document, self.media_type)
+
+
+def image(
+    layers: Sequence[Layer],
+    *,
+    platform: Platform = AMD64,
+    docker: bool = False,
+    config: Mapping[str, Any] | None = None,
+    annotations: Mapping[str, str] | None = None,
+) -> Image:
+    """An image of `layers`, base first.
+
+    `config` is laid over the image config ({"config": {"Cmd": [...]}}); `docker` chooses Docker's media types, which
+    know no annotations.
+    """
+    config_bytes = _json(_config(layers, platform) | dict(config or {}))
+    media_type = DOCKER_MANIFEST if docker else OCI_MANIFEST
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": _descriptor(DOCKER_CONFIG if docker else OCI_CONFIG, config_bytes),
+        "layers": [_descriptor(one.media_type(docker), one.blob, one.annotations) for one in layers],
+    }
+    if annotations:
+        document["annotations"] = dict(annotations)
+    return Image(media_type, _json(document), platform, config_bytes, tuple(layers))
+
+
+def index(images: Sequence[Image], *, docker: bool = False, annotations: Mapping[str, str] | None = None) -> Index:
+    """An index over `images`, in their order."""
+    media_type = DOCKER_INDEX if docker else OCI_INDEX
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "manifests": [one.descriptor for one in images],
+    }
+    if annotations:
+        document["annotations"] = dict(annotations)
+    return Index(media_type, _json(document), None, tuple(images))
+
+
+def attestation(subject: Image) -> Image:
+    """What build tools list beside an image: a manifest of platform unknown/unknown whose layer is no tar."""
+    statement = _json(
+        {"_type": "https://in-toto.io/Statement/v0.1", "subject": [{"digest": {"sha256": subject.digest.hex}}]}
+    )
+    config = _json(_config([], UNKNOWN))
+    layers = [_descriptor("application/vnd.in-toto+json", statement)]
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _descriptor(OCI_CONFIG, config),
+        "layers": layers,
+    }
+    return Image(OCI_MANIFEST, _json(document), UNKNOWN, config, (Layer(statement, "none", statement, {}),))
+
+
+def _config(layers: Sequence[Layer], platform: Platform) -> dict[str, Any]:
+    return _platform(platform) | {
+        "created": CREATED,
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [one.diff_id for one in layers]},
+        "history": [{"created": CREATED, "created_by": f"layer {number}"} for number in range(len(layers))],
+    }
+
+
+def _platform(platform: Platform) -> dict[str, Any]:
+    plain = {"os": platform.os, "architecture": platform.architecture}
+    return plain | ({"variant": platform.variant} if platform.variant else {})
+
+
+def _descriptor(media_type: str, data: bytes, annotations: Mapping[str, str] | None = None) -> dict[str, Any]:
+    plain = {"mediaType": media_type, "digest": Digest.of(data), "size": len(data)}
+    return plain | ({"annotations": dict(annotations)} if annotations else {})
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,106 @@
+"""What a test layer is made of: one frozen value a tar entry, in the words of the image specification.
+
+Owns the nouns only; layertar.py writes them. Paths are bytes or str (str is encoded as UTF-8, lone surrogates as the
+bytes they stand for). Times are nanoseconds since the epoch. Nothing is checked: a test may want a wrong entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Name = str | bytes
+
+SparseStyle = Literal["gnu", "pax-0.1", "pax-1.0"]
+
+MTIME_NS = 1_700_000_000_000_000_000
+"""The mtime of every entry that names no other, so layers are the same bytes in every run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What all entries have. `mode` holds permission, setuid, setgid and sticky bits."""
+
+    path: Name
+    mode: int = field(default=0o644, kw_only=True)
+    uid: int = field(default=0, kw_only=True)
+    gid: int = field(default=0, kw_only=True)
+    mtime_ns: int = field(default=MTIME_NS, kw_only=True)
+    xattrs: Mapping[str, bytes] = field(default_factory=dict[str, bytes], kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class File(Node):
+    """A regular file."""
+
+    content: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SparseFile(Node):
+    """A file of `size` bytes that holds zeros except for `extents` of (position, data), ascending.
+
+    Only the last may be no multiple of 512 bytes: GNU tar pads each extent to a block, other readers pad only the last.
+    """
+
+    size: int
+    extents: tuple[tuple[int, bytes], ...] = ()
+    style: SparseStyle = "pax-1.0"
+
+    @property
+    def content(self) -> bytes:
+        """What a reader of the unpacked file gets."""
+        whole = bytearray(self.size)
+        for position, data in self.extents:
+            whole[position : position + len(data)] = data
+        return bytes(whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Directory(Node):
+    """A directory; the path "" is the root."""
+
+    mode: int = field(default=0o755, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Symlink(Node):
+    """A symbolic link; `target` is stored as it is."""
+
+    target: Name
+    mode: int = field(default=0o777, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardlink(Node):
+    """Another name of `target`, which is a path of the tar."""
+
+    target: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Fifo(Node):
+    """A named pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device(Node):
+    """A character or block device node."""
+
+    kind: Literal["character", "block"]
+    major: int
+    minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Whiteout(Node):
+    """Hides `path` of lower layers (image-spec, layer.md, "Whiteouts")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque(Node):
+    """Hides what lower layers have below the directory `path` (image-spec, layer.md, "Opaque Whiteout")."""
+
+
+Entry = File | SparseFile | Directory | Symlink | Hardlink | Fifo | Device | Whiteout | Opaque

@@ -1,0 +1,63 @@
+"""The one door to test images: entries, layers, images and the ready-made ones.
+
+image([layer([File("etc/hostname", b"box")])]).write_layout(directory, "latest")
+"""
+
+from __future__ import annotations
+
+from imgfs.testing.build import AMD64, ARM64, UNKNOWN, Image, Index, Layer, Registry, attestation, image, index, layer
+from imgfs.testing.entries import (
+    Device,
+    Directory,
+    Entry,
+    Fifo,
+    File,
+    Hardlink,
+    Opaque,
+    SparseFile,
+    Symlink,
+    Whiteout,
+)
+from imgfs.testing.layertar import Compression, Format, compress, layer_tar
+from imgfs.testing.samples import (
+    ALL_ODDITIES,
+    IMPLICIT_DIRECTORIES,
+    Oddities,
+    busybox_image,
+    capability,
+    oddities_image,
+)
+
+__all__ = [
+    "ALL_ODDITIES",
+    "AMD64",
+    "ARM64",
+    "IMPLICIT_DIRECTORIES",
+    "UNKNOWN",
+    "Compression",
+    "Device",
+    "Directory",
+    "Entry",
+    "Fifo",
+    "File",
+    "Format",
+    "Hardlink",
+    "Image",
+    "Index",
+    "Layer",
+    "Oddities",
+    "Opaque",
+    "Registry",
+    "SparseFile",
+    "Symlink",
+    "Whiteout",
+    "attestation",
+    "busybox_image",
+    "capability",
+    "compress",
+    "image",
+    "index",
+    "layer",
+    "layer_tar",
+    "oddities_image",
+]

@@ -1,0 +1,506 @@
+"""A registry in this process, on loopback, that can be told to misbehave: for tests, and for serving an OCI layout.
+
+Read-only (distribution-spec, "Pull"): manifests, blobs with single ranges, tags, bearer tokens. Every answer is planned
+as a Reply; a fault is a function from the planned Reply to another one. Nothing waits for a time: what stalls, stalls
+until `release` or the end. `python -m imgfs.testing.registry DIR [--port N]` serves an image layout directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import re
+import signal
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from imgfs.oci.descriptor import OCI_MANIFEST
+from imgfs.oci.digest import Digest, is_digest
+
+Body = bytes | mmap.mmap
+PIECE = 1 << 20
+_PATH = re.compile(r"/v2/(.+)/(manifests|blobs|tags)/([^/]+)\Z")
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
+_REF_NAME = "org.opencontainers.image.ref.name"
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, as the log keeps it. `sent` counts bytes of the body and grows while they are sent."""
+
+    method: str
+    path: str
+    """With its query."""
+    headers: dict[str, str]
+    """Names in lower case."""
+    peer: int = 0
+    """The client's port: the same for requests on one connection."""
+    status: int = 0
+    sent: int = 0
+
+    @property
+    def range(self) -> str | None:
+        """The Range header."""
+        return self.headers.get("range")
+
+    @property
+    def kind(self) -> str:
+        """`manifest`, `tag` (HEAD of a manifest), `blob`, `tags`, `token` or `other`."""
+        path = urlsplit(self.path).path
+        found = _PATH.match(path)
+        if found is None:
+            return "token" if path == "/token" else "other"
+        if found[2] == "manifests":
+            return "tag" if self.method == "HEAD" else "manifest"
+        return found[2].removesuffix("s") if found[2] == "blobs" else found[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What to answer. `length` is the Content-Length to announce, by default the truth; None sends chunks."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    body: Body | memoryview = b""
+    length: int | None = -1
+    cut: int | None = None
+    """Close the connection after so many bytes of the body."""
+    hold: int | None = None
+    """Stall after so many bytes of the body; -1 stalls before the headers."""
+    trickle: bool = False
+    """Stall after every byte."""
+    endless: bool = False
+    """Repeat the body until the client goes."""
+    whole: Reply | None = None
+    """Of a part: the answer without Range."""
+
+    def headed(self, **headers: str) -> Reply:
+        """The same with further headers; underscores stand for dashes."""
+        return replace(self, headers={**self.headers, **{name.replace("_", "-"): headers[name] for name in headers}})
+
+
+Action = Callable[[Reply], Reply | None]
+"""A fault; None closes the connection instead of answering."""
+
+
+def status(code: int, body: bytes = b"", **headers: str) -> Action:
+    """Answer with this status, body and headers (`Retry_After="1"`)."""
+    return lambda reply: Reply(code, body=body).headed(**headers)
+
+
+def close() -> Action:
+    """Close the connection before the headers."""
+    return lambda reply: None
+
+
+def cut_at(count: int) -> Action:
+    """Announce the whole body, send `count` bytes of it, and close."""
+    return lambda reply: replace(reply, cut=count)
+
+
+def stall(after: int = -1) -> Action:
+    """Stop after `after` bytes of the body (-1: before the headers) until released."""
+    return lambda reply: replace(reply, hold=after)
+
+
+def trickle() -> Action:
+    """Send the body byte by byte, one for each release."""
+    return lambda reply: replace(reply, trickle=True)
+
+
+def wrong_bytes() -> Action:
+    """Flip every bit of the first byte."""
+    return lambda reply: replace(reply, body=bytes([reply.body[0] ^ 0xFF]) + bytes(reply.body[1:]))
+
+
+def longer(count: int, announced: bool = False) -> Action:
+    """Send `count` bytes more than there are: in chunks, or `announced` by Content-Length."""
+    return lambda reply: replace(reply, body=bytes(reply.body) + bytes(count), length=-1 if announced else None)
+
+
+def wrong_length(length: int) -> Action:
+    """Announce another Content-Length and send that many of the body's bytes."""
+    return lambda reply: replace(reply, body=bytes(reply.body)[:length].ljust(length, b"\0"))
+
+
+def no_length() -> Action:
+    """Send the right body in chunks."""
+    return lambda reply: replace(reply, length=None)
+
+
+def range_ignored() -> Action:
+    """Answer a Range with 200 and everything."""
+    return lambda reply: reply.whole or reply
+
+
+def content_range(value: str) -> Action:
+    """Answer 206 with this Content-Range, whatever the bytes are."""
+    return lambda reply: replace(reply, status=206).headed(Content_Range=value)
+
+
+def redirect(url: str, code: int = 307) -> Action:
+    """Send the client elsewhere."""
+    return status(code, Location=url)
+
+
+def endless() -> Action:
+    """Repeat the body for ever, in chunks."""
+    return lambda reply: replace(reply, length=None, endless=True)
+
+
+def html() -> Action:
+    """Answer 200 with a login page."""
+    return status(200, b"<!DOCTYPE html><title>Sign in</title>" + b" " * 400, Content_Type="text/html; charset=utf-8")
+
+
+def huge(size: int, announced: bool = True) -> Action:
+    """Answer with `size` zeros of the planned type."""
+    return lambda reply: replace(reply, body=bytes(size), length=-1 if announced else None)
+
+
+class Valve:
+    """Where stalled answers wait and tests find them."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._arrivals = 0
+        self._passes = 0
+        self._open = False
+
+    def hold(self) -> bool:
+        """Announce an arrival and wait for a pass; False when everything ends."""
+        with self._condition:
+            self._arrivals += 1
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._passes > 0 or self._open)
+            self._passes -= not self._open
+            return not self._open
+
+    def wait_arrival(self) -> bool:
+        """Block until an answer has stalled that no earlier call has seen; False when everything ends."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._arrivals > 0 or self._open)
+            self._arrivals -= self._arrivals > 0
+            return not self._open
+
+    def release(self, count: int = 1) -> None:
+        """Let `count` stalled answers, of now or later, go on."""
+        with self._condition:
+            self._passes += count
+            self._condition.notify_all()
+
+    def open(self) -> None:
+        """End every stall, for good."""
+        with self._condition:
+            self._open = True
+            self._condition.notify_all()
+
+
+@dataclass(slots=True)
+class Fault:
+    """A scripted fault: requests whose `METHOD path` `match` is found in get `action`, `times` times or always."""
+
+    match: re.Pattern[str]
+    action: Action
+    times: int | None
+    met: int = 0
+
+    def takes(self, request: Request) -> bool:
+        """Whether it strikes at this request."""
+        fresh = self.times is None or self.met < self.times
+        return fresh and self.match.search(f"{request.method} {request.path}") is not None
+
+
+class FakeRegistry:
+    """A registry on 127.0.0.1. Blobs and manifests by digest are served in every repository.
+
+    With `tls` it speaks TLS. With `token`, everything needs a bearer token of its repository, which `/token` gives to anybody for `expires_in`
+    seconds; `revoke` makes all of them worthless.
+    """
+
+    def __init__(
+        self, *, port: int = 0, token: bool = False, expires_in: int = 300, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.log: list[Request] = []
+        self.tokens: dict[str, str] = {}
+        """Valid tokens, each with its scope."""
+        self.expires_in = expires_in
+        self.valve = Valve()
+        self._needs_token = token
+        self._issued = 0
+        self._blobs: dict[str, Body] = {}
+        self._manifests: dict[str, tuple[bytes, str]] = {}
+        self._tags: dict[tuple[str, str], Digest] = {}
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", port), self)
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> FakeRegistry:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.valve.open()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def host(self) -> str:
+        """`127.0.0.1:PORT`, as references name it."""
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:PORT`, or https."""
+        return f"{self._scheme}://{self.host}"
+
+    def add_blob(self, data: bytes) -> Digest:
+        """Serve `data` and return its digest."""
+        digest = Digest.of(data)
+        self._blobs[digest] = data
+        return digest
+
+    def add_manifest(self, repository: str, tag: str | None, data: bytes, media_type: str = OCI_MANIFEST) -> Digest:
+        """Serve `data` as a manifest by its digest, and as `repository:tag` if there is a tag; return the digest."""
+        digest = Digest.of(data)
+        self._manifests[digest] = data, media_type
+        if tag is not None:
+            self._tags[repository, tag] = digest
+        return digest
+
+    def add_layout(self, directory: Path) -> None:
+        """Serve an OCI image layout: tags are `ref.name` annotations, the repository is theirs or the directory's."""
+        for path in sorted((directory / "blobs").glob("*/*")):
+            with path.open("rb") as file:
+                self._blobs[f"{path.parent.name}:{path.name}"] = _mapped(file.fileno(), path.stat().st_size)
+        for one in json.loads((directory / "index.json").read_bytes())["manifests"]:
+            self._add_tree(one["digest"], one["mediaType"])
+            name = str(one.get("annotations", {}).get(_REF_NAME, "latest"))
+            repository, _, tag = name.rpartition(":")
+            self._tags[repository or directory.resolve().name.lower(), tag] = Digest.parse(one["digest"])
+
+    def _add_tree(self, digest: str, media_type: str) -> None:
+        if digest in self._blobs:
+            data = bytes(self._blobs[digest])
+            self._manifests[digest] = data, media_type
+            for one in json.loads(data).get("manifests", []):
+                self._add_tree(one["digest"], one["mediaType"])
+
+    def requests(self, kind: str | None = None) -> int:
+        """How many requests there were, of one kind (see Request.kind) or of all."""
+        with self._lock:
+            return sum(kind in {None, request.kind} for request in self.log)
+
+    def reset(self) -> None:
+        """Forget the request log and the faults."""
+        with self._lock:
+            self.log.clear()
+            self._faults.clear()
+
+    def revoke(self) -> None:
+        """Make every token that was given worthless."""
+        self.tokens.clear()
+
+    def release(self, count: int = 1) -> None:
+        """Let `count` stalled answers go on."""
+        self.valve.release(count)
+
+    def fault(self, action: Action, match: str = "", times: int | None = 1) -> Fault:
+        """Script a fault for requests in whose `METHOD path` the pattern `match` is found; the earliest one strikes."""
+        fault = Fault(re.compile(match), action, times)
+        with self._lock:
+            self._faults.append(fault)
+        return fault
+
+    def answer(self, request: Request) -> Reply | None:
+        """Plan the answer to `request`, log it, and apply the fault that strikes."""
+        with self._lock:
+            fault = next((one for one in self._faults if one.takes(request)), None)
+            reply: Reply | None = self._plan(request)
+            if fault is not None:
+                fault.met += 1
+                reply = fault.action(reply)
+            request.status = reply.status if reply is not None else 0
+            self.log.append(request)
+            return reply
+
+    def _plan(self, request: Request) -> Reply:
+        parts = urlsplit(request.path)
+        if parts.path == "/token":
+            return self._token(parse_qs(parts.query).get("scope", [""])[0])
+        found = _PATH.match(unquote(parts.path))
+        if self._needs_token and self.tokens.get(request.headers.get("authorization", "")) != _scope(found):
+            return self._challenge(_scope(found))
+        if found is None:
+            return _json(200 if parts.path == "/v2/" else 404, {})
+        repository, kind, selector = found.groups()
+        if kind == "manifests":
+            return self._manifest(repository, selector)
+        return self._blob(request, selector) if kind == "blobs" else self._tag_list(repository)
+
+    def _token(self, scope: str) -> Reply:
+        self._issued += 1
+        token = f"canary-token-{self._issued}"
+        self.tokens[f"Bearer {token}"] = scope
+        return _json(200, {"token": token, "expires_in": self.expires_in})
+
+    def _challenge(self, scope: str) -> Reply:
+        challenge = f'Bearer realm="{self.url}/token",service="fake",scope="{scope}"'
+        return _error(401, "UNAUTHORIZED").headed(WWW_Authenticate=challenge)
+
+    def _manifest(self, repository: str, selector: str) -> Reply:
+        digest = selector if is_digest(selector) else self._tags.get((repository, selector), "")
+        if digest not in self._manifests:
+            return _error(404, "MANIFEST_UNKNOWN")
+        data, media_type = self._manifests[digest]
+        return Reply(body=data).headed(Content_Type=media_type, Docker_Content_Digest=digest, ETag=f'"{digest}"')
+
+    def _tag_list(self, repository: str) -> Reply:
+        tags = sorted(tag for name, tag in self._tags if name == repository)
+        return _json(200, {"name": repository, "tags": tags}) if tags else _error(404, "NAME_UNKNOWN")
+
+    def _blob(self, request: Request, digest: str) -> Reply:
+        if digest not in self._blobs:
+            return _error(404, "BLOB_UNKNOWN")
+        etag = f'"{digest}"'
+        whole = Reply(body=self._blobs[digest]).headed(
+            Content_Type="application/octet-stream", Docker_Content_Digest=digest, ETag=etag, Accept_Ranges="bytes"
+        )
+        found = _RANGE.match(request.range or "")
+        return (
+            whole if found is None or request.headers.get("if-range", etag) != etag else _part(whole, *found.groups())
+        )
+
+
+def _scope(found: re.Match[str] | None) -> str:
+    return f"repository:{found[1]}:pull" if found else ""
+
+
+def _part(whole: Reply, first: str, last: str) -> Reply:
+    size = len(whole.body)
+    start, end = int(first), min(int(last) + 1 if last else size, size)
+    if start >= end:
+        return Reply(416).headed(Content_Range=f"bytes */{size}")
+    part = replace(whole, status=206, body=memoryview(whole.body)[start:end], whole=whole)
+    return part.headed(Content_Range=f"bytes {start}-{end - 1}/{size}")
+
+
+def _json(code: int, value: object) -> Reply:
+    return Reply(code, body=json.dumps(value).encode()).headed(Content_Type="application/json")
+
+
+def _error(code: int, name: str) -> Reply:
+    return _json(code, {"errors": [{"code": name, "message": name.lower().replace("_", " ")}]})
+
+
+def _mapped(descriptor: int, size: int) -> Body:
+    return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+    def __init__(self, address: tuple[str, int], registry: FakeRegistry) -> None:
+        self.registry = registry
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay quiet: clients that go away in the middle are what this registry is for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, headers, self.client_address[1])
+        reply = self.server.registry.answer(request)
+        if reply is None or (reply.hold == -1 and not self.server.registry.valve.hold()):
+            self.close_connection = True
+            return
+        self._send_headers(reply)
+        if self.command != "HEAD":
+            self._send_body(request, reply)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay quiet."""
+
+    def _send_headers(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if reply.length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(reply.body) if reply.length == -1 else reply.length))
+        self.end_headers()
+
+    def _send_body(self, request: Request, reply: Reply) -> None:
+        body = memoryview(reply.body)
+        stop = len(body) if reply.cut is None else min(reply.cut, len(body))
+        while True:
+            for start, end in _pieces(stop, reply):
+                self._send_piece(body[start:end], reply.length is None)
+                request.sent += end - start
+                if (reply.trickle or end == reply.hold) and not self.server.registry.valve.hold():
+                    self.close_connection = True
+                    return
+            if not reply.endless:
+                break
+        if reply.length is None and reply.cut is None:
+            self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = self.close_connection or reply.cut is not None
+
+    def _send_piece(self, piece: memoryview, chunked: bool) -> None:
+        if chunked and len(piece):
+            self.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
+        elif not chunked:
+            self.wfile.write(piece)
+
+
+def _pieces(stop: int, reply: Reply) -> list[tuple[int, int]]:
+    """The bounds to send `stop` bytes in: large, but single bytes of a trickle, and split where the reply stalls."""
+    step = 1 if reply.trickle else PIECE
+    bounds = {*range(0, stop, step), stop}
+    if reply.hold is not None and reply.hold >= 0:
+        bounds.add(min(reply.hold, stop))
+    if reply.hold == 0:
+        return [(0, 0), *zip(sorted(bounds), sorted(bounds)[1:], strict=False)]
+    return list(zip(sorted(bounds), sorted(bounds)[1:], strict=False))
+
+
+def main() -> None:
+    """Serve an image layout until SIGTERM or SIGINT; the host goes to stdout."""
+    parser = argparse.ArgumentParser(description="Serve an OCI image layout as a registry on loopback.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    arguments = parser.parse_args()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    with FakeRegistry(port=arguments.port) as registry:
+        registry.add_layout(arguments.directory)
+        print(registry.host, flush=True)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    main()

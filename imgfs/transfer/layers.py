@@ -1,0 +1,167 @@
+"""Layers on their way into the layer store: one flight a blob, one pass, served when verified, durable soon after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.aio.threads import run_disk
+from imgfs.content.store import ContentStore
+from imgfs.errors import ImgfsError, VerificationFailed
+from imgfs.images.catalog import Catalog, Source
+from imgfs.layers.store import Layer, LayerStore, LayerWriter
+from imgfs.layers.unpack import Unpacked, unpack
+from imgfs.oci.descriptor import Descriptor, layer_compression
+from imgfs.oci.digest import Digest
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.places import try_each
+from imgfs.transfer.progress import Transfers
+
+if TYPE_CHECKING:
+    from imgfs.registry.client import Registry
+
+PASSES_A_HOST = 6
+"""Layers that are unpacked side by side from one registry: more would cost memory (about 20 MiB each) and no time.
+
+A limit for each host and not for all: a registry that does not answer must not hold back the others.
+"""
+
+
+_READ = 1 << 20
+
+
+@dataclass(slots=True)
+class _Settling:
+    done: trio.Event = field(default_factory=trio.Event)
+    error: ImgfsError | None = None
+
+
+class Layers:
+    """Gets layers here. A blob whose diff ID is known and present is never asked for again, whatever image wants it."""
+
+    def __init__(
+        self,
+        layers: LayerStore,
+        content: ContentStore,
+        catalog: Catalog,
+        registry: Registry,
+        transfers: Transfers,
+        failures: Failures,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._layers = layers
+        self._content = content
+        self._catalog = catalog
+        self._registry = registry
+        self._transfers = transfers
+        self._failures = failures
+        self._nursery = nursery
+        self._flights: Flights[Layer] = Flights(nursery)
+        self._settling: dict[Digest, _Settling] = {}
+        self._passes: dict[str, trio.CapacityLimiter] = {}
+
+    async def ensure(self, descriptor: Descriptor, diff_id: Digest | None) -> Layer:
+        """The layer, verified against its blob digest, and against `diff_id` unless that is None.
+
+        Raises what try_each raises, Malformed, TooLarge, Unsupported, NoSpace, StorageFailed. However many ask at
+        once, one pass is made. A cancelled caller leaves the pass to the others.
+        """
+        known = diff_id if diff_id is not None and diff_id in self._layers else None
+        known = known or await self._catalog.diff_id(descriptor.digest)
+        if known is not None and known in self._layers:
+            layer = self._layers.get(known)
+        else:
+            layer = await self._flights.join(descriptor.digest, lambda: self._fetch(descriptor))
+        if diff_id is not None:
+            self._check(descriptor, layer, diff_id)
+        return layer
+
+    async def settled(self, layer: Layer) -> None:
+        """Wait until `layer` survives a power cut. Raises NoSpace or StorageFailed."""
+        if settling := self._settling.get(layer.diff_id):
+            await settling.done.wait()
+            if settling.error is not None:
+                raise settling.error
+
+    def _check(self, descriptor: Descriptor, layer: Layer, diff_id: Digest) -> None:
+        if layer.diff_id != diff_id:
+            error = VerificationFailed(
+                f"layer {descriptor.digest}: its tar has digest {layer.diff_id}, the image config says {diff_id}"
+            )
+            self._failures.note(descriptor.digest, error)
+            raise error
+
+    async def _fetch(self, descriptor: Descriptor) -> Layer:
+        try:
+            if descriptor.digest in self._content:
+                layer = await self._unpack_stored(descriptor)
+            else:
+                layer = await try_each(
+                    self._catalog, descriptor.digest, lambda source: self._unpack_from(source, descriptor)
+                )
+        except ImgfsError as error:
+            self._failures.note(descriptor.digest, error)
+            raise
+        self._failures.clear(descriptor.digest)
+        return layer
+
+    async def _unpack_from(self, source: Source, descriptor: Descriptor) -> Layer:
+        limiter = self._passes.setdefault(source.host, trio.CapacityLimiter(PASSES_A_HOST))
+        async with limiter:
+            with self._transfers.running(descriptor, str(source)) as transfer:
+                async with self._registry.blob(source.host, source.repository, descriptor) as stream:
+                    return await self._pass(descriptor, stream, transfer.moved)
+
+    async def _unpack_stored(self, descriptor: Descriptor) -> Layer:
+        """The blob was read as content before: no request for bytes that are here."""
+        file = self._content.open(descriptor.digest)
+        try:
+            return await self._pass(descriptor, _read_file(file), lambda _: None)
+        finally:
+            os.close(file)
+
+    async def _pass(self, descriptor: Descriptor, stream: AsyncIterable[bytes], moved: Callable[[int], None]) -> Layer:
+        with ExitStack() as undo:
+            writer = undo.enter_context(self._layers.writer())
+            unpacked = await unpack(descriptor, stream, writer, moved)
+            layer = writer.adopt(unpacked.diff_id, unpacked.entries)
+            undo.pop_all()
+        self._settle_behind(descriptor, writer, unpacked, layer)
+        return layer
+
+    def _settle_behind(self, descriptor: Descriptor, writer: LayerWriter, unpacked: Unpacked, layer: Layer) -> None:
+        settling = _Settling()
+        self._settling.setdefault(layer.diff_id, settling)
+        self._nursery.start_soon(self._settle, descriptor, writer, unpacked, settling)
+
+    async def _settle(
+        self, descriptor: Descriptor, writer: LayerWriter, unpacked: Unpacked, settling: _Settling
+    ) -> None:
+        """Runs shielded: once verified, a layer is kept even if the daemon is told to stop in this moment."""
+        try:
+            with trio.CancelScope(shield=True):
+                await run_disk(writer.settle, unpacked.entries)
+                if layer_compression(descriptor.media_type) == "none":
+                    await self._content.adopt(descriptor.digest, self._layers.get(unpacked.diff_id).tar)
+                await self._catalog.prove_diff_id(descriptor.digest, unpacked.diff_id)
+        except ImgfsError as error:
+            settling.error = error
+            self._failures.note(descriptor.digest, error)
+        finally:
+            writer.__exit__()
+            settling.done.set()
+            if self._settling.get(unpacked.diff_id) is settling:
+                del self._settling[unpacked.diff_id]
+
+
+async def _read_file(file: int) -> AsyncIterator[bytes]:
+    offset = 0
+    while piece := await run_disk(os.pread, file, _READ, offset):
+        offset += len(piece)
+        yield piece

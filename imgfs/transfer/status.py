@@ -1,0 +1,148 @@
+"""What is local of an image, what is not, and why: the facts behind `status`, `status.json` and `imgfs status`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from imgfs.content.store import ContentStore
+from imgfs.errors import ImgfsError
+from imgfs.images.catalog import Catalog
+from imgfs.images.names import Names
+from imgfs.layers.store import LayerStore
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import Manifest, parse_config
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.images import Images, PlatformImage
+from imgfs.transfer.progress import Transfers
+
+State = Literal["local", "absent", "loading", "failed"]
+
+
+class PartStatus(msgspec.Struct, frozen=True):
+    """One blob of an image: `offset` of `size` bytes are here, `where` it comes from while it loads, `error` if not."""
+
+    kind: Literal["manifest", "config", "layer"]
+    digest: str
+    size: int
+    media_type: str
+    state: State
+    offset: int = 0
+    diff_id: str | None = None
+    where: str | None = None
+    error: str | None = None
+
+
+class ImageStatus(msgspec.Struct, frozen=True):
+    """An image for one platform. `complete` means that nothing of it needs a registry."""
+
+    digest: str
+    names: list[str]
+    platform: str
+    complete: bool
+    lazy: bool
+    why: str
+    error: str | None
+    parts: list[PartStatus]
+
+
+NOT_LAZY = "its layers have no table of contents that imgfs reads, so each is fetched whole before it is shown"
+
+
+class StatusReporter:
+    """Reads the state of images; never asks a registry."""
+
+    def __init__(
+        self,
+        images: Images,
+        names: Names,
+        content: ContentStore,
+        layers: LayerStore,
+        catalog: Catalog,
+        transfers: Transfers,
+        failures: Failures,
+    ) -> None:
+        self._images = images
+        self._names = names
+        self._content = content
+        self._layers = layers
+        self._catalog = catalog
+        self._transfers = transfers
+        self._failures = failures
+
+    async def image(self, digest: Digest) -> ImageStatus:
+        """The status of `digest` for the default platform, from what is known here."""
+        parts: list[PartStatus] = []
+        found = await self._manifest(digest)
+        if isinstance(found, Descriptor):
+            parts.append(self._part("manifest", found, local=False))
+        elif found is not None:
+            info = self._content.info(found.digest)
+            own = Descriptor(found.digest, info.size if info else 0, found.manifest.media_type)
+            parts.append(self._part("manifest", own, local=info is not None))
+            parts += await self._blobs(found.manifest)
+        complete = len(parts) > 1 and all(part.state == "local" for part in parts)
+        names = [name.name for name in self._names.of(digest)]
+        error = self._failures.get(digest)
+        return ImageStatus(digest, names, str(self._images.platform), complete, False, NOT_LAZY, error, parts)
+
+    async def _manifest(self, digest: Digest) -> PlatformImage | Descriptor | None:
+        """The default platform's manifest, or its descriptor where it is not here, or nothing where none is known."""
+        try:
+            image = await self._images.stored_platform_image(digest, self._images.platform)
+        except ImgfsError:
+            return None
+        return image or await self._catalog.descriptor(digest)
+
+    async def _blobs(self, manifest: Manifest) -> list[PartStatus]:
+        stored = manifest.config.digest in self._content
+        parts = [self._part("config", manifest.config, local=stored)]
+        diff_ids: list[Digest | None] = [None] * len(manifest.layers)
+        if stored:
+            try:
+                diff_ids[:] = parse_config(await self._content.read(manifest.config.digest)).diff_ids
+            except ImgfsError as error:
+                self._failures.note(manifest.config.digest, error)
+        for descriptor, said in zip(manifest.layers, diff_ids, strict=False):
+            diff_id = said or await self._catalog.diff_id(descriptor.digest)
+            local = diff_id is not None and diff_id in self._layers
+            parts.append(self._part("layer", descriptor, local=local, diff_id=diff_id))
+        return parts
+
+    def _part(
+        self,
+        kind: Literal["manifest", "config", "layer"],
+        descriptor: Descriptor,
+        *,
+        local: bool,
+        diff_id: Digest | None = None,
+    ) -> PartStatus:
+        transfer = self._transfers.get(descriptor.digest)
+        error = self._failures.get(descriptor.digest)
+        state: State = "local" if local else "loading" if transfer else "failed" if error else "absent"
+        offset = descriptor.size if local else transfer.offset if transfer else 0
+        where = transfer.source if transfer else None
+        return PartStatus(
+            kind, descriptor.digest, descriptor.size, descriptor.media_type, state, offset, diff_id, where, error
+        )
+
+
+def render_status(status: ImageStatus) -> str:
+    """The status for people: a line a part."""
+    here = sum(part.offset for part in status.parts)
+    total = sum(part.size for part in status.parts)
+    lines = [
+        f"image     {status.digest}",
+        *(f"name      {name}" for name in status.names),
+        f"platform  {status.platform}",
+        f"complete  {'yes' if status.complete else 'no'}: {here} of {total} bytes are here",
+        f"lazy      {'yes' if status.lazy else 'no'}: {status.why}",
+    ]
+    if status.error:
+        lines.append(f"error     {status.error}")
+    for part in status.parts:
+        line = f"{part.kind:<9} {part.state:<8} {part.offset:>12} {part.size:>12}  {part.digest}"
+        lines.append(line + (f"  {part.error}" if part.error and part.state == "failed" else ""))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,93 @@
+"""What every experiment works with: images, registry, rooms, results.
+
+Owns the order of runs and what becomes of a failure; measures nothing by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from .contestants import Contestant
+from .disks import Rooms
+from .images import Catalogue, Image
+from .processes import Failed
+from .results import Results, Row
+from .servers import Registry
+
+FAULTS = (Failed, OSError, ValueError, KeyError)
+"""What a contestant may do wrong: fail, vanish, answer nonsense. All else is an error of the benchmark and ends it."""
+
+TRIES_WITHOUT_SUCCESS = 2
+T = TypeVar("T")
+
+
+@dataclass
+class Bench:
+    """One run of the benchmark."""
+
+    work: Path
+    imgfs: Path
+    repeats: int
+    only_images: tuple[str, ...]
+    full: bool
+    catalogue: Catalogue
+    registry: Registry
+    rooms: Rooms
+    results: Results = field(default_factory=Results)
+
+    def images(self, labels: Iterable[str]) -> list[Image]:
+        """Images, made and pushed."""
+        images = [self.catalogue.image(label) for label in labels]
+        for image in images:
+            self.registry.push(image)
+        return images
+
+    def wants(self, label: str) -> bool:
+        """Whether an image is among those of --images, or all are."""
+        return not self.only_images or label.partition(":")[0] in self.only_images
+
+    def rounds(self, contestants: Sequence[type[Contestant]]) -> Iterator[type[Contestant]]:
+        """Every contestant once a round, each round beginning with another one."""
+        for number in range(self.repeats):
+            turn = number % len(contestants)
+            yield from (*contestants[turn:], *contestants[:turn])
+
+    @contextmanager
+    def entered(self, kind: type[Contestant]) -> Iterator[Contestant]:
+        """A contestant in a fresh room, its daemon running."""
+        with self.rooms.room() as room, kind(room, self) as contestant:
+            yield contestant
+
+
+@contextmanager
+def recorded(*rows: Row) -> Iterator[None]:
+    """Note a contestant's failure in its rows instead of ending the benchmark."""
+    try:
+        yield
+    except FAULTS as error:
+        message = str(error) or repr(error)
+        say(f"  failed: {message.strip()[-300:]}")
+        for row in rows:
+            row.failures.append(message)
+
+
+def given_up(row: Row) -> bool:
+    """Whether a contestant failed often enough, and never did it, that trying again is a waste."""
+    return not row.samples and len(row.failures) >= TRIES_WITHOUT_SUCCESS
+
+
+def timed(action: Callable[[], T]) -> tuple[float, T]:
+    begin = time.perf_counter()
+    value = action()
+    return time.perf_counter() - begin, value
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)

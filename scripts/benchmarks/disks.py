@@ -1,0 +1,114 @@
+"""Where contestants work: a fresh scratch disk, one room a run, its mounts, its usage.
+
+Owns unmounting and deleting; knows no contestant.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .processes import Failed, end_orphans, run
+
+RAM = "ram"
+_SHM = Path("/dev/shm")
+_GIB = 1 << 30
+
+
+@contextmanager
+def scratch(where: str) -> Iterator[Path]:
+    """A directory for all rooms, with a short path (podman allows 50 characters, a socket 107).
+
+    `ram`: a fresh ext4 on a loop device over a file in /dev/shm, as creating many files on a used disk varies tenfold.
+    Anything else is a directory on a disk of the reader's choice, used as it is. Unmounted and deleted at the end.
+    """
+    if where != RAM:
+        Path(where).mkdir(parents=True, exist_ok=True)
+    top = Path(tempfile.mkdtemp(prefix="ib-", dir=None if where == RAM else where))
+    backing = _SHM / f"{top.name}.ext4"
+    try:
+        if where == RAM:
+            _mount_ext4(backing, top)
+        yield top
+    finally:
+        unmount_below(top)
+        shutil.rmtree(top, ignore_errors=True)
+        backing.unlink(missing_ok=True)
+
+
+def _mount_ext4(backing: Path, top: Path) -> None:
+    size = min(16 * _GIB, shutil.disk_usage(_SHM).free * 3 // 4)
+    if size < 6 * _GIB:
+        raise Failed(f"/dev/shm: {size / _GIB:.1f} GiB to use, the rooms need 6: name a directory with --scratch")
+    with backing.open("wb") as file:
+        file.truncate(size)
+    run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", backing)
+    run("mount", "-o", "loop,discard", backing, top)
+
+
+class Rooms:
+    """Fresh directories below the scratch disk, one a run."""
+
+    def __init__(self, top: Path) -> None:
+        self._top = top
+        self._count = 0
+
+    @contextmanager
+    def room(self) -> Iterator[Path]:
+        """A fresh directory.
+
+        At the end, also after a failure, its mounts go, detached programs end, and it is deleted.
+        """
+        self._count += 1
+        room = self._top / f"r{self._count:03}"
+        (room / "tmp").mkdir(parents=True)
+        try:
+            yield room
+        finally:
+            unmount_below(room)
+            end_orphans()
+            unmount_below(room)
+            remove(room)
+            run("sync")
+
+
+def remove(tree: Path) -> None:
+    """Delete a tree, for a second again if somebody still put a file into it. Raises Failed if something stays."""
+    for _ in range(10):
+        shutil.rmtree(tree, ignore_errors=True)
+        if not tree.exists():
+            return
+        time.sleep(0.1)
+    raise Failed(f"{tree}: cannot be deleted, something still uses it")
+
+
+def mounts_below(top: Path) -> list[Path]:
+    """Mount points at or below a directory, the deepest first."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        points = [Path(line.split(" ")[4].encode().decode("unicode_escape")) for line in table]
+    # In the order of the table a mount comes after those it stands on.
+    return [point for point in reversed(points) if point.is_relative_to(top)]
+
+
+def unmount_below(top: Path) -> None:
+    """Unmount everything at or below a directory; what is busy is detached."""
+    for point in mounts_below(top):
+        try:
+            run("umount", point, timeout=30)
+        except Failed:
+            run("umount", "-l", point, timeout=30)
+
+
+def filesystem_type(path: Path) -> str:
+    """The type of the filesystem that holds a path, as `stat -f` names it."""
+    return run("stat", "-f", "-c", "%T", path).strip()
+
+
+def used_bytes(*trees: Path) -> int:
+    """Bytes that trees take on their disk, each hard link once, other filesystems left out."""
+    lines = run("du", "-sxc", "--block-size=1", *trees).splitlines()
+    return int(lines[-1].split()[0])

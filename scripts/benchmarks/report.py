@@ -1,0 +1,147 @@
+"""Tables of the results and targets, as Markdown and JSON. Measures nothing and judges nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .processes import Failed, run
+from .results import Results, Row, Unit
+from .targets import Verdict
+
+TITLES = {
+    "P1": "P1: from nothing to the first file",
+    "P2": "P2: the whole image made present, near",
+    "P2 disk": "P2: disk taken after that",
+    "P8": "P8: reading a present image",
+    "P10": "P10: the daemon",
+    "P11": "P11: requests that a registry sees",
+}
+FAILURE_SHOWN = 400
+REMARKS = (
+    "Near is loopback, far has 50 ms a round trip and 100 MB/s. Every run begins in a fresh directory; a daemon's own",
+    "start is not in its figures. Cold means after `echo 3 > /proc/sys/vm/drop_caches`. The floor is curl, igzip or",
+    "zstd, tar and two checksums, all layers at once; the pipeline is a few threads of Python, without fsync. A target",
+    "that needs a figure which is missing is NOT met.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the figures depend on besides the programs."""
+
+    command: str
+    repeats: int
+    scratch: str
+    imgfs: Path
+
+    def facts(self) -> dict[str, str]:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        return {
+            "command": f"`{self.command}`",
+            "machine": f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, Linux {platform.release()}",
+            "rooms on": self.scratch,
+            "programs": ", ".join(f"{name} {version}" for name, version in _versions(self.imgfs)),
+            "figures": f"medians of {self.repeats} interleaved runs, in brackets the minimum, of rates the maximum",
+        }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _versions(imgfs: Path) -> Iterable[tuple[str, str]]:
+    yield "Python", platform.python_version()
+    yield "imgfs", _said(imgfs, "--version").split()[-1]
+    for package in ("containerd", "podman", "runc", "skopeo", "umoci", "docker-registry", "isal", "zstd"):
+        yield package, _said("dpkg-query", "-W", "-f", "${Version}", package)
+
+
+def _said(*command: str | Path) -> str:
+    try:
+        return run(*command, timeout=30).strip() or "(unknown)"
+    except Failed:
+        return "(unknown)"
+
+
+def markdown(results: Results, verdicts: Sequence[Verdict], setting: Setting) -> str:
+    """The whole report."""
+    lines = ["# Benchmarks", ""]
+    lines += [f"- {name}: {fact}" for name, fact in setting.facts().items()]
+    lines += ["", *REMARKS, ""]
+    lines += ["## Targets", "", *_target_table(verdicts)]
+    failures = dict[str, int]()
+    for experiment in sorted({row.experiment for row in results}, key=list(TITLES).index):
+        lines += ["", f"## {TITLES[experiment]}", "", *_pivot(results, experiment, failures)]
+    if failures:
+        lines += ["", "## Failures", ""] + [f"{number}. {text}" for text, number in failures.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _target_table(verdicts: Sequence[Verdict]) -> list[str]:
+    cells = [
+        (
+            verdict.experiment,
+            verdict.case,
+            verdict.measured,
+            "not measured" if verdict.value is None else _number(verdict.value),
+            f"{'>=' if verdict.at_least else '<='} {_number(verdict.bound)}",
+            "met" if verdict.met else "**NOT met**",
+        )
+        for verdict in verdicts
+    ]
+    return _table(("", "case", "measured", "value", "target", ""), cells)
+
+
+def _pivot(results: Results, experiment: str, failures: dict[str, int]) -> list[str]:
+    """Cases down, contestants across; below it the notes."""
+    rows = [row for row in results if row.experiment == experiment]
+    names = list(dict.fromkeys(row.contestant for row in rows))
+    cell_of = {(row.case, row.contestant): _cell(row, failures) for row in rows}
+    units = {row.case: row.unit for row in rows}
+    cells = [(case, unit.value, *(cell_of.get((case, name), "") for name in names)) for case, unit in units.items()]
+    notes = [f"- {row.case}, {row.contestant}: {row.note}" for row in rows if row.note]
+    return _table(("case", "", *names), cells) + (["", *notes] if notes else [])
+
+
+def _cell(row: Row, failures: dict[str, int]) -> str:
+    """Median and best, and where the reason of a failure is; equal reasons share a number."""
+    number = failures.setdefault(_failure(row), len(failures) + 1) if row.failures else 0
+    mark = f" failed [{number}]" if row.failures else ""
+    if row.median is None or row.best is None:
+        return mark.strip()
+    best = "" if row.unit is Unit.REQUESTS else f" ({_number(row.best)})"
+    return f"{_number(row.median)}{best}{mark}"
+
+
+def _failure(row: Row) -> str:
+    text = " ".join(row.failures[-1].split())
+    return f"{row.contestant}, {len(row.failures)} times: {text[-FAILURE_SHOWN:]}"
+
+
+def _number(value: float) -> str:
+    if value == int(value) and value < 1e5:
+        return str(int(value))
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns also line up as plain text."""
+    cells = [tuple(head), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    line: Callable[[Sequence[str]], str] = lambda row: f"| {' | '.join(map(str.ljust, row, widths))} |"  # noqa: E731
+    return [line(cells[0]), line(["-" * width for width in widths]), *map(line, cells[1:])]
+
+
+def as_json(results: Results, verdicts: Sequence[Verdict], setting: Setting) -> dict[str, Any]:
+    """The same for programs, with every sample and every failure."""
+    return {
+        "setting": setting.facts(),
+        "rows": [row.as_json() for row in results],
+        "targets": [verdict.as_json() for verdict in verdicts],
+    }

@@ -1,0 +1,129 @@
+"""What imgfs wants to reach, and whether it did.
+
+Owns the bounds; the figures come from `results`, the words go to `report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from . import contacts, memory, starts, views
+from .contestants import PEERS, Imgfs, ShellFloor, SkopeoUmoci, ThreadPipeline
+from .images import RECIPE_OF
+from .results import Results
+
+TIMES_FASTER = 4.0
+LEVEL = 1.1
+"""A ratio that counts as "level": runs of one tool differ by as much."""
+ABOVE_FAR_FLOOR = 1.25
+ABOVE_PIPELINE = 1.3
+DISK_RATIO = 1.05
+WALK_PER_SECOND = 100_000
+FILES_RATIO = 3.0
+START_SECONDS = 0.5
+VIEW_MEGABYTES = 150
+LOADING_MEGABYTES = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One target in one case. `value` is None if a figure that it needs is missing, and then it is not met."""
+
+    experiment: str
+    case: str
+    measured: str
+    value: float | None
+    bound: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "met": self.met}
+
+
+def verdicts(results: Results) -> Iterator[Verdict]:
+    """Every target that the experiments of this run have to answer for."""
+    yield from _first_cat(results)
+    yield from _pull(results)
+    yield from _views(results)
+    yield from _daemon(results)
+    yield from _requests(results)
+
+
+def _ratio(over: float | None, under: float | None) -> float | None:
+    return over / under if over is not None and under else None
+
+
+def _first_cat(results: Results) -> Iterator[Verdict]:
+    for case in results.cases(starts.FIRST):
+        own = results.median(starts.FIRST, case, Imgfs.name)
+        if case == starts.STARTED:
+            continue
+        if case.endswith("far"):
+            floor = results.median(starts.FIRST, case, ShellFloor.name)
+            yield Verdict(starts.FIRST, case, "imgfs / floor", _ratio(own, floor), ABOVE_FAR_FLOOR, at_least=False)
+        elif case.startswith("tiny"):
+            peer = results.median(starts.FIRST, case, SkopeoUmoci.name)
+            yield Verdict(starts.FIRST, case, "imgfs / skopeo + umoci", _ratio(own, peer), LEVEL, at_least=False)
+        else:
+            peer = results.least(starts.FIRST, case, PEERS)
+            yield Verdict(starts.FIRST, case, "best peer / imgfs", _ratio(peer, own), TIMES_FASTER, at_least=True)
+
+
+def _pull(results: Results) -> Iterator[Verdict]:
+    for case in results.cases(starts.PULLED):
+        own = results.median(starts.PULLED, case, Imgfs.name)
+        peer = results.least(starts.PULLED, case, PEERS)
+        floor = results.median(starts.PULLED, case, ThreadPipeline.name)
+        yield Verdict(starts.PULLED, case, "best peer / imgfs", _ratio(peer, own), TIMES_FASTER, at_least=True)
+        yield Verdict(
+            starts.PULLED, case, "imgfs / thread pipeline", _ratio(own, floor), ABOVE_PIPELINE, at_least=False
+        )
+        used = results.median(starts.DISK, case, Imgfs.name)
+        whole = results.median(starts.DISK, case, starts.UNCOMPRESSED)
+        yield Verdict(starts.DISK, case, "imgfs / uncompressed", _ratio(used, whole), DISK_RATIO, at_least=False)
+
+
+def _views(results: Results) -> Iterator[Verdict]:
+    for case in results.cases(views.VIEWS):
+        own = results.median(views.VIEWS, case, Imgfs.name)
+        other = _ratio(own, results.median(views.VIEWS, case, views.RATARMOUNT))
+        if case.endswith(f"{views.WALK} {views.WARM}"):
+            yield Verdict(views.VIEWS, case, "imgfs, entries/s", own, WALK_PER_SECOND, at_least=True)
+        elif views.FILES in case:
+            yield Verdict(views.VIEWS, case, "imgfs / ratarmount", other, FILES_RATIO, at_least=True)
+        elif views.SEQUENTIAL in case:
+            yield Verdict(views.VIEWS, case, "imgfs / ratarmount", other, 1.0, at_least=True)
+
+
+def _daemon(results: Results) -> Iterator[Verdict]:
+    bounds = {
+        memory.START: ("s", START_SECONDS),
+        memory.VIEW: ("MB", VIEW_MEGABYTES),
+        memory.LOADING: ("MB", LOADING_MEGABYTES),
+    }
+    for case in results.cases(memory.DAEMON):
+        if case in bounds:
+            unit, bound = bounds[case]
+            own = results.median(memory.DAEMON, case, Imgfs.name)
+            yield Verdict(memory.DAEMON, case, f"imgfs, {unit}", own, bound, at_least=False)
+
+
+def _requests(results: Results) -> Iterator[Verdict]:
+    for case in results.cases(contacts.REQUESTS):
+        label, _, what = case.partition(" ")
+        layers = len(RECIPE_OF[label.partition(":")[0]].makers)
+        bound = {
+            contacts.FIRST_CONTACT: contacts.expected_at_first_contact(layers),
+            contacts.COMPLETE: 0,
+            contacts.TAG_CHECK: 1,
+        }[what]
+        own = results.median(contacts.REQUESTS, case, Imgfs.name)
+        yield Verdict(contacts.REQUESTS, case, "imgfs, requests", own, bound, at_least=False)

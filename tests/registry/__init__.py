@@ -1,0 +1,1 @@
+"""Registry client against a registry that misbehaves on demand."""

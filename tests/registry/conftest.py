@@ -1,0 +1,40 @@
+"""A registry to ask, one that answers, and a clock that only moves when a test or a wait moves it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trio
+from registry.scene import Scene
+from trio.testing import MockClock
+
+from imgfs.testing.registry import FakeRegistry
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as fake:
+        yield fake
+
+
+@pytest.fixture
+def guarded() -> Iterator[FakeRegistry]:
+    """A registry that wants bearer tokens."""
+    with FakeRegistry(token=True) as fake:
+        yield fake
+
+
+@pytest.fixture
+def storage() -> Iterator[FakeRegistry]:
+    """Where a registry redirects to: another origin."""
+    with FakeRegistry() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def scene(mock_clock: MockClock, fake: FakeRegistry) -> AsyncIterator[Scene]:
+    scene = Scene(mock_clock, fake)
+    async with scene.registry:
+        yield scene
+        await trio.lowlevel.checkpoint()

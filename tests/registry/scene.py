@@ -1,0 +1,92 @@
+"""What most tests need: an image at a fake registry, a client, and its waits as a list instead of as time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Reference
+from imgfs.registry.client import Registry
+from imgfs.registry.limits import Limits
+from imgfs.testing.registry import FakeRegistry
+
+MANIFEST = b'{"schemaVersion":2}'
+BLOB = bytes(range(251)) * 40
+REPOSITORY = "team/app"
+
+
+class Scene:
+    """`registry` asks `fake`, which has MANIFEST as `team/app:1` and BLOB."""
+
+    def __init__(
+        self,
+        clock: MockClock,
+        fake: FakeRegistry,
+        limits: Limits | None = None,
+        plain_http: Collection[str] = (),
+        host: str = "",
+    ) -> None:
+        self.clock = clock
+        self.fake = fake
+        self.slept: list[float] = []
+        self.registry = Registry(limits=limits or Limits(), sleep=self._sleep, plain_http=plain_http)
+        self.digest = fake.add_manifest(REPOSITORY, "1", MANIFEST)
+        self.blob = Descriptor(fake.add_blob(BLOB), len(BLOB), "application/octet-stream")
+        self.host = host or fake.host
+        self.reference = Reference(self.host, REPOSITORY, "1")
+        self.by_digest = Reference(self.host, REPOSITORY, None, self.digest)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock.jump(seconds)
+        await trio.lowlevel.checkpoint()
+
+    async def ask(self, what: str) -> bytes:
+        """The manifest, the whole blob, or the tag's digest."""
+        if what == "manifest":
+            return (await self.registry.manifest(self.reference))[1]
+        if what == "tag":
+            return (await self.registry.resolve(self.reference)).digest.encode()
+        return await self.read()
+
+    async def read(self, offset: int = 0, end: int | None = None) -> bytes:
+        """Bytes of the blob."""
+        async with self.registry.blob(self.host, REPOSITORY, self.blob, offset, end) as stream:
+            return b"".join([piece async for piece in stream])
+
+    def expected(self, what: str) -> bytes:
+        """What `ask` returns when all is well."""
+        return {"manifest": MANIFEST, "tag": self.digest.encode(), "blob": BLOB}[what]
+
+    @asynccontextmanager
+    async def impatience(self, seconds: float, release: bool = False) -> AsyncIterator[None]:
+        """Let `seconds` pass whenever an answer has stalled, and then go on with it if `release`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pass_time, seconds, release)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def _pass_time(self, seconds: float, release: bool) -> None:
+        while await trio.to_thread.run_sync(self.fake.valve.wait_arrival, abandon_on_cancel=True):
+            await wait_all_tasks_blocked(0.01)
+            self.clock.jump(seconds)
+            if release:
+                self.fake.release()
+
+
+def kinds(fake: FakeRegistry) -> list[str]:
+    """The kinds of all requests, in order."""
+    return [request.kind for request in fake.log]
+
+
+def manifest_reference(fake: FakeRegistry, digest: Digest | None = None, tag: str = "1") -> Reference:
+    """A reference into the team's repository."""
+    return Reference(fake.host, REPOSITORY, None if digest else tag, digest)
+
+
+__all__ = ["BLOB", "MANIFEST", "OCI_MANIFEST", "REPOSITORY", "Scene", "kinds", "manifest_reference"]

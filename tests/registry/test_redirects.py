@@ -1,0 +1,170 @@
+"""Redirects: followed where they may go, without the registry's token."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from registry.scene import BLOB, MANIFEST, REPOSITORY, Scene
+from trio.testing import MockClock
+
+from imgfs.errors import AccessDenied, RateLimited, RegistryFailed, Unreachable
+from imgfs.registry.hosts import check_url
+from imgfs.testing import registry as faults
+from imgfs.testing.registry import FakeRegistry
+
+SECRET = "signature=canary-query"
+
+
+def send_away(scene: Scene, storage: FakeRegistry, times: int | None = None) -> None:
+    """Let the registry redirect blobs to a storage that has them."""
+    storage.add_blob(BLOB)
+    url = f"{storage.url}/v2/bucket/blobs/{scene.blob.digest}?{SECRET}"
+    scene.fake.fault(faults.redirect(url), "/blobs/", times)
+
+
+async def test_a_blob_comes_from_where_the_registry_says(scene: Scene, storage: FakeRegistry) -> None:
+    send_away(scene, storage)
+    assert await scene.read() == BLOB
+    assert await scene.read(100, 200) == BLOB[100:200]
+    assert storage.log[1].range == "bytes=100-199"
+    assert scene.registry.statistics().hosts[scene.host].requests == {"blob": 2, "redirect": 2}
+
+
+async def test_a_token_stays_with_its_registry(
+    mock_clock: MockClock, guarded: FakeRegistry, storage: FakeRegistry
+) -> None:
+    scene = Scene(mock_clock, guarded)
+    async with scene.registry:
+        await scene.ask("manifest")
+        send_away(scene, storage)
+        assert await scene.read() == BLOB
+    assert "authorization" in guarded.log[-1].headers
+    assert "authorization" not in storage.log[0].headers
+
+
+async def test_a_token_is_not_sent_again_after_a_detour(
+    mock_clock: MockClock, guarded: FakeRegistry, storage: FakeRegistry
+) -> None:
+    scene = Scene(mock_clock, guarded)
+    async with scene.registry:
+        await scene.ask("manifest")
+        send_away(scene, storage)
+        storage.fault(faults.redirect(f"{guarded.url}/v2/other/manifests/1"), times=None)
+        with pytest.raises(AccessDenied):
+            await scene.read()
+    assert "authorization" not in guarded.log[-1].headers
+
+
+async def test_an_expired_redirect_is_asked_for_anew_once(scene: Scene, storage: FakeRegistry) -> None:
+    send_away(scene, storage)
+    storage.fault(faults.status(403))
+    assert await scene.read() == BLOB
+    assert scene.fake.requests() == 2
+    storage.fault(faults.status(403), times=None)
+    with pytest.raises(AccessDenied, match=storage.host):
+        await scene.read()
+    assert scene.fake.requests() == 4
+
+
+async def test_a_404_of_the_storage_says_nothing_about_the_blob(scene: Scene, storage: FakeRegistry) -> None:
+    send_away(scene, storage)
+    storage.fault(faults.status(404))
+    with pytest.raises(RegistryFailed, match=f"{storage.host}, which answered 404"):
+        await scene.read()
+
+
+async def test_a_limit_of_the_storage_pauses_the_storage(scene: Scene, storage: FakeRegistry) -> None:
+    send_away(scene, storage)
+    storage.fault(faults.status(429, Retry_After="9"), times=None)
+    with pytest.raises(RateLimited, match=storage.host):
+        await scene.read()
+    assert scene.slept == [9, 9]
+    assert await scene.ask("manifest") == MANIFEST
+    assert scene.slept == [9, 9]
+
+
+async def test_a_cut_from_the_storage_asks_the_registry_for_a_fresh_address(
+    scene: Scene, storage: FakeRegistry
+) -> None:
+    send_away(scene, storage)
+    storage.fault(faults.cut_at(1000))
+    assert await scene.read() == BLOB
+    assert scene.fake.requests() == 2
+    assert storage.log[1].range == f"bytes=1000-{len(BLOB) - 1}"
+
+
+async def test_five_redirects_are_followed_and_six_are_not(scene: Scene) -> None:
+    for hop in range(5):
+        scene.fake.fault(faults.redirect(f"?hop={hop}"))
+    assert await scene.read() == BLOB
+    for hop in range(6):
+        scene.fake.fault(faults.redirect(f"?hop={hop}"))
+    with pytest.raises(RegistryFailed, match="more than 5"):
+        await scene.read()
+
+
+async def test_a_circle_is_left(scene: Scene, storage: FakeRegistry) -> None:
+    send_away(scene, storage)
+    storage.fault(faults.redirect(f"{scene.fake.url}/v2/{REPOSITORY}/blobs/{scene.blob.digest}"), times=None)
+    with pytest.raises(RegistryFailed, match="circle"):
+        await scene.read()
+
+
+@pytest.mark.parametrize("url", ["http://registry.example/x", "ftp://registry.example/x"])
+def test_https_never_leads_to_less(url: str) -> None:
+    with pytest.raises(RegistryFailed):
+        check_url(url, "https://registry.example/v2/", "redirect")
+
+
+def test_http_may_lead_to_https() -> None:
+    assert check_url("https://a.example/x?y#z", "http://registry.example/", "redirect") == "https://a.example/x?y"
+
+
+class Names(trio.abc.HostnameResolver):
+    """A resolver with a table."""
+
+    def __init__(self, table: dict[str, str]) -> None:
+        self.table = table
+
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # type: ignore[no-untyped-def]
+        name = host.decode() if isinstance(host, bytes) else host
+        address = self.table[name]
+        return await trio.socket.getaddrinfo(address, port, family, type, proto, flags)
+
+    async def getnameinfo(self, sockaddr, flags):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+
+async def named(clock: MockClock, fake: FakeRegistry, table: dict[str, str]) -> Scene:
+    """A scene whose registry has a name, without TLS."""
+    trio.socket.set_custom_hostname_resolver(Names({"registry.test": "127.0.0.1", **table}))
+    port = fake.host.split(":")[1]
+    return Scene(clock, fake, plain_http={"registry.test"}, host=f"registry.test:{port}")
+
+
+async def test_a_name_on_the_registrys_own_network_is_followed(
+    mock_clock: MockClock, fake: FakeRegistry, storage: FakeRegistry
+) -> None:
+    scene = await named(mock_clock, fake, {"storage.test": "127.0.0.1"})
+    storage.add_blob(BLOB)
+    port = storage.host.split(":")[1]
+    fake.fault(faults.redirect(f"http://storage.test:{port}/v2/b/blobs/{scene.blob.digest}"), times=None)
+    async with scene.registry:
+        assert await scene.read() == BLOB
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "10.1.2.3", "fe80::1", "fd00::1"])
+async def test_a_name_of_an_inner_network_is_refused_after_dns(
+    mock_clock: MockClock, fake: FakeRegistry, address: str
+) -> None:
+    scene = await named(mock_clock, fake, {"storage.test": address})
+    fake.fault(faults.redirect("http://storage.test/x"), times=None)
+    async with scene.registry:
+        with pytest.raises(RegistryFailed, match=r"storage\.test: a registry sent imgfs to a (link-local|private)"):
+            await scene.read()
+
+
+async def test_an_unresolvable_target_is_unreachable(scene: Scene) -> None:
+    scene.fake.fault(faults.redirect("http://nowhere.invalid/"), times=None)
+    with pytest.raises(Unreachable):
+        await scene.read()

@@ -1,0 +1,127 @@
+"""TLS, proxies, Retry-After, and what importing costs."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+import trustme
+
+from imgfs.errors import RegistryFailed
+from imgfs.registry.limits import Limits
+from imgfs.registry.retry import retry_after
+from imgfs.registry.statistics import HostStatistics
+from imgfs.registry.transport import Wire, proxy_of, refuse_literal
+from imgfs.testing.registry import FakeRegistry
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def secure(authority: trustme.CA) -> Iterator[FakeRegistry]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with FakeRegistry(tls=context) as fake:
+        yield fake
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def test_tls_is_spoken_to_a_trusted_registry(secure: FakeRegistry, authority: trustme.CA) -> None:
+    wire = Wire(Limits(), trusting(authority))
+    answer = await wire.send("GET", f"{secure.url}/v2/", {}, None, HostStatistics())
+    assert (answer.status, await answer.read()) == (200, b"{}")
+    await answer.aclose()
+    await wire.aclose()
+
+
+async def test_a_stranger_is_refused_and_the_reason_said(secure: FakeRegistry) -> None:
+    wire = Wire(Limits())
+    with pytest.raises(RegistryFailed, match="TLS failed .*certificate"):
+        await wire.send("GET", f"{secure.url}/v2/", {}, None, HostStatistics())
+    assert secure.requests() == 0
+    await wire.aclose()
+
+
+async def test_a_wrong_name_is_refused(secure: FakeRegistry, authority: trustme.CA) -> None:
+    wire = Wire(Limits(), trusting(authority))
+    url = secure.url.replace("127.0.0.1", "localhost")
+    with pytest.raises(RegistryFailed, match="TLS failed"):
+        await wire.send("GET", f"{url}/v2/", {}, None, HostStatistics())
+    await wire.aclose()
+
+
+async def test_a_registry_without_tls_is_never_spoken_to_in_plain(fake: FakeRegistry) -> None:
+    wire = Wire(Limits())
+    with pytest.raises(RegistryFailed, match="plain HTTP"):
+        await wire.send("GET", f"https://{fake.host}/v2/", {}, None, HostStatistics())
+    assert fake.requests() == 0
+    await wire.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("https://quay.io/v2/", "http://proxy.test:3128"),
+        ("http://plain.example/v2/", "http://other.test"),
+        ("https://inside.example/v2/", None),
+        ("https://deep.inside.example:444/v2/", None),
+        ("http://127.0.0.1:5000/v2/", None),
+        ("http://[::1]:5000/v2/", None),
+        ("http://localhost/v2/", None),
+    ],
+)
+def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url: str, proxy: str | None) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.test:3128")
+    monkeypatch.setenv("http_proxy", "http://other.test")
+    monkeypatch.setenv("NO_PROXY", "inside.example")
+    assert proxy_of(url) == proxy
+
+
+async def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch, fake: FakeRegistry) -> None:
+    monkeypatch.setenv("http_proxy", fake.url)
+    wire = Wire(Limits())
+    answer = await wire.send("GET", "http://registry.example/v2/", {}, None, HostStatistics())
+    await answer.aclose()
+    await wire.aclose()
+    assert fake.log[0].path == "http://registry.example/v2/"
+    assert fake.log[0].headers["host"] == "registry.example"
+
+
+def test_a_proxy_is_no_way_around_the_inner_networks() -> None:
+    refuse_literal("storage.example", frozenset())
+    refuse_literal("10.0.0.1", frozenset({"private"}))
+    with pytest.raises(RegistryFailed):
+        refuse_literal("169.254.169.254", frozenset({"private"}))
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-1", None, "9" * 400, "Fri, 99 Foo 2020"])
+def test_an_unusable_retry_after_is_none_or_a_number(value: str | None) -> None:
+    found = retry_after(value)
+    assert found is None or found >= 0
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after(" 17 ") == 17
+    later = retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True))
+    assert later is not None
+    assert 500 < later <= 600
+    assert retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)) == 0
+
+
+def test_importing_the_client_does_not_import_httpx() -> None:
+    code = "import sys, imgfs.registry.client; print('httpx' in sys.modules or 'httpcore' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

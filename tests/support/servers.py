@@ -1,0 +1,137 @@
+"""A real registry: Debian's docker-registry on a loopback port, and the ways to push into it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from imgfs.oci.digest import Digest
+from tests.support.programs import accepts, end, free_port, run, start, wait_ready
+
+_ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>\d{3}) ')
+
+
+class Access(NamedTuple):
+    """One line of the registry's access log."""
+
+    method: str
+    path: str
+    status: int
+
+
+class DockerRegistry:
+    """A docker-registry that may be stopped and started again on the same port, with the same storage."""
+
+    def __init__(self, storage: Path) -> None:
+        self.port = free_port()
+        self.log = storage / "registry.log"
+        self._config = storage / "config.json"
+        self._process: subprocess.Popen[bytes] | None = None
+        storage.mkdir(parents=True, exist_ok=True)
+        self._config.write_text(json.dumps(_config(storage / "data", self.port)))
+
+    @property
+    def host(self) -> str:
+        """What stands before the first slash of a reference."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start and wait until it accepts connections."""
+        assert not self.running, f"registry {self.host}: is already running"
+        self._process = start(
+            "docker-registry", ["serve", str(self._config)], self.log, {"OTEL_TRACES_EXPORTER": "none"}
+        )
+        wait_ready(self._process, lambda: accepts(self.port), self.log)
+
+    def stop(self) -> None:
+        """Stop, as an outage does: connections are refused from now on. What is stored stays."""
+        if self._process is not None:
+            end(self._process)
+            self._process = None
+
+    def accesses(self) -> list[Access]:
+        """What was asked so far.
+
+        A line is written after its answer, maybe late: to prove that nothing was asked, use a CountingProxy.
+        """
+        text = self.log.read_text(errors="replace")
+        return [Access(one["method"], one["path"], int(one["status"])) for one in _ACCESS.finditer(text)]
+
+
+@contextmanager
+def docker_registry(storage: Path) -> Generator[DockerRegistry]:
+    """A running registry that keeps everything below `storage`, ended when the block is left."""
+    registry = DockerRegistry(storage)
+    try:
+        registry.start()
+        yield registry
+    finally:
+        registry.stop()
+
+
+def skopeo_push(layout: Path, tag: str, host: str, repository: str) -> None:
+    """Copy `tag` of an OCI layout, all platforms, to the registry under the same tag, digests unchanged."""
+    source, target = f"oci:{layout}:{tag}", f"docker://{host}/{repository}:{tag}"
+    options = ["--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"]
+    run("skopeo", *options, source, target)
+
+
+class Upload:
+    """A repository of a real registry, in the shape that images add themselves to (imgfs.testing.build.Registry).
+
+    It pushes what skopeo does not take out of a layout: Docker media types, and manifests without a tag.
+    """
+
+    def __init__(self, host: str, repository: str) -> None:
+        self._host = host
+        self._repository = repository
+
+    def add_blob(self, data: bytes, /) -> Digest:
+        """Push a blob in one piece (distribution-spec, "POST then PUT")."""
+        digest = Digest.of(data)
+        location = self._send("POST", f"/v2/{self._repository}/blobs/uploads/", b"", {}, 202)
+        place = urlsplit(location)
+        query = f"{place.query}&digest={digest}" if place.query else f"digest={digest}"
+        self._send("PUT", f"{place.path}?{query}", data, {"Content-Type": "application/octet-stream"}, 201)
+        return digest
+
+    def add_manifest(self, repository: str, tag: str | None, data: bytes, media_type: str, /) -> Digest:
+        """Push a manifest under `tag`, or under its digest."""
+        assert repository == self._repository, f"{repository}: blobs were pushed to {self._repository}"
+        digest = Digest.of(data)
+        self._send("PUT", f"/v2/{repository}/manifests/{tag or digest}", data, {"Content-Type": media_type}, 201)
+        return digest
+
+    def _send(self, method: str, path: str, data: bytes, headers: dict[str, str], expected: int) -> str:
+        connection = HTTPConnection(self._host)
+        try:
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+            body = answer.read()
+            assert answer.status == expected, (
+                f"{method} {path}: got {answer.status}, expected {expected}: {body[:300]!r}"
+            )
+            return answer.getheader("Location", "")
+        finally:
+            connection.close()
+
+
+def _config(data: Path, port: int) -> dict[str, object]:
+    return {
+        "version": "0.1",
+        "log": {"level": "warn", "accesslog": {"disabled": False}},
+        "storage": {"filesystem": {"rootdirectory": str(data)}, "delete": {"enabled": True}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
