@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import trio
 
@@ -41,9 +41,15 @@ async def plain_nursery() -> AsyncGenerator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        leaf: BaseException = group
-        while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
-            leaf = leaf.exceptions[0]
-        if leaf is group:
+        leaf = _only_leaf(group)
+        if leaf is None:
             raise
         raise leaf from None
+
+
+def _only_leaf(error: BaseException) -> BaseException | None:
+    """The one exception in a group, however deep; None where there are several."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    found = cast("tuple[BaseException, ...]", error.exceptions)  # pyright: ignore[reportUnknownMemberType]
+    return _only_leaf(found[0]) if len(found) == 1 else None

@@ -1,4 +1,4 @@
-"""From errors to exit codes and one sentence on stderr.
+"""From errors to exit codes and a sentence on stderr: what failed, what to do, and where to find out more.
 
 0 ok, 1 other, 2 usage, 3 not found, 4 denied, 5 network, 6 verification failed, 7 busy, 8 no space, 130 interrupted.
 """
@@ -12,6 +12,11 @@ import click
 
 from imgfs.errors import ImgfsError
 
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 denied, 5 network, 6 verification failed, 7 busy, "
+    "8 no space, 130 interrupted."
+)
+INTERRUPTED = 130
 _CODES = {
     errno.EINVAL: 2,
     errno.ENOENT: 3,
@@ -25,7 +30,7 @@ _CODES = {
     errno.EFBIG: 6,
     errno.EBUSY: 7,
     errno.ENOSPC: 8,
-    errno.EINTR: 130,
+    errno.EINTR: INTERRUPTED,
 }
 
 
@@ -35,23 +40,33 @@ def exit_code(number: int) -> int:
 
 
 class Failure(click.ClickException):
-    """A command that failed: `message` says what and what to do next."""
+    """A command that failed: `message` says what and what to do next, `more` where the whole story is."""
 
-    def __init__(self, message: str, number: int) -> None:
+    def __init__(self, message: str, number: int, more: str = "") -> None:
         super().__init__(message)
-        self.exit_code = exit_code(number)
+        self.more = more
+        self.exit_code = exit_code(number)  # pyright: ignore[reportAttributeAccessIssue] - a class variable in click
 
     def show(self, file: object = None) -> None:
-        """One line on stderr."""
-        click.echo(f"imgfs: {self.message}", err=True)
+        """One line on stderr, and a second one if there is more to find."""
+        click.echo(f"imgfs: {printable(self.message)}", err=True)
+        if self.more:
+            click.echo(f"imgfs: for more see {printable(self.more)}", err=True)
 
 
-def from_error(error: ImgfsError) -> Failure:
+def printable(text: str) -> str:
+    """`text` on one line and without what could drive a terminal: parts of it come from registries and file names."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)
+
+
+def from_error(error: ImgfsError, more: str = "") -> Failure:
     """A failure out of one of imgfs's own errors."""
-    return Failure(error.message, error.errno)
+    return Failure(error.message, error.errno, more)
 
 
-def from_os_error(error: OSError, subject: str, reason: str | None = None) -> Failure:
+def from_os_error(error: OSError, subject: str, reason: str | None = None, more: str = "") -> Failure:
     """A failure out of an errno that the mount answered, with the daemon's own reason where it gave one."""
     number = error.errno or errno.EIO
-    return Failure(reason or f"{subject}: {os.strerror(number)}", number)
+    if number in (errno.ENOTCONN, errno.ECONNABORTED):
+        return Failure(f"{subject}: the daemon of the mount is gone; `imgfs mount` mounts anew", number, more)
+    return Failure(reason or f"{subject}: {os.strerror(number)}", number, more)

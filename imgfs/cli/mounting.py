@@ -2,75 +2,82 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from imgfs.cli.failure import Failure, from_error
-from imgfs.config import DEFAULT_MOUNTPOINT, default_state, load_config
+from imgfs.cli.options import Command, mountpoint_argument
 from imgfs.errors import ImgfsError
 
 _END_PATIENCE = 20
 
-mountpoint_argument = click.argument(
-    "mountpoint",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_MOUNTPOINT,
-    envvar="IMGFS_MOUNTPOINT",
-)
 
-
-@click.command()
+@click.command(cls=Command)
 @mountpoint_argument
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to stderr, for systemd and debugging.")
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
     help="Where content is kept. Default: $STATE_DIRECTORY, else /var/lib/imgfs-state (root) or the XDG state home.",
 )
 @click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="Default: imgfs.toml in the state directory."
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Options of the daemon, in TOML. Default: imgfs.toml in the state directory; none is needed.",
 )
 def mount(mountpoint: Path, foreground: bool, state: Path | None, config_path: Path | None) -> None:
-    """Mount the tree at MOUNTPOINT (default /var/lib/imgfs).
+    """Mount the tree and serve it in the background.
 
-    Returns when the mount answers and runs on in the background; -f stays in front. State survives unmounting.
+    MOUNTPOINT is $IMGFS_MOUNTPOINT by default, else /var/lib/imgfs; it is made if it is missing. Returns when the
+    tree answers and its daemon runs on; -f stays in front. A mount whose daemon died is taken away first. All state
+    survives unmounting. `cat MOUNTPOINT/.imgfs/config` shows the options in force.
     """
+    from imgfs.config import default_state, load_config
     from imgfs.daemon import Mounting
 
+    chosen = (state or default_state()).absolute()
     try:
-        chosen = (state or default_state()).absolute()
         mounting = Mounting(Path(os.path.abspath(mountpoint)), chosen, load_config(config_path, chosen), foreground)
         if foreground:
             _serve(mounting, lambda: None)
         else:
-            _serve_behind(mounting)
+            _serve_behind(mounting, chosen)
     except ImgfsError as error:
-        raise from_error(error) from None
+        raise from_error(error, _more(chosen)) from None
 
 
-@click.command()
+@click.command(cls=Command)
 @mountpoint_argument
 @click.option(
     "-l", "--lazy", is_flag=True, help="Take it from the tree at once, and for good when its last user is gone."
 )
 def umount(mountpoint: Path, lazy: bool) -> None:
-    """Unmount the tree at MOUNTPOINT and wait until its daemon has ended. Works without a daemon too."""
+    """Unmount the tree and wait until its daemon has ended.
+
+    MOUNTPOINT is $IMGFS_MOUNTPOINT by default, else /var/lib/imgfs. Takes away what a dead daemon left, too. While
+    somebody uses the tree it is busy (exit code 7).
+    """
     from imgfs.kernel.mounts import is_dead, unmount
 
     path = os.path.abspath(mountpoint)
-    pid = None if is_dead(path) else _daemon_of(path)
-    try:
-        unmount(path, detach=lazy or is_dead(path))
-    except ImgfsError as error:
-        raise from_error(error) from None
+    is_orphan = is_dead(path)
+    pid = None if is_orphan else _daemon_of(path)
+    unmount(path, detach=lazy or is_orphan)
     if pid is not None and not lazy:
         _wait_for_end(pid)
+
+
+def _more(state: Path) -> str:
+    return f"{state / 'log'}, or let `imgfs mount -f` log to stderr"
 
 
 def _serve(mounting: object, ready: Callable[[], None]) -> None:
@@ -80,7 +87,7 @@ def _serve(mounting: object, ready: Callable[[], None]) -> None:
     run(mounting, ready)
 
 
-def _serve_behind(mounting: object) -> None:
+def _serve_behind(mounting: object, state: Path) -> None:
     """Fork before any thread or event loop exists; the child tells over a pipe that it answers, or why not."""
     reading, writing = os.pipe()
     if os.fork():
@@ -88,7 +95,7 @@ def _serve_behind(mounting: object) -> None:
         with os.fdopen(reading, "rb") as told:
             answer = told.read()
         if answer != b"ready":
-            raise _told(answer)
+            raise _told(answer, _more(state))
         return
     os.close(reading)
     os.setsid()
@@ -113,11 +120,11 @@ def _child(mounting: object, writing: int) -> int:
     return 0
 
 
-def _told(answer: bytes) -> Failure:
+def _told(answer: bytes, more: str) -> Failure:
     if not answer:
-        return Failure("mount: the daemon ended before the mount answered; `imgfs mount -f` shows why", 0)
+        return Failure("mount: the daemon ended before the tree answered", errno.EIO, more)
     number, message = json.loads(answer)
-    return Failure(message, number)
+    return Failure(message, number, more)
 
 
 def _daemon_of(path: str) -> int | None:
@@ -136,6 +143,6 @@ def _wait_for_end(pid: int) -> None:
         return
     try:
         if not select.select([process], [], [], _END_PATIENCE)[0]:
-            raise Failure(f"umount: daemon {pid} is still ending after {_END_PATIENCE} s; see its log", signal.SIGALRM)
+            raise Failure(f"umount: daemon {pid} is still ending after {_END_PATIENCE} s; see its log", errno.EBUSY)
     finally:
         os.close(process)

@@ -1,35 +1,75 @@
-"""The program: its commands by name, each loaded when it is called."""
+"""The program: its commands by name, each loaded when it is called, and where failures become exit codes."""
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+from typing import Any
 
 import click
 
 from imgfs import __version__
+from imgfs.cli.failure import EXIT_CODES, INTERRUPTED, from_error, from_os_error
+from imgfs.errors import ImgfsError
 
 _COMMANDS = {
-    "mount": ("imgfs.cli.mounting", "mount"),
-    "umount": ("imgfs.cli.mounting", "umount"),
+    "mount": "imgfs.cli.mounting",
+    "umount": "imgfs.cli.mounting",
+    "pull": "imgfs.cli.pull",
+    "ls": "imgfs.cli.ls",
+    "status": "imgfs.cli.status",
+    "inspect": "imgfs.cli.inspection",
+    "tag": "imgfs.cli.names",
+    "rm": "imgfs.cli.names",
+    "completion": "imgfs.cli.completion",
+    "man": "imgfs.cli.man",
 }
 
 
-class _Lazy(click.Group):
+class Program(click.Group):
+    """The group of all commands."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run as a program. A shell that asks for completions gets imgfs's own classes."""
+        if "_IMGFS_COMPLETE" in os.environ:
+            importlib.import_module("imgfs.cli.completion")
+        return super().main(*args, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of their use."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
         if cmd_name not in _COMMANDS:
             return None
-        module, attribute = _COMMANDS[cmd_name]
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; every failure it has becomes a sentence and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("imgfs: interrupted", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except ImgfsError as error:
+            raise from_error(error) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise from_os_error(error, str(error.filename or "imgfs")) from None
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"{EXIT_CODES} IMGFS_MOUNTPOINT in the environment says where the tree is mounted. More: `imgfs man`.",
+)
 @click.version_option(__version__, prog_name="imgfs")
 def main() -> None:
     """Container images as files.
 
     `imgfs mount DIR` shows images/, content/ and snapshots/ below DIR; reading an image that is not here brings it in.
-    Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 denied, 5 network, 6 verification failed, 7 busy, 8 no space.
+    The other commands are sugar over those files. `imgfs COMMAND --help` explains one.
     """

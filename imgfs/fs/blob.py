@@ -9,12 +9,9 @@ import pyfuse3
 from imgfs.errors import NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, FileHandle
-from imgfs.fs.node import Handle, Node, control_number
+from imgfs.fs.node import SOON, Handle, Node, control_number
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.descriptor import Descriptor
-
-_KEEP = 1.0
-"""Seconds the kernel may keep a stored blob's attributes: its bytes cannot change, but it may be removed by others."""
 
 
 class BlobFile(Node):
@@ -33,7 +30,7 @@ class BlobFile(Node):
         shown = self._subsystems.shown
         if info is None:
             return shown.entry(self.number, mode, size=self._descriptor.size, disk=0)
-        return shown.entry(self.number, mode, size=info.size, time=info.committed, disk=info.allocated, keep=_KEEP)
+        return shown.entry(self.number, mode, size=info.size, time=info.committed, disk=info.allocated, keep=SOON)
 
     async def open(self, flags: int, caller: Caller) -> Handle:
         digest = self._descriptor.digest

@@ -48,7 +48,7 @@ class PlatformDirectory(Directory):
         return await self._subsystems.images.platform_image(self._digest, self._platform)
 
     async def _known(self) -> PlatformImage | None:
-        """What is here; a document that is damaged or has nothing for this platform lists nothing, and tells on open."""
+        """What is here; a document that is damaged or has nothing for this platform is told on open."""
         try:
             return await self._subsystems.images.stored_platform_image(self._digest, self._platform)
         except ImgfsError:
@@ -139,7 +139,7 @@ class ImageDirectory(PlatformDirectory):
 
     async def _status_json(self) -> bytes:
         status = await self._subsystems.status.image(self._digest)
-        return msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n"
+        return msgspec.json.format(msgspec.json.encode(status, enc_hook=str), indent=2) + b"\n"
 
     def _missing(self, name: bytes) -> Node:
         raise missing(name)

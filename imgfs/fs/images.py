@@ -117,7 +117,7 @@ class NamesDirectory(Directory):
         if name := self._subsystems.names.get(path):
             return NameLink(self._subsystems, name)
         if digest := self._subsystems.private.get(path):
-            return Link(f"private/{path}", self._subsystems.shown, _link_target(path, digest))
+            return PrivateLink(f"private/{path}", self._subsystems.shown, _link_target(path, digest))
         return None
 
     def _is_directory(self, path: str, component: str) -> bool:
@@ -156,6 +156,8 @@ class NameLink(Link):
 
     __slots__ = ("_name", "_subsystems")
 
+    keep = 0.0
+
     def __init__(self, subsystems: Subsystems, name: Name) -> None:
         super().__init__(f"name/{name.name}", subsystems.shown, _link_target(name.name, name.digest), name.updated)
         self._subsystems = subsystems
@@ -181,6 +183,14 @@ class NameLink(Link):
             raise NotFound(f"image {self._name}: is not registered")
         self._target = _link_target(name.name, name.digest).encode()
         self._time = name.updated
+
+
+class PrivateLink(Link):
+    """A link on its way to become a name, under a name of its own for a moment."""
+
+    __slots__ = ()
+
+    keep = 0.0
 
 
 def _link_target(name: str, digest: Digest) -> str:

@@ -20,6 +20,10 @@ from imgfs.fs.caller import Caller
 ENDLESS = 10 * 365 * 86400.0
 """Seconds that the kernel may keep what can never change."""
 
+SOON = 1.0
+"""Seconds that the kernel may keep what changes only when somebody removes it: a path through a name then costs four
+trips to the daemon instead of twelve."""
+
 _CONTROL = 1 << 62
 """Set in the number of every inode that is not part of a view; views count from below (fs/view.py)."""
 
@@ -171,28 +175,29 @@ class Shown:
 
 
 class Directory(Node):
-    """A directory outside of views. `keep`: seconds that the kernel may trust that it exists."""
+    """A directory outside of views."""
 
     __slots__ = ("_shown",)
 
     mode = 0o755
-    keep = 0.0
 
     def __init__(self, key: str, shown: Shown) -> None:
         super().__init__(control_number(key))
         self._shown = shown
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
-        return self._shown.entry(self.number, stat.S_IFDIR | self.mode, keep=self.keep)
+        return self._shown.entry(self.number, stat.S_IFDIR | self.mode, keep=SOON)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         raise missing(name)
 
 
 class Link(Node):
-    """A symbolic link whose target is known when it is made."""
+    """A symbolic link whose target is known when it is made. `keep`: seconds that the kernel may trust its name."""
 
     __slots__ = ("_shown", "_target", "_time")
+
+    keep = SOON
 
     def __init__(self, key: str, shown: Shown, target: str, time: int | None = None) -> None:
         super().__init__(control_number(key))
@@ -202,7 +207,7 @@ class Link(Node):
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         size = len(self._target)
-        return self._shown.entry(self.number, stat.S_IFLNK | 0o777, size=size, time=self._time, disk=0)
+        return self._shown.entry(self.number, stat.S_IFLNK | 0o777, size=size, time=self._time, disk=0, keep=self.keep)
 
     async def readlink(self, caller: Caller) -> bytes:
         return self._target

@@ -16,7 +16,7 @@ import pyfuse3
 import structlog
 import trio
 
-from imgfs.errors import ImgfsError
+from imgfs.errors import ImgfsError, NotFound
 from imgfs.fs.caller import Caller
 from imgfs.fs.inodes import Inodes
 from imgfs.fs.node import Handle, Listing, NoAttribute, Node
@@ -29,6 +29,7 @@ R = TypeVar("R")
 
 _VIEWS_BELOW = 1 << 62
 _log = structlog.get_logger("imgfs.fs")
+
 
 def guarded(
     handler: Callable[Concatenate[Operations, P], CoroutineType[Any, Any, R]],
@@ -226,7 +227,11 @@ class Operations(pyfuse3.Operations):
                 return
         for position in range(max(start_id - 2, 0), len(listing)):
             name, child = listing[position]
-            if not pyfuse3.readdir_reply(token, name, await child.attributes(), position + 3):
+            try:
+                entry = await child.attributes()
+            except NotFound:
+                continue  # it went between opendir and here
+            if not pyfuse3.readdir_reply(token, name, entry, position + 3):
                 return
             if child.number >= _VIEWS_BELOW:
                 self._inodes.count(child)

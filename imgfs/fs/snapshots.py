@@ -9,7 +9,7 @@ import pyfuse3
 
 from imgfs.errors import Invalid
 from imgfs.fs.caller import Caller
-from imgfs.fs.node import Directory, Link, Listing, Node, Shown, control_number, missing
+from imgfs.fs.node import SOON, Directory, Link, Listing, Node, Shown, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.fs.view import view_node
 from imgfs.oci.digest import Digest, is_digest
@@ -74,10 +74,13 @@ class ImageLink(Node):
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         shown: Shown = self._subsystems.shown
-        return shown.entry(self.number, stat.S_IFLNK | 0o777, size=len(self._digest), disk=0)
+        return shown.entry(self.number, stat.S_IFLNK | 0o777, size=len(self._digest), disk=0, keep=SOON)
 
     async def readlink(self, caller: Caller) -> bytes:
-        snapshot = await caller.wait(lambda: self._subsystems.images.snapshot(self._digest, self._platform))
+        images = self._subsystems.images
+        snapshot = images.local_snapshot(self._digest, self._platform) or await caller.wait(
+            lambda: images.snapshot(self._digest, self._platform)
+        )
         return snapshot.chain_id.encode()
 
 
@@ -93,7 +96,7 @@ class SnapshotDirectory(Directory):
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         mode = stat.S_IFDIR | 0o555
-        return self._subsystems.shown.entry(self.number, mode, time=self._snapshot.created)
+        return self._subsystems.shown.entry(self.number, mode, time=self._snapshot.created, keep=SOON)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if name == b"rootfs":

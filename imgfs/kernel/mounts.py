@@ -115,7 +115,7 @@ def tune_fuse(device: tuple[int, int], *, read_ahead_kb: int, max_background: in
 
 @contextmanager
 def _fusectl() -> Generator[Path]:
-    """The control filesystem of FUSE: where it is mounted, else mounted in a directory of ours for as long as this lasts."""
+    """The control filesystem of FUSE: where it is mounted, else mounted in a directory of ours for a moment."""
     usual = Path("/sys/fs/fuse/connections")
     if mount_at(str(usual)):
         yield usual

@@ -51,7 +51,8 @@ def apply_records(records: Records, header: Header) -> None:
     header.gid = decimal(records, b"gid", header.gid)
     if time := records.get(b"mtime"):
         header.mtime = _nanoseconds(time)
-    header.xattrs = kept((key[len(_XATTR) :], value) for key, value in records.items() if _is_xattr(key, value))
+    if found := [(key[len(_XATTR) :], value) for key, value in records.items() if value and key.startswith(_XATTR)]:
+        header.xattrs = kept(found)
 
 
 def decimal(records: Records, key: bytes, default: int) -> int:
@@ -77,22 +78,14 @@ def _record(payload: bytes, at: int) -> tuple[bytes, bytes, int]:
     key, equals, value = payload[space + 1 : end - 1].partition(b"=")
     if not key or not equals:
         raise Malformed(f"PAX record {payload[at : at + 40]!r}, expected a key, = and a value")
-    _check_nul(key, value)
-    return key, value, end
-
-
-def _check_nul(key: bytes, value: bytes) -> None:
     if b"\0" in (value if key in _STRINGS else key):
         raise Malformed(f"PAX record {key[:40]!r} has a NUL byte in it")
+    return key, value, end
 
 
 def _check_pair(key: bytes, value: bytes, seen: int) -> None:
     if key != _SPARSE_PAIR[seen % 2] or b"," in value:
         raise Malformed(f"PAX record {key!r}, expected sparse offsets and lengths in turn")
-
-
-def _is_xattr(key: bytes, value: bytes) -> bool:
-    return key.startswith(_XATTR) and bool(value)
 
 
 def _nanoseconds(time: bytes) -> int:

@@ -84,6 +84,7 @@ class Images:
         self._failures = failures
         self._resolving: Flights[Digest] = Flights(nursery)
         self._parsed: OrderedDict[Digest, Manifest | Index] = OrderedDict()
+        self._assembled: dict[tuple[Digest, Platform], Snapshot] = {}
 
     async def resolve(self, reference: Reference) -> Digest:
         """The digest of `reference`: as registered, else asked for at its registry once and recorded, durably.
@@ -173,6 +174,16 @@ class Images:
             )
         return config
 
+    def local_snapshot(self, digest: Digest, platform: Platform) -> Snapshot | None:
+        """As `snapshot` if it was asked for before and all of it is still here; never waits.
+
+        Every path through a name asks this once more, so it is a few look-ups in memory.
+        """
+        snapshot = self._assembled.get((digest, platform))
+        if snapshot is None or not all(one.diff_id in self._stored for one in self._graph.layers(snapshot)):
+            return None
+        return snapshot
+
     async def snapshot(self, digest: Digest, platform: Platform | None = None) -> Snapshot:
         """The committed snapshot of the image's rootfs, with every layer here and verified.
 
@@ -186,6 +197,7 @@ class Images:
             self._failures.note(digest, error)
             raise
         self._failures.clear(digest)
+        self._assembled[digest, platform or self.platform] = snapshot
         return snapshot
 
     async def pull(self, digest: Digest, platform: Platform | None = None) -> Snapshot:

@@ -56,6 +56,8 @@ def _options() -> argparse.Namespace:
         parser.error(f"--only: {', '.join(sorted(unknown))}: not among {', '.join(EXPERIMENTS)}")
     if options.write and options.repeats < PUBLISHED_REPEATS:
         parser.error(f"--write: {options.repeats} repeats, a published figure needs at least {PUBLISHED_REPEATS}")
+    if not options.imgfs.exists():
+        parser.error(f"--imgfs: {options.imgfs} does not exist: ./scripts/setup installs it into .venv")
     if os.geteuid():
         parser.error("mounts, chroots and cache drops need root")
     return options
@@ -75,11 +77,11 @@ def _run_all(options: argparse.Namespace, work: Path) -> Bench:
         return bench
 
 
-def _publish(options: argparse.Namespace, bench: Bench) -> None:
+def _publish(options: argparse.Namespace, bench: Bench, load: float) -> None:
     verdicts = list(targets.verdicts(bench.results))
     place = "a fresh ext4 on a loop device in RAM" if options.scratch == RAM else f"a directory, {options.scratch}"
     command = shlex.join(["./scripts/bench", *sys.argv[1:]])
-    setting = report.Setting(command, options.repeats, place, options.imgfs)
+    setting = report.Setting(command, options.repeats, place, options.imgfs, load)
     text = report.markdown(bench.results, verdicts, setting)
     print(text)
     if options.write:
@@ -97,6 +99,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
     adopt_orphans()
+    load = os.getloadavg()[0]
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -106,7 +109,7 @@ def main() -> int:
         return 1
     finally:
         stop_all()
-    _publish(options, bench)
+    _publish(options, bench, load)
     return 0
 
 

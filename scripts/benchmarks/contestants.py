@@ -121,9 +121,12 @@ class ShellFloor(Contestant):
     """The least that tools can do: curl, sha256sum, igzip or zstd, tar, all layers at once; then cat in a chroot."""
 
     name = "floor"
+    # tee -p: tar may end before the padding after the archive, and the checksum needs that too.
     _LAYER = """\
 set -o pipefail
-sums=$( {{ curl -sSf "$1" | tee >(sha256sum >&3) | {inflate} | tee >(sha256sum >&3) | tar -xf - -C "$2" >&2; }} 3>&1 )
+sums=$( {{
+  curl -sSf "$1" | tee -p >(sha256sum >&3) | {inflate} | tee -p >(sha256sum >&3) | tar -xf - -C "$2" >&2
+}} 3>&1 )
 [ $? -eq 0 ] && echo "$sums"
 """
 
@@ -151,12 +154,13 @@ sums=$( {{ curl -sSf "$1" | tee >(sha256sum >&3) | {inflate} | tee >(sha256sum >
         return "bash", "-c", self._LAYER.format(inflate=inflate), "layer", f"{url}/blobs/{layer['digest']}", str(root)
 
     def _begin(self, *command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **self.env})
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **self.env})
 
     def _end(self, child: subprocess.Popen[str]) -> str:
-        output = child.communicate()[0]
+        output, complaint = child.communicate()
         if child.returncode:
-            raise Failed(f"floor: {child.args!r:.200}: exit status {child.returncode}; the reason is on standard error")
+            raise Failed(f"floor: {str(child.args)[-100:]}: exit status {child.returncode}; {complaint.strip()}")
         return output
 
 

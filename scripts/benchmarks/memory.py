@@ -12,7 +12,7 @@ from .bench import Bench, recorded, say
 from .contestants import Imgfs
 from .disks import filesystem_type
 from .images import LOADED_AT_ONCE, RECIPE_OF
-from .processes import run
+from .processes import Failed, run
 from .results import Unit
 
 DAEMON = "P10"
@@ -34,8 +34,9 @@ def start(bench: Bench) -> None:
             (mount.mountpoint / f"images/local-{number}").symlink_to(f"sha256:{digest}")
         for _ in range(bench.repeats):
             named.samples.append(_restart(mount))
-        known = len(list((mount.mountpoint / "images").iterdir()))
-        named.note = f"{known} names listed after the last start"
+        known = len(list((mount.mountpoint / "images").glob("local-*")))
+        if known != NAMES:
+            raise Failed(f"{known} of {NAMES} names are listed after a restart")
 
 
 def _restart(mount: Imgfs) -> float:

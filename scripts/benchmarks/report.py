@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,14 @@ class Setting:
     repeats: int
     scratch: str
     imgfs: Path
+    load: float
 
     def facts(self) -> dict[str, str]:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         return {
             "command": f"`{self.command}`",
             "machine": f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, Linux {platform.release()}",
+            "load average before": f"{self.load:.2f}",
             "rooms on": self.scratch,
             "programs": ", ".join(f"{name} {version}" for name, version in _versions(self.imgfs)),
             "figures": f"medians of {self.repeats} interleaved runs, in brackets the minimum, of rates the maximum",
@@ -105,8 +107,18 @@ def _pivot(results: Results, experiment: str, failures: dict[str, int]) -> list[
     cell_of = {(row.case, row.contestant): _cell(row, failures) for row in rows}
     units = {row.case: row.unit for row in rows}
     cells = [(case, unit.value, *(cell_of.get((case, name), "") for name in names)) for case, unit in units.items()]
-    notes = [f"- {row.case}, {row.contestant}: {row.note}" for row in rows if row.note]
+    notes = list(_notes(rows))
     return _table(("case", "", *names), cells) + (["", *notes] if notes else [])
+
+
+def _notes(rows: Iterable[Row]) -> Iterator[str]:
+    """One line a note; one that a contestant has in many cases is said once, without them."""
+    noted = dict[tuple[str, str], list[str]]()
+    for row in rows:
+        if row.note:
+            noted.setdefault((row.contestant, row.note), []).append(row.case)
+    for (contestant, note), cases in noted.items():
+        yield f"- {contestant}: {note}" if len(cases) > 2 else f"- {contestant}, {', '.join(cases)}: {note}"
 
 
 def _cell(row: Row, failures: dict[str, int]) -> str:

@@ -84,12 +84,17 @@ class Registry:
             stop(self._process)
 
     def push(self, image: Image) -> None:
-        """Push an image that is not there in this very form. Raises Failed if skopeo fails."""
+        """Push an image that is not there in this very form. Raises Failed if skopeo fails.
+
+        Without --preserve-digests skopeo may put a gzip layer that the registry has in the place of the zstd layer.
+        """
         status, headers, _ = self.near.request("HEAD", f"/v2/{image.name}/manifests/{image.variant}")
         if status == 200 and headers["Docker-Content-Digest"] == tags(image.layout)[image.variant]:
             return
         source, target = f"oci:{image.layout}:{image.variant}", f"docker://{self.near.reference(image)}"
-        run("skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", source, target)
+        run(
+            "skopeo", "--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false", source, target
+        )
 
 
 class ShapedLink:

@@ -1,0 +1,87 @@
+"""`imgfs ls`: the registered names and how much of each image is here."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import click
+
+from imgfs.cli.options import Command, format_option, mountpoint_option
+from imgfs.cli.table import human_size, local_time, render_json, render_table, short_digest, utc_time
+from imgfs.cli.tree import RegisteredName, Status, Tree
+
+
+class Row(TypedDict):
+    """One name in the JSON of `imgfs ls`; `size` and `local` are bytes, of blobs as they travel."""
+
+    name: str
+    digest: str
+    updated: str
+    complete: bool
+    size: int
+    local: int
+
+
+@click.command(cls=Command)
+@mountpoint_option
+@format_option("table")
+@click.option("-q", "--quiet", is_flag=True, help="Only the names, one a line.")
+def ls(mountpoint: str, form: str, quiet: bool) -> None:
+    """List the registered image names.
+
+    SIZE is what the image's blobs are for the mount's platform; COMPLETE says whether all of them are here. Asks no
+    registry.
+    """
+    tree = Tree.open(mountpoint)
+    names = list(tree.names())
+    if quiet:
+        for name in names:
+            click.echo(name.name)
+    elif form == "json":
+        click.echo(render_json([row for _, row in _rows(tree, names)]))
+    else:
+        click.echo(_table(_rows(tree, names)))
+
+
+def _rows(tree: Tree, names: list[RegisteredName]) -> list[tuple[RegisteredName, Row]]:
+    known: dict[str, Status | None] = {}
+    rows: list[tuple[RegisteredName, Row]] = []
+    for name in names:
+        if name.digest not in known:
+            known[name.digest] = _status(tree, name.digest)
+        if status := known[name.digest]:
+            rows.append((name, _row(name, status)))
+    return rows
+
+
+def _status(tree: Tree, digest: str) -> Status | None:
+    """None where the last name went while this command ran."""
+    try:
+        return tree.status(digest)
+    except FileNotFoundError:
+        return None
+
+
+def _row(name: RegisteredName, status: Status) -> Row:
+    return {
+        "name": name.name,
+        "digest": name.digest,
+        "updated": utc_time(name.updated),
+        "complete": status["complete"],
+        "size": sum(part["size"] for part in status["parts"]),
+        "local": sum(part["offset"] for part in status["parts"]),
+    }
+
+
+def _table(rows: list[tuple[RegisteredName, Row]]) -> str:
+    cells = [
+        (
+            name.name,
+            short_digest(name.digest),
+            local_time(name.updated),
+            "yes" if row["complete"] else "no",
+            human_size(row["size"]) if row["size"] else "-",
+        )
+        for name, row in rows
+    ]
+    return render_table(("NAME", "DIGEST", "UPDATED", "COMPLETE", "SIZE"), cells, right={4})

@@ -1,0 +1,77 @@
+"""`imgfs tag` and `imgfs rm`: give and take names. Neither touches content."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import click
+
+from imgfs.cli.failure import Failure, from_os_error
+from imgfs.cli.naming import find, is_digest_like, new_name, registered_name
+from imgfs.cli.options import Command, complete_name, image_argument, mountpoint_option, quiet_option
+from imgfs.cli.tree import Tree
+from imgfs.errors import Invalid
+
+
+@click.command(cls=Command)
+@image_argument
+@click.argument("name", metavar="NAME")
+@mountpoint_option
+@quiet_option
+def tag(image: str, name: str, mountpoint: str, quiet: bool) -> None:
+    """Give IMAGE one more name.
+
+    NAME is a word (`mytool`), which stays local and is never asked for at a registry, or a registry's name, which
+    `imgfs pull --refresh` asks for. If NAME meant another image, it means IMAGE now. Nothing is pushed anywhere.
+    """
+    tree = Tree.open(mountpoint)
+    chosen = _checked(name, quiet)
+    found = find(tree, image, quiet=quiet)
+    try:
+        os.setxattr(tree.image(found.digest), "user.imgfs.tag", os.fsencode(chosen))
+    except OSError as error:
+        reason = None
+        if error.errno == errno.EINVAL:
+            reason = f"{chosen}: is no image name; expected host/repository:tag or a plain word"
+        raise from_os_error(error, f"{found.subject} as {chosen}", reason, tree.log) from None
+
+
+@click.command(cls=Command)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_name)
+@mountpoint_option
+@quiet_option
+def rm(names: tuple[str, ...], mountpoint: str, quiet: bool) -> None:
+    """Remove names; what they stood for stays here.
+
+    A name that cannot be removed is reported and the others go all the same; the exit code is that of the first.
+    """
+    tree = Tree.open(mountpoint)
+    failures: list[Failure] = []
+    for name in names:
+        try:
+            _remove(tree, name, quiet)
+        except Failure as failure:
+            failures.append(failure)
+    for failure in failures[1:]:
+        failure.show()
+    if failures:
+        raise failures[0]
+
+
+def _checked(name: str, quiet: bool) -> str:
+    if is_digest_like(name):
+        raise Failure(f"{name}: is a digest and cannot be a name; expected host/repository:tag or a word", errno.EINVAL)
+    return new_name(name, quiet=quiet)
+
+
+def _remove(tree: Tree, text: str, quiet: bool) -> None:
+    if is_digest_like(text):
+        raise Failure(f"{text}: is a digest and no name; `imgfs status {text}` shows its names", errno.EINVAL)
+    try:
+        name = registered_name(tree, text, quiet=quiet)
+        os.unlink(tree.link(name))
+    except Invalid as error:
+        raise Failure(error.message, error.errno) from None
+    except OSError as error:
+        raise from_os_error(error, text, None, tree.log) from None

@@ -1,0 +1,75 @@
+"""Options and arguments that commands share, so that they are spelled and explained alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from imgfs.cli.tree import Tree
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command whose help ends with where the exit codes are explained."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Point to the program's help."""
+        formatter.write_paragraph()
+        formatter.write_text("Exit codes and environment: `imgfs --help`.")
+
+
+def default_mountpoint() -> str:
+    """Where the tree is mounted unless somebody says otherwise."""
+    from imgfs.config import DEFAULT_MOUNTPOINT
+
+    return DEFAULT_MOUNTPOINT
+
+
+def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Registered names that begin so. Lists directories and so never asks a registry."""
+    path = ctx.params.get("mountpoint") or os.environ.get("IMGFS_MOUNTPOINT") or default_mountpoint()
+    try:
+        names = [name.name for name in Tree(os.fspath(path)).names()]
+    except OSError:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def format_option(default: str) -> Callable[[F], F]:
+    """`--format`, for what is a list or a document."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "json"]),
+        default=default,
+        show_default=True,
+        help="For people or for programs; keys of JSON are stable.",
+    )
+
+
+mountpoint_option = click.option(
+    "--mountpoint",
+    type=click.Path(file_okay=False),
+    default=default_mountpoint,
+    envvar="IMGFS_MOUNTPOINT",
+    metavar="DIR",
+    help="Where the tree is mounted. Default: $IMGFS_MOUNTPOINT, else /var/lib/imgfs.",
+)
+
+mountpoint_argument = click.argument(
+    "mountpoint",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=default_mountpoint,
+    envvar="IMGFS_MOUNTPOINT",
+    metavar="[MOUNTPOINT]",
+)
+
+image_argument = click.argument("image", metavar="IMAGE", shell_complete=complete_name)
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")

@@ -1,0 +1,66 @@
+"""What moves on a terminal. Imported only where there is one, because rich takes its time to load."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.text import Text
+
+from imgfs.cli.table import short_digest
+from imgfs.cli.tree import Part, Status
+
+_POLL = 0.2
+_TOTAL = "total"
+_WORDS = {"local": "here", "absent": "waiting", "loading": "loading", "failed": "failed"}
+
+
+@contextmanager
+def image_progress(console: Console | None = None) -> Generator[Callable[[Status], None]]:
+    """A bar for each layer and one for all of the image, on stderr, for as long as the context lasts."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[word]}", markup=False),
+    )
+    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def draw(status: Status) -> None:
+            for number, part in enumerate(status["parts"]):
+                if part["kind"] == "layer":
+                    _move(progress, bars, f"{number} {short_digest(part['digest'])}", part)
+            _move_total(progress, bars, status)
+
+        yield draw
+
+
+def _move(progress: Progress, bars: dict[str, TaskID], key: str, part: Part) -> None:
+    if key not in bars:
+        bars[key] = progress.add_task(short_digest(part["digest"]), total=part["size"], word="")
+    progress.update(bars[key], completed=part["offset"], word=_WORDS.get(part["state"], part["state"]))
+
+
+def _move_total(progress: Progress, bars: dict[str, TaskID], status: Status) -> None:
+    total = sum(part["size"] for part in status["parts"])
+    if _TOTAL not in bars:
+        bars[_TOTAL] = progress.add_task(_TOTAL, total=total, word="")
+    here = sum(part["offset"] for part in status["parts"])
+    progress.update(bars[_TOTAL], completed=here, total=total, word="complete" if status["complete"] else "")
+
+
+def watch(render: Callable[[], tuple[str, bool]], console: Console | None = None) -> None:
+    """Show what `render` returns, again and again, until it says that this was the last one."""
+    with Live(console=console or Console(), auto_refresh=False) as live:
+        while True:
+            text, is_last = render()
+            live.update(Text(text, no_wrap=True), refresh=True)
+            if is_last:
+                return
+            time.sleep(_POLL)

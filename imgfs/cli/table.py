@@ -1,0 +1,55 @@
+"""Facts as text: aligned columns for people, JSON for programs, sizes and times as people read them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Sequence
+
+from imgfs.cli.failure import printable
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Columns two spaces apart under their heads; those in `right` end together. No line ends in spaces."""
+    lines = [head, *[[printable(cell) for cell in row] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+
+    def aligned(line: Sequence[str]) -> str:
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(aligned(line) for line in lines)
+
+
+def render_json(value: object) -> str:
+    """Indented JSON."""
+    return json.dumps(value, indent=2)
+
+
+def human_size(count: int) -> str:
+    """Bytes in decimal units, as registries and disks count them: `57.2 MB`."""
+    size, unit = float(count), 0
+    while size >= 999.95 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{count} B" if unit == 0 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def short_digest(digest: str) -> str:
+    """The algorithm and twelve hex digits."""
+    algorithm, _, hexadecimal = digest.partition(":")
+    return f"{algorithm}:{hexadecimal[:12]}"
+
+
+def local_time(moment: int) -> str:
+    """ns since the epoch to the minute, in the local zone."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment // 10**9))
+
+
+def utc_time(moment: int) -> str:
+    """ns since the epoch to the second, as RFC 3339 in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment // 10**9))

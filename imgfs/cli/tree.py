@@ -1,0 +1,160 @@
+"""The mounted tree as the command line uses it: paths, names, status, and the daemon's word on what failed.
+
+Owns which file answers which question. Nothing here asks a registry except where it says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+from imgfs.cli.failure import Failure, from_os_error
+from imgfs.oci.digest import is_digest
+
+
+class Part(TypedDict):
+    """One blob of an image in status.json (transfer/status.py says what the keys mean)."""
+
+    kind: str
+    digest: str
+    size: int
+    media_type: str
+    state: str
+    offset: int
+    diff_id: str | None
+    where: str | None
+    error: str | None
+
+
+class Status(TypedDict):
+    """An image's status.json."""
+
+    digest: str
+    names: list[str]
+    platform: str
+    complete: bool
+    lazy: bool
+    why: str
+    error: str | None
+    parts: list[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredName:
+    """A name below images/; `updated` is ns since the epoch."""
+
+    name: str
+    digest: str
+    updated: int
+
+
+class Tree:
+    """The tree mounted at `path`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str) -> Tree:
+        """The tree at `path`; fails, saying what to do, where none answers."""
+        tree = cls(os.path.abspath(path))
+        try:
+            os.stat(f"{tree.path}/.imgfs/version")
+        except OSError as error:
+            raise _unmounted(tree.path, error) from None
+        return tree
+
+    @property
+    def log(self) -> str:
+        """The daemon's log, as a file of the tree."""
+        return f"{self.path}/.imgfs/log"
+
+    def image(self, digest: str) -> str:
+        """The directory of an image."""
+        return f"{self.path}/images/{digest}"
+
+    def link(self, name: str) -> str:
+        """The symbolic link that a name is, or would be. Looking an unregistered one up asks its registry."""
+        return f"{self.path}/images/{name}"
+
+    def names(self) -> Iterator[RegisteredName]:
+        """Every registered name, sorted."""
+        return self._below("")
+
+    def is_registered(self, name: str) -> bool:
+        """Whether `name` is listed in its directory."""
+        parent, _, last = name.rpartition("/")
+        try:
+            with os.scandir(self.link(parent)) as entries:
+                return any(entry.name == last and entry.is_symlink() for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def digests(self) -> list[str]:
+        """The digest of every image that has a name, sorted."""
+        return sorted(name for name in os.listdir(f"{self.path}/images") if is_digest(name))
+
+    def status(self, digest: str) -> Status:
+        """What is local of an image. Raises OSError: FileNotFoundError where nothing here mentions it."""
+        return cast("Status", self.read_json(f"{self.image(digest)}/status.json"))
+
+    def read_json(self, path: str) -> Any:
+        """The JSON value in a file of the tree. Raises OSError; fails where the file holds none."""
+        with open(path, "rb") as file:
+            data = file.read()
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise Failure(f"{path}: is no JSON: {error}", errno.EBADMSG) from None
+
+    def reason(self, *paths: str) -> str | None:
+        """The daemon's sentence on what failed last, from the first of `paths` that has one."""
+        for path in paths:
+            try:
+                return os.getxattr(path, "user.imgfs.error").decode(errors="replace")
+            except OSError:
+                continue
+        return None
+
+    def failure(self, error: OSError, digest: str, subject: str, *paths: str) -> Failure:
+        """The failure of an operation on the image `digest`, in the daemon's words where it left some on `paths`."""
+        more = f"`imgfs status {subject}` and {self.log}"
+        return from_os_error(error, subject, self.reason(*paths, self.image(digest)), more)
+
+    def _below(self, prefix: str) -> Iterator[RegisteredName]:
+        try:
+            with os.scandir(self.link(prefix)) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return  # its last name went while this one walked
+        for entry in entries:
+            name = f"{prefix}/{entry.name}" if prefix else entry.name
+            if entry.is_symlink():
+                yield from _registered(name, entry)
+            elif not is_digest(name) and entry.is_dir():
+                yield from self._below(name)
+
+
+def _registered(name: str, entry: os.DirEntry[str]) -> Iterator[RegisteredName]:
+    try:
+        digest = os.readlink(entry.path).rpartition("/")[2]
+        yield RegisteredName(name, digest, entry.stat(follow_symlinks=False).st_mtime_ns)
+    except FileNotFoundError:
+        return
+
+
+def _unmounted(path: str, error: OSError) -> Failure:
+    number = error.errno or errno.EIO
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        reason = f"no tree is mounted there; `imgfs mount {path}` mounts one, --mountpoint names another"
+        return Failure(f"{path}: {reason}", errno.ENODEV)
+    if number in (errno.ENOTCONN, errno.ECONNABORTED):
+        return Failure(f"{path}: its daemon is gone; `imgfs mount {path}` mounts it anew", number)
+    if number == errno.EACCES:
+        reason = "no permission; be root or the user who mounted it, or open it with `access` in the configuration"
+        return Failure(f"{path}: {reason}", number)
+    return from_os_error(error, path)
