@@ -59,8 +59,9 @@ async def _work(
 ) -> None:
     async with receive, send or _Nowhere() as target:
         async for batch in receive:
-            output = _through(stage, batch)
-            while produced := await run_cpu(_take, output):
+            output, more = _through(stage, batch), True
+            while more:
+                produced, more = await run_cpu(_take, output)
                 await target.send(produced)
 
 
@@ -82,13 +83,13 @@ def _through(stage: Stage, batch: list[Piece]) -> Iterator[Piece]:
         yield from stage(piece)
 
 
-def _take(output: Iterator[Piece]) -> list[Piece]:
-    """Up to one batch of `output`; an empty list at its end."""
+def _take(output: Iterator[Piece]) -> tuple[list[Piece], bool]:
+    """Up to one batch of `output`, and whether there may be more: a trip to a thread costs more than a small piece."""
     taken: list[Piece] = []
     size = 0
     for piece in output:
         taken.append(piece)
         size += len(piece)
         if size >= BATCH:
-            break
-    return taken
+            return taken, True
+    return taken, False

@@ -63,6 +63,7 @@ class Tree:
         """The tree at `path`; fails, saying what to do, where none answers."""
         tree = cls(os.path.abspath(path))
         try:
+            os.statvfs(tree.path)  # of a dead daemon's mount the kernel still knows what stat asks for, but not this
             os.stat(f"{tree.path}/.imgfs/version")
         except OSError as error:
             raise _unmounted(tree.path, error) from None

@@ -250,10 +250,9 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
 
 
 def _number(root: Node) -> list[Node]:
-    """Number nodes in depth-first order and count their links; a directory has its own, its name and its children's."""
+    """Number nodes in depth-first order and count their links: names, and for directories `.` and each child's `..`."""
     nodes: list[Node] = []
     pending = [root]
-    root.nlink = 1
     while pending:
         node = pending.pop()
         node.nlink += 1
@@ -262,7 +261,7 @@ def _number(root: Node) -> list[Node]:
         nodes.append(node)
         node.number = len(nodes)
         if node.children is not None:
-            node.nlink += sum(1 for child in node.children.values() if child.children is not None)
+            node.nlink += 1 + sum(1 for child in node.children.values() if child.children is not None)
             pending.extend(reversed(node.children.values()))
     return nodes
 

@@ -118,13 +118,10 @@ class BlobStream(AsyncIterator[bytes]):
 
     async def _broken(self, error: Unreachable | TimedOut) -> None:
         """Drop the connection, and wait for another try or raise `error`."""
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            await answer.aclose()
-            if self._gained and not answer.slow:
-                self._tries.progress()
+        gained = self._gained and self._answer is not None and not self._answer.slow
+        await self.aclose()
         self._gained = False
-        await self._tries.again(error)
+        await self._tries.again(error, gained)
 
     async def _ask(self) -> Answer:
         answer = await self._exchange.open(self._ranged(), self._tries)

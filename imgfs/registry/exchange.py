@@ -181,7 +181,7 @@ class Exchange:
         permitted = None if hostname(url) == call.endpoint.name else await self._reach(call.endpoint)
         counters = self.counters[call.host]
         counters.requests["redirect" if redirected else call.kind] += 1
-        answer = await wire.send(call.method, url, headers, permitted, counters)
+        answer = await wire.send(call.method, url, headers, permitted, counters, call.subject)
         _log.debug("request", kind=call.kind, method=call.method, host=authority, status=answer.status)
         return answer
 

@@ -47,15 +47,15 @@ class Tries:
         self._rested = 0.0
         self._since = trio.current_time()
 
-    def progress(self) -> None:
-        """Something was gained since the last failure: count from here."""
-        self._failed = 0
-        self._since = trio.current_time()
+    async def again(self, error: RemoteError, gained: bool = False) -> None:
+        """Count a failed try and wait a moment; raises `error` when it is time to give up.
 
-    async def again(self, error: RemoteError) -> None:
-        """Count a failure and wait a moment; raises `error` when it is time to give up."""
+        A try that `gained` something before it failed is none without progress: the count starts after it.
+        """
+        if gained:
+            self._failed, self._since = -1, trio.current_time()
         self._count(error, trio.current_time() - self._since > self._limits.patience)
-        pause = self._limits.backoff * 2 ** (self._failed - 1)
+        pause = self._limits.backoff * 2 ** max(0, self._failed - 1)
         await self._sleep(pause * random.uniform(0.5, 1.5))
 
     def rest(self, error: RemoteError, wanted: float) -> float:

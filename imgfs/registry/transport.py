@@ -50,7 +50,9 @@ class DirectTransport(httpx.AsyncHTTPTransport):
 class Answer:
     """A status, headers, and a body that is read piece by piece. Must be closed; closing does not drain."""
 
-    def __init__(self, response: httpx.Response, authority: str, limits: Limits, counters: HostStatistics) -> None:
+    def __init__(
+        self, response: httpx.Response, subject: str, authority: str, limits: Limits, counters: HostStatistics
+    ) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self.authority = authority
@@ -59,6 +61,7 @@ class Answer:
         self.slow = False
         """Whether the body was given up for its pace, so that its bytes are no progress."""
         self._response = response
+        self._subject = subject
         self._pieces: AsyncIterator[bytes] = response.aiter_raw()
         self._limits = limits
         self._counters = counters
@@ -82,10 +85,12 @@ class Answer:
             piece = await anext(self._pieces, b"")
         except httpx.TimeoutException:
             raise TimedOut(
-                f"{self.authority} sent nothing for {self._limits.silence:g} s; check the network, then read again"
+                f"{self._subject}: {self.authority} sent nothing for {self._limits.silence:g} s; check the network, then read again"
             ) from None
         except httpx.HTTPError as error:
-            raise Unreachable(f"the connection to {self.authority} broke ({reason(error)}); read again") from None
+            raise Unreachable(
+                f"{self._subject}: the connection to {self.authority} broke ({reason(error)}); read again"
+            ) from None
         self._counters.received += len(piece)
         self._judge_pace(len(piece), trio.current_time() - before)
         return piece
@@ -98,7 +103,7 @@ class Answer:
         if self._received < self._limits.slow_rate * self._waited and received:
             self.slow = True
             raise TimedOut(
-                f"{self.authority} sent {self._received} bytes in {self._waited:.0f} s, "
+                f"{self._subject}: {self.authority} sent {self._received} bytes in {self._waited:.0f} s, "
                 f"below {self._limits.slow_rate} bytes/s; check the network, then read again"
             )
         self._received, self._waited = 0, 0.0
@@ -133,8 +138,9 @@ class Wire:
         headers: Mapping[str, str],
         permitted: Reach | None,
         counters: HostStatistics,
+        subject: str,
     ) -> Answer:
-        """Send a request and wait for the headers of its answer.
+        """Send a request and wait for the headers of its answer; `subject` begins the messages.
 
         Raises Unreachable and TimedOut, which another try may cure, RegistryFailed (TLS, no HTTP, an address outside
         `permitted`), which it will not, and TooLarge.
@@ -148,20 +154,26 @@ class Wire:
                 response = await transport.handle_async_request(request)
         except (trio.TooSlowError, httpx.TimeoutException) as error:
             what = "could not be connected" if isinstance(error, httpx.ConnectTimeout) else "did not answer"
-            raise TimedOut(f"{authority} {what} in time; check the network and the registry, then try again") from None
+            raise TimedOut(
+                f"{subject}: {authority} {what} in time; check the network and the registry, then try again"
+            ) from None
         except httpx.InvalidURL:
-            raise RegistryFailed(f"{authority}: the address is malformed; check the registry's redirects") from None
+            raise RegistryFailed(
+                f"{subject}: the address of {authority} is malformed; check the registry's redirects"
+            ) from None
         except httpx.HTTPError as error:
-            raise translated(error, authority) from None
-        answer = Answer(response, authority, limits, counters)
-        await self._check_headers(answer, response)
+            raise translated(error, subject, authority) from None
+        answer = Answer(response, subject, authority, limits, counters)
+        await self._check_headers(answer, response, subject)
         return answer
 
-    async def _check_headers(self, answer: Answer, response: httpx.Response) -> None:
+    async def _check_headers(self, answer: Answer, response: httpx.Response, subject: str) -> None:
         size = sum(len(name) + len(value) + 4 for name, value in response.headers.raw)
         if size > self._limits.headers:
             await answer.aclose()
-            raise TooLarge(f"{answer.authority} sent {size} bytes of headers: the limit is {self._limits.headers}")
+            raise TooLarge(
+                f"{subject}: {answer.authority} sent {size} bytes of headers: the limit is {self._limits.headers}"
+            )
 
     async def _transport(self, url: str, permitted: Reach | None) -> httpx.AsyncHTTPTransport:
         tls = url.startswith("https:")
@@ -212,21 +224,25 @@ def refuse_literal(name: str, permitted: Reach) -> None:
         )
 
 
-def translated(error: httpx.HTTPError, authority: str) -> Unreachable | RegistryFailed | TooLarge:
+def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreachable | RegistryFailed | TooLarge:
     """What `error`, met before the headers of an answer, means for a reader."""
     causes = list(_causes(error))
     if any(getattr(cause, "error_status_hint", 0) == 431 for cause in causes):
-        return TooLarge(f"{authority} sent more headers than the limit; report it to the registry's operator")
+        return TooLarge(
+            f"{subject}: {authority} sent more headers than the limit; report it to the registry's operator"
+        )
     tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if tls is not None:
         detail = getattr(tls, "verify_message", "") or tls.reason or "handshake failed"
         return RegistryFailed(
-            f"{authority}: TLS failed ({detail}); check its certificate and SSL_CERT_FILE, "
+            f"{subject}: TLS with {authority} failed ({detail}); check its certificate and SSL_CERT_FILE, "
             "or name the registry as a plain HTTP one"
         )
     if isinstance(error, httpx.UnsupportedProtocol | httpx.ProxyError):
-        return RegistryFailed(f"{authority}: the proxy refused; check HTTPS_PROXY and NO_PROXY")
-    return Unreachable(f"{authority} cannot be reached ({reason(error)}); check the name, the network and the registry")
+        return RegistryFailed(f"{subject}: the proxy for {authority} refused; check HTTPS_PROXY and NO_PROXY")
+    return Unreachable(
+        f"{subject}: {authority} cannot be reached ({reason(error)}); check the name, the network and the registry"
+    )
 
 
 def reason(error: httpx.HTTPError) -> str:

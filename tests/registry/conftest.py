@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
-from registry.scene import Scene
 from trio.testing import MockClock
 
 from imgfs.testing.registry import FakeRegistry
+from tests.registry.scene import Scene
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from registry.scene import BLOB, REPOSITORY, Scene
 from trio.testing import MockClock
 
 from imgfs.errors import ImgfsError, RegistryFailed, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.limits import Limits
 from imgfs.testing import registry as faults
 from imgfs.testing.registry import Action, FakeRegistry
+from tests.registry.scene import BLOB, REPOSITORY, Scene
 
 LATE = len(BLOB) - 100
 
@@ -39,7 +39,7 @@ async def test_progress_resets_the_count_of_tries(scene: Scene) -> None:
 async def test_three_tries_without_progress_give_up(scene: Scene) -> None:
     scene.fake.fault(faults.cut_at(500), times=1)
     scene.fake.fault(faults.cut_at(0), times=None)
-    with pytest.raises(Unreachable, match="byte|broke"):
+    with pytest.raises(Unreachable, match="broke"):
         await scene.read()
     assert scene.fake.requests() == 4
 
@@ -89,12 +89,16 @@ async def test_a_failure_on_the_way_is_that_failure(scene: Scene) -> None:
 @pytest.mark.parametrize("offset", [0, 10])
 async def test_more_than_declared_is_refused_before_the_last_byte(scene: Scene, action: Action, offset: int) -> None:
     scene.fake.fault(action, times=None)
-    got = 0
-    with pytest.raises(VerificationFailed):
+    got: list[bytes] = []
+
+    async def read() -> None:
         async with scene.registry.blob(scene.fake.host, REPOSITORY, scene.blob, offset) as stream:
             async for piece in stream:
-                got += len(piece)
-    assert got < len(BLOB) - offset
+                got.append(piece)
+
+    with pytest.raises(VerificationFailed):
+        await read()
+    assert sum(map(len, got)) < len(BLOB) - offset
 
 
 async def test_less_than_declared_is_refused(scene: Scene) -> None:

@@ -6,7 +6,6 @@ import socket
 from dataclasses import dataclass
 
 import pytest
-from registry.scene import BLOB, MANIFEST, Scene
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
@@ -27,6 +26,7 @@ from imgfs.oci.reference import Reference
 from imgfs.registry.limits import Limits
 from imgfs.testing import registry as faults
 from imgfs.testing.registry import Action, FakeRegistry
+from tests.registry.scene import BLOB, MANIFEST, Scene
 
 ASKED = ["manifest", "tag", "blob"]
 

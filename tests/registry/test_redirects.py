@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
-from registry.scene import BLOB, MANIFEST, REPOSITORY, Scene
 from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, RateLimited, RegistryFailed, Unreachable
 from imgfs.registry.hosts import check_url
 from imgfs.testing import registry as faults
 from imgfs.testing.registry import FakeRegistry
+from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene
 
 SECRET = "signature=canary-query"
 

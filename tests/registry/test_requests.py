@@ -7,7 +7,6 @@ import hashlib
 
 import pytest
 import trio
-from registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.errors import Invalid, Malformed, NotFound, TooLarge, VerificationFailed
@@ -17,6 +16,7 @@ from imgfs.oci.reference import Reference
 from imgfs.registry.limits import Limits
 from imgfs.testing import registry as faults
 from imgfs.testing.registry import FakeRegistry
+from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 
 
 async def test_a_manifest_is_one_request_with_its_exact_bytes(scene: Scene) -> None:

@@ -9,7 +9,6 @@ import traceback
 import pytest
 import structlog
 import trio
-from registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, ImgfsError, Malformed, RegistryFailed, TimedOut, TooLarge, Unreachable
@@ -18,6 +17,7 @@ from imgfs.registry.auth import parse_token, token_url
 from imgfs.registry.challenge import Challenge
 from imgfs.testing import registry as faults
 from imgfs.testing.registry import Action, FakeRegistry
+from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 
 
 @pytest.fixture

@@ -1,0 +1,74 @@
+"""Completion knows commands, options and registered names; bash's copes with the colons of names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imgfs.testing.images import File, image, layer
+from tests.cli.conftest import Run
+from tests.cli.plain_tree import PlainTree
+
+BOX = image([layer([File("f", b"x")])])
+
+ASK = """
+. "$1"
+COMP_LINE=$2 COMP_POINT=${#2}
+_imgfs_completion imgfs
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture
+def answer(run: Run, tree: PlainTree, tmp_path: Path) -> Callable[[str], list[str]]:
+    """What bash would offer for a line."""
+    tree.add(BOX, "mytool", "localhost:5000/box:1", "localhost:5000/box:2")
+    script = tmp_path / "completion.bash"
+    script.write_text(run("completion", "bash").stdout)
+    program = tmp_path / "imgfs"
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c \"from imgfs.cli import main; main(prog_name='imgfs')\"\n")
+    program.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "IMGFS_MOUNTPOINT": str(tree.path),
+    }
+
+    def ask(line: str) -> list[str]:
+        command = ["bash", "-c", ASK, "bash", str(script), line]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.split()
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("imgfs pu", ["pull"]),
+        ("imgfs pull ", ["localhost:5000/box:1", "localhost:5000/box:2", "mytool"]),
+        ("imgfs pull localhost:50", ["5000/box:1", "5000/box:2"]),
+        ("imgfs status localhost:5000/box:", ["1", "2"]),
+        ("imgfs rm mytool my", ["mytool"]),
+        ("imgfs ls --format j", ["json"]),
+        ("imgfs pull --re", ["--refresh"]),
+        ("imgfs pull nothing", []),
+    ],
+)
+def test_bash_is_offered(answer: Callable[[str], list[str]], line: str, offered: list[str]) -> None:
+    assert answer(line) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_script_asks_imgfs(run: Run, shell: str) -> None:
+    assert f"_IMGFS_COMPLETE={shell}_complete" in run("completion", shell).stdout
+
+
+def test_bash_takes_the_script(run: Run) -> None:
+    text = run("completion", "bash").stdout
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0

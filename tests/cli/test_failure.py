@@ -1,0 +1,62 @@
+"""An errno has one exit code, and what is printed cannot drive a terminal."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from imgfs import errors
+from imgfs.cli.failure import Failure, exit_code, from_error, from_os_error, printable
+
+CODES = [
+    (errors.NotFound, 3),
+    (errors.AccessDenied, 4),
+    (errors.NotPermitted, 4),
+    (errors.RegistryFailed, 5),
+    (errors.Unreachable, 5),
+    (errors.TimedOut, 5),
+    (errors.RateLimited, 5),
+    (errors.VerificationFailed, 6),
+    (errors.Malformed, 6),
+    (errors.Busy, 7),
+    (errors.NoSpace, 8),
+    (errors.Interrupted, 130),
+    (errors.Invalid, 2),
+    (errors.AlreadyExists, 1),
+    (errors.Unsupported, 1),
+    (errors.StorageFailed, 1),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), CODES)
+def test_each_error_has_the_exit_code_of_the_table(error: type[errors.ImgfsError], code: int) -> None:
+    failure = from_error(error("x: broke"))
+    assert (failure.exit_code, failure.message) == (code, "x: broke")
+
+
+def test_unknown_errno_is_other() -> None:
+    assert exit_code(errno.ELOOP) == 1
+
+
+def test_os_error_takes_the_daemons_sentence() -> None:
+    assert from_os_error(OSError(errno.EBADMSG, "Bad message"), "x", "layer 3 is wrong").message == "layer 3 is wrong"
+
+
+def test_os_error_without_a_sentence_names_subject_and_errno() -> None:
+    assert from_os_error(OSError(errno.EBADMSG, ""), "x").message == "x: Bad message"
+
+
+def test_dead_daemon_is_told_even_where_an_old_sentence_is_left() -> None:
+    failure = from_os_error(OSError(errno.ENOTCONN, ""), "x", "old news")
+    assert "daemon" in failure.message
+    assert failure.exit_code == 1
+
+
+def test_failure_prints_where_more_is_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    Failure("x: broke\x1b[2J\nbadly", errno.EIO, "the log").show()
+    assert capsys.readouterr().err == "imgfs: x: broke\ufffd[2J badly\nimgfs: for more see the log\n"
+
+
+def test_printable_leaves_letters_alone() -> None:
+    assert printable("näme\t日本\udc80") == "näme 日本\ufffd"

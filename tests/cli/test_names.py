@@ -1,0 +1,59 @@
+"""`imgfs tag` and `imgfs rm` over a plain tree."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from imgfs.testing.images import File, image, layer
+from tests.cli.conftest import Run
+from tests.cli.plain_tree import PlainTree
+
+BOX = image([layer([File("f", b"x")])])
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("mytool", b"mytool"), ("quay.io/x/y:1", b"quay.io/x/y:1"), ("x/y", b"docker.io/x/y:latest")],
+)
+def test_tag_writes_the_full_name_to_the_image(run: Run, tree: PlainTree, name: str, written: bytes) -> None:
+    tree.add(BOX, "box")
+    done = run("tag", "box", name)
+    assert done.exit_code == 0, done.stderr
+    assert not done.stdout
+    assert os.getxattr(tree.images / BOX.digest, "user.imgfs.tag") == written
+
+
+@pytest.mark.parametrize("name", ["x/Y", BOX.digest, "sha256:12", ""])
+def test_tag_refuses_what_is_no_name(run: Run, tree: PlainTree, name: str) -> None:
+    tree.add(BOX, "box")
+    assert run("tag", "box", name).exit_code == 2
+
+
+def test_tag_of_an_unknown_digest_is_not_found(run: Run) -> None:
+    assert run("tag", BOX.digest, "box").exit_code == 3
+
+
+def test_rm_removes_names_and_nothing_else(run: Run, tree: PlainTree) -> None:
+    tree.add(BOX, "box", "docker.io/library/box:latest", "docker.io/x/box:1")
+    done = run("rm", "box", "x/box:1")
+    assert done.exit_code == 0, done.stderr
+    assert not done.stdout
+    assert run("ls", "-q").stdout == "docker.io/library/box:latest\n"
+    assert (tree.images / BOX.digest).is_dir()
+
+
+def test_rm_goes_on_after_a_failure_and_exits_with_the_first(run: Run, tree: PlainTree) -> None:
+    tree.add(BOX, "box")
+    done = run("rm", "-q", "no/such:1", "x/Y", BOX.digest, "box")
+    assert done.exit_code == 3
+    assert done.stderr.count("imgfs: ") == 3
+    assert "docker.io/no/such:1: is not registered here" in done.stderr
+    assert run("ls", "-q").stdout == ""
+
+
+def test_rm_does_not_remove_a_directory_of_names(run: Run, tree: PlainTree) -> None:
+    tree.add(BOX, "quay.io/x/y:1")
+    assert run("rm", "quay.io").exit_code == 3
+    assert run("ls", "-q").stdout == "quay.io/x/y:1\n"

@@ -1,0 +1,113 @@
+"""The program as a whole: what it imports, what it says of wrong usage, and that any failure ends in an exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from imgfs.cli import main
+from imgfs.cli.tree import RegisteredName, Tree
+from tests.cli.conftest import Run
+from tests.cli.plain_tree import PlainTree
+
+COMMANDS = main.list_commands(click.Context(main))
+HEAVY = ("trio", "httpx", "pyfuse3", "rich", "msgspec", "structlog", "sqlite3")
+
+
+def loaded(tree: PlainTree, *arguments: str) -> set[str]:
+    """The modules that a run of imgfs loads."""
+    environment = os.environ | {"IMGFS_MOUNTPOINT": str(tree.path)}
+    command = [sys.executable, "-X", "importtime", "-m", "imgfs", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("arguments", [("ls",), ("ls", "--format", "json"), ("status",)])
+def test_everyday_commands_load_nothing_heavy(tree: PlainTree, arguments: tuple[str, ...]) -> None:
+    assert loaded(tree, *arguments).isdisjoint(HEAVY)
+
+
+def test_help_loads_nothing_heavy(tree: PlainTree) -> None:
+    assert loaded(tree, "--help").isdisjoint(HEAVY)
+
+
+def test_help_names_every_command_in_one_line_and_the_exit_codes() -> None:
+    text = CliRunner().invoke(main, ["--help"]).stdout
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert "..." not in text.partition("Commands:")[2].partition("Exit codes")[0]
+    assert "130 interrupted" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_explains_its_options_and_points_to_the_exit_codes(name: str) -> None:
+    done = CliRunner().invoke(main, [name, "--help"])
+    assert done.exit_code == 0
+    assert "Exit codes and environment: `imgfs --help`." in done.stdout
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert all(one.help for one in command.params if isinstance(one, click.Option))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("pull",),
+        ("pull", "a", "b"),
+        ("ls", "--format", "xml"),
+        ("rm",),
+        ("tag", "a"),
+        ("status", "--watch"),
+        ("status", "--watch", "--format", "json"),
+        ("completion", "tcsh"),
+        ("man", "nonsense"),
+        ("mount", "--nonsense"),
+        ("umount", "a", "b"),
+        ("pull", "UPPER/case"),
+        ("pull", ""),
+        ("pull", ".."),
+        ("inspect", "x/y@sha256:12"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_nothing_on_stdout(run: Run, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert not done.stdout
+    assert done.stderr
+
+
+@pytest.mark.parametrize("command", ["ls", "status"])
+def test_without_a_mount_the_failure_says_how_to_make_one(tmp_path: Path, command: str) -> None:
+    done = CliRunner().invoke(main, [command, "--mountpoint", str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"imgfs mount {tmp_path}" in done.stderr
+
+
+def test_the_option_wins_over_the_environment(run: Run, tmp_path: Path) -> None:
+    assert run("ls", "--mountpoint", str(tmp_path)).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(107, "Transport endpoint is not connected", "/m/images"), 1, "daemon of the mount is gone"),
+        (OSError(28, "No space left on device", "/m/images"), 8, "/m/images: No space left on device"),
+    ],
+)
+def test_what_a_command_lets_through_becomes_an_exit_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, sentence: str
+) -> None:
+    def broken(tree: Tree) -> list[RegisteredName]:
+        raise raised
+
+    monkeypatch.setattr(Tree, "names", broken)
+    done = run("ls")
+    assert done.exit_code == code
+    assert sentence in done.stderr

@@ -1,0 +1,363 @@
+"""images/: readlink is Get, ln is Create and Put, mv renames, rm deletes, and who asks a registry when."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgfs.oci.digest import Digest
+from imgfs.testing.build import AMD64, ARM64, image, index
+from tests.mount.scene import CONFIG, Scene, error_of, marked_layer, refused, run, serving, small, succeed
+
+NOBODYS = Digest.of(b"a digest that nobody has")
+OTHERS = Digest.of(b"another")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with serving(tmp_path_factory.mktemp("names")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("repository", ["one", "two/parts", "a/b/c/d"])
+def test_readlink_has_as_many_dots_as_the_name_has_slashes(scene: Scene, repository: str) -> None:
+    made = small(repository)
+    name = scene.serve(made, repository)
+    target = os.readlink(name)
+    assert target == "../" * (repository.count("/") + 1) + made.digest
+    assert os.path.samefile(name, scene.directory(made.digest))
+    assert os.lstat(name).st_size == len(target)
+
+
+def test_looking_a_name_up_asks_once_and_records_the_answer(scene: Scene) -> None:
+    made = small("once")
+    name = scene.serve(made, "once")
+    with scene.requests("manifest"):
+        os.lstat(name)
+    with scene.silence():
+        assert os.readlink(name).endswith(made.digest)
+        assert (name / "manifest.json").read_bytes() == made.document
+        assert name.name in os.listdir(name.parent)
+
+
+def test_a_name_by_digest_is_resolved_too(scene: Scene) -> None:
+    made = small("by-digest")
+    digest = made.add_to(scene.registry, "by-digest")
+    name = scene.name("by-digest").with_name(f"by-digest@{digest}")
+    with scene.requests("manifest"):
+        assert os.readlink(name) == f"../{digest}"
+
+
+def test_an_index_brings_the_manifest_of_the_platform_and_nothing_else(scene: Scene) -> None:
+    both = index([image([marked_layer(f"multi {one}")], platform=one) for one in (AMD64, ARM64)])
+    name = scene.serve(both, "multi")
+    with scene.requests("manifest", "manifest"):
+        os.stat(name)
+
+
+def test_unknown_names_are_absent_by_the_registrys_word(scene: Scene) -> None:
+    with scene.requests("manifest"), refused(errno.ENOENT):
+        os.stat(scene.name("nowhere"))
+    assert "404" in error_of(scene.images / scene.registry.host)
+
+
+@pytest.mark.parametrize(
+    "path", ["team", "team/app", ".git", ".hidden", "team/.git", "Team", "App:1", "app:", "app:-x", "app@sha256:12", "x y"]
+)
+def test_looking_up_what_is_no_reference_asks_nobody(scene: Scene, path: str) -> None:
+    with scene.silence():
+        os.path.lexists(scene.images / scene.registry.host / path)
+
+
+@pytest.mark.parametrize("name", [".git", "mytool", "my tool", ".Trash-1000", "sha256:12", "x" * 255, "é", "app:1"])
+def test_local_names_are_never_asked_for(scene: Scene, name: str) -> None:
+    with scene.silence(), refused(errno.ENOENT):
+        os.lstat(scene.images / name)
+
+
+def test_names_of_any_bytes_are_refused_and_harm_nobody(scene: Scene) -> None:
+    for name in (b"\xff\xfe", b"host.example/\xff:1", b"\n", b"host.example/app:\xff", b"y" * 256):
+        path = os.fsencode(scene.images) + b"/" + name
+        with scene.silence():
+            assert not os.path.lexists(path)
+        with pytest.raises(OSError):
+            os.symlink(b"\xff", path)
+    os.stat(scene.images)
+
+
+def test_link_creates_a_name_for_a_digest_nobody_has(scene: Scene) -> None:
+    with scene.silence():
+        succeed("ln", "-s", NOBODYS, scene.images / "shallow")
+        assert os.readlink(scene.images / "shallow") == NOBODYS
+        assert "shallow" in os.listdir(scene.images)
+        assert NOBODYS in os.listdir(scene.images)
+    with refused(errno.ENOENT):
+        (scene.images / "shallow/manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["{}", "../content/{}", "/somewhere/content/{}", "../../{}"])
+def test_targets_may_be_written_in_several_ways_and_read_in_one(scene: Scene, form: str) -> None:
+    path = scene.images / "canonical"
+    os.symlink(form.format(NOBODYS), path)
+    assert os.readlink(path) == NOBODYS
+    os.unlink(path)
+
+
+def test_a_reference_as_target_is_resolved(scene: Scene) -> None:
+    made = small("target")
+    scene.serve(made, "target")
+    with scene.requests("manifest"):
+        os.symlink(f"{scene.registry.host}/target:1", scene.images / "aliased")
+    assert os.readlink(scene.images / "aliased") == made.digest
+
+
+@pytest.mark.parametrize("target", ["sha256:12", "sha256:" + "A" * 64, "sha512:" + "0" * 64, "Not A Reference", "/"])
+def test_malformed_targets_are_invalid(scene: Scene, target: str) -> None:
+    with scene.silence(), refused(errno.EINVAL):
+        os.symlink(target, scene.images / "malformed")
+
+
+def test_a_taken_name_is_not_replaced_by_ln(scene: Scene) -> None:
+    path = scene.images / "taken"
+    os.symlink(NOBODYS, path)
+    with refused(errno.EEXIST):
+        os.symlink(OTHERS, path)
+    assert run("ln", "-s", OTHERS, path).returncode != 0
+    assert os.readlink(path) == NOBODYS
+
+
+def test_creating_a_name_that_its_registry_has_says_that_it_exists(scene: Scene) -> None:
+    made = small("exists")
+    name = scene.serve(made, "exists")
+    with refused(errno.EEXIST):
+        os.symlink(NOBODYS, name)
+    assert os.readlink(name) == f"../{made.digest}"
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_ln_sfn_replaces_atomically_and_leaves_nothing_beside(scene: Scene, local: bool) -> None:
+    made = small("replaced")
+    name = scene.images / "replaced" if local else scene.serve(made, "replaced/deep")
+    up = "" if local else "../../"
+    for digest in (NOBODYS, OTHERS, NOBODYS):
+        succeed("ln", "-sfn", digest, name)
+        assert os.readlink(name) == up + digest
+        assert os.listdir(name.parent) == [name.name] or not any(one.startswith("Cu") for one in os.listdir(name.parent))
+
+
+def test_readers_of_a_name_see_the_old_or_the_new_target_during_a_replacement(scene: Scene) -> None:
+    name = scene.images / "steady"
+    os.symlink(NOBODYS, name)
+    for digest in (OTHERS, NOBODYS) * 20:
+        beside = scene.images / "steady-beside"
+        os.symlink(digest, beside)
+        os.rename(beside, name)
+        assert os.readlink(name) == digest
+    assert not os.path.lexists(scene.images / "steady-beside")
+
+
+def test_mv_renames_within_images(scene: Scene) -> None:
+    made = small("moved")
+    name = scene.serve(made, "moved")
+    os.stat(name)
+    with scene.silence():
+        succeed("mv", "-T", name, scene.images / "moved-here")
+        assert os.readlink(scene.images / "moved-here") == made.digest
+        assert name.name not in os.listdir(name.parent.parent / scene.registry.host)
+        succeed("mv", "-T", scene.images / "moved-here", scene.images / "example.org/team/app:2")
+    assert os.readlink(scene.images / "example.org/team/app:2") == f"../../{made.digest}"
+    assert sorted(os.listdir(scene.images / "example.org/team")) == ["app:2"]
+
+
+def test_mv_onto_an_existing_name_replaces_it(scene: Scene) -> None:
+    os.symlink(NOBODYS, scene.images / "from")
+    os.symlink(OTHERS, scene.images / "onto")
+    succeed("mv", "-T", scene.images / "from", scene.images / "onto")
+    assert os.readlink(scene.images / "onto") == NOBODYS
+    assert not os.path.lexists(scene.images / "from")
+
+
+def test_mv_n_keeps_an_existing_name(scene: Scene) -> None:
+    os.symlink(NOBODYS, scene.images / "unmoved")
+    os.symlink(OTHERS, scene.images / "kept")
+    run("mv", "-nT", scene.images / "unmoved", scene.images / "kept")
+    assert os.readlink(scene.images / "kept") == OTHERS
+    assert os.readlink(scene.images / "unmoved") == NOBODYS
+
+
+@pytest.mark.parametrize("target", ["example.org/App:1", "example.org/app:b@d", f"{OTHERS}", "../content/name", "../name"])
+def test_mv_to_a_malformed_target_is_refused_and_unlinks_nothing(scene: Scene, target: str) -> None:
+    source = scene.images / "stays"
+    if not os.path.lexists(source):
+        os.symlink(NOBODYS, source)
+    with refused(errno.EPERM):
+        os.rename(source, scene.images / target)
+    done = run("mv", "-T", source, scene.images / target)
+    assert done.returncode != 0
+    assert "not permitted" in done.stderr
+    assert os.readlink(source) == NOBODYS
+
+
+def test_mv_out_of_the_tree_copies_the_link_as_any_other(scene: Scene, tmp_path: Path) -> None:
+    """Another filesystem is EXDEV by the kernel, before imgfs is asked: mv makes the link there and removes it here."""
+    os.symlink(NOBODYS, scene.images / "leaving")
+    succeed("mv", "-T", scene.images / "leaving", tmp_path / "arrived")
+    assert os.readlink(tmp_path / "arrived") == NOBODYS
+
+
+def test_moving_a_directory_of_names_is_refused(scene: Scene) -> None:
+    path = scene.images / "example.com/dir/app:1"
+    with scene.silence():
+        os.symlink(NOBODYS, scene.images / "dir-link")
+        os.rename(scene.images / "dir-link", path)
+    assert run("mv", "-T", scene.images / "example.com", scene.images / "example.net").returncode != 0
+    assert os.readlink(path).endswith(NOBODYS)
+
+
+def test_rm_deletes_the_name_and_no_content(scene: Scene) -> None:
+    made = small("removed")
+    name = scene.serve(made, "removed")
+    (name / "config.json").read_bytes()
+    before = sorted(os.listdir(scene.mount.content))
+    with scene.silence():
+        succeed("rm", name)
+        assert sorted(os.listdir(scene.mount.content)) == before
+    with refused(errno.ENOENT):
+        os.unlink(scene.images / "never-there")
+
+
+def test_removing_a_tree_of_names_removes_names_only(scene: Scene) -> None:
+    for name in ("example.edu/x:1", "example.edu/deep/er/y:2"):
+        os.symlink(NOBODYS, scene.images / "step")
+        os.rename(scene.images / "step", scene.images / name)
+    with refused(errno.ENOTEMPTY):
+        os.rmdir(scene.images / "example.edu")
+    with scene.silence():
+        succeed("rm", "-r", scene.images / "example.edu")
+    assert "example.edu" not in os.listdir(scene.images)
+
+
+def test_touch_h_asks_for_this_name_and_touch_for_every_name(scene: Scene) -> None:
+    made = small("touched")
+    names = [scene.serve(made, "touched", tag) for tag in ("1", "2")]
+    for name in names:
+        os.stat(name)
+    with scene.requests("tag"):
+        succeed("touch", "-h", names[0])
+    with scene.requests("tag", "tag"):
+        succeed("touch", names[0])
+
+
+def test_touch_follows_a_tag_that_moved(scene: Scene) -> None:
+    name = scene.serve(small("old"), "moving")
+    os.stat(name)
+    new = small("new")
+    scene.serve(new, "moving")
+    with scene.silence():
+        assert not os.readlink(name).endswith(new.digest)
+    with scene.requests("tag", "manifest"):
+        succeed("touch", "-h", name)
+    assert os.readlink(name) == f"../{new.digest}"
+
+
+def test_touch_of_a_local_name_asks_nobody(scene: Scene) -> None:
+    os.symlink(NOBODYS, scene.images / "untouched")
+    with scene.silence():
+        succeed("touch", "-h", scene.images / "untouched")
+
+
+def test_nothing_but_links_is_made_in_images(scene: Scene) -> None:
+    for make in (os.mkdir, os.mkfifo, lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY))):
+        with refused(errno.EPERM):
+            make(scene.images / "made")
+    os.symlink(NOBODYS, scene.images / "linked")
+    with refused(errno.EPERM):
+        os.link(scene.images / "linked", scene.images / "made", follow_symlinks=False)
+    with refused(errno.EPERM):
+        os.chown(scene.images / "linked", 1, 1, follow_symlinks=False)
+    with refused(errno.EEXIST):
+        os.mkdir(scene.images / scene.registry.host)
+
+
+@pytest.mark.parametrize("name", ["example.org/App:1", "example.org/app", "example.org/app:", "example.org/app@sha256:1"])
+def test_malformed_names_are_invalid(scene: Scene, name: str) -> None:
+    if name.endswith("/app"):
+        with refused(errno.EEXIST):  # a repository: a directory as soon as somebody looks
+            os.symlink(NOBODYS, scene.images / name)
+    else:
+        with refused(errno.EINVAL):
+            os.symlink(NOBODYS, scene.images / name)
+
+
+def test_an_image_directory_stays_while_it_has_names(scene: Scene) -> None:
+    made = small("dir")
+    os.stat(scene.serve(made, "dir"))
+    with refused(errno.EPERM):
+        os.rmdir(scene.directory(made.digest))
+
+
+def test_an_unknown_digest_is_no_image(scene: Scene) -> None:
+    with scene.silence(), refused(errno.ENOENT):
+        os.stat(scene.directory(Digest.of(b"never mentioned")))
+
+
+def test_walking_asks_nobody(scene: Scene) -> None:
+    made = small("walked", layers=2)
+    name = scene.serve(made, "walked/here")
+    os.listdir(f"{name}/rootfs/")
+    (scene.blob(made.layers[0].digest)).read_bytes()
+    with scene.silence():
+        listing = succeed("ls", "-lR", scene.images, scene.mount.content, scene.mount.snapshots)
+        assert f"here:1 -> ../../{made.digest}" in listing
+        found = succeed("find", scene.mount.path, "-path", scene.mount.path / "snapshots", "-prune", "-o", "-print")
+        assert f"{scene.directory(made.digest)}/layers/1\n" in found
+        succeed("find", scene.mount.snapshots)
+        succeed("du", "-a", scene.mount.path)
+        succeed("tar", "-cf", "/dev/null", "-C", scene.mount.path, "images", "snapshots")
+        globbed = succeed("sh", "-c", f"cd {scene.images} && echo */*/* */* ./.*")
+        assert f"{scene.registry.host}/walked/here:1" in globbed
+
+
+def test_stat_of_stored_names_has_sizes_and_types(scene: Scene) -> None:
+    made = small("typed")
+    name = scene.serve(made, "typed")
+    os.stat(name)
+    sizes = succeed("stat", "-c", "%F %s %a", name, f"{name}/", f"{name}/manifest.json", f"{name}/config.json")
+    assert sizes.splitlines() == [
+        f"symbolic link {len(made.digest) + 3} 777",
+        "directory 0 755",
+        f"regular file {len(made.document)} 444",
+        f"regular file {len(made.config)} 444",
+    ]
+
+
+def test_names_survive_a_remount_and_work_offline(tmp_path: Path) -> None:
+    with serving(tmp_path) as scene:
+        made = small("offline")
+        name = scene.serve(made, "offline")
+        content = (name / "rootfs/mark").read_bytes()
+        os.symlink(NOBODYS, scene.images / "local")
+        scene.mount.stop()
+        scene.mount.start()
+        with scene.silence():
+            assert os.readlink(name) == f"../{made.digest}"
+            assert os.readlink(scene.images / "local") == NOBODYS
+            assert (name / "rootfs/mark").read_bytes() == content
+            assert (name / "config.json").read_bytes() == made.config
+
+
+def test_registered_only_asks_for_no_name(tmp_path: Path) -> None:
+    with serving(tmp_path, f'{CONFIG}resolve = "registered"\n') as scene:
+        made = small("registered")
+        name = scene.serve(made, "registered")
+        with scene.silence(), refused(errno.ENOENT):
+            os.stat(name)
+        with scene.silence():
+            succeed("ln", "-s", made.digest, name)
+        assert (name / "rootfs/mark").read_bytes() == b"registered/0\n"
+        with scene.requests("tag"):
+            succeed("touch", "-h", name)
