@@ -75,20 +75,20 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
 
 
 async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
-    stopping = trio.Event()
+    signalled, ending = trio.Event(), trio.Event()
     database = Database(mounting.state / "imgfs.db", SCHEMAS)
     layers = LayerStore(mounting.state)
     try:
         async with Registry(plain_http=mounting.config.plain_http) as registry, plain_nursery() as nursery:
             subsystems = _assemble(mounting, database, layers, registry, nursery)
-            operations = Operations(subsystems, stopping)
+            operations = Operations(subsystems, ending)
             as_root = os.geteuid() == 0
             options = mount_options(as_root=as_root, is_private=mounting.config.is_private)
             open_session(operations, str(mounting.mountpoint), options)
             try:
-                nursery.start_soon(_stop_on_signal, stopping)
+                nursery.start_soon(_set_on_signal, signalled)
                 nursery.start_soon(trio.to_thread.run_sync, registry.warm)
-                await serve(str(mounting.mountpoint), stopping, ready)
+                await serve(str(mounting.mountpoint), signalled, ending, ready)
             finally:
                 close_session()
             nursery.cancel_scope.cancel()
@@ -133,10 +133,10 @@ def _assemble(
     )
 
 
-async def _stop_on_signal(stopping: trio.Event) -> None:
+async def _set_on_signal(signalled: trio.Event) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
-            stopping.set()
+            signalled.set()
 
 
 def _describe(mounting: Mounting, started: int) -> bytes:

@@ -69,4 +69,6 @@ def from_os_error(error: OSError, subject: str, reason: str | None = None, more:
     number = error.errno or errno.EIO
     if number in (errno.ENOTCONN, errno.ECONNABORTED):
         return Failure(f"{subject}: the daemon of the mount is gone; `imgfs mount` mounts anew", number, more)
+    if number == errno.EINTR:
+        return Failure(f"{subject}: interrupted by a signal, or because the daemon is stopping", number, more)
     return Failure(reason or f"{subject}: {os.strerror(number)}", number, more)

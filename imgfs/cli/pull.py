@@ -46,7 +46,7 @@ def _bring(tree: Tree, found: Found, draw: Draw | None) -> None:
     """
     failures: list[OSError] = []
     ended = threading.Event()
-    threading.Thread(target=_wait, args=(tree.image(found.digest), failures, ended), daemon=True).start()
+    threading.Thread(target=_wait, args=(tree, found.digest, failures, ended), daemon=True).start()
     while not ended.wait(POLL):
         _show(tree, found.digest, draw)
     _show(tree, found.digest, draw)
@@ -54,9 +54,15 @@ def _bring(tree: Tree, found: Found, draw: Draw | None) -> None:
         raise tree.failure(failures[0], found.digest, found.subject)
 
 
-def _wait(path: str, failures: list[OSError], ended: threading.Event) -> None:
+def _wait(tree: Tree, digest: str, failures: list[OSError], ended: threading.Event) -> None:
+    """Read the link before the rootfs, which brings all of it here; then wait for the disk by the attribute.
+
+    The attribute alone would do, but while it is set the kernel holds the image's directory: nobody could list it, and
+    a second pull could not even be killed. Reading a link holds nothing.
+    """
     try:
-        os.setxattr(path, "user.imgfs.pull", b"1")
+        os.readlink(tree.snapshot(digest))
+        os.setxattr(tree.image(digest), "user.imgfs.pull", b"1")
     except OSError as error:
         failures.append(error)
     finally:

@@ -78,6 +78,11 @@ class Tree:
         """The directory of an image."""
         return f"{self.path}/images/{digest}"
 
+    def snapshot(self, digest: str) -> str:
+        """The symbolic link that an image's rootfs leads through; reading it brings the rootfs here. Raises OSError."""
+        image = self.image(digest)
+        return os.path.normpath(f"{image}/{os.path.dirname(os.readlink(f'{image}/rootfs'))}")
+
     def link(self, name: str) -> str:
         """The symbolic link that a name is, or would be. Looking an unregistered one up asks its registry."""
         return f"{self.path}/images/{name}"

@@ -20,14 +20,14 @@ POLL = 0.1
 
 
 class Caller:
-    """Who asks. `stopping` is set when the daemon ends: then every wait is answered."""
+    """Who asks. `ending` is set when the daemon ends: then every wait is answered."""
 
-    __slots__ = ("_stopping", "pid", "uid")
+    __slots__ = ("_ending", "pid", "uid")
 
-    def __init__(self, pid: int, uid: int, stopping: trio.Event) -> None:
+    def __init__(self, pid: int, uid: int, ending: trio.Event) -> None:
         self.pid = pid
         self.uid = uid
-        self._stopping = stopping
+        self._ending = ending
 
     async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, or raise Interrupted as soon as the process has a signal to handle or the daemon ends.
@@ -50,9 +50,9 @@ class Caller:
         return results[0]
 
     async def _watch(self, waiting: trio.CancelScope) -> None:
-        while not self._stopping.is_set() and not is_interrupted(self.pid):
+        while not self._ending.is_set() and not is_interrupted(self.pid):
             with trio.move_on_after(POLL):
-                await self._stopping.wait()
+                await self._ending.wait()
         waiting.cancel()
 
 

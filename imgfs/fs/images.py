@@ -17,7 +17,7 @@ from imgfs.fs.image import ImageDirectory
 from imgfs.fs.node import Directory, Link, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.images.names import Name, check_name, reference_of
-from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.oci.reference import Reference, expand_familiar, is_host, is_repository_part
 
 _RENAME_NOREPLACE = 1
@@ -70,7 +70,7 @@ class NamesDirectory(Directory):
         digest = await self._target(_decode(target), caller)
         if self._is_nameable(path):
             await caller.wait(lambda: self._subsystems.images.register(path, digest))
-        elif is_repository_part(component) or not self._prefix:
+        elif is_repository_part(component) or not self._prefix or _is_meant_as_name(component):
             raise Invalid(f"image name {path!r}: expected host/repository:tag, host/repository@digest or a plain word")
         elif path in self._subsystems.private:
             raise AlreadyExists(f"{path!r}: is taken")
@@ -201,8 +201,16 @@ def _decode(name: bytes) -> str:
     return os.fsdecode(name)
 
 
+def _is_meant_as_name(component: str) -> bool:
+    """Whether somebody who types `component` means a tag or a digest; what tools make beside a name has none."""
+    return not component.startswith(".") and (":" in component or "@" in component)
+
+
 def _reference(text: str) -> Reference:
+    """A digest cut short would else be asked for as a tag of a repository `sha256`."""
     try:
+        if text.rpartition("/")[2].partition(":")[0] in HEX_LENGTH:
+            raise Invalid(text)
         return expand_familiar(text)
     except Invalid:
         raise Invalid(f"link target {text[:200]!r}: expected a digest, ../content/<digest> or a reference") from None

@@ -56,16 +56,16 @@ def guarded(
 
 
 class Operations(pyfuse3.Operations):
-    """The tree as pyfuse3 wants it. `stopping` is set when the daemon ends."""
+    """The tree as pyfuse3 wants it. `ending` is set when the daemon ends."""
 
     supports_dot_lookup = True
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, subsystems: Subsystems, stopping: trio.Event) -> None:
+    def __init__(self, subsystems: Subsystems, ending: trio.Event) -> None:
         super().__init__()
         self._subsystems = subsystems
-        self._stopping = stopping
+        self._ending = ending
         self._inodes = Inodes(Root(subsystems))
         self._files: dict[int, Handle] = {}
         self._listings: dict[int, tuple[Node, Listing]] = {}
@@ -279,7 +279,7 @@ class Operations(pyfuse3.Operations):
         return True
 
     def _caller(self, ctx: pyfuse3.RequestContext) -> Caller:
-        return Caller(ctx.pid, ctx.uid, self._stopping)
+        return Caller(ctx.pid, ctx.uid, self._ending)
 
     async def _node(self, number: int, ctx: pyfuse3.RequestContext) -> Node:
         if number == pyfuse3.ROOT_INODE or number >= _VIEWS_BELOW:

@@ -9,9 +9,10 @@ from contextlib import suppress
 import pyfuse3
 import trio
 
+from imgfs.aio.gather import plain_nursery
 from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted
 from imgfs.fs.operations import Operations
-from imgfs.kernel.mounts import mount_at, tune_fuse, unmount
+from imgfs.kernel.mounts import mount_at, tune_fuse, unmount, watch_mounts
 
 MAX_TASKS = 1000
 """Requests in work at once. A reader that waits for a registry holds one, so this is well above MAX_BACKGROUND."""
@@ -47,16 +48,18 @@ def open_session(operations: Operations, mountpoint: str, options: set[str]) -> 
         tune_fuse(mount.device, read_ahead_kb=READ_AHEAD_KB, max_background=MAX_BACKGROUND)
 
 
-async def serve(mountpoint: str, stopping: trio.Event, ready: Callable[[], None]) -> None:
-    """Answer requests until `stopping` is set or the tree is unmounted from outside; then it is unmounted.
+async def serve(mountpoint: str, signalled: trio.Event, ending: trio.Event, ready: Callable[[], None]) -> None:
+    """Answer requests until `signalled` is set or the tree is unmounted from outside; then it is unmounted.
 
-    `ready` is called when the tree answers.
+    `ending` is set when either happens: whoever waits gets an answer then. After a lazy unmount from outside, files
+    that are open stay readable until they are closed. `ready` is called when the tree answers.
     """
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_unmount_when, stopping, mountpoint)
+    async with plain_nursery() as nursery:
+        nursery.start_soon(_unmount_when, signalled, ending, mountpoint)
+        nursery.start_soon(_watch_mounts, ending, mountpoint)
         nursery.start_soon(_announce, mountpoint, ready)
         await pyfuse3.main(max_tasks=MAX_TASKS)
-        stopping.set()
+        nursery.cancel_scope.cancel()
 
 
 def close_session() -> None:
@@ -69,9 +72,19 @@ async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
     ready()
 
 
-async def _unmount_when(stopping: trio.Event, mountpoint: str) -> None:
-    """Unmounting ends the session's loop by itself. What is still busy after a while is detached."""
-    await stopping.wait()
+async def _watch_mounts(ending: trio.Event, mountpoint: str) -> None:
+    """Notice that somebody has unmounted the tree: requests that wait would else keep the session from its end."""
+    with watch_mounts() as changes:
+        while mount_at(mountpoint):
+            await trio.lowlevel.wait_readable(changes)
+            changes.poll(0)
+    ending.set()
+
+
+async def _unmount_when(signalled: trio.Event, ending: trio.Event, mountpoint: str) -> None:
+    """Answer who waits, then unmount, which ends the session's loop. What is still busy after a while is detached."""
+    await signalled.wait()
+    ending.set()
     deadline = trio.current_time() + _UNMOUNT_PATIENCE
     while mount_at(mountpoint) and trio.current_time() < deadline:
         if await _try_unmount(mountpoint, detach=False):

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import re
+import select
 import subprocess
 import tempfile
 from collections.abc import Generator
@@ -48,6 +49,17 @@ def mount_at(path: str) -> Mount | None:
     real = _absolute(path)
     found = [mount for mount in mounts() if mount.mountpoint == real]
     return found[-1] if found else None
+
+
+@contextmanager
+def watch_mounts() -> Generator[select.epoll]:
+    """Something that is readable after each change of the table until it is polled.
+
+    The table itself is always readable; what tells a change is POLLPRI (proc(5)), and epolls nest.
+    """
+    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
+        changes.register(table, select.EPOLLPRI)
+        yield changes
 
 
 def is_dead(path: str) -> bool:

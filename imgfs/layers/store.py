@@ -202,6 +202,7 @@ class LayerWriter:
         assert self._file is not None
         os.ftruncate(self._file, self.offset)
         made = Layer(diff_id, self._directory, entries)
+        made.descriptor()  # now, because settling renames the path that it opens
         layer = self._store.adopt(made)
         if layer is made:
             self._layer = made

@@ -27,6 +27,6 @@ def run(tree: PlainTree) -> Run:
     """Run imgfs with these arguments against the tree."""
 
     def invoke(*arguments: str) -> Result:
-        return CliRunner(env={"IMGFS_MOUNTPOINT": str(tree.path), "TZ": "UTC"}).invoke(main, arguments)
+        return CliRunner(env={"IMGFS_MOUNTPOINT": str(tree.path)}).invoke(main, arguments)
 
     return invoke

@@ -18,6 +18,8 @@ class PlainTree:
         self.path = path
         self.images = path / "images"
         self.images.mkdir()
+        self.snapshots = path / "snapshots"
+        self.snapshots.mkdir()
         (path / ".imgfs").mkdir()
         (path / ".imgfs/version").write_text("0\n")
 
@@ -30,6 +32,8 @@ class PlainTree:
         (directory / "config.json").write_bytes(image.config)
         if index:
             (directory / "index.json").write_bytes(index.document)
+        (directory / "rootfs").symlink_to(f"../../snapshots/{digest}@linux-amd64/rootfs")
+        (self.snapshots / f"{digest}@linux-amd64").symlink_to("sha256:chain")
         for name in names:
             self.name(name, digest)
         self.set_status(digest, image, list(names), here, **changes)

@@ -181,6 +181,27 @@ def test_ctrl_c_on_a_stalled_lookup_is_130(mounted: Mounted, registry: FakeRegis
     assert process.returncode == 130
 
 
+def test_while_a_pull_stalls_the_image_can_be_listed_and_a_second_pull_interrupted(
+    mounted: Mounted, registry: FakeRegistry
+) -> None:
+    name = add(registry)
+    registry.fault(stall(10), f"{BLOB}{BOX.layers[1].digest}")
+    with started(mounted, "pull", name) as first, started(mounted, "pull", name) as second:
+        assert registry.valve.wait_arrival()
+        listed = subprocess.run(
+            ["ls", mounted.path / "images" / BOX.digest], capture_output=True, text=True, check=True, timeout=PATIENCE
+        )
+        assert "rootfs" in listed.stdout
+        assert "loading" in mounted.run("status", name).stdout
+        while not _waits(second):
+            os.sched_yield()
+        second.send_signal(signal.SIGINT)
+        second.communicate(timeout=PATIENCE)
+        assert second.returncode == 130
+        registry.release()
+        assert first.communicate(timeout=PATIENCE)[0] == f"{BOX.digest}\n"
+
+
 def test_progress_is_drawn_on_a_terminal_and_the_digest_goes_to_stdout(
     mounted: Mounted, registry: FakeRegistry
 ) -> None:
@@ -194,6 +215,28 @@ def test_progress_is_drawn_on_a_terminal_and_the_digest_goes_to_stdout(
     assert process.returncode == 0
     assert all(one.digest.hex[:12].encode() in drawn for one in BOX.layers)
     assert b"complete" in drawn
+
+
+def test_daemon_that_dies_under_a_pull_is_1(mounted: Mounted, registry: FakeRegistry) -> None:
+    registry.fault(stall(10), f"{BLOB}{BOX.layers[1].digest}")
+    with started(mounted, "pull", add(registry)) as process:
+        assert registry.valve.wait_arrival()
+        mounted.kill()
+        output, complaint = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (1, "")
+    assert "the daemon of the mount is gone" in complaint
+
+
+def test_daemon_that_stops_sets_a_pull_free(mounted: Mounted, registry: FakeRegistry) -> None:
+    registry.fault(stall(10), f"{BLOB}{BOX.layers[1].digest}")
+    pid = mounted.pid()
+    assert pid is not None
+    with started(mounted, "pull", add(registry)) as process:
+        assert registry.valve.wait_arrival()
+        os.kill(pid, signal.SIGTERM)
+        _, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "the daemon is stopping" in complaint
 
 
 def test_dead_daemon_is_1_and_the_failure_says_what_to_do(mounted: Mounted) -> None:
@@ -215,6 +258,11 @@ def test_umount_of_nothing_is_3_and_of_a_used_tree_7(mounted: Mounted, tmp_path:
     with (mounted.path / ".imgfs/version").open():
         assert mounted.run("umount", str(mounted.path)).returncode == 7
     assert mounted.run("umount", str(mounted.path)).returncode == 0
+
+
+def _waits(process: subprocess.Popen[str]) -> bool:
+    """Whether a pull has started the thread that waits."""
+    return len(os.listdir(f"/proc/{process.pid}/task")) > 1
 
 
 def _everything(terminal: int) -> bytes:

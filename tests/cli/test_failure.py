@@ -53,6 +53,12 @@ def test_dead_daemon_is_told_even_where_an_old_sentence_is_left() -> None:
     assert failure.exit_code == 1
 
 
+def test_interrupted_wait_is_told_even_where_an_old_sentence_is_left() -> None:
+    failure = from_os_error(OSError(errno.EINTR, ""), "x", "old news")
+    assert failure.message == "x: interrupted by a signal, or because the daemon is stopping"
+    assert failure.exit_code == 130
+
+
 def test_failure_prints_where_more_is_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     Failure("x: broke\x1b[2J\nbadly", errno.EIO, "the log").show()
     assert capsys.readouterr().err == "imgfs: x: broke\ufffd[2J badly\nimgfs: for more see the log\n"

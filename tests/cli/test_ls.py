@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+from imgfs.cli.table import local_time
 from imgfs.testing.images import File, image, layer
 from tests.cli.conftest import Run
 from tests.cli.plain_tree import PlainTree
@@ -32,7 +33,14 @@ def test_table_has_a_line_a_name_with_a_short_digest(run: Run, tree: PlainTree) 
     fill(tree)
     lines = run("ls").stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["docker.io/library/alpine:3.20", "mytool", "quay.io/a/b/c:1"]
-    assert lines[2].split() == ["mytool", BOX.digest[:19], "2023-11-14", "22:13", "yes", str(BOX_SIZE), "B"]
+    assert lines[2].split() == [
+        "mytool",
+        BOX.digest[:19],
+        *local_time(MOMENT * 10**9).split(),
+        "yes",
+        str(BOX_SIZE),
+        "B",
+    ]
     assert lines[3].split()[4] == "no"
 
 

@@ -48,6 +48,13 @@ def test_refused_pull_has_the_daemons_sentence_and_says_where_more_is(
     )
 
 
+def test_image_without_a_rootfs_is_refused_before_the_attribute_is_set(run: Run, tree: PlainTree) -> None:
+    tree.add(BOX, "box")
+    (tree.snapshots / f"{BOX.digest}@linux-amd64").unlink()
+    assert run("pull", "box").exit_code == 3
+    assert os.listxattr(tree.images / BOX.digest) == []
+
+
 def test_progress_has_a_bar_a_layer_and_a_total(tree: PlainTree) -> None:
     first = len(BOX.layers[0].blob)
     digest = tree.add(BOX, "box", here=first)
