@@ -23,14 +23,14 @@ _END_PATIENCE = 20
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to stderr, for systemd and debugging.")
 @click.option(
     "--state",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     metavar="DIR",
     help="Where content is kept. Default: $STATE_DIRECTORY, else /var/lib/imgfs-state (root) or the XDG state home.",
 )
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
     metavar="FILE",
     help="Options of the daemon, in TOML. Default: imgfs.toml in the state directory; none is needed.",
 )

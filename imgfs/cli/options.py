@@ -55,7 +55,7 @@ def format_option(default: str) -> Callable[[F], F]:
 
 mountpoint_option = click.option(
     "--mountpoint",
-    type=click.Path(file_okay=False),
+    type=click.Path(file_okay=False, readable=False),
     default=default_mountpoint,
     envvar="IMGFS_MOUNTPOINT",
     metavar="DIR",
@@ -64,7 +64,7 @@ mountpoint_option = click.option(
 
 mountpoint_argument = click.argument(
     "mountpoint",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     default=default_mountpoint,
     envvar="IMGFS_MOUNTPOINT",
     metavar="[MOUNTPOINT]",

@@ -103,8 +103,10 @@ class NamesDirectory(Directory):
         if before in private:
             await self._subsystems.images.register(after, private[before], replace=True)
             private.pop(before, None)
-        else:
+        elif names.get(before):
             await names.rename(before, after)
+        else:
+            raise NotPermitted(f"images/{before}: is a directory; only names can be moved, one by one")
 
     async def xattrs(self) -> dict[bytes, bytes]:
         error = self._subsystems.failures.get(f"images/{self._prefix}")

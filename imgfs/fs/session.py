@@ -44,8 +44,6 @@ def open_session(operations: Operations, mountpoint: str, options: set[str]) -> 
         pyfuse3.init(operations, mountpoint, options)
     except RuntimeError as error:
         raise Busy(f"{mountpoint}: could not be mounted ({error}); the lines above tell why") from None
-    if mount := mount_at(mountpoint):
-        tune_fuse(mount.device, read_ahead_kb=READ_AHEAD_KB, max_background=MAX_BACKGROUND)
 
 
 async def serve(mountpoint: str, signalled: trio.Event, ending: trio.Event, ready: Callable[[], None]) -> None:
@@ -69,6 +67,9 @@ def close_session() -> None:
 
 async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
     await trio.to_thread.run_sync(os.stat, os.path.join(mountpoint, ".imgfs", "version"))
+    if mount := mount_at(mountpoint):
+        # Only now: the kernel takes its defaults from the first answer of the session.
+        tune_fuse(mount.device, read_ahead_kb=READ_AHEAD_KB, max_background=MAX_BACKGROUND)
     ready()
 
 

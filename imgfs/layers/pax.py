@@ -43,7 +43,10 @@ def read_records(payload: bytes) -> Records:
 
 
 def apply_records(records: Records, header: Header) -> None:
-    """Override the fields of `header`. An empty value deletes a record, so the header's own field counts."""
+    """Override the fields of `header`. An empty value deletes a record, so the header's own field counts.
+
+    Not so of an extended attribute, which may be empty: containerd sets it then.
+    """
     header.name = records.get(b"path") or header.name
     header.link = records.get(b"linkpath") or header.link
     header.size = decimal(records, b"size", header.size)
@@ -51,7 +54,7 @@ def apply_records(records: Records, header: Header) -> None:
     header.gid = decimal(records, b"gid", header.gid)
     if time := records.get(b"mtime"):
         header.mtime = _nanoseconds(time)
-    if found := [(key[len(_XATTR) :], value) for key, value in records.items() if value and key.startswith(_XATTR)]:
+    if found := [(key[len(_XATTR) :], value) for key, value in records.items() if key.startswith(_XATTR)]:
         header.xattrs = kept(found)
 
 

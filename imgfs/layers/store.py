@@ -206,6 +206,8 @@ class LayerWriter:
         layer = self._store.adopt(made)
         if layer is made:
             self._layer = made
+        else:
+            made.close()
         return layer
 
     def settle(self, entries: list[Entry]) -> None:

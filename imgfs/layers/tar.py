@@ -8,7 +8,7 @@ unpack with; these are the places:
 - Links, directories, devices and fifos have no payload, whatever their size field says.
 - Global PAX headers are read and ignored, and so are the extended headers in front of one. Of two extended headers in
   front of an entry the last counts. GNU long names win over PAX ones.
-- PAX records that override nothing an entry has, and empty extended attributes, are ignored.
+- PAX records that override nothing an entry has are ignored. Extended attributes may be empty.
 
 Blocks are header.py's, extended headers pax.py's and sparse.py's, names paths.py's, attributes xattrs.py's.
 """

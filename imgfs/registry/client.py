@@ -15,7 +15,7 @@ from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, 
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.blob import BlobStream, Span
-from imgfs.registry.body import read_all, refuse_kind
+from imgfs.registry.body import drain, read_all, refuse_kind
 from imgfs.registry.exchange import Call, Exchange
 from imgfs.registry.hosts import endpoint
 from imgfs.registry.limits import Limits
@@ -81,7 +81,7 @@ class Registry:
         """
         call = self._manifest_call(reference, "HEAD")
         answer = await self._exchange.open(call, self._exchange.tries(call.host))
-        await answer.aclose()
+        await drain(answer)
         digest = answer.headers.get("docker-content-digest", "")
         media_type = content_type(answer.headers.get("content-type", ""))
         encoded = answer.headers.get("content-encoding", "identity") != "identity"

@@ -113,8 +113,8 @@ class Exchange:
                 await self._fail(call, answer, tries)
             else:
                 remedies.add(remedy)
+                await drain(answer)
                 token = await self._renewed(call, answer, token) if remedy == "token" else token
-                await answer.aclose()
 
     async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]]) -> T:
         """`open`, and `read` its answer, which `read` closes; asks again where the body breaks or stalls."""
@@ -154,7 +154,7 @@ class Exchange:
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
-            await answer.aclose()
+            await drain(answer)
             url = self._redirected(call, url, location, seen)
             foreign = foreign or origin(url) != origin(call.url)
 
@@ -195,7 +195,6 @@ class Exchange:
     async def _renewed(self, call: Call, answer: Answer, stale: str | None) -> str:
         """A token that answers the challenge of a 401, other than the `stale` one that was refused."""
         challenges = parse_challenges(answer.header_values("www-authenticate"))
-        await answer.aclose()
         challenge = bearer(challenges)
         if challenge is None:
             raise unanswerable(call, challenges)

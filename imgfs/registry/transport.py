@@ -85,7 +85,8 @@ class Answer:
             piece = await anext(self._pieces, b"")
         except httpx.TimeoutException:
             raise TimedOut(
-                f"{self._subject}: {self.authority} sent nothing for {self._limits.silence:g} s; check the network, then read again"
+                f"{self._subject}: {self.authority} sent nothing for {self._limits.silence:g} s; "
+                "check the network, then read again"
             ) from None
         except httpx.HTTPError as error:
             raise Unreachable(

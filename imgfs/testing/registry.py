@@ -221,8 +221,8 @@ class Fault:
 class FakeRegistry:
     """A registry on 127.0.0.1. Blobs and manifests by digest are served in every repository.
 
-    With `tls` it speaks TLS. With `token`, everything needs a bearer token of its repository, which `/token` gives to anybody for `expires_in`
-    seconds; `revoke` makes all of them worthless.
+    With `tls` it speaks TLS. With `token`, everything needs a bearer token of its repository, which `/token` gives to
+    anybody for `expires_in` seconds; `revoke` makes all of them worthless.
     """
 
     def __init__(
@@ -460,8 +460,8 @@ class _Handler(BaseHTTPRequestHandler):
         stop = len(body) if reply.cut is None else min(reply.cut, len(body))
         while True:
             for start, end in _pieces(stop, reply):
-                self._send_piece(body[start:end], reply.length is None)
                 request.sent += end - start
+                self._send_piece(body[start:end], reply.length is None)
                 if (reply.trickle or end == reply.hold) and not self.server.registry.valve.hold():
                     self.close_connection = True
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -87,6 +88,26 @@ def test_without_a_mount_the_failure_says_how_to_make_one(tmp_path: Path, comman
     done = CliRunner().invoke(main, [command, "--mountpoint", str(tmp_path)])
     assert done.exit_code == 1
     assert f"imgfs mount {tmp_path}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "sentence"),
+    [
+        (errno.EACCES, 4, "be root or the user who mounted it"),
+        (errno.ENOTCONN, 1, "its daemon is gone"),
+        (errno.EIO, 1, "Input/output error"),
+    ],
+)
+def test_tree_that_does_not_let_in_is_explained(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, code: int, sentence: str
+) -> None:
+    def refuse(path: str) -> os.statvfs_result:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(os, "statvfs", refuse)
+    done = run("ls")
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert sentence in done.stderr
 
 
 def test_the_option_wins_over_the_environment(run: Run, tmp_path: Path) -> None:

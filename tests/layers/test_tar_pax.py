@@ -36,8 +36,12 @@ def test_solaris_headers_count_as_pax() -> None:
 
 
 def test_an_empty_value_deletes() -> None:
-    entry = only(pax((b"path", b"other"), (b"path", b""), (b"uid", b""), (X + b"user.a", b"")) + member(b"own", uid=5))
-    assert (entry.path, entry.uid, entry.xattrs) == (b"own", 5, ())
+    entry = only(pax((b"path", b"other"), (b"path", b""), (b"uid", b"")) + member(b"own", uid=5))
+    assert (entry.path, entry.uid) == (b"own", 5)
+
+
+def test_an_extended_attribute_may_be_empty() -> None:
+    assert only(pax((X + b"user.a", b"")) + member(b"own")).xattrs == ((b"user.a", b""),)
 
 
 def test_a_header_counts_for_one_entry_only() -> None:

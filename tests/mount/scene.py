@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from imgfs.oci.digest import Digest
 from imgfs.testing.build import AMD64, Image, Index, Layer, image, layer
@@ -22,6 +25,7 @@ T = TypeVar("T")
 
 PATIENCE = 20
 POLL = 0.02
+_ERROR = "user.imgfs.error"
 CONFIG = 'platform = "linux/amd64"\n'
 """The images here are of this platform, whatever the machine is."""
 
@@ -81,13 +85,9 @@ def serving(directory: Path, config: str = CONFIG) -> Generator[Scene]:
 @contextmanager
 def refused(code: int) -> Iterator[None]:
     """Assert that the system call inside fails with `code`."""
-    try:
+    with pytest.raises(OSError) as caught:
         yield
-    except OSError as error:
-        got = errno.errorcode.get(error.errno or 0, str(error.errno))
-        assert got == errno.errorcode[code], f"{error}: expected {errno.errorcode[code]}"
-    else:
-        raise AssertionError(f"succeeded, expected {errno.errorcode[code]}")
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[code], str(caught.value)
 
 
 def until(condition: Callable[[], T]) -> T:
@@ -119,13 +119,9 @@ def succeed(*command: str | Path) -> str:
     return done.stdout
 
 
-def error_of(path: Path, *, follow: bool = True) -> str:
+def error_of(path: Path) -> str:
     """`user.imgfs.error`; empty where there is none."""
-    try:
-        return os.getxattr(path, "user.imgfs.error", follow_symlinks=follow).decode()
-    except OSError as error:
-        assert error.errno == errno.ENODATA
-        return ""
+    return os.getxattr(path, _ERROR).decode() if _ERROR in os.listxattr(path) else ""
 
 
 def status_of(directory: Path) -> dict[str, Any]:
@@ -148,3 +144,20 @@ def marked_layer(mark: str, number: int = 0) -> Layer:
             Symlink(f"{number}/link", "file"),
         ]
     )
+
+
+def assert_verified(state: Path) -> None:
+    """Assert that a state directory holds nothing but what it promises: each blob and layer has its digest.
+
+    Nothing may be on its way in.
+    """
+    for path in state.glob("content/blobs/*/*/*"):
+        assert _hex(path, path.parent.parent.name) == path.name
+    for path in state.glob("layers/*/*"):
+        assert _hex(path / "tar", path.parent.name) == path.name
+    assert list((state / "content/ingest").iterdir()) == []
+
+
+def _hex(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -1,0 +1,231 @@
+"""Registry faults as a reader meets them: the errno, the sentence on the right object, and that all goes on after it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imgfs.oci.descriptor import OCI_MANIFEST
+from imgfs.testing.build import Image
+from imgfs.testing.registry import (
+    Action,
+    FakeRegistry,
+    Fault,
+    close,
+    endless,
+    html,
+    huge,
+    longer,
+    redirect,
+    status,
+    wrong_bytes,
+    wrong_length,
+)
+from tests.mount.scene import Scene, assert_verified, error_of, refused, serving, small, status_of, until
+
+MEBIBYTE = 1 << 20
+CANARY = "canary-in-the-query"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A fault, the errno it must have, and a word that its sentence must hold."""
+
+    name: str
+    action: Action
+    code: int
+    word: str
+
+
+ANSWERS = [
+    Case("401", status(401), errno.EACCES, "401"),
+    Case("403", status(403), errno.EACCES, "403"),
+    Case("404", status(404), errno.ENOENT, "404"),
+    Case("429", status(429, Retry_After="0"), errno.EDQUOT, "429"),
+    Case("500", status(500), errno.EREMOTEIO, "500"),
+    Case("503", status(503, Retry_After="0"), errno.EREMOTEIO, "503"),
+    Case("teapot", status(418), errno.EREMOTEIO, "418"),
+    Case("reset", close(), errno.EHOSTUNREACH, "127.0.0.1"),
+    Case("html", html(), errno.EBADMSG, "text/html"),
+    Case("wrong", wrong_bytes(), errno.EBADMSG, "sha256:"),
+    Case("scheme", redirect(f"ftp://127.0.0.1/x?{CANARY}"), errno.EREMOTEIO, "redirect"),
+    Case("dead-end", redirect(f"http://127.0.0.1:9/x?{CANARY}"), errno.EHOSTUNREACH, "127.0.0.1:9"),
+]
+MANIFESTS = [
+    Case("announced", huge(64 * MEBIBYTE), errno.EFBIG, "limit"),
+    Case("unannounced", huge(64 * MEBIBYTE, announced=False), errno.EFBIG, "limit"),
+    Case("endless", endless(), errno.EFBIG, "limit"),
+    Case("no-json", status(200, b"{", Content_Type=OCI_MANIFEST), errno.EBADMSG, "manifest"),
+    Case("empty", status(200, b"", Content_Type=OCI_MANIFEST), errno.EBADMSG, "manifest"),
+    Case("schema1", status(200, b'{"schemaVersion":1,"fsLayers":[]}'), errno.EOPNOTSUPP, "schema 1"),
+]
+BLOBS = [
+    Case("short", wrong_length(20), errno.EBADMSG, "20 bytes"),
+    Case("long", longer(5, announced=True), errno.EBADMSG, "bytes"),
+    Case("long-chunked", longer(5), errno.EBADMSG, "more than"),
+    Case("endless", endless(), errno.EBADMSG, "more than"),
+]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with serving(tmp_path_factory.mktemp("errors")) as made:
+        yield made
+        assert sorted(os.listdir(made.mount.state.parent)) == ["mnt", "state"]
+        assert_verified(made.mount.state)
+        assert CANARY not in made.mount.log()
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """An image at which a fault strikes until it is mended."""
+
+    name: Path
+    image: Image
+    fault: Fault
+
+    def mend(self) -> None:
+        """Let the registry be well again."""
+        self.fault.times = 0
+
+
+@pytest.fixture(scope="module")
+def struck() -> list[Struck]:
+    """Everything that was struck, for one look at it when the faults are over."""
+    return []
+
+
+def strike(scene: Scene, kind: str, case: Case, struck: list[Struck]) -> Struck:
+    """An image whose manifest, config or layer meets the fault, alone."""
+    repository = f"{kind}/{case.name}"
+    made = small(repository)
+    name = scene.serve(made, repository)
+    match = {
+        "manifest": f"/v2/{repository}/manifests/",
+        "config": str(made.layers[0].digest.of(made.config)),
+        "layer": str(made.layers[0].digest),
+    }[kind]
+    struck.append(Struck(name, made, scene.registry.fault(case.action, match, times=None)))
+    return struck[-1]
+
+
+def others_work(scene: Scene, case: Case) -> None:
+    """Another image of the same registry is pulled as if nothing had been."""
+    name = scene.name(f"well/{case.name}")
+    if not scene.registry.requests("manifest") or not os.path.lexists(name):
+        scene.serve(small(f"well {case.name}"), f"well/{case.name}")
+    assert until(lambda: (name / "rootfs/mark").read_text()) == f"well {case.name}/0\n"
+
+
+@pytest.mark.parametrize("case", [*ANSWERS, *MANIFESTS], ids=lambda case: case.name)
+def test_a_fault_of_the_manifest_is_told_at_its_host(scene: Scene, struck: list[Struck], case: Case) -> None:
+    found = strike(scene, "manifest", case, struck)
+    before = len(scene.registry.log)
+    with refused(case.code):
+        os.stat(found.name)
+    told = error_of(scene.images / scene.registry.host)
+    assert case.word in told
+    assert "manifest" in told
+    assert CANARY not in told
+    assert sum(one.sent for one in scene.registry.log[before:]) < 16 * MEBIBYTE
+    assert found.name.name not in os.listdir(scene.images / scene.registry.host)
+    others_work(scene, case)
+
+
+@pytest.mark.parametrize("case", [*ANSWERS, *BLOBS], ids=lambda case: case.name)
+def test_a_fault_of_a_layer_is_told_at_blob_and_image(scene: Scene, struck: list[Struck], case: Case) -> None:
+    found = strike(scene, "layer", case, struck)
+    with refused(case.code):
+        os.listdir(f"{found.name}/rootfs/")
+    blob = scene.blob(found.image.layers[0].digest)
+    for told in (
+        error_of(blob),
+        error_of(found.name),
+        status_of(found.name)["error"],
+        (found.name / "status").read_text(),
+    ):
+        assert case.word in told
+        assert CANARY not in told
+    part = status_of(found.name)["parts"][2]
+    assert (part["state"], case.word in part["error"]) == ("failed", True)
+    assert blob.name not in os.listdir(blob.parent)
+    others_work(scene, case)
+
+
+@pytest.mark.parametrize("case", [*ANSWERS, *BLOBS], ids=lambda case: case.name)
+def test_a_fault_of_a_blob_that_is_opened_is_told_at_it(scene: Scene, struck: list[Struck], case: Case) -> None:
+    found = strike(scene, "config", case, struck)
+    os.stat(found.name)
+    with refused(case.code):
+        (found.name / "config.json").read_bytes()
+    told = error_of(found.name / "config.json")
+    assert case.word in told
+    assert CANARY not in told
+    assert status_of(found.name)["parts"][1]["state"] == "failed"
+
+
+def test_a_thousand_readers_of_a_dead_blob_make_one_attempt(scene: Scene) -> None:
+    made = small("dead")
+    name = scene.serve(made, "dead")
+    os.stat(name)
+    scene.registry.fault(status(403), made.layers[0].digest, times=None)
+    with scene.requests("blob"):
+        for _ in range(1000):
+            with refused(errno.EACCES):
+                os.open(name / "layers/0", os.O_RDONLY)
+
+
+def test_everything_works_when_the_faults_are_over(scene: Scene, struck: list[Struck]) -> None:
+    assert struck
+    for one in struck:
+        one.mend()
+    for one in struck:
+        mark = until((one.name / "rootfs/mark").read_bytes)
+        assert mark in one.image.layers[0].tar
+        assert until((one.name / "config.json").read_bytes) == one.image.config
+        assert status_of(one.name)["complete"]
+        assert [part["error"] for part in status_of(one.name)["parts"]] == [None] * 3
+        assert error_of(one.name) == ""
+        assert error_of(one.name / "config.json") == ""
+    os.stat(scene.serve(small("the end"), "the-end"))
+    assert error_of(scene.images / scene.registry.host) == ""
+
+
+def test_a_registry_that_is_down_is_unreachable_and_not_an_absence(scene: Scene) -> None:
+    made = small("down")
+    with FakeRegistry() as registry:
+        host, port = registry.host, int(registry.host.rpartition(":")[2])
+    name = scene.images / host / "down:1"
+    with refused(errno.EHOSTUNREACH):
+        os.stat(name)
+    assert host in error_of(name.parent)
+    with FakeRegistry(port=port) as registry:
+        made.add_to(registry, "down", "1")
+        assert until((name / "config.json").read_bytes) == made.config
+        assert error_of(name.parent) == ""
+    with refused(errno.EHOSTUNREACH):
+        os.listdir(f"{name}/rootfs/")
+    assert (name / "config.json").read_bytes() == made.config
+    assert host in status_of(name)["error"]
+    with FakeRegistry(port=port) as registry:
+        made.add_to(registry, "down", "1")
+        assert until((name / "rootfs/mark").read_bytes) == b"down/0\n"
+
+
+def test_touch_of_a_name_whose_registry_is_down_keeps_it(scene: Scene) -> None:
+    made = small("kept")
+    name = scene.serve(made, "kept")
+    os.stat(name)
+    fault = scene.registry.fault(status(500), "/v2/kept/", times=None)
+    with refused(errno.EREMOTEIO):
+        os.utime(name, follow_symlinks=False)
+    assert "500" in error_of(name.parent)
+    assert os.readlink(name) == f"../{made.digest}"
+    fault.times = 0
+    until(lambda: os.utime(name, follow_symlinks=False) is None)
+    assert error_of(name.parent) == ""
