@@ -48,7 +48,7 @@ _SWITCH_INTERVAL = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Mounting:
-    """What to mount where: absolute paths and the options in force."""
+    """What to mount where: absolute paths without symbolic links, and the options in force."""
 
     mountpoint: Path
     state: Path

@@ -8,6 +8,7 @@ readers of a dead blob make one attempt.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -33,8 +34,6 @@ class _Flight(Generic[T]):
     waiters: int = 0
     result: list[T] = field(default_factory=list[T])
     error: ImgfsError | None = None
-    left: trio.Event = field(default_factory=trio.Event)
-    """Replaced whenever somebody joins, set when the last waiter leaves."""
 
 
 class Flights(Generic[T]):
@@ -57,7 +56,9 @@ class Flights(Generic[T]):
         was up to `memory` seconds ago. Cancelling a waiter leaves the flight and the other waiters alone.
         """
         self._raise_remembered(key)
-        flight = self._flying.get(key)
+        while (flight := self._flying.get(key)) and flight.scope.cancel_called:
+            # It is on its way out: what ends it is no answer to somebody who came later.
+            await flight.done.wait()
         if flight is None:
             flight = self._flying[key] = _Flight()
             self._nursery.start_soon(self._fly, key, flight, work)
@@ -77,21 +78,17 @@ class Flights(Generic[T]):
 
     async def _wait(self, flight: _Flight[T]) -> None:
         flight.waiters += 1
-        flight.left = trio.Event()
+        flight.scope.deadline = math.inf
         try:
             await flight.done.wait()
         finally:
             flight.waiters -= 1
             if not flight.waiters:
-                flight.left.set()
+                flight.scope.deadline = trio.current_time() + self._grace
 
     async def _fly(self, key: Hashable, flight: _Flight[T], work: Callable[[], Awaitable[T]]) -> None:
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._end_when_abandoned, flight)
-                with flight.scope:
-                    await self._outcome(flight, work)
-                nursery.cancel_scope.cancel()
+            await self._outcome(flight, work)
         finally:
             if not flight.result and flight.error is None:
                 flight.error = Cancelled("the transfer was cancelled; read again to start it again")
@@ -102,7 +99,8 @@ class Flights(Generic[T]):
 
     async def _outcome(self, flight: _Flight[T], work: Callable[[], Awaitable[T]]) -> None:
         try:
-            flight.result.append(await work())
+            with flight.scope:
+                flight.result.append(await work())
         except ImgfsError as error:
             flight.error = error
         except OSError as error:
@@ -111,14 +109,6 @@ class Flights(Generic[T]):
             # A bug in one transfer must end that transfer, not the daemon that serves all the others.
             _log.exception("transfer failed unexpectedly")
             flight.error = ImgfsError(f"internal error: {type(error).__name__}: {error}; see .imgfs/log")
-
-    async def _end_when_abandoned(self, flight: _Flight[T]) -> None:
-        while True:
-            await flight.left.wait()
-            await trio.sleep(self._grace)
-            if not flight.waiters:
-                flight.scope.cancel()
-                return
 
     def _remember(self, key: Hashable, error: ImgfsError) -> None:
         if len(self._failed) >= _REMEMBERED_MAX:

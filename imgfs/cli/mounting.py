@@ -44,9 +44,10 @@ def mount(mountpoint: Path, foreground: bool, state: Path | None, config_path: P
     from imgfs.config import default_state, load_config
     from imgfs.daemon import Mounting
 
-    chosen = (state or default_state()).absolute()
+    # One spelling of each, whatever links lead there: the table of mounts knows no other.
+    chosen = Path(os.path.realpath(state or default_state()))
     try:
-        mounting = Mounting(Path(os.path.abspath(mountpoint)), chosen, load_config(config_path, chosen), foreground)
+        mounting = Mounting(Path(os.path.realpath(mountpoint)), chosen, load_config(config_path, chosen), foreground)
         if foreground:
             _serve(mounting, lambda: None)
         else:
@@ -68,7 +69,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
     """
     from imgfs.kernel.mounts import is_dead, unmount
 
-    path = os.path.abspath(mountpoint)
+    path = os.path.realpath(mountpoint)
     is_orphan = is_dead(path)
     pid = None if is_orphan else _daemon_of(path)
     unmount(path, detach=lazy or is_orphan)
@@ -103,6 +104,7 @@ def _serve_behind(mounting: object, state: Path) -> None:
 
 
 def _child(mounting: object, writing: int) -> int:
+    os.chdir("/")  # or the filesystem it was started from stays busy
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)

@@ -12,6 +12,7 @@ from imgfs.cli.naming import find, is_digest_like, new_name, registered_name
 from imgfs.cli.options import Command, complete_name, image_argument, mountpoint_option, quiet_option
 from imgfs.cli.tree import Tree
 from imgfs.errors import Invalid
+from imgfs.oci.digest import is_digest
 
 
 @click.command(cls=Command)
@@ -23,18 +24,19 @@ def tag(image: str, name: str, mountpoint: str, quiet: bool) -> None:
     """Give IMAGE one more name.
 
     NAME is a word (`mytool`), which stays local and is never asked for at a registry, or a registry's name, which
-    `imgfs pull --refresh` asks for. If NAME meant another image, it means IMAGE now. Nothing is pushed anywhere.
+    `imgfs pull --refresh` asks for. If NAME meant another image, it means IMAGE now. Nothing is pushed anywhere. IMAGE
+    may be a digest that nobody here has seen: it is asked for when somebody reads it.
     """
     tree = Tree.open(mountpoint)
     chosen = _checked(name, quiet)
-    found = find(tree, image, quiet=quiet)
+    digest = image if is_digest(image) else find(tree, image, quiet=quiet).digest
     try:
-        os.setxattr(tree.image(found.digest), "user.imgfs.tag", os.fsencode(chosen))
+        os.setxattr(tree.images, "user.imgfs.tag", os.fsencode(f"{chosen} {digest}"))
     except OSError as error:
         reason = None
         if error.errno == errno.EINVAL:
             reason = f"{chosen}: is no image name; expected host/repository:tag or a plain word"
-        raise from_os_error(error, f"{found.subject} as {chosen}", reason, tree.log) from None
+        raise from_os_error(error, f"{image} as {chosen}", reason, tree.log) from None
 
 
 @click.command(cls=Command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Generator
@@ -55,14 +54,10 @@ def _bring(tree: Tree, found: Found, draw: Draw | None) -> None:
 
 
 def _wait(tree: Tree, digest: str, failures: list[OSError], ended: threading.Event) -> None:
-    """Read the link before the rootfs, which brings all of it here; then wait for the disk by the attribute.
-
-    The attribute alone would do, but while it is set the kernel holds the image's directory: nobody could list it, and
-    a second pull could not even be killed. Reading a link holds nothing.
-    """
+    """Opening the image's unlisted `pull` returns when all of it is here and on disk."""
     try:
-        os.readlink(tree.snapshot(digest))
-        os.setxattr(tree.image(digest), "user.imgfs.pull", b"1")
+        with open(tree.pull_door(digest), "rb"):
+            pass
     except OSError as error:
         failures.append(error)
     finally:

@@ -78,10 +78,14 @@ class Tree:
         """The directory of an image."""
         return f"{self.path}/images/{digest}"
 
-    def snapshot(self, digest: str) -> str:
-        """The symbolic link that an image's rootfs leads through; reading it brings the rootfs here. Raises OSError."""
-        image = self.image(digest)
-        return os.path.normpath(f"{image}/{os.path.dirname(os.readlink(f'{image}/rootfs'))}")
+    def pull_door(self, digest: str) -> str:
+        """The unlisted file that brings all of an image here when it is opened."""
+        return f"{self.image(digest)}/pull"
+
+    @property
+    def images(self) -> str:
+        """The directory of all names."""
+        return f"{self.path}/images"
 
     def link(self, name: str) -> str:
         """The symbolic link that a name is, or would be. Looking an unregistered one up asks its registry."""
@@ -127,7 +131,12 @@ class Tree:
         return None
 
     def failure(self, error: OSError, digest: str, subject: str, *paths: str) -> Failure:
-        """The failure of an operation on the image `digest`, in the daemon's words where it left some on `paths`."""
+        """The failure of an operation on the image `digest`, in the daemon's words where it left some on `paths`.
+
+        Python calls again what a stopping daemon has interrupted, and then finds no tree: that is told as such.
+        """
+        if error.errno == errno.ENOENT and not os.path.exists(f"{self.path}/.imgfs/version"):
+            return Failure(f"{subject}: the daemon is stopping; `imgfs mount {self.path}` starts it again", errno.EINTR)
         more = f"`imgfs status {subject}` and {self.log}"
         return from_os_error(error, subject, self.reason(*paths, self.image(digest)), more)
 

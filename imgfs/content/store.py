@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +55,14 @@ class ContentStore:
         return self._stored.get(digest)
 
     def open(self, digest: Digest) -> int:
-        """A file descriptor for reading; it outlives `delete`. The caller closes it. Raises NotFound."""
+        """A file descriptor for reading; it outlives `delete`. The caller closes it. Raises NotFound, StorageFailed."""
         try:
             return os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             self._stored.pop(digest, None)
             raise NotFound(f"content {digest}: is not stored here") from None
+        except OSError as error:
+            raise from_os(error, f"content {digest}") from None
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies when it is stored."""
@@ -103,15 +106,14 @@ class ContentStore:
 
     def _link(self, digest: Digest, verified: Path) -> None:
         final = self.path(digest)
-        make_directory(final.parent)
         try:
-            os.link(verified, final)
-        except FileExistsError:
-            pass
+            make_directory(final.parent)
+            with suppress(FileExistsError):
+                os.link(verified, final)
+            fsync_path(final.parent)
+            self._register(final)
         except OSError as error:
             raise from_os(error, f"content {digest}") from None
-        fsync_path(final.parent)
-        self._register(final)
 
     def publish(self, digest: Digest, temporary: Path) -> None:
         """Give a verified, synced file its name; for the writer, in a thread."""
@@ -123,9 +125,10 @@ class ContentStore:
     def _scan(self) -> Iterator[Path]:
         for algorithm, length in HEX_LENGTH.items():
             top = self._root / "blobs" / algorithm
-            for shelf in os.scandir(top):
+            for shelf in (entry for entry in os.scandir(top) if entry.is_dir()):
                 for entry in os.scandir(shelf.path):
-                    if len(entry.name) == length and is_digest(f"{algorithm}:{entry.name}"):
+                    named = len(entry.name) == length and is_digest(f"{algorithm}:{entry.name}")
+                    if named and shelf.name == entry.name[:2] and entry.is_file():
                         yield Path(entry.path)
 
     def _register(self, path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import stat
+
 import msgspec
 import pyfuse3
 
 from imgfs.errors import ImgfsError
 from imgfs.fs.blob import BlobFile
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import RenderedFile
-from imgfs.fs.node import Directory, Link, Listing, Node, missing
+from imgfs.fs.files import WRITING, BytesHandle, RenderedFile
+from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
@@ -34,6 +36,8 @@ class PlatformDirectory(Directory):
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if name == b"rootfs":
             return self._rootfs()
+        if name == b"pull":
+            return PullFile(self._subsystems, self._digest, self._platform, f"{self._key()}/pull")
         if name not in (b"manifest.json", b"config.json", b"layers"):
             raise missing(name)
         image = await self._known() or await caller.wait(self._fetch)
@@ -104,18 +108,8 @@ class ImageDirectory(PlatformDirectory):
             await caller.wait(lambda name=name: self._subsystems.images.refresh(name.name))
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        error = self._subsystems.failures.get(self._digest)
+        error = self._subsystems.images.failure(self._digest)
         return {b"user.imgfs.error": error.encode()} if error else {}
-
-    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """`user.imgfs.pull`: get the whole image here, durably, before the answer. `user.imgfs.tag`: one more name."""
-        if name == b"user.imgfs.pull":
-            await caller.wait(lambda: self._subsystems.images.pull(self._digest, self._platform))
-        elif name == b"user.imgfs.tag":
-            text = value.decode(errors="surrogateescape")
-            await caller.wait(lambda: self._subsystems.images.register(text, self._digest, replace=True))
-        else:
-            raise self.refusal()
 
     def _own(self) -> dict[bytes, Node]:
         shown = self._subsystems.shown
@@ -143,6 +137,34 @@ class ImageDirectory(PlatformDirectory):
 
     def _missing(self, name: bytes) -> Node:
         raise missing(name)
+
+
+class PullFile(Node):
+    """`pull`: opening it brings the whole image here, durably; it holds the chain ID. Unlisted, so that nobody pulls
+    by accident.
+
+    A file, because opening one holds no lock: an xattr would keep the directory locked for the whole of the pull.
+    """
+
+    __slots__ = ("_digest", "_platform", "_subsystems")
+
+    direct_io = True
+
+    def __init__(self, subsystems: Subsystems, digest: Digest, platform: Platform, key: str) -> None:
+        super().__init__(control_number(key))
+        self._subsystems = subsystems
+        self._digest = digest
+        self._platform = platform
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444, size=len(self._digest) + 1, disk=0)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        images = self._subsystems.images
+        snapshot = await caller.wait(lambda: images.pull(self._digest, self._platform))
+        return BytesHandle(f"{snapshot.chain_id}\n".encode())
 
 
 class LayersDirectory(Directory):

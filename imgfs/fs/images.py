@@ -112,6 +112,13 @@ class NamesDirectory(Directory):
         error = self._subsystems.failures.get(f"images/{self._prefix}")
         return {b"user.imgfs.error": error.encode()} if error else {}
 
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """`user.imgfs.tag` on images/ with `NAME DIGEST`: register without the lookup, which may need a registry."""
+        text, _, digest = _decode(value).rpartition(" ")
+        if self._prefix or name != b"user.imgfs.tag":
+            raise self.refusal()
+        await self._subsystems.images.register(text, Digest.parse(digest), replace=True)
+
     def _path(self, component: str) -> str:
         return f"{self._prefix}/{component}" if self._prefix else component
 

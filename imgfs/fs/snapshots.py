@@ -7,7 +7,7 @@ import stat
 
 import pyfuse3
 
-from imgfs.errors import Invalid
+from imgfs.errors import ImgfsError, Invalid
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, Shown, control_number, missing
 from imgfs.fs.subsystems import Subsystems
@@ -15,6 +15,7 @@ from imgfs.fs.view import view_node
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.platform import Platform, parse_platform
 from imgfs.snapshots.graph import Snapshot
+from imgfs.snapshots.views import View
 
 
 class SnapshotsDirectory(Directory):
@@ -111,10 +112,24 @@ class SnapshotDirectory(Directory):
             listing.append((b"parent", self._parent(self._snapshot.parent)))
         return listing
 
+    async def xattrs(self) -> dict[bytes, bytes]:
+        error = self._subsystems.failures.get(f"snapshots/{self._snapshot.chain_id}")
+        return {b"user.imgfs.error": error.encode()} if error else {}
+
     async def _rootfs(self, caller: Caller) -> Node:
         views = self._subsystems.views
-        view = views.kept(self._snapshot.number) or await caller.wait(lambda: views.get(self._snapshot))
+        view = views.kept(self._snapshot.number) or await caller.wait(self._make_view)
         return view_node(view, view.tree.root, self._subsystems.owner)
+
+    async def _make_view(self) -> View:
+        subject, failures = f"snapshots/{self._snapshot.chain_id}", self._subsystems.failures
+        try:
+            view = await self._subsystems.views.get(self._snapshot)
+        except ImgfsError as error:
+            failures.note(subject, error)
+            raise
+        failures.clear(subject)
+        return view
 
     def _parent(self, parent: Digest) -> Node:
         key = f"snapshots/{self._snapshot.chain_id}/parent"

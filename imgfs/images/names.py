@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from imgfs.database import Database
@@ -54,10 +54,10 @@ def reference_of(name: str) -> Reference | None:
 def is_local_name(name: str) -> bool:
     """Whether `name` may be registered without a host: one printable component that is no digest and no host."""
     return bool(
-        0 < len(name.encode(errors="surrogateescape")) <= 255
-        and "/" not in name
-        and name not in (".", "..")
+        "/" not in name
+        and name not in ("", ".", "..")
         and name.isprintable()
+        and len(name.encode()) <= 255
         and not is_digest(name)
         and not is_host(name)
     )
@@ -101,15 +101,17 @@ class Names:
 
     async def create(self, name: str, digest: Digest) -> Name:
         """Register a new name, durably. Raises AlreadyExists, Invalid, NoSpace, StorageFailed."""
-        if name in self._names:
-            raise AlreadyExists(f"image {name}: is registered already; `ln -sfn` replaces it")
-        return await self.put(name, digest)
+        _refuse_taken(name, name in self._names)
+        return await self._write(name, digest, _insert)
 
     async def put(self, name: str, digest: Digest) -> Name:
         """Register or replace a name, durably and atomically. Raises Invalid, NoSpace, StorageFailed."""
+        return await self._write(name, digest, _upsert)
+
+    async def _write(self, name: str, digest: Digest, change: Callable[[sqlite3.Connection, Name], None]) -> Name:
         check_name(name)
         made = Name(name, digest, time.time_ns())
-        await self._database.write(lambda db: _upsert(db, made))
+        await self._database.write(lambda db: change(db, made))
         self._forget(name)
         self._remember(made)
         return made
@@ -124,11 +126,11 @@ class Names:
     async def rename(self, old: str, new: str) -> None:
         """Move a name, replacing `new`, in one durable step. Raises NotFound, Invalid, NoSpace, StorageFailed."""
         check_name(new)
-        if old == new:
-            return
         found = self._names.get(old)
         if found is None:
             raise NotFound(f"image {old}: is not registered")
+        if old == new:
+            return
         made = Name(new, found.digest, time.time_ns())
 
         def change(db: sqlite3.Connection) -> None:
@@ -175,6 +177,17 @@ def check_name(name: str) -> None:
         raise Invalid(
             f"image name {name[:200]!r}: expected host/repository:tag, host/repository@digest or a plain word"
         )
+
+
+def _refuse_taken(name: str, taken: bool) -> None:
+    if taken:
+        raise AlreadyExists(f"image {name}: is registered already; `ln -sfn` replaces it")
+
+
+def _insert(db: sqlite3.Connection, name: Name) -> None:
+    """Looks once more: two may create one name at once."""
+    _refuse_taken(name.name, db.execute("SELECT 1 FROM names WHERE name = ?", (name.name,)).fetchone() is not None)
+    _upsert(db, name)
 
 
 def _upsert(db: sqlite3.Connection, name: Name) -> None:

@@ -63,9 +63,9 @@ def watch_mounts() -> Generator[select.epoll]:
 
 
 def is_dead(path: str) -> bool:
-    """Whether `path` is a FUSE mount whose daemon is gone (stat answers ENOTCONN)."""
+    """Whether `path` is a FUSE mount whose daemon is gone (ENOTCONN); the kernel may answer stat itself, not this."""
     try:
-        os.stat(path)
+        os.statvfs(path)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
@@ -97,7 +97,9 @@ def _unmount_as_user(path: str, detach: bool) -> None:
         raise NotPermitted(f"{path}: cannot be unmounted: fusermount3 is missing; install fuse3") from None
     if done.returncode:
         text = done.stderr.strip()
-        raise Busy(f"{path}: {text}") if "busy" in text.lower() else NotFound(f"{path}: {text}")
+        if "busy" in text.lower():
+            raise Busy(f"{path}: {text}")
+        raise NotPermitted(f"{path}: {text}") if mount_at(path) else NotFound(f"{path}: nothing is mounted there")
 
 
 def _explain(code: int, path: str) -> ImgfsError:

@@ -18,7 +18,7 @@ from imgfs.errors import NotFound, StorageFailed, from_os
 from imgfs.layers.entry import Entry
 from imgfs.layers.index import decode_index, encode_index
 from imgfs.layers.tar import TarWalk
-from imgfs.oci.digest import HEX_LENGTH, Digest
+from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 
 _log = structlog.get_logger("imgfs.layers")
 
@@ -106,13 +106,13 @@ class LayerStore:
         """Open the store below `root`, create it if needed, and sweep what a crash left behind."""
         self._root = root / "layers"
         self._layers: dict[Digest, Layer] = {}
-        for algorithm, length in HEX_LENGTH.items():
+        for algorithm in HEX_LENGTH:
             shelf = self._root / algorithm
             make_directory(shelf)
             sweep(shelf)
             for entry in os.scandir(shelf):
-                if len(entry.name) == length:
-                    diff_id = Digest.parse(f"{algorithm}:{entry.name}")
+                diff_id = Digest(f"{algorithm}:{entry.name}")
+                if is_digest(diff_id) and os.path.isfile(f"{entry.path}/tar"):
                     self._layers[diff_id] = Layer(diff_id, Path(entry.path))
 
     def __contains__(self, diff_id: Digest) -> bool:
@@ -143,10 +143,11 @@ class LayerStore:
             await run_disk(_remove, layer.tar.parent)
 
     def place(self, layer: Layer) -> None:
-        """Give a synced layer its final name, in a thread; an equal one that is there already stays."""
+        """Give a synced layer its final name, in a thread; an equal one that is there already stays, unless damaged."""
         shelf = self._root / layer.diff_id.algorithm
         final = shelf / layer.diff_id.hex
-        if not final.exists():
+        if not (final / "tar").exists():
+            _remove(final)
             publish(layer.tar.parent, final)
             layer.moved(final)
 
@@ -206,6 +207,8 @@ class LayerWriter:
         layer = self._store.adopt(made)
         if layer is made:
             self._layer = made
+            # While it settles, the tar's name changes; so whoever reads by then has the descriptor.
+            made.descriptor()
         else:
             made.close()
         return layer

@@ -108,20 +108,34 @@ class _Merge:
         self._count = 0
         self._shared: dict[int, int] = {}
         self._last: tuple[bytes, Node] | None = None
+        self._replaced: set[Node] = set()
+        """Lower links that the layer in work puts directories in the place of: its whiteouts do not follow them."""
 
     def apply(self, layer: int, entries: Sequence[Entry]) -> None:
         """Whiteouts first, wherever they stand: they hide lower layers only."""
         self._layer = layer
+        if any(entry.kind is Kind.WHITEOUT or entry.kind is Kind.OPAQUE for entry in entries):
+            self._replaced = set(self._links_made_directories(entries))
         for entry in entries:
             if entry.kind is Kind.WHITEOUT:
                 self._white_out(entry)
             elif entry.kind is Kind.OPAQUE:
                 self._make_opaque(entry)
+        self._replaced.clear()
         for entry in entries:
             if entry.kind is Kind.HARDLINK:
                 self._link(entry)
             elif entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
                 self._add(entry)
+
+    def _links_made_directories(self, entries: Sequence[Entry]) -> Iterator[Node]:
+        for entry in entries:
+            if entry.kind is Kind.DIRECTORY:
+                parent, name = _split(entry.path)
+                directory = self._find(parent)
+                present = (directory.children or {}).get(name) if directory is not None else None
+                if present is not None and present.is_symlink:
+                    yield present
 
     def _white_out(self, entry: Entry) -> None:
         parent, name = _split(entry.path)
@@ -226,7 +240,7 @@ class _Merge:
                 self._place(here, name, child)
             if child.is_symlink:
                 links += 1
-                if links > LINKS_MAX:
+                if links > LINKS_MAX or child in self._replaced:
                     return None
                 if child.link.startswith(b"/"):
                     here = self.root

@@ -31,7 +31,8 @@ LAYERS_MAX = 512
 JSON_DEPTH_MAX = 64
 INDEX_NESTING_MAX = 4
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+"""A string without an end takes all the rest, or each of its quotes would be tried as the start of another one."""
 
 
 class _Platform(msgspec.Struct):

@@ -45,7 +45,7 @@ class Platform:
 def parse_platform(text: str) -> Platform:
     """Read `os/architecture[/variant]` (or with dashes); raises Invalid."""
     parts = re.split(r"[/-]", text)
-    if not 2 <= len(parts) <= 3 or not all(_COMPONENT.match(part) for part in parts):
+    if not 2 <= len(parts) <= 3 or not all(_is_component(part) for part in parts):
         raise Invalid(f"platform {text[:80]!r}: expected os/architecture or os/architecture/variant")
     return Platform(*parts)
 
@@ -53,7 +53,7 @@ def parse_platform(text: str) -> Platform:
 def checked_platform(os: str, architecture: str, variant: str) -> Platform:
     """A platform out of foreign JSON; raises Malformed where a part is no single path component."""
     for part in (os, architecture, variant or "v"):
-        if len(part) > 64 or not _COMPONENT.match(part) or part in {".", ".."}:
+        if not _is_component(part):
             raise Malformed(f"platform: {part[:80]!r} is not a name")
     return Platform(os, architecture, variant)
 
@@ -78,6 +78,10 @@ def choose(wanted: Platform, offered: Iterable[Platform | None]) -> int | None:
         if distance >= 0 and (best is None or distance < best[0]):
             best = (distance, position)
     return None if best is None else best[1]
+
+
+def _is_component(part: str) -> bool:
+    return len(part) <= 64 and _COMPONENT.match(part) is not None and part not in {".", ".."}
 
 
 def _level(platform: Platform) -> int:

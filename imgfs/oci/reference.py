@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from imgfs.errors import Invalid
 from imgfs.oci.digest import Digest, is_digest
@@ -15,14 +16,15 @@ from imgfs.oci.digest import Digest, is_digest
 DEFAULT_HOST = "docker.io"
 DEFAULT_TAG = "latest"
 NAME_MAX = 255
+PORT_MAX = 65535
 
 _REPOSITORY_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_REPOSITORY_PART}(?:/{_REPOSITORY_PART})*\Z")
 _PART = re.compile(rf"{_REPOSITORY_PART}\Z")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _HOST = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-    r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*)(?::[0-9]{1,5})?\Z"
+    r"(?:\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+    r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*)(?::([0-9]{1,5}))?\Z"
 )
 
 
@@ -51,9 +53,19 @@ class Reference:
 
 def is_host(component: str) -> bool:
     """Whether the first component of a name is a registry's host: it has a dot or a port, or is `localhost`."""
-    return bool(_HOST.match(component)) and (
-        component == "localhost" or "." in component or ":" in component or component.startswith("[")
-    )
+    found = _HOST.match(component)
+    if found is None or int(found[2] or 0) > PORT_MAX:
+        return False
+    if found[1]:
+        return _is_ipv6(found[1])
+    return component == "localhost" or "." in component or ":" in component
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def is_repository_part(component: str) -> bool:

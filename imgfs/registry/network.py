@@ -8,13 +8,16 @@ from typing import Any, cast
 
 import httpcore
 
-from imgfs.errors import RegistryFailed
 from imgfs.registry.addresses import Reach, addresses, inner_network
 
 READ_SIZE = 256 << 10
 """httpcore asks for 64 KiB at a time, at up to a third of the throughput."""
 
 SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
+
+
+class InnerAddress(httpcore.ConnectError):
+    """The address is in the inner network of this name, which the registry that named it is not in."""
 
 
 class WideStream(httpcore.AsyncNetworkStream):
@@ -67,15 +70,12 @@ class Network(httpcore.AsyncNetworkBackend):
 
 
 async def judged(host: str, port: int, permitted: Reach) -> str:
-    """The first address of `host`, if all of them are public or in `permitted`; raises RegistryFailed, ConnectError."""
+    """The first address of `host`, if all of them are public or in `permitted`; raises ConnectError, InnerAddress."""
     try:
         found = await addresses(host, port)
     except OSError as error:
         raise httpcore.ConnectError(str(error)) from error
     for network in map(inner_network, found):
         if network and network not in permitted:
-            raise RegistryFailed(
-                f"{host}: a registry sent imgfs to a {network} address, which it is not on itself; refused, "
-                "report it to the registry's operator"
-            )
+            raise InnerAddress(network)
     return found[0]

@@ -15,6 +15,9 @@ from imgfs.registry.limits import Limits
 from imgfs.registry.statistics import HostStatistics
 
 Sleep = Callable[[float], Awaitable[object]]
+_GRAIN = 0.001
+"""Seconds not worth waiting for; clocks round."""
+
 _log = structlog.get_logger("imgfs.registry")
 
 
@@ -31,7 +34,7 @@ class Pauses:
 
     async def wait(self, authority: str) -> None:
         """Wait until `authority` may be asked."""
-        while (rest := self._until.get(authority, 0.0) - trio.current_time()) > 0:
+        while (rest := self._until.get(authority, 0.0) - trio.current_time()) > _GRAIN:
             await self._sleep(rest)
         self._until.pop(authority, None)
 

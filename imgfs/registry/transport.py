@@ -23,6 +23,7 @@ from imgfs.errors import RegistryFailed, TimedOut, TooLarge, Unreachable
 from imgfs.registry.addresses import Reach, inner_network
 from imgfs.registry.hosts import hostname, is_loopback
 from imgfs.registry.limits import Limits
+from imgfs.registry.network import InnerAddress, Network
 from imgfs.registry.statistics import HostStatistics
 
 _log = structlog.get_logger("imgfs.registry")
@@ -36,8 +37,6 @@ class DirectTransport(httpx.AsyncHTTPTransport):
     """httpx's transport over a pool whose connections are made by our Network, which httpx has no argument for."""
 
     def __init__(self, context: ssl.SSLContext | None, limits: Limits, permitted: Reach | None) -> None:
-        from imgfs.registry.network import Network
-
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             max_connections=None,
@@ -149,7 +148,7 @@ class Wire:
         authority = urlsplit(url).netloc
         limits = self._limits
         try:
-            transport = await self._transport(url, permitted)
+            transport = await self._transport(url, permitted, subject)
             request = httpx.Request(method, url, headers=headers, extensions={"timeout": self._timeouts})
             with trio.fail_after(limits.connect + limits.silence):
                 response = await transport.handle_async_request(request)
@@ -176,11 +175,11 @@ class Wire:
                 f"{subject}: {answer.authority} sent {size} bytes of headers: the limit is {self._limits.headers}"
             )
 
-    async def _transport(self, url: str, permitted: Reach | None) -> httpx.AsyncHTTPTransport:
+    async def _transport(self, url: str, permitted: Reach | None, subject: str) -> httpx.AsyncHTTPTransport:
         tls = url.startswith("https:")
         proxy = proxy_of(url)
         if proxy is not None and permitted is not None:
-            refuse_literal(hostname(url), permitted)
+            refuse_literal(hostname(url), permitted, subject)
         key = (tls, proxy or permitted)
         if key not in self._transports:
             context = await trio.to_thread.run_sync(self.context) if tls or proxy else None
@@ -213,16 +212,22 @@ def proxy_of(url: str) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def refuse_literal(name: str, permitted: Reach) -> None:
+def refuse_literal(name: str, permitted: Reach, subject: str) -> None:
     """Raise RegistryFailed if `name` is an inner address not in `permitted`; names are the proxy's to resolve."""
     try:
         ip_address(name)
     except ValueError:
         return
     if (network := inner_network(name)) and network not in permitted:
-        raise RegistryFailed(
-            f"{name}: a registry sent imgfs to a {network} address; refused, report it to its operator"
-        )
+        raise inner_failure(network, subject, name)
+
+
+def inner_failure(network: str, subject: str, authority: str) -> RegistryFailed:
+    """The error for a redirect or a realm that leads inside."""
+    return RegistryFailed(
+        f"{subject}: {authority} is a {network} address, where the registry that sent imgfs there is not itself; "
+        "refused, report it to the registry's operator"
+    )
 
 
 def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreachable | RegistryFailed | TooLarge:
@@ -232,6 +237,9 @@ def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreacha
         return TooLarge(
             f"{subject}: {authority} sent more headers than the limit; report it to the registry's operator"
         )
+    inner = next((cause for cause in causes if isinstance(cause, InnerAddress)), None)
+    if inner is not None:
+        return inner_failure(str(inner), subject, authority)
     tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if tls is not None:
         detail = getattr(tls, "verify_message", "") or tls.reason or "handshake failed"

@@ -164,8 +164,7 @@ class Images:
 
     async def config(self, manifest: Manifest) -> ImageConfig:
         """The image config, fetched if need be, with one diff ID a layer. Raises Malformed, TooLarge."""
-        if manifest.config.size > CONFIG_SIZE_MAX:
-            raise TooLarge(f"image config {manifest.config}: the limit is {CONFIG_SIZE_MAX} bytes")
+        _check_size(manifest.config)
         config = parse_config(await self._blobs.read(manifest.config))
         if len(config.diff_ids) != len(manifest.layers):
             raise Malformed(
@@ -200,6 +199,12 @@ class Images:
         self._assembled[digest, platform or self.platform] = snapshot
         return snapshot
 
+    def failure(self, digest: Digest) -> str | None:
+        """What went wrong last with the image: getting it here, or merging its layers. Its sentence, or None."""
+        snapshot = self._assembled.get((digest, self.platform))
+        merged = self._failures.get(f"snapshots/{snapshot.chain_id}") if snapshot else None
+        return self._failures.get(digest) or merged
+
     async def pull(self, digest: Digest, platform: Platform | None = None) -> Snapshot:
         """As `snapshot`, and on return everything survives a power cut."""
         snapshot = await self.snapshot(digest, platform)
@@ -218,6 +223,7 @@ class Images:
 
     async def _assemble(self, image: PlatformImage) -> Snapshot:
         manifest = image.manifest
+        _check_size(manifest.config)
         for descriptor in manifest.layers:
             layer_compression(descriptor.media_type)
         if manifest.config.digest not in self._content:
@@ -293,6 +299,11 @@ class Images:
     async def _record(self, digest: Digest, size: int, document: Manifest | Index, sources: Sequence[Source]) -> None:
         own = Descriptor(digest, size, document.media_type)
         await self._catalog.add([own, *document.children], sources)
+
+
+def _check_size(config: Descriptor) -> None:
+    if config.size > CONFIG_SIZE_MAX:
+        raise TooLarge(f"image config {config.digest}: has {config.size} bytes, the limit is {CONFIG_SIZE_MAX}")
 
 
 def _pick(digest: Digest, index: Index, platform: Platform) -> Descriptor:

@@ -65,6 +65,8 @@ class Layers:
         self._flights: Flights[Layer] = Flights(nursery)
         self._settling: dict[Digest, _Settling] = {}
         self._passes: dict[str, trio.CapacityLimiter] = {}
+        self._passed: dict[Digest, Digest] = {}
+        """Diff IDs by blob, from the end of a pass until the catalogue has them."""
 
     async def ensure(self, descriptor: Descriptor, diff_id: Digest | None) -> Layer:
         """The layer, verified against its blob digest, and against `diff_id` unless that is None.
@@ -73,7 +75,7 @@ class Layers:
         once, one pass is made. A cancelled caller leaves the pass to the others.
         """
         known = diff_id if diff_id is not None and diff_id in self._layers else None
-        known = known or await self._catalog.diff_id(descriptor.digest)
+        known = known or self._passed.get(descriptor.digest) or await self._catalog.diff_id(descriptor.digest)
         if known is not None and known in self._layers:
             layer = self._layers.get(known)
         else:
@@ -137,7 +139,9 @@ class Layers:
 
     def _settle_behind(self, descriptor: Descriptor, writer: LayerWriter, unpacked: Unpacked, layer: Layer) -> None:
         settling = _Settling()
-        self._settling.setdefault(layer.diff_id, settling)
+        self._passed[descriptor.digest] = layer.diff_id
+        if (running := self._settling.get(layer.diff_id)) is None or running.error is not None:
+            self._settling[layer.diff_id] = settling
         self._nursery.start_soon(self._settle, descriptor, writer, unpacked, settling)
 
     async def _settle(
@@ -156,7 +160,9 @@ class Layers:
         finally:
             writer.__exit__()
             settling.done.set()
-            if self._settling.get(unpacked.diff_id) is settling:
+            self._passed.pop(descriptor.digest, None)
+            # A failure stays: this layer is served, but whoever asks must not hear that it is durable.
+            if settling.error is None and self._settling.get(unpacked.diff_id) is settling:
                 del self._settling[unpacked.diff_id]
 
 

@@ -85,7 +85,7 @@ class StatusReporter:
             parts += await self._blobs(found.manifest)
         complete = len(parts) > 1 and all(part.state == "local" for part in parts)
         names = [name.name for name in self._names.of(digest)]
-        error = self._failures.get(digest)
+        error = self._images.failure(digest)
         return ImageStatus(digest, names, str(self._images.platform), complete, False, NOT_LAZY, error, parts)
 
     async def _manifest(self, digest: Digest) -> PlatformImage | Descriptor | None:
@@ -102,11 +102,12 @@ class StatusReporter:
         diff_ids: list[Digest | None] = [None] * len(manifest.layers)
         if stored:
             try:
-                diff_ids[:] = parse_config(await self._content.read(manifest.config.digest)).diff_ids
+                said = parse_config(await self._content.read(manifest.config.digest)).diff_ids
+                diff_ids = [*said[: len(diff_ids)], *diff_ids[len(said) :]]
             except ImgfsError as error:
                 self._failures.note(manifest.config.digest, error)
-        for descriptor, said in zip(manifest.layers, diff_ids, strict=False):
-            diff_id = said or await self._catalog.diff_id(descriptor.digest)
+        for descriptor, promised in zip(manifest.layers, diff_ids, strict=True):
+            diff_id = promised or await self._catalog.diff_id(descriptor.digest)
             local = diff_id is not None and diff_id in self._layers
             parts.append(self._part("layer", descriptor, local=local, diff_id=diff_id))
         return parts

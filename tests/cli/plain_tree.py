@@ -18,8 +18,6 @@ class PlainTree:
         self.path = path
         self.images = path / "images"
         self.images.mkdir()
-        self.snapshots = path / "snapshots"
-        self.snapshots.mkdir()
         (path / ".imgfs").mkdir()
         (path / ".imgfs/version").write_text("0\n")
 
@@ -33,7 +31,7 @@ class PlainTree:
         if index:
             (directory / "index.json").write_bytes(index.document)
         (directory / "rootfs").symlink_to(f"../../snapshots/{digest}@linux-amd64/rootfs")
-        (self.snapshots / f"{digest}@linux-amd64").symlink_to("sha256:chain")
+        (directory / "pull").write_text("sha256:chain\n")
         for name in names:
             self.name(name, digest)
         self.set_status(digest, image, list(names), here, **changes)

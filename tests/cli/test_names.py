@@ -17,12 +17,12 @@ BOX = image([layer([File("f", b"x")])])
     ("name", "written"),
     [("mytool", b"mytool"), ("quay.io/x/y:1", b"quay.io/x/y:1"), ("x/y", b"docker.io/x/y:latest")],
 )
-def test_tag_writes_the_full_name_to_the_image(run: Run, tree: PlainTree, name: str, written: bytes) -> None:
+def test_tag_writes_the_full_name_and_the_digest(run: Run, tree: PlainTree, name: str, written: bytes) -> None:
     tree.add(BOX, "box")
     done = run("tag", "box", name)
     assert done.exit_code == 0, done.stderr
     assert not done.stdout
-    assert os.getxattr(tree.images / BOX.digest, "user.imgfs.tag") == written
+    assert os.getxattr(tree.images, "user.imgfs.tag") == written + b" " + BOX.digest.encode()
 
 
 @pytest.mark.parametrize("name", ["x/Y", BOX.digest, "sha256:12", ""])
@@ -31,8 +31,10 @@ def test_tag_refuses_what_is_no_name(run: Run, tree: PlainTree, name: str) -> No
     assert run("tag", "box", name).exit_code == 2
 
 
-def test_tag_of_an_unknown_digest_is_not_found(run: Run) -> None:
-    assert run("tag", BOX.digest, "box").exit_code == 3
+def test_tag_of_a_digest_nobody_has_seen_is_registered(run: Run, tree: PlainTree) -> None:
+    unseen = f"sha256:{'0' * 64}"
+    assert run("tag", unseen, "mytool").exit_code == 0
+    assert os.getxattr(tree.images, "user.imgfs.tag") == f"mytool {unseen}".encode()
 
 
 def test_rm_removes_names_and_nothing_else(run: Run, tree: PlainTree) -> None:

@@ -151,11 +151,11 @@ def assert_verified(state: Path) -> None:
 
     Nothing may be on its way in.
     """
-    for path in state.glob("content/blobs/*/*/*"):
+    for path in state.glob("blobs/*/*/*"):
         assert _hex(path, path.parent.parent.name) == path.name
     for path in state.glob("layers/*/*"):
         assert _hex(path / "tar", path.parent.name) == path.name
-    assert list((state / "content/ingest").iterdir()) == []
+    assert list((state / "ingest").iterdir()) == []
 
 
 def _hex(path: Path, algorithm: str) -> str:

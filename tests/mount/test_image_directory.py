@@ -218,12 +218,14 @@ def test_docker_media_types_are_served_alike(scene: Scene) -> None:
     assert (name / "index.json").read_bytes() == both.document
 
 
-def test_pull_by_attribute_brings_everything_and_a_second_asks_nobody(scene: Scene) -> None:
+def test_opening_pull_brings_everything_and_a_second_asks_nobody(scene: Scene) -> None:
     name = scene.serve(small("pulled", layers=3), "pulled")
     with scene.requests("manifest", *["blob"] * 4):
-        os.setxattr(name, "user.imgfs.pull", b"")
+        chain_id = (name / "pull").read_text().strip()
     with scene.silence():
-        os.setxattr(name, "user.imgfs.pull", b"")
+        assert (name / "pull").read_text().strip() == chain_id
+        assert (scene.mount.snapshots / chain_id / "rootfs").is_dir()
+        assert "pull" not in os.listdir(name)
         assert status_of(name)["complete"]
 
 
@@ -231,8 +233,12 @@ def test_tag_by_attribute_names_the_image_once_more(scene: Scene) -> None:
     made = small("tagged")
     name = scene.serve(made, "tagged")
     with scene.requests("manifest"):
-        os.setxattr(name, "user.imgfs.tag", b"another-name")
+        os.stat(name)
+    with scene.silence():
+        os.setxattr(scene.images, "user.imgfs.tag", f"another-name {made.digest}".encode())
     assert os.readlink(scene.images / "another-name") == made.digest
     for bad in (b"Bad Name/x", b"\xff", b"", b"localhost/App:1"):
         with refused(errno.EINVAL):
-            os.setxattr(name, "user.imgfs.tag", bad)
+            os.setxattr(scene.images, "user.imgfs.tag", bad + b" " + made.digest.encode())
+    with refused(errno.EINVAL):
+        os.setxattr(scene.images, "user.imgfs.tag", b"another-name sha256:12")

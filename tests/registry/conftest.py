@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import trio
 from trio.testing import MockClock
 
 from imgfs.testing.registry import FakeRegistry
@@ -34,7 +33,7 @@ def storage() -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 async def scene(mock_clock: MockClock, fake: FakeRegistry) -> AsyncIterator[Scene]:
+    """A test must ask for `mock_clock` itself: the run takes its clock from there."""
     scene = Scene(mock_clock, fake)
     async with scene.registry:
         yield scene
-        await trio.lowlevel.checkpoint()

@@ -42,6 +42,7 @@ class Scene:
         self.by_digest = Reference(self.host, REPOSITORY, None, self.digest)
 
     async def _sleep(self, seconds: float) -> None:
+        assert trio.current_time() == self.clock.current_time(), "the test has to ask for mock_clock"
         self.slept.append(seconds)
         self.clock.jump(seconds)
         await trio.lowlevel.checkpoint()

@@ -22,7 +22,7 @@ async def strict(mock_clock: MockClock, fake: FakeRegistry):
         yield scene
 
 
-async def test_a_cut_body_goes_on_where_it_broke(scene: Scene) -> None:
+async def test_a_cut_body_goes_on_where_it_broke(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.cut_at(1000))
     assert await scene.read() == BLOB
     assert [request.range for request in scene.fake.log] == [None, f"bytes=1000-{len(BLOB) - 1}"]
@@ -30,13 +30,13 @@ async def test_a_cut_body_goes_on_where_it_broke(scene: Scene) -> None:
     assert sum(request.sent for request in scene.fake.log) == len(BLOB)
 
 
-async def test_progress_resets_the_count_of_tries(scene: Scene) -> None:
+async def test_progress_resets_the_count_of_tries(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.cut_at(500), times=15)
     assert await scene.read() == BLOB
     assert scene.fake.requests() == 16
 
 
-async def test_three_tries_without_progress_give_up(scene: Scene) -> None:
+async def test_three_tries_without_progress_give_up(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.cut_at(500), times=1)
     scene.fake.fault(faults.cut_at(0), times=None)
     with pytest.raises(Unreachable, match="broke"):
@@ -44,7 +44,7 @@ async def test_three_tries_without_progress_give_up(scene: Scene) -> None:
     assert scene.fake.requests() == 4
 
 
-async def test_a_stall_goes_on_where_it_stopped(scene: Scene) -> None:
+async def test_a_stall_goes_on_where_it_stopped(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.stall(after=700), times=5)
     async with scene.impatience(31):
         assert await scene.read() == BLOB
@@ -52,7 +52,7 @@ async def test_a_stall_goes_on_where_it_stopped(scene: Scene) -> None:
     assert scene.fake.requests() == 6
 
 
-async def test_stalls_without_progress_give_up(scene: Scene) -> None:
+async def test_stalls_without_progress_give_up(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.stall(after=0), times=None)
     async with scene.impatience(31):
         with pytest.raises(TimedOut, match="sent nothing for 30 s"):
@@ -60,7 +60,7 @@ async def test_stalls_without_progress_give_up(scene: Scene) -> None:
     assert scene.fake.requests() == 3
 
 
-async def test_the_consumers_own_pace_is_no_stall(scene: Scene) -> None:
+async def test_the_consumers_own_pace_is_no_stall(mock_clock: MockClock, scene: Scene) -> None:
     got = b""
     scene.fake.fault(faults.no_length())
     async with scene.registry.blob(scene.fake.host, REPOSITORY, scene.blob) as stream:
@@ -70,13 +70,13 @@ async def test_the_consumers_own_pace_is_no_stall(scene: Scene) -> None:
     assert got == BLOB
 
 
-async def test_a_resumed_range_ends_where_it_should(scene: Scene) -> None:
+async def test_a_resumed_range_ends_where_it_should(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.cut_at(50))
     assert await scene.read(1000, 2000) == BLOB[1000:2000]
     assert [request.range for request in scene.fake.log] == ["bytes=1000-1999", "bytes=1050-1999"]
 
 
-async def test_a_failure_on_the_way_is_that_failure(scene: Scene) -> None:
+async def test_a_failure_on_the_way_is_that_failure(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.cut_at(1000))
     scene.fake.fault(faults.status(418))
     with pytest.raises(RegistryFailed, match="418"):
@@ -87,7 +87,9 @@ async def test_a_failure_on_the_way_is_that_failure(scene: Scene) -> None:
     "action", [faults.longer(1), faults.longer(1, announced=True), faults.longer(9_000_000), faults.endless()]
 )
 @pytest.mark.parametrize("offset", [0, 10])
-async def test_more_than_declared_is_refused_before_the_last_byte(scene: Scene, action: Action, offset: int) -> None:
+async def test_more_than_declared_is_refused_before_the_last_byte(
+    mock_clock: MockClock, scene: Scene, action: Action, offset: int
+) -> None:
     scene.fake.fault(action, times=None)
     got: list[bytes] = []
 
@@ -101,20 +103,20 @@ async def test_more_than_declared_is_refused_before_the_last_byte(scene: Scene, 
     assert sum(map(len, got)) < len(BLOB) - offset
 
 
-async def test_less_than_declared_is_refused(scene: Scene) -> None:
+async def test_less_than_declared_is_refused(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.wrong_length(len(BLOB) - 1), times=None)
     with pytest.raises(VerificationFailed, match=str(len(BLOB) - 1)):
         await scene.read()
 
 
-async def test_a_body_in_chunks_is_fine_and_keeps_its_connection(scene: Scene) -> None:
+async def test_a_body_in_chunks_is_fine_and_keeps_its_connection(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.no_length())
     assert await scene.read() == BLOB
     assert await scene.read() == BLOB
     assert len({request.peer for request in scene.fake.log}) == 1
 
 
-async def test_a_missing_end_mark_does_not_hold_back_the_last_bytes(scene: Scene) -> None:
+async def test_a_missing_end_mark_does_not_hold_back_the_last_bytes(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(lambda reply: faults.stall(len(BLOB))(faults.no_length()(reply) or reply))
     async with scene.impatience(3):
         assert await scene.read() == BLOB
@@ -122,18 +124,18 @@ async def test_a_missing_end_mark_does_not_hold_back_the_last_bytes(scene: Scene
 
 
 @pytest.mark.parametrize("offset", [1, len(BLOB) // 2, LATE])
-async def test_an_ignored_range_is_taken_if_little_is_wasted(scene: Scene, offset: int) -> None:
+async def test_an_ignored_range_is_taken_if_little_is_wasted(mock_clock: MockClock, scene: Scene, offset: int) -> None:
     scene.fake.fault(faults.range_ignored(), times=None)
     assert await scene.read(offset) == BLOB[offset:]
     assert scene.fake.requests() == 1
 
 
-async def test_an_ignored_range_with_an_end_is_left_at_the_end(scene: Scene) -> None:
+async def test_an_ignored_range_with_an_end_is_left_at_the_end(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.range_ignored(), times=None)
     assert await scene.read(100, 200) == BLOB[100:200]
 
 
-async def test_an_ignored_range_that_wastes_too_much_is_an_error(strict: Scene) -> None:
+async def test_an_ignored_range_that_wastes_too_much_is_an_error(mock_clock: MockClock, strict: Scene) -> None:
     strict.fake.fault(faults.range_ignored(), times=None)
     assert await strict.read(len(BLOB) // 2) == BLOB[len(BLOB) // 2 :]
     with pytest.raises(RegistryFailed, match="ignores Range"):
@@ -152,7 +154,9 @@ LIES = [
 
 
 @pytest.mark.parametrize("lie", LIES)
-async def test_a_lie_about_a_range_is_answered_with_a_full_get(scene: Scene, lie: Action) -> None:
+async def test_a_lie_about_a_range_is_answered_with_a_full_get(
+    mock_clock: MockClock, scene: Scene, lie: Action
+) -> None:
     scene.fake.fault(lie)
     assert await scene.read(LATE) == BLOB[LATE:]
     assert scene.fake.requests() == 2
@@ -160,7 +164,9 @@ async def test_a_lie_about_a_range_is_answered_with_a_full_get(scene: Scene, lie
 
 
 @pytest.mark.parametrize("lie", LIES)
-async def test_a_lie_about_a_range_is_refused_where_a_full_get_costs_too_much(strict: Scene, lie: Action) -> None:
+async def test_a_lie_about_a_range_is_refused_where_a_full_get_costs_too_much(
+    mock_clock: MockClock, strict: Scene, lie: Action
+) -> None:
     strict.fake.fault(lie, times=None)
     with pytest.raises(VerificationFailed):
         await strict.read(LATE)
@@ -168,7 +174,7 @@ async def test_a_lie_about_a_range_is_refused_where_a_full_get_costs_too_much(st
 
 
 @pytest.mark.parametrize("lie", LIES)
-async def test_lies_all_along_are_refused(scene: Scene, lie: Action) -> None:
+async def test_lies_all_along_are_refused(mock_clock: MockClock, scene: Scene, lie: Action) -> None:
     scene.fake.fault(lie, times=None)
     with pytest.raises(ImgfsError) as caught:
         await scene.read(1)
@@ -176,6 +182,6 @@ async def test_lies_all_along_are_refused(scene: Scene, lie: Action) -> None:
     assert scene.fake.requests() == 2
 
 
-async def test_wrong_bytes_are_the_consumers_to_find(scene: Scene) -> None:
+async def test_wrong_bytes_are_the_consumers_to_find(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.wrong_bytes())
     assert await scene.read() != BLOB

@@ -19,7 +19,7 @@ from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 
 
-async def test_a_manifest_is_one_request_with_its_exact_bytes(scene: Scene) -> None:
+async def test_a_manifest_is_one_request_with_its_exact_bytes(mock_clock: MockClock, scene: Scene) -> None:
     descriptor, data = await scene.registry.manifest(scene.reference)
     assert (descriptor, data) == (Descriptor(Digest.of(MANIFEST), len(MANIFEST), OCI_MANIFEST), MANIFEST)
     assert kinds(scene.fake) == ["manifest"]
@@ -27,31 +27,33 @@ async def test_a_manifest_is_one_request_with_its_exact_bytes(scene: Scene) -> N
     assert DOCKER_MANIFEST in scene.fake.log[0].headers["accept"]
 
 
-async def test_a_tag_check_is_one_head(scene: Scene) -> None:
+async def test_a_tag_check_is_one_head(mock_clock: MockClock, scene: Scene) -> None:
     descriptor = await scene.registry.resolve(scene.reference)
     assert descriptor == Descriptor(scene.digest, len(MANIFEST), OCI_MANIFEST)
     assert kinds(scene.fake) == ["tag"]
 
 
-async def test_a_tag_check_falls_back_to_a_get_when_the_head_says_too_little(scene: Scene) -> None:
+async def test_a_tag_check_falls_back_to_a_get_when_the_head_says_too_little(
+    mock_clock: MockClock, scene: Scene
+) -> None:
     scene.fake.fault(faults.status(200, MANIFEST, Content_Type=OCI_MANIFEST), "HEAD")
     assert (await scene.registry.resolve(scene.reference)).digest == scene.digest
     assert kinds(scene.fake) == ["tag", "manifest"]
 
 
-async def test_a_head_that_names_another_digest_than_asked_is_refused(scene: Scene) -> None:
+async def test_a_head_that_names_another_digest_than_asked_is_refused(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(lambda reply: reply.headed(Docker_Content_Digest=Digest.of(b"other")))
     with pytest.raises(VerificationFailed):
         await scene.registry.resolve(scene.by_digest)
 
 
-async def test_a_head_over_the_limit_is_refused(scene: Scene) -> None:
+async def test_a_head_over_the_limit_is_refused(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.huge((4 << 20) + 1))
     with pytest.raises(TooLarge):
         await scene.registry.resolve(scene.reference)
 
 
-async def test_a_blob_is_one_request_with_raw_bytes(scene: Scene) -> None:
+async def test_a_blob_is_one_request_with_raw_bytes(mock_clock: MockClock, scene: Scene) -> None:
     assert await scene.read() == BLOB
     assert kinds(scene.fake) == ["blob"]
     assert scene.fake.log[0].range is None
@@ -61,37 +63,43 @@ async def test_a_blob_is_one_request_with_raw_bytes(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("offset", "end"), [(0, 1), (1, None), (100, 200), (len(BLOB) - 1, None), (0, len(BLOB)), (5000, 5001)]
 )
-async def test_a_part_of_a_blob_is_exactly_that_part(scene: Scene, offset: int, end: int | None) -> None:
+async def test_a_part_of_a_blob_is_exactly_that_part(
+    mock_clock: MockClock, scene: Scene, offset: int, end: int | None
+) -> None:
     assert await scene.read(offset, end) == BLOB[offset:end]
     assert scene.fake.requests() == 1
     assert sum(request.sent for request in scene.fake.log) == len(BLOB[offset:end])
 
 
-async def test_an_empty_range_is_no_request(scene: Scene) -> None:
+async def test_an_empty_range_is_no_request(mock_clock: MockClock, scene: Scene) -> None:
     assert await scene.read(len(BLOB)) == b""
     assert await scene.read(7, 7) == b""
     assert scene.fake.requests() == 0
 
 
 @pytest.mark.parametrize(("offset", "end"), [(-1, None), (len(BLOB) + 1, None), (5, 4), (0, len(BLOB) + 1)])
-async def test_a_range_outside_the_blob_is_invalid(scene: Scene, offset: int, end: int | None) -> None:
+async def test_a_range_outside_the_blob_is_invalid(
+    mock_clock: MockClock, scene: Scene, offset: int, end: int | None
+) -> None:
     with pytest.raises(Invalid):
         await scene.read(offset, end)
 
 
-async def test_calls_share_a_connection(scene: Scene) -> None:
+async def test_calls_share_a_connection(mock_clock: MockClock, scene: Scene) -> None:
     for what in ("manifest", "tag", "blob", "manifest"):
         await scene.ask(what)
     assert len({request.peer for request in scene.fake.log}) == 1
 
 
-async def test_a_missing_tag_is_not_found_and_says_where(scene: Scene) -> None:
+async def test_a_missing_tag_is_not_found_and_says_where(mock_clock: MockClock, scene: Scene) -> None:
     with pytest.raises(NotFound, match=rf"{scene.fake.host}/team/app:nope.*404 MANIFEST_UNKNOWN"):
         await scene.registry.manifest(Reference(scene.fake.host, REPOSITORY, "nope"))
     assert scene.fake.requests() == 1
 
 
-async def test_leaving_a_stream_early_closes_its_connection_without_draining(scene: Scene) -> None:
+async def test_leaving_a_stream_early_closes_its_connection_without_draining(
+    mock_clock: MockClock, scene: Scene
+) -> None:
     scene.fake.fault(faults.stall(after=100))
     async with scene.registry.blob(scene.fake.host, REPOSITORY, scene.blob) as stream:
         await anext(stream)
@@ -101,7 +109,7 @@ async def test_leaving_a_stream_early_closes_its_connection_without_draining(sce
     assert first.sent == 100
 
 
-async def test_a_cancelled_stream_leaves_the_registry_usable(scene: Scene) -> None:
+async def test_a_cancelled_stream_leaves_the_registry_usable(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.stall(after=100))
     with trio.move_on_after(1) as scope:
         async with scene.registry.blob(scene.fake.host, REPOSITORY, scene.blob) as stream:
@@ -126,7 +134,7 @@ async def test_streams_to_one_host_are_limited(mock_clock: MockClock, fake: Fake
     assert fake.requests() == 5
 
 
-async def test_statistics_count_requests_bytes_and_retries(scene: Scene) -> None:
+async def test_statistics_count_requests_bytes_and_retries(mock_clock: MockClock, scene: Scene) -> None:
     before = scene.registry.statistics()
     scene.fake.fault(faults.cut_at(1000), "/blobs/")
     await scene.ask("manifest")
@@ -140,19 +148,19 @@ async def test_statistics_count_requests_bytes_and_retries(scene: Scene) -> None
     assert before.requests == 0
 
 
-async def test_a_manifest_by_digest_is_verified_against_it(scene: Scene) -> None:
+async def test_a_manifest_by_digest_is_verified_against_it(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.wrong_bytes())
     with pytest.raises(VerificationFailed, match=str(scene.digest)):
         await scene.registry.manifest(scene.by_digest)
 
 
-async def test_a_manifest_by_tag_is_verified_against_the_stated_digest(scene: Scene) -> None:
+async def test_a_manifest_by_tag_is_verified_against_the_stated_digest(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.wrong_bytes())
     with pytest.raises(VerificationFailed):
         await scene.registry.manifest(scene.reference)
 
 
-async def test_a_manifest_by_sha512_keeps_its_algorithm(scene: Scene) -> None:
+async def test_a_manifest_by_sha512_keeps_its_algorithm(mock_clock: MockClock, scene: Scene) -> None:
     digest = Digest(f"sha512:{hashlib.sha512(MANIFEST).hexdigest()}")
     scene.fake.fault(faults.status(200, MANIFEST, Content_Type=OCI_MANIFEST))
     reference = Reference(scene.fake.host, REPOSITORY, None, digest)
@@ -168,13 +176,15 @@ async def test_a_manifest_by_sha512_keeps_its_algorithm(scene: Scene) -> None:
         ("", ""),
     ],
 )
-async def test_the_media_type_is_the_content_types_if_it_says_one(scene: Scene, stated: str, kept: str) -> None:
+async def test_the_media_type_is_the_content_types_if_it_says_one(
+    mock_clock: MockClock, scene: Scene, stated: str, kept: str
+) -> None:
     scene.fake.fault(faults.status(200, MANIFEST, Content_Type=stated))
     assert (await scene.registry.manifest(scene.reference))[0].media_type == kept
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "identity"])
-async def test_a_compressed_manifest_is_read(scene: Scene, encoding: str) -> None:
+async def test_a_compressed_manifest_is_read(mock_clock: MockClock, scene: Scene, encoding: str) -> None:
     body = MANIFEST if encoding == "identity" else gzip.compress(MANIFEST)
     scene.fake.fault(faults.status(200, body, Content_Type=OCI_MANIFEST, Content_Encoding=encoding))
     assert await scene.ask("manifest") == MANIFEST
@@ -190,13 +200,13 @@ async def test_a_compressed_manifest_is_read(scene: Scene, encoding: str) -> Non
     ],
 )
 async def test_a_compressed_manifest_is_bounded_and_checked(
-    scene: Scene, body: bytes, encoding: str, error: type[Exception]
+    mock_clock: MockClock, scene: Scene, body: bytes, encoding: str, error: type[Exception]
 ) -> None:
     scene.fake.fault(faults.status(200, body, Content_Type=OCI_MANIFEST, Content_Encoding=encoding))
     with pytest.raises(error):
         await scene.ask("manifest")
 
 
-async def test_a_blob_is_never_inflated(scene: Scene) -> None:
+async def test_a_blob_is_never_inflated(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(lambda reply: reply.headed(Content_Encoding="gzip"))
     assert await scene.read() == BLOB

@@ -9,7 +9,7 @@ import traceback
 import pytest
 import structlog
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.errors import AccessDenied, ImgfsError, Malformed, RegistryFailed, TimedOut, TooLarge, Unreachable
 from imgfs.oci.reference import Reference
@@ -28,7 +28,7 @@ async def locked(mock_clock: MockClock, guarded: FakeRegistry):
         yield scene
 
 
-async def test_the_first_call_fetches_a_token_and_the_next_use_it(locked: Scene) -> None:
+async def test_the_first_call_fetches_a_token_and_the_next_use_it(mock_clock: MockClock, locked: Scene) -> None:
     assert await locked.ask("manifest") == MANIFEST
     assert kinds(locked.fake) == ["manifest", "token", "manifest"]
     assert await locked.ask("blob") == BLOB
@@ -38,7 +38,7 @@ async def test_the_first_call_fetches_a_token_and_the_next_use_it(locked: Scene)
     assert "service=fake" in locked.fake.log[1].path
 
 
-async def test_another_repository_needs_another_token(locked: Scene) -> None:
+async def test_another_repository_needs_another_token(mock_clock: MockClock, locked: Scene) -> None:
     locked.fake.add_manifest("other/app", "1", MANIFEST)
     await locked.ask("manifest")
     await locked.registry.manifest(Reference(locked.fake.host, "other/app", "1"))
@@ -46,14 +46,14 @@ async def test_another_repository_needs_another_token(locked: Scene) -> None:
     assert sorted(locked.fake.tokens.values()) == ["repository:other/app:pull", "repository:team/app:pull"]
 
 
-async def test_many_first_calls_fetch_one_token(locked: Scene) -> None:
+async def test_many_first_calls_fetch_one_token(mock_clock: MockClock, locked: Scene) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(locked.ask, "manifest")
     assert locked.fake.requests("token") == 1
 
 
-async def test_many_first_calls_share_one_failure(locked: Scene) -> None:
+async def test_many_first_calls_share_one_failure(mock_clock: MockClock, locked: Scene) -> None:
     locked.fake.fault(faults.status(403), "/token", times=None)
     refused: list[ImgfsError] = []
 
@@ -73,31 +73,31 @@ async def test_many_first_calls_share_one_failure(locked: Scene) -> None:
     assert locked.fake.requests("token") <= 5
 
 
-async def test_a_cancelled_leader_does_not_take_the_others_along(locked: Scene) -> None:
+async def test_a_cancelled_leader_does_not_take_the_others_along(mock_clock: MockClock, locked: Scene) -> None:
     locked.fake.fault(faults.stall(), "/token")
+    leader = trio.CancelScope()
+
+    async def lead() -> None:
+        with leader:
+            await locked.ask("manifest")
+
     async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as leader:
-
-            async def lead() -> None:
-                with leader:
-                    await locked.ask("manifest")
-
-            nursery.start_soon(lead)
-            await trio.to_thread.run_sync(locked.fake.valve.wait_arrival)
-            nursery.start_soon(locked.ask, "manifest")
-            await trio.testing.wait_all_tasks_blocked(0.02)
-            leader.cancel()
+        nursery.start_soon(lead)
+        await trio.to_thread.run_sync(locked.fake.valve.wait_arrival)
+        nursery.start_soon(locked.ask, "manifest")
+        await wait_all_tasks_blocked(0.02)
+        leader.cancel()
     assert locked.fake.requests("token") == 2
 
 
-async def test_a_revoked_token_is_replaced_once(locked: Scene) -> None:
+async def test_a_revoked_token_is_replaced_once(mock_clock: MockClock, locked: Scene) -> None:
     await locked.ask("manifest")
     locked.fake.revoke()
     assert await locked.ask("blob") == BLOB
     assert kinds(locked.fake)[3:] == ["blob", "token", "blob"]
 
 
-async def test_a_fresh_token_that_is_refused_is_access_denied(locked: Scene) -> None:
+async def test_a_fresh_token_that_is_refused_is_access_denied(mock_clock: MockClock, locked: Scene) -> None:
     challenge = f'Bearer realm="{locked.fake.url}/token"'
     locked.fake.fault(faults.status(401, WWW_Authenticate=challenge), "/v2/", times=None)
     with pytest.raises(AccessDenied, match="401"):
@@ -105,7 +105,7 @@ async def test_a_fresh_token_that_is_refused_is_access_denied(locked: Scene) -> 
     assert kinds(locked.fake) == ["manifest", "token", "manifest"]
 
 
-async def test_a_token_is_dropped_before_it_expires(locked: Scene) -> None:
+async def test_a_token_is_dropped_before_it_expires(mock_clock: MockClock, locked: Scene) -> None:
     await locked.ask("manifest")
     locked.clock.jump(265)
     await locked.ask("manifest")
@@ -139,7 +139,7 @@ async def test_a_token_is_dropped_before_it_expires(locked: Scene) -> None:
 )
 @pytest.mark.parametrize("asked", ["manifest", "blob"])
 async def test_a_failing_token_endpoint_is_its_error(
-    locked: Scene, action: Action, error: type[ImgfsError], requests: int, asked: str
+    mock_clock: MockClock, locked: Scene, action: Action, error: type[ImgfsError], requests: int, asked: str
 ) -> None:
     locked.fake.fault(action, "/token", times=None)
     with pytest.raises(error) as caught:
@@ -150,7 +150,7 @@ async def test_a_failing_token_endpoint_is_its_error(
     assert locked.fake.requests(asked) == 1
 
 
-async def test_a_silent_token_endpoint_is_a_timeout(locked: Scene) -> None:
+async def test_a_silent_token_endpoint_is_a_timeout(mock_clock: MockClock, locked: Scene) -> None:
     locked.fake.fault(faults.stall(), "/token", times=None)
     async with locked.impatience(31):
         with pytest.raises(TimedOut):
@@ -162,7 +162,7 @@ async def test_a_silent_token_endpoint_is_a_timeout(locked: Scene) -> None:
     "realm",
     ["http://169.254.169.254/token", "file:///etc/shadow", "http://u:p@127.0.0.1/", "nonsense", "http://10.9.9.9/"],
 )
-async def test_a_realm_not_to_be_trusted_is_refused(locked: Scene, realm: str) -> None:
+async def test_a_realm_not_to_be_trusted_is_refused(mock_clock: MockClock, locked: Scene, realm: str) -> None:
     locked.fake.fault(faults.status(401, WWW_Authenticate=f'Bearer realm="{realm}"'), times=None)
     with pytest.raises(RegistryFailed):
         await locked.ask("manifest")
@@ -198,7 +198,7 @@ def test_a_token_is_kept_for_less_than_its_lifetime(body: bytes, until: float) -
     assert "'t'" not in repr(token)
 
 
-async def test_a_token_is_never_shown(locked: Scene, storage: FakeRegistry) -> None:
+async def test_a_token_is_never_shown(mock_clock: MockClock, locked: Scene, storage: FakeRegistry) -> None:
     shown = io.StringIO()
     handler = logging.StreamHandler(shown)
     loud = [logging.getLogger(name) for name in ("", "trio", "h11")]

@@ -101,10 +101,10 @@ async def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch, fake: FakeRegist
 
 
 def test_a_proxy_is_no_way_around_the_inner_networks() -> None:
-    refuse_literal("storage.example", frozenset())
-    refuse_literal("10.0.0.1", frozenset({"private"}))
+    refuse_literal("storage.example", frozenset(), "x")
+    refuse_literal("10.0.0.1", frozenset({"private"}), "x")
     with pytest.raises(RegistryFailed):
-        refuse_literal("169.254.169.254", frozenset({"private"}))
+        refuse_literal("169.254.169.254", frozenset({"private"}), "x")
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-1", None, "9" * 400, "Fri, 99 Foo 2020"])

@@ -1,0 +1,73 @@
+"""The errors: one errno a class, and what a failed system call means."""
+
+from __future__ import annotations
+
+import copy
+import errno
+
+import pytest
+
+from imgfs import errors
+
+ERRNO = {
+    "ImgfsError": errno.EIO,
+    "NotFound": errno.ENOENT,
+    "AlreadyExists": errno.EEXIST,
+    "Busy": errno.EBUSY,
+    "Invalid": errno.EINVAL,
+    "NotPermitted": errno.EPERM,
+    "ReadOnly": errno.EROFS,
+    "VerificationFailed": errno.EBADMSG,
+    "Malformed": errno.EBADMSG,
+    "TooLarge": errno.EFBIG,
+    "Unsupported": errno.EOPNOTSUPP,
+    "OffsetMismatch": errno.ERANGE,
+    "Cancelled": errno.ECANCELED,
+    "Interrupted": errno.EINTR,
+    "NoSpace": errno.ENOSPC,
+    "StorageFailed": errno.EIO,
+    "RemoteError": errno.EREMOTEIO,
+    "RegistryFailed": errno.EREMOTEIO,
+    "Unreachable": errno.EHOSTUNREACH,
+    "TimedOut": errno.ETIMEDOUT,
+    "AccessDenied": errno.EACCES,
+    "RateLimited": errno.EDQUOT,
+}
+
+
+def classes() -> dict[str, type[errors.ImgfsError]]:
+    return {
+        name: found
+        for name, found in vars(errors).items()
+        if isinstance(found, type) and issubclass(found, errors.ImgfsError)
+    }
+
+
+def test_every_class_has_the_errno_of_the_contract() -> None:
+    assert {name: found.errno for name, found in classes().items()} == ERRNO
+
+
+def test_no_errno_is_one_that_programs_misread() -> None:
+    assert not {errno.EAGAIN, errno.EXDEV} & {found.errno for found in classes().values()}
+
+
+@pytest.mark.parametrize("found", classes().values(), ids=lambda found: found.__name__)
+def test_a_message_survives_a_copy(found: type[errors.ImgfsError]) -> None:
+    assert copy.copy(found("blob: is gone")).message == "blob: is gone"
+    assert found().message == found.__name__
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, errors.NoSpace),
+        (errno.EDQUOT, errors.NoSpace),
+        (errno.EIO, errors.StorageFailed),
+        (errno.EROFS, errors.StorageFailed),
+        (errno.EMFILE, errors.StorageFailed),
+    ],
+)
+def test_a_system_call_that_failed_says_subject_reason_and_cure(number: int, kind: type[errors.ImgfsError]) -> None:
+    error = errors.from_os(OSError(number, "it broke"), "layer sha256:ab")
+    assert type(error) is kind
+    assert error.message.startswith("layer sha256:ab: it broke; ")

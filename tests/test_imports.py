@@ -1,0 +1,95 @@
+"""The map of the rooms, held by a table: imports only point down, and each outside library has its one room."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "imgfs"
+
+STOREYS = [
+    {"errors"},
+    {"oci"},
+    {"erofs"},
+    {"aio"},
+    {"log", "config", "database"},
+    {"content", "registry", "kernel"},
+    {"layers"},
+    {"images"},
+    {"leases"},
+    {"snapshots"},
+    {"transfer"},
+    {"gc"},
+    {"fs"},
+    {"daemon"},
+    {"cli"},
+    {"testing"},
+]
+"""From the ground up. Rooms of one storey are blind to one another; imports for types count too."""
+
+BLIND = {("layers", "registry"), ("images", "registry"), ("snapshots", "registry"), ("fs", "registry")}
+"""Where down is not enough: transfer/ and the daemon alone know the registry."""
+
+LIBRARIES = {"httpx": "registry", "pyfuse3": "fs", "ctypes": "kernel"}
+
+HEIGHT = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that a module imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: a relative import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def complaint(room: str, name: str) -> str | None:
+    """What is wrong with `room` importing `name`."""
+    top, *rest = name.split(".")
+    if top in LIBRARIES and room != LIBRARIES[top]:
+        return f"{top} belongs to {LIBRARIES[top]}/ alone"
+    if top != "imgfs" or not rest or rest[0].startswith("__") or rest[0] == room:
+        return None
+    if rest[0] not in HEIGHT:
+        return f"{rest[0]} has no storey in this table"
+    if HEIGHT[rest[0]] >= HEIGHT[room] or (room, rest[0]) in BLIND:
+        return f"{room} does not look at {rest[0]}"
+    return None
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down_and_libraries_stay_in_their_room(path: Path) -> None:
+    room = room_of(path)
+    assert room in HEIGHT, f"{path}: the room {room} has no storey in this table"
+    found = [(line, name, complaint(room, name)) for line, name in imported(path)]
+    wrong = [f"{path}:{line}: {name}: {why}" for line, name, why in found if why]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [
+        ("oci", "imgfs.aio.flight"),
+        ("content", "imgfs.registry.client"),
+        ("fs", "httpx"),
+        ("daemon", "pyfuse3.asyncio"),
+        ("transfer", "imgfs.fs.node"),
+        ("fs", "imgfs.registry.client"),
+        ("errors", "imgfs.nowhere"),
+    ],
+)
+def test_the_table_does_object(room: str, name: str) -> None:
+    assert complaint(room, name)
