@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from imgfs.errors import Invalid
+from imgfs.errors import Invalid, NotPermitted
 from imgfs.oci.platform import Platform, local_platform, parse_platform
 
 DEFAULT_MOUNTPOINT = "/var/lib/imgfs"
@@ -73,7 +73,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_config(path: Path | None, state: Path) -> Config:
-    """Read `path`, or the file in `state` if there is one. Raises Invalid, naming file, key and the likely spelling."""
+    """Read `path`, or the file in `state` if there is one.
+
+    Raises Invalid, naming file, key and the likely spelling, and NotPermitted for a file that may not be read.
+    """
     chosen = path or state / FILE_NAME
     try:
         raw = tomllib.loads(chosen.read_text())
@@ -83,6 +86,8 @@ def load_config(path: Path | None, state: Path) -> Config:
         raise Invalid(f"{chosen}: no such configuration file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"{chosen}: {error}") from None
+    except PermissionError as error:
+        raise NotPermitted(f"{chosen}: {error.strerror}") from None
     except OSError as error:
         raise Invalid(f"{chosen}: {error.strerror}") from None
     _refuse_unknown(chosen, raw)

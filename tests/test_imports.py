@@ -39,7 +39,9 @@ HEIGHT = {room: height for height, rooms in enumerate(STOREYS) for room in rooms
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py"))
+    return sorted(
+        path for path in PACKAGE.rglob("*.py") if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
+    )
 
 
 def room_of(path: Path) -> str:

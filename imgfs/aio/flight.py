@@ -71,10 +71,12 @@ class Flights(Generic[T]):
         """Let the next `join` of `key` try again at once."""
         self._failed.pop(key, None)
 
-    def cancel(self, key: Hashable) -> None:
-        """End the flight of `key`, if any; its waiters get Cancelled."""
-        if flight := self._flying.get(key):
+    def cancel(self, key: Hashable) -> bool:
+        """End the flight of `key`; its waiters get Cancelled. Returns whether there was one."""
+        flight = self._flying.get(key)
+        if flight is not None:
             flight.scope.cancel()
+        return flight is not None
 
     async def _wait(self, flight: _Flight[T]) -> None:
         flight.waiters += 1

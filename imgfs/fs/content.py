@@ -42,8 +42,10 @@ class ContentDirectory(Directory):
         text = os.fsdecode(name)
         if not is_digest(text):
             raise missing(name)
-        self._subsystems.blobs.cancel(Digest(text))
-        await self._subsystems.content.delete(Digest(text))
+        digest = Digest(text)
+        cancelled = self._subsystems.blobs.cancel(digest)
+        if not cancelled or digest in self._subsystems.content:
+            await self._subsystems.content.delete(digest)
 
     async def _describe(self, digest: Digest) -> Descriptor | None:
         known = await self._subsystems.catalog.descriptor(digest)

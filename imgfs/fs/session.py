@@ -10,7 +10,7 @@ import pyfuse3
 import trio
 
 from imgfs.aio.gather import plain_nursery
-from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted
+from imgfs.errors import ImgfsError, NotFound, NotPermitted
 from imgfs.fs.operations import Operations
 from imgfs.kernel.mounts import mount_at, tune_fuse, unmount, watch_mounts
 
@@ -25,17 +25,19 @@ def mount_options(*, as_root: bool, is_private: bool) -> set[str]:
     """FUSE mount options.
 
     Behind a root-only mountpoint views behave as an unpacked directory does: setuid bits and device nodes work. As soon
-    as anybody else gets in, they do not: any image can hold a setuid shell.
+    as anybody else gets in, they do not: any image can hold a setuid shell. For ordinary users fusermount3 sees to
+    that, and lets others into their mounts only where /etc/fuse.conf says so.
     """
     options = {"default_permissions", "fsname=imgfs", "subtype=imgfs"}
-    if as_root:
+    if as_root or not is_private:
         options.add("allow_other")
+    if as_root:
         options |= {"suid", "dev"} if is_private else {"nosuid", "nodev"}
     return options
 
 
 def open_session(operations: Operations, mountpoint: str, options: set[str]) -> None:
-    """Mount. Raises NotFound, NotPermitted or Busy with what to do about it."""
+    """Mount. Raises NotFound or NotPermitted with what to do about it."""
     if not os.path.exists("/dev/fuse"):
         raise NotFound("/dev/fuse: is missing; load the fuse module or give the container the device")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -43,7 +45,7 @@ def open_session(operations: Operations, mountpoint: str, options: set[str]) -> 
     try:
         pyfuse3.init(operations, mountpoint, options)
     except RuntimeError as error:
-        raise Busy(f"{mountpoint}: could not be mounted ({error}); the lines above tell why") from None
+        raise NotPermitted(f"{mountpoint}: could not be mounted ({error}); the lines above tell why") from None
 
 
 async def serve(mountpoint: str, signalled: trio.Event, ending: trio.Event, ready: Callable[[], None]) -> None:

@@ -54,7 +54,8 @@ class BlobStream(AsyncIterator[bytes]):
         self._tries = exchange.tries(call.host)
         self._answer: Answer | None = None
         self._position = span.start
-        self._gained = False
+        self._gained = 0
+        self._crumbs = 0
         self._skip = 0
         self._etag = ""
         self._ranges = True
@@ -100,7 +101,7 @@ class BlobStream(AsyncIterator[bytes]):
             await self._end(answer, len(piece) - rest)
             piece = piece[:rest]
         self._position += len(piece)
-        self._gained = self._gained or bool(piece)
+        self._gained += len(piece)
         return piece
 
     async def _end(self, answer: Answer, excess: int) -> None:
@@ -118,10 +119,16 @@ class BlobStream(AsyncIterator[bytes]):
 
     async def _broken(self, error: Unreachable | TimedOut) -> None:
         """Drop the connection, and wait for another try or raise `error`."""
-        gained = self._gained and self._answer is not None and not self._answer.slow
+        gained = self._progressed() and self._answer is not None and not self._answer.slow
         await self.aclose()
-        self._gained = False
+        self._gained = 0
         await self._tries.again(error, gained)
+
+    def _progressed(self) -> bool:
+        """Whether enough came since the last break; a registry must not feed a reader crumbs for ever."""
+        limits = self._exchange.limits
+        self._crumbs += 0 < self._gained < limits.crumb
+        return self._gained >= limits.crumb or (self._gained > 0 and self._crumbs <= limits.crumbs)
 
     async def _ask(self) -> Answer:
         answer = await self._exchange.open(self._ranged(), self._tries)

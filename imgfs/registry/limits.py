@@ -29,6 +29,9 @@ class Limits:
     """The longest Retry-After that is obeyed; one call waits no longer in all."""
     backoff: float = 0.25
     """The first pause between tries; it doubles, and is scattered by half around that."""
+    crumb: int = 1024
+    crumbs: int = 32
+    """Fewer bytes than `crumb` before a body breaks are progress this many times a stream, and then no more."""
     streams: int = 8
     """Blob streams to one registry at a time."""
     discard: int = 8 << 20

@@ -7,10 +7,14 @@ netrc. HTTP/1.1 only: on trio it is several times faster than HTTP/2.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from ipaddress import ip_address
+from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -66,6 +70,7 @@ class Answer:
         self._counters = counters
         self._waited = 0.0
         self._received = 0
+        self._reading = False
 
     def header_values(self, name: str) -> list[str]:
         """Every value of a header that may be repeated."""
@@ -80,6 +85,7 @@ class Answer:
     async def read(self) -> bytes:
         """The next raw bytes, `b""` at the end; raises Unreachable when the connection breaks, TimedOut on a stall."""
         before = trio.current_time()
+        self._reading = False
         try:
             piece = await anext(self._pieces, b"")
         except httpx.TimeoutException:
@@ -91,6 +97,7 @@ class Answer:
             raise Unreachable(
                 f"{self._subject}: the connection to {self.authority} broke ({reason(error)}); read again"
             ) from None
+        self._reading = bool(piece)
         self._counters.received += len(piece)
         self._judge_pace(len(piece), trio.current_time() - before)
         return piece
@@ -112,6 +119,11 @@ class Answer:
         """Give the connection back, or close it when bytes of the body are still to come."""
         with trio.CancelScope(shield=True):
             await self._response.aclose()
+            # The generators below were left in the middle. On the closed connection the next read ends all of them,
+            # where closing the outermost would leave the inner ones to the garbage collector and its warnings.
+            with suppress(httpx.HTTPError):
+                while self._reading and await anext(self._pieces, None) is not None:
+                    pass
 
 
 class Wire:
@@ -178,6 +190,8 @@ class Wire:
     async def _transport(self, url: str, permitted: Reach | None, subject: str) -> httpx.AsyncHTTPTransport:
         tls = url.startswith("https:")
         proxy = proxy_of(url)
+        if proxy is not None and not proxy.startswith(("http://", "https://")):
+            raise RegistryFailed(f"{subject}: the proxy is neither http nor https; check HTTPS_PROXY and ALL_PROXY")
         if proxy is not None and permitted is not None:
             refuse_literal(hostname(url), permitted, subject)
         key = (tls, proxy or permitted)
@@ -256,12 +270,25 @@ def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreacha
 
 def reason(error: httpx.HTTPError) -> str:
     """The operating system's words for `error` where there are some, else httpx's kind of error."""
-    words = [cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror]
+    words = [words for cause in _causes(error) if isinstance(cause, OSError) and (words := _words(cause))]
     return words[-1] if words else type(error).__name__
 
 
+def _words(error: OSError) -> str | None:
+    if isinstance(error, ssl.SSLError | socket.gaierror) or not error.errno:
+        return error.strerror
+    return os.strerror(error.errno)
+
+
 def _causes(error: BaseException) -> list[BaseException]:
+    """`error` and what led to it, nearest first; of a group of attempts, the first."""
     chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+    while (cause := _cause(chain[-1])) is not None and cause not in chain:
         chain.append(cause)
     return chain
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return cast(BaseExceptionGroup[BaseException], error).exceptions[0]
+    return error.__cause__ or error.__context__

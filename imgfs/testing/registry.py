@@ -12,8 +12,10 @@ import json
 import mmap
 import re
 import signal
+import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -165,41 +167,82 @@ def huge(size: int, announced: bool = True) -> Action:
     return lambda reply: replace(reply, body=bytes(size), length=-1 if announced else None)
 
 
+class Stall:
+    """An answer that waits to go on."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._event = threading.Event()
+
+    @property
+    def released(self) -> bool:
+        """Whether it may go on."""
+        return self._event.is_set()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the client has closed its connection (not known under TLS)."""
+        try:
+            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except (BlockingIOError, ValueError):
+            return False
+        except OSError:
+            return True
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._event.set()
+
+    def wait(self) -> None:
+        """Block until it is released."""
+        self._event.wait()
+
+
 class Valve:
-    """Where stalled answers wait and tests find them."""
+    """Where stalled answers wait, each for itself, and where tests find them."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._arrivals = 0
+        self._arrived: deque[Stall] = deque()
+        self._held: deque[Stall] = deque()
         self._passes = 0
         self._open = False
 
-    def hold(self) -> bool:
-        """Announce an arrival and wait for a pass; False when everything ends."""
+    def hold(self, connection: socket.socket) -> bool:
+        """Announce an arrival and wait for its release; False when everything ends."""
+        stall = Stall(connection)
         with self._condition:
-            self._arrivals += 1
+            self._arrived.append(stall)
+            self._held.append(stall)
+            if self._passes or self._open:
+                self._passes -= not self._open
+                stall.release()
             self._condition.notify_all()
-            self._condition.wait_for(lambda: self._passes > 0 or self._open)
-            self._passes -= not self._open
+        stall.wait()
+        with self._condition:
+            self._held.remove(stall)
             return not self._open
 
-    def wait_arrival(self) -> bool:
-        """Block until an answer has stalled that no earlier call has seen; False when everything ends."""
+    def wait_arrival(self) -> Stall | None:
+        """Block until an answer has stalled that no earlier call has returned; None when everything ends."""
         with self._condition:
-            self._condition.wait_for(lambda: self._arrivals > 0 or self._open)
-            self._arrivals -= self._arrivals > 0
-            return not self._open
+            self._condition.wait_for(lambda: self._arrived or self._open)
+            return None if self._open else self._arrived.popleft()
 
     def release(self, count: int = 1) -> None:
-        """Let `count` stalled answers, of now or later, go on."""
+        """Let the `count` answers that have been stalled longest and have a client go on, or those that stall next."""
         with self._condition:
-            self._passes += count
-            self._condition.notify_all()
+            waiting = [stall for stall in self._held if not stall.released and not stall.abandoned][:count]
+            self._passes += count - len(waiting)
+            for stall in waiting:
+                stall.release()
 
     def open(self) -> None:
         """End every stall, for good."""
         with self._condition:
             self._open = True
+            for stall in self._held:
+                stall.release()
             self._condition.notify_all()
 
 
@@ -433,7 +476,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, self.path, headers, self.client_address[1])
         reply = self.server.registry.answer(request)
-        if reply is None or (reply.hold == -1 and not self.server.registry.valve.hold()):
+        if reply is None or (reply.hold == -1 and not self.server.registry.valve.hold(self.connection)):
             self.close_connection = True
             return
         self._send_headers(reply)
@@ -462,7 +505,7 @@ class _Handler(BaseHTTPRequestHandler):
             for start, end in _pieces(stop, reply):
                 request.sent += end - start
                 self._send_piece(body[start:end], reply.length is None)
-                if (reply.trickle or end == reply.hold) and not self.server.registry.valve.hold():
+                if (reply.trickle or end == reply.hold) and not self.server.registry.valve.hold(self.connection):
                     self.close_connection = True
                     return
             if not reply.endless:

@@ -53,9 +53,9 @@ class Blobs:
         if descriptor.digest not in self._content:
             await self._flights.join(descriptor.digest, lambda: self._fetch(descriptor))
 
-    def cancel(self, digest: Digest) -> None:
-        """End a running fetch of `digest`; those who wait get Cancelled."""
-        self._flights.cancel(digest)
+    def cancel(self, digest: Digest) -> bool:
+        """End a running fetch of `digest`; those who wait get Cancelled. Returns whether there was one."""
+        return self._flights.cancel(digest)
 
     async def _fetch(self, descriptor: Descriptor) -> None:
         try:

@@ -62,16 +62,16 @@ class Scene:
     @contextmanager
     def silence(self) -> Iterator[None]:
         """Assert that the registry is not asked for anything inside."""
-        before = list(self.registry.log)
-        yield
-        assert [f"{one.method} {one.path}" for one in self.registry.log[len(before) :]] == []
+        with self.requests():
+            yield
 
     @contextmanager
     def requests(self, *expected: str) -> Iterator[None]:
         """Assert that exactly these kinds of requests (Request.kind) are made inside, in any order."""
         before = len(self.registry.log)
         yield
-        assert sorted(one.kind for one in self.registry.log[before:]) == sorted(expected)
+        made = self.registry.log[before:]
+        assert sorted(one.kind for one in made) == sorted(expected), [f"{one.method} {one.path}" for one in made]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def foreground(mounted: Mounted, *prefix: str, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def foreground(mounted: Mounted, *prefix: str, options: tuple[str, ...] = ()) -> Generator[subprocess.Popen[bytes]]:
     """`imgfs mount -f`, once the tree answers or the daemon has ended; gone afterwards. stderr is in `stderr`."""
     command = [*prefix, *IMGFS, "mount", "-f", str(mounted.path), "--state", str(mounted.state), *options]
     with (mounted.path.parent / "stderr").open("ab") as stderr:
@@ -192,12 +192,12 @@ def test_signal_in_the_middle_of_a_read_answers_the_reader(
 ) -> None:
     name = add(registry)
     registry.fault(stall(after=100), "GET .*/blobs/", times=None)
-    with foreground(idle) as process:
-        with subprocess.Popen(["cat", idle.rootfs(name) / "etc/box"], stderr=subprocess.PIPE) as reader:
-            assert registry.valve.wait_arrival()
-            process.send_signal(number)
-            assert process.wait(PATIENCE) == 0
-            assert reader.wait(PATIENCE) == 1
+    cat = ["cat", idle.rootfs(name) / "etc/box"]
+    with foreground(idle) as process, subprocess.Popen(cat, stderr=subprocess.DEVNULL) as reader:
+        assert registry.valve.wait_arrival()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+        assert reader.wait(PATIENCE) == 1
     assert mount_at(str(idle.path)) is None
     assert temporaries(idle.state) == []
 

@@ -18,8 +18,8 @@ import pytest
 
 from imgfs.kernel.mounts import mount_at
 from imgfs.testing.build import Image
-from imgfs.testing.registry import stall
-from tests.mount.scene import Scene, error_of, refused, run, serving, small, succeed
+from imgfs.testing.registry import stall, status
+from tests.mount.scene import Scene, refused, serving, small, succeed
 
 FREEDOM = 2
 """Seconds after which a signalled process counts as stuck. The contract says 0.3; that is a bench's to measure."""
@@ -33,16 +33,28 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
+class Stall:
+    """One answer that stalls: `release` lets it go on, once."""
+
+    def __init__(self, scene: Scene, match: str, after: int) -> None:
+        self._registry = scene.registry
+        self._fault = scene.registry.fault(stall(after), match)
+
+    def release(self) -> None:
+        """Let the answer go on, or let it not stall at all."""
+        if self._fault.met and self._fault.times:
+            self._registry.release()
+        self._fault.times = 0
+
+
 @contextmanager
-def stalled(scene: Scene, match: str, after: int = -1) -> Iterator[None]:
-    """One answer to a request that matches stalls; on leaving, it goes on and the flight behind it ends."""
-    fault = scene.registry.fault(stall(after), match)
+def stalled(scene: Scene, match: str, after: int = -1) -> Iterator[Stall]:
+    """One answer to a request that matches stalls after so many bytes, until it is released or this is left."""
+    made = Stall(scene, match, after)
     try:
-        yield
+        yield made
     finally:
-        if fault.met:
-            scene.registry.release()
-        fault.times = 0
+        made.release()
 
 
 @contextmanager
@@ -90,9 +102,8 @@ WAITS = [
     Wait("touch-h", lambda scene, name, made: ["touch", "-h", name], _tag),
     Wait("touch", lambda scene, name, made: ["touch", name], _tag),
     Wait("python", lambda scene, name, made: [sys.executable, "-c", f"open('{name}/rootfs/mark')"], _layer),
-    Wait("pull", lambda scene, name, made: [sys.executable, "-c", _PULL, name], _layer),
+    Wait("pull", lambda scene, name, made: ["cat", name / "pull"], _layer),
 ]
-_PULL = "import os, sys; os.setxattr(sys.argv[1], 'user.imgfs.pull', b'')"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
@@ -103,12 +114,10 @@ def test_a_signal_sets_a_waiting_process_free(scene: Scene, wait: Wait, number: 
     name = scene.serve(made, repository)
     if wait.known:
         os.stat(name)
-    with (
-        stalled(scene, wait.match(made, repository)),
-        waiting(scene, *wait.command(scene, name, made)) as process,
-    ):
+    command = wait.command(scene, name, made)
+    with stalled(scene, wait.match(made, repository)), waiting(scene, *command) as process:
         process.send_signal(number)
-        assert process.wait(FREEDOM) in {-number, 1 + (number == signal.SIGINT and wait.name == "python") * -(1 + number)}
+        assert process.wait(FREEDOM) == -number
     assert (name / "rootfs/mark").read_text() == f"{repository}/0\n"
 
 
@@ -117,31 +126,129 @@ def test_an_ignored_signal_leaves_the_wait_alone(scene: Scene) -> None:
     name = scene.serve(made, "ignored")
     os.stat(name)
     script = f"trap '' INT; exec cat {name}/rootfs/mark"
-    with stalled(scene, made.layers[0].digest), waiting(scene, "sh", "-c", script) as process:
+    with stalled(scene, made.layers[0].digest) as held, waiting(scene, "sh", "-c", script) as process:
         process.send_signal(signal.SIGINT)
-        scene.registry.release()
+        held.release()
         assert process.communicate()[0] == b"ignored/0\n"
-        scene.registry.fault(stall(), "never")
-    assert process.returncode == 0
 
 
 def test_others_go_on_while_one_waits(scene: Scene) -> None:
-    stuck = scene.serve(small("stuck"), "stuck")
+    """A directory of its own: the kernel asks for one name of a directory at a time."""
+    stuck = scene.serve(small("stuck"), "stuck/alone")
     here = scene.serve(small("here"), "here")
     os.listdir(f"{here}/rootfs/")
-    with stalled(scene, "/v2/stuck/"), waiting(scene, "cat", stuck / "rootfs/mark") as process:
+    with stalled(scene, "/v2/stuck/") as held, waiting(scene, "cat", stuck / "rootfs/mark") as process:
         assert (scene.serve(small("new"), "new") / "rootfs/mark").read_bytes() == b"new/0\n"
         assert (here / "rootfs/mark").read_bytes() == b"here/0\n"
-        listing = succeed("ls", "-lR", scene.mount.path)
-        assert "stuck" not in listing
-        scene.registry.release()
+        assert "stuck" not in succeed("ls", "-lR", scene.mount.path)
+        held.release()
         assert process.communicate()[0] == b"stuck/0\n"
-        scene.registry.fault(stall(), "never")
 
 
-def together(count: int, read: Callable[[], bytes]) -> list[Future[bytes]]:
-    """Start `count` readers at once."""
-    pool = ThreadPoolExecutor(count)
-    readers = [pool.submit(read) for _ in range(count)]
+def together(read: Callable[[], bytes]) -> list[Future[bytes]]:
+    """Start many readers at once."""
+    pool = ThreadPoolExecutor(READERS)
+    readers = [pool.submit(read) for _ in range(READERS)]
     pool.shutdown(wait=False)
     return readers
+
+
+def test_many_readers_of_one_blob_make_one_fetch(scene: Scene) -> None:
+    made = small("crowd/blob")
+    os.stat(scene.serve(made, "crowd/blob"))
+    path = scene.blob(made.layers[0].digest)
+    with scene.requests("blob"), stalled(scene, path.name, after=50) as held:
+        readers = together(path.read_bytes)
+        assert scene.registry.valve.wait_arrival()
+        held.release()
+        assert {one.result() for one in readers} == {made.layers[0].blob}
+
+
+def test_many_readers_of_one_name_and_layer_make_one_fetch(scene: Scene) -> None:
+    made = small("crowd/image")
+    path = scene.serve(made, "crowd/image") / "rootfs/mark"
+    with scene.requests("manifest", "blob", "blob"), stalled(scene, made.layers[0].digest, after=50) as held:
+        readers = together(path.read_bytes)
+        assert scene.registry.valve.wait_arrival()
+        held.release()
+        assert {one.result() for one in readers} == {b"crowd/image/0\n"}
+
+
+def test_many_readers_of_a_failing_blob_share_one_error(scene: Scene) -> None:
+    made = small("crowd/failing")
+    os.stat(scene.serve(made, "crowd/failing"))
+    path = scene.blob(made.layers[0].digest)
+    scene.registry.fault(status(403), path.name, times=None)
+    with scene.requests("blob"):
+        failures = [one.exception() for one in together(path.read_bytes)]
+    assert {getattr(one, "errno", None) for one in failures} == {errno.EACCES}
+
+
+def test_an_interrupted_first_reader_harms_nobody(scene: Scene) -> None:
+    made = small("first")
+    os.stat(scene.serve(made, "first"))
+    path = scene.blob(made.layers[0].digest)
+    with (
+        scene.requests("blob"),
+        stalled(scene, path.name, after=50) as held,
+        waiting(scene, "cat", path) as process,
+    ):
+        readers = together(path.read_bytes)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(FREEDOM) == -signal.SIGINT
+        held.release()
+        assert {one.result() for one in readers} == {made.layers[0].blob}
+
+
+def test_an_abandoned_fetch_is_taken_up_by_the_next_reader(scene: Scene) -> None:
+    made = small("abandoned")
+    os.stat(scene.serve(made, "abandoned"))
+    path = scene.blob(made.layers[0].digest)
+    with scene.requests("blob"), stalled(scene, path.name, after=50) as held:
+        with waiting(scene, "cat", path) as process:
+            process.kill()
+            assert process.wait(FREEDOM) == -signal.SIGKILL
+        held.release()
+        assert path.read_bytes() == made.layers[0].blob
+
+
+def test_rm_of_a_blob_on_its_way_ends_the_fetch(scene: Scene) -> None:
+    made = small("removed")
+    os.stat(scene.serve(made, "removed"))
+    path = scene.blob(made.layers[0].digest)
+    with stalled(scene, path.name, after=50), waiting(scene, "cat", path) as process:
+        succeed("rm", path)
+        assert b"canceled" in process.communicate()[1].lower()
+        assert process.returncode == 1
+    with refused(errno.ENOENT):
+        os.unlink(path)
+    assert path.read_bytes() == made.layers[0].blob
+
+
+def test_stopping_answers_those_who_wait(tmp_path: Path) -> None:
+    with serving(tmp_path) as scene:
+        made = small("stopped")
+        name = scene.serve(made, "stopped")
+        os.stat(name)
+        layer = made.layers[0].digest
+        scene.registry.fault(stall(), "/v2/other/")
+        scene.registry.fault(stall(), layer, times=None)
+        with (
+            waiting(scene, "cat", scene.name("other")) as lookup,
+            waiting(scene, "cat", scene.blob(layer)) as blob,
+            waiting(scene, "ls", f"{name}/rootfs/") as rootfs,
+        ):
+            pid = scene.mount.pid()
+            assert pid is not None
+            daemon = os.pidfd_open(pid)
+            signal.pidfd_send_signal(daemon, signal.SIGTERM)
+            assert select.select([daemon], [], [], END)[0], "the daemon did not end"
+            os.close(daemon)
+            for process in (lookup, blob, rootfs):
+                assert process.communicate(timeout=FREEDOM)[1]
+                assert process.returncode > 0
+        assert mount_at(str(scene.mount.path)) is None
+        scene.registry.valve.open()
+        scene.registry.reset()
+        scene.mount.start()
+        assert (name / "rootfs/mark").read_bytes() == b"stopped/0\n"

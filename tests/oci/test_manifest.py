@@ -139,9 +139,7 @@ def test_layers_at_the_limit_and_one_over() -> None:
     ("read", "limit", "document"),
     [(parse_document, MANIFEST_SIZE_MAX, MANIFEST), (parse_config, CONFIG_SIZE_MAX, {})],
 )
-def test_bytes_at_the_limit_and_one_over(
-    read: Callable[[bytes], object], limit: int, document: dict[str, Any]
-) -> None:
+def test_bytes_at_the_limit_and_one_over(read: Callable[[bytes], object], limit: int, document: dict[str, Any]) -> None:
     data = json.dumps(document).encode()
     read(data + b" " * (limit - len(data)))
     with pytest.raises(TooLarge, match=str(limit)):
@@ -189,14 +187,16 @@ def test_any_bytes_are_a_document_or_an_error_of_ours(data: bytes, media_type: s
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(str(D)),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["schemaVersion", "mediaType", "config", "layers", "manifests", "digest", "size", "platform", "os"]
-            + ["architecture", "variant", "rootfs", "diff_ids", "annotations", "fsLayers"]
-        ),
-        inner,
-        max_size=6,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["schemaVersion", "mediaType", "config", "layers", "manifests", "digest", "size", "platform", "os"]
+                + ["architecture", "variant", "rootfs", "diff_ids", "annotations", "fsLayers"]
+            ),
+            inner,
+            max_size=6,
+        )
     ),
     max_leaves=12,
 )

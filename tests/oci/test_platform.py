@@ -77,8 +77,6 @@ def test_foreign_parts_are_single_path_components(part: str) -> None:
         ("sparc64", Platform("linux", "sparc64")),
     ],
 )
-def test_this_machine_in_the_words_of_images(
-    monkeypatch: pytest.MonkeyPatch, machine: str, platform: Platform
-) -> None:
+def test_this_machine_in_the_words_of_images(monkeypatch: pytest.MonkeyPatch, machine: str, platform: Platform) -> None:
     monkeypatch.setattr(host_platform, "machine", lambda: machine)
     assert local_platform() == platform

@@ -73,11 +73,12 @@ class Scene:
             nursery.cancel_scope.cancel()
 
     async def _pass_time(self, seconds: float, release: bool) -> None:
-        while await trio.to_thread.run_sync(self.fake.valve.wait_arrival, abandon_on_cancel=True):
+        while stalled := await trio.to_thread.run_sync(self.fake.valve.wait_arrival, abandon_on_cancel=True):
             await wait_all_tasks_blocked(0.01)
-            self.clock.jump(seconds)
+            if not stalled.abandoned:
+                self.clock.jump(seconds)
             if release:
-                self.fake.release()
+                stalled.release()
 
 
 def kinds(fake: FakeRegistry) -> list[str]:

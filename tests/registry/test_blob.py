@@ -36,6 +36,13 @@ async def test_progress_resets_the_count_of_tries(mock_clock: MockClock, scene: 
     assert scene.fake.requests() == 16
 
 
+async def test_crumbs_are_not_progress_for_ever(mock_clock: MockClock, scene: Scene) -> None:
+    scene.fake.fault(faults.cut_at(1), times=None)
+    with pytest.raises(Unreachable):
+        await scene.read()
+    assert scene.fake.requests() == 35
+
+
 async def test_three_tries_without_progress_give_up(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.cut_at(500), times=1)
     scene.fake.fault(faults.cut_at(0), times=None)

@@ -100,6 +100,14 @@ async def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch, fake: FakeRegist
     assert fake.log[0].headers["host"] == "registry.example"
 
 
+async def test_a_proxy_of_another_kind_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://user:canary@proxy.test")
+    wire = Wire(Limits())
+    with pytest.raises(RegistryFailed, match="neither http nor https") as caught:
+        await wire.send("GET", "https://registry.example/v2/", {}, None, HostStatistics(), "x")
+    assert "canary" not in caught.value.message
+
+
 def test_a_proxy_is_no_way_around_the_inner_networks() -> None:
     refuse_literal("storage.example", frozenset(), "x")
     refuse_literal("10.0.0.1", frozenset({"private"}), "x")

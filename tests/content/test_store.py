@@ -1,0 +1,255 @@
+"""The blob store: only verified bytes, durable when acknowledged, nothing left of what failed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from imgfs.content.durable import temporary_name
+from imgfs.content.store import ContentStore
+from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed, TooLarge, VerificationFailed
+from imgfs.oci.digest import Digest
+from tests.content.full_disk import Calls, fill, small_disk
+
+DATA = b"some bytes" * 1000
+DIGEST = Digest.of(DATA)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    return ContentStore(tmp_path)
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if not path.is_dir()]
+
+
+async def write(store: ContentStore, *pieces: bytes, digest: Digest = DIGEST, total: int = len(DATA)) -> None:
+    async with store.writer(digest, total) as writer:
+        for piece in pieces:
+            await writer.write(piece)
+        await writer.commit()
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("data", [DATA, b""])
+async def test_what_is_added_is_there_read_only_and_after_reopening(
+    tmp_path: Path, store: ContentStore, algorithm: str, data: bytes
+) -> None:
+    digest = Digest.of(data, algorithm)
+    await store.add(digest, data)
+    for opened in (store, ContentStore(tmp_path)):
+        info = opened.info(digest)
+        assert info is not None
+        assert (info.digest, info.size, digest in opened, list(opened)) == (digest, len(data), True, [info])
+        assert await opened.read(digest) == data
+    assert store.path(digest).stat().st_mode & 0o777 == 0o400
+    assert info.committed == store.path(digest).stat().st_mtime_ns
+
+
+async def test_adding_again_writes_nothing(store: ContentStore) -> None:
+    await store.add(DIGEST, DATA)
+    before = store.path(DIGEST).stat()
+    await store.add(DIGEST, b"not even looked at")
+    assert store.path(DIGEST).stat() == before
+
+
+async def test_pieces_of_any_kind_are_joined(store: ContentStore) -> None:
+    await write(store, DATA[:1], memoryview(DATA)[1:5000].tobytes(), b"", DATA[5000:])
+    assert await store.read(DIGEST) == DATA
+
+
+@pytest.mark.parametrize(
+    ("pieces", "total", "error", "said"),
+    [
+        ([DATA[:-1]], len(DATA), VerificationFailed, "got 9999 bytes, expected 10000"),
+        ([DATA[:-1] + b"X"], len(DATA), VerificationFailed, "they are not kept"),
+        ([DATA], len(DATA) - 1, TooLarge, "more than the 9999 bytes"),
+        ([DATA, b"X"], len(DATA), TooLarge, "more than the 10000 bytes"),
+        ([], len(DATA), VerificationFailed, "got 0 bytes"),
+        ([DATA], len(DATA) + 1, VerificationFailed, "expected 10001"),
+    ],
+)
+async def test_wrong_bytes_are_refused_and_leave_nothing(
+    tmp_path: Path, store: ContentStore, pieces: list[bytes], total: int, error: type[ImgfsError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        await write(store, *pieces, total=total)
+    assert DIGEST not in store
+    assert files(tmp_path) == []
+
+
+async def test_a_writer_left_without_commit_leaves_nothing(tmp_path: Path, store: ContentStore) -> None:
+    with trio.CancelScope() as scope:
+        async with store.writer(DIGEST, len(DATA)) as writer:
+            await writer.write(DATA)
+            assert DIGEST not in store
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert files(tmp_path) == []
+
+
+async def test_two_writers_of_one_digest_do_not_disturb_each_other(tmp_path: Path, store: ContentStore) -> None:
+    async with store.writer(DIGEST, len(DATA)) as one, store.writer(DIGEST, len(DATA)) as other:
+        await one.write(DATA[:10])
+        await other.write(DATA)
+        await one.write(DATA[10:])
+        await other.commit()
+        reader = store.open(DIGEST)
+        await one.commit()
+    assert os.pread(reader, len(DATA), 0) == await store.read(DIGEST) == DATA
+    os.close(reader)
+    assert files(tmp_path) == [store.path(DIGEST)]
+
+
+async def test_deleting_is_here_and_now_and_open_handles_keep_reading(tmp_path: Path, store: ContentStore) -> None:
+    await store.add(DIGEST, DATA)
+    reader = store.open(DIGEST)
+    await store.delete(DIGEST)
+    assert DIGEST not in store
+    assert os.pread(reader, len(DATA), 0) == DATA
+    os.close(reader)
+    assert files(tmp_path) == []
+    with pytest.raises(NotFound):
+        await store.delete(DIGEST)
+    with pytest.raises(NotFound):
+        store.open(DIGEST)
+    with pytest.raises(NotFound):
+        await store.read(DIGEST)
+    await store.add(DIGEST, DATA)
+    assert await store.read(DIGEST) == DATA
+
+
+@pytest.mark.parametrize("how", ["open", "read"])
+async def test_a_blob_that_somebody_took_from_the_disk_is_no_longer_stored(store: ContentStore, how: str) -> None:
+    await store.add(DIGEST, DATA)
+    store.path(DIGEST).unlink()
+    with pytest.raises(NotFound):
+        os.close(store.open(DIGEST)) if how == "open" else await store.read(DIGEST)
+    assert DIGEST not in store
+
+
+async def test_a_blob_that_cannot_be_opened_is_a_storage_failure(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.add(DIGEST, DATA)
+
+    def refuse(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StorageFailed, match="Too many open files"):
+        store.open(DIGEST)
+    assert DIGEST in store
+
+
+def test_what_a_crash_left_is_swept_and_strange_files_harm_nobody(tmp_path: Path) -> None:
+    ContentStore(tmp_path)
+    (tmp_path / "ingest" / temporary_name()).write_bytes(b"half")
+    shelf = tmp_path / "blobs" / "sha256"
+    right = shelf / DIGEST.hex[:2] / DIGEST.hex
+    for path in (right, shelf / "zz" / DIGEST.hex, shelf / "stray", right.with_name("x" * 64), right.with_name("ab")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(DATA)
+    (right.parent / (DIGEST.hex[:-1] + "0")).mkdir()
+    store = ContentStore(tmp_path)
+    assert [info.digest for info in store] == [DIGEST]
+    assert list((tmp_path / "ingest").iterdir()) == []
+
+
+async def test_a_verified_file_is_adopted_without_a_copy(tmp_path: Path, store: ContentStore) -> None:
+    verified = tmp_path / "verified"
+    verified.write_bytes(DATA)
+    await store.adopt(DIGEST, verified)
+    assert os.path.samefile(store.path(DIGEST), verified)
+    verified.unlink()
+    assert await store.read(DIGEST) == DATA
+    assert DIGEST in ContentStore(tmp_path)
+    await store.adopt(DIGEST, tmp_path / "is not looked at")
+
+
+async def test_adopting_what_lies_there_unknown_keeps_it(tmp_path: Path, store: ContentStore) -> None:
+    await ContentStore(tmp_path).add(DIGEST, DATA)
+    verified = tmp_path / "verified"
+    verified.write_bytes(DATA)
+    await store.adopt(DIGEST, verified)
+    assert DIGEST in store
+    assert not os.path.samefile(store.path(DIGEST), verified)
+
+
+async def test_the_order_is_bytes_then_name_then_directory(
+    tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(monkeypatch)
+    await store.add(DIGEST, DATA)
+    final = store.path(DIGEST)
+    (bytes_synced, shelf_synced, renamed, name_synced) = calls.seen
+    assert bytes_synced[0] == "fsync"
+    assert bytes_synced[1].startswith(str(tmp_path / "ingest"))
+    assert shelf_synced == ("fsync", str(final.parent.parent))
+    assert (renamed, name_synced) == (("rename", str(final)), ("fsync", str(final.parent)))
+
+
+async def test_the_directory_is_synced_after_a_link_and_after_a_delete(
+    tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "verified").write_bytes(DATA)
+    calls = Calls(monkeypatch)
+    await store.adopt(DIGEST, tmp_path / "verified")
+    final = store.path(DIGEST)
+    assert calls.seen[-2:] == [("link", str(final)), ("fsync", str(final.parent))]
+    await store.delete(DIGEST)
+    assert calls.seen[-1] == ("fsync", str(final.parent))
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+async def test_a_commit_that_the_disk_refuses_is_not_acknowledged(
+    tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    calls = Calls(monkeypatch)
+    calls.errors[call] = OSError(5, "Input/output error")
+    with pytest.raises(StorageFailed, match=f"content {DIGEST}: Input/output error"):
+        await store.add(DIGEST, DATA)
+    assert DIGEST not in store
+    assert files(tmp_path) == []
+    calls.errors.clear()
+    await store.add(DIGEST, DATA)
+    assert DIGEST in ContentStore(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["fsync", "link"])
+async def test_adopting_says_what_the_disk_refused(
+    tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    (tmp_path / "verified").write_bytes(DATA)
+    Calls(monkeypatch).errors[call] = OSError(28, "No space left on device")
+    with pytest.raises(NoSpace, match="make room"):
+        await store.adopt(DIGEST, tmp_path / "verified")
+    assert DIGEST not in store
+
+
+async def test_a_full_disk_is_no_space_leaves_nothing_and_heals(tmp_path: Path) -> None:
+    data = os.urandom(256 << 10)
+    digest = Digest.of(data)
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        store = ContentStore(disk)
+        filler = fill(disk)
+        with pytest.raises(NoSpace):
+            await store.add(digest, data)
+        assert digest not in store
+        assert files(disk) == [filler]
+        filler.unlink()
+        await store.add(digest, data)
+        assert await store.read(digest) == data
+
+
+async def test_deleting_works_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        store = ContentStore(disk)
+        await store.add(DIGEST, DATA)
+        fill(disk)
+        await store.delete(DIGEST)
+        assert DIGEST not in ContentStore(disk)

@@ -1,0 +1,69 @@
+"""The catalogue: what is known of digests, from whom, and after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgfs.database import Database
+from imgfs.images.catalog import SCHEMA, Catalog, Source
+from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, SIZE_MAX, Descriptor
+from imgfs.oci.digest import Digest
+
+A, B = Digest.of(b"a"), Digest.of(b"b", "sha512")
+HERE, THERE = Source("h.io", "team/x"), Source("a.io", "y")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(tmp_path / "imgfs.db", [SCHEMA])
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def catalog(database: Database) -> Catalog:
+    return Catalog(database)
+
+
+async def test_nothing_is_known_of_a_digest_that_nobody_mentioned(catalog: Catalog) -> None:
+    assert await catalog.descriptor(A) is None
+    assert await catalog.diff_id(A) is None
+    assert await catalog.sources(A) == []
+
+
+async def test_every_descriptor_can_be_had_at_every_source(catalog: Catalog, database: Database) -> None:
+    found = [Descriptor(A, 5, OCI_CONFIG), Descriptor(B, SIZE_MAX, OCI_LAYER)]
+    await catalog.add(found, [HERE, THERE])
+    for opened in (catalog, Catalog(database)):
+        assert [await opened.descriptor(one.digest) for one in found] == found
+        assert await opened.sources(A) == await opened.sources(B) == [THERE, HERE]
+
+
+async def test_sources_add_up(catalog: Catalog) -> None:
+    for source in (HERE, HERE, THERE):
+        await catalog.add([Descriptor(A, 5, OCI_CONFIG)], [source])
+    assert await catalog.sources(A) == [THERE, HERE]
+    assert str(HERE) == "h.io/team/x"
+
+
+async def test_a_source_may_be_known_before_the_size_is(catalog: Catalog) -> None:
+    await catalog.add_source(A, HERE)
+    await catalog.add_source(A, HERE)
+    assert await catalog.descriptor(A) is None
+    assert await catalog.sources(A) == [HERE]
+
+
+async def test_adding_without_sources_or_without_descriptors_is_fine(catalog: Catalog) -> None:
+    await catalog.add([Descriptor(A, 5, OCI_CONFIG)], [])
+    await catalog.add([], [HERE])
+    assert await catalog.descriptor(A) == Descriptor(A, 5, OCI_CONFIG)
+    assert await catalog.sources(A) == []
+
+
+async def test_what_a_blob_holds_is_what_the_last_pass_proved(catalog: Catalog, database: Database) -> None:
+    await catalog.prove_diff_id(A, B)
+    await catalog.prove_diff_id(A, A)
+    assert await catalog.diff_id(A) == await Catalog(database).diff_id(A) == A

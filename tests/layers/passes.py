@@ -1,0 +1,49 @@
+"""Passing blobs into a layer store, as transfer/ does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from imgfs.layers.entry import Entry
+from imgfs.layers.store import Layer, LayerStore
+from imgfs.layers.unpack import Unpacked, unpack
+from imgfs.oci.descriptor import Descriptor
+from imgfs.testing.build import Layer as Made
+
+
+def described(made: Made, **other: object) -> Descriptor:
+    """What a manifest says of a layer, or something else."""
+    return replace(Descriptor(made.digest, len(made.blob), made.media_type(docker=False)), **other)
+
+
+async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+async def passed(store: LayerStore, descriptor: Descriptor, *pieces: bytes) -> Unpacked:
+    """Unpack and throw away."""
+    with store.writer() as writer:
+        return await unpack(descriptor, stream(*pieces), writer, lambda _: None)
+
+
+async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer:
+    """Unpack, serve, and make durable."""
+    with ExitStack() as undo:
+        writer = undo.enter_context(store.writer())
+        unpacked = await unpack(described(made), stream(made.blob), writer, lambda _: None)
+        layer = writer.adopt(unpacked.diff_id, unpacked.entries)
+        if settle:
+            writer.settle(unpacked.entries)
+    return layer
+
+
+def paths(entries: Iterable[Entry]) -> list[bytes]:
+    return [entry.path for entry in entries]
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir())

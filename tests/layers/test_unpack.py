@@ -1,0 +1,179 @@
+"""The pass: both digests proved, the truth told about what is wrong, and nothing left of what failed."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import trio
+
+from imgfs.errors import ImgfsError, Malformed, StorageFailed, TooLarge, Unreachable, Unsupported, VerificationFailed
+from imgfs.layers import unpack as room
+from imgfs.layers.store import LayerStore
+from imgfs.layers.unpack import unpack
+from imgfs.oci.digest import Digest
+from imgfs.testing.images import Directory, File, layer
+from tests.layers.passes import described, files, passed, paths, stream
+from tests.layers.tars import header
+
+ENTRIES = [Directory("d"), File("d/f", b"content" * 500), File("g", bytes(100_000))]
+GOOD = layer(ENTRIES)
+FLIPPED = GOOD.blob[:-30] + bytes([GOOD.blob[-30] ^ 1]) + GOOD.blob[-29:]
+BAD_TAR = layer(header(b"f", b"0", size=b"not octal") + bytes(1024))
+UNKNOWN_TYPE = layer(header(b"f", b"Q") + bytes(1024))
+CUT_TAR = layer(GOOD.tar[:2000])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LayerStore:
+    return LayerStore(tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize("piece", [1000, 1 << 20])
+async def test_a_pass_proves_both_digests_and_finds_the_entries(
+    store: LayerStore, compression: Literal["gzip", "zstd", "none"], piece: int
+) -> None:
+    made = layer(ENTRIES, compression)
+    pieces = [made.blob[at : at + piece] for at in range(0, len(made.blob), piece)]
+    unpacked = await passed(store, described(made), *pieces)
+    assert unpacked.diff_id == made.diff_id
+    assert paths(unpacked.entries) == [b"d", b"d/f", b"g"]
+
+
+async def test_progress_counts_every_compressed_byte_once(store: LayerStore) -> None:
+    moved: list[int] = []
+    with store.writer() as writer:
+        await unpack(described(GOOD), stream(GOOD.blob[:10], GOOD.blob[10:]), writer, moved.append)
+    assert sum(moved) == len(GOOD.blob)
+
+
+async def test_bytes_behind_the_end_of_the_tar_belong_to_the_diff_id(store: LayerStore) -> None:
+    made = layer(GOOD.tar + b"garbage" * 100)
+    unpacked = await passed(store, described(made), made.blob)
+    assert unpacked.diff_id == Digest.of(GOOD.tar + b"garbage" * 100)
+    assert len(unpacked.entries) == 3
+
+
+async def test_a_sha512_blob_is_proved_by_sha512(store: LayerStore) -> None:
+    right = described(GOOD, digest=Digest.of(GOOD.blob, "sha512"))
+    assert (await passed(store, right, GOOD.blob)).diff_id == GOOD.diff_id
+    with pytest.raises(VerificationFailed, match="have digest sha512:"):
+        await passed(store, right, FLIPPED)
+
+
+@pytest.mark.parametrize(
+    ("blob", "error", "said"),
+    [
+        (GOOD.blob[:-1], VerificationFailed, "bytes, expected"),
+        (GOOD.blob + b"x", VerificationFailed, "bytes, expected"),
+        (b"", VerificationFailed, "got 0 bytes"),
+        (FLIPPED, VerificationFailed, "the bytes have digest"),
+        (b"X" + GOOD.blob[1:], VerificationFailed, "the bytes have digest"),
+        (layer([File("x", b"y" * 5)]).blob.ljust(len(GOOD.blob), b"\0"), VerificationFailed, "have digest"),
+    ],
+    ids=["short", "long", "empty", "flipped", "magic", "other"],
+)
+async def test_wrong_bytes_are_told_as_such_whatever_else_they_break(
+    store: LayerStore, blob: bytes, error: type[ImgfsError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        await passed(store, described(GOOD), blob)
+
+
+@pytest.mark.parametrize("made", [BAD_TAR, UNKNOWN_TYPE, CUT_TAR], ids=["number", "type", "cut"])
+async def test_a_broken_tar_with_the_wrong_digest_is_a_wrong_digest(store: LayerStore, made: object) -> None:
+    assert isinstance(made, type(GOOD))
+    with pytest.raises(VerificationFailed):
+        await passed(store, described(made, digest=GOOD.digest), made.blob)
+
+
+def promised(blob: bytes) -> object:
+    """A descriptor that tells the truth about `blob`."""
+    return described(GOOD, digest=Digest.of(blob), size=len(blob))
+
+
+@pytest.mark.parametrize(
+    ("blob", "error", "said"),
+    [
+        (GOOD.blob[:-9], Malformed, "truncated"),
+        (GOOD.blob[: len(GOOD.blob) // 2], Malformed, "truncated"),
+        (b"", Malformed, "truncated"),
+        (b"no gzip at all", Malformed, "no gzip"),
+        (GOOD.blob + b"tail", Malformed, "gzip"),
+        (GOOD.tar, Malformed, "gzip"),
+        (gzip.compress(GOOD.tar)[:-8] + bytes(8), Malformed, "gzip"),
+        (BAD_TAR.blob, Malformed, "tar entry b'' at offset 0"),
+        (UNKNOWN_TYPE.blob, Unsupported, "entry type"),
+        (CUT_TAR.blob, Malformed, "tar"),
+    ],
+    ids=["trailer", "half", "empty", "text", "tail", "tar", "checksum", "number", "type", "cut"],
+)
+async def test_the_promised_bytes_may_still_be_broken(
+    store: LayerStore, blob: bytes, error: type[ImgfsError], said: str
+) -> None:
+    descriptor = promised(blob)
+    assert isinstance(descriptor, type(described(GOOD)))
+    with pytest.raises(error, match=said):
+        await passed(store, descriptor, blob)
+
+
+async def test_an_unknown_compression_is_refused_before_a_byte_is_asked_for(store: LayerStore) -> None:
+    async def refuse() -> object:
+        raise AssertionError("asked for bytes")
+        yield b""
+
+    with store.writer() as writer, pytest.raises(Unsupported):
+        await unpack(described(GOOD, media_type="application/x-bz2"), refuse(), writer, lambda _: None)
+
+
+async def test_inflated_bytes_at_the_limit_and_one_over(store: LayerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "INFLATED_MAX", len(GOOD.tar))
+    await passed(store, described(GOOD), GOOD.blob)
+    monkeypatch.setattr(room, "INFLATED_MAX", len(GOOD.tar) - 1)
+    with pytest.raises(TooLarge, match="inflates to more"):
+        await passed(store, described(GOOD), GOOD.blob)
+
+
+async def test_a_bomb_is_stopped_at_the_limit_and_takes_no_disk(
+    tmp_path: Path, store: LayerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "INFLATED_MAX", 8 << 20)
+    bomb = layer([File("zeros", bytes(64 << 20))])
+    with store.writer() as writer:
+        with pytest.raises(TooLarge):
+            await unpack(described(bomb), stream(bomb.blob), writer, lambda _: None)
+        assert writer.offset <= 8 << 20
+        (tar,) = tmp_path.rglob("tar")
+        assert tar.stat().st_blocks * 512 <= 128 << 10
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [Unreachable("cut"), StorageFailed("x")])
+async def test_the_error_of_the_stream_is_raised_as_itself(
+    tmp_path: Path, store: LayerStore, error: ImgfsError
+) -> None:
+    async def broken() -> object:
+        yield GOOD.blob[:100]
+        raise error
+
+    with pytest.raises(type(error)) as caught, store.writer() as writer:
+        await unpack(described(GOOD), broken(), writer, lambda _: None)
+    assert caught.value is error
+    assert files(tmp_path) == []
+
+
+async def test_a_cancelled_pass_leaves_nothing(tmp_path: Path, store: LayerStore) -> None:
+    with trio.CancelScope() as scope:
+
+        async def stalled() -> object:
+            yield GOOD.blob[:100]
+            scope.cancel()
+            await trio.sleep_forever()
+
+        with store.writer() as writer:
+            await unpack(described(GOOD), stalled(), writer, lambda _: None)
+    assert scope.cancelled_caught
+    assert files(tmp_path) == []

@@ -1,0 +1,93 @@
+"""The graph of snapshots: chains and their prefixes, one number each for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from imgfs.database import Database
+from imgfs.errors import NotFound
+from imgfs.oci.chain import EMPTY, chain_ids
+from imgfs.oci.descriptor import OCI_LAYER, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.snapshots.graph import SCHEMA, SnapshotGraph, SnapshotLayer
+
+
+def pair(name: str) -> tuple[Descriptor, Digest]:
+    return Descriptor(Digest.of(f"blob {name}".encode()), 1, OCI_LAYER), Digest.of(f"tar {name}".encode())
+
+
+A, B, C = pair("a"), pair("b"), pair("c")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(tmp_path / "imgfs.db", [SCHEMA])
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def graph(database: Database) -> SnapshotGraph:
+    return SnapshotGraph(database)
+
+
+async def test_recording_a_chain_makes_every_prefix_known(graph: SnapshotGraph) -> None:
+    top = await graph.record([A, B, C])
+    chain = chain_ids([A[1], B[1], C[1]])
+    assert top.chain_id == chain[2]
+    assert {one.chain_id: one.parent for one in graph} == {chain[0]: None, chain[1]: chain[0], chain[2]: chain[1]}
+    assert graph.layers(top) == [SnapshotLayer(one[0].digest, one[1]) for one in (A, B, C)]
+    middle = graph.find(chain[1])
+    assert middle is not None
+    assert graph.layers(middle) == graph.layers(top)[:2]
+
+
+async def test_numbers_are_kept_for_good(graph: SnapshotGraph, database: Database) -> None:
+    await graph.record([A, B])
+    before = {one.chain_id: one.number for one in graph}
+    await graph.record([A, C])
+    await graph.record([A, B])
+    again = SnapshotGraph(database)
+    for opened in (graph, again):
+        numbers = {one.chain_id: one.number for one in opened}
+        assert len(set(numbers.values())) == len(numbers) == 3
+        assert before.items() <= numbers.items()
+        assert all(opened.numbered(one.number) == one for one in opened)
+    assert list(graph) == list(again)
+
+
+async def test_known_chains_write_nothing(graph: SnapshotGraph, database: Database) -> None:
+    first = await graph.record([A, B])
+    database.close()
+    assert await graph.record([A, B]) == first
+    assert await graph.record([A]) == graph.find(A[1])
+
+
+async def test_an_image_without_layers_has_a_snapshot_too(graph: SnapshotGraph, database: Database) -> None:
+    top = await graph.record([])
+    assert (top.chain_id, top.parent, top.diff_id, top.blob) == (EMPTY, None, None, None)
+    assert graph.layers(top) == []
+    assert SnapshotGraph(database).find(EMPTY) == top
+
+
+async def test_the_same_layer_twice_in_a_chain(graph: SnapshotGraph) -> None:
+    top = await graph.record([A, A])
+    assert len(list(graph)) == 2
+    assert [one.diff_id for one in graph.layers(top)] == [A[1], A[1]]
+
+
+async def test_chains_recorded_at_once_share_their_base(graph: SnapshotGraph) -> None:
+    async with trio.open_nursery() as nursery:
+        for other in (B, C, B):
+            nursery.start_soon(graph.record, [A, other])
+    assert len(list(graph)) == 3
+
+
+async def test_what_is_unknown(graph: SnapshotGraph) -> None:
+    assert graph.find(EMPTY) is None
+    with pytest.raises(NotFound, match="snapshot number 7"):
+        graph.numbered(7)
