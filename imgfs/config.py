@@ -100,13 +100,20 @@ def load_config(path: Path | None, state: Path) -> Config:
 
 
 def default_state() -> Path:
-    """Where state lies unless --state says: $STATE_DIRECTORY, root's /var/lib/imgfs-state, a user's XDG state home."""
+    """Where state lies unless --state says: $STATE_DIRECTORY, root's /var/lib/imgfs-state, a user's XDG state home.
+
+    Raises Invalid where the user has none.
+    """
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])
     if os.geteuid() == 0:
         return Path("/var/lib/imgfs-state")
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(home) / "imgfs"
+    if home := os.environ.get("XDG_STATE_HOME"):
+        return Path(home) / "imgfs"
+    try:
+        return Path.home() / ".local/state/imgfs"
+    except RuntimeError:
+        raise Invalid(f"user {os.geteuid()}: has no home directory; name a state directory with --state") from None
 
 
 def _refuse_unknown(path: Path, raw: dict[str, object]) -> None:

@@ -36,10 +36,12 @@ from imgfs.registry.client import Registry
 from imgfs.snapshots import graph
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.progress import Transfers
+from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
 
 SCHEMAS = (names.SCHEMA, catalog.SCHEMA, graph.SCHEMA)
@@ -62,12 +64,12 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     Raises Busy (another daemon holds the state, or something is mounted there), Invalid, NotPermitted, NoSpace,
     StorageFailed; then nothing is left mounted.
     """
-    os.umask(0o077)
     _raise_file_limit()
     # Trees of a hundred thousand nodes make the collector's default pace a cost, and threads wait for the loop.
     gc.set_threshold(50_000, 20, 100)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     _check(mounting)
+    os.umask(0o077)  # only now: others may have to pass the directories above the mountpoint
     with _locked(mounting):
         configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
         _clear_stale(str(mounting.mountpoint))
@@ -108,10 +110,8 @@ def _assemble(
     transfers, failures = Transfers(), Failures()
     blobs = Blobs(content, known, registry, transfers, failures, nursery)
     fetcher = Layers(layers, content, known, registry, transfers, failures, nursery)
-    platform = mounting.config.chosen_platform
-    images = Images(
-        name_table, known, content, snapshots, registry, blobs, fetcher, layers, failures, platform, nursery
-    )
+    documents = Documents(content, known, blobs, mounting.config.chosen_platform)
+    images = Images(documents, blobs, fetcher, snapshots, content, layers, known, failures)
     return Subsystems(
         config=mounting.config,
         state=mounting.state,
@@ -122,11 +122,13 @@ def _assemble(
         layers=layers,
         graph=snapshots,
         views=Views(snapshots, images, nursery),
+        documents=documents,
+        resolver=Resolver(name_table, known, documents, registry, failures, nursery),
         images=images,
         blobs=blobs,
         transfers=transfers,
         failures=failures,
-        status=StatusReporter(images, name_table, content, layers, known, transfers, failures),
+        status=StatusReporter(documents, images, name_table, content, layers, known, transfers, failures),
         metrics=lambda: _metrics(registry, transfers, name_table, content, layers),
         describe=lambda: _describe(mounting, started),
         owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),

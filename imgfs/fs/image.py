@@ -17,7 +17,7 @@ from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Index, Manifest
 from imgfs.oci.platform import Platform
-from imgfs.transfer.images import PlatformImage
+from imgfs.transfer.documents import PlatformImage
 from imgfs.transfer.status import render_status
 
 
@@ -49,12 +49,12 @@ class PlatformDirectory(Directory):
         return [*known.items(), (b"rootfs", self._rootfs())]
 
     async def _fetch(self) -> PlatformImage:
-        return await self._subsystems.images.platform_image(self._digest, self._platform)
+        return await self._subsystems.documents.platform_image(self._digest, self._platform)
 
     async def _known(self) -> PlatformImage | None:
         """What is here; a document that is damaged or has nothing for this platform is told on open."""
         try:
-            return await self._subsystems.images.stored_platform_image(self._digest, self._platform)
+            return await self._subsystems.documents.stored_platform_image(self._digest, self._platform)
         except ImgfsError:
             return None
 
@@ -82,19 +82,19 @@ class ImageDirectory(PlatformDirectory):
     __slots__ = ()
 
     def __init__(self, subsystems: Subsystems, digest: Digest) -> None:
-        super().__init__(subsystems, digest, subsystems.images.platform, f"images/{digest}", 1)
+        super().__init__(subsystems, digest, subsystems.documents.platform, f"images/{digest}", 1)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if found := self._own().get(name):
             return found
         if name in (b"index.json", b"platforms"):
-            document = await caller.wait(lambda: self._subsystems.images.document(self._digest))
+            document = await caller.wait(lambda: self._subsystems.documents.read(self._digest))
             return (await self._of_index(document)).get(name) or self._missing(name)
         return await super().lookup(name, caller)
 
     async def entries(self, caller: Caller) -> Listing:
         try:
-            document = await self._subsystems.images.stored_document(self._digest)
+            document = await self._subsystems.documents.stored(self._digest)
         except ImgfsError:
             document = None
         index = await self._of_index(document) if document else {}
@@ -105,7 +105,7 @@ class ImageDirectory(PlatformDirectory):
         if not fields.update_mtime or fields.update_mode or fields.update_uid or fields.update_gid:
             raise self.refusal()
         for name in self._subsystems.names.of(self._digest):
-            await caller.wait(lambda name=name: self._subsystems.images.refresh(name.name))
+            await caller.wait(lambda name=name: self._subsystems.resolver.refresh(name.name))
 
     async def xattrs(self) -> dict[bytes, bytes]:
         error = self._subsystems.images.failure(self._digest)

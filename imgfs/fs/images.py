@@ -51,7 +51,7 @@ class NamesDirectory(Directory):
         reference = reference_of(path)
         if reference is None or self._subsystems.config.resolve == "registered":
             raise missing(name)
-        await caller.wait(lambda: self._subsystems.images.resolve(reference))
+        await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
         return self._link(path) or self._raise_missing(name)
 
     async def entries(self, caller: Caller) -> Listing:
@@ -69,7 +69,7 @@ class NamesDirectory(Directory):
         path = self._path(component)
         digest = await self._target(_decode(target), caller)
         if self._is_nameable(path):
-            await caller.wait(lambda: self._subsystems.images.register(path, digest))
+            await caller.wait(lambda: self._subsystems.resolver.register(path, digest))
         elif is_repository_part(component) or not self._prefix or _is_meant_as_name(component):
             raise Invalid(f"image name {path!r}: expected host/repository:tag, host/repository@digest or a plain word")
         elif path in self._subsystems.private:
@@ -101,7 +101,7 @@ class NamesDirectory(Directory):
         if flags & _RENAME_NOREPLACE and names.get(after):
             raise AlreadyExists(f"image {after}: is registered already")
         if before in private:
-            await self._subsystems.images.register(after, private[before], replace=True)
+            await self._subsystems.resolver.register(after, private[before], replace=True)
             private.pop(before, None)
         elif names.get(before):
             await names.rename(before, after)
@@ -117,7 +117,7 @@ class NamesDirectory(Directory):
         text, _, digest = _decode(value).rpartition(" ")
         if self._prefix or name != b"user.imgfs.tag":
             raise self.refusal()
-        await self._subsystems.images.register(text, Digest.parse(digest), replace=True)
+        await self._subsystems.resolver.register(text, Digest.parse(digest), replace=True)
 
     def _path(self, component: str) -> str:
         return f"{self._prefix}/{component}" if self._prefix else component
@@ -135,7 +135,7 @@ class NamesDirectory(Directory):
         return is_repository_part(component) or bool(self._subsystems.names.below(path))
 
     async def _image(self, digest: Digest) -> Node:
-        if not await self._subsystems.images.is_known(digest):
+        if not await self._subsystems.resolver.is_known(digest):
             raise NotFound(f"images/{digest}: no name and no known index mentions it")
         return ImageDirectory(self._subsystems, digest)
 
@@ -154,7 +154,7 @@ class NamesDirectory(Directory):
         if found := self._subsystems.names.get(text):
             return found.digest
         reference = _reference(text)
-        return await caller.wait(lambda: self._subsystems.images.resolve(reference))
+        return await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
 
     def _raise_missing(self, name: bytes) -> Node:
         raise missing(name)
@@ -187,7 +187,7 @@ class NameLink(Link):
         if caller.uid not in (0, self._subsystems.shown.uid):
             # The kernel lets anybody touch a symbolic link, because it checks its mode, which is always 0777.
             raise NotPermitted(f"image {self._name}: only root and whoever mounted may ask for it again")
-        await caller.wait(lambda: self._subsystems.images.refresh(self._name))
+        await caller.wait(lambda: self._subsystems.resolver.refresh(self._name))
 
     def _reload(self) -> None:
         name = self._subsystems.names.get(self._name)

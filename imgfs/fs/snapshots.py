@@ -54,7 +54,7 @@ class SnapshotsDirectory(Directory):
             platform = parse_platform(slug)
         except Invalid:
             raise missing(name) from None
-        if not await self._subsystems.images.is_known(digest):
+        if not await self._subsystems.resolver.is_known(digest):
             raise missing(name)
         return ImageLink(self._subsystems, digest, platform)
 

@@ -16,9 +16,11 @@ from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.progress import Transfers
+from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
 
 
@@ -35,6 +37,8 @@ class Subsystems:
     layers: LayerStore
     graph: SnapshotGraph
     views: Views
+    documents: Documents
+    resolver: Resolver
     images: Images
     blobs: Blobs
     transfers: Transfers

@@ -50,11 +50,19 @@ class Catalog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, descriptors: Iterable[Descriptor], sources: Iterable[Source]) -> None:
-        """Record that each of `descriptors` can be had at each of `sources`; on return it is durable."""
+    async def add(
+        self, descriptors: Iterable[Descriptor], sources: Iterable[Source], proven: Descriptor | None = None
+    ) -> None:
+        """Record that each of `descriptors` can be had at each of `sources`; on return it is durable.
+
+        The first word on a digest stays, but that on `proven`, whose bytes were seen, goes before all hearsay.
+        """
         found, places = list(descriptors), list(sources)
 
         def change(db: sqlite3.Connection) -> None:
+            if proven is not None:
+                _replace(db, proven)
+                found.append(proven)
             db.executemany(
                 "INSERT OR IGNORE INTO descriptors VALUES (?, ?, ?)", [(d.digest, d.size, d.media_type) for d in found]
             )
@@ -89,11 +97,14 @@ class Catalog:
         )
         return [Source(host, repository) for host, repository in rows]
 
-    async def prove_diff_id(self, blob: Digest, diff_id: Digest) -> None:
-        """Record which uncompressed tar the verified blob holds."""
-        await self._database.write(
-            lambda db: db.execute("INSERT OR REPLACE INTO diff_ids VALUES (?, ?)", (blob, diff_id))
-        )
+    async def prove_diff_id(self, blob: Descriptor, diff_id: Digest) -> None:
+        """Record which uncompressed tar the verified blob holds, and that its descriptor told the truth."""
+
+        def change(db: sqlite3.Connection) -> None:
+            _replace(db, blob)
+            db.execute("INSERT OR REPLACE INTO diff_ids VALUES (?, ?)", (blob.digest, diff_id))
+
+        await self._database.write(change)
 
     async def diff_id(self, blob: Digest) -> Digest | None:
         """The diff ID that a pass over `blob` proved, or None."""
@@ -101,3 +112,8 @@ class Catalog:
             lambda db: db.execute("SELECT diff_id FROM diff_ids WHERE digest = ?", (blob,)).fetchone()
         )
         return Digest(row[0]) if row else None
+
+
+def _replace(db: sqlite3.Connection, descriptor: Descriptor) -> None:
+    row = descriptor.digest, descriptor.size, descriptor.media_type
+    db.execute("INSERT OR REPLACE INTO descriptors VALUES (?, ?, ?)", row)

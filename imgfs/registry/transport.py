@@ -270,6 +270,8 @@ def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreacha
 
 def reason(error: httpx.HTTPError) -> str:
     """The operating system's words for `error` where there are some, else httpx's kind of error."""
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "closed early, or not HTTP"
     words = [words for cause in _causes(error) if isinstance(cause, OSError) and (words := _words(cause))]
     return words[-1] if words else type(error).__name__
 

@@ -230,12 +230,12 @@ class Valve:
             return None if self._open else self._arrived.popleft()
 
     def release(self, count: int = 1) -> None:
-        """Let the `count` answers that have been stalled longest and have a client go on, or those that stall next."""
+        """Let `count` answers go on: first those with a client, then abandoned ones, then those that stall next."""
         with self._condition:
-            waiting = [stall for stall in self._held if not stall.released and not stall.abandoned][:count]
-            self._passes += count - len(waiting)
-            for stall in waiting:
+            waiting = sorted((stall for stall in self._held if not stall.released), key=lambda stall: stall.abandoned)
+            for stall in waiting[:count]:
                 stall.release()
+            self._passes += max(0, count - len(waiting))
 
     def open(self) -> None:
         """End every stall, for good."""

@@ -66,7 +66,7 @@ class Layers:
         self._settling: dict[Digest, _Settling] = {}
         self._passes: dict[str, trio.CapacityLimiter] = {}
         self._passed: dict[Digest, Digest] = {}
-        """Diff IDs by blob, from the end of a pass until the catalogue has them."""
+        """Diff IDs by blob, from the passes of this daemon: the catalogue has them only when the layer has settled."""
 
     async def ensure(self, descriptor: Descriptor, diff_id: Digest | None) -> Layer:
         """The layer, verified against its blob digest, and against `diff_id` unless that is None.
@@ -75,7 +75,8 @@ class Layers:
         once, one pass is made. A cancelled caller leaves the pass to the others.
         """
         known = diff_id if diff_id is not None and diff_id in self._layers else None
-        known = known or self._passed.get(descriptor.digest) or await self._catalog.diff_id(descriptor.digest)
+        # The passes of this daemon are asked last: one may have ended while the catalogue was read.
+        known = known or await self._catalog.diff_id(descriptor.digest) or self._passed.get(descriptor.digest)
         if known is not None and known in self._layers:
             layer = self._layers.get(known)
         else:
@@ -142,25 +143,31 @@ class Layers:
         self._passed[descriptor.digest] = layer.diff_id
         if (running := self._settling.get(layer.diff_id)) is None or running.error is not None:
             self._settling[layer.diff_id] = settling
-        self._nursery.start_soon(self._settle, descriptor, writer, unpacked, settling)
+        self._nursery.start_soon(self._settle, descriptor, writer, unpacked, settling, running)
 
     async def _settle(
-        self, descriptor: Descriptor, writer: LayerWriter, unpacked: Unpacked, settling: _Settling
+        self,
+        descriptor: Descriptor,
+        writer: LayerWriter,
+        unpacked: Unpacked,
+        settling: _Settling,
+        running: _Settling | None,
     ) -> None:
         """Runs shielded: once verified, a layer is kept even if the daemon is told to stop in this moment."""
         try:
             with trio.CancelScope(shield=True):
+                if running is not None:
+                    await running.done.wait()  # an equal layer from another blob is on its way to its final name
                 await run_disk(writer.settle, unpacked.entries)
                 if layer_compression(descriptor.media_type) == "none":
                     await self._content.adopt(descriptor.digest, self._layers.get(unpacked.diff_id).tar)
-                await self._catalog.prove_diff_id(descriptor.digest, unpacked.diff_id)
+                await self._catalog.prove_diff_id(descriptor, unpacked.diff_id)
         except ImgfsError as error:
             settling.error = error
             self._failures.note(descriptor.digest, error)
         finally:
             writer.__exit__()
             settling.done.set()
-            self._passed.pop(descriptor.digest, None)
             # A failure stays: this layer is served, but whoever asks must not hear that it is durable.
             if settling.error is None and self._settling.get(unpacked.diff_id) is settling:
                 del self._settling[unpacked.diff_id]

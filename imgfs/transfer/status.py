@@ -14,8 +14,9 @@ from imgfs.layers.store import LayerStore
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Manifest, parse_config
+from imgfs.transfer.documents import Documents, PlatformImage
 from imgfs.transfer.failures import Failures
-from imgfs.transfer.images import Images, PlatformImage
+from imgfs.transfer.images import Images
 from imgfs.transfer.progress import Transfers
 
 State = Literal["local", "absent", "loading", "failed"]
@@ -56,6 +57,7 @@ class StatusReporter:
 
     def __init__(
         self,
+        documents: Documents,
         images: Images,
         names: Names,
         content: ContentStore,
@@ -64,6 +66,7 @@ class StatusReporter:
         transfers: Transfers,
         failures: Failures,
     ) -> None:
+        self._documents = documents
         self._images = images
         self._names = names
         self._content = content
@@ -86,12 +89,12 @@ class StatusReporter:
         complete = len(parts) > 1 and all(part.state == "local" for part in parts)
         names = [name.name for name in self._names.of(digest)]
         error = self._images.failure(digest)
-        return ImageStatus(digest, names, str(self._images.platform), complete, False, NOT_LAZY, error, parts)
+        return ImageStatus(digest, names, str(self._documents.platform), complete, False, NOT_LAZY, error, parts)
 
     async def _manifest(self, digest: Digest) -> PlatformImage | Descriptor | None:
         """The default platform's manifest, or its descriptor where it is not here, or nothing where none is known."""
         try:
-            image = await self._images.stored_platform_image(digest, self._images.platform)
+            image = await self._documents.stored_platform_image(digest, self._documents.platform)
         except ImgfsError:
             return None
         return image or await self._catalog.descriptor(digest)

@@ -281,11 +281,10 @@ async def test_work_that_fails_while_it_is_cancelled_does_not_take_the_nursery_a
 
 
 async def test_the_end_of_the_daemon_cancels_flights_and_their_waiters(work: Work) -> None:
-    async with trio.open_nursery() as outer:
-        async with trio.open_nursery() as nursery:
-            flights: Flights[int] = Flights(nursery)
-            (waiter,) = await joined(outer, flights, work)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
+        flights: Flights[int] = Flights(nursery)
+        (waiter,) = await joined(outer, flights, work)
+        nursery.cancel_scope.cancel()
     assert (work.cancelled, type(waiter.error)) == (1, Cancelled)
 
 
@@ -298,4 +297,4 @@ async def test_the_memory_of_failures_is_bounded(
     for key in range(25):
         with pytest.raises(NotFound):
             await flights.join(key, work)
-    assert len(flights._failed) <= 10  # noqa: SLF001
+    assert len(flights._failed) <= 10

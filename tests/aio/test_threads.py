@@ -44,7 +44,7 @@ async def test_cancellation_waits_for_the_thread(run: object) -> None:
 
 async def test_a_disk_that_hangs_does_not_hold_up_hashes(nursery: trio.Nursery) -> None:
     stuck = threading.Event()
-    tokens = int(threads._DISK.total_tokens)  # noqa: SLF001
+    tokens = int(threads._DISK.total_tokens)
     for _ in range(tokens + 5):
         nursery.start_soon(run_disk, stuck.wait)
     await wait_all_tasks_blocked(0.01)

@@ -64,6 +64,20 @@ async def test_adding_without_sources_or_without_descriptors_is_fine(catalog: Ca
 
 
 async def test_what_a_blob_holds_is_what_the_last_pass_proved(catalog: Catalog, database: Database) -> None:
-    await catalog.prove_diff_id(A, B)
-    await catalog.prove_diff_id(A, A)
+    blob = Descriptor(A, 5, OCI_LAYER)
+    await catalog.prove_diff_id(blob, B)
+    await catalog.prove_diff_id(blob, A)
     assert await catalog.diff_id(A) == await Catalog(database).diff_id(A) == A
+
+
+async def test_what_was_proven_goes_before_what_was_said_first_or_later(catalog: Catalog) -> None:
+    lie, truth = Descriptor(A, 6, OCI_CONFIG), Descriptor(A, 5, OCI_LAYER)
+    await catalog.add([lie], [HERE])
+    await catalog.add([], [THERE], truth)
+    await catalog.add([lie], [])
+    assert await catalog.descriptor(A) == truth
+    assert await catalog.sources(A) == [THERE, HERE]
+    other = Descriptor(B, 7, OCI_LAYER)
+    await catalog.add([Descriptor(B, 8, OCI_LAYER)], [])
+    await catalog.prove_diff_id(other, A)
+    assert await catalog.descriptor(B) == other

@@ -206,6 +206,16 @@ def test_layer_that_an_image_has_twice_is_fetched_once(scene: Scene) -> None:
     assert scene.proxy.count(within=twice.digest) == 1
 
 
+def test_layer_in_three_compressions_at_once_is_stored_once_and_without_complaint(scene: Scene) -> None:
+    for number in range(8):
+        tar = layer([File("same", b"%d" % number * 30_000)]).tar
+        name = scene.push(image([layer(tar, "gzip"), layer(tar, "none"), layer(tar, "zstd")]), f"thrice{number}")
+        assert scene.mounted.run("pull", name).returncode == 0
+        assert read(scene.mounted, name, "same") == b"%d" % number * 30_000
+    assert scene.mounted.log() == ""
+    assert len(list((scene.mounted.state / "layers").glob("*/*"))) == 8
+
+
 def test_tag_that_is_not_there_is_absent_and_can_appear(scene: Scene) -> None:
     name = scene.push(busybox_image())
     other = f"{scene.proxy.host}/box:2"

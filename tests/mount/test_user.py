@@ -261,6 +261,19 @@ def test_what_a_user_may_not_is_told(home: Home, public: Path) -> None:
     assert home.mounts() == []
 
 
+def test_user_without_a_home_is_told_to_name_a_state(home: Home) -> None:
+    done = home.run("env", "-u", "HOME", "-u", "XDG_STATE_HOME", *IMGFS, "mount", home.mountpoint, uid=STRANGER)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"imgfs: user {STRANGER}: has no home directory; name a state directory with --state\n"
+
+
+def test_state_of_a_user_is_in_their_state_home(home: Home) -> None:
+    done = home.run("env", f"XDG_STATE_HOME={home.path}/xdg", *IMGFS, "mount", home.mountpoint)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert home.run("ls", home.path / "xdg/imgfs").stdout.split()
+    assert home.imgfs("umount").returncode == 0
+
+
 def test_user_cannot_open_a_mount_to_all_without_the_administrators_leave(home: Home) -> None:
     home.run("mkdir", "-m", "700", home.state)
     home.run("sh", "-c", f"echo 'access = \"all\"' > {home.state}/imgfs.toml")
@@ -298,6 +311,14 @@ def test_access_for_all_lets_others_read_and_gives_no_rights(public: Path, regis
         assert "Permission denied" in as_other("cat", rootfs / "dev/null").stderr
         assert "Permission denied" in as_other("cat", rootfs / "secret").stderr
         assert as_other("cat", rootfs / "secret", uid=3).stdout == "secret\n"
+
+
+def test_directories_made_above_the_mountpoint_let_others_pass(public: Path) -> None:
+    with Mounted(public, 'access = "all"') as mounted:
+        mounted.path = public / "deep/mnt"
+        mounted.start()
+        assert as_other("ls", mounted.path).returncode == 0
+        assert "Permission denied" in as_other("ls", mounted.state).stderr
 
 
 def test_only_root_changes_names_and_content(public: Path, registry: FakeRegistry) -> None:

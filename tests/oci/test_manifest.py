@@ -165,7 +165,7 @@ def test_brackets_in_strings_and_side_by_side_are_no_depth() -> None:
 @given(st.lists(st.sampled_from([b'"', b"\\", b"[", b"}", b"x", b"\n"])).map(b"".join))
 def test_looking_for_depth_reads_every_byte_of_a_string_once(data: bytes) -> None:
     # A quote that no token takes would be one from which the rest was read in vain, and read again.
-    spans = [match.span() for match in room._TOKEN.finditer(data)]  # noqa: SLF001
+    spans = [match.span() for match in room._TOKEN.finditer(data)]
     covered = {at for start, end in spans for at in range(start, end)}
     assert all(at in covered for at in range(len(data)) if data[at : at + 1] == b'"')
 

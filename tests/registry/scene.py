@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
-from imgfs.oci.digest import Digest
+from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.reference import Reference
 from imgfs.registry.client import Registry
 from imgfs.registry.limits import Limits
@@ -84,11 +83,3 @@ class Scene:
 def kinds(fake: FakeRegistry) -> list[str]:
     """The kinds of all requests, in order."""
     return [request.kind for request in fake.log]
-
-
-def manifest_reference(fake: FakeRegistry, digest: Digest | None = None, tag: str = "1") -> Reference:
-    """A reference into the team's repository."""
-    return Reference(fake.host, REPOSITORY, None if digest else tag, digest)
-
-
-__all__ = ["BLOB", "MANIFEST", "OCI_MANIFEST", "REPOSITORY", "Scene", "kinds", "manifest_reference"]

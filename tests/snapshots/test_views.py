@@ -102,6 +102,7 @@ async def test_a_view_is_the_merged_tree_and_its_bytes(gallery: Gallery) -> None
         (5, 0, b""),
         (7, 150_000, RANDOM[7:150_007]),
     ],
+    ids=["start", "end", "behind", "far behind", "nothing", "middle"],
 )
 async def test_reads_are_short_only_at_the_end(gallery: Gallery, offset: int, size: int, expected: bytes) -> None:
     view = await gallery.views.get(await gallery.snapshot(BASE))

@@ -1,0 +1,146 @@
+"""Manifests, indexes and configs: parsed once, fetched when somebody needs one that is not here."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imgfs.aio.threads import run_cpu
+from imgfs.content.store import ContentStore
+from imgfs.errors import Malformed, NotFound, TooLarge
+from imgfs.images.catalog import Catalog, Source
+from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import (
+    CONFIG_SIZE_MAX,
+    INDEX_NESTING_MAX,
+    MANIFEST_SIZE_MAX,
+    ImageConfig,
+    Index,
+    Manifest,
+    parse_config,
+    parse_document,
+)
+from imgfs.oci.platform import Platform, choose
+from imgfs.transfer.blobs import Blobs
+
+_PARSED_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformImage:
+    """One platform of an image: its manifest's digest and the manifest."""
+
+    digest: Digest
+    manifest: Manifest
+
+
+class Documents:
+    """The documents of images, by digest. `platform` is what an index is read for by default."""
+
+    def __init__(self, content: ContentStore, catalog: Catalog, blobs: Blobs, platform: Platform) -> None:
+        self.platform = platform
+        self._content = content
+        self._catalog = catalog
+        self._blobs = blobs
+        self._parsed: OrderedDict[Digest, Manifest | Index] = OrderedDict()
+
+    def __contains__(self, digest: Digest) -> bool:
+        """Whether the document was read already."""
+        return digest in self._parsed
+
+    async def store(self, own: Descriptor, data: bytes, source: Source) -> Manifest | Index:
+        """Parse, store and record a document that `source` sent: what it mentions can be had there too.
+
+        Durable on return. Raises Malformed, Unsupported, TooLarge, VerificationFailed, NoSpace, StorageFailed.
+        """
+        document = await self._parse(own.digest, data, own.media_type)
+        await self._content.add(own.digest, data)
+        await self._record(own.digest, len(data), document, [source])
+        return document
+
+    async def stored(self, digest: Digest) -> Manifest | Index | None:
+        """The document if it is here, else None; never asks a registry. Raises Malformed, StorageFailed."""
+        if digest in self._parsed:
+            return self._parsed[digest]
+        if digest not in self._content:
+            return None
+        known = await self._catalog.descriptor(digest)
+        return await self._parse(digest, await self._content.read(digest), known.media_type if known else "")
+
+    async def read(self, digest: Digest) -> Manifest | Index:
+        """The manifest or index behind `digest`, fetched if need be."""
+        stored = await self.stored(digest)
+        if stored is not None:
+            return stored
+        descriptor = await self._catalog.descriptor(digest)
+        # A name may be registered for a digest that nobody has seen: what it is will show.
+        data = await self._blobs.read(descriptor or Descriptor(digest, MANIFEST_SIZE_MAX, OCI_INDEX))
+        document = await self._parse(digest, data, descriptor.media_type if descriptor else "")
+        await self._record(digest, len(data), document, await self._catalog.sources(digest))
+        return document
+
+    async def platform_image(self, digest: Digest, platform: Platform | None = None) -> PlatformImage:
+        """The manifest for `platform` (the default one if None) of the image `digest`.
+
+        Raises NotFound, naming what there is, where the index has nothing for it.
+        """
+        return await self._descend(digest, platform or self.platform, INDEX_NESTING_MAX)
+
+    async def stored_platform_image(self, digest: Digest, platform: Platform) -> PlatformImage | None:
+        """As `platform_image` from what is here; None where a document is missing. Raises Malformed, StorageFailed."""
+        for _ in range(INDEX_NESTING_MAX + 1):
+            document = await self.stored(digest)
+            if not isinstance(document, Index):
+                return PlatformImage(digest, document) if document else None
+            digest = _pick(digest, document, platform).digest
+        return None
+
+    async def config(self, manifest: Manifest) -> ImageConfig:
+        """The image config, fetched if need be, with one diff ID a layer. Raises Malformed, TooLarge."""
+        check_config_size(manifest.config)
+        config = parse_config(await self._blobs.read(manifest.config))
+        if len(config.diff_ids) != len(manifest.layers):
+            raise Malformed(
+                f"image config {manifest.config.digest}: has {len(config.diff_ids)} diff IDs "
+                f"for {len(manifest.layers)} layers"
+            )
+        return config
+
+    async def _descend(self, digest: Digest, platform: Platform, depth: int) -> PlatformImage:
+        document = await self.read(digest)
+        if isinstance(document, Manifest):
+            return PlatformImage(digest, document)
+        if not depth:
+            raise TooLarge(f"image index {digest}: nested deeper than {INDEX_NESTING_MAX}")
+        return await self._descend(_pick(digest, document, platform).digest, platform, depth - 1)
+
+    async def _parse(self, digest: Digest, data: bytes, media_type: str) -> Manifest | Index:
+        document = await run_cpu(parse_document, data, media_type)
+        self._parsed[digest] = document
+        if len(self._parsed) > _PARSED_KEPT:
+            self._parsed.popitem(last=False)
+        return document
+
+    async def _record(self, digest: Digest, size: int, document: Manifest | Index, sources: Sequence[Source]) -> None:
+        own = Descriptor(digest, size, document.media_type)
+        await self._catalog.add(document.children, sources, own)
+
+
+def check_config_size(config: Descriptor) -> None:
+    """Raise TooLarge for a config over the limit, before a byte of it is fetched."""
+    if config.size > CONFIG_SIZE_MAX:
+        raise TooLarge(f"image config {config.digest}: has {config.size} bytes, the limit is {CONFIG_SIZE_MAX}")
+
+
+def _pick(digest: Digest, index: Index, platform: Platform) -> Descriptor:
+    images = [one for one in index.manifests if one.media_type in MANIFEST_TYPES | INDEX_TYPES]
+    chosen = choose(platform, [one.platform for one in images])
+    if chosen is not None:
+        return images[chosen]
+    unlabelled = [one for one in images if one.platform is None]
+    if unlabelled:
+        return unlabelled[0]
+    offered = ", ".join(sorted({str(one.platform) for one in images})) or "nothing"
+    raise NotFound(f"image {digest}: has nothing for {platform}; it has {offered}")

@@ -1,0 +1,137 @@
+"""The daemon's rooms without its mount: real stores in a directory, a real client, and the registry in memory.
+
+`clock` moves by hand or with the client's waits between tries; a test in which time matters must ask for `mock_clock`
+itself, for the run takes its clock from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from imgfs.aio.flight import MEMORY
+from imgfs.content.durable import make_directory
+from imgfs.content.store import ContentStore
+from imgfs.database import Database
+from imgfs.images import catalog, names
+from imgfs.layers.store import LayerStore
+from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Reference
+from imgfs.registry.client import Registry
+from imgfs.registry.limits import Limits
+from imgfs.snapshots import graph
+from imgfs.snapshots.views import Views
+from imgfs.testing.build import AMD64, Image, Index
+from imgfs.testing.registry import FakeRegistry
+from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.documents import Documents
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.images import Images
+from imgfs.transfer.layers import Layers
+from imgfs.transfer.progress import Transfers
+from imgfs.transfer.resolver import Resolver
+from imgfs.transfer.status import StatusReporter
+
+REPOSITORY = "team/app"
+
+
+class Scene:
+    """Every room, introduced to the others as the daemon does it."""
+
+    def __init__(self, root: Path, fake: FakeRegistry, clock: MockClock, nursery: trio.Nursery) -> None:
+        self.root = root
+        self.fake = fake
+        self.clock = clock
+        make_directory(root)
+        self.database = Database(root / "imgfs.db", [names.SCHEMA, catalog.SCHEMA, graph.SCHEMA])
+        self.names = names.Names(self.database)
+        self.catalog = catalog.Catalog(self.database)
+        self.graph = graph.SnapshotGraph(self.database)
+        self.content = ContentStore(root)
+        self.stored = LayerStore(root)
+        self.transfers, self.failures = Transfers(), Failures()
+        self.client = Registry(limits=Limits(), sleep=self._sleep)
+        shared = self.catalog, self.client, self.transfers, self.failures, nursery
+        self.blobs = Blobs(self.content, *shared)
+        self.layers = Layers(self.stored, self.content, *shared)
+        self.documents = Documents(self.content, self.catalog, self.blobs, AMD64)
+        self.resolver = Resolver(self.names, self.catalog, self.documents, self.client, self.failures, nursery)
+        self.images = Images(
+            self.documents,
+            self.blobs,
+            self.layers,
+            self.graph,
+            self.content,
+            self.stored,
+            self.catalog,
+            self.failures,
+        )
+        self.views = Views(self.graph, self.images, nursery)
+        self.status = StatusReporter(
+            self.documents,
+            self.images,
+            self.names,
+            self.content,
+            self.stored,
+            self.catalog,
+            self.transfers,
+            self.failures,
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.clock.jump(seconds)
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close files and tables."""
+        self.stored.close()
+        self.database.close()
+
+    def reference(self, tag: str = "1", repository: str = REPOSITORY) -> Reference:
+        """A tag at the registry."""
+        return Reference(self.fake.host, repository, tag)
+
+    async def resolved(self, made: Image | Index, tag: str = "1", repository: str = REPOSITORY) -> Digest:
+        """Put an image into the registry and resolve its tag."""
+        made.add_to(self.fake, repository, tag)
+        return await self.resolver.resolve(self.reference(tag, repository))
+
+    async def pulled(self, made: Image | Index, tag: str = "1", repository: str = REPOSITORY) -> Digest:
+        """The same, and get everything here; then forget what was asked for."""
+        digest = await self.resolved(made, tag, repository)
+        await self.images.pull(digest)
+        self.fake.reset()
+        return digest
+
+    async def stalled(self) -> None:
+        """Wait until an answer of the registry has stalled and everybody here waits for it."""
+        await trio.to_thread.run_sync(self.fake.valve.wait_arrival, abandon_on_cancel=True)
+        await wait_all_tasks_blocked(0.01)
+
+    async def settled(self) -> None:
+        """Wait until every layer that is here is durable."""
+        for layer in self.stored:
+            await self.layers.settled(layer)
+
+    def forget_failures(self) -> None:
+        """Let so much time pass that what failed is tried again."""
+        self.clock.jump(MEMORY + 0.1)
+
+    def temporary(self) -> list[Path]:
+        """What is in the state directory under temporary names."""
+        return list(self.root.rglob(".tmp-*"))
+
+
+@asynccontextmanager
+async def opened(root: Path, fake: FakeRegistry, clock: MockClock) -> AsyncIterator[Scene]:
+    """A scene for as long as the context lasts; opening `root` again is a restart of the daemon."""
+    async with trio.open_nursery() as nursery:
+        scene = Scene(root, fake, clock, nursery)
+        async with scene.client:
+            yield scene
+            nursery.cancel_scope.cancel()
+    scene.close()
