@@ -26,7 +26,7 @@ from imgfs.database import Database
 from imgfs.errors import Busy, Invalid, from_os
 from imgfs.fs.node import Shown
 from imgfs.fs.operations import Operations
-from imgfs.fs.session import close_session, mount_options, open_session, serve
+from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
 from imgfs.images import catalog, names
 from imgfs.kernel.mounts import is_dead, mount_at, unmount
@@ -84,15 +84,10 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
         async with Registry(plain_http=mounting.config.plain_http) as registry, plain_nursery() as nursery:
             subsystems = _assemble(mounting, database, layers, registry, nursery)
             operations = Operations(subsystems, ending)
-            as_root = os.geteuid() == 0
-            options = mount_options(as_root=as_root, is_private=mounting.config.is_private)
-            open_session(operations, str(mounting.mountpoint), options)
-            try:
+            with Session(operations, str(mounting.mountpoint), is_private=mounting.config.is_private) as session:
                 nursery.start_soon(_set_on_signal, signalled)
                 nursery.start_soon(trio.to_thread.run_sync, registry.warm)
-                await serve(str(mounting.mountpoint), signalled, ending, ready)
-            finally:
-                close_session()
+                await session.serve(signalled, ending, ready)
             nursery.cancel_scope.cancel()
     finally:
         layers.close()

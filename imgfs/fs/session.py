@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -10,9 +11,10 @@ import pyfuse3
 import trio
 
 from imgfs.aio.gather import plain_nursery
-from imgfs.errors import ImgfsError, NotFound, NotPermitted
+from imgfs.errors import ImgfsError
 from imgfs.fs.operations import Operations
-from imgfs.kernel.mounts import mount_at, tune_fuse, unmount, watch_mounts
+from imgfs.kernel.fuse import INIT_BUFFER, amend_init, open_fuse
+from imgfs.kernel.mounts import mount_at, set_read_ahead, unmount, watch_mounts
 
 MAX_TASKS = 1000
 """Requests in work at once. A reader that waits for a registry holds one, so this is well above MAX_BACKGROUND."""
@@ -21,57 +23,77 @@ READ_AHEAD_KB = 1024
 _UNMOUNT_PATIENCE = 10.0
 
 
-def mount_options(*, as_root: bool, is_private: bool) -> set[str]:
-    """FUSE mount options.
+class Session:
+    """A mounted tree. Use as a context; leaving it unmounts.
 
     Behind a root-only mountpoint views behave as an unpacked directory does: setuid bits and device nodes work. As soon
-    as anybody else gets in, they do not: any image can hold a setuid shell. For ordinary users fusermount3 sees to
-    that, and lets others into their mounts only where /etc/fuse.conf says so.
+    as anybody else gets in (`is_private` is False), they do not: any image can hold a setuid shell.
     """
-    options = {"default_permissions", "fsname=imgfs", "subtype=imgfs"}
-    if as_root or not is_private:
-        options.add("allow_other")
-    if as_root:
-        options |= {"suid", "dev"} if is_private else {"nosuid", "nodev"}
-    return options
 
+    def __init__(self, operations: Operations, mountpoint: str, *, is_private: bool) -> None:
+        self._operations = operations
+        self._mountpoint = mountpoint
+        self._is_private = is_private
+        self._device = -1
+        self._library: socket.socket | None = None
 
-def open_session(operations: Operations, mountpoint: str, options: set[str]) -> None:
-    """Mount. Raises NotFound or NotPermitted with what to do about it."""
-    if not os.path.exists("/dev/fuse"):
-        raise NotFound("/dev/fuse: is missing; load the fuse module or give the container the device")
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        raise NotPermitted("/dev/fuse: no permission; `ls -l /dev/fuse` should show mode 0666")
-    try:
-        pyfuse3.init(operations, mountpoint, options)
-    except RuntimeError as error:
-        raise NotPermitted(f"{mountpoint}: could not be mounted ({error}); the lines above tell why") from None
+    def __enter__(self) -> Session:
+        """Mount. Raises NotFound, NotPermitted, Busy or Unsupported, saying what to do."""
+        others = os.geteuid() == 0 or not self._is_private
+        self._device = open_fuse(self._mountpoint, others=others, trusted=self._is_private)
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        """Free what the session holds; the tree is unmounted already or is now."""
+        if self._library is not None:
+            pyfuse3.close(unmount=False)
+            self._library.detach()  # libfuse has closed it
+        if self._device >= 0:
+            os.close(self._device)
+        if mount_at(self._mountpoint):
+            with suppress(ImgfsError):
+                unmount(self._mountpoint, detach=True)
 
-async def serve(mountpoint: str, signalled: trio.Event, ending: trio.Event, ready: Callable[[], None]) -> None:
-    """Answer requests until `signalled` is set or the tree is unmounted from outside; then it is unmounted.
+    async def serve(self, signalled: trio.Event, ending: trio.Event, ready: Callable[[], None]) -> None:
+        """Answer requests until `signalled` is set or the tree is unmounted from outside; then it is unmounted.
 
-    `ending` is set when either happens: whoever waits gets an answer then. After a lazy unmount from outside, files
-    that are open stay readable until they are closed. `ready` is called when the tree answers.
-    """
-    async with plain_nursery() as nursery:
-        nursery.start_soon(_unmount_when, signalled, ending, mountpoint)
-        nursery.start_soon(_watch_mounts, ending, mountpoint)
-        nursery.start_soon(_announce, mountpoint, ready)
-        await pyfuse3.main(max_tasks=MAX_TASKS)
-        nursery.cancel_scope.cancel()
+        `ending` is set when either happens: whoever waits gets an answer then. After a lazy unmount from outside,
+        files that are open stay readable until they are closed. `ready` is called when the tree answers.
+        """
+        await self._greet()
+        async with plain_nursery() as nursery:
+            nursery.start_soon(_unmount_when, signalled, ending, self._mountpoint)
+            nursery.start_soon(_watch_mounts, ending, self._mountpoint)
+            nursery.start_soon(_announce, self._mountpoint, ready)
+            await pyfuse3.main(max_tasks=MAX_TASKS)
+            nursery.cancel_scope.cancel()
 
+    async def _greet(self) -> None:
+        """Exchange FUSE_INIT through a socket, so that the answer can be amended; then put the device in its place.
 
-def close_session() -> None:
-    """Free what the session holds; the tree is unmounted already or is now."""
-    pyfuse3.close(unmount=True)
+        See kernel/fuse.py for why. The kernel's request is there as soon as the mount is.
+        """
+        kernel, self._library = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with kernel:
+            pyfuse3.init(self._operations, f"/dev/fd/{self._library.fileno()}", {"fsname=imgfs"})
+            request = os.read(self._device, INIT_BUFFER)
+            kernel.send(request)
+            async with plain_nursery() as nursery:
+                nursery.start_soon(pyfuse3.main)
+                await trio.lowlevel.wait_readable(kernel)
+                answer = kernel.recv(INIT_BUFFER)
+                nursery.cancel_scope.cancel()
+            os.write(self._device, amend_init(request, answer, max_background=MAX_BACKGROUND))
+            os.dup2(self._device, self._library.fileno(), inheritable=False)
+        os.close(self._device)
+        self._device = -1
 
 
 async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
     await trio.to_thread.run_sync(os.stat, os.path.join(mountpoint, ".imgfs", "version"))
     if mount := mount_at(mountpoint):
-        # Only now: the kernel takes its defaults from the first answer of the session.
-        tune_fuse(mount.device, read_ahead_kb=READ_AHEAD_KB, max_background=MAX_BACKGROUND)
+        # Only now: the kernel takes its default from the first answer of the session.
+        set_read_ahead(mount.device, READ_AHEAD_KB)
     ready()
 
 

@@ -11,7 +11,6 @@ import os
 import re
 import select
 import subprocess
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,38 +109,16 @@ def _explain(code: int, path: str) -> ImgfsError:
     return NotPermitted(f"{path}: cannot be unmounted: {os.strerror(code)}")
 
 
-def tune_fuse(device: tuple[int, int], *, read_ahead_kb: int, max_background: int) -> None:
-    """Let the kernel ask for more at once: libfuse's own options do not reach these two.
+def set_read_ahead(device: tuple[int, int], kilobytes: int) -> None:
+    """Let the kernel ask for up to `kilobytes` at once when a file is read in order.
 
-    `read_ahead_kb`: at the default of 128 kB the trips to user space are what reading a file in order costs.
-    `max_background`: at the default of 12 that many pages waiting for a dead registry stop all other cold reads. Where
-    either cannot be set (an ordinary user) a line in the log says so.
+    At the default of 128 kB the trips to user space are what it costs, and libfuse cannot ask for more. Where it cannot
+    be set (an ordinary user) a line in the log says so.
     """
     try:
-        Path(f"/sys/class/bdi/{device[0]}:{device[1]}/read_ahead_kb").write_text(str(read_ahead_kb))
-        with _fusectl() as connections:
-            connection = connections / str(device[1])
-            (connection / "max_background").write_text(str(max_background))
-            (connection / "congestion_threshold").write_text(str(max_background * 3 // 4))
+        Path(f"/sys/class/bdi/{device[0]}:{device[1]}/read_ahead_kb").write_text(str(kilobytes))
     except OSError as error:
-        _log.info("kernel defaults kept", path=error.filename, reason=error.strerror)
-
-
-@contextmanager
-def _fusectl() -> Generator[Path]:
-    """The control filesystem of FUSE: where it is mounted, else mounted in a directory of ours for a moment."""
-    usual = Path("/sys/fs/fuse/connections")
-    if mount_at(str(usual)):
-        yield usual
-        return
-    with tempfile.TemporaryDirectory(prefix="imgfs-fusectl-") as directory:
-        if _libc.mount(b"fusectl", os.fsencode(directory), b"fusectl", 0, None):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), directory)
-        try:
-            yield Path(directory)
-        finally:
-            _libc.umount2(os.fsencode(directory), 0)
+        _log.info("kernel default kept", path=error.filename, reason=error.strerror)
 
 
 def _absolute(path: str) -> str:

@@ -86,7 +86,9 @@ class Views:
 
     async def _make(self, snapshot: Snapshot) -> View:
         layers = await self._provider.provide(self._graph.layers(snapshot))
-        entries = [await layer.entries() for layer in layers]
+        # Once a layer, however often an image has it: right after a pull the entries are in memory, for one taker.
+        found = {layer.diff_id: await layer.entries() for layer in {one.diff_id: one for one in layers}.values()}
+        entries = [found[layer.diff_id] for layer in layers]
         tree = await run_cpu(merge, entries)
         view = View(snapshot, tree, layers)
         self._kept[snapshot.number] = view

@@ -167,6 +167,17 @@ async def test_an_abandoned_flight_ends_after_the_grace_and_not_before(
     assert ("key" in flights, work.cancelled) == (False, 1)
 
 
+async def test_a_flight_that_was_joined_on_its_way_ends_when_both_have_left(
+    flights: Flights[int], work: Work, nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    (first,) = await joined(nursery, flights, work)
+    (second,) = await joined(nursery, flights, work)
+    await first.leave()
+    await second.leave()
+    await pass_time(mock_clock, GRACE + 1)
+    assert ("key" in flights, work.cancelled) == (False, 1)
+
+
 async def test_a_joiner_within_the_grace_keeps_it_flying(
     flights: Flights[int], work: Work, nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:

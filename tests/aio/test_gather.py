@@ -24,6 +24,12 @@ async def fail(error: BaseException) -> int:
     raise error
 
 
+async def together(*works: Callable[[], Awaitable[object]]) -> None:
+    async with plain_nursery() as nursery:
+        for work in works:
+            nursery.start_soon(work)
+
+
 async def test_results_come_in_the_order_of_the_works_and_not_of_their_ends() -> None:
     second_first = trio.Event()
     assert await gather([partial(value, 1, None, second_first), partial(value, 2, second_first)]) == [1, 2]
@@ -60,17 +66,12 @@ async def test_cancelling_the_caller_cancels_all() -> None:
 
 async def test_a_plain_nursery_lets_a_single_failure_out_as_itself() -> None:
     with pytest.raises(NotFound):
-        async with plain_nursery() as nursery:
-            nursery.start_soon(gather, [partial(fail, NotFound("deep"))])
-            nursery.start_soon(trio.sleep_forever)
+        await together(partial(gather, [partial(fail, NotFound("deep"))]), trio.sleep_forever)
     with pytest.raises(KeyboardInterrupt):
-        async with plain_nursery() as nursery:
-            nursery.start_soon(fail, KeyboardInterrupt())
+        await together(partial(fail, KeyboardInterrupt()))
 
 
 async def test_a_plain_nursery_keeps_several_failures_together() -> None:
     with pytest.raises(ExceptionGroup) as caught:
-        async with plain_nursery() as nursery:
-            nursery.start_soon(fail, NotFound("a"))
-            nursery.start_soon(fail, ValueError("b"))
+        await together(partial(fail, NotFound("a")), partial(fail, ValueError("b")))
     assert {type(one) for one in caught.value.exceptions} == {NotFound, ValueError}

@@ -146,8 +146,8 @@ async def test_a_bomb_is_stopped_at_the_limit_and_takes_no_disk(
         with pytest.raises(TooLarge):
             await unpack(described(bomb), stream(bomb.blob), writer, lambda _: None)
         assert writer.offset <= 8 << 20
-        (tar,) = tmp_path.rglob("tar")
-        assert tar.stat().st_blocks * 512 <= 128 << 10
+        (tar,) = files(tmp_path)
+        assert (tmp_path / tar).stat().st_blocks * 512 <= 128 << 10
     assert files(tmp_path) == []
 
 

@@ -176,13 +176,19 @@ def test_a_string_without_an_end_is_refused(tail: bytes) -> None:
         parse_document(b"[" + b"[]," * 65 + b'"' + b'\\"' * (1 << 20) + tail)
 
 
+def refusal(read: Callable[[], object]) -> str:
+    """The message of the error, which is one of ours; empty if all is well."""
+    try:
+        read()
+    except ImgfsError as error:
+        return error.message
+    return ""
+
+
 @given(st.binary(max_size=300), st.sampled_from(["", OCI_MANIFEST, OCI_INDEX, "text/html", "é"]))
 def test_any_bytes_are_a_document_or_an_error_of_ours(data: bytes, media_type: str) -> None:
     for read in (lambda: parse_document(data, media_type), lambda: parse_config(data)):
-        try:
-            read()
-        except ImgfsError as error:
-            assert len(error.message) < 1000
+        assert len(refusal(read)) < 1000
 
 
 JSON = st.recursive(
@@ -191,8 +197,23 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["schemaVersion", "mediaType", "config", "layers", "manifests", "digest", "size", "platform", "os"]
-                + ["architecture", "variant", "rootfs", "diff_ids", "annotations", "fsLayers"]
+                [
+                    "schemaVersion",
+                    "mediaType",
+                    "config",
+                    "layers",
+                    "manifests",
+                    "digest",
+                    "size",
+                    "platform",
+                    "os",
+                    "architecture",
+                    "variant",
+                    "rootfs",
+                    "diff_ids",
+                    "annotations",
+                    "fsLayers",
+                ]
             ),
             inner,
             max_size=6,
@@ -206,10 +227,7 @@ JSON = st.recursive(
 def test_any_json_is_a_document_or_an_error_of_ours(value: object) -> None:
     data = json.dumps(value).encode()
     for read in (parse_document, parse_config):
-        try:
-            read(data)
-        except ImgfsError as error:
-            assert error.message
+        assert len(refusal(lambda read=read: read(data))) < 1000
 
 
 def test_a_config_says_platform_and_diff_ids() -> None:

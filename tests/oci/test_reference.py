@@ -37,11 +37,10 @@ def test_any_text_is_a_reference_that_writes_itself_or_invalid(text: str) -> Non
     for read in (parse_reference, expand_familiar):
         try:
             reference = read(text)
-        except Invalid as error:
-            assert len(error.message) < 2000
-        else:
-            assert parse_reference(str(reference)) == reference
-            assert ".." not in str(reference).split("/")
+        except Invalid:
+            continue
+        assert parse_reference(str(reference)) == reference
+        assert ".." not in str(reference).split("/")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""Mounting FUSE, and the one exchange in which kernel and library agree on how they speak (linux/fuse.h, FUSE_INIT).
+
+imgfs mounts itself instead of leaving it to libfuse, because libfuse up to 3.16 does not pass on the flag that lets
+lookups in one directory run side by side: without it one name whose registry does not answer would hold every other
+lookup of its directory, unkillably, in the kernel. pyfuse3 has no way to set it either. So the session greets the
+kernel through a socket first (fs/session.py), `amend_init` sets what libfuse left out, and the device takes the
+socket's place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import subprocess
+
+from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted, Unsupported
+
+DEVICE = "/dev/fuse"
+INIT_BUFFER = 64 << 10
+"""Bytes that hold either side's INIT; the kernel refuses reads with less than 8 KiB."""
+
+_PARALLEL_DIROPS = 1 << 18
+_HEADER_IN, _HEADER_OUT = 40, 16
+_FLAGS = 12
+"""Offset of `flags` in fuse_init_in and fuse_init_out: after major, minor and max_readahead."""
+_MAX_BACKGROUND = 16
+"""Offset of `max_background` and `congestion_threshold` in fuse_init_out."""
+_MS_NOSUID, _MS_NODEV = 2, 4
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_fuse(mountpoint: str, *, others: bool, trusted: bool) -> int:
+    """Mount at `mountpoint` and return the device; closing its last descriptor ends the connection.
+
+    `others`: more users than the one who mounts may pass (their permissions are checked by mode). `trusted`: setuid
+    bits and device nodes work. Without CAP_SYS_ADMIN it goes through fusermount3, which never trusts. Raises NotFound,
+    NotPermitted, Busy or Unsupported, saying what to do.
+    """
+    options = ["default_permissions", *(["allow_other"] if others else [])]
+    if not os.path.exists(DEVICE):
+        raise NotFound(f"{DEVICE}: is missing; load the fuse module, or give the container the device")
+    if os.geteuid() == 0:
+        device = _mount_as_root(mountpoint, options, 0 if trusted else _MS_NOSUID | _MS_NODEV)
+        if device is not None:
+            return device
+    return _mount_as_user(mountpoint, options)
+
+
+def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
+    """The library's answer to FUSE_INIT with parallel directory operations, and `max_background` requests in flight.
+
+    At the kernel's default of 12 that many pages waiting for a dead registry would stop all other cold reads. What the
+    kernel does not offer, and an answer that is a refusal, stay as they are.
+    """
+    offered = struct.unpack_from("=I", request, _HEADER_IN + _FLAGS)[0]
+    amended = bytearray(answer)
+    if len(amended) >= _HEADER_OUT + _MAX_BACKGROUND + 4:
+        flags = struct.unpack_from("=I", amended, _HEADER_OUT + _FLAGS)[0]
+        struct.pack_into("=I", amended, _HEADER_OUT + _FLAGS, flags | (offered & _PARALLEL_DIROPS))
+        struct.pack_into("=HH", amended, _HEADER_OUT + _MAX_BACKGROUND, max_background, max_background * 3 // 4)
+    return bytes(amended)
+
+
+def _mount_as_root(mountpoint: str, options: list[str], flags: int) -> int | None:
+    """The device, or None where this root may not mount (a container without CAP_SYS_ADMIN)."""
+    try:
+        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotPermitted(
+            f"{DEVICE}: {error.strerror}; load the fuse module, or allow the container the device"
+        ) from None
+    data = ",".join([f"fd={device}", "rootmode=40000", f"user_id={os.geteuid()}", f"group_id={os.getegid()}", *options])
+    if _libc.mount(b"imgfs", os.fsencode(mountpoint), b"fuse.imgfs", flags, data.encode()) == 0:
+        return device
+    code = ctypes.get_errno()
+    os.close(device)
+    if code == errno.EPERM:
+        return None
+    raise _refused(code, mountpoint)
+
+
+def _refused(code: int, mountpoint: str) -> ImgfsError:
+    if code == errno.EBUSY:
+        return Busy(f"{mountpoint}: is in use; choose another mountpoint")
+    if code == errno.ENODEV:
+        return Unsupported("this kernel has no FUSE; load the fuse module")
+    return NotPermitted(f"{mountpoint}: cannot be mounted: {os.strerror(code)}")
+
+
+def _mount_as_user(mountpoint: str, options: list[str]) -> int:
+    """Let the setuid fusermount3 mount, and take the device from it (fusermount3(1), _FUSE_COMMFD)."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = ["fusermount3", "-o", ",".join(["fsname=imgfs", "subtype=imgfs", *options]), "--", mountpoint]
+        environment = os.environ | {"_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
+        try:
+            done = subprocess.run(
+                command, pass_fds=[theirs.fileno()], env=environment, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            raise NotPermitted(f"{mountpoint}: fusermount3 is missing; install fuse3, or mount as root") from None
+        if done.returncode:
+            raise NotPermitted(f"{mountpoint}: cannot be mounted: {done.stderr.strip() or 'fusermount3 refused'}")
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    if not descriptors:
+        raise NotPermitted(f"{mountpoint}: fusermount3 gave no device; check its version")
+    os.set_inheritable(descriptors[0], False)
+    return descriptors[0]
