@@ -59,7 +59,7 @@ class Mounting:
 
 
 def run(mounting: Mounting, ready: Callable[[], None]) -> None:
-    """Serve `mounting` until SIGTERM, SIGINT or an unmount from outside; `ready` is called when the tree answers.
+    """Serve `mounting` until SIGTERM, SIGINT, SIGHUP or an unmount from outside; `ready` is called when the tree answers.
 
     Raises Busy (another daemon holds the state, or something is mounted there), Invalid, NotPermitted, NoSpace,
     StorageFailed; then nothing is left mounted.
@@ -131,7 +131,7 @@ def _assemble(
 
 
 async def _set_on_signal(signalled: trio.Event) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for _ in signals:
             signalled.set()
 

@@ -16,7 +16,7 @@ from imgfs.aio.threads import run_disk
 from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
 from imgfs.errors import NotFound, StorageFailed, from_os
 from imgfs.layers.entry import Entry
-from imgfs.layers.index import decode_index, encode_index
+from imgfs.layers.index import decode_index
 from imgfs.layers.tar import TarWalk
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 
@@ -213,15 +213,18 @@ class LayerWriter:
             made.close()
         return layer
 
-    def settle(self, entries: list[Entry]) -> None:
-        """Make the adopted layer survive a power cut. Raises NoSpace or StorageFailed; it is served all the same."""
+    def settle(self, index: bytes) -> None:
+        """Make the adopted layer survive a power cut, with its `index` file (layers/index.py).
+
+        Raises NoSpace or StorageFailed; it is served all the same.
+        """
         if self._layer is None or self._file is None:
             return
         try:
             os.fsync(self._file)
-            index = self._directory / "index"
-            index.write_bytes(encode_index(entries))
-            fsync_path(index)
+            kept = self._directory / "index"
+            kept.write_bytes(index)
+            fsync_path(kept)
             fsync_path(self._directory)
             self._store.place(self._layer)
         except OSError as error:

@@ -91,6 +91,7 @@ class TarWalk:
     ) -> None:
         """Start at offset 0; the arguments are limits: entries of the layer, bytes of headers (see the constants)."""
         self.entries: list[Entry] = []
+        self._shared: dict[int, int] = {}
         self._entries_limit, self._extended_limit, self._metadata_limit = entries, extended, metadata
         self._metadata = 0
         self._fed = 0
@@ -212,12 +213,33 @@ class TarWalk:
         path = clean(header.name)
         if kind is None:
             return
-        entry = whiteout(path) if is_marked(path) else _entry(path, kind, header, self._at, extents)
+        entry = whiteout(path) if is_marked(path) else self._entry(path, kind, header, extents)
         if entry is None:
             return
         if len(self.entries) >= self._entries_limit:
             raise TooLarge(f"a layer of more than {self._entries_limit} entries")
         self.entries.append(entry)
+
+    def _entry(self, path: bytes, kind: Kind, header: Header, extents: tuple[Extent, ...] | None) -> Entry | None:
+        """The entry of an unmarked path; None for a 0/0 character device, with which overlay would hide the path."""
+        if not (0 <= header.uid <= _ID_LIMIT and 0 <= header.gid <= _ID_LIMIT):
+            raise Malformed(f"owner {header.uid}:{header.gid}, expected numbers from 0 to {_ID_LIMIT}")
+        if not path and kind is not Kind.DIRECTORY:
+            raise Malformed(f"the root of the layer is a {kind.name.lower()}, expected a directory")
+        size, offset, link, major, minor = 0, 0, b"", 0, 0
+        if kind is Kind.REGULAR:
+            size, offset = header.size, self._at
+        if kind in _LINKS:
+            link = _link(kind, header.link)
+        elif kind in _NODES:
+            major, minor = device_numbers(header)
+            if kind is Kind.CHARACTER and not major and not minor:
+                return None
+        # Most entries have the same few modes, owners and times: one object each, and not a million.
+        share = self._shared.setdefault
+        mode, mtime = share(header.mode, header.mode), share(header.mtime, header.mtime)
+        owner = share(header.uid, header.uid), share(header.gid, header.gid)
+        return Entry(path, kind, mode, *owner, mtime, size, offset, link, major, minor, header.xattrs, extents)
 
 
 def _kind(header: Header) -> Kind | None:
@@ -240,29 +262,6 @@ def _checked_size(header: Header) -> int:
     if not 0 <= header.size < SIZE_LIMIT:
         raise Malformed(f"size {header.size}, expected 0 to {SIZE_LIMIT - 1}")
     return header.size
-
-
-def _entry(path: bytes, kind: Kind, header: Header, offset: int, extents: tuple[Extent, ...] | None) -> Entry | None:
-    """The entry of an unmarked path; None for a 0/0 character device, with which overlay would hide the path."""
-    if not (0 <= header.uid <= _ID_LIMIT and 0 <= header.gid <= _ID_LIMIT):
-        raise Malformed(f"owner {header.uid}:{header.gid}, expected numbers from 0 to {_ID_LIMIT}")
-    if not path and kind is not Kind.DIRECTORY:
-        raise Malformed(f"the root of the layer is a {kind.name.lower()}, expected a directory")
-    size, link, major, minor = 0, b"", 0, 0
-    if kind is Kind.REGULAR:
-        size = header.size
-    else:
-        offset = 0
-    if kind in _LINKS:
-        link = _link(kind, header.link)
-    elif kind in _NODES:
-        major, minor = device_numbers(header)
-        if kind is Kind.CHARACTER and not major and not minor:
-            return None
-    owner = header.uid, header.gid
-    return Entry(
-        path, kind, header.mode, *owner, header.mtime, size, offset, link, major, minor, header.xattrs, extents
-    )
 
 
 def _link(kind: Kind, link: bytes) -> bytes:

@@ -15,6 +15,7 @@ from imgfs.aio.threads import run_cpu
 from imgfs.errors import Malformed, TooLarge, Unsupported, VerificationFailed
 from imgfs.layers.compression import open_decompressor
 from imgfs.layers.entry import Entry
+from imgfs.layers.index import encode_index
 from imgfs.layers.store import LayerWriter
 from imgfs.layers.tar import TarWalk
 from imgfs.oci.descriptor import Descriptor, layer_compression
@@ -26,10 +27,11 @@ _PIECE = 512 << 10
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What a pass proved: the diff ID of the tar and its entries in order."""
+    """What a pass proved: the diff ID of the tar, its entries in order, and the index file that keeps them."""
 
     diff_id: Digest
     entries: list[Entry]
+    index: bytes
 
 
 async def unpack(
@@ -45,7 +47,8 @@ async def unpack(
     absorb = _Absorb(writer)
     await run_pipeline(_coalesce(stream, moved), inflate, absorb)
     inflate.close()
-    return Unpacked(Digest.from_hash(absorb.hash), await run_cpu(absorb.close))
+    entries = await run_cpu(absorb.close)
+    return Unpacked(Digest.from_hash(absorb.hash), entries, await run_cpu(encode_index, entries))
 
 
 class _Inflate:

@@ -1,4 +1,8 @@
-"""Platforms (image-spec, image-index.md) and the choice among them, as containerd chooses."""
+"""Platforms (image-spec, image-index.md) and the choice among them.
+
+Variants are chosen as containerd does; another architecture that this machine could run as well (386 on amd64, arm on
+arm64) is not: it has to be named.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.content.store import ContentStore
-from imgfs.errors import ImgfsError, NotFound
+from imgfs.errors import ImgfsError, NotFound, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
@@ -74,6 +74,9 @@ class Blobs:
     async def _fetch_manifest(self, source: Source, descriptor: Descriptor) -> None:
         reference = Reference(source.host, source.repository, digest=descriptor.digest)
         _, data = await self._registry.manifest(reference)
+        known = await self._catalog.descriptor(descriptor.digest)
+        if known is not None and len(data) != known.size:
+            raise VerificationFailed(f"manifest {descriptor.digest}: has {len(data)} bytes, {known.size} were promised")
         await self._content.add(descriptor.digest, data)
 
     async def _fetch_blob(self, source: Source, descriptor: Descriptor) -> None:

@@ -16,7 +16,7 @@ from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.store import Layer, LayerStore, LayerWriter
-from imgfs.layers.unpack import Unpacked, unpack
+from imgfs.layers.unpack import unpack
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
 from imgfs.transfer.failures import Failures
@@ -135,21 +135,22 @@ class Layers:
             unpacked = await unpack(descriptor, stream, writer, moved)
             layer = writer.adopt(unpacked.diff_id, unpacked.entries)
             undo.pop_all()
-        self._settle_behind(descriptor, writer, unpacked, layer)
+        self._settle_behind(descriptor, writer, unpacked.index, layer)
         return layer
 
-    def _settle_behind(self, descriptor: Descriptor, writer: LayerWriter, unpacked: Unpacked, layer: Layer) -> None:
+    def _settle_behind(self, descriptor: Descriptor, writer: LayerWriter, index: bytes, layer: Layer) -> None:
         settling = _Settling()
         self._passed[descriptor.digest] = layer.diff_id
         if (running := self._settling.get(layer.diff_id)) is None or running.error is not None:
             self._settling[layer.diff_id] = settling
-        self._nursery.start_soon(self._settle, descriptor, writer, unpacked, settling, running)
+        self._nursery.start_soon(self._settle, descriptor, writer, index, layer, settling, running)
 
     async def _settle(
         self,
         descriptor: Descriptor,
         writer: LayerWriter,
-        unpacked: Unpacked,
+        index: bytes,
+        layer: Layer,
         settling: _Settling,
         running: _Settling | None,
     ) -> None:
@@ -158,10 +159,10 @@ class Layers:
             with trio.CancelScope(shield=True):
                 if running is not None:
                     await running.done.wait()  # an equal layer from another blob is on its way to its final name
-                await run_disk(writer.settle, unpacked.entries)
+                await run_disk(writer.settle, index)
                 if layer_compression(descriptor.media_type) == "none":
-                    await self._content.adopt(descriptor.digest, self._layers.get(unpacked.diff_id).tar)
-                await self._catalog.prove_diff_id(descriptor, unpacked.diff_id)
+                    await self._content.adopt(descriptor.digest, layer.tar)
+                await self._catalog.prove_diff_id(descriptor, layer.diff_id)
         except ImgfsError as error:
             settling.error = error
             self._failures.note(descriptor.digest, error)
@@ -169,8 +170,8 @@ class Layers:
             writer.__exit__()
             settling.done.set()
             # A failure stays: this layer is served, but whoever asks must not hear that it is durable.
-            if settling.error is None and self._settling.get(unpacked.diff_id) is settling:
-                del self._settling[unpacked.diff_id]
+            if settling.error is None and self._settling.get(layer.diff_id) is settling:
+                del self._settling[layer.diff_id]
 
 
 async def _read_file(file: int) -> AsyncIterator[bytes]:

@@ -37,7 +37,7 @@ async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer
         unpacked = await unpack(described(made), stream(made.blob), writer, lambda _: None)
         layer = writer.adopt(unpacked.diff_id, unpacked.entries)
         if settle:
-            writer.settle(unpacked.entries)
+            writer.settle(unpacked.index)
     return layer
 
 

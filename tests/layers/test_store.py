@@ -10,6 +10,7 @@ import pytest
 
 from imgfs.content.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
+from imgfs.layers.index import encode_index
 from imgfs.layers.store import LayerStore
 from imgfs.testing.images import Directory, File, layer
 from tests.content.full_disk import Calls, fill, small_disk
@@ -50,7 +51,7 @@ async def test_a_layer_is_served_before_it_is_settled_and_all_the_way(tmp_path: 
     assert store.get(MADE.diff_id) is layer
     assert os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
     early = layer.tar
-    writer.settle([])
+    writer.settle(encode_index([]))
     writer.__exit__()
     assert not early.exists()
     assert layer.tar.read_bytes() == MADE.tar
@@ -71,7 +72,7 @@ async def test_a_layer_can_be_opened_in_the_midst_of_its_renaming(
             read.append(os.pread(layer.descriptor(), 600, 0))
 
         monkeypatch.setattr(os, "rename", rename_and_read)
-        writer.settle([])
+        writer.settle(encode_index([]))
     assert read == [MADE.tar[:600]]
 
 
@@ -98,8 +99,8 @@ async def test_two_equal_layers_at_once_leave_one(tmp_path: Path, store: LayerSt
         one.append(MADE.tar)
         other.append(MADE.tar)
         assert one.adopt(MADE.diff_id, []) is other.adopt(MADE.diff_id, [])
-        other.settle([])
-        one.settle([])
+        other.settle(encode_index([]))
+        one.settle(encode_index([]))
     assert len(files(tmp_path)) == 2
     assert MADE.diff_id in reopened(tmp_path)
 
@@ -193,7 +194,7 @@ async def test_a_layer_that_does_not_settle_is_served_and_says_why(
         with monkeypatch.context() as patch:
             Calls(patch).errors[call] = OSError(code, "no")
             with pytest.raises(error, match=f"layer {MADE.diff_id}: no"):
-                writer.settle([])
+                writer.settle(encode_index([]))
     assert os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
     assert list(reopened(tmp_path)) == []
 
