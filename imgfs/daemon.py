@@ -59,7 +59,7 @@ class Mounting:
 
 
 def run(mounting: Mounting, ready: Callable[[], None]) -> None:
-    """Serve `mounting` until SIGTERM, SIGINT, SIGHUP or an unmount from outside; `ready` is called when the tree answers.
+    """Serve `mounting` until a signal (TERM, INT, HUP) or an unmount from outside; `ready` is called when it answers.
 
     Raises Busy (another daemon holds the state, or something is mounted there), Invalid, NotPermitted, NoSpace,
     StorageFailed; then nothing is left mounted.

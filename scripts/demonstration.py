@@ -87,7 +87,7 @@ def enter(stage: Stage, name: str) -> None:
     enter = "chroot" if is_root else "unshare --user --map-root-user chroot"
     stage.say("The rootfs is a filesystem: programs run on it.")
     stage.run(
-        f"{enter} mnt/{name}/rootfs /bin/sh -c 'echo Hello from $(pwd) of $(. /etc/os-release; echo $ID); ls -l /bin/cat'",
+        f"{enter} mnt/{name}/rootfs /bin/sh -c '. /etc/os-release; echo Hello from $(pwd) of $ID; ls -l /bin/cat'",
         may_fail=not is_root,
     )
 
