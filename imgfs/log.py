@@ -1,46 +1,48 @@
-"""Structured logs: one JSON object a line in the state directory (`.imgfs/log`), and for people on stderr in front."""
+"""Structured logs: one JSON object a line in the state directory (`.imgfs/log`), and in front on stderr as well.
+
+Rooms log by `logging.getLogger("imgfs.<room>")`, with the facts of an event as `extra`.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TextIO
 
-import structlog
-
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 KEPT = 16 << 20
-"""Bytes: a larger log is moved to `log.1` when the daemon starts."""
+"""Bytes: a log that would grow beyond moves to `log.1`."""
+
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line: timestamp, level, logger, event, the facts, and a traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        line: dict[str, object] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _OWN}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
 
 
 def configure_log(path: Path, level: str, *, to_stderr: bool) -> None:
-    """Send everything from `level` up to `path`, or to stderr as well as readable lines."""
-    if path.exists() and path.stat().st_size > KEPT:
-        path.replace(path.with_suffix(".1"))
-    file = path.open("a", buffering=1)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(_Tee(file, sys.stderr) if to_stderr else file),  # pyright: ignore[reportArgumentType]
-        cache_logger_on_first_use=False,
-    )
-
-
-class _Tee:
-    """Writes each line to both files."""
-
-    def __init__(self, *files: TextIO) -> None:
-        self._files = files
-
-    def write(self, text: str) -> None:
-        for file in self._files:
-            file.write(text)
-
-    def flush(self) -> None:
-        for file in self._files:
-            file.flush()
+    """Send everything from `level` up to `path`, and to stderr if that is wanted."""
+    handlers: list[logging.Handler] = [RotatingFileHandler(path, maxBytes=KEPT, backupCount=1)]
+    if to_stderr:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    logger = logging.getLogger("imgfs")
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    for handler in handlers:
+        handler.setFormatter(JsonLines())
+        logger.addHandler(handler)

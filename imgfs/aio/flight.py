@@ -8,12 +8,12 @@ readers of a dead blob make one attempt.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import structlog
 import trio
 
 from imgfs.errors import Cancelled, ImgfsError, from_os
@@ -24,7 +24,7 @@ GRACE = 10.0
 MEMORY = 2.0
 _REMEMBERED_MAX = 4096
 
-_log = structlog.get_logger("imgfs.flight")
+_log = logging.getLogger("imgfs.flight")
 
 
 @dataclass(slots=True)

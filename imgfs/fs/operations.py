@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
-import structlog
 import trio
 
 from imgfs.errors import ImgfsError, NotFound
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _VIEWS_BELOW = 1 << 62
-_log = structlog.get_logger("imgfs.fs")
+_log = logging.getLogger("imgfs.fs")
 
 
 def guarded(
@@ -45,11 +45,11 @@ def guarded(
         except pyfuse3.FUSEError:
             raise
         except OSError as error:
-            _log.warning("system call failed", handler=handler.__name__, error=str(error))
+            _log.warning("system call failed", extra={"handler": handler.__name__, "error": str(error)})
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
         except Exception:  # noqa: BLE001
             # The promise of this room: one bad answer must not end the session for everybody else.
-            _log.exception("handler failed", handler=handler.__name__)
+            _log.exception("handler failed", extra={"handler": handler.__name__})
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return guard

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import re
 import select
@@ -16,14 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted
 
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
-_log = structlog.get_logger("imgfs.kernel")
+_log = logging.getLogger("imgfs.kernel")
 _libc = ctypes.CDLL(None, use_errno=True)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -118,7 +117,7 @@ def set_read_ahead(device: tuple[int, int], kilobytes: int) -> None:
     try:
         Path(f"/sys/class/bdi/{device[0]}:{device[1]}/read_ahead_kb").write_text(str(kilobytes))
     except OSError as error:
-        _log.info("kernel default kept", path=error.filename, reason=error.strerror)
+        _log.info("kernel default kept", extra={"path": error.filename, "reason": error.strerror})
 
 
 def _absolute(path: str) -> str:

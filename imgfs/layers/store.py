@@ -6,11 +6,10 @@ name that survives a power cut (`settle`) goes on behind the reader.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-import structlog
 
 from imgfs.aio.threads import run_disk
 from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
@@ -20,7 +19,7 @@ from imgfs.layers.index import decode_index
 from imgfs.layers.tar import TarWalk
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 
-_log = structlog.get_logger("imgfs.layers")
+_log = logging.getLogger("imgfs.layers")
 
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
@@ -79,7 +78,7 @@ class Layer:
         try:
             return decode_index((self._directory / "index").read_bytes())
         except (StorageFailed, FileNotFoundError) as error:
-            _log.warning("layer index is rebuilt", diff_id=str(self.diff_id), reason=str(error))
+            _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
         except OSError as error:
             raise from_os(error, f"layer {self.diff_id}") from None
         return self._walk()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from imgfs.errors import Malformed, RemoteError, TooLarge, Unreachable
@@ -18,7 +18,7 @@ SHOWN = 200
 DRAIN_MAX = 16 << 10
 DRAIN_SECONDS = 2.0
 
-_log = structlog.get_logger("imgfs.registry")
+_log = logging.getLogger("imgfs.registry")
 
 
 async def read_all(answer: Answer, limit: int, subject: str) -> bytes:
@@ -59,7 +59,7 @@ async def refuse_kind(answer: Answer, subject: str) -> Malformed:
     """Log the beginning of an answer of the wrong Content-Type, close it, and return the error to raise."""
     start = (await drain(answer))[:SHOWN]
     kind = answer.headers.get("content-type", "")[:100]
-    _log.warning("answer of the wrong type", host=answer.authority, content_type=kind, start=start)
+    _log.warning("answer of the wrong type", extra={"host": answer.authority, "content_type": kind, "start": start})
     return Malformed(
         f"{subject}: {answer.authority} answered with Content-Type {kind!r}; is it a login page or a proxy? See the log"
     )

@@ -5,6 +5,7 @@ What the answer's body must be is the caller's business. Errors of every status 
 
 from __future__ import annotations
 
+import logging
 import ssl
 import threading
 from collections import defaultdict
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import structlog
 import trio
 
 from imgfs.errors import AccessDenied, ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_log = structlog.get_logger("imgfs.registry")
+_log = logging.getLogger("imgfs.registry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,9 @@ class Exchange:
         counters = self.counters[call.host]
         counters.requests["redirect" if redirected else call.kind] += 1
         answer = await wire.send(call.method, url, headers, permitted, counters, call.subject)
-        _log.debug("request", kind=call.kind, method=call.method, host=authority, status=answer.status)
+        _log.debug(
+            "request", extra={"kind": call.kind, "method": call.method, "host": authority, "status": answer.status}
+        )
         return answer
 
     async def _reach(self, endpoint: Endpoint) -> Reach:

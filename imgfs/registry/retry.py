@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 
-import structlog
 import trio
 
 from imgfs.errors import RemoteError
@@ -18,7 +18,7 @@ Sleep = Callable[[float], Awaitable[object]]
 _GRAIN = 0.001
 """Seconds not worth waiting for; clocks round."""
 
-_log = structlog.get_logger("imgfs.registry")
+_log = logging.getLogger("imgfs.registry")
 
 
 class Pauses:
@@ -73,7 +73,7 @@ class Tries:
         if enough or self._failed >= self._limits.tries:
             raise error
         self._counters.retries += 1
-        _log.warning("trying again", failed=self._failed, error=error.message)
+        _log.warning("trying again", extra={"failed": self._failed, "error": error.message})
 
 
 def retry_after(value: str | None) -> float | None:

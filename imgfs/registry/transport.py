@@ -20,7 +20,6 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
-import structlog
 import trio
 
 from imgfs.errors import RegistryFailed, TimedOut, TooLarge, Unreachable
@@ -30,7 +29,7 @@ from imgfs.registry.limits import Limits
 from imgfs.registry.network import InnerAddress, Network
 from imgfs.registry.statistics import HostStatistics
 
-_log = structlog.get_logger("imgfs.registry")
+_log = logging.getLogger("imgfs.registry")
 
 for _name in ("httpx", "httpcore"):
     # Both log whole URLs and headers; signed queries and tokens are in those.

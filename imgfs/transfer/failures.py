@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-
-import structlog
 
 from imgfs.errors import ImgfsError
 
 _KEPT = 4096
-_log = structlog.get_logger("imgfs.failures")
+_log = logging.getLogger("imgfs.failures")
 
 
 class Failures:
@@ -25,7 +24,7 @@ class Failures:
     def note(self, subject: str, error: ImgfsError) -> None:
         """Remember and log that `subject` failed."""
         if self._messages.get(subject) != error.message:
-            _log.warning("failed", subject=subject, error=error.message, errno=error.errno)
+            _log.warning("failed", extra={"subject": subject, "error": error.message, "errno": error.errno})
         self._messages[subject] = error.message
         self._messages.move_to_end(subject)
         while len(self._messages) > _KEPT:

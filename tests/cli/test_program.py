@@ -18,7 +18,7 @@ from tests.cli.conftest import Run
 from tests.cli.plain_tree import PlainTree
 
 COMMANDS = main.list_commands(click.Context(main))
-HEAVY = ("trio", "httpx", "pyfuse3", "rich", "msgspec", "structlog", "sqlite3")
+HEAVY = ("trio", "httpx", "pyfuse3", "rich", "msgspec", "sqlite3")
 
 
 def loaded(tree: PlainTree, *arguments: str) -> set[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from dataclasses import dataclass
 
 import pytest
-from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from imgfs.errors import (
@@ -91,12 +91,12 @@ async def test_a_fault_that_passes_is_not_seen(mock_clock: MockClock, scene: Sce
 
 @pytest.mark.parametrize("asked", ["manifest", "blob"])
 async def test_a_login_page_is_malformed_and_its_beginning_logged(
-    mock_clock: MockClock, scene: Scene, asked: str
+    mock_clock: MockClock, scene: Scene, asked: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.fake.fault(faults.html())
-    with capture_logs() as logs, pytest.raises(Malformed, match="text/html"):
+    with caplog.at_level(logging.WARNING, "imgfs"), pytest.raises(Malformed, match="text/html"):
         await scene.ask(asked)
-    (shown,) = [entry["start"] for entry in logs if "start" in entry]
+    (shown,) = [vars(record)["start"] for record in caplog.records if "start" in vars(record)]
     assert shown.startswith(b"<!DOCTYPE html>")
     assert len(shown) == 200
 

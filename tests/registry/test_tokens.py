@@ -7,11 +7,11 @@ import logging
 import traceback
 
 import pytest
-import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.errors import AccessDenied, ImgfsError, Malformed, RegistryFailed, TimedOut, TooLarge, Unreachable
+from imgfs.log import JsonLines
 from imgfs.oci.reference import Reference
 from imgfs.registry.auth import parse_token, token_url
 from imgfs.registry.challenge import Challenge
@@ -203,8 +203,8 @@ def test_a_token_is_kept_for_less_than_its_lifetime(body: bytes, until: float) -
 async def test_a_token_is_never_shown(mock_clock: MockClock, locked: Scene, storage: FakeRegistry) -> None:
     shown = io.StringIO()
     handler = logging.StreamHandler(shown)
-    loud = [logging.getLogger(name) for name in ("", "trio", "h11")]
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(shown))
+    loud = [logging.getLogger(name) for name in ("", "imgfs", "trio", "h11")]
+    handler.setFormatter(JsonLines())
     try:
         for logger in loud:
             logger.addHandler(handler)
@@ -225,7 +225,6 @@ async def test_a_token_is_never_shown(mock_clock: MockClock, locked: Scene, stor
                 await locked.ask("blob")
             shown.write("".join(traceback.format_exception(caught.value)))
     finally:
-        structlog.reset_defaults()
         for logger in loud:
             logger.removeHandler(handler)
             logger.setLevel(logging.NOTSET)
