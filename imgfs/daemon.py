@@ -29,7 +29,7 @@ from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
 from imgfs.images import catalog, names
-from imgfs.kernel.mounts import is_dead, mount_at, unmount
+from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 from imgfs.layers.store import LayerStore
 from imgfs.log import configure_log
 from imgfs.registry.client import Registry
@@ -207,6 +207,8 @@ def _clear_stale(mountpoint: str) -> None:
     """Take away what a killed daemon left; refuse to mount over anything that lives."""
     while mount_at(mountpoint):
         if not is_dead(mountpoint):
+            if not is_ours(mountpoint):
+                raise Busy(f"{mountpoint}: another filesystem is mounted there; choose another mountpoint")
             raise Busy(f"{mountpoint}: something is mounted there already; `imgfs umount {mountpoint}` takes it away")
         unmount(mountpoint, detach=True)
 

@@ -88,4 +88,4 @@ class Database:
     def _explain(self, error: sqlite3.Error) -> NoSpace | StorageFailed:
         if getattr(error, "sqlite_errorcode", None) in _FULL:
             return NoSpace(f"{self._path}: the disk is full; make room and try again")
-        return StorageFailed(f"{self._path}: {error}")
+        return StorageFailed(f"{self._path}: {error}; if it is damaged, move it aside to start with an empty one")

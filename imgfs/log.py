@@ -36,8 +36,12 @@ class JsonLines(logging.Formatter):
 
 
 def configure_log(path: Path, level: str, *, to_stderr: bool) -> None:
-    """Send everything from `level` up to `path`, and to stderr if that is wanted."""
-    handlers: list[logging.Handler] = [RotatingFileHandler(path, maxBytes=KEPT, backupCount=1)]
+    """Send everything from `level` up to `path`, and to stderr if that is wanted.
+
+    A line that cannot be written (a full disk) is lost; logging never fails anybody's request.
+    """
+    logging.raiseExceptions = False
+    handlers: list[logging.Handler] = [RotatingFileHandler(path, maxBytes=KEPT, backupCount=1, delay=True)]
     if to_stderr:
         handlers.append(logging.StreamHandler(sys.stderr))
     logger = logging.getLogger("imgfs")

@@ -67,6 +67,10 @@ class Flights(Generic[T]):
             raise copy.copy(flight.error)
         return flight.result[0]
 
+    def flying(self) -> list[Hashable]:
+        """The keys of all flights."""
+        return list(self._flying)
+
     def forget_failure(self, key: Hashable) -> None:
         """Let the next `join` of `key` try again at once."""
         self._failed.pop(key, None)

@@ -67,9 +67,11 @@ def umount(mountpoint: Path, lazy: bool) -> None:
     MOUNTPOINT is $IMGFS_MOUNTPOINT by default, else /var/lib/imgfs. Takes away what a dead daemon left, too. While
     somebody uses the tree it is busy (exit code 7).
     """
-    from imgfs.kernel.mounts import is_dead, unmount
+    from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 
     path = os.path.realpath(mountpoint)
+    if mount_at(path) and not is_ours(path):
+        raise Failure(f"{path}: what is mounted there is no tree of imgfs; `umount {path}` takes it away", errno.EPERM)
     is_orphan = is_dead(path)
     pid = None if is_orphan else _daemon_of(path)
     unmount(path, detach=lazy or is_orphan)

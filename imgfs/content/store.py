@@ -7,6 +7,7 @@ and looking up never wait for the disk.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,8 @@ from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
 from imgfs.errors import NotFound, TooLarge, VerificationFailed, from_os
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
+
+_log = logging.getLogger("imgfs.content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,16 @@ class ContentStore:
         return self._root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
 
     async def read(self, digest: Digest) -> bytes:
-        """The whole of a small stored blob. Raises NotFound or StorageFailed."""
+        """The whole of a small stored blob, verified again. Raises NotFound or StorageFailed.
+
+        One that is damaged is set aside and counts as not stored: what can be fetched again is, on the next read.
+        """
         try:
-            return await run_disk(self.path(digest).read_bytes)
+            data = await run_disk(self.path(digest).read_bytes)
+            if Digest.of(data, digest.algorithm) != digest:
+                await run_disk(self.set_aside, digest)
+                raise NotFound(f"content {digest}: was damaged on disk and is set aside; read again")
+            return data
         except FileNotFoundError:
             self._stored.pop(digest, None)
             raise NotFound(f"content {digest}: is not stored here") from None
@@ -98,6 +108,17 @@ class ContentStore:
             await run_disk(self._unlink, self.path(digest))
         except OSError as error:
             raise from_os(error, f"content {digest}") from None
+
+    def forget(self, digest: Digest) -> None:
+        """Somebody removed the blob's file from under the store."""
+        self._stored.pop(digest, None)
+
+    def set_aside(self, digest: Digest) -> None:
+        """Keep a damaged blob's bytes under another name, so that it is no longer served."""
+        self._stored.pop(digest, None)
+        path = self.path(digest)
+        path.rename(path.with_name(f"{path.name}.damaged"))
+        _log.warning("damaged blob set aside", extra={"digest": digest})
 
     async def adopt(self, digest: Digest, verified: Path) -> None:
         """Store a file that somebody has verified and synced already, by hard link: no byte is copied."""

@@ -6,7 +6,7 @@ import stat
 
 import pyfuse3
 
-from imgfs.errors import NotPermitted
+from imgfs.errors import NotPermitted, VerificationFailed
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, FileHandle
 from imgfs.fs.node import SOON, Handle, Node, control_number
@@ -36,9 +36,17 @@ class BlobFile(Node):
         digest = self._descriptor.digest
         if flags & WRITING:
             raise NotPermitted(f"content {digest}: a stored blob cannot be changed")
-        if digest not in self._subsystems.content:
+        content = self._subsystems.content
+        if digest not in content or not content.path(digest).exists():
+            content.forget(digest)
             await caller.wait(lambda: self._subsystems.blobs.ensure(self._descriptor))
-        return FileHandle(self._subsystems.content.open(digest), f"content {digest}")
+        info = content.info(digest)
+        if info is not None and info.size != self._descriptor.size:
+            # The kernel reads no further than the size it was told, so a shorter one would be a silent cut.
+            raise VerificationFailed(
+                f"content {digest}: has {info.size} bytes, {self._descriptor.size} were promised; read again"
+            )
+        return FileHandle(content.open(digest), f"content {digest}")
 
     async def xattrs(self) -> dict[bytes, bytes]:
         digest = self._descriptor.digest

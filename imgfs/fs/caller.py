@@ -12,28 +12,54 @@ from typing import TypeVar
 
 import trio
 
-from imgfs.errors import Interrupted
+from imgfs.errors import Busy, Interrupted
 
 T = TypeVar("T")
 
 POLL = 0.1
 
 
+WAITERS_MAX = 2000
+"""Processes that may wait at once. Each holds one of the session's tasks; the rest must stay for who does not wait."""
+
+
+class Waiters:
+    """Everybody who waits. `ending` is set when the daemon ends: then every wait is answered."""
+
+    def __init__(self, ending: trio.Event) -> None:
+        self.ending = ending
+        self.count = 0
+
+    @property
+    def poll(self) -> float:
+        """Seconds between two looks at a process: with thousands of them looking is a cost of its own."""
+        return POLL + 0.15 * self.count / WAITERS_MAX
+
+
 class Caller:
-    """Who asks. `ending` is set when the daemon ends: then every wait is answered."""
+    """Who asks."""
 
-    __slots__ = ("_ending", "pid", "uid")
+    __slots__ = ("_waiters", "pid", "uid")
 
-    def __init__(self, pid: int, uid: int, ending: trio.Event) -> None:
+    def __init__(self, pid: int, uid: int, waiters: Waiters) -> None:
         self.pid = pid
         self.uid = uid
-        self._ending = ending
+        self._waiters = waiters
 
     async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, or raise Interrupted as soon as the process has a signal to handle or the daemon ends.
 
-        `work` is cancelled then, so it must leave shared fetches to their flights.
+        `work` is cancelled then, so it must leave shared fetches to their flights. Raises Busy where too many wait.
         """
+        if self._waiters.count >= WAITERS_MAX:
+            raise Busy(f"{WAITERS_MAX} processes wait for registries already; try again later")
+        self._waiters.count += 1
+        try:
+            return await self._wait(work)
+        finally:
+            self._waiters.count -= 1
+
+    async def _wait(self, work: Callable[[], Awaitable[T]]) -> T:
         results: list[T] = []
         failures: list[Exception] = []
         async with trio.open_nursery() as nursery:
@@ -50,9 +76,10 @@ class Caller:
         return results[0]
 
     async def _watch(self, waiting: trio.CancelScope) -> None:
-        while not self._ending.is_set() and not is_interrupted(self.pid):
-            with trio.move_on_after(POLL):
-                await self._ending.wait()
+        ending = self._waiters.ending
+        while not ending.is_set() and not is_interrupted(self.pid):
+            with trio.move_on_after(self._waiters.poll):
+                await ending.wait()
         waiting.cancel()
 
 

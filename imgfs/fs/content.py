@@ -50,4 +50,8 @@ class ContentDirectory(Directory):
     async def _describe(self, digest: Digest) -> Descriptor | None:
         known = await self._subsystems.catalog.descriptor(digest)
         info = self._subsystems.content.info(digest)
+        proven = await self._subsystems.catalog.proven(digest) if info else None
+        if info and proven and info.size != proven.size:
+            self._subsystems.content.set_aside(digest)
+            return proven
         return Descriptor(digest, info.size, known.media_type if known else "") if info else known

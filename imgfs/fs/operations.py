@@ -17,12 +17,12 @@ import pyfuse3
 import trio
 
 from imgfs.errors import ImgfsError, NotFound
-from imgfs.fs.caller import Caller
+from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.inodes import Inodes
 from imgfs.fs.node import Handle, Listing, NoAttribute, Node
 from imgfs.fs.root import Root
 from imgfs.fs.subsystems import Subsystems
-from imgfs.fs.view import ViewNode, split_number, view_node
+from imgfs.fs.view import ViewNode, view_node
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,7 +65,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, subsystems: Subsystems, ending: trio.Event) -> None:
         super().__init__()
         self._subsystems = subsystems
-        self._ending = ending
+        self._waiters = Waiters(ending)
         self._inodes = Inodes(Root(subsystems))
         self._files: dict[int, Handle] = {}
         self._listings: dict[int, tuple[Node, Listing]] = {}
@@ -279,17 +279,15 @@ class Operations(pyfuse3.Operations):
         return True
 
     def _caller(self, ctx: pyfuse3.RequestContext) -> Caller:
-        return Caller(ctx.pid, ctx.uid, self._ending)
+        return Caller(ctx.pid, ctx.uid, self._waiters)
 
     async def _node(self, number: int, ctx: pyfuse3.RequestContext) -> Node:
         if number == pyfuse3.ROOT_INODE or number >= _VIEWS_BELOW:
             return self._inodes.get(number)
-        snapshot, node = split_number(number)
-        view = self._subsystems.views.kept(snapshot)
+        snapshot, node = self._subsystems.graph.locate(number)
+        view = self._subsystems.views.kept(snapshot.number)
         if view is None:
-            view = await self._caller(ctx).wait(
-                lambda: self._subsystems.views.get(self._subsystems.graph.numbered(snapshot))
-            )
+            view = await self._caller(ctx).wait(lambda: self._subsystems.views.get(snapshot))
         return view_node(view, view.node(node), self._subsystems.owner)
 
     async def _counted(self, node: Node) -> pyfuse3.EntryAttributes:

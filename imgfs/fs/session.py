@@ -16,8 +16,8 @@ from imgfs.fs.operations import Operations
 from imgfs.kernel.fuse import INIT_BUFFER, amend_init, open_fuse
 from imgfs.kernel.mounts import mount_at, set_read_ahead, unmount, watch_mounts
 
-MAX_TASKS = 1000
-"""Requests in work at once. A reader that waits for a registry holds one, so this is well above MAX_BACKGROUND."""
+MAX_TASKS = 2500
+"""Requests in work at once. A reader that waits for a registry holds one, so this is well above WAITERS_MAX."""
 MAX_BACKGROUND = 128
 READ_AHEAD_KB = 1024
 _UNMOUNT_PATIENCE = 10.0

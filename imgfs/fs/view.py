@@ -1,7 +1,7 @@
 """A rootfs in pure FUSE: nodes of the merged tree as inodes, bytes out of the uncompressed tars.
 
-The numbers of a view's inodes are its snapshot's row number above and the tree's node number below, so the kernel may
-keep everything for ever and no table of inodes is needed: any number leads back to its node.
+The numbers of a view's inodes are a range that its snapshot has for good, so the kernel may keep everything for ever
+and no table of inodes is needed: any number leads back to its node (snapshots/graph.py).
 """
 
 from __future__ import annotations
@@ -17,13 +17,6 @@ from imgfs.fs.files import WRITING
 from imgfs.fs.node import ENDLESS, Handle, Listing, Node, missing
 from imgfs.layers.tree import Node as TreeNode
 from imgfs.snapshots.views import View
-
-NUMBER_BITS = 32
-
-
-def split_number(number: int) -> tuple[int, int]:
-    """An inode number into the snapshot's row number and the node's number."""
-    return number >> NUMBER_BITS, number & (1 << NUMBER_BITS) - 1
 
 
 def view_node(view: View, node: TreeNode, owner: tuple[int, int] | None) -> ViewNode:
@@ -53,7 +46,7 @@ class ViewNode(Node):
     __slots__ = ("_node", "_owner", "_view")
 
     def __init__(self, view: View, node: TreeNode, owner: tuple[int, int] | None) -> None:
-        self.number = view.snapshot.number << NUMBER_BITS | node.number
+        self.number = view.first + node.number - 1
         self._view = view
         self._node = node
         self._owner = owner

@@ -18,12 +18,15 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS descriptors (
     digest TEXT PRIMARY KEY,
     size INTEGER NOT NULL,
-    media_type TEXT NOT NULL
+    media_type TEXT NOT NULL,
+    proven INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sources (
     digest TEXT NOT NULL,
     host TEXT NOT NULL,
     repository TEXT NOT NULL,
+    size INTEGER,
+    media_type TEXT,
     PRIMARY KEY (digest, host, repository)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS diff_ids (
@@ -44,8 +47,20 @@ class Source:
         return f"{self.host}/{self.repository}"
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What manifests of one place say of a digest; `descriptor` is None where only a name leads there."""
+
+    source: Source
+    descriptor: Descriptor | None
+
+
 class Catalog:
-    """Everything that is known of digests beyond their bytes."""
+    """Everything that is known of digests beyond their bytes.
+
+    What a manifest says of a digest is hearsay until somebody saw the bytes, so it counts for the place it came from: a
+    manifest that lies must not spoil the images of another registry.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -55,7 +70,7 @@ class Catalog:
     ) -> None:
         """Record that each of `descriptors` can be had at each of `sources`; on return it is durable.
 
-        The first word on a digest stays, but that on `proven`, whose bytes were seen, goes before all hearsay.
+        The word on `proven`, whose bytes were seen, goes before all hearsay.
         """
         found, places = list(descriptors), list(sources)
 
@@ -64,11 +79,12 @@ class Catalog:
                 _replace(db, proven)
                 found.append(proven)
             db.executemany(
-                "INSERT OR IGNORE INTO descriptors VALUES (?, ?, ?)", [(d.digest, d.size, d.media_type) for d in found]
+                "INSERT OR IGNORE INTO descriptors VALUES (?, ?, ?, 0)",
+                [(d.digest, d.size, d.media_type) for d in found],
             )
             db.executemany(
-                "INSERT OR IGNORE INTO sources VALUES (?, ?, ?)",
-                [(d.digest, s.host, s.repository) for d in found for s in places],
+                "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)",
+                [(d.digest, s.host, s.repository, d.size, d.media_type) for d in found for s in places],
             )
 
         await self._database.write(change)
@@ -77,25 +93,38 @@ class Catalog:
         """Record where a digest whose size nobody knows yet may be had."""
         await self._database.write(
             lambda db: db.execute(
-                "INSERT OR IGNORE INTO sources VALUES (?, ?, ?)", (digest, source.host, source.repository)
+                "INSERT OR IGNORE INTO sources VALUES (?, ?, ?, NULL, NULL)", (digest, source.host, source.repository)
             )
         )
 
     async def descriptor(self, digest: Digest) -> Descriptor | None:
-        """What is known of `digest`; None if no manifest here mentions it."""
+        """What is known of `digest`: proven, else what most places say; None if no manifest here mentions it."""
+        row = await self._database.read(lambda db: _best_word(db, digest))
+        return Descriptor(digest, row[0], row[1]) if row else None
+
+    async def proven(self, digest: Digest) -> Descriptor | None:
+        """What is known of `digest` from its bytes."""
         row = await self._database.read(
-            lambda db: db.execute("SELECT size, media_type FROM descriptors WHERE digest = ?", (digest,)).fetchone()
+            lambda db: db.execute(f"{_WORD} WHERE digest = ? AND proven", (digest,)).fetchone()
         )
         return Descriptor(digest, row[0], row[1]) if row else None
 
-    async def sources(self, digest: Digest) -> list[Source]:
-        """Where `digest` can be had, sorted."""
+    async def claims(self, digest: Digest) -> list[Claim]:
+        """What each place says of `digest`, sorted by place."""
         rows = await self._database.read(
             lambda db: db.execute(
-                "SELECT host, repository FROM sources WHERE digest = ? ORDER BY host, repository", (digest,)
+                "SELECT host, repository, size, media_type FROM sources WHERE digest = ? ORDER BY host, repository",
+                (digest,),
             ).fetchall()
         )
-        return [Source(host, repository) for host, repository in rows]
+        return [
+            Claim(Source(host, repository), None if size is None else Descriptor(digest, size, media_type))
+            for host, repository, size, media_type in rows
+        ]
+
+    async def sources(self, digest: Digest) -> list[Source]:
+        """Where `digest` can be had, sorted."""
+        return [claim.source for claim in await self.claims(digest)]
 
     async def prove_diff_id(self, blob: Descriptor, diff_id: Digest) -> None:
         """Record which uncompressed tar the verified blob holds, and that its descriptor told the truth."""
@@ -116,4 +145,22 @@ class Catalog:
 
 def _replace(db: sqlite3.Connection, descriptor: Descriptor) -> None:
     row = descriptor.digest, descriptor.size, descriptor.media_type
-    db.execute("INSERT OR REPLACE INTO descriptors VALUES (?, ?, ?)", row)
+    db.execute("INSERT OR REPLACE INTO descriptors VALUES (?, ?, ?, 1)", row)
+
+
+_WORD = "SELECT size, media_type FROM descriptors"
+
+
+def _best_word(db: sqlite3.Connection, digest: Digest) -> tuple[int, str] | None:
+    queries = (
+        f"{_WORD} WHERE digest = ? AND proven",
+        (
+            "SELECT size, media_type FROM sources WHERE digest = ? AND size IS NOT NULL "
+            "GROUP BY size, media_type ORDER BY count(*) DESC, size DESC"
+        ),
+        f"{_WORD} WHERE digest = ?",
+    )
+    for query in queries:
+        if row := db.execute(query, (digest,)).fetchone():
+            return row
+    return None

@@ -17,6 +17,7 @@ import struct
 import subprocess
 
 from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted, Unsupported
+from imgfs.kernel.mounts import FILESYSTEM
 
 DEVICE = "/dev/fuse"
 INIT_BUFFER = 64 << 10
@@ -73,7 +74,7 @@ def _mount_as_root(mountpoint: str, options: list[str], flags: int) -> int | Non
             f"{DEVICE}: {error.strerror}; load the fuse module, or allow the container the device"
         ) from None
     data = ",".join([f"fd={device}", "rootmode=40000", f"user_id={os.geteuid()}", f"group_id={os.getegid()}", *options])
-    if _libc.mount(b"imgfs", os.fsencode(mountpoint), b"fuse.imgfs", flags, data.encode()) == 0:
+    if _libc.mount(b"imgfs", os.fsencode(mountpoint), FILESYSTEM.encode(), flags, data.encode()) == 0:
         return device
     code = ctypes.get_errno()
     os.close(device)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted
 
+FILESYSTEM = "fuse.imgfs"
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -67,6 +68,12 @@ def is_dead(path: str) -> bool:
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
+
+
+def is_ours(path: str) -> bool:
+    """Whether what is mounted at `path` is a tree of imgfs, alive or dead."""
+    mount = mount_at(path)
+    return mount is not None and mount.filesystem == FILESYSTEM
 
 
 def unmount(path: str, *, detach: bool = False) -> None:

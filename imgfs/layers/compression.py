@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from isal import isal_zlib
 
-from imgfs.errors import Malformed, Unsupported
+from imgfs.errors import Malformed, TooLarge, Unsupported
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -225,6 +225,8 @@ class Zstd(_Members):
         try:
             return self._frame.decompress(part, PIECE_MAX)
         except zstd.ZstdError as error:
+            if "too much memory" in str(error):
+                raise TooLarge(f"zstd frame with a window of more than {1 << _WINDOW_LOG_MAX} bytes") from error
             raise self._broken(error) from error
 
 

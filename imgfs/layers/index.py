@@ -13,7 +13,8 @@ import msgspec
 from imgfs.errors import StorageFailed
 from imgfs.layers.entry import Entry
 
-_MAGIC = b"imgfs layer index 1\n"
+MAGIC = b"imgfs layer index 1\n"
+"""How an index begins."""
 _SUM = 32
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Entry])
@@ -22,17 +23,14 @@ _decoder = msgspec.msgpack.Decoder(list[Entry])
 def encode_index(entries: list[Entry]) -> bytes:
     """The file's bytes."""
     payload = _encoder.encode(entries)
-    return _MAGIC + hashlib.blake2b(payload, digest_size=_SUM).digest() + payload
+    return MAGIC + hashlib.blake2b(payload, digest_size=_SUM).digest() + payload
 
 
 def decode_index(data: bytes) -> list[Entry]:
     """Entries out of the file's bytes; raises StorageFailed where they are torn, damaged or of another version."""
-    start = len(_MAGIC) + _SUM
+    start = len(MAGIC) + _SUM
     payload = memoryview(data)[start:]
-    if (
-        data[: len(_MAGIC)] != _MAGIC
-        or hashlib.blake2b(payload, digest_size=_SUM).digest() != data[len(_MAGIC) : start]
-    ):
+    if data[: len(MAGIC)] != MAGIC or hashlib.blake2b(payload, digest_size=_SUM).digest() != data[len(MAGIC) : start]:
         raise StorageFailed("layer index: is damaged or of another version")
     try:
         return _decoder.decode(payload)

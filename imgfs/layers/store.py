@@ -15,7 +15,7 @@ from imgfs.aio.threads import run_disk
 from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
 from imgfs.errors import NotFound, StorageFailed, from_os
 from imgfs.layers.entry import Entry
-from imgfs.layers.index import decode_index
+from imgfs.layers.index import MAGIC, decode_index
 from imgfs.layers.tar import TarWalk
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 
@@ -24,6 +24,8 @@ _log = logging.getLogger("imgfs.layers")
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
 _READ = 1 << 20
+_SIZE = 8
+"""Bytes before the index (layers/index.py) in its file: the size of the tar, so that a start sees a cut one at once."""
 
 
 class Layer:
@@ -76,7 +78,7 @@ class Layer:
 
     def _load(self) -> list[Entry]:
         try:
-            return decode_index((self._directory / "index").read_bytes())
+            return decode_index((self._directory / "index").read_bytes()[_SIZE:])
         except (StorageFailed, FileNotFoundError) as error:
             _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
         except OSError as error:
@@ -112,7 +114,18 @@ class LayerStore:
             for entry in os.scandir(shelf):
                 diff_id = Digest(f"{algorithm}:{entry.name}")
                 if is_digest(diff_id) and os.path.isfile(f"{entry.path}/tar"):
-                    self._layers[diff_id] = Layer(diff_id, Path(entry.path))
+                    self._open(diff_id, Path(entry.path))
+
+    def _open(self, diff_id: Digest, directory: Path) -> None:
+        """Serve a stored layer, unless its tar is shorter or longer than it was: such a one is set aside."""
+        size = _recorded_size(directory)
+        found = (directory / "tar").stat().st_size
+        if size is not None and size != found:
+            directory.rename(directory.with_name(f"{directory.name}.damaged"))
+            told = {"diff_id": diff_id, "expected": size, "found": found}
+            _log.warning("damaged layer set aside; it is fetched again when it is read", extra=told)
+        else:
+            self._layers[diff_id] = Layer(diff_id, directory)
 
     def __contains__(self, diff_id: Digest) -> bool:
         return diff_id in self._layers
@@ -222,7 +235,7 @@ class LayerWriter:
         try:
             os.fsync(self._file)
             kept = self._directory / "index"
-            kept.write_bytes(index)
+            kept.write_bytes(self.offset.to_bytes(_SIZE) + index)
             fsync_path(kept)
             fsync_path(self._directory)
             self._store.place(self._layer)
@@ -234,6 +247,16 @@ def _write_all(file: int, block: memoryview, offset: int) -> None:
     while block:
         written = os.pwrite(file, block, offset)
         block, offset = block[written:], offset + written
+
+
+def _recorded_size(directory: Path) -> int | None:
+    """The size that the tar had when it was stored; None where the index is not whole either (it is rebuilt)."""
+    try:
+        with (directory / "index").open("rb") as file:
+            head = file.read(_SIZE + len(MAGIC))
+    except OSError:
+        return None
+    return int.from_bytes(head[:_SIZE]) if head[_SIZE:] == MAGIC else None
 
 
 def _remove(directory: Path) -> None:

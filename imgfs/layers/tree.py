@@ -15,6 +15,8 @@ from imgfs.layers.entry import Entry, Extent, Kind
 
 NODES_MAX = 4_000_000
 LINKS_MAX = 40
+IMPLICIT_MAX = 100_000
+"""Directories that no entry names: a few kilobytes of deep names could else make millions."""
 IMPLICIT_MODE = 0o755
 """Mode of a directory that entries lie in but no layer has an entry for; owner 0:0, time 0."""
 
@@ -110,11 +112,14 @@ class _Merge:
         self._last: tuple[bytes, Node] | None = None
         self._replaced: set[Node] = set()
         """Lower links that the layer in work puts directories in the place of: its whiteouts do not follow them."""
+        self._lower_targets: dict[bytes, Node] = {}
+        self._implicit = 0
 
     def apply(self, layer: int, entries: Sequence[Entry]) -> None:
         """Whiteouts first, wherever they stand: they hide lower layers only."""
         self._layer = layer
         if any(entry.kind is Kind.WHITEOUT or entry.kind is Kind.OPAQUE for entry in entries):
+            self._lower_targets = dict(self._targets_below(entries))
             self._replaced = set(self._links_made_directories(entries))
         for entry in entries:
             if entry.kind is Kind.WHITEOUT:
@@ -127,6 +132,18 @@ class _Merge:
                 self._link(entry)
             elif entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
                 self._add(entry)
+        self._lower_targets.clear()
+
+    def _targets_below(self, entries: Sequence[Entry]) -> Iterator[tuple[bytes, Node]]:
+        """Hard links may name a lower file that a whiteout of this layer hides: it is found before it goes."""
+        for entry in entries:
+            if entry.kind is Kind.HARDLINK and (target := self._look_up(entry.link)) is not None:
+                yield entry.link, target
+
+    def _look_up(self, path: bytes) -> Node | None:
+        parent, name = _split(path)
+        directory = self._find(parent)
+        return directory.children.get(name) if directory is not None and directory.children else None
 
     def _links_made_directories(self, entries: Sequence[Entry]) -> Iterator[Node]:
         for entry in entries:
@@ -156,9 +173,7 @@ class _Merge:
         self._place(self._parent(parent, entry), name, target)
 
     def _target(self, entry: Entry) -> Node:
-        parent, name = _split(entry.link)
-        directory = self._find(parent)
-        target = directory.children.get(name) if directory is not None and directory.children else None
+        target = self._look_up(entry.link) or self._lower_targets.get(entry.link)
         if target is None:
             raise Malformed(f"layer {self._layer}: {entry.path!r} is a hard link to {entry.link!r}, which is not there")
         if target.is_directory:
@@ -217,6 +232,12 @@ class _Merge:
         self._last = (path, directory)
         return directory
 
+    def _make_implicit(self) -> Node:
+        self._implicit += 1
+        if self._implicit > IMPLICIT_MAX:
+            raise TooLarge(f"image: more than {IMPLICIT_MAX} directories that no entry names")
+        return _directory(IMPLICIT_MODE)
+
     def _find(self, path: bytes) -> Node | None:
         return self._walk(path, make=False)
 
@@ -236,7 +257,7 @@ class _Merge:
             if child is None:
                 if not make:
                     return None
-                child = _directory(IMPLICIT_MODE)
+                child = self._make_implicit()
                 self._place(here, name, child)
             if child.is_symlink:
                 links += 1

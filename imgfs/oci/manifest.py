@@ -7,6 +7,8 @@ image-index.md, config.md; Docker image manifest V2, schema 2. Limits are those 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -119,7 +121,7 @@ def parse_document(data: bytes, media_type: str = "") -> Manifest | Index:
     document = _decode(data, _Document, "manifest")
     kind = _document_type(document, media_type.partition(";")[0].strip())
     if kind in INDEX_TYPES:
-        manifests = _descriptors(document.manifests or [], "index")
+        manifests = tuple(_readable(document.manifests or []))
         return Index(kind, manifests, document.annotations or {})
     layers = _descriptors(document.layers or [], "manifest")
     if len(layers) > LAYERS_MAX:
@@ -160,6 +162,13 @@ def _guess(document: _Document) -> str:
     if document.manifests is not None and document.layers is None and document.config is None:
         return OCI_INDEX
     return OCI_MANIFEST if document.config is not None and document.layers is not None else "unknown"
+
+
+def _readable(found: list[_Descriptor]) -> Iterator[Descriptor]:
+    """The entries of an index that imgfs can read: an odd one (another digest algorithm, say) costs only itself."""
+    for one in found:
+        with suppress(Malformed):
+            yield _descriptor(one, "index")
 
 
 def _descriptors(found: list[_Descriptor], where: str) -> tuple[Descriptor, ...]:

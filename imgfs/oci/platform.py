@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from imgfs.errors import Invalid, Malformed
 
-_COMPONENT = re.compile(r"[A-Za-z0-9_.]+\Z")
+_COMPONENT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\Z")
 _MACHINES = {
     "x86_64": ("amd64", ""),
     "aarch64": ("arm64", ""),
@@ -48,7 +48,7 @@ class Platform:
 
 def parse_platform(text: str) -> Platform:
     """Read `os/architecture[/variant]` (or with dashes); raises Invalid."""
-    parts = re.split(r"[/-]", text)
+    parts = re.split(r"/" if "/" in text else r"-", text)
     if not 2 <= len(parts) <= 3 or not all(_is_component(part) for part in parts):
         raise Invalid(f"platform {text[:80]!r}: expected os/architecture or os/architecture/variant")
     return Platform(*parts)

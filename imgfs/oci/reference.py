@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from imgfs.errors import Invalid
-from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 
 DEFAULT_HOST = "docker.io"
 DEFAULT_TAG = "latest"
@@ -111,6 +111,8 @@ def _split(text: str, path: str) -> tuple[str, str | None, Digest | None]:
     repository, colon, tag = path.partition(":")
     if colon and not is_tag(tag):
         raise Invalid(f"reference {text[:300]!r}: malformed tag")
+    if repository.rpartition("/")[2] in HEX_LENGTH:
+        raise Invalid(f"reference {text[:300]!r}: a digest stands behind @, as in name@sha256:...")
     if len(repository) > NAME_MAX or not _REPOSITORY.match(repository):
         raise Invalid(f"reference {text[:300]!r}: malformed repository; lower case, digits and ._- only")
     return repository, tag if colon else None, Digest(digest) if at else None

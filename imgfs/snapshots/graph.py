@@ -1,13 +1,16 @@
 """The graph of committed snapshots: chain ID -> parent chain ID and the layer on top.
 
-Owns the table. A row number is a snapshot's identity for good: inode numbers of its view are made from it. Rows can be
-rebuilt by walking the images again.
+Owns the table, and which inode numbers each snapshot's view has: a range for good, so that they are the same after
+every restart. Ranges follow one another from the bottom, because programs of 32 bits know no larger numbers. Rows can
+be rebuilt by walking the images again.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +29,16 @@ CREATE TABLE IF NOT EXISTS snapshots (
     blob TEXT NOT NULL,
     created INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS inodes (
+    snapshot INTEGER PRIMARY KEY,
+    first INTEGER NOT NULL,
+    count INTEGER NOT NULL
+);
 """
+
+
+FIRST_INODE = 2
+"""1 is the root of the mount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,10 @@ class SnapshotGraph:
         self._snapshots: dict[Digest, Snapshot] = {}
         self._by_number: dict[int, Snapshot] = {}
         self._load(database.read_now(_select_all))
+        self._ranges: list[tuple[int, int]] = sorted(
+            database.read_now(lambda db: db.execute("SELECT first, snapshot FROM inodes").fetchall())
+        )
+        """First inode and snapshot number of each range."""
 
     def __iter__(self) -> Iterator[Snapshot]:
         return iter(sorted(self._snapshots.values(), key=lambda one: one.chain_id))
@@ -65,13 +81,6 @@ class SnapshotGraph:
     def find(self, chain_id: Digest) -> Snapshot | None:
         """The snapshot, or None."""
         return self._snapshots.get(chain_id)
-
-    def numbered(self, number: int) -> Snapshot:
-        """The snapshot of a row number. Raises NotFound."""
-        try:
-            return self._by_number[number]
-        except KeyError:
-            raise NotFound(f"snapshot number {number}: is not known") from None
 
     def layers(self, snapshot: Snapshot) -> list[SnapshotLayer]:
         """The layers of the chain, base first."""
@@ -81,6 +90,31 @@ class SnapshotGraph:
             chain.append(SnapshotLayer(here.blob, here.diff_id))
             here = self._snapshots[here.parent] if here.parent else None
         return chain[::-1]
+
+    def locate(self, inode: int) -> tuple[Snapshot, int]:
+        """The snapshot whose view has that inode number, and the node's number in it, from 1. Raises NotFound."""
+        position = bisect_right(self._ranges, (inode, math.inf)) - 1
+        if position < 0:
+            raise NotFound(f"inode {inode}: no snapshot has it")
+        first, number = self._ranges[position]
+        return self._by_number[number], inode - first + 1
+
+    async def reserve(self, snapshot: Snapshot, count: int) -> int:
+        """The first of the `count` inode numbers of the snapshot's view, durably the same each time."""
+
+        def change(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT first, count FROM inodes WHERE snapshot = ?", (snapshot.number,)).fetchone()
+            if row and row[1] == count:
+                return row[0]
+            (end,) = db.execute("SELECT max(first + count) FROM inodes").fetchone()
+            first = max(end or 0, FIRST_INODE)
+            db.execute("INSERT OR REPLACE INTO inodes VALUES (?, ?, ?)", (snapshot.number, first, count))
+            return first
+
+        first = await self._database.write(change)
+        if (first, snapshot.number) not in self._ranges:
+            insort(self._ranges, (first, snapshot.number))
+        return first
 
     async def record(self, layers: Sequence[tuple[Descriptor, Digest]]) -> Snapshot:
         """Make sure that the chain of `layers` (descriptor and diff ID, base first) and all its prefixes are known.

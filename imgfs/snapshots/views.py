@@ -5,6 +5,7 @@ Making a view needs every layer of the chain to be here; fetching them is transf
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
@@ -33,8 +34,10 @@ class LayerProvider(Protocol):
 class View:
     """The rootfs of one snapshot: nodes by number, bytes by node."""
 
-    def __init__(self, snapshot: Snapshot, tree: Tree, layers: Sequence[Layer]) -> None:
+    def __init__(self, snapshot: Snapshot, tree: Tree, layers: Sequence[Layer], first: int) -> None:
+        """`first` is the inode number of the root; the others follow in the order of the tree's nodes."""
         self.snapshot = snapshot
+        self.first = first
         self.tree = tree
         self._files = [layer.descriptor() for layer in layers]
         self._subject = f"snapshot {snapshot.chain_id}"
@@ -54,7 +57,11 @@ class View:
 
     def _read_sparse(self, node: Node, offset: int, size: int) -> bytearray:
         content = bytearray(size)
-        for extent in node.extents or ():
+        extents = node.extents or ()
+        first = bisect_right(extents, offset, key=lambda extent: extent.position + extent.length)
+        for extent in extents[first:]:
+            if extent.position >= offset + size:
+                break
             start = max(extent.position, offset)
             end = min(extent.position + extent.length, offset + size)
             if start < end:
@@ -90,7 +97,7 @@ class Views:
         found = {layer.diff_id: await layer.entries() for layer in {one.diff_id: one for one in layers}.values()}
         entries = [found[layer.diff_id] for layer in layers]
         tree = await run_cpu(merge, entries)
-        view = View(snapshot, tree, layers)
+        view = View(snapshot, tree, layers, await self._graph.reserve(snapshot, len(tree.nodes)))
         self._kept[snapshot.number] = view
         self._drop_idle()
         return view

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -12,13 +12,30 @@ from imgfs.errors import ImgfsError, NotFound, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 from imgfs.oci.reference import Reference
 from imgfs.transfer.failures import Failures
-from imgfs.transfer.places import try_each
+from imgfs.transfer.places import hosts_of, try_each
 from imgfs.transfer.progress import Transfers
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
+
+
+UNKNOWN_SIZE = MANIFEST_SIZE_MAX
+"""Stands in the descriptor of a manifest that only a name mentions: what it is will show."""
+
+
+class _Wanted(NamedTuple):
+    """What a fetch is shared by: the same bytes, promised alike, from the same registries.
+
+    Not the digest alone: an image that lies, or whose registry is dead, must not pass its failure on to others.
+    """
+
+    digest: Digest
+    size: int
+    media_type: str
+    hosts: frozenset[str]
 
 
 class Blobs:
@@ -40,26 +57,41 @@ class Blobs:
         self._failures = failures
         self._flights: Flights[None] = Flights(nursery)
 
-    async def read(self, descriptor: Descriptor) -> bytes:
-        """The bytes of a small blob, fetched if it is not stored."""
-        await self.ensure(descriptor)
-        return await self._content.read(descriptor.digest)
+    async def read(self, descriptor: Descriptor, own: tuple[Source, ...] = ()) -> bytes:
+        """The bytes of a small blob, fetched if it is not stored, and again if what is stored is damaged."""
+        await self.ensure(descriptor, own)
+        try:
+            return await self._content.read(descriptor.digest)
+        except NotFound:
+            await self.ensure(descriptor, own)
+            return await self._content.read(descriptor.digest)
 
-    async def ensure(self, descriptor: Descriptor) -> None:
+    async def ensure(self, descriptor: Descriptor, own: tuple[Source, ...] = ()) -> None:
         """On return the blob is stored, durably. Raises what try_each raises, NoSpace, StorageFailed.
 
-        However many ask at once, it is fetched once. A cancelled caller leaves the fetch to the others.
+        `own` are the places of the image that asks; without it every place counts with its own claim. However many ask
+        for the same at once, it is fetched once. A cancelled caller leaves the fetch to the others.
         """
         if descriptor.digest not in self._content:
-            await self._flights.join(descriptor.digest, lambda: self._fetch(descriptor))
+            key = _Wanted(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
+            await self._flights.join(key, lambda: self._fetch(descriptor, own))
 
     def cancel(self, digest: Digest) -> bool:
-        """End a running fetch of `digest`; those who wait get Cancelled. Returns whether there was one."""
-        return self._flights.cancel(digest)
+        """End every running fetch of `digest`; those who wait get Cancelled. Returns whether there was one."""
+        keys = [key for key in self._flights.flying() if isinstance(key, _Wanted) and key.digest == digest]
+        for key in keys:
+            self._flights.cancel(key)
+        return bool(keys)
 
-    async def _fetch(self, descriptor: Descriptor) -> None:
+    async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
+        claims = {} if own else {one.source: one.descriptor for one in await self._catalog.claims(descriptor.digest)}
         try:
-            await try_each(self._catalog, descriptor.digest, lambda source: self._fetch_from(source, descriptor))
+            await try_each(
+                self._catalog,
+                descriptor.digest,
+                lambda source: self._fetch_from(source, claims.get(source) or descriptor),
+                own,
+            )
         except ImgfsError as error:
             self._failures.note(descriptor.digest, error)
             raise
@@ -74,9 +106,11 @@ class Blobs:
     async def _fetch_manifest(self, source: Source, descriptor: Descriptor) -> None:
         reference = Reference(source.host, source.repository, digest=descriptor.digest)
         _, data = await self._registry.manifest(reference)
-        known = await self._catalog.descriptor(descriptor.digest)
-        if known is not None and len(data) != known.size:
-            raise VerificationFailed(f"manifest {descriptor.digest}: has {len(data)} bytes, {known.size} were promised")
+        if len(data) != descriptor.size != UNKNOWN_SIZE:
+            raise VerificationFailed(
+                f"manifest {descriptor.digest}: has {len(data)} bytes, its descriptor says {descriptor.size}; "
+                "push the index again"
+            )
         await self._content.add(descriptor.digest, data)
 
     async def _fetch_blob(self, source: Source, descriptor: Descriptor) -> None:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 from imgfs.aio.threads import run_cpu
 from imgfs.content.store import ContentStore
-from imgfs.errors import Malformed, NotFound, TooLarge
+from imgfs.errors import Malformed, NotFound, TooLarge, Unsupported
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import (
     CONFIG_SIZE_MAX,
     INDEX_NESTING_MAX,
-    MANIFEST_SIZE_MAX,
     ImageConfig,
     Index,
     Manifest,
@@ -23,9 +22,10 @@ from imgfs.oci.manifest import (
     parse_document,
 )
 from imgfs.oci.platform import Platform, choose
-from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.blobs import UNKNOWN_SIZE, Blobs
 
 _PARSED_KEPT = 256
+_IMAGES = MANIFEST_TYPES | INDEX_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,34 @@ class Documents:
             return self._parsed[digest]
         if digest not in self._content:
             return None
-        known = await self._catalog.descriptor(digest)
-        return await self._parse(digest, await self._content.read(digest), known.media_type if known else "")
+        try:
+            data = await self._content.read(digest)
+        except NotFound:
+            return None  # it was damaged, or somebody removed it
+        return await self._parse(digest, data, "")
 
-    async def read(self, digest: Digest) -> Manifest | Index:
-        """The manifest or index behind `digest`, fetched if need be."""
+    async def places(self, digest: Digest) -> tuple[Source, ...]:
+        """Where the image `digest` can be had: by its names, and where an index lists it as an image."""
+        claims = await self._catalog.claims(digest)
+        return tuple(one.source for one in claims if one.descriptor is None or one.descriptor.media_type in _IMAGES)
+
+    async def read(
+        self, digest: Digest, said: Descriptor | None = None, own: tuple[Source, ...] = ()
+    ) -> Manifest | Index:
+        """The manifest or index behind `digest`, fetched if need be.
+
+        `said` is what the index above it says of it, `own` where that index was found.
+        """
         stored = await self.stored(digest)
         if stored is not None:
             return stored
-        descriptor = await self._catalog.descriptor(digest)
-        # A name may be registered for a digest that nobody has seen: what it is will show.
-        data = await self._blobs.read(descriptor or Descriptor(digest, MANIFEST_SIZE_MAX, OCI_INDEX))
-        document = await self._parse(digest, data, descriptor.media_type if descriptor else "")
-        await self._record(digest, len(data), document, await self._catalog.sources(digest))
+        own = own or await self.places(digest)
+        known = said or await self._catalog.descriptor(digest)
+        if known is None or known.media_type not in _IMAGES:
+            known = Descriptor(digest, UNKNOWN_SIZE, OCI_INDEX)
+        data = await self._blobs.read(known, own)
+        document = await self._parse(digest, data, "" if known.size == UNKNOWN_SIZE else known.media_type)
+        await self._record(digest, len(data), document, own)
         return document
 
     async def platform_image(self, digest: Digest, platform: Platform | None = None) -> PlatformImage:
@@ -86,7 +101,8 @@ class Documents:
 
         Raises NotFound, naming what there is, where the index has nothing for it.
         """
-        return await self._descend(digest, platform or self.platform, INDEX_NESTING_MAX)
+        own = await self.places(digest)
+        return await self._descend(digest, None, own, platform or self.platform, INDEX_NESTING_MAX)
 
     async def stored_platform_image(self, digest: Digest, platform: Platform) -> PlatformImage | None:
         """As `platform_image` from what is here; None where a document is missing. Raises Malformed, StorageFailed."""
@@ -97,10 +113,13 @@ class Documents:
             digest = _pick(digest, document, platform).digest
         return None
 
-    async def config(self, manifest: Manifest) -> ImageConfig:
-        """The image config, fetched if need be, with one diff ID a layer. Raises Malformed, TooLarge."""
+    async def config(self, manifest: Manifest, own: tuple[Source, ...] = ()) -> ImageConfig:
+        """The image config, fetched if need be, with one diff ID a layer. Raises Malformed, TooLarge, Unsupported."""
         check_config_size(manifest.config)
-        config = parse_config(await self._blobs.read(manifest.config))
+        config = parse_config(await self._blobs.read(manifest.config, own))
+        for diff_id in config.diff_ids:
+            if diff_id.algorithm != "sha256":
+                raise Unsupported(f"image config {manifest.config.digest}: diff ID {diff_id}: imgfs proves sha256 only")
         if len(config.diff_ids) != len(manifest.layers):
             raise Malformed(
                 f"image config {manifest.config.digest}: has {len(config.diff_ids)} diff IDs "
@@ -108,13 +127,16 @@ class Documents:
             )
         return config
 
-    async def _descend(self, digest: Digest, platform: Platform, depth: int) -> PlatformImage:
-        document = await self.read(digest)
+    async def _descend(
+        self, digest: Digest, said: Descriptor | None, own: tuple[Source, ...], platform: Platform, depth: int
+    ) -> PlatformImage:
+        document = await self.read(digest, said, own)
         if isinstance(document, Manifest):
             return PlatformImage(digest, document)
         if not depth:
             raise TooLarge(f"image index {digest}: nested deeper than {INDEX_NESTING_MAX}")
-        return await self._descend(_pick(digest, document, platform).digest, platform, depth - 1)
+        child = _pick(digest, document, platform)
+        return await self._descend(child.digest, child, own, platform, depth - 1)
 
     async def _parse(self, digest: Digest, data: bytes, media_type: str) -> Manifest | Index:
         document = await run_cpu(parse_document, data, media_type)
@@ -135,7 +157,7 @@ def check_config_size(config: Descriptor) -> None:
 
 
 def _pick(digest: Digest, index: Index, platform: Platform) -> Descriptor:
-    images = [one for one in index.manifests if one.media_type in MANIFEST_TYPES | INDEX_TYPES]
+    images = [one for one in index.manifests if one.media_type in _IMAGES]
     chosen = choose(platform, [one.platform for one in images])
     if chosen is not None:
         return images[chosen]

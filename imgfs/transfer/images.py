@@ -12,7 +12,7 @@ from functools import partial
 from imgfs.aio.gather import gather
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError
-from imgfs.images.catalog import Catalog
+from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.store import Layer, LayerStore
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
@@ -66,7 +66,7 @@ class Images:
         """
         try:
             image = await self._documents.platform_image(digest, platform)
-            snapshot = await self._assemble(image)
+            snapshot = await self._assemble(image, await self._documents.places(digest))
         except ImgfsError as error:
             self._failures.note(digest, error)
             raise
@@ -96,7 +96,7 @@ class Images:
             return self._stored.get(layer.diff_id)
         return await self._layers.ensure(await known_descriptor(self._catalog, layer.blob), layer.diff_id)
 
-    async def _assemble(self, image: PlatformImage) -> Snapshot:
+    async def _assemble(self, image: PlatformImage, own: tuple[Source, ...]) -> Snapshot:
         manifest = image.manifest
         check_config_size(manifest.config)
         for descriptor in manifest.layers:
@@ -105,14 +105,14 @@ class Images:
             # The layers need not wait for the config: what their tars are is compared below.
             await gather(
                 [
-                    partial(self._blobs.ensure, manifest.config),
-                    *(partial(self._prefetch, descriptor) for descriptor in manifest.layers),
+                    partial(self._blobs.ensure, manifest.config, own),
+                    *(partial(self._prefetch, descriptor, own) for descriptor in manifest.layers),
                 ]
             )
-        config = await self._documents.config(manifest)
+        config = await self._documents.config(manifest, own)
         pairs = list(zip(manifest.layers, config.diff_ids, strict=True))
-        await gather([partial(self._layers.ensure, *pair) for pair in pairs])
+        await gather([partial(self._layers.ensure, *pair, own) for pair in pairs])
         return await self._graph.record(pairs)
 
-    async def _prefetch(self, descriptor: Descriptor) -> None:
-        await self._layers.ensure(descriptor, None)
+    async def _prefetch(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
+        await self._layers.ensure(descriptor, None, own)

@@ -20,7 +20,7 @@ from imgfs.layers.unpack import unpack
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
 from imgfs.transfer.failures import Failures
-from imgfs.transfer.places import try_each
+from imgfs.transfer.places import hosts_of, try_each
 from imgfs.transfer.progress import Transfers
 
 if TYPE_CHECKING:
@@ -68,11 +68,12 @@ class Layers:
         self._passed: dict[Digest, Digest] = {}
         """Diff IDs by blob, from the passes of this daemon: the catalogue has them only when the layer has settled."""
 
-    async def ensure(self, descriptor: Descriptor, diff_id: Digest | None) -> Layer:
+    async def ensure(self, descriptor: Descriptor, diff_id: Digest | None, own: tuple[Source, ...] = ()) -> Layer:
         """The layer, verified against its blob digest, and against `diff_id` unless that is None.
 
-        Raises what try_each raises, Malformed, TooLarge, Unsupported, NoSpace, StorageFailed. However many ask at
-        once, one pass is made. A cancelled caller leaves the pass to the others.
+        `own` are the places of the image that asks. Raises what try_each raises, Malformed, TooLarge, Unsupported,
+        NoSpace, StorageFailed. However many ask for the same at once, one pass is made. A cancelled caller leaves the
+        pass to the others.
         """
         known = diff_id if diff_id is not None and diff_id in self._layers else None
         # The passes of this daemon are asked last: one may have ended while the catalogue was read.
@@ -80,7 +81,8 @@ class Layers:
         if known is not None and known in self._layers:
             layer = self._layers.get(known)
         else:
-            layer = await self._flights.join(descriptor.digest, lambda: self._fetch(descriptor))
+            key = descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own)
+            layer = await self._flights.join(key, lambda: self._fetch(descriptor, own))
         if diff_id is not None:
             self._check(descriptor, layer, diff_id)
         return layer
@@ -100,17 +102,18 @@ class Layers:
             self._failures.note(descriptor.digest, error)
             raise error
 
-    async def _fetch(self, descriptor: Descriptor) -> Layer:
+    async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...]) -> Layer:
         try:
             if descriptor.digest in self._content:
                 layer = await self._unpack_stored(descriptor)
             else:
                 layer = await try_each(
-                    self._catalog, descriptor.digest, lambda source: self._unpack_from(source, descriptor)
+                    self._catalog, descriptor.digest, lambda source: self._unpack_from(source, descriptor), own
                 )
-        except ImgfsError as error:
+        except ImgfsError as fault:
+            error = _naming(descriptor, fault)
             self._failures.note(descriptor.digest, error)
-            raise
+            raise error from None
         self._failures.clear(descriptor.digest)
         return layer
 
@@ -172,6 +175,13 @@ class Layers:
             # A failure stays: this layer is served, but whoever asks must not hear that it is durable.
             if settling.error is None and self._settling.get(layer.diff_id) is settling:
                 del self._settling[layer.diff_id]
+
+
+def _naming(descriptor: Descriptor, error: ImgfsError) -> ImgfsError:
+    """`error` with the layer's digest in its sentence: a fault in a tar is told by whoever knows only the tar."""
+    if descriptor.digest in error.message:
+        return error
+    return type(error)(f"layer {descriptor.digest}: {error.message}")
 
 
 async def _read_file(file: int) -> AsyncIterator[bytes]:

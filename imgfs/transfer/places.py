@@ -14,13 +14,15 @@ T = TypeVar("T")
 _BY_WEIGHT = (VerificationFailed, AccessDenied, RateLimited, RemoteError, NotFound)
 
 
-async def try_each(catalog: Catalog, digest: Digest, fetch: Callable[[Source], Awaitable[T]]) -> T:
-    """Call `fetch` with each place of `digest` until one succeeds.
+async def try_each(
+    catalog: Catalog, digest: Digest, fetch: Callable[[Source], Awaitable[T]], own: tuple[Source, ...] = ()
+) -> T:
+    """Call `fetch` with each place of `digest` until one succeeds, those of the image that asks (`own`) first.
 
-    Wrong bytes are asked for once more, at the next place first. Raises NotFound if no place is known or all of them
-    say so, else the failure that tells most.
+    Other places learn of the digest only when the image's own fail. Wrong bytes are asked for once more, at the next
+    place first. Raises NotFound if no place is known or all of them say so, else the failure that tells most.
     """
-    sources = await catalog.sources(digest)
+    sources = list(dict.fromkeys((*own, *await catalog.sources(digest))))
     if not sources:
         raise NotFound(f"content {digest}: is not stored here, and no known image says where it can be had")
     failures: list[ImgfsError] = []
@@ -32,6 +34,11 @@ async def try_each(catalog: Catalog, digest: Digest, fetch: Callable[[Source], A
         except (RemoteError, NotFound, VerificationFailed) as error:
             failures.append(error)
     raise min(failures, key=_weight)
+
+
+def hosts_of(places: tuple[Source, ...]) -> frozenset[str]:
+    """The registries of `places`: who asks for the same bytes there may share a fetch."""
+    return frozenset(place.host for place in places)
 
 
 def _weight(error: ImgfsError) -> int:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgfs.aio.flight import Flights
-from imgfs.errors import ImgfsError, NotFound
+from imgfs.errors import ImgfsError, NotFound, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.images.names import Names, reference_of
-from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES
+from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Index, Manifest
 from imgfs.oci.reference import Reference
@@ -78,7 +78,7 @@ class Resolver:
     async def _resolve(self, reference: Reference) -> Digest:
         place = f"images/{reference.host}"
         try:
-            descriptor, data = await self._registry.manifest(reference)
+            descriptor, data = await self._manifest(reference)
             source = Source(reference.host, reference.repository)
             document = await self._documents.store(descriptor, data, source)
             await self._names.put(str(reference), descriptor.digest)
@@ -88,6 +88,13 @@ class Resolver:
         self._failures.clear(place)
         await self._resolve_platform(descriptor.digest, document)
         return descriptor.digest
+
+    async def _manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        """Wrong bytes are asked for once more: a cache on the way may have had a bad moment."""
+        try:
+            return await self._registry.manifest(reference)
+        except VerificationFailed:
+            return await self._registry.manifest(reference)
 
     async def _resolve_platform(self, digest: Digest, document: Manifest | Index) -> None:
         """Get the manifest of the default platform too: then listing the image needs nothing more."""

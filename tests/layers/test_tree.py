@@ -152,7 +152,6 @@ def test_an_unpacking_says_the_same(tmp_path: Path, layers: list[list[Entry]], e
         [[h("b", "a")]],
         [[h("b", "a"), f("a")]],
         [[d("a"), h("b", "a")]],
-        [[f("a")], [w("a"), h("b", "a")]],
         [[f("a")], [h("b", "a/c")]],
         [[s("l", "l")], [h("b", "l/x")]],
         [[f("a"), s("l", "a")], [h("l/b", "a")]],

@@ -31,6 +31,7 @@ class Unpacking:
 
     def apply(self, entries: Sequence[Entry]) -> None:
         """Unpack one layer."""
+        stashed = self._stash_targets(entries)
         overridden = {self._link_at(entry.path) for entry in entries if entry.kind is Kind.DIRECTORY} - {None}
         for entry in entries:
             if entry.kind is Kind.WHITEOUT:
@@ -42,7 +43,23 @@ class Unpacking:
                     _remove(child)
         for entry in entries:
             if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
-                self._unpack(entry)
+                self._unpack(entry, stashed)
+
+    def _stash_targets(self, entries: Sequence[Entry]) -> dict[bytes, Path]:
+        """Lower files that hard links of this layer name, under names beside the root: a whiteout may hide them."""
+        stash = self.root.with_name(f"{self.root.name}.stash")
+        shutil.rmtree(stash, ignore_errors=True)
+        stash.mkdir()
+        found: dict[bytes, Path] = {}
+        for entry in entries:
+            parent, _, name = entry.link.rpartition(b"/")
+            if entry.kind is not Kind.HARDLINK or (directory := self._resolve(parent)) is None:
+                continue
+            place = directory / os.fsdecode(name)
+            if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()) and entry.link not in found:
+                found[entry.link] = stash / str(len(found))
+                os.link(place, found[entry.link], follow_symlinks=False)
+        return found
 
     def _link_at(self, path: bytes) -> int | None:
         """The inode of the symbolic link at `path`, if there is one."""
@@ -52,9 +69,9 @@ class Unpacking:
             return None
         return (directory / os.fsdecode(name)).lstat().st_ino
 
-    def _unpack(self, entry: Entry) -> None:
+    def _unpack(self, entry: Entry, stashed: dict[bytes, Path]) -> None:
         if entry.kind is Kind.HARDLINK:
-            self._link_aside(entry.link)
+            self._link_aside(entry.link, stashed)
         parent, _, name = entry.path.rpartition(b"/")
         directory = self._resolve(parent, make=True)
         if directory is None:
@@ -75,13 +92,16 @@ class Unpacking:
             place.write_text(str(entry.mtime))
             place.chmod(entry.mode)
 
-    def _link_aside(self, target: bytes) -> None:
+    def _link_aside(self, target: bytes, stashed: dict[bytes, Path]) -> None:
         parent, _, name = target.rpartition(b"/")
         directory = self._resolve(parent)
-        if directory is None:
+        place = directory / os.fsdecode(name) if directory is not None else None
+        if place is None or not os.path.lexists(place):
+            place = stashed.get(target)
+        if place is None:
             raise Refused(target)
         try:
-            os.link(directory / os.fsdecode(name), self.root / _SPARE, follow_symlinks=False)
+            os.link(place, self.root / _SPARE, follow_symlinks=False)
         except OSError as error:
             raise Refused(target) from error
 

@@ -56,7 +56,6 @@ async def test_numbers_are_kept_for_good(graph: SnapshotGraph, database: Databas
         numbers = {one.chain_id: one.number for one in opened}
         assert len(set(numbers.values())) == len(numbers) == 3
         assert before.items() <= numbers.items()
-        assert all(opened.numbered(one.number) == one for one in opened)
     assert list(graph) == list(again)
 
 
@@ -89,5 +88,25 @@ async def test_chains_recorded_at_once_share_their_base(graph: SnapshotGraph) ->
 
 async def test_what_is_unknown(graph: SnapshotGraph) -> None:
     assert graph.find(EMPTY) is None
-    with pytest.raises(NotFound, match="snapshot number 7"):
-        graph.numbered(7)
+    with pytest.raises(NotFound, match="inode 7"):
+        graph.locate(7)
+
+
+async def test_inode_ranges_are_small_and_the_same_for_good(graph: SnapshotGraph, database: Database) -> None:
+    one, other = await graph.record([A]), await graph.record([B])
+    first, second = await graph.reserve(one, 10), await graph.reserve(other, 5)
+    assert (first, second) == (2, 12)
+    assert await graph.reserve(one, 10) == first
+    again = SnapshotGraph(database)
+    for opened in (graph, again):
+        assert opened.locate(2) == (one, 1)
+        assert opened.locate(11) == (one, 10)
+        assert opened.locate(12) == (other, 1)
+    assert await again.reserve(other, 5) == second
+
+
+async def test_a_view_that_grew_gets_a_new_range(graph: SnapshotGraph) -> None:
+    one = await graph.record([A])
+    await graph.reserve(one, 10)
+    assert await graph.reserve(one, 11) == 12
+    assert graph.locate(12) == (one, 1)

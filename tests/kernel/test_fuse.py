@@ -1,0 +1,48 @@
+"""The greeting of kernel and library, amended (structures of linux/fuse.h)."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from imgfs.errors import NotPermitted
+from imgfs.kernel.fuse import amend_init, open_fuse
+
+PARALLEL = 1 << 18
+
+
+def request(flags: int) -> bytes:
+    return bytes(40) + struct.pack("=IIII", 7, 38, 131072, flags)
+
+
+def answer(flags: int) -> bytes:
+    body = struct.pack("=IIIIHHII", 7, 38, 131072, flags, 0, 0, 1 << 20, 1) + bytes(36)
+    return struct.pack("=IiQ", 16 + len(body), 0, 99) + body
+
+
+def test_lookups_in_one_directory_run_side_by_side_where_the_kernel_can() -> None:
+    amended = amend_init(request(PARALLEL | 1), answer(1), max_background=128)
+    assert struct.unpack_from("=IIII", amended, 16) == (7, 38, 131072, PARALLEL | 1)
+    assert struct.unpack_from("=HH", amended, 32) == (128, 96)
+
+
+def test_what_the_kernel_does_not_offer_is_not_asked_for() -> None:
+    amended = amend_init(request(1), answer(1), max_background=128)
+    assert struct.unpack_from("=I", amended, 28)[0] == 1
+
+
+def test_nothing_else_changes() -> None:
+    before = answer(5)
+    after = amend_init(request(0), before, max_background=0)
+    assert after == before
+
+
+def test_a_refusal_stays_a_refusal() -> None:
+    refusal = struct.pack("=IiQ", 16, -71, 99)
+    assert amend_init(request(PARALLEL), refusal, max_background=128) == refusal
+
+
+def test_a_mountpoint_that_is_not_there_is_told() -> None:
+    with pytest.raises(NotPermitted, match="/nonexistent/mnt: cannot be mounted: No such file"):
+        open_fuse("/nonexistent/mnt", others=True, trusted=True)
