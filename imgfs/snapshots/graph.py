@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from imgfs.database import Database
-from imgfs.errors import NotFound
+from imgfs.errors import NoSpace, NotFound
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
@@ -111,7 +111,11 @@ class SnapshotGraph:
             db.execute("INSERT OR REPLACE INTO inodes VALUES (?, ?, ?)", (snapshot.number, first, count))
             return first
 
-        first = await self._database.write(change)
+        try:
+            first = await self._database.write(change)
+        except NoSpace:
+            # What is here must be readable on a full disk: a range of its own, the same each time, but of 64 bits.
+            first = snapshot.number << 32
         if (first, snapshot.number) not in self._ranges:
             insort(self._ranges, (first, snapshot.number))
         return first

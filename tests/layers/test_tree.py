@@ -276,3 +276,15 @@ def test_any_layers_merge_as_they_unpack(layers: list[list[Entry]]) -> None:
         except Malformed:
             merged = None
         assert merged == oracle
+
+
+def test_a_hard_link_may_name_a_lower_file_that_its_layer_whites_out() -> None:
+    tree = merge([[f("a")], [h("b", "a"), w("a")]])
+    assert list(tree.root.children or ()) == [b"b"]
+
+
+def test_directories_that_no_entry_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgfs.layers.tree.IMPLICIT_MAX", 3)
+    merge([[f("a/b/c/f")]])
+    with pytest.raises(TooLarge, match="no entry names"):
+        merge([[f("a/b/c/d/f")]])
