@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 
 import pytest
 import trio
@@ -71,7 +72,7 @@ def test_what_counts_as_interrupted() -> None:
     assert not is_interrupted(os.getpid())
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
-        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
         assert not is_interrupted(os.getpid())
         signal.sigtimedwait([signal.SIGUSR1], 1)
     finally:
