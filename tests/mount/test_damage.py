@@ -9,6 +9,7 @@ from pathlib import Path
 from imgfs.oci.digest import Digest
 from imgfs.testing.images import File, image, index, layer
 from imgfs.testing.registry import FakeRegistry
+from tests.mount.scene import until
 from tests.support.mounted import Mounted
 
 MADE = image([layer([File("etc/a", b"a" * 3000)]), layer([File("etc/b", b"b\n")])])
@@ -89,6 +90,7 @@ def test_a_full_disk_harms_nobody_who_needs_no_space(tmp_path: Path, registry: F
             assert mount.run("pull", f"{registry.host}/nothing:1").returncode == 3
             assert (mount.rootfs(f"{registry.host}/a:1") / "etc/b").read_bytes() == b"b\n"
             (disk / "filler").unlink()
+            until(lambda: mount.run("pull", f"{registry.host}/big:1").returncode == 0)
             assert (mount.rootfs(f"{registry.host}/big:1") / "big").stat().st_size == 1 << 20
     finally:
         subprocess.run(["umount", disk], check=True)
