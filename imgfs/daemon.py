@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import logging
 import os
 import resource
 import signal
@@ -23,7 +24,7 @@ from imgfs.config import Config
 from imgfs.content.durable import make_directory
 from imgfs.content.store import ContentStore
 from imgfs.database import Database
-from imgfs.errors import Busy, Invalid, from_os
+from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.fs.node import Shown
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
@@ -46,6 +47,7 @@ from imgfs.transfer.status import StatusReporter
 
 SCHEMAS = (names.SCHEMA, catalog.SCHEMA, graph.SCHEMA)
 _SWITCH_INTERVAL = 0.001
+_log = logging.getLogger("imgfs.daemon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,14 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     with _locked(mounting):
         configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
         _clear_stale(str(mounting.mountpoint))
-        trio.run(_serve, mounting, ready)
+        try:
+            trio.run(_serve, mounting, ready)
+        except ImgfsError:
+            raise
+        except Exception:
+            # In the background nobody sees a traceback on stderr.
+            _log.exception("the daemon ended unexpectedly")
+            raise
 
 
 async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
