@@ -1,95 +1,101 @@
-"""A line of stages over one stream, each in a thread of its own turn, side by side and in order.
+"""A line of stages over one stream, each in a thread of its own, side by side and in order.
 
-What isal, hashlib and pwrite do without the GIL so runs on several cores, while the event loop only hands pieces on.
-Queues hold a few batches: a slow stage holds back the network instead of filling memory.
+What isal, hashlib and pwrite do without the GIL so runs on several cores. Stages hand pieces on through bounded queues
+of their own: a trip through the event loop for each piece would cost more than the piece. A slow stage holds back the
+network instead of filling memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable
+from functools import partial
+from queue import Full, Queue
 
 import trio
 
-from imgfs.aio.threads import run_cpu
+from imgfs.aio.gather import plain_nursery
 
 Piece = bytes | bytearray | memoryview
 Stage = Callable[[Piece], Iterable[Piece]]
-"""Takes a piece, yields what the next stage gets. Runs in threads, one call at a time, lazily: it may yield a lot."""
+"""Takes a piece, yields what the next stage gets. Runs in one thread, lazily: it may yield a lot."""
 
-BATCH = 2 << 20
-_QUEUE = 2
+QUEUE = 4
+"""Pieces between two stages."""
+
+_Pieces = Queue[Piece | None]
+
+
+class _Line:
+    """What the stages of one run share: whether to go on, and the first failure."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.failure: Exception | None = None
+        self.source = trio.CancelScope()
+        """Around the source: a stage that fails must not wait for the network to notice."""
+
+    def fail(self, error: Exception) -> None:
+        if not self.stopped:
+            self.stopped, self.failure = True, error
 
 
 async def run_pipeline(source: AsyncIterable[Piece], *stages: Stage) -> None:
     """Send every piece of `source` through `stages`; what the last stage yields is dropped.
 
     Returns when all is through. The first error of the source or a stage ends the others and is raised as itself.
-    Memory: about `BATCH` bytes times queue length a stage, however far a piece inflates. Cancellation waits for the
-    piece in work.
+    Memory: `QUEUE` pieces before each stage and one in it, however far a piece inflates. Cancellation waits for the
+    pieces in work.
     """
-    failures: list[Exception] = []
-    async with trio.open_nursery() as nursery:
+    line = _Line()
+    queues: list[_Pieces] = [Queue(QUEUE) for _ in stages]
+    following: list[_Pieces | None] = [*queues[1:], None]
+    # A limiter of its own, so that every stage has its thread: with a shared one, stages could wait for one another.
+    limiter = trio.CapacityLimiter(len(stages) + 1)
+    async with plain_nursery() as nursery:
+        for stage, receive, send in zip(stages, queues, following, strict=True):
+            work = partial(_work, line, stage, receive, send)
+            nursery.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
+        try:
+            with line.source:
+                await _pump(source, queues[0], line, limiter)
+        except Exception as error:  # noqa: BLE001 - raised below, when the stages have ended
+            line.fail(error)
+        except BaseException:
+            line.stopped = True
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(queues[0].put, None, limiter=limiter)
+    if line.failure is not None:
+        raise line.failure
 
-        async def guard(step: Awaitable[None]) -> None:
+
+async def _pump(source: AsyncIterable[Piece], send: _Pieces, line: _Line, limiter: trio.CapacityLimiter) -> None:
+    async for piece in source:
+        if line.stopped:
+            return
+        try:
+            send.put_nowait(piece)
+        except Full:
+            await trio.to_thread.run_sync(send.put, piece, limiter=limiter)
+
+
+def _work(line: _Line, stage: Stage, receive: _Pieces, send: _Pieces | None) -> None:
+    """Run one stage to the end of its queue, also after a failure, so that nobody waits for room in it for ever."""
+    while (piece := receive.get()) is not None:
+        if not line.stopped:
             try:
-                await step
-            except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery's group
-                failures.append(error)
-                nursery.cancel_scope.cancel()
-
-        send, receive = trio.open_memory_channel[list[Piece]](_QUEUE)
-        nursery.start_soon(guard, _pump(source, send))
-        for stage in stages[:-1]:
-            send, following = trio.open_memory_channel[list[Piece]](_QUEUE)
-            nursery.start_soon(guard, _work(stage, receive, send))
-            receive = following
-        nursery.start_soon(guard, _work(stages[-1], receive, None))
-    if failures:
-        raise failures[0]
+                _pass_on(line, stage, piece, send)
+            except Exception as error:  # noqa: BLE001 - raised by run_pipeline
+                line.fail(error)
+                trio.from_thread.run_sync(line.source.cancel)
+    if send is not None:
+        send.put(None)
 
 
-async def _pump(source: AsyncIterable[Piece], send: trio.MemorySendChannel[list[Piece]]) -> None:
-    async with send:
-        async for piece in source:
-            await send.send([piece])
-
-
-async def _work(
-    stage: Stage, receive: trio.MemoryReceiveChannel[list[Piece]], send: trio.MemorySendChannel[list[Piece]] | None
-) -> None:
-    async with receive, send or _Nowhere() as target:
-        async for batch in receive:
-            output, more = _through(stage, batch), True
-            while more:
-                produced, more = await run_cpu(_take, output)
-                await target.send(produced)
-
-
-class _Nowhere:
-    """Where the last stage sends: it yields nothing anybody wants."""
-
-    async def __aenter__(self) -> _Nowhere:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    async def send(self, _: list[Piece]) -> None:
-        pass
-
-
-def _through(stage: Stage, batch: list[Piece]) -> Iterator[Piece]:
-    for piece in batch:
-        yield from stage(piece)
-
-
-def _take(output: Iterator[Piece]) -> tuple[list[Piece], bool]:
-    """Up to one batch of `output`, and whether there may be more: a trip to a thread costs more than a small piece."""
-    taken: list[Piece] = []
-    size = 0
-    for piece in output:
-        taken.append(piece)
-        size += len(piece)
-        if size >= BATCH:
-            return taken, True
-    return taken, False
+def _pass_on(line: _Line, stage: Stage, piece: Piece, send: _Pieces | None) -> None:
+    for produced in stage(piece):
+        if line.stopped:
+            return
+        if send is not None:
+            send.put(produced)

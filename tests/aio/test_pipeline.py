@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from imgfs.aio.pipeline import BATCH, Piece, run_pipeline
+from imgfs.aio.pipeline import Piece, run_pipeline
 from imgfs.errors import Malformed
 
 
@@ -57,7 +57,7 @@ async def test_an_empty_source_ends_at_once(stages: int) -> None:
 
 async def test_a_piece_that_yields_several_batches_arrives_whole() -> None:
     seen: list[bytes] = []
-    await run_pipeline(source([b"x", b"y"]), lambda piece: [bytes(piece) * BATCH] * 5, sink(seen))
+    await run_pipeline(source([b"x", b"y"]), lambda piece: [bytes(piece) * 1000] * 5, sink(seen))
     assert [one[:1] for one in seen] == [b"x"] * 5 + [b"y"] * 5
 
 
@@ -126,7 +126,7 @@ async def test_endless_output_of_one_piece_is_held_back_and_ends_with_the_first_
         nonlocal made
         while True:
             made += 1
-            yield bytes(BATCH)
+            yield bytes(1 << 20)
 
     def refuse(piece: Piece) -> Iterable[Piece]:
         raise Malformed("enough")
@@ -153,3 +153,15 @@ async def test_a_slow_stage_holds_back_the_source() -> None:
     await run_pipeline(counted(), lambda piece: [piece], slow)
     assert len(ahead) == 100
     assert max(ahead) < 20
+
+
+async def test_a_failed_stage_does_not_wait_for_the_source() -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"x"
+        await trio.sleep_forever()
+
+    def refuse(piece: Piece) -> Iterable[Piece]:
+        raise Malformed("enough")
+
+    with pytest.raises(Malformed, match="enough"):
+        await run_pipeline(stalled(), lambda piece: [piece], refuse)
