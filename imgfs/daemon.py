@@ -75,6 +75,8 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     with _locked(mounting):
         configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
         _clear_stale(str(mounting.mountpoint))
+        told = {"version": __version__, "pid": os.getpid(), "mountpoint": str(mounting.mountpoint)}
+        _log.info("starting", extra=told)
         try:
             trio.run(_serve, mounting, ready)
         except ImgfsError:

@@ -303,15 +303,17 @@ def test_indexes_without_end_are_cut_off(scene: Scene) -> None:
     os.listdir(name)
 
 
-def test_platforms_are_single_path_components(scene: Scene) -> None:
+def test_a_platform_that_is_no_path_component_costs_only_itself(scene: Scene) -> None:
     made = small("platform")
     made.add_to(scene.registry, "parts")
     for odd in ("..", ".", "a/b", "a\0b", "x" * 65):
-        described = made.descriptor | {"platform": {"os": odd, "architecture": "amd64"}}
-        document = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [described]}).encode()
+        described = [made.descriptor | {"platform": {"os": odd, "architecture": "amd64"}}, made.descriptor]
+        document = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": described}).encode()
         digest = scene.registry.add_manifest("platform", Digest.of(document).short, document, OCI_INDEX)
-        with refused(errno.EBADMSG):
-            os.stat(scene.name("platform", digest.short))
+        name = scene.name("platform", digest.short)
+        assert os.listdir(name / "platforms") == ["linux-amd64"]
+        with refused(errno.ENOENT):
+            os.stat(f"{name}/platforms/{odd.partition(chr(0))[0].partition('/')[0]}-amd64")
 
 
 def test_two_names_for_one_platform_are_listed_once(scene: Scene) -> None:

@@ -212,7 +212,7 @@ def test_layer_in_three_compressions_at_once_is_stored_once_and_without_complain
         name = scene.push(image([layer(tar, "gzip"), layer(tar, "none"), layer(tar, "zstd")]), f"thrice{number}")
         assert scene.mounted.run("pull", name).returncode == 0
         assert read(scene.mounted, name, "same") == b"%d" % number * 30_000
-    assert scene.mounted.log() == ""
+    assert [line for line in scene.mounted.log().splitlines() if '"level": "info"' not in line] == []
     assert len(list((scene.mounted.state / "layers").glob("*/*"))) == 8
 
 
