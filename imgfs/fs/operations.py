@@ -71,11 +71,6 @@ class Operations(pyfuse3.Operations):
         self._listings: dict[int, tuple[Node, Listing]] = {}
         self._last_handle = 0
 
-    @property
-    def open_files(self) -> int:
-        """How many files are open."""
-        return len(self._files)
-
     @guarded
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
