@@ -200,12 +200,10 @@ class LayerWriter:
     def append(self, piece: bytes | bytearray | memoryview) -> None:
         """Write the next piece of the tar. Raises NoSpace or StorageFailed."""
         assert self._file is not None
-        view, zeros = memoryview(piece), memoryview(_ZEROS)
+        view = memoryview(piece)
         try:
-            for start in range(0, len(view), _HOLE):
-                block = view[start : start + _HOLE]
-                if block != zeros[: len(block)]:
-                    _write_all(self._file, block, self.offset + start)
+            for start, end in _runs(view):
+                _write_all(self._file, view[start:end], self.offset + start)
         except OSError as error:
             raise from_os(error, "layer") from None
         self.offset += len(view)
@@ -241,6 +239,19 @@ class LayerWriter:
             self._store.place(self._layer)
         except OSError as error:
             raise from_os(error, f"layer {self._layer.diff_id}") from None
+
+
+def _runs(view: memoryview) -> Iterator[tuple[int, int]]:
+    """The longest runs of blocks that are not zeros: a write for each block would cost a turn at the GIL each."""
+    zeros, begin = memoryview(_ZEROS), 0
+    for start in range(0, len(view), _HOLE):
+        block = view[start : start + _HOLE]
+        if block == zeros[: len(block)]:
+            if begin < start:
+                yield begin, start
+            begin = start + len(block)
+    if begin < len(view):
+        yield begin, len(view)
 
 
 def _write_all(file: int, block: memoryview, offset: int) -> None:

@@ -43,31 +43,48 @@ async def unpack(
     Unsupported, NoSpace, StorageFailed, and whatever `stream` raises; then nothing of the writer may be served.
     Cancellation waits for the piece in work.
     """
-    inflate = _Inflate(descriptor)
-    absorb = _Absorb(writer)
-    await run_pipeline(_coalesce(stream, moved), inflate, absorb)
+    prove, inflate, absorb = _Prove(descriptor), _Inflate(descriptor), _Absorb(writer)
+    await run_pipeline(_coalesce(stream, moved), prove, inflate, absorb)
+    prove.close()
     inflate.close()
     entries = await run_cpu(absorb.close)
     return Unpacked(Digest.from_hash(absorb.hash), entries, await run_cpu(encode_index, entries))
 
 
-class _Inflate:
-    """First stage: prove the blob digest and undo the compression.
-
-    Bytes that do not inflate may be a broken layer or a lying registry, and only the digest of the whole tells which.
-    So the first fault is kept, the rest is hashed, and `close` says the truth.
-    """
+class _Prove:
+    """First stage: what the descriptor promises of the blob. A stage of its own, because inflating is the longest."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._descriptor = descriptor
         self._hash = descriptor.digest.new_hash()
         self._size = 0
-        self._decompressor = open_decompressor(layer_compression(descriptor.media_type))
-        self._fault: Malformed | None = None
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
         self._hash.update(piece)
         self._size += len(piece)
+        yield piece
+
+    def close(self) -> None:
+        """Raise VerificationFailed unless the bytes are those of the descriptor."""
+        digest, size = self._descriptor.digest, self._descriptor.size
+        if self._size != size:
+            raise VerificationFailed(f"layer {digest}: got {self._size} bytes, expected {size}")
+        if self._hash.hexdigest() != digest.hex:
+            raise VerificationFailed(f"layer {digest}: the bytes have digest {Digest.from_hash(self._hash)}")
+
+
+class _Inflate:
+    """Second stage: undo the compression.
+
+    Bytes that do not inflate may be a broken layer or a lying registry, and only the digest of the whole tells which.
+    So the first fault is kept until the rest went by, and told by `close`, after the digest's.
+    """
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._decompressor = open_decompressor(layer_compression(descriptor.media_type))
+        self._fault: Malformed | None = None
+
+    def __call__(self, piece: Piece) -> Iterator[Piece]:
         if self._fault is None:
             try:
                 yield from self._decompressor.feed(piece)
@@ -75,19 +92,14 @@ class _Inflate:
                 self._fault = fault
 
     def close(self) -> None:
-        """Check the promises of the descriptor first: a wrong blob is told as such, not as broken gzip."""
-        digest, size = self._descriptor.digest, self._descriptor.size
-        if self._size != size:
-            raise VerificationFailed(f"layer {digest}: got {self._size} bytes, expected {size}")
-        if self._hash.hexdigest() != digest.hex:
-            raise VerificationFailed(f"layer {digest}: the bytes have digest {Digest.from_hash(self._hash)}")
+        """Raise the fault that was kept, or that the stream ends too early."""
         if self._fault is not None:
             raise self._fault
         self._decompressor.close()
 
 
 class _Absorb:
-    """Second stage: compute the diff ID, walk the headers, keep the tar. A fault is kept for `close`, as above."""
+    """Last stage: compute the diff ID, walk the headers, keep the tar. A fault is kept for `close`, as above."""
 
     def __init__(self, writer: LayerWriter) -> None:
         self.hash = hashlib.sha256()

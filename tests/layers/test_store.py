@@ -154,7 +154,9 @@ async def test_a_damaged_tar_is_never_walked_into_an_index(tmp_path: Path, store
     layer.tar.with_name("index").unlink()
     with layer.tar.open("r+b") as file:
         file.seek(1500)
-        file.write(b"X")
+        flipped = file.read(1)[0] ^ 1
+        file.seek(1500)
+        file.write(bytes([flipped]))
     again = reopened(tmp_path)
     with pytest.raises(StorageFailed, match="the stored tar is damaged"):
         await again.get(MADE.diff_id).entries()
