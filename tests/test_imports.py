@@ -21,6 +21,7 @@ STOREYS = [
     {"images"},
     {"leases"},
     {"snapshots"},
+    {"rootfs"},
     {"transfer"},
     {"gc"},
     {"fs"},

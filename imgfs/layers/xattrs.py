@@ -13,6 +13,9 @@ TOTAL_LIMIT = 1 << 20
 _OBEYED = (b"trusted.", b"user.overlay.")
 """Overlay takes orders from these (redirect, metacopy, opaque): a layer must not give any."""
 
+_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+"""What a filesystem of Linux can keep. macOS and others write more, and unpacking such a layer loses it too."""
+
 _CAPABILITY = b"security.capability"
 _CAPABILITY_SIZES = {0x01000000: 12, 0x02000000: 20, 0x03000000: 24}
 _EFFECTIVE = 1
@@ -35,7 +38,7 @@ def _is_kept(name: bytes, value: bytes) -> bool:
         raise Malformed(f"extended attribute {name[:NAME_LIMIT]!r}, expected a name of 1 to {NAME_LIMIT} bytes")
     if len(value) > VALUE_LIMIT:
         raise TooLarge(f"extended attribute {name!r} of {len(value)} bytes, the limit is {VALUE_LIMIT}")
-    if name.startswith(_OBEYED):
+    if name.startswith(_OBEYED) or not name.startswith(_NAMESPACES):
         return False
     if name == _CAPABILITY:
         return _is_capability(value)

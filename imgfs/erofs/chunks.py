@@ -1,0 +1,99 @@
+"""Where a file's data is: the chunk format of its inode and the index of each chunk.
+
+Source: Linux, fs/erofs/data.c (chunk based files). A chunk is a power of two of blocks, from any block of one
+device on, or a hole. The last one ends with the file. One chunk covers a whole file that is not sparse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from imgfs.erofs.format import BLOCK, BLOCK_BITS, CHUNK_BITS_MAX, CHUNK_INDEXES, HOLE, INDEX, blocks
+from imgfs.erofs.inode import Extent, Inode
+from imgfs.errors import Malformed, TooLarge, Unsupported
+
+INDEXES_MAX = 1 << 21
+"""Of one file; a small map of regions far apart could else make a large image."""
+
+Region = tuple[int, int, int]
+"""Position in the file, offset on the device, length."""
+
+_NOTHING = INDEX.pack(0xFFFF, 0, HOLE)
+
+
+def regions(inode: Inode) -> list[Region]:
+    """What of a file is data, in order; a region that goes on where the one before ends is part of that."""
+    return [(0, inode.offset, inode.size)] if inode.extents is None else _join(inode.extents)
+
+
+def check(found: Sequence[Region], layer: int, device_size: int) -> None:
+    """Raise Malformed or TooLarge for regions beyond their device or beyond what EROFS reaches of it."""
+    for _, offset, length in found:
+        if offset < 0 or offset + length > device_size:
+            raise Malformed(f"data up to byte {offset + length} of layer {layer}, which has {device_size}")
+        if blocks(offset + length) >= HOLE:
+            raise TooLarge(f"data up to byte {offset + length} of layer {layer}, EROFS reaches {HOLE * BLOCK}")
+
+
+def misfit(found: Sequence[Region], size: int, device_size: int) -> str | None:
+    """Why the kernel cannot read these regions from their device as whole blocks, or None if it can."""
+    for position, offset, length in found:
+        end = position + length
+        if offset % BLOCK:
+            return f"data at byte {offset} of its layer, not on a block of {BLOCK} bytes"
+        if position % BLOCK or (end % BLOCK and end != size):
+            return f"sparse with a hole off the blocks of {BLOCK} bytes"
+        if blocks(offset + length) * BLOCK > device_size:
+            return "data in the last block of its layer, which is cut"
+    return None
+
+
+def plan(found: Sequence[Region], size: int, device: int) -> tuple[int, bytes]:
+    """The chunk format and the indexes of a file of that size; raises Unsupported for too many chunks.
+
+    `device` counts from 1; 0 is the image itself.
+    """
+    bits = _bits(found, size)
+    count = -(-size >> bits)
+    if count > INDEXES_MAX:
+        raise Unsupported(f"sparse in {count} chunks, the limit is {INDEXES_MAX}; use the FUSE view")
+    format_ = CHUNK_INDEXES | bits - BLOCK_BITS
+    if count == 1 and found:
+        return format_, INDEX.pack(0, device, found[0][1] >> BLOCK_BITS)
+    return format_, b"".join(_indexes(found, bits, count, device))
+
+
+def _join(extents: Sequence[Extent]) -> list[Region]:
+    joined: list[Region] = []
+    for extent in extents:
+        position, offset, length = extent.position, extent.offset, extent.length
+        if joined:
+            before = joined[-1]
+            if before[0] + before[2] == position and before[1] + before[2] == offset:
+                joined[-1] = (before[0], before[1], before[2] + length)
+                continue
+        if length:
+            joined.append((position, offset, length))
+    return joined
+
+
+def _bits(found: Sequence[Region], size: int) -> int:
+    """Of the largest chunk that no region begins or ends in the middle of, save the end of the file."""
+    borders = 0
+    for position, _, length in found:
+        end = position + length
+        borders |= position | (end if end != size else 0)
+    covering = min(max((size - 1).bit_length(), BLOCK_BITS), CHUNK_BITS_MAX)
+    return min(covering, (borders & -borders).bit_length() - 1) if borders else covering
+
+
+def _indexes(found: Sequence[Region], bits: int, count: int, device: int) -> Iterator[bytes]:
+    step = 1 << bits - BLOCK_BITS
+    done = 0
+    for position, offset, length in found:
+        first, chunks = position >> bits, -(-length >> bits)
+        block = offset >> BLOCK_BITS
+        yield _NOTHING * (first - done)
+        yield b"".join([INDEX.pack(0, device, block + step * chunk) for chunk in range(chunks)])
+        done = first + chunks
+    yield _NOTHING * (count - done)

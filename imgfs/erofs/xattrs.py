@@ -1,0 +1,71 @@
+"""Extended attributes: each pair of name and value is in the image once, and inodes say where.
+
+EROFS could also keep attributes with their inode. One way is enough: image attributes are either the same on many files
+(labels) or few (capabilities), and a value of up to 65,535 bytes would not fit beside every inode.
+ACLs are stored as the kernel's own xattr format, version 2 (fs/erofs/xattr.c, erofs_get_acl).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import pack
+
+from imgfs.erofs.format import XATTR, XATTR_BODY, XATTR_PLACE
+from imgfs.errors import Unsupported
+
+COUNT_MAX = 255
+VALUE_MAX = 65535
+
+_NAMESPACES = ((b"user.", 1), (b"trusted.", 4), (b"security.", 6))
+_WHOLE = {b"system.posix_acl_access": 2, b"system.posix_acl_default": 3}
+
+
+class SharedXattrs:
+    """The area of shared attributes, growing as inodes name theirs."""
+
+    def __init__(self) -> None:
+        self.area = bytearray()
+        self._places: dict[tuple[bytes, bytes], int] = {}
+        self._bodies: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
+
+    def body(self, xattrs: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """The bytes that follow an inode with these attributes (at least one); raises Unsupported."""
+        key = tuple(xattrs)
+        body = self._bodies.get(key)
+        if body is None:
+            if len(key) > COUNT_MAX:
+                raise Unsupported(f"{len(key)} extended attributes, EROFS holds {COUNT_MAX}; use the FUSE view")
+            places = [self._place(name, value) for name, value in key]
+            body = self._bodies[key] = XATTR_BODY.pack(0, len(places)) + pack(f"<{len(places)}I", *places)
+        return body
+
+    def _place(self, name: bytes, value: bytes) -> int:
+        place = self._places.get((name, value))
+        if place is None:
+            entry = _entry(name, value)
+            place = self._places[name, value] = len(self.area) // XATTR_PLACE
+            self.area += entry
+            self.area += bytes(-len(entry) % XATTR_PLACE)
+        return place
+
+
+def words(body: bytes) -> int:
+    """How an inode states the length of `body` (0 if empty); the header counts as one word."""
+    return (len(body) - XATTR_BODY.size) // XATTR_PLACE + 1 if body else 0
+
+
+def _entry(name: bytes, value: bytes) -> bytes:
+    if len(value) > VALUE_MAX:
+        size = f"{len(value)} bytes, EROFS holds {VALUE_MAX}"
+        raise Unsupported(f"extended attribute {name!r} of {size}; use the FUSE view")
+    namespace, rest = _split(name)
+    return XATTR.pack(len(rest), namespace, len(value)) + rest + value
+
+
+def _split(name: bytes) -> tuple[int, bytes]:
+    if name in _WHOLE:
+        return _WHOLE[name], b""
+    for prefix, namespace in _NAMESPACES:
+        if name.startswith(prefix) and prefix != name:
+            return namespace, name[len(prefix) :]
+    raise Unsupported(f"extended attribute {name!r} is in no namespace that EROFS knows; use the FUSE view")
