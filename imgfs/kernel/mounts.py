@@ -21,6 +21,7 @@ from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted
 
 FILESYSTEM = "fuse.imgfs"
 MNT_DETACH = 2
+MNT_EXPIRE = 4
 UMOUNT_NOFOLLOW = 8
 
 _log = logging.getLogger("imgfs.kernel")
@@ -36,6 +37,9 @@ class Mount:
     filesystem: str
     source: str
     device: tuple[int, int]
+    number: int
+    parent: int
+    """The `number` of the mount that it is mounted on."""
 
 
 def mounts() -> list[Mount]:
@@ -46,8 +50,26 @@ def mounts() -> list[Mount]:
 def mount_at(path: str) -> Mount | None:
     """The topmost mount at exactly `path`, or None. Does not touch `path` itself."""
     real = _absolute(path)
-    found = [mount for mount in mounts() if mount.mountpoint == real]
-    return found[-1] if found else None
+    everything = {mount.number: mount for mount in mounts()}
+    found = [mount for mount in everything.values() if mount.mountpoint == real]
+    return max(found, key=lambda mount: _height(mount, everything), default=None)
+
+
+def mounts_below(path: str) -> list[Mount]:
+    """Every mount below the directory `path`, not at it, in the order in which they can be taken away: deepest first.
+
+    Does not touch `path` itself, so it answers for a dead daemon's tree too.
+    """
+    everything = {mount.number: mount for mount in mounts()}
+    inside = _absolute(path).rstrip("/") + "/"
+    below = [mount for mount in everything.values() if mount.mountpoint.startswith(inside)]
+    return sorted(below, key=lambda mount: _height(mount, everything), reverse=True)
+
+
+def unmount_below(path: str) -> None:
+    """Take away every mount below `path`, deepest first. Raises Busy at the first in use; what is gone stays gone."""
+    for mount in mounts_below(path):
+        unmount(mount.mountpoint)
 
 
 @contextmanager
@@ -93,6 +115,16 @@ def unmount(path: str, *, detach: bool = False) -> None:
     raise _explain(code, path)
 
 
+def expire(path: str) -> bool:
+    """Take away the mount at `path` if nobody has used it since the last call; tell whether it is gone.
+
+    The first call marks it (umount2(2), MNT_EXPIRE). For root; mounts of others stay.
+    """
+    if _libc.umount2(os.fsencode(_absolute(path)), UMOUNT_NOFOLLOW | MNT_EXPIRE) == 0:
+        return True
+    return ctypes.get_errno() in (errno.EINVAL, errno.ENOENT)
+
+
 def _unmount_as_user(path: str, detach: bool) -> None:
     try:
         done = subprocess.run(
@@ -127,6 +159,16 @@ def set_read_ahead(device: tuple[int, int], kilobytes: int) -> None:
         _log.info("kernel default kept", extra={"path": error.filename, "reason": error.strerror})
 
 
+def _height(mount: Mount, everything: dict[int, Mount]) -> int:
+    """How many mounts it stands on; the table's order tells when mounts were made, not when they were put in place."""
+    height = 0
+    parent = everything.get(mount.parent)
+    while parent is not None and parent.number != parent.parent:
+        height += 1
+        parent = everything.get(parent.parent)
+    return height
+
+
 def _absolute(path: str) -> str:
     """Resolve the parent only: resolving a dead mount itself would fail with ENOTCONN."""
     head, tail = os.path.split(os.path.abspath(path))
@@ -137,7 +179,8 @@ def _parse(line: str) -> Mount:
     left, _, right = line.partition(" - ")
     fields, kind = left.split(" "), right.split(" ")
     major, _, minor = fields[2].partition(":")
-    return Mount(_unescape(fields[4]), kind[0], _unescape(kind[1]), (int(major), int(minor)))
+    device = int(major), int(minor)
+    return Mount(_unescape(fields[4]), kind[0], _unescape(kind[1]), device, int(fields[0]), int(fields[1]))
 
 
 def _unescape(text: str) -> str:

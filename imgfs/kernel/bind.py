@@ -1,0 +1,25 @@
+"""Bind mounts: the same directory at a second place, restricted (mount_setattr(2), Linux 5.12)."""
+
+from __future__ import annotations
+
+from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, clone, restrict
+
+
+def bind_read_only(source: str, target: str, *, trusted: bool) -> None:
+    """Show the directory `source` read-only at `target` too, which may be `source` itself.
+
+    It is read-only from the first moment on. Unless `trusted`, setuid bits and device nodes do not work. Mounts below
+    `source` are not shown. Blocks while both paths are walked: call it in a thread. Raises NotFound, NotPermitted,
+    Unsupported or Busy.
+    """
+    with clone(source) as mount:
+        mount.restrict(RDONLY if trusted else RDONLY | NOSUID | NODEV)
+        mount.attach(target)
+
+
+def set_read_only(mountpoint: str) -> None:
+    """Make the mount at `mountpoint` read-only; its filesystem stays writable through other mounts.
+
+    Raises Busy while a file is open for writing there, NotFound, NotPermitted, or Invalid where nothing is mounted.
+    """
+    restrict(mountpoint, RDONLY)

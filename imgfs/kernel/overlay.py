@@ -1,0 +1,84 @@
+"""Mounting overlayfs: a writable view of a chain of directories, or a read-only one (overlayfs.rst of the kernel).
+
+What the layers are, and that no upper is used twice, is the caller's to know: the kernel only warns in its log.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgfs.errors import Invalid
+from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Context, Detached, clone, clone_mount
+
+SOURCE = "imgfs"
+"""What stands as the source of every overlay here in the table of mounts."""
+MOST_LOWERS = 500
+"""OVL_MAX_STACK of the kernel."""
+
+_OPTIONS = {"redirect_dir": "nofollow", "metacopy": "off", "index": "off", "nfs_export": "off", "xino": "auto"}
+"""Layers come from images, so what they say in xattrs is not followed. Renaming a directory of a lower is therefore
+EXDEV, as under every container engine, and `mv` copies; an upper stays what an OCI layer can say. xino: one st_dev and
+lasting inode numbers, unless a lower filesystem has no UUID (EROFS images need one)."""
+_HINTS = {
+    errno.EINVAL: "the kernel's log (dmesg) says why; the state directory must not lie on overlayfs itself",
+    errno.ENODEV: "load the kernel's overlay module (modprobe overlay)",
+    errno.ELOOP: "a directory is in two layers; give each once",
+    errno.ESTALE: "the upper belongs to other layers",
+}
+
+
+def mount_overlay(
+    lowers: Sequence[str | Detached], target: str, *, upper: Path | None, work: Path | None, trusted: bool
+) -> None:
+    """Mount `lowers`, the nearest first, with `upper` on top of them over the directory `target`.
+
+    Without `upper` the mount is read-only; a single lower is then a read-only bind mount. `work` is an empty directory
+    on the filesystem of `upper`. Unless `trusted`, setuid bits and device nodes do not work. A lower is a path, or a
+    detached mount (Linux 6.15), which stays the caller's to close. Blocks until every lower and `target` have been
+    walked to, which may be through the daemon's own tree: call it in a thread. Raises NotFound, NotPermitted,
+    Unsupported or Invalid; then nothing is mounted.
+    """
+    with detached_overlay(lowers, upper=upper, work=work, trusted=trusted, subject=target) as mount:
+        mount.attach(target)
+
+
+def detached_overlay(
+    lowers: Sequence[str | Detached], *, upper: Path | None, work: Path | None, trusted: bool, subject: str = "overlay"
+) -> Detached:
+    """The same mount in no tree yet; errors are about `subject`. Blocks and raises as mount_overlay."""
+    if not 0 < len(lowers) <= MOST_LOWERS:
+        raise Invalid(f"{subject}: {len(lowers)} layers below it, expected 1 to {MOST_LOWERS}; flatten the chain")
+    if (upper is None) != (work is None):
+        raise Invalid(f"{subject}: an upper and a work directory go together; give both or none")
+    attributes = 0 if trusted else NOSUID | NODEV
+    if upper is None and len(lowers) == 1:
+        return _second_mount(lowers[0], attributes | RDONLY)
+    with Context("overlay", subject, _HINTS) as context:
+        context.set_string("source", SOURCE)
+        for key, value in _OPTIONS.items():
+            context.set_string(key, value)
+        for lower in lowers:
+            _set_lower(context, lower)
+        if upper is not None and work is not None:
+            context.set_path("upperdir", upper)
+            context.set_path("workdir", work)
+        return context.create(attributes if upper else attributes | RDONLY)
+
+
+def _set_lower(context: Context, lower: str | Detached) -> None:
+    if isinstance(lower, Detached):
+        context.set_descriptor("lowerdir+", lower.fileno())
+    else:
+        context.set_path("lowerdir+", lower)
+
+
+def _second_mount(lower: str | Detached, attributes: int) -> Detached:
+    mount = clone_mount(lower) if isinstance(lower, Detached) else clone(lower)
+    try:
+        mount.restrict(attributes)
+    except BaseException:
+        mount.close()
+        raise
+    return mount

@@ -1,0 +1,102 @@
+"""What this kernel, this user and this disk let imgfs mount, found out by mounting it (into no tree) and letting it go.
+
+Each refusal is a sentence for people: subject, reason, what to do.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgfs.errors import ImgfsError, from_os
+from imgfs.kernel import fuse_overlay
+from imgfs.kernel.erofs import detached_erofs
+from imgfs.kernel.mountapi import Detached
+from imgfs.kernel.overlay import detached_overlay
+
+_SIZE, _DEVICES, _ROOT = 4096, 1152, 1280
+"""Bytes: the image, and where in it the device table and the root inode are."""
+_CHUNKED_FILE, _DEVICE_TABLE = 4, 8
+PREFIX = ".tmp-probe-"
+"""Of the directory that exists in the state directory for as long as the probe takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Whether something works here; if not, `reason` says why and what to do."""
+
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What can be mounted from files of one state directory.
+
+    `erofs`: images with device files. `overlay`: writable directories over others. `overlay_over_erofs`: the same over
+    an EROFS that is in no tree. `fuse_overlayfs`: the program for those who may not mount.
+    """
+
+    erofs: Capability
+    overlay: Capability
+    overlay_over_erofs: Capability
+    fuse_overlayfs: Capability
+
+
+def probe(state: Path) -> Capabilities:
+    """Try each mount with files in `state`, in a few milliseconds; nothing is left and nothing was to be seen.
+
+    Raises NoSpace or StorageFailed where `state` cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=state, prefix=PREFIX) as directory, ExitStack() as mounts:
+            return _try_all(Path(directory), mounts)
+    except OSError as error:
+        raise from_os(error, str(state)) from None
+
+
+def _try_all(directory: Path, mounts: ExitStack) -> Capabilities:
+    image, lower = directory / "image.erofs", directory / "lower"
+    image.write_bytes(_smallest_image())
+    lower.mkdir()
+    kept: list[Detached] = []
+    erofs = _try(directory, lambda: kept.append(mounts.enter_context(detached_erofs(image, [image], trusted=False))))
+    overlay = _try(directory, lambda: _overlay_over(str(lower), directory / "plain"))
+    both = overlay if erofs else erofs
+    if both:
+        both = _try(directory, lambda: _overlay_over(kept[0], directory / "stacked"))
+    return Capabilities(erofs, overlay, both, _try(directory, fuse_overlay.program))
+
+
+def _overlay_over(lower: str | Detached, directory: Path) -> None:
+    upper, work = directory / "upper", directory / "work"
+    upper.mkdir(parents=True)
+    work.mkdir()
+    detached_overlay([lower], upper=upper, work=work, trusted=False, subject=str(directory.parents[1])).close()
+
+
+def _try(directory: Path, action: Callable[[], object]) -> Capability:
+    """Whether it works; the reason speaks of the state directory, since `directory` is gone when it is read."""
+    try:
+        action()
+    except ImgfsError as error:
+        return Capability(error.message.replace(f"/{directory.name}", ""))
+    return Capability()
+
+
+def _smallest_image() -> bytes:
+    """An EROFS image with an empty root directory and one device of 8 blocks of 512 bytes (erofs_fs.h)."""
+    superblock = bytearray(128)
+    struct.pack_into("<I8xBxHQ", superblock, 0, 0xE0F5E1E2, 9, _ROOT // 32, 1)
+    struct.pack_into("<I", superblock, 36, _SIZE // 512)
+    struct.pack_into("<I", superblock, 80, _CHUNKED_FILE | _DEVICE_TABLE)
+    struct.pack_into("<HH", superblock, 86, 1, _DEVICES // 128)
+    device = struct.pack("<64sII56x", b"", 8, _SIZE // 512)
+    root = struct.pack("<HHHHIIIIHHI", 0, 0, 0o40755, 2, 0, 0, 0, 1, 0, 0, 0)
+    return (bytes(1024) + superblock + device + root).ljust(_SIZE, b"\0")

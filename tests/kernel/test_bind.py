@@ -1,0 +1,60 @@
+"""The same directory at a second place, read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import Busy, Invalid, NotFound
+from imgfs.kernel.bind import bind_read_only, set_read_only
+from imgfs.kernel.mounts import unmount
+from imgfs.kernel.overlay import mount_overlay
+from tests.kernel.pieces import directory, mounts_of, options, powerless
+
+
+@pytest.mark.parametrize(("trusted", "expected"), [(True, set[str]()), (False, {"nosuid", "nodev"})])
+def test_second_place_is_read_only_and_the_first_is_not(place: Path, trusted: bool, expected: set[str]) -> None:
+    source, target = directory(place / "source", a="1"), directory(place / "target")
+    bind_read_only(str(source), str(target), trusted=trusted)
+    assert options(target) & {"ro", "nosuid", "nodev"} == {"ro"} | expected
+    with pytest.raises(OSError, match="Read-only"):
+        (target / "a").write_text("2")
+    (source / "a").write_text("3")
+    assert (target / "a").read_text() == "3"
+
+
+def test_directory_over_itself(place: Path) -> None:
+    source = directory(place / "source", a="1")
+    bind_read_only(str(source), str(source), trusted=True)
+    assert powerless("import os, sys; print(os.access(sys.argv[1], os.W_OK))", source / "a") == "False"
+    unmount(str(source))
+    (source / "a").write_text("2")
+
+
+@pytest.mark.parametrize(("source", "target"), [("none", "there"), ("there", "none")])
+def test_missing_directories_are_named(place: Path, source: str, target: str) -> None:
+    directory(place / "there")
+    before = mounts_of(place)
+    with pytest.raises(NotFound, match=f"{place}/none: "):
+        bind_read_only(str(place / source), str(place / target), trusted=True)
+    assert mounts_of(place) == before
+
+
+def test_read_only_is_set_on_mounts_and_may_be_set_again(place: Path) -> None:
+    source, target = directory(place / "source"), directory(place / "target")
+    bind_read_only(str(source), str(target), trusted=True)
+    set_read_only(str(target))
+    with pytest.raises(Invalid, match="cannot be set"):
+        set_read_only(str(source))
+
+
+def test_mount_with_an_open_writer_stays_writable(place: Path) -> None:
+    target = directory(place / "target")
+    upper, work = directory(place / "upper"), directory(place / "work")
+    mount_overlay([str(directory(place / "lower"))], str(target), upper=upper, work=work, trusted=True)
+    with (target / "file").open("w"), pytest.raises(Busy, match="end what uses it"):
+        set_read_only(str(target))
+    set_read_only(str(target))
+    with pytest.raises(OSError, match="Read-only"):
+        (target / "new").touch()

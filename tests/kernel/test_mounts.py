@@ -1,0 +1,84 @@
+"""What is below a mountpoint, and taking it away in the right order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import Busy
+from imgfs.kernel.erofs import detached_erofs
+from imgfs.kernel.mountapi import Context, Detached
+from imgfs.kernel.mounts import mount_at, mounts_below, unmount, unmount_below
+from imgfs.kernel.overlay import mount_overlay
+from imgfs.testing.images import File, image, layer
+from imgfs.testing.registry import FakeRegistry
+from tests.kernel.pieces import directory, erofs_image, mounts_of
+from tests.support.mounted import Mounted
+
+
+def tmpfs() -> Detached:
+    with Context("tmpfs", "here") as context:
+        return context.create(0)
+
+
+def test_deepest_first_even_if_it_was_made_first(place: Path) -> None:
+    root = directory(place / "root")
+    with tmpfs() as inner, tmpfs() as middle, tmpfs() as outer:
+        outer.attach(str(root))
+        (root / "a b").mkdir()
+        middle.attach(str(root / "a b"))
+        (root / "a b/c").mkdir()
+        inner.attach(str(root / "a b/c"))
+    assert [mount.mountpoint for mount in mounts_below(str(place))] == [
+        f"{root}/a b/c",
+        f"{root}/a b",
+        str(root),
+    ]
+    unmount_below(str(place))
+    assert mounts_below(str(place)) == []
+
+
+def test_two_at_one_place_go_one_by_one(place: Path) -> None:
+    root = directory(place / "root")
+    with tmpfs() as second, tmpfs() as first:
+        first.attach(str(root))
+        second.attach(str(root))
+    top, bottom = mounts_below(str(place))
+    assert (top.parent, mount_at(str(root))) == (bottom.number, top)
+    unmount_below(str(place))
+    assert mounts_below(str(place)) == []
+
+
+def test_neither_the_mount_itself_nor_its_neighbours_are_below(place: Path) -> None:
+    for name in ("root", "rooted"):
+        with tmpfs() as mount:
+            mount.attach(str(directory(place / name)))
+    assert mounts_below(str(place / "root")) == []
+
+
+def test_what_is_in_use_stays_and_is_named(place: Path) -> None:
+    for name in ("free", "used"):
+        with tmpfs() as mount:
+            mount.attach(str(directory(place / name)))
+    with (place / "used/file").open("w"), pytest.raises(Busy, match=f"{place}/used: is in use"):
+        unmount_below(str(place))
+    assert f"{place}/used" in [mount.mountpoint for mount in mounts_below(str(place))]
+
+
+def test_views_of_a_dead_daemon_are_listed_and_go_with_its_tree(
+    place: Path, registry: FakeRegistry, mounted: Mounted
+) -> None:
+    image([layer([File("data", bytes(100_000))])]).add_to(registry, "box", "1")
+    target = str(mounted.content)
+    blob = (mounted.image(f"{registry.host}/box:1") / "layers/0").resolve()
+    upper, work = directory(place / "upper"), directory(place / "work")
+    devices = erofs_image(place / "image", 2)
+    with detached_erofs(place / "image", [blob, devices[1]], trusted=True) as lower:
+        mount_overlay([lower], target, upper=upper, work=work, trusted=True)
+    mounted.kill()
+    assert [mount.mountpoint for mount in mounts_below(str(mounted.path))] == [target]
+    with pytest.raises(Busy):
+        unmount(str(mounted.path))
+    unmount(str(mounted.path), detach=True)
+    assert mounts_of(mounted.path) == []

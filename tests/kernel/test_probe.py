@@ -1,0 +1,69 @@
+"""What the probe says where everything works, and where one thing or another does not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import StorageFailed
+from imgfs.kernel.mountapi import Context
+from imgfs.kernel.overlay import mount_overlay
+from imgfs.kernel.probe import Capabilities, Capability, probe
+from tests.kernel.pieces import directory, mounts_of, powerless
+
+WORKS = Capability()
+
+
+def test_on_a_disk_everything_works_and_nothing_is_left(place: Path) -> None:
+    before, descriptors = mounts_of(place), len(os.listdir("/proc/self/fd"))
+    found = probe(place)
+    assert found == Capabilities(erofs=WORKS, overlay=WORKS, overlay_over_erofs=WORKS, fuse_overlayfs=WORKS)
+    assert (mounts_of(place), len(os.listdir("/proc/self/fd"))) == (before, descriptors)
+    assert os.listdir(place) == []
+
+
+def test_state_on_an_overlay_carries_neither(place: Path) -> None:
+    upper, work, state = (directory(place / name) for name in ("upper", "work", "state"))
+    mount_overlay([str(directory(place / "lower"))], str(state), upper=upper, work=work, trusted=True)
+    found = probe(state)
+    assert not found.erofs
+    assert found.erofs.reason.startswith(f"{state}/image.erofs: erofs is refused: ")
+    assert "not on overlayfs" in found.erofs.reason
+    assert "must not lie on overlayfs" in found.overlay.reason
+    assert found.overlay_over_erofs == found.erofs
+    assert os.listdir(state) == []
+
+
+def test_state_in_memory_carries_overlays_only(place: Path) -> None:
+    state = directory(place / "state")
+    with Context("tmpfs", "here") as context, context.create(0) as mount:
+        mount.attach(str(state))
+    found = probe(state)
+    assert (bool(found.erofs), found.overlay, bool(found.overlay_over_erofs)) == (False, WORKS, False)
+    assert "not on overlayfs or tmpfs" in found.erofs.reason
+
+
+def test_without_the_capability_the_kernel_views_say_so(place: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from imgfs.kernel.probe import probe
+found = probe(Path(sys.argv[1]))
+for capability in (found.erofs, found.overlay, found.overlay_over_erofs):
+    print(bool(capability), "CAP_SYS_ADMIN" in capability.reason)
+"""
+    assert powerless(code, place).splitlines() == ["False True"] * 3
+
+
+def test_missing_programs_are_told_with_their_package(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(place))
+    assert probe(place).fuse_overlayfs.reason == "fuse-overlayfs: is missing; install the package fuse-overlayfs"
+    (place / "fuse-overlayfs").touch(mode=0o755)
+    assert probe(place).fuse_overlayfs.reason == "fusermount3: is missing; install fuse3"
+
+
+def test_state_that_is_not_there_is_a_failed_disk(place: Path) -> None:
+    with pytest.raises(StorageFailed, match="none: No such file"):
+        probe(place / "none")
