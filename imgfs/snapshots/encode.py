@@ -1,0 +1,126 @@
+"""Entries of a layer as tar headers: ustar blocks, and PAX records for what those cannot hold (POSIX pax, "ustar").
+
+The same entry is the same bytes: no name of an owner, no time but mtime, records in the order of their keys. What
+container runtimes read is Go's archive/tar; its limits are kept.
+"""
+
+from __future__ import annotations
+
+from imgfs.errors import Unsupported
+from imgfs.layers.entry import Entry, Kind
+from imgfs.layers.header import BLOCK, NANOSECONDS
+
+_TYPES = {
+    Kind.REGULAR: b"0",
+    Kind.HARDLINK: b"1",
+    Kind.SYMLINK: b"2",
+    Kind.CHARACTER: b"3",
+    Kind.BLOCK: b"4",
+    Kind.DIRECTORY: b"5",
+    Kind.FIFO: b"6",
+    Kind.WHITEOUT: b"0",
+    Kind.OPAQUE: b"0",
+}
+_TEXT = 100
+_ID_LIMIT = 1 << 21
+_LONG_LIMIT = 1 << 33
+_EXTENDED_NAME = b"././@PaxHeader"
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The header blocks of an entry; `size` bytes of payload and padding follow. Raises Unsupported."""
+    name = _name(entry)
+    records = _records(entry, name)
+    extended = b""
+    if records:
+        payload = b"".join(_record(key, records[key]) for key in sorted(records))
+        extended = _block(_EXTENDED_NAME, b"x", 0o644, size=len(payload)) + padded(payload)
+    seconds = entry.mtime // NANOSECONDS
+    return extended + _block(
+        name[:_TEXT],
+        _TYPES[entry.kind],
+        entry.mode,
+        _fitting(entry.uid, _ID_LIMIT),
+        _fitting(entry.gid, _ID_LIMIT),
+        _fitting(entry.size, _LONG_LIMIT),
+        _fitting(seconds, _LONG_LIMIT),
+        entry.link[:_TEXT],
+        (entry.major, entry.minor),
+    )
+
+
+def padded(data: bytes) -> bytes:
+    """`data` filled up to whole blocks."""
+    return data + bytes(-len(data) % BLOCK)
+
+
+def _name(entry: Entry) -> bytes:
+    if entry.kind is Kind.DIRECTORY:
+        return entry.path + b"/" if entry.path else b"./"
+    parent, slash, base = entry.path.rpartition(b"/")
+    if entry.kind is Kind.WHITEOUT:
+        return parent + slash + b".wh." + base
+    if entry.kind is Kind.OPAQUE:
+        return (entry.path + b"/" if entry.path else b"") + b".wh..wh..opq"
+    return entry.path
+
+
+def _records(entry: Entry, name: bytes) -> dict[bytes, bytes]:
+    records: dict[bytes, bytes] = {}
+    if len(name) > _TEXT:
+        records[b"path"] = name
+    if len(entry.link) > _TEXT:
+        records[b"linkpath"] = entry.link
+    for key, number, limit in (
+        (b"uid", entry.uid, _ID_LIMIT),
+        (b"gid", entry.gid, _ID_LIMIT),
+        (b"size", entry.size, _LONG_LIMIT),
+    ):
+        if number >= limit:
+            records[key] = b"%d" % number
+    if entry.mtime % NANOSECONDS or not 0 <= entry.mtime // NANOSECONDS < _LONG_LIMIT:
+        records[b"mtime"] = _time(entry.mtime)
+    for key, value in entry.xattrs:
+        if b"=" in key:
+            raise Unsupported(f"{entry.path[-200:]!r}: extended attribute {key!r}: no layer can hold a name with =")
+        records[b"SCHILY.xattr." + key] = value
+    return records
+
+
+def _time(nanoseconds: int) -> bytes:
+    """Seconds and the digits of their fraction that count; the sign holds for both."""
+    seconds, fraction = divmod(abs(nanoseconds), NANOSECONDS)
+    digits = (b".%09d" % fraction).rstrip(b"0").rstrip(b".")
+    return (b"-" if nanoseconds < 0 else b"") + b"%d" % seconds + digits
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """`<length> <key>=<value>\\n`, where the length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    if len(str(length)) > len(str(rest)):
+        length += 1
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def _block(
+    name: bytes,
+    kind: bytes,
+    mode: int,
+    uid: int = 0,
+    gid: int = 0,
+    size: int = 0,
+    mtime: int = 0,
+    link: bytes = b"",
+    device: tuple[int, int] = (0, 0),
+) -> bytes:
+    """One ustar block; every number fits its field."""
+    head = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(_TEXT, b"\0"), mode, uid, gid, size, mtime)
+    tail = b"%s%sustar\00000%s%07o\0%07o\0" % (kind, link.ljust(_TEXT, b"\0"), bytes(64), *device)
+    checksum = sum(head) + sum(tail) + 8 * 0x20
+    return padded(head + b"%06o\0 " % checksum + tail)
+
+
+def _fitting(number: int, limit: int) -> int:
+    """The number, or 0 where a record says it."""
+    return number if 0 <= number < limit else 0

@@ -1,0 +1,78 @@
+"""A snapshot's own changes as a layer: an uncompressed tar (image-spec, layer.md, "Representing Changes").
+
+The same changes are the same bytes, so the same digest: on any machine, at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgfs.errors import Busy, ImgfsError, from_os
+from imgfs.layers.entry import Kind
+from imgfs.layers.header import BLOCK
+from imgfs.snapshots.encode import encode_entry
+from imgfs.snapshots.upper import KERNEL, Change, Dialect, read_upper
+
+PIECE = 1 << 20
+_END = bytes(2 * BLOCK)
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def export_layer(upper: Path, dialect: Dialect = KERNEL) -> Iterator[bytes]:
+    """The tar in pieces of about a MiB; blocks, so run it in a thread. Files are written in full, holes as zeros.
+
+    The root directory is an entry too. Raises Busy where a file changes meanwhile (an active snapshot in use),
+    Unsupported for what no layer can hold (upper.py), NoSpace, StorageFailed. Closing the iterator ends it.
+    """
+    try:
+        yield from _gathered(_records(upper, dialect))
+    except FileNotFoundError as error:
+        raise Busy(f"{upper}: {os.fsdecode(error.filename or '')!r} vanished while it was exported") from None
+    except OSError as error:
+        raise from_os(error, str(upper)) from None
+
+
+def _records(upper: Path, dialect: Dialect) -> Iterator[bytes]:
+    for change in read_upper(upper, dialect):
+        yield encode_entry(change.entry)
+        if change.entry.kind is Kind.REGULAR and change.entry.size:
+            yield from _payload(change)
+    yield _END
+
+
+def _payload(change: Change) -> Iterator[bytes]:
+    """Exactly the bytes that the header declares."""
+    left = change.entry.size
+    file = os.open(change.place, _FILE)
+    try:
+        while left:
+            piece = os.read(file, min(left, PIECE))
+            if not piece:
+                raise _changed(change)
+            left -= len(piece)
+            yield piece
+        now = os.fstat(file)
+        if (now.st_size, now.st_mtime_ns) != (change.entry.size, change.entry.mtime):
+            raise _changed(change)
+    finally:
+        os.close(file)
+    yield bytes(-change.entry.size % BLOCK)
+
+
+def _changed(change: Change) -> ImgfsError:
+    return Busy(f"{change.entry.path[-200:]!r}: changed while it was exported; end what writes to it and try again")
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer pieces."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)

@@ -1,0 +1,112 @@
+"""User snapshots in memory: found by id, their children by parent, and who uses them. Nothing here waits or writes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+
+from imgfs.errors import AlreadyExists, Busy
+from imgfs.snapshots.ids import shown, subject
+from imgfs.snapshots.rows import Info
+
+_TOLD = 5
+"""Children that a message names."""
+
+
+class Index:
+    """Looking one up costs the same among ten and ten thousand.
+
+    An id is *claimed* while a change of it takes long (a new directory, a sync): it is taken, and busy for everybody
+    else. It is *held* by mounts, also of several at once.
+    """
+
+    def __init__(self, infos: Iterable[Info]) -> None:
+        self._infos: dict[str, Info] = {}
+        self._children: dict[str, set[str]] = {}
+        self._claimed: set[str] = set()
+        self._holds: Counter[str] = Counter()
+        for info in infos:
+            self.remember(info)
+
+    def __iter__(self) -> Iterator[Info]:
+        return iter(sorted(self._infos.values(), key=lambda one: one.id))
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def get(self, id: str) -> Info | None:
+        """The user snapshot, or None."""
+        return self._infos.get(id)
+
+    def children(self, id: str) -> list[str]:
+        """Ids of the user snapshots whose parent it is and of the views that pin it, sorted."""
+        return sorted(self._children.get(id, ()))
+
+    def remember(self, info: Info) -> None:
+        """Insert, or change what is known under the same id."""
+        self.forget(info.id)
+        self._infos[info.id] = info
+        if info.parent is not None:
+            self._children.setdefault(info.parent, set()).add(info.id)
+
+    def forget(self, id: str) -> None:
+        """Take an id out, if it is there."""
+        found = self._infos.pop(id, None)
+        if found is None or found.parent is None:
+            return
+        siblings = self._children[found.parent]
+        siblings.discard(id)
+        if not siblings:
+            del self._children[found.parent]
+
+    def hold(self, id: str) -> None:
+        """Count one user more. Raises Busy while the snapshot changes."""
+        self.check_settled(id)
+        self._holds[id] += 1
+
+    def release(self, id: str) -> None:
+        """Count one user less."""
+        assert self._holds[id] > 0, f"{subject(id)}: released more often than held"
+        self._holds[id] -= 1
+        if not self._holds[id]:
+            del self._holds[id]
+
+    def is_held(self, id: str) -> bool:
+        """Whether anybody uses the snapshot."""
+        return id in self._holds
+
+    @contextmanager
+    def claim(self, *ids: str) -> Generator[None]:
+        """Keep `ids` from everybody else; none may be claimed already."""
+        assert self._claimed.isdisjoint(ids)
+        self._claimed.update(ids)
+        try:
+            yield
+        finally:
+            self._claimed.difference_update(ids)
+
+    def check_free(self, id: str) -> None:
+        """Raise AlreadyExists if the id is taken or about to be."""
+        if id in self._infos or id in self._claimed:
+            raise AlreadyExists(f"{subject(id)}: exists already; choose another name or remove it first")
+
+    def check_settled(self, id: str) -> None:
+        """Raise Busy while the snapshot changes."""
+        if id in self._claimed:
+            raise Busy(f"{subject(id)}: is being committed; try again when it is done")
+
+    def check_unused(self, id: str) -> None:
+        """Raise Busy while the snapshot is in use or changes."""
+        self.check_settled(id)
+        if self.is_held(id):
+            raise Busy(f"{subject(id)}: is in use ({self._holds[id]} times); unmount it or end its container first")
+
+    def check_childless(self, id: str) -> None:
+        """Raise Busy, naming children, if there are any."""
+        children = self.children(id)
+        if children:
+            more = f" and {len(children) - _TOLD} more" if len(children) > _TOLD else ""
+            raise Busy(
+                f"{subject(id)}: has children {', '.join(map(shown, children[:_TOLD]))}{more}; remove them first"
+            )

@@ -1,0 +1,78 @@
+"""Directories of snapshots on their way out: after their rows, over a crash, at the next start.
+
+Knows what a directory without a row is. A removal leaves its row until the directory is gone, a killed prepare leaves
+no changes; what has changes all the same is left by a lost database, is somebody's work, and is never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from imgfs.aio.threads import run_disk
+from imgfs.errors import NoSpace, StorageFailed
+from imgfs.snapshots.shelf import Shelf, remove_tree
+
+T = TypeVar("T")
+
+_log = logging.getLogger("imgfs.snapshots")
+
+_WALKS = trio.CapacityLimiter(4)
+"""Threads that sync or walk whole trees: apart, because short work must not wait for them."""
+
+
+async def run_walk(function: Callable[[Path], T], path: Path) -> T:
+    """Run what takes as long as a tree is large, in a thread. Cancellation waits for it to end."""
+    return await trio.to_thread.run_sync(function, path, limiter=_WALKS)
+
+
+class Removals:
+    """Takes directories away; what fails is logged and left for the next start."""
+
+    def __init__(self, shelf: Shelf, kept: Iterable[int], removed: Iterable[int]) -> None:
+        """See what lies on the shelf besides the `kept` numbers. `removed` are those whose rows say so."""
+        self._shelf = shelf
+        directories = shelf.numbers()
+        self._garbage = shelf.garbage()
+        self.settled = {number for number in removed if number not in directories}
+        """Numbers whose directories are gone for good, so that their rows may go."""
+        self._waiting = sorted(directories.intersection(removed))
+        self.strays: list[Path] = []
+        self._judge(sorted(directories.difference(kept, removed)))
+
+    async def sweep(self) -> None:
+        """Take away what was found at the start."""
+        while self._waiting:
+            await self.clear(self._waiting.pop())
+        while self._garbage:
+            await self._delete(self._garbage.pop())
+
+    async def clear(self, number: int) -> None:
+        """Take away the directory of a snapshot that nobody can find any more."""
+        try:
+            garbage = await run_disk(self._shelf.set_aside, number)
+        except (NoSpace, StorageFailed) as error:
+            _log.warning("snapshot directory is removed at the next start", extra={"reason": error.message})
+            return
+        self.settled.add(number)
+        if garbage is not None:
+            await self._delete(garbage)
+
+    async def _delete(self, garbage: Path) -> None:
+        try:
+            await run_walk(remove_tree, garbage)
+        except OSError as error:
+            told = {"path": str(garbage), "reason": str(error)}
+            _log.warning("snapshot directory is removed at the next start", extra=told)
+
+    def _judge(self, unknown: list[int]) -> None:
+        for number in unknown:
+            if self._shelf.is_empty(number):
+                self._waiting.append(number)
+            else:
+                self.strays.append(self._shelf.upper(number))
+                _log.warning("snapshot directory without a row is left alone", extra={"path": str(self.strays[-1])})

@@ -1,0 +1,150 @@
+"""The rows of user snapshots in the database: what they hold, and how they are read and written.
+
+A removed snapshot stays as a row of kind `removed` until its directory is gone, so that a start can tell what a removal
+left from what a lost database left: the first goes, the second is somebody's work.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from imgfs.snapshots.ids import active_id
+from imgfs.snapshots.usage import Usage
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS user_snapshots (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    name BLOB NOT NULL,
+    parent BLOB NOT NULL,
+    used INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    bytes INTEGER,
+    inodes INTEGER
+);
+CREATE UNIQUE INDEX IF NOT EXISTS active_snapshots ON user_snapshots (name) WHERE kind = 'active';
+CREATE UNIQUE INDEX IF NOT EXISTS named_snapshots ON user_snapshots (name) WHERE kind IN ('committed', 'view');
+CREATE TABLE IF NOT EXISTS snapshot_labels (
+    snapshot TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (snapshot, key)
+) WITHOUT ROWID;
+"""
+
+REMOVED = "removed"
+
+
+class Kind(Enum):
+    """What a snapshot is: writable, a name that pins another one, or immutable."""
+
+    ACTIVE = "active"
+    VIEW = "view"
+    COMMITTED = "committed"
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """A snapshot; times in nanoseconds since the epoch.
+
+    `number` is stable for good and never given again, also over a commit; user snapshots and image chains count each
+    for themselves. `name` is the key of an active snapshot. `parent` is an id; of a view it is what the view pins.
+    `used` says that the rootfs of an active snapshot was mounted, so that its parent is settled. `damaged` says that
+    the directory with its changes is not on disk any more.
+    """
+
+    number: int
+    kind: Kind
+    name: str
+    parent: str | None
+    created: int
+    updated: int
+    used: bool = False
+    damaged: bool = False
+
+    @property
+    def id(self) -> str:
+        """Where it lies below snapshots/: the name, or `active/<key>`."""
+        return active_id(self.name) if self.kind is Kind.ACTIVE else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """All rows as they were read."""
+
+    infos: list[Info]
+    usages: dict[int, Usage]
+    removed: list[int]
+    last: int
+    """The highest number ever given."""
+
+
+def select(db: sqlite3.Connection) -> Rows:
+    """Read the table."""
+    rows = Rows([], {}, [], _last(db))
+    query = "SELECT number, kind, name, parent, used, created, updated, bytes, inodes FROM user_snapshots"
+    for number, kind, name, parent, used, created, updated, size, inodes in db.execute(query):
+        if kind == REMOVED:
+            rows.removed.append(number)
+            continue
+        above = os.fsdecode(parent) or None
+        rows.infos.append(Info(number, Kind(kind), os.fsdecode(name), above, created, updated, bool(used)))
+        if inodes is not None:
+            rows.usages[number] = Usage(size, inodes)
+    return rows
+
+
+def exists(db: sqlite3.Connection, number: int) -> bool:
+    """Whether a snapshot is there and not removed."""
+    query = "SELECT 1 FROM user_snapshots WHERE number = ? AND kind <> ?"
+    return db.execute(query, (number, REMOVED)).fetchone() is not None
+
+
+def put(db: sqlite3.Connection, info: Info) -> None:
+    """Insert or change a row; a usage that was recorded stays."""
+    db.execute(
+        "INSERT INTO user_snapshots (number, kind, name, parent, used, created, updated) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (number) DO UPDATE SET kind = excluded.kind, name = excluded.name, parent = excluded.parent,"
+        " used = excluded.used, updated = excluded.updated",
+        (
+            info.number,
+            info.kind.value,
+            os.fsencode(info.name),
+            os.fsencode(info.parent or ""),
+            info.used,
+            info.created,
+            info.updated,
+        ),
+    )
+
+
+def put_usage(db: sqlite3.Connection, number: int, usage: Usage) -> None:
+    """Record what a committed snapshot takes."""
+    db.execute("UPDATE user_snapshots SET bytes = ?, inodes = ? WHERE number = ?", (usage.bytes, usage.inodes, number))
+
+
+def delete(db: sqlite3.Connection, number: int) -> None:
+    """Delete a row and its labels: for snapshots without a directory."""
+    db.execute("DELETE FROM user_snapshots WHERE number = ?", (number,))
+    db.execute("DELETE FROM snapshot_labels WHERE snapshot = ?", (str(number),))
+
+
+def mark_removed(db: sqlite3.Connection, number: int) -> None:
+    """Take a snapshot away for everybody but the sweep."""
+    db.execute("UPDATE user_snapshots SET kind = ? WHERE number = ?", (REMOVED, number))
+    db.execute("DELETE FROM snapshot_labels WHERE snapshot = ?", (str(number),))
+
+
+def purge(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Delete rows of removed snapshots whose directories are gone."""
+    db.executemany("DELETE FROM user_snapshots WHERE number = ?", [(number,) for number in numbers])
+
+
+def _last(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'user_snapshots'").fetchone()
+    return row[0] if row else 0

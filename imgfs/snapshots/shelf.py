@@ -1,0 +1,148 @@
+"""The directories of user snapshots: `snapshots/<number>/{upper,work}` in the state directory.
+
+A directory is built under a temporary name and renamed, so under its number it is whole. Taking one away is a rename
+back to such a name; what is under one is garbage, whenever it is found. All functions block.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from imgfs.content.durable import TEMPORARY, fsync_path, make_directory, publish, temporary_name
+from imgfs.errors import from_os
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_UPPER_MODE = 0o755
+"""The root of a filesystem that nobody has described yet."""
+
+
+class Shelf:
+    """The directories of one state directory. Errors are NoSpace and StorageFailed."""
+
+    def __init__(self, state: Path) -> None:
+        """Open the shelf below `state`, create it if needed."""
+        self._root = state / "snapshots"
+        self.empty = self._root / "empty"
+        """A directory that stays empty: an overlay wants something below, also where there is nothing."""
+        try:
+            make_directory(self.empty)
+        except OSError as error:
+            raise from_os(error, str(self._root)) from None
+
+    def upper(self, number: int) -> Path:
+        """The changes of a snapshot, in the format of an overlay's upper directory."""
+        return self._root / str(number) / "upper"
+
+    def work(self, number: int) -> Path:
+        """The overlay's own directory beside them."""
+        return self._root / str(number) / "work"
+
+    def numbers(self) -> set[int]:
+        """The numbers of all snapshots that have a directory."""
+        return {int(name) for name in self._names() if name.isdecimal()}
+
+    def garbage(self) -> list[Path]:
+        """What killed processes left under temporary names. Call it before anything is made."""
+        return [self._root / name for name in self._names() if name.startswith(TEMPORARY)]
+
+    def make(self, number: int) -> None:
+        """Make the directory of a snapshot without changes, durably, wholly or not at all."""
+        temporary = self._root / temporary_name()
+        try:
+            temporary.mkdir(mode=0o700)
+            for name, mode in (("upper", _UPPER_MODE), ("work", 0o700)):
+                (temporary / name).mkdir()
+                (temporary / name).chmod(mode)
+                fsync_path(temporary / name)
+            fsync_path(temporary)
+            publish(temporary, self._root / str(number))
+        except OSError as error:
+            remove_tree(temporary)
+            raise from_os(error, f"snapshot directory {number}") from None
+
+    def set_aside(self, number: int) -> Path | None:
+        """Give up a snapshot's directory, durably, and return where it waits for `remove_tree`; None if it has none."""
+        temporary = self._root / temporary_name()
+        try:
+            publish(self._root / str(number), temporary)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise from_os(error, f"snapshot directory {number}") from None
+        return temporary
+
+    def is_empty(self, number: int) -> bool:
+        """Whether a snapshot has no changes."""
+        try:
+            return not os.listdir(self.upper(number))
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise from_os(error, f"snapshot directory {number}") from None
+
+    def _names(self) -> Collection[str]:
+        try:
+            return os.listdir(self._root)
+        except OSError as error:
+            raise from_os(error, str(self._root)) from None
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all below it; one that is not there is fine. Raises OSError.
+
+    Links are not followed, mount points not entered by a path, and directories that refuse their owner (an overlay's
+    work directory has mode 0) are opened up. One descriptor and no recursion, however deep a tree somebody made.
+    """
+    try:
+        here = _open_up(str(path), None)
+    except FileNotFoundError:
+        return
+    try:
+        trail: list[str] = []
+        pending = [_unlink_files(here)]
+        while pending:
+            if pending[-1]:
+                trail.append(pending[-1].pop())
+                here = _step(here, trail[-1])
+                pending.append(_unlink_files(here))
+            else:
+                pending.pop()
+                if trail:
+                    here = _step(here, "..")
+                    os.rmdir(trail.pop(), dir_fd=here)
+    finally:
+        os.close(here)
+    path.rmdir()
+
+
+def _unlink_files(directory: int) -> list[str]:
+    """Unlink all that is no directory; returns the directories."""
+    below: list[str] = []
+    for name in os.listdir(directory):
+        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            below.append(name)
+        else:
+            os.unlink(name, dir_fd=directory)
+    return below
+
+
+def _step(here: int, name: str) -> int:
+    """Open `name` in place of `here`."""
+    there = _open_up(name, here)
+    os.close(here)
+    return there
+
+
+def _open_up(name: str, above: int | None) -> int:
+    """Open a directory and give its owner all rights in it."""
+    try:
+        directory = os.open(name, _DIRECTORY, dir_fd=above)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=above)
+        directory = os.open(name, _DIRECTORY, dir_fd=above)
+    if os.fstat(directory).st_mode & 0o700 != 0o700:
+        os.fchmod(directory, 0o700)
+    return directory

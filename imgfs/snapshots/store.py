@@ -1,0 +1,402 @@
+"""User snapshots: prepared, given a parent, committed, viewed, removed; beside the graph of image chains.
+
+Owns the rows, the directories `snapshots/<number>` of the state directory, and who may do what when. An id is a chain
+ID, a name, or `active/<key>` (ids.py). Mounting is not done here: `stack` says of what, `hold` keeps it in place. After
+a crash at any point a snapshot is wholly there or wholly not, and nothing acknowledged is lost: directory, then row; on
+the way out row, then directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from imgfs.aio.threads import run_disk
+from imgfs.database import Database
+from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, from_os
+from imgfs.oci.digest import Digest, is_digest
+from imgfs.snapshots import rows
+from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.ids import active_id, check_key, check_name, shown, subject
+from imgfs.snapshots.index import Index
+from imgfs.snapshots.labels import Labels
+from imgfs.snapshots.removal import Removals, run_walk
+from imgfs.snapshots.root import RootAttributes, apply_root, root_of
+from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.shelf import Shelf
+from imgfs.snapshots.usage import Usage, measure
+
+_log = logging.getLogger("imgfs.snapshots")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What to mount. `lowers` are directories of changes, the nearest first; below them lies `chain`, if there is one.
+
+    `upper` and `work` are None unless the snapshot is active. Without a chain, an overlay has `SnapshotStore.empty` at
+    the bottom: it wants one lower directory besides an upper, and two without.
+    """
+
+    lowers: tuple[Path, ...]
+    chain: Digest | None
+    upper: Path | None = None
+    work: Path | None = None
+
+
+class SnapshotStore:
+    """All user snapshots of one state directory.
+
+    Changes are durable on return and, once begun, not cancelled half-way. Every change may raise NoSpace and
+    StorageFailed; then nothing of it happened.
+    """
+
+    def __init__(self, state: Path, database: Database, graph: SnapshotGraph, sync: Callable[[Path], None]) -> None:
+        """Load the rows, and see what the directories are.
+
+        `sync` forces everything below a directory to disk (syncfs(2)) in a thread, and raises OSError.
+        """
+        self._database = database
+        self._graph = graph
+        self._sync = sync
+        self._shelf = Shelf(state)
+        self._labels = Labels(database)
+        self._changing = trio.Lock()
+        self._unsafe: set[str] = set()
+        """Active snapshots whose data the disk refused once: a second sync would tell a lie."""
+        found = database.read_now(rows.select)
+        directories = self._shelf.numbers()
+        self._last = max(found.last, *directories, 0)
+        self._usages = found.usages
+        self._index = Index(_seen(info, directories) for info in found.infos)
+        self._removals = Removals(self._shelf, (info.number for info in self._index), found.removed)
+
+    def __iter__(self) -> Iterator[Info]:
+        """Every user snapshot by id, active ones among them."""
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def empty(self) -> Path:
+        """A directory that stays empty, for the bottom of overlays."""
+        return self._shelf.empty
+
+    def find(self, id: str) -> Info | None:
+        """The snapshot of that id, an image chain too, or None."""
+        chain = self._chain(id)
+        if chain is None:
+            return self._index.get(id)
+        return Info(chain.number, Kind.COMMITTED, id, chain.parent, chain.created, chain.created)
+
+    def stat(self, id: str) -> Info:
+        """As `find`. Raises NotFound."""
+        found = self.find(id)
+        if found is None:
+            raise NotFound(f"{subject(id)}: does not exist")
+        return found
+
+    def children(self, id: str) -> list[str]:
+        """Ids of the snapshots whose parent it is and of the views that pin it; of an image chain, chains too."""
+        chains = [one.chain_id for one in self._graph if one.parent == id] if is_digest(id) else []
+        return sorted([*chains, *self._index.children(id)])
+
+    def stack(self, id: str) -> Stack:
+        """What the rootfs is made of, in time linear in its depth. Raises NotFound, and StorageFailed for damage."""
+        info = self.stat(id)
+        here: Info | None = info
+        uppers: list[Path] = []
+        chain: Digest | None = None
+        while here is not None:
+            if is_digest(here.id):
+                chain = Digest(here.id)
+                break
+            if here.kind is not Kind.VIEW:
+                uppers.append(self._upper(here))
+            here = self.stat(here.parent) if here.parent else None
+        if info.kind is Kind.ACTIVE:
+            return Stack(tuple(uppers[1:]), chain, uppers[0], self._shelf.work(info.number))
+        return Stack(tuple(uppers), chain)
+
+    def upper(self, id: str) -> Path:
+        """The directory of its own changes. Raises NotFound, NotPermitted for what has none, StorageFailed."""
+        return self._upper(self._user(id))
+
+    async def prepare(self, key: str) -> Info:
+        """Make an active snapshot without parent and without changes. Raises Invalid, AlreadyExists."""
+        check_key(key)
+        id = active_id(key)
+        self._index.check_free(id)
+        with self._index.claim(id):
+            self._last += 1
+            number, now = self._last, time.time_ns()
+            await run_disk(self._shelf.make, number)
+            try:
+                return await self._put(Info(number, Kind.ACTIVE, key, None, now, now))
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self._removals.clear(number)
+                raise
+
+    async def set_parent(self, key: str, parent: str, *, replacing: bool = False) -> Info:
+        """Put an active snapshot upon a committed one or an image chain; a view stands for what it pins.
+
+        Until the rootfs was used, a parent may be replaced, as `ln -sfn` does, but only if that is asked for: else
+        AlreadyExists, as `ln -s` says. Raises Busy once it was used, NotFound, Invalid for an active parent.
+        """
+        async with self._changing:
+            info = self._unused_active(key)
+            if info.parent is not None and not replacing:
+                raise AlreadyExists(f"{subject(info.id)}: has the parent {shown(info.parent)}; `ln -sfn` replaces it")
+            return await self._put(replace(info, parent=self._target(parent), updated=time.time_ns()))
+
+    async def clear_parent(self, key: str) -> Info:
+        """Take the parent of an active snapshot away. Raises NotFound, also for the parent; Busy once it was used."""
+        async with self._changing:
+            info = self._unused_active(key)
+            if info.parent is None:
+                raise NotFound(f"{subject(info.id)}: has no parent")
+            return await self._put(replace(info, parent=None, updated=time.time_ns()))
+
+    async def mark_used(self, key: str, root: RootAttributes | None = None) -> Info:
+        """Settle the parent of an active snapshot, before its rootfs is mounted. Idempotent. Raises NotFound, Busy.
+
+        The first time, the root directory gets the looks of the parent's: `root` where the parent is an image chain,
+        which is not known here.
+        """
+        async with self._changing:
+            info = self._active(key)
+            self._index.check_settled(info.id)
+            if info.used:
+                return info
+            upper, lowers = self._upper(info), self.stack(info.id).lowers
+            looks = await run_disk(root_of, lowers[0]) if lowers else root
+            if looks is not None:
+                await run_disk(apply_root, upper, looks)
+            return await self._put(replace(info, used=True))
+
+    async def view(self, name: str, target: str) -> Info:
+        """Give a committed snapshot or an image chain another name, which pins it; a view's view pins the target.
+
+        Raises Invalid (malformed, or `target` is active), AlreadyExists, NotFound.
+        """
+        check_name(name)
+        async with self._changing:
+            self._index.check_free(name)
+            self._last += 1
+            now = time.time_ns()
+            return await self._put(Info(self._last, Kind.VIEW, name, self._target(target), now, now))
+
+    async def rename_view(self, old: str, new: str) -> Info:
+        """Rename a view, replacing the view `new` if there is one: the second half of `ln -sfn`, and atomic.
+
+        Raises Invalid, NotFound, NotPermitted (committed snapshots keep their names), AlreadyExists where `new` is
+        committed, and Busy while either is in use.
+        """
+        check_name(new)
+        async with self._changing:
+            info, there = self._user(old), self._index.get(new)
+            if info.kind is not Kind.VIEW:
+                raise NotPermitted(f"{subject(old)}: is no view; committed snapshots keep their names")
+            if old == new:
+                return info
+            if there is None or there.kind is not Kind.VIEW:
+                self._index.check_free(new)
+                there = None
+            self._index.check_unused(old)
+            self._index.check_unused(new)
+            made = replace(info, name=new, updated=time.time_ns())
+            await self._write(lambda db: _replace(db, there, made))
+            for gone in filter(None, (there, info)):
+                self._index.forget(gone.id)
+            if there is not None:
+                self._labels.forget(str(there.number))
+            self._index.remember(made)
+            return made
+
+    async def commit(self, key: str, name: str) -> Info:
+        """Make an active snapshot immutable under `name` and free the key; labels and number stay.
+
+        Its data are forced to disk first; no time goes with the size of its parents, and nothing is copied. Raises
+        Invalid, NotFound, AlreadyExists, and Busy while it is in use: unmount its rootfs before.
+        """
+        check_name(name)
+        with ExitStack() as claims:
+            async with self._changing:
+                info = self._active(key)
+                self._index.check_free(name)
+                self._index.check_unused(info.id)
+                claims.enter_context(self._index.claim(info.id, name))
+            await self._make_durable(info)
+            made = replace(info, kind=Kind.COMMITTED, name=name, updated=time.time_ns())
+            await self._write(lambda db: rows.put(db, made))
+            self._index.forget(info.id)
+            self._index.remember(made)
+            return made
+
+    async def remove(self, id: str) -> None:
+        """Remove a snapshot with its changes and labels; of a view, the name alone. Returns when the disk is free.
+
+        Raises NotFound, Busy with children or in use, NotPermitted for image chains: these follow from the images that
+        are known, and go with them.
+        """
+        async with self._changing:
+            info = self._user(id)
+            self._index.check_unused(id)
+            self._index.check_childless(id)
+            take_away = rows.delete if info.kind is Kind.VIEW else rows.mark_removed
+            await self._write(lambda db: take_away(db, info.number))
+            self._index.forget(id)
+            self._labels.forget(str(info.number))
+            self._usages.pop(info.number, None)
+            self._unsafe.discard(id)
+        if info.kind is not Kind.VIEW:
+            with trio.CancelScope(shield=True):
+                await self._removals.clear(info.number)
+
+    async def sweep(self) -> None:
+        """Remove from disk what removals and killed processes left. Once after the start; others need not wait."""
+        await self._removals.sweep()
+
+    def strays(self) -> list[Path]:
+        """Directories with changes that no row knows of: a lost database left them. They are never touched."""
+        return list(self._removals.strays)
+
+    def hold(self, id: str) -> None:
+        """Count one use more (a mount, a container): commit and remove answer Busy. Raises NotFound, Busy."""
+        self.stat(id)
+        self._index.hold(id)
+
+    def release(self, id: str) -> None:
+        """Count one use less."""
+        self._index.release(id)
+
+    @contextmanager
+    def use(self, id: str) -> Generator[None]:
+        """`hold` while the block runs, then `release`."""
+        self.hold(id)
+        try:
+            yield
+        finally:
+            self.release(id)
+
+    def is_held(self, id: str) -> bool:
+        """Whether anybody uses the snapshot."""
+        return self._index.is_held(id)
+
+    async def usage(self, id: str) -> Usage:
+        """What its own changes take on disk; a view has none. Measured anew while active, then once.
+
+        Raises NotFound, NotPermitted for image chains, whose usage is their layers', and StorageFailed.
+        """
+        info = self._user(id)
+        if info.kind is Kind.VIEW:
+            return Usage(0, 0)
+        known = self._usages.get(info.number)
+        if known is not None and info.kind is Kind.COMMITTED:
+            return known
+        measured = await run_walk(measure, self._upper(info))
+        if info.kind is Kind.COMMITTED and self._index.get(id) is info:
+            await self._keep_usage(info.number, measured)
+        return measured
+
+    def labels(self, id: str) -> dict[str, bytes]:
+        """The labels of a snapshot, of image chains too. Raises NotFound."""
+        return self._labels.of(self._subject(id))
+
+    async def set_label(self, id: str, key: str, value: bytes) -> None:
+        """Set or replace a label. Raises NotFound, Invalid."""
+        subject = self._subject(id)
+        await self._labels.put(subject, key, value, lambda db: is_digest(subject) or rows.exists(db, int(subject)))
+
+    async def remove_label(self, id: str, key: str) -> None:
+        """Remove a label. Raises NotFound, for the snapshot or the label."""
+        await self._labels.remove(self._subject(id), key)
+
+    def _chain(self, id: str) -> Snapshot | None:
+        return self._graph.find(Digest(id)) if is_digest(id) else None
+
+    def _subject(self, id: str) -> str:
+        return id if self._chain(id) else str(self._user(id).number)
+
+    def _user(self, id: str) -> Info:
+        """The user snapshot. Raises NotFound, NotPermitted for an image chain."""
+        if self._chain(id):
+            raise NotPermitted(f"{subject(id)}: belongs to the images with these layers; remove their names instead")
+        return self.stat(id)
+
+    def _active(self, key: str) -> Info:
+        return self.stat(active_id(key))
+
+    def _unused_active(self, key: str) -> Info:
+        info = self._active(key)
+        self._index.check_settled(info.id)
+        if info.used:
+            raise Busy(f"{subject(info.id)}: its rootfs was used already, so its parent is settled; prepare another")
+        return info
+
+    def _target(self, id: str) -> str:
+        """The id that can be a parent: of a view, what it pins. Raises NotFound, Invalid for an active one."""
+        info = self.stat(id)
+        if info.kind is Kind.ACTIVE:
+            raise Invalid(f"{subject(id)}: is active and can be no parent; commit it first")
+        return info.parent or id if info.kind is Kind.VIEW else id
+
+    def _upper(self, info: Info) -> Path:
+        if info.kind is Kind.VIEW:
+            raise NotPermitted(f"{subject(info.id)}: is a view and has no changes of its own")
+        if info.damaged:
+            raise StorageFailed(f"{subject(info.id)}: its directory {info.number} is lost; remove the snapshot")
+        return self._shelf.upper(info.number)
+
+    async def _make_durable(self, info: Info) -> None:
+        if info.id in self._unsafe:
+            raise StorageFailed(f"{subject(info.id)}: the disk lost data of it; remove it and prepare another")
+        try:
+            await run_walk(self._sync, self._upper(info))
+        except OSError as error:
+            self._unsafe.add(info.id)
+            raise from_os(error, f"{subject(info.id)}") from None
+
+    async def _put(self, info: Info) -> Info:
+        await self._write(lambda db: rows.put(db, info))
+        self._index.remember(info)
+        return info
+
+    async def _keep_usage(self, number: int, usage: Usage) -> None:
+        self._usages[number] = usage
+        try:
+            await self._write(lambda db: rows.put_usage(db, number, usage))
+        except NoSpace:
+            _log.warning("usage of a snapshot is not kept: the disk is full", extra={"number": number})
+
+    async def _write(self, change: Callable[[sqlite3.Connection], None]) -> None:
+        gone = set(self._removals.settled)
+
+        def change_and_purge(db: sqlite3.Connection) -> None:
+            change(db)
+            rows.purge(db, gone)
+
+        await self._database.write(change_and_purge)
+        self._removals.settled -= gone
+
+
+def _seen(info: Info, directories: set[int]) -> Info:
+    """`info` with what the disk says of it."""
+    if info.kind is Kind.VIEW or info.number in directories:
+        return info
+    _log.warning("snapshot without its directory", extra={"snapshot": shown(info.id), "number": info.number})
+    return replace(info, damaged=True)
+
+
+def _replace(db: sqlite3.Connection, there: Info | None, made: Info) -> None:
+    if there is not None:
+        rows.delete(db, there.number)
+    rows.put(db, made)

@@ -1,0 +1,70 @@
+"""A snapshot store on a directory, with a sync that tells; reopened as after a crash."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imgfs.database import Database
+from imgfs.oci.descriptor import OCI_LAYER, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.snapshots import graph, rows
+from imgfs.snapshots.graph import SnapshotGraph
+from imgfs.snapshots.store import SnapshotStore
+
+
+@dataclass
+class Disk:
+    """The `sync` of a store: notes what was synced, fails when told to."""
+
+    synced: list[Path] = field(default_factory=list[Path])
+    error: OSError | None = None
+
+    def sync(self, path: Path) -> None:
+        self.synced.append(path)
+        if self.error is not None:
+            raise self.error
+
+
+class Warehouse:
+    """A store and what belongs to it."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.disk = Disk()
+        self.open()
+
+    def open(self) -> None:
+        self.database = Database(self.state / "imgfs.db", [graph.SCHEMA, rows.SCHEMA])
+        self.graph = SnapshotGraph(self.database)
+        self.store = SnapshotStore(self.state, self.database, self.graph, self.disk.sync)
+
+    def reopen(self) -> SnapshotStore:
+        """As the next start: what was only in memory is gone."""
+        self.database.close()
+        self.open()
+        return self.store
+
+    def close(self) -> None:
+        self.database.close()
+
+    def directories(self) -> list[str]:
+        """What lies on the shelf besides the empty directory."""
+        return sorted(path.name for path in (self.state / "snapshots").iterdir() if path != self.store.empty)
+
+    async def chain(self, *layers: str) -> Digest:
+        """An image's chain."""
+        pairs = [
+            (Descriptor(Digest.of(f"blob {name}".encode()), 1, OCI_LAYER), Digest.of(name.encode())) for name in layers
+        ]
+        return (await self.graph.record(pairs)).chain_id
+
+    async def committed(self, name: str, parent: str | None = None) -> None:
+        """A committed snapshot with one file, named as itself."""
+        key = f"key of {name}"
+        await self.store.prepare(key)
+        if parent is not None:
+            await self.store.set_parent(key, parent)
+        (self.store.upper(f"active/{key}") / name).write_bytes(os.fsencode(name))
+        await self.store.commit(key, name)

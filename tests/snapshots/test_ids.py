@@ -1,0 +1,46 @@
+"""Which keys and names may be chosen."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from imgfs.errors import Invalid
+from imgfs.oci.digest import Digest
+from imgfs.snapshots.ids import active_id, check_key, check_name
+
+GOOD = ["a", "web-1", "nginx:1.27", "extract 1 sha256:abc", "-f", ".hidden", "ü", "n" * 255, "a:b", "md5:12", "a@b"]
+BAD = ["", ".", "..", "a/b", "/", "a\0", "a\n", "\x7f", "\x85", "n" * 256, "ü" * 128, "\udfff\ud800"]
+DIGESTS = [
+    Digest.of(b"x"),
+    f"{Digest.of(b'x')}@linux-amd64",
+    Digest.of(b"x", "sha512"),
+    "sha256:short",
+    "blake3:" + "0" * 64,
+    "multihash+base58:" + "a" * 40,
+]
+
+
+@pytest.mark.parametrize("text", [*GOOD, os.fsdecode(b"\xff raw")])
+def test_one_file_name_will_do(text: str) -> None:
+    check_key(text)
+    check_name(text)
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_what_is_no_file_name_is_refused(text: str) -> None:
+    for check in (check_key, check_name):
+        with pytest.raises(Invalid):
+            check(text)
+
+
+@pytest.mark.parametrize("text", [*DIGESTS, "active"])
+def test_digests_and_the_directory_of_active_ones_are_no_names_but_keys(text: str) -> None:
+    with pytest.raises(Invalid):
+        check_name(text)
+    check_key(text)
+
+
+def test_an_active_snapshots_id_is_its_path() -> None:
+    assert active_id("k") == "active/k"

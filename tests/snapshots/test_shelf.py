@@ -1,0 +1,117 @@
+"""Directories of snapshots: made whole, and taken away whatever somebody put in them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import StorageFailed
+from imgfs.snapshots.shelf import Shelf, remove_tree
+from imgfs.snapshots.usage import measure
+
+from .steps import dies
+
+NOBODY = 65534
+DEEP = 3000
+
+
+def deepen(top: Path, depth: int) -> None:
+    """A chain of directories, far longer than a path may be."""
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d" * 50, dir_fd=here)
+        below = os.open("d" * 50, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
+def test_a_made_directory_has_what_an_overlay_wants(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    old = os.umask(0o077)
+    try:
+        shelf.make(7)
+    finally:
+        os.umask(old)
+    assert shelf.numbers() == {7}
+    assert stat.S_IMODE(shelf.upper(7).stat().st_mode) == 0o755
+    assert stat.S_IMODE(shelf.work(7).stat().st_mode) == 0o700
+    assert shelf.is_empty(7)
+    assert shelf.garbage() == []
+
+
+def test_a_directory_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.make(7)
+    (shelf.upper(7) / "f").touch()
+    with pytest.raises(StorageFailed):
+        shelf.make(7)
+    assert (shelf.upper(7) / "f").exists()
+    assert shelf.garbage() == []
+
+
+def test_setting_aside_twice(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.make(7)
+    waiting = shelf.set_aside(7)
+    assert waiting is not None
+    assert shelf.garbage() == [waiting]
+    assert shelf.set_aside(7) is None
+    assert shelf.is_empty(7)
+    remove_tree(waiting)
+    remove_tree(waiting)
+    assert shelf.garbage() == []
+
+
+def test_trees_deeper_than_paths_and_wider_than_recursion_go(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    for name in ("a", "b", "c/d/e"):
+        (top / name).mkdir(parents=True)
+    deepen(top / "b", DEEP)
+    before = len(os.listdir("/proc/self/fd"))
+    remove_tree(top)
+    assert not top.exists()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_usage_of_a_deep_tree(tmp_path: Path) -> None:
+    deepen(tmp_path, DEEP)
+    try:
+        assert measure(tmp_path).inodes == DEEP + 1
+    finally:
+        remove_tree(tmp_path / ("d" * 50))
+
+
+def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/file").touch()
+    (tmp_path / "top").mkdir()
+    os.symlink("../kept", tmp_path / "top/link")
+    os.symlink("nowhere", tmp_path / "top/dangling")
+    remove_tree(tmp_path / "top")
+    assert os.listdir(tmp_path) == ["kept"]
+    assert os.listdir(tmp_path / "kept") == ["file"]
+
+
+def test_directories_that_refuse_their_owner_are_opened_up(tmp_path: Path) -> None:
+    for one in (tmp_path, *list(tmp_path.parents)[:3]):
+        os.chmod(one, one.stat().st_mode | 0o011)
+    for mode in (0, 0o500, 0o300, 0o100):
+        (tmp_path / "home/top" / str(mode) / "below").mkdir(parents=True)
+        (tmp_path / "home/top" / str(mode) / "below/f").touch()
+    for path in [tmp_path / "home", *(tmp_path / "home").rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+    for mode in (0, 0o500, 0o300, 0o100):
+        os.chmod(tmp_path / "home/top" / str(mode), mode)
+
+    def as_nobody() -> None:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        remove_tree(tmp_path / "home/top")
+
+    assert not dies(as_nobody)
+    assert os.listdir(tmp_path / "home") == []

@@ -1,0 +1,461 @@
+"""User snapshots: the life of a snapshot as containerd's snapshotters have it, and every refusal."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import trio
+
+from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed
+from imgfs.oci.chain import EMPTY
+from imgfs.snapshots.root import RootAttributes
+from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.store import SnapshotStore, Stack
+from imgfs.snapshots.usage import Usage
+
+from .storing import Warehouse
+
+
+def told(store: SnapshotStore) -> dict[str, tuple[str, str | None]]:
+    return {info.id: (info.kind.value, info.parent) for info in store}
+
+
+async def test_a_prepared_snapshot_is_active_empty_and_writable(store: SnapshotStore) -> None:
+    info = await store.prepare("k")
+    assert (info.id, info.kind, info.name, info.parent, info.used) == ("active/k", Kind.ACTIVE, "k", None, False)
+    stack = store.stack("active/k")
+    assert (stack.lowers, stack.chain) == ((), None)
+    assert stack.upper == store.upper("active/k")
+    assert stack.upper is not None
+    assert stack.work is not None
+    assert (os.listdir(stack.upper), os.listdir(stack.work)) == ([], [])
+    assert stack.upper.stat().st_mode & 0o7777 == 0o755
+    assert stack.work.parent == stack.upper.parent
+    assert stack.upper.parent.stat().st_mode & 0o7777 == 0o700
+
+
+async def test_a_taken_key_is_refused(store: SnapshotStore, warehouse: Warehouse) -> None:
+    made = await store.prepare("k")
+    with pytest.raises(AlreadyExists):
+        await store.prepare("k")
+    assert store.find("active/k") == made
+    assert len(warehouse.directories()) == 1
+
+
+async def test_of_many_who_prepare_one_key_at_once_one_gets_it(store: SnapshotStore, warehouse: Warehouse) -> None:
+    got: list[object] = []
+
+    async def prepare() -> None:
+        try:
+            got.append(await store.prepare("k"))
+        except AlreadyExists:
+            got.append(None)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(prepare)
+    assert got.count(None) == 4
+    assert len(warehouse.directories()) == len(store) == 1
+
+
+async def test_keys_and_names_are_apart(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await warehouse.committed("x")
+    await store.prepare("x")
+    assert told(store) == {"x": ("committed", None), "active/x": ("active", None)}
+
+
+@pytest.mark.parametrize("bad", ["", "..", "a/b", "a\nb", "n" * 256])
+async def test_malformed_keys_and_names_are_refused(store: SnapshotStore, warehouse: Warehouse, bad: str) -> None:
+    await warehouse.committed("x")
+    await store.prepare("k")
+    for attempt in (store.prepare(bad), store.commit("k", bad), store.view(bad, "x")):
+        with pytest.raises(Invalid):
+            await attempt
+    for name in ("active", EMPTY, f"{EMPTY}@linux-amd64"):
+        for attempt in (store.commit("k", name), store.view(name, "x")):
+            with pytest.raises(Invalid):
+                await attempt
+    assert set(told(store)) == {"x", "active/k"}
+
+
+async def test_committing_frees_the_key_and_moves_nothing(store: SnapshotStore, warehouse: Warehouse) -> None:
+    prepared = await store.prepare("k")
+    upper = store.upper("active/k")
+    (upper / "file").write_bytes(b"data")
+    await store.set_label("active/k", "who", b"me")
+    made = await store.commit("k", "name")
+    assert (made.id, made.kind, made.number, made.created) == (
+        "name",
+        Kind.COMMITTED,
+        prepared.number,
+        prepared.created,
+    )
+    assert store.upper("name") == upper
+    assert warehouse.disk.synced == [upper]
+    assert store.labels("name") == {"who": b"me"}
+    assert store.find("active/k") is None
+    assert (await store.prepare("k")).number != made.number
+    again = warehouse.reopen()
+    assert again.find("name") == made
+    assert (again.upper("name") / "file").read_bytes() == b"data"
+    assert again.labels("name") == {"who": b"me"}
+
+
+async def test_committing_to_a_taken_name_leaves_the_active_one(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await warehouse.committed("x")
+    await store.view("v", "x")
+    await store.prepare("k")
+    warehouse.disk.synced.clear()
+    for name in ("x", "v"):
+        with pytest.raises(AlreadyExists):
+            await store.commit("k", name)
+    assert told(store)["active/k"] == ("active", None)
+    assert warehouse.disk.synced == []
+
+
+async def test_while_a_commit_syncs_key_and_name_are_its_own(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await warehouse.committed("x")
+    for key in ("k", "other"):
+        await store.prepare(key)
+    refused: list[type[Exception]] = []
+
+    async def meddle() -> None:
+        for attempt in (
+            store.commit("k", "else"),
+            store.remove("active/k"),
+            store.set_parent("k", "x"),
+            store.mark_used("k"),
+            store.commit("other", "name"),
+            store.view("name", "x"),
+            store.prepare("k"),
+        ):
+            with pytest.raises((Busy, AlreadyExists)) as caught:
+                await attempt
+            refused.append(caught.type)
+        with pytest.raises(Busy):
+            store.hold("active/k")
+        with pytest.raises(NotFound):
+            await store.remove("name")
+
+    warehouse.disk.sync = lambda path: trio.from_thread.run(meddle)  # type: ignore[method-assign]
+    store = warehouse.reopen()
+    await store.commit("k", "name")
+    assert refused == [Busy, Busy, Busy, Busy, AlreadyExists, AlreadyExists, AlreadyExists]
+    assert set(told(store)) == {"active/other", "name", "x"}
+
+
+async def test_data_that_the_disk_refused_once_are_never_committed(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await store.prepare("k")
+    warehouse.disk.error = OSError(errno.EIO, "broken")
+    with pytest.raises(StorageFailed, match="broken"):
+        await store.commit("k", "name")
+    warehouse.disk.error = None
+    with pytest.raises(StorageFailed, match="lost data"):
+        await store.commit("k", "name")
+    assert told(store) == {"active/k": ("active", None)}
+    await store.remove("active/k")
+    await store.prepare("k")
+    await store.commit("k", "name")
+
+
+async def test_a_full_disk_at_commit_is_told_as_such(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await store.prepare("k")
+    warehouse.disk.error = OSError(errno.ENOSPC, "full")
+    with pytest.raises(NoSpace):
+        await store.commit("k", "name")
+
+
+async def test_parents_are_chains_committed_ones_and_what_views_pin(warehouse: Warehouse) -> None:
+    store, chain = warehouse.store, await warehouse.chain("a", "b")
+    await warehouse.committed("x", chain)
+    await store.view("v", "x")
+    await store.view("w", chain)
+    for key, parent, expected in (("1", chain, chain), ("2", "x", "x"), ("3", "v", "x"), ("4", "w", chain)):
+        await store.prepare(key)
+        assert (await store.set_parent(key, parent)).parent == expected
+    x = store.upper("x")
+    assert store.stack("active/1") == Stack((), chain, store.upper("active/1"), store.upper("active/1").parent / "work")
+    assert store.stack("active/2").lowers == store.stack("active/3").lowers == (x,)
+    assert store.stack("x") == store.stack("v") == Stack((x,), chain)
+    assert store.stack("w") == store.stack(chain) == Stack((), chain)
+    assert store.children("x") == ["active/2", "active/3", "v"]
+    assert store.children(chain) == ["active/1", "active/4", "w", "x"]
+    base = await warehouse.chain("a")
+    assert store.children(base) == [chain]
+    assert store.stat(chain).parent == base
+    told_before = told(store)
+    assert told(warehouse.reopen()) == told_before
+    assert warehouse.store.children("x") == ["active/2", "active/3", "v"]
+
+
+async def test_what_can_be_no_parent(store: SnapshotStore, warehouse: Warehouse) -> None:
+    chain = await warehouse.chain("a")
+    for key in ("k", "other"):
+        await store.prepare(key)
+    for parent, error in (("active/other", Invalid), ("active/k", Invalid), ("nothing", NotFound), (EMPTY, NotFound)):
+        with pytest.raises(error):
+            await store.set_parent("k", parent)
+    with pytest.raises(NotFound):
+        await store.set_parent("nothing", chain)
+    assert store.stat("active/k").parent is None
+
+
+async def test_a_parent_is_replaced_only_if_asked_and_never_after_use(warehouse: Warehouse) -> None:
+    store, a, b = warehouse.store, await warehouse.chain("a"), await warehouse.chain("b")
+    await store.prepare("k")
+    await store.set_parent("k", a)
+    with pytest.raises(AlreadyExists, match="ln -sfn"):
+        await store.set_parent("k", b)
+    assert (await store.set_parent("k", b, replacing=True)).parent == b
+    assert (store.children(a), store.children(b)) == ([], ["active/k"])
+    await store.clear_parent("k")
+    with pytest.raises(NotFound, match="no parent"):
+        await store.clear_parent("k")
+    await store.set_parent("k", a)
+    assert (await store.mark_used("k")).used
+    store = warehouse.reopen()
+    for attempt in (store.set_parent("k", b, replacing=True), store.set_parent("k", a), store.clear_parent("k")):
+        with pytest.raises(Busy, match="used already"):
+            await attempt
+    assert store.stat("active/k").parent == a
+
+
+async def test_the_root_looks_like_the_parents_from_the_first_use_on(warehouse: Warehouse) -> None:
+    store, chain = warehouse.store, await warehouse.chain("a")
+    looks = RootAttributes(0o1711, 12, 34, 5_000_000_006, ((b"user.k", b"v"),))
+    await store.prepare("k")
+    await store.set_parent("k", chain)
+    await store.mark_used("k", looks)
+    os.chmod(store.upper("active/k"), 0o700)
+    os.setxattr(store.upper("active/k"), "trusted.overlay.origin", b"x")
+    await store.mark_used("k", looks)
+    await store.commit("k", "x")
+    assert store.upper("x").stat().st_mode & 0o7777 == 0o700, "only the first time"
+    await store.prepare("above")
+    await store.set_parent("above", "x")
+    await store.mark_used("above")
+    upper = store.upper("active/above")
+    found = upper.stat()
+    assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (0o700, 12, 34)
+    assert found.st_mtime_ns == store.upper("x").stat().st_mtime_ns
+    assert os.listxattr(upper) == ["user.k"]
+
+
+async def test_deep_stacks(warehouse: Warehouse) -> None:
+    store, below = warehouse.store, await warehouse.chain("a")
+    chain, names = below, [f"s{n}" for n in range(120)]
+    for name in names:
+        await warehouse.committed(name, below)
+        below = name  # type: ignore[assignment]
+    assert store.stack(names[-1]) == Stack(tuple(store.upper(name) for name in reversed(names)), chain)
+
+
+async def test_views_pin_and_are_removed_alone(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await warehouse.committed("x")
+    made = await store.view("v", "x")
+    assert (made.kind, made.parent) == (Kind.VIEW, "x")
+    assert (await store.view("w", "v")).parent == "x"
+    for name in ("v", "x"):
+        with pytest.raises(AlreadyExists):
+            await store.view(name, "x")
+    with pytest.raises(NotFound):
+        await store.view("new", "nothing")
+    await store.prepare("k")
+    with pytest.raises(Invalid):
+        await store.view("new", "active/k")
+    with pytest.raises(Busy, match="children v, w; remove"):
+        await store.remove("x")
+    with pytest.raises(NotPermitted):
+        store.upper("v")
+    await store.remove("v")
+    await store.remove("w")
+    assert (store.upper("x") / "x").exists()
+    await store.remove("x")
+    assert len(warehouse.directories()) == 1
+
+
+async def test_a_view_is_renamed_and_replaces_a_view(store: SnapshotStore, warehouse: Warehouse) -> None:
+    for name in ("x", "y"):
+        await warehouse.committed(name)
+    await store.view("v", "x")
+    await store.set_label("v", "k", b"old")
+    made = await store.view("CuAbCdEf", "y")
+    assert (await store.rename_view("CuAbCdEf", "v")).number == made.number
+    for opened in (store, warehouse.reopen()):
+        assert (opened.children("x"), opened.children("y"), opened.labels("v")) == ([], ["v"], {})
+    store = warehouse.store
+    assert await store.rename_view("v", "v") == store.stat("v")
+    await store.rename_view("v", "w")
+    assert store.find("v") is None
+    for old, new, error in (
+        ("w", "x", AlreadyExists),
+        ("x", "z", NotPermitted),
+        ("nothing", "z", NotFound),
+        ("w", "a/b", Invalid),
+    ):
+        with pytest.raises(error):
+            await store.rename_view(old, new)
+    with store.use("w"), pytest.raises(Busy):
+        await store.rename_view("w", "z")
+    assert store.children("y") == ["w"]
+
+
+async def test_what_is_in_use_is_neither_committed_nor_removed(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await warehouse.committed("x")
+    await store.prepare("k")
+    with store.use("active/k"), store.use("x"):
+        store.hold("active/k")
+        for attempt in (store.commit("k", "name"), store.remove("active/k"), store.remove("x")):
+            with pytest.raises(Busy, match="in use"):
+                await attempt
+    with pytest.raises(Busy, match="1 times"):
+        await store.commit("k", "name")
+    assert store.is_held("active/k")
+    store.release("active/k")
+    assert not store.is_held("active/k")
+    await store.commit("k", "name")
+    await store.remove("x")
+    with pytest.raises(NotFound):
+        store.hold("x")
+
+
+async def test_removing(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await warehouse.committed("x")
+    await warehouse.committed("y", "x")
+    await store.prepare("k")
+    await store.set_parent("k", "y")
+    for id in ("x", "y"):
+        with pytest.raises(Busy, match="has children"):
+            await store.remove(id)
+    for id in ("active/k", "y", "x"):
+        await store.remove(id)
+        with pytest.raises(NotFound):
+            await store.remove(id)
+        with pytest.raises(NotFound):
+            store.stack(id)
+    assert (told(store), warehouse.directories()) == ({}, [])
+    await store.prepare("k")
+    assert set(told(warehouse.reopen())) == {"active/k"}
+
+
+async def test_a_message_names_some_children_only(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await warehouse.committed("x")
+    for n in range(8):
+        await store.view(f"v{n}", "x")
+    with pytest.raises(Busy, match="v0, v1, v2, v3, v4 and 3 more"):
+        await store.remove("x")
+
+
+async def test_image_chains_are_not_removed_here(warehouse: Warehouse) -> None:
+    store, chain = warehouse.store, await warehouse.chain("a")
+    for attempt in (store.remove(chain), store.usage(chain), store.rename_view(chain, "v")):
+        with pytest.raises(NotPermitted, match="images with these layers"):
+            await attempt
+    with pytest.raises(NotPermitted):
+        store.upper(chain)
+    with pytest.raises(NotFound):
+        await store.remove(EMPTY)
+    store.hold(chain)
+    store.release(chain)
+
+
+async def test_numbers_are_never_given_again(store: SnapshotStore, warehouse: Warehouse) -> None:
+    seen: set[int] = set()
+    for _ in range(3):
+        for id in ("active/k", "v"):
+            await warehouse.committed("x") if store.find("x") is None else None
+            info = await (store.prepare("k") if id == "active/k" else store.view("v", "x"))
+            assert info.number not in seen
+            seen.add(info.number)
+            await store.remove(id)
+        store = warehouse.reopen()
+
+
+async def test_usage_counts_blocks_and_hard_links_once(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await store.prepare("k")
+    upper = store.upper("active/k")
+    empty = await store.usage("active/k")
+    assert empty == Usage(upper.stat().st_blocks * 512, 1)
+    (upper / "a").write_bytes(os.urandom(100_000))
+    os.link(upper / "a", upper / "b")
+    with (upper / "hole").open("wb") as file:
+        file.truncate(1 << 30)
+    os.sync()
+    found = await store.usage("active/k")
+    assert found.inodes == 3
+    assert 100_000 <= found.bytes - empty.bytes < 200_000
+    await store.commit("k", "x")
+    await store.view("v", "x")
+    assert await store.usage("v") == Usage(0, 0)
+    assert await store.usage("x") == found
+    (upper / "a").unlink()
+    assert await store.usage("x") == found, "measured once"
+    assert await warehouse.reopen().usage("x") == found
+    with pytest.raises(NotFound):
+        await store.usage("nothing")
+
+
+async def test_labels(store: SnapshotStore, warehouse: Warehouse) -> None:
+    chain = await warehouse.chain("a")
+    await warehouse.committed("x")
+    for id in ("x", chain):
+        await store.set_label(id, "b", b"1")
+        await store.set_label(id, "a", b"\xff\0")
+        await store.set_label(id, "b", b"2")
+        assert list(store.labels(id).items()) == [("a", b"\xff\0"), ("b", b"2")]
+        await store.remove_label(id, "a")
+        with pytest.raises(NotFound):
+            await store.remove_label(id, "a")
+    for key, value in (("", b""), ("a\n", b""), ("k" * 245, b""), ("k", bytes(4096))):
+        with pytest.raises(Invalid):
+            await store.set_label("x", key, value)
+    with pytest.raises(NotFound):
+        await store.set_label("nothing", "a", b"")
+    store = warehouse.reopen()
+    assert store.labels("x") == store.labels(chain) == {"b": b"2"}
+    await store.remove("x")
+    await warehouse.committed("x")
+    assert store.labels("x") == warehouse.reopen().labels("x") == {}
+
+
+async def test_a_label_that_comes_too_late_is_refused(store: SnapshotStore, warehouse: Warehouse) -> None:
+    await warehouse.committed("x")
+    outcome: list[str] = []
+
+    async def label() -> None:
+        try:
+            await store.set_label("x", "k", b"v")
+        except NotFound as error:
+            outcome.append(error.message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.remove, "x")
+        nursery.start_soon(label)
+    rows = warehouse.database.read_now(lambda db: db.execute("SELECT count(*) FROM snapshot_labels").fetchone())
+    assert rows == (0,)
+
+
+async def test_names_of_any_bytes_survive(store: SnapshotStore, warehouse: Warehouse) -> None:
+    name = os.fsdecode(b"raw \xff\xfe")
+    await warehouse.committed(name)
+    await store.prepare(name)
+    await store.set_parent(name, name)
+    with pytest.raises(Busy) as caught:
+        await store.remove(name)
+    assert (
+        caught.value.message.encode()
+        == rb"snapshot raw \udcff\udcfe: has children active/raw \udcff\udcfe; remove them first"
+    )
+    assert told(warehouse.reopen()) == {name: ("committed", None), f"active/{name}": ("active", name)}
+
+
+async def test_finding_what_is_not_there(store: SnapshotStore) -> None:
+    assert store.find("nothing") is None
+    assert store.find(EMPTY) is None
+    assert len(store) == 0
+    for ask in (store.stat, store.stack, store.upper, store.labels, store.hold):
+        with pytest.raises(NotFound):
+            ask("nothing")
+    assert store.children("nothing") == []
