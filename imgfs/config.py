@@ -10,7 +10,7 @@ import grp
 import os
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -32,6 +32,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an index is read for: `os/architecture[/variant]`; empty for this machine's."""
     plain_http: list[str] = []
     """Registry hosts (`host` or `host:port`) besides loopback that are spoken to without TLS."""
+    views: Literal["kernel", "fuse"] = "kernel"
+    """`kernel`: a rootfs is an EROFS mount where that is possible. `fuse`: always the FUSE view, as for users."""
+    view_idle_seconds: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 300.0
+    """How long a mounted rootfs may be unused before it is unmounted; the next use mounts it again."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:

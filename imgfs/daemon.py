@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import msgspec
@@ -30,11 +30,16 @@ from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
 from imgfs.images import catalog, names
+from imgfs.kernel.disk import sync_filesystem
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
+from imgfs.kernel.probe import Capabilities, Capability, probe
 from imgfs.layers.store import LayerStore
 from imgfs.log import configure_log
 from imgfs.registry.client import Registry
-from imgfs.snapshots import graph
+from imgfs.rootfs.metadata import MetadataImages
+from imgfs.rootfs.rootfs import Rootfs, Terms
+from imgfs.snapshots import graph, rows
+from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
@@ -45,7 +50,7 @@ from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
 
-SCHEMAS = (names.SCHEMA, catalog.SCHEMA, graph.SCHEMA)
+SCHEMAS = (names.SCHEMA, catalog.SCHEMA, graph.SCHEMA, rows.SCHEMA)
 _SWITCH_INTERVAL = 0.001
 _log = logging.getLogger("imgfs.daemon")
 
@@ -58,6 +63,16 @@ class Mounting:
     state: Path
     config: Config
     foreground: bool
+    nosuid: bool = False
+    """Whether setuid bits and device nodes are off in any case."""
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether views behave as an unpacked directory does: setuid bits and device nodes work.
+
+        As soon as anybody but root gets in, they do not: any image can hold a setuid shell.
+        """
+        return self.config.is_private and not self.nosuid
 
 
 def run(mounting: Mounting, ready: Callable[[], None]) -> None:
@@ -94,11 +109,14 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
     try:
         async with Registry(plain_http=mounting.config.plain_http) as registry, plain_nursery() as nursery:
             subsystems = _assemble(mounting, database, layers, registry, nursery)
-            operations = Operations(subsystems, ending)
-            with Session(operations, str(mounting.mountpoint), is_private=mounting.config.is_private) as session:
+            operations, rootfs = Operations(subsystems, ending), subsystems.rootfs
+            is_private, is_trusted = mounting.config.is_private, mounting.is_trusted
+            with Session(operations, str(mounting.mountpoint), is_private=is_private, is_trusted=is_trusted) as session:
                 nursery.start_soon(_set_on_signal, signalled)
                 nursery.start_soon(trio.to_thread.run_sync, registry.warm)
-                await session.serve(signalled, ending, ready)
+                nursery.start_soon(subsystems.snapshots.sweep)
+                nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
+                await session.serve(signalled, ending, ready, rootfs.clear)
             nursery.cancel_scope.cancel()
     finally:
         layers.close()
@@ -112,12 +130,16 @@ def _assemble(
     shown = Shown(os.geteuid(), os.getegid(), started)
     content = ContentStore(mounting.state)
     name_table, known = names.Names(database), catalog.Catalog(database)
-    snapshots = graph.SnapshotGraph(database)
+    chains = graph.SnapshotGraph(database)
     transfers, failures = Transfers(), Failures()
     blobs = Blobs(content, known, registry, transfers, failures, nursery)
     fetcher = Layers(layers, content, known, registry, transfers, failures, nursery)
     documents = Documents(content, known, blobs, mounting.config.chosen_platform)
-    images = Images(documents, blobs, fetcher, snapshots, content, layers, known, failures)
+    images = Images(documents, blobs, fetcher, chains, content, layers, known, failures)
+    views = Views(chains, images, nursery)
+    snapshots = SnapshotStore(mounting.state, database, chains, sync_filesystem)
+    terms = Terms(str(mounting.mountpoint), _capabilities(mounting), os.geteuid() == 0, mounting.is_trusted)
+    rootfs = Rootfs(terms, MetadataImages(mounting.state), chains, views, snapshots, layers, nursery)
     return Subsystems(
         config=mounting.config,
         state=mounting.state,
@@ -126,8 +148,10 @@ def _assemble(
         catalog=known,
         content=content,
         layers=layers,
-        graph=snapshots,
-        views=Views(snapshots, images, nursery),
+        graph=chains,
+        views=views,
+        snapshots=snapshots,
+        rootfs=rootfs,
         documents=documents,
         resolver=Resolver(name_table, known, documents, registry, failures, nursery),
         images=images,
@@ -136,7 +160,7 @@ def _assemble(
         failures=failures,
         status=StatusReporter(documents, images, name_table, content, layers, known, transfers, failures),
         metrics=lambda: _metrics(registry, transfers, name_table, content, layers),
-        describe=lambda: _describe(mounting, started),
+        describe=lambda: _describe(mounting, started, terms),
         owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
     )
 
@@ -147,7 +171,23 @@ async def _set_on_signal(signalled: trio.Event) -> None:
             signalled.set()
 
 
-def _describe(mounting: Mounting, started: int) -> bytes:
+def _capabilities(mounting: Mounting) -> Capabilities:
+    """What can be mounted here; each refusal goes to the log once, and to `.imgfs/state.json`."""
+    found = probe(mounting.state)
+    if mounting.config.views == "fuse":
+        off = Capability("the configuration says views = fuse")
+        found = replace(found, erofs=off, overlay_over_erofs=off)
+    for name, capability in _named(found).items():
+        if not capability:
+            _log.info("cannot be mounted here", extra={"what": name, "reason": capability.reason})
+    return found
+
+
+def _named(capabilities: Capabilities) -> dict[str, Capability]:
+    return {field.name: getattr(capabilities, field.name) for field in fields(capabilities)}
+
+
+def _describe(mounting: Mounting, started: int, terms: Terms) -> bytes:
     state = {
         "version": __version__,
         "pid": os.getpid(),
@@ -156,7 +196,9 @@ def _describe(mounting: Mounting, started: int) -> bytes:
         "started": started,
         "platform": str(mounting.config.chosen_platform),
         "access": mounting.config.access,
-        "views": "fuse",
+        "views": "kernel" if terms.is_root and terms.capabilities.erofs else "fuse",
+        "trusted": terms.trusted,
+        "mounts": {name: one.reason or "works" for name, one in _named(terms.capabilities).items()},
     }
     return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
 

@@ -34,7 +34,10 @@ _END_PATIENCE = 20
     metavar="FILE",
     help="Options of the daemon, in TOML. Default: imgfs.toml in the state directory; none is needed.",
 )
-def mount(mountpoint: Path, foreground: bool, state: Path | None, config_path: Path | None) -> None:
+@click.option(
+    "--nosuid", is_flag=True, help="Turn setuid bits and device nodes of images off, also where only root gets in."
+)
+def mount(mountpoint: Path, foreground: bool, state: Path | None, config_path: Path | None, nosuid: bool) -> None:
     """Mount the tree and serve it in the background.
 
     MOUNTPOINT is $IMGFS_MOUNTPOINT by default, else /var/lib/imgfs; it is made if it is missing. Returns when the
@@ -47,7 +50,8 @@ def mount(mountpoint: Path, foreground: bool, state: Path | None, config_path: P
     # One spelling of each, whatever links lead there: the table of mounts knows no other.
     chosen = Path(os.path.realpath(state or default_state()))
     try:
-        mounting = Mounting(Path(os.path.realpath(mountpoint)), chosen, load_config(config_path, chosen), foreground)
+        config = load_config(config_path, chosen)
+        mounting = Mounting(Path(os.path.realpath(mountpoint)), chosen, config, foreground, nosuid)
         if foreground:
             _serve(mounting, lambda: None)
         else:
@@ -74,6 +78,8 @@ def umount(mountpoint: Path, lazy: bool) -> None:
         raise Failure(f"{path}: what is mounted there is no tree of imgfs; `umount {path}` takes it away", errno.EPERM)
     is_orphan = is_dead(path)
     pid = None if is_orphan else _daemon_of(path)
+    if pid is not None and not lazy:
+        _take_views_away(path)
     unmount(path, detach=lazy or is_orphan)
     if pid is not None and not lazy:
         _wait_for_end(pid)
@@ -138,6 +144,17 @@ def _daemon_of(path: str) -> int | None:
             return int(json.load(file)["pid"])
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _take_views_away(path: str) -> None:
+    """Ask the daemon to unmount what it mounted below the tree, which is busy as long as anything is."""
+    try:
+        os.setxattr(os.path.join(path, ".imgfs"), "user.imgfs.views", b"unmount")
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise Failure(
+                f"{path}: a view below it is in use; end the processes in it or use --lazy", errno.EBUSY
+            ) from None
 
 
 def _wait_for_end(pid: int) -> None:

@@ -44,7 +44,7 @@ def publish(temporary: Path, final: Path) -> None:
     fsync_path(final.parent)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes | bytearray) -> None:
     """Put `data` at `path` so that after any crash it is wholly there or as before."""
     temporary = path.parent / temporary_name()
     try:

@@ -6,6 +6,7 @@ daemon answers. So every wait of this room asks /proc each 100 ms whether the pr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -45,6 +46,15 @@ class Caller:
         self.pid = pid
         self.uid = uid
         self._waiters = waiters
+
+    @property
+    def is_daemon(self) -> bool:
+        """Whether it is a thread of this very process, on its way to mount something."""
+        return self.pid > 0 and os.path.exists(f"/proc/self/task/{self.pid}")
+
+    def anonymous(self) -> Caller:
+        """Nobody in particular: for reads of the kernel, which a process that waits through it can leave by itself."""
+        return Caller(0, self.uid, self._waiters)
 
     async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, or raise Interrupted as soon as the process has a signal to handle or the daemon ends.

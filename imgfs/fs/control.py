@@ -8,6 +8,7 @@ from pathlib import Path
 from imgfs import __version__
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import RenderedFile
+from imgfs.fs.layer import LayersDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
 
@@ -15,12 +16,14 @@ _LOG_SHOWN = 1 << 20
 
 
 class ControlDirectory(Directory):
-    """version, config, state.json, metrics and log."""
+    """version, config, state.json, metrics and log; unlisted, layers/ for the kernel."""
 
-    __slots__ = ("_children",)
+    __slots__ = ("_children", "_layers", "_rootfs")
 
     def __init__(self, subsystems: Subsystems) -> None:
         super().__init__(".imgfs", subsystems.shown)
+        self._layers = LayersDirectory(subsystems)
+        self._rootfs = subsystems.rootfs
         renderers = {
             "version": _constant(f"{__version__}\n".encode()),
             "config": _constant(subsystems.config.render().encode()),
@@ -34,12 +37,20 @@ class ControlDirectory(Directory):
         }
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if name == b"layers":
+            return self._layers
         if name not in self._children:
             raise missing(name)
         return self._children[name]
 
     async def entries(self, caller: Caller) -> Listing:
         return list(self._children.items())
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """`user.imgfs.views` with `unmount`: take the kernel's views away, which keep the tree busy for umount(2)."""
+        if name != b"user.imgfs.views" or value != b"unmount":
+            raise self.refusal()
+        await caller.wait(self._rootfs.clear)
 
 
 def _constant(data: bytes) -> Callable[[], Awaitable[bytes]]:

@@ -36,6 +36,12 @@ class NoAttribute(ImgfsError):
     errno = errno.ENODATA
 
 
+class Stale(ImgfsError):
+    """Something was mounted over the inode just now: the kernel walks the path again, into the mount."""
+
+    errno = errno.ESTALE
+
+
 class NotADirectory(ImgfsError):
     """A lookup below something that is no directory."""
 
@@ -74,6 +80,9 @@ class Node:
     async def attributes(self) -> pyfuse3.EntryAttributes:
         """What stat shows."""
         raise NotImplementedError
+
+    async def reached(self, caller: Caller) -> None:
+        """Somebody walks to this inode or asks for its attributes: the moment to mount over it, and raise Stale."""
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         """The child of that name; raises NotFound."""
@@ -122,6 +131,14 @@ class Node:
     async def xattrs(self) -> dict[bytes, bytes]:
         """All xattrs and their values."""
         return {}
+
+    async def xattr(self, name: bytes) -> bytes | None:
+        """One xattr; None if there is none of that name."""
+        return (await self.xattrs()).get(name)
+
+    async def remove_xattr(self, name: bytes, caller: Caller) -> None:
+        """Remove an xattr."""
+        raise self.refusal()
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """Set an xattr."""

@@ -18,11 +18,13 @@ import trio
 
 from imgfs.errors import ImgfsError, NotFound
 from imgfs.fs.caller import Caller, Waiters
+from imgfs.fs.chain import ChainRootfs
 from imgfs.fs.inodes import Inodes
 from imgfs.fs.node import Handle, Listing, NoAttribute, Node
 from imgfs.fs.root import Root
 from imgfs.fs.subsystems import Subsystems
-from imgfs.fs.view import ViewNode, view_node
+from imgfs.fs.view import ViewNode
+from imgfs.snapshots.graph import Face
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,7 +88,9 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return await (await self._node(inode, ctx)).attributes()
+        node = await self._node(inode, ctx)
+        await node.reached(self._caller(ctx))
+        return await node.attributes()
 
     @guarded
     async def setattr(
@@ -250,7 +254,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        value = (await (await self._node(inode, ctx)).xattrs()).get(name)
+        value = await (await self._node(inode, ctx)).xattr(name)
         if value is None:
             raise NoAttribute(f"{name!r}: no such attribute")
         return value
@@ -267,7 +271,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def removexattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> None:
-        raise (await self._node(inode, ctx)).refusal()
+        await (await self._node(inode, ctx)).remove_xattr(name, self._caller(ctx))
 
     @guarded
     async def access(self, inode: pyfuse3.InodeT, mode: pyfuse3.ModeT, ctx: pyfuse3.RequestContext) -> bool:
@@ -279,15 +283,17 @@ class Operations(pyfuse3.Operations):
     async def _node(self, number: int, ctx: pyfuse3.RequestContext) -> Node:
         if number == pyfuse3.ROOT_INODE or number >= _VIEWS_BELOW:
             return self._inodes.get(number)
-        snapshot, node = self._subsystems.graph.locate(number)
-        view = self._subsystems.views.kept(snapshot.number)
+        snapshot, face, node = self._subsystems.graph.locate(number)
+        if face is Face.ROOTFS and node == 1:
+            return ChainRootfs(self._subsystems, snapshot, number)
+        view = self._subsystems.views.kept(snapshot, face)
         if view is None:
-            view = await self._caller(ctx).wait(lambda: self._subsystems.views.get(snapshot))
-        return view_node(view, view.node(node), self._subsystems.owner)
+            view = await self._caller(ctx).wait(lambda: self._subsystems.views.get(snapshot, face))
+        return ViewNode(view, view.node(node), self._subsystems.owner)
 
     async def _counted(self, node: Node) -> pyfuse3.EntryAttributes:
         entry = await node.attributes()
-        if not isinstance(node, ViewNode):
+        if node.number >= _VIEWS_BELOW or node.number == pyfuse3.ROOT_INODE:
             self._inodes.count(node)
         return entry
 

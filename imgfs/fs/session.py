@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pyfuse3
@@ -26,21 +26,21 @@ _UNMOUNT_PATIENCE = 10.0
 class Session:
     """A mounted tree. Use as a context; leaving it unmounts.
 
-    Behind a root-only mountpoint views behave as an unpacked directory does: setuid bits and device nodes work. As soon
-    as anybody else gets in (`is_private` is False), they do not: any image can hold a setuid shell.
+    `is_private`: nobody but the daemon's user and root gets in. `is_trusted`: setuid bits and device nodes work.
     """
 
-    def __init__(self, operations: Operations, mountpoint: str, *, is_private: bool) -> None:
+    def __init__(self, operations: Operations, mountpoint: str, *, is_private: bool, is_trusted: bool) -> None:
         self._operations = operations
         self._mountpoint = mountpoint
         self._is_private = is_private
+        self._is_trusted = is_trusted
         self._device = -1
         self._library: socket.socket | None = None
 
     def __enter__(self) -> Session:
         """Mount. Raises NotFound, NotPermitted, Busy or Unsupported, saying what to do."""
         others = os.geteuid() == 0 or not self._is_private
-        self._device = open_fuse(self._mountpoint, others=others, trusted=self._is_private)
+        self._device = open_fuse(self._mountpoint, others=others, trusted=self._is_trusted)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,15 +54,23 @@ class Session:
             with suppress(ImgfsError):
                 unmount(self._mountpoint, detach=True)
 
-    async def serve(self, signalled: trio.Event, ending: trio.Event, ready: Callable[[], None]) -> None:
+    async def serve(
+        self,
+        signalled: trio.Event,
+        ending: trio.Event,
+        ready: Callable[[], None],
+        clear: Callable[[], Awaitable[None]],
+    ) -> None:
         """Answer requests until `signalled` is set or the tree is unmounted from outside; then it is unmounted.
+
+        `clear` takes away what is mounted below it first, or raises Busy.
 
         `ending` is set when either happens: whoever waits gets an answer then. After a lazy unmount from outside,
         files that are open stay readable until they are closed. `ready` is called when the tree answers.
         """
         await self._greet()
         async with plain_nursery() as nursery:
-            nursery.start_soon(_unmount_when, signalled, ending, self._mountpoint)
+            nursery.start_soon(_unmount_when, signalled, ending, self._mountpoint, clear)
             nursery.start_soon(_watch_mounts, ending, self._mountpoint)
             nursery.start_soon(_announce, self._mountpoint, ready)
             await pyfuse3.main(max_tasks=MAX_TASKS)
@@ -106,14 +114,18 @@ async def _watch_mounts(ending: trio.Event, mountpoint: str) -> None:
     ending.set()
 
 
-async def _unmount_when(signalled: trio.Event, ending: trio.Event, mountpoint: str) -> None:
+async def _unmount_when(
+    signalled: trio.Event, ending: trio.Event, mountpoint: str, clear: Callable[[], Awaitable[None]]
+) -> None:
     """Answer who waits, then unmount, which ends the session's loop. What is still busy after a while is detached."""
     await signalled.wait()
     ending.set()
     deadline = trio.current_time() + _UNMOUNT_PATIENCE
     while mount_at(mountpoint) and trio.current_time() < deadline:
-        if await _try_unmount(mountpoint, detach=False):
-            break
+        with suppress(ImgfsError):
+            await clear()
+            if await _try_unmount(mountpoint, detach=False):
+                break
         await trio.sleep(0.1)
     if mount_at(mountpoint):
         await _try_unmount(mountpoint, detach=True)

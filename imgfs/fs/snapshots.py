@@ -1,4 +1,4 @@
-"""snapshots/: committed snapshots by chain ID, and the unlisted links that lead from an image to its own."""
+"""snapshots/: image chains by chain ID, what users committed, their views, and the links that lead here from images."""
 
 from __future__ import annotations
 
@@ -7,28 +7,38 @@ import stat
 
 import pyfuse3
 
-from imgfs.errors import ImgfsError, Invalid
+from imgfs.errors import Invalid, NotPermitted
+from imgfs.fs.active import ActiveDirectory
 from imgfs.fs.caller import Caller
-from imgfs.fs.node import SOON, Directory, Link, Listing, Node, Shown, control_number, missing
+from imgfs.fs.chain import ChainDirectory
+from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
-from imgfs.fs.view import view_node
+from imgfs.fs.user import UserSnapshot, remove
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.platform import Platform, parse_platform
 from imgfs.snapshots.graph import Snapshot
-from imgfs.snapshots.views import View
+from imgfs.snapshots.ids import ACTIVE, id_of_target
+from imgfs.snapshots.rows import Info, Kind
+
+_RENAME_NOREPLACE = 1
 
 
 class SnapshotsDirectory(Directory):
-    """Lists the snapshots whose layers are all here, so that walking what is listed needs no registry."""
+    """Lists the chains whose layers are all here, so that walking what is listed needs no registry, and users' own."""
 
-    __slots__ = ("_subsystems",)
+    __slots__ = ("_active", "_subsystems")
 
     def __init__(self, subsystems: Subsystems) -> None:
         super().__init__("snapshots", subsystems.shown)
         self._subsystems = subsystems
+        self._active = ActiveDirectory(subsystems)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         text = os.fsdecode(name)
+        if text == ACTIVE:
+            return self._active
+        if info := self._subsystems.snapshots.find_own(text):
+            return self._own(info)
         digest, at, slug = text.partition("@")
         if not is_digest(digest):
             raise missing(name)
@@ -37,14 +47,47 @@ class SnapshotsDirectory(Directory):
         snapshot = self._subsystems.graph.find(Digest(digest))
         if snapshot is None:
             raise missing(name)
-        return SnapshotDirectory(self._subsystems, snapshot)
+        return ChainDirectory(self._subsystems, snapshot)
 
     async def entries(self, caller: Caller) -> Listing:
-        return [
-            (snapshot.chain_id.encode(), SnapshotDirectory(self._subsystems, snapshot))
+        chains: Listing = [
+            (snapshot.chain_id.encode(), ChainDirectory(self._subsystems, snapshot))
             for snapshot in self._subsystems.graph
             if self._is_local(snapshot)
         ]
+        own = [info for info in self._subsystems.snapshots if info.kind is not Kind.ACTIVE]
+        return [(b"active", self._active), *chains, *((os.fsencode(info.name), self._own(info)) for info in own)]
+
+    async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
+        """View: another name for a committed snapshot, which pins it."""
+        info = await self._subsystems.snapshots.view(os.fsdecode(name), id_of_target(os.fsdecode(target)))
+        return self._own(info)
+
+    async def unlink(self, name: bytes, caller: Caller) -> None:
+        text = os.fsdecode(name)
+        if self._subsystems.snapshots.stat(text).kind is not Kind.VIEW:
+            raise NotPermitted(f"snapshot {text}: is no view")
+        await self._subsystems.snapshots.remove(text)
+
+    async def rmdir(self, name: bytes, caller: Caller) -> None:
+        text = os.fsdecode(name)
+        if text == ACTIVE:
+            raise NotPermitted("snapshots/active: holds the writable snapshots and stays")
+        await remove(self._subsystems, text)
+
+    async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
+        """Of a view: rename it, over another view too (`ln -sfn`). Committed snapshots keep their names."""
+        if target is not self and not isinstance(target, SnapshotsDirectory):
+            raise NotPermitted("a snapshot can only be moved within snapshots/")
+        self._subsystems.snapshots.stat(os.fsdecode(old))
+        if flags & ~_RENAME_NOREPLACE:
+            raise NotPermitted("snapshots cannot be exchanged")
+        await self._subsystems.snapshots.rename_view(os.fsdecode(old), os.fsdecode(new))
+
+    def _own(self, info: Info) -> Node:
+        if info.kind is Kind.VIEW:
+            return Link(f"snapshot/{info.number}", self._subsystems.shown, info.parent or "", info.created)
+        return UserSnapshot(self._subsystems, info)
 
     def _is_local(self, snapshot: Snapshot) -> bool:
         return all(layer.diff_id in self._subsystems.layers for layer in self._subsystems.graph.layers(snapshot))
@@ -62,7 +105,7 @@ class SnapshotsDirectory(Directory):
 class ImageLink(Node):
     """`<image digest>@<platform>` -> chain ID. Reading it brings the rootfs here: this is the last link on the way.
 
-    readlink holds no lock of a directory, so others walk on while one image comes in.
+    readlink holds no lock of a directory, so others walk on while one image comes in and its view is mounted.
     """
 
     __slots__ = ("_digest", "_platform", "_subsystems")
@@ -74,63 +117,27 @@ class ImageLink(Node):
         self._platform = platform
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
-        shown: Shown = self._subsystems.shown
+        shown = self._subsystems.shown
         return shown.entry(self.number, stat.S_IFLNK | 0o777, size=len(self._digest), disk=0, keep=SOON)
 
     async def readlink(self, caller: Caller) -> bytes:
-        images = self._subsystems.images
-        snapshot = images.local_snapshot(self._digest, self._platform) or await caller.wait(
-            lambda: images.snapshot(self._digest, self._platform)
-        )
+        images, rootfs = self._subsystems.images, self._subsystems.rootfs
+        snapshot = images.local_snapshot(self._digest, self._platform)
+        if snapshot is None:
+            snapshot = await caller.wait(self._bring)
+        elif not rootfs.is_shown(snapshot):
+            await caller.wait(lambda: rootfs.show(snapshot))
         return snapshot.chain_id.encode()
 
-
-class SnapshotDirectory(Directory):
-    """snapshots/<chain ID>: rootfs/, and parent where there is one."""
-
-    __slots__ = ("_snapshot", "_subsystems")
-
-    def __init__(self, subsystems: Subsystems, snapshot: Snapshot) -> None:
-        super().__init__(f"snapshots/{snapshot.chain_id}", subsystems.shown)
-        self._subsystems = subsystems
-        self._snapshot = snapshot
-
-    async def attributes(self) -> pyfuse3.EntryAttributes:
-        mode = stat.S_IFDIR | 0o555
-        return self._subsystems.shown.entry(self.number, mode, time=self._snapshot.created, keep=SOON)
-
-    async def lookup(self, name: bytes, caller: Caller) -> Node:
-        if name == b"rootfs":
-            return await self._rootfs(caller)
-        if name == b"parent" and self._snapshot.parent is not None:
-            return self._parent(self._snapshot.parent)
-        raise missing(name)
-
-    async def entries(self, caller: Caller) -> Listing:
-        listing: list[tuple[bytes, Node]] = [(b"rootfs", await self._rootfs(caller))]
-        if self._snapshot.parent is not None:
-            listing.append((b"parent", self._parent(self._snapshot.parent)))
-        return listing
-
-    async def xattrs(self) -> dict[bytes, bytes]:
-        error = self._subsystems.failures.get(f"snapshots/{self._snapshot.chain_id}")
-        return {b"user.imgfs.error": error.encode()} if error else {}
-
-    async def _rootfs(self, caller: Caller) -> Node:
-        views = self._subsystems.views
-        view = views.kept(self._snapshot.number) or await caller.wait(self._make_view)
-        return view_node(view, view.tree.root, self._subsystems.owner)
-
-    async def _make_view(self) -> View:
-        subject, failures = f"snapshots/{self._snapshot.chain_id}", self._subsystems.failures
-        try:
-            view = await self._subsystems.views.get(self._snapshot)
-        except ImgfsError as error:
-            failures.note(subject, error)
-            raise
-        failures.clear(subject)
-        return view
-
-    def _parent(self, parent: Digest) -> Node:
-        key = f"snapshots/{self._snapshot.chain_id}/parent"
-        return Link(key, self._subsystems.shown, f"../{parent}", self._snapshot.created)
+    async def _bring(self) -> Snapshot:
+        images, rootfs = self._subsystems.images, self._subsystems.rootfs
+        known = await images.known_snapshot(self._digest, self._platform)
+        if known is not None and await rootfs.is_lazy(known):
+            await rootfs.show(known)
+            return known
+        snapshot = await images.snapshot(self._digest, self._platform)
+        if rootfs.is_small(snapshot):
+            await rootfs.show(snapshot)
+        else:
+            rootfs.prepare(snapshot)
+        return snapshot

@@ -13,7 +13,9 @@ from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore
 from imgfs.oci.digest import Digest
+from imgfs.rootfs.rootfs import Rootfs
 from imgfs.snapshots.graph import SnapshotGraph
+from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
@@ -37,6 +39,8 @@ class Subsystems:
     layers: LayerStore
     graph: SnapshotGraph
     views: Views
+    snapshots: SnapshotStore
+    rootfs: Rootfs
     documents: Documents
     resolver: Resolver
     images: Images
@@ -50,3 +54,5 @@ class Subsystems:
     private: dict[str, Digest] = field(default_factory=dict[str, Digest])
     """Links that `ln -sfn` makes beside a name before it renames them: unlisted, never asked for, gone with the daemon.
     """
+    private_parents: dict[tuple[int, bytes], str] = field(default_factory=dict[tuple[int, bytes], str])
+    """The same beside an active snapshot's `parent`: by its number and the link's name."""

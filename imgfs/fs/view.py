@@ -19,11 +19,6 @@ from imgfs.layers.tree import Node as TreeNode
 from imgfs.snapshots.views import View
 
 
-def view_node(view: View, node: TreeNode, owner: tuple[int, int] | None) -> ViewNode:
-    """The inode of `node`; files belong to `owner` if that is set (an ordinary user's mount)."""
-    return ViewNode(view, node, owner)
-
-
 class ViewHandle:
     """An open regular file of a view."""
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from imgfs.aio.reading import read_at
 from imgfs.aio.threads import run_disk
 from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
 from imgfs.errors import NotFound, StorageFailed, from_os
@@ -58,6 +59,11 @@ class Layer:
     def allocated(self) -> int:
         """Bytes that the tar takes on disk."""
         return os.fstat(self.descriptor()).st_blocks * 512
+
+    async def read_at(self, offset: int, size: int) -> bytes | bytearray:
+        """Up to `size` bytes of the tar, short only at its end. Raises StorageFailed."""
+        size = min(size, self.size() - offset)
+        return await read_at(self.descriptor(), size, offset, f"layer {self.diff_id}") if size > 0 else b""
 
     async def entries(self) -> list[Entry]:
         """The entries in tar order, from memory right after the pull, else from the index, else from the tar again."""

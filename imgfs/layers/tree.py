@@ -103,6 +103,27 @@ def merge(layers: Sequence[Sequence[Entry]]) -> Tree:
     return Tree(merging.root)
 
 
+def changes(layers: Sequence[Sequence[Entry]]) -> Tree:
+    """What the topmost of `layers` changes, as overlayfs would keep it: a whiteout is a character device 0/0, an opaque
+    directory has the xattr `trusted.overlay.opaque`.
+
+    The layers below are looked at only for files that hard links name. Raises as `merge`.
+    """
+    *lower, top = layers
+    merging = _Merge()
+    if any(entry.kind is Kind.HARDLINK for entry in top):
+        below = _Merge()
+        for position, entries in enumerate(lower):
+            below.apply(position, entries)
+        merging.borrow(below, top)
+    hidden = [Entry(entry.path, Kind.CHARACTER) for entry in top if entry.kind is Kind.WHITEOUT]
+    merging.apply(len(lower), [*hidden, *(entry for entry in top if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE))])
+    for entry in top:
+        if entry.kind is Kind.OPAQUE:
+            merging.mark_opaque(entry)
+    return Tree(merging.root)
+
+
 class _Merge:
     def __init__(self) -> None:
         self.root = _directory(IMPLICIT_MODE)
@@ -133,6 +154,16 @@ class _Merge:
             elif entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
                 self._add(entry)
         self._lower_targets.clear()
+
+    def borrow(self, below: _Merge, entries: Sequence[Entry]) -> None:
+        """Let hard links of `entries` name files that are not here but `below`."""
+        self._lower_targets = dict(below._targets_below(entries))
+
+    def mark_opaque(self, entry: Entry) -> None:
+        """Say of a directory that it hides what lies below it."""
+        directory = self._walk(entry.path, make=True)
+        if directory is not None:
+            directory.xattrs = (*directory.xattrs, (b"trusted.overlay.opaque", b"y"))
 
     def _targets_below(self, entries: Sequence[Entry]) -> Iterator[tuple[bytes, Node]]:
         """Hard links may name a lower file that a whiteout of this layer hides: it is found before it goes."""

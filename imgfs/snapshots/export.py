@@ -6,7 +6,7 @@ The same changes are the same bytes, so the same digest: on any machine, at any 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, from_os
@@ -20,7 +20,7 @@ _END = bytes(2 * BLOCK)
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def export_layer(upper: Path, dialect: Dialect = KERNEL) -> Iterator[bytes]:
+def export_layer(upper: Path, dialect: Dialect = KERNEL) -> Generator[bytes]:
     """The tar in pieces of about a MiB; blocks, so run it in a thread. Files are written in full, holes as zeros.
 
     The root directory is an entry too. Raises Busy where a file changes meanwhile (an active snapshot in use),

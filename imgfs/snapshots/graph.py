@@ -13,6 +13,7 @@ import time
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from imgfs.database import Database
 from imgfs.errors import NoSpace, NotFound
@@ -61,6 +62,13 @@ class SnapshotLayer:
     diff_id: Digest
 
 
+class Face(IntEnum):
+    """What of a snapshot a view shows: all of its rootfs, or its own changes. The sign of its key in the table."""
+
+    ROOTFS = 1
+    CHANGES = -1
+
+
 class SnapshotGraph:
     """All committed snapshots of one state directory, in memory."""
 
@@ -73,7 +81,8 @@ class SnapshotGraph:
         self._ranges: list[tuple[int, int]] = sorted(
             database.read_now(lambda db: db.execute("SELECT first, snapshot FROM inodes").fetchall())
         )
-        """First inode and snapshot number of each range."""
+        """First inode and key (the snapshot's number, negative for its changes) of each range."""
+        self._firsts = {number: first for first, number in self._ranges}
 
     def __iter__(self) -> Iterator[Snapshot]:
         return iter(sorted(self._snapshots.values(), key=lambda one: one.chain_id))
@@ -91,33 +100,49 @@ class SnapshotGraph:
             here = self._snapshots[here.parent] if here.parent else None
         return chain[::-1]
 
-    def locate(self, inode: int) -> tuple[Snapshot, int]:
-        """The snapshot whose view has that inode number, and the node's number in it, from 1. Raises NotFound."""
+    def layer(self, diff_id: Digest) -> SnapshotLayer | None:
+        """A layer of any chain by its diff ID, or None."""
+        found = (one.blob for one in self._snapshots.values() if one.diff_id == diff_id and one.blob)
+        blob = next(found, None)
+        return SnapshotLayer(blob, diff_id) if blob else None
+
+    def children(self, chain_id: Digest) -> list[Digest]:
+        """The chains that lie on this one."""
+        return [one.chain_id for one in self._snapshots.values() if one.parent == chain_id]
+
+    def locate(self, inode: int) -> tuple[Snapshot, Face, int]:
+        """Which view has that inode number, and the node's number in it, from 1. Raises NotFound."""
         position = bisect_right(self._ranges, (inode, math.inf)) - 1
         if position < 0:
             raise NotFound(f"inode {inode}: no snapshot has it")
-        first, number = self._ranges[position]
-        return self._by_number[number], inode - first + 1
+        first, key = self._ranges[position]
+        return self._by_number[abs(key)], Face.ROOTFS if key > 0 else Face.CHANGES, inode - first + 1
 
-    async def reserve(self, snapshot: Snapshot, count: int) -> int:
-        """The first of the `count` inode numbers of the snapshot's view, durably the same each time."""
+    def first_inode(self, snapshot: Snapshot) -> int | None:
+        """The inode number of the root of the snapshot's rootfs; None before it was reserved."""
+        return self._firsts.get(snapshot.number)
+
+    async def reserve(self, snapshot: Snapshot, face: Face, count: int) -> int:
+        """The first of the `count` inode numbers of a view, durably the same each time."""
+        key = snapshot.number * face
 
         def change(db: sqlite3.Connection) -> int:
-            row = db.execute("SELECT first, count FROM inodes WHERE snapshot = ?", (snapshot.number,)).fetchone()
+            row = db.execute("SELECT first, count FROM inodes WHERE snapshot = ?", (key,)).fetchone()
             if row and row[1] == count:
                 return row[0]
             (end,) = db.execute("SELECT max(first + count) FROM inodes").fetchone()
             first = max(end or 0, FIRST_INODE)
-            db.execute("INSERT OR REPLACE INTO inodes VALUES (?, ?, ?)", (snapshot.number, first, count))
+            db.execute("INSERT OR REPLACE INTO inodes VALUES (?, ?, ?)", (key, first, count))
             return first
 
         try:
             first = await self._database.write(change)
         except NoSpace:
             # What is here must be readable on a full disk: a range of its own, the same each time, but of 64 bits.
-            first = snapshot.number << 32
-        if (first, snapshot.number) not in self._ranges:
-            insort(self._ranges, (first, snapshot.number))
+            first = snapshot.number << 32 | (face is Face.CHANGES) << 31
+        if (first, key) not in self._ranges:
+            insort(self._ranges, (first, key))
+        self._firsts[key] = first
         return first
 
     async def record(self, layers: Sequence[tuple[Descriptor, Digest]]) -> Snapshot:

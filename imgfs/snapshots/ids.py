@@ -23,6 +23,15 @@ def active_id(key: str) -> str:
     return f"{ACTIVE}/{key}"
 
 
+def id_of_target(target: str) -> str:
+    """The id that the target of a symbolic link means: `<id>`, `../../<id>`, `../active/<key>`, or a path that ends so.
+
+    Whether there is such a snapshot is not judged.
+    """
+    *above, last = target.rstrip("/").split("/")
+    return active_id(last) if above and above[-1] == ACTIVE else last
+
+
 def subject(id: str) -> str:
     """How a message begins that is about the snapshot; always text, whatever bytes the id stands for."""
     return f"snapshot {shown(id)}"

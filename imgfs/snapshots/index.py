@@ -23,6 +23,7 @@ class Index:
 
     def __init__(self, infos: Iterable[Info]) -> None:
         self._infos: dict[str, Info] = {}
+        self._numbered: dict[int, Info] = {}
         self._children: dict[str, set[str]] = {}
         self._claimed: set[str] = set()
         self._holds: Counter[str] = Counter()
@@ -39,6 +40,10 @@ class Index:
         """The user snapshot, or None."""
         return self._infos.get(id)
 
+    def numbered(self, number: int) -> Info | None:
+        """The user snapshot of that number, whatever its id is now."""
+        return self._numbered.get(number)
+
     def children(self, id: str) -> list[str]:
         """Ids of the user snapshots whose parent it is and of the views that pin it, sorted."""
         return sorted(self._children.get(id, ()))
@@ -46,14 +51,17 @@ class Index:
     def remember(self, info: Info) -> None:
         """Insert, or change what is known under the same id."""
         self.forget(info.id)
-        self._infos[info.id] = info
+        self._infos[info.id] = self._numbered[info.number] = info
         if info.parent is not None:
             self._children.setdefault(info.parent, set()).add(info.id)
 
     def forget(self, id: str) -> None:
         """Take an id out, if it is there."""
         found = self._infos.pop(id, None)
-        if found is None or found.parent is None:
+        if found is None:
+            return
+        self._numbered.pop(found.number, None)
+        if found.parent is None:
             return
         siblings = self._children[found.parent]
         siblings.discard(id)

@@ -96,6 +96,17 @@ class SnapshotStore:
             return self._index.get(id)
         return Info(chain.number, Kind.COMMITTED, id, chain.parent, chain.created, chain.created)
 
+    def find_own(self, id: str) -> Info | None:
+        """As `find`, but no image chain."""
+        return self._index.get(id)
+
+    def numbered(self, number: int) -> Info:
+        """The user snapshot of that number, whatever its id is now. Raises NotFound."""
+        found = self._index.numbered(number)
+        if found is None:
+            raise NotFound(f"snapshot number {number}: was removed")
+        return found
+
     def stat(self, id: str) -> Info:
         """As `find`. Raises NotFound."""
         found = self.find(id)
@@ -105,7 +116,7 @@ class SnapshotStore:
 
     def children(self, id: str) -> list[str]:
         """Ids of the snapshots whose parent it is and of the views that pin it; of an image chain, chains too."""
-        chains = [one.chain_id for one in self._graph if one.parent == id] if is_digest(id) else []
+        chains = self._graph.children(Digest(id)) if is_digest(id) else []
         return sorted([*chains, *self._index.children(id)])
 
     def stack(self, id: str) -> Stack:
@@ -240,6 +251,12 @@ class SnapshotStore:
             self._index.forget(info.id)
             self._index.remember(made)
             return made
+
+    def check_commit(self, key: str, name: str) -> None:
+        """Raise what `commit` would before it begins: for a caller who has to unmount first."""
+        check_name(name)
+        self._index.check_unused(self._active(key).id)
+        self._index.check_free(name)
 
     async def remove(self, id: str) -> None:
         """Remove a snapshot with its changes and labels; of a view, the name alone. Returns when the disk is free.

@@ -16,8 +16,8 @@ from imgfs.aio.flight import Flights
 from imgfs.aio.reading import read_at, read_exactly
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.layers.store import Layer
-from imgfs.layers.tree import Node, Tree, merge
-from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
+from imgfs.layers.tree import Node, Tree, changes, merge
+from imgfs.snapshots.graph import Face, Snapshot, SnapshotGraph, SnapshotLayer
 
 NODES_KEPT = 2_000_000
 """Views are dropped, least recently used first, when together they have more nodes than this (about 400 bytes each)."""
@@ -39,6 +39,8 @@ class View:
         self.snapshot = snapshot
         self.first = first
         self.tree = tree
+        self.layers = layers
+        """Base first, as the nodes count them."""
         self._files = [layer.descriptor() for layer in layers]
         self._subject = f"snapshot {snapshot.chain_id}"
 
@@ -54,6 +56,10 @@ class View:
         if node.extents is None:
             return await read_at(self._files[node.layer], size, node.offset + offset, self._subject)
         return await run_disk(self._read_sparse, node, offset, size)
+
+    def read_layer(self, layer: int, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes of a layer's tar; blocks. Raises StorageFailed."""
+        return bytes(read_exactly(self._files[layer], size, offset, self._subject))
 
     def _read_sparse(self, node: Node, offset: int, size: int) -> bytearray:
         content = bytearray(size)
@@ -80,25 +86,28 @@ class Views:
         self._making: Flights[View] = Flights(nursery)
         self._kept: OrderedDict[int, View] = OrderedDict()
 
-    def kept(self, number: int) -> View | None:
-        """The view of the snapshot with that row number if it is in memory."""
-        view = self._kept.get(number)
-        if view is not None and next(reversed(self._kept)) != number:
-            self._kept.move_to_end(number)
+    def kept(self, snapshot: Snapshot, face: Face = Face.ROOTFS) -> View | None:
+        """The view if it is in memory."""
+        key = snapshot.number * face
+        view = self._kept.get(key)
+        if view is not None and next(reversed(self._kept)) != key:
+            self._kept.move_to_end(key)
         return view
 
-    async def get(self, snapshot: Snapshot) -> View:
+    async def get(self, snapshot: Snapshot, face: Face = Face.ROOTFS) -> View:
         """The view, made now if need be: missing layers are fetched. Raises what fetching and merging raise."""
-        return self.kept(snapshot.number) or await self._making.join(snapshot.number, lambda: self._make(snapshot))
+        return self.kept(snapshot, face) or await self._making.join(
+            snapshot.number * face, lambda: self._make(snapshot, face)
+        )
 
-    async def _make(self, snapshot: Snapshot) -> View:
+    async def _make(self, snapshot: Snapshot, face: Face) -> View:
         layers = await self._provider.provide(self._graph.layers(snapshot))
         # Once a layer, however often an image has it: right after a pull the entries are in memory, for one taker.
         found = {layer.diff_id: await layer.entries() for layer in {one.diff_id: one for one in layers}.values()}
         entries = [found[layer.diff_id] for layer in layers]
-        tree = await run_cpu(merge, entries)
-        view = View(snapshot, tree, layers, await self._graph.reserve(snapshot, len(tree.nodes)))
-        self._kept[snapshot.number] = view
+        tree = await run_cpu(merge if face is Face.ROOTFS or not entries else changes, entries)
+        view = View(snapshot, tree, layers, await self._graph.reserve(snapshot, face, len(tree.nodes)))
+        self._kept[snapshot.number * face] = view
         self._drop_idle()
         return view
 

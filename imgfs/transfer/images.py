@@ -14,6 +14,7 @@ from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.store import Layer, LayerStore
+from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
@@ -57,6 +58,18 @@ class Images:
         if snapshot is None or not all(one.diff_id in self._stored for one in self._graph.layers(snapshot)):
             return None
         return snapshot
+
+    async def known_snapshot(self, digest: Digest, platform: Platform) -> Snapshot | None:
+        """The snapshot of an image whose documents are here and that was here before, maybe without its layers now."""
+        try:
+            image = await self._documents.stored_platform_image(digest, platform)
+            if image is None or image.manifest.config.digest not in self._content:
+                return None
+            config = await self._documents.config(image.manifest, await self._documents.places(digest))
+        except ImgfsError:
+            return None  # told to whoever brings it here
+        chain = chain_ids(config.diff_ids)
+        return self._graph.find(chain[-1] if chain else EMPTY)
 
     async def snapshot(self, digest: Digest, platform: Platform | None = None) -> Snapshot:
         """The committed snapshot of the image's rootfs, with every layer here and verified.

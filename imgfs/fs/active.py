@@ -1,0 +1,54 @@
+"""snapshots/active/: the writable snapshots. mkdir prepares one, mv commits it, rmdir removes it."""
+
+from __future__ import annotations
+
+import os
+
+from imgfs.errors import Invalid, NotPermitted
+from imgfs.fs.caller import Caller
+from imgfs.fs.node import Directory, Listing, Node, control_number, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.user import UserSnapshot, commit, remove
+from imgfs.snapshots.ids import active_id, check_name
+from imgfs.snapshots.rows import Kind
+
+
+class ActiveDirectory(Directory):
+    """Lists active snapshots by key."""
+
+    __slots__ = ("_subsystems",)
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__("snapshots/active", subsystems.shown)
+        self._subsystems = subsystems
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        info = self._subsystems.snapshots.find_own(active_id(os.fsdecode(name)))
+        if info is None:
+            raise missing(name)
+        return UserSnapshot(self._subsystems, info)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return [
+            (os.fsencode(info.name), UserSnapshot(self._subsystems, info))
+            for info in self._subsystems.snapshots
+            if info.kind is Kind.ACTIVE
+        ]
+
+    async def mkdir(self, name: bytes, caller: Caller) -> Node:
+        return UserSnapshot(self._subsystems, await self._subsystems.snapshots.prepare(os.fsdecode(name)))
+
+    async def rmdir(self, name: bytes, caller: Caller) -> None:
+        await remove(self._subsystems, active_id(os.fsdecode(name)))
+
+    async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
+        """Commit: `mv snapshots/active/K snapshots/<name>`."""
+        if target.number != control_number("snapshots"):
+            raise NotPermitted("an active snapshot is committed by moving it to snapshots/<name>")
+        name = os.fsdecode(new)
+        try:
+            check_name(name)
+        except Invalid as error:
+            # EINVAL of a rename would be told as "a subdirectory of itself".
+            raise NotPermitted(error.message) from None
+        await commit(self._subsystems, os.fsdecode(old), name)

@@ -1,0 +1,23 @@
+"""Labels as xattrs `user.label.<key>`: containerd's labels, for people and programs that read files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from imgfs.errors import NotPermitted
+
+_PREFIX = "user.label."
+
+
+def label_key(name: bytes) -> str:
+    """The key of the label that the xattr `name` is. Raises NotPermitted for any other xattr: those are imgfs's."""
+    text = os.fsdecode(name)
+    if not text.startswith(_PREFIX):
+        raise NotPermitted(f"xattr {text}: imgfs keeps it; labels are {_PREFIX}<key>")
+    return text.removeprefix(_PREFIX)
+
+
+def as_xattrs(labels: Mapping[str, bytes]) -> dict[bytes, bytes]:
+    """Labels by the names of their xattrs."""
+    return {f"{_PREFIX}{key}".encode(errors="surrogateescape"): value for key, value in labels.items()}

@@ -1,0 +1,111 @@
+"""Layers as files: `layer.tar` of a chain, and the device files below kernel views, fetched when they are read."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pyfuse3
+
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import WRITING, FileHandle
+from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.oci.digest import Digest
+from imgfs.snapshots.graph import Snapshot, SnapshotLayer
+
+LAYER = b"layer.tar"
+"""A snapshot's own changes as a layer; unlisted, so that nobody exports by accident."""
+
+
+class ChainLayer(Node):
+    """`layer.tar`: the layer of a chain's top, the very bytes that its diff ID names."""
+
+    __slots__ = ("_snapshot", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, snapshot: Snapshot) -> None:
+        super().__init__(control_number(f"snapshots/{snapshot.chain_id}/layer.tar"))
+        self._subsystems = subsystems
+        self._snapshot = snapshot
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        diff_id, layers = self._snapshot.diff_id, self._subsystems.layers
+        size = layers.get(diff_id).size() if diff_id is not None and diff_id in layers else 0
+        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444, size=size, time=self._snapshot.created)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        layers = self._subsystems.graph.layers(self._snapshot)
+        layer = (await caller.wait(lambda: self._subsystems.images.provide(layers[-1:])))[0]
+        return FileHandle(os.dup(layer.descriptor()), f"layer {layer.diff_id}")
+
+    @property
+    def direct_io(self) -> bool:
+        """Until the layer is here its size is not known, and the kernel would believe it to be empty."""
+        diff_id = self._snapshot.diff_id
+        return diff_id is None or diff_id not in self._subsystems.layers
+
+
+class LayersDirectory(Directory):
+    """.imgfs/layers/: layers by diff ID as the kernel reads them, fetched when they are read; unlisted."""
+
+    __slots__ = ("_subsystems",)
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__(".imgfs/layers", subsystems.shown)
+        self._subsystems = subsystems
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        layer = self._subsystems.graph.layer(Digest(os.fsdecode(name)))
+        if layer is None:
+            raise missing(name)
+        return LayerDevice(self._subsystems, layer)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return []
+
+
+class LayerDevice(Node):
+    """A device file below a kernel view. Opening it fetches nothing: that would be done by mounting."""
+
+    __slots__ = ("_layer", "_subsystems")
+
+    direct_io = True
+
+    def __init__(self, subsystems: Subsystems, layer: SnapshotLayer) -> None:
+        super().__init__(control_number(f".imgfs/layers/{layer.diff_id}"))
+        self._subsystems = subsystems
+        self._layer = layer
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        diff_id, layers = self._layer.diff_id, self._subsystems.layers
+        size = layers.get(diff_id).size() if diff_id in layers else 0
+        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o400, size=size)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        return LayerHandle(self._subsystems, self._layer, caller)
+
+
+class LayerHandle:
+    """An open device file: what is read first brings the layer here."""
+
+    __slots__ = ("_caller", "_layer", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, layer: SnapshotLayer, caller: Caller) -> None:
+        self._subsystems = subsystems
+        self._layer = layer
+        self._caller = caller.anonymous()
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray:
+        layers, images = self._subsystems.layers, self._subsystems.images
+        if self._layer.diff_id in layers:
+            layer = layers.get(self._layer.diff_id)
+        else:
+            layer = (await self._caller.wait(lambda: images.provide([self._layer])))[0]
+        return await layer.read_at(offset, size)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,251 @@
+"""A user's own snapshot, writable or committed, as a directory: rootfs/, diff/, parent, and its changes as a layer."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+
+import pyfuse3
+import trio
+
+from imgfs.errors import ImgfsError, Invalid
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import WRITING
+from imgfs.fs.labels import as_xattrs, label_key
+from imgfs.fs.layer import LAYER
+from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, Node, Stale, control_number, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.rootfs.rootfs import diff_of, rootfs_of
+from imgfs.snapshots.export import export_layer
+from imgfs.snapshots.ids import active_id, id_of_target
+from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.upper import KERNEL, ROOTLESS
+
+_USAGE = b"user.imgfs.usage"
+_PARENT = b"parent"
+
+
+class UserSnapshot(Directory):
+    """`snapshots/<name>` or `snapshots/active/<key>`. It is known by its number, so a commit does not make it stale."""
+
+    __slots__ = ("_number", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, info: Info) -> None:
+        super().__init__(f"snapshot/{info.number}", subsystems.shown)
+        self._subsystems = subsystems
+        self._number = info.number
+
+    @property
+    def _info(self) -> Info:
+        return self._subsystems.snapshots.numbered(self._number)
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        info = self._info
+        mode = stat.S_IFDIR | (0o755 if info.kind is Kind.ACTIVE else 0o555)
+        return self._subsystems.shown.entry(self.number, mode, time=info.updated, keep=SOON)
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        for found, node in self._children():
+            if found == name:
+                return node
+        if name == LAYER:
+            return UserLayer(self._subsystems, self._number)
+        if private := self._subsystems.private_parents.get((self._number, name)):
+            return self._link(name, private)
+        raise missing(name)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return list(self._children())
+
+    async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
+        """Set the parent. `ln -sfn` makes a link of another name first and renames it: that one is kept in memory."""
+        info, text = self._info, os.fsdecode(target)
+        if info.kind is not Kind.ACTIVE:
+            raise self.refusal()
+        if name == _PARENT:
+            await self._subsystems.snapshots.set_parent(info.name, id_of_target(text))
+            return self._parent(self._info)
+        if not name.startswith(b"Cu"):
+            raise Invalid(f"snapshot {info.id}: only its `parent` can be set, not {os.fsdecode(name)!r}")
+        self._subsystems.private_parents[self._number, name] = text
+        return self._link(name, text)
+
+    async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
+        key = (self._number, old)
+        if key not in self._subsystems.private_parents or target.number != self.number or new != _PARENT:
+            raise self.refusal()
+        parent = self._subsystems.private_parents.pop(key)
+        await self._subsystems.snapshots.set_parent(self._info.name, id_of_target(parent), replacing=True)
+
+    async def unlink(self, name: bytes, caller: Caller) -> None:
+        if self._subsystems.private_parents.pop((self._number, name), None) is not None:
+            return
+        info = self._info
+        if name != _PARENT or info.kind is not Kind.ACTIVE:
+            raise self.refusal()
+        await self._subsystems.snapshots.clear_parent(info.name)
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        info, store = self._info, self._subsystems.snapshots
+        facts = {
+            b"user.imgfs.kind": info.kind.value.encode(),
+            b"user.imgfs.children": os.fsencode("\n".join(store.children(info.id))),
+            _USAGE: b"",
+        }
+        if error := self._subsystems.failures.get(f"snapshots/{info.id}"):
+            facts[b"user.imgfs.error"] = error.encode(errors="backslashreplace")
+        return facts | as_xattrs(store.labels(info.id))
+
+    async def xattr(self, name: bytes) -> bytes | None:
+        """The usage of a writable snapshot is measured when it is asked for, and only then."""
+        if name == _USAGE:
+            return str((await self._subsystems.snapshots.usage(self._info.id)).bytes).encode()
+        return await super().xattr(name)
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        await self._subsystems.snapshots.set_label(self._info.id, label_key(name), value)
+
+    async def remove_xattr(self, name: bytes, caller: Caller) -> None:
+        await self._subsystems.snapshots.remove_label(self._info.id, label_key(name))
+
+    def _children(self) -> Iterator[tuple[bytes, Node]]:
+        info, subsystems = self._info, self._subsystems
+        rootfs = subsystems.rootfs
+        yield b"rootfs", Mountpoint(subsystems, self._number, "rootfs", rootfs.show_user, rootfs_of)
+        yield b"diff", Mountpoint(subsystems, self._number, "diff", rootfs.show_changes, diff_of)
+        if info.parent is not None:
+            yield _PARENT, self._parent(info)
+
+    def _parent(self, info: Info) -> Node:
+        up = "../../" if info.kind is Kind.ACTIVE else "../"
+        return self._link(_PARENT, f"{up}{info.parent}")
+
+    def _link(self, name: bytes, target: str) -> Node:
+        return Link(f"snapshot/{self._number}/{os.fsdecode(name)}/{target}", self._subsystems.shown, target)
+
+
+class Mountpoint(Node):
+    """An empty directory that its snapshot is mounted over as soon as somebody walks to it."""
+
+    __slots__ = ("_number", "_place", "_show", "_subsystems")
+
+    def __init__(
+        self,
+        subsystems: Subsystems,
+        number: int,
+        name: str,
+        show: Callable[[str], Awaitable[bool]],
+        place: Callable[[str], str],
+    ) -> None:
+        super().__init__(control_number(f"snapshot/{number}/{name}"))
+        self._subsystems = subsystems
+        self._number = number
+        self._show = show
+        self._place = place
+
+    async def reached(self, caller: Caller) -> None:
+        if caller.is_daemon:
+            return
+        id = self._subsystems.snapshots.numbered(self._number).id
+        subject, failures = f"snapshots/{id}", self._subsystems.failures
+        try:
+            is_new = await caller.wait(lambda: self._show(id))
+        except ImgfsError as error:
+            failures.note(subject, error)
+            raise
+        failures.clear(subject)
+        if is_new:
+            raise Stale(f"{self._place(id)}: is mounted now; walk again")
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        entry = self._subsystems.shown.entry(self.number, stat.S_IFDIR | 0o755)
+        entry.entry_timeout = SOON
+        return entry
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        raise missing(name)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return []
+
+
+class UserLayer(Node):
+    """`layer.tar`: the snapshot's own changes as an OCI layer, made while it is read; unlisted."""
+
+    __slots__ = ("_number", "_subsystems")
+
+    direct_io = True
+
+    def __init__(self, subsystems: Subsystems, number: int) -> None:
+        super().__init__(control_number(f"snapshot/{number}/layer.tar"))
+        self._subsystems = subsystems
+        self._number = number
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        return ExportHandle(self._subsystems, self._subsystems.snapshots.numbered(self._number))
+
+
+class ExportHandle:
+    """A layer on its way out. It is read in order; whoever goes back gets it made again from its start.
+
+    The snapshot is in use while it is open.
+    """
+
+    def __init__(self, subsystems: Subsystems, info: Info) -> None:
+        self._snapshots = subsystems.snapshots
+        self._upper = self._snapshots.upper(info.id)
+        self._dialect = KERNEL if os.geteuid() == 0 else ROOTLESS
+        self._id = info.id
+        self._snapshots.hold(self._id)
+        self._reading = trio.Lock()
+        self._pieces = export_layer(self._upper, self._dialect)
+        self._piece = memoryview(b"")
+        self._start = 0
+        """Where `_piece` begins in the tar."""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        async with self._reading:
+            return await trio.to_thread.run_sync(self._read, offset, size)
+
+    def close(self) -> None:
+        self._pieces.close()
+        self._snapshots.release(self._id)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if offset < self._start:
+            self._pieces.close()
+            self._pieces, self._piece, self._start = export_layer(self._upper, self._dialect), memoryview(b""), 0
+        found = bytearray()
+        while len(found) < size:
+            at = offset + len(found) - self._start
+            if at < len(self._piece):
+                found += self._piece[at : at + size - len(found)]
+                continue
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            self._start += len(self._piece)
+            self._piece = memoryview(piece)
+        return bytes(found)
+
+
+async def remove(subsystems: Subsystems, id: str) -> None:
+    """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used."""
+    with subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+        await subsystems.rootfs.leave(id)
+        await subsystems.snapshots.remove(id)
+
+
+async def commit(subsystems: Subsystems, key: str, name: str) -> None:
+    """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit."""
+    id = active_id(key)
+    with subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+        subsystems.snapshots.check_commit(key, name)
+        await subsystems.rootfs.leave(id)
+        await subsystems.snapshots.commit(key, name)

@@ -1,0 +1,95 @@
+"""Metadata images: `views/<hex>.erofs`, the merged tree of each chain as an EROFS whose file data lie in the tars.
+
+Derived: what a crash tore or an older imgfs wrote does not check out, is removed, and is built again from the layers.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgfs.aio.threads import run_cpu, run_disk
+from imgfs.content.durable import make_directory, sweep, write_file
+from imgfs.erofs.inode import Device
+from imgfs.erofs.superblock import is_whole
+from imgfs.erofs.writer import build
+from imgfs.errors import from_os
+from imgfs.oci.digest import Digest
+from imgfs.snapshots.views import View
+
+_log = logging.getLogger("imgfs.rootfs")
+
+
+class MetadataImages:
+    """All metadata images of one state directory."""
+
+    def __init__(self, state: Path) -> None:
+        """Open the directory, create it if needed, and sweep what a crash left."""
+        self._root = state / "views"
+        make_directory(self._root)
+        sweep(self._root)
+        self._checked: set[Digest] = set()
+
+    def path(self, chain_id: Digest) -> Path:
+        """Where the image of a chain lies, if it is here."""
+        return self._root / f"{chain_id.hex}.erofs"
+
+    async def find(self, chain_id: Digest) -> Path | None:
+        """The image if it is here and whole; all its bytes are checked once a daemon."""
+        path = self.path(chain_id)
+        if chain_id not in self._checked:
+            if not await run_disk(_check, path):
+                return None
+            self._checked.add(chain_id)
+        return path if path.exists() else None
+
+    async def make(self, view: View) -> Path:
+        """Build the image of `view` and keep it, durably.
+
+        Raises Unsupported and TooLarge for trees that EROFS cannot hold, NoSpace, StorageFailed.
+        """
+        chain_id = view.snapshot.chain_id
+        image = await run_cpu(_build, view)
+        path = self.path(chain_id)
+        try:
+            await run_disk(write_file, path, image)
+        except OSError as error:
+            raise from_os(error, str(path)) from None
+        self._checked.add(chain_id)
+        return path
+
+    async def remove(self, chain_id: Digest) -> None:
+        """Remove an image that the kernel refuses, so that it is built again."""
+        self._checked.discard(chain_id)
+        await run_disk(_unlink, self.path(chain_id))
+
+
+def _build(view: View) -> bytearray:
+    return build(view.tree.root, _devices(view), view.read_layer)
+
+
+def _devices(view: View) -> Sequence[Device]:
+    return [Device(layer.size(), layer.diff_id.hex.encode()) for layer in view.layers]
+
+
+def _check(path: Path) -> bool:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            if is_whole(mapped):
+                return True
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        _log.warning("metadata image cannot be read", extra={"path": str(path), "reason": str(error)})
+    _log.warning("torn metadata image removed; it is built again", extra={"path": str(path)})
+    _unlink(path)
+    return False
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise from_os(error, str(path)) from None

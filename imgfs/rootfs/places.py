@@ -1,0 +1,126 @@
+"""Places: directories of the tree that something is mounted over, at most one mount each, gone again when idle.
+
+Owns which mounts the daemon made, not what they show. Mounting walks the daemon's own tree, so it is done in threads
+that nothing else uses, while the event loop answers the walk. Mounting and unmounting have threads of their own: a
+commit unmounts while it holds a directory that a mount may be waiting for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.errors import Busy, ImgfsError, NotFound
+from imgfs.kernel.mounts import expire, mount_at, unmount
+
+Attach = Callable[[str], object]
+"""Mounts something over the path it is given; runs in a thread, raises ImgfsError."""
+
+THREADS = 8
+_log = logging.getLogger("imgfs.rootfs")
+
+
+class Places:
+    """The mounts below one mountpoint. A place is a path relative to it."""
+
+    def __init__(self, mountpoint: str, nursery: trio.Nursery) -> None:
+        self._mountpoint = mountpoint
+        self._mounted: dict[str, None] = {}
+        """In the order they were made, so that what lies over others goes first."""
+        self._closed: Counter[str] = Counter()
+        self._flights: Flights[bool] = Flights(nursery, memory=0)
+        self._mounting = trio.CapacityLimiter(THREADS)
+        self._unmounting = trio.CapacityLimiter(THREADS)
+
+    def __len__(self) -> int:
+        return len(self._mounted)
+
+    def __contains__(self, place: str) -> bool:
+        return place in self._mounted
+
+    def is_taken(self, place: str) -> bool:
+        """Whether something is mounted there or is about to be."""
+        return place in self._mounted or place in self._flights
+
+    def __iter__(self) -> Generator[str]:
+        yield from list(self._mounted)
+
+    def path(self, place: str) -> str:
+        """Where the place is."""
+        return f"{self._mountpoint}/{place}"
+
+    async def mount(self, place: str, attach: Attach) -> bool:
+        """Mount over the place unless something is; tell whether it was done now. Whoever asks meanwhile waits too.
+
+        Raises what `attach` raises, and Busy while the place is closed. A cancelled caller leaves the mount to be made.
+        """
+        if place in self._mounted:
+            return False
+        return await self._flights.join(place, lambda: self._mount(place, attach))
+
+    async def unmount(self, place: str) -> None:
+        """Take the mount away if there is one. Raises Busy while it is used.
+
+        Also while it is being made: whoever asks may hold a directory that the mount waits for, so it cannot wait too.
+        """
+        if place in self._flights:
+            raise Busy(f"{place}: is being mounted; try again")
+        if place not in self._mounted:
+            return
+        try:
+            await trio.to_thread.run_sync(unmount, self.path(place), limiter=self._unmounting)
+        except NotFound:
+            _log.info("a mount was taken away by somebody else", extra={"place": place})
+        self._mounted.pop(place, None)
+
+    @contextmanager
+    def closed(self, *places: str) -> Generator[None]:
+        """Refuse to mount over these while the block runs: what lies there is about to be moved or removed."""
+        self._closed.update(places)
+        try:
+            yield
+        finally:
+            self._closed.subtract(places)
+
+    async def is_gone(self, place: str) -> bool:
+        """Whether a mount was made there that is no more; it is forgotten then."""
+        if place not in self._mounted:
+            return False
+        if await trio.to_thread.run_sync(mount_at, self.path(place), limiter=self._unmounting):
+            return False
+        self._mounted.pop(place, None)
+        return True
+
+    async def expire(self) -> None:
+        """Take away what nobody has used since the last call."""
+        for place in self:
+            if await trio.to_thread.run_sync(expire, self.path(place), limiter=self._unmounting):
+                self._mounted.pop(place, None)
+                _log.info("idle view unmounted", extra={"place": place})
+
+    async def clear(self) -> None:
+        """Take every mount away, the latest first. Raises Busy for the first in use, after the rest is gone."""
+        busy: Busy | None = None
+        for place in reversed(list(self._mounted)):
+            try:
+                await self.unmount(place)
+            except Busy as error:
+                busy = busy or error
+            except ImgfsError as error:
+                _log.warning("a view stays mounted", extra={"place": place, "reason": error.message})
+        if busy is not None:
+            raise busy
+
+    async def _mount(self, place: str, attach: Attach) -> bool:
+        if self._closed[place] > 0:
+            raise Busy(f"{place}: is being moved or removed; try again")
+        if place in self._mounted:
+            return False
+        await trio.to_thread.run_sync(attach, self.path(place), limiter=self._mounting)
+        self._mounted[place] = None
+        return True

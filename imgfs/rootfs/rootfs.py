@@ -1,0 +1,323 @@
+"""What is mounted over snapshots/<id>/rootfs and diff: a chain's EROFS, or an overlay of a user's changes upon it.
+
+Same path, same content: where the kernel cannot or may not, the FUSE view beneath shows a chain. Only writable
+snapshots and what was committed from them need a mount; without one they are refused, with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.errors import ImgfsError, Malformed, NotPermitted, TooLarge, Unsupported
+from imgfs.kernel.bind import bind_read_only
+from imgfs.kernel.erofs import detached_erofs
+from imgfs.kernel.fuse_overlay import mount_fuse_overlay
+from imgfs.kernel.mountapi import Detached, clone_mount
+from imgfs.kernel.overlay import detached_overlay
+from imgfs.kernel.probe import Capabilities
+from imgfs.layers.store import LayerStore
+from imgfs.oci.digest import Digest
+from imgfs.rootfs.metadata import MetadataImages
+from imgfs.rootfs.places import Places
+from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.root import RootAttributes, root_of
+from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.store import SnapshotStore, Stack
+from imgfs.snapshots.views import Views
+
+BREATH = 0.2
+"""Seconds that the first reader of a new image has for himself before its metadata image is built."""
+
+SMALL = 32 << 20
+"""Bytes of tars whose entries are so few that their first reader need not be spared the building."""
+REFUSED_SECONDS = 60.0
+"""How long a refusal that may pass (a full disk) is believed."""
+
+_log = logging.getLogger("imgfs.rootfs")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How this daemon may mount. `trusted`: setuid bits and device nodes work."""
+
+    mountpoint: str
+    capabilities: Capabilities
+    is_root: bool
+    trusted: bool
+
+
+class _Refusal:
+    """Why a chain is not shown by the kernel: for good where that is the tree's own fault, else for a while."""
+
+    def __init__(self, error: ImgfsError) -> None:
+        self.reason = error.message
+        self._until = math.inf if isinstance(error, Unsupported | TooLarge) else trio.current_time() + REFUSED_SECONDS
+
+    def holds(self) -> bool:
+        return trio.current_time() < self._until
+
+
+class Rootfs:
+    """Mounts views on first use."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        images: MetadataImages,
+        graph: SnapshotGraph,
+        views: Views,
+        snapshots: SnapshotStore,
+        layers: LayerStore,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.places = Places(terms.mountpoint, nursery)
+        self._terms = terms
+        self._images = images
+        self._graph = graph
+        self._views = views
+        self._snapshots = snapshots
+        self._layers = layers
+        self._nursery = nursery
+        self._lowers: dict[Digest, Detached] = {}
+        """One mount of each chain in use that is in no tree: all others of it share its page cache."""
+        self._users: dict[str, Digest] = {}
+        """The chain below each place."""
+        self._opening: Flights[Detached] = Flights(nursery, memory=0)
+        self._refused: dict[Digest, _Refusal] = {}
+        self._preparing: set[Digest] = set()
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether chains are shown by the kernel here."""
+        return self._terms.is_root and bool(self._terms.capabilities.erofs)
+
+    @property
+    def is_mounting(self) -> bool:
+        """Whether anything may be mounted over a chain's rootfs here: the kernel's view, or a read-only bind."""
+        return self._terms.is_root
+
+    def refusal(self, chain_id: Digest) -> str | None:
+        """Why the kernel does not show this chain; None if it does or was not asked yet."""
+        refused = self._refused.get(chain_id)
+        return refused.reason if refused else None
+
+    def is_shown(self, snapshot: Snapshot) -> bool:
+        """Whether the chain is mounted, or is going to be without anybody's waiting, or cannot be."""
+        chain_id = snapshot.chain_id
+        return (
+            not self._terms.is_root
+            or rootfs_of(chain_id) in self.places
+            or chain_id in self._preparing
+            or (chain_id in self._refused and self._refused[chain_id].holds())
+        )
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Have the kernel show the chain soon, behind a reader who has just brought it here and reads the FUSE view.
+
+        Building the metadata image of a big one takes about a tenth of the time that bringing it here took.
+        """
+        if not self.is_shown(snapshot):
+            self._preparing.add(snapshot.chain_id)
+            self._nursery.start_soon(self._prepare, snapshot)
+
+    def is_small(self, snapshot: Snapshot) -> bool:
+        """Whether its metadata image is built in no time worth the mention."""
+        return sum(self._layers.get(one.diff_id).size() for one in self._graph.layers(snapshot)) < SMALL
+
+    async def is_lazy(self, snapshot: Snapshot) -> bool:
+        """Whether the chain can be shown before its layers are here."""
+        return self.is_kernel and await self._images.find(snapshot.chain_id) is not None
+
+    async def show(self, snapshot: Snapshot) -> bool:
+        """Mount a chain's view over its rootfs unless it is; tell whether it was done now.
+
+        Where that is refused the FUSE view stays what is seen, read-only by a mount of its own where any is allowed.
+        Raises what getting its layers here raises: they are needed to build its metadata image, but not to mount one.
+        """
+        if self.is_shown(snapshot):
+            return False
+        if self.is_kernel and not await self.is_lazy(snapshot):
+            await self._views.get(snapshot)
+        try:
+            return await self._show(snapshot)
+        except ImgfsError as error:
+            _log.warning("view stays in FUSE", extra={"chain_id": snapshot.chain_id, "reason": error.message})
+            self._refused[snapshot.chain_id] = _Refusal(error)
+            return await self._show_read_only(snapshot)
+
+    async def show_user(self, id: str) -> bool:
+        """Mount a user's snapshot over its rootfs unless it is; tell whether it was done now.
+
+        Raises NotPermitted where this host cannot, Busy while it is removed or committed, StorageFailed, and what
+        getting the layers below it raises.
+        """
+        place = rootfs_of(id)
+        if place in self.places and not await self.places.is_gone(place):
+            return False
+        info, stack = self._snapshots.stat(id), self._snapshots.stack(id)
+        self._check_writable(id)
+        chain = self._graph.find(stack.chain) if stack.chain else None
+        lower = await self._lower_or_view(chain) if chain else None
+        if info.kind is Kind.ACTIVE:
+            await self._snapshots.mark_used(info.name, await self._root(chain, lower))
+            stack = self._snapshots.stack(id)
+        if chain is not None:
+            self._users[place] = chain.chain_id
+        return await self.places.mount(place, self._user_attachment(stack, lower))
+
+    async def show_changes(self, id: str) -> bool:
+        """Mount a user's own changes, read-only, over its diff unless they are. Raises as show_user."""
+        place = diff_of(id)
+        if place in self.places and not await self.places.is_gone(place):
+            return False
+        if not self._terms.is_root:
+            raise NotPermitted(f"snapshot {id}: showing its changes takes a bind mount; mount imgfs as root")
+        upper = str(self._snapshots.upper(id))
+        return await self.places.mount(place, lambda target: bind_read_only(upper, target, trusted=False))
+
+    async def leave(self, id: str) -> None:
+        """Take the mounts of a snapshot away. Raises Busy while it is used."""
+        await self.places.unmount(diff_of(id))
+        await self.places.unmount(rootfs_of(id))
+
+    async def expire(self, seconds: float) -> None:
+        """For ever: take away what nobody has used for `seconds`, or up to twice that."""
+        while True:
+            await trio.sleep(seconds)
+            if self._terms.is_root:
+                await self.places.expire()
+                self._close_unused()
+
+    async def clear(self) -> None:
+        """Take every mount away, so that the tree can be unmounted. Raises Busy while one is used."""
+        try:
+            await self.places.clear()
+        finally:
+            self._close_unused()
+
+    @property
+    def _trusted(self) -> bool:
+        return self._terms.trusted
+
+    async def _show(self, snapshot: Snapshot) -> bool:
+        if not self.is_kernel:
+            return await self._show_read_only(snapshot)
+        place = rootfs_of(snapshot.chain_id)
+        lower = await self._lower(snapshot)
+        self._users[place] = snapshot.chain_id
+        return await self.places.mount(place, partial(_attach_clone, lower))
+
+    async def _show_read_only(self, snapshot: Snapshot) -> bool:
+        """Mount the FUSE view over itself: without it access(2) tells root that a read-only file can be written."""
+        place = rootfs_of(snapshot.chain_id)
+        try:
+            return await self.places.mount(place, lambda target: bind_read_only(target, target, trusted=self._trusted))
+        except ImgfsError as error:
+            self._refused[snapshot.chain_id] = _Refusal(error)
+            return False
+
+    async def _prepare(self, snapshot: Snapshot) -> None:
+        await trio.sleep(BREATH)
+        self._preparing.discard(snapshot.chain_id)
+        with suppress(ImgfsError):  # told to whoever reads
+            await self.show(snapshot)
+
+    async def _lower(self, snapshot: Snapshot) -> Detached:
+        """The EROFS of a chain, in no tree; kept while anything uses it. Built now if need be."""
+        found = self._lowers.get(snapshot.chain_id)
+        return found or await self._opening.join(snapshot.chain_id, lambda: self._open(snapshot))
+
+    async def _open(self, snapshot: Snapshot) -> Detached:
+        chain_id = snapshot.chain_id
+        image = await self._images.find(chain_id)
+        if image is None:
+            image = await self._images.make(await self._views.get(snapshot))
+        try:
+            lower = await self._mount_image(snapshot, image)
+        except Malformed:
+            await self._images.remove(chain_id)
+            raise
+        self._lowers[chain_id] = lower
+        return lower
+
+    async def _mount_image(self, snapshot: Snapshot, image: Path) -> Detached:
+        devices = [self._device(layer.diff_id) for layer in self._graph.layers(snapshot)]
+        return await trio.to_thread.run_sync(lambda: detached_erofs(image, devices, trusted=self._trusted))
+
+    def _device(self, diff_id: Digest) -> Path:
+        """The layer's own file where it is here, so that its readers need no daemon; else the door that gets it.
+
+        By its descriptor: the file's name changes while a new layer settles.
+        """
+        if diff_id in self._layers:
+            return Path(f"/proc/self/fd/{self._layers.get(diff_id).descriptor()}")
+        return Path(self._terms.mountpoint) / ".imgfs" / "layers" / diff_id
+
+    async def _lower_or_view(self, chain: Snapshot) -> Detached | str:
+        """What lies below a user's changes: the chain's EROFS, or its FUSE view as a directory."""
+        if self.is_kernel and self._terms.capabilities.overlay_over_erofs:
+            try:
+                return await self._lower(chain)
+            except ImgfsError as error:
+                _log.warning("overlay over FUSE", extra={"chain_id": chain.chain_id, "reason": error.message})
+        await self._views.get(chain)
+        return self.places.path(rootfs_of(chain.chain_id))
+
+    async def _root(self, chain: Snapshot | None, lower: Detached | str | None) -> RootAttributes | None:
+        """What the root of a chain looks like: an overlay shows that of its upper."""
+        if isinstance(lower, Detached):
+            return await trio.to_thread.run_sync(root_of, Path(f"/proc/self/fd/{lower.fileno()}"))
+        if chain is None:
+            return None
+        root = (await self._views.get(chain)).tree.root
+        return RootAttributes(root.mode & 0o7777, root.uid, root.gid, root.mtime, root.xattrs)
+
+    def _user_attachment(self, stack: Stack, lower: Detached | str | None) -> Callable[[str], object]:
+        below = lower if lower is not None else str(self._snapshots.empty)
+        lowers: Sequence[str | Detached] = [*map(str, stack.lowers), below]
+        if not self._terms.is_root:
+            paths = [one for one in lowers if isinstance(one, str)]
+            return lambda target: mount_fuse_overlay(paths, target, stack.upper, stack.work)
+        return partial(_attach_overlay, lowers, stack, self._trusted)
+
+    def _check_writable(self, id: str) -> None:
+        """Raise NotPermitted where no overlay can be mounted, saying what is missing."""
+        capabilities = self._terms.capabilities
+        missing = capabilities.overlay if self._terms.is_root else capabilities.fuse_overlayfs
+        if not missing:
+            raise NotPermitted(f"snapshot {id}: {missing.reason}")
+
+    def _close_unused(self) -> None:
+        self._users = {place: chain for place, chain in self._users.items() if self.places.is_taken(place)}
+        used = set(self._users.values())
+        for chain_id in [one for one in self._lowers if one not in used]:
+            self._lowers.pop(chain_id).close()
+
+
+def rootfs_of(id: str) -> str:
+    """The place of a snapshot's rootfs."""
+    return f"snapshots/{id}/rootfs"
+
+
+def diff_of(id: str) -> str:
+    """The place of a snapshot's own changes."""
+    return f"snapshots/{id}/diff"
+
+
+def _attach_clone(lower: Detached, target: str) -> None:
+    with clone_mount(lower) as mount:
+        mount.attach(target)
+
+
+def _attach_overlay(lowers: Sequence[str | Detached], stack: Stack, trusted: bool, target: str) -> None:
+    with detached_overlay(lowers, upper=stack.upper, work=stack.work, trusted=trusted, subject=target) as mount:
+        mount.attach(target)
