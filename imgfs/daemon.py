@@ -21,7 +21,7 @@ import trio
 from imgfs import __version__
 from imgfs.aio.gather import plain_nursery
 from imgfs.config import Config
-from imgfs.content.durable import make_directory
+from imgfs.content.durable import make_directory, sweep
 from imgfs.content.store import ContentStore
 from imgfs.database import Database
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
@@ -89,6 +89,7 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     os.umask(0o077)  # only now: others may have to pass the directories above the mountpoint
     with _locked(mounting):
         configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
+        sweep(mounting.state)
         _clear_stale(str(mounting.mountpoint))
         told = {"version": __version__, "pid": os.getpid(), "mountpoint": str(mounting.mountpoint)}
         _log.info("starting", extra=told)

@@ -112,7 +112,7 @@ class ChainRootfs(Node):
         rootfs = self._subsystems.rootfs
         if caller.is_daemon:
             return
-        if not rootfs.is_shown(self._snapshot) and await caller.wait(lambda: rootfs.show(self._snapshot)):
+        if not rootfs.is_shown(self._snapshot) and await caller.wait(lambda: show(self._subsystems, self._snapshot)):
             raise Stale(f"snapshot {self._snapshot.chain_id}: is mounted now; walk again")
         await seen(self._subsystems, self._snapshot, caller)
 
@@ -150,11 +150,11 @@ async def seen(subsystems: Subsystems, snapshot: Snapshot, caller: Caller) -> Vi
 
 
 async def _make(subsystems: Subsystems, snapshot: Snapshot) -> View:
-    subject, failures = f"snapshots/{snapshot.chain_id}", subsystems.failures
-    try:
-        view = await subsystems.views.get(snapshot)
-    except ImgfsError as error:
-        failures.note(subject, error)
-        raise
-    failures.clear(subject)
-    return view
+    with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
+        return await subsystems.views.get(snapshot)
+
+
+async def show(subsystems: Subsystems, snapshot: Snapshot) -> bool:
+    """Have the kernel show a chain (Rootfs.show); what fails is told as `seen` tells it."""
+    with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
+        return await subsystems.rootfs.show(snapshot)

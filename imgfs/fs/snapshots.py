@@ -10,7 +10,7 @@ import pyfuse3
 from imgfs.errors import Invalid, NotPermitted
 from imgfs.fs.active import ActiveDirectory
 from imgfs.fs.caller import Caller
-from imgfs.fs.chain import ChainDirectory
+from imgfs.fs.chain import ChainDirectory, show
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.fs.user import UserSnapshot, remove
@@ -126,18 +126,18 @@ class ImageLink(Node):
         if snapshot is None:
             snapshot = await caller.wait(self._bring)
         elif not rootfs.is_shown(snapshot):
-            await caller.wait(lambda: rootfs.show(snapshot))
+            await caller.wait(lambda: show(self._subsystems, snapshot))
         return snapshot.chain_id.encode()
 
     async def _bring(self) -> Snapshot:
         images, rootfs = self._subsystems.images, self._subsystems.rootfs
         known = await images.known_snapshot(self._digest, self._platform)
         if known is not None and await rootfs.is_lazy(known):
-            await rootfs.show(known)
+            await show(self._subsystems, known)
             return known
         snapshot = await images.snapshot(self._digest, self._platform)
         if rootfs.is_small(snapshot):
-            await rootfs.show(snapshot)
+            await show(self._subsystems, snapshot)
         else:
             rootfs.prepare(snapshot)
         return snapshot

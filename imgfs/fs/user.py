@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pyfuse3
 import trio
 
-from imgfs.errors import ImgfsError, Invalid
+from imgfs.errors import Invalid
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
 from imgfs.fs.labels import as_xattrs, label_key
@@ -148,13 +148,8 @@ class Mountpoint(Node):
         if caller.is_daemon:
             return
         id = self._subsystems.snapshots.numbered(self._number).id
-        subject, failures = f"snapshots/{id}", self._subsystems.failures
-        try:
+        with self._subsystems.failures.noting(f"snapshots/{id}"):
             is_new = await caller.wait(lambda: self._show(id))
-        except ImgfsError as error:
-            failures.note(subject, error)
-            raise
-        failures.clear(subject)
         if is_new:
             raise Stale(f"{self._place(id)}: is mounted now; walk again")
 

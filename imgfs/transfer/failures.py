@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from imgfs.errors import ImgfsError
 
@@ -20,6 +22,16 @@ class Failures:
     def get(self, subject: str) -> str | None:
         """The sentence, or None if the subject's last operation went well."""
         return self._messages.get(subject)
+
+    @contextmanager
+    def noting(self, subject: str) -> Generator[None]:
+        """Note what goes wrong inside for `subject` and raise it on, or clear its failure."""
+        try:
+            yield
+        except ImgfsError as error:
+            self.note(subject, error)
+            raise
+        self.clear(subject)
 
     def note(self, subject: str, error: ImgfsError) -> None:
         """Remember and log that `subject` failed."""

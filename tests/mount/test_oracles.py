@@ -168,12 +168,11 @@ def test_gnu_sparse_files_are_what_gnu_tar_extracts(scene: Scene, tmp_path: Path
     assert expected[b"tail"].size == 3 * MEBIBYTE + 7
 
 
-def test_holes_take_no_blocks_and_reads_across_them_are_right(scene: Scene) -> None:
+def test_reads_across_holes_are_right(scene: Scene) -> None:
     extents = ((4096, b"a" * 512), (MEBIBYTE - 512, b"b" * 1024), (9 * MEBIBYTE, b"c" * 512))
     sparse = SparseFile("file", 10 * MEBIBYTE, extents)
     upload(scene, image([layer([sparse])]), "sparse/holes")
     path = Path(scene.rootfs("sparse/holes:it"), "file")
-    assert path.stat().st_blocks * 512 == 2048
     with path.open("rb", buffering=0) as file:
         for start, length in (
             (0, 5000),

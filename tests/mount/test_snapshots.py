@@ -53,8 +53,8 @@ def test_parents_are_links_down_the_chain(scene: Scene, pulled: Image) -> None:
     paths = chain(scene, pulled)
     for parent, path in pairwise(paths):
         assert os.readlink(path / "parent") == f"../{parent.name}"
-        assert sorted(os.listdir(path)) == ["parent", "rootfs"]
-    assert os.listdir(paths[0]) == ["rootfs"]
+        assert sorted(os.listdir(path)) == ["diff", "parent", "rootfs"]
+    assert sorted(os.listdir(paths[0])) == ["diff", "rootfs"]
     with refused(errno.ENOENT):
         os.readlink(paths[0] / "parent")
     assert os.path.samefile(paths[2] / "parent/parent/rootfs", paths[0] / "rootfs")

@@ -13,7 +13,7 @@ from imgfs.errors import NotFound
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import OCI_LAYER, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.snapshots.graph import SCHEMA, SnapshotGraph, SnapshotLayer
+from imgfs.snapshots.graph import SCHEMA, Face, SnapshotGraph, SnapshotLayer
 
 
 def pair(name: str) -> tuple[Descriptor, Digest]:
@@ -94,19 +94,19 @@ async def test_what_is_unknown(graph: SnapshotGraph) -> None:
 
 async def test_inode_ranges_are_small_and_the_same_for_good(graph: SnapshotGraph, database: Database) -> None:
     one, other = await graph.record([A]), await graph.record([B])
-    first, second = await graph.reserve(one, 10), await graph.reserve(other, 5)
+    first, second = await graph.reserve(one, Face.ROOTFS, 10), await graph.reserve(other, Face.ROOTFS, 5)
     assert (first, second) == (2, 12)
-    assert await graph.reserve(one, 10) == first
+    assert await graph.reserve(one, Face.ROOTFS, 10) == first
     again = SnapshotGraph(database)
     for opened in (graph, again):
-        assert opened.locate(2) == (one, 1)
-        assert opened.locate(11) == (one, 10)
-        assert opened.locate(12) == (other, 1)
-    assert await again.reserve(other, 5) == second
+        assert opened.locate(2) == (one, Face.ROOTFS, 1)
+        assert opened.locate(11) == (one, Face.ROOTFS, 10)
+        assert opened.locate(12) == (other, Face.ROOTFS, 1)
+    assert await again.reserve(other, Face.ROOTFS, 5) == second
 
 
 async def test_a_view_that_grew_gets_a_new_range(graph: SnapshotGraph) -> None:
     one = await graph.record([A])
-    await graph.reserve(one, 10)
-    assert await graph.reserve(one, 11) == 12
-    assert graph.locate(12) == (one, 1)
+    await graph.reserve(one, Face.ROOTFS, 10)
+    assert await graph.reserve(one, Face.ROOTFS, 11) == 12
+    assert graph.locate(12) == (one, Face.ROOTFS, 1)

@@ -130,12 +130,12 @@ async def test_a_tar_cut_short_is_a_storage_failure_and_never_zeros(gallery: Gal
 
 async def test_a_view_is_made_once_however_many_ask(gallery: Gallery) -> None:
     snapshot = await gallery.snapshot(BASE, TOP)
-    assert gallery.views.kept(snapshot.number) is None
+    assert gallery.views.kept(snapshot) is None
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(gallery.views.get, snapshot)
     assert gallery.provider.asked == 1
-    assert await gallery.views.get(snapshot) is gallery.views.kept(snapshot.number)
+    assert await gallery.views.get(snapshot) is gallery.views.kept(snapshot)
     assert gallery.provider.asked == 1
 
 
@@ -146,15 +146,15 @@ async def test_the_least_recently_used_view_is_dropped_and_comes_back_with_its_n
     old = await gallery.views.get(one)
     numbers = {path: node.number for path, node in nodes(old).items()}
     other = await gallery.views.get(two)
-    assert gallery.views.kept(one.number) is old
+    assert gallery.views.kept(one) is old
     monkeypatch.setattr(room, "NODES_KEPT", len(old.tree.nodes) + 4)
     three = await gallery.snapshot(layer([File("a"), File("b"), File("c")]))
     await gallery.views.get(three)
-    assert gallery.views.kept(two.number) is None, "it was used least recently"
-    assert gallery.views.kept(one.number) is old
+    assert gallery.views.kept(two) is None, "it was used least recently"
+    assert gallery.views.kept(one) is old
     assert await read(other, nodes(other)["new"]) == b"top", "whoever holds a dropped view still reads"
     await gallery.views.get(two)
-    assert gallery.views.kept(one.number) is None
+    assert gallery.views.kept(one) is None
     again = await gallery.views.get(one)
     assert again is not old
     assert {path: node.number for path, node in nodes(again).items()} == numbers
@@ -166,7 +166,7 @@ async def test_a_view_larger_than_all_that_is_kept_is_kept_alone(
     monkeypatch.setattr(room, "NODES_KEPT", 1)
     snapshot = await gallery.snapshot(BASE)
     view = await gallery.views.get(snapshot)
-    assert gallery.views.kept(snapshot.number) is view
+    assert gallery.views.kept(snapshot) is view
 
 
 async def test_what_keeps_layers_away_is_raised_as_itself_and_nothing_is_kept(gallery: Gallery) -> None:
@@ -174,7 +174,7 @@ async def test_what_keeps_layers_away_is_raised_as_itself_and_nothing_is_kept(ga
     gallery.provider.error = Unreachable("no route")
     with pytest.raises(Unreachable, match="no route"):
         await gallery.views.get(snapshot)
-    assert gallery.views.kept(snapshot.number) is None
+    assert gallery.views.kept(snapshot) is None
 
 
 async def test_an_image_without_layers_is_an_empty_root(gallery: Gallery) -> None:
