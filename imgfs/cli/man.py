@@ -46,7 +46,7 @@ def program_page(group: click.Group, ctx: click.Context) -> str:
         command = group.get_command(ctx, name)
         assert command is not None
         inner = click.Context(command, parent=ctx, info_name=name)
-        lines += [f".SS {_escaped(_synopsis(command, inner))}", *_paragraphs(command.help), *_options(command, inner)]
+        lines += _section(command, inner)
     return "\n".join([*lines, *_end()])
 
 
@@ -54,8 +54,26 @@ def command_page(command: click.Command, ctx: click.Context) -> str:
     """imgfs-COMMAND(1)."""
     lines = [_title(f"imgfs-{ctx.info_name}"), *_name(f"imgfs-{ctx.info_name}", command)]
     lines += [".SH SYNOPSIS", _escaped(_synopsis(command, ctx)), ".SH DESCRIPTION", *_paragraphs(command.help)]
-    lines += [".SH OPTIONS", *_options(command, ctx), *_end(), ".SH SEE ALSO", r".BR imgfs (1)"]
-    return "\n".join(lines)
+    if isinstance(command, click.Group):
+        lines += [".SH COMMANDS", *_commands(command, ctx)]
+    else:
+        lines += [".SH OPTIONS", *_options(command, ctx)]
+    return "\n".join([*lines, *_end(), ".SH SEE ALSO", r".BR imgfs (1)"])
+
+
+def _section(command: click.Command, ctx: click.Context) -> list[str]:
+    """One command, and those below it."""
+    head = [f".SS {_escaped(_synopsis(command, ctx))}", *_paragraphs(command.help)]
+    below = _commands(command, ctx) if isinstance(command, click.Group) else _options(command, ctx)
+    return [*head, *below]
+
+
+def _commands(group: click.Group, ctx: click.Context) -> list[str]:
+    """The commands of a group within the program."""
+    lines: list[str] = []
+    for name, command in group.commands.items():
+        lines += _section(command, click.Context(command, parent=ctx, info_name=name))
+    return lines
 
 
 def _title(page: str) -> str:
@@ -67,7 +85,7 @@ def _name(page: str, command: click.Command) -> list[str]:
 
 
 def _synopsis(command: click.Command, ctx: click.Context) -> str:
-    return " ".join(["imgfs", str(ctx.info_name), *command.collect_usage_pieces(ctx)])
+    return " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
 
 
 def _options(command: click.Command, ctx: click.Context) -> list[str]:

@@ -24,6 +24,19 @@ class Command(click.Command):
         formatter.write_text("Exit codes and environment: `imgfs --help`.")
 
 
+class Group(click.Group):
+    """A command with commands of its own, whose help ends likewise."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Point to the program's help."""
+        formatter.write_paragraph()
+        formatter.write_text("Exit codes and environment: `imgfs --help`.")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of their use, which is that of their definition."""
+        return list(self.commands)
+
+
 def default_mountpoint() -> str:
     """Where the tree is mounted unless somebody says otherwise."""
     from imgfs.config import DEFAULT_MOUNTPOINT
@@ -31,11 +44,15 @@ def default_mountpoint() -> str:
     return DEFAULT_MOUNTPOINT
 
 
+def tree_of(ctx: click.Context) -> Tree:
+    """The tree that a command line is about while it is still being typed."""
+    return Tree(os.fspath(ctx.params.get("mountpoint") or os.environ.get("IMGFS_MOUNTPOINT") or default_mountpoint()))
+
+
 def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Registered names that begin so. Lists directories and so never asks a registry."""
-    path = ctx.params.get("mountpoint") or os.environ.get("IMGFS_MOUNTPOINT") or default_mountpoint()
     try:
-        names = [name.name for name in Tree(os.fspath(path)).names()]
+        names = [name.name for name in tree_of(ctx).names()]
     except OSError:
         return []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]

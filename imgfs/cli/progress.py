@@ -41,6 +41,19 @@ def image_progress(console: Console | None = None) -> Generator[Callable[[Status
         yield draw
 
 
+@contextmanager
+def byte_progress(total: int | None, console: Console | None = None) -> Generator[Callable[[int], None]]:
+    """One bar on stderr for something that is written; `total` is None where nobody knows it yet."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=total)
+
+        def draw(done: int) -> None:
+            progress.update(bar, completed=done)
+
+        yield draw
+
+
 def _move(progress: Progress, bars: dict[str, TaskID], key: str, part: Part) -> None:
     if key not in bars:
         bars[key] = progress.add_task(short_digest(part["digest"]), total=part["size"], word="")

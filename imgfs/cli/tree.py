@@ -91,6 +91,19 @@ class Tree:
         """The symbolic link that a name is, or would be. Looking an unregistered one up asks its registry."""
         return f"{self.path}/images/{name}"
 
+    @property
+    def snapshots(self) -> str:
+        """The directory of snapshots."""
+        return f"{self.path}/snapshots"
+
+    def snapshot(self, id: str) -> str:
+        """A snapshot's directory, or the link that a view is. `id` is a chain ID, a name, or `active/<key>`."""
+        return f"{self.path}/snapshots/{id}"
+
+    def snapshot_rootfs(self, id: str) -> str:
+        """Where a snapshot's files are. Walking there mounts it."""
+        return f"{self.snapshot(id)}/rootfs"
+
     def names(self) -> Iterator[RegisteredName]:
         """Every registered name, sorted."""
         return self._below("")
@@ -135,10 +148,20 @@ class Tree:
 
         Python calls again what a stopping daemon has interrupted, and then finds no tree: that is told as such.
         """
-        if error.errno == errno.ENOENT and not os.path.exists(f"{self.path}/.imgfs/version"):
-            return Failure(f"{subject}: the daemon is stopping; `imgfs mount {self.path}` starts it again", errno.EINTR)
+        if gone := self._gone(error, subject):
+            return gone
         more = f"`imgfs status {subject}` and {self.log}"
         return from_os_error(error, subject, self.reason(*paths, self.image(digest)), more)
+
+    def snapshot_failure(self, error: OSError, id: str) -> Failure:
+        """The failure of an operation on a snapshot, in the daemon's words where its directory has some."""
+        subject = f"snapshot {id}"
+        return self._gone(error, subject) or from_os_error(error, subject, self.reason(self.snapshot(id)), self.log)
+
+    def _gone(self, error: OSError, subject: str) -> Failure | None:
+        if error.errno != errno.ENOENT or os.path.exists(f"{self.path}/.imgfs/version"):
+            return None
+        return Failure(f"{subject}: the daemon is stopping; `imgfs mount {self.path}` starts it again", errno.EINTR)
 
     def _below(self, prefix: str) -> Iterator[RegisteredName]:
         try:

@@ -9,7 +9,7 @@ import pyfuse3
 
 from imgfs.errors import ImgfsError, ReadOnly
 from imgfs.fs.caller import Caller
-from imgfs.fs.labels import as_xattrs, label_key
+from imgfs.fs.labels import as_moment, as_xattrs, label_key
 from imgfs.fs.layer import LAYER, ChainLayer
 from imgfs.fs.node import ENDLESS, SOON, Directory, Link, Listing, Node, Stale, missing
 from imgfs.fs.subsystems import Subsystems
@@ -57,6 +57,7 @@ class ChainDirectory(Directory):
         chain_id, store = self._snapshot.chain_id, self._subsystems.snapshots
         facts = {
             b"user.imgfs.kind": b"committed",
+            b"user.imgfs.created": as_moment(self._snapshot.created),
             b"user.imgfs.children": os.fsencode("\n".join(store.children(chain_id))),
             b"user.imgfs.usage": str(self._usage()).encode(),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 
 from imgfs.errors import NotPermitted
@@ -21,3 +22,8 @@ def label_key(name: bytes) -> str:
 def as_xattrs(labels: Mapping[str, bytes]) -> dict[bytes, bytes]:
     """Labels by the names of their xattrs."""
     return {f"{_PREFIX}{key}".encode(errors="surrogateescape"): value for key, value in labels.items()}
+
+
+def as_moment(nanoseconds: int) -> bytes:
+    """A time as xattrs tell it: RFC 3339, in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanoseconds // 10**9)).encode()

@@ -18,6 +18,10 @@ LAYER = b"layer.tar"
 """A snapshot's own changes as a layer; unlisted, so that nobody exports by accident."""
 
 
+_ENDLESS = 1 << 53
+"""Bytes of a device file while its layer is not here: the kernel does not ask for what lies beyond a file's size."""
+
+
 class ChainLayer(Node):
     """`layer.tar`: the layer of a chain's top, the very bytes that its diff ID names."""
 
@@ -37,7 +41,8 @@ class ChainLayer(Node):
         if flags & WRITING:
             raise self.refusal()
         layers = self._subsystems.graph.layers(self._snapshot)
-        layer = (await caller.wait(lambda: self._subsystems.images.provide(layers[-1:])))[0]
+        with self._subsystems.failures.noting(f"snapshots/{self._snapshot.chain_id}"):
+            layer = (await caller.wait(lambda: self._subsystems.images.provide(layers[-1:])))[0]
         return FileHandle(os.dup(layer.descriptor()), f"layer {layer.diff_id}")
 
     @property
@@ -80,7 +85,7 @@ class LayerDevice(Node):
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         diff_id, layers = self._layer.diff_id, self._subsystems.layers
-        size = layers.get(diff_id).size() if diff_id in layers else 0
+        size = layers.get(diff_id).size() if diff_id in layers else _ENDLESS
         return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o400, size=size)
 
     async def open(self, flags: int, caller: Caller) -> Handle:

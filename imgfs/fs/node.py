@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import stat
 from collections.abc import Sequence
 from typing import Protocol
@@ -217,9 +218,10 @@ class Link(Node):
     keep = SOON
 
     def __init__(self, key: str, shown: Shown, target: str, time: int | None = None) -> None:
-        super().__init__(control_number(key))
+        # The kernel keeps the target of a link with its inode, so another target is another inode.
+        super().__init__(control_number(f"{key}\0{target}"))
         self._shown = shown
-        self._target = target.encode()
+        self._target = os.fsencode(target)
         self._time = time
 
     async def attributes(self) -> pyfuse3.EntryAttributes:

@@ -12,7 +12,7 @@ import trio
 from imgfs.errors import Invalid
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
-from imgfs.fs.labels import as_xattrs, label_key
+from imgfs.fs.labels import as_moment, as_xattrs, label_key
 from imgfs.fs.layer import LAYER
 from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, Node, Stale, control_number, missing
 from imgfs.fs.subsystems import Subsystems
@@ -64,7 +64,8 @@ class UserSnapshot(Directory):
         if info.kind is not Kind.ACTIVE:
             raise self.refusal()
         if name == _PARENT:
-            await self._subsystems.snapshots.set_parent(info.name, id_of_target(text))
+            with self._subsystems.failures.noting(f"snapshots/{info.id}"):
+                await self._subsystems.snapshots.set_parent(info.name, id_of_target(text))
             return self._parent(self._info)
         if not name.startswith(b"Cu"):
             raise Invalid(f"snapshot {info.id}: only its `parent` can be set, not {os.fsdecode(name)!r}")
@@ -90,6 +91,7 @@ class UserSnapshot(Directory):
         info, store = self._info, self._subsystems.snapshots
         facts = {
             b"user.imgfs.kind": info.kind.value.encode(),
+            b"user.imgfs.created": as_moment(info.created),
             b"user.imgfs.children": os.fsencode("\n".join(store.children(info.id))),
             _USAGE: b"",
         }
@@ -122,7 +124,7 @@ class UserSnapshot(Directory):
         return self._link(_PARENT, f"{up}{info.parent}")
 
     def _link(self, name: bytes, target: str) -> Node:
-        return Link(f"snapshot/{self._number}/{os.fsdecode(name)}/{target}", self._subsystems.shown, target)
+        return Link(f"snapshot/{self._number}/{os.fsdecode(name)}", self._subsystems.shown, target)
 
 
 class Mountpoint(Node):
@@ -149,9 +151,9 @@ class Mountpoint(Node):
             return
         id = self._subsystems.snapshots.numbered(self._number).id
         with self._subsystems.failures.noting(f"snapshots/{id}"):
-            is_new = await caller.wait(lambda: self._show(id))
-        if is_new:
-            raise Stale(f"{self._place(id)}: is mounted now; walk again")
+            await caller.wait(lambda: self._show(id))
+        # Whoever is here although something was mounted before went by while that was done: he is beneath it.
+        raise Stale(f"{self._place(id)}: is mounted now; walk again")
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         entry = self._subsystems.shown.entry(self.number, stat.S_IFDIR | 0o755)
@@ -183,7 +185,9 @@ class UserLayer(Node):
     async def open(self, flags: int, caller: Caller) -> Handle:
         if flags & WRITING:
             raise self.refusal()
-        return ExportHandle(self._subsystems, self._subsystems.snapshots.numbered(self._number))
+        info = self._subsystems.snapshots.numbered(self._number)
+        with self._subsystems.failures.noting(f"snapshots/{info.id}"):
+            return ExportHandle(self._subsystems, info)
 
 
 class ExportHandle:
@@ -194,6 +198,7 @@ class ExportHandle:
 
     def __init__(self, subsystems: Subsystems, info: Info) -> None:
         self._snapshots = subsystems.snapshots
+        self._failures = subsystems.failures
         self._upper = self._snapshots.upper(info.id)
         self._dialect = KERNEL if os.geteuid() == 0 else ROOTLESS
         self._id = info.id
@@ -206,7 +211,8 @@ class ExportHandle:
 
     async def read(self, offset: int, size: int) -> bytes:
         async with self._reading:
-            return await trio.to_thread.run_sync(self._read, offset, size)
+            with self._failures.noting(f"snapshots/{self._id}"):
+                return await trio.to_thread.run_sync(self._read, offset, size)
 
     def close(self) -> None:
         self._pieces.close()
@@ -232,7 +238,7 @@ class ExportHandle:
 
 async def remove(subsystems: Subsystems, id: str) -> None:
     """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used."""
-    with subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
         await subsystems.rootfs.leave(id)
         await subsystems.snapshots.remove(id)
 
@@ -240,7 +246,7 @@ async def remove(subsystems: Subsystems, id: str) -> None:
 async def commit(subsystems: Subsystems, key: str, name: str) -> None:
     """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit."""
     id = active_id(key)
-    with subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
         subsystems.snapshots.check_commit(key, name)
         await subsystems.rootfs.leave(id)
         await subsystems.snapshots.commit(key, name)

@@ -23,7 +23,7 @@ DEVICE = "/dev/fuse"
 INIT_BUFFER = 64 << 10
 """Bytes that hold either side's INIT; the kernel refuses reads with less than 8 KiB."""
 
-_PARALLEL_DIROPS = 1 << 18
+_PARALLEL_DIROPS, _CACHE_SYMLINKS = 1 << 18, 1 << 23
 _HEADER_IN, _HEADER_OUT = 40, 16
 _FLAGS = 12
 """Offset of `flags` in fuse_init_in and fuse_init_out: after major, minor and max_readahead."""
@@ -51,16 +51,18 @@ def open_fuse(mountpoint: str, *, others: bool, trusted: bool) -> int:
 
 
 def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
-    """The library's answer to FUSE_INIT with parallel directory operations, and `max_background` requests in flight.
+    """The library's answer to FUSE_INIT with parallel directory operations, cached symbolic links, and
+    `max_background` requests in flight.
 
-    At the kernel's default of 12 that many pages waiting for a dead registry would stop all other cold reads. What the
-    kernel does not offer, and an answer that is a refusal, stay as they are.
+    A cached link is believed for as long as its inode is, so another target has to be another inode. At the kernel's
+    default of 12 requests that many pages waiting for a dead registry would stop all other cold reads. What the kernel
+    does not offer, and an answer that is a refusal, stay as they are.
     """
     offered = struct.unpack_from("=I", request, _HEADER_IN + _FLAGS)[0]
     amended = bytearray(answer)
     if len(amended) >= _HEADER_OUT + _MAX_BACKGROUND + 4:
         flags = struct.unpack_from("=I", amended, _HEADER_OUT + _FLAGS)[0]
-        struct.pack_into("=I", amended, _HEADER_OUT + _FLAGS, flags | (offered & _PARALLEL_DIROPS))
+        struct.pack_into("=I", amended, _HEADER_OUT + _FLAGS, flags | offered & (_PARALLEL_DIROPS | _CACHE_SYMLINKS))
         struct.pack_into("=HH", amended, _HEADER_OUT + _MAX_BACKGROUND, max_background, max_background * 3 // 4)
     return bytes(amended)
 

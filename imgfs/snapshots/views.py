@@ -19,8 +19,8 @@ from imgfs.layers.store import Layer
 from imgfs.layers.tree import Node, Tree, changes, merge
 from imgfs.snapshots.graph import Face, Snapshot, SnapshotGraph, SnapshotLayer
 
-NODES_KEPT = 2_000_000
-"""Views are dropped, least recently used first, when together they have more nodes than this (about 400 bytes each)."""
+NODES_KEPT = 400_000
+"""Views are dropped, least recently used first, when together they have more nodes than this (about 300 bytes each)."""
 
 
 class LayerProvider(Protocol):
