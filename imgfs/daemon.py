@@ -91,7 +91,7 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
         configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
         sweep(mounting.state)
         _clear_stale(str(mounting.mountpoint))
-        told = {"version": __version__, "pid": os.getpid(), "mountpoint": str(mounting.mountpoint)}
+        told = {"version": __version__, "pid": os.getpid(), "mountpoint": _told(mounting.mountpoint)}
         _log.info("starting", extra=told)
         try:
             trio.run(_serve, mounting, ready)
@@ -139,7 +139,13 @@ def _assemble(
     images = Images(documents, blobs, fetcher, chains, content, layers, known, failures)
     views = Views(chains, images, nursery)
     snapshots = SnapshotStore(mounting.state, database, chains, sync_filesystem)
-    terms = Terms(str(mounting.mountpoint), _capabilities(mounting), os.geteuid() == 0, mounting.is_trusted)
+    terms = Terms(
+        str(mounting.mountpoint),
+        _capabilities(mounting),
+        is_root=os.geteuid() == 0,
+        trusted=mounting.is_trusted,
+        private=mounting.config.is_private,
+    )
     rootfs = Rootfs(terms, MetadataImages(mounting.state), chains, views, snapshots, layers, nursery)
     return Subsystems(
         config=mounting.config,
@@ -192,8 +198,8 @@ def _describe(mounting: Mounting, started: int, terms: Terms) -> bytes:
     state = {
         "version": __version__,
         "pid": os.getpid(),
-        "mountpoint": str(mounting.mountpoint),
-        "state": str(mounting.state),
+        "mountpoint": _told(mounting.mountpoint),
+        "state": _told(mounting.state),
         "started": started,
         "platform": str(mounting.config.chosen_platform),
         "access": mounting.config.access,
@@ -202,6 +208,11 @@ def _describe(mounting: Mounting, started: int, terms: Terms) -> bytes:
         "mounts": {name: one.reason or "works" for name, one in _named(terms.capabilities).items()},
     }
     return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+
+
+def _told(path: Path) -> str:
+    """The path as text that any reader takes: bytes that are no UTF-8 are written as escapes."""
+    return bytes(path).decode(errors="backslashreplace")
 
 
 def _metrics(
@@ -250,7 +261,7 @@ def _locked(mounting: Mounting) -> Generator[None]:
         os.close(file)
         raise Busy(f"{mounting.state}: is in use by {holder}; name another state directory with --state") from None
     os.ftruncate(file, 0)
-    os.pwrite(file, f"pid {os.getpid()} at {mounting.mountpoint}\n".encode(), 0)
+    os.pwrite(file, os.fsencode(f"pid {os.getpid()} at {mounting.mountpoint}\n"), 0)
     try:
         yield
     finally:

@@ -71,6 +71,8 @@ def tell(stage: Stage, registry: FakeRegistry) -> None:
     stage.run(f"cat mnt/{name}/status")
     stage.run("imgfs ls")
     enter(stage, name)
+    if os.geteuid() == 0:
+        write(stage, f"{registry.host}/demo/busybox:1")
     stage.say("Without the daemon's memory: unmount, mount again, read. The state directory has it all.")
     stage.run("imgfs umount mnt && imgfs mount mnt --state state")
     stage.run(f"cat mnt/{name}/rootfs/etc/os-release | head -n 1; du -sh state | cut -f 1")
@@ -90,6 +92,20 @@ def enter(stage: Stage, name: str) -> None:
         f"{enter} mnt/{name}/rootfs /bin/sh -c '. /etc/os-release; echo Hello from $(pwd) of $ID; ls -l /bin/cat'",
         may_fail=not is_root,
     )
+
+
+def write(stage: Stage, image: str) -> None:
+    """A writable snapshot: prepared, written to, committed, exported. An ordinary user needs more for it (README)."""
+    stage.say("To write, prepare a snapshot on top of the image: nothing is copied, an overlay is laid over it.")
+    stage.run(f"imgfs snapshot prepare web {image}")
+    stage.run(
+        "chroot mnt/snapshots/active/web/rootfs /bin/sh -c 'mkdir -p /srv; echo Hello > /srv/index; rm /etc/os-release'"
+    )
+    stage.say("Its changes alone are its layer; committed, it is a snapshot for good, and others can lie on it.")
+    stage.run("imgfs snapshot commit web site && imgfs snapshot prepare next site >/dev/null && imgfs snapshot ls")
+    stage.run("imgfs snapshot export site | tar t; cat mnt/snapshots/active/next/rootfs/srv/index")
+    stage.run("imgfs snapshot rm site", may_fail=True)
+    stage.run("imgfs snapshot rm active/next site")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.database import Database
+from imgfs.database import RESERVE, Database
 from imgfs.errors import NoSpace, StorageFailed
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS facts (fact TEXT PRIMARY KEY);"
@@ -110,3 +110,21 @@ def test_a_file_that_is_no_database_says_what_to_do(tmp_path: Path, content: byt
 def test_a_place_where_nothing_can_be_is_a_storage_failure(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed):
         Database(tmp_path / "nowhere" / "imgfs.db", [SCHEMA])
+
+
+async def test_what_frees_room_works_on_a_full_disk(tmp_path: Path) -> None:
+    opened = Database(tmp_path / "imgfs.db", [SCHEMA])
+    reserve = tmp_path / "imgfs.db.reserve"
+    assert reserve.stat().st_blocks * 512 >= RESERVE
+
+    def full_while_reserved(db: sqlite3.Connection) -> None:
+        if reserve.exists():
+            raise NoSpace("the disk is full")
+        insert(db, "freed")
+
+    with pytest.raises(NoSpace):
+        await opened.write(full_while_reserved)
+    await opened.write(full_while_reserved, frees=True)
+    assert await opened.read(select) == ["freed"]
+    assert reserve.stat().st_blocks * 512 >= RESERVE
+    opened.close()

@@ -1,4 +1,4 @@
-"""Waiting for an image to come here: the wait in another thread, so that this one can draw and Ctrl-C ends it at once."""
+"""Waiting for an image to come here: in another thread, so that this one can draw and Ctrl-C ends it at once."""
 
 from __future__ import annotations
 

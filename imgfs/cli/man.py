@@ -85,7 +85,12 @@ def _name(page: str, command: click.Command) -> list[str]:
 
 
 def _synopsis(command: click.Command, ctx: click.Context) -> str:
-    return " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
+    return " ".join([_path(ctx), *command.collect_usage_pieces(ctx)])
+
+
+def _path(ctx: click.Context) -> str:
+    """The words that call the command, however the program itself was called."""
+    return "imgfs" if ctx.parent is None else f"{_path(ctx.parent)} {ctx.info_name}"
 
 
 def _options(command: click.Command, ctx: click.Context) -> list[str]:

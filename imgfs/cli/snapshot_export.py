@@ -50,7 +50,7 @@ def export(id: str, output: Path | None, mountpoint: str, quiet: bool) -> None:
     id = existing(tree, id)
     with _layer(tree, id) as layer, _progress(layer, output is not None and not quiet) as draw:
         if output is None:
-            _write(_pieces(tree, id, layer), click.get_binary_stream("stdout").write, draw)
+            _write_out(_pieces(tree, id, layer), draw)
         else:
             click.echo(f"sha256:{_write_file(_pieces(tree, id, layer), output, draw)}")
 
@@ -80,42 +80,54 @@ def _pieces(tree: Tree, id: str, layer: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def _write(pieces: Iterator[bytes], write: Callable[[bytes], object], draw: Draw) -> str:
+def _write(pieces: Iterator[bytes], file: BinaryIO, draw: Draw) -> str:
     """Returns the SHA-256 in hex."""
     running, done = hashlib.sha256(), 0
     for piece in pieces:
-        write(piece)
+        file.write(piece)
         running.update(piece)
         done += len(piece)
         draw(done)
     return running.hexdigest()
 
 
+def _write_out(pieces: Iterator[bytes], draw: Draw) -> None:
+    """To stdout; flushed here, where a reader that is gone is no news."""
+    try:
+        _write(pieces, sys.stdout.buffer, draw)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise _unwritten(error, "stdout") from None
+
+
 def _write_file(pieces: Iterator[bytes], path: Path, draw: Draw) -> str:
-    """To a file under its name when it is whole; what is there and no regular file (a pipe, /dev/null) is written to."""
+    """To a file under its name when it is whole; what is there and not regular (a pipe, /dev/null) is written to."""
     final = Path(os.path.realpath(path))
     try:
         if final.exists() and not stat.S_ISREG(final.stat().st_mode):
-            with final.open("wb", buffering=0) as file:
-                return _write(pieces, file.write, draw)
+            with final.open("wb") as file:
+                return _write(pieces, file, draw)
         return _write_whole(pieces, final, draw)
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise
-        raise from_os_error(error, str(path)) from None
+        raise _unwritten(error, str(path)) from None
 
 
 def _write_whole(pieces: Iterator[bytes], final: Path, draw: Draw) -> str:
     temporary = final.parent / temporary_name()
     try:
         with temporary.open("xb") as file:
-            digest = _write(pieces, file.write, draw)
+            digest = _write(pieces, file, draw)
         fsync_path(temporary)
         publish(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return digest
+
+
+def _unwritten(error: OSError, where: str) -> Exception:
+    """A reader that has seen enough is no failure to tell of: the program ends quietly."""
+    return error if error.errno == errno.EPIPE else from_os_error(error, where)
 
 
 @contextmanager

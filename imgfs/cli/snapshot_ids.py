@@ -1,7 +1,6 @@
 """What people type for a snapshot: its id as `imgfs snapshot ls` shows it, or an image that a new one shall lie on.
 
-An id is a chain ID or the beginning of one, a name, or `active/<key>`. A chain ID is what the layers of an image have in
-common with others (image-spec, config.md, "Layer ChainID").
+An id is a chain ID or the beginning of one, a name, or `active/<key>`.
 """
 
 from __future__ import annotations

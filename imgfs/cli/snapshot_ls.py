@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TypedDict
 
 import click
 
 from imgfs.cli.options import Command, format_option, mountpoint_option
 from imgfs.cli.snapshot_ids import chains, own
-from imgfs.cli.table import human_size, render_json, render_table, short_digest, utc_time
+from imgfs.cli.table import human_size, local_time, render_json, render_table, short_digest, utc_time
 from imgfs.cli.tree import Tree
 from imgfs.oci.digest import is_digest
 
@@ -106,7 +107,7 @@ def _table(rows: list[Row]) -> str:
             _short(row["id"]),
             row["kind"],
             _short(row["parent"]) if row["parent"] else "-",
-            row["created"],
+            local_time(int(datetime.fromisoformat(row["created"]).timestamp()) * 10**9),
             human_size(row["usage"]),
             str(len(row["children"])) if row["children"] else "-",
         )

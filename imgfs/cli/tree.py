@@ -159,9 +159,17 @@ class Tree:
         return self._gone(error, subject) or from_os_error(error, subject, self.reason(self.snapshot(id)), self.log)
 
     def _gone(self, error: OSError, subject: str) -> Failure | None:
-        if error.errno != errno.ENOENT or os.path.exists(f"{self.path}/.imgfs/version"):
+        """The failure where the tree was unmounted meanwhile; one whose daemon died stays behind, dead."""
+        if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED) or not self._is_unmounted():
             return None
         return Failure(f"{subject}: the daemon is stopping; `imgfs mount {self.path}` starts it again", errno.EINTR)
+
+    def _is_unmounted(self) -> bool:
+        try:
+            os.stat(f"{self.path}/.imgfs/version")
+        except OSError as error:
+            return error.errno == errno.ENOENT
+        return False
 
     def _below(self, prefix: str) -> Iterator[RegisteredName]:
         try:

@@ -51,4 +51,4 @@ class ActiveDirectory(Directory):
         except Invalid as error:
             # EINVAL of a rename would be told as "a subdirectory of itself".
             raise NotPermitted(error.message) from None
-        await commit(self._subsystems, os.fsdecode(old), name)
+        await commit(self._subsystems, os.fsdecode(old), name, caller)

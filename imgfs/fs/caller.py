@@ -18,6 +18,7 @@ from imgfs.errors import Busy, Interrupted
 T = TypeVar("T")
 
 POLL = 0.1
+_MOUNTERS = (b"fusermount3", b"fuse-overlayfs")
 
 
 WAITERS_MAX = 2000
@@ -49,8 +50,8 @@ class Caller:
 
     @property
     def is_daemon(self) -> bool:
-        """Whether it is a thread of this very process, on its way to mount something."""
-        return self.pid > 0 and os.path.exists(f"/proc/self/task/{self.pid}")
+        """Whether it is a thread of this very process, or a program it started, on its way to mount something."""
+        return self.pid > 0 and (os.path.exists(f"/proc/self/task/{self.pid}") or _mounts_for_us(self.pid))
 
     def anonymous(self) -> Caller:
         """Nobody in particular: for reads of the kernel, which a process that waits through it can leave by itself."""
@@ -91,6 +92,25 @@ class Caller:
             with trio.move_on_after(self._waiters.poll):
                 await ending.wait()
         waiting.cancel()
+
+
+def _mounts_for_us(pid: int) -> bool:
+    """Whether it is a program that this process has mount an ordinary user's overlay, itself or through another one.
+
+    By name too: as the first process of a container the daemon is a parent of everybody whose own is gone.
+    """
+    for _ in range(len(_MOUNTERS)):
+        try:
+            status = Path(f"/proc/{pid}/status").read_bytes()
+        except OSError:
+            return False
+        fields = dict(line.split(b":\t", 1) for line in status.splitlines() if b":\t" in line)
+        if fields.get(b"Name") not in _MOUNTERS:
+            return False
+        pid = int(fields.get(b"PPid", b"0"))
+        if pid == os.getpid():
+            return True
+    return False
 
 
 def is_interrupted(pid: int) -> bool:

@@ -61,8 +61,9 @@ class ChainDirectory(Directory):
             b"user.imgfs.children": os.fsencode("\n".join(store.children(chain_id))),
             b"user.imgfs.usage": str(self._usage()).encode(),
         }
-        if error := self._subsystems.failures.get(f"snapshots/{chain_id}") or self._subsystems.rootfs.refusal(chain_id):
-            facts[b"user.imgfs.error"] = error.encode()
+        rootfs, images = self._subsystems.rootfs, self._subsystems.images
+        if error := images.snapshot_failure(self._snapshot) or rootfs.refusal(chain_id):
+            facts[b"user.imgfs.error"] = error.encode(errors="backslashreplace")
         return facts | as_xattrs(store.labels(chain_id))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:

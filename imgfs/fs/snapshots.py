@@ -65,21 +65,21 @@ class SnapshotsDirectory(Directory):
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
         text = os.fsdecode(name)
+        _check_users(text)
         if self._subsystems.snapshots.stat(text).kind is not Kind.VIEW:
             raise NotPermitted(f"snapshot {text}: is no view")
         await self._subsystems.snapshots.remove(text)
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
         text = os.fsdecode(name)
-        if text == ACTIVE:
-            raise NotPermitted("snapshots/active: holds the writable snapshots and stays")
+        _check_users(text)
         await remove(self._subsystems, text)
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Of a view: rename it, over another view too (`ln -sfn`). Committed snapshots keep their names."""
         if target is not self and not isinstance(target, SnapshotsDirectory):
             raise NotPermitted("a snapshot can only be moved within snapshots/")
-        self._subsystems.snapshots.stat(os.fsdecode(old))
+        _check_users(os.fsdecode(old))
         if flags & ~_RENAME_NOREPLACE:
             raise NotPermitted("snapshots cannot be exchanged")
         await self._subsystems.snapshots.rename_view(os.fsdecode(old), os.fsdecode(new))
@@ -100,6 +100,12 @@ class SnapshotsDirectory(Directory):
         if not await self._subsystems.resolver.is_known(digest):
             raise missing(name)
         return ImageLink(self._subsystems, digest, platform)
+
+
+def _check_users(name: str) -> None:
+    """Raise NotPermitted for what is here without being a snapshot."""
+    if name == ACTIVE or (is_digest(name.partition("@")[0]) and "@" in name):
+        raise NotPermitted(f"snapshots/{name}: is kept by imgfs itself and stays")
 
 
 class ImageLink(Node):

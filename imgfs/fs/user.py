@@ -17,10 +17,11 @@ from imgfs.fs.layer import LAYER
 from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, Node, Stale, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.rootfs.rootfs import diff_of, rootfs_of
-from imgfs.snapshots.export import export_layer
+from imgfs.snapshots.export import export_layer, layer_size
 from imgfs.snapshots.ids import active_id, id_of_target
+from imgfs.snapshots.removal import run_walk
 from imgfs.snapshots.rows import Info, Kind
-from imgfs.snapshots.upper import KERNEL, ROOTLESS
+from imgfs.snapshots.upper import KERNEL, ROOTLESS, Dialect
 
 _USAGE = b"user.imgfs.usage"
 _PARENT = b"parent"
@@ -74,10 +75,11 @@ class UserSnapshot(Directory):
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         key = (self._number, old)
-        if key not in self._subsystems.private_parents or target.number != self.number or new != _PARENT:
+        parent = self._subsystems.private_parents.get(key)
+        if parent is None or target.number != self.number or new != _PARENT:
             raise self.refusal()
-        parent = self._subsystems.private_parents.pop(key)
         await self._subsystems.snapshots.set_parent(self._info.name, id_of_target(parent), replacing=True)
+        self._subsystems.private_parents.pop(key, None)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
         if self._subsystems.private_parents.pop((self._number, name), None) is not None:
@@ -115,7 +117,10 @@ class UserSnapshot(Directory):
         info, subsystems = self._info, self._subsystems
         rootfs = subsystems.rootfs
         yield b"rootfs", Mountpoint(subsystems, self._number, "rootfs", rootfs.show_user, rootfs_of)
-        yield b"diff", Mountpoint(subsystems, self._number, "diff", rootfs.show_changes, diff_of)
+        if rootfs.is_mounting:
+            yield b"diff", Mountpoint(subsystems, self._number, "diff", rootfs.show_changes, diff_of)
+        elif not info.damaged:  # no bind mount for an ordinary user, whose directory it is
+            yield b"diff", self._link(b"diff", str(subsystems.snapshots.upper(info.id)))
         if info.parent is not None:
             yield _PARENT, self._parent(info)
 
@@ -124,7 +129,15 @@ class UserSnapshot(Directory):
         return self._link(_PARENT, f"{up}{info.parent}")
 
     def _link(self, name: bytes, target: str) -> Node:
-        return Link(f"snapshot/{self._number}/{os.fsdecode(name)}", self._subsystems.shown, target)
+        return ParentLink(f"snapshot/{self._number}/{os.fsdecode(name)}", self._subsystems.shown, target)
+
+
+class ParentLink(Link):
+    """`parent`. A commit moves it along with its directory, and another target is right from that moment on."""
+
+    __slots__ = ()
+
+    keep = 0.0
 
 
 class Mountpoint(Node):
@@ -180,14 +193,30 @@ class UserLayer(Node):
         self._number = number
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
-        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444)
+        """Of the right size, which costs a walk: sendfile(2) and splice(2) end where it does."""
+        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444, size=await self._size(), disk=0)
 
     async def open(self, flags: int, caller: Caller) -> Handle:
         if flags & WRITING:
             raise self.refusal()
         info = self._subsystems.snapshots.numbered(self._number)
         with self._subsystems.failures.noting(f"snapshots/{info.id}"):
+            await caller.wait(lambda: self._subsystems.rootfs.settle(info.id))
             return ExportHandle(self._subsystems, info)
+
+    async def _size(self) -> int:
+        subsystems, info = self._subsystems, self._subsystems.snapshots.numbered(self._number)
+        if info.number in subsystems.layer_sizes:
+            return subsystems.layer_sizes[info.number]
+        with subsystems.failures.noting(f"snapshots/{info.id}"):
+            size = await run_walk(lambda upper: layer_size(upper, _dialect()), subsystems.snapshots.upper(info.id))
+        if info.kind is Kind.COMMITTED:
+            subsystems.layer_sizes[info.number] = size
+        return size
+
+
+def _dialect() -> Dialect:
+    return KERNEL if os.geteuid() == 0 else ROOTLESS
 
 
 class ExportHandle:
@@ -200,7 +229,7 @@ class ExportHandle:
         self._snapshots = subsystems.snapshots
         self._failures = subsystems.failures
         self._upper = self._snapshots.upper(info.id)
-        self._dialect = KERNEL if os.geteuid() == 0 else ROOTLESS
+        self._dialect = _dialect()
         self._id = info.id
         self._snapshots.hold(self._id)
         self._reading = trio.Lock()
@@ -243,10 +272,11 @@ async def remove(subsystems: Subsystems, id: str) -> None:
         await subsystems.snapshots.remove(id)
 
 
-async def commit(subsystems: Subsystems, key: str, name: str) -> None:
+async def commit(subsystems: Subsystems, key: str, name: str, caller: Caller) -> None:
     """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit."""
     id = active_id(key)
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
         subsystems.snapshots.check_commit(key, name)
+        await caller.wait(lambda: subsystems.rootfs.settle(id))
         await subsystems.rootfs.leave(id)
         await subsystems.snapshots.commit(key, name)

@@ -7,11 +7,11 @@ resolving the names again, so losing the table costs requests and no data.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from imgfs.database import Database
-from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.descriptor import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 
 SCHEMA = """
@@ -135,6 +135,55 @@ class Catalog:
 
         await self._database.write(change)
 
+    async def fetchable(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Those of `digests` that can be had somewhere."""
+        wanted = list(digests)
+
+        def query(db: sqlite3.Connection) -> set[Digest]:
+            known = "SELECT 1 FROM sources WHERE digest = ? LIMIT 1"
+            return {digest for digest in wanted if db.execute(known, (digest,)).fetchone()}
+
+        return await self._database.read(query)
+
+    async def fetchable_data(self) -> set[Digest]:
+        """All digests that can be had somewhere and that nobody says to be a manifest, an index or a config."""
+        query = f"SELECT digest FROM sources GROUP BY digest HAVING sum(ifnull(media_type, '') IN ({_SMALL})) = 0"
+        rows = await self._database.read(lambda db: db.execute(query, _SMALL_TYPES).fetchall())
+        return {Digest(row[0]) for row in rows}
+
+    async def fetchable_layers(self) -> set[Digest]:
+        """The diff IDs of all layers that a blob is known for which can be had somewhere."""
+        query = "SELECT diff_id FROM diff_ids WHERE EXISTS (SELECT 1 FROM sources WHERE digest = diff_ids.digest)"
+        rows = await self._database.read(lambda db: db.execute(query).fetchall())
+        return {Digest(row[0]) for row in rows}
+
+    async def digests(self) -> set[Digest]:
+        """Every digest that anything is known of."""
+        rows = await self._database.read(lambda db: db.execute(_EVERY).fetchall())
+        return {Digest(row[0]) for row in rows}
+
+    async def forget(self, digests: Iterable[Digest], unless: Callable[[], bool]) -> bool:
+        """Forget all that is known of `digests`, durably, unless `unless` says so by then; returns whether it did.
+
+        `unless` is called in a thread, when nothing can be added any more before these are gone.
+        """
+        gone = [(digest,) for digest in digests]
+
+        def change(db: sqlite3.Connection) -> bool:
+            if unless():
+                return False
+            for table in ("descriptors", "sources", "diff_ids"):
+                db.executemany(f"DELETE FROM {table} WHERE digest = ?", gone)
+            return True
+
+        return await self._database.write(change)
+
+    async def unpacked(self, blobs: Collection[Digest]) -> dict[Digest, Digest]:
+        """Those of `blobs` that a pass has gone over, with the diff ID it proved."""
+        asked = "SELECT diff_id FROM diff_ids WHERE digest = ?"
+        rows = await self._database.read(lambda db: [db.execute(asked, (blob,)).fetchone() for blob in blobs])
+        return {blob: Digest(row[0]) for blob, row in zip(blobs, rows, strict=True) if row}
+
     async def diff_id(self, blob: Digest) -> Digest | None:
         """The diff ID that a pass over `blob` proved, or None."""
         row = await self._database.read(
@@ -148,6 +197,9 @@ def _replace(db: sqlite3.Connection, descriptor: Descriptor) -> None:
     db.execute("INSERT OR REPLACE INTO descriptors VALUES (?, ?, ?, 1)", row)
 
 
+_SMALL_TYPES = ("", *sorted(INDEX_TYPES | MANIFEST_TYPES | CONFIG_TYPES))
+_SMALL = ", ".join("?" * len(_SMALL_TYPES))
+_EVERY = "SELECT digest FROM descriptors UNION SELECT digest FROM sources UNION SELECT digest FROM diff_ids"
 _WORD = "SELECT size, media_type FROM descriptors"
 
 

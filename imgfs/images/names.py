@@ -72,6 +72,8 @@ class Names:
         self._names: dict[str, Name] = {}
         self._below: dict[str, set[str]] = {"": set()}
         self._by_digest: dict[Digest, set[str]] = {}
+        self.version = 0
+        """Changes whenever a digest gets a name."""
         for name, digest, updated in database.read_now(
             lambda db: db.execute("SELECT name, digest, updated FROM names").fetchall()
         ):
@@ -120,7 +122,7 @@ class Names:
         """Remove a name and nothing else, durably. Raises NotFound, NoSpace, StorageFailed."""
         if name not in self._names:
             raise NotFound(f"image {name}: is not registered")
-        await self._database.write(lambda db: db.execute("DELETE FROM names WHERE name = ?", (name,)))
+        await self._database.write(lambda db: db.execute("DELETE FROM names WHERE name = ?", (name,)), frees=True)
         self._forget(name)
 
     async def rename(self, old: str, new: str) -> None:
@@ -143,6 +145,7 @@ class Names:
         self._remember(made)
 
     def _remember(self, name: Name) -> None:
+        self.version += 1
         self._names[name.name] = name
         self._by_digest.setdefault(name.digest, set()).add(name.name)
         prefix, _, component = name.name.rpartition("/")

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from imgfs.errors import ImgfsError, Invalid, NotFound, NotPermitted, TimedOut, Unsupported, from_os
@@ -30,10 +31,16 @@ def mount_fuse_overlay(lowers: Sequence[str], target: str, upper: Path | None, w
     """
     if not lowers or (upper is None) != (work is None):
         raise Invalid(f"{target}: an overlay needs a lower directory, and an upper and work directory together")
-    options = [f"lowerdir={':'.join(_escaped(lower) for lower in lowers)}"]
-    if upper is not None and work is not None:
-        options += [f"upperdir={_escaped(upper)}", f"workdir={_escaped(work)}"]
-    _run([program(), "-o", ",".join(options), os.path.abspath(target)], target)
+    command = [program(), "-o"]
+    with ExitStack() as opened:
+        # Given as descriptors: the program takes a colon in a path for its end, and a chain's has one.
+        descriptors = [_open(path, opened) for path in (*lowers, upper, work) if path is not None]
+        paths = [f"/proc/self/fd/{one}" for one in descriptors]
+        options = [f"lowerdir={':'.join(paths[: len(lowers)])}"]
+        if upper is not None:
+            _check_upper(upper)
+            options += [f"upperdir={paths[-2]}", f"workdir={paths[-1]}"]
+        _run([*command, ",".join(options), os.path.abspath(target)], target, descriptors)
 
 
 def program() -> str:
@@ -48,10 +55,28 @@ def program() -> str:
     return found
 
 
-def _run(command: list[str], target: str) -> None:
+def _open(path: str | Path, opened: ExitStack) -> int:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"{path}: there is no such directory to overlay") from None
+    except OSError as error:
+        raise from_os(error, str(path)) from None
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def _run(command: list[str], target: str, descriptors: Sequence[int]) -> None:
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=_PATIENCE,
+            check=False,
+            pass_fds=descriptors,
         )
     except subprocess.TimeoutExpired:
         raise TimedOut(f"{target}: {PROGRAM} did not mount within {_PATIENCE} s; is what it reads served?") from None
@@ -70,9 +95,8 @@ def _refused(target: str, words: str) -> ImgfsError:
     return Invalid(f"{target}: {PROGRAM} is refused: {words}")
 
 
-def _escaped(path: str | Path) -> str:
-    """The path as libfuse's options need it; there is no way to write a colon."""
-    text = os.path.abspath(path)
-    if ":" in text:
-        raise Invalid(f"{text}: {PROGRAM} cannot take a path with a colon; move the directory")
-    return text.replace("\\", "\\\\").replace(",", "\\,")
+def _check_upper(upper: Path) -> None:
+    """The program resolves the upper's path before it looks for colons, and there is no way to write one."""
+    real = os.path.realpath(upper)
+    if ":" in real:
+        raise Invalid(f"{real}: {PROGRAM} cannot write below a path with a colon; move the state directory")

@@ -13,7 +13,7 @@ import re
 import select
 import subprocess
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,8 @@ class Mount:
 
 def mounts() -> list[Mount]:
     """Every mount this process sees, in the order they were made."""
-    return [_parse(line) for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()]
+    table = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n")
+    return [_parse(os.fsdecode(line)) for line in table.split(b"\n")]  # a path may hold whatever else ends lines
 
 
 def mount_at(path: str) -> Mount | None:
@@ -118,11 +119,17 @@ def unmount(path: str, *, detach: bool = False) -> None:
 def expire(path: str) -> bool:
     """Take away the mount at `path` if nobody has used it since the last call; tell whether it is gone.
 
-    The first call marks it (umount2(2), MNT_EXPIRE). For root; mounts of others stay.
+    The first call marks it (umount2(2), MNT_EXPIRE). Users without CAP_SYS_ADMIN cannot mark: theirs goes at the first
+    call that finds it unused. Mounts of others stay.
     """
     if _libc.umount2(os.fsencode(_absolute(path)), UMOUNT_NOFOLLOW | MNT_EXPIRE) == 0:
         return True
-    return ctypes.get_errno() in (errno.EINVAL, errno.ENOENT)
+    code = ctypes.get_errno()
+    if code != errno.EPERM:
+        return code in (errno.EINVAL, errno.ENOENT)
+    with suppress(Busy, NotPermitted, NotFound):
+        _unmount_as_user(path, detach=False)
+    return mount_at(path) is None
 
 
 def _unmount_as_user(path: str, detach: bool) -> None:

@@ -67,6 +67,22 @@ def detached_overlay(
         return context.create(attributes if upper else attributes | RDONLY)
 
 
+def check_unused(upper: Path, lower: Path, work: Path, subject: str) -> None:
+    """Raise Busy while any overlay writes to `upper`, one that no path leads to among them.
+
+    Such a one is left by a killed daemon, or by `umount --lazy`, for as long as a process uses it. The kernel tells by
+    refusing another one with `index=on`. `lower` and `work` are empty directories; what is left in `work` is garbage.
+    Blocks.
+    """
+    with Context("overlay", subject, {errno.EBUSY: "end the processes that still have it open"}) as context:
+        context.set_string("source", SOURCE)
+        context.set_string("index", "on")
+        context.set_path("lowerdir+", lower)
+        context.set_path("upperdir", upper)
+        context.set_path("workdir", work)
+        context.create(0).close()
+
+
 def _set_lower(context: Context, lower: str | Detached) -> None:
     if isinstance(lower, Detached):
         context.set_descriptor("lowerdir+", lower.fileno())

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 from imgfs.aio.reading import read_at
 from imgfs.aio.threads import run_disk
 from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
-from imgfs.errors import NotFound, StorageFailed, from_os
+from imgfs.errors import Busy, NotFound, StorageFailed, from_os
 from imgfs.layers.entry import Entry
 from imgfs.layers.index import MAGIC, decode_index
 from imgfs.layers.tar import TarWalk
@@ -37,6 +39,7 @@ class Layer:
         self._directory = directory
         self._entries = entries
         self._file: int | None = None
+        self._closing: weakref.finalize[..., Layer] | None = None
 
     @property
     def tar(self) -> Path:
@@ -44,12 +47,16 @@ class Layer:
         return self._directory / "tar"
 
     def descriptor(self) -> int:
-        """A file descriptor for reading the tar, shared by all readers; the store closes it. Raises StorageFailed."""
+        """A file descriptor for reading the tar, shared by all readers. Raises StorageFailed.
+
+        It is closed with the store; of a layer that was evicted, when nobody has the Layer any more.
+        """
         if self._file is None:
             try:
                 self._file = os.open(self.tar, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise from_os(error, f"layer {self.diff_id}") from None
+            self._closing = weakref.finalize(self, os.close, self._file)
         return self._file
 
     def size(self) -> int:
@@ -78,9 +85,9 @@ class Layer:
 
     def close(self) -> None:
         """Close the descriptor; further reads through it fail."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._closing is not None:
+            self._closing()
+            self._file = self._closing = None
 
     def _load(self) -> list[Entry]:
         try:
@@ -113,6 +120,8 @@ class LayerStore:
         """Open the store below `root`, create it if needed, and sweep what a crash left behind."""
         self._root = root / "layers"
         self._layers: dict[Digest, Layer] = {}
+        self._placing = threading.Lock()
+        """Held while a final name is given or taken away."""
         for algorithm in HEX_LENGTH:
             shelf = self._root / algorithm
             make_directory(shelf)
@@ -160,14 +169,48 @@ class LayerStore:
             layer.close()
             await run_disk(_remove, layer.tar.parent)
 
+    def is_served(self, layer: Layer) -> bool:
+        """Whether this very Layer is the one that is served."""
+        return self._layers.get(layer.diff_id) is layer
+
+    def is_settled(self, layer: Layer) -> bool:
+        """Whether the layer has its final name."""
+        return layer.tar.parent == self._final(layer.diff_id)
+
+    async def evict(self, diff_id: Digest) -> None:
+        """Remove a layer; whoever holds its Layer reads on. At the first await, it is no longer served.
+
+        If an equal one came here meanwhile, that one stays. Raises NotFound, Busy while it settles, StorageFailed.
+        """
+        layer = self.get(diff_id)
+        if not self.is_settled(layer):
+            raise Busy(f"layer {diff_id}: is being stored; try again")
+        del self._layers[diff_id]
+        try:
+            await run_disk(self._take_away, diff_id)
+        except OSError as error:
+            raise from_os(error, f"layer {diff_id}") from None
+
+    def _take_away(self, diff_id: Digest) -> None:
+        final = self._final(diff_id)
+        gone = final.with_name(temporary_name())
+        with self._placing:
+            if diff_id in self._layers or not final.exists():
+                return
+            final.rename(gone)
+        _remove(gone)
+
+    def _final(self, diff_id: Digest) -> Path:
+        return self._root / diff_id.algorithm / diff_id.hex
+
     def place(self, layer: Layer) -> None:
         """Give a synced layer its final name, in a thread; an equal one that is there already stays, unless damaged."""
-        shelf = self._root / layer.diff_id.algorithm
-        final = shelf / layer.diff_id.hex
-        if not (final / "tar").exists():
-            _remove(final)
-            publish(layer.tar.parent, final)
-            layer.moved(final)
+        final = self._final(layer.diff_id)
+        with self._placing:
+            if not (final / "tar").exists():
+                _remove(final)
+                publish(layer.tar.parent, final)
+                layer.moved(final)
 
     def close(self) -> None:
         """Close every descriptor."""

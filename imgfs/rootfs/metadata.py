@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from imgfs.aio.threads import run_cpu, run_disk
@@ -16,10 +18,11 @@ from imgfs.erofs.inode import Device
 from imgfs.erofs.superblock import is_whole
 from imgfs.erofs.writer import build
 from imgfs.errors import from_os
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, is_digest
 from imgfs.snapshots.views import View
 
 _log = logging.getLogger("imgfs.rootfs")
+_SUFFIX = ".erofs"
 
 
 class MetadataImages:
@@ -34,7 +37,16 @@ class MetadataImages:
 
     def path(self, chain_id: Digest) -> Path:
         """Where the image of a chain lies, if it is here."""
-        return self._root / f"{chain_id.hex}.erofs"
+        return self._root / f"{chain_id.hex}{_SUFFIX}"
+
+    def stored(self) -> list[tuple[Digest, int]]:
+        """The chains that have an image here, and the bytes it takes; blocks. Raises StorageFailed."""
+        try:
+            found = [(entry.name, entry.stat()) for entry in os.scandir(self._root) if entry.name.endswith(_SUFFIX)]
+        except OSError as error:
+            raise from_os(error, str(self._root)) from None
+        chains = ((f"sha256:{name.removesuffix(_SUFFIX)}", status) for name, status in found)
+        return [(Digest(chain), status.st_blocks * 512) for chain, status in chains if is_digest(chain)]
 
     async def find(self, chain_id: Digest) -> Path | None:
         """The image if it is here and whole; all its bytes are checked once a daemon."""
@@ -83,8 +95,9 @@ def _check(path: Path) -> bool:
         return False
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         _log.warning("metadata image cannot be read", extra={"path": str(path), "reason": str(error)})
-    _log.warning("torn metadata image removed; it is built again", extra={"path": str(path)})
-    _unlink(path)
+    _log.warning("torn metadata image; it is built again", extra={"path": str(path)})
+    with suppress(OSError):  # the next one replaces it in any case, or is refused for the same reason
+        path.unlink()
     return False
 
 

@@ -16,7 +16,7 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound
-from imgfs.kernel.mounts import expire, mount_at, unmount
+from imgfs.kernel.mounts import expire, mount_at, mounts_below, unmount
 
 Attach = Callable[[str], object]
 """Mounts something over the path it is given; runs in a thread, raises ImgfsError."""
@@ -30,8 +30,8 @@ class Places:
 
     def __init__(self, mountpoint: str, nursery: trio.Nursery) -> None:
         self._mountpoint = mountpoint
-        self._mounted: dict[str, None] = {}
-        """In the order they were made, so that what lies over others goes first."""
+        self._mounted: dict[str, object] = {}
+        """In the order they were made, so that what lies over others goes first; each with a mark of its own."""
         self._closed: Counter[str] = Counter()
         self._flights: Flights[bool] = Flights(nursery, memory=0)
         self._mounting = trio.CapacityLimiter(THREADS)
@@ -72,11 +72,17 @@ class Places:
             raise Busy(f"{place}: is being mounted; try again")
         if place not in self._mounted:
             return
+        mark = self._mounted[place]
         try:
             await trio.to_thread.run_sync(unmount, self.path(place), limiter=self._unmounting)
+        except Busy:
+            path = self.path(place)
+            if inside := await trio.to_thread.run_sync(mounts_below, path, limiter=self._unmounting):
+                raise Busy(f"{place}: has mounts in it; `umount -R` them first: {inside[-1].mountpoint}") from None
+            raise Busy(f"{place}: is in use; end the processes in it (`fuser -vm {path}` shows them)") from None
         except NotFound:
             _log.info("a mount was taken away by somebody else", extra={"place": place})
-        self._mounted.pop(place, None)
+        self._forget(place, mark)
 
     @contextmanager
     def closed(self, *places: str) -> Generator[None]:
@@ -89,18 +95,18 @@ class Places:
 
     async def is_gone(self, place: str) -> bool:
         """Whether a mount was made there that is no more; it is forgotten then."""
-        if place not in self._mounted:
+        mark = self._mounted.get(place)
+        if mark is None or await trio.to_thread.run_sync(mount_at, self.path(place), limiter=self._unmounting):
             return False
-        if await trio.to_thread.run_sync(mount_at, self.path(place), limiter=self._unmounting):
-            return False
-        self._mounted.pop(place, None)
-        return True
+        self._forget(place, mark)
+        return place not in self._mounted
 
     async def expire(self) -> None:
         """Take away what nobody has used since the last call."""
         for place in self:
+            mark = self._mounted.get(place)
             if await trio.to_thread.run_sync(expire, self.path(place), limiter=self._unmounting):
-                self._mounted.pop(place, None)
+                self._forget(place, mark)
                 _log.info("idle view unmounted", extra={"place": place})
 
     async def clear(self) -> None:
@@ -122,5 +128,10 @@ class Places:
         if place in self._mounted:
             return False
         await trio.to_thread.run_sync(attach, self.path(place), limiter=self._mounting)
-        self._mounted[place] = None
+        self._mounted[place] = object()
         return True
+
+    def _forget(self, place: str, mark: object) -> None:
+        """The mount of that mark is no more. Another one may have been made there while a thread found that out."""
+        if self._mounted.get(place) is mark:
+            self._mounted.pop(place, None)

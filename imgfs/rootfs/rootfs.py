@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,20 +19,22 @@ from pathlib import Path
 import trio
 
 from imgfs.aio.flight import Flights
+from imgfs.content.durable import temporary_name
 from imgfs.errors import ImgfsError, Malformed, NotPermitted, TooLarge, Unsupported
 from imgfs.kernel.bind import bind_read_only
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.fuse_overlay import mount_fuse_overlay
 from imgfs.kernel.mountapi import Detached, clone_mount
-from imgfs.kernel.overlay import detached_overlay
+from imgfs.kernel.overlay import check_unused, detached_overlay
 from imgfs.kernel.probe import Capabilities
-from imgfs.layers.store import LayerStore
-from imgfs.oci.digest import Digest
+from imgfs.layers.store import Layer, LayerStore
+from imgfs.oci.digest import Digest, is_digest
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.places import Places
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.root import RootAttributes, root_of
-from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.shelf import remove_tree
 from imgfs.snapshots.store import SnapshotStore, Stack
 from imgfs.snapshots.views import Views
 
@@ -42,17 +46,22 @@ SMALL = 32 << 20
 REFUSED_SECONDS = 60.0
 """How long a refusal that may pass (a full disk) is believed."""
 
+_CLOSED = (
+    'fusermount3 walks to it as root, who is kept out of an ordinary user\'s mount; set access = "all" in imgfs.toml, '
+    "have root set user_allow_other in /etc/fuse.conf, and mount again (or mount imgfs as root)"
+)
 _log = logging.getLogger("imgfs.rootfs")
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How this daemon may mount. `trusted`: setuid bits and device nodes work."""
+    """How this daemon may mount. `trusted`: setuid bits and device nodes work. `private`: others cannot walk here."""
 
     mountpoint: str
     capabilities: Capabilities
     is_root: bool
     trusted: bool
+    private: bool = False
 
 
 class _Refusal:
@@ -64,6 +73,10 @@ class _Refusal:
 
     def holds(self) -> bool:
         return trio.current_time() < self._until
+
+
+def _holds(refusal: _Refusal | None) -> bool:
+    return refusal is not None and refusal.holds()
 
 
 class Rootfs:
@@ -91,8 +104,12 @@ class Rootfs:
         """One mount of each chain in use that is in no tree: all others of it share its page cache."""
         self._users: dict[str, Digest] = {}
         """The chain below each place."""
+        self._held: Counter[Digest] = Counter()
+        """How many are about to mount each chain, or something over it."""
         self._opening: Flights[Detached] = Flights(nursery, memory=0)
         self._refused: dict[Digest, _Refusal] = {}
+        self._unbound: dict[Digest, _Refusal] = {}
+        """Chains that could not even have a read-only mount of their FUSE view."""
         self._preparing: set[Digest] = set()
 
     @property
@@ -105,9 +122,14 @@ class Rootfs:
         """Whether anything may be mounted over a chain's rootfs here: the kernel's view, or a read-only bind."""
         return self._terms.is_root
 
+    def shown(self) -> set[Digest]:
+        """The chains that are mounted or are going to be, below users' snapshots too."""
+        ids = (place.split("/")[1] for place in self.places)
+        return {*self._lowers, *self._users.values(), *self._preparing, *(Digest(id) for id in ids if is_digest(id))}
+
     def refusal(self, chain_id: Digest) -> str | None:
         """Why the kernel does not show this chain; None if it does or was not asked yet."""
-        refused = self._refused.get(chain_id)
+        refused = self._refused.get(chain_id) or self._unbound.get(chain_id)
         return refused.reason if refused else None
 
     def is_shown(self, snapshot: Snapshot) -> bool:
@@ -117,7 +139,7 @@ class Rootfs:
             not self._terms.is_root
             or rootfs_of(chain_id) in self.places
             or chain_id in self._preparing
-            or (chain_id in self._refused and self._refused[chain_id].holds())
+            or _holds(self._unbound.get(chain_id))
         )
 
     def prepare(self, snapshot: Snapshot) -> None:
@@ -145,7 +167,9 @@ class Rootfs:
         """
         if self.is_shown(snapshot):
             return False
-        if self.is_kernel and not await self.is_lazy(snapshot):
+        if not self.is_kernel or _holds(self._refused.get(snapshot.chain_id)):
+            return await self._show_read_only(snapshot)
+        if not await self.is_lazy(snapshot):
             await self._views.get(snapshot)
         try:
             return await self._show(snapshot)
@@ -166,13 +190,25 @@ class Rootfs:
         info, stack = self._snapshots.stat(id), self._snapshots.stack(id)
         self._check_writable(id)
         chain = self._graph.find(stack.chain) if stack.chain else None
-        lower = await self._lower_or_view(chain) if chain else None
-        if info.kind is Kind.ACTIVE:
-            await self._snapshots.mark_used(info.name, await self._root(chain, lower))
-            stack = self._snapshots.stack(id)
-        if chain is not None:
-            self._users[place] = chain.chain_id
-        return await self.places.mount(place, self._user_attachment(stack, lower))
+        with self._holding(chain):
+            lower = await self._lower_or_view(chain) if chain else None
+            if info.kind is Kind.ACTIVE:
+                await self._snapshots.mark_used(info.name, await self._root(chain, lower))
+                stack = self._snapshots.stack(id)
+            if chain is not None:
+                self._users[place] = chain.chain_id
+            return await self.places.mount(place, self._checked(info, self._user_attachment(stack, lower)))
+
+    async def settle(self, id: str) -> None:
+        """Give an active snapshot that was never shown its parent's looks, as showing it does. Idempotent.
+
+        Raises NotFound, Busy, StorageFailed, and what getting the layers of a parent chain raises.
+        """
+        info, stack = self._snapshots.stat(id), self._snapshots.stack(id)
+        if info.kind is not Kind.ACTIVE or info.used:
+            return
+        chain = self._graph.find(stack.chain) if stack.chain and not stack.lowers else None
+        await self._snapshots.mark_used(info.name, await self._root(chain, None))
 
     async def show_changes(self, id: str) -> bool:
         """Mount a user's own changes, read-only, over its diff unless they are. Raises as show_user."""
@@ -185,17 +221,17 @@ class Rootfs:
         return await self.places.mount(place, lambda target: bind_read_only(upper, target, trusted=False))
 
     async def leave(self, id: str) -> None:
-        """Take the mounts of a snapshot away. Raises Busy while it is used."""
+        """Take the mounts of a snapshot away. Raises Busy while it is used, also by what an earlier daemon mounted."""
         await self.places.unmount(diff_of(id))
         await self.places.unmount(rootfs_of(id))
+        await self._check_unused(self._snapshots.stat(id))
 
     async def expire(self, seconds: float) -> None:
         """For ever: take away what nobody has used for `seconds`, or up to twice that."""
         while True:
             await trio.sleep(seconds)
-            if self._terms.is_root:
-                await self.places.expire()
-                self._close_unused()
+            await self.places.expire()
+            self._close_unused()
 
     async def clear(self) -> None:
         """Take every mount away, so that the tree can be unmounted. Raises Busy while one is used."""
@@ -208,13 +244,28 @@ class Rootfs:
     def _trusted(self) -> bool:
         return self._terms.trusted
 
+    async def _check_unused(self, info: Info) -> None:
+        if check := self._check_of(info):
+            await trio.to_thread.run_sync(check)
+
+    def _checked(self, info: Info, attach: Callable[[str], object]) -> Callable[[str], object]:
+        """`attach` after the check, in the flight of the mount: walkers who checked by themselves would meet."""
+        check = self._check_of(info)
+        return (lambda target: (check(), attach(target))) if check else attach
+
+    def _check_of(self, info: Info) -> Callable[[], None] | None:
+        if info.kind is not Kind.ACTIVE or not info.used or info.damaged or not self._terms.is_root:
+            return None
+        return partial(_check_unused, self._snapshots.upper(info.id), self._snapshots.empty, info.id)
+
     async def _show(self, snapshot: Snapshot) -> bool:
-        if not self.is_kernel:
-            return await self._show_read_only(snapshot)
         place = rootfs_of(snapshot.chain_id)
-        lower = await self._lower(snapshot)
-        self._users[place] = snapshot.chain_id
-        return await self.places.mount(place, partial(_attach_clone, lower))
+        with self._holding(snapshot):
+            lower = await self._lower(snapshot)
+            self._users[place] = snapshot.chain_id
+            is_new = await self.places.mount(place, partial(_attach_clone, lower))
+        self._refused.pop(snapshot.chain_id, None)
+        return is_new
 
     async def _show_read_only(self, snapshot: Snapshot) -> bool:
         """Mount the FUSE view over itself: without it access(2) tells root that a read-only file can be written."""
@@ -222,7 +273,7 @@ class Rootfs:
         try:
             return await self.places.mount(place, lambda target: bind_read_only(target, target, trusted=self._trusted))
         except ImgfsError as error:
-            self._refused[snapshot.chain_id] = _Refusal(error)
+            self._unbound[snapshot.chain_id] = _Refusal(error)
             return False
 
     async def _prepare(self, snapshot: Snapshot) -> None:
@@ -230,6 +281,17 @@ class Rootfs:
         self._preparing.discard(snapshot.chain_id)
         with suppress(ImgfsError):  # told to whoever reads
             await self.show(snapshot)
+
+    @contextmanager
+    def _holding(self, chain: Snapshot | None) -> Generator[None]:
+        """Keep the EROFS of a chain from being closed between its opening and its use."""
+        if chain is not None:
+            self._held[chain.chain_id] += 1
+        try:
+            yield
+        finally:
+            if chain is not None:
+                self._held[chain.chain_id] -= 1
 
     async def _lower(self, snapshot: Snapshot) -> Detached:
         """The EROFS of a chain, in no tree; kept while anything uses it. Built now if need be."""
@@ -250,16 +312,18 @@ class Rootfs:
         return lower
 
     async def _mount_image(self, snapshot: Snapshot, image: Path) -> Detached:
-        devices = [self._device(layer.diff_id) for layer in self._graph.layers(snapshot)]
+        diff_ids = [layer.diff_id for layer in self._graph.layers(snapshot)]
+        held = {one: self._layers.get(one) for one in diff_ids if one in self._layers}
+        devices = [self._device(one, held.get(one)) for one in diff_ids]
         return await trio.to_thread.run_sync(lambda: detached_erofs(image, devices, trusted=self._trusted))
 
-    def _device(self, diff_id: Digest) -> Path:
+    def _device(self, diff_id: Digest, layer: Layer | None) -> Path:
         """The layer's own file where it is here, so that its readers need no daemon; else the door that gets it.
 
-        By its descriptor: the file's name changes while a new layer settles.
+        By its descriptor: the file's name changes while a new layer settles. Whoever mounts holds the Layer meanwhile.
         """
-        if diff_id in self._layers:
-            return Path(f"/proc/self/fd/{self._layers.get(diff_id).descriptor()}")
+        if layer is not None:
+            return Path(f"/proc/self/fd/{layer.descriptor()}")
         return Path(self._terms.mountpoint) / ".imgfs" / "layers" / diff_id
 
     async def _lower_or_view(self, chain: Snapshot) -> Detached | str:
@@ -279,6 +343,9 @@ class Rootfs:
         if chain is None:
             return None
         root = (await self._views.get(chain)).tree.root
+        if not self._terms.is_root:  # everything is the user's, and only root sets more than user.*
+            xattrs = tuple(one for one in root.xattrs if one[0].startswith(b"user."))
+            return RootAttributes(root.mode & 0o7777, os.geteuid(), os.getegid(), root.mtime, xattrs)
         return RootAttributes(root.mode & 0o7777, root.uid, root.gid, root.mtime, root.xattrs)
 
     def _user_attachment(self, stack: Stack, lower: Detached | str | None) -> Callable[[str], object]:
@@ -295,10 +362,12 @@ class Rootfs:
         missing = capabilities.overlay if self._terms.is_root else capabilities.fuse_overlayfs
         if not missing:
             raise NotPermitted(f"snapshot {id}: {missing.reason}")
+        if not self._terms.is_root and self._terms.private:
+            raise NotPermitted(f"snapshot {id}: {_CLOSED}")
 
     def _close_unused(self) -> None:
         self._users = {place: chain for place, chain in self._users.items() if self.places.is_taken(place)}
-        used = set(self._users.values())
+        used = {*self._users.values(), *(+self._held)}
         for chain_id in [one for one in self._lowers if one not in used]:
             self._lowers.pop(chain_id).close()
 
@@ -321,3 +390,12 @@ def _attach_clone(lower: Detached, target: str) -> None:
 def _attach_overlay(lowers: Sequence[str | Detached], stack: Stack, trusted: bool, target: str) -> None:
     with detached_overlay(lowers, upper=stack.upper, work=stack.work, trusted=trusted, subject=target) as mount:
         mount.attach(target)
+
+
+def _check_unused(upper: Path, empty: Path, id: str) -> None:
+    work = upper.parent / temporary_name()
+    work.mkdir(mode=0o700)
+    try:
+        check_unused(upper, empty, work, f"snapshot {id}")
+    finally:
+        remove_tree(work)

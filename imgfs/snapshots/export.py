@@ -9,7 +9,7 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from imgfs.errors import Busy, ImgfsError, from_os
+from imgfs.errors import Busy, ImgfsError, NotPermitted, from_os
 from imgfs.layers.entry import Kind
 from imgfs.layers.header import BLOCK
 from imgfs.snapshots.encode import encode_entry
@@ -24,14 +24,34 @@ def export_layer(upper: Path, dialect: Dialect = KERNEL) -> Generator[bytes]:
     """The tar in pieces of about a MiB; blocks, so run it in a thread. Files are written in full, holes as zeros.
 
     The root directory is an entry too. Raises Busy where a file changes meanwhile (an active snapshot in use),
-    Unsupported for what no layer can hold (upper.py), NoSpace, StorageFailed. Closing the iterator ends it.
+    Unsupported for what no layer can hold (upper.py), NotPermitted where an ordinary user has taken the right to read
+    from a file, NoSpace, StorageFailed. Closing the iterator ends it.
     """
     try:
         yield from _gathered(_records(upper, dialect))
     except FileNotFoundError as error:
         raise Busy(f"{upper}: {os.fsdecode(error.filename or '')!r} vanished while it was exported") from None
+    except PermissionError as error:
+        name = os.fsdecode(os.path.basename(error.filename or ""))
+        raise NotPermitted(
+            f"{upper}: {name!r} may not be read by this user; root can export it, or chmod u+r it before"
+        ) from None
     except OSError as error:
         raise from_os(error, str(upper)) from None
+
+
+def layer_size(upper: Path, dialect: Dialect = KERNEL) -> int:
+    """The bytes of the same tar, in one walk that opens no file; blocks. Raises Unsupported, NoSpace, StorageFailed."""
+    try:
+        return len(_END) + sum(map(_space, read_upper(upper, dialect)))
+    except OSError as error:
+        raise from_os(error, str(upper)) from None
+
+
+def _space(change: Change) -> int:
+    """What an entry takes: its header, and its payload in whole blocks."""
+    size = change.entry.size if change.entry.kind is Kind.REGULAR else 0
+    return len(encode_entry(change.entry)) + size + -size % BLOCK
 
 
 def _records(upper: Path, dialect: Dialect) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import math
 import sqlite3
 import time
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -92,12 +92,12 @@ class SnapshotGraph:
         return self._snapshots.get(chain_id)
 
     def layers(self, snapshot: Snapshot) -> list[SnapshotLayer]:
-        """The layers of the chain, base first."""
+        """The layers of the chain, base first. Raises NotFound if it was removed."""
         chain: list[SnapshotLayer] = []
         here: Snapshot | None = snapshot
         while here is not None and here.diff_id is not None and here.blob is not None:
             chain.append(SnapshotLayer(here.blob, here.diff_id))
-            here = self._snapshots[here.parent] if here.parent else None
+            here = self._parent(here)
         return chain[::-1]
 
     def layer(self, diff_id: Digest) -> SnapshotLayer | None:
@@ -116,6 +116,8 @@ class SnapshotGraph:
         if position < 0:
             raise NotFound(f"inode {inode}: no snapshot has it")
         first, key = self._ranges[position]
+        if abs(key) not in self._by_number:
+            raise NotFound(f"inode {inode}: its snapshot was removed")
         return self._by_number[abs(key)], Face.ROOTFS if key > 0 else Face.CHANGES, inode - first + 1
 
     def first_inode(self, snapshot: Snapshot) -> int | None:
@@ -160,6 +162,32 @@ class SnapshotGraph:
             ] or [(EMPTY, "", "", "", now)]
             self._load(await self._database.write(lambda db: _insert(db, rows)))
         return self._snapshots[top]
+
+    async def remove(self, chain_ids: Collection[Digest]) -> None:
+        """Forget chains, durably; none may be below one that stays. At the first await, they are no longer found.
+
+        Their inode numbers stay theirs: for this daemon, because the kernel may know some; on disk for the highest
+        range, because ranges are counted from there.
+        """
+        gone = [found for chain_id in chain_ids if (found := self._snapshots.pop(chain_id, None))]
+        for one in gone:
+            self._by_number.pop(one.number, None)
+
+        def change(db: sqlite3.Connection) -> None:
+            rows = [(one.number,) for one in gone if one.chain_id not in self._snapshots]  # else recorded meanwhile
+            db.executemany("DELETE FROM snapshots WHERE number = ?", rows)
+            db.executemany(
+                "DELETE FROM inodes WHERE abs(snapshot) = ? AND first < (SELECT max(first) FROM inodes)", rows
+            )
+
+        await self._database.write(change)
+
+    def _parent(self, snapshot: Snapshot) -> Snapshot | None:
+        if snapshot.parent is None:
+            return None
+        if snapshot.parent not in self._snapshots:
+            raise NotFound(f"snapshot {snapshot.chain_id}: was removed; no image here has these layers any more")
+        return self._snapshots[snapshot.parent]
 
     def _load(self, rows: list[tuple[int, str, str, str, str, int]]) -> None:
         for number, chain_id, parent, diff_id, blob, created in rows:

@@ -27,6 +27,8 @@ class Index:
         self._children: dict[str, set[str]] = {}
         self._claimed: set[str] = set()
         self._holds: Counter[str] = Counter()
+        self.version = 0
+        """Changes whenever a snapshot is made or changed."""
         for info in infos:
             self.remember(info)
 
@@ -51,6 +53,7 @@ class Index:
     def remember(self, info: Info) -> None:
         """Insert, or change what is known under the same id."""
         self.forget(info.id)
+        self.version += 1
         self._infos[info.id] = self._numbered[info.number] = info
         if info.parent is not None:
             self._children.setdefault(info.parent, set()).add(info.id)

@@ -20,7 +20,8 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.database import Database
-from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, from_os
+from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, TooLarge, from_os
+from imgfs.kernel.overlay import MOST_LOWERS
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.snapshots import rows
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
@@ -83,6 +84,11 @@ class SnapshotStore:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    @property
+    def version(self) -> int:
+        """Changes whenever a snapshot is made or changed."""
+        return self._index.version
 
     @property
     def empty(self) -> Path:
@@ -160,13 +166,15 @@ class SnapshotStore:
         """Put an active snapshot upon a committed one or an image chain; a view stands for what it pins.
 
         Until the rootfs was used, a parent may be replaced, as `ln -sfn` does, but only if that is asked for: else
-        AlreadyExists, as `ln -s` says. Raises Busy once it was used, NotFound, Invalid for an active parent.
+        AlreadyExists, as `ln -s` says. Raises Busy once it was used, NotFound, Invalid for an active parent, TooLarge.
         """
         async with self._changing:
             info = self._unused_active(key)
             if info.parent is not None and not replacing:
                 raise AlreadyExists(f"{subject(info.id)}: has the parent {shown(info.parent)}; `ln -sfn` replaces it")
-            return await self._put(replace(info, parent=self._target(parent), updated=time.time_ns()))
+            target = self._target(parent)
+            self._check_depth(target)
+            return await self._put(replace(info, parent=target, updated=time.time_ns()))
 
     async def clear_parent(self, key: str) -> Info:
         """Take the parent of an active snapshot away. Raises NotFound, also for the parent; Busy once it was used."""
@@ -269,7 +277,7 @@ class SnapshotStore:
             self._index.check_unused(id)
             self._index.check_childless(id)
             take_away = rows.delete if info.kind is Kind.VIEW else rows.mark_removed
-            await self._write(lambda db: take_away(db, info.number))
+            await self._write(lambda db: take_away(db, info.number), frees=True)
             self._index.forget(id)
             self._labels.forget(str(info.number))
             self._usages.pop(info.number, None)
@@ -366,6 +374,14 @@ class SnapshotStore:
             raise Invalid(f"{subject(id)}: is active and can be no parent; commit it first")
         return info.parent or id if info.kind is Kind.VIEW else id
 
+    def _check_depth(self, parent: str) -> None:
+        """Raise TooLarge unless what is committed upon `parent` can still be shown: with something at the bottom."""
+        depth, here = 2, self.find_own(parent)
+        while here is not None:
+            depth, here = depth + 1, self.find_own(here.parent) if here.parent else None
+        if depth > MOST_LOWERS:
+            raise TooLarge(f"{subject(parent)}: {depth - 2} snapshots deep, of {MOST_LOWERS - 2} at most; flatten it")
+
     def _upper(self, info: Info) -> Path:
         if info.kind is Kind.VIEW:
             raise NotPermitted(f"{subject(info.id)}: is a view and has no changes of its own")
@@ -394,14 +410,14 @@ class SnapshotStore:
         except NoSpace:
             _log.warning("usage of a snapshot is not kept: the disk is full", extra={"number": number})
 
-    async def _write(self, change: Callable[[sqlite3.Connection], None]) -> None:
+    async def _write(self, change: Callable[[sqlite3.Connection], None], *, frees: bool = False) -> None:
         gone = set(self._removals.settled)
 
         def change_and_purge(db: sqlite3.Connection) -> None:
             change(db)
             rows.purge(db, gone)
 
-        await self._database.write(change_and_purge)
+        await self._database.write(change_and_purge, frees=frees)
         self._removals.settled -= gone
 
 

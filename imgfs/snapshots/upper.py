@@ -86,7 +86,8 @@ class _Reading:
     def changes(self, found: Found) -> Iterator[Change]:
         """The entries that one file stands for."""
         if _is_whiteout_device(found):
-            yield _change(Entry(found.path, Kind.WHITEOUT), found)
+            if not self._is_marked(found):  # fuse-overlayfs hides what it takes for a marked file of a lower directory
+                yield _change(Entry(found.path, Kind.WHITEOUT), found)
         elif self._is_marked(found):
             yield from self._marked(found)
         elif not stat.S_ISSOCK(found.status.st_mode):
@@ -132,7 +133,7 @@ def _change(entry: Entry, found: Found) -> Change:
     name, room = found.name, NAME_LIMIT
     if entry.kind is Kind.WHITEOUT:
         name, room = entry.path.rpartition(b"/")[2], NAME_LIMIT - len(_MARK)
-    elif entry.kind is not Kind.OPAQUE and name.startswith(_MARK):
+    if entry.kind is not Kind.OPAQUE and name.startswith(_MARK):
         raise Unsupported(f"{_shown(found.path)}: readers of a layer take it for a whiteout; rename it")
     if len(name) > room:
         raise Unsupported(f"{_shown(found.path)}: was removed, but its name is too long for a whiteout of a layer")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Protocol
 
 import trio
@@ -17,6 +17,7 @@ from imgfs.aio.reading import read_at, read_exactly
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.layers.store import Layer
 from imgfs.layers.tree import Node, Tree, changes, merge
+from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Face, Snapshot, SnapshotGraph, SnapshotLayer
 
 NODES_KEPT = 400_000
@@ -110,6 +111,12 @@ class Views:
         self._kept[snapshot.number * face] = view
         self._drop_idle()
         return view
+
+    def drop(self, diff_ids: Container[Digest]) -> None:
+        """Drop the views that read one of these layers: its tar is free when the last reader is gone."""
+        for key, view in list(self._kept.items()):
+            if any(layer.diff_id in diff_ids for layer in view.layers):
+                del self._kept[key]
 
     def _drop_idle(self) -> None:
         total = sum(len(view.tree.nodes) for view in self._kept.values())

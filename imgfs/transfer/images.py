@@ -6,7 +6,7 @@ cancelled reader leaves the others alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from imgfs.aio.gather import gather
@@ -14,6 +14,8 @@ from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.store import Layer, LayerStore
+from imgfs.leases.pins import Pin, Pins
+from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
@@ -23,6 +25,10 @@ from imgfs.transfer.blobs import Blobs, known_descriptor
 from imgfs.transfer.documents import Documents, PlatformImage, check_config_size
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.layers import Layers
+
+
+def _ignored(_: Digest) -> None:
+    """Nobody wants to know."""
 
 
 class Images:
@@ -38,7 +44,12 @@ class Images:
         stored: LayerStore,
         catalog: Catalog,
         failures: Failures,
+        pins: Pins | None = None,
+        touched: Callable[[Digest], None] = _ignored,
     ) -> None:
+        """`touched` is told of each layer that is used, by its diff ID."""
+        self._pins = pins if pins is not None else Pins()
+        self._touched = touched
         self._documents = documents
         self._blobs = blobs
         self._layers = layers
@@ -55,7 +66,9 @@ class Images:
         Every path through a name asks this once more, so it is a few look-ups in memory.
         """
         snapshot = self._assembled.get((digest, platform))
-        if snapshot is None or not all(one.diff_id in self._stored for one in self._graph.layers(snapshot)):
+        if snapshot is None or self._graph.find(snapshot.chain_id) != snapshot:
+            return None  # it was removed since, and maybe recorded anew
+        if not all(one.diff_id in self._stored for one in self._graph.layers(snapshot)):
             return None
         return snapshot
 
@@ -69,7 +82,10 @@ class Images:
         except ImgfsError:
             return None  # told to whoever brings it here
         chain = chain_ids(config.diff_ids)
-        return self._graph.find(chain[-1] if chain else EMPTY)
+        snapshot = self._graph.find(chain[-1] if chain else EMPTY)
+        if snapshot is not None:
+            self._assembled[digest, platform] = snapshot
+        return snapshot
 
     async def snapshot(self, digest: Digest, platform: Platform | None = None) -> Snapshot:
         """The committed snapshot of the image's rootfs, with every layer here and verified.
@@ -78,8 +94,10 @@ class Images:
         tells the same.
         """
         try:
-            image = await self._documents.platform_image(digest, platform)
-            snapshot = await self._assemble(image, await self._documents.places(digest))
+            with self._pins.hold(content(digest)) as pin:
+                image = await self._documents.platform_image(digest, platform)
+                pin.add(*(content(child.digest) for child in image.manifest.children))
+                snapshot = await self._assemble(image, await self._documents.places(digest), pin)
         except ImgfsError as error:
             self._failures.note(digest, error)
             raise
@@ -90,26 +108,36 @@ class Images:
     def failure(self, digest: Digest) -> str | None:
         """What went wrong last with the image: getting it here, or merging its layers. Its sentence, or None."""
         snapshot = self._assembled.get((digest, self._documents.platform))
-        merged = self._failures.get(f"snapshots/{snapshot.chain_id}") if snapshot else None
-        return self._failures.get(digest) or merged
+        return self._failures.get(digest) or (self.snapshot_failure(snapshot) if snapshot else None)
+
+    def snapshot_failure(self, snapshot: Snapshot) -> str | None:
+        """What went wrong last with a snapshot: merging it, or a missing layer that a kernel view reads."""
+        if error := self._failures.get(f"snapshots/{snapshot.chain_id}"):
+            return error
+        if self._graph.find(snapshot.chain_id) is None:
+            return None
+        missing = [one.blob for one in self._graph.layers(snapshot) if one.diff_id not in self._stored]
+        return next((error for blob in missing if (error := self._failures.get(blob))), None)
 
     async def pull(self, digest: Digest, platform: Platform | None = None) -> Snapshot:
         """As `snapshot`, and on return everything survives a power cut."""
-        snapshot = await self.snapshot(digest, platform)
-        for layer in await self.provide(self._graph.layers(snapshot)):
-            await self._layers.settled(layer)
-        return snapshot
+        with self._pins.hold(content(digest)):
+            snapshot = await self.snapshot(digest, platform)
+            for layer in await self.provide(self._graph.layers(snapshot)):
+                await self._layers.settled(layer)
+            return snapshot
 
     async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:
         """The layers of a snapshot, fetched if need be (snapshots/views.py asks)."""
         return await gather([partial(self._provide, layer) for layer in layers])
 
     async def _provide(self, layer: SnapshotLayer) -> Layer:
+        self._touched(layer.diff_id)
         if layer.diff_id in self._stored:
             return self._stored.get(layer.diff_id)
         return await self._layers.ensure(await known_descriptor(self._catalog, layer.blob), layer.diff_id)
 
-    async def _assemble(self, image: PlatformImage, own: tuple[Source, ...]) -> Snapshot:
+    async def _assemble(self, image: PlatformImage, own: tuple[Source, ...], pin: Pin) -> Snapshot:
         manifest = image.manifest
         check_config_size(manifest.config)
         for descriptor in manifest.layers:
@@ -124,6 +152,9 @@ class Images:
             )
         config = await self._documents.config(manifest, own)
         pairs = list(zip(manifest.layers, config.diff_ids, strict=True))
+        pin.add(*map(layer, config.diff_ids), *map(snapshot, chain_ids(config.diff_ids) or [EMPTY]))
+        for diff_id in config.diff_ids:
+            self._touched(diff_id)
         await gather([partial(self._layers.ensure, *pair, own) for pair in pairs])
         return await self._graph.record(pairs)
 

@@ -87,6 +87,10 @@ class Layers:
             self._check(descriptor, layer, diff_id)
         return layer
 
+    def settling(self) -> list[Digest]:
+        """The diff IDs of layers that are here but not yet on record."""
+        return list(self._settling)
+
     async def settled(self, layer: Layer) -> None:
         """Wait until `layer` survives a power cut. Raises NoSpace or StorageFailed."""
         if settling := self._settling.get(layer.diff_id):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import contacts, memory, report, starts, targets, views
+from . import contacts, kernel_views, memory, metadata, report, scale, starts, targets, views, writable
 from .bench import Bench, say
 from .disks import RAM, Rooms, scratch
 from .images import Catalogue
@@ -24,9 +24,14 @@ from .servers import Registry
 EXPERIMENTS: Mapping[str, tuple[Callable[[Bench], None], ...]] = {
     "P1": (starts.first_cat,),
     "P2": (starts.pull,),
+    "P6": (kernel_views.warm,),
+    "P7": (kernel_views.cold,),
     "P8": (views.read_views,),
     "P10": (memory.start, memory.view, memory.loading),
     "P11": (contacts.requests,),
+    "P12": (scale.cost,),
+    "metadata": (metadata.measure,),
+    "active": (writable.compare_active,),
 }
 PUBLISHED_REPEATS = 5
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +52,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=PUBLISHED_REPEATS, help="runs of each case (%(default)s)")
     parser.add_argument("--only", type=_words, default=(), help=f"experiments, of {','.join(EXPERIMENTS)}")
-    parser.add_argument("--images", type=_words, default=(), help="images for P1, P2 and P8, for example tiny,base")
+    parser.add_argument(
+        "--images", type=_words, default=(), help="images for P1, P2, P6 to P8 and active, for example tiny,base"
+    )
     parser.add_argument("--full", action="store_true", help="also python: Debian with numpy and pandas")
     parser.add_argument("--write", action="store_true", help="write BENCHMARKS.md; at least 5 repeats")
     parser.add_argument("--json", type=Path, help="write every sample to this file")

@@ -68,6 +68,8 @@ class Imgfs(Contestant):
     """The mount, from a started daemon with an empty state."""
 
     name = "imgfs"
+    config: ClassVar[str] = ""
+    """What its configuration says."""
 
     def __init__(self, room: Path, settings: Settings) -> None:
         super().__init__(room, settings)
@@ -84,6 +86,8 @@ class Imgfs(Contestant):
     def mount(self) -> float:
         """Start the daemon; seconds until the mount answers."""
         self.mountpoint.mkdir(exist_ok=True)
+        self.state.mkdir(exist_ok=True)
+        (self.state / "imgfs.toml").write_text(self.config)
         begin = time.perf_counter()
         self.imgfs("mount", self.mountpoint, "--state", self.state)
         self.start_seconds = time.perf_counter() - begin
@@ -97,6 +101,10 @@ class Imgfs(Contestant):
 
     def image(self, registry: Address, label: str) -> Path:
         return self.mountpoint / "images" / registry.host / label
+
+    def rootfs(self, registry: Address, label: str) -> Path:
+        """Where the image's rootfs link leads."""
+        return (self.image(registry, label) / "rootfs").resolve()
 
     def first_cat(self, registry: Address, label: str) -> str:
         return self.run("cat", self.image(registry, label) / "rootfs" / OS_RELEASE)
@@ -115,6 +123,12 @@ class Imgfs(Contestant):
         status = Path(f"/proc/{self.pid()}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith(what))
         return int(line.split()[1]) * 1024
+
+
+class ImgfsInFuse(Imgfs):
+    """The mount where nothing but FUSE shows a rootfs, as for users who are not root."""
+
+    config = 'views = "fuse"\n'
 
 
 class ShellFloor(Contestant):

@@ -20,6 +20,7 @@ RAM = "ram"
 _SHM = Path("/dev/shm")
 _GIB = 1 << 30
 _MNT_DETACH = 2
+_MS_RDONLY = 1
 
 
 @contextmanager
@@ -89,10 +90,17 @@ def remove(tree: Path) -> None:
     raise Failed(f"{tree}: cannot be deleted, something still uses it")
 
 
+def mount_read_only(source: Path, target: Path, kind: str) -> None:
+    """Mount a file as it is, without the loop device that mount(8) would put between. Raises Failed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), _MS_RDONLY, None):
+        raise Failed(f"{source}: cannot be mounted as {kind}: {os.strerror(ctypes.get_errno())}")
+
+
 def mounts_below(top: Path) -> list[Path]:
     """Mount points at or below a directory, the deepest first."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        points = [Path(line.split(" ")[4].replace("\\040", " ")) for line in table]
+    table = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n")  # a path may hold a carriage return
+    points = [Path(os.fsdecode(line.split(b" ")[4].replace(b"\\040", b" "))) for line in table]
     # In the order of the table a mount comes after those it stands on.
     return [point for point in reversed(points) if point.is_relative_to(top)]
 

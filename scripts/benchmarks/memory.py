@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from . import readers
 from .bench import Bench, recorded, say
 from .contestants import Imgfs
 from .disks import filesystem_type
 from .images import LOADED_AT_ONCE, RECIPE_OF
-from .processes import Failed, run
+from .processes import Failed
+from .reading import Reader
 from .results import Unit
 
 DAEMON = "P10"
@@ -48,15 +46,15 @@ def view(bench: Bench) -> None:
     """Memory after every entry of a large image was listed and looked up."""
     say(f"{DAEMON} {VIEW}")
     row = bench.results.row(DAEMON, VIEW, Imgfs.name, Unit.MEGABYTES)
-    image = bench.images(["double:gz"])[0]
+    image, reader = bench.images(["double:gz"])[0], Reader(bench.work)
     for _ in range(bench.repeats):
         with recorded(row), bench.entered(Imgfs) as mount:
             assert isinstance(mount, Imgfs)
             mount.pull(bench.registry.near, image.label)
             tree = mount.image(bench.registry.near, image.label) / "rootfs/srv"
-            walked = run(sys.executable, "-I", "-S", Path(readers.__file__), "walk", tree.resolve())
+            walked = reader.measure(tree.resolve(), "walk")
             row.samples.append(mount.memory_bytes() / 1e6)
-            row.note = f"after {walked.strip()}; on {filesystem_type(tree.resolve())}"
+            row.note = f"after a walk of {walked.amount:,} entries; on {filesystem_type(tree.resolve())}"
 
 
 def loading(bench: Bench) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 class Unit(StrEnum):
     SECONDS = "s"
+    MICROSECONDS = "us"
     PER_SECOND = "/s"
     MEGABYTES_PER_SECOND = "MB/s"
     MEGABYTES = "MB"
+    BYTES = "bytes"
     REQUESTS = "requests"
 
     @property
@@ -69,6 +71,11 @@ class Results:
         """The smallest median of several contestants, None if none has one."""
         medians = [self.median(experiment, case, name) for name in contestants]
         return min((median for median in medians if median is not None), default=None)
+
+    def most(self, experiment: str, case: str, contestants: Iterable[str]) -> float | None:
+        """The largest median of several contestants, None if none has one."""
+        medians = [self.median(experiment, case, name) for name in contestants]
+        return max((median for median in medians if median is not None), default=None)
 
     def cases(self, experiment: str) -> list[str]:
         return list(dict.fromkeys(row.case for row in self if row.experiment == experiment))

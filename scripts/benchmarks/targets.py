@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import contacts, memory, starts, views
+from . import contacts, kernel_views, memory, metadata, scale, scenes, starts, views, writable
 from .contestants import PEERS, Imgfs, ShellFloor, SkopeoUmoci, ThreadPipeline
 from .images import RECIPE_OF
+from .reading import WARM
 from .results import Results
 
 TIMES_FASTER = 4.0
@@ -20,11 +21,19 @@ LEVEL = 1.1
 ABOVE_FAR_FLOOR = 1.25
 ABOVE_PIPELINE = 1.3
 DISK_RATIO = 1.05
+NEARLY = 1.05
+"""A ratio that counts as "within 5 %"."""
+COLD_SEQUENTIAL = 0.9
+COLD_WALK = 1.3
 WALK_PER_SECOND = 100_000
 FILES_RATIO = 3.0
 START_SECONDS = 0.5
 VIEW_MEGABYTES = 150
 LOADING_MEGABYTES = 250
+SCALED = 1.2
+MOUNT_SECONDS = 0.5
+BUILD_MICROSECONDS = 25
+ENTRY_BYTES = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +61,14 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     """Every target that the experiments of this run have to answer for."""
     yield from _first_cat(results)
     yield from _pull(results)
+    yield from _warm_views(results)
+    yield from _cold_views(results)
     yield from _views(results)
     yield from _daemon(results)
     yield from _requests(results)
+    yield from _numbers(results)
+    yield from _metadata(results)
+    yield from _active(results)
 
 
 def _ratio(over: float | None, under: float | None) -> float | None:
@@ -91,15 +105,43 @@ def _pull(results: Results) -> Iterator[Verdict]:
         yield Verdict(starts.DISK, case, "imgfs / uncompressed", _ratio(used, whole), DISK_RATIO, at_least=False)
 
 
+def _native(results: Results, experiment: str, case: str) -> float | None:
+    """The better of the two ways to mount what mkfs.erofs made."""
+    return results.most(experiment, case, kernel_views.NATIVE)
+
+
+def _warm_views(results: Results) -> Iterator[Verdict]:
+    for case in results.cases(kernel_views.WARM_VIEW):
+        if scenes.SEQUENTIAL in case:
+            continue
+        own = results.median(kernel_views.WARM_VIEW, case, Imgfs.name)
+        native = _ratio(own, _native(results, kernel_views.WARM_VIEW, case))
+        directory = _ratio(own, results.median(kernel_views.WARM_VIEW, case, scenes.DIRECTORY))
+        yield Verdict(kernel_views.WARM_VIEW, case, "imgfs / mkfs.erofs", native, 1 / NEARLY, at_least=True)
+        yield Verdict(kernel_views.WARM_VIEW, case, "imgfs / ext4 directory", directory, 1 / LEVEL, at_least=True)
+
+
+def _cold_views(results: Results) -> Iterator[Verdict]:
+    for case in results.cases(kernel_views.COLD_VIEW):
+        own = results.median(kernel_views.COLD_VIEW, case, Imgfs.name)
+        native = _native(results, kernel_views.COLD_VIEW, case)
+        if scenes.SEQUENTIAL in case:
+            value = _ratio(own, native)
+            yield Verdict(kernel_views.COLD_VIEW, case, "imgfs / mkfs.erofs", value, COLD_SEQUENTIAL, at_least=True)
+        elif scenes.WALK.name in case:
+            value = _ratio(native, own)
+            yield Verdict(kernel_views.COLD_VIEW, case, "time, imgfs / mkfs.erofs", value, COLD_WALK, at_least=False)
+
+
 def _views(results: Results) -> Iterator[Verdict]:
     for case in results.cases(views.VIEWS):
         own = results.median(views.VIEWS, case, Imgfs.name)
         other = _ratio(own, results.median(views.VIEWS, case, views.RATARMOUNT))
-        if case.endswith(f"{views.WALK} {views.WARM}"):
+        if case.endswith(f"{scenes.WALK.name} {WARM}"):
             yield Verdict(views.VIEWS, case, "imgfs, entries/s", own, WALK_PER_SECOND, at_least=True)
-        elif views.FILES in case:
+        elif scenes.FILES.name in case:
             yield Verdict(views.VIEWS, case, "imgfs / ratarmount", other, FILES_RATIO, at_least=True)
-        elif views.SEQUENTIAL in case:
+        elif scenes.SEQUENTIAL in case:
             yield Verdict(views.VIEWS, case, "imgfs / ratarmount", other, 1.0, at_least=True)
 
 
@@ -127,3 +169,31 @@ def _requests(results: Results) -> Iterator[Verdict]:
         }[what]
         own = results.median(contacts.REQUESTS, case, Imgfs.name)
         yield Verdict(contacts.REQUESTS, case, "imgfs, requests", own, bound, at_least=False)
+
+
+def _numbers(results: Results) -> Iterator[Verdict]:
+    few, some, many = map(scale.contestant, scale.KNOWN)
+    for kind in scale.KINDS if results.cases(scale.NUMBERS) else ():
+        for case, other in ((scale.lookup(kind), few), (scale.listing(kind), some)):
+            value = _ratio(*(results.median(scale.NUMBERS, case, known) for known in (many, other)))
+            yield Verdict(scale.NUMBERS, case, f"{many} / {other}", value, SCALED, at_least=False)
+
+
+def _metadata(results: Results) -> Iterator[Verdict]:
+    bounds = {
+        metadata.MOUNTED: ("s", MOUNT_SECONDS),
+        metadata.BUILT: ("us", BUILD_MICROSECONDS),
+        metadata.SIZE: ("bytes", ENTRY_BYTES),
+    }
+    for case in results.cases(metadata.METADATA):
+        if case in bounds:
+            unit, bound = bounds[case]
+            own = results.median(metadata.METADATA, case, Imgfs.name)
+            yield Verdict(metadata.METADATA, case, f"imgfs, {unit}", own, bound, at_least=False)
+
+
+def _active(results: Results) -> Iterator[Verdict]:
+    for case in results.cases(writable.ACTIVE):
+        own = results.median(writable.ACTIVE, case, Imgfs.name)
+        value = _ratio(own, results.median(writable.ACTIVE, case, writable.OVERLAY))
+        yield Verdict(writable.ACTIVE, case, "imgfs / overlayfs on ext4", value, 1 / NEARLY, at_least=True)

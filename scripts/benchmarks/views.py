@@ -1,86 +1,32 @@
-"""P8: reading a present image through the mount, against ratarmount on the uncompressed tar and an ext4 directory."""
+"""P8: the FUSE view of a present image, against ratarmount on the uncompressed tar and an ext4 directory."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from . import readers
-from .bench import Bench, given_up, recorded, say
-from .contestants import Imgfs
-from .disks import filesystem_type, mounts_below, unmount_below
+from .bench import Bench
+from .contestants import Imgfs, ImgfsInFuse
+from .disks import mounts_below, unmount_below
 from .images import Image
-from .processes import Failed, run, start, stop, wait_until
-from .results import Unit
+from .processes import run, start, stop, wait_until
+from .scenes import DIRECTORY, FILES, WALK, Scene, compare, directory, sequential
 
 VIEWS = "P8"
-DIRECTORY, RATARMOUNT = "ext4 directory", "ratarmount"
-COLD, WARM = "cold", "warm"
-WALK, FILES, SEQUENTIAL = "walk", "open + read + close", "sequential"
-FILES_READ = 3000
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What is read of an image: a part of its tree, which lies whole in one layer."""
-
-    label: str
-    layer: int
-    part: str
-    operations: tuple[str, ...]
-
-    def case(self, operation: str, state: str) -> str:
-        return f"{self.label} {operation} {state}"
-
-
+RATARMOUNT = "ratarmount"
 SCENES = (
     Scene("many:gz", 1, "srv", (WALK, FILES)),
     Scene("base:gz", 0, ".", (WALK, FILES)),
-    Scene("big:gz", 1, "data/large", (SEQUENTIAL,)),
+    Scene("big:gz", 1, "data", (sequential("large"),)),
 )
-_UNITS = {WALK: Unit.PER_SECOND, FILES: Unit.PER_SECOND, SEQUENTIAL: Unit.MEGABYTES_PER_SECOND}
-_READER_WORDS: Mapping[str, tuple[str, ...]] = {WALK: (), FILES: (str(FILES_READ),), SEQUENTIAL: ()}
-_READER_NAME = {WALK: "walk", FILES: "files", SEQUENTIAL: "sequential"}
 
 
 def read_views(bench: Bench) -> None:
-    """Each view of an image is set up once, whole and local; then they are read in turns, cold and warm."""
-    for scene in SCENES:
-        if not bench.wants(scene.label):
-            continue
-        say(f"{VIEWS} {scene.label}")
-        image = bench.images([scene.label])[0]
-        with ExitStack() as stack:
-            trees = dict(_set_up(bench, scene, image, stack))
-            _read_in_turns(bench, scene, trees)
-
-
-def _set_up(bench: Bench, scene: Scene, image: Image, stack: ExitStack) -> Iterator[tuple[str, Path]]:
-    # imgfs comes last: its room is closed first, and closing a room ends what detached itself, as its daemon did.
-    for name, opened in ((DIRECTORY, _directory), (RATARMOUNT, _ratarmount), (Imgfs.name, _imgfs)):
-        rows = [
-            bench.results.row(VIEWS, scene.case(operation, state), name, _UNITS[operation])
-            for operation in scene.operations
-            for state in (COLD, WARM)
-        ]
-        with recorded(*rows):
-            tree = stack.enter_context(opened(bench, scene, image))
-            for row in rows:
-                row.note = f"on {filesystem_type(tree)}"
-            yield name, tree
-
-
-@contextmanager
-def _directory(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
-    with bench.rooms.room() as room:
-        for tar in image.tars:
-            run("tar", "-xf", tar, "-C", room)
-        yield room / scene.part
+    """Walk, read many files and read a large one, cold and warm."""
+    compare(bench, VIEWS, SCENES, {DIRECTORY: directory, RATARMOUNT: _ratarmount, Imgfs.name: _imgfs})
 
 
 @contextmanager
@@ -111,35 +57,7 @@ def _installed_ratarmount(work: Path) -> Path:
 
 @contextmanager
 def _imgfs(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
-    with bench.entered(Imgfs) as mount:
+    with bench.entered(ImgfsInFuse) as mount:
         assert isinstance(mount, Imgfs)
         mount.pull(bench.registry.near, image.label)
-        yield (mount.image(bench.registry.near, image.label) / "rootfs").resolve() / scene.part
-
-
-def _read_in_turns(bench: Bench, scene: Scene, trees: Mapping[str, Path]) -> None:
-    amounts = dict[str, int]()
-    names = list(trees)
-    for number in range(bench.repeats if names else 0):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            for operation in scene.operations:
-                for state in (COLD, WARM):
-                    _read(bench, scene, name, trees[name], operation, state, amounts)
-
-
-def _read(
-    bench: Bench, scene: Scene, name: str, tree: Path, operation: str, state: str, amounts: dict[str, int]
-) -> None:
-    """One timed read. Its amount must be the one that the first view of this scene gave."""
-    row = bench.results.row(VIEWS, scene.case(operation, state), name, _UNITS[operation])
-    if given_up(row):
-        return
-    with recorded(row):
-        words = (*_READER_WORDS[operation], *([COLD] if state == COLD else []))
-        reader = (sys.executable, "-I", "-S", readers.__file__, _READER_NAME[operation])
-        measured = json.loads(run(*reader, tree, *words, timeout=300))
-        if measured["amount"] != amounts.setdefault(operation, measured["amount"]):
-            raise Failed(f"{name}: {operation} found {measured['amount']}, another view {amounts[operation]}")
-        scale = 1e6 if operation == SEQUENTIAL else 1
-        row.samples.append(measured["amount"] / scale / measured["seconds"])
+        yield mount.rootfs(bench.registry.near, image.label) / scene.part

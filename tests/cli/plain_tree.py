@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imgfs.oci.chain import chain_id
 from imgfs.oci.digest import Digest
 from imgfs.testing.images import Image, Index
+
+UNLISTED = "unlisted"
+"""Where the links from images to chains are: the mount has them in snapshots/ and does not list them."""
 
 
 class PlainTree:
@@ -18,6 +23,9 @@ class PlainTree:
         self.path = path
         self.images = path / "images"
         self.images.mkdir()
+        self.snapshots = path / "snapshots"
+        (self.snapshots / "active").mkdir(parents=True)
+        (path / UNLISTED).mkdir()
         (path / ".imgfs").mkdir()
         (path / ".imgfs/version").write_text("0\n")
 
@@ -30,7 +38,7 @@ class PlainTree:
         (directory / "config.json").write_bytes(image.config)
         if index:
             (directory / "index.json").write_bytes(index.document)
-        (directory / "rootfs").symlink_to(f"../../snapshots/{digest}@linux-amd64/rootfs")
+        (directory / "rootfs").symlink_to(f"../../{UNLISTED}/{digest}@linux-amd64/rootfs")
         (directory / "pull").write_text("sha256:chain\n")
         for name in names:
             self.name(name, digest)
@@ -71,6 +79,33 @@ class PlainTree:
         }
         (self.images / digest / "status.json").write_text(json.dumps(status | changes))
 
+    def add_chain(self, image: Image, digest: Digest) -> str:
+        """The chain of an image, and the link that leads there from its rootfs; the chain ID."""
+        chain = chain_id(image.diff_ids)
+        self.add_snapshot(chain, usage=5000)
+        (self.path / UNLISTED / f"{digest}@linux-amd64").symlink_to(chain)
+        return chain
+
+    def add_snapshot(self, id: str, parent: str | None = None, *, usage: int = 0, children: Sequence[str] = ()) -> Path:
+        """A snapshot that is no view; its directory."""
+        directory = self.snapshots / id
+        directory.mkdir()
+        facts = {
+            "kind": "active" if id.startswith("active/") else "committed",
+            "usage": str(usage),
+            "created": "2023-11-14T22:13:20Z",
+            "children": "\n".join(children),
+        }
+        for key, value in facts.items():
+            os.setxattr(directory, f"user.imgfs.{key}", value.encode())
+        if parent:
+            (directory / "parent").symlink_to(f"{'../' * id.count('/')}../{parent}")
+        return directory
+
     def complain(self, path: str, sentence: str) -> None:
         """Set what the daemon says failed last, at a path below images/."""
-        os.setxattr(self.images / path, "user.imgfs.error", sentence.encode())
+        self.complain_at(self.images / path, sentence)
+
+    def complain_at(self, path: Path, sentence: str) -> None:
+        """The same at any path."""
+        os.setxattr(path, "user.imgfs.error", sentence.encode())

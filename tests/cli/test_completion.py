@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.oci.chain import chain_id
 from imgfs.testing.images import File, image, layer
 from tests.cli.conftest import Run
 from tests.cli.plain_tree import PlainTree
 
 BOX = image([layer([File("f", b"x")])])
+CHAIN = chain_id(BOX.diff_ids).hex
 
 ASK = """
 . "$1"
@@ -27,7 +29,9 @@ printf '%s\\n' "${COMPREPLY[@]}"
 @pytest.fixture
 def answer(run: Run, tree: PlainTree, tmp_path: Path) -> Callable[[str], list[str]]:
     """What bash would offer for a line."""
-    tree.add(BOX, "mytool", "localhost:5000/box:1", "localhost:5000/box:2")
+    tree.add_chain(BOX, tree.add(BOX, "mytool", "localhost:5000/box:1", "localhost:5000/box:2"))
+    tree.add_snapshot("mysite")
+    tree.add_snapshot("active/k")
     script = tmp_path / "completion.bash"
     script.write_text(run("completion", "bash").stdout)
     program = tmp_path / "imgfs"
@@ -58,6 +62,15 @@ def answer(run: Run, tree: PlainTree, tmp_path: Path) -> Callable[[str], list[st
         ("imgfs ls --format j", ["json"]),
         ("imgfs pull --re", ["--refresh"]),
         ("imgfs pull nothing", []),
+        ("imgfs snap", ["snapshot"]),
+        ("imgfs snapshot ex", ["export"]),
+        ("imgfs snapshot rm ", ["active/k", "mysite"]),
+        ("imgfs snapshot path my", ["mysite"]),
+        ("imgfs snapshot path sha256:", [CHAIN]),
+        ("imgfs snapshot rm sha256:", []),
+        ("imgfs snapshot commit ", ["k"]),
+        ("imgfs snapshot view v my", ["mysite", "mytool"]),
+        ("imgfs snapshot prepare k localhost:5000/box:", ["1", "2"]),
     ],
 )
 def test_bash_is_offered(answer: Callable[[str], list[str]], line: str, offered: list[str]) -> None:

@@ -46,6 +46,12 @@ def test_the_command_prints_both_kinds(run: Run) -> None:
     assert r".TH IMGFS\-PULL 1" in run("man", "pull").stdout
 
 
+def test_commands_of_a_command_are_in_both_pages(run: Run) -> None:
+    for page in (run("man").stdout, run("man", "snapshot").stdout):
+        assert all(f".SS imgfs snapshot {name} " in page for name in ("ls", "prepare", "commit", "export"))
+        assert r"\fB\-o, \-\-output FILE\fR" in page
+
+
 def test_groff_reads_the_page_without_a_warning(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("man") / "imgfs.1"
     path.write_text(run("man").stdout)

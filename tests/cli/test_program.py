@@ -29,7 +29,7 @@ def loaded(tree: PlainTree, *arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
 
 
-@pytest.mark.parametrize("arguments", [("ls",), ("ls", "--format", "json"), ("status",)])
+@pytest.mark.parametrize("arguments", [("ls",), ("ls", "--format", "json"), ("status",), ("snapshot", "ls")])
 def test_everyday_commands_load_nothing_heavy(tree: PlainTree, arguments: tuple[str, ...]) -> None:
     assert loaded(tree, *arguments).isdisjoint(HEAVY)
 
@@ -74,6 +74,10 @@ def test_help_of_a_command_explains_its_options_and_points_to_the_exit_codes(nam
         ("pull", ""),
         ("pull", ".."),
         ("inspect", "x/y@sha256:12"),
+        ("snapshot",),
+        ("snapshot", "nonsense"),
+        ("snapshot", "rm"),
+        ("snapshot", "export"),
     ],
 )
 def test_wrong_usage_is_2_and_says_nothing_on_stdout(run: Run, arguments: tuple[str, ...]) -> None:

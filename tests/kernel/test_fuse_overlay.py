@@ -71,17 +71,24 @@ def test_relative_paths_and_a_target_like_an_option(place: Path, monkeypatch: py
     assert mount_at(str(place / "-o"))
 
 
-def test_refusals_carry_the_words_of_the_program(place: Path) -> None:
+def test_refusals_name_what_is_missing(place: Path) -> None:
     error = refuse([str(place / "none")], directory(place / "target"))
     assert isinstance(error, NotFound)
-    assert f"cannot resolve path {place}/none" in error.message
+    assert error.message == f"{place}/none: there is no such directory to overlay"
     assert isinstance(refuse([str(place)], place / "none"), NotFound | Invalid)
 
 
 def test_malformed_arguments_start_nothing(place: Path) -> None:
     assert isinstance(refuse([], place), Invalid)
     assert isinstance(refuse([str(place)], place, place, None), Invalid)
-    assert "cannot take a path with a colon" in refuse([f"{place}/a:b"], place).message
+    upper = directory(place / "a:b")
+    assert "cannot write below a path with a colon" in refuse([str(place)], place, upper, upper).message
+
+
+def test_lowers_may_have_colons(place: Path) -> None:
+    lower, target = directory(place / "a:b", a="1"), directory(place / "target")
+    mount_fuse_overlay([str(lower), str(place)], str(target), None, None)
+    assert (target / "a").read_text() == "1"
 
 
 def test_program_that_is_missing_broken_or_hanging(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,12 +89,12 @@ class Home:
         self.path = path
         self.mountpoint = path / "mnt"
         self.state = path / "state"
-        self._namespace = namespace
+        self.namespace = namespace
 
     def run(self, *command: str | Path, uid: int = USER) -> Done:
         """Run a command in the namespace."""
         environment = os.environ | {"IMGFS_MOUNTPOINT": str(self.mountpoint), "PYTHONPATH": str(SOURCES)}
-        enter = [program("nsenter"), f"--mount=/proc/{self._namespace}/ns/mnt", "--wd=/"]
+        enter = [program("nsenter"), f"--mount=/proc/{self.namespace}/ns/mnt", "--wd=/"]
         return execute([*enter, *(becoming(uid, uid) if uid else []), *map(str, command)], environment)
 
     def imgfs(self, *arguments: str | Path) -> Done:
@@ -145,7 +145,7 @@ def namespace(directory: Path) -> Generator[int]:
     """The pid of a process in a mount namespace where users may use FUSE and run this Python."""
     os.mknod(directory / "fuse", 0o20666, os.makedev(10, 229))
     (directory / "fuse").chmod(0o666)
-    others = "grep -F fuse.imgfs /proc/self/mountinfo | cut -d ' ' -f 5 | xargs -r umount -l"
+    others = "grep -F fuse.imgfs /proc/self/mountinfo | cut -d ' ' -f 5 | tac | xargs -r umount -l"
     script = f"{others}; mount --bind {directory}/fuse /dev/fuse; {_opened_ways(directory)} echo ready; exec cat"
     command = [program("unshare"), "-m", "--propagation", "private", "sh", "-ec", script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

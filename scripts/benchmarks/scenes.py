@@ -1,0 +1,144 @@
+"""Scenes: a present image in several trees, read in turns.
+
+Owns the turns and what is done; who shows the trees is left to the experiments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .bench import Bench, given_up, recorded, say
+from .disks import filesystem_type
+from .images import Image
+from .processes import Failed, run
+from .reading import COLD, WARM, Reader
+from .results import Row, Unit
+
+FILES_READ = 3000
+CHURNED = 1000
+DIRECTORY = "ext4 directory"
+SEQUENTIAL = "sequential"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is done to a tree: its name in the report, and the reader's words."""
+
+    name: str
+    words: tuple[str, ...]
+    unit: Unit = Unit.PER_SECOND
+
+
+WALK = Operation("walk", ("walk",))
+STAT = Operation("stat", ("stat", str(FILES_READ)))
+FILES = Operation("open + read + close", ("files", str(FILES_READ)))
+CHURN = Operation("create + write + unlink", ("churn", str(CHURNED)))
+
+
+def sequential(name: str) -> Operation:
+    """Read one file from begin to end."""
+    return Operation(SEQUENTIAL, ("sequential", name), Unit.MEGABYTES_PER_SECOND)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is read of an image: a part of its tree, which lies whole in one layer."""
+
+    label: str
+    layer: int
+    part: str
+    operations: tuple[Operation, ...]
+    states: tuple[str, ...] = (COLD, WARM)
+
+    def case(self, operation: Operation, state: str) -> str:
+        return f"{self.label} {operation.name} {state}"
+
+
+Opener = Callable[[Bench, Scene, Image], AbstractContextManager[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One scene of an experiment, and who shows it."""
+
+    bench: Bench
+    experiment: str
+    scene: Scene
+    amounts: dict[str, int] = field(default_factory=dict[str, int])
+    """What each operation must find: as much as it found in the first tree."""
+
+    def row(self, operation: Operation, state: str, contestant: str) -> Row:
+        return self.bench.results.row(self.experiment, self.scene.case(operation, state), contestant, operation.unit)
+
+    def rows(self, contestant: str) -> list[Row]:
+        cases = [(operation, state) for operation in self.scene.operations for state in self.scene.states]
+        return [self.row(*case, contestant) for case in cases]
+
+
+def compare(bench: Bench, experiment: str, scenes: Sequence[Scene], contestants: Mapping[str, Opener]) -> None:
+    """Each tree of a scene is set up once, whole and local; then they are read in turns.
+
+    imgfs is named last: its room is then closed first, and closing a room ends what detached itself, as its daemon did.
+    """
+    for scene in scenes:
+        if not bench.wants(scene.label):
+            continue
+        say(f"{experiment} {scene.label}")
+        image = bench.images([scene.label])[0]
+        comparison = Comparison(bench, experiment, scene)
+        with ExitStack() as stack:
+            trees = dict(_set_up(comparison, image, contestants, stack))
+            _read_in_turns(comparison, trees)
+
+
+def _set_up(
+    comparison: Comparison, image: Image, contestants: Mapping[str, Opener], stack: ExitStack
+) -> Iterator[tuple[str, Path]]:
+    for name, opened in contestants.items():
+        rows = comparison.rows(name)
+        with recorded(*rows):
+            tree = stack.enter_context(opened(comparison.bench, comparison.scene, image))
+            for row in rows:
+                row.note = f"on {filesystem_type(tree)}"
+            yield name, tree
+
+
+def _read_in_turns(comparison: Comparison, trees: Mapping[str, Path]) -> None:
+    names, scene, reader = list(trees), comparison.scene, Reader(comparison.bench.work)
+    for number in range(comparison.bench.repeats if names else 0):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            for operation in scene.operations:
+                for state in scene.states:
+                    _read(comparison, reader, name, trees[name], operation, state)
+
+
+def _read(comparison: Comparison, reader: Reader, name: str, tree: Path, operation: Operation, state: str) -> None:
+    row = comparison.row(operation, state, name)
+    if given_up(row):
+        return
+    with recorded(row):
+        measured = reader.measure(tree, *operation.words, state=state)
+        expected = comparison.amounts.setdefault(operation.name, measured.amount)
+        if measured.amount != expected:
+            raise Failed(f"{name}: {operation.name} found {measured.amount}, another tree {expected}")
+        scale = 1e6 if operation.unit is Unit.MEGABYTES_PER_SECOND else 1
+        row.samples.append(measured.rate / scale)
+
+
+def unpack(image: Image, target: Path) -> None:
+    """All layers into a directory, base first (the images have no whiteouts)."""
+    target.mkdir()
+    for tar in image.tars:
+        run("tar", "-xf", tar, "-C", target)
+
+
+@contextmanager
+def directory(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
+    """The image unpacked into a directory of the rooms' disk."""
+    with bench.rooms.room() as room:
+        unpack(image, room / "tree")
+        yield room / "tree" / scene.part

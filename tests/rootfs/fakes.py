@@ -1,0 +1,149 @@
+"""A kernel that mounts nothing: what is mounted where, what is in use, and calls that fail or wait when told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import Busy, ImgfsError, NotFound
+from imgfs.kernel.mounts import Mount
+from imgfs.rootfs import places, rootfs
+from imgfs.snapshots.root import RootAttributes
+
+PATIENCE = 10
+
+
+class Gate:
+    """Where a thread waits until it is let through; open by default."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+        self._open.set()
+
+    def shut(self) -> None:
+        self.reached.clear()
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self._open.wait(PATIENCE), "nobody opened the gate"
+
+
+class FakeDetached:
+    """A mount in no tree: what it shows, and whether it was closed."""
+
+    def __init__(self, kernel: FakeKernel, shows: str) -> None:
+        self.kernel = kernel
+        self.shows = shows
+        self.is_closed = False
+
+    def __enter__(self) -> FakeDetached:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def fileno(self) -> int:
+        assert not self.is_closed, f"{self.shows}: is closed"
+        return 0
+
+    def attach(self, target: str) -> None:
+        self.kernel.attach(self.shows)(target)
+
+
+class FakeKernel:
+    """`mounted`: what each path shows; `used`: paths in use, that stay; `gate`: where each call stops at its end."""
+
+    def __init__(self) -> None:
+        self.mounted: dict[str, str] = {}
+        self.used: set[str] = set()
+        self.marked: set[str] = set()
+        self.calls: list[str] = []
+        self.errors: dict[str, ImgfsError] = {}
+        """By the first word of the call: what it raises."""
+        self.gates = {"attach": Gate(), "unmount": Gate(), "expire": Gate(), "erofs": Gate()}
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+        """Stand in for the kernel's room in imgfs/rootfs/."""
+        for name in ("unmount", "expire", "mount_at"):
+            monkeypatch.setattr(places, name, getattr(self, name))
+        for name in ("detached_erofs", "detached_overlay", "clone_mount", "bind_read_only", "root_of"):
+            monkeypatch.setattr(rootfs, name, getattr(self, name))
+        monkeypatch.setattr(rootfs, "Detached", FakeDetached)
+        return self
+
+    def attach(self, shows: str) -> Callable[[str], object]:
+        """An attachment for Places.mount."""
+
+        def attached(path: str) -> None:
+            self._call(f"attach {shows}")
+            self.gates["attach"]()
+            assert path not in self.mounted, f"{path}: mounted twice"
+            self.mounted[path] = shows
+
+        return attached
+
+    def unmount(self, path: str) -> None:
+        self._call(f"unmount {path}")
+        if path in self.used:
+            raise Busy(f"{path}: is in use")
+        if self.mounted.pop(path, None) is None:
+            raise NotFound(f"{path}: nothing is mounted there")
+        self.gates["unmount"]()
+
+    def expire(self, path: str) -> bool:
+        is_unused = path in self.marked and path not in self.used
+        self.marked.add(path)
+        if is_unused:
+            self.marked.discard(path)
+            self.mounted.pop(path, None)
+        is_gone = path not in self.mounted
+        self.gates["expire"]()
+        return is_gone
+
+    def mount_at(self, path: str) -> Mount | None:
+        return Mount(path, self.mounted[path], "", (0, 0), 1, 0) if path in self.mounted else None
+
+    def detached_erofs(self, image: Path, devices: Sequence[Path], *, trusted: bool) -> FakeDetached:
+        self._call(f"erofs {image.name} {' '.join('local' if '/fd/' in str(one) else 'door' for one in devices)}")
+        self.gates["erofs"]()
+        return FakeDetached(self, f"erofs {image.name}")
+
+    def detached_overlay(
+        self,
+        lowers: Sequence[str | FakeDetached],
+        *,
+        upper: Path | None,
+        work: Path | None,
+        trusted: bool,
+        subject: str,
+    ) -> FakeDetached:
+        below = [one if isinstance(one, str) else f"{one.shows} {one.fileno()}" for one in lowers]
+        self._call(f"overlay {below[-1]}")
+        return FakeDetached(self, f"overlay {below[-1]}")
+
+    def clone_mount(self, mount: FakeDetached) -> FakeDetached:
+        mount.fileno()
+        return FakeDetached(self, mount.shows)
+
+    def bind_read_only(self, source: str, target: str, *, trusted: bool) -> None:
+        self._call(f"bind {source}")
+        self.attach("bind")(target)
+
+    def root_of(self, path: Path) -> RootAttributes:
+        return RootAttributes(0o755, 0, 0, 0, ())
+
+    def _call(self, call: str) -> None:
+        self.calls.append(call)
+        if error := self.errors.get(call.partition(" ")[0]):
+            raise error

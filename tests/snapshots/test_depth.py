@@ -1,0 +1,29 @@
+"""How many snapshots may lie upon one another: as many as the kernel stacks, and one more is refused in time."""
+
+from __future__ import annotations
+
+import pytest
+
+from imgfs.errors import TooLarge
+from imgfs.snapshots import store as store_module
+
+from .storing import Warehouse
+
+LIMIT = 5
+
+
+async def test_what_could_not_be_shown_once_committed_gets_no_parent(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MOST_LOWERS", LIMIT)
+    store, parent = warehouse.store, str(await warehouse.chain("base"))
+    for level in range(LIMIT - 1):
+        await warehouse.committed(f"level-{level}", parent)
+        parent = f"level-{level}"
+    stack = store.stack(parent)
+    assert len(stack.lowers) + 1 == LIMIT, "and the chain at the bottom"
+    await store.prepare("one-more")
+    with pytest.raises(TooLarge, match="4 snapshots deep, of 3 at most; flatten it"):
+        await store.set_parent("one-more", parent)
+    assert store.stat("active/one-more").parent is None
+    assert store.children(parent) == []
