@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
+
+from imgfs.content.disk import HOST, Disk, write_all
 
 TEMPORARY = ".tmp-"
 
@@ -27,34 +30,38 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: Path, disk: Disk = HOST) -> None:
     """Create `path` and its parents, each name durable in its parent; an existing directory is left alone."""
     missing: list[Path] = []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        directory.mkdir(mode=0o700, exist_ok=True)
-        fsync_path(directory.parent)
+        with suppress(FileExistsError):
+            disk.mkdir(directory)
+        disk.fsync_directory(directory.parent)
 
 
-def publish(temporary: Path, final: Path) -> None:
+def publish(temporary: Path, final: Path, disk: Disk = HOST) -> None:
     """Rename what is already synced to its final name, durably. An existing file is replaced."""
-    os.rename(temporary, final)
-    fsync_path(final.parent)
+    disk.rename(temporary, final)
+    disk.fsync_directory(final.parent)
 
 
-def write_file(path: Path, data: bytes | bytearray) -> None:
+def write_file(path: Path, data: bytes | bytearray, disk: Disk = HOST) -> None:
     """Put `data` at `path` so that after any crash it is wholly there or as before."""
     temporary = path.parent / temporary_name()
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, path)
+        file = disk.create(temporary)
+        try:
+            write_all(disk, file, data, 0)
+            disk.fsync(file)
+        finally:
+            os.close(file)
+        publish(temporary, path, disk)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            disk.unlink(temporary)
         raise
 
 

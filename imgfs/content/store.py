@@ -1,25 +1,37 @@
-"""The blob store: `blobs/<algorithm>/<xx>/<hex>`, one read-only file a digest, and the writer that fills it.
+"""The blob store: `blobs/<algorithm>/<xx>/<hex>`, one read-only file a digest.
 
-Owns which digests are stored, their bytes and their removal. What a digest means, where it can be had and who refers
-to it are left to images/ and transfer/. What is stored is known in memory from the start's directory walk, so listing
-and looking up never wait for the disk.
+Owns which digests are stored, their bytes, their labels and their removal. What a digest means, where it can be had and
+who refers to it are left to images/ and transfer/; unfinished bytes to blob_writer.py and ingests.py. What is stored is
+known in memory from the start's directory walk, so listing and looking up never wait for the disk.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgfs.aio.threads import run_cpu, run_disk
-from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
-from imgfs.errors import NotFound, TooLarge, VerificationFailed, from_os
+import trio
+
+from imgfs.aio.threads import run_disk
+from imgfs.content.blob_writer import BlobWriter
+from imgfs.content.commits import SIDE_BY_SIDE, GroupCommit, Naming
+from imgfs.content.disk import HOST, Disk, storage_error
+from imgfs.content.durable import make_directory, sweep, temporary_name
+from imgfs.content.labels import Labels
+from imgfs.errors import NotFound, NotPermitted
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 
 _log = logging.getLogger("imgfs.content")
+
+_SETTLED_SECONDS = 60
+"""A directory that changed longer ago than this is on disk, whoever was killed in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +45,44 @@ class BlobInfo:
 
 
 class ContentStore:
-    """All stored blobs of one state directory."""
+    """All stored blobs of one state directory.
 
-    def __init__(self, root: Path) -> None:
+    On a read-only state directory it opens for reading: every change raises ReadOnly.
+    """
+
+    def __init__(self, root: Path, labels: Labels | None = None, disk: Disk = HOST) -> None:
         """Open the store below `root`, create it if needed, and sweep what a crash left behind."""
-        self._root = root
-        self._ingest = root / "ingest"
+        self.root = root
+        self.disk = disk
+        self._labels = labels
         self._stored: dict[Digest, BlobInfo] = {}
-        for algorithm in HEX_LENGTH:
-            make_directory(root / "blobs" / algorithm)
-        make_directory(self._ingest)
-        sweep(self._ingest)
-        for path in self._scan():
-            self._register(path)
+        self._shelves: set[Path] = set()
+        self._commits = GroupCommit(disk, self._shelves)
+        self.is_read_only = not self._prepare()
+        for path, status in self._scan():
+            self._note(path, status)
+        if not self.is_read_only:
+            self._settle()
+
+    def _prepare(self) -> bool:
+        """Make the directories and sweep; False if the state directory cannot be changed."""
+        try:
+            for algorithm in HEX_LENGTH:
+                make_directory(self.root / "blobs" / algorithm, self.disk)
+            make_directory(self.ingest, self.disk)
+            sweep(self.ingest)
+            for algorithm in HEX_LENGTH:
+                self.disk.fsync_directory(self.root / "blobs" / algorithm)
+            return os.access(self.root, os.W_OK)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            return False
+
+    @property
+    def ingest(self) -> Path:
+        """The directory of unfinished bytes."""
+        return self.root / "ingest"
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._stored
@@ -65,11 +102,11 @@ class ContentStore:
             self._stored.pop(digest, None)
             raise NotFound(f"content {digest}: is not stored here") from None
         except OSError as error:
-            raise from_os(error, f"content {digest}") from None
+            raise storage_error(error, f"content {digest}") from None
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies when it is stored."""
-        return self._root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+        return self.root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
 
     async def read(self, digest: Digest) -> bytes:
         """The whole of a small stored blob, verified again. Raises NotFound or StorageFailed.
@@ -86,10 +123,10 @@ class ContentStore:
             self._stored.pop(digest, None)
             raise NotFound(f"content {digest}: is not stored here") from None
         except OSError as error:
-            raise from_os(error, f"content {digest}") from None
+            raise storage_error(error, f"content {digest}") from None
 
     async def add(self, digest: Digest, data: bytes) -> None:
-        """Store `data`; on return it is durable. Raises VerificationFailed, NoSpace or StorageFailed."""
+        """Store `data`; on return it is durable. Raises VerificationFailed, NoSpace, StorageFailed or ReadOnly."""
         if digest in self._stored:
             return
         async with self.writer(digest, len(data)) as writer:
@@ -98,16 +135,49 @@ class ContentStore:
 
     def writer(self, digest: Digest, total: int) -> BlobWriter:
         """Begin to write the blob `digest` of `total` bytes. Two writers of one digest do not disturb each other."""
-        return BlobWriter(self, digest, total, self._ingest / temporary_name())
+        return BlobWriter(self, digest, total, self.ingest / temporary_name())
 
     async def delete(self, digest: Digest) -> None:
-        """Remove a blob here and now; open descriptors keep reading. Raises NotFound or StorageFailed."""
-        if self._stored.pop(digest, None) is None:
+        """Remove a blob and its labels here and now, also on a full disk; open descriptors keep reading.
+
+        Once begun it is not cancelled. Raises NotFound, NoSpace, StorageFailed or ReadOnly.
+        """
+        if digest not in self._stored:
             raise NotFound(f"content {digest}: is not stored here")
-        try:
-            await run_disk(self._unlink, self.path(digest))
-        except OSError as error:
-            raise from_os(error, f"content {digest}") from None
+        if self.is_read_only:
+            raise storage_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), f"content {digest}")
+        with trio.CancelScope(shield=True):
+            self._stored.pop(digest)
+            try:
+                await run_disk(self._unlink, self.path(digest))
+            except OSError as error:
+                raise storage_error(error, f"content {digest}") from None
+            if self.labels(digest) and self._labels is not None:
+                await self._labels.clear(digest)
+
+    def labels(self, digest: Digest) -> dict[str, bytes]:
+        """The labels of a blob by key, sorted."""
+        return self._labels.of(digest) if self._labels is not None else {}
+
+    async def set_label(self, digest: Digest, key: str, value: bytes) -> None:
+        """Label a stored blob, durably. Raises Invalid, NotFound, NoSpace, StorageFailed."""
+        if digest not in self._stored:
+            raise NotFound(f"content {digest}: is not stored here")
+        await self._labelled(digest).put(digest, key, value, lambda: digest in self._stored)
+
+    async def remove_label(self, digest: Digest, key: str) -> None:
+        """Remove a label, durably. Raises NotFound, NoSpace, StorageFailed."""
+        await self._labelled(digest).remove(digest, key)
+
+    async def sweep_labels(self) -> None:
+        """Remove the labels of blobs that are no longer stored: what a crash during their removal left."""
+        if self._labels is not None:
+            await self._labels.sweep(self._stored)
+
+    def _labelled(self, digest: Digest) -> Labels:
+        if self._labels is None:
+            raise NotPermitted(f"content {digest}: this store keeps no labels")
+        return self._labels
 
     def forget(self, digest: Digest) -> None:
         """Somebody removed the blob's file from under the store."""
@@ -117,116 +187,52 @@ class ContentStore:
         """Keep a damaged blob's bytes under another name, so that it is no longer served."""
         self._stored.pop(digest, None)
         path = self.path(digest)
-        path.rename(path.with_name(f"{path.name}.damaged"))
+        with suppress(OSError):
+            self.disk.rename(path, path.with_name(f"{path.name}.damaged"))
         _log.warning("damaged blob set aside", extra={"digest": digest})
 
     async def adopt(self, digest: Digest, verified: Path) -> None:
         """Store a file that somebody has verified and synced already, by hard link: no byte is copied."""
         if digest not in self._stored:
-            await run_disk(self._link, digest, verified)
+            try:
+                await self.publish(digest, Naming(verified, self.path(digest), keep=True))
+            except OSError as error:
+                raise storage_error(error, f"content {digest}") from None
 
-    def _link(self, digest: Digest, verified: Path) -> None:
-        final = self.path(digest)
-        try:
-            make_directory(final.parent)
-            with suppress(FileExistsError):
-                os.link(verified, final)
-            fsync_path(final.parent)
-            self._register(final)
-        except OSError as error:
-            raise from_os(error, f"content {digest}") from None
+    async def publish(self, digest: Digest, naming: Naming) -> None:
+        """Give verified bytes the name of their digest, durably; shares its syncs with others. Raises OSError.
 
-    def publish(self, digest: Digest, temporary: Path) -> None:
-        """Give a verified, synced file its name; for the writer, in a thread."""
-        final = self.path(digest)
-        make_directory(final.parent)
-        publish(temporary, final)
-        self._register(final)
+        Once begun it is not cancelled. Its bytes must be those of `digest`: nothing is hashed here.
+        """
+        await self._commits.publish(naming)
+        self._note(naming.final, naming.final.stat())
 
-    def _scan(self) -> Iterator[Path]:
+    def _scan(self) -> Iterator[tuple[Path, os.stat_result]]:
         for algorithm, length in HEX_LENGTH.items():
-            top = self._root / "blobs" / algorithm
+            top = self.root / "blobs" / algorithm
+            if not top.is_dir():
+                continue
             for shelf in (entry for entry in os.scandir(top) if entry.is_dir()):
+                self._shelves.add(Path(shelf.path))
                 for entry in os.scandir(shelf.path):
                     named = len(entry.name) == length and is_digest(f"{algorithm}:{entry.name}")
                     if named and shelf.name == entry.name[:2] and entry.is_file():
-                        yield Path(entry.path)
+                        yield Path(entry.path), entry.stat()
 
-    def _register(self, path: Path) -> None:
-        status = path.stat()
+    def _settle(self) -> None:
+        """Names that an earlier run was killed over are made durable before they count as stored."""
+        since = time.time() - _SETTLED_SECONDS
+        fresh = [shelf for shelf in self._shelves if shelf.stat().st_mtime > since]
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+            list(threads.map(self.disk.fsync_directory, fresh))
+
+    def _note(self, path: Path, status: os.stat_result) -> None:
         digest = Digest(f"{path.parent.parent.name}:{path.name}")
         self._stored[digest] = BlobInfo(digest, status.st_size, status.st_mtime_ns, status.st_blocks * 512)
 
     def _unlink(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        fsync_path(path.parent)
-
-
-class BlobWriter:
-    """One blob on its way in: bytes are hashed as they come, and nothing is stored that does not verify.
-
-    Use as an async context; leaving it without `commit` removes every trace. Memory use is one piece.
-    """
-
-    def __init__(self, store: ContentStore, digest: Digest, total: int, temporary: Path) -> None:
-        self._store = store
-        self._digest = digest
-        self._total = total
-        self._temporary = temporary
-        self._hash = digest.new_hash()
-        self._file: int | None = None
-        self.offset = 0
-
-    async def __aenter__(self) -> BlobWriter:
         try:
-            self._file = await run_disk(
-                os.open, self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400
-            )
-        except OSError as error:
-            raise from_os(error, f"content {self._digest}") from None
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-            self._temporary.unlink(missing_ok=True)
-
-    async def write(self, piece: bytes | memoryview) -> None:
-        """Append a piece. Raises TooLarge past the total, NoSpace or StorageFailed."""
-        if self.offset + len(piece) > self._total:
-            raise TooLarge(f"content {self._digest}: more than the {self._total} bytes it was declared with")
-        await run_cpu(self._append, piece)
-
-    async def commit(self) -> None:
-        """Verify and store; on return the blob survives a power cut.
-
-        Raises VerificationFailed, NoSpace or StorageFailed.
-        """
-        if self.offset != self._total:
-            raise VerificationFailed(f"content {self._digest}: got {self.offset} bytes, expected {self._total}")
-        if self._hash.hexdigest() != self._digest.hex:
-            got = Digest.from_hash(self._hash)
-            raise VerificationFailed(f"content {self._digest}: the bytes have digest {got}; they are not kept")
-        try:
-            await run_disk(self._finish)
-        except OSError as error:
-            raise from_os(error, f"content {self._digest}") from None
-
-    def _append(self, piece: bytes | memoryview) -> None:
-        assert self._file is not None
-        self._hash.update(piece)
-        view = memoryview(piece)
-        try:
-            while view:
-                view = view[os.write(self._file, view) :]
-        except OSError as error:
-            raise from_os(error, f"content {self._digest}") from None
-        self.offset += len(piece)
-
-    def _finish(self) -> None:
-        assert self._file is not None
-        os.fsync(self._file)
-        self._store.publish(self._digest, self._temporary)
-        os.close(self._file)
-        self._file = None
+            self.disk.unlink(path)
+        except FileNotFoundError:
+            return
+        self.disk.fsync_directory(path.parent)

@@ -10,6 +10,8 @@ from imgfs.aio.flight import Flights
 from imgfs.errors import ImgfsError, NotFound, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.images.names import Names, reference_of
+from imgfs.leases.pins import Pins
+from imgfs.leases.resource import content
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Index, Manifest
@@ -32,7 +34,9 @@ class Resolver:
         registry: Registry,
         failures: Failures,
         nursery: trio.Nursery,
+        pins: Pins | None = None,
     ) -> None:
+        self._pins = pins if pins is not None else Pins()
         self._names = names
         self._catalog = catalog
         self._documents = documents
@@ -80,8 +84,9 @@ class Resolver:
         try:
             descriptor, data = await self._manifest(reference)
             source = Source(reference.host, reference.repository)
-            document = await self._documents.store(descriptor, data, source)
-            await self._names.put(str(reference), descriptor.digest)
+            with self._pins.hold(content(descriptor.digest)):
+                document = await self._documents.store(descriptor, data, source)
+                await self._names.put(str(reference), descriptor.digest)
         except ImgfsError as error:
             self._failures.note(place, error)
             raise

@@ -123,6 +123,15 @@ async def test_deleting_is_here_and_now_and_open_handles_keep_reading(tmp_path: 
     assert await store.read(DIGEST) == DATA
 
 
+async def test_a_cancelled_removal_has_happened(tmp_path: Path, store: ContentStore) -> None:
+    await store.add(DIGEST, DATA)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.delete(DIGEST)
+    assert DIGEST not in store
+    assert files(tmp_path) == []
+
+
 @pytest.mark.parametrize("how", ["open", "read"])
 async def test_a_blob_that_somebody_took_from_the_disk_is_no_longer_stored(store: ContentStore, how: str) -> None:
     await store.add(DIGEST, DATA)

@@ -316,7 +316,7 @@ async def test_a_disk_full_at_the_link_of_a_plain_layer_leaves_the_daemon_alive(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imgfs.content.store.make_directory", full)
+    monkeypatch.setattr("imgfs.content.disk.os.link", full)
     layer = await scene.layers.ensure(plain, PLAIN.diff_id)
     with pytest.raises(NoSpace):
         await scene.layers.settled(layer)

@@ -1,0 +1,143 @@
+"""The system calls through which content/ changes the state directory, so that a test can record, replay and fail them.
+
+Owns the list of calls and the host's disk. The order in which they are made is durable.py's and the callers' matter.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Protocol
+
+from imgfs.errors import ImgfsError, ReadOnly, from_os
+
+
+class Disk(Protocol):
+    """What changes files and names. Every call blocks and raises OSError; a file is an open descriptor."""
+
+    def create(self, path: Path) -> int:
+        """Open a new, empty file for reading and writing; FileExistsError if the name is taken."""
+        ...
+
+    def open(self, path: Path) -> int:
+        """Open an existing file for reading and writing, also one that was sealed."""
+        ...
+
+    def write(self, file: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """Write at `offset`; returns how many bytes were taken, which may be fewer."""
+        ...
+
+    def truncate(self, file: int, size: int) -> None:
+        """Cut or extend a file to `size` bytes."""
+        ...
+
+    def seal(self, file: int) -> None:
+        """Make a file read-only for everybody."""
+        ...
+
+    def fsync(self, file: int) -> None:
+        """Force a file's bytes to disk; a failure is final."""
+        ...
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file or directory another name, replacing a file (or an empty directory) that has it."""
+        ...
+
+    def link(self, old: Path, new: Path) -> None:
+        """Give a file a second name; FileExistsError if it is taken."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file's name."""
+        ...
+
+    def mkdir(self, path: Path) -> None:
+        """Make a directory for this user alone; FileExistsError if the name is taken."""
+        ...
+
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
+        ...
+
+    def fsync_directory(self, path: Path) -> None:
+        """Force the names in a directory to disk; a failure is final."""
+        ...
+
+
+class HostDisk:
+    """The disk itself."""
+
+    def create(self, path: Path) -> int:
+        """See Disk."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def open(self, path: Path) -> int:
+        """See Disk."""
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            os.chmod(path, 0o600)
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def write(self, file: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """See Disk."""
+        return os.pwrite(file, data, offset)
+
+    def truncate(self, file: int, size: int) -> None:
+        """See Disk."""
+        os.ftruncate(file, size)
+
+    def seal(self, file: int) -> None:
+        """See Disk."""
+        os.fchmod(file, 0o400)
+
+    def fsync(self, file: int) -> None:
+        """See Disk."""
+        os.fsync(file)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """See Disk."""
+        os.rename(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        """See Disk."""
+        os.link(old, new)
+
+    def unlink(self, path: Path) -> None:
+        """See Disk."""
+        os.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        """See Disk."""
+        os.mkdir(path, 0o700)
+
+    def rmdir(self, path: Path) -> None:
+        """See Disk."""
+        os.rmdir(path)
+
+    def fsync_directory(self, path: Path) -> None:
+        """See Disk."""
+        directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+HOST = HostDisk()
+
+
+def write_all(disk: Disk, file: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write the whole of `data` at `offset`; raises OSError, with a part of it written."""
+    view = memoryview(data)
+    while view:
+        taken = disk.write(file, view, offset)
+        view, offset = view[taken:], offset + taken
+
+
+def storage_error(error: OSError, subject: str) -> ImgfsError:
+    """As `from_os`, and ReadOnly where the state directory cannot be changed at all."""
+    if error.errno == errno.EROFS:
+        return ReadOnly(f"{subject}: the state directory lies on a read-only filesystem; remount it writable")
+    return from_os(error, subject)

@@ -1,0 +1,308 @@
+"""One unfinished write: its bytes, its record and its running digest.
+
+Owns `ingest/<id>/data` and `meta`, the offset, and what is believed after a crash. Who may write, and the commit, are
+ingests.py's. The invariants: the file holds at least `offset` bytes; the first `meta.durable` of them were synced
+before that was recorded; `running` is of a prefix of them. Whatever takes bytes away changes `generation`, so that a
+sync or hash that began before counts for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+from msgspec import UNSET, UnsetType
+
+from imgfs.aio.threads import run_cpu, run_disk
+from imgfs.content.disk import Disk, storage_error
+from imgfs.content.meta import Meta, write_again
+from imgfs.content.running import RunningDigest
+from imgfs.errors import ImgfsError, OffsetMismatch, TooLarge
+from imgfs.oci.digest import Digest
+
+_log = logging.getLogger("imgfs.content.ingest")
+
+RECORD_BYTES = 64 << 20
+RECORD_SECONDS = 5.0
+"""A crash of the machine costs at most so much of what was written."""
+
+
+class Ingest:
+    """The state of one ref in this process. Its owner holds `lock` around everything that touches the bytes."""
+
+    def __init__(self, disk: Disk, path: Path, meta: Meta, offset: int, nursery: trio.Nursery) -> None:
+        self.path = path
+        self.meta = meta
+        self.offset: int = offset
+        self.updated = meta.updated
+        self.lock = trio.Lock()
+        self.is_held = False
+        self.released = trio.Event()
+        self.gone: ImgfsError | None = None
+        """Why there is nothing to write to any more."""
+        self.failed: ImgfsError | None = None
+        """The failed sync that nobody has continued after yet."""
+        self.is_rooted = meta.durable > 0
+        """Whether the directory's own name is durable."""
+        self._disk = disk
+        self._nursery = nursery
+        self._syncing = trio.Lock()
+        self._recording = trio.Lock()
+        self._hashing = trio.Lock()
+        self._generation = 0
+        self._file: int | None = None
+        self._is_ragged = False
+        self._is_recorder_running = False
+        self._is_hasher_running = False
+        self._much = trio.Event()
+        self.running: RunningDigest = RunningDigest.start(self._algorithm)
+
+    @property
+    def data(self) -> Path:
+        """The file of the bytes."""
+        return self.path / "data"
+
+    @property
+    def subject(self) -> str:
+        """What messages call it."""
+        return f"ingest {self.meta.ref!r}"
+
+    @property
+    def _algorithm(self) -> str:
+        return self.meta.expected.algorithm if self.meta.expected else "sha256"
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[Ingest]:
+        """The ingest, alive, to one call at a time. Raises why it is gone."""
+        async with self.lock:
+            self.check_alive()
+            yield self
+
+    def check_alive(self) -> None:
+        """Raise why it is gone, if it is."""
+        if self.gone is not None:
+            raise self.gone
+
+    async def open_file(self) -> int:
+        """The descriptor of the data, cut to `offset` if bytes beyond it are left. Raises the disk's error."""
+        try:
+            if self._file is None:
+                self._file = await run_disk(self._disk.open, self.data)
+                self._is_ragged = os.fstat(self._file).st_size != self.offset
+            if self._is_ragged:
+                await run_disk(self._disk.truncate, self._file, self.offset)
+                self._is_ragged = False
+            return self._file
+        except OSError as error:
+            raise storage_error(error, self.subject) from None
+
+    def close_file(self) -> None:
+        """Let the descriptor go; the owner sees to it that nobody uses it."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    async def append(self, piece: bytes | memoryview) -> None:
+        """Write at the end. What was written before an error stays and counts. Raises NoSpace, StorageFailed."""
+        file = await self.open_file()
+        generation, start, running = self._generation, self.offset, self.running
+        hashes = running.position == start
+        written, longer, error = await run_cpu(self._append, file, piece, running if hashes else None, start)
+        if generation != self._generation:
+            self._is_ragged = True
+            self.check_alive()
+            raise self.failed or OffsetMismatch(f"{self.subject}: was restarted meanwhile")
+        self.offset += written
+        self.updated = time.time_ns()
+        if longer is not None and self.running is running:
+            self.running = longer
+        self._follow_up()
+        if error is not None:
+            self._is_ragged = True
+            raise storage_error(error, self.subject)
+
+    def _append(
+        self, file: int, piece: bytes | memoryview, running: RunningDigest | None, offset: int
+    ) -> tuple[int, RunningDigest | None, OSError | None]:
+        view, written = memoryview(piece), 0
+        failure: OSError | None = None
+        try:
+            while written < len(view):
+                written += self._disk.write(file, view[written:], offset + written)
+        except OSError as error:
+            failure = error
+        return written, running.after(view[:written]) if running is not None else None, failure
+
+    async def restart(self) -> None:
+        """Drop the bytes and their digest; total and expected stay.
+
+        The record goes first: a crash must not find new bytes under the word of the old ones.
+        """
+        self._generation += 1
+        async with self._recording:
+            if self.meta.durable:
+                await self._write_meta(msgspec.structs.replace(self.meta, durable=0))
+        self.offset, self._is_ragged, self.failed = 0, True, None
+        self.running = RunningDigest.start(self._algorithm)
+        await self.open_file()
+        self.updated = time.time_ns()
+
+    def resume(self) -> None:
+        """Somebody opened it: bytes that a failed sync took are his to send again, and the prefix is hashed."""
+        self.failed = None
+        self._follow_up()
+
+    async def record(self) -> None:
+        """Make the bytes so far durable, and record that they are. Raises NoSpace, StorageFailed.
+
+        A failed sync is final: the bytes since the last good one are given up, and `failed` says so.
+        """
+        generation, offset = self._generation, self.offset
+        if offset == self.meta.durable and self.is_rooted:
+            return
+        async with self._syncing:
+            if generation == self._generation:
+                await self._sync(offset)
+        async with self._recording:
+            if generation == self._generation and self.gone is None:
+                await self._write_meta(msgspec.structs.replace(self.meta, durable=offset))
+
+    async def _sync(self, offset: int) -> None:
+        try:
+            file = os.dup(self._file) if self._file is not None else await run_disk(self._disk.open, self.data)
+            try:
+                await run_disk(self._disk.fsync, file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            self.check_alive()
+            raise self.fall_back(error, offset) from None
+
+    def fall_back(self, error: OSError, offset: int) -> ImgfsError:
+        """A sync of the first `offset` bytes failed: give up what was not recorded; returns what to raise."""
+        durable = self.meta.durable
+        failure = storage_error(error, self.subject)
+        self.failed = type(failure)(
+            f"{failure.message}; bytes {durable} to {offset} are lost, continue at byte {durable}"
+        )
+        self._generation += 1
+        self.offset, self._is_ragged = durable, True
+        if self.running.position > durable:
+            self.running = RunningDigest.start(self._algorithm)
+        _log.warning("fsync failed, ingest falls back", extra={"ref": self.meta.ref, "offset": durable})
+        return self.failed
+
+    async def declare(
+        self,
+        *,
+        ref: str | UnsetType = UNSET,
+        total: int | UnsetType | None = UNSET,
+        expected: Digest | UnsetType | None = UNSET,
+    ) -> None:
+        """Change the record, durably; the expected digest's algorithm is hashed from then on. Raises TooLarge."""
+        given = {"ref": ref, "total": total, "expected": expected}
+        async with self._recording:
+            self.check_alive()
+            if isinstance(total, int) and total < self.offset:
+                raise TooLarge(f"{self.subject}: has {self.offset} bytes already, more than the {total} declared now")
+            changed = {name: value for name, value in given.items() if value is not UNSET}
+            await self._write_meta(msgspec.structs.replace(self.meta, **changed))
+        self.hash_with(self._algorithm)
+
+    async def _write_meta(self, meta: Meta) -> None:
+        """The caller holds `_recording`."""
+        meta = msgspec.structs.replace(meta, updated=time.time_ns())
+        try:
+            await run_disk(write_again, self._disk, self.path / "meta", meta)
+            if not self.is_rooted:
+                await run_disk(self._disk.fsync_directory, self.path.parent)
+                self.is_rooted = True
+        except OSError as error:
+            raise storage_error(error, self.subject) from None
+        self.meta = meta
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncGenerator[None]:
+        """While this is held, nobody syncs or records: for moving and removing the directory."""
+        async with self._syncing, self._recording:
+            yield
+
+    def end(self, reason: ImgfsError) -> None:
+        """There is nothing to write to any more; whoever tries is told `reason`. The owner sets `released` once the
+        directory is gone."""
+        self.gone = reason
+        if not self.is_held:
+            self.released = trio.Event()
+        self._generation += 1
+        self._much.set()
+        self.close_file()
+
+    def hash_with(self, algorithm: str) -> None:
+        """See to it that the running digest is of this algorithm; another one begins again at byte 0."""
+        if self.running.algorithm != algorithm:
+            self.running = RunningDigest.start(algorithm)
+            self._follow_up()
+
+    async def catch_up(self) -> None:
+        """Hash what is not hashed yet, from the file, at disk speed. Raises StorageFailed."""
+        async with self._hashing:
+            if self.gone is not None or self.running.position >= self.offset:
+                return
+            try:
+                file = os.open(self.data, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    await self._hash_from(file)
+                finally:
+                    os.close(file)
+            except OSError as error:
+                raise storage_error(error, self.subject) from None
+
+    async def _hash_from(self, file: int) -> None:
+        while self.gone is None and self.running.position < self.offset:
+            generation, running, end = self._generation, self.running, self.offset
+            try:
+                longer = await run_cpu(running.read_on, file, end)
+            except OSError:
+                if generation == self._generation:
+                    raise
+                continue
+            if generation == self._generation and self.running is running:
+                self.running = longer
+
+    def _follow_up(self) -> None:
+        """Set going what lags behind the offset: the digest of a resumed prefix, and the record of the last sync."""
+        if self.running.position < self.offset and not self._is_hasher_running:
+            self._is_hasher_running = True
+            self._nursery.start_soon(self._hash_in_background)
+        if self.meta.durable < self.offset and not self._is_recorder_running:
+            self._is_recorder_running = True
+            self._nursery.start_soon(self._record_in_background)
+        if self.offset - self.meta.durable >= RECORD_BYTES:
+            self._much.set()
+
+    async def _hash_in_background(self) -> None:
+        try:
+            await self.catch_up()
+        except ImgfsError as error:
+            _log.warning("hashing a resumed ingest failed", extra={"ref": self.meta.ref, "error": error.message})
+        finally:
+            self._is_hasher_running = False
+
+    async def _record_in_background(self) -> None:
+        try:
+            while self.gone is None and self.meta.durable < self.offset:
+                with trio.move_on_after(RECORD_SECONDS):
+                    await self._much.wait()
+                self._much = trio.Event()
+                if self.gone is None:
+                    await self.record()
+        except ImgfsError as error:
+            _log.warning("recording an ingest failed", extra={"ref": self.meta.ref, "error": error.message})
+        finally:
+            self._is_recorder_running = False

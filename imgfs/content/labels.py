@@ -1,0 +1,87 @@
+"""Labels: words for programs, kept with a subject of the state directory and without a meaning here.
+
+Owns one table of them and its limits. Which subjects exist, and when they go, is their store's to say.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Container
+
+from imgfs.database import Database
+from imgfs.errors import Invalid, NotFound
+
+KEY_BYTES_MAX = 244
+"""So that `user.label.<key>` is a name that an extended attribute may have."""
+SIZE_MAX = 4096
+"""Bytes of key and value together, as containerd has it."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS content_labels (
+    subject TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (subject, key)
+) WITHOUT ROWID;
+"""
+
+
+def check_label(key: str, value: bytes) -> None:
+    """Raise Invalid for what no label may be."""
+    if not key or not key.isprintable() or len(key.encode()) > KEY_BYTES_MAX:
+        raise Invalid(f"label key {key[:80]!r}: expected 1 to {KEY_BYTES_MAX} printable bytes")
+    if len(key.encode()) + len(value) > SIZE_MAX:
+        raise Invalid(f"label {key}: key and value exceed {SIZE_MAX} bytes")
+
+
+class Labels:
+    """The labels of one kind of subject, in memory; every change is durable when it returns."""
+
+    def __init__(self, database: Database, table: str = "content_labels") -> None:
+        """Load `table`, which has the columns of SCHEMA."""
+        self._database = database
+        self._table = table
+        self._labels: dict[str, dict[str, bytes]] = {}
+        rows = database.read_now(lambda db: db.execute(f"SELECT subject, key, value FROM {table}").fetchall())
+        for subject, key, value in rows:
+            self._labels.setdefault(subject, {})[key] = value
+
+    def of(self, subject: str) -> dict[str, bytes]:
+        """The labels of a subject by key, sorted."""
+        return dict(sorted(self._labels.get(subject, {}).items()))
+
+    async def put(self, subject: str, key: str, value: bytes, exists: Callable[[], bool]) -> None:
+        """Set or replace a label. Raises Invalid, NoSpace, StorageFailed, NotFound unless it still `exists`."""
+        check_label(key, value)
+
+        def change(db: sqlite3.Connection) -> None:
+            if not exists():
+                raise NotFound(f"label {key}: {subject} was removed meanwhile")
+            db.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?, ?)", (subject, key, value))
+            self._labels.setdefault(subject, {})[key] = value
+
+        await self._database.write(change)
+
+    async def remove(self, subject: str, key: str) -> None:
+        """Remove a label, also on a full disk. Raises NotFound, NoSpace, StorageFailed."""
+        if key not in self._labels.get(subject, {}):
+            raise NotFound(f"label {key!r}: {subject} has no such label")
+        await self._database.write(
+            lambda db: db.execute(f"DELETE FROM {self._table} WHERE subject = ? AND key = ?", (subject, key)),
+            frees=True,
+        )
+        self._labels.get(subject, {}).pop(key, None)
+
+    async def clear(self, subject: str) -> None:
+        """Remove all labels of a subject that is gone; costs nothing if it had none. Raises StorageFailed."""
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(f"DELETE FROM {self._table} WHERE subject = ?", (subject,))
+            self._labels.pop(subject, None)
+
+        await self._database.write(change, frees=True)
+
+    async def sweep(self, subjects: Container[str]) -> None:
+        """Remove the labels of all but `subjects`: what a crash between a subject's removal and theirs left."""
+        for subject in [subject for subject in self._labels if subject not in subjects]:
+            await self.clear(subject)

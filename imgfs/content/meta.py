@@ -1,0 +1,95 @@
+"""What an unfinished write remembers about itself: `ingest/<id>/meta`, and the era that its last fsync belongs to.
+
+Owns the file's format and whether bytes beyond the last recorded fsync can be believed. Written anew as a whole: a
+reader finds the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import msgspec
+
+from imgfs.content.disk import Disk, write_all
+from imgfs.content.durable import write_file
+from imgfs.errors import ImgfsError, Malformed
+from imgfs.oci.digest import Digest
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_READABLE = "/:@+,=~ "
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """An ingest's record. Times are ns since the epoch; the first `durable` bytes were synced in `era` or before."""
+
+    ref: str
+    started: int
+    updated: int
+    era: str
+    durable: int = 0
+    total: int | None = None
+    expected: Digest | None = None
+
+
+class _File(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Meta as JSON. The ref is percent-encoded, because it may hold bytes that are no text."""
+
+    ref: str
+    started: int
+    updated: int
+    era: str
+    durable: int = 0
+    total: int | None = None
+    expected: str | None = None
+
+
+def encode(meta: Meta) -> bytes:
+    """Meta as the bytes of its file."""
+    ref = quote_from_bytes(os.fsencode(meta.ref), _READABLE)
+    expected = None if meta.expected is None else str(meta.expected)
+    file = _File(ref, meta.started, meta.updated, meta.era, meta.durable, meta.total, expected)
+    return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> Meta:
+    """Read a meta file; raises Malformed."""
+    try:
+        file = msgspec.json.decode(data, type=_File)
+        expected = None if file.expected is None else Digest.parse(file.expected)
+    except (msgspec.DecodeError, UnicodeDecodeError, ImgfsError) as error:
+        raise Malformed(f"ingest meta: {error}; the ingest cannot be resumed") from None
+    if file.durable < 0 or (file.total is not None and file.total < 0):
+        raise Malformed("ingest meta: a size below 0; the ingest cannot be resumed")
+    ref = os.fsdecode(unquote_to_bytes(file.ref))
+    return Meta(ref, file.started, file.updated, file.era, file.durable, file.total, expected)
+
+
+def write_first(disk: Disk, path: Path, meta: Meta) -> None:
+    """Write the meta file of a new ingest, which may be lost in a power cut as a whole. Raises OSError."""
+    file = disk.create(path)
+    try:
+        write_all(disk, file, encode(meta), 0)
+    finally:
+        os.close(file)
+
+
+def write_again(disk: Disk, path: Path, meta: Meta) -> None:
+    """Replace a meta file, durably. Raises OSError."""
+    write_file(path, encode(meta), disk)
+
+
+def era_of(directory: Path) -> str:
+    """What changes whenever bytes in `directory` that were not synced may have been lost: boot and mount.
+
+    The mount ID is the kernel's short one, which a later mount may get again: whoever can ask statx for the unique one
+    passes that era instead.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    finally:
+        os.close(descriptor)
+    mount = next((line.split()[1] for line in lines if line.startswith("mnt_id:")), "?")
+    return f"{_BOOT_ID.read_text().strip()} {mount}"

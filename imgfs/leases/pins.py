@@ -1,0 +1,77 @@
+"""Pins: the transient leases of running operations. In memory only; they end with the operation or the daemon.
+
+The rule that makes them safe: an operation pins *before* it asks whether a thing is here. Garbage collection looks at
+`version` in the same step in which it takes a thing away, so what is pinned first is never taken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+from imgfs.leases.resource import Resource
+
+
+class Pin:
+    """What one operation holds; it may take more as it learns what it needs."""
+
+    def __init__(self, pins: Pins) -> None:
+        self._pins = pins
+        self.resources: set[Resource] = set()
+
+    def add(self, *resources: Resource) -> None:
+        """Hold these too, until the operation ends."""
+        new = set(resources) - self.resources
+        self.resources |= new
+        self._pins.take(new)
+
+
+class Pins:
+    """Everything that running operations hold."""
+
+    def __init__(self) -> None:
+        self._held: Counter[Resource] = Counter()
+        self._noted: list[set[Resource]] = []
+        self.version = 0
+        """Changes whenever something is pinned that was not."""
+
+    def __iter__(self) -> Iterator[Resource]:
+        return iter(list(self._held))
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, resource: object) -> bool:
+        return resource in self._held
+
+    @contextmanager
+    def hold(self, *resources: Resource) -> Generator[Pin]:
+        """A transient lease on `resources` for as long as the block runs, however it ends."""
+        pin = Pin(self)
+        pin.add(*resources)
+        try:
+            yield pin
+        finally:
+            self._held.subtract(pin.resources)
+            for resource in pin.resources:
+                if not self._held[resource]:
+                    del self._held[resource]
+
+    @contextmanager
+    def noting(self) -> Generator[set[Resource]]:
+        """A set that holds what is pinned now, and gets whatever is pinned while the block runs; nothing leaves it."""
+        noted = set(self._held)
+        self._noted.append(noted)
+        try:
+            yield noted
+        finally:
+            self._noted = [one for one in self._noted if one is not noted]
+
+    def take(self, resources: set[Resource]) -> None:
+        """Count one holder more of each; a Pin calls this."""
+        if not resources <= self._held.keys():
+            self.version += 1
+        self._held.update(resources)
+        for noted in self._noted:
+            noted |= resources

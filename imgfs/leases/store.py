@@ -1,0 +1,247 @@
+"""Leases: `<id>` with links to what it pins, and when it expires. Durable, and in memory for looking up.
+
+Owns the rows and who keeps a lease alive. What follows from a pinned thing is garbage collection's matter (gc/); how a
+lease looks as a directory is fs/'s: a lease is a directory, its links are symbolic links in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from imgfs.database import Database
+from imgfs.errors import AlreadyExists, Busy, Invalid, NotFound
+from imgfs.leases.resource import Resource, parse_resource
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS leases (
+    id BLOB PRIMARY KEY,
+    created INTEGER NOT NULL,
+    expires INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lease_links (
+    lease BLOB NOT NULL,
+    name BLOB NOT NULL,
+    resource BLOB NOT NULL,
+    PRIMARY KEY (lease, name)
+) WITHOUT ROWID;
+"""
+
+ID_BYTES_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease; times are ns since the epoch, `expires` None for never. `links` are its resources by their names."""
+
+    id: str
+    created: int
+    expires: int | None = None
+    links: Mapping[str, Resource] = field(default_factory=lambda: MappingProxyType[str, Resource]({}))
+
+
+class Leases:
+    """All leases of one state directory. Changes are durable on return and may raise NoSpace and StorageFailed.
+
+    A lease that has expired pins nothing and is gone for everybody, unless somebody holds it: then it stays as it is
+    until the last holder lets go.
+    """
+
+    def __init__(self, database: Database, now: Callable[[], int] = time.time_ns) -> None:
+        """Load the tables. `now` tells the time in ns since the epoch."""
+        self._database = database
+        self._now = now
+        self._leases: dict[str, Lease] = {}
+        self._holders: Counter[str] = Counter()
+        self.version = 0
+        """Changes whenever something is pinned that may not have been."""
+        links = _links(database.read_now(_select_links))
+        for id, created, expires in database.read_now(_select_leases):
+            name = os.fsdecode(id)
+            self._leases[name] = Lease(name, created, expires, MappingProxyType(links.get(name, {})))
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(sorted(filter(self._is_alive, self._leases.values()), key=lambda one: one.id))
+
+    def __len__(self) -> int:
+        return sum(map(self._is_alive, self._leases.values()))
+
+    def get(self, id: str) -> Lease | None:
+        """The lease if there is one and it has not expired, else None."""
+        found = self._leases.get(id)
+        return found if found is not None and self._is_alive(found) else None
+
+    def stat(self, id: str) -> Lease:
+        """As `get`. Raises NotFound."""
+        found = self.get(id)
+        if found is None:
+            raise NotFound(f"lease {id!r}: does not exist or has expired")
+        return found
+
+    def resources(self) -> Iterator[Resource]:
+        """Everything that a lease pins now; what two pin comes twice."""
+        for lease in self._leases.values():
+            if self._is_alive(lease):
+                yield from lease.links.values()
+
+    async def create(self, id: str, expires: int | None = None) -> Lease:
+        """Make a lease that pins nothing yet. Raises Invalid, AlreadyExists."""
+        check_id(id)
+        if self.get(id) is not None:
+            raise AlreadyExists(f"lease {id!r}: exists already; choose another id or delete it first")
+        made = Lease(id, self._now(), expires)
+        await self._write(lambda db: _insert(db, made))
+        self._leases[id] = made
+        return made
+
+    async def delete(self, id: str) -> None:
+        """Let everything go that the lease pins. Raises NotFound, and Busy while somebody holds it."""
+        self.stat(id)
+        if id in self._holders:
+            raise Busy(f"lease {id!r}: is held by a running operation; end it first")
+        await self._remove([id])
+
+    async def set_expiry(self, id: str, expires: int | None) -> Lease:
+        """Let the lease expire at another time (ns since the epoch), or never. Raises NotFound."""
+        self.stat(id)
+        await self._write(lambda db: _update(db, id, expires))
+        return self._change(id, lambda lease: replace(lease, expires=expires))
+
+    async def add(self, id: str, name: str, resource: Resource) -> Lease:
+        """Pin one thing more, as the link `name`. Raises NotFound, Invalid, and AlreadyExists for the link's name.
+
+        It is pinned from the call on, before it is durable, so that nothing can come between.
+        """
+        _check_component(name, "lease link")
+        lease = self.stat(id)
+        if name in lease.links:
+            raise AlreadyExists(f"lease {id!r}: has a link {name!r} already; remove it first")
+        made = self._change(id, lambda lease: replace(lease, links=_with(lease.links, name, resource)))
+        try:
+            await self._write(lambda db: _insert_link(db, id, name, resource))
+        except BaseException:
+            self._change(id, lambda lease: replace(lease, links=_without(lease.links, name)))
+            raise
+        return made
+
+    async def remove(self, id: str, name: str) -> Lease:
+        """Pin the thing behind the link `name` no longer. Raises NotFound for the lease or the link."""
+        if name not in self.stat(id).links:
+            raise NotFound(f"lease {id!r}: has no link {name!r}")
+        key = os.fsencode(id), os.fsencode(name)
+        await self._write(lambda db: db.execute("DELETE FROM lease_links WHERE lease = ? AND name = ?", key))
+        return self._change(id, lambda lease: replace(lease, links=_without(lease.links, name)))
+
+    async def expire(self) -> list[str]:
+        """Delete what has expired and nobody holds; returns the ids."""
+        gone = sorted(id for id, lease in self._leases.items() if not self._is_alive(lease))
+        if gone:
+            await self._remove(gone)
+        return gone
+
+    @contextmanager
+    def held(self, id: str) -> Generator[Lease]:
+        """Keep a lease from expiring and from being deleted while the block runs. Raises NotFound."""
+        lease = self.stat(id)
+        self._holders[id] += 1
+        try:
+            yield lease
+        finally:
+            self._holders[id] -= 1
+            if not self._holders[id]:
+                del self._holders[id]
+
+    def _is_alive(self, lease: Lease) -> bool:
+        return lease.expires is None or lease.id in self._holders or self._now() < lease.expires
+
+    def _change(self, id: str, changed: Callable[[Lease], Lease]) -> Lease:
+        """Apply a change to what is known now; the lease may have been changed or deleted since the caller looked."""
+        found = self._leases.get(id)
+        if found is None:
+            raise NotFound(f"lease {id!r}: was deleted meanwhile")
+        self._leases[id] = changed(found)
+        self.version += 1
+        return self._leases[id]
+
+    async def _remove(self, ids: list[str]) -> None:
+        gone = [(id, self._leases.get(id)) for id in ids]
+        await self._write(lambda db: _delete(db, ids))
+        for id, lease in gone:
+            if self._leases.get(id) is lease:
+                self._leases.pop(id, None)
+
+    async def _write(self, change: Callable[[sqlite3.Connection], object]) -> None:
+        await self._database.write(change)
+
+
+def check_id(id: str) -> None:
+    """Raise Invalid unless a lease may have this id: one file name of 1 to 255 bytes."""
+    _check_component(id, "lease id")
+
+
+def _check_component(text: str, what: str) -> None:
+    try:
+        size = len(os.fsencode(text))
+    except UnicodeEncodeError:
+        raise Invalid(f"{what} {text[:80]!r}: is no text that a file name can hold") from None
+    controls = any(unicodedata.category(one) == "Cc" for one in text)
+    if not 0 < size <= ID_BYTES_MAX or "/" in text or text in (".", "..") or controls:
+        raise Invalid(f"{what} {text[:80]!r}: expected one file name of 1 to {ID_BYTES_MAX} bytes")
+
+
+def _with(links: Mapping[str, Resource], name: str, resource: Resource) -> Mapping[str, Resource]:
+    return MappingProxyType({**links, name: resource})
+
+
+def _without(links: Mapping[str, Resource], name: str) -> Mapping[str, Resource]:
+    return MappingProxyType({key: value for key, value in links.items() if key != name})
+
+
+def _select_leases(db: sqlite3.Connection) -> list[tuple[bytes, int, int | None]]:
+    return db.execute("SELECT id, created, expires FROM leases").fetchall()
+
+
+def _select_links(db: sqlite3.Connection) -> list[tuple[bytes, bytes, bytes]]:
+    return db.execute("SELECT lease, name, resource FROM lease_links").fetchall()
+
+
+def _links(rows: list[tuple[bytes, bytes, bytes]]) -> dict[str, dict[str, Resource]]:
+    links: dict[str, dict[str, Resource]] = {}
+    for lease, name, resource in rows:
+        links.setdefault(os.fsdecode(lease), {})[os.fsdecode(name)] = parse_resource(os.fsdecode(resource))
+    return links
+
+
+def _insert(db: sqlite3.Connection, lease: Lease) -> None:
+    """Looks once more: two may create one lease at once. One that has expired makes room."""
+    row = db.execute("SELECT expires FROM leases WHERE id = ?", (os.fsencode(lease.id),)).fetchone()
+    if row is not None and (row[0] is None or row[0] > lease.created):
+        raise AlreadyExists(f"lease {lease.id!r}: exists already; choose another id or delete it first")
+    _delete(db, [lease.id])
+    db.execute("INSERT INTO leases VALUES (?, ?, ?)", (os.fsencode(lease.id), lease.created, lease.expires))
+
+
+def _update(db: sqlite3.Connection, id: str, expires: int | None) -> None:
+    if not db.execute("UPDATE leases SET expires = ? WHERE id = ?", (expires, os.fsencode(id))).rowcount:
+        raise NotFound(f"lease {id!r}: was deleted meanwhile")
+
+
+def _insert_link(db: sqlite3.Connection, id: str, name: str, resource: Resource) -> None:
+    if db.execute("SELECT 1 FROM leases WHERE id = ?", (os.fsencode(id),)).fetchone() is None:
+        raise NotFound(f"lease {id!r}: was deleted meanwhile")
+    db.execute(
+        "INSERT INTO lease_links VALUES (?, ?, ?)", (os.fsencode(id), os.fsencode(name), os.fsencode(str(resource)))
+    )
+
+
+def _delete(db: sqlite3.Connection, ids: list[str]) -> None:
+    keys = [(os.fsencode(id),) for id in ids]
+    db.executemany("DELETE FROM leases WHERE id = ?", keys)
+    db.executemany("DELETE FROM lease_links WHERE lease = ?", keys)

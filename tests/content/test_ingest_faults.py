@@ -1,0 +1,347 @@
+"""Disks that are full, fail or cannot be changed: what was written stays, what was lost is said, nothing lies."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from imgfs.content.ingest import RECORD_BYTES, RECORD_SECONDS
+from imgfs.content.ingests import IngestStore
+from imgfs.content.refs import ref_id
+from imgfs.content.store import ContentStore
+from imgfs.errors import ImgfsError, NoSpace, NotFound, OffsetMismatch, ReadOnly, StorageFailed
+from imgfs.oci.digest import Digest
+from tests.content.disks import FaultyDisk
+from tests.content.full_disk import fill, small_disk
+from tests.support.programs import run
+
+DATA = b"some bytes" * 1000
+DIGEST = Digest.of(DATA)
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    return FaultyDisk()
+
+
+@pytest.fixture
+def content(tmp_path: Path, disk: FaultyDisk) -> ContentStore:
+    return ContentStore(tmp_path, disk=disk)
+
+
+@pytest.fixture
+async def ingests(content: ContentStore, nursery: trio.Nursery) -> IngestStore:
+    return IngestStore(content, nursery, era="one")
+
+
+async def test_what_fitted_on_a_full_disk_stays_and_the_same_writer_goes_on(
+    content: ContentStore, ingests: IngestStore, disk: FaultyDisk
+) -> None:
+    async with await ingests.open("r", total=len(DATA)) as writer:
+        disk.room = 4321
+        with pytest.raises(NoSpace, match="make room"):
+            await writer.write_at(0, DATA)
+        assert writer.offset == ingests.status("r").hashed == 4321
+        with pytest.raises(NoSpace):
+            await writer.write_at(4321, DATA[4321:])
+        assert ingests.status("r").path.read_bytes() == DATA[:4321]
+        disk.room = None
+        await writer.write_at(4321, DATA[4321:])
+    await ingests.commit("r", DIGEST)
+    assert await content.read(DIGEST) == DATA
+
+
+async def test_a_disk_that_is_really_full(tmp_path: Path, nursery: trio.Nursery) -> None:
+    data = os.urandom(256 << 10)
+    with small_disk(tmp_path / "disk", 1 << 20) as small:
+        content = ContentStore(small)
+        ingests = IngestStore(content, nursery)
+        async with await ingests.open("r") as writer:
+            filler = fill(small)
+            with pytest.raises(NoSpace):
+                await writer.write(data)
+            with pytest.raises(NoSpace):
+                await ingests.open("other")
+            assert data.startswith(ingests.status("r").path.read_bytes())
+            filler.unlink()
+            await writer.write_at(writer.offset, data[writer.offset :])
+        await ingests.commit("r", Digest.of(data))
+        async with await ingests.open("s") as writer:
+            await writer.write(b"x")
+        fill(small)
+        await ingests.abort("s")
+        assert os.listdir(content.ingest) == []
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+async def test_a_failed_sync_is_final_and_the_ingest_falls_back(
+    content: ContentStore, ingests: IngestStore, disk: FaultyDisk, code: int
+) -> None:
+    error = NoSpace if code == errno.ENOSPC else StorageFailed
+    async with await ingests.open("r", total=len(DATA)) as writer:
+        await writer.write(DATA[:1000])
+        await writer.fsync()
+        await writer.write(DATA[1000:])
+        disk.errors["fsync"] = code
+        with pytest.raises(error, match="bytes 1000 to 10000 are lost, continue at byte 1000"):
+            await writer.fsync()
+        disk.errors.clear()
+        assert writer.offset == ingests.status("r").durable == 1000
+        for call in (writer.fsync(), writer.write(b"x"), writer.write_at(10000, b"")):
+            with pytest.raises(error, match="continue at byte 1000"):
+                await call
+        await writer.write_at(1000, DATA[1000:5000])
+        assert ingests.status("r").path.stat().st_size == 5000
+        with pytest.raises(OffsetMismatch):
+            await writer.write_at(1000, b"x")
+        await writer.write_at(5000, DATA[5000:])
+    await ingests.commit("r", DIGEST)
+    assert await content.read(DIGEST) == DATA
+
+
+async def test_a_commit_whose_sync_fails_is_refused_until_somebody_continues(
+    content: ContentStore, ingests: IngestStore, disk: FaultyDisk
+) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+    disk.errors["fsync"] = errno.EIO
+    for _ in range(2):
+        with pytest.raises(StorageFailed, match="continue at byte 0"):
+            await ingests.commit("r", DIGEST)
+        disk.errors.clear()
+    assert DIGEST not in content
+    assert not content.path(DIGEST).exists()
+    async with await ingests.open("r") as writer:
+        assert writer.offset == 0
+        await writer.write(DATA)
+    await ingests.commit("r", DIGEST)
+
+
+@pytest.mark.parametrize("call", ["rename", "fsync_directory", "mkdir"])
+async def test_a_commit_whose_name_cannot_be_made_durable_is_not_acknowledged_and_loses_nothing(
+    content: ContentStore, ingests: IngestStore, disk: FaultyDisk, call: str
+) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+    disk.errors[call] = errno.EIO
+    with pytest.raises(StorageFailed, match="ingest 'r': Input/output error"):
+        await ingests.commit("r", DIGEST)
+    assert DIGEST not in content
+    assert not content.path(DIGEST).exists()
+    assert ingests.status("r").offset == len(DATA)
+    disk.errors.clear()
+    await ingests.commit("r", DIGEST)
+    assert await content.read(DIGEST) == DATA
+
+
+async def test_a_failed_sync_in_the_background_is_told_to_the_next_write(
+    ingests: IngestStore, disk: FaultyDisk, mock_clock: trio.testing.MockClock
+) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+        disk.errors["fsync"] = errno.EIO
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(RECORD_SECONDS)
+        while not disk.calls.count("fsync"):
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(StorageFailed, match="continue at byte 0"):
+            await writer.write_at(len(DATA), b"more")
+        disk.errors.clear()
+        await writer.write_at(0, b"from the start")
+
+
+async def recorded(ingests: IngestStore, ref: str, durable: int) -> None:
+    while ingests.status(ref).durable < durable:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_bytes_are_recorded_after_five_seconds(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+    assert ingests.status("r").durable == 0
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(RECORD_SECONDS)
+    await recorded(ingests, "r", len(DATA))
+    assert IngestStore(content, nursery, era="two").status("r").offset == len(DATA)
+
+
+async def test_bytes_are_recorded_after_so_many(ingests: IngestStore, mock_clock: trio.testing.MockClock) -> None:
+    piece = bytes(4 << 20)
+    async with await ingests.open("r") as writer:
+        for _ in range(RECORD_BYTES // len(piece)):
+            await writer.write(piece)
+        await recorded(ingests, "r", RECORD_BYTES)
+    assert mock_clock.current_time() == 0
+
+
+async def test_the_end_of_the_daemon_makes_all_durable(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk
+) -> None:
+    for ref in "abc":
+        async with await ingests.open(ref) as writer:
+            await writer.write(DATA)
+    disk.errors["fsync"] = errno.EIO
+    await ingests.sync()
+    disk.errors.clear()
+    for ref in "abc":
+        async with await ingests.open(ref) as writer:
+            await writer.write(DATA)
+    await ingests.sync()
+    assert [status.durable for status in IngestStore(content, nursery, era="two")] == [len(DATA)] * 3
+
+
+async def test_after_a_boot_an_ingest_is_cut_to_its_last_sync_and_after_a_kill_it_is_not(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
+) -> None:
+    async with await ingests.open("r", total=len(DATA)) as writer:
+        await writer.write(DATA[:4000])
+        await writer.fsync()
+        await writer.write(DATA[4000:])
+    assert IngestStore(content, nursery, era="one").status("r").offset == len(DATA)
+    for _ in range(2):
+        cut = IngestStore(content, nursery, era="two")
+        assert cut.status("r").offset == cut.status("r").durable == 4000
+        assert cut.status("r").path.stat().st_size == 4000
+    async with await cut.open("r") as writer:
+        await writer.write(DATA[4000:])
+    await cut.commit("r", DIGEST)
+
+
+@pytest.mark.parametrize("meta", [b"", b"\0" * 100, b"{}", b"[1]", b"\xff", b'{"ref":"r"}', None])
+async def test_an_ingest_that_cannot_be_read_is_removed_and_harms_no_other(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, meta: bytes | None
+) -> None:
+    for ref in ("bad", "good"):
+        async with await ingests.open(ref) as writer:
+            await writer.write(DATA)
+    path = content.ingest / ref_id("bad") / "meta"
+    path.unlink() if meta is None else path.write_bytes(meta)
+    again = IngestStore(content, nursery, era="one")
+    assert [status.ref for status in again] == ["good"]
+    assert os.listdir(content.ingest) == [ref_id("good")]
+
+
+async def test_data_that_is_a_stored_blob_too_is_never_written_to(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
+) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+    os.link(ingests.status("r").path, content.root / "second")
+    assert list(IngestStore(content, nursery, era="one")) == []
+    assert (content.root / "second").read_bytes() == DATA
+
+
+async def test_data_that_is_shorter_than_it_should_is_not_stored(content: ContentStore, ingests: IngestStore) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+    other = ingests.status("r").path
+    os.truncate(other, 10)
+    await ingests.declare("r", expected=Digest.of(DATA, "sha512"))
+    with pytest.raises(StorageFailed, match="ends at byte 10"):
+        await ingests.commit("r", Digest.of(DATA, "sha512"))
+    assert list(content) == []
+
+
+@pytest.mark.parametrize("call", ["mkdir", "create", "write"])
+async def test_an_ingest_that_cannot_be_started_leaves_nothing(
+    content: ContentStore, ingests: IngestStore, disk: FaultyDisk, call: str
+) -> None:
+    disk.errors[call] = errno.ENOSPC
+    with pytest.raises(NoSpace):
+        await ingests.open("r")
+    assert list(ingests) == []
+    assert os.listdir(content.ingest) == []
+    disk.errors.clear()
+    await (await ingests.open("r")).close()
+
+
+@pytest.mark.parametrize("call", ["create", "fsync", "rename", "fsync_directory"])
+async def test_a_declaration_that_the_disk_refuses_is_not_believed(
+    ingests: IngestStore, disk: FaultyDisk, call: str
+) -> None:
+    async with await ingests.open("r", total=7) as writer:
+        disk.errors[call] = errno.EIO
+        with pytest.raises(StorageFailed):
+            await writer_declares(ingests)
+        disk.errors.clear()
+        assert writer.total == 7
+        await writer_declares(ingests)
+        assert writer.total == 8
+
+
+async def writer_declares(ingests: IngestStore) -> None:
+    await ingests.declare("r", total=8)
+
+
+async def test_a_renaming_that_fails_half_way_is_finished_by_the_next_start(
+    content: ContentStore,
+    ingests: IngestStore,
+    nursery: trio.Nursery,
+    disk: FaultyDisk,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with await ingests.open("old") as writer:
+        await writer.write(DATA)
+    real = disk.rename
+
+    def rename(old: Path, new: Path) -> None:
+        if new.name == ref_id("new"):
+            raise OSError(errno.EIO, "Input/output error")
+        real(old, new)
+
+    monkeypatch.setattr(disk, "rename", rename)
+    with pytest.raises(StorageFailed):
+        await ingests.rename("old", "new")
+    with pytest.raises(StorageFailed, match="has its directory"):
+        await ingests.open("old")
+    monkeypatch.undo()
+    again = IngestStore(content, nursery, era="one")
+    assert [status.ref for status in again] == ["new"]
+    assert os.listdir(content.ingest) == [ref_id("new")]
+    await again.commit("new", DIGEST)
+
+
+async def test_a_read_only_state_directory_is_read(tmp_path: Path, nursery: trio.Nursery) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as small:
+        content = ContentStore(small)
+        ingests = IngestStore(content, nursery)
+        await content.add(DIGEST, DATA)
+        async with await ingests.open("r") as writer:
+            await writer.write(DATA[:10])
+        run("mount", "-o", "remount,ro", str(small))
+        content = ContentStore(small)
+        ingests = IngestStore(content, nursery)
+        assert await content.read(DIGEST) == DATA
+        assert ingests.status("r").offset == 10
+        other = Digest.of(b"x")
+        for call in (
+            ingests.open("r"),
+            ingests.open("new"),
+            ingests.abort("r"),
+            ingests.declare("r", total=100),
+            content.delete(DIGEST),
+            content.add(other, b"x"),
+        ):
+            with pytest.raises(ReadOnly, match="remount it writable"):
+                await call
+        assert DIGEST in content
+
+
+async def test_an_empty_read_only_directory_is_an_empty_store(tmp_path: Path, nursery: trio.Nursery) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as small:
+        run("mount", "-o", "remount,ro", str(small))
+        content = ContentStore(small)
+        ingests = IngestStore(content, nursery)
+        assert (list(content), list(ingests)) == ([], [])
+        with pytest.raises(NotFound):
+            ingests.status("r")
+        with pytest.raises(ImgfsError, match="read-only"):
+            await ingests.open("r")

@@ -1,0 +1,106 @@
+"""Labels of blobs: durable, bounded, gone with their blob."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgfs.content.labels import KEY_BYTES_MAX, SCHEMA, SIZE_MAX, Labels
+from imgfs.content.store import ContentStore
+from imgfs.database import Database
+from imgfs.errors import Invalid, NotFound, NotPermitted
+from imgfs.oci.digest import Digest
+
+DATA = b"labelled"
+DIGEST = Digest.of(DATA)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(tmp_path / "db", [SCHEMA])
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, database: Database) -> ContentStore:
+    store = ContentStore(tmp_path, Labels(database))
+    await store.add(DIGEST, DATA)
+    return store
+
+
+async def test_labels_survive_a_restart_sorted(tmp_path: Path, database: Database, store: ContentStore) -> None:
+    await store.set_label(DIGEST, "b", b"\0binary")
+    await store.set_label(DIGEST, "a", b"old")
+    await store.set_label(DIGEST, "a", b"")
+    for opened in (store, ContentStore(tmp_path, Labels(database))):
+        assert list(opened.labels(DIGEST).items()) == [("a", b""), ("b", b"\0binary")]
+    await store.remove_label(DIGEST, "a")
+    assert Labels(database).of(DIGEST) == {"b": b"\0binary"}
+
+
+async def test_labels_go_with_their_blob(database: Database, store: ContentStore) -> None:
+    await store.set_label(DIGEST, "a", b"1")
+    await store.delete(DIGEST)
+    assert store.labels(DIGEST) == Labels(database).of(DIGEST) == {}
+    await store.add(DIGEST, DATA)
+    assert store.labels(DIGEST) == {}
+
+
+async def test_labels_that_a_crash_left_are_swept(tmp_path: Path, database: Database, store: ContentStore) -> None:
+    other = Digest.of(b"other")
+    await store.add(other, b"other")
+    for digest in (DIGEST, other):
+        await store.set_label(digest, "a", b"1")
+    store.path(DIGEST).unlink()
+    again = ContentStore(tmp_path, Labels(database))
+    await again.sweep_labels()
+    assert Labels(database).of(DIGEST) == {}
+    assert Labels(database).of(other) == {"a": b"1"}
+
+
+async def test_what_is_not_stored_has_no_labels(store: ContentStore) -> None:
+    await store.delete(DIGEST)
+    with pytest.raises(NotFound):
+        await store.set_label(DIGEST, "a", b"1")
+    with pytest.raises(NotFound, match="no such label"):
+        await store.remove_label(DIGEST, "a")
+
+
+async def test_a_blob_removed_meanwhile_is_not_labelled(database: Database) -> None:
+    labels = Labels(database)
+    with pytest.raises(NotFound, match="removed meanwhile"):
+        await labels.put("subject", "a", b"1", lambda: False)
+    assert labels.of("subject") == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("", b""),
+        ("a\n", b""),
+        ("k" * (KEY_BYTES_MAX + 1), b""),
+        ("ü" * KEY_BYTES_MAX, b""),
+        ("k", b"v" * SIZE_MAX),
+    ],
+)
+async def test_what_exceeds_the_limits_is_invalid(store: ContentStore, key: str, value: bytes) -> None:
+    with pytest.raises(Invalid, match="label"):
+        await store.set_label(DIGEST, key, value)
+    assert store.labels(DIGEST) == {}
+
+
+async def test_the_limits_themselves_are_allowed(store: ContentStore) -> None:
+    await store.set_label(DIGEST, "k" * KEY_BYTES_MAX, b"v" * (SIZE_MAX - KEY_BYTES_MAX))
+
+
+async def test_a_store_without_a_table_keeps_none(tmp_path: Path) -> None:
+    store = ContentStore(tmp_path)
+    await store.add(DIGEST, DATA)
+    assert store.labels(DIGEST) == {}
+    await store.sweep_labels()
+    with pytest.raises(NotPermitted, match="keeps no labels"):
+        await store.set_label(DIGEST, "a", b"1")
+    await store.delete(DIGEST)

@@ -1,0 +1,126 @@
+"""A real filesystem on a loop device whose journal is dropped at once, in the midst of work, again and again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from imgfs.content.ingests import IngestStore
+from imgfs.content.store import ContentStore
+from imgfs.errors import ImgfsError
+from imgfs.oci.digest import Digest
+from tests.support.programs import run
+
+SHUTDOWN = 0x8004587D
+NO_LOG_FLUSH = 2
+CYCLES = 12
+
+
+@contextmanager
+def mounted(image: Path, at: Path) -> Iterator[Path]:
+    """`image` as a filesystem; it must be left without an open file."""
+    run("mount", "-o", "loop", image, at)
+    try:
+        yield at
+    finally:
+        run("umount", at)
+
+
+def cut_power(filesystem: Path) -> None:
+    """From now on nothing reaches the device; what the journal held in memory is lost."""
+    descriptor = os.open(filesystem, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+    finally:
+        os.close(descriptor)
+
+
+class Acknowledged:
+    """What the stores have promised over all cycles."""
+
+    def __init__(self) -> None:
+        self.blobs: set[Digest] = set()
+        self.synced: dict[str, bytes] = {}
+        self.written: dict[str, bytes] = {}
+
+    async def blob(self, content: ContentStore, chance: random.Random) -> None:
+        data = chance.randbytes(chance.choice([10, 5000, 300_000]))
+        await content.add(Digest.of(data), data)
+        self.blobs.add(Digest.of(data))
+
+    async def ingest(self, ingests: IngestStore, ref: str, chance: random.Random) -> None:
+        data = chance.randbytes(200_000)
+        self.written[ref] = data
+        async with await ingests.open(ref) as writer:
+            for at in range(0, len(data), 50_000):
+                await writer.write(data[at : at + 50_000])
+                if chance.random() < 0.5:
+                    await writer.fsync()
+                    self.synced[ref] = data[: at + 50_000]
+        if chance.random() < 0.5:
+            self.synced.pop(ref, None)
+            await ingests.commit(ref, Digest.of(data))
+            self.blobs.add(Digest.of(data))
+
+    def check(self, root: Path, nursery: trio.Nursery, era: str) -> None:
+        content = ContentStore(root)
+        for info in content:
+            assert Digest.of(content.path(info.digest).read_bytes()) == info.digest
+        assert self.blobs <= {info.digest for info in content}
+        found = {status.ref: status for status in IngestStore(content, nursery, era=era)}
+        for ref, status in found.items():
+            assert self.written[ref].startswith(status.path.read_bytes())
+        for ref, data in self.synced.items():
+            assert found[ref].offset >= len(data)
+
+
+async def work(root: Path, acknowledged: Acknowledged, chance: random.Random, cycle: int) -> None:
+    """Two sorts of writers side by side until the power goes; they end with the errors of the dead disk."""
+    async with trio.open_nursery() as background:
+        content = ContentStore(root)
+        ingests = IngestStore(content, background, era=f"{cycle}")
+        steps = chance.randrange(1, 40)
+
+        async def until_dark(worker: int) -> None:
+            nonlocal steps
+            try:
+                for number in range(1000):
+                    if worker % 2:
+                        await acknowledged.blob(content, chance)
+                    else:
+                        await acknowledged.ingest(ingests, f"{cycle}.{worker}.{number}", chance)
+                    steps -= 1
+                    if steps == 0:
+                        await trio.to_thread.run_sync(cut_power, root)
+            except ImgfsError:
+                assert steps <= 0
+
+        async with trio.open_nursery() as workers:
+            for worker in range(4):
+                workers.start_soon(until_dark, worker)
+        background.cancel_scope.cancel()
+
+
+async def test_what_was_acknowledged_survives_power_cuts(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    image, at = tmp_path / "image", tmp_path / "disk"
+    image.touch()
+    os.truncate(image, 256 << 20)
+    run("mkfs.ext4", "-q", "-F", image)
+    at.mkdir()
+    acknowledged = Acknowledged()
+    for cycle in range(CYCLES):
+        with mounted(image, at):
+            await work(at, acknowledged, chance, cycle)
+        with mounted(image, at):
+            async with trio.open_nursery() as nursery:
+                acknowledged.check(at, nursery, era=f"{cycle} is over")
+                nursery.cancel_scope.cancel()
+    assert len(acknowledged.blobs) > CYCLES

@@ -1,0 +1,41 @@
+"""The access clock: exact in memory, coarse on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imgfs.database import Database
+from imgfs.leases.clock import COARSE, SCHEMA, AccessClock
+from imgfs.oci.digest import Digest
+
+ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
+
+
+async def test_uses_are_remembered_over_a_restart_as_far_as_it_matters(tmp_path: Path) -> None:
+    now = COARSE
+
+    def open_clock() -> tuple[Database, AccessClock]:
+        database = Database(tmp_path / "imgfs.db", [SCHEMA])
+        return database, AccessClock(database, lambda: now)
+
+    database, clock = open_clock()
+    clock.touched(ONE)
+    clock.touched(TWO)
+    await clock.save()
+    now += 1
+    clock.touched(ONE)
+    assert clock.last_used(ONE) == COARSE + 1
+    await clock.save()
+    await clock.forget([TWO, Digest.of(b"unknown")])
+    assert clock.last_used(TWO) is None
+    database.close()
+    database, clock = open_clock()
+    assert clock.last_used(ONE) == COARSE  # a nanosecond later is not worth a write
+    assert clock.last_used(TWO) is None
+    now += COARSE
+    clock.touched(ONE)
+    await clock.save()
+    database.close()
+    database, clock = open_clock()
+    assert clock.last_used(ONE) == now
+    database.close()

@@ -1,0 +1,37 @@
+"""Resources are written as paths below the mount."""
+
+from __future__ import annotations
+
+import pytest
+
+from imgfs.errors import Invalid
+from imgfs.leases.resource import Kind, Resource, content, layer, parse_resource, snapshot
+from imgfs.oci.digest import Digest
+
+DIGEST = Digest.of(b"x")
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        content(DIGEST),
+        layer(DIGEST),
+        snapshot(DIGEST),
+        snapshot(f"{DIGEST}@linux-amd64"),
+        snapshot("active/mine"),
+        Resource(Kind.IMAGE, "docker.io/library/alpine:3.20"),
+        Resource(Kind.INGEST, "layer-1"),
+        Resource(Kind.INGEST, "a/b"),
+    ],
+)
+@pytest.mark.parametrize("above", ["", "../../../", "./", "/"])
+def test_a_path_is_read_as_it_is_written(resource: Resource, above: str) -> None:
+    assert parse_resource(above + str(resource)) == resource
+
+
+@pytest.mark.parametrize(
+    "target", ["", "content", "content/", "content/word", "contents/x", DIGEST, "../etc/passwd", "images/" + "x" * 5000]
+)
+def test_what_is_no_resource_is_refused(target: str) -> None:
+    with pytest.raises(Invalid):
+        parse_resource(target)

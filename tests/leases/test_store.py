@@ -1,0 +1,150 @@
+"""Leases: durable, found by id, gone when they expire and nobody holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from imgfs.database import Database
+from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound
+from imgfs.leases import clock
+from imgfs.leases import store as leases
+from imgfs.leases.resource import Kind, Resource, content
+from imgfs.leases.store import Leases
+from imgfs.oci.digest import Digest
+
+DIGEST = Digest.of(b"thing")
+THING = content(DIGEST)
+
+
+class Office:
+    """Leases on a database, and the time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now = 100
+        self.open()
+
+    def open(self) -> Leases:
+        self.database = Database(self.path / "imgfs.db", [leases.SCHEMA, clock.SCHEMA])
+        self.leases = Leases(self.database, lambda: self.now)
+        return self.leases
+
+    def reopen(self) -> Leases:
+        self.database.close()
+        return self.open()
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    made = Office(tmp_path)
+    yield made
+    made.database.close()
+
+
+async def test_what_was_acknowledged_is_there_after_a_restart(office: Office) -> None:
+    ref = Resource(Kind.INGEST, "layer/1")
+    await office.leases.create("one", expires=500)
+    await office.leases.add("one", "it", THING)
+    await office.leases.add("one", "write", ref)
+    await office.leases.create("two")
+    await office.leases.set_expiry("one", 600)
+    again = office.reopen()
+    assert [one.id for one in again] == ["one", "two"]
+    assert again.stat("one").links == {"it": THING, "write": ref}
+    assert (again.stat("one").created, again.stat("one").expires, again.stat("two").expires) == (100, 600, None)
+    await again.remove("one", "write")
+    await again.delete("two")
+    again = office.reopen()
+    assert list(again.resources()) == [THING]
+    assert len(again) == 1
+
+
+async def test_an_expired_lease_pins_nothing_and_makes_room_for_another(office: Office) -> None:
+    await office.leases.create("one", expires=200)
+    await office.leases.add("one", "it", THING)
+    office.now = 200
+    assert office.leases.get("one") is None
+    assert not list(office.leases)
+    assert not list(office.leases.resources())
+    with pytest.raises(NotFound):
+        await office.leases.add("one", "more", THING)
+    await office.leases.create("one", expires=300)
+    assert not office.leases.stat("one").links
+    assert await office.leases.expire() == []
+    office.now = 300
+    assert await office.leases.expire() == ["one"]
+    office.now = 0
+    assert not len(office.reopen())
+
+
+async def test_a_lease_does_not_expire_under_a_live_holder(office: Office) -> None:
+    await office.leases.create("one", expires=200)
+    await office.leases.add("one", "it", THING)
+    with office.leases.held("one"), office.leases.held("one"):
+        office.now = 900
+        assert await office.leases.expire() == []
+        assert list(office.leases.resources()) == [THING]
+        with pytest.raises(Busy):
+            await office.leases.delete("one")
+    assert not list(office.leases.resources())
+    assert await office.leases.expire() == ["one"]
+    with pytest.raises(NotFound), office.leases.held("one"):
+        pass
+
+
+async def test_what_is_taken_or_absent_is_said_so(office: Office) -> None:
+    await office.leases.create("one")
+    await office.leases.add("one", "it", THING)
+    with pytest.raises(AlreadyExists):
+        await office.leases.create("one")
+    with pytest.raises(AlreadyExists):
+        await office.leases.add("one", "it", THING)
+    for attempt in (office.leases.delete("no"), office.leases.remove("one", "no"), office.leases.set_expiry("no", 1)):
+        with pytest.raises(NotFound):
+            await attempt
+
+
+@pytest.mark.parametrize("id", ["", ".", "..", "a/b", "a\n", "x" * 256, "\ud800"])
+async def test_an_id_is_one_file_name(office: Office, id: str) -> None:
+    with pytest.raises(Invalid):
+        await office.leases.create(id)
+
+
+async def test_of_two_who_create_one_lease_one_wins(office: Office) -> None:
+    outcomes: list[bool] = []
+
+    async def create() -> None:
+        try:
+            await office.leases.create("one")
+            outcomes.append(True)
+        except AlreadyExists:
+            outcomes.append(False)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(create)
+        nursery.start_soon(create)
+    assert sorted(outcomes) == [False, True]
+
+
+async def test_a_link_that_cannot_be_stored_pins_nothing(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    await office.leases.create("one")
+
+    async def full(_: object) -> None:
+        assert list(office.leases.resources()) == [THING]  # from the call on: nothing can come between
+        raise NoSpace("the disk is full")
+
+    monkeypatch.setattr(office.database, "write", full)
+    with pytest.raises(NoSpace):
+        await office.leases.add("one", "it", THING)
+    assert not list(office.leases.resources())
+
+
+async def test_whatever_pins_changes_the_version(office: Office) -> None:
+    await office.leases.create("one")
+    before = office.leases.version
+    await office.leases.add("one", "it", THING)
+    assert office.leases.version != before
