@@ -21,7 +21,9 @@ import trio
 from imgfs import __version__
 from imgfs.aio.gather import plain_nursery
 from imgfs.config import Config
+from imgfs.content import labels
 from imgfs.content.durable import make_directory, sweep
+from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.database import Database
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
@@ -30,7 +32,7 @@ from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
 from imgfs.images import catalog, names
-from imgfs.kernel.disk import sync_filesystem
+from imgfs.kernel.disk import era, sync_filesystem
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 from imgfs.kernel.probe import Capabilities, Capability, probe
 from imgfs.layers.store import LayerStore
@@ -50,7 +52,7 @@ from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
 
-SCHEMAS = (names.SCHEMA, catalog.SCHEMA, graph.SCHEMA, rows.SCHEMA)
+SCHEMAS = (names.SCHEMA, catalog.SCHEMA, graph.SCHEMA, rows.SCHEMA, labels.SCHEMA)
 _SWITCH_INTERVAL = 0.001
 _log = logging.getLogger("imgfs.daemon")
 
@@ -116,8 +118,11 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
                 nursery.start_soon(_set_on_signal, signalled)
                 nursery.start_soon(trio.to_thread.run_sync, registry.warm)
                 nursery.start_soon(subsystems.snapshots.sweep)
+                nursery.start_soon(subsystems.content.sweep_labels)
                 nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
                 await session.serve(signalled, ending, ready, rootfs.clear)
+                with trio.CancelScope(shield=True):
+                    await subsystems.ingests.sync()
             nursery.cancel_scope.cancel()
     finally:
         layers.close()
@@ -129,11 +134,12 @@ def _assemble(
 ) -> Subsystems:
     started = time.time_ns()
     shown = Shown(os.geteuid(), os.getegid(), started)
-    content = ContentStore(mounting.state)
+    content = ContentStore(mounting.state, labels.Labels(database))
+    ingests = IngestStore(content, nursery, era(mounting.state))
     name_table, known = names.Names(database), catalog.Catalog(database)
     chains = graph.SnapshotGraph(database)
     transfers, failures = Transfers(), Failures()
-    blobs = Blobs(content, known, registry, transfers, failures, nursery)
+    blobs = Blobs(content, ingests, known, registry, transfers, failures, nursery)
     fetcher = Layers(layers, content, known, registry, transfers, failures, nursery)
     documents = Documents(content, known, blobs, mounting.config.chosen_platform)
     images = Images(documents, blobs, fetcher, chains, content, layers, known, failures)
@@ -154,6 +160,7 @@ def _assemble(
         names=name_table,
         catalog=known,
         content=content,
+        ingests=ingests,
         layers=layers,
         graph=chains,
         views=views,

@@ -22,23 +22,31 @@ def download_ref(digest: Digest) -> str:
 
 
 async def download(
-    ingests: IngestStore, digest: Digest, total: int, stream: Stream, moved: Callable[[int], object] = lambda _: None
+    ingests: IngestStore,
+    digest: Digest,
+    total: int,
+    stream: Stream,
+    moved: Callable[[int], object] = lambda _: None,
+    *,
+    again: bool = True,
 ) -> None:
     """On return the blob is stored, durably. Goes on where an earlier download ended; wrong bytes begin again once.
 
-    `moved` is told the size of each piece. Raises VerificationFailed and TooLarge, which leave nothing; Busy if the
-    ref has another writer; Cancelled if the ref was removed; whatever `stream` raises, NoSpace and StorageFailed, which
-    leave what came, to be resumed. Cancellation leaves it too.
+    Without `again` beginning again is left to the caller, who may know another place. `moved` is told the size of each
+    piece. Raises VerificationFailed and TooLarge, which leave nothing; Busy if the ref has another writer; Cancelled if
+    the ref was removed; whatever `stream` raises, NoSpace and StorageFailed, which leave what came, to be resumed.
+    Cancellation leaves it too.
     """
     try:
-        if await _attempt(ingests, digest, total, stream, moved, again=False) is None:
-            return
-        wrong = await _attempt(ingests, digest, total, stream, moved, again=True)
+        wrong = await _attempt(ingests, digest, total, stream, moved, again=False)
+        if wrong is not None and again:
+            wrong = await _attempt(ingests, digest, total, stream, moved, again=True)
     except AlreadyExists:
         return
     if wrong is not None:
         await _discard(ingests, digest)
-        raise VerificationFailed(f"{wrong.message}, nor the second time from byte 0; pull from elsewhere")
+        twice = ", nor the second time from byte 0; pull from elsewhere" if again else ""
+        raise VerificationFailed(f"{wrong.message}{twice}")
 
 
 async def _attempt(

@@ -9,6 +9,7 @@ import pyfuse3
 from imgfs.errors import NotPermitted, VerificationFailed
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, FileHandle
+from imgfs.fs.labels import as_xattrs, label_key
 from imgfs.fs.node import SOON, Handle, Node, control_number
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.descriptor import Descriptor
@@ -61,4 +62,20 @@ class BlobFile(Node):
             "resident": str(resident),
             "error": self._subsystems.failures.get(digest),
         }
-        return {f"user.imgfs.{key}".encode(): value.encode() for key, value in facts.items() if value is not None}
+        found = {f"user.imgfs.{key}".encode(): value.encode() for key, value in facts.items() if value is not None}
+        return found | as_xattrs(self._subsystems.content.labels(digest))
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """Label a stored blob. Labels that the garbage collector obeys are its owner's to set."""
+        digest, key = self._descriptor.digest, self._label_key(name, caller)
+        with self._subsystems.failures.noting(digest):
+            await self._subsystems.content.set_label(digest, key, value)
+
+    async def remove_xattr(self, name: bytes, caller: Caller) -> None:
+        await self._subsystems.content.remove_label(self._descriptor.digest, self._label_key(name, caller))
+
+    def _label_key(self, name: bytes, caller: Caller) -> str:
+        key = label_key(name)
+        if key.startswith("containerd.io/gc.") and caller.uid not in (0, self._subsystems.shown.uid):
+            raise NotPermitted(f"label {key}: keeps or frees content, so only the owner sets it")
+        return key

@@ -6,6 +6,7 @@ import os
 
 from imgfs.fs.blob import BlobFile
 from imgfs.fs.caller import Caller
+from imgfs.fs.ingest import IngestDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.descriptor import Descriptor
@@ -15,14 +16,17 @@ from imgfs.oci.digest import Digest, is_digest
 class ContentDirectory(Directory):
     """Lists what is stored here. Never asks a registry: only opening a file does (fs/blob.py)."""
 
-    __slots__ = ("_subsystems",)
+    __slots__ = ("_ingest", "_subsystems")
 
     def __init__(self, subsystems: Subsystems) -> None:
         super().__init__("content", subsystems.shown)
         self._subsystems = subsystems
+        self._ingest = IngestDirectory(subsystems)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         text = os.fsdecode(name)
+        if name == b"ingest":
+            return self._ingest
         if not is_digest(text):
             raise missing(name)
         descriptor = await self._describe(Digest(text))
@@ -32,10 +36,11 @@ class ContentDirectory(Directory):
 
     async def entries(self, caller: Caller) -> Listing:
         stored = sorted(self._subsystems.content, key=lambda info: info.digest)
-        return [
+        blobs = [
             (info.digest.encode(), BlobFile(self._subsystems, Descriptor(info.digest, info.size, "")))
             for info in stored
         ]
+        return [(b"ingest", self._ingest), *blobs]
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
         """Delete here and now, whoever refers to it; open handles keep reading."""

@@ -26,7 +26,7 @@ class BytesHandle:
     async def read(self, offset: int, size: int) -> memoryview:
         return self._data[offset : offset + size]
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._data.release()
 
 
@@ -43,7 +43,7 @@ class FileHandle:
         size = min(size, self._size - offset)
         return await read_at(self._file, size, offset, self._subject) if size > 0 else b""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         os.close(self._file)
 
 

@@ -112,5 +112,5 @@ class LayerHandle:
             layer = (await self._caller.wait(lambda: images.provide([self._layer])))[0]
         return await layer.read_at(offset, size)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         pass

@@ -56,7 +56,7 @@ class Handle(Protocol):
         """Up to `size` bytes from `offset`, short only at the end."""
         ...
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """The last user is gone."""
         ...
 
@@ -103,6 +103,10 @@ class Node:
 
     async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
         """chmod, chown, truncate, touch."""
+        raise self.refusal()
+
+    async def truncate(self, size: int, handle: Handle | None, caller: Caller) -> None:
+        """Cut or grow to `size`, through an open `handle` of this file if there is one."""
         raise self.refusal()
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:

@@ -16,9 +16,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from imgfs.errors import ImgfsError, NotFound
+from imgfs.errors import ImgfsError, NotFound, NotPermitted
 from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.chain import ChainRootfs
+from imgfs.fs.ingest import WriterHandle
 from imgfs.fs.inodes import Inodes
 from imgfs.fs.node import Handle, Listing, NoAttribute, Node
 from imgfs.fs.root import Root
@@ -102,7 +103,10 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         node = await self._node(inode, ctx)
-        await node.change(fields, self._caller(ctx))
+        if fields.update_size:
+            await node.truncate(attr.st_size, self._files.get(fh) if fh is not None else None, self._caller(ctx))
+        else:
+            await node.change(fields, self._caller(ctx))
         return await node.attributes()
 
     @guarded
@@ -199,17 +203,22 @@ class Operations(pyfuse3.Operations):
         return await self._files[fh].read(off, size)  # pyright: ignore[reportReturnType]
 
     @guarded
+    async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
+        return await self._writer(fh).write(off, buf)
+
+    @guarded
     async def flush(self, fh: pyfuse3.FileHandleT) -> None:
         # "Not implemented" is a success here, and the kernel never asks again: one trip less a close.
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @guarded
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
-        self._files.pop(fh).close()
+        await self._files.pop(fh).close()
 
     @guarded
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
-        pass
+        if isinstance(self._files[fh], WriterHandle):
+            await self._writer(fh).fsync()
 
     @guarded
     async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
@@ -296,6 +305,12 @@ class Operations(pyfuse3.Operations):
         if node.number >= _VIEWS_BELOW or node.number == pyfuse3.ROOT_INODE:
             self._inodes.count(node)
         return entry
+
+    def _writer(self, number: int) -> WriterHandle:
+        handle = self._files[number]
+        if not isinstance(handle, WriterHandle):
+            raise NotPermitted("this file was not opened for writing")
+        return handle
 
     def _new_handle(self) -> int:
         self._last_handle += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imgfs.config import Config
+from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.fs.node import Shown
 from imgfs.images.catalog import Catalog
@@ -36,6 +37,7 @@ class Subsystems:
     names: Names
     catalog: Catalog
     content: ContentStore
+    ingests: IngestStore
     layers: LayerStore
     graph: SnapshotGraph
     views: Views

@@ -243,7 +243,7 @@ class ExportHandle:
             with self._failures.noting(f"snapshots/{self._id}"):
                 return await trio.to_thread.run_sync(self._read, offset, size)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._pieces.close()
         self._snapshots.release(self._id)
 

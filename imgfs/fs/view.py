@@ -31,7 +31,7 @@ class ViewHandle:
     async def read(self, offset: int, size: int) -> bytes | bytearray:
         return await self._view.read_at(self._node, offset, size)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         pass
 
 

@@ -1,11 +1,16 @@
-"""Forcing a whole filesystem to disk (syncfs(2)), which Python does not offer."""
+"""What Python does not offer of disks: forcing one to be written (syncfs(2)), which mount of one this is (statx(2))."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_AT_FDCWD = -100
+_STATX_MNT_ID_UNIQUE = 0x4000
+_STATX_SIZE, _MASK_AT, _MNT_ID_AT = 256, 0, 144
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -18,3 +23,16 @@ def sync_filesystem(path: Path) -> None:
             raise OSError(code, os.strerror(code), str(path))
     finally:
         os.close(descriptor)
+
+
+def era(path: Path) -> str | None:
+    """What changes with every boot and with every mount of the filesystem below `path`: a crash of the machine lies
+    between two eras, the crash of a process does not. None before Linux 6.8, which has no mount IDs of that kind.
+    """
+    found = ctypes.create_string_buffer(_STATX_SIZE)
+    if _libc.statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_MNT_ID_UNIQUE, found):
+        return None
+    if not int.from_bytes(found.raw[_MASK_AT : _MASK_AT + 4], sys.byteorder) & _STATX_MNT_ID_UNIQUE:
+        return None
+    number = int.from_bytes(found.raw[_MNT_ID_AT : _MNT_ID_AT + 8], sys.byteorder)
+    return f"{_BOOT_ID.read_text().strip()} {number}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from imgfs.aio.flight import Flights
+from imgfs.content.download import download
+from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
-from imgfs.errors import ImgfsError, NotFound, VerificationFailed
+from imgfs.errors import Busy, ImgfsError, NotFound, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
@@ -16,7 +20,7 @@ from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 from imgfs.oci.reference import Reference
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.places import hosts_of, try_each
-from imgfs.transfer.progress import Transfers
+from imgfs.transfer.progress import Transfer, Transfers
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
@@ -44,6 +48,7 @@ class Blobs:
     def __init__(
         self,
         content: ContentStore,
+        ingests: IngestStore,
         catalog: Catalog,
         registry: Registry,
         transfers: Transfers,
@@ -51,6 +56,7 @@ class Blobs:
         nursery: trio.Nursery,
     ) -> None:
         self._content = content
+        self._ingests = ingests
         self._catalog = catalog
         self._registry = registry
         self._transfers = transfers
@@ -114,15 +120,28 @@ class Blobs:
         await self._content.add(descriptor.digest, data)
 
     async def _fetch_blob(self, source: Source, descriptor: Descriptor) -> None:
+        """By the same writer as everybody's, so that it goes on where a crash or a dead registry cut it off."""
         with self._transfers.running(descriptor, str(source)) as transfer:
-            async with (
-                self._content.writer(descriptor.digest, descriptor.size) as writer,
-                self._registry.blob(source.host, source.repository, descriptor) as stream,
-            ):
-                async for piece in stream:
-                    await writer.write(piece)
-                    transfer.moved(len(piece))
-                await writer.commit()
+
+            def stream(at: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+                transfer.offset = at
+                return self._registry.blob(source.host, source.repository, descriptor, at)
+
+            try:
+                await download(self._ingests, descriptor.digest, descriptor.size, stream, transfer.moved, again=False)
+            except Busy:
+                await self._fetch_beside(source, descriptor, transfer)
+
+    async def _fetch_beside(self, source: Source, descriptor: Descriptor, transfer: Transfer) -> None:
+        """Somebody writes under the download's ref, maybe what an image lies about: theirs must not hold up ours."""
+        async with (
+            self._content.writer(descriptor.digest, descriptor.size) as writer,
+            self._registry.blob(source.host, source.repository, descriptor) as stream,
+        ):
+            async for piece in stream:
+                await writer.write(piece)
+                transfer.moved(len(piece))
+            await writer.commit()
 
 
 async def known_descriptor(catalog: Catalog, digest: Digest) -> Descriptor:

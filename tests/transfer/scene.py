@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.aio.flight import MEMORY
 from imgfs.content.durable import make_directory
+from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.database import Database
 from imgfs.images import catalog, names
@@ -56,7 +57,8 @@ class Scene:
         self.transfers, self.failures = Transfers(), Failures()
         self.client = Registry(limits=Limits(), sleep=self._sleep)
         shared = self.catalog, self.client, self.transfers, self.failures, nursery
-        self.blobs = Blobs(self.content, *shared)
+        self.ingests = IngestStore(self.content, nursery)
+        self.blobs = Blobs(self.content, self.ingests, *shared)
         self.layers = Layers(self.stored, self.content, *shared)
         self.documents = Documents(self.content, self.catalog, self.blobs, AMD64)
         self.resolver = Resolver(self.names, self.catalog, self.documents, self.client, self.failures, nursery)

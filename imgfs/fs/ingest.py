@@ -1,0 +1,206 @@
+"""content/ingest/: unfinished writes as files. A ref is a truncatable, resumable writer; `mv` into content/ commits it.
+
+Bytes that nobody has verified cannot be read. chmod, chown and utimes are taken and change nothing, so that `cp -p` and
+`rsync -a` work: what an ingest looks like is imgfs's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import AbstractContextManager, suppress
+
+import pyfuse3
+
+from imgfs.content.refs import parse_ref, ref_name
+from imgfs.content.status import Status
+from imgfs.content.writer import Writer
+from imgfs.errors import Invalid, NoSpace, NotFound, NotPermitted
+from imgfs.fs.caller import Caller
+from imgfs.fs.labels import as_moment
+from imgfs.fs.node import Directory, Handle, Listing, NoAttribute, Node, control_number, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.oci.digest import Digest
+
+_TOTAL, _EXPECTED = b"user.imgfs.total", b"user.imgfs.expected"
+
+
+class IngestDirectory(Directory):
+    """Lists unfinished writes, imgfs's own downloads among them: a moving size is the progress bar."""
+
+    __slots__ = ("_subsystems",)
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__("content/ingest", subsystems.shown)
+        self._subsystems = subsystems
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        try:
+            ref = parse_ref(os.fsdecode(name))
+        except Invalid:
+            raise missing(name) from None
+        if ref not in self._subsystems.ingests:
+            raise missing(name)
+        return IngestFile(self._subsystems, ref)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return [
+            (os.fsencode(ref_name(status.ref)), IngestFile(self._subsystems, status.ref))
+            for status in self._subsystems.ingests
+        ]
+
+    async def make_file(self, name: bytes, caller: Caller) -> Node:
+        """Start a writer; a ref of the form `<kind>-<digest>` whose digest is stored is EEXIST at once."""
+        with self._noting(name):
+            writer = await self._subsystems.ingests.open(os.fsdecode(name))
+            await writer.close()
+        return IngestFile(self._subsystems, writer.ref)
+
+    async def unlink(self, name: bytes, caller: Caller) -> None:
+        """Abort. Of a download of imgfs's own, the readers that wait for it are told too."""
+        ref = parse_ref(os.fsdecode(name))
+        await self._subsystems.ingests.abort(ref)
+
+    async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
+        """Commit, or another ref."""
+        ref = parse_ref(os.fsdecode(old))
+        with self._noting(old):
+            if target.number == control_number("content"):
+                await self._commit(ref, os.fsdecode(new), caller)
+            elif target.number == self.number:
+                await self._rename(ref, os.fsdecode(new), flags)
+            else:
+                raise NotPermitted("an ingest is committed by moving it to content/<digest>")
+
+    async def _commit(self, ref: str, name: str, caller: Caller) -> None:
+        try:
+            digest = Digest.parse(name)
+        except Invalid as error:
+            # EINVAL of a rename would be told as "a subdirectory of itself".
+            raise NotPermitted(f"ingest {ref}: {error.message}") from None
+        await caller.wait(lambda: self._subsystems.ingests.commit(ref, digest))
+
+    async def _rename(self, ref: str, new: str, flags: int) -> None:
+        if flags:
+            raise NotPermitted("ingests cannot be exchanged")
+        try:
+            parse_ref(new)
+        except Invalid as error:
+            raise NotPermitted(error.message) from None
+        await self._subsystems.ingests.rename(ref, new)
+
+    def _noting(self, name: bytes) -> AbstractContextManager[None]:
+        return self._subsystems.failures.noting(f"content/ingest/{os.fsdecode(name)}")
+
+
+class IngestFile(Node):
+    """One unfinished write. It is a file for as long as somebody has it open, also when its name is gone."""
+
+    __slots__ = ("_ref", "_seen", "_subsystems")
+
+    direct_io = True
+
+    def __init__(self, subsystems: Subsystems, ref: str) -> None:
+        super().__init__(control_number(f"content/ingest/{ref}"))
+        self._subsystems = subsystems
+        self._ref = ref
+        self._seen = subsystems.ingests.status(ref)
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        entry = self._subsystems.shown.entry(
+            self.number, stat.S_IFREG | 0o200, size=self._status().offset, time=self._seen.updated
+        )
+        if self._ref not in self._subsystems.ingests:
+            entry.st_nlink = 0
+        return entry
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & os.O_ACCMODE != os.O_WRONLY:
+            raise NotPermitted(f"ingest {self._ref}: unverified bytes cannot be read; commit it first")
+        writer = await self._subsystems.ingests.open(self._ref)
+        if flags & os.O_TRUNC:
+            await writer.truncate(0)
+        return WriterHandle(writer)
+
+    async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
+        """chmod, chown and utimes change nothing."""
+
+    async def truncate(self, size: int, handle: Handle | None, caller: Caller) -> None:
+        """By an open descriptor it is the writer's own; by name it takes the writer's lock for a moment."""
+        if isinstance(handle, WriterHandle):
+            await handle.writer.truncate(size)
+            return
+        async with await self._subsystems.ingests.open(self._ref) as writer:
+            await writer.truncate(size)
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        status = self._status()
+        facts = {
+            _TOTAL: None if status.total is None else str(status.total),
+            _EXPECTED: status.expected,
+            b"user.imgfs.digest": status.digest if status.hashed == status.offset else None,
+            b"user.imgfs.started": os.fsdecode(as_moment(status.started)),
+            b"user.imgfs.error": self._subsystems.failures.get(f"content/ingest/{ref_name(self._ref)}"),
+        }
+        return {name: os.fsencode(value) for name, value in facts.items() if value is not None}
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """Declare: the latest wins, also while a writer is at work."""
+        ingests = self._subsystems.ingests
+        with self._subsystems.failures.noting(f"content/ingest/{ref_name(self._ref)}"):
+            if name == _TOTAL:
+                await ingests.declare(self._ref, total=_number(value))
+            elif name == _EXPECTED:
+                await ingests.declare(self._ref, expected=Digest.parse(os.fsdecode(value).strip()))
+            else:
+                raise self.refusal()
+
+    async def remove_xattr(self, name: bytes, caller: Caller) -> None:
+        if await self.xattr(name) is None:
+            raise NoAttribute(f"{name!r}: no such attribute")
+        if name == _TOTAL:
+            await self._subsystems.ingests.declare(self._ref, total=None)
+        elif name == _EXPECTED:
+            await self._subsystems.ingests.declare(self._ref, expected=None)
+        else:
+            raise self.refusal()
+
+    def _status(self) -> Status:
+        with suppress(NotFound):  # fstat of an open file without a name
+            self._seen = self._subsystems.ingests.status(self._ref)
+        return self._seen
+
+
+class WriterHandle:
+    """An open ingest. Closing it commits nothing."""
+
+    __slots__ = ("writer",)
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    async def read(self, offset: int, size: int) -> bytes:
+        raise NotPermitted("unverified bytes cannot be read")
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """How much was written: all, or what a full disk took, so that the rest is not mistaken for new bytes."""
+        try:
+            await self.writer.write_at(offset, data)
+        except NoSpace:
+            if offset < self.writer.offset <= offset + len(data):
+                return self.writer.offset - offset
+            raise
+        return len(data)
+
+    async def fsync(self) -> None:
+        await self.writer.fsync()
+
+    async def close(self) -> None:
+        await self.writer.close()
+
+
+def _number(value: bytes) -> int:
+    text = value.strip()
+    if not text.isdigit() or len(text) > 19:
+        raise Invalid(f"{_TOTAL.decode()}: got {value[:40]!r}, expected a number of bytes")
+    return int(text)
