@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import pyfuse3
 import trio
 
-from imgfs.errors import Invalid
+from imgfs.errors import Invalid, NoSpace
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
 from imgfs.fs.labels import as_moment, as_xattrs, label_key
@@ -268,7 +269,8 @@ class ExportHandle:
 async def remove(subsystems: Subsystems, id: str) -> None:
     """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used."""
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
-        await subsystems.rootfs.leave(id)
+        with suppress(NoSpace):  # removing is what makes room
+            await subsystems.rootfs.leave(id)
         await subsystems.snapshots.remove(id)
 
 

@@ -20,7 +20,7 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.content.durable import temporary_name
-from imgfs.errors import ImgfsError, Malformed, NotPermitted, TooLarge, Unsupported
+from imgfs.errors import ImgfsError, Malformed, NoSpace, NotPermitted, TooLarge, Unsupported, from_os
 from imgfs.kernel.bind import bind_read_only
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.fuse_overlay import mount_fuse_overlay
@@ -249,9 +249,20 @@ class Rootfs:
             await trio.to_thread.run_sync(check)
 
     def _checked(self, info: Info, attach: Callable[[str], object]) -> Callable[[str], object]:
-        """`attach` after the check, in the flight of the mount: walkers who checked by themselves would meet."""
+        """`attach` after the check, in the flight of the mount: walkers who checked by themselves would meet.
+
+        A full disk leaves no room for the check, and the way in is the way to make some.
+        """
         check = self._check_of(info)
-        return (lambda target: (check(), attach(target))) if check else attach
+        if check is None:
+            return attach
+
+        def checked(target: str) -> None:
+            with suppress(NoSpace):
+                check()
+            attach(target)
+
+        return checked
 
     def _check_of(self, info: Info) -> Callable[[], None] | None:
         if info.kind is not Kind.ACTIVE or not info.used or info.damaged or not self._terms.is_root:
@@ -394,8 +405,10 @@ def _attach_overlay(lowers: Sequence[str | Detached], stack: Stack, trusted: boo
 
 def _check_unused(upper: Path, empty: Path, id: str) -> None:
     work = upper.parent / temporary_name()
-    work.mkdir(mode=0o700)
     try:
+        work.mkdir(mode=0o700)
         check_unused(upper, empty, work, f"snapshot {id}")
+    except OSError as error:
+        raise from_os(error, f"snapshot {id}") from None
     finally:
         remove_tree(work)

@@ -112,7 +112,7 @@ def test_a_commit_that_finds_no_room_can_be_made_later(shop: Workshop) -> None:
     os.listdir(root)
     fill(filler(shop))
     if not attempt(lambda: shop.commit("work", "done")):
-        assert "full" in error_of(shop.active("work"))
+        assert "room" in error_of(shop.active("work"))
         assert (root / "file").read_text() == "1"
         filler(shop).unlink()
         shop.commit("work", "done")
