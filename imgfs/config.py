@@ -36,6 +36,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`kernel`: a rootfs is an EROFS mount where that is possible. `fuse`: always the FUSE view, as for users."""
     view_idle_seconds: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 300.0
     """How long a mounted rootfs may be unused before it is unmounted; the next use mounts it again."""
+    quota_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """What content and layers may take on disk; 0: as much as there is. Above it, what can be fetched again goes."""
+    free_space_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """How much of the state directory's disk is kept free in the same way; 0: nothing."""
+    free_space_percent: Annotated[float, msgspec.Meta(ge=0, le=95)] = 0.0
+    """The same as a share of that disk."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ STOREYS = [
     {"transfer"},
     {"gc"},
     {"fs"},
+    {"assembly"},
     {"daemon"},
     {"cli"},
     {"testing"},

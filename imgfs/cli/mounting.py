@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import select
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -44,8 +47,8 @@ def mount(mountpoint: Path, foreground: bool, state: Path | None, config_path: P
     tree answers and its daemon runs on; -f stays in front. A mount whose daemon died is taken away first. All state
     survives unmounting. `cat MOUNTPOINT/.imgfs/config` shows the options in force.
     """
+    from imgfs.assembly import Mounting
     from imgfs.config import default_state, load_config
-    from imgfs.daemon import Mounting
 
     # One spelling of each, whatever links lead there: the table of mounts knows no other.
     chosen = Path(os.path.realpath(state or default_state()))
@@ -82,6 +85,9 @@ def umount(mountpoint: Path, lazy: bool) -> None:
         _take_views_away(path)
     unmount(path, detach=lazy or is_orphan)
     if pid is not None and not lazy:
+        # A copy of the mount in another namespace keeps the connection alive, and would keep its daemon too.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         _wait_for_end(pid)
 
 
@@ -90,7 +96,8 @@ def _more(state: Path) -> str:
 
 
 def _serve(mounting: object, ready: Callable[[], None]) -> None:
-    from imgfs.daemon import Mounting, run
+    from imgfs.assembly import Mounting
+    from imgfs.daemon import run
 
     assert isinstance(mounting, Mounting)
     run(mounting, ready)
@@ -106,9 +113,15 @@ def _serve_behind(mounting: object, state: Path) -> None:
         if answer != b"ready":
             raise _told(answer, _more(state))
         return
-    os.close(reading)
     os.setsid()
+    _keep_only(writing)
     os._exit(_child(mounting, writing))
+
+
+def _keep_only(descriptor: int) -> None:
+    """Close what the shell left open besides: a daemon must hold nobody's lock, pipe or file."""
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _child(mounting: object, writing: int) -> int:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "inspect": "imgfs.cli.inspection",
     "tag": "imgfs.cli.names",
     "rm": "imgfs.cli.names",
+    "gc": "imgfs.cli.gc",
     "snapshot": "imgfs.cli.snapshot",
     "completion": "imgfs.cli.completion",
     "man": "imgfs.cli.man",

@@ -26,7 +26,7 @@ class Row(TypedDict):
     id: str
     kind: str
     parent: str | None
-    usage: int
+    usage: int | None
     created: str
     children: list[str]
 
@@ -79,10 +79,20 @@ def _row(tree: Tree, id: str) -> Row:
         "id": id,
         "kind": _fact(place, "kind"),
         "parent": _parent(place),
-        "usage": int(_fact(place, "usage")),
+        "usage": _usage(place),
         "created": _fact(place, "created"),
         "children": _fact(place, "children").splitlines(),
     }
+
+
+def _usage(place: str) -> int | None:
+    """None for a snapshot whose directory is lost: `user.imgfs.error` tells, and the others are listed."""
+    try:
+        return int(_fact(place, "usage"))
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
 
 
 def _fact(place: str, name: str) -> str:
@@ -108,7 +118,7 @@ def _table(rows: list[Row]) -> str:
             row["kind"],
             _short(row["parent"]) if row["parent"] else "-",
             local_time(int(datetime.fromisoformat(row["created"]).timestamp()) * 10**9),
-            human_size(row["usage"]),
+            "?" if row["usage"] is None else human_size(row["usage"]),
             str(len(row["children"])) if row["children"] else "-",
         )
         for row in rows

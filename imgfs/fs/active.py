@@ -44,7 +44,8 @@ class ActiveDirectory(Directory):
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Commit: `mv snapshots/active/K snapshots/<name>`."""
         if target.number != control_number("snapshots"):
-            raise NotPermitted("an active snapshot is committed by moving it to snapshots/<name>")
+            # Also `mv active/K NAME` where NAME is taken: mv goes into it, and makes nonsense of EEXIST.
+            raise NotPermitted("an active snapshot is committed by moving it to snapshots/<name>, a new one")
         name = os.fsdecode(new)
         try:
             check_name(name)

@@ -10,7 +10,7 @@ from imgfs.errors import NotPermitted, VerificationFailed
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, FileHandle
 from imgfs.fs.labels import as_xattrs, label_key
-from imgfs.fs.node import SOON, Handle, Node, control_number
+from imgfs.fs.node import SOON, Handle, NoAttribute, Node, control_number
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.descriptor import Descriptor
 
@@ -72,7 +72,10 @@ class BlobFile(Node):
             await self._subsystems.content.set_label(digest, key, value)
 
     async def remove_xattr(self, name: bytes, caller: Caller) -> None:
-        await self._subsystems.content.remove_label(self._descriptor.digest, self._label_key(name, caller))
+        digest, key = self._descriptor.digest, self._label_key(name, caller)
+        if key not in self._subsystems.content.labels(digest):
+            raise NoAttribute(f"{name!r}: no such attribute")
+        await self._subsystems.content.remove_label(digest, key)
 
     def _label_key(self, name: bytes, caller: Caller) -> str:
         key = label_key(name)

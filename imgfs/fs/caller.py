@@ -53,6 +53,14 @@ class Caller:
         """Whether it is a thread of this very process, or a program it started, on its way to mount something."""
         return self.pid > 0 and (os.path.exists(f"/proc/self/task/{self.pid}") or _mounts_for_us(self.pid))
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the process sees other mounts than this daemon, as far as can be told."""
+        try:
+            return os.stat(f"/proc/{self.pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino
+        except OSError:
+            return False
+
     def anonymous(self) -> Caller:
         """Nobody in particular: for reads of the kernel, which a process that waits through it can leave by itself."""
         return Caller(0, self.uid, self._waiters)

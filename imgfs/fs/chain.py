@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 import pyfuse3
 
@@ -45,10 +46,10 @@ class ChainDirectory(Directory):
         raise missing(name)
 
     async def entries(self, caller: Caller) -> Listing:
-        listing: list[tuple[bytes, Node]] = [
-            (b"rootfs", await self._rootfs(caller)),
-            (b"diff", await self._diff(caller)),
-        ]
+        listing: list[tuple[bytes, Node]] = []
+        for name, child in ((b"rootfs", self._rootfs), (b"diff", self._diff)):
+            with suppress(ImgfsError):  # told to who walks there: one bad image must not break a walk of the whole tree
+                listing.append((name, await child(caller)))
         if self._snapshot.parent is not None:
             listing.append((b"parent", self._parent(self._snapshot.parent)))
         return listing

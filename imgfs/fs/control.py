@@ -8,6 +8,7 @@ from pathlib import Path
 from imgfs import __version__
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import RenderedFile
+from imgfs.fs.gc import GcDirectory
 from imgfs.fs.layer import LayersDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
@@ -18,7 +19,7 @@ _LOG_SHOWN = 1 << 20
 class ControlDirectory(Directory):
     """version, config, state.json, metrics and log; unlisted, layers/ for the kernel."""
 
-    __slots__ = ("_children", "_layers", "_rootfs")
+    __slots__ = ("_children", "_gc", "_layers", "_rootfs")
 
     def __init__(self, subsystems: Subsystems) -> None:
         super().__init__(".imgfs", subsystems.shown)
@@ -31,10 +32,12 @@ class ControlDirectory(Directory):
             "metrics": _called(lambda: subsystems.metrics().encode()),
             "log": _called(lambda: _tail(subsystems.state / "log")),
         }
+        self._gc = GcDirectory(subsystems)
         self._children: dict[bytes, Node] = {
             name.encode(): RenderedFile(f".imgfs/{name}", subsystems.shown, render)
             for name, render in renderers.items()
         }
+        self._children[b"gc"] = self._gc
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if name == b"layers":
@@ -47,10 +50,16 @@ class ControlDirectory(Directory):
         return list(self._children.items())
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """`user.imgfs.views` with `unmount`: take the kernel's views away, which keep the tree busy for umount(2)."""
-        if name != b"user.imgfs.views" or value != b"unmount":
+        """`user.imgfs.views` with `unmount`: take the kernel's views away, which keep the tree busy for umount(2).
+
+        `user.imgfs.gc` with `collect` or `all`: collect garbage; gc/last has the report.
+        """
+        if (name, value) == (b"user.imgfs.views", b"unmount"):
+            await caller.wait(self._rootfs.clear)
+        elif name == b"user.imgfs.gc" and value in (b"collect", b"all"):
+            await caller.wait(lambda: self._gc.run(everything=value == b"all"))
+        else:
             raise self.refusal()
-        await caller.wait(self._rootfs.clear)
 
 
 def _constant(data: bytes) -> Callable[[], Awaitable[bytes]]:

@@ -1,6 +1,6 @@
 """content/ingest/: unfinished writes as files. A ref is a truncatable, resumable writer; `mv` into content/ commits it.
 
-Bytes that nobody has verified cannot be read. chmod, chown and utimes are taken and change nothing, so that `cp -p` and
+Bytes that nobody has verified cannot be read, whatever a writer is opened for. chmod, chown and utimes are taken and change nothing, so that `cp -p` and
 `rsync -a` work: what an ingest looks like is imgfs's.
 """
 
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 
 import pyfuse3
 
-from imgfs.content.refs import parse_ref, ref_name
+from imgfs.content.download import download_ref
+from imgfs.content.refs import parse_ref, promised_digest, ref_name
 from imgfs.content.status import Status
 from imgfs.content.writer import Writer
-from imgfs.errors import Invalid, NoSpace, NotFound, NotPermitted
+from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
 from imgfs.fs.labels import as_moment
 from imgfs.fs.node import Directory, Handle, Listing, NoAttribute, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.digest import Digest
+from imgfs.transfer.failures import Failures
 
 _TOTAL, _EXPECTED = b"user.imgfs.total", b"user.imgfs.expected"
 
@@ -49,8 +51,9 @@ class IngestDirectory(Directory):
             for status in self._subsystems.ingests
         ]
 
-    async def make_file(self, name: bytes, caller: Caller) -> Node:
+    async def make_file(self, name: bytes, flags: int, caller: Caller) -> Node:
         """Start a writer; a ref of the form `<kind>-<digest>` whose digest is stored is EEXIST at once."""
+        _check_access(flags, f"ingest {os.fsdecode(name)}")
         with self._noting(name):
             writer = await self._subsystems.ingests.open(os.fsdecode(name))
             await writer.close()
@@ -59,12 +62,21 @@ class IngestDirectory(Directory):
     async def unlink(self, name: bytes, caller: Caller) -> None:
         """Abort. Of a download of imgfs's own, the readers that wait for it are told too."""
         ref = parse_ref(os.fsdecode(name))
-        await self._subsystems.ingests.abort(ref)
+        digest = promised_digest(ref)
+        # A download that waits for its registry would not notice that its writer is gone.
+        cancelled = digest is not None and ref == download_ref(digest) and self._subsystems.blobs.cancel(digest)
+        try:
+            await self._subsystems.ingests.abort(ref)
+        except NotFound:
+            if not cancelled:
+                raise
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Commit, or another ref."""
         ref = parse_ref(os.fsdecode(old))
         with self._noting(old):
+            if flags & ~pyfuse3.RENAME_NOREPLACE:
+                raise NotPermitted(f"ingest {ref}: cannot be exchanged")
             if target.number == control_number("content"):
                 await self._commit(ref, os.fsdecode(new), caller)
             elif target.number == self.number:
@@ -81,12 +93,12 @@ class IngestDirectory(Directory):
         await caller.wait(lambda: self._subsystems.ingests.commit(ref, digest))
 
     async def _rename(self, ref: str, new: str, flags: int) -> None:
-        if flags:
-            raise NotPermitted("ingests cannot be exchanged")
         try:
-            parse_ref(new)
+            taken = parse_ref(new) in self._subsystems.ingests
         except Invalid as error:
             raise NotPermitted(error.message) from None
+        if taken and flags & pyfuse3.RENAME_NOREPLACE:
+            raise AlreadyExists(f"ingest {new}: exists; choose another ref")
         await self._subsystems.ingests.rename(ref, new)
 
     def _noting(self, name: bytes) -> AbstractContextManager[None]:
@@ -101,26 +113,31 @@ class IngestFile(Node):
     direct_io = True
 
     def __init__(self, subsystems: Subsystems, ref: str) -> None:
-        super().__init__(control_number(f"content/ingest/{ref}"))
+        self._seen = subsystems.ingests.status(ref)
+        # A ref that was removed and started again is another file: an old writer's descriptor stays with the old one.
+        super().__init__(control_number(f"content/ingest/{ref}\0{self._seen.started}"))
         self._subsystems = subsystems
         self._ref = ref
-        self._seen = subsystems.ingests.status(ref)
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         entry = self._subsystems.shown.entry(
             self.number, stat.S_IFREG | 0o200, size=self._status().offset, time=self._seen.updated
         )
-        if self._ref not in self._subsystems.ingests:
+        if self._named() is None:
             entry.st_nlink = 0
         return entry
 
     async def open(self, flags: int, caller: Caller) -> Handle:
-        if flags & os.O_ACCMODE != os.O_WRONLY:
-            raise NotPermitted(f"ingest {self._ref}: unverified bytes cannot be read; commit it first")
-        writer = await self._subsystems.ingests.open(self._ref)
-        if flags & os.O_TRUNC:
-            await writer.truncate(0)
-        return WriterHandle(writer)
+        _check_access(flags, f"ingest {self._ref}")
+        with self._noting():
+            writer = await self._subsystems.ingests.open(self._known_ref())
+            try:
+                if flags & os.O_TRUNC:
+                    await writer.truncate(0)
+            except BaseException:
+                await writer.close()
+                raise
+        return WriterHandle(writer, self._subsystems.failures)
 
     async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
         """chmod, chown and utimes change nothing."""
@@ -128,10 +145,11 @@ class IngestFile(Node):
     async def truncate(self, size: int, handle: Handle | None, caller: Caller) -> None:
         """By an open descriptor it is the writer's own; by name it takes the writer's lock for a moment."""
         if isinstance(handle, WriterHandle):
-            await handle.writer.truncate(size)
+            await handle.truncate(size)
             return
-        async with await self._subsystems.ingests.open(self._ref) as writer:
-            await writer.truncate(size)
+        with self._noting():
+            async with await self._subsystems.ingests.open(self._known_ref()) as writer:
+                await writer.truncate(size)
 
     async def xattrs(self) -> dict[bytes, bytes]:
         status = self._status()
@@ -140,18 +158,21 @@ class IngestFile(Node):
             _EXPECTED: status.expected,
             b"user.imgfs.digest": status.digest if status.hashed == status.offset else None,
             b"user.imgfs.started": os.fsdecode(as_moment(status.started)),
-            b"user.imgfs.error": self._subsystems.failures.get(f"content/ingest/{ref_name(self._ref)}"),
+            b"user.imgfs.error": self._subsystems.failures.get(_subject(self._ref)),
         }
         return {name: os.fsencode(value) for name, value in facts.items() if value is not None}
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """Declare: the latest wins, also while a writer is at work."""
+        if name.startswith(b"system."):
+            # What cp -p and mv take from a filesystem without ACLs, and then chmod; EPERM they complain about.
+            raise Unsupported(f"ingest {self._ref}: has no {os.fsdecode(name)}")
         ingests = self._subsystems.ingests
-        with self._subsystems.failures.noting(f"content/ingest/{ref_name(self._ref)}"):
+        with self._noting():
             if name == _TOTAL:
-                await ingests.declare(self._ref, total=_number(value))
+                await ingests.declare(self._known_ref(), total=_number(value))
             elif name == _EXPECTED:
-                await ingests.declare(self._ref, expected=Digest.parse(os.fsdecode(value).strip()))
+                await ingests.declare(self._known_ref(), expected=Digest.parse(os.fsdecode(value).strip()))
             else:
                 raise self.refusal()
 
@@ -159,44 +180,80 @@ class IngestFile(Node):
         if await self.xattr(name) is None:
             raise NoAttribute(f"{name!r}: no such attribute")
         if name == _TOTAL:
-            await self._subsystems.ingests.declare(self._ref, total=None)
+            await self._subsystems.ingests.declare(self._known_ref(), total=None)
         elif name == _EXPECTED:
-            await self._subsystems.ingests.declare(self._ref, expected=None)
+            await self._subsystems.ingests.declare(self._known_ref(), expected=None)
         else:
             raise self.refusal()
 
+    def _noting(self) -> AbstractContextManager[None]:
+        return self._subsystems.failures.noting(_subject(self._ref))
+
     def _status(self) -> Status:
-        with suppress(NotFound):  # fstat of an open file without a name
-            self._seen = self._subsystems.ingests.status(self._ref)
+        self._seen = self._named() or self._seen
         return self._seen
+
+    def _named(self) -> Status | None:
+        """What the ref stands for, if it is this write still."""
+        ingests = self._subsystems.ingests
+        status = ingests.status(self._ref) if self._ref in ingests else None
+        return status if status and status.started == self._seen.started else None
+
+    def _known_ref(self) -> str:
+        if self._named() is None:
+            raise NotFound(f"ingest {self._ref}: was removed")
+        return self._ref
 
 
 class WriterHandle:
     """An open ingest. Closing it commits nothing."""
 
-    __slots__ = ("writer",)
+    __slots__ = ("_failures", "_writer")
 
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
+    def __init__(self, writer: Writer, failures: Failures) -> None:
+        self._writer = writer
+        self._failures = failures
 
     async def read(self, offset: int, size: int) -> bytes:
         raise NotPermitted("unverified bytes cannot be read")
 
     async def write(self, offset: int, data: bytes) -> int:
         """How much was written: all, or what a full disk took, so that the rest is not mistaken for new bytes."""
-        try:
-            await self.writer.write_at(offset, data)
-        except NoSpace:
-            if offset < self.writer.offset <= offset + len(data):
-                return self.writer.offset - offset
-            raise
+        with self._noting():
+            try:
+                await self._writer.write_at(offset, data)
+            except NoSpace:
+                if offset < self._writer.offset <= offset + len(data):
+                    return self._writer.offset - offset
+                raise
         return len(data)
 
+    async def truncate(self, size: int) -> None:
+        """Under the writer's own lock."""
+        with self._noting():
+            await self._writer.truncate(size)
+
     async def fsync(self) -> None:
-        await self.writer.fsync()
+        """On return the bytes so far survive a power cut."""
+        with self._noting():
+            await self._writer.fsync()
 
     async def close(self) -> None:
-        await self.writer.close()
+        await self._writer.close()
+
+    def _noting(self) -> AbstractContextManager[None]:
+        return self._failures.noting(_subject(self._writer.ref))
+
+
+def _subject(ref: str) -> str:
+    """What failures of a ref are noted for."""
+    return f"content/ingest/{ref_name(ref)}"
+
+
+def _check_access(flags: int, subject: str) -> None:
+    """Opened for both it is a writer like any: rsync and mkstemp(3) ask for more than they use."""
+    if flags & os.O_ACCMODE == os.O_RDONLY:
+        raise NotPermitted(f"{subject}: unverified bytes cannot be read; commit it first")
 
 
 def _number(value: bytes) -> int:

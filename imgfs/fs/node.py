@@ -117,8 +117,8 @@ class Node:
         """Make a directory in this directory."""
         raise self.refusal()
 
-    async def make_file(self, name: bytes, caller: Caller) -> Node:
-        """Make a file of any kind, or a hard link, in this directory."""
+    async def make_file(self, name: bytes, flags: int, caller: Caller) -> Node:
+        """Make a regular file in this directory, which will be opened for the access that `flags` tells."""
         raise self.refusal()
 
     async def unlink(self, name: bytes, caller: Caller) -> None:

@@ -9,6 +9,7 @@ import errno
 import functools
 import logging
 import os
+import stat
 from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -124,7 +125,9 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         parent = await self._node(parent_inode, ctx)
-        return await self._counted(await parent.make_file(name, self._caller(ctx)))
+        if not stat.S_ISREG(mode):
+            raise parent.refusal()
+        return await self._counted(await parent.make_file(name, os.O_WRONLY, self._caller(ctx)))
 
     @guarded
     async def mkdir(
@@ -174,8 +177,7 @@ class Operations(pyfuse3.Operations):
         new_name: pyfuse3.FileNameT,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        parent = await self._node(new_parent_inode, ctx)
-        return await self._counted(await parent.make_file(new_name, self._caller(ctx)))
+        raise (await self._node(new_parent_inode, ctx)).refusal()
 
     @guarded
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -193,7 +195,7 @@ class Operations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        node = await (await self._node(parent_inode, ctx)).make_file(name, self._caller(ctx))
+        node = await (await self._node(parent_inode, ctx)).make_file(name, flags, self._caller(ctx))
         entry = await self._counted(node)
         return await self.open(pyfuse3.InodeT(node.number), flags, ctx), entry
 

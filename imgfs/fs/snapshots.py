@@ -13,11 +13,11 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.chain import ChainDirectory, show
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
-from imgfs.fs.user import UserSnapshot, remove
+from imgfs.fs.user import UserSnapshot, meant, remove
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.platform import Platform, parse_platform
 from imgfs.snapshots.graph import Snapshot
-from imgfs.snapshots.ids import ACTIVE, id_of_target
+from imgfs.snapshots.ids import ACTIVE
 from imgfs.snapshots.rows import Info, Kind
 
 _RENAME_NOREPLACE = 1
@@ -60,7 +60,7 @@ class SnapshotsDirectory(Directory):
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
         """View: another name for a committed snapshot, which pins it."""
-        info = await self._subsystems.snapshots.view(os.fsdecode(name), id_of_target(os.fsdecode(target)))
+        info = await self._subsystems.snapshots.view(os.fsdecode(name), meant(self._subsystems, os.fsdecode(target)))
         return self._own(info)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:

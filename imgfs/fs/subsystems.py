@@ -10,6 +10,7 @@ from imgfs.config import Config
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.fs.node import Shown
+from imgfs.gc.watch import Room
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore
@@ -43,6 +44,7 @@ class Subsystems:
     views: Views
     snapshots: SnapshotStore
     rootfs: Rootfs
+    room: Room
     documents: Documents
     resolver: Resolver
     images: Images

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 
 import pyfuse3
 import trio
 
-from imgfs.errors import Invalid, NoSpace
+from imgfs.errors import Invalid, NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
 from imgfs.fs.labels import as_moment, as_xattrs, label_key
@@ -19,7 +18,7 @@ from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, Node, Stale, c
 from imgfs.fs.subsystems import Subsystems
 from imgfs.rootfs.rootfs import diff_of, rootfs_of
 from imgfs.snapshots.export import export_layer, layer_size
-from imgfs.snapshots.ids import active_id, id_of_target
+from imgfs.snapshots.ids import ACTIVE, active_id, ids_of_target
 from imgfs.snapshots.removal import run_walk
 from imgfs.snapshots.rows import Info, Kind
 from imgfs.snapshots.upper import KERNEL, ROOTLESS, Dialect
@@ -67,7 +66,7 @@ class UserSnapshot(Directory):
             raise self.refusal()
         if name == _PARENT:
             with self._subsystems.failures.noting(f"snapshots/{info.id}"):
-                await self._subsystems.snapshots.set_parent(info.name, id_of_target(text))
+                await self._subsystems.snapshots.set_parent(info.name, meant(self._subsystems, text, ACTIVE, info.name))
             return self._parent(self._info)
         if not name.startswith(b"Cu"):
             raise Invalid(f"snapshot {info.id}: only its `parent` can be set, not {os.fsdecode(name)!r}")
@@ -79,7 +78,9 @@ class UserSnapshot(Directory):
         parent = self._subsystems.private_parents.get(key)
         if parent is None or target.number != self.number or new != _PARENT:
             raise self.refusal()
-        await self._subsystems.snapshots.set_parent(self._info.name, id_of_target(parent), replacing=True)
+        await self._subsystems.snapshots.set_parent(
+            self._info.name, meant(self._subsystems, parent, ACTIVE, self._info.name), replacing=True
+        )
         self._subsystems.private_parents.pop(key, None)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
@@ -165,7 +166,12 @@ class Mountpoint(Node):
             return
         id = self._subsystems.snapshots.numbered(self._number).id
         with self._subsystems.failures.noting(f"snapshots/{id}"):
-            await caller.wait(lambda: self._show(id))
+            is_new = await caller.wait(lambda: self._show(id))
+            if not is_new and caller.is_elsewhere:
+                raise NotPermitted(
+                    f"snapshot {id}: is mounted, but not in the mount namespace of process {caller.pid}; "
+                    "bind the tree there with rslave propagation"
+                )
         # Whoever is here although something was mounted before went by while that was done: he is beneath it.
         raise Stale(f"{self._place(id)}: is mounted now; walk again")
 
@@ -269,8 +275,7 @@ class ExportHandle:
 async def remove(subsystems: Subsystems, id: str) -> None:
     """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used."""
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
-        with suppress(NoSpace):  # removing is what makes room
-            await subsystems.rootfs.leave(id)
+        await subsystems.rootfs.leave(id)
         await subsystems.snapshots.remove(id)
 
 
@@ -282,3 +287,9 @@ async def commit(subsystems: Subsystems, key: str, name: str, caller: Caller) ->
         await caller.wait(lambda: subsystems.rootfs.settle(id))
         await subsystems.rootfs.leave(id)
         await subsystems.snapshots.commit(key, name)
+
+
+def meant(subsystems: Subsystems, target: str, *base: str) -> str:
+    """The id that a link's target means: of those it may mean, the first that is there."""
+    ids = ids_of_target(target, *base)
+    return next((id for id in ids if subsystems.snapshots.find(id)), ids[0])

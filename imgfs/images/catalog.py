@@ -176,7 +176,7 @@ class Catalog:
                 db.executemany(f"DELETE FROM {table} WHERE digest = ?", gone)
             return True
 
-        return await self._database.write(change)
+        return await self._database.write(change, frees=True)
 
     async def unpacked(self, blobs: Collection[Digest]) -> dict[Digest, Digest]:
         """Those of `blobs` that a pass has gone over, with the diff ID it proved."""

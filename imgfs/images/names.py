@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from imgfs.database import Database
 from imgfs.errors import AlreadyExists, Invalid, NotFound
-from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.oci.reference import Reference, is_host, parse_reference
 
 SCHEMA = """
@@ -176,7 +176,8 @@ class Names:
 
 def check_name(name: str) -> None:
     """Raise Invalid unless `name` may be registered."""
-    if len(name) > NAME_MAX or (reference_of(name) is None and not is_local_name(name)):
+    is_odd = name.partition(":")[0] in HEX_LENGTH or name.startswith(("-", ":")) or name.endswith(":")
+    if len(name) > NAME_MAX or (reference_of(name) is None and (is_odd or not is_local_name(name))):
         raise Invalid(
             f"image name {name[:200]!r}: expected host/repository:tag, host/repository@digest or a plain word"
         )

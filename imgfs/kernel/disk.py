@@ -25,14 +25,19 @@ def sync_filesystem(path: Path) -> None:
         os.close(descriptor)
 
 
-def era(path: Path) -> str | None:
-    """What changes with every boot and with every mount of the filesystem below `path`: a crash of the machine lies
-    between two eras, the crash of a process does not. None before Linux 6.8, which has no mount IDs of that kind.
-    """
+def mount_number(path: str | Path) -> int | None:
+    """The number of the topmost mount at `path`, never given again; None before Linux 6.8, or where nothing is."""
     found = ctypes.create_string_buffer(_STATX_SIZE)
     if _libc.statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_MNT_ID_UNIQUE, found):
         return None
     if not int.from_bytes(found.raw[_MASK_AT : _MASK_AT + 4], sys.byteorder) & _STATX_MNT_ID_UNIQUE:
         return None
-    number = int.from_bytes(found.raw[_MNT_ID_AT : _MNT_ID_AT + 8], sys.byteorder)
-    return f"{_BOOT_ID.read_text().strip()} {number}"
+    return int.from_bytes(found.raw[_MNT_ID_AT : _MNT_ID_AT + 8], sys.byteorder)
+
+
+def era(path: Path) -> str | None:
+    """What changes with every boot and with every mount of the filesystem below `path`: a crash of the machine lies
+    between two eras, the crash of a process does not. None where mounts have no number.
+    """
+    number = mount_number(path)
+    return None if number is None else f"{_BOOT_ID.read_text().strip()} {number}"

@@ -9,7 +9,7 @@ import errno
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgfs.errors import Invalid
+from imgfs.errors import Busy, ImgfsError, Invalid
 from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Context, Detached, clone, clone_mount
 
 SOURCE = "imgfs"
@@ -67,20 +67,25 @@ def detached_overlay(
         return context.create(attributes if upper else attributes | RDONLY)
 
 
-def check_unused(upper: Path, lower: Path, work: Path, subject: str) -> None:
+def check_unused(upper: Path, lower: Path, subject: str) -> None:
     """Raise Busy while any overlay writes to `upper`, one that no path leads to among them.
 
     Such a one is left by a killed daemon, or by `umount --lazy`, for as long as a process uses it. The kernel tells by
-    refusing another one with `index=on`. `lower` and `work` are empty directories; what is left in `work` is garbage.
-    Blocks.
+    refusing another one with `index=on`, before it looks at anything else: so what is asked for is one that it refuses
+    in any case (upper and work directory in one), which leaves no trace. `lower` is an empty directory. Blocks.
     """
     with Context("overlay", subject, {errno.EBUSY: "end the processes that still have it open"}) as context:
         context.set_string("source", SOURCE)
         context.set_string("index", "on")
         context.set_path("lowerdir+", lower)
         context.set_path("upperdir", upper)
-        context.set_path("workdir", work)
-        context.create(0).close()
+        context.set_path("workdir", upper)
+        try:
+            context.create(0).close()
+        except Busy:
+            raise
+        except ImgfsError:
+            return
 
 
 def _set_lower(context: Context, lower: str | Detached) -> None:

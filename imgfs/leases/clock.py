@@ -55,7 +55,7 @@ class AccessClock:
         for digest in gone:
             self._used.pop(digest, None)
         if kept := [(digest,) for digest in gone if self._saved.pop(digest, None) is not None]:
-            await self._database.write(lambda db: db.executemany("DELETE FROM uses WHERE digest = ?", kept))
+            await self._database.write(lambda db: db.executemany("DELETE FROM uses WHERE digest = ?", kept), frees=True)
 
 
 def _select(db: sqlite3.Connection) -> list[tuple[Digest, int]]:

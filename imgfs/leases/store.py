@@ -97,7 +97,7 @@ class Leases:
         if self.get(id) is not None:
             raise AlreadyExists(f"lease {id!r}: exists already; choose another id or delete it first")
         made = Lease(id, self._now(), expires)
-        await self._write(lambda db: _insert(db, made))
+        await self._database.write(lambda db: _insert(db, made))
         self._leases[id] = made
         return made
 
@@ -111,7 +111,7 @@ class Leases:
     async def set_expiry(self, id: str, expires: int | None) -> Lease:
         """Let the lease expire at another time (ns since the epoch), or never. Raises NotFound."""
         self.stat(id)
-        await self._write(lambda db: _update(db, id, expires))
+        await self._database.write(lambda db: _update(db, id, expires))
         return self._change(id, lambda lease: replace(lease, expires=expires))
 
     async def add(self, id: str, name: str, resource: Resource) -> Lease:
@@ -125,7 +125,7 @@ class Leases:
             raise AlreadyExists(f"lease {id!r}: has a link {name!r} already; remove it first")
         made = self._change(id, lambda lease: replace(lease, links=_with(lease.links, name, resource)))
         try:
-            await self._write(lambda db: _insert_link(db, id, name, resource))
+            await self._database.write(lambda db: _insert_link(db, id, name, resource))
         except BaseException:
             self._change(id, lambda lease: replace(lease, links=_without(lease.links, name)))
             raise
@@ -136,7 +136,8 @@ class Leases:
         if name not in self.stat(id).links:
             raise NotFound(f"lease {id!r}: has no link {name!r}")
         key = os.fsencode(id), os.fsencode(name)
-        await self._write(lambda db: db.execute("DELETE FROM lease_links WHERE lease = ? AND name = ?", key))
+        gone = "DELETE FROM lease_links WHERE lease = ? AND name = ?"
+        await self._database.write(lambda db: db.execute(gone, key), frees=True)
         return self._change(id, lambda lease: replace(lease, links=_without(lease.links, name)))
 
     async def expire(self) -> list[str]:
@@ -172,13 +173,10 @@ class Leases:
 
     async def _remove(self, ids: list[str]) -> None:
         gone = [(id, self._leases.get(id)) for id in ids]
-        await self._write(lambda db: _delete(db, ids))
+        await self._database.write(lambda db: _delete(db, ids), frees=True)
         for id, lease in gone:
             if self._leases.get(id) is lease:
                 self._leases.pop(id, None)
-
-    async def _write(self, change: Callable[[sqlite3.Connection], object]) -> None:
-        await self._database.write(change)
 
 
 def check_id(id: str) -> None:

@@ -16,7 +16,8 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound
-from imgfs.kernel.mounts import expire, mount_at, mounts_below, unmount
+from imgfs.kernel.disk import mount_number
+from imgfs.kernel.mounts import expire, mount_at, mounts, mounts_below, unmount
 
 Attach = Callable[[str], object]
 """Mounts something over the path it is given; runs in a thread, raises ImgfsError."""
@@ -73,6 +74,8 @@ class Places:
         if place not in self._mounted:
             return
         mark = self._mounted[place]
+        if not await trio.to_thread.run_sync(self._is_topmost, place, mark, limiter=self._unmounting):
+            raise Busy(f"{place}: another filesystem is mounted over it; `umount {self.path(place)}` first")
         try:
             await trio.to_thread.run_sync(unmount, self.path(place), limiter=self._unmounting)
         except Busy:
@@ -102,9 +105,12 @@ class Places:
         return place not in self._mounted
 
     async def expire(self) -> None:
-        """Take away what nobody has used since the last call."""
+        """Take away what nobody has used since the last call, and nobody has mounted something else over."""
+        stacked = await trio.to_thread.run_sync(_stacked, limiter=self._unmounting)
         for place in self:
             mark = self._mounted.get(place)
+            if self.path(place) in stacked:
+                continue
             if await trio.to_thread.run_sync(expire, self.path(place), limiter=self._unmounting):
                 self._forget(place, mark)
                 _log.info("idle view unmounted", extra={"place": place})
@@ -127,11 +133,32 @@ class Places:
             raise Busy(f"{place}: is being moved or removed; try again")
         if place in self._mounted:
             return False
-        await trio.to_thread.run_sync(attach, self.path(place), limiter=self._mounting)
-        self._mounted[place] = object()
+        self._mounted[place] = await trio.to_thread.run_sync(
+            _attached, attach, self.path(place), limiter=self._mounting
+        )
         return True
+
+    def _is_topmost(self, place: str, mark: object) -> bool:
+        """Whether nobody mounted something else over ours, as far as can be told; ours may be gone, too."""
+        return not isinstance(mark, int) or mount_number(self.path(place)) in (
+            mark,
+            None,
+            mount_number(self._mountpoint),
+        )
 
     def _forget(self, place: str, mark: object) -> None:
         """The mount of that mark is no more. Another one may have been made there while a thread found that out."""
         if self._mounted.get(place) is mark:
             self._mounted.pop(place, None)
+
+
+def _attached(attach: Attach, path: str) -> object:
+    """Mount, and return a mark of this very mount: its number where the kernel gives one for good."""
+    attach(path)
+    return mount_number(path) or object()
+
+
+def _stacked() -> set[str]:
+    """Where more than one mount lies. Read from the table: walking into a mount would count as a use of it."""
+    counts = Counter(mount.mountpoint for mount in mounts())
+    return {path for path, count in counts.items() if count > 1}

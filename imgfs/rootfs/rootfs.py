@@ -19,8 +19,7 @@ from pathlib import Path
 import trio
 
 from imgfs.aio.flight import Flights
-from imgfs.content.durable import temporary_name
-from imgfs.errors import ImgfsError, Malformed, NoSpace, NotPermitted, TooLarge, Unsupported, from_os
+from imgfs.errors import Busy, ImgfsError, Malformed, NotPermitted, TooLarge, Unsupported
 from imgfs.kernel.bind import bind_read_only
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.fuse_overlay import mount_fuse_overlay
@@ -34,7 +33,6 @@ from imgfs.rootfs.places import Places
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.root import RootAttributes, root_of
 from imgfs.snapshots.rows import Info, Kind
-from imgfs.snapshots.shelf import remove_tree
 from imgfs.snapshots.store import SnapshotStore, Stack
 from imgfs.snapshots.views import Views
 
@@ -193,8 +191,8 @@ class Rootfs:
         with self._holding(chain):
             lower = await self._lower_or_view(chain) if chain else None
             if info.kind is Kind.ACTIVE:
-                await self._snapshots.mark_used(info.name, await self._root(chain, lower))
-                stack = self._snapshots.stack(id)
+                await self._snapshots.mark_used(info.name, await self._root(chain, lower), seen=info)
+            self._check_same(info)
             if chain is not None:
                 self._users[place] = chain.chain_id
             return await self.places.mount(place, self._checked(info, self._user_attachment(stack, lower)))
@@ -208,7 +206,7 @@ class Rootfs:
         if info.kind is not Kind.ACTIVE or info.used:
             return
         chain = self._graph.find(stack.chain) if stack.chain and not stack.lowers else None
-        await self._snapshots.mark_used(info.name, await self._root(chain, None))
+        await self._snapshots.mark_used(info.name, await self._root(chain, None), seen=info)
 
     async def show_changes(self, id: str) -> bool:
         """Mount a user's own changes, read-only, over its diff unless they are. Raises as show_user."""
@@ -244,30 +242,25 @@ class Rootfs:
     def _trusted(self) -> bool:
         return self._terms.trusted
 
+    def _check_same(self, info: Info) -> None:
+        """Raise Busy if a snapshot of that id was removed, or made anew upon another parent, while layers came here."""
+        now = self._snapshots.find_own(info.id)
+        if now is None or (now.number, now.parent) != (info.number, info.parent):
+            raise Busy(f"snapshot {info.id}: was changed meanwhile; try again")
+
     async def _check_unused(self, info: Info) -> None:
         if check := self._check_of(info):
             await trio.to_thread.run_sync(check)
 
     def _checked(self, info: Info, attach: Callable[[str], object]) -> Callable[[str], object]:
-        """`attach` after the check, in the flight of the mount: walkers who checked by themselves would meet.
-
-        A full disk leaves no room for the check, and the way in is the way to make some.
-        """
+        """`attach` after the check, in the flight of the mount: walkers who checked by themselves would meet."""
         check = self._check_of(info)
-        if check is None:
-            return attach
-
-        def checked(target: str) -> None:
-            with suppress(NoSpace):
-                check()
-            attach(target)
-
-        return checked
+        return (lambda target: (check(), attach(target))) if check else attach
 
     def _check_of(self, info: Info) -> Callable[[], None] | None:
         if info.kind is not Kind.ACTIVE or not info.used or info.damaged or not self._terms.is_root:
             return None
-        return partial(_check_unused, self._snapshots.upper(info.id), self._snapshots.empty, info.id)
+        return partial(check_unused, self._snapshots.upper(info.id), self._snapshots.empty, f"snapshot {info.id}")
 
     async def _show(self, snapshot: Snapshot) -> bool:
         place = rootfs_of(snapshot.chain_id)
@@ -401,14 +394,3 @@ def _attach_clone(lower: Detached, target: str) -> None:
 def _attach_overlay(lowers: Sequence[str | Detached], stack: Stack, trusted: bool, target: str) -> None:
     with detached_overlay(lowers, upper=stack.upper, work=stack.work, trusted=trusted, subject=target) as mount:
         mount.attach(target)
-
-
-def _check_unused(upper: Path, empty: Path, id: str) -> None:
-    work = upper.parent / temporary_name()
-    try:
-        work.mkdir(mode=0o700)
-        check_unused(upper, empty, work, f"snapshot {id}")
-    except OSError as error:
-        raise from_os(error, f"snapshot {id}") from None
-    finally:
-        remove_tree(work)

@@ -180,7 +180,7 @@ class SnapshotGraph:
                 "DELETE FROM inodes WHERE abs(snapshot) = ? AND first < (SELECT max(first) FROM inodes)", rows
             )
 
-        await self._database.write(change)
+        await self._database.write(change, frees=True)
 
     def _parent(self, snapshot: Snapshot) -> Snapshot | None:
         if snapshot.parent is None:

@@ -23,13 +23,22 @@ def active_id(key: str) -> str:
     return f"{ACTIVE}/{key}"
 
 
-def id_of_target(target: str) -> str:
-    """The id that the target of a symbolic link means: `<id>`, `../../<id>`, `../active/<key>`, or a path that ends so.
+def ids_of_target(target: str, *base: str) -> list[str]:
+    """The ids that the target of a symbolic link may mean, which lies in `base` below snapshots/; the likeliest first.
 
-    Whether there is such a snapshot is not judged.
+    A path is followed from there; what leads nowhere means what its last word says. Nothing is looked up.
     """
     *above, last = target.rstrip("/").split("/")
-    return active_id(last) if above and above[-1] == ACTIVE else last
+    if not above:
+        return [last]
+    here = list(base)
+    for part in (*above, last):
+        if part == "..":
+            here = here[:-1]
+        elif part not in ("", "."):
+            here.append(part)
+    followed = active_id(last) if here[-2:-1] == [ACTIVE] else last
+    return [followed] if above[-1] == ACTIVE else list(dict.fromkeys((followed, last)))
 
 
 def subject(id: str) -> str:

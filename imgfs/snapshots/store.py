@@ -184,15 +184,17 @@ class SnapshotStore:
                 raise NotFound(f"{subject(info.id)}: has no parent")
             return await self._put(replace(info, parent=None, updated=time.time_ns()))
 
-    async def mark_used(self, key: str, root: RootAttributes | None = None) -> Info:
-        """Settle the parent of an active snapshot, before its rootfs is mounted. Idempotent. Raises NotFound, Busy.
+    async def mark_used(self, key: str, root: RootAttributes | None = None, *, seen: Info | None = None) -> Info:
+        """Settle the parent of an active snapshot, before its rootfs is mounted. Idempotent.
 
-        The first time, the root directory gets the looks of the parent's: `root` where the parent is an image chain,
-        which is not known here.
+        Raises NotFound, and Busy if it is no longer as it was `seen`, or changes now. The first time, the root
+        directory gets the looks of the parent's: `root` where the parent is an image chain, which is not known here.
         """
         async with self._changing:
             info = self._active(key)
             self._index.check_settled(info.id)
+            if seen is not None and (info.number, info.parent) != (seen.number, seen.parent):
+                raise Busy(f"{subject(info.id)}: was changed meanwhile; try again")
             if info.used:
                 return info
             upper, lowers = self._upper(info), self.stack(info.id).lowers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from imgfs.aio.threads import run_cpu
@@ -71,6 +71,11 @@ class Documents:
         except NotFound:
             return None  # it was damaged, or somebody removed it
         return await self._parse(digest, data, "")
+
+    def forget(self, digests: Iterable[Digest]) -> None:
+        """These were collected: whoever wants one again reads it anew, so that what it mentions is recorded again."""
+        for digest in digests:
+            self._parsed.pop(digest, None)
 
     async def places(self, digest: Digest) -> tuple[Source, ...]:
         """Where the image `digest` can be had: by its names, and where an index lists it as an image."""

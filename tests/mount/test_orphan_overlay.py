@@ -6,8 +6,8 @@ import errno
 import os
 from pathlib import Path
 
-from imgfs.kernel.mounts import unmount
-from tests.mount.scene import refused
+from imgfs.kernel.mounts import mount_at, unmount
+from tests.mount.scene import refused, succeed, until
 from tests.support.mounted import Mounted
 
 
@@ -42,3 +42,19 @@ def test_a_lazily_unmounted_rootfs_with_a_writer_is_busy(mounted: Mounted) -> No
         with refused(errno.EBUSY):
             os.rename(snapshot, mounted.path / "snapshots/name")
     os.rename(snapshot, mounted.path / "snapshots/name")
+
+
+def test_a_mount_of_somebody_else_over_a_rootfs_is_left_alone(tmp_path: Path) -> None:
+    with Mounted(tmp_path, "view_idle_seconds = 1.0") as mounted:
+        mounted.start()
+        snapshot, other = active(mounted), mounted.path / "snapshots/active/other"
+        succeed("mount", "-t", "tmpfs", "none", snapshot / "rootfs")
+        (snapshot / "rootfs/precious").write_text("1")
+        other.mkdir()
+        (other / "rootfs/file").write_text("1")
+        until(lambda: mount_at(str(other / "rootfs")) is None)  # the idle one has gone
+        with refused(errno.EBUSY):
+            os.rmdir(snapshot)
+        assert (snapshot / "rootfs/precious").read_text() == "1"
+        unmount(str(snapshot / "rootfs"))
+        assert (snapshot / "rootfs/file").read_text() == "before\n"

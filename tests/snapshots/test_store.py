@@ -202,6 +202,21 @@ async def test_what_can_be_no_parent(store: SnapshotStore, warehouse: Warehouse)
     assert store.stat("active/k").parent is None
 
 
+async def test_what_changed_while_its_layers_came_here_is_not_used(warehouse: Warehouse) -> None:
+    store, a, b = warehouse.store, await warehouse.chain("a"), await warehouse.chain("b")
+    await store.prepare("k")
+    seen = await store.set_parent("k", a)
+    await store.set_parent("k", b, replacing=True)
+    with pytest.raises(Busy, match="changed meanwhile"):
+        await store.mark_used("k", seen=seen)
+    await store.remove("active/k")
+    await store.prepare("k")
+    await store.set_parent("k", a)
+    with pytest.raises(Busy, match="changed meanwhile"):
+        await store.mark_used("k", seen=seen)
+    assert not store.stat("active/k").used
+
+
 async def test_a_parent_is_replaced_only_if_asked_and_never_after_use(warehouse: Warehouse) -> None:
     store, a, b = warehouse.store, await warehouse.chain("a"), await warehouse.chain("b")
     await store.prepare("k")

@@ -1,0 +1,74 @@
+""".imgfs/gc/: what garbage collection would do, and what it did last, as JSON. Reading changes nothing."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Awaitable, Callable
+
+import pyfuse3
+
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import WRITING, BytesHandle
+from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
+from imgfs.fs.subsystems import Subsystems
+
+
+class GcDirectory(Directory):
+    """`dry-run`, `dry-run-all` (with what cannot be fetched again) and `last`."""
+
+    __slots__ = ("_children", "_last", "_room")
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__(".imgfs/gc", subsystems.shown)
+        self._room = subsystems.room
+        self._last = b"{}\n"
+        renderers = {
+            b"dry-run": self._dry_run,
+            b"dry-run-all": self._dry_run_all,
+            b"last": self._tell_last,
+        }
+        self._children: dict[bytes, Node] = {
+            name: ReportFile(subsystems, f".imgfs/gc/{name.decode()}", render) for name, render in renderers.items()
+        }
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if name not in self._children:
+            raise missing(name)
+        return self._children[name]
+
+    async def entries(self, caller: Caller) -> Listing:
+        return list(self._children.items())
+
+    async def run(self, *, everything: bool) -> None:
+        """Collect garbage, and keep the report."""
+        self._last = (await self._room.collector.collect(everything=everything)).encode()
+
+    async def _dry_run(self) -> bytes:
+        return (await self._room.collector.collect(dry_run=True)).encode()
+
+    async def _dry_run_all(self) -> bytes:
+        return (await self._room.collector.collect(everything=True, dry_run=True)).encode()
+
+    async def _tell_last(self) -> bytes:
+        return self._last
+
+
+class ReportFile(Node):
+    """A report that is made when it is opened; its size is not known before."""
+
+    __slots__ = ("_render", "_subsystems")
+
+    direct_io = True
+
+    def __init__(self, subsystems: Subsystems, key: str, render: Callable[[], Awaitable[bytes]]) -> None:
+        super().__init__(control_number(key))
+        self._subsystems = subsystems
+        self._render = render
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        return BytesHandle(await caller.wait(self._render))

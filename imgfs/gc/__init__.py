@@ -1,0 +1,1 @@
+"""Garbage collection: mark what roots reach, sweep the rest; and make room by evicting what can be fetched again."""

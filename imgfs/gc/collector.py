@@ -1,0 +1,171 @@
+"""Collecting: what no root reaches goes, unless it cannot be had again.
+
+What has no known source was brought by a user (an ingest) or its source was forgotten: it stays with all that it refers
+to, and is only told of, until somebody asks for everything. A state directory without any root but with content has
+lost its database, or its names on purpose; nobody can tell, so that is refused until somebody asks for everything too.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import trio
+
+from imgfs.content.store import BlobInfo
+from imgfs.errors import ImgfsError
+from imgfs.gc.candidates import Candidates, candidates
+from imgfs.gc.cycle import Cycle
+from imgfs.gc.report import Item, Report
+from imgfs.gc.rooms import Rooms
+from imgfs.gc.taking import take_blob
+from imgfs.layers.store import Layer
+from imgfs.oci.digest import Digest
+
+_log = logging.getLogger("imgfs.gc")
+
+_GARBAGE = "nothing refers to it"
+_ALONE = "nothing refers to it, but it cannot be fetched again"
+_NO_ROOTS = (
+    "refused: there is content but no name, lease, snapshot or root label, so all of it would go; if the database was "
+    "lost, register the images again; else ask for everything (--all)"
+)
+
+
+class Collector:
+    """Takes garbage away, one cycle at a time; `running` is held meanwhile, by evictions too."""
+
+    def __init__(self, rooms: Rooms, running: trio.Lock) -> None:
+        self._rooms = rooms
+        self._running = running
+
+    async def collect(self, *, everything: bool = False, dry_run: bool = False) -> Report:
+        """Mark, then sweep. With `everything`, also what cannot be fetched again. Readers and pulls go on meanwhile.
+
+        A crash or a cancellation in the sweep leaves garbage that the next cycle takes. A dry run changes nothing and
+        reports the same. Raises StorageFailed where a document cannot be read, before anything is removed.
+        """
+        async with self._running:
+            report = Report(mode="collect", dry_run=dry_run)
+            with self._rooms.pins.noting() as pinned:
+                await self._run(Cycle(self._rooms, report, pinned, holds_only=False), everything)
+            told = {"removed": len(report.removed), "bytes": report.bytes, "dry_run": dry_run}
+            _log.info("collected garbage", extra=told)
+            return report
+
+    async def _run(self, cycle: Cycle, everything: bool) -> None:
+        found = await candidates(self._rooms)
+        await cycle.mark()
+        if not everything and not cycle.roots.durable and (found.blobs or found.layers):
+            cycle.report.refused = _NO_ROOTS
+            return
+        if not everything:
+            await self._keep_what_is_alone(cycle, found)
+        await self._sweep(cycle, found)
+
+    async def _keep_what_is_alone(self, cycle: Cycle, found: Candidates) -> None:
+        """Reach what cannot be had again: it is a root until somebody asks for everything."""
+        marker, catalog = cycle.marker, self._rooms.catalog
+        blobs = [info for info in found.blobs if info.digest not in marker.blobs]
+        layers = [one for one in found.layers if one.layer.diff_id not in marker.layers]
+        fetchable = await catalog.fetchable(info.digest for info in blobs)
+        unpacked = await catalog.fetchable_layers()
+        for info in blobs:
+            if info.digest not in fetchable:
+                cycle.report.kept.append(Item("blob", info.digest, found.bytes_of(info), _ALONE))
+                marker.image(info.digest, may_be_layer=True)
+        alone = {one.layer.diff_id for one in layers} - unpacked
+        for one in layers:
+            if one.layer.diff_id in alone:
+                cycle.report.kept.append(Item("layer", one.layer.diff_id, one.bytes, _ALONE))
+                marker.layers.add(one.layer.diff_id)
+        for chain in found.chains:
+            if chain.diff_id in alone:
+                marker.chain(chain.chain_id)
+        await cycle.mark()
+
+    async def _sweep(self, cycle: Cycle, found: Candidates) -> None:
+        """What refers goes before what it refers to, so that a crash in between leaves nothing that leads nowhere."""
+        await self._sweep_chains(cycle, found)
+        for chain_id, size in found.metadata:
+            item = Item("metadata", chain_id, size, _GARBAGE)
+            is_garbage = partial(_is_unmarked, chain_id, cycle.marker.chains, cycle.marker.unbuilt)
+            await cycle.remove(item, is_garbage, partial(self._rooms.images.remove, chain_id))
+        await self._sweep_layers(cycle, found)
+        await self._sweep_blobs(cycle, found)
+        await self._sweep_catalogue(cycle, found.known)
+
+    async def _sweep_chains(self, cycle: Cycle, found: Candidates) -> None:
+        """All at once: a chain must not go before those that lie on it."""
+        await cycle.mark()
+        graph, marked = self._rooms.graph, cycle.marker.chains
+        old = {chain.chain_id: chain for chain in found.chains}
+        for chain in graph:
+            if old.get(chain.chain_id) is not chain:  # recorded meanwhile, on top of old ones maybe
+                cycle.marker.chain(chain.chain_id)
+        gone = [one.chain_id for one in found.chains if one.chain_id not in marked and graph.find(one.chain_id) is one]
+        try:
+            if gone and not cycle.report.dry_run:
+                with trio.CancelScope(shield=True):
+                    await graph.remove(gone)
+            cycle.report.removed += [Item("snapshot", chain_id, 0, _GARBAGE) for chain_id in gone]
+        except ImgfsError as error:  # the next start finds them again
+            cycle.report.failed += [Item("snapshot", chain_id, 0, error.message) for chain_id in gone]
+        await cycle.mark()
+
+    async def _sweep_layers(self, cycle: Cycle, found: Candidates) -> None:
+        gone: set[Digest] = set()
+        for one in found.layers:
+            diff_id = one.layer.diff_id
+            item = Item("layer", diff_id, one.bytes, _GARBAGE)
+            is_garbage = partial(self._is_old_layer, one.layer, cycle.marker.layers)
+            if await cycle.remove(item, is_garbage, partial(self._rooms.layers.evict, diff_id)):
+                gone.add(diff_id)
+        await self._forget(cycle, gone)
+
+    async def _sweep_blobs(self, cycle: Cycle, found: Candidates) -> None:
+        gone: set[Digest] = set()
+        for info in found.blobs:
+            item = Item("blob", info.digest, found.bytes_of(info), _GARBAGE)
+            is_garbage = partial(self._is_old_blob, info, cycle.marker.blobs)
+            if await cycle.remove(item, is_garbage, partial(take_blob, self._rooms.content, info.digest)):
+                gone.add(info.digest)
+        await self._forget(cycle, gone)
+        if gone and not cycle.report.dry_run:
+            await self._rooms.content.sweep_labels()
+
+    def _is_old_blob(self, info: BlobInfo, marked: set[Digest]) -> bool:
+        return info.digest not in marked and self._rooms.content.info(info.digest) is info
+
+    def _is_old_layer(self, layer: Layer, marked: set[Digest]) -> bool:
+        return layer.diff_id not in marked and self._rooms.layers.is_served(layer)
+
+    async def _forget(self, cycle: Cycle, gone: set[Digest]) -> None:
+        if gone and not cycle.report.dry_run:
+            self._rooms.views.drop(gone)
+            await self._rooms.clock.forget(gone)
+
+    async def _sweep_catalogue(self, cycle: Cycle, known: set[Digest]) -> None:
+        """Forget where to find what nobody refers to and what is not here, neither as a blob nor unpacked."""
+        rooms, marker, report = self._rooms, cycle.marker, cycle.report
+        would_go = {(item.kind, item.id) for item in report.removed} if report.dry_run else set[tuple[str, str]]()
+        while True:
+            await cycle.mark()
+            absent = [one for one in known - marker.blobs if one not in rooms.content or ("blob", one) in would_go]
+            unpacked = await rooms.catalog.unpacked(absent)
+            here = {layer.diff_id for layer in rooms.layers if ("layer", layer.diff_id) not in would_go}
+            gone = sorted(one for one in absent if unpacked.get(one) not in here)
+            if not gone or report.dry_run:
+                break
+            rooms.forgotten(gone)
+            if await rooms.catalog.forget(gone, unless=partial(self._is_late, cycle, gone)):
+                break
+        report.removed += [Item("catalogue", digest, 0, _GARBAGE) for digest in gone]
+
+    def _is_late(self, cycle: Cycle, gone: list[Digest]) -> bool:
+        """Whether the mark is behind; called in a thread, while nothing can be added to the catalogue."""
+        return cycle.roots.is_new() or cycle.marker.has_work() or any(one in self._rooms.content for one in gone)
+
+
+def _is_unmarked(digest: Digest, *marks: set[Digest]) -> bool:
+    return not any(digest in marked for marked in marks)

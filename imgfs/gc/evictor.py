@@ -1,0 +1,112 @@
+"""Evicting: room is made with what can be fetched again, although it is referred to; the longest unused goes first.
+
+Only bulk is evicted: uncompressed tars, and blobs that are no manifest, index or config, so that an image stays
+readable down to the last name and size. Held back is what leases, pins, root labels or open mounts hold, and what has
+no known source. A blob whose tar is here goes before all others: it is there twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from imgfs.content.store import BlobInfo, ContentStore
+from imgfs.gc.candidates import Candidates, candidates
+from imgfs.gc.cycle import Cycle
+from imgfs.gc.report import Item, Report
+from imgfs.gc.rooms import Rooms
+from imgfs.gc.taking import take_blob
+from imgfs.oci.digest import Digest
+
+_log = logging.getLogger("imgfs.gc")
+
+_TWICE = "makes room: its layer is here unpacked"
+_UNUSED = "makes room: unused for longest, and can be fetched again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    used: int
+    item: Item
+    may_go: Callable[[], bool]
+    remove: Callable[[], Awaitable[object]]
+
+    @property
+    def order(self) -> tuple[bool, int, str]:
+        return self.item.why is not _TWICE, self.used, self.item.id
+
+
+class Evictor:
+    """Makes room, one run at a time; `running` is held meanwhile, by collections too."""
+
+    def __init__(self, rooms: Rooms, running: trio.Lock) -> None:
+        self._rooms = rooms
+        self._running = running
+
+    async def evict(self, need: int, *, dry_run: bool = False) -> Report:
+        """Remove until `need` bytes are free that were not, or nothing is left that may go; the report tells how many.
+
+        Readers of what goes read on, and their disk is free when they close. Raises StorageFailed.
+        """
+        async with self._running:
+            report = Report(mode="evict", dry_run=dry_run)
+            with self._rooms.pins.noting() as pinned:
+                cycle = Cycle(self._rooms, report, pinned, holds_only=True)
+                found = await candidates(self._rooms)
+                await cycle.mark()
+                choices = [*await self._layers(cycle, found), *await self._blobs(cycle, found)]
+                await self._go(cycle, sorted(choices, key=lambda one: one.order), need)
+            told = {"removed": len(report.removed), "bytes": report.bytes, "need": need, "dry_run": dry_run}
+            _log.info("evicted", extra=told)
+            return report
+
+    async def _go(self, cycle: Cycle, choices: list[_Choice], need: int) -> None:
+        freed = 0
+        gone: set[Digest] = set()
+        for choice in choices:
+            if freed >= need:
+                break
+            if await cycle.remove(choice.item, choice.may_go, choice.remove):
+                freed += choice.item.bytes
+                gone.add(Digest(choice.item.id))
+        if not cycle.report.dry_run:
+            self._rooms.views.drop(gone)
+            await self._rooms.clock.forget(gone)
+
+    async def _layers(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
+        fetchable = await self._rooms.catalog.fetchable_layers()
+        marked, store = cycle.marker.layers, self._rooms.layers
+        return [
+            _Choice(
+                self._used(one.layer.diff_id, one.stored),
+                Item("layer", one.layer.diff_id, one.bytes, _UNUSED),
+                lambda layer=one.layer: layer.diff_id not in marked and store.is_served(layer),
+                partial(store.evict, one.layer.diff_id),
+            )
+            for one in found.layers
+            if one.layer.diff_id in fetchable
+        ]
+
+    async def _blobs(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
+        fetchable = await self._rooms.catalog.fetchable_data()
+        blobs = [info for info in found.blobs if info.digest in fetchable]
+        unpacked = await self._rooms.catalog.unpacked([info.digest for info in blobs])
+        choices: list[_Choice] = []
+        for info in blobs:
+            why = _TWICE if unpacked.get(info.digest) in found.unpacked else _UNUSED
+            item = Item("blob", info.digest, found.bytes_of(info), why)
+            may_go = partial(_may_go, info, cycle.marker.blobs, self._rooms.content)
+            remove = partial(take_blob, self._rooms.content, info.digest)
+            choices.append(_Choice(self._used(info.digest, info.committed), item, may_go, remove))
+        return choices
+
+    def _used(self, digest: Digest, stored: int) -> int:
+        return self._rooms.clock.last_used(digest) or stored
+
+
+def _may_go(info: BlobInfo, held: set[Digest], stored: ContentStore) -> bool:
+    return info.digest not in held and stored.info(info.digest) is info

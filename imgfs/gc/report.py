@@ -1,0 +1,55 @@
+"""What a run of garbage collection found and did: for people, for programs, the same for a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+Sort = Literal["snapshot", "metadata", "layer", "blob", "catalogue"]
+"""A chain's row; its metadata image; an uncompressed tar; a blob; what is known of a digest."""
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One thing: what it is, its chain ID, diff ID or digest, the bytes it took on disk, and why it is in the list."""
+
+    kind: Sort
+    id: str
+    bytes: int
+    why: str
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """`kept` is what nothing refers to and stays all the same; `failed` what could not be removed this time.
+
+    `refused` is a sentence where nothing was judged at all, else empty.
+    """
+
+    mode: Literal["collect", "evict"]
+    dry_run: bool = False
+    refused: str = ""
+    removed: list[Item] = []
+    kept: list[Item] = []
+    failed: list[Item] = []
+
+    @property
+    def bytes(self) -> int:
+        """Disk that the removed things took. A reader who has one open still, keeps its disk until he closes it."""
+        return sum(item.bytes for item in self.removed)
+
+    def encode(self) -> bytes:
+        """As JSON, with an end of line."""
+        document = msgspec.structs.asdict(self) | {"bytes": self.bytes}
+        return msgspec.json.format(msgspec.json.encode(document, enc_hook=str), indent=2) + b"\n"
+
+    def lines(self) -> Iterator[str]:
+        """As lines for people: what happened to what, and why; the sum last."""
+        if self.refused:
+            yield self.refused
+            return
+        done = "would remove" if self.dry_run else "removed"
+        for word, items in ((done, self.removed), ("kept", self.kept), ("failed", self.failed)):
+            for item in items:
+                yield f"{word} {item.kind} {item.id} ({item.bytes} bytes): {item.why}"
+        yield f"{done} {len(self.removed)} things, {self.bytes} bytes"

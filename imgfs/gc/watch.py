@@ -1,0 +1,107 @@
+"""The daemon's loop: expired leases go, uses are written down, and room is made where a limit is passed.
+
+Without pressure nothing is collected: garbage is a cache that costs nothing while there is room.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from imgfs.aio.threads import run_disk
+from imgfs.errors import ImgfsError, StorageFailed, from_os
+from imgfs.gc.collector import Collector
+from imgfs.gc.evictor import Evictor
+from imgfs.gc.report import Report
+from imgfs.gc.rooms import Rooms
+
+_log = logging.getLogger("imgfs.gc")
+
+_SLACK = 20
+"""A limit that is passed is made room for by its twentieth more, so that the next byte does not pass it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`quota` bytes of blobs and layers at most, `free` bytes and `free_percent` of the disk at least; 0: no limit."""
+
+    quota: int = 0
+    free: int = 0
+    free_percent: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.quota or self.free or self.free_percent)
+
+    def need(self, used: int, available: int, size: int) -> int:
+        """How many bytes must go, when `used` are taken here and `available` of the disk's `size` are free."""
+        lowest = max(self.free, math.ceil(size * self.free_percent / 100))
+        over = used - self.quota if self.quota else 0
+        short = lowest - available
+        return max(over + self.quota // _SLACK if over > 0 else 0, short + lowest // _SLACK if short > 0 else 0)
+
+
+class Room:
+    """How much room there is, and making more."""
+
+    def __init__(self, state: Path, rooms: Rooms) -> None:
+        self._state = state
+        self._rooms = rooms
+        running = trio.Lock()
+        self.collector = Collector(rooms, running)
+        self.evictor = Evictor(rooms, running)
+
+    async def used(self) -> int:
+        """Bytes on disk of all blobs and layers. Raises StorageFailed."""
+        tars = [layer.tar for layer in self._rooms.layers]
+        alone = [info.allocated for info in self._rooms.content if info.digest not in self._rooms.layers]
+        return sum(alone) + await run_disk(_allocated, tars)
+
+    async def need(self, limits: Limits) -> int:
+        """How many bytes must go for the limits to hold. Raises StorageFailed."""
+        try:
+            disk = await run_disk(os.statvfs, self._state)
+        except OSError as error:
+            raise from_os(error, str(self._state)) from None
+        used = await self.used() if limits.quota else 0
+        return limits.need(used, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
+
+    async def make(self, limits: Limits) -> list[Report]:
+        """Make room if a limit is passed: garbage goes first, then what can be fetched again. Raises StorageFailed."""
+        reports: list[Report] = []
+        if need := await self.need(limits):
+            reports.append(await self.collector.collect())
+            if need > reports[0].bytes:
+                reports.append(await self.evictor.evict(need - reports[0].bytes))
+            missing = need - sum(report.bytes for report in reports)
+            if missing > 0:
+                _log.warning("no more room can be made", extra={"missing": missing})
+        return reports
+
+    async def watch(self, limits: Limits, interval: float) -> None:
+        """For ever, every `interval` seconds. What fails is logged, and tried again the next time."""
+        while True:
+            await trio.sleep(interval)
+            try:
+                await self._rooms.leases.expire()
+                if limits:
+                    await self.make(limits)
+                await self._rooms.clock.save()
+            except ImgfsError as error:
+                _log.warning("no room was made", extra={"reason": error.message})
+
+
+def _allocated(tars: list[Path]) -> int:
+    total = 0
+    for tar in tars:
+        try:
+            total += tar.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StorageFailed(f"{tar}: {error.strerror}; check the disk of the state directory") from None
+    return total

@@ -1,0 +1,76 @@
+"""Making room: when, how much, and that the loop outlives what fails."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from imgfs.errors import StorageFailed
+from imgfs.gc.watch import Limits, Room
+from imgfs.oci.digest import Digest
+from tests.gc.world import World
+
+TARS = [b"%d" % number * 100_000 for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "need"),
+    [
+        (Limits(), 0),
+        (Limits(quota=1000), 0),
+        (Limits(quota=999), 1 + 49),
+        (Limits(free=500), 0),
+        (Limits(free=600), 100 + 30),
+        (Limits(free_percent=5), 0),
+        (Limits(free_percent=6), 100 + 30),
+        (Limits(quota=900, free=501), 100 + 45),
+    ],
+)
+def test_how_much_must_go(limits: Limits, need: int) -> None:
+    assert limits.need(used=1000, available=500, size=10_000) == need
+
+
+def test_limits_are_true_where_there_is_one() -> None:
+    assert not Limits()
+    assert all([Limits(quota=1), Limits(free=1), Limits(free_percent=0.5)])
+
+
+async def test_garbage_goes_before_what_is_named(world: World) -> None:
+    room = Room(world.content.root, world.rooms)
+    await world.image("a.test/box:1", *TARS[:2])
+    await world.image("", *TARS[2:])
+    used = await room.used()
+    assert used >= 400_000
+    assert not await room.make(Limits(quota=used))
+    reports = await room.make(Limits(quota=used - 100))
+    assert [report.mode for report in reports] == ["collect"]
+    assert await room.used() <= used - 200_000
+    reports = await room.make(Limits(quota=150_000))
+    assert [report.mode for report in reports] == ["collect", "evict"]
+    assert await room.used() <= 150_000
+    assert len(list(world.names)) == 1
+
+
+async def test_the_loop_expires_leases_writes_uses_down_and_outlives_failures(
+    world: World, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    mock_clock.autojump_threshold = 0.1
+    room = Room(world.content.root, world.rooms)
+    await world.leases.create("one", expires=1_001)
+    world.now = 1 << 62
+    world.clock.touched(Digest.of(b"x"))
+    saved, save, outcomes = trio.Event(), world.clock.save, iter([StorageFailed("disk: Input/output error"), None])
+
+    async def saving() -> None:
+        if error := next(outcomes, None):
+            raise error
+        await save()
+        saved.set()
+
+    monkeypatch.setattr(world.clock, "save", saving)
+    nursery.start_soon(room.watch, Limits(quota=1 << 40), 60.0)
+    await saved.wait()
+    assert trio.current_time() >= 120
+    world.now = 0
+    assert world.leases.get("one") is None

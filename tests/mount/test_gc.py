@@ -1,0 +1,94 @@
+"""Garbage collection through the mount: what names and snapshots hold stays, the rest gives its disk back."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgfs.testing.build import image
+from tests.mount.scene import Scene, marked_layer, refused, serving, small
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with serving(tmp_path) as made:
+        yield made
+
+
+def pulled(scene: Scene, name: str) -> Path:
+    path = scene.serve(small(name), name)
+    (path / "pull").read_bytes()
+    return path
+
+
+def tars(scene: Scene) -> int:
+    return len(list(scene.mount.state.glob("layers/sha256/*/tar")))
+
+
+def gc(scene: Scene, *options: str) -> dict[str, list[dict[str, str]]]:
+    done = scene.mount.run("gc", "--mountpoint", str(scene.mount.path), "--format", "json", *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_lost_its_name_goes_and_the_rest_stays(scene: Scene) -> None:
+    kept, dropped = pulled(scene, "kept"), pulled(scene, "dropped")
+    before = tars(scene)
+    dropped.unlink()
+    foretold = gc(scene, "--dry-run")
+    assert tars(scene) == before
+    assert {item["kind"] for item in foretold["removed"]} >= {"layer", "blob", "snapshot"}
+    done = gc(scene)
+    assert sorted(item["id"] for item in done["removed"]) == sorted(item["id"] for item in foretold["removed"])
+    assert tars(scene) < before
+    with scene.requests():
+        assert (kept / "rootfs/mark").read_text() == "kept/0\n"
+    assert gc(scene)["removed"] == []
+
+
+def test_a_snapshot_holds_the_chain_below_it(scene: Scene) -> None:
+    made = image([marked_layer("below")])
+    name = scene.serve(made, "below")
+    (name / "pull").read_bytes()
+    chain = next(path for path in scene.mount.snapshots.iterdir() if path.name != "active")
+    active = scene.mount.snapshots / "active/mine"
+    active.mkdir()
+    (active / "parent").symlink_to(f"../../{chain.name}")
+    (active / "rootfs/own").write_text("1")
+    name.unlink()
+    assert not [item for item in gc(scene)["removed"] if item["kind"] in ("layer", "snapshot")]
+    scene.mount.stop()
+    scene.mount.start()
+    assert sorted(os.listdir(active / "rootfs")) == ["0", "mark", "own"]
+
+
+def test_a_name_comes_back_after_its_content_went(scene: Scene) -> None:
+    pulled(scene, "other")
+    name = pulled(scene, "again")
+    name.unlink()
+    assert gc(scene)["removed"]
+    assert (name / "rootfs/mark").read_text() == "again/0\n"
+
+
+def test_without_any_name_it_refuses_unless_told(scene: Scene) -> None:
+    pulled(scene, "only").unlink()
+    done = scene.mount.run("gc", "--mountpoint", str(scene.mount.path))
+    assert done.returncode == 4
+    assert "refused" in done.stderr
+    assert tars(scene)
+    assert gc(scene, "--all")["removed"]
+    assert tars(scene) == 0
+
+
+def test_the_doors_are_read_only(scene: Scene) -> None:
+    control = scene.mount.path / ".imgfs"
+    with refused(errno.EPERM):
+        os.open(control / "gc/last", os.O_WRONLY)
+    with refused(errno.EPERM):
+        os.setxattr(control, "user.imgfs.gc", b"everything")
+    assert sorted(os.listdir(control / "gc")) == ["dry-run", "dry-run-all", "last"]
