@@ -26,8 +26,9 @@ Report = dict[str, Any]
 def gc(mountpoint: str, form: str, dry_run: bool, everything: bool) -> None:
     """Remove what no name or snapshot refers to any more.
 
-    Leases and containerd's gc labels hold content too. What is in use stays, and so does what no registry is known to have, unless --all is given. Without any name or
-    snapshot left imgfs refuses, because a lost database looks the same; --all insists.
+    Leases and containerd's gc labels hold content too. What is in use stays, and so does what no registry is known to
+    have, unless --all is given. Without any name or snapshot left imgfs refuses, because a lost database looks the
+    same; --all insists.
     """
     report = _report(Tree.open(mountpoint), dry_run=dry_run, everything=everything)
     if form == "json":

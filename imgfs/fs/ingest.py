@@ -1,7 +1,7 @@
 """content/ingest/: unfinished writes as files. A ref is a truncatable, resumable writer; `mv` into content/ commits it.
 
-Bytes that nobody has verified cannot be read, whatever a writer is opened for. chmod, chown and utimes are taken and change nothing, so that `cp -p` and
-`rsync -a` work: what an ingest looks like is imgfs's.
+Bytes that nobody has verified cannot be read, whatever a writer is opened for. chmod, chown and utimes are taken and
+change nothing, so that `cp -p` and `rsync -a` work: what an ingest looks like is imgfs's.
 """
 
 from __future__ import annotations
