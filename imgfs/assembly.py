@@ -123,6 +123,7 @@ def assemble(
         views=views,
         snapshots=snapshots,
         rootfs=rootfs,
+        leases=leases,
         room=Room(state, rooms),
         documents=documents,
         resolver=Resolver(name_table, known, documents, registry, failures, nursery, pins),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import trio
 
@@ -24,6 +22,7 @@ from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 from imgfs.layers.store import LayerStore
+from imgfs.lock import locked
 from imgfs.log import configure_log
 from imgfs.registry.client import Registry
 
@@ -45,7 +44,7 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL)
     _check(mounting)
     os.umask(0o077)  # only now: others may have to pass the directories above the mountpoint
-    with _locked(mounting):
+    with locked(mounting.state, f"at {told(mounting.mountpoint)}"):
         configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
         sweep(mounting.state)
         _clear_stale(str(mounting.mountpoint))
@@ -102,28 +101,6 @@ def _check(mounting: Mounting) -> None:
             mountpoint.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise from_os(error, str(error.filename or state)) from None
-
-
-@contextmanager
-def _locked(mounting: Mounting) -> Generator[None]:
-    """One daemon a state directory; the lock goes with the process, however it ends."""
-    path = mounting.state / "lock"
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise from_os(error, str(path)) from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(file, 4096, 0).decode(errors="replace").strip() or "another process"
-        os.close(file)
-        raise Busy(f"{mounting.state}: is in use by {holder}; name another state directory with --state") from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, os.fsencode(f"pid {os.getpid()} at {mounting.mountpoint}\n"), 0)
-    try:
-        yield
-    finally:
-        os.close(file)
 
 
 def _clear_stale(mountpoint: str) -> None:

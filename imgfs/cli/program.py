@@ -23,6 +23,8 @@ _COMMANDS = {
     "tag": "imgfs.cli.names",
     "rm": "imgfs.cli.names",
     "gc": "imgfs.cli.gc",
+    "check": "imgfs.cli.check",
+    "repair": "imgfs.cli.check",
     "snapshot": "imgfs.cli.snapshot",
     "completion": "imgfs.cli.completion",
     "man": "imgfs.cli.man",

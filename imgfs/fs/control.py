@@ -9,7 +9,8 @@ from imgfs import __version__
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import RenderedFile
 from imgfs.fs.gc import GcDirectory
-from imgfs.fs.layer import LayersDirectory
+from imgfs.fs.layer import LayersDirectory as LayerDevices
+from imgfs.fs.leases import LeasesDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
 
@@ -23,7 +24,7 @@ class ControlDirectory(Directory):
 
     def __init__(self, subsystems: Subsystems) -> None:
         super().__init__(".imgfs", subsystems.shown)
-        self._layers = LayersDirectory(subsystems)
+        self._layers = LayerDevices(subsystems)
         self._rootfs = subsystems.rootfs
         renderers = {
             "version": _constant(f"{__version__}\n".encode()),
@@ -38,6 +39,7 @@ class ControlDirectory(Directory):
             for name, render in renderers.items()
         }
         self._children[b"gc"] = self._gc
+        self._children[b"leases"] = LeasesDirectory(subsystems)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if name == b"layers":

@@ -14,6 +14,7 @@ from imgfs.gc.watch import Room
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore
+from imgfs.leases.store import Leases
 from imgfs.oci.digest import Digest
 from imgfs.rootfs.rootfs import Rootfs
 from imgfs.snapshots.graph import SnapshotGraph
@@ -44,6 +45,7 @@ class Subsystems:
     views: Views
     snapshots: SnapshotStore
     rootfs: Rootfs
+    leases: Leases
     room: Room
     documents: Documents
     resolver: Resolver

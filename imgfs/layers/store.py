@@ -27,7 +27,7 @@ _log = logging.getLogger("imgfs.layers")
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
 _READ = 1 << 20
-_SIZE = 8
+SIZE_BYTES = 8
 """Bytes before the index (layers/index.py) in its file: the size of the tar, so that a start sees a cut one at once."""
 
 
@@ -91,7 +91,7 @@ class Layer:
 
     def _load(self) -> list[Entry]:
         try:
-            return decode_index((self._directory / "index").read_bytes()[_SIZE:])
+            return decode_index((self._directory / "index").read_bytes()[SIZE_BYTES:])
         except (StorageFailed, FileNotFoundError) as error:
             _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
         except OSError as error:
@@ -282,7 +282,7 @@ class LayerWriter:
         try:
             os.fsync(self._file)
             kept = self._directory / "index"
-            kept.write_bytes(self.offset.to_bytes(_SIZE) + index)
+            kept.write_bytes(self.offset.to_bytes(SIZE_BYTES) + index)
             fsync_path(kept)
             fsync_path(self._directory)
             self._store.place(self._layer)
@@ -313,10 +313,10 @@ def _recorded_size(directory: Path) -> int | None:
     """The size that the tar had when it was stored; None where the index is not whole either (it is rebuilt)."""
     try:
         with (directory / "index").open("rb") as file:
-            head = file.read(_SIZE + len(MAGIC))
+            head = file.read(SIZE_BYTES + len(MAGIC))
     except OSError:
         return None
-    return int.from_bytes(head[:_SIZE]) if head[_SIZE:] == MAGIC else None
+    return int.from_bytes(head[:SIZE_BYTES]) if head[SIZE_BYTES:] == MAGIC else None
 
 
 def _remove(directory: Path) -> None:

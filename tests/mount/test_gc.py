@@ -85,6 +85,52 @@ def test_without_any_name_it_refuses_unless_told(scene: Scene) -> None:
     assert tars(scene) == 0
 
 
+def test_a_lease_holds_what_its_links_lead_to_until_it_expires(scene: Scene) -> None:
+    pulled(scene, "other")
+    name = pulled(scene, "leased")
+    digest = os.readlink(name).rpartition("/")[2]
+    lease = scene.mount.path / ".imgfs/leases/mine"
+    lease.mkdir()
+    (lease / "image").symlink_to(f"../../../content/{digest}")
+    assert os.readlink(lease / "image") == f"../../../content/{digest}"
+    name.unlink()
+    assert not gc(scene)["removed"]
+    scene.mount.stop()
+    scene.mount.start()
+    assert (os.listdir(lease.parent), os.listdir(lease)) == (["mine"], ["image"])
+    assert not gc(scene)["removed"]
+    with refused(errno.EINVAL):
+        os.setxattr(lease, "user.imgfs.expires", b"soon")
+    with refused(errno.EINVAL):
+        os.setxattr(lease, "user.imgfs.expires", b"2999-01-31T12:00:00Z")
+    os.setxattr(lease, "user.imgfs.expires", b"2199-01-31T12:00:00Z")
+    assert os.getxattr(lease, "user.imgfs.expires") == b"2199-01-31T12:00:00Z"
+    assert not gc(scene)["removed"]
+    os.setxattr(lease, "user.imgfs.expires", b"1")
+    assert not lease.exists()
+    assert {item["kind"] for item in gc(scene)["removed"]} >= {"layer", "blob", "snapshot"}
+
+
+def test_leases_are_made_changed_and_removed_as_files_are(scene: Scene) -> None:
+    lease = scene.mount.path / ".imgfs/leases/mine"
+    lease.mkdir()
+    with refused(errno.EEXIST):
+        lease.mkdir()
+    with refused(errno.EINVAL):
+        (lease / "x").symlink_to("/etc/passwd")
+    (lease / "x").symlink_to("../../../images/some:name")
+    with refused(errno.EEXIST):
+        (lease / "x").symlink_to("../../../images/other:name")
+    (lease / "x").unlink()
+    with refused(errno.ENOENT):
+        (lease / "x").unlink()
+    with refused(errno.ENODATA):
+        os.removexattr(lease, "user.imgfs.expires")
+    lease.rmdir()
+    with refused(errno.ENOENT):
+        lease.rmdir()
+
+
 def test_the_doors_are_read_only(scene: Scene) -> None:
     control = scene.mount.path / ".imgfs"
     with refused(errno.EPERM):

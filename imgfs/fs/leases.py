@@ -1,0 +1,116 @@
+""".imgfs/leases/: a lease is a directory, and its links pin what they lead to; `user.imgfs.expires` says until when."""
+
+from __future__ import annotations
+
+import os
+import stat
+from datetime import UTC, datetime
+
+import pyfuse3
+
+from imgfs.errors import Invalid
+from imgfs.fs.caller import Caller
+from imgfs.fs.labels import as_moment
+from imgfs.fs.node import Directory, Link, Listing, NoAttribute, Node, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.leases.resource import parse_resource
+from imgfs.leases.store import Lease
+
+_EXPIRES = b"user.imgfs.expires"
+_SECOND = 10**9
+_LATEST = (1 << 63) // _SECOND - 1
+"""The database counts nanoseconds in 64 bits."""
+
+
+class LeasesDirectory(Directory):
+    """mkdir makes a lease, rmdir lets everything go that it pins."""
+
+    __slots__ = ("_subsystems",)
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__(".imgfs/leases", subsystems.shown)
+        self._subsystems = subsystems
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        lease = self._subsystems.leases.get(os.fsdecode(name))
+        if lease is None:
+            raise missing(name)
+        return LeaseDirectory(self._subsystems, lease)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return [(os.fsencode(lease.id), LeaseDirectory(self._subsystems, lease)) for lease in self._subsystems.leases]
+
+    async def mkdir(self, name: bytes, caller: Caller) -> Node:
+        return LeaseDirectory(self._subsystems, await self._subsystems.leases.create(os.fsdecode(name)))
+
+    async def rmdir(self, name: bytes, caller: Caller) -> None:
+        await self._subsystems.leases.delete(os.fsdecode(name))
+
+
+class LeaseDirectory(Directory):
+    """One lease. A link's name is free; its target is a path of this tree, which need not be there yet."""
+
+    __slots__ = ("_created", "_id", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, lease: Lease) -> None:
+        super().__init__(f".imgfs/leases/{lease.id}/{lease.created}", subsystems.shown)
+        self._subsystems = subsystems
+        self._id = lease.id
+        self._created = lease.created
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._shown.entry(self.number, stat.S_IFDIR | self.mode, time=self._created)
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        for found, link in self._links():
+            if found == name:
+                return link
+        raise missing(name)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return self._links()
+
+    async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
+        await self._subsystems.leases.add(self._id, os.fsdecode(name), parse_resource(os.fsdecode(target)))
+        return await self.lookup(name, caller)
+
+    async def unlink(self, name: bytes, caller: Caller) -> None:
+        await self._subsystems.leases.remove(self._id, os.fsdecode(name))
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        expires = self._subsystems.leases.stat(self._id).expires
+        return {} if expires is None else {_EXPIRES: as_moment(expires)}
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """`user.imgfs.expires`: a moment as RFC 3339 has it, or seconds since the epoch."""
+        if name != _EXPIRES:
+            raise self.refusal()
+        await self._subsystems.leases.set_expiry(self._id, _moment(value))
+
+    async def remove_xattr(self, name: bytes, caller: Caller) -> None:
+        if name not in await self.xattrs():
+            raise NoAttribute(f"{name!r}: no such attribute")
+        await self._subsystems.leases.set_expiry(self._id, None)
+
+    def _links(self) -> list[tuple[bytes, Node]]:
+        lease = self._subsystems.leases.stat(self._id)
+        return [
+            (os.fsencode(name), Link(f".imgfs/leases/{lease.id}/{name}", self._shown, f"../../../{resource}"))
+            for name, resource in lease.links.items()
+        ]
+
+
+def _moment(value: bytes) -> int:
+    text = value.decode(errors="replace").strip()
+    try:
+        seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else _seconds(text)
+    except ValueError:
+        raise Invalid(f"lease expiry {text[:40]!r}: expected 2026-01-31T12:00:00Z or seconds since the epoch") from None
+    if not 0 <= seconds <= _LATEST:
+        raise Invalid(f"lease expiry {text[:40]!r}: expected a moment from 1970 to 2262; without one it never expires")
+    return seconds * _SECOND
+
+
+def _seconds(text: str) -> int:
+    found = datetime.fromisoformat(text)
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
