@@ -27,6 +27,7 @@ from imgfs.log import configure_log
 from imgfs.registry.client import Registry
 
 _SWITCH_INTERVAL = 0.001
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GC_SECONDS = 60.0
 """How often the daemon looks whether room has to be made."""
 _log = logging.getLogger("imgfs.daemon")
@@ -86,7 +87,10 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
 
 
 async def _set_on_signal(signalled: trio.Event) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    for number in _ENDING:
+        # What trio puts back when nobody listens any more: a daemon that is ending already must not be killed in it.
+        signal.signal(number, signal.SIG_IGN)
+    with trio.open_signal_receiver(*_ENDING) as signals:
         async for _ in signals:
             signalled.set()
 

@@ -1,4 +1,4 @@
-"""imgfs's own downloads, by the same writer as everybody's: visible, resumed by offset, begun again once if wrong."""
+"""imgfs's own downloads, by the same writer as everybody's: visible, and resumed by offset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgfs.errors import AlreadyExists, Cancelled, NotFound, TooLarge, Verificat
 from imgfs.oci.digest import Digest
 
 Stream = Callable[[int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
-"""Opens the bytes of a blob from an offset to its end; called with 0 again when they turned out wrong."""
+"""Opens the bytes of a blob from an offset to its end."""
 
 
 def download_ref(digest: Digest) -> str:
@@ -22,59 +22,36 @@ def download_ref(digest: Digest) -> str:
 
 
 async def download(
-    ingests: IngestStore,
-    digest: Digest,
-    total: int,
-    stream: Stream,
-    moved: Callable[[int], object] = lambda _: None,
-    *,
-    again: bool = True,
+    ingests: IngestStore, digest: Digest, total: int, stream: Stream, moved: Callable[[int], object] = lambda _: None
 ) -> None:
-    """On return the blob is stored, durably. Goes on where an earlier download ended; wrong bytes begin again once.
+    """On return the blob is stored, durably. Goes on where an earlier download ended.
 
-    Without `again` beginning again is left to the caller, who may know another place. `moved` is told the size of each
-    piece. Raises VerificationFailed and TooLarge, which leave nothing; Busy if the ref has another writer; Cancelled if
-    the ref was removed; whatever `stream` raises, NoSpace and StorageFailed, which leave what came, to be resumed.
-    Cancellation leaves it too.
+    `moved` is told the size of each piece. Raises VerificationFailed and TooLarge, which leave nothing: the next call
+    begins at byte 0. Busy if the ref has another writer; Cancelled if the ref was removed; whatever `stream` raises,
+    NoSpace and StorageFailed, which leave what came, to be resumed. Cancellation leaves it too.
     """
     try:
-        wrong = await _attempt(ingests, digest, total, stream, moved, again=False)
-        if wrong is not None and again:
-            wrong = await _attempt(ingests, digest, total, stream, moved, again=True)
+        async with await _open(ingests, digest, total) as writer:
+            await _receive(ingests, digest, writer, stream, moved)
+        await ingests.commit(download_ref(digest), digest)
     except AlreadyExists:
         return
-    if wrong is not None:
+    except VerificationFailed:
         await _discard(ingests, digest)
-        twice = ", nor the second time from byte 0; pull from elsewhere" if again else ""
-        raise VerificationFailed(f"{wrong.message}{twice}")
+        raise
 
 
-async def _attempt(
-    ingests: IngestStore,
-    digest: Digest,
-    total: int,
-    stream: Stream,
-    moved: Callable[[int], object],
-    *,
-    again: bool,
-) -> VerificationFailed | None:
-    """Receive and commit; returns what is wrong with the bytes. With `again`, what is there is dropped first."""
-    async with await _open(ingests, digest, total) as writer:
-        if again:
-            await writer.restart()
-        try:
-            await _fill(writer, stream, moved)
-        except (AlreadyExists, Cancelled):
-            raise
-        except BaseException as error:
-            if writer.offset == 0 or isinstance(error, TooLarge):
-                await _discard(ingests, digest)
-            raise
+async def _receive(
+    ingests: IngestStore, digest: Digest, writer: Writer, stream: Stream, moved: Callable[[int], object]
+) -> None:
     try:
-        await ingests.commit(download_ref(digest), digest)
-    except VerificationFailed as error:
-        return error
-    return None
+        await _fill(writer, stream, moved)
+    except (AlreadyExists, Cancelled):
+        raise
+    except BaseException as error:
+        if writer.offset == 0 or isinstance(error, TooLarge):
+            await _discard(ingests, digest)
+        raise
 
 
 async def _open(ingests: IngestStore, digest: Digest, total: int) -> Writer:

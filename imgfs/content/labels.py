@@ -50,12 +50,12 @@ class Labels:
         """The labels of a subject by key, sorted."""
         return dict(sorted(self._labels.get(subject, {}).items()))
 
-    async def put(self, subject: str, key: str, value: bytes, exists: Callable[[], bool]) -> None:
+    async def put(self, subject: str, key: str, value: bytes, exists: Callable[[sqlite3.Connection], bool]) -> None:
         """Set or replace a label. Raises Invalid, NoSpace, StorageFailed, NotFound unless it still `exists`."""
         check_label(key, value)
 
         def change(db: sqlite3.Connection) -> None:
-            if not exists():
+            if not exists(db):
                 raise NotFound(f"label {key}: {subject} was removed meanwhile")
             db.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?, ?)", (subject, key, value))
             self._labels.setdefault(subject, {})[key] = value
@@ -80,6 +80,10 @@ class Labels:
             self._labels.pop(subject, None)
 
         await self._database.write(change, frees=True)
+
+    def forget(self, subject: str) -> None:
+        """Its rows went with the subject's own."""
+        self._labels.pop(subject, None)
 
     async def sweep(self, subjects: Container[str]) -> None:
         """Remove the labels of all but `subjects`: what a crash between a subject's removal and theirs left."""

@@ -163,7 +163,7 @@ class ContentStore:
         """Label a stored blob, durably. Raises Invalid, NotFound, NoSpace, StorageFailed."""
         if digest not in self._stored:
             raise NotFound(f"content {digest}: is not stored here")
-        await self._labelled(digest).put(digest, key, value, lambda: digest in self._stored)
+        await self._labelled(digest).put(digest, key, value, lambda _: digest in self._stored)
 
     async def remove_label(self, digest: Digest, key: str) -> None:
         """Remove a label, durably. Raises NotFound, NoSpace, StorageFailed."""

@@ -10,9 +10,9 @@ import pyfuse3
 
 from imgfs.errors import ImgfsError, ReadOnly
 from imgfs.fs.caller import Caller
-from imgfs.fs.labels import as_moment, as_xattrs, label_key
+from imgfs.fs.labels import as_moment, as_xattrs, remove_label, set_label
 from imgfs.fs.layer import LAYER, ChainLayer
-from imgfs.fs.node import ENDLESS, SOON, Directory, Link, Listing, NoAttribute, Node, Stale, missing
+from imgfs.fs.node import ENDLESS, SOON, Directory, Link, Listing, Node, Stale, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.fs.view import ViewNode
 from imgfs.oci.digest import Digest
@@ -68,13 +68,10 @@ class ChainDirectory(Directory):
         return facts | as_xattrs(store.labels(chain_id))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        await self._subsystems.snapshots.set_label(self._snapshot.chain_id, label_key(name), value)
+        await set_label(self._subsystems.snapshots, self._snapshot.chain_id, name, value)
 
     async def remove_xattr(self, name: bytes, caller: Caller) -> None:
-        id, key = self._snapshot.chain_id, label_key(name)
-        if key not in self._subsystems.snapshots.labels(id):
-            raise NoAttribute(f"{name!r}: no such attribute")
-        await self._subsystems.snapshots.remove_label(id, key)
+        await remove_label(self._subsystems.snapshots, self._snapshot.chain_id, name)
 
     def _usage(self) -> int:
         """What the layer's own tar takes here."""

@@ -9,7 +9,7 @@ from imgfs import __version__
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import RenderedFile
 from imgfs.fs.gc import GcDirectory
-from imgfs.fs.layer import LayersDirectory as LayerDevices
+from imgfs.fs.layer import LayerDevices
 from imgfs.fs.leases import LeasesDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
@@ -18,7 +18,7 @@ _LOG_SHOWN = 1 << 20
 
 
 class ControlDirectory(Directory):
-    """version, config, state.json, metrics and log; unlisted, layers/ for the kernel."""
+    """version, config, state.json, metrics, log, gc/ and leases/; unlisted, layers/ for the kernel."""
 
     __slots__ = ("_children", "_gc", "_layers", "_rootfs")
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 
 from imgfs.errors import NotPermitted
+from imgfs.fs.node import NoAttribute
+from imgfs.snapshots.store import SnapshotStore
 
 _PREFIX = "user.label."
 
@@ -17,6 +19,19 @@ def label_key(name: bytes) -> str:
     if not text.startswith(_PREFIX):
         raise NotPermitted(f"xattr {text}: imgfs keeps it; labels are {_PREFIX}<key>")
     return text.removeprefix(_PREFIX)
+
+
+async def set_label(store: SnapshotStore, id: str, name: bytes, value: bytes) -> None:
+    """Set the label of a snapshot that the xattr `name` is. Raises NotPermitted, Invalid, NotFound."""
+    await store.set_label(id, label_key(name), value)
+
+
+async def remove_label(store: SnapshotStore, id: str, name: bytes) -> None:
+    """Remove it. Raises NoAttribute, as removexattr(2) says, and NotPermitted."""
+    key = label_key(name)
+    if key not in store.labels(id):
+        raise NoAttribute(f"{name!r}: no such attribute")
+    await store.remove_label(id, key)
 
 
 def as_xattrs(labels: Mapping[str, bytes]) -> dict[bytes, bytes]:

@@ -52,7 +52,7 @@ class ChainLayer(Node):
         return diff_id is None or diff_id not in self._subsystems.layers
 
 
-class LayersDirectory(Directory):
+class LayerDevices(Directory):
     """.imgfs/layers/: layers by diff ID as the kernel reads them, fetched when they are read; unlisted."""
 
     __slots__ = ("_subsystems",)

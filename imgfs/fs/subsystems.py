@@ -60,7 +60,7 @@ class Subsystems:
     private: dict[str, Digest] = field(default_factory=dict[str, Digest])
     """Links that `ln -sfn` makes beside a name before it renames them: unlisted, never asked for, gone with the daemon.
     """
-    layer_sizes: dict[int, int] = field(default_factory=dict[int, int])
-    """Bytes of `layer.tar` of users' committed snapshots, by number, as far as somebody asked."""
     private_parents: dict[tuple[int, bytes], str] = field(default_factory=dict[tuple[int, bytes], str])
     """The same beside an active snapshot's `parent`: by its number and the link's name."""
+    layer_sizes: dict[int, int] = field(default_factory=dict[int, int])
+    """Bytes of `layer.tar` of users' committed snapshots, by number, as far as somebody asked."""

@@ -12,9 +12,9 @@ import trio
 from imgfs.errors import Invalid, NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
-from imgfs.fs.labels import as_moment, as_xattrs, label_key
+from imgfs.fs.labels import as_moment, as_xattrs, remove_label, set_label
 from imgfs.fs.layer import LAYER
-from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, NoAttribute, Node, Stale, control_number, missing
+from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, Node, Stale, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.rootfs.rootfs import diff_of, rootfs_of
 from imgfs.snapshots.export import export_layer, layer_size
@@ -110,13 +110,10 @@ class UserSnapshot(Directory):
         return await super().xattr(name)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        await self._subsystems.snapshots.set_label(self._info.id, label_key(name), value)
+        await set_label(self._subsystems.snapshots, self._info.id, name, value)
 
     async def remove_xattr(self, name: bytes, caller: Caller) -> None:
-        id, key = self._info.id, label_key(name)
-        if key not in self._subsystems.snapshots.labels(id):
-            raise NoAttribute(f"{name!r}: no such attribute")
-        await self._subsystems.snapshots.remove_label(id, key)
+        await remove_label(self._subsystems.snapshots, self._info.id, name)
 
     def _children(self) -> Iterator[tuple[bytes, Node]]:
         info, subsystems = self._info, self._subsystems

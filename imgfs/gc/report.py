@@ -1,8 +1,7 @@
-"""What a run of garbage collection found and did: for people, for programs, the same for a dry run."""
+"""What a run of garbage collection found and did, the same for a dry run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -42,14 +41,3 @@ class Report(msgspec.Struct, kw_only=True):
         """As JSON, with an end of line."""
         document = msgspec.structs.asdict(self) | {"bytes": self.bytes}
         return msgspec.json.format(msgspec.json.encode(document, enc_hook=str), indent=2) + b"\n"
-
-    def lines(self) -> Iterator[str]:
-        """As lines for people: what happened to what, and why; the sum last."""
-        if self.refused:
-            yield self.refused
-            return
-        done = "would remove" if self.dry_run else "removed"
-        for word, items in ((done, self.removed), ("kept", self.kept), ("failed", self.failed)):
-            for item in items:
-                yield f"{word} {item.kind} {item.id} ({item.bytes} bytes): {item.why}"
-        yield f"{done} {len(self.removed)} things, {self.bytes} bytes"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, clone, restrict
+from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, clone
 
 
 def bind_read_only(source: str, target: str, *, trusted: bool) -> None:
@@ -15,11 +15,3 @@ def bind_read_only(source: str, target: str, *, trusted: bool) -> None:
     with clone(source) as mount:
         mount.restrict(RDONLY if trusted else RDONLY | NOSUID | NODEV)
         mount.attach(target)
-
-
-def set_read_only(mountpoint: str) -> None:
-    """Make the mount at `mountpoint` read-only; its filesystem stays writable through other mounts.
-
-    Raises Busy while a file is open for writing there, NotFound, NotPermitted, or Invalid where nothing is mounted.
-    """
-    restrict(mountpoint, RDONLY)

@@ -26,19 +26,14 @@ _HINTS = {
 }
 
 
-def mount_erofs(image: Path, devices: Sequence[Path], target: str, *, trusted: bool) -> None:
-    """Mount `image` read-only over the directory `target`, with `devices` in the order of its device table.
-
-    The source in the table of mounts is the path of `image`. Unless `trusted`, setuid bits and device nodes do not
-    work. Blocks until the devices and `target` have been walked to, which may be through the daemon's own tree: call it
-    in a thread. Raises NotFound, Malformed, NotPermitted, Unsupported or Invalid; then nothing is mounted.
-    """
-    with detached_erofs(image, devices, trusted=trusted) as mount:
-        mount.attach(target)
-
-
 def detached_erofs(image: Path, devices: Sequence[Path], *, trusted: bool) -> Detached:
-    """The same mount in no tree yet: for `attach`, or as the lower of an overlay. Blocks and raises as mount_erofs."""
+    """Mount `image` read-only, in no tree yet, with `devices` in the order of its device table.
+
+    It is there for `attach`, or as the lower of an overlay. The source in the table of mounts is the path of `image`.
+    Unless `trusted`, setuid bits and device nodes do not work. Blocks until the devices have been walked to, which may
+    be through the daemon's own tree: call it in a thread. Raises NotFound, Malformed, NotPermitted, Unsupported or
+    Invalid; then nothing is mounted.
+    """
     _check(image, len(devices))
     with Context("erofs", str(image), _HINTS) as context:
         context.set_path("source", image)

@@ -67,12 +67,6 @@ def mounts_below(path: str) -> list[Mount]:
     return sorted(below, key=lambda mount: _height(mount, everything), reverse=True)
 
 
-def unmount_below(path: str) -> None:
-    """Take away every mount below `path`, deepest first. Raises Busy at the first in use; what is gone stays gone."""
-    for mount in mounts_below(path):
-        unmount(mount.mountpoint)
-
-
 @contextmanager
 def watch_mounts() -> Generator[select.epoll]:
     """Something that is readable after each change of the table until it is polled.

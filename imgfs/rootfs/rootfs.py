@@ -24,7 +24,7 @@ from imgfs.kernel.bind import bind_read_only
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.fuse_overlay import mount_fuse_overlay
 from imgfs.kernel.mountapi import Detached, clone_mount
-from imgfs.kernel.overlay import check_unused, detached_overlay
+from imgfs.kernel.overlay import check_unused, mount_overlay
 from imgfs.kernel.probe import Capabilities
 from imgfs.layers.store import Layer, LayerStore
 from imgfs.oci.digest import Digest, is_digest
@@ -358,7 +358,7 @@ class Rootfs:
         if not self._terms.is_root:
             paths = [one for one in lowers if isinstance(one, str)]
             return lambda target: mount_fuse_overlay(paths, target, stack.upper, stack.work)
-        return partial(_attach_overlay, lowers, stack, self._trusted)
+        return lambda target: mount_overlay(lowers, target, upper=stack.upper, work=stack.work, trusted=self._trusted)
 
     def _check_writable(self, id: str) -> None:
         """Raise NotPermitted where no overlay can be mounted, saying what is missing."""
@@ -388,9 +388,4 @@ def diff_of(id: str) -> str:
 
 def _attach_clone(lower: Detached, target: str) -> None:
     with clone_mount(lower) as mount:
-        mount.attach(target)
-
-
-def _attach_overlay(lowers: Sequence[str | Detached], stack: Stack, trusted: bool, target: str) -> None:
-    with detached_overlay(lowers, upper=stack.upper, work=stack.work, trusted=trusted, subject=target) as mount:
         mount.attach(target)

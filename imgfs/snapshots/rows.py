@@ -30,10 +30,10 @@ CREATE TABLE IF NOT EXISTS user_snapshots (
 CREATE UNIQUE INDEX IF NOT EXISTS active_snapshots ON user_snapshots (name) WHERE kind = 'active';
 CREATE UNIQUE INDEX IF NOT EXISTS named_snapshots ON user_snapshots (name) WHERE kind IN ('committed', 'view');
 CREATE TABLE IF NOT EXISTS snapshot_labels (
-    snapshot TEXT NOT NULL,
+    subject TEXT NOT NULL,
     key TEXT NOT NULL,
     value BLOB NOT NULL,
-    PRIMARY KEY (snapshot, key)
+    PRIMARY KEY (subject, key)
 ) WITHOUT ROWID;
 """
 
@@ -131,13 +131,13 @@ def put_usage(db: sqlite3.Connection, number: int, usage: Usage) -> None:
 def delete(db: sqlite3.Connection, number: int) -> None:
     """Delete a row and its labels: for snapshots without a directory."""
     db.execute("DELETE FROM user_snapshots WHERE number = ?", (number,))
-    db.execute("DELETE FROM snapshot_labels WHERE snapshot = ?", (str(number),))
+    db.execute("DELETE FROM snapshot_labels WHERE subject = ?", (str(number),))
 
 
 def mark_removed(db: sqlite3.Connection, number: int) -> None:
     """Take a snapshot away for everybody but the sweep."""
     db.execute("UPDATE user_snapshots SET kind = ? WHERE number = ?", (REMOVED, number))
-    db.execute("DELETE FROM snapshot_labels WHERE snapshot = ?", (str(number),))
+    db.execute("DELETE FROM snapshot_labels WHERE subject = ?", (str(number),))
 
 
 def purge(db: sqlite3.Connection, numbers: Iterable[int]) -> None:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
 from imgfs.aio.threads import run_disk
+from imgfs.content.labels import Labels
 from imgfs.database import Database
 from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, TooLarge, from_os
 from imgfs.kernel.overlay import MOST_LOWERS
@@ -27,7 +28,6 @@ from imgfs.snapshots import rows
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.ids import active_id, check_key, check_name, shown, subject
 from imgfs.snapshots.index import Index
-from imgfs.snapshots.labels import Labels
 from imgfs.snapshots.removal import Removals, run_walk
 from imgfs.snapshots.root import RootAttributes, apply_root, root_of
 from imgfs.snapshots.rows import Info, Kind
@@ -67,7 +67,7 @@ class SnapshotStore:
         self._graph = graph
         self._sync = sync
         self._shelf = Shelf(state)
-        self._labels = Labels(database)
+        self._labels = Labels(database, "snapshot_labels")
         self._changing = trio.Lock()
         self._unsafe: set[str] = set()
         """Active snapshots whose data the disk refused once: a second sync would tell a lie."""
@@ -304,15 +304,6 @@ class SnapshotStore:
     def release(self, id: str) -> None:
         """Count one use less."""
         self._index.release(id)
-
-    @contextmanager
-    def use(self, id: str) -> Generator[None]:
-        """`hold` while the block runs, then `release`."""
-        self.hold(id)
-        try:
-            yield
-        finally:
-            self.release(id)
 
     def is_held(self, id: str) -> bool:
         """Whether anybody uses the snapshot."""

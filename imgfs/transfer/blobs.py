@@ -128,7 +128,7 @@ class Blobs:
                 return self._registry.blob(source.host, source.repository, descriptor, at)
 
             try:
-                await download(self._ingests, descriptor.digest, descriptor.size, stream, transfer.moved, again=False)
+                await download(self._ingests, descriptor.digest, descriptor.size, stream, transfer.moved)
             except Busy:
                 await self._fetch_beside(source, descriptor, transfer)
 

@@ -42,7 +42,7 @@ async def ingests(content: ContentStore, nursery: trio.Nursery) -> IngestStore:
 
 
 async def fill(ingests: IngestStore, ref: str, data: bytes = DATA, **declared: object) -> None:
-    async with await ingests.open(ref, **declared) as writer:  # type: ignore[arg-type]
+    async with await ingests.open(ref, **declared) as writer:
         await writer.write(data)
 
 
@@ -287,7 +287,7 @@ async def test_a_writer_that_is_closing_is_waited_for(ingests: IngestStore, nurs
         "commit": lambda: ingests.commit("r", DIGEST),
         "rename": lambda: ingests.rename("r", "s"),
     }
-    nursery.start_soon(calls[what])  # type: ignore[arg-type]
+    nursery.start_soon(calls[what])
     await trio.testing.wait_all_tasks_blocked()
     await writer.close()
     await trio.testing.wait_all_tasks_blocked()

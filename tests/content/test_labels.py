@@ -72,7 +72,7 @@ async def test_what_is_not_stored_has_no_labels(store: ContentStore) -> None:
 async def test_a_blob_removed_meanwhile_is_not_labelled(database: Database) -> None:
     labels = Labels(database)
     with pytest.raises(NotFound, match="removed meanwhile"):
-        await labels.put("subject", "a", b"1", lambda: False)
+        await labels.put("subject", "a", b"1", lambda _: False)
     assert labels.of("subject") == {}
 
 

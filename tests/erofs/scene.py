@@ -12,7 +12,7 @@ from pathlib import Path
 
 from imgfs.erofs.inode import Device
 from imgfs.erofs.writer import build
-from imgfs.kernel.erofs import mount_erofs
+from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.mounts import mount_at, unmount
 from imgfs.layers.entry import Extent
 from imgfs.layers.tree import Node, Tree, walk
@@ -120,7 +120,8 @@ def mounted(image: bytes | bytearray, devices: Sequence[Path], directory: Path) 
     path.write_bytes(image)
     target.mkdir(exist_ok=True)
     try:
-        mount_erofs(path, devices, str(target), trusted=True)
+        with detached_erofs(path, devices, trusted=True) as mount:
+            mount.attach(str(target))
         yield target
     finally:
         while mount_at(str(target)):

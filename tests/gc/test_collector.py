@@ -54,7 +54,6 @@ async def test_a_dry_run_reports_what_the_run_does_and_changes_nothing(world: Wo
     assert (dry.removed, dry.kept, dry.bytes) == (report.removed, report.kept, report.bytes)
     assert {item.kind for item in report.removed} == {"snapshot", "layer", "blob", "catalogue"}
     assert b'"dry_run": true' in dry.encode()
-    assert list(dry.lines())[-1] == f"would remove {len(dry.removed)} things, {dry.bytes} bytes"
 
 
 async def test_without_any_root_but_with_content_it_refuses_unless_everything_is_asked_for(world: World) -> None:
@@ -62,7 +61,6 @@ async def test_without_any_root_but_with_content_it_refuses_unless_everything_is
     before = world.stored()
     report = await world.collector.collect()
     assert report.refused
-    assert list(report.lines()) == [report.refused]
     assert world.stored() == before
     with world.pins.hold(content(Digest.of(b"something"))):  # a pull into a lost database is no root that it had
         assert (await world.collector.collect()).refused

@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.mounts import Mount, mount_at, mounts
 from tests.support.programs import program
 
@@ -31,6 +33,12 @@ def erofs_image(path: Path, devices: int, uuid: bytes = b"imgfs-test-image") -> 
     half = len(names) // 2
     path.write_bytes(body + _entries(names[:half], nids) + _entries(names[half:], nids))
     return [_device(path, number) for number in range(devices)]
+
+
+def mount_erofs(image: Path, devices: Sequence[Path], target: str, *, trusted: bool) -> None:
+    """Mount an image over `target`."""
+    with detached_erofs(image, devices, trusted=trusted) as mount:
+        mount.attach(target)
 
 
 def content_of(number: int) -> bytes:

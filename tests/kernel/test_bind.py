@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.errors import Busy, Invalid, NotFound
-from imgfs.kernel.bind import bind_read_only, set_read_only
+from imgfs.errors import NotFound
+from imgfs.kernel.bind import bind_read_only
 from imgfs.kernel.mounts import unmount
-from imgfs.kernel.overlay import mount_overlay
 from tests.kernel.pieces import directory, mounts_of, options, powerless
 
 
@@ -39,22 +38,3 @@ def test_missing_directories_are_named(place: Path, source: str, target: str) ->
     with pytest.raises(NotFound, match=f"{place}/none: "):
         bind_read_only(str(place / source), str(place / target), trusted=True)
     assert mounts_of(place) == before
-
-
-def test_read_only_is_set_on_mounts_and_may_be_set_again(place: Path) -> None:
-    source, target = directory(place / "source"), directory(place / "target")
-    bind_read_only(str(source), str(target), trusted=True)
-    set_read_only(str(target))
-    with pytest.raises(Invalid, match="cannot be set"):
-        set_read_only(str(source))
-
-
-def test_mount_with_an_open_writer_stays_writable(place: Path) -> None:
-    target = directory(place / "target")
-    upper, work = directory(place / "upper"), directory(place / "work")
-    mount_overlay([str(directory(place / "lower"))], str(target), upper=upper, work=work, trusted=True)
-    with (target / "file").open("w"), pytest.raises(Busy, match="end what uses it"):
-        set_read_only(str(target))
-    set_read_only(str(target))
-    with pytest.raises(OSError, match="Read-only"):
-        (target / "new").touch()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Busy, ImgfsError, Invalid, Malformed, NotFound, Unsupported
-from imgfs.kernel.erofs import detached_erofs, mount_erofs
+from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.mounts import mount_at, unmount
 from imgfs.kernel.overlay import mount_overlay
 from imgfs.testing.images import File, image, layer
 from imgfs.testing.registry import FakeRegistry
-from tests.kernel.pieces import content_of, directory, erofs_image, mounts_of, options, powerless
+from tests.kernel.pieces import content_of, directory, erofs_image, mount_erofs, mounts_of, options, powerless
 from tests.support.mounted import Mounted
 from tests.support.programs import run
 
@@ -147,9 +147,10 @@ def test_without_the_capability_it_says_so(place: Path, target: Path) -> None:
 import sys
 from pathlib import Path
 from imgfs.errors import NotPermitted
-from imgfs.kernel.erofs import mount_erofs
+from imgfs.kernel.erofs import detached_erofs
 try:
-    mount_erofs(Path(sys.argv[1]), [Path(sys.argv[1] + ".0")], sys.argv[2], trusted=True)
+    with detached_erofs(Path(sys.argv[1]), [Path(sys.argv[1] + ".0")], trusted=True) as mount:
+        mount.attach(sys.argv[2])
 except NotPermitted as error:
     print(error.message)
 """

@@ -144,13 +144,13 @@ def test_status_tells_what_failed_and_why(scene: Scene) -> None:
         os.listdir(f"{name}/rootfs/")
     # The config is a fetch of its own, which the failed layer leaves alone.
     until(lambda: [one["state"] for one in status_of(name)["parts"]] == ["local", "local", "failed"])
-    assert "403" in status_of(name)["parts"][2]["error"]
-    assert "403" in (name / "status").read_text()
+    assert "answered 403" in status_of(name)["parts"][2]["error"]
+    assert "answered 403" in (name / "status").read_text()
     fault.times = 0
     until(lambda: os.listdir(f"{name}/rootfs/"))
     assert status_of(name)["complete"]
     assert status_of(name)["error"] is None
-    assert "403" not in (name / "status").read_text()
+    assert "answered 403" not in (name / "status").read_text()
 
 
 def test_status_shows_what_is_loading(scene: Scene) -> None:

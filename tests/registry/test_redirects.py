@@ -134,12 +134,12 @@ class Names(trio.abc.HostnameResolver):
     def __init__(self, table: dict[str, str]) -> None:
         self.table = table
 
-    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # type: ignore[no-untyped-def]
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
         name = host.decode() if isinstance(host, bytes) else host
         address = self.table[name]
         return await trio.socket.getaddrinfo(address, port, family, type, proto, flags)
 
-    async def getnameinfo(self, sockaddr, flags):  # type: ignore[no-untyped-def]
+    async def getnameinfo(self, sockaddr, flags):
         raise NotImplementedError
 
 

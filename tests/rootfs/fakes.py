@@ -77,7 +77,7 @@ class FakeKernel:
         """Stand in for the kernel's room in imgfs/rootfs/."""
         for name in ("unmount", "expire", "mount_at"):
             monkeypatch.setattr(places, name, getattr(self, name))
-        for name in ("detached_erofs", "detached_overlay", "clone_mount", "bind_read_only", "root_of"):
+        for name in ("detached_erofs", "mount_overlay", "clone_mount", "bind_read_only", "root_of"):
             monkeypatch.setattr(rootfs, name, getattr(self, name))
         monkeypatch.setattr(rootfs, "Detached", FakeDetached)
         return self
@@ -119,18 +119,18 @@ class FakeKernel:
         self.gates["erofs"]()
         return FakeDetached(self, f"erofs {image.name}")
 
-    def detached_overlay(
+    def mount_overlay(
         self,
         lowers: Sequence[str | FakeDetached],
+        target: str,
         *,
         upper: Path | None,
         work: Path | None,
         trusted: bool,
-        subject: str,
-    ) -> FakeDetached:
+    ) -> None:
         below = [one if isinstance(one, str) else f"{one.shows} {one.fileno()}" for one in lowers]
         self._call(f"overlay {below[-1]}")
-        return FakeDetached(self, f"overlay {below[-1]}")
+        self.attach(f"overlay {below[-1]}")(target)
 
     def clone_mount(self, mount: FakeDetached) -> FakeDetached:
         mount.fileno()

@@ -37,7 +37,7 @@ def at_step(number: int, act: Callable[[], None]) -> Iterator[Callable[[], int]]
 
         return call
 
-    transact: Callable[..., Any] = Database._transact  # type: ignore[attr-defined]
+    transact: Callable[..., Any] = Database._transact
 
     def transaction(database: Database, change: Callable[[sqlite3.Connection], Any]) -> Any:
         step()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,3 +70,13 @@ class Warehouse:
             await self.store.set_parent(key, parent)
         (self.store.upper(f"active/{key}") / name).write_bytes(os.fsencode(name))
         await self.store.commit(key, name)
+
+
+@contextmanager
+def used(store: SnapshotStore, id: str) -> Iterator[None]:
+    """Hold a snapshot while the block runs."""
+    store.hold(id)
+    try:
+        yield
+    finally:
+        store.release(id)

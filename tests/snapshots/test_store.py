@@ -15,7 +15,7 @@ from imgfs.snapshots.rows import Kind
 from imgfs.snapshots.store import SnapshotStore, Stack
 from imgfs.snapshots.usage import Usage
 
-from .storing import Warehouse
+from .storing import Warehouse, used
 
 
 def told(store: SnapshotStore) -> dict[str, tuple[str, str | None]]:
@@ -139,7 +139,7 @@ async def test_while_a_commit_syncs_key_and_name_are_its_own(store: SnapshotStor
         with pytest.raises(NotFound):
             await store.remove("name")
 
-    warehouse.disk.sync = lambda path: trio.from_thread.run(meddle)  # type: ignore[method-assign]
+    warehouse.disk.sync = lambda path: trio.from_thread.run(meddle)
     store = warehouse.reopen()
     await store.commit("k", "name")
     assert refused == [Busy, Busy, Busy, Busy, AlreadyExists, AlreadyExists, AlreadyExists]
@@ -263,7 +263,7 @@ async def test_deep_stacks(warehouse: Warehouse) -> None:
     chain, names = below, [f"s{n}" for n in range(120)]
     for name in names:
         await warehouse.committed(name, below)
-        below = name  # type: ignore[assignment]
+        below = name
     assert store.stack(names[-1]) == Stack(tuple(store.upper(name) for name in reversed(names)), chain)
 
 
@@ -312,7 +312,7 @@ async def test_a_view_is_renamed_and_replaces_a_view(store: SnapshotStore, wareh
     ):
         with pytest.raises(error):
             await store.rename_view(old, new)
-    with store.use("w"), pytest.raises(Busy):
+    with used(store, "w"), pytest.raises(Busy):
         await store.rename_view("w", "z")
     assert store.children("y") == ["w"]
 
@@ -320,7 +320,7 @@ async def test_a_view_is_renamed_and_replaces_a_view(store: SnapshotStore, wareh
 async def test_what_is_in_use_is_neither_committed_nor_removed(store: SnapshotStore, warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     await store.prepare("k")
-    with store.use("active/k"), store.use("x"):
+    with used(store, "active/k"), used(store, "x"):
         store.hold("active/k")
         for attempt in (store.commit("k", "name"), store.remove("active/k"), store.remove("x")):
             with pytest.raises(Busy, match="in use"):

@@ -12,6 +12,7 @@ import pytest
 from imgfs.kernel.mounts import unmount
 from imgfs.snapshots.export import export_layer
 from imgfs.snapshots.store import SnapshotStore
+from tests.snapshots.storing import used
 from tests.support.programs import run
 from tests.support.trees import Ignore, compare_trees, snapshot_tree
 
@@ -29,7 +30,7 @@ def mounted(store: SnapshotStore, id: str, at: Path) -> Iterator[Path]:
     options = f"{OPTIONS},lowerdir={':'.join(map(str, [*stack.lowers, store.empty]))}"
     if stack.upper is not None:
         options += f",upperdir={stack.upper},workdir={stack.work}"
-    with store.use(id):
+    with used(store, id):
         run("mount", "-t", "overlay", "overlay", "-o", options, at)
         try:
             yield at

@@ -165,7 +165,7 @@ def test_closing_the_iterator_closes_all(tmp_path: Path) -> None:
     pieces = export_layer(tmp_path)
     next(pieces)
     assert open_files() > before
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     assert open_files() == before
 
 
