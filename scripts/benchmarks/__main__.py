@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import contacts, kernel_views, memory, metadata, report, scale, starts, targets, views, writable
+from . import contacts, ingests, kernel_views, memory, metadata, report, scale, starts, targets, views, writable
 from .bench import Bench, say
 from .disks import RAM, Rooms, scratch
 from .images import Catalogue
@@ -25,8 +25,9 @@ EXPERIMENTS: Mapping[str, tuple[Callable[[Bench], None], ...]] = {
     "P1": (starts.first_cat,),
     "P2": (starts.pull,),
     "P6": (kernel_views.warm,),
-    "P7": (kernel_views.cold,),
+    "P7": (kernel_views.cold, kernel_views.cold_on_disk),
     "P8": (views.read_views,),
+    "P9": (ingests.throughput, ingests.commits, ingests.memory),
     "P10": (memory.start, memory.view, memory.loading),
     "P11": (contacts.requests,),
     "P12": (scale.cost,),
@@ -75,9 +76,18 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _run_all(options: argparse.Namespace, work: Path) -> Bench:
-    with scratch(options.scratch) as top, Registry(work) as registry:
-        rooms, catalogue = Rooms(top), Catalogue(work)
-        bench = Bench(work, options.imgfs, options.repeats, options.images, options.full, catalogue, registry, rooms)
+    with scratch(options.scratch) as top, scratch(str(work)) as disk, Registry(work) as registry:
+        bench = Bench(
+            work=work,
+            imgfs=options.imgfs,
+            repeats=options.repeats,
+            only_images=options.images,
+            full=options.full,
+            catalogue=Catalogue(work),
+            registry=registry,
+            rooms=Rooms(top),
+            disk=Rooms(disk),
+        )
         for name in options.only or EXPERIMENTS:
             for experiment in EXPERIMENTS[name]:
                 experiment(bench)

@@ -39,6 +39,8 @@ class Bench:
     catalogue: Catalogue
     registry: Registry
     rooms: Rooms
+    disk: Rooms
+    """Rooms on the disk of `work`, for what RAM would show in a false light."""
     results: Results = field(default_factory=Results)
 
     def images(self, labels: Iterable[str]) -> list[Image]:

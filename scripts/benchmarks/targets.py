@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import contacts, kernel_views, memory, metadata, scale, scenes, starts, views, writable
+from . import contacts, ingests, kernel_views, memory, metadata, scale, scenes, starts, views, writable
 from .contestants import PEERS, Imgfs, ShellFloor, SkopeoUmoci, ThreadPipeline
 from .images import RECIPE_OF
 from .reading import WARM
@@ -34,6 +34,12 @@ SCALED = 1.2
 MOUNT_SECONDS = 0.5
 BUILD_MICROSECONDS = 25
 ENTRY_BYTES = 150
+INGEST_MEGABYTES, WARM_MEGABYTES = 500, 2000
+"""A second; or as good as OF_THE_DISK, whichever is lower."""
+OF_THE_DISK = 0.8
+COMMIT_RATIO = 2.0
+FLAT = 1.25
+LISTING_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     yield from _warm_views(results)
     yield from _cold_views(results)
     yield from _views(results)
+    yield from _content(results)
     yield from _daemon(results)
     yield from _requests(results)
     yield from _numbers(results)
@@ -122,15 +129,20 @@ def _warm_views(results: Results) -> Iterator[Verdict]:
 
 
 def _cold_views(results: Results) -> Iterator[Verdict]:
-    for case in results.cases(kernel_views.COLD_VIEW):
-        own = results.median(kernel_views.COLD_VIEW, case, Imgfs.name)
-        native = _native(results, kernel_views.COLD_VIEW, case)
+    for experiment in (kernel_views.COLD_VIEW, kernel_views.COLD_ON_DISK):
+        yield from _cold_view(results, experiment)
+
+
+def _cold_view(results: Results, experiment: str) -> Iterator[Verdict]:
+    for case in results.cases(experiment):
+        own = results.median(experiment, case, Imgfs.name)
+        native = _native(results, experiment, case)
         if scenes.SEQUENTIAL in case:
             value = _ratio(own, native)
-            yield Verdict(kernel_views.COLD_VIEW, case, "imgfs / mkfs.erofs", value, COLD_SEQUENTIAL, at_least=True)
+            yield Verdict(experiment, case, "imgfs / mkfs.erofs", value, COLD_SEQUENTIAL, at_least=True)
         elif scenes.WALK.name in case:
             value = _ratio(native, own)
-            yield Verdict(kernel_views.COLD_VIEW, case, "time, imgfs / mkfs.erofs", value, COLD_WALK, at_least=False)
+            yield Verdict(experiment, case, "time, imgfs / mkfs.erofs", value, COLD_WALK, at_least=False)
 
 
 def _views(results: Results) -> Iterator[Verdict]:
@@ -143,6 +155,29 @@ def _views(results: Results) -> Iterator[Verdict]:
             yield Verdict(views.VIEWS, case, "imgfs / ratarmount", other, FILES_RATIO, at_least=True)
         elif scenes.SEQUENTIAL in case:
             yield Verdict(views.VIEWS, case, "imgfs / ratarmount", other, 1.0, at_least=True)
+
+
+def _content(results: Results) -> Iterator[Verdict]:
+    """Of rates, what was asked is the lower of a figure and a part of what the disk's own file does."""
+    bounds = {ingests.INGEST: INGEST_MEGABYTES, ingests.READ_WARM: WARM_MEGABYTES}
+    medians = {
+        (case, name): results.median(ingests.CONTENT, case, name)
+        for case in results.cases(ingests.CONTENT)
+        for name in (Imgfs.name, ingests.COPIED, ingests.SYNCED, ingests.SMALL, ingests.LARGE)
+    }
+    for case in results.cases(ingests.CONTENT):
+        own = medians[case, Imgfs.name]
+        if case in bounds:
+            copied = medians[case, ingests.COPIED]
+            bound = min(bounds[case], OF_THE_DISK * copied) if copied else bounds[case]
+            yield Verdict(ingests.CONTENT, case, "imgfs, MB/s", own, bound, at_least=True)
+        elif case == ingests.COMMIT:
+            value = _ratio(own, medians[case, ingests.SYNCED])
+            yield Verdict(ingests.CONTENT, case, "imgfs / fsync", value, COMMIT_RATIO, at_least=False)
+        else:
+            value = _ratio(medians[case, ingests.LARGE], medians[case, ingests.SMALL])
+            measured = f"{ingests.LARGE} / {ingests.SMALL}"
+            yield Verdict(ingests.CONTENT, case, measured, value, FLAT, at_least=False)
 
 
 def _daemon(results: Results) -> Iterator[Verdict]:
@@ -177,6 +212,13 @@ def _numbers(results: Results) -> Iterator[Verdict]:
         for case, other in ((scale.lookup(kind), few), (scale.listing(kind), some)):
             value = _ratio(*(results.median(scale.NUMBERS, case, known) for known in (many, other)))
             yield Verdict(scale.NUMBERS, case, f"{many} / {other}", value, SCALED, at_least=False)
+    if results.cases(scale.NUMBERS):
+        case = scale.listing(scale.BLOBS)
+        entry = results.median(scale.NUMBERS, case, many)
+        whole = entry * scale.KNOWN[-1] / 1e6 if entry else None
+        yield Verdict(
+            scale.NUMBERS, f"listing of {scale.KNOWN[-1]:,} blobs", "imgfs, s", whole, LISTING_SECONDS, at_least=False
+        )
 
 
 def _metadata(results: Results) -> Iterator[Verdict]:
