@@ -71,12 +71,21 @@ class GroupCommit:
         for naming in batch:
             naming.is_done = True
             naming.error = OSError(errno.EIO, os.strerror(errno.EIO))
+        if len(batch) == 1:
+            await run_disk(self._write_alone, batch[0])
+            return
         await _side_by_side(self._sync_bytes, batch)
         named = await run_disk(self._name, [naming for naming in batch if naming.is_synced])
         shelves: dict[Path, list[Naming]] = {}
         for naming in named:
             shelves.setdefault(naming.final.parent, []).append(naming)
         await _side_by_side(self._sync_names, list(shelves.items()))
+
+    def _write_alone(self, naming: Naming) -> None:
+        """The same for a batch of one, in one trip to a thread: the trips would take longer than the disk."""
+        self._sync_bytes(naming)
+        if naming.is_synced and self._name([naming]):
+            self._sync_names((naming.final.parent, [naming]))
 
     def _sync_bytes(self, naming: Naming) -> None:
         try:
