@@ -69,6 +69,10 @@ class Malformed(ImgfsError):
     errno = errno.EBADMSG
 
 
+class Truncated(Malformed):
+    """Foreign bytes end too early: with the rest of them all may be well."""
+
+
 class TooLarge(ImgfsError):
     """Foreign bytes exceed a limit of imgfs."""
 

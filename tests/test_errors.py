@@ -19,6 +19,7 @@ ERRNO = {
     "ReadOnly": errno.EROFS,
     "VerificationFailed": errno.EBADMSG,
     "Malformed": errno.EBADMSG,
+    "Truncated": errno.EBADMSG,
     "TooLarge": errno.EFBIG,
     "Unsupported": errno.EOPNOTSUPP,
     "OffsetMismatch": errno.ERANGE,

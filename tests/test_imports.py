@@ -18,7 +18,7 @@ STOREYS = [
     {"log", "lock", "config", "database"},
     {"content", "registry", "kernel"},
     {"layers"},
-    {"images"},
+    {"images", "archives"},
     {"leases"},
     {"snapshots"},
     {"rootfs", "check"},
@@ -32,7 +32,13 @@ STOREYS = [
 ]
 """From the ground up. Rooms of one storey are blind to one another; imports for types count too."""
 
-BLIND = {("layers", "registry"), ("images", "registry"), ("snapshots", "registry"), ("fs", "registry")}
+BLIND = {
+    ("layers", "registry"),
+    ("images", "registry"),
+    ("archives", "registry"),
+    ("snapshots", "registry"),
+    ("fs", "registry"),
+}
 """Where down is not enough: transfer/ and the daemon alone know the registry."""
 
 LIBRARIES = {"httpx": "registry", "pyfuse3": "fs", "ctypes": "kernel"}

@@ -30,13 +30,7 @@ def tag(image: str, name: str, mountpoint: str, quiet: bool) -> None:
     tree = Tree.open(mountpoint)
     chosen = _checked(name, quiet)
     digest = image if is_digest(image) else find(tree, image, quiet=quiet).digest
-    try:
-        os.setxattr(tree.images, "user.imgfs.tag", os.fsencode(f"{chosen} {digest}"))
-    except OSError as error:
-        reason = None
-        if error.errno == errno.EINVAL:
-            reason = f"{chosen}: is no image name; expected host/repository:tag or a plain word"
-        raise from_os_error(error, f"{image} as {chosen}", reason, tree.log) from None
+    register(tree, chosen, digest, f"{image} as {chosen}")
 
 
 @click.command(cls=Command)
@@ -59,6 +53,17 @@ def rm(names: tuple[str, ...], mountpoint: str, quiet: bool) -> None:
         failure.show()
     if failures:
         raise failures[0]
+
+
+def register(tree: Tree, name: str, digest: str, subject: str) -> None:
+    """Let `name` mean `digest` from now on. Asks no registry, and nobody whether the digest is here."""
+    try:
+        os.setxattr(tree.images, "user.imgfs.tag", os.fsencode(f"{name} {digest}"))
+    except OSError as error:
+        reason = None
+        if error.errno == errno.EINVAL:
+            reason = f"{name}: is no image name; expected host/repository:tag or a plain word"
+        raise from_os_error(error, subject, reason, tree.log) from None
 
 
 def _checked(name: str, quiet: bool) -> str:

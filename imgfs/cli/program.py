@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -22,6 +23,8 @@ _COMMANDS = {
     "inspect": "imgfs.cli.inspection",
     "tag": "imgfs.cli.names",
     "rm": "imgfs.cli.names",
+    "import": "imgfs.cli.importing",
+    "export": "imgfs.cli.exporting",
     "gc": "imgfs.cli.gc",
     "check": "imgfs.cli.check",
     "repair": "imgfs.cli.check",
@@ -48,7 +51,8 @@ class Program(click.Group):
         """Import the command's module."""
         if cmd_name not in _COMMANDS:
             return None
-        return getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
+        attribute = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        return getattr(importlib.import_module(_COMMANDS[cmd_name]), attribute)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; every failure it has becomes a sentence and an exit code."""

@@ -91,6 +91,22 @@ class Tree:
         """The symbolic link that a name is, or would be. Looking an unregistered one up asks its registry."""
         return f"{self.path}/images/{name}"
 
+    def blob(self, digest: str) -> str:
+        """The file of a blob. Opening one that is not here fetches it."""
+        return f"{self.path}/content/{digest}"
+
+    def ingest(self, ref: str) -> str:
+        """The writer of a ref; one without `/`."""
+        return f"{self.path}/content/ingest/{ref}"
+
+    def layer(self, diff_id: str) -> str:
+        """The uncompressed tar of a layer that a known chain has; unlisted."""
+        return f"{self.path}/.imgfs/layers/{diff_id}"
+
+    def lease(self, id: str) -> str:
+        """The directory of a lease."""
+        return f"{self.path}/.imgfs/leases/{id}"
+
     @property
     def snapshots(self) -> str:
         """The directory of snapshots."""
@@ -157,6 +173,10 @@ class Tree:
         """The failure of an operation on a snapshot, in the daemon's words where its directory has some."""
         subject = f"snapshot {id}"
         return self._gone(error, subject) or from_os_error(error, subject, self.reason(self.snapshot(id)), self.log)
+
+    def blob_failure(self, error: OSError, path: str, subject: str) -> Failure:
+        """The failure of an operation on a blob, an ingest or a layer's tar, in the daemon's words if it left some."""
+        return self._gone(error, subject) or from_os_error(error, subject, self.reason(path), self.log)
 
     def _gone(self, error: OSError, subject: str) -> Failure | None:
         """The failure where the tree was unmounted meanwhile; one whose daemon died stays behind, dead."""

@@ -136,11 +136,11 @@ class Catalog:
         await self._database.write(change)
 
     async def fetchable(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Those of `digests` that can be had somewhere."""
+        """Those of `digests` that can be had somewhere. A name alone is no proof: what was imported may have any."""
         wanted = list(digests)
 
         def query(db: sqlite3.Connection) -> set[Digest]:
-            known = "SELECT 1 FROM sources WHERE digest = ? LIMIT 1"
+            known = "SELECT 1 FROM sources WHERE digest = ? AND size IS NOT NULL LIMIT 1"
             return {digest for digest in wanted if db.execute(known, (digest,)).fetchone()}
 
         return await self._database.read(query)

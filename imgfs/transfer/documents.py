@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from imgfs.aio.threads import run_cpu
 from imgfs.content.store import ContentStore
-from imgfs.errors import Malformed, NotFound, TooLarge, Unsupported
+from imgfs.errors import Malformed, NoSpace, NotFound, ReadOnly, StorageFailed, TooLarge, Unsupported
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
@@ -23,6 +24,8 @@ from imgfs.oci.manifest import (
 )
 from imgfs.oci.platform import Platform, choose
 from imgfs.transfer.blobs import UNKNOWN_SIZE, Blobs
+
+_log = logging.getLogger("imgfs.transfer")
 
 _PARSED_KEPT = 256
 _IMAGES = MANIFEST_TYPES | INDEX_TYPES
@@ -70,7 +73,9 @@ class Documents:
             data = await self._content.read(digest)
         except NotFound:
             return None  # it was damaged, or somebody removed it
-        return await self._parse(digest, data, "")
+        document = await self._parse(digest, data, "")
+        await self._record_stored(digest, len(data), document)
+        return document
 
     def forget(self, digests: Iterable[Digest]) -> None:
         """These were collected: whoever wants one again reads it anew, so that what it mentions is recorded again."""
@@ -149,6 +154,17 @@ class Documents:
         if len(self._parsed) > _PARSED_KEPT:
             self._parsed.popitem(last=False)
         return document
+
+    async def _record_stored(self, digest: Digest, size: int, document: Manifest | Index) -> None:
+        """What came in through content/ingest tells of its children too, but not where they can be had.
+
+        Reading goes on where nothing can be recorded: on a full disk, in a read-only state directory.
+        """
+        if await self._catalog.proven(digest) is None:
+            try:
+                await self._record(digest, size, document, [])
+            except (NoSpace, StorageFailed, ReadOnly) as error:
+                _log.warning("document not recorded", extra={"digest": digest, "error": error.message})
 
     async def _record(self, digest: Digest, size: int, document: Manifest | Index, sources: Sequence[Source]) -> None:
         own = Descriptor(digest, size, document.media_type)

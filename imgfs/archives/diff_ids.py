@@ -1,0 +1,77 @@
+"""Proof that the layers of an image are what its config says: inflated, hashed, compared."""
+
+from __future__ import annotations
+
+from imgfs.archives.contract import Store
+from imgfs.archives.stream import PIECE
+from imgfs.errors import Malformed, TooLarge, Unsupported, VerificationFailed
+from imgfs.layers.compression import open_decompressor
+from imgfs.layers.unpack import INFLATED_MAX
+from imgfs.oci.descriptor import Descriptor, layer_compression
+from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import CONFIG_SIZE_MAX, Manifest, parse_config
+
+
+class Prover:
+    """Reads each layer once, however many images share it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[Digest, str, str], Digest] = {}
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise VerificationFailed, Malformed or TooLarge unless every layer's tar is that of the config.
+
+        What holds no tars (an attestation, an artifact) has nothing to prove.
+        """
+        kinds = [_compression(one) for one in manifest.layers]
+        if not all(kinds):
+            return
+        diff_ids = self._diff_ids(manifest.config)
+        if len(diff_ids) != len(manifest.layers):
+            raise Malformed(
+                f"image config {manifest.config.digest}: has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers"
+            )
+        for layer, kind, diff_id in zip(manifest.layers, kinds, diff_ids, strict=True):
+            found = self._diff_id(layer, kind, diff_id)
+            if found != diff_id:
+                raise VerificationFailed(
+                    f"layer {layer.digest}: its tar has digest {found}, the image config says {diff_id}"
+                )
+
+    def _diff_ids(self, config: Descriptor) -> tuple[Digest, ...]:
+        if config.size > CONFIG_SIZE_MAX:
+            raise TooLarge(f"image config {config.digest}: has {config.size} bytes, the limit is {CONFIG_SIZE_MAX}")
+        return parse_config(self._store.read(config.digest, 0, config.size)).diff_ids
+
+    def _diff_id(self, layer: Descriptor, kind: str, said: Digest) -> Digest:
+        if kind == "none" and layer.digest.algorithm == said.algorithm:
+            return layer.digest
+        key = layer.digest, kind, said.algorithm
+        if key not in self._known:
+            try:
+                self._known[key] = self._inflate(layer, kind, said)
+            except Malformed as error:
+                raise Malformed(f"layer {layer.digest}: {error.message}") from None
+        return self._known[key]
+
+    def _inflate(self, layer: Descriptor, kind: str, said: Digest) -> Digest:
+        decompressor, running = open_decompressor(kind), said.new_hash()
+        offset, inflated = 0, 0
+        while piece := self._store.read(layer.digest, offset, PIECE):
+            offset += len(piece)
+            for out in decompressor.feed(piece):
+                running.update(out)
+                inflated += len(out)
+            if inflated > INFLATED_MAX:
+                raise TooLarge(f"layer {layer.digest}: inflates to more than {INFLATED_MAX} bytes")
+        decompressor.close()
+        return Digest.from_hash(running)
+
+
+def _compression(layer: Descriptor) -> str:
+    """How a layer's tar is compressed; empty for what is no tar."""
+    try:
+        return layer_compression(layer.media_type)
+    except Unsupported:
+        return ""

@@ -1,0 +1,80 @@
+"""The docker-archive: `manifest.json` of `docker save`, and the image manifest that such an archive has not.
+
+There each image is a config and the uncompressed tars of its layers. imgfs makes an OCI manifest of them, the same for
+the same archive: the config's very bytes, the layers as they are, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from imgfs.errors import Malformed, NotFound, TooLarge
+from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import LAYERS_MAX, check_depth
+
+MANIFEST_FILE = "manifest.json"
+IMAGES_MAX = 10_000
+
+_TYPES = {"none": OCI_LAYER, "gzip": f"{OCI_LAYER}+gzip", "zstd": f"{OCI_LAYER}+zstd"}
+
+
+class DockerImage(msgspec.Struct, frozen=True):
+    """One entry of manifest.json; `Config` and `Layers` are names of members, layers base first."""
+
+    Config: str
+    RepoTags: list[str] | None = None
+    Layers: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer that was stored out of an archive."""
+
+    digest: Digest
+    size: int
+    compression: str
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """What the manifest says of it."""
+        return Descriptor(self.digest, self.size, _TYPES[self.compression])
+
+
+def read_manifest(data: bytes) -> list[DockerImage]:
+    """The images of a docker-archive. Raises Malformed, TooLarge, NotFound where it lists none."""
+    check_depth(data, MANIFEST_FILE)
+    try:
+        images = msgspec.json.decode(data, type=list[DockerImage])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"{MANIFEST_FILE}: {error}") from None
+    if not images:
+        raise NotFound(f"{MANIFEST_FILE}: lists no image")
+    if len(images) > IMAGES_MAX or any(len(one.Layers or ()) > LAYERS_MAX for one in images):
+        raise TooLarge(f"{MANIFEST_FILE}: the limits are {IMAGES_MAX} images of {LAYERS_MAX} layers")
+    return images
+
+
+def image_manifest(config: Digest, config_size: int, layers: Sequence[StoredLayer]) -> bytes:
+    """The OCI manifest of an image out of a docker-archive."""
+    described = [_raw(one.descriptor) for one in layers]
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _raw(Descriptor(config, config_size, OCI_CONFIG)),
+        "layers": described,
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def write_manifest(images: Sequence[DockerImage]) -> bytes:
+    """manifest.json."""
+    return msgspec.json.encode(images)
+
+
+def _raw(descriptor: Descriptor) -> dict[str, object]:
+    return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size}

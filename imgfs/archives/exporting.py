@@ -1,0 +1,73 @@
+"""Writing an archive as a stream: the tar of an OCI layout, or a docker-archive. The same images are the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from imgfs.archives import docker, layout
+from imgfs.archives.names import blob_name
+from imgfs.archives.tar_writer import TarWriter
+from imgfs.errors import VerificationFailed
+from imgfs.oci.digest import Digest
+
+Open = Callable[[Digest], Iterator[bytes]]
+"""The bytes of a blob, or of a layer's tar by its diff ID."""
+
+
+@dataclass(frozen=True, slots=True)
+class DockerExport:
+    """An image for a docker-archive: the config's bytes, the diff IDs of its layers, base first, and its tags."""
+
+    config: bytes
+    diff_ids: tuple[Digest, ...]
+    tags: tuple[str, ...]
+
+
+def verified(digest: Digest, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """`pieces`, and at their end VerificationFailed unless they are those of `digest`."""
+    running = digest.new_hash()
+    for piece in pieces:
+        running.update(piece)
+        yield piece
+    if running.hexdigest() != digest.hex:
+        raise VerificationFailed(f"content {digest}: the stored bytes are damaged; `imgfs check --deep` says more")
+
+
+def layout_tar(index: bytes, blobs: Mapping[Digest, int], open_blob: Open) -> Iterator[bytes]:
+    """The tar of an OCI layout with these blobs, given by digest and size. Raises VerificationFailed."""
+    tar = TarWriter()
+    yield from tar.directory("blobs")
+    for algorithm in sorted({digest.algorithm for digest in blobs}):
+        yield from tar.directory(f"blobs/{algorithm}")
+    for digest in sorted(blobs):
+        yield from tar.file(blob_name(digest), blobs[digest], verified(digest, open_blob(digest)))
+    yield from tar.file(layout.INDEX_FILE, len(index), [index])
+    yield from tar.file(layout.LAYOUT_FILE, len(layout.LAYOUT), [layout.LAYOUT])
+    yield from tar.end()
+
+
+def docker_tar(images: Iterable[DockerExport], layers: Mapping[Digest, int], open_layer: Open) -> Iterator[bytes]:
+    """A docker-archive; `layers` are diff IDs with the size of each tar. Raises VerificationFailed.
+
+    Images of one config are one image there, whatever their layers were packed with.
+    """
+    merged: dict[Digest, DockerExport] = {}
+    for one in images:
+        digest = Digest.of(one.config)
+        tags = (*merged[digest].tags, *one.tags) if digest in merged else one.tags
+        merged[digest] = DockerExport(one.config, one.diff_ids, tags)
+    manifest = docker.write_manifest([_entry(digest, one) for digest, one in merged.items()])
+    tar = TarWriter()
+    for digest in sorted(merged):
+        config = merged[digest].config
+        yield from tar.file(f"{digest.hex}.json", len(config), [config])
+    for diff_id in sorted(layers):
+        yield from tar.file(f"{diff_id.hex}.tar", layers[diff_id], verified(diff_id, open_layer(diff_id)))
+    yield from tar.file(docker.MANIFEST_FILE, len(manifest), [manifest])
+    yield from tar.end()
+
+
+def _entry(config: Digest, image: DockerExport) -> docker.DockerImage:
+    layers = [f"{diff_id.hex}.tar" for diff_id in image.diff_ids]
+    return docker.DockerImage(f"{config.hex}.json", list(dict.fromkeys(image.tags)), layers)

@@ -1,0 +1,155 @@
+"""An archive as a stream of bytes: a file, or a pipe that goes by once, compressed or not.
+
+What a tar is made of is tar_reader.py's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol
+
+from imgfs.errors import Truncated
+from imgfs.layers.compression import Piece, open_decompressor
+
+PIECE = 1 << 20
+MAGIC_BYTES = 6
+_MAGICS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+
+Moved = Callable[[int], object]
+"""Told how many bytes of the source were read so far."""
+
+
+class ByteStream(Protocol):
+    """Bytes from the first to the last."""
+
+    @property
+    def position(self) -> int:
+        """How many went by."""
+        ...
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, short only at the end. Raises Malformed."""
+        ...
+
+    def skip(self, size: int) -> None:
+        """Go on `size` bytes further. Raises Truncated, Malformed."""
+        ...
+
+    def back_to(self, position: int) -> bool:
+        """Go back; False where that cannot be done."""
+        ...
+
+    def finish(self) -> None:
+        """Read what is left, so that who writes into a pipe is not cut off. Raises Malformed, Truncated."""
+        ...
+
+
+def compression_of(head: bytes) -> str:
+    """`gzip`, `zstd` or `none`, by the first MAGIC_BYTES bytes."""
+    return next((kind for magic, kind in _MAGICS.items() if head.startswith(magic)), "none")
+
+
+def open_stream(file: BinaryIO, moved: Moved = lambda _: None) -> ByteStream:
+    """The bytes of `file`, a plain file or a pipe, decompressed. The caller closes the file."""
+    is_plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    head = file.read(MAGIC_BYTES)
+    kind = compression_of(head)
+    if is_plain and kind == "none":
+        file.seek(0)
+        return FileStream(file, moved)
+    return PieceStream(_pieces(file, head, kind, moved))
+
+
+class FileStream:
+    """A plain file: what is not wanted is not read."""
+
+    def __init__(self, file: BinaryIO, moved: Moved) -> None:
+        self.position = 0
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._moved = moved
+
+    def read(self, size: int) -> bytes:
+        """See ByteStream."""
+        data = self._file.read(size)
+        self.position += len(data)
+        self._moved(self.position)
+        return data
+
+    def skip(self, size: int) -> None:
+        """See ByteStream."""
+        if self.position + size > self._size:
+            raise _cut(self._size)
+        self.back_to(self.position + size)
+        self._moved(self.position)
+
+    def back_to(self, position: int) -> bool:
+        """See ByteStream."""
+        self._file.seek(position)
+        self.position = position
+        return True
+
+    def finish(self) -> None:
+        """See ByteStream."""
+        self._moved(self._size)
+
+
+class PieceStream:
+    """Pieces of any length that come one after the other."""
+
+    def __init__(self, pieces: Iterator[Piece]) -> None:
+        self.position = 0
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """See ByteStream."""
+        parts: list[Piece] = []
+        while size and (self._rest or self._refill()):
+            part = self._rest[:size]
+            self._rest = self._rest[len(part) :]
+            size -= len(part)
+            self.position += len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+    def skip(self, size: int) -> None:
+        """See ByteStream."""
+        while size:
+            if not (piece := self.read(min(size, PIECE))):
+                raise _cut(self.position)
+            size -= len(piece)
+
+    def back_to(self, position: int) -> bool:
+        """See ByteStream."""
+        return position == self.position
+
+    def finish(self) -> None:
+        """See ByteStream."""
+        while self.read(PIECE):
+            pass
+
+    def _refill(self) -> bool:
+        for piece in self._pieces:
+            if piece:
+                self._rest = memoryview(bytes(piece))
+                return True
+        return False
+
+
+def _pieces(file: BinaryIO, head: bytes, kind: str, moved: Moved) -> Iterator[Piece]:
+    """The decompressed bytes of `head` and the rest of `file`."""
+    decompressor = open_decompressor(kind)
+    taken, piece = 0, head
+    while piece:
+        taken += len(piece)
+        yield from decompressor.feed(piece)
+        moved(taken)
+        piece = file.read(PIECE)
+    decompressor.close()
+
+
+def _cut(size: int) -> Truncated:
+    return Truncated(f"archive: ends after {size} bytes, inside a member; get all of it and import again")

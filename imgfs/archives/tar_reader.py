@@ -1,0 +1,181 @@
+"""Reads a tar from front to back: members, and the bytes of each while they go by.
+
+Headers are decoded by layers/. Memory holds one header and the piece that is asked for, whatever sizes claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from imgfs.archives.names import clean, link_target
+from imgfs.archives.stream import PIECE, ByteStream
+from imgfs.errors import Malformed, TooLarge, Truncated, Unsupported
+from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, read_header
+from imgfs.layers.pax import Records, apply_records, read_records
+
+MEMBERS_MAX = 200_000
+EXTENDED_MAX = 1 << 20
+"""Bytes of extended headers in front of one member."""
+
+_REGULAR = (b"0", b"\0", b"7")
+_SYMLINK, _HARDLINK, _DIRECTORY = b"2", b"1", b"5"
+_EXTENDED = (b"x", b"X", b"g", b"L", b"K")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of an archive, or a link: then `target` is the name it leads to. `name` is cleaned."""
+
+    name: str
+    target: str | None = None
+
+
+class TarPayload:
+    """The bytes of the member at hand; of no use once the next one is asked for."""
+
+    def __init__(self, stream: ByteStream, size: int) -> None:
+        self.size = size
+        self._stream = stream
+        self._start = stream.position
+
+    def read(self, size: int) -> bytes:
+        """See Payload."""
+        left = self._left
+        data = self._stream.read(min(size, left))
+        if left and size and not data:
+            raise _cut(self._stream)
+        return data
+
+    def rewind(self) -> bool:
+        """See Payload."""
+        return self._stream.back_to(self._start)
+
+    def skip(self) -> None:
+        """Go to the end of what is left, and over the padding."""
+        self._stream.skip(self._left)
+        self._stream.read(-self.size % BLOCK)  # of the last one it may miss
+
+    @property
+    def _left(self) -> int:
+        return self._start + self.size - self._stream.position
+
+
+@dataclass(slots=True)
+class _Extended:
+    """What extended headers say of the member behind them."""
+
+    size: int = 0
+    name: bytes = b""
+    link: bytes = b""
+    records: Records = field(default_factory=dict[bytes, bytes])
+
+    def take(self, kind: bytes, data: bytes) -> None:
+        """One header more."""
+        if kind == b"L":
+            self.name = data.partition(b"\0")[0]
+        elif kind == b"K":
+            self.link = data.partition(b"\0")[0]
+        elif kind != b"g":
+            self.records = read_records(data)
+
+    def apply(self, header: Header) -> None:
+        """Override what the member's own header says."""
+        if any(key.startswith(b"GNU.sparse") for key in self.records):
+            raise Unsupported(f"archive member {header.name[:200]!r}: is a sparse file; pack the archive without")
+        apply_records(self.records, header)
+        header.name = self.name or header.name
+        header.link = self.link or header.link
+
+
+def read_members(stream: ByteStream) -> Iterator[tuple[Member, TarPayload]]:
+    """Every file and link of the tar, in its order; what was not read of one is skipped before the next.
+
+    Raises Malformed, TooLarge, Unsupported, Truncated. At the end the stream is read out.
+    """
+    count = 0
+    while (header := _next_member(stream)) is not None:
+        count += 1
+        if count > MEMBERS_MAX:
+            raise TooLarge(f"archive: has more than {MEMBERS_MAX} members")
+        payload = TarPayload(stream, _payload_size(header))
+        if header.type != _DIRECTORY:
+            yield _member(header), payload
+        payload.skip()
+    if not count:
+        raise Malformed("archive: is empty, expected a tar of an OCI layout or of `docker save`")
+    stream.finish()
+
+
+def _next_member(stream: ByteStream) -> Header | None:
+    """The next header with all that precedes it applied; None at the end."""
+    extended = _Extended()
+    while (header := _next_header(stream)) is not None:
+        if header.type not in _EXTENDED:
+            extended.apply(header)
+            return header
+        size = _checked_size(header)
+        extended.size += size
+        if extended.size > EXTENDED_MAX:
+            raise TooLarge(f"archive: extended headers of {extended.size} bytes, the limit is {EXTENDED_MAX}")
+        payload = TarPayload(stream, size)
+        extended.take(header.type, _whole(payload, stream))
+        payload.skip()
+    return None
+
+
+def _next_header(stream: ByteStream) -> Header | None:
+    start = stream.position
+    block = stream.read(BLOCK)
+    if not block:
+        return None
+    if len(block) < BLOCK:
+        raise _cut(stream)
+    if block == ZEROS:
+        if stream.read(BLOCK) not in (ZEROS, b""):
+            raise Malformed("archive: a block follows one zero block, expected two at the end: the tar is damaged")
+        return None
+    try:
+        return read_header(block)
+    except Malformed as error:
+        where = f"offset {start}" if start else "is no tar"
+        raise Malformed(f"archive: {where}: {error.message}") from None
+
+
+def _member(header: Header) -> Member:
+    name = clean(_text(header.name))
+    if header.type in _REGULAR:
+        return Member(name)
+    if header.type == _SYMLINK:
+        return Member(name, link_target(name, _text(header.link)))
+    if header.type == _HARDLINK:
+        return Member(name, clean(_text(header.link)))
+    raise Unsupported(f"archive member {name[:200]!r}: is of type {header.type!r}, expected files and links")
+
+
+def _payload_size(header: Header) -> int:
+    return _checked_size(header) if header.type in _REGULAR else 0
+
+
+def _checked_size(header: Header) -> int:
+    if not 0 <= header.size < SIZE_LIMIT:
+        raise Malformed(f"archive member {header.name[:200]!r}: has size {header.size}")
+    return header.size
+
+
+def _whole(payload: TarPayload, stream: ByteStream) -> bytes:
+    data = payload.read(PIECE) if payload.size else b""
+    if len(data) < payload.size:
+        raise _cut(stream)
+    return data
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise Malformed(f"archive member {name[:200]!r}: its name is no UTF-8") from None
+
+
+def _cut(stream: ByteStream) -> Truncated:
+    return Truncated(f"archive: ends after {stream.position} bytes, inside a member; get all of it and import again")

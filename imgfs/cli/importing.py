@@ -1,0 +1,97 @@
+"""`imgfs import`: images out of an OCI layout or a docker-archive, verified, and named when all of them is here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from imgfs.cli.names import register
+from imgfs.cli.options import Command, mountpoint_option, quiet_option
+from imgfs.cli.output import progress
+from imgfs.cli.tree import Tree
+from imgfs.errors import ImgfsError, Truncated
+
+if TYPE_CHECKING:
+    from imgfs.archives.contents import Contents
+    from imgfs.archives.importing import Imported
+    from imgfs.archives.layout import Listed
+    from imgfs.cli.ingesting import MountStore
+
+
+@click.command("import", cls=Command)
+@click.argument("source", metavar="SOURCE", type=click.Path(allow_dash=True))
+@click.argument("name", metavar="[NAME]", required=False)
+@mountpoint_option
+@quiet_option
+def import_(source: str, name: str | None, mountpoint: str, quiet: bool) -> None:
+    """Bring in images from a file, a pipe or a directory.
+
+    SOURCE is a tar (also gzip or zstd; `-` is stdin) or a directory, with an OCI image layout or with what
+    `docker save` writes in it. Everything is verified: digests, sizes, and the tars of layers against the image's
+    config. Names come from the archive, or NAME is that of its only image, or the repository of several. They are set
+    last; each is printed with its digest, and means what it names now from then on.
+
+    No registry is asked, neither now nor when the images are used. What is here already is skipped; an import that was
+    interrupted goes on where it was when it is started again.
+    """
+    if source == "-" and sys.stdin.isatty():
+        raise click.UsageError(
+            "no archive comes from a terminal; name a file, or pipe one: docker save X | imgfs import -"
+        )
+    from imgfs.cli.ingesting import leased_store
+
+    tree = Tree.open(mountpoint)
+    with leased_store(tree) as store:
+        chosen, imported = _import(source, name, store, quiet)
+        for full, image in chosen.items():
+            register(tree, full, image.descriptor.digest, f"{source} as {full}")
+            click.echo(f"{full} {image.descriptor.digest}")
+    if imported.closure.missing and not quiet:
+        absent = ", ".join(sorted({str(one.platform or one.digest) for one in imported.closure.missing}))
+        click.echo(f"imgfs: not in the archive, though an index lists it: {absent}", err=True)
+
+
+def _import(source: str, name: str | None, store: MountStore, quiet: bool) -> tuple[dict[str, Listed], Imported]:
+    """What is wrong with an archive leaves nothing of it here; what it only lacks the end of goes on next time."""
+    from imgfs.archives.importing import import_images, list_images
+    from imgfs.cli.archive_names import names_for
+
+    try:
+        with _contents(source, store, quiet) as contents:
+            chosen = names_for(list_images(contents, store), name, quiet=quiet)
+            wanted = list({one.descriptor.digest: one for one in chosen.values()}.values())
+            imported = import_images(wanted, contents, store)
+    except Truncated:
+        raise
+    except ImgfsError:
+        store.discard_all_but(set())
+        raise
+    store.discard_all_but(set(imported.closure.blobs))
+    return chosen, imported
+
+
+@contextmanager
+def _contents(source: str, store: MountStore, quiet: bool) -> Generator[Contents]:
+    from imgfs.archives.contents import DirectoryContents, TarContents
+    from imgfs.archives.stream import open_stream
+
+    if os.path.isdir(source):
+        with progress(None, not quiet) as draw:
+            yield DirectoryContents(Path(source), store, draw)
+        return
+    with _opened(source) as file, progress(_size(file), not quiet) as draw:
+        yield TarContents(open_stream(file, draw), store)
+
+
+def _opened(source: str) -> BinaryIO:
+    return sys.stdin.buffer if source == "-" else open(source, "rb")
+
+
+def _size(file: BinaryIO) -> int | None:
+    return os.fstat(file.fileno()).st_size or None

@@ -1,0 +1,179 @@
+"""The mount as a store of blobs: bytes go in through content/ingest, as anybody's do, and come out of content/.
+
+What an interrupted run left goes on where it was; what is stored is skipped. A lease keeps all of it from garbage
+collection until somebody has given it a name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from imgfs.archives.contract import Payload
+from imgfs.cli.failure import Failure, from_os_error
+from imgfs.cli.output import PIECE
+from imgfs.cli.tree import Tree
+from imgfs.errors import VerificationFailed
+from imgfs.oci.digest import Digest, Hash
+
+LEASE_SECONDS = 24 * 3600
+"""After this a lease that a killed run left behind lets go."""
+
+
+class MountStore:
+    """A Store (archives/contract.py) below the mount. Use `leased_store`."""
+
+    def __init__(self, tree: Tree, lease: str) -> None:
+        self._tree = tree
+        self._lease = lease
+        self._pinned: set[Digest] = set()
+        self._added: set[Digest] = set()
+
+    def size_of(self, digest: Digest) -> int | None:
+        """See Store."""
+        try:
+            os.getxattr(self._tree.blob(digest), "user.imgfs.verified")
+            return int(os.getxattr(self._tree.blob(digest), "user.imgfs.size"))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODATA):
+                return None
+            raise self._failure(error, self._tree.blob(digest), f"blob {digest}") from None
+
+    def put(self, digest: Digest, data: Payload) -> None:
+        """See Store. What an earlier run left of it and turns out wrong is dropped, and sent once more if it can be."""
+        self._pin(digest)
+        ref = f"import-{digest}"
+        while self.size_of(digest) is None:
+            try:
+                resumed = self._fill(ref, data, expected=digest)
+            except FileExistsError:
+                return
+            if self._commit(ref, digest):
+                return
+            if not resumed:
+                raise VerificationFailed(f"blob {digest}: the archive has other bytes under this name")
+            self._begin_again(digest, data)
+
+    def take(self, name: str, data: Payload) -> Digest:
+        """See Store."""
+        key = hashlib.sha256(f"{data.size} {name}".encode()).hexdigest()
+        ref = f"import-file-{key[:32]}"
+        while True:
+            running = hashlib.sha256()
+            resumed = self._fill(ref, data, running=running)
+            digest = Digest.from_hash(running)
+            self._pin(digest)
+            if self._commit(ref, digest):
+                return digest
+            if not resumed:
+                raise VerificationFailed(f"archive member {name}: changed while it was read; import again")
+            self._begin_again(name, data)
+
+    def read(self, digest: Digest, offset: int, size: int) -> bytes:
+        """See Store."""
+        path = self._tree.blob(digest)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise self._failure(error, path, f"blob {digest}") from None
+
+    def discard_all_but(self, kept: set[Digest]) -> None:
+        """Remove what this run stored and nobody asked for."""
+        for digest in self._added - kept:
+            with suppress(FileNotFoundError):
+                os.unlink(self._tree.blob(digest))
+        self._added &= kept
+
+    def _fill(self, ref: str, data: Payload, running: Hash | None = None, expected: Digest | None = None) -> bool:
+        """Write `data` from where the ingest ends; `running` hashes all of it. Returns whether an earlier run began it.
+
+        FileExistsError where what is expected is stored meanwhile.
+        """
+        path = self._tree.ingest(ref)
+        try:
+            with open(path, "ab", buffering=0) as file:
+                start = self._start(path, file, data.size)
+                os.setxattr(path, "user.imgfs.total", str(data.size).encode())
+                if expected is not None:
+                    os.setxattr(path, "user.imgfs.expected", expected.encode())
+                at = 0
+                while piece := data.read(PIECE):
+                    if running is not None:
+                        running.update(piece)
+                    _write(file, piece[max(start - at, 0) :])
+                    at += len(piece)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise self._failure(error, path, f"ingest {ref}") from None
+        return start > 0
+
+    def _start(self, path: str, file: BinaryIO, size: int) -> int:
+        """Where to go on; at 0 if what is there is more than there shall be."""
+        start = os.fstat(file.fileno()).st_size
+        if start <= size:
+            return start
+        os.truncate(file.fileno(), 0)
+        return 0
+
+    def _commit(self, ref: str, digest: Digest) -> bool:
+        """False where the bytes are others; then the ingest is gone."""
+        path = self._tree.ingest(ref)
+        try:
+            os.rename(path, self._tree.blob(digest))
+            self._added.add(digest)
+        except FileExistsError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EBADMSG:
+                raise self._failure(error, path, f"blob {digest}") from None
+            os.unlink(path)
+            return False
+        return True
+
+    def _begin_again(self, what: str, data: Payload) -> None:
+        if not data.rewind():
+            raise VerificationFailed(
+                f"{what}: what an interrupted import left of it was of other bytes and is dropped; import again"
+            )
+
+    def _pin(self, digest: Digest) -> None:
+        if digest in self._pinned:
+            return
+        try:
+            os.symlink(f"../../../content/{digest}", f"{self._lease}/{digest}")
+        except OSError as error:
+            raise self._failure(error, self._lease, f"blob {digest}") from None
+        self._pinned.add(digest)
+
+    def _failure(self, error: OSError, path: str, subject: str) -> Failure:
+        return self._tree.blob_failure(error, path, subject)
+
+
+@contextmanager
+def leased_store(tree: Tree) -> Generator[MountStore]:
+    """A store whose blobs are kept from garbage collection for as long as the context lasts."""
+    lease = tree.lease(f"import-{uuid.uuid4().hex[:12]}")
+    try:
+        os.mkdir(lease)
+        os.setxattr(lease, "user.imgfs.expires", str(int(time.time()) + LEASE_SECONDS).encode())
+    except OSError as error:
+        raise from_os_error(error, "import", None, tree.log) from None
+    try:
+        yield MountStore(tree, lease)
+    finally:
+        with suppress(OSError):  # it expires by itself
+            os.rmdir(lease)
+
+
+def _write(file: BinaryIO, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,85 @@
+"""Writing what is exported: to stdout for a pipe, or to a file that has its name when it is whole and durable."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from imgfs.cli.failure import from_os_error
+from imgfs.content.durable import fsync_path, publish, temporary_name
+
+PIECE = 1 << 20
+
+Draw = Callable[[int], None]
+"""Told how many bytes are written."""
+
+
+def write_out(pieces: Iterable[bytes], draw: Draw) -> None:
+    """To stdout; flushed here, where a reader that is gone is no news."""
+    try:
+        _write(pieces, sys.stdout.buffer, draw)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise unwritten(error, "stdout") from None
+
+
+def write_file(pieces: Iterable[bytes], path: Path, draw: Draw) -> str:
+    """To a file under its name when it is whole; what is there and not regular (a pipe, /dev/null) is written to.
+
+    Returns the SHA-256 in hex.
+    """
+    final = Path(os.path.realpath(path))
+    try:
+        if final.exists() and not stat.S_ISREG(final.stat().st_mode):
+            with final.open("wb") as file:
+                return _write(pieces, file, draw)
+        return _write_whole(pieces, final, draw)
+    except OSError as error:
+        raise unwritten(error, str(path)) from None
+
+
+def unwritten(error: OSError, where: str) -> Exception:
+    """A reader that has seen enough is no failure to tell of: the program ends quietly."""
+    return error if error.errno == errno.EPIPE else from_os_error(error, where)
+
+
+@contextmanager
+def progress(total: int | None, is_wanted: bool) -> Generator[Draw]:
+    """Draws on a terminal, if it is wanted; `total` is None where nobody knows it yet."""
+    if not is_wanted or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from imgfs.cli.progress import byte_progress
+
+    with byte_progress(total) as draw:
+        yield draw
+
+
+def _write(pieces: Iterable[bytes], file: BinaryIO, draw: Draw) -> str:
+    running, done = hashlib.sha256(), 0
+    for piece in pieces:
+        file.write(piece)
+        running.update(piece)
+        done += len(piece)
+        draw(done)
+    return running.hexdigest()
+
+
+def _write_whole(pieces: Iterable[bytes], final: Path, draw: Draw) -> str:
+    temporary = final.parent / temporary_name()
+    try:
+        with temporary.open("xb") as file:
+            digest = _write(pieces, file, draw)
+        fsync_path(temporary)
+        publish(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return digest
