@@ -56,6 +56,13 @@ async def test_a_source_may_be_known_before_the_size_is(catalog: Catalog) -> Non
     assert await catalog.sources(A) == [HERE]
 
 
+async def test_name_alone_is_no_place_from_where_a_digest_can_be_had(catalog: Catalog) -> None:
+    await catalog.add_source(A, HERE)
+    assert await catalog.fetchable([A, B]) == set()
+    await catalog.add([Descriptor(A, 5, OCI_CONFIG)], [HERE])
+    assert await catalog.fetchable([A, B]) == {A}
+
+
 async def test_adding_without_sources_or_without_descriptors_is_fine(catalog: Catalog) -> None:
     await catalog.add([Descriptor(A, 5, OCI_CONFIG)], [])
     await catalog.add([], [HERE])

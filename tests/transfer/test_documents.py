@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from imgfs.errors import (
-    NotFound,
-    TooLarge,
-)
+from imgfs.errors import NoSpace, NotFound, TooLarge
 from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import INDEX_NESTING_MAX
@@ -111,3 +108,32 @@ async def test_an_image_that_lies_about_anothers_layer_harms_only_itself(scene: 
     snapshot = await scene.images.snapshot(digest)
     await scene.stored.discard(BASE.diff_id)
     await scene.views.get(snapshot)
+
+
+async def test_document_that_was_stored_without_a_registry_tells_of_its_children(scene: Scene) -> None:
+    made = index([BOX, image([TOP], platform=ARM64)])
+    for data in (made.document, BOX.document, BOX.config):
+        await scene.content.add(Digest.of(data), data)
+    assert await scene.catalog.descriptor(BOX.digest) is None
+    assert (await scene.documents.platform_image(made.digest)).digest == BOX.digest
+    for one in (made, *made.images):
+        found = await scene.catalog.descriptor(one.digest)
+        assert found
+        assert (found.size, found.media_type) == (len(one.document), one.media_type)
+        assert await scene.resolver.is_known(one.digest)
+    known = await scene.catalog.descriptor(BASE.digest)
+    assert known
+    assert known.size == len(BASE.blob)
+    assert await scene.catalog.fetchable([made.digest, BOX.digest, BASE.digest]) == set()
+    assert scene.fake.requests() == 0
+
+
+async def test_document_can_be_read_where_nothing_can_be_recorded(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise NoSpace("the disk is full")
+
+    await scene.content.add(BOX.digest, BOX.document)
+    monkeypatch.setattr(scene.catalog, "add", full)
+    assert (await scene.documents.platform_image(BOX.digest)).digest == BOX.digest
