@@ -16,6 +16,7 @@ from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, Index, pars
 from imgfs.oci.platform import Platform, choose, parse_platform
 
 _IMAGES = INDEX_TYPES | MANIFEST_TYPES
+_STORED, _SOURCE = "user.imgfs.verified", "user.imgfs.source"
 
 
 class MountBlobs:
@@ -27,22 +28,27 @@ class MountBlobs:
     def ensure(self, descriptor: Descriptor) -> None:
         """See Blobs."""
         try:
-            os.stat(self._tree.blob(descriptor.digest))
+            facts = os.listxattr(self._tree.blob(descriptor.digest))
         except FileNotFoundError:
-            raise NotFound(f"blob {descriptor.digest}: is not here, and nobody knows where it can be had") from None
+            facts = []
+        if not {_STORED, _SOURCE} & set(facts):
+            raise NotFound(f"blob {descriptor.digest}: is not here, and nobody knows where it can be had")
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """See Blobs."""
+        """See Blobs; for manifests and indexes."""
         if descriptor.size > limit:
             raise TooLarge(f"blob {descriptor.digest}: has {descriptor.size} bytes, the limit is {limit}")
-        return self.whole(descriptor)
+        return self.checked(descriptor, read_document(self._tree, Found(descriptor.digest)))
 
     def whole(self, descriptor: Descriptor) -> bytes:
         """All of a blob, in memory."""
-        data = b"".join(self.pieces(descriptor.digest))
-        if len(data) != descriptor.size:
+        return self.checked(descriptor, b"".join(self.pieces(descriptor.digest)))
+
+    def checked(self, descriptor: Descriptor, data: bytes) -> bytes:
+        """`data`, if they are what the descriptor promises; raises VerificationFailed."""
+        if len(data) != descriptor.size or Digest.of(data, descriptor.digest.algorithm) != descriptor.digest:
             raise VerificationFailed(
-                f"blob {descriptor.digest}: has {len(data)} bytes, its descriptor says {descriptor.size}"
+                f"blob {descriptor.digest}: {len(data)} bytes came, and not the {descriptor.size} that were promised"
             )
         return data
 
@@ -76,7 +82,7 @@ def choose_image(tree: Tree, found: Found, wanted: Platform | None, *, all_platf
 
     Its documents are fetched. Raises NotFound, naming what there is, where nothing suits.
     """
-    data = _root_document(tree, found)
+    data = read_document(tree, found)
     document = parse_document(data)
     names = (found.name,) if found.name else ()
     root = Descriptor(Digest(found.digest), len(data), document.media_type)
@@ -93,8 +99,8 @@ def choose_image(tree: Tree, found: Found, wanted: Platform | None, *, all_platf
     return Listed(root, names)
 
 
-def _root_document(tree: Tree, found: Found) -> bytes:
-    """Read through the image's directory, because that fetches it."""
+def read_document(tree: Tree, found: Found) -> bytes:
+    """An index or a manifest, by the image's directory: so it is fetched, and what it mentions becomes known."""
     image = tree.image(found.digest)
     try:
         try:

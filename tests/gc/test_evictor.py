@@ -6,7 +6,7 @@ from imgfs.gc.report import Report
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import OCI_LAYER
 from imgfs.oci.digest import Digest
-from tests.gc.world import HERE, World, descriptor
+from tests.gc.world import HERE, World, config, descriptor, manifest
 
 TARS = [b"%d" % number * 100_000 for number in range(4)]
 DIFF_IDS = [Digest.of(tar) for tar in TARS]
@@ -47,6 +47,22 @@ async def test_what_cannot_be_fetched_again_and_documents_are_never_evicted(worl
     await world.evictor.evict(ALL)
     assert {digest, own, lonely} <= world.stored()
     assert DIFF_IDS[0] not in world.stored()
+
+
+async def test_what_was_imported_is_neither_evicted_nor_collected_whatever_name_it_has(world: World) -> None:
+    blobs = [await world.blob(tar) for tar in TARS[:2]]
+    made_config = config([DIFF_IDS[0], DIFF_IDS[1]])
+    made = manifest(made_config, [descriptor(tar, OCI_LAYER) for tar in TARS[:2]])
+    everything = {*blobs, await world.blob(made_config), await world.blob(made), await world.tar(TARS[0])}
+    await world.names.put("a.test/box:1", Digest.of(made))
+    await world.names.put("other", await world.blob(b"other"))
+    await world.catalog.add_source(Digest.of(made), HERE)
+    await world.catalog.add([descriptor(tar, OCI_LAYER) for tar in TARS[:2]], [])
+    await world.catalog.prove_diff_id(descriptor(TARS[0], OCI_LAYER), DIFF_IDS[0])
+    assert not (await world.evictor.evict(ALL)).removed
+    await world.names.remove("a.test/box:1")
+    assert not (await world.collector.collect()).removed
+    assert everything <= world.stored()
 
 
 async def test_leases_and_pins_and_root_labels_hold_against_eviction(world: World) -> None:
