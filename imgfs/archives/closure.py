@@ -24,14 +24,17 @@ class Closure:
     blobs: dict[Digest, Descriptor] = field(default_factory=dict[Digest, Descriptor])
     manifests: dict[Digest, Manifest] = field(default_factory=dict[Digest, Manifest])
     missing: list[Descriptor] = field(default_factory=list[Descriptor])
+    _walked: set[Digest] = field(default_factory=set[Digest])
+    """Documents that were read. Not what is in `blobs`: a liar may call a manifest a layer elsewhere."""
 
     def add(self, image: Descriptor, blobs: Blobs, depth: int = INDEX_NESTING_MAX) -> None:
         """Reach `image` and all that it refers to. Raises NotFound, VerificationFailed, Malformed, TooLarge.
 
         Unsupported for schema 1 and unknown kinds of images.
         """
-        if image.digest in self.manifests:
+        if image.digest in self._walked:
             return
+        self._walked.add(image.digest)
         document = parse_document(blobs.document(image, MANIFEST_SIZE_MAX), image.media_type)
         self._reach(image)
         if isinstance(document, Manifest):
@@ -46,23 +49,20 @@ class Closure:
     def _add_children(self, image: Descriptor, index: Index, blobs: Blobs, depth: int) -> None:
         missing: list[Descriptor] = []
         for child in index.manifests:
-            if child.digest in self.blobs:
-                continue
             try:
-                blobs.ensure(child)
+                self._reach_blob(child, blobs)
             except NotFound:
                 missing.append(child)
                 continue
             if child.media_type in _IMAGES:
                 self.add(child, blobs, depth - 1)
-            else:
-                self._reach(child)
         if missing and len(missing) == len(index.manifests):
             raise NotFound(f"image index {image.digest}: none of its {len(missing)} images is there")
         self.missing += missing
 
     def _reach_blob(self, child: Descriptor, blobs: Blobs) -> None:
-        if child.digest not in self.blobs:
+        known = self.blobs.get(child.digest)
+        if known is None or known.size != child.size:
             blobs.ensure(child)
             self._reach(child)
 

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
-from imgfs.errors import Truncated
+from imgfs.errors import Malformed, Truncated
 from imgfs.layers.compression import Piece, open_decompressor
 
 PIECE = 1 << 20
@@ -53,7 +53,7 @@ def compression_of(head: bytes) -> str:
 
 def open_stream(file: BinaryIO, moved: Moved = lambda _: None) -> ByteStream:
     """The bytes of `file`, a plain file or a pipe, decompressed. The caller closes the file."""
-    is_plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    is_plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() == 0
     head = file.read(MAGIC_BYTES)
     kind = compression_of(head)
     if is_plain and kind == "none":
@@ -148,7 +148,10 @@ def _pieces(file: BinaryIO, head: bytes, kind: str, moved: Moved) -> Iterator[Pi
         yield from decompressor.feed(piece)
         moved(taken)
         piece = file.read(PIECE)
-    decompressor.close()
+    try:
+        decompressor.close()
+    except Malformed as error:
+        raise Truncated(f"archive: {error.message}; get all of it and import again") from None
 
 
 def _cut(size: int) -> Truncated:

@@ -150,7 +150,7 @@ def _member(header: Header) -> Member:
         return Member(name, link_target(name, _text(header.link)))
     if header.type == _HARDLINK:
         return Member(name, clean(_text(header.link)))
-    raise Unsupported(f"archive member {name[:200]!r}: is of type {header.type!r}, expected files and links")
+    raise Malformed(f"archive member {name[:200]!r}: is of type {header.type!r}, expected files and links")
 
 
 def _payload_size(header: Header) -> int:

@@ -33,6 +33,13 @@ def names_for(images: list[Listed], name: str | None, *, quiet: bool) -> dict[st
     return found
 
 
+def check_own(name: str) -> None:
+    """Fail for what can be no name of an image or a repository; raises Invalid."""
+    if is_digest_like(name):
+        raise Failure(f"{name}: is a digest and cannot be a name; expected host/repository:tag or a word", errno.EINVAL)
+    check_name(new_name(name, quiet=True))
+
+
 def local_name(raw: str) -> str | None:
     """The name below images/ for one in an archive: a word stays local, others are completed. None where it is none."""
     if "/" not in raw and ":" not in raw:
@@ -59,8 +66,6 @@ def docker_tag(name: str) -> str | None:
 def _chosen(images: list[Listed], name: str | None, quiet: bool) -> Iterable[tuple[Listed, str]]:
     if name is None:
         return [(one, full) for one in images for raw in one.names if (full := local_name(raw))]
-    if is_digest_like(name):
-        raise Failure(f"{name}: is a digest and cannot be a name; expected host/repository:tag or a word", errno.EINVAL)
     if len({one.descriptor.digest for one in images}) == 1:
         return [(images[0], new_name(name, quiet=quiet))]
     if ":" in name.rpartition("/")[2] or "@" in name:

@@ -44,8 +44,11 @@ def import_(source: str, name: str | None, mountpoint: str, quiet: bool) -> None
         raise click.UsageError(
             "no archive comes from a terminal; name a file, or pipe one: docker save X | imgfs import -"
         )
+    from imgfs.cli.archive_names import check_own
     from imgfs.cli.ingesting import leased_store
 
+    if name is not None:
+        check_own(name)
     tree = Tree.open(mountpoint)
     with leased_store(tree) as store:
         chosen, imported = _import(source, name, store, quiet)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from imgfs.archives import tar_reader
+from imgfs.archives.contents import TarContents
+from imgfs.archives.stream import open_stream
 from imgfs.errors import (
     ImgfsError,
     Malformed,
@@ -25,7 +27,7 @@ from imgfs.errors import (
 from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import INDEX_NESTING_MAX
-from imgfs.testing.images import ARM64, File, image, index, layer
+from imgfs.testing.images import ARM64, Compression, File, compress, image, index, layer
 from tests.archives.memory import (
     MemoryStore,
     imported,
@@ -217,7 +219,7 @@ MEMBERS: dict[str, tuple[list[Any], type[ImgfsError], str]] = {
     "link out": ([link("x/layer.tar", "../../etc/shadow")], Malformed, "leads to '../../etc/shadow'"),
     "absolute link": ([link("layer.tar", "/etc/shadow")], Malformed, "out of the archive"),
     "hard link out": ([link("layer.tar", "../shadow", tarfile.LNKTYPE)], Malformed, "leads out"),
-    "fifo": ([FIFO], Unsupported, "is of type"),
+    "fifo": ([FIFO], Malformed, "is of type"),
     "duplicate": ([("x", b"1"), ("x", b"1")], Malformed, "is there twice"),
     "duplicate under another spelling": ([("x", b"1"), ("./x", b"2")], Malformed, "is there twice"),
     "duplicate blob": ([*oci().items(), (blob(BOX.digest), BOX.document)], Malformed, "is there twice"),
@@ -308,6 +310,42 @@ def test_child_that_is_missing_beside_others_costs_only_itself() -> None:
     found = imported(tar(without(layout_members(BOTH), blob(OTHER.digest)).items()), store)
     assert [one.digest for one in found.closure.missing] == [OTHER.digest]
     assert set(found.closure.manifests) == {BOX.digest}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_manifest_that_is_listed_as_something_else_too_is_walked_all_the_same(order: int) -> None:
+    plain = described(BOX.document, "application/octet-stream")
+    index_json = listing(*[plain, described(BOX.document, OCI_MANIFEST)][::order])
+    data = index_json
+    files = oci(**{blob(Digest.of(data)): data, "index.json": listing(described(data, OCI_INDEX))})
+    assert set(imported(tar(files.items()), MemoryStore()).closure.manifests) == {BOX.digest}
+    with pytest.raises(NotFound, match="is mentioned"):
+        imported(tar(without(files, blob(BOX.layers[0].digest)).items()), MemoryStore())
+
+
+def test_second_manifest_with_another_size_for_a_shared_layer_is_refused() -> None:
+    document = json.loads(BOX.document)
+    document["layers"][0]["size"] = 5
+    data = json.dumps(document).encode()
+    both = listing(described(BOX.document, OCI_MANIFEST), described(data, OCI_MANIFEST))
+    with pytest.raises(VerificationFailed, match="its descriptor says 5"):
+        imported(tar(oci(**{blob(Digest.of(data)): data, "index.json": both}).items()), MemoryStore())
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_compressed_archive_that_is_cut_off_is_truncated(kind: Compression, tmp_path: Path) -> None:
+    data = compress(tar(oci().items()), kind)
+    for end in range(8, len(data) - 1, 97):
+        (tmp_path / "cut").write_bytes(data[:end])
+        with (tmp_path / "cut").open("rb") as file, pytest.raises(Truncated, match="get all of it"):
+            TarContents(open_stream(file), MemoryStore())
+
+
+def test_file_that_somebody_has_read_a_part_of_begins_there(tmp_path: Path) -> None:
+    (tmp_path / "both").write_bytes(b"a header of his own" + tar(oci().items()))
+    with (tmp_path / "both").open("rb") as file:
+        file.read(19)
+        assert TarContents(open_stream(file), MemoryStore()).named("oci-layout")
 
 
 def test_child_that_is_there_must_be_whole() -> None:

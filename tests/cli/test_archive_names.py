@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.archives.layout import Listed
-from imgfs.cli.archive_names import docker_tag, local_name, names_for
+from imgfs.cli.archive_names import check_own, docker_tag, local_name, names_for
 from imgfs.cli.failure import Failure
 from imgfs.errors import Invalid, Malformed
 from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
@@ -77,10 +77,15 @@ def test_name_of_two_images_is_refused() -> None:
         chosen([listed("1", "a"), listed("2", "a")])
 
 
-@pytest.mark.parametrize("name", ["sha256:abc", "r.io/UPPER:1", "a b/c"])
-def test_own_name_that_is_none_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["sha256:abc", "r.io/UPPER:1", "a b/c", "", "-x"])
+def test_own_name_that_is_none_is_refused_before_anything_is_read(name: str) -> None:
     with pytest.raises((Invalid, Failure)):
-        chosen([listed("1")], name)
+        check_own(name)
+
+
+@pytest.mark.parametrize("name", ["mine", "alpine:3", "r.io/x", "r.io/x:1"])
+def test_own_name_may_be_a_word_a_reference_or_a_repository(name: str) -> None:
+    check_own(name)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,27 @@ def test_interrupted_docker_layer_goes_on_where_it_was(scene: Scene) -> None:
     assert unfinished(scene) == []
 
 
+def test_import_whose_daemon_dies_goes_on_with_the_next_one(tmp_path: Path) -> None:
+    made = packed("daemon", 4 * PIECE)
+    data = tar(layout_members(made, "daemon").items())
+    half = data.index(made.layers[1].blob[:4096]) + 2 * PIECE
+    with serving(tmp_path) as scene:
+        ref = scene.mount.content / f"ingest/import-{made.layers[1].digest}"
+        with importing(scene) as process:
+            assert process.stdin
+            process.stdin.write(data[:half])
+            process.stdin.flush()
+            until(lambda: ref.stat().st_size >= PIECE)
+            scene.mount.kill()
+            _, complaint = process.communicate(data[half:], timeout=PATIENCE)
+        assert process.returncode == 1
+        assert b"the daemon of the mount is gone" in complaint
+        scene.mount.start()
+        assert ref.stat().st_size >= PIECE
+        assert done(scene, "import", "-", data=data) == f"daemon {made.digest}\n"
+        assert mark_of(scene, "daemon") == "daemon"
+
+
 def test_truncated_archive_is_6_and_the_whole_one_goes_on(scene: Scene, tmp_path: Path) -> None:
     made = packed("cut", 4 * PIECE)
     data = tar(layout_members(made, "cut").items())
