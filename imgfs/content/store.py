@@ -199,6 +199,29 @@ class ContentStore:
             except OSError as error:
                 raise storage_error(error, f"content {digest}") from None
 
+    async def share(self, digest: Digest, verified: Path) -> None:
+        """Let a stored blob be the same file as `verified`, which has the same bytes: they are there once then.
+
+        A disk that refuses leaves the blob as it is.
+        """
+        temporary = self.ingest / temporary_name()
+        try:
+            # Not in a thread: whoever removes the blob meanwhile must not see it come back.
+            if digest in self._stored and self._link_over(self.path(digest), verified, temporary):
+                await run_disk(self.disk.fsync_directory, self.path(digest).parent)
+        except OSError as error:
+            _log.warning("blob is there twice", extra={"digest": digest, "reason": error.strerror})
+            with suppress(OSError):
+                self.disk.unlink(temporary)
+
+    def _link_over(self, final: Path, verified: Path, temporary: Path) -> bool:
+        if final.samefile(verified):
+            return False
+        self.disk.link(verified, temporary)
+        self.disk.rename(temporary, final)
+        self._note(final, final.stat())
+        return True
+
     async def publish(self, digest: Digest, naming: Naming) -> None:
         """Give verified bytes the name of their digest, durably; shares its syncs with others. Raises OSError.
 

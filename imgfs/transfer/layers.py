@@ -169,6 +169,7 @@ class Layers:
                 await run_disk(writer.settle, index)
                 if layer_compression(descriptor.media_type) == "none":
                     await self._content.adopt(descriptor.digest, layer.tar)
+                    await self._content.share(descriptor.digest, layer.tar)
                 await self._catalog.prove_diff_id(descriptor, layer.diff_id)
         except ImgfsError as error:
             settling.error = error

@@ -189,6 +189,37 @@ async def test_adopting_what_lies_there_unknown_keeps_it(tmp_path: Path, store: 
     assert store.path(DIGEST).stat().st_ino != verified.stat().st_ino
 
 
+async def test_stored_blob_becomes_the_same_file_as_one_of_the_same_bytes(tmp_path: Path, store: ContentStore) -> None:
+    verified = tmp_path / "verified"
+    verified.write_bytes(DATA)
+    await store.share(DIGEST, verified)
+    assert DIGEST not in store
+    await store.add(DIGEST, DATA)
+    with os.fdopen(store.open(DIGEST), "rb") as reader:
+        for _ in range(2):
+            await store.share(DIGEST, verified)
+            assert store.path(DIGEST).samefile(verified)
+        assert reader.read() == DATA
+    assert files(tmp_path / "ingest") == []
+    for opened in (store, ContentStore(tmp_path)):
+        assert await opened.read(DIGEST) == DATA
+        info = opened.info(DIGEST)
+        assert info is not None
+        assert info.committed == verified.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("call", ["link", "rename", "fsync"])
+async def test_disk_that_refuses_to_share_leaves_the_blob(
+    tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    (tmp_path / "verified").write_bytes(DATA)
+    await store.add(DIGEST, DATA)
+    Calls(monkeypatch).errors[call] = OSError(28, "No space left on device")
+    await store.share(DIGEST, tmp_path / "verified")
+    assert await store.read(DIGEST) == DATA
+    assert files(tmp_path / "ingest") == []
+
+
 async def test_the_order_is_bytes_then_name_then_directory(
     tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

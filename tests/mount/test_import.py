@@ -137,6 +137,16 @@ def test_second_import_stores_nothing_and_lets_nothing_go(scene: Scene) -> None:
     assert leases(scene) == unfinished(scene) == []
 
 
+def test_uncompressed_layer_is_one_file_once_it_was_read(scene: Scene) -> None:
+    made = packed("one-file", PIECE)
+    diff_id = made.layers[1].diff_id
+    done(scene, "import", "-", data=tar(layout_members(made, "one-file").items()))
+    done(scene, "pull", "one-file")
+    [blob] = scene.mount.state.glob(f"blobs/sha256/*/{diff_id.hex}")
+    assert blob.samefile(scene.mount.state / f"layers/sha256/{diff_id.hex}/tar")
+    assert scene.blob(diff_id).read_bytes() == made.layers[1].blob
+
+
 def test_what_nobody_asked_for_is_not_kept(scene: Scene) -> None:
     made, stray = packed("stray"), b"stray" * 1000
     files = layout_members(made, "stray") | {f"blobs/sha256/{Digest.of(stray).hex}": stray, "README": b"read me"}
