@@ -99,12 +99,12 @@ class MountStore:
         path = self._tree.ingest(ref)
         try:
             with open(path, "ab", buffering=0) as file:
-                start = self._start(path, file, data.size)
+                start = _start(file, data.size)
                 os.setxattr(path, "user.imgfs.total", str(data.size).encode())
                 if expected is not None:
                     os.setxattr(path, "user.imgfs.expected", expected.encode())
                 at = 0
-                while piece := data.read(PIECE):
+                while piece := _read(data):
                     if running is not None:
                         running.update(piece)
                     _write(file, piece[max(start - at, 0) :])
@@ -114,14 +114,6 @@ class MountStore:
         except OSError as error:
             raise self._failure(error, path, f"ingest {ref}") from None
         return start > 0
-
-    def _start(self, path: str, file: BinaryIO, size: int) -> int:
-        """Where to go on; at 0 if what is there is more than there shall be."""
-        start = os.fstat(file.fileno()).st_size
-        if start <= size:
-            return start
-        os.truncate(file.fileno(), 0)
-        return 0
 
     def _commit(self, ref: str, digest: Digest) -> bool:
         """False where the bytes are others; then the ingest is gone."""
@@ -171,6 +163,22 @@ def leased_store(tree: Tree) -> Generator[MountStore]:
     finally:
         with suppress(OSError):  # it expires by itself
             os.rmdir(lease)
+
+
+def _start(file: BinaryIO, size: int) -> int:
+    """Where to go on; at 0 if what is there is more than there shall be."""
+    start = os.fstat(file.fileno()).st_size
+    if start <= size:
+        return start
+    os.truncate(file.fileno(), 0)
+    return 0
+
+
+def _read(data: Payload) -> bytes:
+    try:
+        return data.read(PIECE)
+    except OSError as error:
+        raise from_os_error(error, "archive") from None
 
 
 def _write(file: BinaryIO, piece: bytes) -> None:
