@@ -32,6 +32,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an index is read for: `os/architecture[/variant]`; empty for this machine's."""
     plain_http: list[str] = []
     """Registry hosts (`host` or `host:port`) besides loopback that are spoken to without TLS."""
+    auth_file: str = ""
+    """The only file that logins to registries are read from, an absolute path; empty for those of podman and docker."""
     views: Literal["kernel", "fuse"] = "kernel"
     """`kernel`: a rootfs is an EROFS mount where that is possible. `fuse`: always the FUSE view, as for users."""
     view_idle_seconds: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 300.0
@@ -47,6 +49,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.access not in ("root", "all") and not self.access.startswith("group:"):
             raise ValueError("access: expected root, group:NAME or all")
+        if self.auth_file and not self.auth_file.startswith("/"):
+            raise ValueError("auth_file: expected an absolute path")
 
     @property
     def chosen_platform(self) -> Platform:

@@ -9,12 +9,14 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
 from imgfs import __version__
 from imgfs.aio.gather import plain_nursery
 from imgfs.assembly import SCHEMAS, Mounting, assemble, limits_of, told
+from imgfs.config import Config
 from imgfs.content.durable import make_directory, sweep
 from imgfs.database import Database
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
@@ -25,6 +27,7 @@ from imgfs.layers.store import LayerStore
 from imgfs.lock import locked
 from imgfs.log import configure_log
 from imgfs.registry.client import Registry
+from imgfs.registry.credentials.store import Credentials
 
 _SWITCH_INTERVAL = 0.001
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -66,7 +69,7 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
     database = Database(mounting.state / "imgfs.db", SCHEMAS)
     layers = LayerStore(mounting.state)
     try:
-        async with Registry(plain_http=mounting.config.plain_http) as registry, plain_nursery() as nursery:
+        async with _registry(mounting.config) as registry, plain_nursery() as nursery:
             subsystems = assemble(mounting, database, layers, registry, nursery)
             operations, rootfs = Operations(subsystems, ending), subsystems.rootfs
             is_private, is_trusted = mounting.config.is_private, mounting.is_trusted
@@ -84,6 +87,12 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
     finally:
         layers.close()
         database.close()
+
+
+def _registry(config: Config) -> Registry:
+    """All registries, asked with the logins of the daemon's own user."""
+    credentials = Credentials(Path(config.auth_file) if config.auth_file else None)
+    return Registry(plain_http=config.plain_http, credentials=credentials)
 
 
 async def _set_on_signal(signalled: trio.Event) -> None:

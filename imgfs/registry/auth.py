@@ -1,13 +1,13 @@
-"""Bearer tokens (distribution-spec, "Token Authentication"): asked for once, kept until shortly before they expire.
+"""What requests are allowed by: Basic, and bearer tokens (distribution, "Token Authentication" and its OAuth2 part).
 
-Anonymous: a token request carries no credential. How the request travels is the exchange's business.
+Asked for once, kept until shortly before they expire. How a request for a token travels is the exchange's business.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
@@ -17,12 +17,16 @@ import trio
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.oci.manifest import decode_json
 from imgfs.registry.challenge import Challenge
+from imgfs.registry.credentials.credential import Credential, Login
 from imgfs.registry.hosts import check_url
 
 LIFETIME = 60.0
 """Of a token that does not say (distribution-spec)."""
 LIFETIME_MAX = 24 * 3600.0
 MARGIN_MAX = 30.0
+REUSE = 300.0
+"""How long what never expires is offered before the files are looked at again."""
+CLIENT = "imgfs"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,65536}\Z")
 
 
@@ -34,59 +38,73 @@ class Token:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a request shows: the value of its Authorization header ("": none), until when, and whose login it is."""
+
+    header: str = field(repr=False)
+    until: float
+    login: Login
+
+
 @dataclass(slots=True)
 class _Flight:
     done: trio.Event = field(default_factory=trio.Event)
-    token: Token | None = None
+    grant: Grant | None = None
     error: ImgfsError | None = None
 
 
-class Tokens:
-    """The tokens of one daemon by key (registry and scope). Many askers of one key make one request."""
+class Grants:
+    """The grants of one daemon by key (registry and scope). Many askers of one key make one request."""
 
     def __init__(self) -> None:
-        self._tokens: dict[Hashable, Token] = {}
+        self._grants: dict[Hashable, Grant] = {}
         self._flights: dict[Hashable, _Flight] = {}
 
-    def current(self, key: Hashable) -> str | None:
-        """The token for `key`, if there is one that is not about to expire."""
-        token = self._tokens.get(key)
-        return token.text if token is not None and trio.current_time() < token.until else None
+    def current(self, key: Hashable) -> Grant | None:
+        """The grant for `key`, if there is one that is not about to expire."""
+        grant = self._grants.get(key)
+        return grant if grant is not None and trio.current_time() < grant.until else None
 
-    async def fresh(self, key: Hashable, stale: str | None, fetch: Callable[[], Awaitable[Token]]) -> str:
-        """A token for `key` that is not `stale`, the refused one.
+    def drop(self, key: Hashable, grant: Grant) -> None:
+        """Offer `grant` no more."""
+        if self._grants.get(key) is grant:
+            del self._grants[key]
+
+    async def fresh(self, key: Hashable, stale: Grant | None, fetch: Callable[[], Awaitable[Grant]]) -> Grant:
+        """A grant for `key` that is not `stale`, the refused one.
 
         All who wait share one `fetch` and its error. A cancelled one is done again by one of the others.
         """
         while True:
-            token = self.current(key)
-            if token is not None and token != stale:
-                return token
+            grant = self.current(key)
+            if grant is not None and grant is not stale:
+                return grant
             flight = self._flights.get(key)
             if flight is None:
                 return await self._lead(key, fetch)
             await flight.done.wait()
             if flight.error is not None:
                 raise copy.copy(flight.error)
-            if flight.token is not None:
-                return flight.token.text
+            if flight.grant is not None:
+                return flight.grant
 
-    async def _lead(self, key: Hashable, fetch: Callable[[], Awaitable[Token]]) -> str:
+    async def _lead(self, key: Hashable, fetch: Callable[[], Awaitable[Grant]]) -> Grant:
         flight = self._flights[key] = _Flight()
         try:
-            flight.token = self._tokens[key] = await fetch()
+            flight.grant = self._grants[key] = await fetch()
         except ImgfsError as error:
             flight.error = error
             raise
         finally:
             del self._flights[key]
             flight.done.set()
-        return flight.token.text
+        return flight.grant
 
 
-def pull_scope(repository: str) -> str:
-    """The scope that reading `repository` needs."""
-    return f"repository:{repository}:pull"
+def scope_of(repository: str, access: str) -> str:
+    """The scope that `access` (`pull`, or `pull,push`) to `repository` needs."""
+    return f"repository:{repository}:{access}"
 
 
 def token_url(challenge: Challenge, asked: str, scope: str) -> str:
@@ -94,10 +112,42 @@ def token_url(challenge: Challenge, asked: str, scope: str) -> str:
 
     The scope is the caller's own, never the challenge's: a registry cannot widen what it is given.
     """
-    realm = check_url(challenge.parameters["realm"], asked, f"token endpoint of {asked.split('/')[2]}")
+    realm = realm_of(challenge, asked)
     service = challenge.parameters.get("service")
     query = urlencode(([("service", service)] if service else []) + [("scope", scope)])
     return f"{realm}{'&' if '?' in realm else '?'}{query}"
+
+
+def realm_of(challenge: Challenge, asked: str) -> str:
+    """The token endpoint that `challenge` names, met at the URL `asked`; raises RegistryFailed as `token_url`."""
+    return check_url(challenge.parameters["realm"], asked, f"token endpoint of {asked.split('/')[2]}")
+
+
+def without_token(
+    login: Login, challenge: Challenge | None, challenges: Iterable[Challenge], now: float
+) -> Grant | None:
+    """The grant that needs no token endpoint: a registry token, or Basic if wanted and no Bearer `challenge` is."""
+    credential = login.credential
+    if credential is None:
+        return None
+    if credential.registry_token and _TOKEN.match(credential.registry_token):
+        return Grant(f"Bearer {credential.registry_token}", now + REUSE, login)
+    wants_basic = challenge is None and any(one.scheme == "basic" for one in challenges)
+    if wants_basic and credential.has_password:
+        return Grant(credential.basic(), now + REUSE, login)
+    return None
+
+
+def refresh_form(challenge: Challenge, scope: str, credential: Credential) -> bytes:
+    """The body that asks for an access token by an identity token (distribution, "OAuth2", grant refresh_token)."""
+    fields = {
+        "grant_type": "refresh_token",
+        "service": challenge.parameters.get("service", ""),
+        "client_id": CLIENT,
+        "scope": scope,
+        "refresh_token": credential.identity_token,
+    }
+    return urlencode(fields).encode()
 
 
 def parse_token(body: bytes, now: float, what: str) -> Token:

@@ -15,7 +15,8 @@ import trio
 
 from imgfs.errors import RegistryFailed, RemoteError, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.body import refuse_kind
-from imgfs.registry.exchange import Call, Exchange
+from imgfs.registry.call import Call
+from imgfs.registry.exchange import Exchange
 
 if TYPE_CHECKING:
     from imgfs.registry.transport import Answer

@@ -56,9 +56,13 @@ async def drain(answer: Answer) -> bytes:
 
 
 async def refuse_kind(answer: Answer, subject: str) -> Malformed:
-    """Log the beginning of an answer of the wrong Content-Type, close it, and return the error to raise."""
-    start = (await drain(answer))[:SHOWN]
-    kind = answer.headers.get("content-type", "")[:100]
+    """Log the beginning of an answer of the wrong Content-Type, close it, and return the error to raise.
+
+    Nothing is repeated of an answer that may echo a login.
+    """
+    start, kind = (await drain(answer))[:SHOWN], answer.headers.get("content-type", "")[:100]
+    if answer.confidential:
+        start, kind = b"(not shown: the request held a login)", "(not shown)"
     _log.warning("answer of the wrong type", extra={"host": answer.authority, "content_type": kind, "start": start})
     return Malformed(
         f"{subject}: {answer.authority} answered with Content-Type {kind!r}; is it a login page or a proxy? See the log"

@@ -16,7 +16,9 @@ from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.blob import BlobStream, Span
 from imgfs.registry.body import drain, read_all, refuse_kind
-from imgfs.registry.exchange import Call, Exchange
+from imgfs.registry.call import Call
+from imgfs.registry.credentials.store import Credentials
+from imgfs.registry.exchange import Exchange
 from imgfs.registry.hosts import endpoint
 from imgfs.registry.limits import Limits
 from imgfs.registry.retry import Sleep
@@ -32,10 +34,11 @@ _UNSAID = frozenset({"", "application/json", "application/octet-stream"})
 
 
 class Registry:
-    """Every registry there is, asked anonymously. One a daemon, inside trio: `async with Registry() as registry`.
+    """Every registry there is. One a daemon, inside trio: `async with Registry() as registry`.
 
     `plain_http` names hosts (`host:port`, or `host` for every port) that are spoken to without TLS, besides loopback.
-    `sleep` does the waiting between tries, `ssl_context` replaces the system's certificates.
+    `sleep` does the waiting between tries, `ssl_context` replaces the system's certificates. `credentials` are shown to
+    registries that ask for a login; without them access is anonymous.
 
     No ping comes first: an open registry sees one request a call, one with tokens two more for the first call to each
     repository. Every method raises, besides its own: NotFound (the registry's own 404 and nothing else), AccessDenied,
@@ -51,10 +54,11 @@ class Registry:
         plain_http: Collection[str] = (),
         sleep: Sleep = trio.sleep,
         ssl_context: ssl.SSLContext | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._plain_http = frozenset(plain_http)
         self._limits = limits
-        self._exchange = Exchange(limits, sleep, ssl_context)
+        self._exchange = Exchange(limits, sleep, ssl_context, credentials, self._plain_http)
         self._streams: dict[str, trio.Semaphore] = {}
 
     async def __aenter__(self) -> Registry:

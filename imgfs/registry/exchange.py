@@ -9,18 +9,19 @@ import logging
 import ssl
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import trio
 
-from imgfs.errors import AccessDenied, ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable
+from imgfs.errors import ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable
 from imgfs.registry import auth, status
 from imgfs.registry.addresses import Reach, reach
-from imgfs.registry.body import drain, read_all
-from imgfs.registry.challenge import Challenge, bearer, parse_challenges
+from imgfs.registry.authenticator import Authenticator
+from imgfs.registry.body import drain
+from imgfs.registry.call import Call
+from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.hosts import Endpoint, check_url, hostname, origin
 from imgfs.registry.limits import Limits
 from imgfs.registry.retry import Pauses, Sleep, Tries, retry_after
@@ -35,42 +36,24 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _log = logging.getLogger("imgfs.registry")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One thing to ask of a registry. `subject` begins every message; `kind` is a key of the statistics."""
-
-    kind: str
-    endpoint: Endpoint
-    repository: str
-    url: str
-    subject: str
-    method: str = "GET"
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    expects: frozenset[int] = frozenset({200})
-    """The statuses that are the caller's to judge; any other is an error."""
-
-    @property
-    def host(self) -> str:
-        """The registry, as references name it."""
-        return self.endpoint.host
-
-    @property
-    def scope(self) -> tuple[str, str]:
-        """What a token for this call is kept under."""
-        return self.host, auth.pull_scope(self.repository)
-
-
 class Exchange:
     """All calls of one Registry: its connections, tokens, pauses and counters."""
 
-    def __init__(self, limits: Limits, sleep: Sleep, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        sleep: Sleep,
+        context: ssl.SSLContext | None,
+        credentials: Credentials | None = None,
+        plain_http: Collection[str] = (),
+    ) -> None:
         self.limits = limits
         self.counters: defaultdict[str, HostStatistics] = defaultdict(HostStatistics)
         self._sleep = sleep
         self._context = context
         self._wire: Wire | None = None
         self._wire_lock = threading.Lock()
-        self._tokens = auth.Tokens()
+        self._authenticator = Authenticator(credentials, plain_http, limits.token, self.fetch)
         self._pauses = Pauses(sleep)
         self._reaches: dict[str, Reach] = {}
 
@@ -98,23 +81,23 @@ class Exchange:
         Raises NotFound, AccessDenied, RateLimited, RegistryFailed, Unreachable, TimedOut or TooLarge. `tries` may be
         shared with the caller's own attempts, so that they do not multiply. Cancellation closes the connection.
         """
-        token = self._tokens.current(call.scope) if call.kind != "token" else None
+        grant = self._authenticator.current(call)
         remedies: set[str] = set()
         while True:
             try:
-                answer = await self._follow(call, token)
+                answer = await self._follow(call, grant)
             except (Unreachable, TimedOut) as error:
                 await tries.again(error)
                 continue
             if answer.status in call.expects:
                 return answer
+            body = await drain(answer)
             remedy = self._remedy(call, answer)
-            if remedy in {"", *remedies}:
-                await self._fail(call, answer, tries)
+            if remedy in {"", *remedies} or (remedy == "login" and not await self._authenticator.changed(call, grant)):
+                await self._fail(answer, failure(call, answer, body, grant), tries)
             else:
                 remedies.add(remedy)
-                await drain(answer)
-                token = await self._renewed(call, answer, token) if remedy == "token" else token
+                grant = await self._remedied(call, answer, grant, remedy)
 
     async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]]) -> T:
         """`open`, and `read` its answer, which `read` closes; asks again where the body breaks or stalls."""
@@ -127,15 +110,26 @@ class Exchange:
                 await tries.again(error)
 
     def _remedy(self, call: Call, answer: Answer) -> str:
-        """What may cure a refusal, once: a fresh token, or a fresh redirect in place of one that expired."""
-        if answer.foreign:
-            return "redirect" if answer.status in {401, 403} else ""
-        return "token" if answer.status == 401 and call.kind != "token" else ""
+        """What may cure a refusal, once.
 
-    async def _fail(self, call: Call, answer: Answer, tries: Tries) -> None:
-        """Wait for another try where one is due, else raise what the answer's status means."""
-        body = await drain(answer)
-        error = failure(call, answer, body)
+        A fresh grant; another login, if it changed meanwhile; or a fresh redirect in place of one that expired.
+        """
+        if answer.status not in {401, 403}:
+            return ""
+        if answer.foreign:
+            return "redirect"
+        if call.kind == "token":
+            return ""
+        return "grant" if answer.status == 401 else "login"
+
+    async def _remedied(self, call: Call, answer: Answer, grant: auth.Grant | None, remedy: str) -> auth.Grant | None:
+        """What to show after `remedy`: with another login nothing, so that the registry says again what it wants."""
+        if remedy == "grant":
+            return await self._authenticator.renewed(call, answer, grant)
+        return grant if remedy == "redirect" else None
+
+    async def _fail(self, answer: Answer, error: ImgfsError, tries: Tries) -> None:
+        """Wait for another try where one is due, else raise `error`, which the answer's status means."""
         rest = retry_after(answer.headers.get("retry-after"))
         if not isinstance(error, RemoteError) or (answer.status != 429 and answer.status < 500):
             raise error
@@ -144,12 +138,12 @@ class Exchange:
         else:
             await tries.again(error)
 
-    async def _follow(self, call: Call, token: str | None) -> Answer:
-        """Send the request and follow its redirects; the token stays with the registry's own origin."""
+    async def _follow(self, call: Call, grant: auth.Grant | None) -> Answer:
+        """Send the request and follow its redirects; the grant stays with the registry's own origin."""
         url, foreign, seen = call.url, False, set[str]()
         while True:
             seen.add(url)
-            answer = await self._send(call, url, None if foreign else token, len(seen) > 1)
+            answer = await self._send(call, url, None if foreign else grant, len(seen) > 1)
             answer.foreign = foreign
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
@@ -165,23 +159,28 @@ class Exchange:
         except ValueError:
             joined = ""
         target = check_url(joined, url, what)
+        if call.body:
+            raise RegistryFailed(
+                f"{what}: a login is not sent on to {urlsplit(target).netloc}; report it to its operator"
+            )
         if target in seen:
             raise RegistryFailed(f"{what}: leads in a circle at {urlsplit(target).netloc}; report it to its operator")
         if len(seen) > self.limits.redirects:
             raise RegistryFailed(f"{what}: more than {self.limits.redirects} in a row; report it to its operator")
         return target
 
-    async def _send(self, call: Call, url: str, token: str | None, redirected: bool) -> Answer:
+    async def _send(self, call: Call, url: str, grant: auth.Grant | None, redirected: bool) -> Answer:
         authority = urlsplit(url).netloc
         await self._pauses.wait(authority)
         wire = self._wire or await trio.to_thread.run_sync(self.wire)
         headers = {"Accept-Encoding": "identity", "User-Agent": "imgfs", **call.headers}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+        if grant is not None and grant.header:
+            headers["Authorization"] = grant.header
         permitted = None if hostname(url) == call.endpoint.name else await self._reach(call.endpoint)
         counters = self.counters[call.host]
         counters.requests["redirect" if redirected else call.kind] += 1
-        answer = await wire.send(call.method, url, headers, permitted, counters, call.subject)
+        answer = await wire.send(call.method, url, headers, permitted, counters, call.subject, call.body)
+        answer.confidential = grant is not None and grant.login.credential is not None
         _log.debug(
             "request", extra={"kind": call.kind, "method": call.method, "host": authority, "status": answer.status}
         )
@@ -194,38 +193,12 @@ class Exchange:
             self._reaches[endpoint.authority] = await reach(name, port)
         return self._reaches[endpoint.authority]
 
-    async def _renewed(self, call: Call, answer: Answer, stale: str | None) -> str:
-        """A token that answers the challenge of a 401, other than the `stale` one that was refused."""
-        challenges = parse_challenges(answer.header_values("www-authenticate"))
-        challenge = bearer(challenges)
-        if challenge is None:
-            raise unanswerable(call, challenges)
-        return await self._tokens.fresh(call.scope, stale, lambda: self._fetch_token(call, challenge))
 
-    async def _fetch_token(self, call: Call, challenge: Challenge) -> auth.Token:
-        url = auth.token_url(challenge, call.url, auth.pull_scope(call.repository))
-        subject = f"token for {call.host}/{call.repository}"
-        asking = Call("token", call.endpoint, call.repository, url, subject)
-        body = await self.fetch(asking, lambda answer: read_all(answer, self.limits.token, subject))
-        return auth.parse_token(body, trio.current_time(), subject)
-
-
-def failure(call: Call, answer: Answer, body: bytes) -> ImgfsError:
+def failure(call: Call, answer: Answer, body: bytes, grant: auth.Grant | None) -> ImgfsError:
     """The error that an answer's status stands for."""
     if answer.foreign:
         return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
-    code = status.error_code(body)
-    return status.own_failure(answer.status, call.subject, call.host, code, absent=call.kind != "token")
-
-
-def unanswerable(call: Call, challenges: list[Challenge]) -> ImgfsError:
-    """The error for a 401 without a Bearer challenge."""
-    schemes = ", ".join(sorted({one.scheme for one in challenges}))[:80]
-    if schemes:
-        return AccessDenied(
-            f"{call.subject}: registry {call.host} answered 401 and asks for a login ({schemes}); "
-            "imgfs has no credentials for it"
-        )
-    return AccessDenied(
-        f"{call.subject}: registry {call.host} answered 401 without saying how to log in; check that it is a registry"
-    )
+    is_token = call.kind == "token"
+    who = f"the token endpoint {answer.authority}" if is_token else f"registry {call.host}"
+    login = grant.login if grant is not None else None
+    return status.own_failure(answer.status, call.subject, who, status.error_code(body), login, absent=not is_token)

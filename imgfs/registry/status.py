@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from imgfs.errors import AccessDenied, ImgfsError, NotFound, RateLimited, RegistryFailed
+from imgfs.registry.credentials.credential import Login
 
 _CODE = re.compile(rb'"code"\s*:\s*"([A-Z_]{1,40})"')
 
@@ -15,20 +16,31 @@ def error_code(body: bytes) -> str:
     return found[1].decode() if found else ""
 
 
-def own_failure(status: int, subject: str, host: str, code: str, absent: bool = True) -> ImgfsError:
-    """The error for `status` of the registry `host` itself.
+def own_failure(
+    status: int, subject: str, who: str, code: str, login: Login | None = None, absent: bool = True
+) -> ImgfsError:
+    """The error for `status` of `who`: the registry itself, or its token endpoint.
 
-    `absent`: whether its 404 says that `subject` is not there.
+    `login`: what the request showed, as far as that is known. `absent`: whether a 404 says that `subject` is not there.
     """
-    said = f"{subject}: registry {host} answered {status}{f' {code}' if code else ''}"
+    said = f"{who} answered {status}{f' {code}' if code else ''}"
     if status == 404 and absent:
-        return NotFound(f"{said}; check the repository and the tag or digest")
+        return NotFound(f"{subject}: {said}; check the repository and the tag or digest")
     if status in {401, 403}:
-        return AccessDenied(f"{said} to an anonymous request; check the name, it may not exist or need a login")
+        return refused(subject, said, login)
     if status == 429:
-        return RateLimited(f"{said}, also after waiting; it limits requests, wait some minutes or log in")
+        return RateLimited(f"{subject}: {said}, also after waiting; it limits requests, wait some minutes or log in")
     advice = "try again later" if status >= 500 else "check that this host is a registry"
-    return RegistryFailed(f"{said}; {advice}")
+    return RegistryFailed(f"{subject}: {said}; {advice}")
+
+
+def refused(subject: str, said: str, login: Login | None) -> AccessDenied:
+    """The error for a 401 or 403: whose login it was, or where none was found, and who can write one."""
+    if login is None:
+        return AccessDenied(f"{subject}: {said} to an anonymous request; check the name, or log in")
+    if login.credential is None:
+        return AccessDenied(f"{subject}: {said} to an anonymous request; check the name, {login.advice}")
+    return AccessDenied(f"{subject}: {said} to the login from {login.source}; {login.advice}")
 
 
 def foreign_failure(status: int, subject: str, host: str, authority: str) -> ImgfsError:

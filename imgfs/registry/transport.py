@@ -60,6 +60,8 @@ class Answer:
         self.authority = authority
         self.foreign = False
         """Whether it comes from where a registry redirected to, not from the registry."""
+        self.confidential = False
+        """Whether it answers a request that showed a login, which it may echo."""
         self.slow = False
         """Whether the body was given up for its pace, so that its bytes are no progress."""
         self._response = response
@@ -150,6 +152,7 @@ class Wire:
         permitted: Reach | None,
         counters: HostStatistics,
         subject: str,
+        body: bytes = b"",
     ) -> Answer:
         """Send a request and wait for the headers of its answer; `subject` begins the messages.
 
@@ -160,7 +163,9 @@ class Wire:
         limits = self._limits
         try:
             transport = await self._transport(url, permitted, subject)
-            request = httpx.Request(method, url, headers=headers, extensions={"timeout": self._timeouts})
+            request = httpx.Request(
+                method, url, headers=headers, content=body or None, extensions={"timeout": self._timeouts}
+            )
             with trio.fail_after(limits.connect + limits.silence):
                 response = await transport.handle_async_request(request)
         except (trio.TooSlowError, httpx.TimeoutException) as error:

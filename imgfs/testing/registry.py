@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import threading
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -265,7 +266,8 @@ class FakeRegistry:
     """A registry on 127.0.0.1. Blobs and manifests by digest are served in every repository.
 
     With `tls` it speaks TLS. With `token`, everything needs a bearer token of its repository, which `/token` gives to
-    anybody for `expires_in` seconds; `revoke` makes all of them worthless.
+    anybody for `expires_in` seconds; `revoke` makes all of them worthless. `realm` is where its challenges send clients
+    instead. With `logins` (password by user) everything needs Basic.
     """
 
     def __init__(
@@ -275,6 +277,8 @@ class FakeRegistry:
         self.tokens: dict[str, str] = {}
         """Valid tokens, each with its scope."""
         self.expires_in = expires_in
+        self.realm = ""
+        self.logins: dict[str, str] = {}
         self.valve = Valve()
         self._needs_token = token
         self._issued = 0
@@ -386,6 +390,8 @@ class FakeRegistry:
         if parts.path == "/token":
             return self._token(parse_qs(parts.query).get("scope", [""])[0])
         found = _PATH.match(unquote(parts.path))
+        if self.logins and request.headers.get("authorization", "") not in map(_basic, self.logins.items()):
+            return _error(401, "UNAUTHORIZED").headed(WWW_Authenticate='Basic realm="fake"')
         if self._needs_token and self.tokens.get(request.headers.get("authorization", "")) != _scope(found):
             return self._challenge(_scope(found))
         if found is None:
@@ -402,7 +408,7 @@ class FakeRegistry:
         return _json(200, {"token": token, "expires_in": self.expires_in})
 
     def _challenge(self, scope: str) -> Reply:
-        challenge = f'Bearer realm="{self.url}/token",service="fake",scope="{scope}"'
+        challenge = f'Bearer realm="{self.realm or f"{self.url}/token"}",service="fake",scope="{scope}"'
         return _error(401, "UNAUTHORIZED").headed(WWW_Authenticate=challenge)
 
     def _manifest(self, repository: str, selector: str) -> Reply:
@@ -431,6 +437,10 @@ class FakeRegistry:
 
 def _scope(found: re.Match[str] | None) -> str:
     return f"repository:{found[1]}:pull" if found else ""
+
+
+def _basic(login: tuple[str, str]) -> str:
+    return f"Basic {b64encode(':'.join(login).encode()).decode()}"
 
 
 def _part(whole: Reply, first: str, last: str) -> Reply:
