@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.reference import Reference
 from imgfs.registry.client import Registry
+from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.limits import Limits
 from imgfs.testing.registry import FakeRegistry
 
@@ -29,11 +30,14 @@ class Scene:
         limits: Limits | None = None,
         plain_http: Collection[str] = (),
         host: str = "",
+        credentials: Credentials | None = None,
     ) -> None:
         self.clock = clock
         self.fake = fake
         self.slept: list[float] = []
-        self.registry = Registry(limits=limits or Limits(), sleep=self._sleep, plain_http=plain_http)
+        self.registry = Registry(
+            limits=limits or Limits(), sleep=self._sleep, plain_http=plain_http, credentials=credentials
+        )
         self.digest = fake.add_manifest(REPOSITORY, "1", MANIFEST)
         self.blob = Descriptor(fake.add_blob(BLOB), len(BLOB), "application/octet-stream")
         self.host = host or fake.host

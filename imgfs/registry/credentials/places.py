@@ -70,14 +70,17 @@ def read_auth_file(path: Path, known: Signature | None) -> tuple[Signature, byte
     is another user's, is used, and the log says so.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise Malformed("it is no regular file")
         signature = facts.st_dev, facts.st_ino, facts.st_size, facts.st_ctime_ns
         if signature == known:
             return None
-        data = file.read(SIZE_MAX + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(SIZE_MAX + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > SIZE_MAX:
         raise TooLarge(f"it is larger than {SIZE_MAX} bytes")
     _warn_of_others(path, facts)

@@ -1,0 +1,1 @@
+"""Logins: files, programs, precedence."""

@@ -1,0 +1,113 @@
+"""A token endpoint on loopback: Basic, identity tokens and a log of what it was shown.
+
+It speaks what distribution specifies ("Token Authentication", and the refresh_token grant of its OAuth2 part). The
+tokens themselves are made by `issue`, so that the same server serves fake registries and real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
+from urllib.parse import parse_qs, urlsplit
+
+Issue = Callable[[str, str], str]
+"""A token for a scope and a user ("": anybody)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One request: its method and path with query, what was authorized with, and the form of a POST."""
+
+    method: str
+    path: str
+    authorization: str
+    form: dict[str, str]
+
+    @property
+    def scope(self) -> str:
+        """The scope that was asked for."""
+        return self.form.get("scope") or parse_qs(urlsplit(self.path).query).get("scope", [""])[0]
+
+
+class TokenServer(ThreadingHTTPServer):
+    """Gives tokens at `url` to `logins` (password by user) and to `identities` (user by identity token)."""
+
+    daemon_threads = True
+
+    def __init__(self, issue: Issue, address: str = "127.0.0.1") -> None:
+        super().__init__((address, 0), _Handler)
+        self.issue = issue
+        self.logins: dict[str, str] = {}
+        self.identities: dict[str, str] = {}
+        self.takes_anybody = False
+        """Whether a request without a login gets a token as well."""
+        self.has_oauth2 = True
+        self.shown: list[Shown] = []
+
+    @property
+    def url(self) -> str:
+        """The realm of challenges."""
+        return f"http://{self.server_address[0]}:{self.server_port}/auth"
+
+    def user_of(self, request: Shown) -> str | None:
+        """Who asks; None for nobody who may."""
+        if request.method == "POST":
+            return self.identities.get(request.form.get("refresh_token", ""))
+        if not request.authorization:
+            return "" if self.takes_anybody else None
+        return next((user for user in self.logins if request.authorization == basic(user, self.logins[user])), None)
+
+
+def basic(username: str, password: str) -> str:
+    """An Authorization header."""
+    return f"Basic {b64encode(f'{username}:{password}'.encode()).decode()}"
+
+
+@contextmanager
+def token_server(issue: Issue, address: str = "127.0.0.1") -> Generator[TokenServer]:
+    """A running token endpoint, ended when the block is left."""
+    with TokenServer(issue, address) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = cast("TokenServer", self.server)
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        request = Shown(self.command, self.path, self.headers.get("Authorization", ""), form)
+        server.shown.append(request)
+        if self.command == "POST" and not server.has_oauth2:
+            return self._answer(404, {})
+        user = server.user_of(request)
+        if user is None:
+            return self._answer(401, {"errors": [{"code": "UNAUTHORIZED"}]})
+        member = "access_token" if self.command == "POST" else "token"
+        return self._answer(200, {member: server.issue(request.scope, user), "expires_in": 300})
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay quiet."""
+
+    def _answer(self, status: int, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
