@@ -29,13 +29,13 @@ class Access(NamedTuple):
 class DockerRegistry:
     """A docker-registry that may be stopped and started again on the same port, with the same storage."""
 
-    def __init__(self, storage: Path) -> None:
+    def __init__(self, storage: Path, auth: dict[str, object] | None = None) -> None:
         self.port = free_port()
         self.log = storage / "registry.log"
         self._config = storage / "config.json"
         self._process: subprocess.Popen[bytes] | None = None
         storage.mkdir(parents=True, exist_ok=True)
-        self._config.write_text(json.dumps(_config(storage / "data", self.port)))
+        self._config.write_text(json.dumps(_config(storage / "data", self.port, auth)))
 
     @property
     def host(self) -> str:
@@ -71,9 +71,12 @@ class DockerRegistry:
 
 
 @contextmanager
-def docker_registry(storage: Path) -> Generator[DockerRegistry]:
-    """A running registry that keeps everything below `storage`, ended when the block is left."""
-    registry = DockerRegistry(storage)
+def docker_registry(storage: Path, auth: dict[str, object] | None = None) -> Generator[DockerRegistry]:
+    """A running registry that keeps everything below `storage`, ended when the block is left.
+
+    `auth` is that part of its configuration; without it everybody may do everything.
+    """
+    registry = DockerRegistry(storage, auth)
     try:
         registry.start()
         yield registry
@@ -81,11 +84,14 @@ def docker_registry(storage: Path) -> Generator[DockerRegistry]:
         registry.stop()
 
 
-def skopeo_push(layout: Path, tag: str, host: str, repository: str) -> None:
-    """Copy `tag` of an OCI layout, all platforms, to the registry under the same tag, digests unchanged."""
+def skopeo_push(layout: Path, tag: str, host: str, repository: str, login: str = "") -> None:
+    """Copy `tag` of an OCI layout, all platforms, to the registry under the same tag, digests unchanged.
+
+    `login` is `user:password`.
+    """
     source, target = f"oci:{layout}:{tag}", f"docker://{host}/{repository}:{tag}"
     options = ["--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"]
-    run("skopeo", *options, source, target)
+    run("skopeo", *options, *(["--dest-creds", login] if login else []), source, target)
 
 
 class Upload:
@@ -128,10 +134,11 @@ class Upload:
             connection.close()
 
 
-def _config(data: Path, port: int) -> dict[str, object]:
+def _config(data: Path, port: int, auth: dict[str, object] | None) -> dict[str, object]:
     return {
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": False}},
         "storage": {"filesystem": {"rootdirectory": str(data)}, "delete": {"enabled": True}},
         "http": {"addr": f"127.0.0.1:{port}"},
+        **({"auth": auth} if auth else {}),
     }

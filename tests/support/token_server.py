@@ -31,8 +31,8 @@ class Shown:
 
     @property
     def scope(self) -> str:
-        """The scope that was asked for."""
-        return self.form.get("scope") or parse_qs(urlsplit(self.path).query).get("scope", [""])[0]
+        """The scopes that were asked for, apart by spaces; "" for none, as a tool that logs in asks."""
+        return self.form.get("scope") or " ".join(parse_qs(urlsplit(self.path).query).get("scope", []))
 
 
 class TokenServer(ThreadingHTTPServer):
