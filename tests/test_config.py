@@ -45,6 +45,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("access = 1", "access"),
         ('access = "everybody"', "expected root, group:NAME or all"),
         ('access = "group:no-such-group"', "there is no group 'no-such-group'"),
+        ('auth_file = "auth.json"', "auth_file: expected an absolute path"),
         ('access = "group:"', "there is no group ''"),
         ('resolve = "always"', "resolve"),
         ('platform = "linux"', "os/architecture"),

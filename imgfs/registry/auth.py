@@ -17,7 +17,7 @@ import trio
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.oci.manifest import decode_json
 from imgfs.registry.challenge import Challenge
-from imgfs.registry.credentials.credential import Credential, Login
+from imgfs.registry.credentials.credential import Login
 from imgfs.registry.hosts import check_url
 
 LIFETIME = 60.0
@@ -138,16 +138,26 @@ def without_token(
     return None
 
 
-def refresh_form(challenge: Challenge, scope: str, credential: Credential) -> bytes:
+def refresh_form(challenge: Challenge, scope: str, identity_token: str) -> bytes:
     """The body that asks for an access token by an identity token (distribution, "OAuth2", grant refresh_token)."""
     fields = {
         "grant_type": "refresh_token",
         "service": challenge.parameters.get("service", ""),
         "client_id": CLIENT,
         "scope": scope,
-        "refresh_token": credential.identity_token,
+        "refresh_token": identity_token,
     }
     return urlencode(fields).encode()
+
+
+def parse_successor(body: bytes) -> str:
+    """The identity token that an answer puts in the place of the one it was asked with (RFC 6749, 6), or "" """
+    try:
+        answer = msgspec.convert(decode_json(body, "token answer"), dict[str, object])
+    except (Malformed, msgspec.ValidationError):
+        return ""
+    text = answer.get("refresh_token")
+    return text if isinstance(text, str) and _TOKEN.match(text) else ""
 
 
 def parse_token(body: bytes, now: float, what: str) -> Token:

@@ -5,6 +5,7 @@ A challenge is only answered when the registry's own origin sent it; what a redi
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
@@ -19,13 +20,14 @@ from imgfs.registry.body import drain, read_all
 from imgfs.registry.call import Call
 from imgfs.registry.challenge import Challenge, bearer, parse_challenges
 from imgfs.registry.credentials.authfile import canonical_host
-from imgfs.registry.credentials.credential import Login
+from imgfs.registry.credentials.credential import Credential, Login
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.hosts import hostname, is_loopback
 
 if TYPE_CHECKING:
     from imgfs.registry.transport import Answer
 
+_log = logging.getLogger("imgfs.registry")
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 Fetch = Callable[[Call, Callable[["Answer"], Awaitable[bytes | None]]], Awaitable[bytes | None]]
@@ -55,6 +57,8 @@ class Authenticator:
         self._token_max = token_max
         self._fetch = fetch
         self._grants = auth.Grants()
+        self._successors: dict[tuple[Credential, str], str] = {}
+        """Identity tokens that endpoints gave in place of those in files, by login and endpoint."""
 
     def current(self, call: Call) -> auth.Grant | None:
         """What `call` shows at first; what a token endpoint is shown stands in the call."""
@@ -107,10 +111,13 @@ class Authenticator:
         credential = asked.login.credential
         if credential is not None:
             self._refuse_plain(asked)
-        body = await self._by_identity(asked) if credential is not None and credential.identity_token else None
+        body = None
+        if credential is not None and credential.identity_token:
+            body = await self._by_identity(asked, credential)
         if body is None:
             body = await self._by_password(asked)
         token = auth.parse_token(body, trio.current_time(), subject_of(asked.call))
+        _log.debug("token", extra={"host": asked.call.host, "scope": asked.call.scope, "login": asked.login.source})
         return auth.Grant(f"Bearer {token.text}", token.until, asked.login)
 
     def _refuse_plain(self, asked: _Asked) -> None:
@@ -124,22 +131,29 @@ class Authenticator:
                 "without TLS; refused, name that host in plain_http if it is meant to get it"
             )
 
-    async def _by_identity(self, asked: _Asked) -> bytes | None:
+    async def _by_identity(self, asked: _Asked, credential: Credential) -> bytes | None:
         """The answer to a refresh_token grant; None where the endpoint has none and there is a password as well."""
-        credential = asked.login.credential
-        assert credential is not None
         url = auth.realm_of(asked.challenge, asked.call.url)
-        form = auth.refresh_form(asked.challenge, asked.call.scope, credential)
-        asking = replace(
-            self._asking(asked, url, ""), method="POST", headers=_FORM, body=form, expects=frozenset({200, 404, 405})
-        )
-        body = await self._fetch(asking, lambda answer: self._read_if_served(answer, asking.subject))
+        try:
+            body = await self._refreshed(asked, url, self._successors.get((credential, url), credential.identity_token))
+        except AccessDenied:
+            if self._successors.pop((credential, url), None) is None:
+                raise
+            body = await self._refreshed(asked, url, credential.identity_token)
+        if body is not None and (successor := auth.parse_successor(body)):
+            self._successors[credential, url] = successor
         if body is None and not credential.has_password:
             raise AccessDenied(
-                f"{asking.subject}: the token endpoint {urlsplit(url).netloc} takes no identity tokens, and there is "
-                f"no password in {asked.login.source}; log in with a user and a password"
+                f"{subject_of(asked.call)}: the token endpoint {urlsplit(url).netloc} takes no identity tokens, and "
+                f"there is no password in {asked.login.source}; log in with a user and a password"
             )
         return body
+
+    async def _refreshed(self, asked: _Asked, url: str, identity_token: str) -> bytes | None:
+        form = auth.refresh_form(asked.challenge, asked.call.scope, identity_token)
+        served = frozenset({200, 404, 405})
+        asking = replace(self._asking(asked, url, ""), method="POST", headers=_FORM, body=form, expects=served)
+        return await self._fetch(asking, lambda answer: self._read_if_served(answer, asking.subject))
 
     async def _read_if_served(self, answer: Answer, subject: str) -> bytes | None:
         if answer.status == 200:

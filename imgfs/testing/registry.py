@@ -43,6 +43,7 @@ class Request:
     """With its query."""
     headers: dict[str, str]
     """Names in lower case."""
+    body: bytes = field(default=b"", repr=False)
     peer: int = 0
     """The client's port: the same for requests on one connection."""
     status: int = 0
@@ -484,7 +485,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, self.client_address[1])
+        body = self.rfile.read(int(headers.get("content-length", "0")))
+        request = Request(self.command, self.path, headers, body, self.client_address[1])
         reply = self.server.registry.answer(request)
         if reply is None or (reply.hold == -1 and not self.server.registry.valve.hold(self.connection)):
             self.close_connection = True
@@ -493,7 +495,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self._send_body(request, reply)
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Stay quiet."""

@@ -249,6 +249,40 @@ async def test_an_identity_token_is_exchanged_in_a_form_and_again_when_the_token
     assert second == first
 
 
+async def test_an_identity_token_gives_way_to_its_successor_and_comes_back_when_that_is_refused(
+    mock_clock: MockClock, desk: Desk, locked: Scene, tokens: TokenServer
+) -> None:
+    desk.write(desk.auth, auths={locked.host: {"identitytoken": "canary-identity"}})
+    tokens.successor = "canary-successor"
+    tokens.identities["canary-successor"] = "user"
+    for _ in range(2):
+        await locked.ask("manifest")
+        locked.clock.jump(301)
+    del tokens.identities["canary-successor"]
+    assert await locked.ask("manifest") == MANIFEST
+    shown = [one.form["refresh_token"].removeprefix("canary-") for one in tokens.shown]
+    assert shown == ["identity", "successor", "successor", "identity"]
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("", "without saying how to log in"),
+        ("Negotiate", r"wants negotiate, for which the login from .* is not enough"),
+        ('Basic realm="x"', r"wants basic, for which the login from .* is not enough"),
+    ],
+)
+async def test_a_challenge_that_the_login_does_not_answer_is_told(
+    mock_clock: MockClock, desk: Desk, scene: Scene, header: str, said: str
+) -> None:
+    scene.fake.fault(faults.status(401, **({"WWW_Authenticate": header} if header else {})), times=None)
+    async with with_desk(mock_clock, scene.fake, desk) as own:
+        desk.write(desk.auth, auths={own.host: {"identitytoken": "canary-identity"}})
+        with pytest.raises(AccessDenied, match=said):
+            await own.ask("manifest")
+    assert sent(scene.fake) == [""]
+
+
 async def test_an_endpoint_without_oauth2_is_shown_the_password(
     mock_clock: MockClock, desk: Desk, locked: Scene, tokens: TokenServer
 ) -> None:
@@ -312,7 +346,9 @@ async def test_a_token_endpoint_that_redirects_takes_no_login_along(
         storage.fault(faults.status(401, WWW_Authenticate='Basic realm="x"'), times=None)
         with pytest.raises((AccessDenied, RegistryFailed)) as caught:
             await scene.ask("manifest")
+    assert guarded.requests("token") >= 1
     assert set(sent(storage)) <= {""}
+    assert all(request.body == b"" for request in storage.log)
     assert "canary" not in caught.value.message
 
 

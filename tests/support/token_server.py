@@ -48,6 +48,8 @@ class TokenServer(ThreadingHTTPServer):
         self.takes_anybody = False
         """Whether a request without a login gets a token as well."""
         self.has_oauth2 = True
+        self.successor = ""
+        """The identity token that answers to identity tokens bring along."""
         self.shown: list[Shown] = []
 
     @property
@@ -97,7 +99,10 @@ class _Handler(BaseHTTPRequestHandler):
         if user is None:
             return self._answer(401, {"errors": [{"code": "UNAUTHORIZED"}]})
         member = "access_token" if self.command == "POST" else "token"
-        return self._answer(200, {member: server.issue(request.scope, user), "expires_in": 300})
+        answer: dict[str, object] = {member: server.issue(request.scope, user), "expires_in": 300}
+        if self.command == "POST" and server.successor:
+            answer["refresh_token"] = server.successor
+        return self._answer(200, answer)
 
     do_POST = do_GET
 
