@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
 
-from imgfs.errors import AccessDenied, RegistryFailed
+from imgfs.errors import AccessDenied, ImgfsError, RegistryFailed
 from imgfs.registry import auth, status
 from imgfs.registry.body import drain, read_all
 from imgfs.registry.call import Call
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("imgfs.registry")
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+_ANY_ANSWER = frozenset({200, 401, 403, 404})
 
 Fetch = Callable[[Call, Callable[["Answer"], Awaitable[bytes | None]]], Awaitable[bytes | None]]
 """Exchange.fetch, as far as it is needed here."""
@@ -57,6 +59,7 @@ class Authenticator:
         self._token_max = token_max
         self._fetch = fetch
         self._grants = auth.Grants()
+        self._roots: dict[tuple[str, str], tuple[list[Challenge], float]] = {}
         self._successors: dict[tuple[Credential, str], str] = {}
         """Identity tokens that endpoints gave in place of those in files, by login and endpoint."""
 
@@ -82,6 +85,39 @@ class Authenticator:
             return False
         self._grants.drop(call.grant_key, refused)
         return True
+
+    async def unasked(self, call: Call) -> auth.Grant | None:
+        """A grant for a registry that refused `call`, or denied that there is anything, without asking for a login.
+
+        Where anybody may read some of a registry, it may not ask; but its root does (distribution-spec, "Determining
+        Support"). None without a login, and where the root asks for none either.
+        """
+        if self._credentials is None or (await self._login(call, fresh=False)).credential is None:
+            return None
+        challenges = await self._root(call)
+        if not challenges:
+            return None
+        return await self._grants.fresh(call.grant_key, None, lambda: self._grant(call, challenges, None))
+
+    async def _root(self, call: Call) -> list[Challenge]:
+        """What the root of the registry asks for; remembered for a while, as every absent tag would ask again."""
+        where = call.endpoint.scheme, call.endpoint.authority
+        known, until = self._roots.get(where, ([], 0.0))
+        if trio.current_time() < until:
+            return known
+        found = list[Challenge]()
+
+        async def read(answer: Answer) -> None:
+            await drain(answer)
+            if answer.status == 401 and not answer.foreign:
+                found.extend(parse_challenges(answer.header_values("www-authenticate")))
+
+        url = f"{where[0]}://{where[1]}/v2/"
+        asking = Call("ping", call.endpoint, call.repository, url, call.subject, expects=_ANY_ANSWER)
+        with suppress(ImgfsError):
+            await self._fetch(asking, read)
+            self._roots[where] = found, trio.current_time() + auth.REUSE
+        return found
 
     async def _login(self, call: Call, *, fresh: bool) -> Login:
         authority = call.endpoint.authority

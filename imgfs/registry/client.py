@@ -41,9 +41,10 @@ class Registry:
     registries that ask for a login; without them access is anonymous.
 
     No ping comes first: an open registry sees one request a call, one with tokens two more for the first call to each
-    repository. Every method raises, besides its own: NotFound (the registry's own 404 and nothing else), AccessDenied,
-    RateLimited, RegistryFailed, Unreachable, TimedOut, TooLarge, Malformed (an answer that is no registry's), Invalid
-    (no host). Messages hold no token and no query of a URL. Each call ends within two minutes without progress, and
+    repository; the ping comes where a registry refuses without asking for the login that there is. Every method raises,
+    besides its own: NotFound (the registry's own 404 and nothing else), AccessDenied, RateLimited, RegistryFailed,
+    Unreachable, TimedOut, TooLarge, Malformed (an answer that is no registry's), Invalid (no host). Messages hold no
+    login, no token and no query of a URL. Each call ends within two minutes without progress, and
     can be cancelled at any time: that closes its connection and leaves the other calls alone.
     """
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_UNSHOWN = {401: "grant", 403: "unasked", 404: "unasked"}
+_SHOWN = {401: "grant", 403: "login"}
+"""Remedies by status, for requests that showed nothing and for those that showed a grant."""
 _log = logging.getLogger("imgfs.registry")
 
 
@@ -92,12 +95,14 @@ class Exchange:
             if answer.status in call.expects:
                 return answer
             body = await drain(answer)
-            remedy = self._remedy(call, answer)
-            if remedy in {"", *remedies} or (remedy == "login" and not await self._authenticator.changed(call, grant)):
+            remedy = self._remedy(call, answer, grant)
+            helps, shown = False, grant
+            if remedy not in {"", *remedies}:
+                helps, shown = await self._remedied(call, answer, grant, remedy)
+            if not helps:
                 await self._fail(answer, failure(call, answer, body, grant), tries)
-            else:
-                remedies.add(remedy)
-                grant = await self._remedied(call, answer, grant, remedy)
+            remedies.add(remedy)
+            grant = shown
 
     async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]]) -> T:
         """`open`, and `read` its answer, which `read` closes; asks again where the body breaks or stalls."""
@@ -109,24 +114,31 @@ class Exchange:
             except (Unreachable, TimedOut) as error:
                 await tries.again(error)
 
-    def _remedy(self, call: Call, answer: Answer) -> str:
+    def _remedy(self, call: Call, answer: Answer, grant: auth.Grant | None) -> str:
         """What may cure a refusal, once.
 
-        A fresh grant; another login, if it changed meanwhile; or a fresh redirect in place of one that expired.
+        A fresh grant; the login of another user, if it changed meanwhile; a login at all, where the registry does not
+        ask for one; or a fresh redirect in place of one that expired.
         """
-        if answer.status not in {401, 403}:
-            return ""
         if answer.foreign:
-            return "redirect"
-        if call.kind == "token":
+            return "redirect" if answer.status in {401, 403} else ""
+        if call.kind in {"token", "ping"}:
             return ""
-        return "grant" if answer.status == 401 else "login"
+        return (_UNSHOWN if grant is None else _SHOWN).get(answer.status, "")
 
-    async def _remedied(self, call: Call, answer: Answer, grant: auth.Grant | None, remedy: str) -> auth.Grant | None:
-        """What to show after `remedy`: with another login nothing, so that the registry says again what it wants."""
+    async def _remedied(
+        self, call: Call, answer: Answer, grant: auth.Grant | None, remedy: str
+    ) -> tuple[bool, auth.Grant | None]:
+        """Whether `remedy` is worth another request, and what that shows."""
         if remedy == "grant":
-            return await self._authenticator.renewed(call, answer, grant)
-        return grant if remedy == "redirect" else None
+            return True, await self._authenticator.renewed(call, answer, grant)
+        if remedy == "login":
+            # Shown nothing, the registry says again what it wants.
+            return await self._authenticator.changed(call, grant), None
+        if remedy == "unasked":
+            found = await self._authenticator.unasked(call)
+            return found is not None, found
+        return True, grant
 
     async def _fail(self, answer: Answer, error: ImgfsError, tries: Tries) -> None:
         """Wait for another try where one is due, else raise `error`, which the answer's status means."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class HostStatistics:
     """Counters of one registry, its redirect targets and token endpoint included.
 
-    `requests` counts requests sent by kind: `manifest`, `tag` (HEAD), `blob`, `token`, `redirect` (every further hop).
+    `requests` counts requests sent by kind: `manifest`, `tag` (HEAD), `blob`, `token`, `ping` (`/v2/`), `redirect`
+    (every further hop).
     """
 
     requests: Counter[str] = field(default_factory=Counter[str])

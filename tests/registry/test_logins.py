@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from imgfs.errors import AccessDenied, ImgfsError, Malformed, RegistryFailed
+from imgfs.errors import AccessDenied, ImgfsError, Malformed, NotFound, RegistryFailed
 from imgfs.log import JsonLines
 from imgfs.oci.reference import Reference
 from imgfs.registry.auth import REUSE
@@ -158,6 +158,50 @@ async def test_a_403_is_final_unless_the_login_changed(mock_clock: MockClock, de
     assert await private.ask("blob") == BLOB
     assert sent(private.fake) == ["Basic", "", "Basic"]
     assert private.fake.log[-1].headers["authorization"] == basic("user", PASSWORD)
+
+
+def hide(fake: FakeRegistry, status: int) -> None:
+    """Answer `status` to whoever is not logged in, where a registry usually asks for a login; but not at the root."""
+
+    def hiding(reply: faults.Reply) -> faults.Reply:
+        return faults.Reply(status) if reply.status == 401 else reply
+
+    fake.fault(hiding, "/(manifests|blobs)/", times=None)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("asked", ["manifest", "blob", "tag"])
+async def test_a_registry_that_hides_instead_of_asking_is_asked_at_its_root(
+    mock_clock: MockClock, desk: Desk, private: Scene, status: int, asked: str
+) -> None:
+    hide(private.fake, status)
+    with pytest.raises(AccessDenied if status == 403 else NotFound):
+        await private.ask(asked)
+    assert sent(private.fake) == [""]
+    private.fake.log.clear()
+    log_in(desk, private)
+    assert await private.ask(asked) == private.expected(asked)
+    assert [request.path for request in private.fake.log][1] == "/v2/"
+    assert sent(private.fake) == ["", "", "Basic"]
+
+
+async def test_what_is_absent_for_the_login_too_is_absent(mock_clock: MockClock, desk: Desk, private: Scene) -> None:
+    hide(private.fake, 404)
+    log_in(desk, private)
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            await private.registry.manifest(Reference(private.host, "team/app", "gone"))
+    assert sent(private.fake) == ["", "", "Basic", "Basic"]
+
+
+async def test_an_open_registry_is_asked_at_its_root_once(mock_clock: MockClock, desk: Desk, scene: Scene) -> None:
+    async with with_desk(mock_clock, scene.fake, desk) as own:
+        log_in(desk, own)
+        for tag in ("gone", "lost"):
+            with pytest.raises(NotFound):
+                await own.registry.manifest(Reference(own.host, "team/app", tag))
+    assert [request.path.rpartition("/")[2] for request in scene.fake.log] == ["gone", "", "lost"]
+    assert set(sent(scene.fake)) == {""}
 
 
 async def test_the_longest_prefix_is_shown_for_its_repositories_only(
