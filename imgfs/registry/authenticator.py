@@ -86,6 +86,12 @@ class Authenticator:
         self._grants.drop(call.grant_key, refused)
         return True
 
+    async def login_of(self, call: Call, grant: auth.Grant | None) -> Login | None:
+        """The login of `grant`, or what there would have been to show; None where nobody looks for any."""
+        if grant is not None:
+            return grant.login
+        return await self._login(call, fresh=False) if self._credentials is not None else None
+
     async def unasked(self, call: Call) -> auth.Grant | None:
         """A grant for a registry that refused `call`, or denied that there is anything, without asking for a login.
 
@@ -131,7 +137,7 @@ class Authenticator:
         ready = auth.without_token(login, challenge, challenges, trio.current_time())
         if ready is not None:
             if stale is not None and ready.header == stale.header:
-                raise status.refused(call.subject, f"registry {call.host} answered 401", login)
+                raise status.refused(call.subject, f"registry {call.host} answered 401", login, shown=True)
             return ready
         if challenge is None:
             raise unanswerable(call, challenges, login)
@@ -228,4 +234,4 @@ def unanswerable(call: Call, challenges: list[Challenge], login: Login) -> Acces
             f"{call.subject}: {said} and wants {schemes}, for which the login from {login.source} is not enough; "
             f"{login.advice}"
         )
-    return status.refused(call.subject, f"{said} and wants a login ({schemes})", login)
+    return status.refused(call.subject, f"{said} and wants a login ({schemes})", login, shown=False)

@@ -100,7 +100,7 @@ class Exchange:
             if remedy not in {"", *remedies}:
                 helps, shown = await self._remedied(call, answer, grant, remedy)
             if not helps:
-                await self._fail(answer, failure(call, answer, body, grant), tries)
+                await self._fail(answer, await self._failure(call, answer, body, grant), tries)
             remedies.add(remedy)
             grant = shown
 
@@ -205,12 +205,12 @@ class Exchange:
             self._reaches[endpoint.authority] = await reach(name, port)
         return self._reaches[endpoint.authority]
 
-
-def failure(call: Call, answer: Answer, body: bytes, grant: auth.Grant | None) -> ImgfsError:
-    """The error that an answer's status stands for."""
-    if answer.foreign:
-        return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
-    is_token = call.kind == "token"
-    who = f"the token endpoint {answer.authority}" if is_token else f"registry {call.host}"
-    login = grant.login if grant is not None else None
-    return status.own_failure(answer.status, call.subject, who, status.error_code(body), login, absent=not is_token)
+    async def _failure(self, call: Call, answer: Answer, body: bytes, grant: auth.Grant | None) -> ImgfsError:
+        """The error that an answer's status stands for."""
+        if answer.foreign:
+            return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
+        is_token = call.kind == "token"
+        who = f"the token endpoint {answer.authority}" if is_token else f"registry {call.host}"
+        login = await self._authenticator.login_of(call, grant) if answer.status in {401, 403} else None
+        code, shown = status.error_code(body), grant is not None
+        return status.own_failure(answer.status, call.subject, who, code, login, shown, absent=not is_token)

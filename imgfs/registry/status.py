@@ -17,29 +17,32 @@ def error_code(body: bytes) -> str:
 
 
 def own_failure(
-    status: int, subject: str, who: str, code: str, login: Login | None = None, absent: bool = True
+    status: int, subject: str, who: str, code: str, login: Login | None = None, shown: bool = False, absent: bool = True
 ) -> ImgfsError:
     """The error for `status` of `who`: the registry itself, or its token endpoint.
 
-    `login`: what the request showed, as far as that is known. `absent`: whether a 404 says that `subject` is not there.
+    `login`: what there was to show, as far as somebody looked; and whether it was `shown`. `absent`: whether a 404 says
+    that `subject` is not there.
     """
     said = f"{who} answered {status}{f' {code}' if code else ''}"
     if status == 404 and absent:
         return NotFound(f"{subject}: {said}; check the repository and the tag or digest")
     if status in {401, 403}:
-        return refused(subject, said, login)
+        return refused(subject, said, login, shown)
     if status == 429:
         return RateLimited(f"{subject}: {said}, also after waiting; it limits requests, wait some minutes or log in")
     advice = "try again later" if status >= 500 else "check that this host is a registry"
     return RegistryFailed(f"{subject}: {said}; {advice}")
 
 
-def refused(subject: str, said: str, login: Login | None) -> AccessDenied:
+def refused(subject: str, said: str, login: Login | None, shown: bool) -> AccessDenied:
     """The error for a 401 or 403: whose login it was, or where none was found, and who can write one."""
     if login is None:
         return AccessDenied(f"{subject}: {said} to an anonymous request; check the name, or log in")
     if login.credential is None:
         return AccessDenied(f"{subject}: {said} to an anonymous request; check the name, {login.advice}")
+    if not shown:
+        return AccessDenied(f"{subject}: {said} and does not ask for the login from {login.source}; check the name")
     return AccessDenied(f"{subject}: {said} to the login from {login.source}; {login.advice}")
 
 

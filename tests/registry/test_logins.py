@@ -175,8 +175,9 @@ async def test_a_registry_that_hides_instead_of_asking_is_asked_at_its_root(
     mock_clock: MockClock, desk: Desk, private: Scene, status: int, asked: str
 ) -> None:
     hide(private.fake, status)
-    with pytest.raises(AccessDenied if status == 403 else NotFound):
+    with pytest.raises(AccessDenied if status == 403 else NotFound) as caught:
         await private.ask(asked)
+    assert ("there is no auth file" in caught.value.message) == (status == 403)
     assert sent(private.fake) == [""]
     private.fake.log.clear()
     log_in(desk, private)
@@ -192,6 +193,17 @@ async def test_what_is_absent_for_the_login_too_is_absent(mock_clock: MockClock,
         with pytest.raises(NotFound):
             await private.registry.manifest(Reference(private.host, "team/app", "gone"))
     assert sent(private.fake) == ["", "", "Basic", "Basic"]
+
+
+async def test_a_refusal_by_a_registry_that_wants_no_login_says_so(
+    mock_clock: MockClock, desk: Desk, scene: Scene
+) -> None:
+    scene.fake.fault(faults.status(403), "/manifests/", times=None)
+    async with with_desk(mock_clock, scene.fake, desk) as own:
+        log_in(desk, own)
+        with pytest.raises(AccessDenied, match=f"does not ask for the login from {desk.auth}"):
+            await own.ask("manifest")
+    assert set(sent(scene.fake)) == {""}
 
 
 async def test_an_open_registry_is_asked_at_its_root_once(mock_clock: MockClock, desk: Desk, scene: Scene) -> None:
