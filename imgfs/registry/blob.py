@@ -1,4 +1,4 @@
-"""A range of a blob as a stream that survives a bad network: where it broke, it goes on.
+"""A range of a blob as a stream that survives a bad network: where it broke it goes on, elsewhere if it can.
 
 Counts bytes and believes no header that contradicts the descriptor. Hashing is the consumer's.
 """
@@ -6,17 +6,19 @@ Counts bytes and believes no header that contradicts the descriptor. Hashing is 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
 
-from imgfs.errors import RegistryFailed, RemoteError, TimedOut, Unreachable, VerificationFailed
+from imgfs.errors import ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.body import refuse_kind
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
+from imgfs.registry.hosts import Endpoint
+from imgfs.registry.turns import FAULTS, Turns
 
 if TYPE_CHECKING:
     from imgfs.registry.transport import Answer
@@ -43,16 +45,31 @@ class Span:
 class BlobStream(AsyncIterator[bytes]):
     """The bytes of `span`, exactly. `open` it first, `aclose` it always; one task at a time.
 
-    A cut, a reset, a short body and a stall are resumed by Range at the byte reached. Bytes gained reset the count of
-    tries; those of a body given up for its pace do not.
+    A cut, a reset, a short body and a stall are resumed by Range at the byte reached: at the next host, or at the same
+    one where there is no other. Bytes gained reset the count of tries; those of a body given up for its pace do not.
+    `call` makes the request to a host, `gate` bounds the streams to one, and `senders` gets everybody who sent bytes.
     """
 
-    def __init__(self, exchange: Exchange, call: Call, span: Span, media_type: str) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        turns: Turns,
+        call: Callable[[Endpoint], Call],
+        span: Span,
+        media_type: str,
+        gate: Callable[[Endpoint], trio.Semaphore],
+        senders: set[Endpoint],
+    ) -> None:
         self._exchange = exchange
-        self._call = call
+        self._turns = turns
+        self._call_to = call
         self._span = span
         self._media_type = media_type
-        self._tries = exchange.tries(call.host)
+        self._gate = gate
+        self._senders = senders
+        self._call = call(turns.current)
+        self._tries = exchange.tries(turns.current.host, turns.spare)
+        self._entered: trio.Semaphore | None = None
         self._answer: Answer | None = None
         self._position = span.start
         self._gained = 0
@@ -60,7 +77,7 @@ class BlobStream(AsyncIterator[bytes]):
         self._skip = 0
         self._etag = ""
         self._ranges = True
-        """Whether this registry can still be asked for ranges of this blob."""
+        """Whether this host can still be asked for ranges of this blob."""
 
     async def open(self) -> None:
         """Send the request, so that refusals are raised before the first byte is asked for."""
@@ -76,12 +93,20 @@ class BlobStream(AsyncIterator[bytes]):
             except (Unreachable, TimedOut) as error:
                 await self._broken(error)
                 continue
+            except VerificationFailed as error:
+                await self._drop()
+                self._leave(error)
+                continue
             if piece:
                 return piece
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Close the connection unless its answer was read to the end; nothing is drained."""
+        self._exit()
+        await self._drop()
+
+    async def _drop(self) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
             await answer.aclose()
@@ -93,6 +118,8 @@ class BlobStream(AsyncIterator[bytes]):
                 f"{self._call.subject}: {answer.authority} ended at byte {self._position} of {self._span.end}; "
                 "read again"
             )
+        if not self._gained:
+            self._senders.add(self._turns.current)
         if self._skip:
             skipped = min(self._skip, len(piece))
             self._skip -= skipped
@@ -119,11 +146,37 @@ class BlobStream(AsyncIterator[bytes]):
             )
 
     async def _broken(self, error: Unreachable | TimedOut) -> None:
-        """Drop the connection, and wait for another try or raise `error`."""
+        """Drop the connection, and turn to the next host or wait for another try; or raise what `error` means."""
         gained = self._progressed() and self._answer is not None and not self._answer.slow
-        await self.aclose()
+        await self._drop()
         self._gained = 0
-        await self._tries.again(error, gained)
+        if gained and self._turns.pass_on(error):
+            self._exit()
+            return
+        try:
+            await self._tries.again(error, gained)
+        except (Unreachable, TimedOut):
+            self._leave(error)
+
+    def _leave(self, error: ImgfsError) -> None:
+        self._turns.leave(error)
+        self._exit()
+
+    async def _enter(self) -> None:
+        """Wait until the host whose turn it is has room for a stream, and begin anew with it."""
+        if self._entered is None:
+            gate = self._gate(self._turns.current)
+            await gate.acquire()
+            self._entered = gate
+            self._turns.waited()
+            self._call = self._call_to(self._turns.current)
+            self._tries = self._exchange.tries(self._turns.current.host, self._turns.spare)
+            self._etag, self._ranges = "", True
+
+    def _exit(self) -> None:
+        gate, self._entered = self._entered, None
+        if gate is not None:
+            gate.release()
 
     def _progressed(self) -> bool:
         """Whether enough came since the last break; a registry must not feed a reader crumbs for ever."""
@@ -132,6 +185,18 @@ class BlobStream(AsyncIterator[bytes]):
         return self._gained >= limits.crumb or (self._gained > 0 and self._crumbs <= limits.crumbs)
 
     async def _ask(self) -> Answer:
+        """The answer of the first host whose bytes can be used."""
+        while True:
+            await self._enter()
+            try:
+                answer = await self._ask_current()
+            except FAULTS as error:
+                self._leave(error)
+            else:
+                self._turns.well()
+                return answer
+
+    async def _ask_current(self) -> Answer:
         answer = await self._exchange.open(self._ranged(), self._tries)
         try:
             usable = await self._judge(answer)
@@ -141,7 +206,7 @@ class BlobStream(AsyncIterator[bytes]):
         if not usable:
             await answer.aclose()
             self._ranges = False
-            return await self._ask()
+            return await self._ask_current()
         etag = answer.headers.get("etag", "")
         self._etag = etag if etag.startswith('"') else ""
         return answer

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from imgfs.errors import Invalid, TooLarge, VerificationFailed
+from imgfs.errors import Invalid, RegistryFailed, TooLarge, VerificationFailed
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.blob import BlobStream, Span
 from imgfs.registry.body import drain, read_all, refuse_kind
 from imgfs.registry.call import Call
+from imgfs.registry.certs_d import HostDirectories
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.exchange import Exchange
-from imgfs.registry.hosts import endpoint
+from imgfs.registry.hosts import Endpoint, endpoint
 from imgfs.registry.limits import Limits
-from imgfs.registry.retry import Sleep
+from imgfs.registry.retry import Sleep, Tries
 from imgfs.registry.statistics import Statistics
+from imgfs.registry.turns import FAULTS, Turns
 
 if TYPE_CHECKING:
     from imgfs.registry.transport import Answer
 
+T = TypeVar("T")
+
+_log = logging.getLogger("imgfs.registry")
+_SENDERS_KEPT = 1024
 _ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
 _DOCUMENTS = frozenset({OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST, *DOCKER_SCHEMA1})
 _UNSAID = frozenset({"", "application/json", "application/octet-stream"})
@@ -37,6 +46,8 @@ class Registry:
     """Every registry there is. One a daemon, inside trio: `async with Registry() as registry`.
 
     `plain_http` names hosts (`host:port`, or `host` for every port) that are spoken to without TLS, besides loopback.
+    `hosts_path` are the directories of `certs_d`: mirrors, certificates and headers. Where a registry has mirrors they
+    are asked in order, then itself; each call ends at the first that does what it is asked for.
     `sleep` does the waiting between tries, `ssl_context` replaces the system's certificates. `credentials` are shown to
     registries that ask for a login; without them access is anonymous.
 
@@ -53,14 +64,18 @@ class Registry:
         *,
         limits: Limits = Limits(),  # noqa: B008 - an immutable value
         plain_http: Collection[str] = (),
+        hosts_path: Sequence[str | Path] = (),
         sleep: Sleep = trio.sleep,
         ssl_context: ssl.SSLContext | None = None,
         credentials: Credentials | None = None,
     ) -> None:
         self._plain_http = frozenset(plain_http)
+        self._directories = HostDirectories(hosts_path, plain_http)
         self._limits = limits
         self._exchange = Exchange(limits, sleep, ssl_context, credentials, self._plain_http)
-        self._streams: dict[str, trio.Semaphore] = {}
+        self._gates: dict[str, trio.Semaphore] = {}
+        self._senders: OrderedDict[tuple[str, Digest], set[Endpoint]] = OrderedDict()
+        """Who sent bytes of which blob, where there is a choice."""
 
     async def __aenter__(self) -> Registry:
         return self
@@ -84,18 +99,8 @@ class Registry:
         The registry's word: the bytes are not seen. Raises VerificationFailed if it names another digest than asked.
         Source: distribution-spec, "Checking if content exists in the registry".
         """
-        call = self._manifest_call(reference, "HEAD")
-        answer = await self._exchange.open(call, self._exchange.tries(call.host))
-        await drain(answer)
-        digest = answer.headers.get("docker-content-digest", "")
-        media_type = content_type(answer.headers.get("content-type", ""))
-        encoded = answer.headers.get("content-encoding", "identity") != "identity"
-        if answer.length is None or encoded or not is_digest(digest) or media_type not in _DOCUMENTS:
-            return (await self.manifest(reference))[0]
-        if answer.length > self._limits.manifest:
-            raise TooLarge(f"{reference}: manifest of {answer.length} bytes, the limit is {self._limits.manifest}")
-        self._check_digest(reference, Digest(digest), reference.digest)
-        return Descriptor(Digest(digest), answer.length, media_type)
+        turns = await self._turns(reference.host, "resolve", reference)
+        return await self._each(turns, lambda where, tries: self._resolve(reference, where, tries))
 
     async def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         """Fetch the manifest or index that `reference` names, in one request: its descriptor and exact bytes.
@@ -105,8 +110,9 @@ class Registry:
         Content-Type that no document has. Whether they parse is the caller's. Source: distribution-spec, "Pulling
         manifests".
         """
-        call = self._manifest_call(reference, "GET")
-        return await self._exchange.fetch(call, lambda answer: self._read_document(reference, answer))
+        capability = "resolve" if reference.digest is None else "pull"
+        turns = await self._turns(reference.host, capability, reference)
+        return await self._each(turns, lambda where, tries: self._manifest(reference, where, tries))
 
     def blob(
         self, host: str, repository: str, descriptor: Descriptor, offset: int = 0, end: int | None = None
@@ -123,35 +129,102 @@ class Registry:
         span = Span(offset, descriptor.size if end is None else end, descriptor.size)
         if not 0 <= span.start <= span.end <= span.size:
             raise Invalid(f"blob {descriptor.digest}: bytes {offset} to {end} are not within its {descriptor.size}")
-        where = endpoint(host, self._plain_http)
-        call = Call(
-            "blob",
-            where,
-            repository,
-            where.url(repository, "blobs", descriptor.digest),
-            f"{host}/{repository}@{descriptor.digest}",
-            expects=frozenset({200, 206, 416}),
-        )
-        return self._stream(call, span, descriptor.media_type)
+        endpoint(host)
+        return self._stream(host, repository, descriptor, span)
+
+    def blame(self, host: str, digest: Digest) -> str:
+        """The bytes of a blob that `blob` gave were wrong: leave whoever sent them, for this blob, for ten minutes.
+
+        Returns a clause for the message that names them; empty where nobody else could be asked anyway.
+        """
+        senders = self._senders.pop((host, digest), set())
+        for one in senders:
+            self._exchange.health.shun(one.authority, digest)
+            _log.warning("sent wrong bytes", extra={"host": one.authority, "digest": digest})
+        return f"; sent by {', '.join(sorted(one.authority for one in senders))}" if senders else ""
 
     @asynccontextmanager
-    async def _stream(self, call: Call, span: Span, media_type: str) -> AsyncGenerator[AsyncIterator[bytes]]:
-        gate = self._streams.setdefault(call.host, trio.Semaphore(self._limits.streams))
-        async with gate:
-            stream = BlobStream(self._exchange, call, span, media_type)
-            try:
-                await stream.open()
-                yield stream
-            finally:
-                await stream.aclose()
+    async def _stream(
+        self, host: str, repository: str, descriptor: Descriptor, span: Span
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
+        turns = await self._turns(host, "pull", descriptor.digest)
+        subject = f"{host}/{repository}@{descriptor.digest}"
 
-    def _manifest_call(self, reference: Reference, method: str) -> Call:
-        where = endpoint(reference.host, self._plain_http)
+        def call(where: Endpoint) -> Call:
+            url = where.url(repository, "blobs", descriptor.digest)
+            return Call("blob", where, repository, url, subject, expects=frozenset({200, 206, 416}))
+
+        senders = set[Endpoint]() if turns.alone else self._senders_of(host, descriptor.digest)
+        stream = BlobStream(self._exchange, turns, call, span, descriptor.media_type, self._gate, senders)
+        try:
+            await stream.open()
+            yield stream
+        except VerificationFailed as error:
+            raise VerificationFailed(f"{error.message}{self.blame(host, descriptor.digest)}") from None
+        finally:
+            await stream.aclose()
+
+    def _gate(self, where: Endpoint) -> trio.Semaphore:
+        return self._gates.setdefault(where.authority, trio.Semaphore(self._limits.streams))
+
+    def _senders_of(self, host: str, digest: Digest) -> set[Endpoint]:
+        senders = self._senders.setdefault((host, digest), set())
+        self._senders.move_to_end((host, digest))
+        if len(self._senders) > _SENDERS_KEPT:
+            self._senders.popitem(last=False)
+        return senders
+
+    async def _turns(self, host: str, capability: str, what: object) -> Turns:
+        """Who is asked for `what`, in order. Raises Invalid, and RegistryFailed where nobody is to be asked."""
+        hosts = await self._directories.find(host)
+        able = [one for one in hosts if capability in one.capabilities]
+        if not able:
+            raise RegistryFailed(f"{what}: no host of {host} has the capability {capability}; check its hosts.toml")
+        return self._exchange.turns(able, str(what))
+
+    async def _each(self, turns: Turns, ask: Callable[[Endpoint, Tries], Awaitable[T]]) -> T:
+        """What the first host says that does as asked."""
+        while True:
+            where = turns.current
+            try:
+                found = await ask(where, self._exchange.tries(where.host, turns.spare))
+            except FAULTS as error:
+                turns.leave(error)
+            else:
+                turns.well()
+                return found
+
+    async def _resolve(self, reference: Reference, where: Endpoint, tries: Tries) -> Descriptor:
+        call = self._manifest_call(reference, where, "HEAD")
+        answer = await self._exchange.open(call, tries)
+        await drain(answer)
+        digest = answer.headers.get("docker-content-digest", "")
+        media_type = content_type(answer.headers.get("content-type", ""))
+        encoded = answer.headers.get("content-encoding", "identity") != "identity"
+        if answer.length is None or encoded or not is_digest(digest) or media_type not in _DOCUMENTS:
+            return (await self._document(reference, where, tries))[0]
+        if answer.length > self._limits.manifest:
+            raise TooLarge(f"{reference}: manifest of {answer.length} bytes, the limit is {self._limits.manifest}")
+        self._check_digest(reference, where, Digest(digest), reference.digest)
+        return Descriptor(Digest(digest), answer.length, media_type)
+
+    async def _manifest(self, reference: Reference, where: Endpoint, tries: Tries) -> tuple[Descriptor, bytes]:
+        if "pull" in where.capabilities:
+            return await self._document(reference, where, tries)
+        # It may say what a tag means, and others may have it.
+        found = await self._resolve(reference, where, tries)
+        return await self.manifest(Reference(reference.host, reference.repository, digest=found.digest))
+
+    async def _document(self, reference: Reference, where: Endpoint, tries: Tries) -> tuple[Descriptor, bytes]:
+        call = self._manifest_call(reference, where, "GET")
+        return await self._exchange.fetch(call, lambda answer: self._read_document(reference, where, answer), tries)
+
+    def _manifest_call(self, reference: Reference, where: Endpoint, method: str) -> Call:
         url = where.url(reference.repository, "manifests", reference.selector)
         kind = "tag" if method == "HEAD" else "manifest"
         return Call(kind, where, reference.repository, url, str(reference), method, {"Accept": _ACCEPT})
 
-    async def _read_document(self, reference: Reference, answer: Answer) -> tuple[Descriptor, bytes]:
+    async def _read_document(self, reference: Reference, where: Endpoint, answer: Answer) -> tuple[Descriptor, bytes]:
         media_type = content_type(answer.headers.get("content-type", ""))
         if media_type not in _DOCUMENTS | _UNSAID:
             raise await refuse_kind(answer, str(reference))
@@ -159,13 +232,13 @@ class Registry:
         stated = answer.headers.get("docker-content-digest", "")
         expected = reference.digest or (Digest(stated) if is_digest(stated) else None)
         digest = Digest.of(data, expected.algorithm if expected else "sha256")
-        self._check_digest(reference, digest, expected)
+        self._check_digest(reference, where, digest, expected)
         return Descriptor(digest, len(data), media_type if media_type in _DOCUMENTS else ""), data
 
-    def _check_digest(self, reference: Reference, got: Digest, expected: Digest | None) -> None:
+    def _check_digest(self, reference: Reference, where: Endpoint, got: Digest, expected: Digest | None) -> None:
         if expected is not None and got != expected:
             raise VerificationFailed(
-                f"{reference}: registry {reference.host} answered with {got}, expected {expected}; refused, "
+                f"{reference}: registry {where.host} answered with {got}, expected {expected}; refused, "
                 "try again later or pull from another registry"
             )
 

@@ -9,7 +9,7 @@ import logging
 import ssl
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -22,10 +22,13 @@ from imgfs.registry.authenticator import Authenticator
 from imgfs.registry.body import drain
 from imgfs.registry.call import Call
 from imgfs.registry.credentials.store import Credentials
+from imgfs.registry.health import Health
 from imgfs.registry.hosts import Endpoint, check_url, hostname, origin
 from imgfs.registry.limits import Limits
+from imgfs.registry.manner import Manner
 from imgfs.registry.retry import Pauses, Sleep, Tries, retry_after
 from imgfs.registry.statistics import HostStatistics
+from imgfs.registry.turns import Turns
 
 if TYPE_CHECKING:
     from imgfs.registry.transport import Answer, Wire
@@ -58,6 +61,7 @@ class Exchange:
         self._wire_lock = threading.Lock()
         self._authenticator = Authenticator(credentials, plain_http, limits.token, self.fetch)
         self._pauses = Pauses(sleep)
+        self.health = Health()
         self._reaches: dict[str, Reach] = {}
 
     def wire(self) -> Wire:
@@ -74,9 +78,13 @@ class Exchange:
         if self._wire is not None:
             await self._wire.aclose()
 
-    def tries(self, host: str) -> Tries:
-        """A fresh count of attempts for one call to `host`."""
-        return Tries(self.limits, self._sleep, self.counters[host])
+    def tries(self, host: str, spare: Callable[[], bool] = lambda: False) -> Tries:
+        """A fresh count of attempts for one call to `host`; `spare` as Tries has it."""
+        return Tries(self.limits, self._sleep, self.counters[host], spare)
+
+    def turns(self, hosts: Sequence[Endpoint], what: str) -> Turns:
+        """The order in which `hosts` are asked for `what`, with what is known of them now."""
+        return Turns(hosts, what, self.health, self._pauses, self.limits.patience)
 
     async def open(self, call: Call, tries: Tries) -> Answer:
         """Ask until there is an answer with a status that `call` expects; its body is unread and the caller closes it.
@@ -104,9 +112,9 @@ class Exchange:
             remedies.add(remedy)
             grant = shown
 
-    async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]]) -> T:
+    async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]], tries: Tries | None = None) -> T:
         """`open`, and `read` its answer, which `read` closes; asks again where the body breaks or stalls."""
-        tries = self.tries(call.host)
+        tries = tries or self.tries(call.host)
         while True:
             answer = await self.open(call, tries)
             try:
@@ -144,8 +152,11 @@ class Exchange:
         """Wait for another try where one is due, else raise `error`, which the answer's status means."""
         rest = retry_after(answer.headers.get("retry-after"))
         if not isinstance(error, RemoteError) or (answer.status != 429 and answer.status < 500):
+            tries.count(error)
             raise error
         if rest is not None and answer.status in {429, 503}:
+            if tries.spare():
+                self._pauses.pause(answer.authority, min(rest, self.limits.pause))
             self._pauses.pause(answer.authority, tries.rest(error, rest))
         else:
             await tries.again(error)
@@ -185,13 +196,16 @@ class Exchange:
         authority = urlsplit(url).netloc
         await self._pauses.wait(authority)
         wire = self._wire or await trio.to_thread.run_sync(self.wire)
-        headers = {"Accept-Encoding": "identity", "User-Agent": "imgfs", **call.headers}
+        ours = {"accept-encoding": "identity", **{name.lower(): value for name, value in call.headers.items()}}
+        headers = {"user-agent": "imgfs", **call.endpoint.headers_at(url), **ours}
         if grant is not None and grant.header:
-            headers["Authorization"] = grant.header
+            headers["authorization"] = grant.header
         permitted = None if hostname(url) == call.endpoint.name else await self._reach(call.endpoint)
         counters = self.counters[call.host]
         counters.requests["redirect" if redirected else call.kind] += 1
-        answer = await wire.send(call.method, url, headers, permitted, counters, call.subject, call.body)
+        there = call.endpoint
+        manner = Manner(permitted, there.trust_at(url), there.proxy, there.connect if there.owns(url) else None)
+        answer = await wire.send(call.method, url, headers, manner, counters, call.subject, call.body)
         answer.confidential = grant is not None and grant.login.credential is not None
         _log.debug(
             "request", extra={"kind": call.kind, "method": call.method, "host": authority, "status": answer.status}

@@ -1,38 +1,73 @@
-"""Where a registry is: from the host of a reference to a URL, and what a foreign URL must look like to be followed."""
+"""Where a registry is and how it is spoken to, and what a foreign URL must look like to be followed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from imgfs.errors import Invalid, RegistryFailed
 from imgfs.oci.reference import DEFAULT_HOST, is_host
+from imgfs.registry.trust import SYSTEM, Trust
 
 _ALIASES = {DEFAULT_HOST: "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
-_PORTS = {"http": 80, "https": 443}
+_NAMES = {"registry-1.docker.io": DEFAULT_HOST}
+PORTS = {"http": 80, "https": 443}
+CAPABILITIES = frozenset({"pull", "resolve", "push", "referrers"})
 _URL = re.compile(r"[\x21-\x7e]+\Z")
 URL_MAX = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A registry: `host` as references and messages name it, `scheme` and `authority` as URLs do."""
+    """A registry: `host` as credentials, counters and messages name it, `scheme` and `authority` as URLs do.
+
+    A `mirror` stands in for the registry that `ns` names, and its 404 says nothing about that one. `headers` (names in
+    lower case), the client's part of `trust` and an unverified TLS are for its own origin only.
+    """
 
     host: str
     scheme: str
     authority: str
+    path: str = "/v2"
+    ns: str = ""
+    mirror: bool = False
+    capabilities: frozenset[str] = CAPABILITIES
+    trust: Trust = SYSTEM
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    connect: float | None = None
+    """Seconds for a connection to come about, instead of the limit that holds for all."""
+    proxy: str = field(default="", repr=False)
+    """Instead of the environment's."""
+
+    @property
+    def base(self) -> str:
+        """Scheme and authority."""
+        return f"{self.scheme}://{self.authority}"
 
     @property
     def name(self) -> str:
         """The authority without its port and brackets."""
-        return hostname(f"{self.scheme}://{self.authority}")
+        return hostname(self.base)
 
     def url(self, repository: str, kind: str, selector: str) -> str:
-        """The URL of one object of a repository (distribution-spec, "Endpoints")."""
-        return f"{self.scheme}://{self.authority}/v2/{quote(repository)}/{kind}/{quote(selector, safe=':')}"
+        """The URL of one object of a repository (distribution-spec, "Endpoints"); a mirror is told whose it is."""
+        query = f"?{urlencode({'ns': self.ns})}" if self.ns else ""
+        return f"{self.base}{self.path}/{quote(repository)}/{kind}/{quote(selector, safe=':')}{query}"
+
+    def owns(self, url: str) -> bool:
+        """Whether `url` is at this registry's own origin."""
+        return origin(url) == origin(self.base)
+
+    def trust_at(self, url: str) -> Trust:
+        """What TLS believes and shows at `url`, where this registry led."""
+        return self.trust if self.owns(url) else self.trust.abroad()
+
+    def headers_at(self, url: str) -> dict[str, str]:
+        """The configured headers that `url` may see."""
+        return dict(self.headers) if self.owns(url) else {}
 
 
 def endpoint(host: str, plain_http: Collection[str] = ()) -> Endpoint:
@@ -42,10 +77,20 @@ def endpoint(host: str, plain_http: Collection[str] = ()) -> Endpoint:
     """
     if not is_host(host):
         raise Invalid(f"registry host {host[:260]!r}: expected a name with a dot or a port, or an IP address")
-    authority = _ALIASES.get(host, host)
+    authority = authority_of(host)
     name = hostname(f"https://{authority}")
     plain = is_loopback(name) or host in plain_http or name in plain_http
     return Endpoint(host, "http" if plain else "https", authority)
+
+
+def authority_of(host: str) -> str:
+    """What URLs say where references say `host`."""
+    return _ALIASES.get(host, host)
+
+
+def host_of(authority: str) -> str:
+    """What references, and therefore credentials, say where URLs say `authority`."""
+    return _NAMES.get(authority, authority)
 
 
 def is_loopback(name: str) -> bool:
@@ -64,7 +109,7 @@ def hostname(url: str) -> str:
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port of a checked URL (RFC 6454): what credentials are bound to."""
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    return parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme]
 
 
 def check_url(url: str, before: str, what: str) -> str:
@@ -79,7 +124,7 @@ def check_url(url: str, before: str, what: str) -> str:
         _ = parts.port
     except ValueError:
         raise RegistryFailed(f"{what}: the address is malformed; report it to the registry's operator") from None
-    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
+    if parts.scheme not in PORTS or not parts.hostname or "@" in parts.netloc:
         raise RegistryFailed(f"{what}: expected an http or https address; report it to the registry's operator")
     if before.startswith("https:") and parts.scheme != "https":
         raise RegistryFailed(f"{what}: leads from https to http at {parts.netloc}, which is never followed")

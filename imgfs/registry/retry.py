@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import trio
 
-from imgfs.errors import RemoteError
+from imgfs.errors import ImgfsError, RemoteError
 from imgfs.registry.limits import Limits
 from imgfs.registry.statistics import HostStatistics
 
@@ -32,6 +32,10 @@ class Pauses:
         """Send nothing to `authority` for `seconds` from now."""
         self._until[authority] = max(self._until.get(authority, 0.0), trio.current_time() + seconds)
 
+    def resting(self, authority: str) -> bool:
+        """Whether `authority` is to be left alone now."""
+        return self._until.get(authority, 0.0) - trio.current_time() > _GRAIN
+
     async def wait(self, authority: str) -> None:
         """Wait until `authority` may be asked."""
         while (rest := self._until.get(authority, 0.0) - trio.current_time()) > _GRAIN:
@@ -40,9 +44,15 @@ class Pauses:
 
 
 class Tries:
-    """The attempts of one call, over everything it has to do."""
+    """The attempts of one call, over everything it has to do.
 
-    def __init__(self, limits: Limits, sleep: Sleep, counters: HostStatistics) -> None:
+    `spare` says whether another host should be asked instead: then the attempt was the last, and nothing waits.
+    """
+
+    def __init__(
+        self, limits: Limits, sleep: Sleep, counters: HostStatistics, spare: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.spare = spare
         self._limits = limits
         self._sleep = sleep
         self._counters = counters
@@ -63,14 +73,20 @@ class Tries:
 
     def rest(self, error: RemoteError, wanted: float) -> float:
         """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits."""
+        self._counters.pauses += 1
         self._count(error, self._rested >= self._limits.pause)
         granted = min(wanted, self._limits.pause - self._rested)
         self._rested += granted
         return granted
 
+    def count(self, error: ImgfsError) -> None:
+        """Count a failure that no other try can mend."""
+        self._counters.failed(error)
+
     def _count(self, error: RemoteError, enough: bool) -> None:
         self._failed += 1
-        if enough or self._failed >= self._limits.tries:
+        self._counters.failed(error)
+        if enough or self.spare() or self._failed >= self._limits.tries:
             raise error
         self._counters.retries += 1
         _log.warning("trying again", extra={"failed": self._failed, "error": error.message})

@@ -13,21 +13,23 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from ipaddress import ip_address
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 import trio
 
 from imgfs.errors import RegistryFailed, TimedOut, TooLarge, Unreachable
-from imgfs.registry.addresses import Reach, inner_network
-from imgfs.registry.hosts import hostname, is_loopback
+from imgfs.registry.addresses import Reach
+from imgfs.registry.hosts import hostname
 from imgfs.registry.limits import Limits
+from imgfs.registry.manner import Manner
 from imgfs.registry.network import InnerAddress, Network
+from imgfs.registry.proxy import inner_failure, proxy_of, refuse_literal
 from imgfs.registry.statistics import HostStatistics
+from imgfs.registry.trust import SYSTEM, Trust, system_context
 
 _log = logging.getLogger("imgfs.registry")
 
@@ -128,28 +130,30 @@ class Answer:
 
 
 class Wire:
-    """The connections of one Registry. Safe to construct in a thread; used in one trio loop."""
+    """The connections of one Registry. Safe to construct in a thread; used in one trio loop.
+
+    `context` replaces the system's certificates where no others are configured.
+    """
 
     def __init__(self, limits: Limits, context: ssl.SSLContext | None = None) -> None:
         self._limits = limits
-        self._context = context
+        self._contexts: dict[Trust, ssl.SSLContext] = {} if context is None else {SYSTEM: context}
         self._context_lock = threading.Lock()
-        self._transports: dict[object, httpx.AsyncHTTPTransport] = {}
-        self._timeouts = {"connect": limits.connect, "read": limits.silence, "write": limits.silence, "pool": None}
+        self._transports: dict[_Key, httpx.AsyncHTTPTransport] = {}
 
-    def context(self) -> ssl.SSLContext:
-        """The TLS context of all connections: the system's certificates, or SSL_CERT_FILE's. Slow the first time."""
+    def context(self, trust: Trust = SYSTEM) -> ssl.SSLContext:
+        """The TLS context for `trust`; slow the first time. Raises RegistryFailed for certificates of no use."""
         with self._context_lock:
-            if self._context is None:
-                self._context = ssl.create_default_context()
-            return self._context
+            if trust not in self._contexts:
+                self._contexts[trust] = system_context() if trust == SYSTEM else trust.context()
+            return self._contexts[trust]
 
     async def send(
         self,
         method: str,
         url: str,
         headers: Mapping[str, str],
-        permitted: Reach | None,
+        manner: Manner,
         counters: HostStatistics,
         subject: str,
         body: bytes = b"",
@@ -157,16 +161,15 @@ class Wire:
         """Send a request and wait for the headers of its answer; `subject` begins the messages.
 
         Raises Unreachable and TimedOut, which another try may cure, RegistryFailed (TLS, no HTTP, an address outside
-        `permitted`), which it will not, and TooLarge.
+        what is permitted), which it will not, and TooLarge.
         """
         authority = urlsplit(url).netloc
-        limits = self._limits
+        limits, connect = self._limits, manner.connect or self._limits.connect
+        times = {"connect": connect, "read": limits.silence, "write": limits.silence, "pool": None}
         try:
-            transport = await self._transport(url, permitted, subject)
-            request = httpx.Request(
-                method, url, headers=headers, content=body or None, extensions={"timeout": self._timeouts}
-            )
-            with trio.fail_after(limits.connect + limits.silence):
+            transport = await self._transport(url, manner, subject)
+            request = httpx.Request(method, url, headers=headers, content=body or None, extensions={"timeout": times})
+            with trio.fail_after(connect + limits.silence):
                 response = await transport.handle_async_request(request)
         except (trio.TooSlowError, httpx.TimeoutException) as error:
             what = "could not be connected" if isinstance(error, httpx.ConnectTimeout) else "did not answer"
@@ -191,18 +194,37 @@ class Wire:
                 f"{subject}: {answer.authority} sent {size} bytes of headers: the limit is {self._limits.headers}"
             )
 
-    async def _transport(self, url: str, permitted: Reach | None, subject: str) -> httpx.AsyncHTTPTransport:
+    async def _transport(self, url: str, manner: Manner, subject: str) -> httpx.AsyncHTTPTransport:
         tls = url.startswith("https:")
-        proxy = proxy_of(url)
+        proxy = manner.proxy or proxy_of(url)
         if proxy is not None and not proxy.startswith(("http://", "https://")):
             raise RegistryFailed(f"{subject}: the proxy is neither http nor https; check HTTPS_PROXY and ALL_PROXY")
-        if proxy is not None and permitted is not None:
-            refuse_literal(hostname(url), permitted, subject)
-        key = (tls, proxy or permitted)
+        if proxy is not None and manner.permitted is not None:
+            refuse_literal(hostname(url), manner.permitted, subject)
+        key = _Key(manner.trust if tls or proxy else None, proxy, None if proxy else manner.permitted)
         if key not in self._transports:
-            context = await trio.to_thread.run_sync(self.context) if tls or proxy else None
-            self._transports.setdefault(key, self._connected(context, permitted, proxy))
+            context = await self._context_for(key, subject)
+            if key not in self._transports:
+                await self._retire(key)
+                self._transports[key] = self._connected(context, manner.permitted, proxy)
         return self._transports[key]
+
+    async def _context_for(self, key: _Key, subject: str) -> ssl.SSLContext | None:
+        if key.trust is None:
+            return None
+        try:
+            return await trio.to_thread.run_sync(self.context, key.trust)
+        except RegistryFailed as error:
+            raise RegistryFailed(f"{subject}: {error.message}") from None
+
+    async def _retire(self, key: _Key) -> None:
+        """Forget connections that were made with files which have changed since, unless somebody reads from them."""
+        old = [one for one in self._transports if one.stands_for(key) and is_idle(self._transports[one])]
+        for one in old:
+            transport = self._transports.pop(one)
+            with self._context_lock:
+                self._contexts.pop(one.trust or SYSTEM, None)
+            await transport.aclose()
 
     def _connected(
         self, context: ssl.SSLContext | None, permitted: Reach | None, proxy: str | None
@@ -221,31 +243,26 @@ class Wire:
                 await transport.aclose()
 
 
-def proxy_of(url: str) -> str | None:
-    """The proxy for `url` out of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; none on loopback, ever."""
-    proxies = getproxies()
-    proxy = proxies.get(url.partition(":")[0]) or proxies.get("all")
-    if not proxy or is_loopback(hostname(url)) or proxy_bypass(urlsplit(url).netloc):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What connections may be shared by."""
+
+    trust: Trust | None
+    proxy: str | None = field(repr=False)
+    permitted: Reach | None
+
+    def stands_for(self, newer: _Key) -> bool:
+        """Whether `newer` is the same but for files that changed."""
+        if self.trust is None or newer.trust is None or self.trust == SYSTEM or self.trust == newer.trust:
+            return False
+        same_way = (self.proxy, self.permitted) == (newer.proxy, newer.permitted)
+        return same_way and self.trust.paths == newer.trust.paths
 
 
-def refuse_literal(name: str, permitted: Reach, subject: str) -> None:
-    """Raise RegistryFailed if `name` is an inner address not in `permitted`; names are the proxy's to resolve."""
-    try:
-        ip_address(name)
-    except ValueError:
-        return
-    if (network := inner_network(name)) and network not in permitted:
-        raise inner_failure(network, subject, name)
-
-
-def inner_failure(network: str, subject: str, authority: str) -> RegistryFailed:
-    """The error for a redirect or a realm that leads inside."""
-    return RegistryFailed(
-        f"{subject}: {authority} is a {network} address, where the registry that sent imgfs there is not itself; "
-        "refused, report it to the registry's operator"
-    )
+def is_idle(transport: httpx.AsyncHTTPTransport) -> bool:
+    """Whether no request is on the way over its connections."""
+    pool = transport._pool  # pyright: ignore[reportPrivateUsage] - httpx has no other word for it
+    return all(one.is_idle() or one.is_closed() for one in pool.connections)
 
 
 def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreachable | RegistryFailed | TooLarge:

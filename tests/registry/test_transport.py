@@ -14,9 +14,11 @@ import trustme
 
 from imgfs.errors import RegistryFailed
 from imgfs.registry.limits import Limits
+from imgfs.registry.manner import Manner
+from imgfs.registry.proxy import proxy_of, refuse_literal
 from imgfs.registry.retry import retry_after
 from imgfs.registry.statistics import HostStatistics
-from imgfs.registry.transport import Wire, proxy_of, refuse_literal
+from imgfs.registry.transport import Wire
 from imgfs.testing.registry import FakeRegistry
 
 
@@ -41,7 +43,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 async def test_tls_is_spoken_to_a_trusted_registry(secure: FakeRegistry, authority: trustme.CA) -> None:
     wire = Wire(Limits(), trusting(authority))
-    answer = await wire.send("GET", f"{secure.url}/v2/", {}, None, HostStatistics(), "x")
+    answer = await wire.send("GET", f"{secure.url}/v2/", {}, Manner(), HostStatistics(), "x")
     assert (answer.status, await answer.read()) == (200, b"{}")
     await answer.aclose()
     await wire.aclose()
@@ -50,7 +52,7 @@ async def test_tls_is_spoken_to_a_trusted_registry(secure: FakeRegistry, authori
 async def test_a_stranger_is_refused_and_the_reason_said(secure: FakeRegistry) -> None:
     wire = Wire(Limits())
     with pytest.raises(RegistryFailed, match=r"TLS with .* failed .*certificate"):
-        await wire.send("GET", f"{secure.url}/v2/", {}, None, HostStatistics(), "x")
+        await wire.send("GET", f"{secure.url}/v2/", {}, Manner(), HostStatistics(), "x")
     assert secure.requests() == 0
     await wire.aclose()
 
@@ -59,14 +61,14 @@ async def test_a_wrong_name_is_refused(secure: FakeRegistry, authority: trustme.
     wire = Wire(Limits(), trusting(authority))
     url = secure.url.replace("127.0.0.1", "localhost")
     with pytest.raises(RegistryFailed, match="TLS with"):
-        await wire.send("GET", f"{url}/v2/", {}, None, HostStatistics(), "x")
+        await wire.send("GET", f"{url}/v2/", {}, Manner(), HostStatistics(), "x")
     await wire.aclose()
 
 
 async def test_a_registry_without_tls_is_never_spoken_to_in_plain(fake: FakeRegistry) -> None:
     wire = Wire(Limits())
     with pytest.raises(RegistryFailed, match="plain HTTP"):
-        await wire.send("GET", f"https://{fake.host}/v2/", {}, None, HostStatistics(), "x")
+        await wire.send("GET", f"https://{fake.host}/v2/", {}, Manner(), HostStatistics(), "x")
     assert fake.requests() == 0
     await wire.aclose()
 
@@ -93,7 +95,7 @@ def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url:
 async def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch, fake: FakeRegistry) -> None:
     monkeypatch.setenv("http_proxy", fake.url)
     wire = Wire(Limits())
-    answer = await wire.send("GET", "http://registry.example/v2/", {}, None, HostStatistics(), "x")
+    answer = await wire.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
     await answer.aclose()
     await wire.aclose()
     assert fake.log[0].path == "http://registry.example/v2/"
@@ -104,7 +106,7 @@ async def test_a_proxy_of_another_kind_is_refused_without_showing_it(monkeypatch
     monkeypatch.setenv("all_proxy", "socks5://user:canary@proxy.test")
     wire = Wire(Limits())
     with pytest.raises(RegistryFailed, match="neither http nor https") as caught:
-        await wire.send("GET", "https://registry.example/v2/", {}, None, HostStatistics(), "x")
+        await wire.send("GET", "https://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
     assert "canary" not in caught.value.message
 
 
