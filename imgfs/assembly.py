@@ -193,17 +193,22 @@ def told(path: Path) -> str:
 def _metrics(
     registry: Registry, transfers: Transfers, name_table: names.Names, content: ContentStore, layers: LayerStore
 ) -> str:
-    statistics = registry.statistics()
     figures = {
-        "imgfs_registry_requests_total": statistics.requests,
-        "imgfs_registry_received_bytes_total": statistics.received,
         "imgfs_transfers_completed_total": transfers.completed,
         "imgfs_transfers_running": len(list(transfers)),
         "imgfs_names": len(name_table),
         "imgfs_blobs": len(list(content)),
         "imgfs_layers": len(list(layers)),
     }
-    return "".join(
-        f"# TYPE {key} {'counter' if key.endswith('_total') else 'gauge'}\n{key} {value}\n"
-        for key, value in figures.items()
-    )
+    families = {f"imgfs_registry_{name}_total": family for name, family in registry.statistics().families().items()}
+    families |= {name: {(): value} for name, value in figures.items()}
+    return "".join(_family(name, family) for name, family in families.items())
+
+
+def _family(name: str, family: dict[tuple[tuple[str, str], ...], int]) -> str:
+    """One metric in the text format of Prometheus; labels are hosts and words, which need no escapes."""
+    lines = [f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}"]
+    for about, value in family.items():
+        said = ",".join(f'{label}="{text}"' for label, text in about)
+        lines.append(f"{name}{f'{{{said}}}' if said else ''} {value}")
+    return "\n".join(lines) + "\n"

@@ -34,6 +34,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Registry hosts (`host` or `host:port`) besides loopback that are spoken to without TLS."""
     auth_file: str = ""
     """The only file that logins to registries are read from, an absolute path; empty for those of podman and docker."""
+    hosts_path: list[str] = msgspec.field(default_factory=lambda: ["/etc/containerd/certs.d", "/etc/docker/certs.d"])
+    """Directories with `<host>/hosts.toml` or certificates: mirrors, TLS and headers, as containerd reads them."""
     views: Literal["kernel", "fuse"] = "kernel"
     """`kernel`: a rootfs is an EROFS mount where that is possible. `fuse`: always the FUSE view, as for users."""
     view_idle_seconds: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 300.0
@@ -51,6 +53,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("access: expected root, group:NAME or all")
         if self.auth_file and not self.auth_file.startswith("/"):
             raise ValueError("auth_file: expected an absolute path")
+        if not all(path.startswith("/") for path in self.hosts_path):
+            raise ValueError("hosts_path: expected absolute paths")
 
     @property
     def chosen_platform(self) -> Platform:

@@ -90,9 +90,9 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
 
 
 def _registry(config: Config) -> Registry:
-    """All registries, asked with the logins of the daemon's own user."""
+    """All registries, reached as this machine is configured to, with the logins of the daemon's own user."""
     credentials = Credentials(Path(config.auth_file) if config.auth_file else None)
-    return Registry(plain_http=config.plain_http, credentials=credentials)
+    return Registry(plain_http=config.plain_http, hosts_path=config.hosts_path, credentials=credentials)
 
 
 async def _set_on_signal(signalled: trio.Event) -> None:

@@ -32,6 +32,7 @@ _HOST_KEYS = (
 _ROOT_KEYS = ("server", "host", *_HOST_KEYS)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_AUTHORITY = re.compile(r"[A-Za-z0-9._:\[\]-]+\Z")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*\Z")
 _OURS = frozenset(
@@ -136,7 +137,7 @@ class _File:
             _ = url.port
         except ValueError:
             raise self.wrong(repr(address[:200]), "a URL") from None
-        odd = "@" in url.netloc or url.query or url.fragment or not re.fullmatch(r"[\x21-\x7e]+", text)
+        odd = url.query or url.fragment or not _AUTHORITY.match(url.netloc) or not re.fullmatch(r"[\x21-\x7e]+", text)
         if url.scheme not in {"http", "https"} or not url.hostname or odd:
             # A password may be in it.
             shown = address.rpartition("@")[2][:200]

@@ -131,6 +131,9 @@ class Blobs:
                 await download(self._ingests, descriptor.digest, descriptor.size, stream, transfer.moved)
             except Busy:
                 await self._fetch_beside(source, descriptor, transfer)
+            except VerificationFailed as error:
+                senders = self._registry.blame(source.host, descriptor.digest)
+                raise VerificationFailed(f"{error.message}{senders}") from None
 
     async def _fetch_beside(self, source: Source, descriptor: Descriptor, transfer: Transfer) -> None:
         """Somebody writes under the download's ref, maybe what an image lies about: theirs must not hold up ours."""

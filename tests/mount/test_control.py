@@ -39,7 +39,13 @@ def test_metrics_count_what_was_done(scene: Scene) -> None:
     before = _metrics(scene)
     os.listdir(f"{scene.serve(small('counted'), 'counted')}/rootfs/")
     after = _metrics(scene)
-    assert after["imgfs_registry_requests_total"] == before["imgfs_registry_requests_total"] + 3
+    requests = 'imgfs_registry_requests_total{{host="{}",kind="{}"}}'
+    for kind, count in (("manifest", 1), ("blob", 2)):
+        name = requests.format(scene.registry.host, kind)
+        assert after[name] == before.get(name, 0) + count
+    received = f'imgfs_registry_received_bytes_total{{host="{scene.registry.host}"}}'
+    assert after[received] > before.get(received, 0)
+    assert after[f'imgfs_registry_retries_total{{host="{scene.registry.host}"}}'] == 0
     assert after["imgfs_names"] == before["imgfs_names"] + 1
     assert after["imgfs_transfers_running"] == 0
 
