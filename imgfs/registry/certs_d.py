@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from imgfs.aio.threads import run_disk
@@ -51,7 +50,7 @@ class HostDirectories:
         path = directory / FILE_NAME
         text = self._read(path)
         if text is None:
-            return (replace(alone, trust=_docker_trust(directory)),)
+            return (endpoint(host, self._plain_http, _docker_trust(directory)),)
         found: Hosts = read_hosts(text, path, host, self._plain_http)
         for warning in found.warnings:
             self._warn(warning)

@@ -70,17 +70,22 @@ class Endpoint:
         return dict(self.headers) if self.owns(url) else {}
 
 
-def endpoint(host: str, plain_http: Collection[str] = ()) -> Endpoint:
+def endpoint(host: str, plain_http: Collection[str] = (), trust: Trust = SYSTEM) -> Endpoint:
     """The registry that `host` names: https, but plain http on loopback and for members of `plain_http`.
 
-    `plain_http` holds hosts with their port, or names for every port. Raises Invalid.
+    `plain_http` holds hosts with their port, or names for every port. Where `trust` says how TLS is to be done, it is.
+    Raises Invalid.
     """
     if not is_host(host):
         raise Invalid(f"registry host {host[:260]!r}: expected a name with a dot or a port, or an IP address")
     authority = authority_of(host)
+    return Endpoint(host, "http" if is_plain(authority, trust, plain_http) else "https", authority, trust=trust)
+
+
+def is_plain(authority: str, trust: Trust, plain_http: Collection[str]) -> bool:
+    """Whether `authority`, for which nobody named a scheme, is spoken to without TLS."""
     name = hostname(f"https://{authority}")
-    plain = is_loopback(name) or host in plain_http or name in plain_http
-    return Endpoint(host, "http" if plain else "https", authority)
+    return trust == SYSTEM and (is_loopback(name) or authority in plain_http or name in plain_http)
 
 
 def authority_of(host: str) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 from imgfs.errors import RegistryFailed
-from imgfs.registry.hosts import CAPABILITIES, Endpoint, authority_of, endpoint, host_of, hostname, is_loopback
+from imgfs.registry.hosts import CAPABILITIES, Endpoint, authority_of, host_of, is_plain
 from imgfs.registry.trust import CertFile, Trust
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def read_hosts(text: bytes, path: Path, host: str, plain_http: Collection[str] =
     warnings = file.unknown(root, _ROOT_KEYS, "")
     mirrors: list[Endpoint] = []
     for address in tables:
-        table = file.table(tables, address, "host.")
+        table = file.table(tables, address)
         warnings += file.unknown(table, _HOST_KEYS, f"host.{address!r}: ")
         mirrors.append(file.endpoint(address, table))
     server = file.server(root)
@@ -92,11 +92,11 @@ class _File:
         """The error for a value; the value itself may be a secret."""
         return RegistryFailed(f"{self._path}: {key}: expected {expected}; correct it, then read again")
 
-    def table(self, outer: Table, key: str, prefix: str = "") -> Table:
+    def table(self, outer: Table, key: str) -> Table:
         """The table `key`, empty if there is none."""
         found = outer.get(key, {})
         if not isinstance(found, dict):
-            raise self.wrong(f"{prefix}{key}", "a table")
+            raise self.wrong(_shown(key), "a table")
         return cast(Table, found)
 
     def unknown(self, table: Table, known: Collection[str], where: str) -> list[str]:
@@ -109,12 +109,12 @@ class _File:
         address = self._get(root, "server", str, "a URL", "")
         if address:
             return replace(self.endpoint(address, root), mirror=False)
-        default = endpoint(self._host, self._plain_http)
-        return replace(self.endpoint(default.base, root), mirror=False)
+        return replace(self.endpoint(authority_of(self._host), root), mirror=False)
 
     def endpoint(self, address: str, table: Table) -> Endpoint:
         """One host, by its address and its settings."""
-        url = self._url(address)
+        trust = self._trust(table)
+        url = self._url(address, trust)
         authority = authority_of(url.netloc)
         return Endpoint(
             host_of(authority),
@@ -124,30 +124,24 @@ class _File:
             ns="" if authority == authority_of(self._host) else self._host,
             mirror=True,
             capabilities=self._capabilities(table),
-            trust=self._trust(table),
+            trust=trust,
             headers=tuple(self._headers(table)),
             connect=self._timeout(table),
             proxy=self._proxy(table),
         )
 
-    def _url(self, address: str) -> SplitResult:
-        text = address if "://" in address else f"{self._scheme(address)}://{address}"
+    def _url(self, address: str, trust: Trust) -> SplitResult:
         try:
+            scheme = "http" if is_plain(address, trust, self._plain_http) else "https"
+            text = address if "://" in address else f"{scheme}://{address}"
             url = urlsplit(text)
             _ = url.port
         except ValueError:
-            raise self.wrong(repr(address[:200]), "a URL") from None
+            raise self.wrong(_shown(address), "a URL") from None
         odd = url.query or url.fragment or not _AUTHORITY.match(url.netloc) or not re.fullmatch(r"[\x21-\x7e]+", text)
         if url.scheme not in {"http", "https"} or not url.hostname or odd:
-            # A password may be in it.
-            shown = address.rpartition("@")[2][:200]
-            raise self.wrong(repr(shown), "the http or https address of a registry, without user and query")
+            raise self.wrong(_shown(address), "the http or https address of a registry, without user and query")
         return url
-
-    def _scheme(self, address: str) -> str:
-        name = hostname(f"https://{address}")
-        plain = is_loopback(name) or address in self._plain_http or name in self._plain_http
-        return "http" if plain else "https"
 
     def _root(self, path: str, override: bool) -> str:
         """Where repositories begin: below /v2, unless the path is to be taken as it is."""
@@ -232,6 +226,11 @@ def _listed(value: object, error: RegistryFailed) -> list[object]:
     if not isinstance(value, list):
         raise error
     return cast(list[object], value)
+
+
+def _shown(address: str) -> str:
+    """An address without the secrets that it should not have."""
+    return repr(address.rpartition("@")[2].partition("?")[0][:200])
 
 
 def _hint(key: str, known: Collection[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -31,12 +32,17 @@ class Scene:
         plain_http: Collection[str] = (),
         host: str = "",
         credentials: Credentials | None = None,
+        hosts_path: Sequence[Path] = (),
     ) -> None:
         self.clock = clock
         self.fake = fake
         self.slept: list[float] = []
         self.registry = Registry(
-            limits=limits or Limits(), sleep=self._sleep, plain_http=plain_http, credentials=credentials
+            limits=limits or Limits(),
+            sleep=self._sleep,
+            plain_http=plain_http,
+            hosts_path=hosts_path,
+            credentials=credentials,
         )
         self.digest = fake.add_manifest(REPOSITORY, "1", MANIFEST)
         self.blob = Descriptor(fake.add_blob(BLOB), len(BLOB), "application/octet-stream")
