@@ -283,7 +283,9 @@ def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreacha
             "or name the registry as a plain HTTP one"
         )
     if isinstance(error, httpx.UnsupportedProtocol | httpx.ProxyError):
-        return RegistryFailed(f"{subject}: the proxy for {authority} refused; check HTTPS_PROXY and NO_PROXY")
+        return RegistryFailed(
+            f"{subject}: the proxy for {authority} refused; check HTTPS_PROXY, NO_PROXY and hosts.toml"
+        )
     return Unreachable(
         f"{subject}: {authority} cannot be reached ({reason(error)}); check the name, the network and the registry"
     )

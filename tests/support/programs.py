@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-_PACKAGES = {"ctr": "containerd"}
+_PACKAGES = {"ctr": "containerd", "nginx": "nginx-light"}
 READY_WITHIN = 30.0
 """Seconds after which a server that does not serve is a failure."""
 _POLL = 0.01

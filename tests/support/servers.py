@@ -27,15 +27,18 @@ class Access(NamedTuple):
 
 
 class DockerRegistry:
-    """A docker-registry that may be stopped and started again on the same port, with the same storage."""
+    """A docker-registry that may be stopped and started again on the same port, with the same storage.
 
-    def __init__(self, storage: Path, auth: dict[str, object] | None = None) -> None:
+    With `remote`, the URL of another registry, it is that one's pull-through cache.
+    """
+
+    def __init__(self, storage: Path, auth: dict[str, object] | None = None, remote: str = "") -> None:
         self.port = free_port()
         self.log = storage / "registry.log"
         self._config = storage / "config.json"
         self._process: subprocess.Popen[bytes] | None = None
         storage.mkdir(parents=True, exist_ok=True)
-        self._config.write_text(json.dumps(_config(storage / "data", self.port, auth)))
+        self._config.write_text(json.dumps(_config(storage / "data", self.port, auth, remote)))
 
     @property
     def host(self) -> str:
@@ -71,12 +74,14 @@ class DockerRegistry:
 
 
 @contextmanager
-def docker_registry(storage: Path, auth: dict[str, object] | None = None) -> Generator[DockerRegistry]:
+def docker_registry(
+    storage: Path, auth: dict[str, object] | None = None, remote: str = ""
+) -> Generator[DockerRegistry]:
     """A running registry that keeps everything below `storage`, ended when the block is left.
 
-    `auth` is that part of its configuration; without it everybody may do everything.
+    `auth` is that part of its configuration; without it everybody may do everything. `remote` is what it caches.
     """
-    registry = DockerRegistry(storage, auth)
+    registry = DockerRegistry(storage, auth, remote)
     try:
         registry.start()
         yield registry
@@ -134,8 +139,9 @@ class Upload:
             connection.close()
 
 
-def _config(data: Path, port: int, auth: dict[str, object] | None) -> dict[str, object]:
+def _config(data: Path, port: int, auth: dict[str, object] | None, remote: str) -> dict[str, object]:
     return {
+        **({"proxy": {"remoteurl": remote}} if remote else {}),
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": False}},
         "storage": {"filesystem": {"rootdirectory": str(data)}, "delete": {"enabled": True}},

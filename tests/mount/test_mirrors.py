@@ -1,0 +1,262 @@
+"""Mirrors, TLS and proxies as machines have them: real servers in front of and instead of registries, a real mount."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from imgfs.testing.build import AMD64, Image, image, layer
+from imgfs.testing.entries import File
+from imgfs.testing.registry import FakeRegistry, cut_at, wrong_bytes
+from tests.mount.scene import CONFIG, assert_verified, error_of, refused, run, small, until
+from tests.mount.test_ingest_crashes import noise
+from tests.support.mounted import Mounted
+from tests.support.nginx import nginx, passing_to
+from tests.support.programs import free_port
+from tests.support.servers import DockerRegistry, Upload, docker_registry
+
+HOST = "registry.example"
+"""Who images are of; hosts.toml says where that is."""
+NAME = f"{HOST}/box:1"
+SIZE = 300_000
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Iterator[DockerRegistry]:
+    with docker_registry(tmp_path / "upstream") as registry:
+        yield registry
+
+
+@pytest.fixture
+def certs(tmp_path: Path) -> Path:
+    """What the mount reads hosts from."""
+    directory = tmp_path / "certs.d"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, certs: Path) -> Iterator[Mounted]:
+    with Mounted(tmp_path, f"{CONFIG}hosts_path = [{json.dumps(str(certs))}]\n") as mount:
+        mount.start()
+        yield mount
+
+
+def configure(certs: Path, text: str, name: str = HOST) -> None:
+    (certs / name).mkdir(exist_ok=True)
+    (certs / name / "hosts.toml").write_text(text)
+
+
+def push(registry: DockerRegistry, made: Image) -> None:
+    made.add_to(Upload(registry.host, "box"), "box", "1")
+
+
+def noisy(mark: str) -> tuple[Image, bytes]:
+    """An image whose layer cannot be compressed, and its file `noise`."""
+    data = noise(mark, SIZE)
+    return image([layer([File("noise", data)], "none")], platform=AMD64), data
+
+
+def metric(mounted: Mounted, name: str, **labels: str) -> int:
+    said = ",".join(f'{key}="{value}"' for key, value in labels.items())
+    lines = (mounted.path / ".imgfs/metrics").read_text().splitlines()
+    return next((int(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{{said}}} ")), 0)
+
+
+def read(mounted: Mounted, name: str = NAME) -> bytes:
+    return (mounted.rootfs(name) / "noise").read_bytes()
+
+
+def test_a_registry_behind_tls_that_wants_our_certificate(
+    mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path
+) -> None:
+    servers, clients = trustme.CA(), trustme.CA()
+    made, data = noisy("tls")
+    push(upstream, made)
+    settings = certificates(tmp_path, servers, clients)
+    servers.cert_pem.write_to_path(tmp_path / "ca.pem")
+    clients.issue_cert("imgfs@machine").private_key_and_cert_chain_pem.write_to_path(tmp_path / "me.pem")
+    with nginx(tmp_path / "nginx", passing_to(upstream.host), settings) as front:
+        server = f'server = "https://{front.authority}"\n'
+        configure(certs, server)
+        with refused(errno.EREMOTEIO):
+            mounted.image(NAME).stat()
+        assert "TLS with" in error_of(mounted.path / "images" / HOST)
+        configure(certs, f'{server}ca = "{tmp_path}/ca.pem"\n')
+        until(lambda: "answered 400" in failing(mounted))
+        configure(certs, f'{server}ca = "{tmp_path}/ca.pem"\nclient = "{tmp_path}/me.pem"\n')
+        assert until(lambda: read(mounted)) == data
+
+
+def failing(mounted: Mounted) -> str:
+    """What is said of HOST after one more attempt; a failure is remembered for a moment."""
+    run("stat", mounted.image(NAME))
+    return error_of(mounted.path / "images" / HOST)
+
+
+def certificates(directory: Path, servers: trustme.CA, clients: trustme.CA) -> str:
+    """nginx's settings for TLS with a certificate by `servers`, letting in whom `clients` certify."""
+    own = servers.issue_cert("127.0.0.1")
+    own.private_key_pem.write_to_path(directory / "nginx.key")
+    own.cert_chain_pems[0].write_to_path(directory / "nginx.crt")
+    clients.cert_pem.write_to_path(directory / "clients.pem")
+    return (
+        f"ssl_certificate {directory}/nginx.crt; ssl_certificate_key {directory}/nginx.key;"
+        f"ssl_client_certificate {directory}/clients.pem; ssl_verify_client on;"
+    )
+
+
+def test_dockers_files_for_an_address_on_ipv6(
+    mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path
+) -> None:
+    servers = trustme.CA()
+    own = servers.issue_cert("::1")
+    own.private_key_pem.write_to_path(tmp_path / "nginx.key")
+    own.cert_chain_pems[0].write_to_path(tmp_path / "nginx.crt")
+    made, data = noisy("ipv6")
+    push(upstream, made)
+    settings = f"ssl_certificate {tmp_path}/nginx.crt; ssl_certificate_key {tmp_path}/nginx.key;"
+    with nginx(tmp_path / "nginx", passing_to(upstream.host), settings) as front:
+        directory = certs / f"[::1]:{front.port}"
+        directory.mkdir()
+        servers.cert_pem.write_to_path(directory / "ca.crt")
+        assert read(mounted, f"[::1]:{front.port}/box:1") == data
+
+
+def test_a_pull_through_cache_is_a_mirror_and_serves_when_the_registry_is_gone(
+    mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path
+) -> None:
+    made, data = noisy("cache")
+    push(upstream, made)
+    with docker_registry(tmp_path / "cache", remote=f"http://{upstream.host}") as cache:
+        configure(certs, f'server = "http://{upstream.host}"\n[host."http://{cache.host}"]\n', "_default")
+        assert read(mounted) == data
+        assert metric(mounted, "imgfs_registry_requests_total", host=cache.host, kind="blob") == 2
+        assert metric(mounted, "imgfs_registry_requests_total", host=upstream.host, kind="blob") == 0
+        until(lambda: any(f"ns={HOST}" in one.path for one in cache.accesses()))
+        upstream.stop()
+        second = tmp_path / "second"
+        second.mkdir()
+        with Mounted(second, f"{CONFIG}hosts_path = [{json.dumps(str(certs))}]\n") as other:
+            other.start()
+            assert read(other) == data
+
+
+@pytest.mark.parametrize(
+    ("location", "failure"),
+    [
+        ("add_header Retry-After 50 always; return 429;", "RateLimited"),
+        ("add_header Retry-After 50 always; return 503;", "RegistryFailed"),
+        ("proxy_pass http://127.0.0.1:{dead}; ", "RegistryFailed"),
+        ("return 444;", "Unreachable"),
+    ],
+)
+def test_a_mirror_that_is_no_help_costs_one_request(
+    mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path, location: str, failure: str
+) -> None:
+    made, data = noisy(failure)
+    push(upstream, made)
+    with nginx(tmp_path / "nginx", location.format(dead=free_port())) as mirror:
+        configure(certs, f'server = "http://{upstream.host}"\n[host."http://{mirror.authority}"]\n')
+        assert read(mounted) == data
+        asked = {
+            kind: metric(mounted, "imgfs_registry_requests_total", host=mirror.authority, kind=kind)
+            for kind in ("manifest", "blob")
+        }
+        assert asked["manifest"] == 1
+        assert asked["blob"] == (2 if "proxy_pass" in location else 0)
+        assert metric(mounted, "imgfs_registry_failures_total", host=mirror.authority, error=failure) > 0
+        rests = metric(mounted, "imgfs_registry_pauses_total", host=mirror.authority)
+        assert rests == ("Retry-After" in location)
+        assert metric(mounted, "imgfs_registry_retries_total", host=upstream.host) == 0
+
+
+def test_a_slow_line_is_slow_and_no_failure(
+    mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path
+) -> None:
+    made, data = noisy("slow")
+    push(upstream, made)
+    with nginx(tmp_path / "nginx", passing_to(upstream.host, "limit_rate 300k")) as mirror:
+        configure(certs, f'server = "http://{upstream.host}"\n[host."http://{mirror.authority}"]\n')
+        assert read(mounted) == data
+        assert metric(mounted, "imgfs_registry_received_bytes_total", host=mirror.authority) > SIZE
+        assert metric(mounted, "imgfs_registry_received_bytes_total", host=upstream.host) == 0
+
+
+@pytest.mark.parametrize("as_content", [False, True])
+def test_a_layer_goes_on_at_the_same_byte_of_the_registry(
+    mounted: Mounted, upstream: DockerRegistry, certs: Path, as_content: bool
+) -> None:
+    made, data = noisy("cut")
+    push(upstream, made)
+    blob = made.layers[0]
+    with FakeRegistry() as mirror:
+        made.add_to(mirror, "box", "1")
+        mirror.fault(cut_at(100_000), blob.digest)
+        configure(certs, f'server = "http://{upstream.host}"\n[host."{mirror.url}"]\n')
+        assert mounted.image(NAME).exists()
+        if as_content:
+            assert (mounted.content / blob.digest).read_bytes() == blob.blob
+        else:
+            assert read(mounted) == data
+        assert [one.range for one in mirror.log if blob.digest in one.path] == [None]
+        came = metric(mounted, "imgfs_registry_received_bytes_total", host=upstream.host)
+        assert came == len(blob.blob) - 100_000
+    assert_verified(mounted.state)
+
+
+@pytest.mark.parametrize("as_content", [False, True])
+def test_a_mirror_that_lies_is_left_and_named(
+    mounted: Mounted, upstream: DockerRegistry, certs: Path, as_content: bool
+) -> None:
+    made, data = noisy("lie")
+    push(upstream, made)
+    blob = made.layers[0]
+    with FakeRegistry() as mirror:
+        made.add_to(mirror, "box", "1")
+        mirror.fault(wrong_bytes(), blob.digest, times=None)
+        configure(certs, f'server = "http://{upstream.host}"\n[host."{mirror.url}"]\n')
+        assert mounted.image(NAME).exists()
+        if as_content:
+            assert (mounted.content / blob.digest).read_bytes() == blob.blob
+        else:
+            assert read(mounted) == data
+        assert sum(blob.digest in one.path for one in mirror.log) == 1
+        said = [json.loads(line) for line in mounted.log().splitlines() if "sent wrong bytes" in line]
+        assert [(one["host"], one["digest"]) for one in said] == [(mirror.host, blob.digest)]
+    assert_verified(mounted.state)
+
+
+def test_a_change_of_hosts_toml_counts_without_a_restart_and_a_mistake_is_told(mounted: Mounted, certs: Path) -> None:
+    with FakeRegistry() as registry:
+        small("told").add_to(registry, "box", "1")
+        configure(certs, f'server = "{registry.url}"\nskip_verify = "yes"\n')
+        with refused(errno.EREMOTEIO):
+            mounted.image(NAME).stat()
+        assert f"{certs}/{HOST}/hosts.toml: skip_verify: expected true" in error_of(mounted.path / "images" / HOST)
+        configure(certs, f'server = "{registry.url}"\nskip_verfy = true\n')
+        until(lambda: mounted.image(NAME).exists())
+        assert "did you mean 'skip_verify'?" in mounted.log()
+
+
+def test_the_environments_proxy_is_used_and_no_secret_of_it_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeRegistry() as proxy:
+        made, data = noisy("proxy")
+        made.add_to(proxy, "box", "1")
+        monkeypatch.setenv("http_proxy", proxy.url.replace("http://", "http://user:canary@"))
+        with Mounted(tmp_path, f'{CONFIG}plain_http = ["{HOST}"]\n') as mount:
+            mount.start()
+            assert read(mount) == data
+            assert proxy.log[0].path == f"http://{HOST}/v2/box/manifests/1"
+            assert "proxy-authorization" in proxy.log[0].headers
+            made_up = mount.image(f"{HOST}/other:1")
+            assert not made_up.exists()
+            assert "canary" not in mount.log()
+            assert "canary" not in error_of(mount.path / "images" / HOST)
