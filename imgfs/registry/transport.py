@@ -213,6 +213,8 @@ class Wire:
         if key.trust is None:
             return None
         try:
+            if key.proxy is not None and key.proxy.startswith("https:"):
+                await trio.to_thread.run_sync(self.context)
             return await trio.to_thread.run_sync(self.context, key.trust)
         except RegistryFailed as error:
             raise RegistryFailed(f"{subject}: {error.message}") from None
@@ -234,7 +236,9 @@ class Wire:
         kept = httpx.Limits(
             max_keepalive_connections=4 * self._limits.streams, keepalive_expiry=self._limits.keep_alive
         )
-        return httpx.AsyncHTTPTransport(verify=context, proxy=proxy, limits=kept)
+        # Whom the proxy is, the system's certificates say; httpx would ask others.
+        way = httpx.Proxy(proxy, ssl_context=self.context() if proxy.startswith("https:") else None)
+        return httpx.AsyncHTTPTransport(verify=context, proxy=way, limits=kept)
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+import trio
 import trustme
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.errors import RegistryFailed
+from imgfs.errors import RegistryFailed, TimedOut
 from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
 from imgfs.registry.proxy import proxy_of, refuse_literal
@@ -90,6 +94,46 @@ def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url:
     monkeypatch.setenv("http_proxy", "http://other.test")
     monkeypatch.setenv("NO_PROXY", "inside.example")
     assert proxy_of(url) == proxy
+
+
+async def test_a_connection_may_have_less_time_than_others(mock_clock: MockClock) -> None:
+    wire = Wire(Limits())
+    with deaf_port() as port:
+
+        async def ask() -> None:
+            with pytest.raises(TimedOut, match="could not be connected"):
+                await wire.send("GET", f"http://127.0.0.1:{port}/", {}, Manner(connect=0.2), HostStatistics(), "x")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(0.3)
+    await wire.aclose()
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port that answers no connection: its queue is full."""
+    with socket.socket() as listener, socket.socket() as waiting, socket.socket() as first:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for one in (first, waiting):
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield int(listener.getsockname()[1])
+
+
+async def test_a_proxy_is_spoken_to_by_tls_with_the_systems_certificates(
+    secure: FakeRegistry, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", secure.url)
+    for context, refused in ((None, True), (trusting(authority), False)):
+        wire = Wire(Limits(), context)
+        with pytest.raises(RegistryFailed, match="TLS with") if refused else nullcontext():
+            answer = await wire.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
+            await answer.aclose()
+        await wire.aclose()
+    assert [one.path for one in secure.log] == ["http://registry.example/v2/"]
 
 
 async def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch, fake: FakeRegistry) -> None:
