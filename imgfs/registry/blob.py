@@ -68,7 +68,7 @@ class BlobStream(AsyncIterator[bytes]):
         self._gate = gate
         self._senders = senders
         self._call = call(turns.current)
-        self._tries = exchange.tries(turns.current.host, turns.spare)
+        self._tries = exchange.tries(turns.current.host, turns)
         self._entered: trio.Semaphore | None = None
         self._answer: Answer | None = None
         self._position = span.start
@@ -165,12 +165,12 @@ class BlobStream(AsyncIterator[bytes]):
     async def _enter(self) -> None:
         """Wait until the host whose turn it is has room for a stream, and begin anew with it."""
         if self._entered is None:
-            gate = self._gate(self._turns.current)
+            gate, before = self._gate(self._turns.current), trio.current_time()
             await gate.acquire()
             self._entered = gate
-            self._turns.waited()
+            self._turns.waited(trio.current_time() - before)
             self._call = self._call_to(self._turns.current)
-            self._tries = self._exchange.tries(self._turns.current.host, self._turns.spare)
+            self._tries = self._exchange.tries(self._turns.current.host, self._turns)
             self._etag, self._ranges = "", True
 
     def _exit(self) -> None:

@@ -187,7 +187,7 @@ class Registry:
         while True:
             where = turns.current
             try:
-                found = await ask(where, self._exchange.tries(where.host, turns.spare))
+                found = await ask(where, self._exchange.tries(where.host, turns))
             except FAULTS as error:
                 turns.leave(error)
             else:

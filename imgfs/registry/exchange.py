@@ -78,9 +78,11 @@ class Exchange:
         if self._wire is not None:
             await self._wire.aclose()
 
-    def tries(self, host: str, spare: Callable[[], bool] = lambda: False) -> Tries:
-        """A fresh count of attempts for one call to `host`; `spare` as Tries has it."""
-        return Tries(self.limits, self._sleep, self.counters[host], spare)
+    def tries(self, host: str, turns: Turns | None = None) -> Tries:
+        """A fresh count of attempts for one call to `host`, which may be one of several whose turn it is."""
+        if turns is None:
+            return Tries(self.limits, self._sleep, self.counters[host])
+        return Tries(self.limits, self._sleep, self.counters[host], turns.spare, turns.since)
 
     def turns(self, hosts: Sequence[Endpoint], what: str) -> Turns:
         """The order in which `hosts` are asked for `what`, with what is known of them now."""

@@ -47,10 +47,16 @@ class Tries:
     """The attempts of one call, over everything it has to do.
 
     `spare` says whether another host should be asked instead: then the attempt was the last, and nothing waits.
+    `since` is when the last progress was, by default now.
     """
 
     def __init__(
-        self, limits: Limits, sleep: Sleep, counters: HostStatistics, spare: Callable[[], bool] = lambda: False
+        self,
+        limits: Limits,
+        sleep: Sleep,
+        counters: HostStatistics,
+        spare: Callable[[], bool] = lambda: False,
+        since: float | None = None,
     ) -> None:
         self.spare = spare
         self._limits = limits
@@ -58,7 +64,7 @@ class Tries:
         self._counters = counters
         self._failed = 0
         self._rested = 0.0
-        self._since = trio.current_time()
+        self._since = trio.current_time() if since is None else since
 
     async def again(self, error: RemoteError, gained: bool = False) -> None:
         """Count a failed try and wait a moment; raises `error` when it is time to give up.

@@ -50,7 +50,10 @@ class Turns:
         self._queue = self._ordered(hosts)
         self._errors: list[tuple[Endpoint, ImgfsError]] = []
         self._spent: list[Endpoint] = []
-        self._since = self._asked = trio.current_time()
+        self._given = False
+        """Whether somebody gave a part, and therefore has it."""
+        self.since = self._asked = trio.current_time()
+        """When the last progress was."""
         self._take()
 
     @property
@@ -63,9 +66,10 @@ class Turns:
         behind = self._queue[1:]
         return bool(behind) and (any(map(self._usable, behind)) or not self._usable(self.current))
 
-    def waited(self) -> None:
-        """The time so far was spent in a queue of our own: nobody is to blame."""
-        self._since = self._asked = trio.current_time()
+    def waited(self, seconds: float) -> None:
+        """So much time was spent in a queue of our own: it is nobody's."""
+        self.since += seconds
+        self._asked = trio.current_time()
 
     def well(self) -> None:
         """The current one did what it was asked for."""
@@ -75,17 +79,17 @@ class Turns:
     def leave(self, error: ImgfsError) -> None:
         """The current one failed: the next one's turn.
 
-        Raises what tells most when nobody is left, and at once the word of the registry itself that something is not
-        there.
+        Raises what tells most when nobody is left or no time, and at once the word of the registry itself that
+        something is not there.
         """
         if self.alone:
             raise error
         self._learn(error)
         host = self.current
         self._errors.append((host, error))
-        if isinstance(error, NotFound) and not host.mirror:
+        if isinstance(error, NotFound) and not host.mirror and not self._given:
             raise error
-        if len(self._queue) == 1 or trio.current_time() - self._since > self._patience:
+        if len(self._queue) == 1 or trio.current_time() - self.since > self._patience:
             raise self._told()
         if isinstance(error, Unreachable | TimedOut | RateLimited):
             self._spent.append(host)
@@ -101,8 +105,9 @@ class Turns:
         host = self.current
         if isinstance(error, TimedOut):
             self._learn(error)
-        self._since = trio.current_time()
+        self.since = trio.current_time()
         self._errors.clear()
+        self._given = True
         others = self._ordered([*self._queue[1:], *self._spent])
         self._spent.clear()
         up = [one for one in others if self._usable(one)]

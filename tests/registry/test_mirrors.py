@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from imgfs.errors import AccessDenied, NotFound, RegistryFailed, Unreachable, VerificationFailed
+from imgfs.errors import AccessDenied, NotFound, RegistryFailed, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.client import Registry
 from imgfs.registry.health import DOWN_MAX, DOWN_SECONDS, SHUNNED_SECONDS
 from imgfs.testing import registry as faults
@@ -279,6 +279,15 @@ async def test_a_mirror_that_cuts_once_is_asked_again_when_the_others_are_dead(
     assert [one.range for one in first.log] == [None, f"bytes=3000-{len(BLOB) - 1}"]
 
 
+async def test_who_gave_a_part_is_asked_for_the_rest_although_the_registry_has_it_no_more(
+    mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
+) -> None:
+    first.fault(faults.cut_at(3000))
+    for fake in (second, scene.fake):
+        fake.fault(faults.status(404), times=None)
+    assert await scene.read() == BLOB
+
+
 async def test_hosts_that_all_cut_again_and_again_give_the_blob_in_the_end(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
 ) -> None:
@@ -477,6 +486,27 @@ async def test_nobody_listens_and_everything_is_told_soon(mock_clock: MockClock,
         with pytest.raises(Unreachable) as caught:
             await registry.manifest(reference)
     assert [f"127.0.0.1:{port}" in caught.value.message for port in ports] == [True] * 3
+
+
+async def test_silent_hosts_are_given_up_within_two_minutes(
+    mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
+) -> None:
+    fakes = (first, second, scene.fake)
+    for fake in fakes:
+        fake.fault(faults.stall(), times=None)
+    before = mock_clock.current_time()
+    async with trio.open_nursery() as nursery:
+        for fake in fakes:
+            nursery.start_soon(_pass_time_at, Scene(mock_clock, fake))
+        with pytest.raises(TimedOut):
+            await scene.ask("manifest")
+        nursery.cancel_scope.cancel()
+    assert mock_clock.current_time() - before <= 120
+
+
+async def _pass_time_at(scene: Scene) -> None:
+    async with scene.registry, scene.impatience(31):
+        await trio.sleep_forever()
 
 
 async def test_the_counters_tell_each_host_apart(

@@ -1,0 +1,110 @@
+"""The order of hosts as such: what time is whose, and what is told in the end."""
+
+from __future__ import annotations
+
+import pytest
+from trio.testing import MockClock
+
+from imgfs.errors import ImgfsError, NotFound, RegistryFailed, TimedOut, Unreachable, VerificationFailed
+from imgfs.registry.health import Health
+from imgfs.registry.hosts import Endpoint
+from imgfs.registry.retry import Pauses
+from imgfs.registry.turns import Turns
+
+PATIENCE = 75.0
+
+
+class Shop:
+    """Turns over the same memory, for hosts `a`, `b`, ... and the registry `z`."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self.clock = clock
+        self.health = Health()
+        self.pauses = Pauses(self._sleep)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.clock.jump(seconds)
+
+    def turns(self, hosts: str, what: str = "x") -> Turns:
+        made = [Endpoint(one, "https", one, mirror=one != "z") for one in hosts]
+        return Turns(made, what, self.health, self.pauses, PATIENCE)
+
+    def told(self, turns: Turns, *errors: ImgfsError) -> ImgfsError:
+        """What is raised at the last of `errors`."""
+        for error in errors[:-1]:
+            turns.leave(error)
+        with pytest.raises(ImgfsError) as caught:
+            turns.leave(errors[-1])
+        return caught.value
+
+
+@pytest.fixture
+def shop(mock_clock: MockClock) -> Shop:
+    return Shop(mock_clock)
+
+
+async def test_nobody_is_asked_when_patience_is_over(mock_clock: MockClock, shop: Shop) -> None:
+    turns = shop.turns("abcz")
+    mock_clock.jump(40)
+    turns.leave(TimedOut("a"))
+    mock_clock.jump(40)
+    assert isinstance(shop.told(turns, TimedOut("b")), TimedOut)
+
+
+async def test_time_in_our_own_queue_is_nobodys(mock_clock: MockClock, shop: Shop) -> None:
+    turns = shop.turns("az")
+    mock_clock.jump(100)
+    turns.waited(100)
+    turns.leave(TimedOut("a"))
+    assert turns.current.host == "z"
+
+
+async def test_a_single_host_tells_its_own_error(mock_clock: MockClock, shop: Shop) -> None:
+    error = Unreachable("z")
+    assert shop.told(shop.turns("z"), error) is error
+    assert not shop.health.is_down("z")
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind", "said"),
+    [
+        ((NotFound("a"), NotFound("b"), Unreachable("z")), Unreachable, "z; a has it not, b has it not"),
+        ((Unreachable("a"), RegistryFailed("b"), NotFound("z")), NotFound, "z"),
+        ((VerificationFailed("a"), TimedOut("b"), RegistryFailed("z")), RegistryFailed, "z; a sent wrong bytes, b is"),
+    ],
+)
+async def test_the_registrys_own_failure_is_told(
+    mock_clock: MockClock, shop: Shop, errors: tuple[ImgfsError, ...], kind: type[ImgfsError], said: str
+) -> None:
+    told = shop.told(shop.turns("abz"), *errors)
+    assert type(told) is kind
+    assert told.message.startswith(said)
+
+
+async def test_without_the_registry_a_failure_is_told_before_an_absence(mock_clock: MockClock, shop: Shop) -> None:
+    assert isinstance(shop.told(shop.turns("ab"), Unreachable("a"), NotFound("b")), Unreachable)
+    assert isinstance(shop.told(shop.turns("cd"), NotFound("c"), NotFound("d")), NotFound)
+
+
+async def test_liars_come_after_the_dead_and_the_dead_after_the_living(mock_clock: MockClock, shop: Shop) -> None:
+    turns = shop.turns("abz")
+    turns.leave(VerificationFailed("a"))
+    turns.leave(Unreachable("b"))
+    order = shop.turns("abz")
+    seen = [order.current.host]
+    for error in (RegistryFailed("z"), Unreachable("b")):
+        order.leave(error)
+        seen.append(order.current.host)
+    assert seen == ["z", "b", "a"]
+    assert shop.turns("abz", "y").current.host == "a"
+
+
+async def test_somebody_better_is_there_or_not(mock_clock: MockClock, shop: Shop) -> None:
+    turns = shop.turns("az")
+    assert turns.spare()
+    turns.leave(Unreachable("a"))
+    assert not turns.spare()
+    later = shop.turns("az")
+    assert (later.current.host, later.spare()) == ("z", False)
+    shop.pauses.pause("z", 10)
+    assert later.spare(), "of two that are not well another is as good"
