@@ -59,7 +59,7 @@ class Authenticator:
         self._token_max = token_max
         self._fetch = fetch
         self._grants = auth.Grants()
-        self._roots: dict[tuple[str, str], tuple[list[Challenge], float]] = {}
+        self._roots: dict[str, tuple[list[Challenge], float]] = {}
         self._successors: dict[tuple[Credential, str], str] = {}
         """Identity tokens that endpoints gave in place of those in files, by login and endpoint."""
 
@@ -107,7 +107,7 @@ class Authenticator:
 
     async def _root(self, call: Call) -> list[Challenge]:
         """What the root of the registry asks for; remembered for a while, as every absent tag would ask again."""
-        where = call.endpoint.scheme, call.endpoint.authority
+        where = f"{call.endpoint.base}{call.endpoint.path}/"
         known, until = self._roots.get(where, ([], 0.0))
         if trio.current_time() < until:
             return known
@@ -118,8 +118,7 @@ class Authenticator:
             if answer.status == 401 and not answer.foreign:
                 found.extend(parse_challenges(answer.header_values("www-authenticate")))
 
-        url = f"{where[0]}://{where[1]}/v2/"
-        asking = Call("ping", call.endpoint, call.repository, url, call.subject, expects=_ANY_ANSWER)
+        asking = Call("ping", call.endpoint, call.repository, where, call.subject, expects=_ANY_ANSWER)
         with suppress(ImgfsError):
             await self._fetch(asking, read)
             self._roots[where] = found, trio.current_time() + auth.REUSE

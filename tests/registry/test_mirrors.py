@@ -12,9 +12,11 @@ from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, NotFound, RegistryFailed, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.client import Registry
+from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.health import DOWN_MAX, DOWN_SECONDS, SHUNNED_SECONDS
 from imgfs.testing import registry as faults
 from imgfs.testing.registry import Action, FakeRegistry
+from tests.registry.credentials.desk import Desk, entry
 from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 from tests.support.programs import free_port
 
@@ -250,6 +252,45 @@ async def test_a_token_of_a_mirror_is_the_mirrors(
         assert await scene.read() == BLOB
     assert kinds(guarded)[:3] == ["blob", "token", "blob"]
     assert "authorization" not in fake.log[0].headers
+
+
+async def test_a_login_is_for_the_host_it_names_mirror_or_not(
+    mock_clock: MockClock, fake: FakeRegistry, first: FakeRegistry, second: FakeRegistry, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path)
+    names = {HOST: "name", first.host: "first", fake.host: "server"}
+    desk.write(desk.auth, auths={host: entry(user, "canary") for host, user in names.items()})
+    write(tmp_path, fake, tables(first, second))
+    scene = Scene(mock_clock, fake, host=HOST, hosts_path=[tmp_path], credentials=Credentials(None, desk.identity))
+    for mirror in (first, second):
+        fill(mirror)
+        mirror.logins["nobody"] = "nothing"
+    fake.logins["server"] = "canary"
+    async with scene.registry:
+        assert await scene.read() == BLOB
+    shown = [[one.headers.get("authorization") for one in one_of.log] for one_of in (first, second, fake)]
+    assert shown == [[None, basic("first")], [None], [None, basic("server")]]
+
+
+def basic(user: str) -> str:
+    return f"Basic {entry(user, 'canary')['auth']}"
+
+
+async def test_a_mirror_with_a_path_of_its_own_is_asked_for_a_login_below_it(
+    mock_clock: MockClock, fake: FakeRegistry, first: FakeRegistry, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path)
+    desk.login(desk.auth, "me", host=first.host)
+    (tmp_path / HOST).mkdir()
+    text = f'server = "{fake.url}"\n[host."{first.url}/cache"]\noverride_path = true\n'
+    (tmp_path / HOST / "hosts.toml").write_text(text)
+    scene = Scene(mock_clock, fake, host=HOST, hosts_path=[tmp_path], credentials=Credentials(None, desk.identity))
+    async with scene.registry:
+        assert await scene.read() == BLOB
+    assert [one.path.partition("?")[0] for one in first.log] == [
+        f"/cache/{REPOSITORY}/blobs/{scene.blob.digest}",
+        "/cache/",
+    ]
 
 
 # A blob in the middle.
