@@ -208,7 +208,7 @@ class Exchange:
         there = call.endpoint
         manner = Manner(permitted, there.trust_at(url), there.proxy, there.connect if there.owns(url) else None)
         answer = await wire.send(call.method, url, headers, manner, counters, call.subject, call.body)
-        answer.confidential = grant is not None and grant.login.credential is not None
+        answer.confidential = bool(there.headers) or (grant is not None and grant.login.credential is not None)
         _log.debug(
             "request", extra={"kind": call.kind, "method": call.method, "host": authority, "status": answer.status}
         )

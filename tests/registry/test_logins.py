@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from imgfs.registry.credentials.store import Credentials
 from imgfs.testing import registry as faults
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.credentials.desk import Desk, answer, entry
-from tests.registry.scene import BLOB, MANIFEST, Scene
+from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene
 from tests.support.token_server import TokenServer, basic, token_server
 
 PASSWORD = "canary-password"
@@ -41,8 +41,10 @@ async def private(mock_clock: MockClock, desk: Desk, fake: FakeRegistry) -> Asyn
 
 
 @asynccontextmanager
-async def with_desk(clock: MockClock, fake: FakeRegistry, desk: Desk) -> AsyncIterator[Scene]:
-    scene = Scene(clock, fake, credentials=Credentials(None, desk.identity))
+async def with_desk(
+    clock: MockClock, fake: FakeRegistry, desk: Desk, hosts_path: Sequence[Path] = ()
+) -> AsyncIterator[Scene]:
+    scene = Scene(clock, fake, credentials=Credentials(None, desk.identity), hosts_path=hosts_path)
     async with scene.registry:
         yield scene
 
@@ -406,6 +408,45 @@ async def test_a_token_endpoint_that_redirects_takes_no_login_along(
     assert set(sent(storage)) <= {""}
     assert all(request.body == b"" for request in storage.log)
     assert "canary" not in caught.value.message
+
+
+def hosts_toml(directory: Path, fake: FakeRegistry, text: str) -> list[Path]:
+    """A hosts_path with this hosts.toml for the registry."""
+    path = directory / "certs.d" / fake.host / "hosts.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return [directory / "certs.d"]
+
+
+@pytest.mark.parametrize("mirror_login", [True, False])
+async def test_a_mirror_is_shown_its_own_login_and_no_other(
+    mock_clock: MockClock, desk: Desk, fake: FakeRegistry, storage: FakeRegistry, tmp_path: Path, mirror_login: bool
+) -> None:
+    fake.logins["user"], storage.logins["user"] = PASSWORD, "canary-mirror"
+    hosts = hosts_toml(tmp_path, fake, f'[host."{storage.url}"]\ncapabilities = ["pull", "resolve"]\n')
+    async with with_desk(mock_clock, fake, desk, hosts) as scene:
+        storage.add_manifest(REPOSITORY, "1", MANIFEST)
+        storage.add_blob(BLOB)
+        auths = {scene.host: entry("user", PASSWORD)}
+        desk.write(desk.auth, auths=auths | ({storage.host: entry("user", "canary-mirror")} if mirror_login else {}))
+        assert await scene.ask("manifest") == MANIFEST
+        assert await scene.ask("blob") == BLOB
+    mirrored = [request.headers.get("authorization", "") for request in storage.log]
+    assert set(mirrored) == ({"", basic("user", "canary-mirror")} if mirror_login else {""})
+    assert set(sent(fake)) == (set() if mirror_login else {"", "Basic"})
+
+
+async def test_an_answer_to_configured_headers_is_not_repeated(
+    mock_clock: MockClock, desk: Desk, fake: FakeRegistry, tmp_path: Path
+) -> None:
+    text = f'server = "{fake.url}"\n[host."{fake.url}".header]\nx-key = "canary-key"\n'
+    page = faults.status(200, b"<html>canary-key", Content_Type="text/html; canary-key")
+    fake.fault(page, "/manifests/", times=None)
+    async with with_desk(mock_clock, fake, desk, hosts_toml(tmp_path, fake, text)) as scene:
+        with loud() as shown, pytest.raises(Malformed) as caught:
+            await scene.ask("manifest")
+    assert fake.log[0].headers["x-key"] == "canary-key"
+    assert "canary" not in f"{shown.getvalue()}{caught.value}"
 
 
 Break = Callable[[Scene, FakeRegistry], None]
