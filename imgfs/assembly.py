@@ -86,7 +86,7 @@ def assemble(
     name_table, known, chains = names.Names(database), catalog.Catalog(database), graph.SnapshotGraph(database)
     transfers, failures = Transfers(), Failures()
     blobs = Blobs(content, ingests, known, registry, transfers, failures, nursery)
-    fetcher = Layers(layers, content, known, registry, transfers, failures, nursery)
+    fetcher = Layers(layers, content, ingests, known, registry, transfers, failures, nursery)
     documents = Documents(content, known, blobs, config.chosen_platform)
     images = Images(documents, blobs, fetcher, chains, content, layers, known, failures, pins, uses.touched)
     views, metadata = Views(chains, images, nursery), MetadataImages(state)

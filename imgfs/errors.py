@@ -125,6 +125,10 @@ class RegistryFailed(RemoteError):
     """The registry answered with a status or a body that helps nobody."""
 
 
+class RangeIgnored(RegistryFailed):
+    """The registry sends the whole where the rest was asked for."""
+
+
 class Unreachable(RemoteError):
     """No route, no name, connection refused or reset before an answer."""
 

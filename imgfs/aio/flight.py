@@ -53,7 +53,8 @@ class Flights(Generic[T]):
         """Wait for the flight of `key`, starting it with `work` if there is none.
 
         Raises the ImgfsError the flight ended with (any other exception is logged and becomes one), also when that
-        was up to `memory` seconds ago. Cancelling a waiter leaves the flight and the other waiters alone.
+        was up to `memory` seconds ago, unless it is Cancelled. Cancelling a waiter leaves the flight and the other
+        waiters alone.
         """
         self._raise_remembered(key)
         while (flight := self._flying.get(key)) and flight.scope.cancel_called:
@@ -98,7 +99,7 @@ class Flights(Generic[T]):
         finally:
             if not flight.result and flight.error is None:
                 flight.error = Cancelled("the transfer was cancelled; read again to start it again")
-            elif flight.error is not None:
+            elif flight.error is not None and not isinstance(flight.error, Cancelled):
                 self._remember(key, flight.error)
             del self._flying[key]
             flight.done.set()

@@ -35,14 +35,21 @@ class _Line:
         """Around the source: a stage that fails must not wait for the network to notice."""
 
     def fail(self, error: Exception) -> None:
-        if not self.stopped:
-            self.stopped, self.failure = True, error
+        """A stage failed: the others stop."""
+        self.end(error)
+        self.stopped = True
+
+    def end(self, error: Exception) -> None:
+        """The source failed: what it gave before goes through."""
+        if not self.stopped and self.failure is None:
+            self.failure = error
 
 
 async def run_pipeline(source: AsyncIterable[Piece], *stages: Stage) -> None:
     """Send every piece of `source` through `stages`; what the last stage yields is dropped.
 
-    Returns when all is through. The first error of the source or a stage ends the others and is raised as itself.
+    Returns when all is through. The first error of the source or a stage ends the others and is raised as itself; what
+    the source gave before its error still goes through all stages.
     Memory: `QUEUE` pieces before each stage and one in it, however far a piece inflates. Cancellation waits for the
     pieces in work.
     """
@@ -59,7 +66,7 @@ async def run_pipeline(source: AsyncIterable[Piece], *stages: Stage) -> None:
             with line.source:
                 await _pump(source, queues[0], line, limiter)
         except Exception as error:  # noqa: BLE001 - raised below, when the stages have ended
-            line.fail(error)
+            line.end(error)
         except BaseException:
             line.stopped = True
             raise

@@ -38,6 +38,13 @@ def remove(disk: Disk, path: Path) -> None:
     _empty(disk, temporary)
 
 
+def drop(disk: Disk, path: Path) -> None:
+    """Take an ingest away whose coming back after a power cut harms nobody. Raises OSError."""
+    temporary = path.with_name(temporary_name())
+    disk.rename(path, temporary)
+    _empty(disk, temporary)
+
+
 def remove_committed(disk: Disk, path: Path) -> None:
     """Remove what is left of an ingest whose data is a blob now. What stays is removed at the next start."""
     _empty(disk, path)

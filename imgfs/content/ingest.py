@@ -46,8 +46,12 @@ class Ingest:
         self.released = trio.Event()
         self.gone: ImgfsError | None = None
         """Why there is nothing to write to any more."""
+        self.ended = trio.Event()
+        """Set when it is gone."""
         self.failed: ImgfsError | None = None
         """The failed sync that nobody has continued after yet."""
+        self.is_copy = False
+        """Whether its writer keeps what somebody else hashes: then only the clock syncs, and nobody hashes unasked."""
         self.is_rooted = meta.durable > 0
         """Whether the directory's own name is durable."""
         self._disk = disk
@@ -72,6 +76,11 @@ class Ingest:
     def subject(self) -> str:
         """What messages call it."""
         return f"ingest {self.meta.ref!r}"
+
+    @property
+    def generation(self) -> int:
+        """Another one than before, if bytes were taken away since."""
+        return self._generation
 
     @property
     def _algorithm(self) -> str:
@@ -139,6 +148,25 @@ class Ingest:
             failure = error
         return written, running.after(view[:written]) if running is not None else None, failure
 
+    def advance(self, generation: int, offset: int, running: RunningDigest | None) -> bool:
+        """A thread has written up to `offset`, and knows the digest of a prefix; False if bytes were taken away since
+        `generation`."""
+        if generation != self._generation:
+            return False
+        if offset > self.offset:
+            self.offset, self.updated = offset, time.time_ns()
+        if running is not None and running.algorithm == self._algorithm and running.position > self.running.position:
+            self.running = running
+        self._follow_up()
+        return True
+
+    def lose(self) -> None:
+        """A thread has cut the file to nothing; what follows is as after `restart`, but for the record on disk."""
+        if self.offset:
+            self._generation += 1
+            self.offset, self._is_ragged, self.failed = 0, True, None
+            self.running = RunningDigest.start(self._algorithm)
+
     async def restart(self) -> None:
         """Drop the bytes and their digest; total and expected stay.
 
@@ -153,9 +181,10 @@ class Ingest:
         await self.open_file()
         self.updated = time.time_ns()
 
-    def resume(self) -> None:
+    def resume(self, *, as_copy: bool) -> None:
         """Somebody opened it: bytes that a failed sync took are his to send again, and the prefix is hashed."""
         self.failed = None
+        self.is_copy = as_copy
         self._follow_up()
 
     async def record(self) -> None:
@@ -237,6 +266,7 @@ class Ingest:
         """There is nothing to write to any more; whoever tries is told `reason`. The owner sets `released` once the
         directory is gone."""
         self.gone = reason
+        self.ended.set()
         if not self.is_held:
             self.released = trio.Event()
         self._generation += 1
@@ -277,13 +307,13 @@ class Ingest:
 
     def _follow_up(self) -> None:
         """Set going what lags behind the offset: the digest of a resumed prefix, and the record of the last sync."""
-        if self.running.position < self.offset and not self._is_hasher_running:
+        if self.running.position < self.offset and not self._is_hasher_running and not self.is_copy:
             self._is_hasher_running = True
             self._nursery.start_soon(self._hash_in_background)
         if self.meta.durable < self.offset and not self._is_recorder_running:
             self._is_recorder_running = True
             self._nursery.start_soon(self._record_in_background)
-        if self.offset - self.meta.durable >= RECORD_BYTES:
+        if self.offset - self.meta.durable >= RECORD_BYTES and not self.is_copy:
             self._much.set()
 
     async def _hash_in_background(self) -> None:

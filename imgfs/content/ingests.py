@@ -20,7 +20,8 @@ from msgspec import UNSET, UnsetType
 
 from imgfs.aio.threads import run_disk
 from imgfs.content.commits import Naming
-from imgfs.content.directories import make, move, remove, remove_committed
+from imgfs.content.copy import Copy, copy_ref
+from imgfs.content.directories import drop, make, move, remove, remove_committed
 from imgfs.content.disk import Disk, storage_error
 from imgfs.content.ingest import Ingest
 from imgfs.content.meta import Meta, era_of
@@ -86,7 +87,26 @@ class IngestStore:
         AlreadyExists if what the ref or a declaration promises is stored: then the ingest is dropped; TooLarge,
         NoSpace, StorageFailed, ReadOnly.
         """
-        ref = parse_ref(ref)
+        return Writer(self, await self._take(parse_ref(ref), total, expected, as_copy=False))
+
+    async def copy(self, digest: Digest, total: int) -> Copy:
+        """Start or resume the copy of a blob of `total` bytes that somebody else verifies. Raises as `open`.
+
+        What is there already is not hashed: it passes him who verifies.
+        """
+        ingest = await self._take(copy_ref(digest), total, digest, as_copy=True)
+        try:
+            async with ingest.turn():
+                file = os.dup(await ingest.open_file())
+        except OSError as error:
+            self.release(ingest)
+            raise storage_error(error, ingest.subject) from None
+        except BaseException:
+            self.release(ingest)
+            raise
+        return Copy(self, ingest, self._disk, file)
+
+    async def _take(self, ref: str, total: int | None, expected: Digest | None, *, as_copy: bool) -> Ingest:
         check_total(total)
         self._refuse_read_only(f"ingest {ref!r}")
         await self._refuse_stored(self._ingests.get(ref), promised_digest(ref) or expected)
@@ -97,11 +117,11 @@ class IngestStore:
                 await ingest.declare(
                     total=UNSET if total is None else total, expected=UNSET if expected is None else expected
                 )
-            ingest.resume()
+            ingest.resume(as_copy=as_copy)
         except BaseException:
             self.release(ingest)
             raise
-        return Writer(self, ingest)
+        return ingest
 
     async def declare(
         self,
@@ -236,6 +256,18 @@ class IngestStore:
                 return
         raise NotFound(f"ingest {ref!r}: does not exist")
 
+    async def reclaim(self, status: Status) -> None:
+        """Drop an ingest if it is the one that `status` tells of and has no writer, not durably; at the first await
+        nobody can resume it. Raises Busy, NotFound, StorageFailed, ReadOnly.
+        """
+        ingest = self._find(status.ref)
+        self._refuse_read_only(ingest.subject)
+        if ingest.is_held or ingest.gone is not None or ingest.meta.started != status.started:
+            raise Busy(f"{ingest.subject}: is in use again")
+        ingest.is_held = True
+        async with ingest.turn():
+            await self._remove(ingest, Cancelled(f"{ingest.subject}: was removed to make room"), drop)
+
     async def sync(self) -> None:
         """Make all bytes of all ingests durable: for the end of the daemon. Logs what the disk refuses."""
         for ingest in list(self._ingests.values()):
@@ -248,6 +280,18 @@ class IngestStore:
         """The holder is done; for the writer."""
         ingest.is_held = False
         ingest.released.set()
+
+    async def let_go(self, ingest: Ingest, *, keep: bool) -> None:
+        """The holder is done, and the bytes stay for the next, or go; for the copy. Never raises."""
+        async with ingest.lock:
+            if keep or ingest.gone is not None:
+                ingest.close_file()
+                self.release(ingest)
+                return
+            try:
+                await self._remove(ingest, NotFound(f"{ingest.subject}: is not needed any more"), drop)
+            except ImgfsError as error:
+                _log.warning("copy not removed", extra={"ref": ingest.meta.ref, "error": error.message})
 
     def _find(self, ref: str) -> Ingest:
         ingest = self._ingests.get(parse_ref(ref))

@@ -55,7 +55,7 @@ def read(path: Path, era: str) -> Found:
 
 
 def _mend(disk: Disk, found: Found, era: str) -> Found:
-    if found.meta.era != era:
+    if found.meta.era != era or found.offset < found.meta.durable:
         found = _cut(disk, found, era)
     final = found.path.with_name(ref_id(found.meta.ref))
     if final != found.path:
@@ -64,7 +64,10 @@ def _mend(disk: Disk, found: Found, era: str) -> Found:
 
 
 def _cut(disk: Disk, found: Found, era: str) -> Found:
-    """After a power cut only synced bytes count. The era is recorded last, so that a crash in here cuts again."""
+    """After a power cut only synced bytes count, and no record may vouch for bytes that are still to come.
+
+    The era is recorded last, so that a crash in here cuts again.
+    """
     file = disk.open(found.path / "data")
     try:
         disk.truncate(file, found.offset)

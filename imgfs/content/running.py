@@ -19,7 +19,7 @@ PIECE = 4 << 20
 class _Hash(Protocol):
     @property
     def name(self) -> str: ...
-    def update(self, data: bytes | memoryview, /) -> None: ...
+    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
     def hexdigest(self) -> str: ...
     def copy(self) -> _Hash: ...
 
@@ -46,7 +46,7 @@ class RunningDigest:
         """The digest of the first `position` bytes."""
         return Digest(f"{self.algorithm}:{self._hash.hexdigest()}")
 
-    def after(self, piece: bytes | memoryview) -> RunningDigest:
+    def after(self, piece: bytes | bytearray | memoryview) -> RunningDigest:
         """With `piece` appended; for a thread."""
         longer = self._hash.copy()
         longer.update(piece)

@@ -1,7 +1,8 @@
 """One pass from compressed stream to stored layer, each byte touched once.
 
-bytes -> blob digest -> inflate -> diff ID -> header walk -> sparse tar. Nothing of it is served before both digests and
-the walk are through.
+bytes -> blob digest (-> copy) -> inflate -> diff ID -> header walk -> sparse tar. Nothing of it is served before both
+digests and the walk are through. The copy is what a pass that breaks off leaves of the blob, for the next one to begin
+with; it costs a write, as its digest is the pass's.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
+import trio
+
 from imgfs.aio.pipeline import Piece, run_pipeline
 from imgfs.aio.threads import run_cpu
-from imgfs.errors import Malformed, TooLarge, Unsupported, VerificationFailed
+from imgfs.content.copy import Copy
+from imgfs.content.running import RunningDigest
+from imgfs.errors import ImgfsError, Malformed, NoSpace, TooLarge, Unsupported, VerificationFailed
 from imgfs.layers.compression import open_decompressor
 from imgfs.layers.entry import Entry
 from imgfs.layers.index import encode_index
@@ -23,6 +28,8 @@ from imgfs.oci.digest import Digest
 
 INFLATED_MAX = 64 << 30
 _PIECE = 512 << 10
+_SECONDS = 1.0
+"""A slow network's pieces are not held back for longer: what is not passed on is in no copy either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +42,21 @@ class Unpacked:
 
 
 async def unpack(
-    descriptor: Descriptor, stream: AsyncIterable[bytes], writer: LayerWriter, moved: Callable[[int], None]
+    descriptor: Descriptor,
+    stream: AsyncIterable[bytes],
+    writer: LayerWriter,
+    moved: Callable[[int], None],
+    copy: Copy | None = None,
 ) -> Unpacked:
     """Pass `stream`, the bytes of the blob `descriptor`, into `writer`.
 
-    `moved` is told the number of compressed bytes of each piece. Raises VerificationFailed, Malformed, TooLarge,
+    `moved` is told the number of compressed bytes of each piece. All that came, also before an error of `stream`, is in
+    `copy` then, unless its disk is full; closing it is the caller's. Raises VerificationFailed, Malformed, TooLarge,
     Unsupported, NoSpace, StorageFailed, and whatever `stream` raises; then nothing of the writer may be served.
     Cancellation waits for the piece in work.
     """
-    prove, inflate, absorb = _Prove(descriptor), _Inflate(descriptor), _Absorb(writer)
+    prove, inflate = _Prove(descriptor, copy), _Inflate(descriptor)
+    absorb = _Absorb(writer, prove.give_up)
     await run_pipeline(_coalesce(stream, moved), prove, inflate, absorb)
     prove.close()
     inflate.close()
@@ -54,23 +67,34 @@ async def unpack(
 class _Prove:
     """First stage: what the descriptor promises of the blob. A stage of its own, because inflating is the longest."""
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: Descriptor, copy: Copy | None) -> None:
         self._descriptor = descriptor
-        self._hash = descriptor.digest.new_hash()
-        self._size = 0
+        self._running = RunningDigest.start(descriptor.digest.algorithm)
+        self._copy = copy
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
-        self._hash.update(piece)
-        self._size += len(piece)
-        yield piece
+        self._running = self._running.after(piece)
+        yield piece  # before it is copied: inflating is the longest
+        if self._copy is not None:
+            self._copy.keep(piece, self._running)
+
+    def give_up(self, unpacked: int) -> bool:
+        """The disk is full after `unpacked` bytes of tar: drop the copy, if the rest will fit where it lay.
+
+        Whether it will is guessed from what came so far. Else the copy is worth more, for a time when there is room.
+        """
+        if self._copy is None or not self._running.position:
+            return False
+        rest = self._descriptor.size - self._running.position
+        return self._copy.give_up(unpacked * rest // self._running.position)
 
     def close(self) -> None:
         """Raise VerificationFailed unless the bytes are those of the descriptor."""
         digest, size = self._descriptor.digest, self._descriptor.size
-        if self._size != size:
-            raise VerificationFailed(f"layer {digest}: got {self._size} bytes, expected {size}")
-        if self._hash.hexdigest() != digest.hex:
-            raise VerificationFailed(f"layer {digest}: the bytes have digest {Digest.from_hash(self._hash)}")
+        if self._running.position != size:
+            raise VerificationFailed(f"layer {digest}: got {self._running.position} bytes, expected {size}")
+        if self._running.digest != digest:
+            raise VerificationFailed(f"layer {digest}: the bytes have digest {self._running.digest}")
 
 
 class _Inflate:
@@ -101,10 +125,12 @@ class _Inflate:
 class _Absorb:
     """Last stage: compute the diff ID, walk the headers, keep the tar. A fault is kept for `close`, as above."""
 
-    def __init__(self, writer: LayerWriter) -> None:
+    def __init__(self, writer: LayerWriter, give_up: Callable[[int], bool]) -> None:
+        """`give_up` is asked for room when the disk is full."""
         self.hash = hashlib.sha256()
         self.walk = TarWalk()
         self._writer = writer
+        self._give_up = give_up
         self._fault: Malformed | Unsupported | None = None
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
@@ -126,20 +152,31 @@ class _Absorb:
             raise TooLarge(f"layer: inflates to more than {INFLATED_MAX} bytes")
         self.hash.update(piece)
         self.walk.feed(piece)
-        self._writer.append(piece)
+        try:
+            self._writer.append(piece)
+        except NoSpace:
+            if not self._give_up(self._writer.offset):
+                raise
+            self._writer.append(piece)
 
 
 async def _coalesce(stream: AsyncIterable[bytes], moved: Callable[[int], None]) -> AsyncIterator[Piece]:
     """Join network pieces: a trip to a thread costs the same for 64 KiB as for 512 KiB."""
     waiting: list[bytes] = []
-    size = 0
-    async for piece in stream:
-        waiting.append(piece)
-        size += len(piece)
-        if size >= _PIECE:
-            moved(size)
-            yield b"".join(waiting)
-            waiting, size = [], 0
+    size, since = 0, trio.current_time()
+    failure: ImgfsError | None = None
+    try:
+        async for piece in stream:
+            waiting.append(piece)
+            size += len(piece)
+            if size >= _PIECE or trio.current_time() >= since + _SECONDS:
+                moved(size)
+                yield b"".join(waiting)
+                waiting, size, since = [], 0, trio.current_time()
+    except ImgfsError as error:
+        failure = error  # after what came before it
     if waiting:
         moved(size)
         yield b"".join(waiting)
+    if failure is not None:
+        raise failure

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgfs.errors import ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable, VerificationFailed
+from imgfs.errors import ImgfsError, RangeIgnored, RemoteError, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.body import refuse_kind
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
@@ -245,7 +245,7 @@ class BlobStream(AsyncIterator[bytes]):
                 f"{self._span.size}; refused, pull from another registry"
             )
         if not self._cheap:
-            raise RegistryFailed(
+            raise RangeIgnored(
                 f"{self._call.subject}: {answer.authority} ignores Range at byte {self._position} of "
                 f"{self._span.size}; pull from a registry that serves ranges"
             )

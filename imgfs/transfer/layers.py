@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.aio.threads import run_disk
+from imgfs.content.copy import Copy
+from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
@@ -19,9 +21,10 @@ from imgfs.layers.store import Layer, LayerStore, LayerWriter
 from imgfs.layers.unpack import unpack
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
+from imgfs.transfer.copies import keeping, open_copy, resumed
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.places import hosts_of, try_each
-from imgfs.transfer.progress import Transfers
+from imgfs.transfer.progress import Transfer, Transfers
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
@@ -42,6 +45,17 @@ class _Settling:
     error: ImgfsError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """A layer that is verified and served, with what is left to do about it."""
+
+    descriptor: Descriptor
+    layer: Layer
+    writer: LayerWriter
+    index: bytes
+    copy: Copy | None
+
+
 class Layers:
     """Gets layers here. A blob whose diff ID is known and present is never asked for again, whatever image wants it."""
 
@@ -49,6 +63,7 @@ class Layers:
         self,
         layers: LayerStore,
         content: ContentStore,
+        ingests: IngestStore,
         catalog: Catalog,
         registry: Registry,
         transfers: Transfers,
@@ -57,6 +72,7 @@ class Layers:
     ) -> None:
         self._layers = layers
         self._content = content
+        self._ingests = ingests
         self._catalog = catalog
         self._registry = registry
         self._transfers = transfers
@@ -125,8 +141,20 @@ class Layers:
         limiter = self._passes.setdefault(source.host, trio.CapacityLimiter(PASSES_A_HOST))
         async with limiter:
             with self._transfers.running(descriptor, str(source)) as transfer:
-                async with self._registry.blob(source.host, source.repository, descriptor) as stream:
-                    return await self._pass(descriptor, stream, transfer.moved)
+                copy = await open_copy(self._ingests, descriptor)
+                if copy is None:
+                    return await self._download(source, descriptor, transfer, None)
+                return await keeping(copy, lambda: self._download(source, descriptor, transfer, copy))
+
+    async def _download(self, source: Source, descriptor: Descriptor, transfer: Transfer, copy: Copy | None) -> Layer:
+        def ask(at: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+            return self._registry.blob(source.host, source.repository, descriptor, at)
+
+        if copy is not None and copy.start:
+            async with aclosing(resumed(copy, ask, descriptor.size)) as whole:
+                return await self._pass(descriptor, whole, transfer.moved, copy)
+        async with ask(0) as stream:
+            return await self._pass(descriptor, stream, transfer.moved, copy)
 
     async def _unpack_stored(self, descriptor: Descriptor) -> Layer:
         """The blob was read as content before: no request for bytes that are here."""
@@ -136,37 +164,38 @@ class Layers:
         finally:
             os.close(file)
 
-    async def _pass(self, descriptor: Descriptor, stream: AsyncIterable[bytes], moved: Callable[[int], None]) -> Layer:
-        with ExitStack() as undo:
-            writer = undo.enter_context(self._layers.writer())
-            unpacked = await unpack(descriptor, stream, writer, moved)
-            layer = writer.adopt(unpacked.diff_id, unpacked.entries)
-            undo.pop_all()
-        self._settle_behind(descriptor, writer, unpacked.index, layer)
-        return layer
-
-    def _settle_behind(self, descriptor: Descriptor, writer: LayerWriter, index: bytes, layer: Layer) -> None:
-        settling = _Settling()
-        self._passed[descriptor.digest] = layer.diff_id
-        if (running := self._settling.get(layer.diff_id)) is None or running.error is not None:
-            self._settling[layer.diff_id] = settling
-        self._nursery.start_soon(self._settle, descriptor, writer, index, layer, settling, running)
-
-    async def _settle(
+    async def _pass(
         self,
         descriptor: Descriptor,
-        writer: LayerWriter,
-        index: bytes,
-        layer: Layer,
-        settling: _Settling,
-        running: _Settling | None,
-    ) -> None:
+        stream: AsyncIterable[bytes],
+        moved: Callable[[int], None],
+        copy: Copy | None = None,
+    ) -> Layer:
+        with ExitStack() as undo:
+            writer = undo.enter_context(self._layers.writer())
+            unpacked = await unpack(descriptor, stream, writer, moved, copy)
+            layer = writer.adopt(unpacked.diff_id, unpacked.entries)
+            undo.pop_all()
+        self._settle_behind(_Passed(descriptor, layer, writer, unpacked.index, copy))
+        return layer
+
+    def _settle_behind(self, passed: _Passed) -> None:
+        settling, diff_id = _Settling(), passed.layer.diff_id
+        self._passed[passed.descriptor.digest] = diff_id
+        if (running := self._settling.get(diff_id)) is None or running.error is not None:
+            self._settling[diff_id] = settling
+        self._nursery.start_soon(self._settle, passed, settling, running)
+
+    async def _settle(self, passed: _Passed, settling: _Settling, running: _Settling | None) -> None:
         """Runs shielded: once verified, a layer is kept even if the daemon is told to stop in this moment."""
+        descriptor, layer = passed.descriptor, passed.layer
         try:
             with trio.CancelScope(shield=True):
+                if passed.copy is not None:
+                    await passed.copy.close(keep=False)  # first: what is gone before it is synced, costs no disk
                 if running is not None:
                     await running.done.wait()  # an equal layer from another blob is on its way to its final name
-                await run_disk(writer.settle, index)
+                await run_disk(passed.writer.settle, passed.index)
                 if layer_compression(descriptor.media_type) == "none":
                     await self._content.adopt(descriptor.digest, layer.tar)
                     await self._content.share(descriptor.digest, layer.tar)
@@ -175,7 +204,7 @@ class Layers:
             settling.error = error
             self._failures.note(descriptor.digest, error)
         finally:
-            writer.__exit__()
+            passed.writer.__exit__()
             settling.done.set()
             # A failure stays: this layer is served, but whoever asks must not hear that it is durable.
             if settling.error is None and self._settling.get(layer.diff_id) is settling:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.content.ingests import IngestStore
 from imgfs.gc.using import open_blobs
 from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.chain import chain_ids
@@ -48,8 +47,8 @@ class Busy(World):
         self.fake = fake
         self.transfers, failures = Transfers(), Failures()
         shared = self.catalog, client, self.transfers, failures, nursery
-        blobs = Blobs(self.content, IngestStore(self.content, nursery), *shared)
-        self.fetcher = Layers(self.layers, self.content, *shared)
+        blobs = Blobs(self.content, self.ingests, *shared)
+        self.fetcher = Layers(self.layers, self.content, self.ingests, *shared)
         documents = Documents(self.content, self.catalog, blobs, AMD64)
         self.resolver = Resolver(self.names, self.catalog, documents, client, failures, nursery, self.pins)
         self.pulling = Images(

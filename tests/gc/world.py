@@ -10,6 +10,7 @@ import trio
 
 from imgfs.content import labels
 from imgfs.content.durable import make_directory
+from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.database import Database
 from imgfs.gc.collector import Collector
@@ -53,6 +54,7 @@ class World:
         self.catalog = catalog.Catalog(self.database)
         self.graph = graph.SnapshotGraph(self.database)
         self.content = ContentStore(root, labels.Labels(self.database))
+        self.ingests = IngestStore(self.content, nursery)
         self.layers = LayerStore(root)
         self.snapshots = SnapshotStore(root, self.database, self.graph, lambda _: None)
         self.views = Views(self.graph, Nobody(), nursery)
