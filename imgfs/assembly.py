@@ -98,6 +98,7 @@ def assemble(
         name_table,
         known,
         content,
+        ingests,
         layers,
         chains,
         views,

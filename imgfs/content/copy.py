@@ -16,29 +16,23 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.content.disk import Disk
-from imgfs.content.refs import promised_digest
+from imgfs.content.ingest import Ingest, idle
 from imgfs.content.running import RunningDigest
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.oci.digest import Digest
 
 if TYPE_CHECKING:
-    from imgfs.content.ingest import Ingest
     from imgfs.content.ingests import IngestStore
 
 _log = logging.getLogger("imgfs.content.ingest")
 
 _READ = 1 << 20
+_TELL_SECONDS = 1.0
 
 
 def copy_ref(digest: Digest) -> str:
     """The ref under which the bytes of a layer are kept while it is unpacked."""
     return f"layer-{digest}"
-
-
-def copied_digest(ref: str) -> Digest | None:
-    """The digest that a `copy_ref` is of; None for any other ref."""
-    digest = promised_digest(ref)
-    return digest if digest is not None and ref == copy_ref(digest) else None
 
 
 class Copy:
@@ -56,13 +50,13 @@ class Copy:
         self._disk = disk
         self._file = file
         self._generation = ingest.generation
-        self._token = trio.lowlevel.current_trio_token()
         self._writing = threading.Lock()
         self._state: tuple[int, RunningDigest | None] = ingest.offset, None
         """How much is in the file and the digest of a prefix of it: replaced as one, for the event loop reads it."""
         self._is_stopped = False
         self._is_given_up = False
         self._is_closed = False
+        ingest.progress = self._tell
 
     @property
     def is_whole(self) -> bool:
@@ -70,9 +64,11 @@ class Copy:
         return self._state[0] == self._ingest.meta.total
 
     async def wait_removed(self) -> ImgfsError:
-        """Wait until somebody takes the ref away; returns why."""
-        await self._ingest.ended.wait()
-        assert self._ingest.gone is not None
+        """Wait until somebody takes the ref away; returns why. Meanwhile the clock that syncs is kept going."""
+        while self._ingest.gone is None:
+            with trio.move_on_after(_TELL_SECONDS):
+                await self._ingest.ended.wait()
+            self._tell()
         return self._ingest.gone
 
     async def prefix(self) -> AsyncIterator[bytes]:
@@ -94,7 +90,6 @@ class Copy:
             if fresh > 0 and not self._is_stopped:
                 end = self._write(memoryview(piece)[max(0, len(piece) - fresh) :], end)
             self._state = end, running if running.position <= end else before
-        self._token.run_sync_soon(self._tell, idempotent=True)
 
     def give_up(self, need: int) -> bool:
         """Free the disk that the copy takes if that is at least `need` bytes; returns whether it did. Blocks."""
@@ -108,7 +103,6 @@ class Copy:
             self._is_stopped = self._is_given_up = True
             self._state = 0, None
         _log.info("copy given up for the room it takes", extra={"ref": self._ingest.meta.ref})
-        self._token.run_sync_soon(self._tell, idempotent=True)
         return True
 
     async def close(self, *, keep: bool) -> None:
@@ -120,6 +114,7 @@ class Copy:
             return
         self._tell()
         self._is_closed = True
+        self._ingest.progress = idle
         os.close(self._file)
         with trio.CancelScope(shield=True):
             await self._store.let_go(self._ingest, keep=keep and self._state[0] > 0)
@@ -147,9 +142,10 @@ class Copy:
         return end
 
     def _tell(self) -> None:
-        """Let the ingest know how far the threads are; on the event loop, which alone changes it."""
-        if self._is_closed:
-            return
+        """Let the ingest know how far the threads are; on the event loop, which alone changes it.
+
+        When it is asked, and once a second. Waking the loop for each piece would cost more than writing it.
+        """
         end, running = self._state
         if self._is_given_up:
             self._ingest.lose()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,6 +31,10 @@ _log = logging.getLogger("imgfs.content.ingest")
 RECORD_BYTES = 64 << 20
 RECORD_SECONDS = 5.0
 """A crash of the machine costs at most so much of what was written."""
+
+
+def idle() -> None:
+    """The `progress` of an ingest that no thread is writing to."""
 
 
 class Ingest:
@@ -54,6 +58,8 @@ class Ingest:
         """Whether its writer keeps what somebody else hashes: then only the clock syncs, and nobody hashes unasked."""
         self.is_rooted = meta.durable > 0
         """Whether the directory's own name is durable."""
+        self.progress: Callable[[], object] = idle
+        """Called before anybody looks at the offset; while threads write a copy, it calls `advance` or `lose`."""
         self._disk = disk
         self._nursery = nursery
         self._syncing = trio.Lock()
@@ -192,6 +198,7 @@ class Ingest:
 
         A failed sync is final: the bytes since the last good one are given up, and `failed` says so.
         """
+        self.progress()
         generation, offset = self._generation, self.offset
         if offset == self.meta.durable and self.is_rooted:
             return

@@ -32,6 +32,7 @@ class Status:
 
 def status_of(ingest: Ingest) -> Status:
     """The status at this moment."""
+    ingest.progress()
     meta, running = ingest.meta, ingest.running
     return Status(
         ref=meta.ref,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from imgfs.aio.threads import run_disk
 from imgfs.content.store import BlobInfo
 from imgfs.gc.rooms import Rooms
+from imgfs.gc.unfinished import Unfinished, unfinished
 from imgfs.layers.store import Layer
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Snapshot
@@ -35,6 +36,7 @@ class Candidates:
 
     blobs: list[BlobInfo]
     layers: list[StoredLayer]
+    unfinished: list[Unfinished]
     chains: list[Snapshot]
     metadata: list[tuple[Digest, int]]
     known: set[Digest]
@@ -54,7 +56,9 @@ async def candidates(rooms: Rooms) -> Candidates:
     known = await rooms.catalog.digests()
     layers = await run_disk(_measure, settled)
     metadata = sorted(await run_disk(rooms.images.stored))
-    return Candidates(blobs, layers, chains, metadata, known, {one.layer.diff_id for one in layers})
+    return Candidates(
+        blobs, layers, await unfinished(rooms.ingests), chains, metadata, known, {one.layer.diff_id for one in layers}
+    )
 
 
 def _measure(layers: Iterable[Layer]) -> list[StoredLayer]:

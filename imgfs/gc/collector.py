@@ -16,15 +16,18 @@ from imgfs.content.store import BlobInfo
 from imgfs.errors import ImgfsError
 from imgfs.gc.candidates import Candidates, candidates
 from imgfs.gc.cycle import Cycle
+from imgfs.gc.marker import Marker
 from imgfs.gc.report import Item, Report
 from imgfs.gc.rooms import Rooms
 from imgfs.gc.taking import take_blob
+from imgfs.gc.unfinished import Unfinished
 from imgfs.layers.store import Layer
 from imgfs.oci.digest import Digest
 
 _log = logging.getLogger("imgfs.gc")
 
 _GARBAGE = "nothing refers to it"
+_HERE = "what it would be is here already"
 _ALONE = "nothing refers to it, but it cannot be fetched again"
 _NO_ROOTS = (
     "refused: there is content but no name, lease, snapshot or root label, so all of it would go; if the database was "
@@ -91,6 +94,7 @@ class Collector:
             item = Item("metadata", chain_id, size, _GARBAGE)
             is_garbage = partial(_is_unmarked, chain_id, cycle.marker.chains, cycle.marker.unbuilt)
             await cycle.remove(item, is_garbage, partial(self._rooms.images.remove, chain_id))
+        await self._sweep_unfinished(cycle, found)
         await self._sweep_layers(cycle, found)
         await self._sweep_blobs(cycle, found)
         await self._sweep_catalogue(cycle, found.known)
@@ -112,6 +116,23 @@ class Collector:
         except ImgfsError as error:  # the next start finds them again
             cycle.report.failed += [Item("snapshot", chain_id, 0, error.message) for chain_id in gone]
         await cycle.mark()
+
+    async def _sweep_unfinished(self, cycle: Cycle, found: Candidates) -> None:
+        """What a download left of something that nobody wants, or that came here another way."""
+        digests = [one.digest for one in found.unfinished]
+        fetchable = await self._rooms.catalog.fetchable(digests)
+        unpacked = await self._rooms.catalog.unpacked(digests)
+        for one in found.unfinished:
+            if one.digest in fetchable:
+                diff_id = unpacked.get(one.digest)
+                is_here = one.digest in self._rooms.content or (diff_id is not None and diff_id in self._rooms.layers)
+                item = Item("ingest", one.status.ref, one.bytes, _HERE if is_here else _GARBAGE)
+                is_garbage = partial(self._is_needless, one, cycle.marker, is_here=is_here)
+                await cycle.remove(item, is_garbage, partial(self._rooms.ingests.reclaim, one.status))
+
+    @staticmethod
+    def _is_needless(one: Unfinished, marker: Marker, *, is_here: bool) -> bool:
+        return one.status.ref not in marker.ingests and (is_here or one.digest not in marker.blobs)
 
     async def _sweep_layers(self, cycle: Cycle, found: Candidates) -> None:
         gone: set[Digest] = set()

@@ -2,7 +2,8 @@
 
 Only bulk is evicted: uncompressed tars, and blobs that are no manifest, index or config, so that an image stays
 readable down to the last name and size. Held back is what leases, pins, root labels or open mounts hold, and what has
-no known source. A blob whose tar is here goes before all others: it is there twice.
+no known source. A blob whose tar is here goes before all others: it is there twice. Then go downloads that broke off,
+which serve nobody as they are.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from imgfs.oci.digest import Digest
 _log = logging.getLogger("imgfs.gc")
 
 _TWICE = "makes room: its layer is here unpacked"
+_PART = "makes room: a download that broke off"
 _UNUSED = "makes room: unused for longest, and can be fetched again"
 
 
@@ -36,8 +38,8 @@ class _Choice:
     remove: Callable[[], Awaitable[object]]
 
     @property
-    def order(self) -> tuple[bool, int, str]:
-        return self.item.why is not _TWICE, self.used, self.item.id
+    def order(self) -> tuple[int, int, str]:
+        return (_TWICE, _PART, _UNUSED).index(self.item.why), self.used, self.item.id
 
 
 class Evictor:
@@ -59,6 +61,7 @@ class Evictor:
                 found = await candidates(self._rooms)
                 await cycle.mark()
                 choices = [*await self._layers(cycle, found), *await self._blobs(cycle, found)]
+                choices += await self._parts(cycle, found)
                 await self._go(cycle, sorted(choices, key=lambda one: one.order), need)
             told = {"removed": len(report.removed), "bytes": report.bytes, "need": need, "dry_run": dry_run}
             _log.info("evicted", extra=told)
@@ -72,7 +75,8 @@ class Evictor:
                 break
             if await cycle.remove(choice.item, choice.may_go, choice.remove):
                 freed += choice.item.bytes
-                gone.add(Digest(choice.item.id))
+                if choice.item.kind != "ingest":
+                    gone.add(Digest(choice.item.id))
         if not cycle.report.dry_run:
             self._rooms.views.drop(gone)
             await self._rooms.clock.forget(gone)
@@ -103,6 +107,20 @@ class Evictor:
             remove = partial(take_blob, self._rooms.content, info.digest)
             choices.append(_Choice(self._used(info.digest, info.committed), item, may_go, remove))
         return choices
+
+    async def _parts(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
+        fetchable = await self._rooms.catalog.fetchable(one.digest for one in found.unfinished)
+        marker, ingests = cycle.marker, self._rooms.ingests
+        return [
+            _Choice(
+                one.status.updated,
+                Item("ingest", one.status.ref, one.bytes, _PART),
+                lambda one=one: one.digest not in marker.blobs and one.status.ref not in marker.ingests,
+                partial(ingests.reclaim, one.status),
+            )
+            for one in found.unfinished
+            if one.digest in fetchable
+        ]
 
     def _used(self, digest: Digest, stored: int) -> int:
         return self._rooms.clock.last_used(digest) or stored

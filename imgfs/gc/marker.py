@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from imgfs.aio.threads import run_cpu
+from imgfs.content.refs import parse_ref
 from imgfs.errors import NotFound
 from imgfs.gc.documents import Wanted, read_diff_ids, read_documents
 from imgfs.gc.labels import References, references
@@ -30,6 +31,8 @@ class Marker:
         self.blobs: set[Digest] = set()
         self.layers: set[Digest] = set()
         self.chains: set[Digest] = set()
+        self.ingests: set[str] = set()
+        """Refs of unfinished writes that a lease names."""
         self.unbuilt: set[Digest] = set()
         """Chains that are reached and that no row tells of."""
         self.unresolved: set[Digest] = set()
@@ -55,6 +58,8 @@ class Marker:
             self.image(Digest(resource.id), may_be_layer=True)
         elif resource.kind is Kind.LAYER:
             self.layers.add(Digest(resource.id))
+        elif resource.kind is Kind.INGEST:
+            self.ingests.add(parse_ref(resource.id))
         elif resource.kind is Kind.SNAPSHOT:
             self._snapshot(resource.id)
         elif resource.kind is Kind.IMAGE and (name := self._rooms.names.get(resource.id)):

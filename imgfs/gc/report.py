@@ -6,12 +6,12 @@ from typing import Literal
 
 import msgspec
 
-Sort = Literal["snapshot", "metadata", "layer", "blob", "catalogue"]
-"""A chain's row; its metadata image; an uncompressed tar; a blob; what is known of a digest."""
+Sort = Literal["snapshot", "metadata", "layer", "blob", "ingest", "catalogue"]
+"""A chain's row; its metadata image; an uncompressed tar; a blob; a part of one; what is known of a digest."""
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One thing: what it is, its chain ID, diff ID or digest, the bytes it took on disk, and why it is in the list."""
+    """One thing: what it is, its chain ID, diff ID, digest or ref, its bytes on disk, and why it is in the list."""
 
     kind: Sort
     id: str

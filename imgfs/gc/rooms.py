@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 
+from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
@@ -33,6 +34,7 @@ class Rooms:
     names: Names
     catalog: Catalog
     content: ContentStore
+    ingests: IngestStore
     layers: LayerStore
     graph: SnapshotGraph
     views: Views

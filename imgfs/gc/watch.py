@@ -19,6 +19,7 @@ from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
 from imgfs.gc.report import Report
 from imgfs.gc.rooms import Rooms
+from imgfs.gc.unfinished import unfinished
 
 _log = logging.getLogger("imgfs.gc")
 
@@ -56,10 +57,14 @@ class Room:
         self.evictor = Evictor(rooms, running)
 
     async def used(self) -> int:
-        """Bytes on disk of all blobs and layers. Raises StorageFailed."""
+        """Bytes on disk of all blobs, layers and downloads that broke off. Raises StorageFailed.
+
+        Those that run count nothing: what they keep goes with their end.
+        """
         tars = [layer.tar for layer in self._rooms.layers]
         alone = [info.allocated for info in self._rooms.content if info.digest not in self._rooms.layers]
-        return sum(alone) + await run_disk(_allocated, tars)
+        parts = [one.bytes for one in await unfinished(self._rooms.ingests)]
+        return sum(alone) + sum(parts) + await run_disk(_allocated, tars)
 
     async def need(self, limits: Limits) -> int:
         """How many bytes must go for the limits to hold. Raises StorageFailed."""

@@ -67,6 +67,7 @@ class World:
                 names=self.names,
                 catalog=self.catalog,
                 content=self.content,
+                ingests=self.ingests,
                 layers=self.layers,
                 graph=self.graph,
                 views=self.views,
