@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from imgfs.aio.threads import run_cpu
-from imgfs.content.refs import parse_ref
+from imgfs.content.refs import promised_digest
 from imgfs.errors import NotFound
 from imgfs.gc.documents import Wanted, read_diff_ids, read_documents
 from imgfs.gc.labels import References, references
@@ -59,7 +59,7 @@ class Marker:
         elif resource.kind is Kind.LAYER:
             self.layers.add(Digest(resource.id))
         elif resource.kind is Kind.INGEST:
-            self.ingests.add(parse_ref(resource.id))
+            self._ingest(resource.id.replace("%2F", "/"))
         elif resource.kind is Kind.SNAPSHOT:
             self._snapshot(resource.id)
         elif resource.kind is Kind.IMAGE and (name := self._rooms.names.get(resource.id)):
@@ -175,6 +175,12 @@ class Marker:
         batch = self._plain[:_BATCH]
         self.layers.update((await self._rooms.catalog.unpacked(batch)).values())
         del self._plain[: len(batch)]
+
+    def _ingest(self, ref: str) -> None:
+        """With what is known of the blob that it will be, so that somebody can go on with it."""
+        self.ingests.add(ref)
+        if (digest := promised_digest(ref)) is not None:
+            self.blob(digest)
 
     def _snapshot(self, id: str) -> None:
         digest, at, _ = id.partition("@")

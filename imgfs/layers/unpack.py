@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -56,7 +57,7 @@ async def unpack(
     Cancellation waits for the piece in work.
     """
     prove, inflate = _Prove(descriptor, copy), _Inflate(descriptor)
-    absorb = _Absorb(writer, prove.give_up)
+    absorb = _Absorb(writer, partial(_make_room, copy, inflate))
     await run_pipeline(_coalesce(stream, moved), prove, inflate, absorb)
     prove.close()
     inflate.close()
@@ -78,16 +79,6 @@ class _Prove:
         if self._copy is not None:
             self._copy.keep(piece, self._running)
 
-    def give_up(self, unpacked: int) -> bool:
-        """The disk is full after `unpacked` bytes of tar: drop the copy, if the rest will fit where it lay.
-
-        Whether it will is guessed from what came so far. Else the copy is worth more, for a time when there is room.
-        """
-        if self._copy is None or not self._running.position:
-            return False
-        rest = self._descriptor.size - self._running.position
-        return self._copy.give_up(unpacked * rest // self._running.position)
-
     def close(self) -> None:
         """Raise VerificationFailed unless the bytes are those of the descriptor."""
         digest, size = self._descriptor.digest, self._descriptor.size
@@ -107,13 +98,27 @@ class _Inflate:
     def __init__(self, descriptor: Descriptor) -> None:
         self._decompressor = open_decompressor(layer_compression(descriptor.media_type))
         self._fault: Malformed | None = None
+        self._size = descriptor.size
+        self._taken = 0
+        self._made = 0
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
         if self._fault is None:
             try:
-                yield from self._decompressor.feed(piece)
+                for made in self._decompressor.feed(piece):
+                    self._made += len(made)
+                    yield made
             except Malformed as fault:
                 self._fault = fault
+        self._taken += len(piece)
+
+    def rest(self, offset: int) -> int | None:
+        """How much tar will follow the first `offset` bytes, if the rest inflates as what came; rather too much.
+
+        None where nothing is known. May be asked in another thread.
+        """
+        taken, made = self._taken, self._made
+        return made - offset + made * (self._size - taken) // taken if taken else None
 
     def close(self) -> None:
         """Raise the fault that was kept, or that the stream ends too early."""
@@ -125,12 +130,12 @@ class _Inflate:
 class _Absorb:
     """Last stage: compute the diff ID, walk the headers, keep the tar. A fault is kept for `close`, as above."""
 
-    def __init__(self, writer: LayerWriter, give_up: Callable[[int], bool]) -> None:
-        """`give_up` is asked for room when the disk is full."""
+    def __init__(self, writer: LayerWriter, make_room: Callable[[int], bool]) -> None:
+        """`make_room` is asked when the disk is full; True is worth another try."""
         self.hash = hashlib.sha256()
         self.walk = TarWalk()
         self._writer = writer
-        self._give_up = give_up
+        self._make_room = make_room
         self._fault: Malformed | Unsupported | None = None
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
@@ -155,9 +160,18 @@ class _Absorb:
         try:
             self._writer.append(piece)
         except NoSpace:
-            if not self._give_up(self._writer.offset):
+            if not self._make_room(self._writer.offset):
                 raise
             self._writer.append(piece)
+
+
+def _make_room(copy: Copy | None, inflate: _Inflate, offset: int) -> bool:
+    """The disk is full after `offset` bytes of tar: drop the copy, if the rest will fit where it lies.
+
+    Else it is worth more as it is, for a time when there is room.
+    """
+    rest = inflate.rest(offset) if copy is not None else None
+    return copy is not None and rest is not None and copy.give_up(rest)
 
 
 async def _coalesce(stream: AsyncIterable[bytes], moved: Callable[[int], None]) -> AsyncIterator[Piece]:

@@ -124,6 +124,15 @@ async def test_a_failure_is_shared_remembered_and_then_tried_again(
     assert await flights.join("key", work) == 2
 
 
+async def test_work_that_was_taken_away_is_no_failure_to_remember(flights: Flights[int], work: Work) -> None:
+    work.go.set()
+    work.error = Cancelled("the ref was removed")
+    with pytest.raises(Cancelled, match="the ref was removed"):
+        await flights.join("key", work)
+    work.error = None
+    assert await flights.join("key", work) == 2
+
+
 async def test_a_forgotten_failure_is_tried_again_at_once(flights: Flights[int], work: Work) -> None:
     work.go.set()
     work.error = NotFound("gone")

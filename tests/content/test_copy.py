@@ -1,0 +1,275 @@
+"""Copies of what passes by: written in threads, seen as they grow, resumed, given up, and worth no error to anybody."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from imgfs.content.copy import Copy, copy_ref
+from imgfs.content.ingests import IngestStore
+from imgfs.content.running import RunningDigest
+from imgfs.content.store import ContentStore
+from imgfs.errors import AlreadyExists, Busy, Cancelled, TooLarge, VerificationFailed
+from imgfs.oci.digest import Digest
+from tests.content.disks import FaultyDisk
+
+DATA = bytes(range(256)) * 40
+DIGEST = Digest.of(DATA)
+REF = copy_ref(DIGEST)
+STEP = 1000
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    return FaultyDisk()
+
+
+@pytest.fixture
+def content(tmp_path: Path, disk: FaultyDisk) -> ContentStore:
+    return ContentStore(tmp_path, disk=disk)
+
+
+@pytest.fixture
+async def ingests(content: ContentStore, nursery: trio.Nursery) -> IngestStore:
+    return IngestStore(content, nursery, "era")
+
+
+async def opened(ingests: IngestStore) -> Copy:
+    return await ingests.copy(DIGEST, len(DATA))
+
+
+async def passes(copy: Copy, end: int, step: int = STEP) -> None:
+    """What a pass does with a stream that comes to `end`."""
+    running = RunningDigest.start("sha256")
+    while running.position < end:
+        piece = DATA[running.position : min(running.position + step, end)]
+        running = running.after(piece)
+        await trio.to_thread.run_sync(copy.keep, piece, running)
+
+
+async def prefix(copy: Copy) -> bytes:
+    return b"".join([piece async for piece in copy.prefix()])
+
+
+async def test_it_is_seen_as_it_grows_and_its_digest_is_the_passs(ingests: IngestStore) -> None:
+    copy = await opened(ingests)
+    for end in (STEP, 4 * STEP):
+        await passes(copy, end)
+        status = ingests.status(REF)
+        assert (status.offset, status.total, status.expected, status.is_live) == (end, len(DATA), DIGEST, True)
+        assert (status.hashed, status.digest) == (end, Digest.of(DATA[:end]))
+    await copy.close(keep=False)
+    assert list(ingests) == []
+
+
+@pytest.mark.parametrize("step", [STEP, 1700, len(DATA)])
+async def test_it_goes_on_where_it_ended_also_after_a_restart(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk, step: int
+) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 4321)
+    await copy.close(keep=True)
+    again = await opened(IngestStore(content, nursery, "era"))
+    assert (again.start, await prefix(again)) == (4321, DATA[:4321])
+    disk.calls.clear()
+    await passes(again, 4000, step)
+    assert "write" not in disk.calls
+    await passes(again, len(DATA), step)
+    assert again.is_whole
+    await again.close(keep=True)
+    last = await opened(IngestStore(content, nursery, "era"))
+    assert await prefix(last) == DATA
+    await last.close(keep=False)
+
+
+async def test_anybody_can_commit_what_is_left(content: ContentStore, ingests: IngestStore) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 3000)
+    with pytest.raises(Busy):
+        await ingests.commit(REF, DIGEST)
+    await copy.close(keep=True)
+    async with await ingests.open(REF) as writer:
+        await writer.write(DATA[3000:])
+    await ingests.commit(REF, DIGEST)
+    assert await content.read(DIGEST) == DATA
+    with pytest.raises(AlreadyExists):
+        await opened(ingests)
+
+
+async def test_a_resumed_prefix_is_not_hashed_until_somebody_asks(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
+) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 3000)
+    await copy.close(keep=True)
+    again = IngestStore(content, nursery, "era")
+    copy = await opened(again)
+    await wait_all_tasks_blocked()
+    assert again.status(REF).hashed == 0
+    await copy.close(keep=True)
+    async with await again.open(REF):
+        await wait_all_tasks_blocked(0.01)
+        assert again.status(REF).digest == Digest.of(DATA[:3000])
+
+
+@pytest.mark.parametrize(("end", "keep"), [(0, True), (0, False), (STEP, False)])
+async def test_what_is_not_worth_keeping_leaves_no_trace_and_costs_no_sync(
+    tmp_path: Path, ingests: IngestStore, disk: FaultyDisk, end: int, keep: bool
+) -> None:
+    disk.calls.clear()
+    copy = await opened(ingests)
+    await passes(copy, end)
+    await copy.close(keep=keep)
+    await copy.close(keep=keep)
+    assert (list(ingests), os.listdir(tmp_path / "ingest")) == ([], [])
+    assert not {"fsync", "fsync_directory"} & set(disk.calls)
+
+
+async def test_only_the_clock_syncs_it(
+    ingests: IngestStore,
+    disk: FaultyDisk,
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    nursery: trio.Nursery,
+) -> None:
+    monkeypatch.setattr("imgfs.content.ingest.RECORD_BYTES", STEP)
+    copy = await opened(ingests)
+    nursery.start_soon(copy.wait_removed)
+    disk.calls.clear()
+    await passes(copy, len(DATA))
+    await wait_all_tasks_blocked(0.01)
+    assert "fsync" not in disk.calls
+    for _ in range(7):
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked(0.01)
+    assert ingests.status(REF).durable == len(DATA)
+    await copy.close(keep=True)
+
+
+async def test_after_a_power_cut_only_what_was_synced_is_believed(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
+) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 3000)
+    await ingests.sync()
+    await passes(copy, 5000)
+    await copy.close(keep=True)
+    again = await opened(IngestStore(content, nursery, "another era"))
+    assert (again.start, await prefix(again)) == (3000, DATA[:3000])
+    await again.close(keep=True)
+
+
+async def test_a_full_disk_ends_it_and_what_fitted_stays(ingests: IngestStore, disk: FaultyDisk) -> None:
+    copy = await opened(ingests)
+    disk.room = 2500
+    await passes(copy, 5000)
+    disk.room = None
+    await passes(copy, 6000)
+    await copy.close(keep=True)
+    again = await opened(ingests)
+    assert (again.start, await prefix(again)) == (2500, DATA[:2500])
+    await passes(again, len(DATA))
+    assert (again.is_whole, ingests.status(REF).digest) == (True, DIGEST)
+    await again.close(keep=False)
+
+
+async def test_it_is_given_up_for_enough_room_and_then_leaves_nothing(tmp_path: Path, ingests: IngestStore) -> None:
+    copy = await opened(ingests)
+    assert not await trio.to_thread.run_sync(copy.give_up, 0)
+    await passes(copy, 5000)
+    assert not await trio.to_thread.run_sync(copy.give_up, 5001)
+    assert await trio.to_thread.run_sync(copy.give_up, 5000)
+    assert not await trio.to_thread.run_sync(copy.give_up, 0)
+    assert (ingests.status(REF).offset, ingests.status(REF).path.stat().st_size) == (0, 0)
+    await passes(copy, 6000)
+    assert ingests.status(REF).offset == 0
+    await copy.close(keep=True)
+    assert (list(ingests), os.listdir(tmp_path / "ingest")) == ([], [])
+
+
+async def test_a_record_vouches_for_no_bytes_that_come_after_it_was_given_up(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
+) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 5000)
+    await ingests.sync()
+    assert await trio.to_thread.run_sync(copy.give_up, 0)
+    # Here the daemon is killed.
+    killed = IngestStore(content, nursery, "era")
+    again = await opened(killed)
+    assert again.start == 0
+    await passes(again, 4000)
+    await again.close(keep=True)
+    cut = await opened(IngestStore(content, nursery, "another era"))
+    assert cut.start == 0
+    await cut.close(keep=False)
+
+
+async def test_removing_the_ref_is_told_at_once_and_writes_to_nobodys_file(
+    tmp_path: Path, ingests: IngestStore, nursery: trio.Nursery
+) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 3000)
+    nursery.start_soon(ingests.abort, REF)
+    assert isinstance(await copy.wait_removed(), Cancelled)
+    await passes(copy, 5000)
+    await copy.close(keep=True)
+    assert (list(ingests), os.listdir(tmp_path / "ingest")) == ([], [])
+
+
+async def test_it_ends_where_the_disk_loses_what_it_took(ingests: IngestStore, disk: FaultyDisk) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 2000)
+    await ingests.sync()
+    await passes(copy, 4000)
+    disk.errors["fsync"] = 5
+    await ingests.sync()
+    del disk.errors["fsync"]
+    await passes(copy, 6000)
+    assert ingests.status(REF).offset == 2000
+    await copy.close(keep=True)
+    again = await opened(ingests)
+    assert (again.start, await prefix(again)) == (2000, DATA[:2000])
+    await again.close(keep=True)
+
+
+async def test_what_the_disk_does_not_give_back_is_wrong_bytes(ingests: IngestStore) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 3000)
+    await copy.close(keep=True)
+    again = await opened(ingests)
+    os.truncate(ingests.status(REF).path, 100)
+    with pytest.raises(VerificationFailed, match="ends at byte 100, expected 3000"):
+        await prefix(again)
+    await again.close(keep=False)
+
+
+async def test_a_ref_with_a_writer_is_busy_and_a_smaller_promise_too_large(ingests: IngestStore) -> None:
+    copy = await opened(ingests)
+    with pytest.raises(Busy):
+        await opened(ingests)
+    await passes(copy, 3000)
+    await copy.close(keep=True)
+    with pytest.raises(TooLarge):
+        await ingests.copy(DIGEST, 2999)
+    await (await opened(ingests)).close(keep=False)
+
+
+async def test_only_an_idle_one_is_reclaimed(ingests: IngestStore) -> None:
+    copy = await opened(ingests)
+    await passes(copy, 3000)
+    seen = ingests.status(REF)
+    with pytest.raises(Busy):
+        await ingests.reclaim(seen)
+    await copy.close(keep=True)
+    await ingests.reclaim(seen)
+    assert list(ingests) == []
+    again = await opened(ingests)
+    await passes(again, 10)
+    await again.close(keep=True)
+    with pytest.raises(Busy, match="in use again"):
+        await ingests.reclaim(seen)

@@ -1,0 +1,116 @@
+"""Downloads that broke off: room is made with them, and gc takes those that nobody wants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from imgfs.content.copy import copy_ref
+from imgfs.content.download import download_ref
+from imgfs.gc.watch import Limits, Room
+from imgfs.leases.resource import Kind, Resource, content
+from imgfs.oci.descriptor import OCI_LAYER
+from imgfs.oci.digest import Digest
+from tests.gc.world import HERE, World, descriptor
+
+TAR = b"t" * 100_000
+BLOB = descriptor(b"blob of " + TAR, OCI_LAYER)
+LOST = b"lost" * 10_000
+ALL = 1 << 40
+
+
+async def left(world: World, ref: str, data: bytes = bytes(50_000)) -> str:
+    """A part of a blob that nobody is writing any more."""
+    async with await world.ingests.open(ref) as writer:
+        await writer.write(data)
+    return ref
+
+
+async def known(world: World, data: bytes) -> Digest:
+    """A layer that a registry has."""
+    blob = descriptor(data, OCI_LAYER)
+    await world.catalog.add([blob], [HERE])
+    return blob.digest
+
+
+def refs(world: World) -> set[str]:
+    return {status.ref for status in world.ingests}
+
+
+@pytest.mark.parametrize("ref_of", [copy_ref, download_ref])
+async def test_room_is_made_with_them_before_anything_is_lost_that_is_whole(world: World, ref_of: object) -> None:
+    assert callable(ref_of)
+    await world.image("a.test/box:1", TAR)
+    ref = await left(world, ref_of(await known(world, LOST)))
+    dry = await world.evictor.evict(1, dry_run=True)
+    assert refs(world) == {ref}
+    report = await world.evictor.evict(1)
+    assert [(item.kind, item.id) for item in report.removed] == [("ingest", ref)]
+    assert (dry.removed, report.bytes >= 50_000) == (report.removed, True)
+    assert (refs(world), world.temporary()) == (set(), [])
+    await world.evictor.evict(ALL)
+    assert Digest.of(TAR) not in world.stored()
+
+
+async def test_running_leased_and_unknown_ones_stay(world: World) -> None:
+    running, leased, wanted = [await known(world, LOST + bytes([n])) for n in range(3)]
+    copy = await world.ingests.copy(running, len(LOST) + 1)
+    await left(world, copy_ref(leased))
+    await left(world, copy_ref(wanted))
+    await left(world, copy_ref(Digest.of(b"nobody has it")))
+    await left(world, "mine")
+    await world.leases.create("l")
+    await world.leases.add("l", "it", Resource(Kind.INGEST, copy_ref(leased)))
+    await world.leases.add("l", "that", content(wanted))
+    everything = refs(world)
+    assert not (await world.evictor.evict(ALL)).removed
+    await world.collector.collect(everything=True)
+    assert refs(world) == everything
+    await world.leases.delete("l")
+    await world.evictor.evict(ALL)
+    assert everything - refs(world) == {copy_ref(leased), copy_ref(wanted)}
+    await copy.close(keep=False)
+
+
+async def test_gc_takes_what_no_name_leads_to_and_what_is_here_already(world: World) -> None:
+    await world.image("a.test/box:1", TAR)
+    stray, twice = copy_ref(await known(world, LOST)), copy_ref(BLOB.digest)
+    await left(world, stray)
+    await left(world, twice)
+    assert {item.id for item in (await world.collector.collect(dry_run=True)).removed} >= {stray, twice}
+    assert refs(world) == {stray, twice}
+    await world.collector.collect()
+    assert refs(world) == set()
+    assert Digest.of(TAR) in world.stored()
+
+
+async def test_gc_leaves_what_a_named_image_waits_for(world: World) -> None:
+    await world.image("a.test/box:1", TAR)
+    await world.layers.evict(Digest.of(TAR))
+    ref = await left(world, copy_ref(BLOB.digest))
+    await world.collector.collect()
+    assert refs(world) == {ref}
+
+
+async def test_they_count_against_the_quota(world: World, tmp_path: Path) -> None:
+    room = Room(tmp_path, world.rooms)
+    before = await room.used()
+    ref = await left(world, copy_ref(await known(world, LOST)))
+    assert await room.used() >= before + 50_000
+    await room.make(Limits(quota=10_000))
+    assert ref not in refs(world)
+
+
+async def test_one_that_is_gone_on_with_meanwhile_stays(world: World, nursery: trio.Nursery) -> None:
+    digest = await known(world, LOST)
+    await left(world, copy_ref(digest), LOST[:100])
+    (seen,) = world.ingests
+    copy = await world.ingests.copy(digest, len(LOST))
+    nursery.start_soon(world.evictor.evict, ALL)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert refs(world) == {seen.ref}
+    await copy.close(keep=True)
+    assert world.ingests.status(seen.ref).offset == 100
