@@ -67,25 +67,31 @@ async def _begin_again(ingests: IngestStore, descriptor: Descriptor) -> Copy | N
 async def keeping(copy: Copy, work: Callable[[], Awaitable[T]]) -> T:
     """Do `work`, which fills `copy`. If it fails, the copy is closed: kept if it is worth going on from.
 
-    When it is done, the copy is the caller's to close. Raises what `work` raises; Cancelled as soon as somebody removes
-    the ref. If it goes because the blob is stored meanwhile, the work goes on without.
+    When it is done, the copy is the caller's to close, also if the caller is cancelled in that moment. Raises what
+    `work` raises; Cancelled as soon as somebody removes the ref. If it goes because the blob is stored meanwhile, the
+    work goes on without.
     """
-    try:
-        return await _unless_removed(copy, work)
-    except (VerificationFailed, TooLarge, Unsupported):
-        await copy.close(keep=False)
-        raise
-    except Malformed:
-        # All of it and no layer: nobody wants it again. Else it was an answer, a login page maybe.
-        await copy.close(keep=not copy.is_whole)
-        raise
-    except BaseException:
-        await copy.close(keep=True)
-        raise
-
-
-async def _unless_removed(copy: Copy, work: Callable[[], Awaitable[T]]) -> T:
     done: list[T] = []
+    try:
+        await _unless_removed(copy, work, done)
+    except BaseException as error:
+        if not done:
+            await copy.close(keep=_is_worth_keeping(copy, error))
+        raise
+    return done[0]
+
+
+def _is_worth_keeping(copy: Copy, error: BaseException) -> bool:
+    """Whether the next pass shall go on from `copy` after `error`.
+
+    Malformed is all of it, if it is no layer. Else it was an answer, a login page maybe.
+    """
+    if isinstance(error, Malformed):
+        return not copy.is_whole
+    return not isinstance(error, (VerificationFailed, TooLarge, Unsupported))
+
+
+async def _unless_removed(copy: Copy, work: Callable[[], Awaitable[T]], done: list[T]) -> None:
     removed: list[Cancelled] = []
 
     async def watch(scope: trio.CancelScope) -> None:
@@ -100,7 +106,6 @@ async def _unless_removed(copy: Copy, work: Callable[[], Awaitable[T]]) -> T:
         nursery.cancel_scope.cancel()
     if not done:
         raise removed[0]
-    return done[0]
 
 
 async def resumed(copy: Copy, ask: Ask, size: int) -> AsyncGenerator[bytes]:

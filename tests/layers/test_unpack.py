@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from imgfs.errors import ImgfsError, Malformed, StorageFailed, TooLarge, Unreachable, Unsupported, VerificationFailed
 from imgfs.layers import unpack as room
@@ -48,6 +50,24 @@ async def test_progress_counts_every_compressed_byte_once(store: LayerStore) -> 
     with store.writer() as writer:
         await unpack(described(GOOD), stream(GOOD.blob[:10], GOOD.blob[10:]), writer, moved.append)
     assert sum(moved) == len(GOOD.blob)
+
+
+async def test_pieces_of_a_slow_network_are_not_held_back(store: LayerStore, mock_clock: MockClock) -> None:
+    moved: list[int] = []
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield GOOD.blob[:10]
+        mock_clock.jump(0.9)
+        yield GOOD.blob[10:20]
+        assert moved == []
+        mock_clock.jump(0.1)
+        yield GOOD.blob[20:30]
+        assert moved == [30]
+        yield GOOD.blob[30:]
+
+    with store.writer() as writer:
+        await unpack(described(GOOD), slow(), writer, moved.append)
+    assert moved == [30, len(GOOD.blob) - 30]
 
 
 async def test_bytes_behind_the_end_of_the_tar_belong_to_the_diff_id(store: LayerStore) -> None:

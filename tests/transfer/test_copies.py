@@ -21,7 +21,7 @@ from imgfs.layers.store import LayerWriter
 from imgfs.oci.descriptor import Descriptor
 from imgfs.testing.images import File, image, layer
 from imgfs.testing.registry import FakeRegistry, close, content_range, cut_at, html, stall, wrong_bytes
-from imgfs.transfer.copies import COPIED_MIN, resumed
+from imgfs.transfer.copies import COPIED_MIN, keeping, resumed
 from tests.transfer.scene import REPOSITORY, Scene, opened
 
 NOISE = hashlib.shake_256(b"noise").digest(60_000)
@@ -268,6 +268,23 @@ async def test_else_the_copy_stays_for_a_time_when_there_is_room(
     (left,) = scene.ingests
     assert left.offset > 0
     assert await (await scene.layers.ensure(big, made.diff_id)).read_at(0, 1 << 30) == made.tar
+
+
+async def test_work_that_is_done_as_it_is_cancelled_keeps_nothing_of_its_copy(
+    scene: Scene, mock_clock: MockClock
+) -> None:
+    await broken_off(scene)
+    copy = await scene.ingests.copy(MADE.digest, SIZE)
+    with trio.CancelScope() as scope:
+
+        async def work() -> None:
+            scope.cancel()
+
+        await keeping(copy, work)
+    assert scope.cancelled_caught
+    assert scene.ingests.status(REF).is_live  # it is still the caller's, who drops it
+    await copy.close(keep=False)
+    assert list(scene.ingests) == []
 
 
 async def test_a_registry_that_ignores_ranges_is_asked_for_the_whole(scene: Scene, mock_clock: MockClock) -> None:
