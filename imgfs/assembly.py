@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import msgspec
@@ -29,9 +29,12 @@ from imgfs.layers.store import LayerStore
 from imgfs.leases import clock, store
 from imgfs.leases.pins import Pins
 from imgfs.registry.client import Registry
+from imgfs.rescue.keeper import Keeper
+from imgfs.rescue.rebuild import Rebuilt, Tables
+from imgfs.rescue.relearn import relearn
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.rootfs import Rootfs, Terms
-from imgfs.snapshots import graph, rows
+from imgfs.snapshots import graph, notes, rows
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
@@ -43,15 +46,20 @@ from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
 
-SCHEMAS = (
-    names.SCHEMA,
-    catalog.SCHEMA,
-    graph.SCHEMA,
-    rows.SCHEMA,
-    labels.SCHEMA,
-    store.SCHEMA,
-    clock.SCHEMA,
+TABLES = Tables(
+    schemas=(
+        names.SCHEMA,
+        catalog.SCHEMA,
+        graph.SCHEMA,
+        rows.SCHEMA,
+        labels.SCHEMA,
+        store.SCHEMA,
+        clock.SCHEMA,
+    ),
+    kept=(names.KEPT, labels.KEPT, *rows.KEPT, graph.KEPT, *store.KEPT),
+    finders=(notes.adopt, relearn),
 )
+"""What the database consists of, and what of it files cannot rebuild."""
 _log = logging.getLogger("imgfs.daemon")
 
 
@@ -75,11 +83,20 @@ class Mounting:
         return self.config.is_private and not self.nosuid
 
 
-def assemble(
-    mounting: Mounting, database: Database, layers: LayerStore, registry: Registry, nursery: trio.Nursery
-) -> Subsystems:
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The state directory, open: its database, how that was rebuilt if it was, its copy, its layers."""
+
+    database: Database
+    rebuilt: Rebuilt | None
+    keeper: Keeper
+    layers: LayerStore
+
+
+def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: trio.Nursery) -> Subsystems:
     """Everything that the tree shows, of one state directory; what runs by itself runs in `nursery`."""
     started, state, config = time.time_ns(), mounting.state, mounting.config
+    database, layers = opened.database, opened.layers
     content = ContentStore(state, labels.Labels(database))
     ingests = IngestStore(content, nursery, era(state))
     leases, pins, uses = store.Leases(database), Pins(), clock.AccessClock(database)
@@ -134,7 +151,7 @@ def assemble(
         failures=failures,
         status=StatusReporter(documents, images, name_table, content, layers, known, transfers, failures),
         metrics=lambda: _metrics(registry, transfers, name_table, content, layers),
-        describe=lambda: _describe(mounting, started, terms),
+        describe=lambda: _describe(mounting, started, terms, opened.rebuilt),
         owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
     )
 
@@ -170,7 +187,7 @@ def _named(capabilities: Capabilities) -> dict[str, Capability]:
     return {field.name: getattr(capabilities, field.name) for field in fields(capabilities)}
 
 
-def _describe(mounting: Mounting, started: int, terms: Terms) -> bytes:
+def _describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt | None) -> bytes:
     state = {
         "version": __version__,
         "pid": os.getpid(),
@@ -181,6 +198,7 @@ def _describe(mounting: Mounting, started: int, terms: Terms) -> bytes:
         "access": mounting.config.access,
         "views": "kernel" if terms.is_root and terms.capabilities.erofs else "fuse",
         "trusted": terms.trusted,
+        "database": asdict(rebuilt) if rebuilt else "whole",
         "mounts": {name: one.reason or "works" for name, one in _named(terms.capabilities).items()},
     }
     return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"

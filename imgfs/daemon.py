@@ -15,10 +15,9 @@ import trio
 
 from imgfs import __version__
 from imgfs.aio.gather import plain_nursery
-from imgfs.assembly import SCHEMAS, Mounting, assemble, limits_of, told
+from imgfs.assembly import TABLES, Mounting, Opened, assemble, limits_of, told
 from imgfs.config import Config
 from imgfs.content.durable import make_directory, sweep
-from imgfs.database import Database
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
@@ -28,6 +27,8 @@ from imgfs.lock import locked
 from imgfs.log import configure_log
 from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
+from imgfs.rescue.keeper import Keeper
+from imgfs.rescue.rebuild import open_database
 
 _SWITCH_INTERVAL = 0.001
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -66,11 +67,12 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
 
 async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
     signalled, ending = trio.Event(), trio.Event()
-    database = Database(mounting.state / "imgfs.db", SCHEMAS)
-    layers = LayerStore(mounting.state)
+    database, rebuilt = open_database(mounting.state, TABLES)
+    layers, keeper = LayerStore(mounting.state), Keeper(mounting.state, database, TABLES.kept)
+    opened = Opened(database, rebuilt, keeper, layers)
     try:
         async with _registry(mounting.config) as registry, plain_nursery() as nursery:
-            subsystems = assemble(mounting, database, layers, registry, nursery)
+            subsystems = assemble(mounting, opened, registry, nursery)
             operations, rootfs = Operations(subsystems, ending), subsystems.rootfs
             is_private, is_trusted = mounting.config.is_private, mounting.is_trusted
             with Session(operations, str(mounting.mountpoint), is_private=is_private, is_trusted=is_trusted) as session:
@@ -80,9 +82,11 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
                 nursery.start_soon(subsystems.content.sweep_labels)
                 nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
                 nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
+                nursery.start_soon(keeper.watch)
                 await session.serve(signalled, ending, ready, rootfs.clear)
                 with trio.CancelScope(shield=True):
                     await subsystems.ingests.sync()
+                    await keeper.save_logged()
             nursery.cancel_scope.cancel()
     finally:
         layers.close()

@@ -1,7 +1,8 @@
 """The SQLite file of the state directory: one writer, readers that never wait for it, every commit durable.
 
 Rooms own their tables: each declares a SCHEMA of `CREATE ... IF NOT EXISTS` statements and hands functions over a
-connection to `read` and `write`. What a table means, and what can be rebuilt from files, is said where it is declared.
+connection to `read` and `write`. What a table means, and what can be rebuilt from files, is said where it is declared:
+what cannot be, a room declares as KEPT, and rescue/ keeps a copy of it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import quote_from_bytes
 
 import trio
 
@@ -23,26 +26,72 @@ T = TypeVar("T")
 RESERVE = 1 << 20
 """Bytes on disk beside the database for the start and for what makes room: both have to work when the disk is full."""
 
+FILE = "imgfs.db"
+"""The database's name in the state directory."""
+
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+Row = tuple[Any, ...]
+"""What a table holds: int, str, bytes and None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Rows that no file can rebuild. Their room says here how they are read, and how they are put into empty tables.
+
+    `tables` are those that `select` reads, the one that `insert` fills first; `row` is the type of one row.
+    """
+
+    row: Any
+    tables: tuple[str, ...]
+    select: str
+    insert: str
+
+    @property
+    def name(self) -> str:
+        """What the copy calls them."""
+        return self.tables[0]
+
+    def dump(self, db: sqlite3.Connection) -> list[Row]:
+        """All rows, in an order of their own. Raises sqlite3.Error, also where a table does not check out."""
+        for table in self.tables:
+            check(db, table)
+        return db.execute(self.select).fetchall()
+
+    def restore(self, db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        """Put rows into a table that has none of them."""
+        db.executemany(self.insert, rows)
+
+
+class Damaged(StorageFailed):
+    """The file is no database, or does not check out."""
 
 
 class Database:
     """An open database. Only one process may open a state directory; the daemon's lock sees to that."""
 
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
-        """Open or create `path`; raises StorageFailed where it is no database or cannot be opened."""
+        """Open or create `path`; raises Damaged where it is no whole database, StorageFailed where it cannot be opened."""
         self._path = path
+        self.written = trio.Event()
+        """Set by every change; whoever waits for changes puts a new one in its place."""
         self._reserve = _Reserve(path.with_name(f"{path.name}.reserve"))
         self._reserve.release()
         self._writing = trio.Lock()
         self._reading = trio.Lock()
         try:
             self._writer = self._connect()
-            for schema in schemas:
-                self._writer.executescript(schema)
-            self._reader = self._connect()
+            try:
+                check(self._writer)
+                for schema in schemas:
+                    self._writer.executescript(schema)
+                self._reader = self._connect()
+            except BaseException:
+                self._writer.close()
+                raise
         except sqlite3.Error as error:
-            raise StorageFailed(f"{path}: {error}; move it aside to start with an empty one") from None
+            raise self._explain(error) from None
         self._reserve.fill()
 
     def close(self) -> None:
@@ -57,7 +106,9 @@ class Database:
         transaction that has begun. Raises NoSpace or StorageFailed.
         """
         async with self._writing:
-            return await run_disk(self._transact_in_reserve if frees else self._transact, change)
+            result = await run_disk(self._transact_in_reserve if frees else self._transact, change)
+        self.written.set()
+        return result
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run `query` on a snapshot that a writer never blocks. Raises StorageFailed."""
@@ -70,8 +121,12 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _transact(self, change: Callable[[sqlite3.Connection], T]) -> T:
@@ -106,7 +161,30 @@ class Database:
     def _explain(self, error: sqlite3.Error) -> NoSpace | StorageFailed:
         if getattr(error, "sqlite_errorcode", None) in _FULL:
             return NoSpace(f"{self._path}: the disk is full; make room and try again")
-        return StorageFailed(f"{self._path}: {error}; if it is damaged, move it aside to start with an empty one")
+        if is_damage(error):
+            return Damaged(f"{self._path}: {error}; mount again or run `imgfs repair`: it is rebuilt, or move it aside")
+        return StorageFailed(f"{self._path}: {error}; check the disk of the state directory")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether it tells of a file that is no whole database, and not of a disk or of somebody else's lock."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGE
+
+
+def check(db: sqlite3.Connection, table: str = "", *, deep: bool = False) -> None:
+    """Raise sqlite3.DatabaseError unless the table, or all of the file, is whole; `deep` compares indexes as well."""
+    word = "integrity_check" if deep else "quick_check"
+    found = db.execute(f"PRAGMA {word}({table or 1})").fetchone()[0]
+    if found != "ok":
+        error = sqlite3.DatabaseError(" ".join(found.split()))
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+
+def read_only(path: Path) -> closing[sqlite3.Connection]:
+    """A connection that changes nothing, beside a daemon or without one; closed by `with`. Raises sqlite3.Error."""
+    return closing(sqlite3.connect(f"file:{quote_from_bytes(bytes(path))}?mode=ro", uri=True, timeout=10))
 
 
 class _Reserve:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Container
 
-from imgfs.database import Database
+from imgfs.database import Database, Kept
 from imgfs.errors import Invalid, NotFound
 
 KEY_BYTES_MAX = 244
@@ -24,6 +24,15 @@ CREATE TABLE IF NOT EXISTS content_labels (
     PRIMARY KEY (subject, key)
 ) WITHOUT ROWID;
 """
+
+
+def kept(table: str) -> Kept:
+    """What is kept of a table of labels."""
+    select = f"SELECT subject, key, value FROM {table} ORDER BY subject, key"
+    return Kept(tuple[str, str, bytes], (table,), select, f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)")
+
+
+KEPT = kept("content_labels")
 
 
 def check_label(key: str, value: bytes) -> None:

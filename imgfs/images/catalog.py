@@ -73,29 +73,11 @@ class Catalog:
         The word on `proven`, whose bytes were seen, goes before all hearsay.
         """
         found, places = list(descriptors), list(sources)
-
-        def change(db: sqlite3.Connection) -> None:
-            if proven is not None:
-                _replace(db, proven)
-                found.append(proven)
-            db.executemany(
-                "INSERT OR IGNORE INTO descriptors VALUES (?, ?, ?, 0)",
-                [(d.digest, d.size, d.media_type) for d in found],
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)",
-                [(d.digest, s.host, s.repository, d.size, d.media_type) for d in found for s in places],
-            )
-
-        await self._database.write(change)
+        await self._database.write(lambda db: insert(db, found, places, proven))
 
     async def add_source(self, digest: Digest, source: Source) -> None:
         """Record where a digest whose size nobody knows yet may be had."""
-        await self._database.write(
-            lambda db: db.execute(
-                "INSERT OR IGNORE INTO sources VALUES (?, ?, ?, NULL, NULL)", (digest, source.host, source.repository)
-            )
-        )
+        await self._database.write(lambda db: insert_source(db, digest, source))
 
     async def descriptor(self, digest: Digest) -> Descriptor | None:
         """What is known of `digest`: proven, else what most places say; None if no manifest here mentions it."""
@@ -190,6 +172,35 @@ class Catalog:
             lambda db: db.execute("SELECT diff_id FROM diff_ids WHERE digest = ?", (blob,)).fetchone()
         )
         return Digest(row[0]) if row else None
+
+
+def insert(
+    db: sqlite3.Connection, descriptors: Iterable[Descriptor], sources: Iterable[Source], proven: Descriptor | None
+) -> None:
+    """See Catalog.add."""
+    found, places = list(descriptors), list(sources)
+    if proven is not None:
+        _replace(db, proven)
+        found.append(proven)
+    db.executemany(
+        "INSERT OR IGNORE INTO descriptors VALUES (?, ?, ?, 0)", [(d.digest, d.size, d.media_type) for d in found]
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)",
+        [(d.digest, s.host, s.repository, d.size, d.media_type) for d in found for s in places],
+    )
+
+
+def insert_source(db: sqlite3.Connection, digest: Digest, source: Source) -> None:
+    """See Catalog.add_source."""
+    row = digest, source.host, source.repository
+    db.execute("INSERT OR IGNORE INTO sources VALUES (?, ?, ?, NULL, NULL)", row)
+
+
+def proven_size(db: sqlite3.Connection, digest: Digest) -> int | None:
+    """How many bytes the blob had when somebody saw it; None if nobody remembers."""
+    row = db.execute("SELECT size FROM descriptors WHERE digest = ? AND proven", (digest,)).fetchone()
+    return row[0] if row else None
 
 
 def _replace(db: sqlite3.Connection, descriptor: Descriptor) -> None:

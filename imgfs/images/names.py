@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from imgfs.database import Database
+from imgfs.database import Database, Kept
 from imgfs.errors import AlreadyExists, Invalid, NotFound
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.oci.reference import Reference, is_host, parse_reference
@@ -23,6 +23,13 @@ CREATE TABLE IF NOT EXISTS names (
     updated INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+
+KEPT = Kept(
+    tuple[str, str, int],
+    ("names",),
+    "SELECT name, digest, updated FROM names ORDER BY name",
+    "INSERT OR IGNORE INTO names VALUES (?, ?, ?)",
+)
 
 NAME_MAX = 512
 
@@ -74,10 +81,8 @@ class Names:
         self._by_digest: dict[Digest, set[str]] = {}
         self.version = 0
         """Changes whenever a digest gets a name."""
-        for name, digest, updated in database.read_now(
-            lambda db: db.execute("SELECT name, digest, updated FROM names").fetchall()
-        ):
-            self._remember(Name(name, Digest(digest), updated))
+        for name in database.read_now(select):
+            self._remember(name)
 
     def __iter__(self) -> Iterator[Name]:
         return iter(sorted(self._names.values(), key=lambda one: one.name))
@@ -172,6 +177,12 @@ class Names:
             if not prefix:
                 return
             prefix, _, component = prefix.rpartition("/")
+
+
+def select(db: sqlite3.Connection) -> list[Name]:
+    """All names as they are on disk."""
+    rows = db.execute("SELECT name, digest, updated FROM names").fetchall()
+    return [Name(name, Digest(digest), updated) for name, digest, updated in rows]
 
 
 def check_name(name: str) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from imgfs.database import Database
+from imgfs.database import Database, Kept
 from imgfs.errors import AlreadyExists, Busy, Invalid, NotFound
 from imgfs.leases.resource import Resource, parse_resource
 
@@ -33,6 +33,21 @@ CREATE TABLE IF NOT EXISTS lease_links (
     PRIMARY KEY (lease, name)
 ) WITHOUT ROWID;
 """
+
+KEPT = (
+    Kept(
+        tuple[bytes, int, int | None],
+        ("leases",),
+        "SELECT id, created, expires FROM leases ORDER BY id",
+        "INSERT OR IGNORE INTO leases VALUES (?, ?, ?)",
+    ),
+    Kept(
+        tuple[bytes, bytes, bytes],
+        ("lease_links",),
+        "SELECT lease, name, resource FROM lease_links ORDER BY lease, name",
+        "INSERT OR IGNORE INTO lease_links VALUES (?, ?, ?)",
+    ),
+)
 
 ID_BYTES_MAX = 255
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from imgfs.database import Database
+from imgfs.database import Database, Kept
 from imgfs.errors import NoSpace, NotFound
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor
@@ -36,6 +36,20 @@ CREATE TABLE IF NOT EXISTS inodes (
     count INTEGER NOT NULL
 );
 """
+
+KEPT = Kept(
+    tuple[str, str, str, str, int],
+    ("snapshots", "user_snapshots"),
+    """
+    WITH RECURSIVE below (chain_id) AS (
+        SELECT CAST(parent AS TEXT) FROM user_snapshots
+        UNION SELECT parent FROM snapshots JOIN below USING (chain_id)
+    )
+    SELECT chain_id, parent, diff_id, blob, created FROM snapshots JOIN below USING (chain_id) ORDER BY chain_id
+    """,
+    "INSERT OR IGNORE INTO snapshots (chain_id, parent, diff_id, blob, created) VALUES (?, ?, ?, ?, ?)",
+)
+"""The chains that users' snapshots lie on: the others are found again by walking the images."""
 
 
 FIRST_INODE = 2

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from imgfs.content import labels
+from imgfs.database import Kept
 from imgfs.snapshots.ids import active_id
 from imgfs.snapshots.usage import Usage
 
@@ -36,6 +38,17 @@ CREATE TABLE IF NOT EXISTS snapshot_labels (
     PRIMARY KEY (subject, key)
 ) WITHOUT ROWID;
 """
+
+_COLUMNS = "number, kind, name, parent, used, created, updated, bytes, inodes"
+KEPT = (
+    Kept(
+        tuple[int, str, bytes, bytes, int, int, int, int | None, int | None],
+        ("user_snapshots",),
+        f"SELECT {_COLUMNS} FROM user_snapshots ORDER BY number",
+        f"INSERT OR IGNORE INTO user_snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    ),
+    labels.kept("snapshot_labels"),
+)
 
 REMOVED = "removed"
 
@@ -87,7 +100,7 @@ class Rows:
 def select(db: sqlite3.Connection) -> Rows:
     """Read the table."""
     rows = Rows([], {}, [], _last(db))
-    query = "SELECT number, kind, name, parent, used, created, updated, bytes, inodes FROM user_snapshots"
+    query = f"SELECT {_COLUMNS} FROM user_snapshots"
     for number, kind, name, parent, used, created, updated, size, inodes in db.execute(query):
         if kind == REMOVED:
             rows.removed.append(number)

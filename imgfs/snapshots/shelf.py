@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from imgfs.content.durable import TEMPORARY, fsync_path, make_directory, publish, temporary_name
 from imgfs.errors import from_os
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOTE = "user.imgfs.snapshot"
 _UPPER_MODE = 0o755
 """The root of a filesystem that nobody has described yet."""
 
@@ -82,6 +84,18 @@ class Shelf:
             return True
         except OSError as error:
             raise from_os(error, f"snapshot directory {number}") from None
+
+    def note(self, number: int, text: bytes) -> None:
+        """Write on a snapshot's directory what it is: for a database that is lost. Best effort, and not synced."""
+        with suppress(OSError):
+            os.setxattr(self._root / str(number), _NOTE, text)
+
+    def noted(self, number: int) -> bytes | None:
+        """What `note` wrote; None where nothing can be read."""
+        try:
+            return os.getxattr(self._root / str(number), _NOTE)
+        except OSError:
+            return None
 
     def _names(self) -> Collection[str]:
         try:

@@ -24,7 +24,7 @@ from imgfs.database import Database
 from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, TooLarge, from_os
 from imgfs.kernel.overlay import MOST_LOWERS
 from imgfs.oci.digest import Digest, is_digest
-from imgfs.snapshots import rows
+from imgfs.snapshots import notes, rows
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.ids import active_id, check_key, check_name, shown, subject
 from imgfs.snapshots.index import Index
@@ -260,6 +260,7 @@ class SnapshotStore:
             await self._write(lambda db: rows.put(db, made))
             self._index.forget(info.id)
             self._index.remember(made)
+            await self._note(made)
             return made
 
     def check_commit(self, key: str, name: str) -> None:
@@ -394,7 +395,14 @@ class SnapshotStore:
     async def _put(self, info: Info) -> Info:
         await self._write(lambda db: rows.put(db, info))
         self._index.remember(info)
+        await self._note(info)
         return info
+
+    async def _note(self, info: Info) -> None:
+        """On the directory too, because a copy of the rows is a minute old."""
+        if info.kind is not Kind.VIEW:
+            with trio.CancelScope(shield=True):
+                await run_disk(self._shelf.note, info.number, notes.encode(info))
 
     async def _keep_usage(self, number: int, usage: Usage) -> None:
         self._usages[number] = usage

@@ -1,0 +1,133 @@
+"""`imgfs.copy`: the rows that no file can rebuild, as text, with a checksum.
+
+JSON lines: a head with format and time, `[table, row]` for each row, last the SHA-256 of all before it. The one before
+stays as `imgfs.copy.old`, and is believed where the newer one does not check out. Bytes are base64.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from imgfs.content.durable import temporary_name, write_file
+from imgfs.database import Kept, Row
+from imgfs.errors import Malformed
+
+FILE = "imgfs.copy"
+OLD = f"{FILE}.old"
+_FORMAT = 1
+
+
+class _Head(msgspec.Struct, frozen=True):
+    imgfs_copy: int
+    written: int
+
+
+class _Tail(msgspec.Struct, frozen=True):
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Rows by table, as they were at `written` (ns since the epoch)."""
+
+    written: int
+    rows: Mapping[str, Sequence[Row]]
+
+
+def encode(copy: Copy) -> bytes:
+    """The file's bytes; the same rows at the same time are the same bytes."""
+    encoder = msgspec.json.Encoder()
+    lines = [encoder.encode(_Head(_FORMAT, copy.written))]
+    lines += (encoder.encode((table, row)) for table, rows in copy.rows.items() for row in rows)
+    data = b"\n".join(lines) + b"\n"
+    return data + encoder.encode(_Tail(hashlib.sha256(data).hexdigest())) + b"\n"
+
+
+def decode(data: bytes, kept: Sequence[Kept]) -> Copy:
+    """Read a copy back; tables that nobody keeps any more are passed over. Raises Malformed."""
+    body, head = _checked(data)
+    decoders = {one.name: msgspec.json.Decoder(one.row) for one in kept}
+    rows: dict[str, list[Row]] = {one.name: [] for one in kept}
+    lines: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+    try:
+        for line in body:
+            table, row = lines.decode(line)
+            if table in rows:
+                rows[table].append(decoders[table].decode(row))
+    except msgspec.MsgspecError as error:
+        raise Malformed(f"{FILE}: {error}; it is written anew while the state directory is mounted") from None
+    return Copy(head.written, rows)
+
+
+def read(path: Path, kept: Sequence[Kept]) -> Copy:
+    """The copy in a file. Raises Malformed where it is torn or of a later version, OSError."""
+    return decode(path.read_bytes(), kept)
+
+
+def newest(state: Path, kept: Sequence[Kept]) -> Copy | None:
+    """The newest copy of a state directory that checks out; None where there is none."""
+    for name in (FILE, OLD):
+        with suppress(OSError, Malformed):
+            return read(state / name, kept)
+    return None
+
+
+def save(state: Path, copy: Copy) -> bool:
+    """Write the copy unless the one there says the same; tells whether it did. Durable on return. Raises OSError."""
+    path, data = state / FILE, encode(copy)
+    if _rows_of(path) == _body(data):
+        return False
+    if _rows_of(path) is not None:
+        _keep_old(path)
+    write_file(path, data)
+    return True
+
+
+def _keep_old(path: Path) -> None:
+    """By a second name and a rename: whenever the power fails, one whole copy has a name."""
+    temporary = path.with_name(temporary_name())
+    os.link(path, temporary)
+    temporary.rename(path.with_name(OLD))
+
+
+def _rows_of(path: Path) -> bytes | None:
+    """The rows in a file as they are written; None where it is not whole or not there."""
+    try:
+        data = path.read_bytes()
+        _checked(data)
+    except (OSError, Malformed):
+        return None
+    return _body(data)
+
+
+def _body(data: bytes) -> bytes:
+    return data[data.index(b"\n") : data.rindex(b"\n", 0, -1)]
+
+
+def _checked(data: bytes) -> tuple[Iterator[bytes], _Head]:
+    """The lines of rows, and the head. Raises Malformed unless the sum is right and the format is known."""
+    end = data.rfind(b"\n", 0, -1) + 1
+    try:
+        tail = msgspec.json.decode(data[end:], type=_Tail)
+        lines = iter(data[:end].splitlines())
+        head = msgspec.json.decode(next(lines, b""), type=_Head)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Malformed(f"{FILE}: {error}; it is torn") from None
+    if not data.endswith(b"\n") or hashlib.sha256(data[:end]).hexdigest() != tail.sha256:
+        raise Malformed(f"{FILE}: its checksum is wrong; it is torn or damaged")
+    if head.imgfs_copy != _FORMAT:
+        raise Malformed(f"{FILE}: is of format {head.imgfs_copy}, this imgfs reads {_FORMAT}")
+    return lines, head
+
+
+def rows_of(db: sqlite3.Connection, kept: Sequence[Kept]) -> dict[str, Sequence[Row]]:
+    """What is to be kept, out of an open database. Raises sqlite3.Error, also where a table does not check out."""
+    return {one.name: one.dump(db) for one in kept}

@@ -1,0 +1,177 @@
+"""A database that is lost or damaged is set aside, and a new one is made from what can be believed.
+
+In this order: tables of the damaged file that check out, the newest whole copy, files of the state directory. What was
+set aside is kept as `imgfs.db.damaged-<n>`. The new file is complete and durable before it gets its name, so that a
+crash at any point leaves a start that does the same again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imgfs.content.durable import TEMPORARY, fsync_path, publish, temporary_name
+from imgfs.database import FILE, Damaged, Database, Kept, Row, read_only
+from imgfs.errors import from_os
+from imgfs.rescue.copy import FILE as COPY
+from imgfs.rescue.copy import OLD, Copy, newest
+
+ASIDE = f"{FILE}.damaged-"
+"""How the names begin of databases that were set aside; the user removes them."""
+_SHARED = "-shm"
+"""Derived from what is written ahead."""
+_BESIDE = ("-wal", _SHARED, "-journal")
+_log = logging.getLogger("imgfs.rescue")
+
+Finder = Callable[[sqlite3.Connection, Path], int]
+"""Puts into the tables of a room what the files of a state directory tell; returns how many rows. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the database consists of: the rooms' tables, what no file can rebuild, and who rebuilds the rest."""
+
+    schemas: Sequence[str]
+    kept: Sequence[Kept]
+    finders: Sequence[Finder] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """How it went: why, where the old file is, the time of the copy (ISO 8601), and how many rows came from where."""
+
+    reason: str
+    aside: str | None
+    copied: str | None
+    rows: int
+    salvaged: Sequence[str]
+    found: int
+
+
+def open_database(state: Path, tables: Tables) -> tuple[Database, Rebuilt | None]:
+    """Open the database of a state directory, rebuilt first if it is lost or damaged.
+
+    The caller holds the state's lock. Raises NoSpace, StorageFailed; then the old file is where it was.
+    """
+    reason = lost(state)
+    if reason is None:
+        try:
+            return Database(state / FILE, tables.schemas), None
+        except Damaged as error:
+            reason = error.message
+    rebuilt = rebuild(state, tables, reason)
+    return Database(state / FILE, tables.schemas), rebuilt
+
+
+def lost(state: Path) -> str | None:
+    """Why the database of a directory counts as lost, where it does: there is none, but there was one."""
+    if _size(state / FILE) > 0 or not any(_traces(state)):
+        return None
+    return f"{state / FILE}: is {'empty' if (state / FILE).exists() else 'gone'}"
+
+
+def rebuild(state: Path, tables: Tables, reason: str) -> Rebuilt:
+    """Make the database anew. Raises NoSpace, StorageFailed; then nothing has changed."""
+    temporary = state / temporary_name()
+    try:
+        copy = newest(state, tables.kept)
+        rows, salvaged, found = _make(temporary, state, tables, copy)
+        fsync_path(temporary)
+        aside = set_aside(state)
+        publish(temporary, state / FILE)
+    except sqlite3.Error as error:
+        raise from_os(OSError(None, str(error)), str(temporary)) from None
+    except OSError as error:
+        raise from_os(error, str(error.filename or state)) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    rebuilt = Rebuilt(reason, aside and aside.name, _time(copy), rows, salvaged, found)
+    _log.warning("the database was rebuilt", extra={**_told(rebuilt)})
+    return rebuilt
+
+
+def set_aside(state: Path) -> Path | None:
+    """Give the database's file a second name, and what lies beside it its only one; None where nothing is in it.
+
+    The old name stays until the new file takes it. What is written ahead goes at once: it must not meet the new file.
+    """
+    path = state / FILE
+    aside = next(one for one in _aside_names(state) if not one.exists()) if _size(path) else None
+    if aside is not None:
+        os.link(path, aside)
+    for suffix in _BESIDE:
+        beside = path.with_name(path.name + suffix)
+        if aside is not None and suffix != _SHARED and _size(beside):
+            beside.rename(f"{aside}{suffix}")
+        else:
+            beside.unlink(missing_ok=True)
+    fsync_path(state)
+    return aside
+
+
+def _make(path: Path, state: Path, tables: Tables, copy: Copy | None) -> tuple[int, list[str], int]:
+    salvaged: list[str] = []
+    total = 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA synchronous=OFF")  # all of it is synced at once, before anybody sees it
+        for schema in tables.schemas:
+            db.executescript(schema)
+        db.execute("BEGIN")
+        for one in tables.kept:
+            rows = _salvage(state / FILE, one)
+            if rows is not None:
+                salvaged.append(one.name)
+            else:
+                rows = copy.rows[one.name] if copy else ()
+            one.restore(db, rows)
+            total += len(rows)
+        found = sum(finder(db, state) for finder in tables.finders)
+        db.execute("COMMIT")
+    return total, salvaged, found
+
+
+def _salvage(path: Path, kept: Kept) -> Sequence[Row] | None:
+    """The rows of a damaged database, if their tables are whole; else None."""
+    if not _size(path):
+        return None
+    try:
+        with read_only(path) as db:
+            return kept.dump(db)
+    except (sqlite3.Error, OverflowError, UnicodeDecodeError):
+        return None
+
+
+def _traces(state: Path) -> Iterator[Path]:
+    """What only a state directory has that had a database once."""
+    yield from (path for path in (state / COPY, state / OLD) if path.exists())
+    yield from state.glob(f"{ASIDE}*")
+    yield from (path for path in state.glob("snapshots/*/upper") if not path.parent.name.startswith(TEMPORARY))
+
+
+def _aside_names(state: Path) -> Iterator[Path]:
+    number = 0
+    while True:
+        number += 1
+        yield state / f"{ASIDE}{number}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _time(copy: Copy | None) -> str | None:
+    return datetime.fromtimestamp(copy.written / 1e9, UTC).isoformat(timespec="seconds") if copy else None
+
+
+def _told(rebuilt: Rebuilt) -> dict[str, object]:
+    return {name: getattr(rebuilt, name) for name in ("reason", "aside", "copied", "rows", "salvaged", "found")}
