@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from imgfs import __version__
+from imgfs.check.mender import Mender, Wards
 from imgfs.config import Config
 from imgfs.content import labels
 from imgfs.content.ingests import IngestStore
@@ -128,6 +129,20 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         using,
         documents.forget,
     )
+    wards = Wards(
+        content,
+        ingests,
+        layers,
+        metadata,
+        rootfs,
+        views,
+        chains,
+        known,
+        documents,
+        blobs,
+        images,
+        opened.keeper,
+    )
     return Subsystems(
         config=config,
         state=state,
@@ -143,6 +158,7 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         rootfs=rootfs,
         leases=leases,
         room=Room(state, rooms),
+        mender=Mender(state, TABLES, wards),
         documents=documents,
         resolver=Resolver(name_table, known, documents, registry, failures, nursery, pins),
         images=images,

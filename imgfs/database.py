@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,7 +72,7 @@ class Database:
     """An open database. Only one process may open a state directory; the daemon's lock sees to that."""
 
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
-        """Open or create `path`; raises Damaged where it is no whole database, StorageFailed where it cannot be opened."""
+        """Open or create `path`; raises Damaged where it is no whole database, StorageFailed where it will not open."""
         self._path = path
         self.written = trio.Event()
         """Set by every change; whoever waits for changes puts a new one in its place."""
@@ -182,9 +182,9 @@ def check(db: sqlite3.Connection, table: str = "", *, deep: bool = False) -> Non
         raise error
 
 
-def read_only(path: Path) -> closing[sqlite3.Connection]:
-    """A connection that changes nothing, beside a daemon or without one; closed by `with`. Raises sqlite3.Error."""
-    return closing(sqlite3.connect(f"file:{quote_from_bytes(bytes(path))}?mode=ro", uri=True, timeout=10))
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing, beside a daemon or without one. The caller closes it. Raises sqlite3.Error."""
+    return sqlite3.connect(f"file:{quote_from_bytes(bytes(path))}?mode=ro", uri=True, timeout=10)
 
 
 class _Reserve:

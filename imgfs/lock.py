@@ -6,9 +6,46 @@ import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from imgfs.errors import Busy, from_os
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a state directory: the sentence that it left, and the mountpoint if that names one."""
+
+    told: str
+
+    @property
+    def mountpoint(self) -> str | None:
+        """Where a daemon shows it; None where something else holds it."""
+        return self.told.partition(" at ")[2] or None
+
+
+def holder(state: Path) -> Holder | None:
+    """Who holds `state` now, without getting in the way of whoever wants it: the kernel's table of locks tells."""
+    path = state / "lock"
+    try:
+        status, locks = path.stat(), Path("/proc/locks").read_text()
+        told = path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+    is_held = any(_is_ours(line.split(), status, told) for line in locks.splitlines())
+    return Holder(told) if is_held else None
+
+
+def _is_ours(words: list[str], status: os.stat_result, told: str) -> bool:
+    """Whether a line of /proc/locks (proc(5)) is the lock on that file.
+
+    By inode, and device or process: some filesystems show files another device than they have.
+    """
+    if len(words) < 6 or words[1] != "FLOCK":
+        return False
+    pid, (device, _, inode) = words[4], words[5].rpartition(":")
+    is_device = device == f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    return inode == str(status.st_ino) and (is_device or told.split()[1:2] == [pid])
 
 
 @contextmanager

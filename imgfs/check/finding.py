@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+Mend = Literal["aside", "remove", "index", "record", "copy", "database", "adopt", "none", "note"]
+"""What repair does: set the file aside; remove it, because it is derived; make a layer's index, an ingest's record, the
+copy or the database anew; give the directories of snapshots their rows again; nothing. A note is no damage.
+"""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One damaged thing. `path` is relative to the state directory. `cure` says what repair or a user does.
-
-    `mend` tells what `repair` does with the file: set it aside, remove it because it is derived, or nothing.
-    """
+    """One thing. `path` is relative to the state directory. `cure` says what repair or a user does."""
 
     path: str
     what: str
     consequence: str
     cure: str
-    mend: str = "none"
+    mend: Mend = "none"
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether anything is to be done about it."""
+        return self.mend != "note"
 
     def line(self) -> str:
         """For people."""
         return f"{self.path}: {self.what}; {self.consequence}; {self.cure}"
-
-
-ASIDE, REMOVE, NONE = "aside", "remove", "none"
 
 
 def damaged(path: str, what: str) -> Finding:
@@ -31,11 +37,22 @@ def damaged(path: str, what: str) -> Finding:
         path,
         what,
         "it is not served when that is noticed, and EIO or EBADMSG until then",
-        "repair sets it aside; what a registry has is fetched again when it is read",
-        ASIDE,
+        "repair sets it aside; what a registry has is fetched again",
+        "aside",
     )
 
 
-def derived(path: str, what: str) -> Finding:
+def derived(path: str, what: str, mend: Mend = "remove") -> Finding:
     """A file that is made again from others."""
-    return Finding(path, what, "it is made again when it is needed", "repair removes it", REMOVE)
+    cure = "repair removes it" if mend == "remove" else "repair makes it anew"
+    return Finding(path, what, "it is made again when it is needed", cure, mend)
+
+
+def aside(path: str) -> Finding:
+    """What an earlier repair or start set aside."""
+    return Finding(path, "was set aside as damaged", "it is not served", "remove it when nobody needs it", "note")
+
+
+def stranger(path: str) -> Finding:
+    """A file where only named ones belong."""
+    return Finding(path, "is nothing of imgfs by its name", "it is never served", "move it away", "note")

@@ -1,56 +1,123 @@
-"""Mending what a check found: derived files go, damaged ones are set aside. The only copy of anything is never deleted.
+"""Mending a state directory that no daemon uses: the caller holds its lock. Doing it twice is doing it once.
 
-Nothing else may use the state directory meanwhile: the caller holds its lock. Doing it twice is doing it once.
+Derived files go or are made anew, damaged ones are set aside. The only copy of anything is never deleted. Each step is
+one rename, so whoever is killed in between has done it or not.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from imgfs.check.checks import ASIDE as DAMAGED
-from imgfs.check.finding import ASIDE, REMOVE, Finding
-from imgfs.content.durable import fsync_path
-from imgfs.errors import from_os
+import msgspec
+
+from imgfs.check.content import Moved
+from imgfs.check.finding import Finding, Mend
+from imgfs.content.disk import HOST
+from imgfs.content.durable import aside_name, fsync_path, publish, temporary_name
+from imgfs.content.meta import decode, write_again
+from imgfs.database import FILE, read_only
+from imgfs.errors import Malformed, VerificationFailed, from_os
+from imgfs.layers.reindex import reindex
+from imgfs.oci.digest import Digest
+from imgfs.rescue.copy import FILE as COPY
+from imgfs.rescue.copy import Copy, rows_of, save
+from imgfs.rescue.rebuild import Tables, rebuild
+from imgfs.snapshots.notes import adopt
 
 
-def mend(state: Path, finding: Finding) -> bool:
-    """Do what `finding.mend` says; returns whether anything was to be done. Raises NoSpace, StorageFailed."""
-    path = state / finding.path
-    try:
-        if finding.mend == REMOVE:
-            _remove(path)
-        elif finding.mend == ASIDE:
-            path.rename(_free(path))
-            fsync_path(path.parent)
+class Repair:
+    """Does what findings say."""
+
+    def __init__(self, state: Path, tables: Tables, moved: Moved) -> None:
+        self._state = state
+        self._tables = tables
+        self._moved = moved
+        self._mends: dict[Mend, Callable[[Finding], str]] = {
+            "aside": self._set_aside,
+            "remove": self._remove,
+            "index": self._reindex,
+            "record": self._correct,
+            "copy": self._copy,
+            "database": self._rebuild,
+            "adopt": self._adopt,
+        }
+
+    def mend(self, finding: Finding) -> str:
+        """Do what `finding.mend` says; returns what was done, nothing where nothing can be. Raises NoSpace,
+        StorageFailed.
+        """
+        do = self._mends.get(finding.mend)
+        try:
+            return do(finding) if do else ""
+        except FileNotFoundError:
+            return "is gone"
+        except OSError as error:
+            raise from_os(error, finding.path) from None
+
+    def _set_aside(self, finding: Finding) -> str:
+        path = self._state / finding.path
+        name = aside_name(path)
+        publish(path, name)
+        return f"set aside as {name.name}"
+
+    def _remove(self, finding: Finding) -> str:
+        """By a temporary name first, which the next start sweeps: half of a thing must not stay under its name."""
+        path = self._state / finding.path
+        gone = path.with_name(temporary_name())
+        publish(path, gone)
+        if gone.is_dir():
+            shutil.rmtree(gone)
         else:
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise from_os(error, finding.path) from None
-    return True
+            gone.unlink()
+        return "removed"
+
+    def _reindex(self, finding: Finding) -> str:
+        directory = (self._state / finding.path).parent
+        try:
+            reindex(directory, Digest(f"{directory.parent.name}:{directory.name}"), self._moved)
+        except (VerificationFailed, Malformed):
+            return self._set_aside(msgspec.structs.replace(finding, path=str(directory.relative_to(self._state))))
+        return "made anew from the tar"
+
+    def _correct(self, finding: Finding) -> str:
+        directory = self._state / finding.path
+        meta, size = decode((directory / "meta").read_bytes()), (directory / "data").stat().st_size
+        fsync_path(directory / "data")
+        write_again(HOST, directory / "meta", msgspec.structs.replace(meta, durable=min(size, meta.durable)))
+        return f"goes on at byte {size}"
+
+    def _copy(self, finding: Finding) -> str:
+        """An old copy that is torn goes, when the new one is whole: there is nothing in it that could be read."""
+        try:
+            with closing(read_only(self._state / FILE)) as db:
+                save(self._state, Copy(time.time_ns(), rows_of(db, self._tables.kept)))
+        except sqlite3.Error:
+            return self._set_aside(finding)
+        if finding.path != COPY:
+            self._remove(finding)
+        return "written anew from the database"
+
+    def _rebuild(self, finding: Finding) -> str:
+        done = rebuild(self._state, self._tables, f"{finding.path}: {finding.what}")
+        copied = f"the copy of {done.copied}" if done.copied else "no copy, as there was none"
+        kept = f", the old one is {done.aside}" if done.aside else ""
+        return f"rebuilt from {copied}, and from files: {done.rows} and {done.found} rows{kept}"
+
+    def _adopt(self, finding: Finding) -> str:
+        with closing(sqlite3.connect(self._state / FILE, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("BEGIN IMMEDIATE")
+            adopt(db, self._state)
+            db.execute("COMMIT")
+        return "is a snapshot again; `imgfs snapshot ls` shows it"
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        for name in os.listdir(path):
-            (path / name).unlink()
-        path.rmdir()
-    else:
-        path.unlink()
-    fsync_path(path.parent)
-
-
-def _free(path: Path) -> Path:
-    """A name for a damaged thing that no earlier one has."""
-    return next(name for name in _names(path) if not os.path.lexists(name))
-
-
-def _names(path: Path) -> Iterator[Path]:
-    yield path.with_name(f"{path.name}{DAMAGED}")
-    number = 1
-    while True:
-        number += 1
-        yield path.with_name(f"{path.name}.{number}{DAMAGED}")
+def place_of(finding: Finding) -> str:
+    """What has to be looked at for this to be found."""
+    return os.path.dirname(finding.path) if finding.mend == "index" else finding.path

@@ -14,11 +14,22 @@ from pathlib import Path
 from imgfs.content.disk import HOST, Disk, write_all
 
 TEMPORARY = ".tmp-"
+DAMAGED = ".damaged"
+"""How names end of what was set aside: it may be somebody's last copy, so it is never served and never removed."""
 
 
 def temporary_name() -> str:
     """A fresh name that `sweep` recognises."""
     return f"{TEMPORARY}{uuid.uuid4().hex}"
+
+
+def aside_name(path: Path) -> Path:
+    """Where a damaged thing can be set aside: a name beside it that no earlier one has."""
+    number, name = 1, path.with_name(f"{path.name}{DAMAGED}")
+    while os.path.lexists(name):
+        number += 1
+        name = path.with_name(f"{path.name}.{number}{DAMAGED}")
+    return name
 
 
 def fsync_path(path: Path) -> None:

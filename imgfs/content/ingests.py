@@ -25,7 +25,7 @@ from imgfs.content.directories import drop, make, move, remove, remove_committed
 from imgfs.content.disk import Disk, storage_error
 from imgfs.content.ingest import Ingest
 from imgfs.content.meta import Meta, era_of
-from imgfs.content.recovery import Found, read, recover
+from imgfs.content.recovery import Found, read, recover, unfinished
 from imgfs.content.refs import parse_ref, promised_digest, ref_id
 from imgfs.content.status import Status, status_of
 from imgfs.content.store import BlobInfo, ContentStore
@@ -66,9 +66,9 @@ class IngestStore:
             self._ingests[one.meta.ref] = Ingest(self._disk, one.path, one.meta, one.offset, self._nursery)
 
     def _peek(self) -> Iterator[Found]:
-        for entry in os.scandir(self._directory):
+        for path in unfinished(self._directory):
             with suppress(OSError, ImgfsError):
-                yield read(Path(entry.path), self._era)
+                yield read(path, self._era)
 
     def __iter__(self) -> Iterator[Status]:
         return iter([status_of(ingest) for ingest in dict.fromkeys(self._ingests.values())])
@@ -275,6 +275,20 @@ class IngestStore:
                 await ingest.record()
             except ImgfsError as error:
                 _log.warning("ingest not synced", extra={"ref": ingest.meta.ref, "error": error.message})
+
+    async def record_again(self, id: str) -> bool:
+        """Write the record of the ingest in the directory `id` anew, from memory; False where nobody knows it.
+
+        One whose bytes are gone is dropped. Raises Busy while a writer lives, NoSpace, StorageFailed.
+        """
+        ingest = next((one for one in self._ingests.values() if one.path.name == id), None)
+        if ingest is None:
+            return False
+        if not ingest.data.exists():
+            await self.abort(ingest.meta.ref)
+        else:
+            await ingest.declare()
+        return True
 
     def release(self, ingest: Ingest) -> None:
         """The holder is done; for the writer."""

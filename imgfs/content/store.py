@@ -23,7 +23,7 @@ from imgfs.aio.threads import run_disk
 from imgfs.content.blob_writer import BlobWriter
 from imgfs.content.commits import SIDE_BY_SIDE, GroupCommit, Naming
 from imgfs.content.disk import HOST, Disk, storage_error
-from imgfs.content.durable import make_directory, sweep, temporary_name
+from imgfs.content.durable import aside_name, make_directory, sweep, temporary_name
 from imgfs.content.labels import Labels
 from imgfs.errors import NotFound, NotPermitted
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
@@ -188,7 +188,7 @@ class ContentStore:
         self._stored.pop(digest, None)
         path = self.path(digest)
         with suppress(OSError):
-            self.disk.rename(path, path.with_name(f"{path.name}.damaged"))
+            self.disk.rename(path, aside_name(path))
         _log.warning("damaged blob set aside", extra={"digest": digest})
 
     async def adopt(self, digest: Digest, verified: Path) -> None:

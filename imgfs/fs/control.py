@@ -12,13 +12,14 @@ from imgfs.fs.gc import GcDirectory
 from imgfs.fs.layer import LayerDevices
 from imgfs.fs.leases import LeasesDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
+from imgfs.fs.repair import RepairFile
 from imgfs.fs.subsystems import Subsystems
 
 _LOG_SHOWN = 1 << 20
 
 
 class ControlDirectory(Directory):
-    """version, config, state.json, metrics, log, gc/ and leases/; unlisted, layers/ for the kernel."""
+    """version, config, state.json, metrics, log, repair, gc/ and leases/; unlisted, layers/ for the kernel."""
 
     __slots__ = ("_children", "_gc", "_layers", "_rootfs")
 
@@ -40,6 +41,7 @@ class ControlDirectory(Directory):
         }
         self._children[b"gc"] = self._gc
         self._children[b"leases"] = LeasesDirectory(subsystems)
+        self._children[b"repair"] = RepairFile(subsystems)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if name == b"layers":

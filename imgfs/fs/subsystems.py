@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imgfs.check.mender import Mender
 from imgfs.config import Config
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
@@ -47,6 +48,7 @@ class Subsystems:
     rootfs: Rootfs
     leases: Leases
     room: Room
+    mender: Mender
     documents: Documents
     resolver: Resolver
     images: Images

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imgfs.aio.reading import read_at
 from imgfs.aio.threads import run_disk
-from imgfs.content.durable import fsync_path, make_directory, publish, sweep, temporary_name
+from imgfs.content.durable import aside_name, fsync_path, make_directory, publish, sweep, temporary_name
 from imgfs.errors import Busy, NotFound, StorageFailed, from_os
 from imgfs.layers.entry import Entry
 from imgfs.layers.index import MAGIC, decode_index
@@ -136,7 +136,7 @@ class LayerStore:
         size = _recorded_size(directory)
         found = (directory / "tar").stat().st_size
         if size is not None and size != found:
-            directory.rename(directory.with_name(f"{directory.name}.damaged"))
+            directory.rename(aside_name(directory))
             told = {"diff_id": diff_id, "expected": size, "found": found}
             _log.warning("damaged layer set aside; it is fetched again when it is read", extra=told)
         else:
@@ -190,6 +190,26 @@ class LayerStore:
             await run_disk(self._take_away, diff_id)
         except OSError as error:
             raise from_os(error, f"layer {diff_id}") from None
+
+    async def set_aside(self, diff_id: Digest) -> None:
+        """Keep a damaged layer under another name, durably; whoever holds its Layer reads on. It is no longer served.
+
+        Raises NotFound, Busy while it settles, StorageFailed.
+        """
+        layer = self.get(diff_id)
+        if not self.is_settled(layer):
+            raise Busy(f"layer {diff_id}: is being stored; try again")
+        del self._layers[diff_id]
+        try:
+            await run_disk(self._put_aside, diff_id)
+        except OSError as error:
+            raise from_os(error, f"layer {diff_id}") from None
+
+    def _put_aside(self, diff_id: Digest) -> None:
+        final = self._final(diff_id)
+        with self._placing:
+            if diff_id not in self._layers and final.exists():
+                publish(final, aside_name(final))
 
     def _take_away(self, diff_id: Digest) -> None:
         final = self._final(diff_id)

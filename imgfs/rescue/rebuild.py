@@ -142,7 +142,7 @@ def _salvage(path: Path, kept: Kept) -> Sequence[Row] | None:
     if not _size(path):
         return None
     try:
-        with read_only(path) as db:
+        with closing(read_only(path)) as db:
             return kept.dump(db)
     except (sqlite3.Error, OverflowError, UnicodeDecodeError):
         return None

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -237,6 +237,21 @@ class Rootfs:
             await self.places.clear()
         finally:
             self._close_unused()
+
+    async def renew(self, chains: Container[Digest]) -> list[str]:
+        """Take away what shows one of these chains, because a file behind it is another one now.
+
+        The next walk mounts it again. Returns the places that are in use, and go on with the old file until they go.
+        """
+        ids = {place: chain for place, chain in self._users.items() if chain in chains}
+        left: list[str] = []
+        for place in [place for place in ids if place in self.places]:
+            try:
+                await self.places.unmount(place)
+            except Busy:
+                left.append(place)
+        self._close_unused()
+        return left
 
     @property
     def _trusted(self) -> bool:

@@ -1,0 +1,132 @@
+"""Checking what holds bytes: blobs, layers, metadata images, unfinished writes. Nothing is changed.
+
+Each function looks at one thing and yields what is wrong with it; what vanishes meanwhile is no finding.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from imgfs.check.finding import Finding, aside, damaged, derived, stranger
+from imgfs.content.durable import DAMAGED, TEMPORARY
+from imgfs.content.meta import decode
+from imgfs.erofs.superblock import is_whole
+from imgfs.errors import ImgfsError, StorageFailed
+from imgfs.layers.index import decode_index
+from imgfs.layers.store import SIZE_BYTES
+from imgfs.oci.digest import Digest, is_digest
+
+_PIECE = 1 << 20
+
+Moved = Callable[[int], object]
+"""Told how many bytes were read; what it raises ends the check."""
+
+
+def check_blob(path: Path, place: str, size: int | None, deep: bool, moved: Moved) -> Iterator[Finding]:
+    """A blob under its name, of `size` bytes if that is known; `deep` hashes it."""
+    digest = f"{path.parent.parent.name}:{path.name}"
+    if path.name.endswith(DAMAGED):
+        yield aside(place)
+    elif not is_digest(digest) or path.parent.name != path.name[:2]:
+        yield stranger(place)
+    elif (found := _size_of(path)) is not None and size not in (None, found):
+        yield damaged(place, f"has {found} bytes, {size} were stored")
+    elif deep and not _has_digest(path, Digest(digest), moved):
+        yield damaged(place, "its bytes have another digest")
+
+
+def check_layer(directory: Path, place: str, deep: bool, moved: Moved) -> Iterator[Finding]:
+    """A layer: its tar is there, of the size that its index has; `deep` hashes it. A missing index is no harm."""
+    diff_id, tar, index = f"{directory.parent.name}:{directory.name}", directory / "tar", directory / "index"
+    if directory.name.endswith(DAMAGED):
+        yield aside(place)
+    elif not is_digest(diff_id):
+        yield stranger(place)
+    elif (size := _size_of(tar)) is None:
+        if directory.exists():
+            yield derived(place, "has no tar")
+    else:
+        stored = _index_size(index) if index.exists() else size
+        if stored not in (None, size):
+            yield damaged(place, f"its tar has {size} bytes, {stored} were stored")
+        elif deep and not _has_digest(tar, Digest(diff_id), moved):
+            yield damaged(place, "its tar has another digest")
+        elif stored is None and index.exists():
+            yield derived(f"{place}/index", "is torn, or of another version", "index")
+
+
+def check_view(path: Path, place: str, moved: Moved) -> Iterator[Finding]:
+    """A metadata image, by its checksum."""
+    if not _is_whole(path, moved):
+        yield derived(place, "is torn, or of another version")
+
+
+def check_ingest(directory: Path, place: str) -> Iterator[Finding]:
+    """An unfinished write: its record can be read, and all bytes are there that were recorded as synced."""
+    if directory.name.endswith(DAMAGED):
+        yield aside(place)
+        return
+    size = _size_of(directory / "data")
+    if size is None:
+        if directory.exists():
+            yield Finding(place, "its bytes are gone", "the write begins again", "repair removes its record", "remove")
+        return
+    try:
+        meta = decode((directory / "meta").read_bytes())
+    except (OSError, ImgfsError) as error:
+        if directory.exists():
+            what, follows = f"its record cannot be read ({error})", "the write cannot go on under its name"
+            yield Finding(place, what, follows, "repair sets it aside; send the bytes again", "aside")
+        return
+    if size < meta.durable:
+        what, follows = f"has {size} bytes, {meta.durable} were on disk", "the write goes on from there"
+        yield Finding(place, what, follows, "repair corrects its record; send the rest again", "record")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether somebody is at work on it, or was killed over it."""
+    return name.startswith(TEMPORARY)
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _index_size(path: Path) -> int | None:
+    """The size of the tar as its index has it; None for an index that does not read back."""
+    try:
+        data = path.read_bytes()
+        decode_index(data[SIZE_BYTES:])
+    except (OSError, StorageFailed):
+        return None
+    return int.from_bytes(data[:SIZE_BYTES])
+
+
+def _is_whole(path: Path, moved: Moved) -> bool:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            moved(len(mapped))
+            return is_whole(mapped)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+        return False
+
+
+def _has_digest(path: Path, digest: Digest, moved: Moved) -> bool:
+    running = digest.new_hash()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(_PIECE):
+                running.update(piece)
+                moved(len(piece))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return running.hexdigest() == digest.hex

@@ -1,0 +1,154 @@
+"""Looks at one thing after another of a state directory, from outside, beside a daemon or without one.
+
+Owns what there is to look at. A place is a path relative to the state directory; what is looked at and what is in
+motion beside a daemon may be one, so a finding counts when a second look, a moment later, has it too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from imgfs.check.content import Moved, check_blob, check_ingest, check_layer, check_view, is_temporary
+from imgfs.check.finding import Finding, aside
+from imgfs.check.records import check_config, check_copy, check_database, check_snapshot
+from imgfs.database import FILE, Kept, read_only
+from imgfs.images.catalog import proven_size
+from imgfs.oci.digest import Digest
+from imgfs.rescue.copy import FILE as COPY
+from imgfs.rescue.copy import OLD
+from imgfs.rescue.rebuild import ASIDE
+from imgfs.snapshots import rows
+from imgfs.snapshots.ids import shown
+from imgfs.snapshots.rows import Kind
+
+_CONFIG = "imgfs.toml"
+_DEPTHS = {"blobs": 4, "layers": 3, "views": 2, "ingest": 2, "snapshots": 2}
+"""How many words the places below each directory have."""
+
+
+def nothing_moved(_: int) -> None:
+    """For who wants to hear nothing of the progress."""
+
+
+class Examiner:
+    """The checks of one state directory. `deep` reads and hashes every byte, and `moved` is told how many.
+
+    Use as a context, in one thread. What the database says is read once: for a second look, take a second Examiner.
+    """
+
+    def __init__(self, state: Path, kept: Sequence[Kept], *, deep: bool = False, moved: Moved = nothing_moved) -> None:
+        self._state = state
+        self._kept = kept
+        self._deep = deep
+        self._moved = moved
+        self._db: sqlite3.Connection | None = None
+        self._rows: rows.Rows | None = None
+        self._by_number: dict[int, rows.Info] = {}
+
+    def __enter__(self) -> Examiner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the database."""
+        if self._db is not None:
+            self._db.close()
+        self._db = self._rows = None
+
+    def places(self) -> Iterator[str]:
+        """All there is to look at, the database first, for the others are judged by it."""
+        yield from (FILE, COPY, OLD, _CONFIG)
+        yield from self._told(self._state.glob(f"{ASIDE}*"))
+        yield from sorted({*self._below("snapshots"), *(f"snapshots/{one}" for one in self._numbers())})
+        for top in ("blobs", "layers", "views", "ingest"):
+            yield from self._below(top)
+
+    def size(self) -> int:
+        """About how many bytes all this will read."""
+        found = self._state.glob("views/*"), *(self._state.glob(one) for one in _HASHED if self._deep)
+        return sum(_size(path) for paths in found for path in paths)
+
+    def examine(self, place: str) -> list[Finding]:
+        """What is wrong with one thing; nothing for what is none. Raises OSError where the disk cannot be read."""
+        return list(self._examine(place))
+
+    def _examine(self, place: str) -> Iterator[Finding]:
+        path, (top, *below) = self._state / place, place.split("/")
+        if ".." in below or len(below) + 1 != _DEPTHS.get(top, 1) or is_temporary(path.name):
+            return
+        place = shown(place)
+        match top:
+            case "blobs":
+                yield from check_blob(path, place, self._size_of_blob(below), self._deep, self._moved)
+            case "layers":
+                yield from check_layer(path, place, self._deep, self._moved)
+            case "views":
+                yield from check_view(path, place, self._moved)
+            case "ingest":
+                yield from check_ingest(path, place)
+            case "snapshots":
+                yield from self._examine_snapshot(place, below[0])
+            case _:
+                yield from self._examine_file(path, place)
+
+    def _examine_file(self, path: Path, place: str) -> Iterator[Finding]:
+        if place == FILE:
+            yield from check_database(self._state, self._deep)
+        elif place in (COPY, OLD):
+            yield from check_copy(path, place, self._kept)
+        elif place == _CONFIG:
+            yield from check_config(self._state)
+        elif place.startswith(ASIDE):
+            yield aside(place)
+
+    def _examine_snapshot(self, place: str, name: str) -> Iterator[Finding]:
+        found = self._users()
+        if found is not None and name.isdecimal():
+            number = int(name)
+            info = self._by_number.get(number)
+            yield from check_snapshot(self._state, place, info, is_removed=number in found.removed)
+
+    def _numbers(self) -> list[int]:
+        """The snapshots that should have a directory."""
+        found = self._users()
+        return [one.number for one in found.infos if one.kind is not Kind.VIEW] if found else []
+
+    def _users(self) -> rows.Rows | None:
+        """Users' snapshots by the database; None where it cannot be asked."""
+        if self._rows is None and (db := self._connect()):
+            with suppress(sqlite3.Error):
+                self._rows = rows.select(db)
+                self._by_number = {one.number: one for one in self._rows.infos}
+        return self._rows
+
+    def _size_of_blob(self, words: list[str]) -> int | None:
+        if db := self._connect():
+            with suppress(sqlite3.Error):
+                return proven_size(db, Digest(f"{words[0]}:{words[-1]}"))
+        return None
+
+    def _connect(self) -> sqlite3.Connection | None:
+        if self._db is None and (self._state / FILE).exists():
+            with suppress(sqlite3.Error):
+                self._db = read_only(self._state / FILE)
+        return self._db
+
+    def _below(self, top: str) -> Iterator[str]:
+        pattern = "/".join([top, *"*" * (_DEPTHS[top] - 1)])
+        yield from self._told(path for path in self._state.glob(pattern) if path.name != "empty")
+
+    def _told(self, paths: Iterator[Path]) -> Iterator[str]:
+        for path in sorted(paths):
+            yield str(path.relative_to(self._state))
+
+
+_HASHED = ("blobs/*/*/*", "layers/*/*/tar")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,67 @@
+"""Checking what holds facts: the database, its copy, users' snapshots, the configuration. Nothing is changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from imgfs.check.finding import Finding
+from imgfs.config import load_config
+from imgfs.database import FILE, Kept, check, is_damage, read_only
+from imgfs.errors import ImgfsError, Malformed
+from imgfs.rescue.copy import read
+from imgfs.rescue.rebuild import lost
+from imgfs.snapshots.ids import shown
+from imgfs.snapshots.rows import Info, Kind
+
+_LOST = "names, labels, leases and snapshots are not known"
+_REBUILT = "repair and the next mount set it aside and rebuild it from its copy and from files"
+
+
+def check_database(state: Path, deep: bool) -> Iterator[Finding]:
+    """The database: there if it ever was, and whole by SQLite's own check."""
+    path = state / FILE
+    if reason := lost(state):
+        yield Finding(FILE, f"is lost ({reason.rpartition(' ')[2]})", _LOST, _REBUILT, "database")
+    if not path.exists() or reason:
+        return
+    try:
+        with closing(read_only(path)) as db:
+            check(db, deep=deep)
+    except sqlite3.Error as error:
+        if is_damage(error):
+            yield Finding(FILE, f"is damaged ({error})", _LOST, _REBUILT, "database")
+        else:
+            yield Finding(FILE, str(error), "the daemon may not start", "check the disk and who else uses it")
+
+
+def check_copy(path: Path, place: str, kept: Sequence[Kept]) -> Iterator[Finding]:
+    """A copy of the database: torn, it is of no use; none is no harm."""
+    try:
+        read(path, kept)
+    except FileNotFoundError:
+        return
+    except (OSError, Malformed) as error:
+        follows = "names, labels, leases and views would be lost with the database"
+        yield Finding(place, f"cannot be read ({error})", follows, "repair writes it anew from the database", "copy")
+
+
+def check_snapshot(state: Path, place: str, info: Info | None, *, is_removed: bool) -> Iterator[Finding]:
+    """A user's snapshot has its row and its directory; `info` is the row."""
+    upper = state / place / "upper"
+    if info is not None and info.kind is not Kind.VIEW and not upper.is_dir():
+        what = f"the changes of snapshot {shown(info.id)} are lost"
+        yield Finding(place, what, "it cannot be used", f"imgfs snapshot rm {shown(info.id)}")
+    elif info is None and not is_removed and upper.is_dir() and any(upper.iterdir()):
+        what, follows = "holds changes and is no snapshot that the database knows", "nobody finds it"
+        yield Finding(place, what, follows, "repair, without a daemon, makes a snapshot of it", "adopt")
+
+
+def check_config(state: Path) -> Iterator[Finding]:
+    """The configuration in the state directory can be read."""
+    try:
+        load_config(None, state)
+    except ImgfsError as error:
+        yield Finding("imgfs.toml", error.message, "the daemon does not start with it", "mend it with an editor")

@@ -1,0 +1,104 @@
+"""What `imgfs repair` does about findings: by itself where nobody uses the state, else through the daemon's door."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgfs.check.examiner import Examiner
+from imgfs.check.finding import Finding
+from imgfs.check.repair import Repair, place_of
+from imgfs.cli.failure import from_os_error
+from imgfs.cli.reading import Reading
+from imgfs.cli.tree import Tree
+from imgfs.lock import locked
+
+_DOOR = "user.imgfs.repair"
+_GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT, errno.EINTR)
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """A finding, and what was done about it; nothing where it is left, and `reason` why."""
+
+    finding: Finding
+    done: str = ""
+    reason: str = ""
+
+    @property
+    def is_left(self) -> bool:
+        """Whether something is still to be done about it, or lost for now."""
+        return self.finding.is_damage and (not self.done or bool(self.reason))
+
+    def line(self) -> str:
+        """For people."""
+        if not self.finding.is_damage:
+            return f"note: {self.finding.line()}"
+        if not self.done:
+            return f"left: {self.finding.line()}" + (f" ({self.reason})" if self.reason else "")
+        again = f"; it could not be had again: {self.reason}" if self.reason else ""
+        return f"mended: {self.finding.path}: {self.finding.what}; {self.done}{again}"
+
+    def told(self) -> dict[str, object]:
+        """For programs."""
+        return told(self.finding) | {"mended": bool(self.done), "done": self.done, "reason": self.reason}
+
+
+def told(finding: Finding) -> dict[str, object]:
+    """A finding for programs."""
+    return {
+        "path": finding.path,
+        "what": finding.what,
+        "consequence": finding.consequence,
+        "cure": finding.cure,
+        "damage": finding.is_damage,
+    }
+
+
+def mending(state: Path, deep: bool, progress: Reading) -> Iterator[Mended]:
+    """Mend each thing as it is found. Raises Busy if somebody uses the state, NoSpace, StorageFailed."""
+    from imgfs.assembly import TABLES
+
+    with locked(state, "for repair"):
+        mender = Repair(state, TABLES, progress.moved)
+        with Examiner(state, TABLES.kept, deep=deep, moved=progress.moved) as examiner:
+            progress.expect(examiner.size())
+            for place in examiner.places():
+                progress.at(place)
+                for finding in examiner.examine(place):
+                    yield Mended(finding, mender.mend(finding))
+
+
+def mending_mounted(tree: Tree, found: Iterable[Finding]) -> Iterator[Mended]:
+    """Have the daemon mend each thing. Fails where it ends meanwhile; what it refuses is left, with its reason."""
+    for finding in found:
+        if finding.mend in ("none", "note"):
+            yield Mended(finding)
+        else:
+            yield _ask(tree, finding)
+
+
+def _ask(tree: Tree, finding: Finding) -> Mended:
+    door, place = f"{tree.path}/.imgfs/repair", place_of(finding)
+    before = _report(door)
+    try:
+        os.setxattr(door, _DOOR, os.fsencode(place))
+    except OSError as error:
+        if error.errno in _GONE:
+            raise from_os_error(error, place, None, tree.log) from None
+        return Mended(finding, "", tree.reason(door) or os.strerror(error.errno or errno.EIO))
+    after = _report(door)
+    if after == before:
+        return Mended(finding, "is whole by now")
+    said = json.loads(after[-1])
+    return Mended(finding, said["done"], said["again"])
+
+
+def _report(door: str) -> list[bytes]:
+    """What the daemon says that it mended, the latest last."""
+    with open(door, "rb") as file:
+        return file.readlines()

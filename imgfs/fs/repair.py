@@ -1,0 +1,62 @@
+""".imgfs/repair: the door through which what is damaged in the state directory is mended while it is mounted.
+
+A file of its own, because the kernel keeps an inode locked while one of its attributes is set, and hashing takes long.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import msgspec
+import pyfuse3
+
+from imgfs.errors import ImgfsError
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import WRITING, BytesHandle
+from imgfs.fs.node import Handle, Node, control_number
+from imgfs.fs.subsystems import Subsystems
+
+_DOOR = b"user.imgfs.repair"
+_ERROR = b"user.imgfs.error"
+
+
+class RepairFile(Node):
+    """`user.imgfs.repair` with a path of the state directory looks at that thing and mends it.
+
+    Reading tells what was mended since the mount, a JSON object a line, the latest last.
+    """
+
+    __slots__ = ("_error", "_mender", "_shown")
+
+    direct_io = True
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__(control_number(".imgfs/repair"))
+        self._mender = subsystems.mender
+        self._shown = subsystems.shown
+        self._error = ""
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._shown.entry(self.number, stat.S_IFREG | 0o600, size=len(self._report()), disk=0)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        return BytesHandle(self._report())
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        return {_ERROR: self._error.encode()} if self._error else {}
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        if name != _DOOR:
+            raise self.refusal()
+        try:
+            await caller.wait(lambda: self._mender.mend(os.fsdecode(value)))
+            self._error = ""
+        except ImgfsError as error:
+            self._error = error.message
+            raise
+
+    def _report(self) -> bytes:
+        return b"".join(msgspec.json.encode(one) + b"\n" for one in self._mender.done)
