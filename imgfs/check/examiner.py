@@ -16,7 +16,7 @@ from imgfs.check.finding import Finding, aside
 from imgfs.check.records import check_config, check_copy, check_database, check_snapshot
 from imgfs.database import FILE, Kept, read_only
 from imgfs.images.catalog import proven_size
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, is_digest
 from imgfs.rescue.copy import FILE as COPY
 from imgfs.rescue.copy import OLD
 from imgfs.rescue.rebuild import ASIDE
@@ -124,9 +124,10 @@ class Examiner:
         return self._rows
 
     def _size_of_blob(self, words: list[str]) -> int | None:
-        if db := self._connect():
+        digest = f"{words[0]}:{words[-1]}"
+        if is_digest(digest) and (db := self._connect()):
             with suppress(sqlite3.Error):
-                return proven_size(db, Digest(f"{words[0]}:{words[-1]}"))
+                return proven_size(db, Digest(digest))
         return None
 
     def _connect(self) -> sqlite3.Connection | None:

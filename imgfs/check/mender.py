@@ -107,20 +107,20 @@ class Mender:
             raise from_os(error, place) from None
 
     async def _mend(self, finding: Finding) -> Mended:
-        top, *_, name = finding.path.split("/")
-        match top, finding.mend:
+        words = finding.path.split("/")
+        match words[0], finding.mend:
             case "blobs", "aside":
-                return await self._mend_blob(finding, Digest(f"{finding.path.split('/')[1]}:{name}"))
+                return await self._mend_blob(finding, Digest(f"{words[1]}:{words[-1]}"))
             case "layers", "aside":
-                return await self._mend_layer(finding, Digest(f"{finding.path.split('/')[1]}:{name}"))
+                return await self._mend_layer(finding, Digest(f"{words[1]}:{words[2]}"))
             case "layers", "remove":
-                return await self._renew_layer(finding, Digest(f"{finding.path.split('/')[1]}:{name}"))
+                return await self._renew_layer(finding, Digest(f"{words[1]}:{words[2]}"))
             case "layers", _:
-                return await self._mend_index(finding)
+                return await self._mend_index(finding, Digest(f"{words[1]}:{words[2]}"))
             case "views", _:
-                return await self._mend_view(finding, Digest(f"sha256:{Path(name).stem}"))
+                return await self._mend_view(finding, Digest(f"sha256:{Path(words[1]).stem}"))
             case "ingest", _:
-                return await self._mend_ingest(finding, name)
+                return await self._mend_ingest(finding, words[1])
             case _, "copy":
                 return await self._mend_copy(finding)
             case _:
@@ -162,9 +162,8 @@ class Mender:
 
         return await _again(finding, done, fetch)
 
-    async def _mend_index(self, finding: Finding) -> Mended:
+    async def _mend_index(self, finding: Finding, diff_id: Digest) -> Mended:
         directory = (self._state / finding.path).parent
-        diff_id = Digest(f"{directory.parent.name}:{directory.name}")
         try:
             await _run(partial(reindex, directory, diff_id, _until_cancelled))
         except (VerificationFailed, Malformed):

@@ -2,108 +2,137 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from imgfs.testing.build import image
-from imgfs.testing.images import File, layer
-from imgfs.testing.registry import FakeRegistry
-from tests.support.mounted import Mounted
+from tests.check.scene import HARMS, Damage, picture
 
-MADE = image([layer([File("etc/one", b"1" * 70_000)]), layer([File("two", b"2" * 5000)], "none")])
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(data)
-
-
-@pytest.fixture
-def mounted(mounted: Mounted, registry: FakeRegistry) -> Mounted:
-    """A mount whose state has blobs, layers, a view, an ingest and a snapshot; unmounted."""
-    MADE.add_to(registry, "box", "1")
-    name = mounted.path / f"images/{registry.host}/box:1"
-    (name / "pull").read_bytes()
-    assert (name / "rootfs/two").read_bytes() == b"2" * 5000
-    (name / "layers/0").read_bytes()
-    (mounted.path / "content/ingest/half").write_bytes(b"half")
-    (mounted.path / "snapshots/active/mine").mkdir()
-    (mounted.path / "snapshots/active/mine/rootfs/file").write_text("1")
-    mounted.stop()
-    return mounted
+NAMED = [
+    *(("blobs/*/*/*", harm) for harm in ("cut", "flip")),
+    *(("layers/*/*/tar", harm) for harm in HARMS),
+    *(("layers/*/*/index", harm) for harm in ("cut", "flip")),
+    *(("views/*.erofs", harm) for harm in ("cut", "flip")),
+    *(("ingest/*/meta", harm) for harm in HARMS),
+    ("ingest/*/data", "delete"),
+    ("ingest/*/data", "cut"),
+    *(("imgfs.db", harm) for harm in HARMS),
+    *(("imgfs.copy", harm) for harm in ("cut", "flip")),
+]
+"""What is damage, and how. Bytes of an unfinished write that are others than those sent, only the sender can tell."""
+HARMLESS = [
+    *((name, harm) for name in ("log", "lock", "imgfs.db.reserve") for harm in HARMS),
+    *((pattern, "delete") for pattern in ("blobs/*/*/*", "layers/*/*/index", "views/*.erofs", "imgfs.copy")),
+]
+"""What is fetched, made or written again by itself."""
 
 
-def check(mounted: Mounted, *options: str, command: str = "check") -> tuple[int, list[str]]:
-    done = mounted.run(command, "--state", str(mounted.state), "--format", "json", *options)
-    return done.returncode, [one["path"] for one in json.loads(done.stdout)]
+def place_of(state: Path, path: Path) -> str:
+    place = str(path.relative_to(state)).removesuffix("/tar")
+    return place.rpartition("/")[0] if place.startswith("ingest/") else place
 
 
-def test_a_whole_state_directory_is_clean_and_is_not_changed(mounted: Mounted) -> None:
-    before = sorted((path, path.lstat().st_mtime_ns) for path in mounted.state.rglob("*") if path.is_file())
-    assert check(mounted) == (0, [])
-    assert check(mounted, "--deep") == (0, [])
-    after = sorted((path, path.lstat().st_mtime_ns) for path in mounted.state.rglob("*") if path.is_file())
-    assert [one for one in after if "imgfs.db-" not in str(one[0])] == before
-    mounted.start()
-    assert check(mounted, "--deep") == (0, [])
+def test_a_whole_state_directory_is_clean_and_is_not_changed(unmounted: Damage) -> None:
+    before = picture(unmounted.state)
+    for command in ("check", "repair"):
+        assert unmounted.run(command) == (0, [])
+        assert unmounted.run(command, "--deep") == (0, [])
+    assert picture(unmounted.state) == before
 
 
-@pytest.mark.parametrize("harm", [cut, flip], ids=["cut", "flip"])
-@pytest.mark.parametrize("pattern", ["blobs/*/*/*", "layers/*/*/tar", "layers/*/*/index", "views/*.erofs"])
-def test_what_is_damaged_is_named_mended_and_served_again(
-    mounted: Mounted, registry: FakeRegistry, pattern: str, harm: Callable[[Path], None]
-) -> None:
-    for path in sorted(mounted.state.glob(pattern)):
-        if path.stat().st_nlink > 1:
-            continue  # a plain layer is one file under two names, and both are named
-        place = str(path.relative_to(mounted.state)).removesuffix("/tar")
-        harm(path)
-        code, found = check(mounted, "--deep")
-        assert (code, found) == (6, [place])
-        assert check(mounted, "--deep", command="repair") == (0, [place])
-        code, left = check(mounted, "--deep")
-        assert all(one.endswith(".damaged") for one in left), left
-        for one in left:
-            aside = mounted.state / one
-            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
-    mounted.start()
-    name = mounted.path / f"images/{registry.host}/box:1"
-    assert (name / "rootfs/two").read_bytes() == b"2" * 5000
-    assert (name / "rootfs/etc/one").read_bytes() == b"1" * 70_000
-    (name / "layers/0").read_bytes()
+@pytest.mark.parametrize(("pattern", "harm"), NAMED)
+def test_what_is_damaged_is_named_mended_and_served_again(unmounted: Damage, pattern: str, harm: str) -> None:
+    path = unmounted.only(pattern)
+    size = path.stat().st_size
+    HARMS[harm](path)
+    place = place_of(unmounted.state, path)
+    if harm == "cut" and pattern.startswith(("blobs", "layers", "ingest")):
+        assert unmounted.damaged() == [place]  # sizes are looked at without reading
+    assert unmounted.damaged("--deep") == [place]
+    code, report = unmounted.run("repair", "--deep")
+    assert (code, [one["path"] for one in report]) == (0, [place])
+    assert report[0]["mended"]
+    assert unmounted.damaged("--deep") == []
+    assert unmounted.run("repair", "--deep") == (0, [])
+    if not (pattern.startswith(("views", "imgfs.copy", "layers/*/*/index")) or harm == "delete" or "data" in pattern):
+        kept = list(unmounted.state.rglob("*damaged*"))
+        assert kept, "the only copy of a damaged thing is never deleted"
+        assert any(one.is_dir() or one.stat().st_size in (size, size // 2) for one in kept)
+    unmounted.mounted.start()
+    unmounted.assert_served()
 
 
-def test_what_only_a_user_can_mend_is_left_and_told(mounted: Mounted) -> None:
-    shutil.rmtree(mounted.state / "snapshots/1")
-    next(mounted.state.glob("ingest/*/meta")).write_bytes(b"{")
-    code, found = check(mounted)
-    assert (code, len(found)) == (6, 2)
-    assert check(mounted, command="repair") == (6, found)
+@pytest.mark.parametrize(("pattern", "harm"), HARMLESS)
+def test_what_comes_back_by_itself_is_no_damage(unmounted: Damage, pattern: str, harm: str) -> None:
+    HARMS[harm](unmounted.only(pattern))
+    assert unmounted.damaged("--deep") == []
+    unmounted.mounted.start()
+    unmounted.assert_served()
 
 
-def test_repair_needs_the_state_for_itself(mounted: Mounted) -> None:
-    mounted.start()
-    done = mounted.run("repair", "--state", str(mounted.state))
-    assert (done.returncode, "is in use by pid" in done.stderr) == (7, True)
+def test_all_at_once(unmounted: Damage) -> None:
+    for pattern in ("imgfs.db", "blobs/*/*/*", "layers/*/*/tar", "layers/*/*/index", "views/*.erofs"):
+        for path in sorted(unmounted.state.glob(pattern)):
+            HARMS["flip"](path)
+    assert unmounted.damaged("--deep")
+    assert unmounted.run("repair", "--deep")[0] == 0
+    assert unmounted.damaged("--deep") == []
+    unmounted.mounted.start()
+    unmounted.assert_served(labelled=False)
 
 
-def test_a_damaged_database_is_named(mounted: Mounted) -> None:
-    (mounted.state / "imgfs.db").write_bytes(b"no database" * 1000)
-    code, found = check(mounted)
-    assert (code, found) == (6, ["imgfs.db"])
+def test_what_only_a_user_can_mend_is_left_and_told(unmounted: Damage) -> None:
+    shutil.rmtree(unmounted.state / "snapshots/1")
+    (unmounted.state / "imgfs.toml").write_text("acces = 1")
+    assert unmounted.damaged() == ["imgfs.toml", "snapshots/1"]
+    code, report = unmounted.run("repair")
+    assert (code, [one["mended"] for one in report]) == (6, [False, False])
 
 
-def test_a_state_directory_that_is_not_there(mounted: Mounted, tmp_path: Path) -> None:
-    done = mounted.run("check", "--state", str(tmp_path / "nowhere"))
+def test_a_directory_of_changes_that_nobody_knows_becomes_a_snapshot(unmounted: Damage) -> None:
+    stray = unmounted.state / "snapshots/77/upper"
+    stray.mkdir(parents=True)
+    stray.with_name("work").mkdir()
+    (stray / "work").write_text("mine")
+    assert unmounted.damaged() == ["snapshots/77"]
+    assert unmounted.run("repair")[0] == 0
+    assert unmounted.damaged() == []
+    unmounted.mounted.start()
+    unmounted.assert_served()
+    found = unmounted.mounted.snapshots / "active/recovered-77"
+    assert (found / "rootfs/work").read_text() == "mine"
+
+
+def test_an_ingest_without_its_record_keeps_its_bytes(unmounted: Damage) -> None:
+    unmounted.only("ingest/*/meta").write_bytes(b"{")
+    unmounted.mounted.start()
+    assert [path.read_bytes() for path in unmounted.state.glob("ingest/*.damaged/data")] == [b"half"]
+    assert "half" not in os.listdir(unmounted.mounted.content / "ingest")
+
+
+def test_a_name_that_is_no_text_is_told_and_left(unmounted: Damage) -> None:
+    odd = os.fsencode(unmounted.state) + b"/blobs/sha256/aa"
+    os.makedirs(odd, exist_ok=True)
+    with open(odd + b"/\xff", "wb"):
+        pass
+    assert unmounted.damaged("--deep") == []
+    done = unmounted.mounted.run("repair", "--state", str(unmounted.state))
+    assert (done.returncode, done.stdout.split(":")[:2]) == (0, ["note", " blobs/sha256/aa/\\udcff"])
+
+
+def test_for_people_each_finding_is_a_line(unmounted: Damage) -> None:
+    HARMS["cut"](unmounted.only("imgfs.copy"))
+    run = unmounted.mounted.run
+    done = run("check", "--state", str(unmounted.state))
+    assert (done.returncode, done.stdout.count("\n")) == (6, 1)
+    assert done.stdout.startswith("imgfs.copy: cannot be read")
+    assert "1 findings" in done.stderr
+    done = run("repair", "--state", str(unmounted.state))
+    assert (done.returncode, done.stdout.startswith("mended: imgfs.copy: ")) == (0, True)
+
+
+def test_a_state_directory_that_is_not_there(unmounted: Damage, tmp_path: Path) -> None:
+    done = unmounted.mounted.run("check", "--state", str(tmp_path / "nowhere"))
     assert (done.returncode, "no such state directory" in done.stderr) == (3, True)

@@ -1,0 +1,305 @@
+"""A lost or damaged database is rebuilt: from what checks out of it, from the copy, from files; and nothing is thrown
+away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from imgfs.assembly import TABLES
+from imgfs.content.labels import Labels
+from imgfs.database import Database
+from imgfs.images.catalog import Catalog, Source
+from imgfs.images.names import Names
+from imgfs.leases.store import Leases
+from imgfs.oci.descriptor import OCI_MANIFEST
+from imgfs.oci.digest import Digest
+from imgfs.rescue import rebuild as module
+from imgfs.rescue.keeper import Keeper
+from imgfs.rescue.rebuild import open_database
+from imgfs.snapshots.graph import SnapshotGraph
+from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.shelf import Shelf
+from imgfs.snapshots.store import SnapshotStore
+from imgfs.testing.build import image
+from imgfs.testing.images import File, layer
+from tests.snapshots.storing import Warehouse
+
+MADE = image([layer([File("a", b"1")])])
+MANIFEST = Digest.of(MADE.document)
+NAME = "registry.example/box:1"
+
+
+class Rooms:
+    """What the rooms read out of a state directory's database, rebuilt if it must be."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.database, self.rebuilt = open_database(state, TABLES)
+        self.names = Names(self.database)
+        self.labels = Labels(self.database)
+        self.leases = Leases(self.database)
+        self.catalog = Catalog(self.database)
+        self.graph = SnapshotGraph(self.database)
+        self.snapshots = SnapshotStore(state, self.database, self.graph, lambda _: None)
+
+    def picture(self) -> dict[str, object]:
+        return {
+            "names": {one.name: one.digest for one in self.names},
+            "labels": self.labels.of("sha256:aa"),
+            "leases": {one.id: (one.expires, sorted(one.links)) for one in self.leases},
+            "snapshots": {
+                one.id: (one.number, one.kind, one.parent, self.snapshots.labels(one.id)) for one in self.snapshots
+            },
+        }
+
+    def close(self) -> None:
+        self.database.close()
+
+
+async def fill(rooms: Rooms) -> None:
+    await rooms.names.create(NAME, MANIFEST)
+    await rooms.names.create("local", Digest.of(b"local"))
+    await rooms.labels.put("sha256:aa", "key", b"\xff", lambda _: True)
+    await rooms.leases.create("mine", 2**62)
+    store = rooms.snapshots
+    await store.prepare("base")
+    await store.commit("base", "done")
+    await store.prepare("work")
+    await store.set_parent("work", "done")
+    await store.view("view", "done")
+    await store.set_label("done", "color", b"red")
+    await Keeper(rooms.state, rooms.database, TABLES.kept).save()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    state = tmp_path_factory.mktemp("made")
+    place = state / f"blobs/sha256/{MANIFEST.hex[:2]}"
+    place.mkdir(parents=True)
+    (place / MANIFEST.hex).write_bytes(MADE.document)
+    rooms = Rooms(state)
+    trio.run(fill, rooms)
+    rooms.close()
+    return state
+
+
+@pytest.fixture
+def state(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "state", symlinks=True)
+
+
+def seen(state: Path) -> dict[str, object]:
+    rooms = Rooms(state)
+    try:
+        return rooms.picture()
+    finally:
+        rooms.close()
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("harm", [gone, empty, half, foreign, zeros])
+def test_a_database_that_cannot_be_read_comes_back_from_its_copy(state: Path, harm: Callable[[Path], None]) -> None:
+    before = seen(state)
+    database = state / "imgfs.db"
+    harm(database)
+    left = database.read_bytes() if database.exists() else b""
+    rooms = Rooms(state)
+    assert rooms.picture() == before
+    assert rooms.rebuilt is not None
+    assert rooms.rebuilt.copied
+    rooms.close()
+    kept = [path.read_bytes() for path in state.glob("imgfs.db.damaged-*")]
+    assert kept == ([left] if left else [])
+    again = Rooms(state)
+    assert (again.rebuilt, again.picture()) == (None, before)
+    again.close()
+
+
+def test_any_damaged_page_leaves_a_database_that_opens(state: Path) -> None:
+    """Whatever one page says: everything is there, from the page itself or from the copy."""
+    before, kept = seen(state), (state / "imgfs.db").read_bytes()
+    rebuilt = 0
+    for page in range(len(kept) // 4096):
+        data = bytearray(kept)
+        data[page * 4096 : page * 4096 + 8] = os.urandom(8)
+        for suffix in ("-wal", "-shm"):
+            (state / f"imgfs.db{suffix}").unlink(missing_ok=True)
+        (state / "imgfs.db").write_bytes(data)
+        rooms = Rooms(state)
+        assert rooms.picture() == before, page
+        rebuilt += rooms.rebuilt is not None
+        rooms.close()
+    assert rebuilt > 5
+
+
+def test_tables_that_check_out_are_newer_than_the_copy(state: Path) -> None:
+    rooms = Rooms(state)
+    trio.run(rooms.names.create, "newer", Digest.of(b"newer"))
+    query = "SELECT rootpage FROM sqlite_master WHERE name = 'descriptors'"
+    (root,) = rooms.database.read_now(lambda db: db.execute(query).fetchone())
+    rooms.close()
+    with (state / "imgfs.db").open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff")
+    again = Rooms(state)
+    assert again.rebuilt is not None
+    assert "names" in again.rebuilt.salvaged
+    assert again.names.get("newer") is not None
+    again.close()
+
+
+def test_the_copy_before_is_believed_when_the_last_is_torn(state: Path) -> None:
+    rooms = Rooms(state)
+    trio.run(rooms.names.create, "newer", Digest.of(b"newer"))
+    assert trio.run(Keeper(state, rooms.database, TABLES.kept).save)
+    rooms.close()
+    half(state / "imgfs.copy")
+    gone(state / "imgfs.db")
+    again = Rooms(state)
+    assert (again.names.get("newer"), again.names.get("local") is not None) == (None, True)
+    again.close()
+
+
+def test_without_a_copy_snapshots_are_found_by_their_directories(state: Path) -> None:
+    for name in ("imgfs.db", "imgfs.copy"):
+        (state / name).unlink()
+    rooms = Rooms(state)
+    found = {one.id: (one.kind, one.parent) for one in rooms.snapshots}
+    assert found == {"done": (Kind.COMMITTED, None), "active/work": (Kind.ACTIVE, "done")}
+    assert list(rooms.names) == []
+    rooms.close()
+
+
+def test_what_a_directory_says_later_than_the_copy_is_believed(state: Path) -> None:
+    rooms = Rooms(state)
+    trio.run(rooms.snapshots.commit, "work", "later")
+    rooms.close()
+    gone(state / "imgfs.db")
+    again = Rooms(state)
+    assert again.snapshots.stat("later").kind is Kind.COMMITTED
+    assert again.snapshots.find("active/work") is None
+    again.close()
+
+
+def test_changes_without_any_word_become_a_snapshot_that_can_get_its_parent_back(state: Path) -> None:
+    shelf = Shelf(state)
+    shelf.make(50)
+    (shelf.upper(50) / "file").write_bytes(b"mine")
+    shelf.make(51)  # nothing was ever written to it
+    gone(state / "imgfs.db")
+    rooms = Rooms(state)
+    assert rooms.snapshots.find_own("active/recovered-51") is None
+    trio.run(rooms.snapshots.set_parent, "recovered-50", "done")
+    assert (rooms.snapshots.upper("active/recovered-50") / "file").read_bytes() == b"mine"
+    rooms.close()
+
+
+def test_two_directories_that_claim_one_name_are_both_kept(state: Path) -> None:
+    warehouse = Warehouse(state)
+    trio.run(warehouse.store.prepare, "twin")
+    number, note = warehouse.store.stat("active/twin").number, b""
+    note = Shelf(state).noted(number) or b""
+    warehouse.close()
+    Shelf(state).make(60)
+    Shelf(state).note(60, note)
+    gone(state / "imgfs.db")
+    rooms = Rooms(state)
+    assert {one.number for one in rooms.snapshots} >= {number, 60}
+    assert rooms.snapshots.find_own("active/recovered-60") is not None
+    rooms.close()
+
+
+async def test_where_images_can_be_had_is_learned_from_names_and_documents(state: Path) -> None:
+    gone(state / "imgfs.db")
+    rooms = Rooms(state)
+    source = Source("registry.example", "box")
+    assert await rooms.catalog.sources(MANIFEST) == [source]
+    assert await rooms.catalog.sources(MADE.layers[0].digest) == [source]
+    known = await rooms.catalog.proven(MANIFEST)
+    assert known is not None
+    assert (known.size, known.media_type) == (len(MADE.document), OCI_MANIFEST)
+    rooms.close()
+
+
+def test_a_new_state_directory_has_lost_nothing(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path)
+    assert rooms.rebuilt is None
+    rooms.close()
+
+
+@pytest.mark.parametrize("step", ["_make", "fsync_path", "set_aside", "publish"])
+def test_a_crash_in_the_middle_is_made_good_by_the_next_start(
+    state: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = seen(state)
+    half(state / "imgfs.db")
+
+    class Killed(BaseException):
+        pass
+
+    for after in (False, True):
+        real = getattr(module, step)
+
+        def killed(*arguments: object, real: Callable[..., object] = real, after: bool = after) -> None:
+            if after:
+                real(*arguments)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, killed)
+            with pytest.raises(Killed):
+                Rooms(state)
+    assert seen(state) == before
+
+
+def test_a_database_somebody_has_locked_is_not_damaged(state: Path) -> None:
+    with sqlite3.connect(state / "imgfs.db") as other:
+        rooms = Rooms(state)
+        assert rooms.rebuilt is None
+        rooms.close()
+    other.close()
+
+
+def test_ten_thousand_names(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path)
+    rows = [(f"registry.example/box{n}:1", Digest.of(b"%d" % n), n) for n in range(10_000)]
+    trio.run(rooms.database.write, lambda db: db.executemany("INSERT INTO names VALUES (?, ?, ?)", rows) and None)
+    assert trio.run(Keeper(tmp_path, rooms.database, TABLES.kept).save)
+    rooms.close()
+    gone(tmp_path / "imgfs.db")
+    again = Rooms(tmp_path)
+    assert len(again.names) == 10_000
+    again.close()
+
+
+def test_the_database_is_opened_where_nothing_is_wrong(state: Path) -> None:
+    opened, rebuilt = open_database(state, TABLES)
+    assert isinstance(opened, Database)
+    assert rebuilt is None
+    opened.close()
