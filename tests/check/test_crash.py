@@ -1,0 +1,63 @@
+"""kill -9 of `imgfs repair` before any system call that changes files: the next repair ends what it began."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from imgfs.content.durable import TEMPORARY
+from tests.check.scene import HARMS, MADE, Damage
+from tests.support.mounted import IMGFS, PATIENCE
+from tests.support.programs import program
+
+HARMED = [
+    ("imgfs.db", "cut"),
+    ("blobs/*/*/*", "flip"),
+    ("layers/*/*/tar", "flip"),
+    ("views/*.erofs", "cut"),
+    ("ingest/*/meta", "cut"),
+]
+KILLS = {
+    "rename": (1, 2, 3, 2, 1),
+    "link": (1, 1),
+    "unlink": (2, 1, 3),
+    "fsync": (1, 3, 5, 2),
+    "pwrite64": (2, 5, 20),
+}
+"""One repair after the other is killed before the so-manieth call of that kind."""
+
+
+def killed(state: Path, call: str, number: int) -> bool:
+    """Repair until a system call; whether it came that far."""
+    strace = [program("strace"), "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}"]
+    inject = ["-e", f"inject={call}:signal=KILL:when={number}"]
+    repair = [*IMGFS, "repair", "--deep", "--state", str(state)]
+    done = subprocess.run([*strace, *inject, *repair], capture_output=True, check=False, timeout=PATIENCE)
+    return done.returncode in (-9, 137)
+
+
+@pytest.mark.parametrize("call", KILLS)
+def test_a_repair_that_is_killed_again_and_again_is_ended_by_the_next(unmounted: Damage, call: str) -> None:
+    state = unmounted.state
+    harmed: list[bytes] = []
+    for pattern, harm in HARMED:
+        path = unmounted.only(pattern)
+        HARMS[harm](path)
+        if pattern.startswith(("imgfs.db", "blobs", "layers")):
+            harmed.append(path.read_bytes())
+    assert killed(state, call, KILLS[call][0])
+    for number in KILLS[call][1:]:
+        killed(state, call, number)
+    assert unmounted.run("repair", "--deep")[0] == 0
+    assert unmounted.damaged("--deep") == []
+    kept = [path.read_bytes() for path in state.rglob("*") if path.is_file() and "damaged" in str(path)]
+    assert all(data in kept for data in harmed), "what was damaged is somebody's only copy"
+    unmounted.mounted.start()
+    content = unmounted.mounted.content / MADE.layers[0].digest
+    unmounted.assert_served(labelled=content.exists() and "user.label.shape" in os.listxattr(content))
+    unmounted.mounted.stop()
+    left = [path.name for path in state.iterdir() if path.name.startswith(TEMPORARY)]
+    assert left == []
