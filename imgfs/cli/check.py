@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgfs.cli.damage import Mended, told
 from imgfs.cli.failure import Failure, from_error
 from imgfs.cli.options import Command, format_option, mountpoint_option
 from imgfs.cli.reading import reading
@@ -22,6 +21,7 @@ from imgfs.lock import holder
 
 if TYPE_CHECKING:
     from imgfs.check.finding import Finding
+    from imgfs.cli.damage import Mended
 
 _SECOND_LOOK = 1.0
 """Seconds, beside a daemon: what was in motion has arrived by then."""
@@ -46,6 +46,8 @@ def check(state: Path | None, mountpoint: str, deep: bool, form: str) -> None:
     Also while it is mounted. Each finding is a line: what, what follows, and the cure. The exit code is 0 where all is
     well, 6 where something was found. What was set aside before is told, and is no finding.
     """
+    from imgfs.cli.damage import told
+
     found = list(_found(_chosen(state, mountpoint), deep))
     if form == "json":
         click.echo(render_json([told(one) for one in found]))

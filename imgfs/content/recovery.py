@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from imgfs.content.disk import Disk
-from imgfs.content.durable import DAMAGED, aside_name, sweep
+from imgfs.content.durable import DAMAGED, sweep
 from imgfs.content.meta import Meta, decode, write_again
 from imgfs.content.refs import ref_id
 from imgfs.errors import Malformed
@@ -33,9 +33,9 @@ class Found:
 
 
 def recover(disk: Disk, directory: Path, era: str) -> Iterator[Found]:
-    """Mend every ingest below `directory`; one that cannot be is logged, set aside, and harms no other.
+    """Mend every ingest below `directory`; one that cannot be is logged and removed, and harms no other.
 
-    Of one without bytes nothing is kept.
+    A power cut leaves such ones, of which nothing was promised. What repair set aside is left alone.
     """
     for path in unfinished(directory):
         try:
@@ -43,30 +43,14 @@ def recover(disk: Disk, directory: Path, era: str) -> Iterator[Found]:
             found = read(path, era)
             yield _mend(disk, found, era)
         except (OSError, Malformed) as error:
-            _give_up(disk, path, str(error))
+            _log.warning("ingest removed", extra={"path": str(path), "error": str(error)})
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def unfinished(directory: Path) -> list[Path]:
     """The directories of unfinished writes, without those that were set aside."""
     found = (entry for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False))
     return sorted(Path(entry.path) for entry in found if not entry.name.endswith(DAMAGED))
-
-
-def _give_up(disk: Disk, path: Path, reason: str) -> None:
-    """Bytes that nobody can name or resume are somebody's all the same, unless they are a stored blob's or none."""
-    data, told = path / "data", {"path": str(path), "error": reason}
-    try:
-        if data.stat().st_size and data.stat().st_nlink == 1:
-            disk.rename(path, aside_name(path))
-            disk.fsync_directory(path.parent)
-            _log.warning("ingest set aside", extra=told)
-            return
-    except OSError as error:
-        _log.warning("ingest cannot be set aside", extra={**told, "error": str(error)})
-        if not isinstance(error, FileNotFoundError):
-            return
-    _log.warning("ingest removed", extra=told)
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def read(path: Path, era: str) -> Found:

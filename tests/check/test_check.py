@@ -105,13 +105,6 @@ def test_a_directory_of_changes_that_nobody_knows_becomes_a_snapshot(unmounted: 
     assert (found / "rootfs/work").read_text() == "mine"
 
 
-def test_an_ingest_without_its_record_keeps_its_bytes(unmounted: Damage) -> None:
-    unmounted.only("ingest/*/meta").write_bytes(b"{")
-    unmounted.mounted.start()
-    assert [path.read_bytes() for path in unmounted.state.glob("ingest/*.damaged/data")] == [b"half"]
-    assert "half" not in os.listdir(unmounted.mounted.content / "ingest")
-
-
 def test_a_name_that_is_no_text_is_told_and_left(unmounted: Damage) -> None:
     odd = os.fsencode(unmounted.state) + b"/blobs/sha256/aa"
     os.makedirs(odd, exist_ok=True)
