@@ -74,8 +74,9 @@ class Database:
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
         """Open or create `path`; raises Damaged where it is no whole database, StorageFailed where it will not open."""
         self._path = path
-        self.written = trio.Event()
-        """Set by every change; whoever waits for changes puts a new one in its place."""
+        self.version = 0
+        """How many changes there were since it was opened."""
+        self._changed = trio.Event()
         self._reserve = _Reserve(path.with_name(f"{path.name}.reserve"))
         self._reserve.release()
         self._writing = trio.Lock()
@@ -107,8 +108,15 @@ class Database:
         """
         async with self._writing:
             result = await run_disk(self._transact_in_reserve if frees else self._transact, change)
-        self.written.set()
+        self.version += 1
+        self._changed.set()
+        self._changed = trio.Event()
         return result
+
+    async def wait_changed(self, version: int) -> None:
+        """Wait until `version` is another one; however many wait, all hear of it."""
+        while self.version == version:
+            await self._changed.wait()
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run `query` on a snapshot that a writer never blocks. Raises StorageFailed."""

@@ -28,6 +28,8 @@ class Keeper:
         self._database = database
         self._kept = kept
         self._saving = trio.Lock()
+        self._saved = -1
+        """The version of the database that was copied last; none yet."""
 
     async def save(self) -> bool:
         """Write a copy unless nothing changed; tells whether it did. On return it survives a power cut.
@@ -35,12 +37,14 @@ class Keeper:
         Raises NoSpace, StorageFailed; Damaged where the database does not check out, then the last copy stays.
         """
         async with self._saving:
-            self._database.written = trio.Event()
+            version = self._database.version
             rows = await self._database.read(lambda db: rows_of(db, self._kept))
             try:
-                return await run_disk(save, self._state, Copy(time.time_ns(), rows))
+                done = await run_disk(save, self._state, Copy(time.time_ns(), rows))
             except OSError as error:
                 raise from_os(error, str(self._state)) from None
+            self._saved = version
+            return done
 
     async def save_logged(self) -> None:
         """As `save`; what fails is logged."""
@@ -54,11 +58,10 @@ class Keeper:
     async def watch(self, delay: float = DELAY) -> None:
         """For ever: write a copy `delay` seconds after a change, and look each hour whether it is still whole.
 
-        Soon after the start too: an older imgfs, or a kill, may have left none.
+        Soon after the start too: an older imgfs, or a kill, may have left none. What failed is tried again.
         """
-        self._database.written.set()
         while True:
             with trio.move_on_after(HOUR):
-                await self._database.written.wait()
+                await self._database.wait_changed(self._saved)
                 await trio.sleep(delay)
             await self.save_logged()
