@@ -167,7 +167,7 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         failures=failures,
         status=StatusReporter(documents, images, name_table, content, layers, known, transfers, failures),
         metrics=lambda: _metrics(registry, transfers, name_table, content, layers),
-        describe=lambda: _describe(mounting, started, terms, opened.rebuilt),
+        describe=lambda: _describe(mounting, started, terms, opened.rebuilt, is_read_only=content.is_read_only),
         owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
     )
 
@@ -203,12 +203,13 @@ def _named(capabilities: Capabilities) -> dict[str, Capability]:
     return {field.name: getattr(capabilities, field.name) for field in fields(capabilities)}
 
 
-def _describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt | None) -> bytes:
+def _describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt | None, *, is_read_only: bool) -> bytes:
     state = {
         "version": __version__,
         "pid": os.getpid(),
         "mountpoint": told(mounting.mountpoint),
         "state": told(mounting.state),
+        "read_only": is_read_only,
         "started": started,
         "platform": str(mounting.config.chosen_platform),
         "access": mounting.config.access,

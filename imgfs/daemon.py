@@ -17,10 +17,12 @@ from imgfs import __version__
 from imgfs.aio.gather import plain_nursery
 from imgfs.assembly import TABLES, Mounting, Opened, assemble, limits_of, told
 from imgfs.config import Config
-from imgfs.content.durable import make_directory, sweep
+from imgfs.content.durable import make_directory, open_directory
+from imgfs.database import FILE, FrozenDatabase
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
+from imgfs.fs.subsystems import Subsystems
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 from imgfs.layers.store import LayerStore
 from imgfs.lock import locked
@@ -29,6 +31,7 @@ from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import open_database
+from imgfs.state import is_read_only
 
 _SWITCH_INTERVAL = 0.001
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -51,12 +54,14 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     os.umask(0o077)  # only now: others may have to pass the directories above the mountpoint
     with locked(mounting.state, f"at {told(mounting.mountpoint)}"):
         configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
-        sweep(mounting.state)
+        is_frozen = not open_directory(mounting.state) or is_read_only(mounting.state)
         _clear_stale(str(mounting.mountpoint))
         facts = {"version": __version__, "pid": os.getpid(), "mountpoint": told(mounting.mountpoint)}
         _log.info("starting", extra=facts)
+        if is_frozen:
+            _log.warning("the state directory is read-only: what is here is served, and every change is refused")
         try:
-            trio.run(_serve, mounting, ready)
+            trio.run(_serve, mounting, ready, is_frozen)
         except ImgfsError:
             raise
         except Exception:
@@ -65,9 +70,12 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
             raise
 
 
-async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
+async def _serve(mounting: Mounting, ready: Callable[[], None], is_frozen: bool) -> None:
     signalled, ending = trio.Event(), trio.Event()
-    database, rebuilt = open_database(mounting.state, TABLES)
+    if is_frozen:
+        database, rebuilt = FrozenDatabase(mounting.state / FILE, TABLES.schemas), None
+    else:
+        database, rebuilt = open_database(mounting.state, TABLES)
     layers, keeper = LayerStore(mounting.state), Keeper(mounting.state, database, TABLES.kept)
     opened = Opened(database, rebuilt, keeper, layers)
     try:
@@ -78,15 +86,16 @@ async def _serve(mounting: Mounting, ready: Callable[[], None]) -> None:
             with Session(operations, str(mounting.mountpoint), is_private=is_private, is_trusted=is_trusted) as session:
                 nursery.start_soon(_set_on_signal, signalled)
                 nursery.start_soon(trio.to_thread.run_sync, registry.warm)
-                nursery.start_soon(subsystems.snapshots.sweep)
-                nursery.start_soon(subsystems.content.sweep_labels)
                 nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
-                nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
-                nursery.start_soon(keeper.watch)
+                if not is_frozen:
+                    nursery.start_soon(_tidy, subsystems)
+                    nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
+                    nursery.start_soon(keeper.watch)
                 await session.serve(signalled, ending, ready, rootfs.clear)
                 with trio.CancelScope(shield=True):
                     await subsystems.ingests.sync()
-                    await keeper.save_logged()
+                    if not is_frozen:
+                        await keeper.save_logged()
             nursery.cancel_scope.cancel()
     finally:
         layers.close()
@@ -97,6 +106,15 @@ def _registry(config: Config) -> Registry:
     """All registries, reached as this machine is configured to, with the logins of the daemon's own user."""
     credentials = Credentials(Path(config.auth_file) if config.auth_file else None)
     return Registry(plain_http=config.plain_http, hosts_path=config.hosts_path, credentials=credentials)
+
+
+async def _tidy(subsystems: Subsystems) -> None:
+    """Take away what removals and killed processes left; others need not wait for it."""
+    try:
+        await subsystems.snapshots.sweep()
+        await subsystems.content.sweep_labels()
+    except ImgfsError as error:
+        _log.warning("not all could be tidied up; the next start goes on", extra={"reason": error.message})
 
 
 async def _set_on_signal(signalled: trio.Event) -> None:

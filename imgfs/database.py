@@ -8,9 +8,11 @@ what cannot be, a room declares as KEPT, and rescue/ keeps a copy of it.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +21,13 @@ from urllib.parse import quote_from_bytes
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.errors import NoSpace, StorageFailed
+from imgfs.errors import NoSpace, ReadOnly, StorageFailed, begun_read_only, from_os
+from imgfs.state import is_read_only
 
 T = TypeVar("T")
+
+_SHARED = "/dev/shm"
+"""Memory as files; it is there also where no disk can be written."""
 
 RESERVE = 1 << 20
 """Bytes on disk beside the database for the start and for what makes room: both have to work when the disk is full."""
@@ -30,6 +36,8 @@ FILE = "imgfs.db"
 """The database's name in the state directory."""
 
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+"""Primary codes of what SQLite says where the disk takes no change; it does not pass the errno on."""
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 Row = tuple[Any, ...]
@@ -104,7 +112,7 @@ class Database:
         """Run `change` in one transaction: on return it is durable, on an exception nothing of it happened.
 
         What `frees` room may use up the reserve, so it works on a full disk. A cancelled caller still waits for a
-        transaction that has begun. Raises NoSpace or StorageFailed.
+        transaction that has begun. Raises NoSpace, ReadOnly or StorageFailed.
         """
         async with self._writing:
             result = await run_disk(self._transact_in_reserve if frees else self._transact, change)
@@ -166,11 +174,14 @@ class Database:
         except sqlite3.Error as error:
             raise self._explain(error) from None
 
-    def _explain(self, error: sqlite3.Error) -> NoSpace | StorageFailed:
-        if getattr(error, "sqlite_errorcode", None) in _FULL:
+    def _explain(self, error: sqlite3.Error) -> NoSpace | ReadOnly | StorageFailed:
+        code = getattr(error, "sqlite_errorcode", -1)
+        if code in _FULL:
             return NoSpace(f"{self._path}: the disk is full; make room and try again")
         if is_damage(error):
             return Damaged(f"{self._path}: {error}; mount again or run `imgfs repair`: it is rebuilt, or move it aside")
+        if code & 0xFF in _UNWRITABLE and is_read_only(self._path.parent):
+            return ReadOnly(f"{self._path}: lies on a read-only filesystem; remount it writable")
         return StorageFailed(f"{self._path}: {error}; check the disk of the state directory")
 
 
@@ -193,6 +204,46 @@ def check(db: sqlite3.Connection, table: str = "", *, deep: bool = False) -> Non
 def read_only(path: Path) -> sqlite3.Connection:
     """A connection that changes nothing, beside a daemon or without one. The caller closes it. Raises sqlite3.Error."""
     return sqlite3.connect(f"file:{quote_from_bytes(bytes(path))}?mode=ro", uri=True, timeout=10)
+
+
+class FrozenDatabase(Database):
+    """The database of a state directory that cannot be changed: a copy in memory of what it holds, never written.
+
+    SQLite itself cannot open a file in WAL mode where it can make no other beside it, and what a crash left in the WAL
+    counts too. Where there is no file it is empty.
+    """
+
+    def __init__(self, path: Path, schemas: Sequence[str]) -> None:
+        """Copy `path`. Raises Damaged where it is no whole database, StorageFailed where it cannot be read."""
+        self._path = path
+        self.version = 0
+        self._changed = trio.Event()
+        self._reading = trio.Lock()
+        self._reader = self._writer = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        try:
+            _copy(path, self._reader)
+            check(self._reader)
+            for schema in schemas:
+                self._reader.executescript(schema)
+        except sqlite3.Error as error:
+            raise Damaged(f"{path}: {error}; remount its filesystem writable, so that it can be rebuilt") from None
+        except OSError as error:
+            raise from_os(error, str(path)) from None
+
+    async def write(self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False) -> T:
+        """Raises ReadOnly."""
+        raise begun_read_only(str(self._path))
+
+
+def _copy(path: Path, target: sqlite3.Connection) -> None:
+    """Copy a database and its WAL file, if there is one, into `target`."""
+    with tempfile.TemporaryDirectory(dir=_SHARED if os.access(_SHARED, os.W_OK) else None) as directory:
+        copied = Path(directory) / path.name
+        for name in (path.name, f"{path.name}-wal"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(path.with_name(name), copied.with_name(name))
+        with closing(sqlite3.connect(copied)) as source:
+            source.backup(target)
 
 
 class _Reserve:

@@ -52,7 +52,7 @@ class NotPermitted(ImgfsError):
 
 
 class ReadOnly(ImgfsError):
-    """A write into a committed snapshot or a view."""
+    """A write into a committed snapshot or a view, or anything that would change a state directory that cannot be."""
 
     errno = errno.EROFS
 
@@ -154,8 +154,17 @@ class RateLimited(RemoteError):
 
 
 def from_os(error: OSError, subject: str) -> ImgfsError:
-    """Say what a failed system call on the state directory means: NoSpace or StorageFailed."""
+    """Say what a failed system call on the state directory means: NoSpace, ReadOnly or StorageFailed."""
+    if error.errno == errno.EROFS:
+        return ReadOnly(f"{subject}: the state directory lies on a read-only filesystem; remount it writable")
     reason = f"{subject}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{reason}; make room on the disk of the state directory and read again")
     return StorageFailed(f"{reason}; check the disk of the state directory")
+
+
+def begun_read_only(subject: str) -> ReadOnly:
+    """Why nothing changes in a mount that found its state directory read-only."""
+    return ReadOnly(
+        f"{subject}: the state directory was read-only when imgfs was mounted; remount it writable, mount imgfs anew"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Generator
@@ -50,21 +51,39 @@ def _is_ours(words: list[str], status: os.stat_result, told: str) -> bool:
 
 @contextmanager
 def locked(state: Path, purpose: str) -> Generator[None]:
-    """Hold `state` while the block runs; whoever comes meanwhile is told `purpose`. Raises Busy, naming the holder."""
-    path = state / "lock"
+    """Hold `state` while the block runs; whoever comes meanwhile is told `purpose`. Raises Busy, naming the holder.
+
+    On a read-only filesystem it is held too, but nobody is told by whom; where no lock file is, nothing is to be held.
+    """
+    path, is_told = state / "lock", True
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise from_os(error, str(path)) from None
+        if error.errno != errno.EROFS:
+            raise from_os(error, str(path)) from None
+        file, is_told = _open_read_only(path), False
+    if file is None:
+        yield
+        return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(file, 4096, 0).decode(errors="replace").strip() or "another process"
         os.close(file)
         raise Busy(f"{state}: is in use by {holder}; name another state directory with --state") from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"pid {os.getpid()} {purpose}\n".encode(), 0)
     try:
+        if is_told:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"pid {os.getpid()} {purpose}\n".encode(), 0)
         yield
     finally:
         os.close(file)
+
+
+def _open_read_only(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise from_os(error, str(path)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.database import RESERVE, Database
-from imgfs.errors import NoSpace, StorageFailed
+from imgfs.database import RESERVE, Database, FrozenDatabase
+from imgfs.errors import NoSpace, ReadOnly, StorageFailed
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS facts (fact TEXT PRIMARY KEY);"
 
@@ -128,3 +129,30 @@ async def test_what_frees_room_works_on_a_full_disk(tmp_path: Path) -> None:
     assert await opened.read(select) == ["freed"]
     assert reserve.stat().st_blocks * 512 >= RESERVE
     opened.close()
+
+
+async def test_of_a_state_that_cannot_change_it_is_a_copy_with_all_that_was_committed(tmp_path: Path) -> None:
+    """Copied while it is open: what was committed last is in the WAL, as after a crash."""
+    opened = Database(tmp_path / "imgfs.db", [SCHEMA])
+    await opened.write(lambda db: insert(db, "late"))
+    before = sorted(os.listdir(tmp_path))
+    frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
+    assert sorted(os.listdir(tmp_path)) == before
+    opened.close()
+    assert frozen.read_now(select) == await frozen.read(select) == ["late"]
+    with pytest.raises(ReadOnly, match="mount imgfs anew"):
+        await frozen.write(lambda db: insert(db, "more"))
+    frozen.close()
+
+
+def test_where_there_is_none_its_copy_is_empty(tmp_path: Path) -> None:
+    frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
+    assert frozen.read_now(select) == []
+    assert os.listdir(tmp_path) == []
+    frozen.close()
+
+
+def test_what_is_no_database_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "imgfs.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StorageFailed, match="remount"):
+        FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])

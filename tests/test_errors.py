@@ -64,7 +64,6 @@ def test_a_message_survives_a_copy(found: type[errors.ImgfsError]) -> None:
         (errno.ENOSPC, errors.NoSpace),
         (errno.EDQUOT, errors.NoSpace),
         (errno.EIO, errors.StorageFailed),
-        (errno.EROFS, errors.StorageFailed),
         (errno.EMFILE, errors.StorageFailed),
     ],
 )
@@ -72,3 +71,9 @@ def test_a_system_call_that_failed_says_subject_reason_and_cure(number: int, kin
     error = errors.from_os(OSError(number, "it broke"), "layer sha256:ab")
     assert type(error) is kind
     assert error.message.startswith("layer sha256:ab: it broke; ")
+
+
+def test_a_disk_that_takes_no_change_is_told_as_such() -> None:
+    error = errors.from_os(OSError(errno.EROFS, "Read-only file system"), "layer sha256:ab")
+    assert type(error) is errors.ReadOnly
+    assert "remount it writable" in error.message

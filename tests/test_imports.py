@@ -14,7 +14,7 @@ STOREYS = [
     {"errors"},
     {"oci"},
     {"erofs"},
-    {"aio"},
+    {"aio", "state"},
     {"log", "lock", "config", "database"},
     {"content", "registry", "kernel"},
     {"layers"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgfs import log
-from imgfs.log import configure_log
+from imgfs.log import configure_log, unwritten_lines
 
 
 @pytest.fixture
@@ -66,3 +66,11 @@ def test_a_log_over_its_size_moves_aside(
         logger.info("event", extra={"number": number})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
     assert all(path.stat().st_size <= 300 for path in tmp_path.iterdir())
+
+
+def test_what_the_file_does_not_take_is_kept(tmp_path: Path, logger: logging.Logger) -> None:
+    (tmp_path / "log").mkdir()  # nobody can write to that, root neither
+    configure_log(tmp_path / "log", "info", to_stderr=False)
+    logger.warning("first")
+    logger.warning("second")
+    assert [json.loads(line)["event"] for line in unwritten_lines().splitlines()] == ["first", "second"]

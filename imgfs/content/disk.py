@@ -5,12 +5,11 @@ Owns the list of calls and the host's disk. The order in which they are made is 
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Protocol
 
-from imgfs.errors import ImgfsError, ReadOnly, from_os
+from imgfs.errors import ImgfsError, from_os
 
 
 class Disk(Protocol):
@@ -137,7 +136,5 @@ def write_all(disk: Disk, file: int, data: bytes | bytearray | memoryview, offse
 
 
 def storage_error(error: OSError, subject: str) -> ImgfsError:
-    """As `from_os`, and ReadOnly where the state directory cannot be changed at all."""
-    if error.errno == errno.EROFS:
-        return ReadOnly(f"{subject}: the state directory lies on a read-only filesystem; remount it writable")
+    """As `from_os`."""
     return from_os(error, subject)

@@ -5,6 +5,7 @@ bytes, fsync(file), rename, fsync(directory). Temporary names carry one prefix, 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -51,6 +52,21 @@ def make_directory(path: Path, disk: Disk = HOST) -> None:
         with suppress(FileExistsError):
             disk.mkdir(directory)
         disk.fsync_directory(directory.parent)
+
+
+def open_directory(path: Path, disk: Disk = HOST) -> bool:
+    """Create `path` if it is missing and sweep it: for the start. False where its filesystem is read-only.
+
+    Then what a crash left stays, and the directory may not be there. Raises OSError for anything else.
+    """
+    try:
+        make_directory(path, disk)
+        sweep(path)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return False
+    return True
 
 
 def publish(temporary: Path, final: Path, disk: Disk = HOST) -> None:

@@ -6,7 +6,6 @@ do writer.py's, what a crash leaves recovery.py's; where bytes come from is tran
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -31,7 +30,7 @@ from imgfs.content.status import Status, status_of
 from imgfs.content.store import BlobInfo, ContentStore
 from imgfs.content.verification import check_total, stored_already, verify
 from imgfs.content.writer import Writer
-from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, StorageFailed
+from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, StorageFailed, begun_read_only
 from imgfs.oci.digest import Digest
 
 Ts = TypeVarTuple("Ts")
@@ -136,6 +135,7 @@ class IngestStore:
         the ingest is dropped, and its writer told.
         """
         ingest = self._find(ref)
+        self._refuse_read_only(ingest.subject)
         check_total(total)
         await self._refuse_stored(ingest, expected if isinstance(expected, Digest) else None)
         await ingest.declare(total=total, expected=expected)
@@ -144,8 +144,10 @@ class IngestStore:
         """Verify the bytes and store them as `digest`; on return they survive a power cut, and the ref is free.
 
         Raises NotFound; Busy while a writer lives; VerificationFailed (size or digest differ: the ingest stays);
-        AlreadyExists (the ingest goes); NoSpace, StorageFailed. Waits for the running digest; cancelled until then.
+        AlreadyExists (the ingest goes); NoSpace, StorageFailed, ReadOnly. Waits for the running digest; cancelled until
+        then.
         """
+        self._refuse_read_only(self._find(ref).subject)
         ingest = await self._hold_known(ref)
         try:
             async with ingest.turn():
@@ -190,9 +192,10 @@ class IngestStore:
         """Call an idle ingest `new`; an idle one of that name is replaced. Atomic and durable.
 
         Raises NotFound; Invalid; Busy if either has a writer; AlreadyExists if `new` promises a digest that is stored:
-        then the ingest is dropped. NoSpace, StorageFailed.
+        then the ingest is dropped. NoSpace, StorageFailed, ReadOnly.
         """
         new = parse_ref(new)
+        self._refuse_read_only(self._find(ref).subject)
         ingest = await self._hold_known(ref)
         replaced: Ingest | None = None
         try:
@@ -249,7 +252,7 @@ class IngestStore:
         Raises NotFound, StorageFailed, ReadOnly.
         """
         ingest = self._find(ref)
-        self._refuse_read_only(ingest.subject)
+        await self._content.check_writable(ingest.subject)
         async with ingest.lock:
             if ingest.gone is None:
                 await self._remove(ingest, Cancelled(f"{ingest.subject}: was removed; start again"))
@@ -384,7 +387,7 @@ class IngestStore:
 
     def _refuse_read_only(self, subject: str) -> None:
         if self._content.is_read_only:
-            raise storage_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), subject)
+            raise begun_read_only(subject)
 
 
 async def _on_disk(ingest: Ingest, work: Callable[[*Ts], None], *arguments: *Ts) -> None:

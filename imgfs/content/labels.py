@@ -67,9 +67,9 @@ class Labels:
             if not exists(db):
                 raise NotFound(f"label {key}: {subject} was removed meanwhile")
             db.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?, ?)", (subject, key, value))
-            self._labels.setdefault(subject, {})[key] = value
 
         await self._database.write(change)
+        self._labels.setdefault(subject, {})[key] = value
 
     async def remove(self, subject: str, key: str) -> None:
         """Remove a label, also on a full disk. Raises NotFound, NoSpace, StorageFailed."""
@@ -83,12 +83,9 @@ class Labels:
 
     async def clear(self, subject: str) -> None:
         """Remove all labels of a subject that is gone; costs nothing if it had none. Raises StorageFailed."""
-
-        def change(db: sqlite3.Connection) -> None:
-            db.execute(f"DELETE FROM {self._table} WHERE subject = ?", (subject,))
-            self._labels.pop(subject, None)
-
-        await self._database.write(change, frees=True)
+        gone = f"DELETE FROM {self._table} WHERE subject = ?"
+        await self._database.write(lambda db: db.execute(gone, (subject,)), frees=True)
+        self._labels.pop(subject, None)
 
     def forget(self, subject: str) -> None:
         """Its rows went with the subject's own."""

@@ -25,8 +25,9 @@ from imgfs.content.commits import SIDE_BY_SIDE, GroupCommit, Naming
 from imgfs.content.disk import HOST, Disk, storage_error
 from imgfs.content.durable import aside_name, make_directory, sweep, temporary_name
 from imgfs.content.labels import Labels
-from imgfs.errors import NotFound, NotPermitted
+from imgfs.errors import NotFound, NotPermitted, begun_read_only
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
+from imgfs.state import is_read_only
 
 _log = logging.getLogger("imgfs.content")
 
@@ -73,7 +74,7 @@ class ContentStore:
             sweep(self.ingest)
             for algorithm in HEX_LENGTH:
                 self.disk.fsync_directory(self.root / "blobs" / algorithm)
-            return os.access(self.root, os.W_OK)
+            return not is_read_only(self.root)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
@@ -134,7 +135,12 @@ class ContentStore:
             await writer.commit()
 
     def writer(self, digest: Digest, total: int) -> BlobWriter:
-        """Begin to write the blob `digest` of `total` bytes. Two writers of one digest do not disturb each other."""
+        """Begin to write the blob `digest` of `total` bytes. Two writers of one digest do not disturb each other.
+
+        Raises ReadOnly.
+        """
+        if self.is_read_only:
+            raise begun_read_only(f"content {digest}")
         return BlobWriter(self, digest, total, self.ingest / temporary_name())
 
     async def delete(self, digest: Digest) -> None:
@@ -144,16 +150,24 @@ class ContentStore:
         """
         if digest not in self._stored:
             raise NotFound(f"content {digest}: is not stored here")
-        if self.is_read_only:
-            raise storage_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), f"content {digest}")
         with trio.CancelScope(shield=True):
-            self._stored.pop(digest)
+            await self.check_writable(f"content {digest}")
+            info = self._stored.pop(digest, None)
+            if info is None:
+                raise NotFound(f"content {digest}: was removed meanwhile")
             try:
                 await run_disk(self._unlink, self.path(digest))
             except OSError as error:
                 raise storage_error(error, f"content {digest}") from None
             if self.labels(digest) and self._labels is not None:
                 await self._labels.clear(digest)
+
+    async def check_writable(self, subject: str) -> None:
+        """Raise ReadOnly where nothing in the state directory can be changed: for what must not fail half-way."""
+        if self.is_read_only:
+            raise begun_read_only(subject)
+        if await run_disk(is_read_only, self.root):
+            raise storage_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), subject)
 
     def labels(self, digest: Digest) -> dict[str, bytes]:
         """The labels of a blob by key, sorted."""

@@ -14,6 +14,7 @@ from imgfs.fs.leases import LeasesDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.repair import RepairFile
 from imgfs.fs.subsystems import Subsystems
+from imgfs.log import unwritten_lines
 
 _LOG_SHOWN = 1 << 20
 
@@ -78,7 +79,11 @@ def _called(render: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:
 
 
 def _tail(path: Path) -> bytes:
-    """The end of the log, from the start of a line; the whole file is in the state directory."""
+    """The end of the log, from the start of a line, and what its file did not take; it is in the state directory."""
+    return _tail_of_file(path) + unwritten_lines()
+
+
+def _tail_of_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

@@ -46,8 +46,11 @@ class Collector:
         """Mark, then sweep. With `everything`, also what cannot be fetched again. Readers and pulls go on meanwhile.
 
         A crash or a cancellation in the sweep leaves garbage that the next cycle takes. A dry run changes nothing and
-        reports the same. Raises StorageFailed where a document cannot be read, before anything is removed.
+        reports the same. Raises StorageFailed where a document cannot be read, ReadOnly where nothing can be removed;
+        then nothing was.
         """
+        if not dry_run:
+            await self._rooms.content.check_writable("garbage collection")
         async with self._running:
             report = Report(mode="collect", dry_run=dry_run)
             with self._rooms.pins.noting() as pinned:

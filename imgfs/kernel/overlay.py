@@ -6,6 +6,7 @@ What the layers are, and that no upper is used twice, is the caller's to know: t
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,10 @@ def check_unused(upper: Path, lower: Path, subject: str) -> None:
     Such a one is left by a killed daemon, or by `umount --lazy`, for as long as a process uses it. The kernel tells by
     refusing another one with `index=on`, before it looks at anything else: so what is asked for is one that it refuses
     in any case (upper and work directory in one), which leaves no trace. `lower` is an empty directory. Blocks.
+    A read-only filesystem has no writers, and the kernel takes no upper from there.
     """
+    if os.statvfs(upper).f_flag & os.ST_RDONLY:
+        return
     with Context("overlay", subject, {errno.EBUSY: "end the processes that still have it open"}) as context:
         context.set_string("source", SOURCE)
         context.set_string("index", "on")

@@ -17,6 +17,7 @@ from imgfs.kernel import fuse_overlay
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.mountapi import Detached
 from imgfs.kernel.overlay import detached_overlay
+from imgfs.state import is_read_only
 
 _SIZE, _DEVICES, _ROOT = 4096, 1152, 1280
 """Bytes: the image, and where in it the device table and the root inode are."""
@@ -52,10 +53,12 @@ class Capabilities:
 def probe(state: Path) -> Capabilities:
     """Try each mount with files in `state`, in a few milliseconds; nothing is left and nothing was to be seen.
 
-    Raises NoSpace or StorageFailed where `state` cannot be written.
+    Where that is read-only, with files in a directory for temporary ones, which is the next best. Raises NoSpace or
+    StorageFailed where `state` cannot be written for another reason.
     """
+    place = None if is_read_only(state) else state
     try:
-        with tempfile.TemporaryDirectory(dir=state, prefix=PREFIX) as directory, ExitStack() as mounts:
+        with tempfile.TemporaryDirectory(dir=place, prefix=PREFIX) as directory, ExitStack() as mounts:
             return _try_all(Path(directory), mounts)
     except OSError as error:
         raise from_os(error, str(state)) from None

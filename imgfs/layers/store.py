@@ -6,6 +6,7 @@ name that survives a power cut (`settle`) goes on behind the reader.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from imgfs.aio.reading import read_at
 from imgfs.aio.threads import run_disk
-from imgfs.content.durable import aside_name, fsync_path, make_directory, publish, sweep, temporary_name
-from imgfs.errors import Busy, NotFound, StorageFailed, from_os
+from imgfs.content.durable import aside_name, fsync_path, open_directory, publish, temporary_name
+from imgfs.errors import Busy, NotFound, StorageFailed, begun_read_only, from_os
 from imgfs.layers.entry import Entry
 from imgfs.layers.index import MAGIC, decode_index
 from imgfs.layers.tar import TarWalk
@@ -120,12 +121,14 @@ class LayerStore:
         """Open the store below `root`, create it if needed, and sweep what a crash left behind."""
         self._root = root / "layers"
         self._layers: dict[Digest, Layer] = {}
+        self._is_read_only = False
         self._placing = threading.Lock()
         """Held while a final name is given or taken away."""
         for algorithm in HEX_LENGTH:
             shelf = self._root / algorithm
-            make_directory(shelf)
-            sweep(shelf)
+            self._is_read_only = not open_directory(shelf)
+            if self._is_read_only and not shelf.is_dir():
+                continue
             for entry in os.scandir(shelf):
                 diff_id = Digest(f"{algorithm}:{entry.name}")
                 if is_digest(diff_id) and os.path.isfile(f"{entry.path}/tar"):
@@ -136,7 +139,7 @@ class LayerStore:
         size = _recorded_size(directory)
         found = (directory / "tar").stat().st_size
         if size is not None and size != found:
-            directory.rename(aside_name(directory))
+            _set_aside(directory)
             told = {"diff_id": diff_id, "expected": size, "found": found}
             _log.warning("damaged layer set aside; it is fetched again when it is read", extra=told)
         else:
@@ -156,7 +159,9 @@ class LayerStore:
             raise NotFound(f"layer {diff_id}: is not stored here") from None
 
     def writer(self) -> LayerWriter:
-        """Begin to write a layer whose diff ID its bytes will tell."""
+        """Begin to write a layer whose diff ID its bytes will tell. Raises ReadOnly."""
+        if self._is_read_only:
+            raise begun_read_only("layer")
         return LayerWriter(self, self._root / "sha256" / temporary_name())
 
     def adopt(self, layer: Layer) -> Layer:
@@ -180,7 +185,8 @@ class LayerStore:
     async def evict(self, diff_id: Digest) -> None:
         """Remove a layer; whoever holds its Layer reads on. At the first await, it is no longer served.
 
-        If an equal one came here meanwhile, that one stays. Raises NotFound, Busy while it settles, StorageFailed.
+        If an equal one came here meanwhile, that one stays. Raises NotFound, Busy while it settles, StorageFailed and
+        ReadOnly; then it is served as before, if it is still there.
         """
         layer = self.get(diff_id)
         if not self.is_settled(layer):
@@ -189,6 +195,8 @@ class LayerStore:
         try:
             await run_disk(self._take_away, diff_id)
         except OSError as error:
+            if layer.tar.exists():
+                self._layers.setdefault(diff_id, layer)
             raise from_os(error, f"layer {diff_id}") from None
 
     async def set_aside(self, diff_id: Digest) -> None:
@@ -203,6 +211,8 @@ class LayerStore:
         try:
             await run_disk(self._put_aside, diff_id)
         except OSError as error:
+            if layer.tar.exists():
+                self._layers.setdefault(diff_id, layer)
             raise from_os(error, f"layer {diff_id}") from None
 
     def _put_aside(self, diff_id: Digest) -> None:
@@ -337,6 +347,14 @@ def _recorded_size(directory: Path) -> int | None:
     except OSError:
         return None
     return int.from_bytes(head[:SIZE_BYTES]) if head[SIZE_BYTES:] == MAGIC else None
+
+
+def _set_aside(directory: Path) -> None:
+    try:
+        directory.rename(aside_name(directory))
+    except OSError as error:
+        if error.errno != errno.EROFS:  # then it is left where it is, and not served either
+            raise
 
 
 def _remove(directory: Path) -> None:

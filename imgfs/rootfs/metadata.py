@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imgfs.aio.threads import run_cpu, run_disk
-from imgfs.content.durable import make_directory, sweep, write_file
+from imgfs.content.durable import open_directory, write_file
 from imgfs.erofs.inode import Device
 from imgfs.erofs.superblock import is_whole
 from imgfs.erofs.writer import build
@@ -31,8 +31,7 @@ class MetadataImages:
     def __init__(self, state: Path) -> None:
         """Open the directory, create it if needed, and sweep what a crash left."""
         self._root = state / "views"
-        make_directory(self._root)
-        sweep(self._root)
+        open_directory(self._root)
         self._checked: set[Digest] = set()
 
     def path(self, chain_id: Digest) -> Path:
@@ -43,6 +42,8 @@ class MetadataImages:
         """The chains that have an image here, and the bytes it takes; blocks. Raises StorageFailed."""
         try:
             found = [(entry.name, entry.stat()) for entry in os.scandir(self._root) if entry.name.endswith(_SUFFIX)]
+        except FileNotFoundError:  # never made, because nothing can be
+            return []
         except OSError as error:
             raise from_os(error, str(self._root)) from None
         chains = ((f"sha256:{name.removesuffix(_SUFFIX)}", status) for name, status in found)

@@ -179,18 +179,21 @@ class Rootfs:
     async def show_user(self, id: str) -> bool:
         """Mount a user's snapshot over its rootfs unless it is; tell whether it was done now.
 
+        On a read-only filesystem an active one is mounted read-only, until it is unmounted.
+
         Raises NotPermitted where this host cannot, Busy while it is removed or committed, StorageFailed, and what
         getting the layers below it raises.
         """
         place = rootfs_of(id)
         if place in self.places and not await self.places.is_gone(place):
             return False
-        info, stack = self._snapshots.stat(id), self._snapshots.stack(id)
+        info = self._snapshots.stat(id)
+        stack = self._snapshots.stack(id, read_only=info.kind is Kind.ACTIVE and await self._snapshots.is_read_only())
         self._check_writable(id)
         chain = self._graph.find(stack.chain) if stack.chain else None
         with self._holding(chain):
             lower = await self._lower_or_view(chain) if chain else None
-            if info.kind is Kind.ACTIVE:
+            if stack.upper is not None:
                 await self._snapshots.mark_used(info.name, await self._root(chain, lower), seen=info)
             self._check_same(info)
             if chain is not None:

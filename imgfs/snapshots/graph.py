@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from imgfs.database import Database, Kept
-from imgfs.errors import NoSpace, NotFound
+from imgfs.errors import ImgfsError, NoSpace, NotFound, ReadOnly
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
@@ -143,23 +143,25 @@ class SnapshotGraph:
         key = snapshot.number * face
 
         def change(db: sqlite3.Connection) -> int:
-            row = db.execute("SELECT first, count FROM inodes WHERE snapshot = ?", (key,)).fetchone()
-            if row and row[1] == count:
-                return row[0]
             (end,) = db.execute("SELECT max(first + count) FROM inodes").fetchone()
             first = max(end or 0, FIRST_INODE)
             db.execute("INSERT OR REPLACE INTO inodes VALUES (?, ?, ?)", (key, first, count))
             return first
 
         try:
-            first = await self._database.write(change)
-        except NoSpace:
-            # What is here must be readable on a full disk: a range of its own, the same each time, but of 64 bits.
+            first = await self._reserved(key, count) or await self._database.write(change)
+        except (NoSpace, ReadOnly):
+            # What is here must be readable all the same: a range of its own, the same each time, but of 64 bits.
             first = snapshot.number << 32 | (face is Face.CHANGES) << 31
         if (first, key) not in self._ranges:
             insort(self._ranges, (first, key))
         self._firsts[key] = first
         return first
+
+    async def _reserved(self, key: int, count: int) -> int | None:
+        asked = "SELECT first FROM inodes WHERE snapshot = ? AND count = ?"
+        row = await self._database.read(lambda db: db.execute(asked, (key, count)).fetchone())
+        return row[0] if row else None
 
     async def record(self, layers: Sequence[tuple[Descriptor, Digest]]) -> Snapshot:
         """Make sure that the chain of `layers` (descriptor and diff ID, base first) and all its prefixes are known.
@@ -180,6 +182,8 @@ class SnapshotGraph:
     async def remove(self, chain_ids: Collection[Digest]) -> None:
         """Forget chains, durably; none may be below one that stays. At the first await, they are no longer found.
 
+        What fails leaves them found again.
+
         Their inode numbers stay theirs: for this daemon, because the kernel may know some; on disk for the highest
         range, because ranges are counted from there.
         """
@@ -194,7 +198,12 @@ class SnapshotGraph:
                 "DELETE FROM inodes WHERE abs(snapshot) = ? AND first < (SELECT max(first) FROM inodes)", rows
             )
 
-        await self._database.write(change, frees=True)
+        try:
+            await self._database.write(change, frees=True)
+        except ImgfsError:
+            for one in gone:
+                self._by_number.setdefault(one.number, self._snapshots.setdefault(one.chain_id, one))
+            raise
 
     def _parent(self, snapshot: Snapshot) -> Snapshot | None:
         if snapshot.parent is None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.errors import NoSpace, StorageFailed
+from imgfs.errors import ImgfsError
 from imgfs.snapshots.shelf import Shelf, remove_tree
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Removals:
         """Take away the directory of a snapshot that nobody can find any more."""
         try:
             garbage = await run_disk(self._shelf.set_aside, number)
-        except (NoSpace, StorageFailed) as error:
+        except ImgfsError as error:
             _log.warning("snapshot directory is removed at the next start", extra={"reason": error.message})
             return
         self.settled.add(number)

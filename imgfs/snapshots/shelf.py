@@ -12,8 +12,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from imgfs.content.durable import TEMPORARY, fsync_path, make_directory, publish, temporary_name
-from imgfs.errors import from_os
+from imgfs.content.durable import TEMPORARY, fsync_path, open_directory, publish, temporary_name
+from imgfs.errors import begun_read_only, from_os
+from imgfs.state import is_read_only
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOTE = "user.imgfs.snapshot"
@@ -22,7 +23,7 @@ _UPPER_MODE = 0o755
 
 
 class Shelf:
-    """The directories of one state directory. Errors are NoSpace and StorageFailed."""
+    """The directories of one state directory. Errors are NoSpace, ReadOnly and StorageFailed."""
 
     def __init__(self, state: Path) -> None:
         """Open the shelf below `state`, create it if needed."""
@@ -30,7 +31,7 @@ class Shelf:
         self.empty = self._root / "empty"
         """A directory that stays empty: an overlay wants something below, also where there is nothing."""
         try:
-            make_directory(self.empty)
+            self._is_begun_read_only = not open_directory(self.empty)
         except OSError as error:
             raise from_os(error, str(self._root)) from None
 
@@ -42,6 +43,10 @@ class Shelf:
         """The overlay's own directory beside them."""
         return self._root / str(number) / "work"
 
+    def is_read_only(self) -> bool:
+        """Whether no snapshot can be changed, because the filesystem takes no change."""
+        return is_read_only(self._root)
+
     def numbers(self) -> set[int]:
         """The numbers of all snapshots that have a directory."""
         return {int(name) for name in self._names() if name.isdecimal()}
@@ -52,6 +57,8 @@ class Shelf:
 
     def make(self, number: int) -> None:
         """Make the directory of a snapshot without changes, durably, wholly or not at all."""
+        if self._is_begun_read_only:
+            raise begun_read_only(f"snapshot directory {number}")
         temporary = self._root / temporary_name()
         try:
             temporary.mkdir(mode=0o700)
@@ -100,6 +107,8 @@ class Shelf:
     def _names(self) -> Collection[str]:
         try:
             return os.listdir(self._root)
+        except FileNotFoundError:  # never made, because nothing can be
+            return []
         except OSError as error:
             raise from_os(error, str(self._root)) from None
 

@@ -41,8 +41,9 @@ _log = logging.getLogger("imgfs.snapshots")
 class Stack:
     """What to mount. `lowers` are directories of changes, the nearest first; below them lies `chain`, if there is one.
 
-    `upper` and `work` are None unless the snapshot is active. Without a chain, an overlay has `SnapshotStore.empty` at
-    the bottom: it wants one lower directory besides an upper, and two without.
+    `upper` and `work` are None unless the snapshot is active and is to be written; else its own changes are the nearest
+    of `lowers`. Without a chain, an overlay has `SnapshotStore.empty` at the bottom: it wants one lower directory
+    besides an upper, and two without.
     """
 
     lowers: tuple[Path, ...]
@@ -125,8 +126,11 @@ class SnapshotStore:
         chains = self._graph.children(Digest(id)) if is_digest(id) else []
         return sorted([*chains, *self._index.children(id)])
 
-    def stack(self, id: str) -> Stack:
-        """What the rootfs is made of, in time linear in its depth. Raises NotFound, and StorageFailed for damage."""
+    def stack(self, id: str, *, read_only: bool = False) -> Stack:
+        """What the rootfs is made of, in time linear in its depth; `read_only` without anything to write to.
+
+        Raises NotFound, and StorageFailed for damage.
+        """
         info = self.stat(id)
         here: Info | None = info
         uppers: list[Path] = []
@@ -138,9 +142,16 @@ class SnapshotStore:
             if here.kind is not Kind.VIEW:
                 uppers.append(self._upper(here))
             here = self.stat(here.parent) if here.parent else None
-        if info.kind is Kind.ACTIVE:
-            return Stack(tuple(uppers[1:]), chain, uppers[0], self._shelf.work(info.number))
-        return Stack(tuple(uppers), chain)
+        if info.kind is not Kind.ACTIVE:
+            return Stack(tuple(uppers), chain)
+        if read_only:
+            # One that was never used has no changes, and the looks of its root are its parent's.
+            return Stack(tuple(uppers if info.used else uppers[1:]), chain)
+        return Stack(tuple(uppers[1:]), chain, uppers[0], self._shelf.work(info.number))
+
+    async def is_read_only(self) -> bool:
+        """Whether nothing can be changed here now, because the filesystem of the state directory takes no change."""
+        return await run_disk(self._shelf.is_read_only)
 
     def upper(self, id: str) -> Path:
         """The directory of its own changes. Raises NotFound, NotPermitted for what has none, StorageFailed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from imgfs.content.labels import KEY_BYTES_MAX, SCHEMA, SIZE_MAX, Labels
 from imgfs.content.store import ContentStore
 from imgfs.database import Database
-from imgfs.errors import Invalid, NotFound, NotPermitted
+from imgfs.errors import Invalid, NoSpace, NotFound, NotPermitted
 from imgfs.oci.digest import Digest
 
 DATA = b"labelled"
@@ -104,3 +106,26 @@ async def test_a_store_without_a_table_keeps_none(tmp_path: Path) -> None:
     with pytest.raises(NotPermitted, match="keeps no labels"):
         await store.set_label(DIGEST, "a", b"1")
     await store.delete(DIGEST)
+
+
+async def test_a_change_that_fails_on_disk_is_none(
+    database: Database, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.set_label(DIGEST, "a", b"1")
+
+    async def fail(change: Callable[[sqlite3.Connection], object], *, frees: bool = False) -> None:
+        """As a transaction whose COMMIT finds no room."""
+        with closing(sqlite3.connect(":memory:")) as db:
+            db.executescript(SCHEMA)
+            change(db)
+        raise NoSpace("full")
+
+    labels = Labels(database)
+    monkeypatch.setattr(database, "write", fail)
+    with pytest.raises(NoSpace):
+        await store.set_label(DIGEST, "a", b"2")
+    with pytest.raises(NoSpace):
+        await store.remove_label(DIGEST, "a")
+    with pytest.raises(NoSpace):
+        await labels.clear(DIGEST)
+    assert store.labels(DIGEST) == labels.of(DIGEST) == {"a": b"1"}
