@@ -21,6 +21,7 @@ from imgfs.database import Database
 from imgfs.fs.node import Shown
 from imgfs.fs.subsystems import Subsystems
 from imgfs.gc.rooms import Rooms
+from imgfs.gc.space import Space, space_of
 from imgfs.gc.using import Using
 from imgfs.gc.watch import Limits, Room
 from imgfs.images import catalog, names
@@ -143,6 +144,7 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         images,
         opened.keeper,
     )
+    room = Room(state, rooms)
     return Subsystems(
         config=config,
         state=state,
@@ -157,7 +159,7 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         snapshots=snapshots,
         rootfs=rootfs,
         leases=leases,
-        room=Room(state, rooms),
+        room=room,
         mender=Mender(state, TABLES, wards),
         documents=documents,
         resolver=Resolver(name_table, known, documents, registry, failures, nursery, pins),
@@ -166,6 +168,7 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         transfers=transfers,
         failures=failures,
         status=StatusReporter(documents, images, name_table, content, layers, known, transfers, failures),
+        space=lambda: _space(room, limits_of(config)),
         metrics=lambda: _metrics(registry, transfers, name_table, content, layers),
         describe=lambda: _describe(mounting, started, terms, opened.rebuilt, is_read_only=content.is_read_only),
         owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
@@ -175,6 +178,11 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
 def limits_of(config: Config) -> Limits:
     """When room is made."""
     return Limits(config.quota_bytes, config.free_space_bytes, config.free_space_percent)
+
+
+async def _space(room: Room, limits: Limits) -> Space:
+    """What `df` says of the tree. Raises StorageFailed."""
+    return space_of(await room.disk(), limits, await room.used() if limits.quota else 0)
 
 
 def _terms(mounting: Mounting) -> Terms:

@@ -256,10 +256,12 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        disk = os.statvfs(self._subsystems.state)
+        space = await self._caller(ctx).wait(self._subsystems.space)
         answer = pyfuse3.StatvfsData()
-        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
-            setattr(answer, field, getattr(disk, field))
+        answer.f_bsize = answer.f_frsize = space.block
+        answer.f_blocks, answer.f_bfree, answer.f_bavail = space.total, space.free, space.available
+        answer.f_files = space.files
+        answer.f_ffree = answer.f_favail = space.files_free
         answer.f_namemax = 255
         return answer
 

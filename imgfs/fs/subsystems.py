@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from imgfs.config import Config
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.fs.node import Shown
+from imgfs.gc.space import Space
 from imgfs.gc.watch import Room
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
@@ -56,6 +57,8 @@ class Subsystems:
     transfers: Transfers
     failures: Failures
     status: StatusReporter
+    space: Callable[[], Awaitable[Space]]
+    """What `df` says of the tree."""
     metrics: Callable[[], str]
     describe: Callable[[], bytes]
     owner: tuple[int, int] | None = None

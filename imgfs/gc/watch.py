@@ -40,10 +40,14 @@ class Limits:
 
     def need(self, used: int, available: int, size: int) -> int:
         """How many bytes must go, when `used` are taken here and `available` of the disk's `size` are free."""
-        lowest = max(self.free, math.ceil(size * self.free_percent / 100))
+        lowest = self.lowest(size)
         over = used - self.quota if self.quota else 0
         short = lowest - available
         return max(over + self.quota // _SLACK if over > 0 else 0, short + lowest // _SLACK if short > 0 else 0)
+
+    def lowest(self, size: int) -> int:
+        """How many bytes of a disk of `size` are to be kept free."""
+        return max(self.free, math.ceil(size * self.free_percent / 100))
 
 
 class Room:
@@ -66,12 +70,16 @@ class Room:
         parts = [one.bytes for one in await unfinished(self._rooms.ingests)]
         return sum(alone) + sum(parts) + await run_disk(_allocated, tars)
 
-    async def need(self, limits: Limits) -> int:
-        """How many bytes must go for the limits to hold. Raises StorageFailed."""
+    async def disk(self) -> os.statvfs_result:
+        """What the disk of the state directory says of itself. Raises StorageFailed."""
         try:
-            disk = await run_disk(os.statvfs, self._state)
+            return await run_disk(os.statvfs, self._state)
         except OSError as error:
             raise from_os(error, str(self._state)) from None
+
+    async def need(self, limits: Limits) -> int:
+        """How many bytes must go for the limits to hold. Raises StorageFailed."""
+        disk = await self.disk()
         used = await self.used() if limits.quota else 0
         return limits.need(used, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
 
