@@ -25,6 +25,7 @@ _COMMANDS = {
     "rm": "imgfs.cli.names",
     "import": "imgfs.cli.importing",
     "export": "imgfs.cli.exporting",
+    "label": "imgfs.cli.label",
     "gc": "imgfs.cli.gc",
     "check": "imgfs.cli.check",
     "repair": "imgfs.cli.check",

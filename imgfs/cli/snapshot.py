@@ -12,6 +12,7 @@ from contextlib import suppress
 import click
 
 from imgfs.cli.failure import Failure
+from imgfs.cli.label import label_snapshot
 from imgfs.cli.options import Command, Group, mountpoint_option, quiet_option
 from imgfs.cli.snapshot_export import export
 from imgfs.cli.snapshot_ids import base, complete_base, complete_key, complete_own, complete_snapshot, existing, key_of
@@ -135,6 +136,7 @@ def path(id: str, mountpoint: str) -> None:
 
 
 snapshot.add_command(export)
+snapshot.add_command(label_snapshot)
 
 
 def _make(tree: Tree, id: str) -> None:

@@ -108,6 +108,11 @@ class Tree:
         return f"{self.path}/.imgfs/leases/{id}"
 
     @property
+    def content(self) -> str:
+        """The directory of stored blobs."""
+        return f"{self.path}/content"
+
+    @property
     def snapshots(self) -> str:
         """The directory of snapshots."""
         return f"{self.path}/snapshots"

@@ -7,6 +7,7 @@ import os
 from imgfs.fs.blob import BlobFile
 from imgfs.fs.caller import Caller
 from imgfs.fs.ingest import IngestDirectory
+from imgfs.fs.labels import LABEL, parse_labelling
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.descriptor import Descriptor
@@ -51,6 +52,13 @@ class ContentDirectory(Directory):
         cancelled = self._subsystems.blobs.cancel(digest)
         if not cancelled or digest in self._subsystems.content:
             await self._subsystems.content.delete(digest)
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """Label a blob, for those who may not write to the blob itself."""
+        if name != LABEL:
+            raise self.refusal()
+        change = parse_labelling(value)
+        await change.apply(await self.lookup(os.fsencode(change.id), caller), caller)
 
     async def _describe(self, digest: Digest) -> Descriptor | None:
         known = await self._subsystems.catalog.descriptor(digest)

@@ -1,16 +1,55 @@
-"""Labels as xattrs `user.label.<key>`: containerd's labels, for people and programs that read files."""
+"""Labels as xattrs `user.label.<key>`: containerd's labels, for people and programs that read files.
+
+The kernel lets an ordinary user set no `user.*` of what he may not write, and blobs and committed snapshots are that.
+So whoever may write to content/ or snapshots/ labels what is in there by an xattr of the directory (LABEL).
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
-from imgfs.errors import NotPermitted
-from imgfs.fs.node import NoAttribute
+from imgfs.errors import Invalid, NotPermitted
+from imgfs.fs.caller import Caller
+from imgfs.fs.node import NoAttribute, Node
 from imgfs.snapshots.store import SnapshotStore
 
 _PREFIX = "user.label."
+LABEL = b"user.imgfs.label"
+"""On a directory: `ID KEY=VALUE`, or `ID KEY` to remove it; a space, `=` or `%` in ID and KEY is percent-encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """A change of one label of what is called `id` in its directory; without a value it is removed."""
+
+    id: str
+    key: str
+    value: bytes | None
+
+    async def apply(self, node: Node, caller: Caller) -> None:
+        """Do it by the xattr of `node` that the label is; raises as that."""
+        name = os.fsencode(f"{_PREFIX}{self.key}")
+        if self.value is None:
+            await node.remove_xattr(name, caller)
+        else:
+            await node.set_xattr(name, self.value, caller)
+
+
+def parse_labelling(text: bytes) -> Labelling:
+    """What the value of LABEL says. Raises Invalid."""
+    id, space, rest = text.partition(b" ")
+    key, equals, value = rest.partition(b"=")
+    if not id or not space or not key or b" " in key:
+        raise Invalid(f"label {os.fsdecode(text[:200])!r}: expected `ID KEY=VALUE`, or `ID KEY` to remove it")
+    return Labelling(_unquoted(id), _unquoted(key), value if equals else None)
+
+
+def _unquoted(part: bytes) -> str:
+    return os.fsdecode(unquote_to_bytes(part))
 
 
 def label_key(name: bytes) -> str:

@@ -11,6 +11,7 @@ from imgfs.errors import Invalid, NotPermitted
 from imgfs.fs.active import ActiveDirectory
 from imgfs.fs.caller import Caller
 from imgfs.fs.chain import ChainDirectory, show
+from imgfs.fs.labels import LABEL, parse_labelling
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.fs.user import UserSnapshot, meant, remove
@@ -83,6 +84,16 @@ class SnapshotsDirectory(Directory):
         if flags & ~_RENAME_NOREPLACE:
             raise NotPermitted("snapshots cannot be exchanged")
         await self._subsystems.snapshots.rename_view(os.fsdecode(old), os.fsdecode(new))
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        """Label a snapshot, for those who may not write to its directory."""
+        if name != LABEL:
+            raise self.refusal()
+        change = parse_labelling(value)
+        with self._subsystems.failures.noting(f"snapshots/{change.id}"):
+            directory, _, key = change.id.rpartition("/")
+            above = self._active if directory == ACTIVE else self
+            await change.apply(await above.lookup(os.fsencode(key), caller), caller)
 
     def _own(self, info: Info) -> Node:
         if info.kind is Kind.VIEW:

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 import imgfs
+from imgfs.oci.chain import chain_id
 from imgfs.testing.images import Device, Directory, File, Symlink, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import IMGFS, PATIENCE, Mounted
@@ -218,6 +219,27 @@ def test_user_changes_names_of_their_own_mount(home: Home, registry: FakeRegistr
     assert home.imgfs("rm", "mine").returncode == 0
 
 
+def test_user_labels_content_and_snapshots_of_their_own_mount(home: Home, registry: FakeRegistry) -> None:
+    """The kernel lets nobody but root set an xattr of a read-only file: it goes by the directory."""
+    home.mount()
+    name = add(registry)
+    assert home.imgfs("pull", name).returncode == 0
+    blob, chain = home.mountpoint / "content" / BOX.digest, chain_id(BOX.diff_ids)
+    assert "denied" in home.run("setfattr", "-n", "user.label.a", "-v", "1", blob).stderr
+    for words in (("label", name, "a=1", "b=x y=z", "containerd.io/gc.root=now"), ("snapshot", "label", chain, "c=3")):
+        done = home.imgfs(*words)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert home.imgfs("label", BOX.digest).stdout == "a=1\nb=x y=z\ncontainerd.io/gc.root=now\n"
+    assert home.imgfs("snapshot", "label", chain, "--format", "json").stdout == '{\n  "c": "3"\n}\n'
+    assert home.run("getfattr", "--only-values", "-n", "user.label.b", blob).stdout == "x y=z"
+    assert home.run("setfattr", "-n", "user.imgfs.label", "-v", f"{BOX.digest} a", blob.parent).returncode == 0
+    assert home.imgfs("label", name, "b-").returncode == 0
+    assert home.imgfs("label", name).stdout == "containerd.io/gc.root=now\n"
+    assert home.imgfs("umount").returncode == 0
+    home.mount()
+    assert home.imgfs("label", name).stdout == "containerd.io/gc.root=now\n"
+
+
 def test_user_ends_it_by_fusermount_too(home: Home) -> None:
     home.mount()
     daemon = home.daemon()
@@ -338,6 +360,9 @@ def test_only_root_changes_names_and_content(public: Path, registry: FakeRegistr
             ("touch", "-h", "-d", "yesterday", name),
             ("setfattr", "-n", "user.imgfs.pull", "-v", "1", name),
             ("setfattr", "-n", "user.imgfs.tag", "-v", "mine", name),
+            ("setfattr", "-n", "user.label.mine", "-v", "1", blob),
+            ("setfattr", "-n", "user.imgfs.label", "-v", f"{digest} mine=1", mounted.content),
+            ("setfattr", "-n", "user.imgfs.label", "-v", f"{chain_id(BOX.diff_ids)} mine=1", mounted.snapshots),
             ("rm", "-f", blob),
             ("mkdir", mounted.snapshots / "mine"),
         ]
