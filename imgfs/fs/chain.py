@@ -152,6 +152,16 @@ async def seen(subsystems: Subsystems, snapshot: Snapshot, caller: Caller) -> Vi
     return subsystems.views.kept(snapshot) or await caller.wait(lambda: _make(subsystems, snapshot))
 
 
+async def check_merge(subsystems: Subsystems, snapshot: Snapshot) -> Snapshot:
+    """Merge the layers of a chain unless they were merged before; raises what speaks against it, and notes it.
+
+    A chain whose inodes have numbers was merged, by this daemon or an earlier one.
+    """
+    if subsystems.graph.first_inode(snapshot) is None:
+        await _make(subsystems, snapshot)
+    return snapshot
+
+
 async def _make(subsystems: Subsystems, snapshot: Snapshot) -> View:
     with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
         return await subsystems.views.get(snapshot)

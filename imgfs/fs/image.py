@@ -7,9 +7,11 @@ import stat
 import msgspec
 import pyfuse3
 
+from imgfs.aio.gather import gather
 from imgfs.errors import ImgfsError
 from imgfs.fs.blob import BlobFile
 from imgfs.fs.caller import Caller
+from imgfs.fs.chain import check_merge
 from imgfs.fs.files import WRITING, BytesHandle, RenderedFile
 from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
@@ -17,6 +19,7 @@ from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Index, Manifest
 from imgfs.oci.platform import Platform
+from imgfs.snapshots.graph import Snapshot
 from imgfs.transfer.documents import PlatformImage
 from imgfs.transfer.status import render_status
 
@@ -162,9 +165,17 @@ class PullFile(Node):
     async def open(self, flags: int, caller: Caller) -> Handle:
         if flags & WRITING:
             raise self.refusal()
-        images = self._subsystems.images
-        snapshot = await caller.wait(lambda: images.pull(self._digest, self._platform))
+        snapshot = await caller.wait(self._pull)
         return BytesHandle(f"{snapshot.chain_id}\n".encode())
+
+    async def _pull(self) -> Snapshot:
+        """Layers that cannot be merged are told now, and not to whoever walks there some day."""
+        images = self._subsystems.images
+        snapshot = await images.snapshot(self._digest, self._platform)
+        await gather(
+            [lambda: images.pull(self._digest, self._platform), lambda: check_merge(self._subsystems, snapshot)]
+        )
+        return snapshot
 
 
 class LayersDirectory(Directory):

@@ -279,3 +279,15 @@ def _everything(terminal: int) -> bytes:
     finally:
         os.close(terminal)
     return drawn
+
+
+def test_layers_that_cannot_be_merged_are_6_and_status_says_why(mounted: Mounted, registry: FakeRegistry) -> None:
+    image([layer([File("file")]), layer([File("file"), File("file/below")])]).add_to(registry, "odd", "1")
+    name = f"{registry.host}/odd:1"
+    for _ in range(2):
+        done = mounted.run("pull", name)
+        assert (done.returncode, done.stdout) == (6, "")
+        assert "file/below" in done.stderr
+    assert "file/below" in json.loads(mounted.run("status", name, "--format", "json").stdout)["error"]
+    assert "file/below" in mounted.run("status", name).stdout
+    assert registry.requests("blob") == 3
