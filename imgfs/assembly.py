@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from imgfs import __version__
+from imgfs.aio.flight import Flights
 from imgfs.check.mender import Mender, Wards
 from imgfs.config import Config
 from imgfs.content import labels
@@ -171,6 +172,7 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         space=lambda: _space(room, limits_of(config)),
         metrics=lambda: _metrics(registry, transfers, name_table, content, layers),
         describe=lambda: _describe(mounting, started, terms, opened.rebuilt, is_read_only=content.is_read_only),
+        works=Flights(nursery, grace=0, memory=0),
         owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
     )
 

@@ -39,7 +39,7 @@ class ActiveDirectory(Directory):
         return UserSnapshot(self._subsystems, await self._subsystems.snapshots.prepare(os.fsdecode(name)))
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
-        await remove(self._subsystems, active_id(os.fsdecode(name)))
+        await remove(self._subsystems, active_id(os.fsdecode(name)), caller)
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Commit: `mv snapshots/active/K snapshots/<name>`."""

@@ -41,9 +41,11 @@ class Waiters:
 class Caller:
     """Who asks."""
 
-    __slots__ = ("_waiters", "pid", "uid")
+    __slots__ = ("_may_leave", "_waiters", "pid", "uid")
 
-    def __init__(self, pid: int, uid: int, waiters: Waiters) -> None:
+    def __init__(self, pid: int, uid: int, waiters: Waiters, *, may_leave: bool = False) -> None:
+        """`may_leave`: that it is gone is no reason to wait no more."""
+        self._may_leave = may_leave
         self.pid = pid
         self.uid = uid
         self._waiters = waiters
@@ -64,6 +66,10 @@ class Caller:
     def anonymous(self) -> Caller:
         """Nobody in particular: for reads of the kernel, which a process that waits through it can leave by itself."""
         return Caller(0, self.uid, self._waiters)
+
+    def opener(self) -> Caller:
+        """Whoever opened a file, for its reads, which do not tell who reads: he may have handed it on and be gone."""
+        return Caller(self.pid, self.uid, self._waiters, may_leave=True)
 
     async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, or raise Interrupted as soon as the process has a signal to handle or the daemon ends.
@@ -96,7 +102,7 @@ class Caller:
 
     async def _watch(self, waiting: trio.CancelScope) -> None:
         ending = self._waiters.ending
-        while not ending.is_set() and not is_interrupted(self.pid):
+        while not ending.is_set() and not is_interrupted(self.pid, gone=not self._may_leave):
             with trio.move_on_after(self._waiters.poll):
                 await ending.wait()
         waiting.cancel()
@@ -121,17 +127,18 @@ def _mounts_for_us(pid: int) -> bool:
     return False
 
 
-def is_interrupted(pid: int) -> bool:
-    """Whether the thread `pid` has a pending signal that is neither blocked nor ignored, or is gone (proc(5)).
+def is_interrupted(pid: int, *, gone: bool = True) -> bool:
+    """Whether the thread `pid` has a pending signal that is neither blocked nor ignored (proc(5)).
 
-    0 stands for a process of another pid namespace, which cannot be asked.
+    `gone` is the answer for one that is not there any more. 0 stands for a process of another pid namespace, which
+    cannot be asked.
     """
     if not pid:
         return False
     try:
         status = Path(f"/proc/{pid}/status").read_bytes()
     except OSError:
-        return True
+        return gone
     masks: dict[bytes, int] = {}
     for line in status.splitlines():
         key, _, value = line.partition(b":\t")

@@ -177,7 +177,7 @@ class IngestFile(Node):
                 raise self.refusal()
 
     async def remove_xattr(self, name: bytes, caller: Caller) -> None:
-        if await self.xattr(name) is None:
+        if await self.xattr(name, caller) is None:
             raise NoAttribute(f"{name!r}: no such attribute")
         if name == _TOTAL:
             await self._subsystems.ingests.declare(self._known_ref(), total=None)

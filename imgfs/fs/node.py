@@ -137,7 +137,7 @@ class Node:
         """All xattrs and their values."""
         return {}
 
-    async def xattr(self, name: bytes) -> bytes | None:
+    async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
         """One xattr; None if there is none of that name."""
         return (await self.xattrs()).get(name)
 

@@ -267,7 +267,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        value = await (await self._node(inode, ctx)).xattr(name)
+        value = await (await self._node(inode, ctx)).xattr(name, self._caller(ctx))
         if value is None:
             raise NoAttribute(f"{name!r}: no such attribute")
         return value

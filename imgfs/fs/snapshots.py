@@ -74,7 +74,7 @@ class SnapshotsDirectory(Directory):
     async def rmdir(self, name: bytes, caller: Caller) -> None:
         text = os.fsdecode(name)
         _check_users(text)
-        await remove(self._subsystems, text)
+        await remove(self._subsystems, text, caller)
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Of a view: rename it, over another view too (`ln -sfn`). Committed snapshots keep their names."""

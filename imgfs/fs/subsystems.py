@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imgfs.aio.flight import Flights
 from imgfs.check.mender import Mender
 from imgfs.config import Config
 from imgfs.content.ingests import IngestStore
@@ -61,6 +62,8 @@ class Subsystems:
     """What `df` says of the tree."""
     metrics: Callable[[], str]
     describe: Callable[[], bytes]
+    works: Flights[None]
+    """Changes of snapshots. Who is interrupted leaves one at once; it ends at the next step that can be left out."""
     owner: tuple[int, int] | None = None
     private: dict[str, Digest] = field(default_factory=dict[str, Digest])
     """Links that `ln -sfn` makes beside a name before it renames them: unlisted, never asked for, gone with the daemon.

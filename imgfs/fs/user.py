@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 
 import pyfuse3
@@ -51,7 +52,9 @@ class UserSnapshot(Directory):
             if found == name:
                 return node
         if name == LAYER:
-            return UserLayer(self._subsystems, self._number)
+            layer = UserLayer(self._subsystems, self._number)
+            await layer.reached(caller)
+            return layer
         if private := self._subsystems.private_parents.get((self._number, name)):
             return self._link(name, private)
         raise missing(name)
@@ -103,11 +106,12 @@ class UserSnapshot(Directory):
             facts[b"user.imgfs.error"] = error.encode(errors="backslashreplace")
         return facts | as_xattrs(store.labels(info.id))
 
-    async def xattr(self, name: bytes) -> bytes | None:
+    async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
         """The usage of a writable snapshot is measured when it is asked for, and only then."""
         if name == _USAGE:
-            return str((await self._subsystems.snapshots.usage(self._info.id)).bytes).encode()
-        return await super().xattr(name)
+            usage = await caller.wait(lambda: self._subsystems.snapshots.usage(self._info.id))
+            return str(usage.bytes).encode()
+        return await super().xattr(name, caller)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         await set_label(self._subsystems.snapshots, self._info.id, name, value)
@@ -190,7 +194,7 @@ class Mountpoint(Node):
 class UserLayer(Node):
     """`layer.tar`: the snapshot's own changes as an OCI layer, made while it is read; unlisted."""
 
-    __slots__ = ("_number", "_subsystems")
+    __slots__ = ("_number", "_size", "_subsystems")
 
     direct_io = True
 
@@ -198,10 +202,14 @@ class UserLayer(Node):
         super().__init__(control_number(f"snapshot/{number}/layer.tar"))
         self._subsystems = subsystems
         self._number = number
+        self._size = 0
+
+    async def reached(self, caller: Caller) -> None:
+        """Find out the size, which costs a walk: sendfile(2) and splice(2) end where it does."""
+        self._size = await caller.wait(self._measure)
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
-        """Of the right size, which costs a walk: sendfile(2) and splice(2) end where it does."""
-        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444, size=await self._size(), disk=0)
+        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444, size=self._size, disk=0)
 
     async def open(self, flags: int, caller: Caller) -> Handle:
         if flags & WRITING:
@@ -209,14 +217,15 @@ class UserLayer(Node):
         info = self._subsystems.snapshots.numbered(self._number)
         with self._subsystems.failures.noting(f"snapshots/{info.id}"):
             await caller.wait(lambda: self._subsystems.rootfs.settle(info.id))
-            return ExportHandle(self._subsystems, info)
+            return ExportHandle(self._subsystems, info, caller)
 
-    async def _size(self) -> int:
+    async def _measure(self) -> int:
         subsystems, info = self._subsystems, self._subsystems.snapshots.numbered(self._number)
         if info.number in subsystems.layer_sizes:
             return subsystems.layer_sizes[info.number]
         with subsystems.failures.noting(f"snapshots/{info.id}"):
-            size = await run_walk(lambda upper: layer_size(upper, _dialect()), subsystems.snapshots.upper(info.id))
+            upper = subsystems.snapshots.upper(info.id)
+            size = await run_walk(lambda upper: layer_size(upper, _dialect()), upper, only_looks=True)
         if info.kind is Kind.COMMITTED:
             subsystems.layer_sizes[info.number] = size
         return size
@@ -232,29 +241,40 @@ class ExportHandle:
     The snapshot is in use while it is open.
     """
 
-    def __init__(self, subsystems: Subsystems, info: Info) -> None:
+    def __init__(self, subsystems: Subsystems, info: Info, caller: Caller) -> None:
+        self._caller = caller.opener()
         self._snapshots = subsystems.snapshots
         self._failures = subsystems.failures
         self._upper = self._snapshots.upper(info.id)
         self._dialect = _dialect()
         self._id = info.id
         self._snapshots.hold(self._id)
-        self._reading = trio.Lock()
+        self._reading = threading.Lock()
+        """Held by the thread that reads, also when whoever asked for it was interrupted and is gone."""
         self._pieces = export_layer(self._upper, self._dialect)
         self._piece = memoryview(b"")
         self._start = 0
         """Where `_piece` begins in the tar."""
 
     async def read(self, offset: int, size: int) -> bytes:
-        async with self._reading:
-            with self._failures.noting(f"snapshots/{self._id}"):
-                return await trio.to_thread.run_sync(self._read, offset, size)
+        return await self._caller.wait(lambda: self._made(offset, size))
 
     async def close(self) -> None:
+        # At once where nobody reads, as ever: who closes it and removes the snapshot must not find it busy.
+        if not self._reading.acquire(blocking=False):
+            await trio.to_thread.run_sync(self._reading.acquire)
         self._pieces.close()
         self._snapshots.release(self._id)
 
+    async def _made(self, offset: int, size: int) -> bytes:
+        with self._failures.noting(f"snapshots/{self._id}"):
+            return await trio.to_thread.run_sync(self._read, offset, size, abandon_on_cancel=True)
+
     def _read(self, offset: int, size: int) -> bytes:
+        with self._reading:
+            return self._read_on(offset, size)
+
+    def _read_on(self, offset: int, size: int) -> bytes:
         if offset < self._start:
             self._pieces.close()
             self._pieces, self._piece, self._start = export_layer(self._upper, self._dialect), memoryview(b""), 0
@@ -272,19 +292,33 @@ class ExportHandle:
         return bytes(found)
 
 
-async def remove(subsystems: Subsystems, id: str) -> None:
-    """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used."""
+async def remove(subsystems: Subsystems, id: str, caller: Caller) -> None:
+    """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used.
+
+    Who is interrupted may find it there still, or gone; its disk is given back behind him.
+    """
+    await caller.wait(lambda: subsystems.works.join(("remove", id), lambda: _remove(subsystems, id)))
+
+
+async def _remove(subsystems: Subsystems, id: str) -> None:
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
         await subsystems.rootfs.leave(id)
         await subsystems.snapshots.remove(id)
 
 
 async def commit(subsystems: Subsystems, key: str, name: str, caller: Caller) -> None:
-    """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit."""
+    """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit.
+
+    Who is interrupted while the disk is written finds it active; it is busy until the disk has answered.
+    """
+    await caller.wait(lambda: subsystems.works.join(("commit", key, name), lambda: _commit(subsystems, key, name)))
+
+
+async def _commit(subsystems: Subsystems, key: str, name: str) -> None:
     id = active_id(key)
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
         subsystems.snapshots.check_commit(key, name)
-        await caller.wait(lambda: subsystems.rootfs.settle(id))
+        await subsystems.rootfs.settle(id)
         await subsystems.rootfs.leave(id)
         await subsystems.snapshots.commit(key, name)
 

@@ -25,9 +25,12 @@ _WALKS = trio.CapacityLimiter(4)
 """Threads that sync or walk whole trees: apart, because short work must not wait for them."""
 
 
-async def run_walk(function: Callable[[Path], T], path: Path) -> T:
-    """Run what takes as long as a tree is large, in a thread. Cancellation waits for it to end."""
-    return await trio.to_thread.run_sync(function, path, limiter=_WALKS)
+async def run_walk(function: Callable[[Path], T], path: Path, *, only_looks: bool = False) -> T:
+    """Run what takes as long as a tree is large, in a thread.
+
+    Cancellation waits for it to end, unless it `only_looks`: then its thread goes on for nobody.
+    """
+    return await trio.to_thread.run_sync(function, path, limiter=_WALKS, abandon_on_cancel=only_looks)
 
 
 class Removals:

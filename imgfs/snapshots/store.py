@@ -332,7 +332,7 @@ class SnapshotStore:
         known = self._usages.get(info.number)
         if known is not None and info.kind is Kind.COMMITTED:
             return known
-        measured = await run_walk(measure, self._upper(info))
+        measured = await run_walk(measure, self._upper(info), only_looks=True)
         if info.kind is Kind.COMMITTED and self._index.get(id) is info:
             await self._keep_usage(info.number, measured)
         return measured

@@ -42,6 +42,17 @@ async def test_a_process_that_is_gone_waits_no_more(waiters: Waiters) -> None:
         await Caller(gone, 0, waiters).wait(trio.sleep_forever)
 
 
+async def test_a_file_is_read_on_when_its_opener_is_gone(waiters: Waiters) -> None:
+    async def look_twice() -> int:
+        await trio.testing.wait_all_tasks_blocked()  # by now the process was looked at
+        return 7
+
+    gone = int(await trio.to_thread.run_sync(subprocess.check_output, ["sh", "-c", "echo $$"]))
+    with pytest.raises(Interrupted):
+        await Caller(gone, 0, waiters).wait(look_twice)
+    assert await Caller(gone, 0, waiters).opener().wait(look_twice) == 7
+
+
 async def test_the_end_of_the_daemon_answers_every_wait(waiters: Waiters) -> None:
     async with trio.open_nursery() as nursery:
 
