@@ -16,7 +16,10 @@ from imgfs.oci.descriptor import Descriptor
 
 
 class BlobFile(Node):
-    """One blob, under content/ or as an image's manifest, index or config."""
+    """One blob, under content/ or as an image's manifest, index or config.
+
+    Its media type may be empty: it is asked for where it counts.
+    """
 
     __slots__ = ("_descriptor", "_subsystems")
 
@@ -40,7 +43,8 @@ class BlobFile(Node):
         content = self._subsystems.content
         if digest not in content or not content.path(digest).exists():
             content.forget(digest)
-            await caller.wait(lambda: self._subsystems.blobs.ensure(self._descriptor))
+            descriptor = await self._typed()
+            await caller.wait(lambda: self._subsystems.blobs.ensure(descriptor))
         info = content.info(digest)
         if info is not None and info.size != self._descriptor.size:
             # The kernel reads no further than the size it was told, so a shorter one would be a silent cut.
@@ -49,6 +53,16 @@ class BlobFile(Node):
             )
         return FileHandle(content.open(digest), f"content {digest}")
 
+    async def _typed(self) -> Descriptor:
+        """The descriptor with its media type, if anybody told it."""
+        own = self._descriptor
+        known = None if own.media_type else await self._subsystems.catalog.descriptor(own.digest)
+        return Descriptor(own.digest, own.size, known.media_type) if known else own
+
+    async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
+        """`ls -l` asks each file for what only views have (ACLs, security labels): that costs no query."""
+        return await super().xattr(name, caller) if name.startswith(b"user.") else None
+
     async def xattrs(self) -> dict[bytes, bytes]:
         digest = self._descriptor.digest
         info = self._subsystems.content.info(digest)
@@ -56,7 +70,7 @@ class BlobFile(Node):
         resident = info.size if info else transfer.offset if transfer else 0
         facts: dict[str, str | None] = {
             "size": str(info.size if info else self._descriptor.size),
-            "media_type": self._descriptor.media_type or None,
+            "media_type": (await self._typed()).media_type or None,
             "source": ", ".join(str(source) for source in await self._subsystems.catalog.sources(digest)) or None,
             "verified": "blob" if info else None,
             "resident": str(resident),

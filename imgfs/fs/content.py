@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from imgfs.content.store import BlobInfo
 from imgfs.fs.blob import BlobFile
 from imgfs.fs.caller import Caller
 from imgfs.fs.ingest import IngestDirectory
@@ -17,12 +18,14 @@ from imgfs.oci.digest import Digest, is_digest
 class ContentDirectory(Directory):
     """Lists what is stored here. Never asks a registry: only opening a file does (fs/blob.py)."""
 
-    __slots__ = ("_ingest", "_subsystems")
+    __slots__ = ("_ingest", "_sound", "_subsystems")
 
     def __init__(self, subsystems: Subsystems) -> None:
         super().__init__("content", subsystems.shown)
         self._subsystems = subsystems
         self._ingest = IngestDirectory(subsystems)
+        self._sound: dict[Digest, BlobInfo] = {}
+        """Stored blobs whose size is known to be right: looking one up again costs no query."""
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         text = os.fsdecode(name)
@@ -61,10 +64,13 @@ class ContentDirectory(Directory):
         await change.apply(await self.lookup(os.fsencode(change.id), caller), caller)
 
     async def _describe(self, digest: Digest) -> Descriptor | None:
-        known = await self._subsystems.catalog.descriptor(digest)
         info = self._subsystems.content.info(digest)
-        proven = await self._subsystems.catalog.proven(digest) if info else None
-        if info and proven and info.size != proven.size:
-            self._subsystems.content.set_aside(digest)
-            return proven
-        return Descriptor(digest, info.size, known.media_type if known else "") if info else known
+        if info is None:
+            return await self._subsystems.catalog.descriptor(digest)
+        if self._sound.get(digest) is not info:
+            proven = await self._subsystems.catalog.proven(digest)
+            if proven and info.size != proven.size:
+                self._subsystems.content.set_aside(digest)
+                return proven
+            self._sound[digest] = info
+        return Descriptor(digest, info.size, "")
