@@ -130,6 +130,7 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         content.labels,
         using,
         documents.forget,
+        config.ingest_idle_seconds,
     )
     wards = Wards(
         content,

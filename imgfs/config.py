@@ -40,6 +40,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`kernel`: a rootfs is an EROFS mount where that is possible. `fuse`: always the FUSE view, as for users."""
     view_idle_seconds: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 300.0
     """How long a mounted rootfs may be unused before it is unmounted; the next use mounts it again."""
+    ingest_idle_seconds: Annotated[float, msgspec.Meta(ge=60, le=10 * 365 * 86400)] = 7 * 86400.0
+    """How long an unfinished write may lie without a writer before it is garbage, which goes when room is short."""
     quota_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """What content and layers may take on disk; 0: as much as there is. Above it, what can be fetched again goes."""
     free_space_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -20,6 +20,7 @@ import trio
 from msgspec import UNSET, UnsetType
 
 from imgfs.aio.threads import run_cpu, run_disk
+from imgfs.content.age import LastTouch
 from imgfs.content.disk import Disk, storage_error
 from imgfs.content.meta import Meta, write_again
 from imgfs.content.running import RunningDigest
@@ -45,6 +46,8 @@ class Ingest:
         self.meta = meta
         self.offset: int = offset
         self.updated = meta.updated
+        self.touched = LastTouch(meta.updated)
+        """When its last holder let it go, or somebody declared something."""
         self.lock = trio.Lock()
         self.is_held = False
         self.released = trio.Event()
@@ -249,6 +252,7 @@ class Ingest:
                 raise TooLarge(f"{self.subject}: has {self.offset} bytes already, more than the {total} declared now")
             changed = {name: value for name, value in given.items() if value is not UNSET}
             await self._write_meta(msgspec.structs.replace(self.meta, **changed))
+        self.touched.now()
         self.hash_with(self._algorithm)
 
     async def _write_meta(self, meta: Meta) -> None:

@@ -62,7 +62,9 @@ class IngestStore:
         else:
             found = list(self._peek())
         for one in found:
-            self._ingests[one.meta.ref] = Ingest(self._disk, one.path, one.meta, one.offset, self._nursery)
+            ingest = self._ingests[one.meta.ref] = Ingest(self._disk, one.path, one.meta, one.offset, self._nursery)
+            if one.meta.updated < one.meta.started:
+                ingest.touched.now()  # the clock was set back meanwhile, so nobody knows
 
     def _peek(self) -> Iterator[Found]:
         for path in unfinished(self._directory):
@@ -295,6 +297,7 @@ class IngestStore:
 
     def release(self, ingest: Ingest) -> None:
         """The holder is done; for the writer."""
+        ingest.touched.now()
         ingest.is_held = False
         ingest.released.set()
 

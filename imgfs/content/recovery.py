@@ -60,7 +60,7 @@ def read(path: Path, era: str) -> Found:
     if status.st_nlink != 1:
         raise Malformed("ingest data: has a second name, so it may be a stored blob; the ingest cannot be resumed")
     offset = status.st_size if meta.era == era else min(meta.durable, status.st_size)
-    return Found(path, msgspec.structs.replace(meta, updated=status.st_mtime_ns), offset)
+    return Found(path, msgspec.structs.replace(meta, updated=max(meta.updated, status.st_mtime_ns)), offset)
 
 
 def _mend(disk: Disk, found: Found, era: str) -> Found:

@@ -14,7 +14,7 @@ class Status:
     """An ingest as it stands: times are ns since the epoch, sizes are bytes.
 
     `offset` bytes are on disk, the first `hashed` of them are in `digest`, the first `durable` are recorded as synced.
-    `path` is the file of the bytes.
+    `path` is the file of the bytes. So many seconds at most it `rests` without anybody who held or declared it.
     """
 
     ref: str
@@ -27,6 +27,7 @@ class Status:
     started: int
     updated: int
     is_live: bool
+    rests: float
     path: Path
 
 
@@ -45,5 +46,6 @@ def status_of(ingest: Ingest) -> Status:
         started=meta.started,
         updated=ingest.updated,
         is_live=ingest.is_held,
+        rests=0.0 if ingest.is_held else ingest.touched.age(),
         path=ingest.data,
     )

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imgfs.aio.threads import run_disk
+from imgfs.content.status import Status
 from imgfs.content.store import BlobInfo
 from imgfs.gc.rooms import Rooms
-from imgfs.gc.unfinished import Unfinished, unfinished
+from imgfs.gc.unfinished import Unfinished, abandoned, unfinished
 from imgfs.layers.store import Layer
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Snapshot
@@ -37,6 +38,8 @@ class Candidates:
     blobs: list[BlobInfo]
     layers: list[StoredLayer]
     unfinished: list[Unfinished]
+    abandoned: list[tuple[Status, int]]
+    """Unfinished writes that nobody goes on with, and the bytes they take."""
     chains: list[Snapshot]
     metadata: list[tuple[Digest, int]]
     known: set[Digest]
@@ -57,7 +60,14 @@ async def candidates(rooms: Rooms) -> Candidates:
     layers = await run_disk(_measure, settled)
     metadata = sorted(await run_disk(rooms.images.stored))
     return Candidates(
-        blobs, layers, await unfinished(rooms.ingests), chains, metadata, known, {one.layer.diff_id for one in layers}
+        blobs=blobs,
+        layers=layers,
+        unfinished=await unfinished(rooms.ingests),
+        abandoned=await abandoned(rooms.ingests, rooms.patience),
+        chains=chains,
+        metadata=metadata,
+        known=known,
+        unpacked={one.layer.diff_id for one in layers},
     )
 
 

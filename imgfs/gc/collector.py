@@ -8,10 +8,12 @@ lost its database, or its names on purpose; nobody can tell, so that is refused 
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from functools import partial
 
 import trio
 
+from imgfs.content.status import Status
 from imgfs.content.store import BlobInfo
 from imgfs.errors import ImgfsError
 from imgfs.gc.candidates import Candidates, candidates
@@ -20,7 +22,7 @@ from imgfs.gc.marker import Marker
 from imgfs.gc.report import Item, Report
 from imgfs.gc.rooms import Rooms
 from imgfs.gc.taking import take_blob
-from imgfs.gc.unfinished import Unfinished
+from imgfs.gc.unfinished import Unfinished, rests, shown
 from imgfs.layers.store import Layer
 from imgfs.oci.digest import Digest
 
@@ -98,6 +100,7 @@ class Collector:
             is_garbage = partial(_is_unmarked, chain_id, cycle.marker.chains, cycle.marker.unbuilt)
             await cycle.remove(item, is_garbage, partial(self._rooms.images.remove, chain_id))
         await self._sweep_unfinished(cycle, found)
+        await self._sweep_abandoned(cycle, found)
         await self._sweep_layers(cycle, found)
         await self._sweep_blobs(cycle, found)
         await self._sweep_catalogue(cycle, found.known)
@@ -129,9 +132,21 @@ class Collector:
             if one.digest in fetchable:
                 diff_id = unpacked.get(one.digest)
                 is_here = one.digest in self._rooms.content or (diff_id is not None and diff_id in self._rooms.layers)
-                item = Item("ingest", one.status.ref, one.bytes, _HERE if is_here else _GARBAGE)
+                item = Item("ingest", shown(one.status.ref), one.bytes, _HERE if is_here else _GARBAGE)
                 is_garbage = partial(self._is_needless, one, cycle.marker, is_here=is_here)
                 await cycle.remove(item, is_garbage, partial(self._rooms.ingests.reclaim, one.status))
+
+    async def _sweep_abandoned(self, cycle: Cycle, found: Candidates) -> None:
+        gone = {item.id for item in cycle.report.removed if item.kind == "ingest"}
+        for status, size in found.abandoned:
+            if shown(status.ref) not in gone:
+                item = Item("ingest", shown(status.ref), size, _why_abandoned(status))
+                is_garbage = partial(self._is_abandoned, status, cycle.marker.ingests)
+                await cycle.remove(item, is_garbage, partial(self._rooms.ingests.reclaim, status))
+
+    def _is_abandoned(self, old: Status, marked: set[str]) -> bool:
+        ingests = self._rooms.ingests
+        return old.ref not in marked and old.ref in ingests and rests(ingests.status(old.ref), self._rooms.patience)
 
     @staticmethod
     def _is_needless(one: Unfinished, marker: Marker, *, is_here: bool) -> bool:
@@ -189,6 +204,10 @@ class Collector:
     def _is_late(self, cycle: Cycle, gone: list[Digest]) -> bool:
         """Whether the mark is behind; called in a thread, while nothing can be added to the catalogue."""
         return cycle.roots.is_new() or cycle.marker.has_work() or any(one in self._rooms.content for one in gone)
+
+
+def _why_abandoned(status: Status) -> str:
+    return f"nobody has gone on with it for {timedelta(seconds=int(status.rests))}"
 
 
 def _is_unmarked(digest: Digest, *marks: set[Digest]) -> bool:

@@ -46,6 +46,8 @@ class Rooms:
     labels: Labels
     in_use: Callable[[], Awaitable[Set[Resource]]]
     forgotten: Callable[[Collection[Digest]], None]
+    patience: float = 7 * 86400.0
+    """Seconds after which an unfinished write that nobody goes on with is garbage."""
 
     def version(self) -> tuple[int, ...]:
         """Changes whenever there may be a root more; costs nothing."""

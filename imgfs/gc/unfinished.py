@@ -1,6 +1,8 @@
-"""imgfs's own downloads that broke off: kept to go on from, and the first to go when room is short.
+"""Unfinished writes without a writer: kept to go on from.
 
-Under their refs a user may have written too. That makes no difference: what is there is a part of what can be fetched.
+imgfs's own downloads that broke off are the first to go when room is short. Under their refs a user may have written
+too. That makes no difference: what is there is a part of what can be fetched. Others are somebody's work until nobody
+has gone on with them for long.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from imgfs.aio.threads import run_disk
 from imgfs.content.copy import copy_ref
 from imgfs.content.download import download_ref
 from imgfs.content.ingests import IngestStore
-from imgfs.content.refs import promised_digest
+from imgfs.content.refs import promised_digest, ref_name
 from imgfs.content.status import Status
 from imgfs.oci.digest import Digest
 
@@ -32,6 +34,17 @@ async def unfinished(ingests: IngestStore) -> list[Unfinished]:
     return await run_disk(_measure, [(status, digest) for status in idle if (digest := _own(status.ref))])
 
 
+async def abandoned(ingests: IngestStore, patience: float) -> list[tuple[Status, int]]:
+    """Those that nobody has gone on with for `patience` seconds and the bytes they take, in the order of their refs."""
+    idle = sorted((status for status in ingests if rests(status, patience)), key=lambda status: status.ref)
+    return await run_disk(lambda: [(status, found) for status in idle if (found := _taken(status)) is not None])
+
+
+def rests(status: Status, patience: float) -> bool:
+    """Whether it has no writer and has had none for so many seconds."""
+    return not status.is_live and status.rests >= patience
+
+
 def _own(ref: str) -> Digest | None:
     digest = promised_digest(ref)
     return digest if digest is not None and ref in (copy_ref(digest), download_ref(digest)) else None
@@ -40,8 +53,20 @@ def _own(ref: str) -> Digest | None:
 def _measure(found: list[tuple[Status, Digest]]) -> list[Unfinished]:
     measured: list[Unfinished] = []
     for status, digest in found:
-        try:
-            measured.append(Unfinished(status, digest, os.stat(status.path).st_blocks * 512))
-        except FileNotFoundError:
-            continue
+        taken = _taken(status)
+        if taken is not None:
+            measured.append(Unfinished(status, digest, taken))
     return measured
+
+
+def _taken(status: Status) -> int | None:
+    """Bytes on disk; None for one that was removed meanwhile."""
+    try:
+        return os.stat(status.path).st_blocks * 512
+    except FileNotFoundError:
+        return None
+
+
+def shown(ref: str) -> str:
+    """The ref as reports have it: as its file is named, and text also where that is none."""
+    return os.fsencode(ref_name(ref)).decode(errors="backslashreplace")

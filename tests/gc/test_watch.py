@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -50,6 +52,18 @@ async def test_garbage_goes_before_what_is_named(world: World) -> None:
     assert [report.mode for report in reports] == ["collect", "evict"]
     assert await room.used() <= 150_000
     assert len(list(world.names)) == 1
+
+
+async def test_abandoned_writes_go_only_when_room_is_short(world: World) -> None:
+    async with await world.ingests.open("mine") as writer:
+        await writer.write(bytes(100_000))
+    room = Room(world.content.root, replace(world.rooms, patience=0.0))
+    await world.image("a.test/box:1", *TARS[:2])
+    used = await room.used()
+    await room.make(Limits(quota=used))
+    assert "mine" in world.ingests
+    await room.make(Limits(quota=used - 1))
+    assert "mine" not in world.ingests
 
 
 async def test_the_loop_expires_leases_writes_uses_down_and_outlives_failures(
