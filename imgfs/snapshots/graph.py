@@ -54,6 +54,8 @@ KEPT = Kept(
 
 FIRST_INODE = 2
 """1 is the root of the mount."""
+_UNCOUNTED = 1 << 32
+"""Ranges from here on were given on a full disk, and no others are counted from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class SnapshotGraph:
         self._database = database
         self._snapshots: dict[Digest, Snapshot] = {}
         self._by_number: dict[int, Snapshot] = {}
+        self._gone: dict[Digest, int] = {}
+        """The numbers of chains that were removed: the kernel may keep their inodes, so they are theirs if they come back."""
         self._load(database.read_now(_select_all))
         self._ranges: list[tuple[int, int]] = sorted(
             database.read_now(lambda db: db.execute("SELECT first, snapshot FROM inodes").fetchall())
@@ -141,10 +145,13 @@ class SnapshotGraph:
     async def reserve(self, snapshot: Snapshot, face: Face, count: int) -> int:
         """The first of the `count` inode numbers of a view, durably the same each time."""
         key = snapshot.number * face
+        # Known without a row: it was removed, and nobody else got its range meanwhile.
+        known = self._firsts.get(key, _UNCOUNTED)
 
         def change(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT 1 FROM inodes WHERE snapshot = ?", (key,)).fetchone()
             (end,) = db.execute("SELECT max(first + count) FROM inodes").fetchone()
-            first = max(end or 0, FIRST_INODE)
+            first = known if known < _UNCOUNTED and row is None else max(end or 0, FIRST_INODE)
             db.execute("INSERT OR REPLACE INTO inodes VALUES (?, ?, ?)", (key, first, count))
             return first
 
@@ -152,7 +159,7 @@ class SnapshotGraph:
             first = await self._reserved(key, count) or await self._database.write(change)
         except (NoSpace, ReadOnly):
             # What is here must be readable all the same: a range of its own, the same each time, but of 64 bits.
-            first = snapshot.number << 32 | (face is Face.CHANGES) << 31
+            first = snapshot.number * _UNCOUNTED | (face is Face.CHANGES) << 31
         if (first, key) not in self._ranges:
             insort(self._ranges, (first, key))
         self._firsts[key] = first
@@ -166,16 +173,16 @@ class SnapshotGraph:
     async def record(self, layers: Sequence[tuple[Descriptor, Digest]]) -> Snapshot:
         """Make sure that the chain of `layers` (descriptor and diff ID, base first) and all its prefixes are known.
 
-        Durable on return. Returns the topmost.
+        Durable on return. Returns the topmost. One that was removed gets its number back, and so its inodes.
         """
         chain = chain_ids([diff_id for _, diff_id in layers])
         top = chain[-1] if chain else EMPTY
         if top not in self._snapshots:
             now = time.time_ns()
             rows = [
-                (chain[n], chain[n - 1] if n else "", diff_id, descriptor.digest, now)
+                (self._gone.get(chain[n]), chain[n], chain[n - 1] if n else "", diff_id, descriptor.digest, now)
                 for n, (descriptor, diff_id) in enumerate(layers)
-            ] or [(EMPTY, "", "", "", now)]
+            ] or [(self._gone.get(EMPTY), EMPTY, "", "", "", now)]
             self._load(await self._database.write(lambda db: _insert(db, rows)))
         return self._snapshots[top]
 
@@ -190,6 +197,7 @@ class SnapshotGraph:
         gone = [found for chain_id in chain_ids if (found := self._snapshots.pop(chain_id, None))]
         for one in gone:
             self._by_number.pop(one.number, None)
+            self._gone[one.chain_id] = one.number
 
         def change(db: sqlite3.Connection) -> None:
             rows = [(one.number,) for one in gone if one.chain_id not in self._snapshots]  # else recorded meanwhile
@@ -228,9 +236,10 @@ def _select_all(db: sqlite3.Connection) -> list[tuple[int, str, str, str, str, i
 
 
 def _insert(
-    db: sqlite3.Connection, rows: Sequence[tuple[str, ...] | tuple[object, ...]]
+    db: sqlite3.Connection, rows: Sequence[tuple[object, ...]]
 ) -> list[tuple[int, str, str, str, str, int]]:
     db.executemany(
-        "INSERT OR IGNORE INTO snapshots (chain_id, parent, diff_id, blob, created) VALUES (?, ?, ?, ?, ?)", rows
+        "INSERT OR IGNORE INTO snapshots (number, chain_id, parent, diff_id, blob, created) VALUES (?, ?, ?, ?, ?, ?)",
+        rows,
     )
     return _select_all(db)

@@ -317,8 +317,8 @@ async def test_a_removed_chain_is_told_to_be_so_and_can_be_recorded_anew(world: 
     await world.image("", BASE, OTHER)
     again = world.graph.find(top)
     assert again
-    assert again.number != chain.number
-    assert await world.graph.reserve(again, Face.ROOTFS, 10) >= first + 10
+    assert again.number == chain.number
+    assert await world.graph.reserve(again, Face.ROOTFS, 10) == first
 
 
 @pytest.mark.parametrize("step", range(6))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.oci.chain import chain_ids
 from imgfs.testing.build import image
 from tests.mount.scene import Scene, marked_layer, refused, serving, small
 
@@ -138,3 +139,22 @@ def test_the_doors_are_read_only(scene: Scene) -> None:
     with refused(errno.EPERM):
         os.setxattr(control, "user.imgfs.gc", b"everything")
     assert sorted(os.listdir(control / "gc")) == ["dry-run", "dry-run-all", "last"]
+
+
+def test_a_chain_that_was_collected_and_is_here_again_is_found_at_once(scene: Scene) -> None:
+    """Also while the kernel keeps what it knew of the first one."""
+    pulled(scene, "kept")
+    made = small("back")
+    name = scene.serve(made, "back")
+    chain = scene.mount.snapshots / chain_ids(made.diff_ids)[-1]
+    for _ in range(3):
+        (name / "pull").read_bytes()
+        assert sorted(os.listdir(chain)) == ["diff", "rootfs"]
+        name.unlink()
+        os.setxattr(scene.mount.path / ".imgfs", "user.imgfs.gc", b"collect")
+        assert chain.name not in os.listdir(scene.mount.snapshots)
+        with refused(errno.ENOENT):
+            os.lstat(chain / "rootfs")
+        (name / "pull").read_bytes()
+        assert (chain / "diff/mark").read_text() == "back/0\n"
+    assert (chain / "rootfs/mark").read_text() == "back/0\n"

@@ -110,3 +110,23 @@ async def test_a_view_that_grew_gets_a_new_range(graph: SnapshotGraph) -> None:
     await graph.reserve(one, Face.ROOTFS, 10)
     assert await graph.reserve(one, Face.ROOTFS, 11) == 12
     assert graph.locate(12) == (one, Face.ROOTFS, 1)
+
+
+async def test_a_chain_that_comes_back_has_its_number_and_its_inodes_again(
+    graph: SnapshotGraph, database: Database
+) -> None:
+    """The kernel may know some of them still."""
+    layers = [A]
+    first = await graph.record(layers)
+    inode = await graph.reserve(first, Face.ROOTFS, 10)
+    other = await graph.record([B])
+    highest = await graph.reserve(other, Face.ROOTFS, 10)
+    await graph.remove([first.chain_id])
+    with pytest.raises(NotFound):
+        graph.locate(inode)
+    again = await graph.record(layers)
+    assert again.number == first.number
+    assert graph.locate(inode) == (again, Face.ROOTFS, 1)
+    assert await graph.reserve(again, Face.ROOTFS, 10) == inode
+    assert await graph.reserve(again, Face.CHANGES, 5) == highest + 10
+    assert SnapshotGraph(database).locate(inode)[0].chain_id == first.chain_id
