@@ -23,6 +23,7 @@ from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
+from imgfs.kernel.guard import guarded
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 from imgfs.layers.store import LayerStore
 from imgfs.lock import locked
@@ -61,7 +62,8 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
         if is_frozen:
             _log.warning("the state directory is read-only: what is here is served, and every change is refused")
         try:
-            trio.run(_serve, mounting, ready, is_frozen)
+            with guarded(str(mounting.mountpoint)):
+                trio.run(_serve, mounting, ready, is_frozen)
         except ImgfsError:
             raise
         except Exception:
