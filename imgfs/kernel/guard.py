@@ -10,35 +10,41 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from imgfs.errors import ImgfsError
+from imgfs.kernel.mountapi import Context
 from imgfs.kernel.mounts import mount_at
 
 _PR_SET_PDEATHSIG = 1
-_MNT_FORCE = 1
-_UMOUNT_NOFOLLOW = 8
+_GRACE = 0.1
+"""Seconds in which what is killed dies, unless it waits for itself."""
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
 def guarded(mountpoint: str) -> Generator[None]:
-    """Have the FUSE connection at `mountpoint` aborted if the calling thread is killed inside. An orderly end is no kill.
+    """Have the FUSE connection at `mountpoint` aborted if this process is killed inside and does not die of it.
 
     Call it in the main thread, before there are others: prctl(2) PR_SET_PDEATHSIG tells of the thread that forked. The
-    process holds nothing of the caller's open and takes no other signal.
+    process beside it holds nothing of the caller's open, takes no other signal, and ends with the block.
     """
     parent = os.getpid()
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
-            _wait_for_the_end_of(parent)
-            abort(mountpoint)
+            _watch(parent, mountpoint, writing)
         finally:
             os._exit(0)
+    os.close(writing)
+    os.read(reading, 1)  # from now on it watches; a kill before that finds nothing mounted
+    os.close(reading)
     try:
         yield
     finally:
@@ -46,28 +52,45 @@ def guarded(mountpoint: str) -> Generator[None]:
         os.waitpid(child, 0)
 
 
-def _wait_for_the_end_of(parent: int) -> None:
+def _watch(parent: int, mountpoint: str, ready: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.setsid()
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
+    os.write(ready, b"1")
+    _let_go_of_all()
+    watched = os.pidfd_open(parent)
+    if os.getppid() == parent:
+        signal.sigwait([signal.SIGUSR1])
+    if not select.select([watched], [], [], _GRACE)[0]:
+        abort(mountpoint)
+
+
+def _let_go_of_all() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir("/")
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
-    if os.getppid() == parent:
-        signal.sigwait([signal.SIGUSR1])
 
 
 def abort(mountpoint: str) -> None:
     """Abort the FUSE connection that is mounted at `mountpoint`, if there is one; its mount stays, dead.
 
-    By the control filesystem of FUSE; where that is not mounted, by umount2(2) with MNT_FORCE, which root may.
+    By FUSE's control filesystem. Where that is not mounted, only root can do it.
     """
     mount = mount_at(mountpoint)
     if mount is None or not mount.filesystem.startswith("fuse"):
         return
+    door = Path(str(mount.device[1])) / "abort"
     try:
-        (_CONNECTIONS / str(mount.device[1]) / "abort").write_text("1")
+        (_CONNECTIONS / door).write_text("1")
     except OSError:
-        _libc.umount2(os.fsencode(mountpoint), _MNT_FORCE | _UMOUNT_NOFOLLOW)
+        _abort_by_a_mount_of_our_own(door)
+
+
+def _abort_by_a_mount_of_our_own(door: Path) -> None:
+    try:
+        with Context("fusectl", "the control filesystem of FUSE") as context, context.create(0) as connections:
+            Path(f"/proc/self/fd/{connections.fileno()}", door).write_text("1")
+    except (ImgfsError, OSError):
+        return  # nobody is left to tell; the next start finds the state directory locked, and says by whom
