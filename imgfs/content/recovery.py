@@ -33,18 +33,23 @@ class Found:
 
 
 def recover(disk: Disk, directory: Path, era: str) -> Iterator[Found]:
-    """Mend every ingest below `directory`; one that cannot be is logged and removed, and harms no other.
+    """Mend every ingest below `directory`; what is none is logged and removed, and harms no other.
 
-    A power cut leaves such ones, of which nothing was promised. What repair set aside is left alone.
+    A power cut leaves such ones, of which nothing was promised. A disk that fails or is full takes nothing away: what
+    cannot be read now is left alone, what cannot be mended now is resumed where its last record says, and mended at the
+    next start. What repair set aside is left alone.
     """
     for path in unfinished(directory):
         try:
             sweep(path)
             found = read(path, era)
-            yield _mend(disk, found, era)
-        except (OSError, Malformed) as error:
+        except (FileNotFoundError, Malformed) as error:
             _log.warning("ingest removed", extra={"path": str(path), "error": str(error)})
             shutil.rmtree(path, ignore_errors=True)
+        except OSError as error:
+            _log.warning("ingest left alone", extra={"path": str(path), "error": str(error)})
+        else:
+            yield _mend(disk, found, era)
 
 
 def unfinished(directory: Path) -> list[Path]:
@@ -64,11 +69,15 @@ def read(path: Path, era: str) -> Found:
 
 
 def _mend(disk: Disk, found: Found, era: str) -> Found:
-    if found.meta.era != era or found.offset < found.meta.durable:
-        found = _cut(disk, found, era)
-    final = found.path.with_name(ref_id(found.meta.ref))
-    if final != found.path:
-        found = _finish_rename(disk, found, final)
+    try:
+        if found.meta.era != era or found.offset < found.meta.durable:
+            found = _cut(disk, found, era)
+        final = found.path.with_name(ref_id(found.meta.ref))
+        if final != found.path:
+            found = _finish_rename(disk, found, final)
+    except OSError as error:
+        told = {"ref": found.meta.ref, "error": str(error)}
+        _log.warning("ingest is mended at the next start", extra=told)
     return found
 
 

@@ -215,6 +215,41 @@ async def test_after_a_boot_an_ingest_is_cut_to_its_last_sync_and_after_a_kill_i
     await cut.commit("r", DIGEST)
 
 
+@pytest.mark.parametrize("call", ["truncate", "fsync", "write", "create", "rename", "fsync_directory"])
+async def test_after_a_boot_a_failing_disk_takes_no_synced_byte_away(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk, call: str
+) -> None:
+    async with await ingests.open("r", total=len(DATA)) as writer:
+        await writer.write(DATA[:4000])
+        await writer.fsync()
+        await writer.write(DATA[4000:6000])
+    disk.errors[call] = errno.ENOSPC
+    if call == "write":
+        disk.room = 0
+    cut = IngestStore(content, nursery, era="two")
+    assert cut.status("r").offset == cut.status("r").durable == 4000
+    disk.errors.clear()
+    disk.room = None
+    assert IngestStore(content, nursery, era="three").status("r").offset == 4000
+    async with await cut.open("r") as writer:
+        await writer.write(DATA[4000:])
+    await cut.commit("r", DIGEST)
+
+
+async def test_an_ingest_that_the_disk_cannot_read_now_is_left_for_a_better_day(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
+) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+    meta = content.ingest / ref_id("r") / "meta"
+    kept = meta.rename(content.ingest / "meta")
+    meta.symlink_to(meta)  # ELOOP: neither absent nor malformed
+    assert list(IngestStore(content, nursery, era="one")) == []
+    meta.unlink()
+    kept.rename(meta)
+    assert IngestStore(content, nursery, era="one").status("r").offset == len(DATA)
+
+
 @pytest.mark.parametrize("meta", [b"", b"\0" * 100, b"{}", b"[1]", b"\xff", b'{"ref":"r"}', None])
 async def test_an_ingest_that_cannot_be_read_is_removed_and_harms_no_other(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, meta: bytes | None
