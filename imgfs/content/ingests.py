@@ -378,15 +378,26 @@ class IngestStore:
         raise reason
 
     async def _remove(self, ingest: Ingest, reason: ImgfsError, how: Callable[[Disk, Path], None] = remove) -> None:
-        """The caller holds the ingest's lock. The ref is free once the directory is gone."""
+        """The caller holds the ingest's lock. The ref is free once the directory is gone.
+
+        Where the disk refuses that, the ref stays with its bytes, for another attempt; a writer is sent away anyhow.
+        """
         ingest.end(reason)
         with trio.CancelScope(shield=True):
             async with ingest.at_rest():
                 try:
                     await _on_disk(ingest, how, self._disk, ingest.path)
                 finally:
-                    self._ingests.pop(ingest.meta.ref)
-                    ingest.released.set()
+                    self._drop(ingest)
+
+    def _drop(self, ingest: Ingest) -> None:
+        """Take an ended ingest from the table; what the disk did not let go is there as if somebody resumed it."""
+        if ingest.data.exists():
+            left = Ingest(self._disk, ingest.path, ingest.meta, ingest.offset, self._nursery)
+            self._ingests[ingest.meta.ref] = left
+        else:
+            self._ingests.pop(ingest.meta.ref)
+        ingest.released.set()
 
     def _refuse_read_only(self, subject: str) -> None:
         if self._content.is_read_only:

@@ -215,6 +215,22 @@ async def test_after_a_boot_an_ingest_is_cut_to_its_last_sync_and_after_a_kill_i
     await cut.commit("r", DIGEST)
 
 
+async def test_what_the_disk_refuses_to_remove_stays_and_can_be_gone_on_with(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk
+) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA[:4000])
+    disk.errors["rename"] = errno.EIO
+    with pytest.raises(StorageFailed):
+        await ingests.abort("r")
+    disk.errors.clear()
+    assert ingests.status("r").offset == IngestStore(content, nursery, era="one").status("r").offset == 4000
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA[4000:])
+    await ingests.commit("r", DIGEST)
+    assert list(ingests) == list(IngestStore(content, nursery, era="one")) == []
+
+
 @pytest.mark.parametrize("call", ["truncate", "fsync", "write", "create", "rename", "fsync_directory"])
 async def test_after_a_boot_a_failing_disk_takes_no_synced_byte_away(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk, call: str
