@@ -8,7 +8,8 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -55,7 +56,8 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     os.umask(0o077)  # only now: others may have to pass the directories above the mountpoint
     with locked(mounting.state, f"at {told(mounting.mountpoint)}"):
         configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
-        is_frozen = not open_directory(mounting.state) or is_read_only(mounting.state)
+        with _opening(mounting.state):
+            is_frozen = not open_directory(mounting.state) or is_read_only(mounting.state)
         _clear_stale(str(mounting.mountpoint))
         facts = {"version": __version__, "pid": os.getpid(), "mountpoint": told(mounting.mountpoint)}
         _log.info("starting", extra=facts)
@@ -78,11 +80,13 @@ async def _serve(mounting: Mounting, ready: Callable[[], None], is_frozen: bool)
         database, rebuilt = FrozenDatabase(mounting.state / FILE, TABLES.schemas), None
     else:
         database, rebuilt = open_database(mounting.state, TABLES)
-    layers, keeper = LayerStore(mounting.state), Keeper(mounting.state, database, TABLES.kept)
+    with _opening(mounting.state):
+        layers, keeper = LayerStore(mounting.state), Keeper(mounting.state, database, TABLES.kept)
     opened = Opened(database, rebuilt, keeper, layers)
     try:
         async with _registry(mounting.config) as registry, plain_nursery() as nursery:
-            subsystems = assemble(mounting, opened, registry, nursery)
+            with _opening(mounting.state):
+                subsystems = assemble(mounting, opened, registry, nursery)
             operations, rootfs = Operations(subsystems, ending), subsystems.rootfs
             is_private, is_trusted = mounting.config.is_private, mounting.is_trusted
             with Session(operations, str(mounting.mountpoint), is_private=is_private, is_trusted=is_trusted) as session:
@@ -117,6 +121,15 @@ async def _tidy(subsystems: Subsystems) -> None:
         await subsystems.content.sweep_labels()
     except ImgfsError as error:
         _log.warning("not all could be tidied up; the next start goes on", extra={"reason": error.message})
+
+
+@contextmanager
+def _opening(state: Path) -> Generator[None]:
+    """Say which file of the state directory the disk refuses, instead of an unforeseen end."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os(error, os.fsdecode(error.filename or state)) from None
 
 
 async def _set_on_signal(signalled: trio.Event) -> None:
