@@ -11,6 +11,12 @@ from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import Mounted
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--crashes 300` is an hour of tests/crashes; without it there are as many as a run of all tests can bear."""
+    parser.addoption("--crashes", type=int, default=None, metavar="N", help="crashes of each kind in tests/crashes")
+    parser.addoption("--crash-seed", type=int, default=1, metavar="SEED", help="where their chance comes from")
+
+
 @pytest.fixture
 def registry() -> Iterator[FakeRegistry]:
     """An in-process registry on loopback that counts requests and does what a test scripts."""

@@ -1,0 +1,145 @@
+"""What one worker was promised, and whether what is seen after a crash keeps it.
+
+A picture says what is there: facts by key. An operation that was acknowledged moves the picture on. One that was not
+leaves several pictures that may be seen: as before, as after, or what the operation passes through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A fact that is exactly so or not: the target of a link, the labels of a blob, the links of a lease."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """What is seen of an unfinished write."""
+
+    data: bytes
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """An unfinished write: a prefix of the noise of `mark`, from `floor` to `top` bytes, `synced` after a power cut."""
+
+    mark: str
+    floor: int
+    synced: int
+    top: int
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A user's snapshot. The files of a `loose` one were not synced, so a power cut may take them or parts of them."""
+
+    kind: str
+    parent: str | None
+    files: Mapping[str, bytes]
+    label: bytes | None = None
+    loose: bool = False
+
+
+Fact = Plain | Bytes | Writing | Snapshot
+Picture = dict[str, Fact | None]
+"""None takes a key out of a picture; what is not in it is not there."""
+
+
+def noise(mark: str, size: int) -> bytes:
+    """The bytes of a mark."""
+    return hashlib.shake_256(mark.encode()).digest(size)
+
+
+class Ledger:
+    """The promises made to one worker, and a journal of them for whoever looks for the reason of a failure."""
+
+    def __init__(self, journal: Path) -> None:
+        self.facts: dict[str, Fact] = {}
+        self.done = 0
+        """Operations acknowledged so far."""
+        self._journal = journal
+        self._allowed: list[dict[str, Fact]] = []
+
+    @contextmanager
+    def doing(self, what: str, after: Picture, *, between: Picture | None = None) -> Iterator[None]:
+        """Do one operation inside. Until it returns, the picture may be as before, as `after`, or as in `between`."""
+        self.note(f"{what} ...")
+        changes = [after] if between is None else [between, after]
+        self._allowed = [changed(self.facts, one) for one in changes]
+        yield
+        self.facts = self._allowed[-1]
+        self._allowed = []
+        self.done += 1
+        self.note(f"{what}: acknowledged")
+
+    def note(self, line: str) -> None:
+        """Keep a line in the journal."""
+        with self._journal.open("a") as file:
+            file.write(f"{line}\n")
+
+    def judge(self, seen: Mapping[str, Fact], *, power_cut: bool) -> None:
+        """Fail unless a picture that may be seen is seen; then go on from it."""
+        verdicts = [list(differences(one, seen, power_cut)) for one in [self.facts, *self._allowed]]
+        best = min(range(len(verdicts)), key=lambda number: len(verdicts[number]))
+        told = self._journal.read_text().splitlines()[-12:] if self._journal.exists() else []
+        assert not verdicts[best], "\n".join(["promised, and seen:", *verdicts[best], "the journal ends with:", *told])
+        picture = [self.facts, *self._allowed][best]
+        self.facts = {key: settled(picture[key], found, power_cut) for key, found in seen.items()}
+        self._allowed = []
+
+
+def changed(facts: Mapping[str, Fact], changes: Picture) -> dict[str, Fact]:
+    """The picture after `changes`."""
+    return {key: fact for key, fact in {**facts, **changes}.items() if fact is not None}
+
+
+def differences(expected: Mapping[str, Fact], seen: Mapping[str, Fact], power_cut: bool) -> Iterator[str]:
+    """What is not as it was promised."""
+    for key in sorted({*expected, *seen}):
+        if not allows(expected.get(key), seen.get(key), power_cut):
+            yield f"  {key}: {told(expected.get(key))}, seen {told(seen.get(key))}"
+
+
+def allows(expected: Fact | None, seen: Fact | None, power_cut: bool) -> bool:
+    """Whether what is seen is what was promised."""
+    if isinstance(expected, Writing):
+        return _holds(expected, seen, expected.synced if power_cut else expected.floor)
+    if isinstance(expected, Snapshot) and isinstance(seen, Snapshot):
+        files = seen.files if expected.loose and power_cut else expected.files
+        return replace(expected, files=files, loose=False) == seen
+    return expected == seen
+
+
+def _holds(expected: Writing, seen: Fact | None, floor: int) -> bool:
+    """A ref whose bytes were never synced may go as a whole: its directory was not either."""
+    if not isinstance(seen, Bytes):
+        return seen is None and floor == 0 and expected.floor > floor
+    size = len(seen.data)
+    return floor <= size <= expected.top and seen.data == noise(expected.mark, size) and seen.total == expected.total
+
+
+def settled(expected: Fact, seen: Fact, power_cut: bool) -> Fact:
+    """What is promised from now on: what is there. A power cut leaves of a write what is synced."""
+    if isinstance(expected, Writing) and isinstance(seen, Bytes):
+        size = len(seen.data)
+        return replace(expected, floor=size, synced=size if power_cut else min(expected.synced, size), top=size)
+    if isinstance(expected, Snapshot) and isinstance(seen, Snapshot):
+        return replace(seen, loose=expected.loose and not power_cut)
+    return seen
+
+
+def told(fact: Fact | None) -> str:
+    """A fact in a line."""
+    if isinstance(fact, Bytes):
+        return f"{len(fact.data)} bytes {hashlib.sha256(fact.data).hexdigest()[:12]}, total {fact.total}"
+    return "nothing" if fact is None else str(fact)

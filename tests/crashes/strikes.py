@@ -1,0 +1,112 @@
+"""A daemon under strace: killed before, or refused, the Nth system call of a kind in one of its threads."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.mount.scene import until
+from tests.support.mounted import IMGFS, PATIENCE, Mounted
+from tests.support.programs import program
+
+CALLS = (
+    "write",
+    "pwrite64",
+    "writev",
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "rename",
+    "link",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "mkdir",
+    "ftruncate",
+    "fallocate",
+    "chmod",
+    "fchmod",
+    "openat",
+    "fsmount",
+    "move_mount",
+    "umount2",
+)
+"""What changes the state directory, answers the kernel (writev), or mounts."""
+
+_LINE = re.compile(r"(\d+) +(\w+)\(")
+
+
+@contextmanager
+def traced(mount: Mounted, *options: str) -> Generator[subprocess.Popen[bytes]]:
+    """The daemon in front, under strace, from its first system call on; it answers inside unless it is dead already.
+
+    At the end of the block it is killed in any case.
+    """
+    command = [program("strace"), "-f", "--seccomp-bpf", "-qq", *options, *IMGFS]
+    command += ["mount", "-f", str(mount.path), "--state", str(mount.state)]
+    said = said_by(mount).open("wb")
+    with said, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=said) as tracer:
+        try:
+            until(lambda: tracer.poll() is not None or (os.path.ismount(mount.path) and mount.pid() is not None))
+            yield tracer
+        finally:
+            kill(mount)
+            tracer.wait(PATIENCE)
+
+
+def said_by(mount: Mounted) -> Path:
+    """What the last traced daemon said on stderr: its log, and why it did not start."""
+    return mount.path.parent / "stderr"
+
+
+def killing(call: str, number: int) -> list[str]:
+    """Options of strace: SIGKILL before the `number`th `call` of a thread."""
+    return ["-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
+
+
+def refusing(call: str, error: str, number: int) -> list[str]:
+    """Options of strace: `error` instead of the `number`th `call` of each thread."""
+    return ["-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}"]
+
+
+def counting(file: Path) -> list[str]:
+    """Options of strace: write every call that could be struck to `file`."""
+    return ["-o", str(file), "-e", f"trace={','.join(CALLS)}"]
+
+
+def counted(file: Path) -> Counter[str]:
+    """How often the busiest thread made each call."""
+    threads: Counter[tuple[str, str]] = Counter()
+    for line in file.read_text(errors="replace").splitlines():
+        if found := _LINE.match(line):
+            threads[found[1], found[2]] += 1
+    most: Counter[str] = Counter()
+    for (_, call), count in threads.items():
+        most[call] = max(most[call], count)
+    return most
+
+
+def kill(mount: Mounted) -> bool:
+    """kill -9, and wait until it is dead; tells whether it lived until then."""
+    pid = mount.pid() if os.path.ismount(mount.path) else None
+    if pid is None:
+        return False
+    try:
+        daemon = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        signal.pidfd_send_signal(daemon, signal.SIGKILL)
+        assert select.select([daemon], [], [], PATIENCE)[0], "the daemon cannot die"
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(daemon)
+    return True

@@ -1,0 +1,21 @@
+"""Garbage collection in a loop against everybody's work: nothing that a root reaches is ever missing."""
+
+from __future__ import annotations
+
+from tests.crashes.crew import Crew, assert_bounded
+from tests.crashes.figures import FIGURES
+from tests.mount.scene import Scene
+
+STEPS = 1500
+
+
+def test_nothing_that_a_root_reaches_is_ever_missing(scene: Scene, crew: Crew) -> None:
+    """Whoever pulls, leases and views reads what is held again and again, the registry unasked."""
+    crew.work(STEPS)
+    assert not crew.refused_for_no_reason()
+    crew.judge()
+    assert_bounded(scene)
+    collected = next(worker for worker in crew.workers if type(worker).__name__ == "Collector")
+    assert collected.ledger.done
+    FIGURES.counts["collections"] = collected.ledger.done
+    FIGURES.counts["operations"] = crew.acknowledged

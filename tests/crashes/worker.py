@@ -1,0 +1,70 @@
+"""A worker: one user's random but seeded work on a kind of thing, and how to look at what is left of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from tests.crashes.ledger import Fact, Ledger
+from tests.mount.scene import Scene
+
+GONE = (errno.ENOTCONN, errno.ECONNABORTED)
+"""What the system calls of a mount say once its daemon is dead."""
+
+
+class Worker(Protocol):
+    """Works on things of its own, so that no other worker changes what it was promised."""
+
+    ledger: Ledger
+
+    def step(self) -> None:
+        """Do one operation. Raises OSError where it was refused, or the daemon is dead."""
+        ...
+
+    def look(self) -> dict[str, Fact]:
+        """All that is there of what this worker ever made; asks no registry."""
+        ...
+
+
+class Place:
+    """What every worker gets: the scene, its own ledger and its own chance."""
+
+    def __init__(self, scene: Scene, name: str, seed: int) -> None:
+        self.scene = scene
+        self.name = name
+        self.chance = random.Random(f"{seed} {name}")
+        self.ledger = Ledger(scene.mount.path.parent / f"journal-{name}")
+        self._made = 0
+
+    @property
+    def tree(self) -> Path:
+        """The mountpoint."""
+        return self.scene.mount.path
+
+    def new(self) -> str:
+        """A word that nobody used before."""
+        self._made += 1
+        return f"{self.name}{self._made}"
+
+    def draw(self, operations: Iterable[tuple[int, Callable[[], None]]]) -> None:
+        """Do one of the operations, each as probable as its weight."""
+        weights, works = zip(*operations, strict=True)
+        self.chance.choices(works, weights)[0]()
+
+
+def own(names: Iterable[str], prefix: str) -> list[str]:
+    """The names that begin with `prefix` and a number: those of one worker."""
+    return sorted(name for name in names if name.startswith(prefix) and name[len(prefix) : len(prefix) + 1].isdecimal())
+
+
+def sync_path(path: Path) -> None:
+    """fsync of a file or directory."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
