@@ -1,9 +1,9 @@
 """A process that frees a FUSE mount when its daemon is killed with a thread of its own waiting in it.
 
-A daemon that mounts below its own tree walks it. Killed meanwhile, that thread waits for ever for an answer of the
-others, uninterruptibly, if somebody's call that nobody answers any more holds a directory on its way. As long as it waits
-the daemon is no more than half dead: its connection stays open, and everybody who waits for it is in D state for good.
-So somebody outside aborts the connection; then all are told ENOTCONN, and the thread ends.
+A daemon that mounts below its own tree walks it in a thread. Killed meanwhile, that thread may wait for ever: for an
+answer that the others do not give any more, or for a directory that somebody holds who waits for one. As long as it
+waits, the daemon is no more than half dead: its connection stays open, its lock held, and everybody who waits for it is
+in D state for good. So somebody outside aborts the connection; then all are told ENOTCONN, and the thread ends.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class SnapshotGraph:
         self._snapshots: dict[Digest, Snapshot] = {}
         self._by_number: dict[int, Snapshot] = {}
         self._gone: dict[Digest, int] = {}
-        """The numbers of chains that were removed: the kernel may keep their inodes, so they are theirs if they come back."""
+        """The numbers of removed chains, for when they come back: the kernel may know their inodes still."""
         self._load(database.read_now(_select_all))
         self._ranges: list[tuple[int, int]] = sorted(
             database.read_now(lambda db: db.execute("SELECT first, snapshot FROM inodes").fetchall())
@@ -235,9 +235,7 @@ def _select_all(db: sqlite3.Connection) -> list[tuple[int, str, str, str, str, i
     return db.execute("SELECT number, chain_id, parent, diff_id, blob, created FROM snapshots").fetchall()
 
 
-def _insert(
-    db: sqlite3.Connection, rows: Sequence[tuple[object, ...]]
-) -> list[tuple[int, str, str, str, str, int]]:
+def _insert(db: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> list[tuple[int, str, str, str, str, int]]:
     db.executemany(
         "INSERT OR IGNORE INTO snapshots (number, chain_id, parent, diff_id, blob, created) VALUES (?, ?, ?, ?, ?, ?)",
         rows,

@@ -28,7 +28,8 @@ with guarded(point) if guarding else nullcontext():
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
     assert ctypes.CDLL(None).mount(b"test", point.encode(), b"fuse.imgfs", 0, options) == 0
     unique, = struct.unpack_from("Q", os.read(device, 1 << 20), 8)
-    os.write(device, struct.pack("IiQ", 80, 0, unique) + struct.pack("IIIIHHII", 7, 31, 0, 0, 12, 9, 4096, 1) + bytes(36))
+    greeting = struct.pack("IIIIHHII", 7, 31, 0, 0, 12, 9, 4096, 1)
+    os.write(device, struct.pack("IiQ", 80, 0, unique) + greeting + bytes(36))
     threading.Thread(target=os.path.exists, args=[point + "/mine"], daemon=True).start()
     os.read(device, 1 << 20)  # the question is taken, and never answered
     print("waiting", flush=True)
