@@ -87,13 +87,17 @@ class Ledger:
         with self._journal.open("a") as file:
             file.write(f"{line}\n")
 
+    def allowed(self) -> list[dict[str, Fact]]:
+        """The pictures that may be seen now: the last acknowledged one first."""
+        return [self.facts, *self._allowed]
+
     def judge(self, seen: Mapping[str, Fact], *, power_cut: bool) -> None:
         """Fail unless a picture that may be seen is seen; then go on from it."""
-        verdicts = [list(differences(one, seen, power_cut)) for one in [self.facts, *self._allowed]]
+        verdicts = [list(differences(one, seen, power_cut)) for one in self.allowed()]
         best = min(range(len(verdicts)), key=lambda number: len(verdicts[number]))
         told = self._journal.read_text().splitlines()[-12:] if self._journal.exists() else []
         assert not verdicts[best], "\n".join(["promised, and seen:", *verdicts[best], "the journal ends with:", *told])
-        picture = [self.facts, *self._allowed][best]
+        picture = self.allowed()[best]
         self.facts = {key: settled(picture[key], found, power_cut) for key, found in seen.items()}
         self._allowed = []
 

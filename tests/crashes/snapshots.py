@@ -69,9 +69,9 @@ class Snapshots(Place):
         return Snapshot(kind, parent, {name: (path / "rootfs" / name).read_bytes() for name in names}, label)
 
     def _has_files(self, id: str) -> bool:
-        """Whether to walk into it: its parent may still be set until then."""
-        fact = self.ledger.facts.get(id)
-        return not isinstance(fact, Snapshot) or bool(fact.files)
+        """Whether to walk into it, which settles its parent: only where there may be anything to see."""
+        facts = [picture.get(id) for picture in self.ledger.allowed()]
+        return any(isinstance(fact, Snapshot) and fact.files for fact in facts)
 
     def _at(self, id: str) -> Snapshot:
         fact = self.ledger.facts[id]

@@ -96,8 +96,11 @@ def counted(file: Path) -> Counter[str]:
 def kill(mount: Mounted) -> bool:
     """kill -9, and wait until it is dead; tells whether it lived until then."""
     pid = mount.pid() if os.path.ismount(mount.path) else None
-    if pid is None:
-        return False
+    return pid is not None and kill_process(pid)
+
+
+def kill_process(pid: int) -> bool:
+    """As `kill`, for a daemon that may not answer any more."""
     try:
         daemon = os.pidfd_open(pid)
     except ProcessLookupError:

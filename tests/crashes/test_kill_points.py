@@ -17,7 +17,7 @@ from tests.crashes.figures import FIGURES
 from tests.crashes.strikes import CALLS, counted, counting, kill, killing, traced
 from tests.mount.scene import Scene
 
-A_FEW = 12
+A_FEW = 8
 STEPS = 150
 """Operations of all workers together while calls are counted; twice as many have time to be struck."""
 

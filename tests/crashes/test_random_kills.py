@@ -14,7 +14,7 @@ from tests.crashes.figures import FIGURES
 from tests.crashes.strikes import kill
 from tests.mount.scene import Scene
 
-A_FEW = 8
+A_FEW = 5
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
