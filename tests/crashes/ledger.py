@@ -50,7 +50,14 @@ class Snapshot:
     loose: bool = False
 
 
-Fact = Plain | Bytes | Writing | Snapshot
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Something that leads to an image. Promised `whole`, it is; else it may be, out of what is not durable yet."""
+
+    whole: bool
+
+
+Fact = Plain | Bytes | Writing | Snapshot | Image
 Picture = dict[str, Fact | None]
 """None takes a key out of a picture; what is not in it is not there."""
 
@@ -121,6 +128,8 @@ def allows(expected: Fact | None, seen: Fact | None, power_cut: bool) -> bool:
     if isinstance(expected, Snapshot) and isinstance(seen, Snapshot):
         files = seen.files if expected.loose and power_cut else expected.files
         return replace(expected, files=files, loose=False) == seen
+    if isinstance(expected, Image) and isinstance(seen, Image):
+        return seen.whole or not expected.whole
     return expected == seen
 
 
@@ -139,7 +148,7 @@ def settled(expected: Fact, seen: Fact, power_cut: bool) -> Fact:
         return replace(expected, floor=size, synced=size if power_cut else min(expected.synced, size), top=size)
     if isinstance(expected, Snapshot) and isinstance(seen, Snapshot):
         return replace(seen, loose=expected.loose and not power_cut)
-    return seen
+    return expected if isinstance(expected, Image) else seen
 
 
 def told(fact: Fact | None) -> str:

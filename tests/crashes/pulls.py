@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from imgfs.oci.chain import chain_ids
-from imgfs.testing.build import Image
-from tests.crashes.ledger import Fact, Plain
+from imgfs.testing import build
+from tests.crashes.ledger import Fact, Image
 from tests.crashes.worker import Place
 from tests.mount.scene import Scene, small, status_of
 
-NAMED, WHOLE = Plain("named"), Plain("whole")
+NAMED, WHOLE = Image(whole=False), Image(whole=True)
 _IMAGES = 5
 
 
@@ -22,7 +22,7 @@ class Pulls(Place):
 
     def __init__(self, scene: Scene, name: str, seed: int) -> None:
         super().__init__(scene, name, seed)
-        self._images: dict[str, Image] = {}
+        self._images: dict[str, build.Image] = {}
         for number in range(_IMAGES):
             repository = f"{name}{number}"
             self._images[repository] = small(repository, layers=1 + number % 3)
