@@ -158,6 +158,8 @@ class ContentStore:
             try:
                 await run_disk(self._unlink, self.path(digest))
             except OSError as error:
+                if self.path(digest).exists():  # refused: it is as stored as before
+                    self._stored.setdefault(digest, info)
                 raise storage_error(error, f"content {digest}") from None
             if self.labels(digest) and self._labels is not None:
                 await self._labels.clear(digest)

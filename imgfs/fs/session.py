@@ -98,7 +98,8 @@ class Session:
 
 
 async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
-    await trio.to_thread.run_sync(os.stat, os.path.join(mountpoint, ".imgfs", "version"))
+    # Left to itself when the start fails: nobody would answer it before the device is closed.
+    await trio.to_thread.run_sync(os.stat, os.path.join(mountpoint, ".imgfs", "version"), abandon_on_cancel=True)
     if mount := mount_at(mountpoint):
         # Only now: the kernel takes its default from the first answer of the session.
         set_read_ahead(mount.device, READ_AHEAD_KB)

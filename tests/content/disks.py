@@ -51,6 +51,10 @@ class FaultyDisk(HostDisk):
         self._called("rename")
         super().rename(old, new)
 
+    def unlink(self, path: Path) -> None:
+        self._called("unlink")
+        super().unlink(path)
+
     def mkdir(self, path: Path) -> None:
         self._called("mkdir")
         super().mkdir(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from imgfs.content.durable import temporary_name
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed, TooLarge, VerificationFailed
 from imgfs.oci.digest import Digest
+from tests.content.disks import FaultyDisk
 from tests.content.full_disk import Calls, fill, small_disk
 
 DATA = b"some bytes" * 1000
@@ -55,6 +57,20 @@ async def test_adding_again_writes_nothing(store: ContentStore) -> None:
     before = store.path(DIGEST).stat()
     await store.add(DIGEST, b"not even looked at")
     assert store.path(DIGEST).stat() == before
+
+
+async def test_what_the_disk_refuses_to_remove_is_stored_as_before(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    store = ContentStore(tmp_path, disk=disk)
+    await store.add(DIGEST, DATA)
+    disk.errors["unlink"] = errno.EIO
+    with pytest.raises(StorageFailed):
+        await store.delete(DIGEST)
+    assert await store.read(DIGEST) == DATA
+    assert list(store) == list(ContentStore(tmp_path))
+    disk.errors.clear()
+    await store.delete(DIGEST)
+    assert list(store) == list(ContentStore(tmp_path)) == []
 
 
 async def test_pieces_of_any_kind_are_joined(store: ContentStore) -> None:
