@@ -10,7 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imgfs.check.checks import check_blobs, check_database, check_ingests, check_layers, check_views
+from imgfs.assembly import TABLES
+from imgfs.check.examiner import Examiner
 from imgfs.content.durable import TEMPORARY
 from imgfs.oci.chain import chain_ids
 from tests.crashes.ingests import Ingests
@@ -130,9 +131,9 @@ def _nothing() -> None:
 
 def assert_sound(state: Path) -> None:
     """`imgfs check --deep` finds nothing, and nothing of an earlier daemon's lies under a temporary name."""
-    for check in (check_database, check_blobs, check_layers, check_views, check_ingests):
-        found = [one.line() for one in check(state, True, lambda _: None)]
-        assert not found, found
+    with Examiner(state, TABLES.kept, deep=True) as examiner:
+        found = [finding for place in examiner.places() for finding in examiner.examine(place)]
+    assert not found
     until(lambda: not left_behind(state))
 
 
