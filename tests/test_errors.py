@@ -29,6 +29,7 @@ ERRNO = {
     "StorageFailed": errno.EIO,
     "RemoteError": errno.EREMOTEIO,
     "RegistryFailed": errno.EREMOTEIO,
+    "RangeIgnored": errno.EREMOTEIO,
     "Unreachable": errno.EHOSTUNREACH,
     "TimedOut": errno.ETIMEDOUT,
     "AccessDenied": errno.EACCES,

@@ -68,7 +68,8 @@ def without_offset(entry: Entry) -> Entry:
 @settings(deadline=None)
 @given(st.lists(entries(), max_size=4))
 def test_tarfile_reads_what_was_written(made: list[Entry]) -> None:
-    with tarfile.open(fileobj=io.BytesIO(tar_of(*made)), encoding="utf-8", errors="surrogateescape") as tar:
+    plain = io.BytesIO(tar_of(*made))
+    with tarfile.open(fileobj=plain, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         members = tar.getmembers()
     assert len(members) == len(made)
     for one, info in zip(made, members, strict=True):
