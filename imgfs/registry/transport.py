@@ -23,6 +23,7 @@ import trio
 
 from imgfs.errors import RegistryFailed, TimedOut, TooLarge, Unreachable
 from imgfs.registry.addresses import Reach
+from imgfs.registry.direct import DirectBody, direct_body
 from imgfs.registry.hosts import hostname
 from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
@@ -68,7 +69,8 @@ class Answer:
         """Whether the body was given up for its pace, so that its bytes are no progress."""
         self._response = response
         self._subject = subject
-        self._pieces: AsyncIterator[bytes] = response.aiter_raw()
+        self._raw: AsyncIterator[bytes] = response.aiter_raw()
+        self._direct: DirectBody | None = None
         self._limits = limits
         self._counters = counters
         self._waited = 0.0
@@ -88,9 +90,8 @@ class Answer:
     async def read(self) -> bytes:
         """The next raw bytes, `b""` at the end; raises Unreachable when the connection breaks, TimedOut on a stall."""
         before = trio.current_time()
-        self._reading = False
         try:
-            piece = await anext(self._pieces, b"")
+            piece = await anext(self._direct or self._raw, b"")
         except httpx.TimeoutException:
             raise TimedOut(
                 f"{self._subject}: {self.authority} sent nothing for {self._limits.silence:g} s; "
@@ -100,6 +101,8 @@ class Answer:
             raise Unreachable(
                 f"{self._subject}: the connection to {self.authority} broke ({reason(error)}); read again"
             ) from None
+        if piece and not self._reading:
+            self._direct = direct_body(self._response, len(piece), self._limits.silence)
         self._reading = bool(piece)
         self._counters.received += len(piece)
         self._judge_pace(len(piece), trio.current_time() - before)
@@ -120,12 +123,14 @@ class Answer:
 
     async def aclose(self) -> None:
         """Give the connection back, or close it when bytes of the body are still to come."""
+        if self._direct is not None:
+            self._direct.close()
         with trio.CancelScope(shield=True):
             await self._response.aclose()
             # The generators below were left in the middle. On the closed connection the next read ends all of them,
             # where closing the outermost would leave the inner ones to the garbage collector and its warnings.
             with suppress(httpx.HTTPError):
-                while self._reading and await anext(self._pieces, None) is not None:
+                while (self._reading or self._direct) and await anext(self._raw, None) is not None:
                     pass
 
 
