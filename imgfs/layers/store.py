@@ -280,8 +280,10 @@ class LayerWriter:
         """Write the next piece of the tar. Raises NoSpace or StorageFailed."""
         assert self._file is not None
         view = memoryview(piece)
+        # Compared as bytes: memoryviews compare number by number, and hold the GIL meanwhile.
+        searched = bytes(piece) if isinstance(piece, memoryview) else piece
         try:
-            for start, end in _runs(view):
+            for start, end in _runs(searched):
                 _write_all(self._file, view[start:end], self.offset + start)
         except OSError as error:
             raise from_os(error, "layer") from None
@@ -320,17 +322,17 @@ class LayerWriter:
             raise from_os(error, f"layer {self._layer.diff_id}") from None
 
 
-def _runs(view: memoryview) -> Iterator[tuple[int, int]]:
+def _runs(piece: bytes | bytearray) -> Iterator[tuple[int, int]]:
     """The longest runs of blocks that are not zeros: a write for each block would cost a turn at the GIL each."""
-    zeros, begin = memoryview(_ZEROS), 0
-    for start in range(0, len(view), _HOLE):
-        block = view[start : start + _HOLE]
-        if block == zeros[: len(block)]:
+    begin, size = 0, len(piece)
+    for start in range(0, size, _HOLE):
+        length = min(_HOLE, size - start)
+        if piece.startswith(_ZEROS if length == _HOLE else _ZEROS[:length], start):
             if begin < start:
                 yield begin, start
-            begin = start + len(block)
-    if begin < len(view):
-        yield begin, len(view)
+            begin = start + length
+    if begin < size:
+        yield begin, size
 
 
 def _write_all(file: int, block: memoryview, offset: int) -> None:
