@@ -123,8 +123,7 @@ class Images:
         """As `snapshot`, and on return everything survives a power cut."""
         with self._pins.hold(content(digest)):
             snapshot = await self.snapshot(digest, platform)
-            for layer in await self.provide(self._graph.layers(snapshot)):
-                await self._layers.settled(layer)
+            await self._layers.settled(*await self.provide(self._graph.layers(snapshot)))
             return snapshot
 
     async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:

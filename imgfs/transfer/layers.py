@@ -35,12 +35,16 @@ PASSES_A_HOST = 6
 A limit for each host and not for all: a registry that does not answer must not hold back the others.
 """
 
+BREATH = 0.2
+"""Seconds that the first reader of a new layer has for himself before it is made durable, unless somebody asks."""
 
 _READ = 1 << 20
 
 
 @dataclass(slots=True)
 class _Settling:
+    wanted: trio.Event = field(default_factory=trio.Event)
+    """Somebody waits for the end."""
     done: trio.Event = field(default_factory=trio.Event)
     error: ImgfsError | None = None
 
@@ -107,9 +111,12 @@ class Layers:
         """The diff IDs of layers that are here but not yet on record."""
         return list(self._settling)
 
-    async def settled(self, layer: Layer) -> None:
-        """Wait until `layer` survives a power cut. Raises NoSpace or StorageFailed."""
-        if settling := self._settling.get(layer.diff_id):
+    async def settled(self, *layers: Layer) -> None:
+        """Wait until `layers` survive a power cut. Raises NoSpace or StorageFailed."""
+        behind = [settling for layer in layers if (settling := self._settling.get(layer.diff_id))]
+        for settling in behind:
+            settling.wanted.set()
+        for settling in behind:
             await settling.done.wait()
             if settling.error is not None:
                 raise settling.error
@@ -184,7 +191,16 @@ class Layers:
         self._passed[passed.descriptor.digest] = diff_id
         if (running := self._settling.get(diff_id)) is None or running.error is not None:
             self._settling[diff_id] = settling
-        self._nursery.start_soon(self._settle, passed, settling, running)
+        self._nursery.start_soon(self._settle_soon, passed, settling, running)
+
+    async def _settle_soon(self, passed: _Passed, settling: _Settling, running: _Settling | None) -> None:
+        """Settle as soon as somebody waits for it or the daemon is told to stop, else after a breath."""
+        try:
+            if running is None and not self._layers.is_settled(passed.layer):
+                with trio.move_on_after(BREATH):
+                    await settling.wanted.wait()
+        finally:
+            await self._settle(passed, settling, running)
 
     async def _settle(self, passed: _Passed, settling: _Settling, running: _Settling | None) -> None:
         """Runs shielded: once verified, a layer is kept even if the daemon is told to stop in this moment."""

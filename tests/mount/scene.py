@@ -149,8 +149,10 @@ def marked_layer(mark: str, number: int = 0) -> Layer:
 def assert_verified(state: Path) -> None:
     """Assert that a state directory holds nothing but what it promises: each blob and layer has its digest.
 
-    What is on its way in is no promise: a download that broke off waits there to be resumed.
+    What is on its way in is no promise: a download that broke off waits there to be resumed. A layer that was just
+    read is waited for.
     """
+    until(lambda: not list(state.glob("layers/*/.tmp-*")))
     for path in state.glob("blobs/*/*/*"):
         assert _hex(path, path.parent.parent.name) == path.name
     for path in state.glob("layers/*/*"):

@@ -73,7 +73,9 @@ def foreground(mounted: Mounted, *prefix: str, options: tuple[str, ...] = ()) ->
 
 def temporaries(state: Path) -> list[Path]:
     """What is written and has no name yet."""
-    return list(state.rglob(".tmp-*"))
+    # os.walk, because a directory may go or be renamed meanwhile.
+    found = ((top, name) for top, directories, files in os.walk(state) for name in (*directories, *files))
+    return [Path(top, name) for top, name in found if name.startswith(".tmp-")]
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from imgfs.oci.manifest import CONFIG_SIZE_MAX
 from imgfs.testing.build import Image
 from imgfs.testing.images import AMD64, ARM64, File, image, layer
 from imgfs.testing.registry import FakeRegistry, cut_at, stall, status, wrong_bytes
+from imgfs.transfer.layers import BREATH
 from tests.transfer.scene import REPOSITORY, Scene, opened
 
 BASE = layer([File("base", b"base" * 1000)])
@@ -286,6 +287,33 @@ async def test_a_thousand_readers_of_a_dead_blob_make_one_attempt_until_it_is_fo
     assert len([one for one in scene.fake.log if BASE.digest in one.path]) == 1
     scene.forget_failures()
     await scene.images.pull(digest)
+
+
+async def test_a_new_layer_is_synced_when_somebody_waits_for_it(scene: Scene) -> None:
+    digest = await scene.resolved(BOX)
+    await scene.images.snapshot(digest)
+    await wait_all_tasks_blocked(0.01)
+    assert not any(map(scene.stored.is_settled, scene.stored))
+    await scene.images.pull(digest)
+    assert all(map(scene.stored.is_settled, scene.stored))
+
+
+async def test_a_new_layer_is_synced_a_breath_behind_its_first_reader(scene: Scene) -> None:
+    await scene.images.snapshot(await scene.resolved(BOX))
+    await wait_all_tasks_blocked(0.01)
+    scene.clock.jump(BREATH)
+    while not all(map(scene.stored.is_settled, scene.stored)):
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_new_layer_is_kept_by_a_daemon_that_ends(
+    tmp_path: Path, registry: FakeRegistry, mock_clock: MockClock
+) -> None:
+    async with opened(tmp_path, registry, mock_clock) as scene:
+        await scene.images.snapshot(await scene.resolved(BOX))
+        here = {layer.diff_id for layer in scene.stored}
+    async with opened(tmp_path, registry, mock_clock) as scene:
+        assert {layer.diff_id for layer in scene.stored} == here != set()
 
 
 async def test_a_layer_that_does_not_become_durable_fails_the_pull_and_not_the_reader(
