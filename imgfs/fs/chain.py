@@ -126,8 +126,18 @@ class ChainRootfs(Node):
         else:
             entry = await ViewNode(view, view.tree.root, self._subsystems.owner).attributes()
         entry.entry_timeout = SOON
-        entry.attr_timeout = 0.0 if self._subsystems.rootfs.is_mounting else ENDLESS
+        entry.attr_timeout = self._keep()
         return entry
+
+    def _keep(self) -> float:
+        """Seconds that the kernel may keep the attributes, which it looks at for every path from here.
+
+        Under a mount of itself nobody need come by, for a second after that is gone neither: the files are the same.
+        """
+        rootfs = self._subsystems.rootfs
+        if not rootfs.is_mounting:
+            return ENDLESS
+        return SOON if rootfs.is_bound(self._snapshot) else 0.0
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         return await (await self._root(caller)).lookup(name, caller)

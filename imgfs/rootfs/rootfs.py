@@ -108,6 +108,8 @@ class Rootfs:
         self._refused: dict[Digest, _Refusal] = {}
         self._unbound: dict[Digest, _Refusal] = {}
         """Chains that could not even have a read-only mount of their FUSE view."""
+        self._bound: set[str] = set()
+        """Places whose last mount was a read-only one of the FUSE view beneath."""
         self._preparing: set[Digest] = set()
 
     @property
@@ -139,6 +141,11 @@ class Rootfs:
             or chain_id in self._preparing
             or _holds(self._unbound.get(chain_id))
         )
+
+    def is_bound(self, snapshot: Snapshot) -> bool:
+        """Whether what is seen of the chain is its FUSE view under a read-only mount of itself."""
+        place = rootfs_of(snapshot.chain_id)
+        return place in self.places and place in self._bound
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Have the kernel show the chain soon, behind a reader who has just brought it here and reads the FUSE view.
@@ -286,6 +293,8 @@ class Rootfs:
             lower = await self._lower(snapshot)
             self._users[place] = snapshot.chain_id
             is_new = await self.places.mount(place, partial(_attach_clone, lower))
+            if is_new:
+                self._bound.discard(place)
         self._refused.pop(snapshot.chain_id, None)
         return is_new
 
@@ -293,7 +302,12 @@ class Rootfs:
         """Mount the FUSE view over itself: without it access(2) tells root that a read-only file can be written."""
         place = rootfs_of(snapshot.chain_id)
         try:
-            return await self.places.mount(place, lambda target: bind_read_only(target, target, trusted=self._trusted))
+            is_new = await self.places.mount(
+                place, lambda target: bind_read_only(target, target, trusted=self._trusted)
+            )
+            if is_new:
+                self._bound.add(place)
+            return is_new
         except ImgfsError as error:
             self._unbound[snapshot.chain_id] = _Refusal(error)
             return False

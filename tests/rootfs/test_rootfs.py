@@ -151,6 +151,31 @@ async def test_without_erofs_the_fuse_view_is_bound_read_only(kernel: FakeKernel
     assert rootfs.refusal(chain.chain_id) is None
 
 
+async def test_a_chain_is_bound_for_as_long_as_the_bind_is_there(kernel: FakeKernel, scene: Scene) -> None:
+    chain = await scene.chain(BASE)
+    place = rootfs_of(chain.chain_id)
+    kernel.errors["erofs"] = Unsupported("no erofs")
+    assert not scene.rootfs.is_bound(chain)
+    await scene.rootfs.show(chain)
+    assert scene.rootfs.is_bound(chain)
+    await scene.rootfs.places.unmount(place)
+    assert not scene.rootfs.is_bound(chain)
+
+
+async def test_a_chain_that_the_kernel_shows_after_all_is_bound_no_more(
+    kernel: FakeKernel, scene: Scene, mock_clock: MockClock
+) -> None:
+    chain = await scene.chain(BASE)
+    kernel.errors["erofs"] = NotPermitted("not now")
+    await scene.rootfs.show(chain)
+    await scene.rootfs.places.unmount(rootfs_of(chain.chain_id))
+    kernel.errors.clear()
+    mock_clock.jump(REFUSED_SECONDS + 1)
+    await scene.rootfs.show(chain)
+    assert shown(kernel) == {rootfs_of(chain.chain_id): "erofs"}
+    assert not scene.rootfs.is_bound(chain)
+
+
 async def test_an_ordinary_user_mounts_nothing(kernel: FakeKernel, scene: Scene) -> None:
     rootfs = scene.start(is_root=False)
     chain = await scene.chain(BASE)
