@@ -86,4 +86,7 @@ def direct_body(response: httpx.Response, received: int, silence: float) -> Dire
     stream = response.extensions.get("network_stream")
     if stream is None or stream.get_extra_info("ssl_object") is not None or int(length) - received < LONG:
         return None
-    return DirectBody(stream.get_extra_info("socket"), int(length) - received, silence)
+    try:
+        return DirectBody(stream.get_extra_info("socket"), int(length) - received, silence)
+    except OSError:
+        return None  # no descriptor is free

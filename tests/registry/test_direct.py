@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 
 import pytest
@@ -110,3 +111,13 @@ async def test_what_is_there_is_given_out_before_a_piece_is_full(mock_clock: Moc
             if got == PIECE + 1000:
                 long.fake.release()
     assert got == LENGTH
+
+
+async def test_without_a_free_descriptor_it_comes_as_before(
+    mock_clock: MockClock, long: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_free(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("imgfs.registry.direct.socket.fromfd", none_free)
+    assert await long.read() == DATA
