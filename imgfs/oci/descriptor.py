@@ -35,6 +35,15 @@ _LAYER_COMPRESSION = {
     "application/vnd.docker.image.rootfs.diff.tar": "none",
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
 }
+_NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+_FOREIGN_COMPRESSION = {
+    _NONDISTRIBUTABLE: "none",
+    f"{_NONDISTRIBUTABLE}+gzip": "gzip",
+    f"{_NONDISTRIBUTABLE}+zstd": "zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": "none",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "gzip",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd": "zstd",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,13 @@ class Descriptor:
     media_type: str
     annotations: dict[str, str] = field(default_factory=dict[str, str])
     platform: Platform | None = None
+    artifact_type: str = ""
+    """Of a referrer: what it is (an SBOM, a signature); a media type."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a layer that registries are not meant to have."""
+        return self.media_type in _FOREIGN_COMPRESSION
 
     def __str__(self) -> str:
         return f"{self.digest} ({self.size} bytes, {self.media_type})"
@@ -54,9 +70,16 @@ class Descriptor:
 def layer_compression(media_type: str) -> str:
     """`none`, `gzip` or `zstd`; raises Unsupported for anything that is not a tar layer imgfs can read."""
     try:
-        return _LAYER_COMPRESSION[media_type]
+        return _LAYER_COMPRESSION.get(media_type) or _FOREIGN_COMPRESSION[media_type]
     except KeyError:
-        kind = "foreign layer" if "foreign" in media_type or "nondistributable" in media_type else "layer"
+        raise Unsupported(f"layer of media type {media_type[:120]!r}: imgfs reads tar, tar+gzip and tar+zstd") from None
+
+
+def refuse_foreign(descriptor: Descriptor) -> None:
+    """Raise Unsupported for a foreign layer, whose bytes no registry is asked for; its `urls` are never followed."""
+    if descriptor.is_foreign:
         raise Unsupported(
-            f"{kind} of media type {media_type[:120]!r}: imgfs reads tar, tar+gzip and tar+zstd"
-        ) from None
+            f"layer {descriptor.digest}: is foreign ({descriptor.media_type}): registries do not distribute it and "
+            "imgfs follows no urls; get it elsewhere, `cp` it to content/ingest/x, "
+            f"`mv` that to content/{descriptor.digest}"
+        )

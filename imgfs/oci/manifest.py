@@ -24,7 +24,7 @@ from imgfs.oci.descriptor import (
     SIZE_MAX,
     Descriptor,
 )
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.platform import Platform, checked_platform
 
 MANIFEST_SIZE_MAX = 4 << 20
@@ -37,18 +37,25 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 """A string without an end takes all the rest, or each of its quotes would be tried as the start of another one."""
 
 
-class _Platform(msgspec.Struct):
+class _Platform(msgspec.Struct, rename={"os_version": "os.version", "os_features": "os.features"}):
     os: str = ""
     architecture: str = ""
-    variant: str = ""
+    variant: str | None = None
+    os_version: str | None = None
+    os_features: list[str] | None = None
 
 
-class _Descriptor(msgspec.Struct, rename={"media_type": "mediaType"}):
+class _Descriptor(msgspec.Struct, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
     digest: str
     size: int
     media_type: str = ""
+    artifact_type: str | None = None
     annotations: dict[str, str] | None = None
     platform: _Platform | None = None
+
+
+class _Subject(msgspec.Struct):
+    digest: str = ""
 
 
 class _Document(msgspec.Struct, rename={"media_type": "mediaType", "schema_version": "schemaVersion"}):
@@ -57,6 +64,7 @@ class _Document(msgspec.Struct, rename={"media_type": "mediaType", "schema_versi
     config: _Descriptor | None = None
     layers: list[_Descriptor] | None = None
     manifests: list[_Descriptor] | None = None
+    subject: _Subject | None = None
     annotations: dict[str, str] | None = None
     fsLayers: msgspec.Raw = msgspec.Raw()
 
@@ -75,12 +83,13 @@ class _Config(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One platform's image: a config and its layers, base first."""
+    """One platform's image: a config and its layers, base first. Or an artifact that refers to the image `subject`."""
 
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
     annotations: dict[str, str] = field(default_factory=dict[str, str])
+    subject: Digest | None = None
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
@@ -95,6 +104,7 @@ class Index:
     media_type: str
     manifests: tuple[Descriptor, ...]
     annotations: dict[str, str] = field(default_factory=dict[str, str])
+    subject: Digest | None = None
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
@@ -122,13 +132,14 @@ def parse_document(data: bytes, media_type: str = "") -> Manifest | Index:
     kind = _document_type(document, media_type.partition(";")[0].strip())
     if kind in INDEX_TYPES:
         manifests = tuple(_readable(document.manifests or []))
-        return Index(kind, manifests, document.annotations or {})
+        return Index(kind, manifests, document.annotations or {}, _subject(document))
     layers = _descriptors(document.layers or [], "manifest")
     if len(layers) > LAYERS_MAX:
         raise TooLarge(f"manifest with {len(layers)} layers: the limit is {LAYERS_MAX}")
     if document.config is None:
         raise Malformed("manifest: has no config")
-    return Manifest(kind, _descriptor(document.config, "config"), layers, document.annotations or {})
+    config = _descriptor(document.config, "config")
+    return Manifest(kind, config, layers, document.annotations or {}, _subject(document))
 
 
 def parse_config(data: bytes) -> ImageConfig:
@@ -164,6 +175,12 @@ def _guess(document: _Document) -> str:
     return OCI_MANIFEST if document.config is not None and document.layers is not None else "unknown"
 
 
+def _subject(document: _Document) -> Digest | None:
+    """An odd subject costs the document nothing but that it refers to nobody."""
+    text = document.subject.digest if document.subject is not None else ""
+    return Digest(text) if is_digest(text) else None
+
+
 def _readable(found: list[_Descriptor]) -> Iterator[Descriptor]:
     """The entries of an index that imgfs can read: an odd one (another digest algorithm, say) costs only itself."""
     for one in found:
@@ -180,8 +197,13 @@ def _descriptor(raw: _Descriptor, where: str) -> Descriptor:
         raise Malformed(f"{where}: descriptor size {raw.size} is out of range")
     platform = None
     if raw.platform is not None and raw.platform.os and raw.platform.architecture:
-        platform = checked_platform(raw.platform.os, raw.platform.architecture, raw.platform.variant)
-    return Descriptor(_digest(raw.digest, where), raw.size, raw.media_type, raw.annotations or {}, platform)
+        said = raw.platform
+        platform = checked_platform(
+            said.os, said.architecture, said.variant or "", said.os_version or "", said.os_features or ()
+        )
+    return Descriptor(
+        _digest(raw.digest, where), raw.size, raw.media_type, raw.annotations or {}, platform, raw.artifact_type or ""
+    )
 
 
 def _digest(text: str, where: str) -> Digest:

@@ -1,19 +1,22 @@
 """Platforms (image-spec, image-index.md) and the choice among them.
 
-Variants are chosen as containerd does; another architecture that this machine could run as well (386 on amd64, arm on
-arm64) is not: it has to be named.
+Chosen as containerd does it: the wanted platform first, then what the same machine runs as well, the newest variant
+first: older levels of x86-64, then 386; older variants of arm, also on arm64.
 """
 
 from __future__ import annotations
 
 import platform as host_platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from imgfs.errors import Invalid, Malformed
 
 _COMPONENT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\Z")
+_SYSTEM = re.compile(r"([^()]+)\(([^()+]*)((?:\+[^()+]+)*)\)\Z")
+_TEXT = re.compile(r"([^()/]+(?:\([^()/]*\))?)/([^()/]+)(?:/([^()/]+))?\Z")
+_SLUG = re.compile(r"([^()-]+(?:\([^()]*\))?)-([^()-]+)(?:-([^()-]+))?\Z")
 _MACHINES = {
     "x86_64": ("amd64", ""),
     "aarch64": ("arm64", ""),
@@ -27,39 +30,61 @@ _MACHINES = {
     "loongarch64": ("loong64", ""),
 }
 _DEFAULT_VARIANT = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
+_ALSO = {"amd64": ("386", 0), "arm64": ("arm", 8)}
+"""What else a machine runs, up to which level of it."""
+FEATURES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Operating system, architecture and variant ("" where there is none)."""
+    """Operating system, architecture and variant ("" where there is none).
+
+    `version` and `features` are those of the operating system (`os.version`, `os.features`), which Windows images have.
+    """
 
     os: str
     architecture: str
     variant: str = ""
+    version: str = ""
+    features: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+        return "/".join(part for part in (self._system, self.architecture, self.variant) if part)
 
     @property
     def slug(self) -> str:
-        """The name of this platform as one path component: `linux-arm64-v8`."""
-        return str(self).replace("/", "-")
+        """The name of this platform as one path component: `linux-arm64-v8`, `windows(10.0.17763.6414)-amd64`."""
+        return "-".join(part for part in (self._system, self.architecture, self.variant) if part)
+
+    @property
+    def _system(self) -> str:
+        """The operating system as containerd writes it: `windows(10.0.17763.6414+win32k)`."""
+        detail = "+".join((self.version, *self.features))
+        return f"{self.os}({detail})" if detail else self.os
 
 
 def parse_platform(text: str) -> Platform:
-    """Read `os/architecture[/variant]` (or with dashes); raises Invalid."""
-    parts = re.split(r"/" if "/" in text else r"-", text)
-    if not 2 <= len(parts) <= 3 or not all(_is_component(part) for part in parts):
-        raise Invalid(f"platform {text[:80]!r}: expected os/architecture or os/architecture/variant")
-    return Platform(*parts)
+    """Read `os[(version[+feature...])]/architecture[/variant]` (or with dashes); raises Invalid."""
+    found = (_TEXT if "/" in text else _SLUG).match(text)
+    if found is not None:
+        system = _SYSTEM.match(found[1])
+        os, version, features = (system[1], system[2], system[3].split("+")[1:]) if system else (found[1], "", [])
+        parts = (os, found[2], found[3] or "v", version or "0", *features)
+        if all(_is_component(part) for part in parts):
+            return Platform(os, found[2], found[3] or "", version, tuple(features))
+    raise Invalid(f"platform {text[:80]!r}: expected os/architecture or os/architecture/variant")
 
 
-def checked_platform(os: str, architecture: str, variant: str) -> Platform:
+def checked_platform(
+    os: str, architecture: str, variant: str, version: str = "", features: Sequence[str] = ()
+) -> Platform:
     """A platform out of foreign JSON; raises Malformed where a part is no single path component."""
-    for part in (os, architecture, variant or "v"):
+    if len(features) > FEATURES_MAX:
+        raise Malformed(f"platform: {len(features)} features of the system, the limit is {FEATURES_MAX}")
+    for part in (os, architecture, variant or "v", version or "0", *features):
         if not _is_component(part):
             raise Malformed(f"platform: {part[:80]!r} is not a name")
-    return Platform(os, architecture, variant)
+    return Platform(os, architecture, variant, version, tuple(sorted(set(features))))
 
 
 def local_platform() -> Platform:
@@ -69,23 +94,47 @@ def local_platform() -> Platform:
 
 
 def choose(wanted: Platform, offered: Iterable[Platform | None]) -> int | None:
-    """The index of the offered platform that suits `wanted` best, or None.
+    """The index of the offered platform that suits `wanted` best, or None; among equals the first.
 
-    Same os and architecture always; an exact (normalised) variant is best. Older variants of arm run on newer ones
-    and are taken newest first, an x86-64 level above the wanted one never is.
+    An exact (normalised) variant is best, then older ones, newest first; a newer one never is taken. A wanted version
+    of the system stands for all that begin with it, of which the newest is best; without one each will do, best one
+    without. What needs a feature of the system that is not wanted is left.
     """
-    best: tuple[int, int] | None = None
-    for position, candidate in enumerate(offered):
-        if candidate is None or (candidate.os, candidate.architecture) != (wanted.os, wanted.architecture):
-            continue
-        distance = _level(wanted) - _level(candidate)
-        if distance >= 0 and (best is None or distance < best[0]):
-            best = (distance, position)
-    return None if best is None else best[1]
+    ranked = [
+        (rank, position)
+        for position, candidate in enumerate(offered)
+        if candidate is not None and (rank := _rank(wanted, candidate)) is not None
+    ]
+    return min(ranked)[1] if ranked else None
+
+
+def _rank(wanted: Platform, candidate: Platform) -> tuple[int, int, int, tuple[int, ...]] | None:
+    """How far `candidate` is from what is wanted; None where it does not run there.
+
+    Its architecture tells most, then its level, then features that it lacks, then the version.
+    """
+    if candidate.os != wanted.os or not set(candidate.features) <= set(wanted.features):
+        return None
+    if wanted.version and not f"{candidate.version}.".startswith(f"{wanted.version}."):
+        return None
+    foreign, top = 0, _level(wanted)
+    if candidate.architecture != wanted.architecture:
+        also, limit = _ALSO.get(wanted.architecture, ("", 0))
+        if candidate.architecture != also:
+            return None
+        foreign, top = 1, limit
+    distance = top - _level(candidate)
+    newest = tuple(-number for number in _numbers(candidate.version)) if wanted.version else (bool(candidate.version),)
+    lacking = len(wanted.features) - len(candidate.features)
+    return (foreign, distance, lacking, newest) if distance >= 0 else None
 
 
 def _is_component(part: str) -> bool:
     return len(part) <= 64 and _COMPONENT.match(part) is not None and part not in {".", ".."}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isascii() and part.isdigit() else 0 for part in version.split("."))
 
 
 def _level(platform: Platform) -> int:

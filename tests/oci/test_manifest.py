@@ -23,6 +23,7 @@ from imgfs.oci.descriptor import (
     SIZE_MAX,
     Descriptor,
     layer_compression,
+    refuse_foreign,
 )
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import (
@@ -263,6 +264,9 @@ def test_a_wrong_config_is_refused(data: bytes, error: type[ImgfsError]) -> None
         ("application/vnd.docker.image.rootfs.diff.tar.gzip", "gzip"),
         ("application/vnd.docker.image.rootfs.diff.tar.zstd", "zstd"),
         ("application/vnd.docker.image.rootfs.diff.tar", "none"),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "gzip"),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar", "none"),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", "zstd"),
     ],
 )
 def test_the_media_type_says_how_a_layer_is_compressed(media_type: str, compression: str) -> None:
@@ -272,8 +276,6 @@ def test_the_media_type_says_how_a_layer_is_compressed(media_type: str, compress
 @pytest.mark.parametrize(
     ("media_type", "word"),
     [
-        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "foreign layer"),
-        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "foreign layer"),
         ("application/vnd.in-toto+json", "layer of media type"),
         (f"{OCI_LAYER}+bzip2", "tar\\+gzip"),
         ("", "layer"),
@@ -282,6 +284,33 @@ def test_the_media_type_says_how_a_layer_is_compressed(media_type: str, compress
 def test_what_is_no_tar_that_imgfs_reads_is_named(media_type: str, word: str) -> None:
     with pytest.raises(Unsupported, match=word):
         layer_compression(media_type)
+
+
+@pytest.mark.parametrize(
+    "kind", ["docker.image.rootfs.foreign.diff.tar.gzip", "oci.image.layer.nondistributable.v1.tar"]
+)
+def test_foreign_layers_are_told_from_others(kind: str) -> None:
+    refuse_foreign(Descriptor(D, 7, f"{OCI_LAYER}+gzip"))
+    with pytest.raises(Unsupported, match=f"layer {D}: is foreign .*content/{D}"):
+        refuse_foreign(Descriptor(D, 7, f"application/vnd.{kind}"))
+
+
+def test_what_a_document_refers_to_and_what_its_children_are_is_read() -> None:
+    child = BLOB | {"artifactType": "application/spdx+json"}
+    text = json.dumps({"manifests": [child, BLOB | {"artifactType": None}], "subject": BLOB}).encode()
+    document = parse_document(text, OCI_INDEX)
+    assert isinstance(document, Index)
+    assert [one.artifact_type for one in document.manifests] == ["application/spdx+json", ""]
+    assert document.subject == BLOB["digest"]
+    odd = parse_document(json.dumps({"manifests": [], "subject": {"digest": "blake3:1"}}).encode(), OCI_INDEX)
+    assert odd.subject is None, "an image with an odd subject can still be read"
+
+
+def test_systems_of_windows_images_are_told_apart() -> None:
+    told = {"os": "windows", "architecture": "amd64", "os.version": "10.0.17763.1", "os.features": ["win32k"]}
+    document = parse_document(json.dumps({"manifests": [BLOB | {"platform": told}]}).encode(), OCI_INDEX)
+    assert isinstance(document, Index)
+    assert [str(one.platform) for one in document.manifests] == ["windows(10.0.17763.1+win32k)/amd64"]
 
 
 def test_a_descriptor_is_written_for_people() -> None:
