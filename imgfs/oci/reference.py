@@ -73,6 +73,11 @@ def is_repository_part(component: str) -> bool:
     return len(component) <= NAME_MAX and _PART.match(component) is not None
 
 
+def is_repository(text: str) -> bool:
+    """Whether `text` is the whole name of a repository."""
+    return len(text) <= NAME_MAX and _REPOSITORY.match(text) is not None
+
+
 def is_tag(text: str) -> bool:
     """Whether `text` is a tag."""
     return _TAG.match(text) is not None
@@ -102,6 +107,16 @@ def expand_familiar(text: str) -> Reference:
     if host == DEFAULT_HOST and "/" not in repository:
         repository = f"library/{repository}"
     return Reference(host, repository, None if digest else tag or DEFAULT_TAG, digest)
+
+
+def expand_repository(text: str) -> tuple[str, str]:
+    """Host and repository of what people type for a repository; that of a host alone is "". Raises Invalid."""
+    if is_host(text):
+        return text, ""
+    reference = expand_familiar(text)
+    if reference.tag != DEFAULT_TAG or text.endswith(f":{DEFAULT_TAG}"):
+        raise Invalid(f"repository {text[:300]!r}: has a tag or a digest; expected host/repository, or a host")
+    return reference.host, reference.repository
 
 
 def _split(text: str, path: str) -> tuple[str, str | None, Digest | None]:

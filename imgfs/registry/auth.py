@@ -103,7 +103,9 @@ class Grants:
 
 
 def scope_of(repository: str, access: str) -> str:
-    """The scope that `access` (`pull`, or `pull,push`) to `repository` needs."""
+    """The scope that `access` (`pull`, or `pull,push`) to `repository` needs; without one, that of the catalogue."""
+    if not repository:
+        return f"registry:catalog:{access}"
     return f"repository:{repository}:{access}"
 
 

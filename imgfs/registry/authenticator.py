@@ -219,7 +219,7 @@ class Authenticator:
 
 def subject_of(call: Call) -> str:
     """What messages about a token for `call` begin with."""
-    return f"token for {call.host}/{call.repository}"
+    return f"token for {call.host}/{call.repository or '_catalog'}"
 
 
 def unanswerable(call: Call, challenges: list[Challenge], login: Login) -> AccessDenied:

@@ -23,7 +23,7 @@ class Call:
     expects: frozenset[int] = frozenset({200})
     """The statuses that are the caller's to judge; any other is an error."""
     access: str = "pull"
-    """The actions of the scope: what a token must allow."""
+    """The actions of the scope: what a token must allow. Without a repository it is the catalogue's."""
     grant: Grant | None = None
     """Of a call to a token endpoint: what it shows there. Of others: nothing, the exchange knows what they need."""
     body: bytes = field(default=b"", repr=False)

@@ -25,6 +25,7 @@ from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.exchange import Exchange
 from imgfs.registry.hosts import Endpoint, endpoint
 from imgfs.registry.limits import Limits
+from imgfs.registry.lists import Lists
 from imgfs.registry.retry import Sleep, Tries
 from imgfs.registry.statistics import Statistics
 from imgfs.registry.turns import FAULTS, Turns
@@ -73,6 +74,7 @@ class Registry:
         self._directories = HostDirectories(hosts_path, plain_http)
         self._limits = limits
         self._exchange = Exchange(limits, sleep, ssl_context, credentials, self._plain_http)
+        self._lists = Lists(self._exchange, self._ask, self.manifest)
         self._gates: dict[str, trio.Semaphore] = {}
         self._senders: OrderedDict[tuple[str, Digest], set[Endpoint]] = OrderedDict()
         """Who sent bytes of which blob, where there is a choice."""
@@ -113,6 +115,22 @@ class Registry:
         capability = "resolve" if reference.digest is None else "pull"
         turns = await self._turns(reference.host, capability, reference)
         return await self._each(turns, lambda where, tries: self._manifest(reference, where, tries))
+
+    async def referrers(self, host: str, repository: str, subject: Digest, artifact_type: str = "") -> list[Descriptor]:
+        """What refers to `subject`, by the registry's word; of one `artifact_type` if that is given. Empty for none.
+
+        Asks the referrers API, and where a registry has none for the tag that stands in for it. Read to the last page:
+        raises TooLarge over the limits, RegistryFailed for pages that lead elsewhere or in a circle.
+        """
+        return await self._lists.referrers(host, repository, subject, artifact_type)
+
+    async def tags(self, host: str, repository: str) -> list[str]:
+        """The tags of a repository, in the registry's order. Raises as `referrers`."""
+        return await self._lists.tags(host, repository)
+
+    async def repositories(self, host: str) -> list[str]:
+        """The catalogue of a registry, in its order; many registries have none. Raises as `referrers`."""
+        return await self._lists.repositories(host)
 
     def blob(
         self, host: str, repository: str, descriptor: Descriptor, offset: int = 0, end: int | None = None
@@ -177,10 +195,13 @@ class Registry:
     async def _turns(self, host: str, capability: str, what: object) -> Turns:
         """Who is asked for `what`, in order. Raises Invalid, and RegistryFailed where nobody is to be asked."""
         hosts = await self._directories.find(host)
-        able = [one for one in hosts if capability in one.capabilities]
+        able = [one for one in hosts if one.can(capability)]
         if not able:
             raise RegistryFailed(f"{what}: no host of {host} has the capability {capability}; check its hosts.toml")
         return self._exchange.turns(able, str(what))
+
+    async def _ask(self, host: str, capability: str, ask: Callable[[Endpoint, Tries], Awaitable[T]]) -> T:
+        return await self._each(await self._turns(host, capability, f"{capability} of {host}"), ask)
 
     async def _each(self, turns: Turns, ask: Callable[[Endpoint, Tries], Awaitable[T]]) -> T:
         """What the first host says that does as asked."""

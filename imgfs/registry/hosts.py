@@ -42,6 +42,10 @@ class Endpoint:
     proxy: str = field(default="", repr=False)
     """Instead of the environment's."""
 
+    def can(self, capability: str) -> bool:
+        """Whether it may be asked for that. The catalogue (`catalog`) is the registry's own: mirrors have another."""
+        return capability in self.capabilities or (capability == "catalog" and not self.mirror)
+
     @property
     def base(self) -> str:
         """Scheme and authority."""

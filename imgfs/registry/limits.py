@@ -29,6 +29,10 @@ class Limits:
     """The longest Retry-After that is obeyed; one call waits no longer in all."""
     backoff: float = 0.25
     """The first pause between tries; it doubles, and is scattered by half around that."""
+    pages: int = 100
+    """Of one list: tags, repositories, referrers."""
+    listing: int = 16 << 20
+    """Bytes of all pages of a list."""
     crumb: int = 1024
     crumbs: int = 32
     """Fewer bytes than `crumb` before a body breaks are progress this many times a stream, and then no more."""

@@ -77,6 +77,10 @@ class Tries:
         pause = self._limits.backoff * 2 ** max(0, self._failed - 1)
         await self._sleep(pause * random.uniform(0.5, 1.5))
 
+    def progressed(self) -> None:
+        """A part of what the call wants is here: the count starts anew."""
+        self._failed, self._since = 0, trio.current_time()
+
     def rest(self, error: RemoteError, wanted: float) -> float:
         """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits."""
         self._counters.pauses += 1

@@ -12,9 +12,9 @@ from imgfs.errors import ImgfsError, NotFound
 class HostStatistics:
     """Counters of one registry, its redirect targets and token endpoint included.
 
-    `requests` counts requests sent by kind: `manifest`, `tag` (HEAD), `blob`, `token`, `ping` (`/v2/`), `redirect`
-    (every further hop). `failures` counts what went wrong by class of error, whether another try or another host mended
-    it or not; that something is not there is no failure.
+    `requests` counts requests sent by kind: `manifest`, `tag` (HEAD), `blob`, `token`, `ping` (`/v2/`), `tags`,
+    `catalog` and `referrers` (each page), `redirect` (every further hop). `failures` counts what went wrong by class of
+    error, whether another try or another host mended it or not; that something is not there is no failure.
     """
 
     requests: Counter[str] = field(default_factory=Counter[str])

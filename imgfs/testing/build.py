@@ -32,6 +32,7 @@ ARM64 = Platform("linux", "arm64", "v8")
 UNKNOWN = Platform("unknown", "unknown")
 """The platform that build tools give to the attestation manifests they list in an index."""
 
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
 CREATED = "2023-11-14T22:13:20Z"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
@@ -207,6 +208,29 @@ def attestation(subject: Image) -> Image:
         "layers": layers,
     }
     return Image(OCI_MANIFEST, _json(document), UNKNOWN, config, (Layer(statement, "none", statement, {}),))
+
+
+def referrer(
+    subject: Document, artifact_type: str, content: bytes, *, annotations: Mapping[str, str] | None = None
+) -> Image:
+    """An artifact that refers to `subject`, such as an SBOM. Its one blob is `content`, of type `artifact_type`."""
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": artifact_type,
+        "config": _descriptor(OCI_EMPTY, b"{}"),
+        "layers": [_descriptor(artifact_type, content)],
+        "subject": _descriptor(subject.media_type, subject.document),
+    }
+    if annotations:
+        document["annotations"] = dict(annotations)
+    return Image(OCI_MANIFEST, _json(document), None, b"{}", (Layer(content, "none", content, {}),))
+
+
+def referrers_index(referrers: Sequence[tuple[str, Image]]) -> bytes:
+    """The index that stands in for the referrers API: each referrer with its artifact type."""
+    entries = [one.descriptor | {"artifactType": artifact_type} for artifact_type, one in referrers]
+    return _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 
 
 def _config(layers: Sequence[Layer], platform: Platform) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A registry in this process, on loopback, that can be told to misbehave: for tests, and for serving an OCI layout.
 
-Read-only (distribution-spec, "Pull"): manifests, blobs with single ranges, tags, bearer tokens. Every answer is planned
-as a Reply; a fault is a function from the planned Reply to another one. Nothing waits for a time: what stalls, stalls
-until `release` or the end. `python -m imgfs.testing.registry DIR [--port N]` serves an image layout directory.
+Read-only (distribution-spec, "Pull" and "Content Discovery"): manifests, blobs with single ranges, lists, bearer
+tokens. Every answer is planned as a Reply; a fault is a function from the planned Reply to another one. Nothing waits
+for a time: what stalls, stalls until `release` or the end. `python -m imgfs.testing.registry DIR [--port N]` serves an
+image layout directory.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
-from imgfs.oci.descriptor import OCI_MANIFEST
+from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest, is_digest
 
 Body = bytes | mmap.mmap
 PIECE = 1 << 20
-_PATH = re.compile(r"/v2/(.+)/(manifests|blobs|tags)/([^/]+)\Z")
+_PATH = re.compile(r"/v2/(.+)/(manifests|blobs|tags|referrers)/([^/]+)\Z")
+_CATALOG = "/v2/_catalog"
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 _REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -56,11 +59,11 @@ class Request:
 
     @property
     def kind(self) -> str:
-        """`manifest`, `tag` (HEAD of a manifest), `blob`, `tags`, `token` or `other`."""
+        """`manifest`, `tag` (HEAD of a manifest), `blob`, `tags`, `referrers`, `catalog`, `token` or `other`."""
         path = urlsplit(self.path).path
         found = _PATH.match(path)
         if found is None:
-            return "token" if path == "/token" else "other"
+            return {"/token": "token", _CATALOG: "catalog"}.get(path, "other")
         if found[2] == "manifests":
             return "tag" if self.method == "HEAD" else "manifest"
         return found[2].removesuffix("s") if found[2] == "blobs" else found[2]
@@ -268,7 +271,8 @@ class FakeRegistry:
 
     With `tls` it speaks TLS. With `token`, everything needs a bearer token of its repository, which `/token` gives to
     anybody for `expires_in` seconds; `revoke` makes all of them worthless. `realm` is where its challenges send clients
-    instead. With `logins` (password by user) everything needs Basic.
+    instead. With `logins` (password by user) everything needs Basic. Lists have at most `page` entries a page, and
+    without `has_referrers` there is no referrers API.
     """
 
     def __init__(
@@ -280,6 +284,8 @@ class FakeRegistry:
         self.expires_in = expires_in
         self.realm = ""
         self.logins: dict[str, str] = {}
+        self.page = 1000
+        self.has_referrers = True
         self.valve = Valve()
         self._needs_token = token
         self._issued = 0
@@ -393,14 +399,23 @@ class FakeRegistry:
         found = _PATH.match(unquote(parts.path))
         if self.logins and request.headers.get("authorization", "") not in map(_basic, self.logins.items()):
             return _error(401, "UNAUTHORIZED").headed(WWW_Authenticate='Basic realm="fake"')
-        if self._needs_token and self.tokens.get(request.headers.get("authorization", "")) != _scope(found):
-            return self._challenge(_scope(found))
+        scope = "registry:catalog:*" if parts.path == _CATALOG else _scope(found)
+        if self._needs_token and self.tokens.get(request.headers.get("authorization", "")) != scope:
+            return self._challenge(scope)
+        query = parse_qs(parts.query)
+        if parts.path == _CATALOG:
+            names = sorted({name for name, _ in self._tags})
+            return self._listed(parts.path, query, names, lambda some: {"repositories": some})
         if found is None:
             return _json(200 if parts.path == "/v2/" else 404, {})
         repository, kind, selector = found.groups()
         if kind == "manifests":
             return self._manifest(repository, selector)
-        return self._blob(request, selector) if kind == "blobs" else self._tag_list(repository)
+        if kind == "blobs":
+            return self._blob(request, selector)
+        if kind == "tags":
+            return self._tag_list(parts.path, query, repository)
+        return self._referrers(parts.path, query, selector) if self.has_referrers else _error(404, "UNSUPPORTED")
 
     def _token(self, scope: str) -> Reply:
         self._issued += 1
@@ -419,9 +434,38 @@ class FakeRegistry:
         data, media_type = self._manifests[digest]
         return Reply(body=data).headed(Content_Type=media_type, Docker_Content_Digest=digest, ETag=f'"{digest}"')
 
-    def _tag_list(self, repository: str) -> Reply:
+    def _tag_list(self, path: str, query: dict[str, list[str]], repository: str) -> Reply:
         tags = sorted(tag for name, tag in self._tags if name == repository)
-        return _json(200, {"name": repository, "tags": tags}) if tags else _error(404, "NAME_UNKNOWN")
+        if not tags:
+            return _error(404, "NAME_UNKNOWN")
+        return self._listed(path, query, tags, lambda some: {"name": repository, "tags": some})
+
+    def _referrers(self, path: str, query: dict[str, list[str]], subject: str) -> Reply:
+        found = {
+            digest: _referrer(digest, data, media_type)
+            for digest, (data, media_type) in self._manifests.items()
+            if b'"subject"' in data and json.loads(data).get("subject", {}).get("digest") == subject
+        }
+        wanted = query.get("artifactType")
+        names = sorted(one for one, about in found.items() if wanted in (None, [about["artifactType"]]))
+
+        def rendered(some: list[str]) -> dict[str, object]:
+            return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [found[one] for one in some]}
+
+        reply = self._listed(path, query, names, rendered).headed(Content_Type=OCI_INDEX)
+        return reply.headed(OCI_Filters_Applied="artifactType") if wanted else reply
+
+    def _listed(
+        self, path: str, query: dict[str, list[str]], names: list[str], render: Callable[[list[str]], object]
+    ) -> Reply:
+        """The page behind `last`, and where the next one is."""
+        last, size = query.get("last", [""])[0], min(self.page, int(query.get("n", ["1000"])[0]))
+        rest = [name for name in names if name > last]
+        reply = _json(200, render(rest[:size]))
+        if len(rest) <= size:
+            return reply
+        kept = {key: values[0] for key, values in query.items()}
+        return reply.headed(Link=f'<{path}?{urlencode({**kept, "last": rest[size - 1]})}>; rel="next"')
 
     def _blob(self, request: Request, digest: str) -> Reply:
         if digest not in self._blobs:
@@ -434,6 +478,14 @@ class FakeRegistry:
         return (
             whole if found is None or request.headers.get("if-range", etag) != etag else _part(whole, *found.groups())
         )
+
+
+def _referrer(digest: str, data: bytes, media_type: str) -> dict[str, Any]:
+    """What a registry says of a referrer (distribution-spec, "Listing Referrers")."""
+    document = json.loads(data)
+    artifact_type = document.get("artifactType") or document.get("config", {}).get("mediaType", "")
+    plain = {"mediaType": media_type, "digest": digest, "size": len(data), "artifactType": artifact_type}
+    return plain | ({"annotations": document["annotations"]} if document.get("annotations") else {})
 
 
 def _scope(found: re.Match[str] | None) -> str:
