@@ -45,7 +45,9 @@ from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
+from imgfs.transfer.listings import Listings
 from imgfs.transfer.progress import Transfers
+from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
 
@@ -165,6 +167,8 @@ def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: tr
         mender=Mender(state, TABLES, wards),
         documents=documents,
         resolver=Resolver(name_table, known, documents, registry, failures, nursery, pins),
+        referrers=Referrers(known, documents, registry, failures, nursery, pins),
+        listings=Listings(registry, failures, nursery),
         images=images,
         blobs=blobs,
         transfers=transfers,

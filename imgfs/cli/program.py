@@ -21,6 +21,8 @@ _COMMANDS = {
     "ls": "imgfs.cli.ls",
     "status": "imgfs.cli.status",
     "inspect": "imgfs.cli.inspection",
+    "referrers": "imgfs.cli.referrers",
+    "tags": "imgfs.cli.tags",
     "tag": "imgfs.cli.names",
     "rm": "imgfs.cli.names",
     "import": "imgfs.cli.importing",

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
+from urllib.parse import quote
 
 from imgfs.cli.failure import Failure, from_os_error
 from imgfs.oci.digest import is_digest
@@ -81,6 +82,19 @@ class Tree:
     def pull_door(self, digest: str) -> str:
         """The unlisted file that brings all of an image here when it is opened."""
         return f"{self.image(digest)}/pull"
+
+    def referrers(self, digest: str) -> str:
+        """The directory of what refers to an image."""
+        return f"{self.image(digest)}/referrers"
+
+    def referrers_door(self, digest: str, artifact_type: str | None) -> str:
+        """The unlisted file that asks the registries what refers to an image, of one type maybe, when it is opened."""
+        of_type = "" if artifact_type is None else f":{quote(artifact_type, safe='')}"
+        return f"{self.referrers(digest)}/refresh{of_type}"
+
+    def list_door(self, host: str, repository: str) -> str:
+        """The unlisted file that asks for the tags of a repository, or without one for a registry's repositories."""
+        return f"{self.link(host)}/{repository}/_tags" if repository else f"{self.link(host)}/_catalog"
 
     @property
     def images(self) -> str:

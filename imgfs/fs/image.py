@@ -14,6 +14,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.chain import check_merge
 from imgfs.fs.files import WRITING, BytesHandle, RenderedFile
 from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number, missing
+from imgfs.fs.referrers import ReferrersDirectory
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
@@ -119,6 +120,7 @@ class ImageDirectory(PlatformDirectory):
         return {
             b"status": RenderedFile(f"{self._key()}/status", shown, self._status_text),
             b"status.json": RenderedFile(f"{self._key()}/status.json", shown, self._status_json),
+            b"referrers": ReferrersDirectory(self._subsystems, self._digest),
         }
 
     async def _of_index(self, document: Manifest | Index) -> dict[bytes, Node]:

@@ -1,7 +1,8 @@
 """images/: names as symbolic links, in directories that exist because names could lie in them.
 
 A host or a repository is a directory as soon as somebody walks into it, but only those that hold names are listed. The
-one lookup that asks a registry is that of an unregistered `name:tag` or `name@digest` below a host.
+one lookup that asks a registry is that of an unregistered `name:tag` or `name@digest` below a host. What a registry has
+is asked for through unlisted files (fs/listing.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pyfuse3
 from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.image import ImageDirectory
+from imgfs.fs.listing import list_file
 from imgfs.fs.node import Directory, Link, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.images.names import Name, check_name, reference_of
@@ -44,8 +46,8 @@ class NamesDirectory(Directory):
         path = self._path(component)
         if not self._prefix and is_digest(component):
             return await self._image(Digest(component))
-        if link := self._link(path):
-            return link
+        if found := self._link(path) or list_file(self._subsystems, self._prefix, component):
+            return found
         if self._is_directory(path, component):
             return NamesDirectory(self._subsystems, path)
         reference = reference_of(path)

@@ -27,7 +27,9 @@ from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
+from imgfs.transfer.listings import Listings
 from imgfs.transfer.progress import Transfers
+from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
 
@@ -53,6 +55,8 @@ class Subsystems:
     mender: Mender
     documents: Documents
     resolver: Resolver
+    referrers: Referrers
+    listings: Listings
     images: Images
     blobs: Blobs
     transfers: Transfers

@@ -1,7 +1,8 @@
 """The mark: what can be reached. It only grows, so roots may be added at any time and the walk goes on from there.
 
-index -> manifests -> config and layers -> chains; a chain -> its parents, layers and blobs; and what labels say. Each
-thing is visited once; documents are read in threads, a few dozen at a time, so memory is that of the sets.
+index -> manifests -> config and layers -> chains; an image -> its referrers; a chain -> its parents, layers and blobs;
+and what labels say. Each thing is visited once; documents are read in threads, a few dozen at a time, so memory is that
+of the sets.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Marker:
         self._documents: list[Digest] = []
         self._configs: list[tuple[Digest, tuple[Descriptor, ...]]] = []
         self._plain: list[Digest] = []
+        self._subjects: list[Digest] = []
         self._pending: list[Resource] = []
         self._unread: set[Digest] = set()
         """Configs that are reached and not stored."""
@@ -70,6 +72,7 @@ class Marker:
         if digest in self._walked:
             return
         self._walked.add(digest)
+        self._subjects.append(digest)
         self.blob(digest)
         info = self._rooms.content.info(digest)
         if info is None:
@@ -105,7 +108,7 @@ class Marker:
 
     def has_work(self) -> bool:
         """Whether `run` has to walk on, or something came that was reached before it was here."""
-        queued = self._pending or self._documents or self._configs or self._plain
+        queued = self._pending or self._documents or self._configs or self._plain or self._subjects
         here = self._rooms.content
         return bool(queued) or any(one in here for one in self.unresolved) or any(one in here for one in self._unread)
 
@@ -121,12 +124,13 @@ class Marker:
 
     async def run(self) -> None:
         """Walk until all is reached. Raises StorageFailed where it cannot be known. A cancelled walk can go on."""
-        while self._pending or self._documents or self._configs or self._plain:
+        while self._pending or self._documents or self._configs or self._plain or self._subjects:
             while self._pending:
                 self.resource(self._pending.pop())
             await self._read_documents()
             await self._read_configs()
             await self._find_layers()
+            await self._find_referrers()
 
     async def _read_documents(self) -> None:
         batch = self._documents[:_BATCH]
@@ -181,6 +185,13 @@ class Marker:
         self.ingests.add(ref)
         if (digest := promised_digest(ref)) is not None:
             self.blob(digest)
+
+    async def _find_referrers(self) -> None:
+        """What is known to refer to an image stays with it, and what that mentions."""
+        batch = self._subjects[:_BATCH]
+        for digest in await self._rooms.catalog.referrers.of_any(batch):
+            self.image(digest)
+        del self._subjects[: len(batch)]
 
     def _snapshot(self, id: str) -> None:
         digest, at, _ = id.partition("@")

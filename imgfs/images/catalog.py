@@ -11,10 +11,12 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from imgfs.database import Database
+from imgfs.images import referrers
+from imgfs.images.source import Source
 from imgfs.oci.descriptor import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 
-SCHEMA = """
+SCHEMA = f"""{referrers.SCHEMA}
 CREATE TABLE IF NOT EXISTS descriptors (
     digest TEXT PRIMARY KEY,
     size INTEGER NOT NULL,
@@ -36,17 +38,6 @@ CREATE TABLE IF NOT EXISTS diff_ids (
 """
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Source:
-    """A place where a digest can be had."""
-
-    host: str
-    repository: str
-
-    def __str__(self) -> str:
-        return f"{self.host}/{self.repository}"
-
-
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What manifests of one place say of a digest; `descriptor` is None where only a name leads there."""
@@ -64,13 +55,15 @@ class Catalog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.referrers = referrers.Referrers(database)
 
     async def add(
         self, descriptors: Iterable[Descriptor], sources: Iterable[Source], proven: Descriptor | None = None
     ) -> None:
         """Record that each of `descriptors` can be had at each of `sources`; on return it is durable.
 
-        The word on `proven`, whose bytes were seen, goes before all hearsay.
+        The word on `proven`, whose bytes were seen, goes before all hearsay. Foreign layers can be had at no registry,
+        so what is here of them is never taken for fetchable.
         """
         found, places = list(descriptors), list(sources)
         await self._database.write(lambda db: insert(db, found, places, proven))
@@ -156,6 +149,7 @@ class Catalog:
                 return False
             for table in ("descriptors", "sources", "diff_ids"):
                 db.executemany(f"DELETE FROM {table} WHERE digest = ?", gone)
+            db.executemany("DELETE FROM referrers WHERE subject = ?", gone)
             return True
 
         return await self._database.write(change, frees=True)
@@ -187,7 +181,7 @@ def insert(
     )
     db.executemany(
         "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)",
-        [(d.digest, s.host, s.repository, d.size, d.media_type) for d in found for s in places],
+        [(d.digest, s.host, s.repository, d.size, d.media_type) for d in found if not d.is_foreign for s in places],
     )
 
 

@@ -12,9 +12,9 @@ from imgfs.aio.flight import Flights
 from imgfs.content.download import download
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
-from imgfs.errors import Busy, ImgfsError, NotFound, VerificationFailed
+from imgfs.errors import Busy, NotFound, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
-from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 from imgfs.oci.reference import Reference
@@ -73,7 +73,8 @@ class Blobs:
             return await self._content.read(descriptor.digest)
 
     async def ensure(self, descriptor: Descriptor, own: tuple[Source, ...] = ()) -> None:
-        """On return the blob is stored, durably. Raises what try_each raises, NoSpace, StorageFailed.
+        """On return the blob is stored, durably. Raises what try_each raises, NoSpace, StorageFailed, and Unsupported
+        for a foreign layer.
 
         `own` are the places of the image that asks; without it every place counts with its own claim. However many ask
         for the same at once, it is fetched once. A cancelled caller leaves the fetch to the others.
@@ -90,18 +91,18 @@ class Blobs:
         return bool(keys)
 
     async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
+        with self._failures.noting(descriptor.digest):
+            refuse_foreign(descriptor)
+            await self._fetch_somewhere(descriptor, own)
+
+    async def _fetch_somewhere(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
         claims = {} if own else {one.source: one.descriptor for one in await self._catalog.claims(descriptor.digest)}
-        try:
-            await try_each(
-                self._catalog,
-                descriptor.digest,
-                lambda source: self._fetch_from(source, claims.get(source) or descriptor),
-                own,
-            )
-        except ImgfsError as error:
-            self._failures.note(descriptor.digest, error)
-            raise
-        self._failures.clear(descriptor.digest)
+        await try_each(
+            self._catalog,
+            descriptor.digest,
+            lambda source: self._fetch_from(source, claims.get(source) or descriptor),
+            own,
+        )
 
     async def _fetch_from(self, source: Source, descriptor: Descriptor) -> None:
         if descriptor.media_type in MANIFEST_TYPES | INDEX_TYPES:

@@ -19,7 +19,7 @@ from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.store import Layer, LayerStore, LayerWriter
 from imgfs.layers.unpack import unpack
-from imgfs.oci.descriptor import Descriptor, layer_compression
+from imgfs.oci.descriptor import Descriptor, layer_compression, refuse_foreign
 from imgfs.oci.digest import Digest
 from imgfs.transfer.copies import keeping, open_copy, resumed
 from imgfs.transfer.failures import Failures
@@ -134,6 +134,7 @@ class Layers:
             if descriptor.digest in self._content:
                 layer = await self._unpack_stored(descriptor)
             else:
+                refuse_foreign(descriptor)
                 layer = await try_each(
                     self._catalog, descriptor.digest, lambda source: self._unpack_from(source, descriptor), own
                 )

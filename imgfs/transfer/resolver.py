@@ -94,6 +94,13 @@ class Resolver:
         await self._resolve_platform(descriptor.digest, document)
         return descriptor.digest
 
+    async def _is_stored(self, digest: Digest) -> bool:
+        """Whether the tag moved to an image whose document is here already, whole."""
+        try:
+            return await self._documents.stored(digest) is not None
+        except ImgfsError:
+            return False
+
     async def _manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         """Wrong bytes are asked for once more: a cache on the way may have had a bad moment."""
         try:
@@ -121,5 +128,8 @@ class Resolver:
         if answer.digest == known:
             await self._names.put(str(reference), known)
             return known
+        if await self._is_stored(answer.digest):
+            await self.register(str(reference), answer.digest, replace=True)
+            return answer.digest
         self._flights.forget_failure(str(reference))
         return await self._resolve(reference)

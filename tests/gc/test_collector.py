@@ -16,10 +16,10 @@ from imgfs.gc.marker import Marker
 from imgfs.gc.report import Report
 from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.chain import chain_id
-from imgfs.oci.descriptor import OCI_LAYER, OCI_MANIFEST
+from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Face, SnapshotGraph
-from tests.gc.world import HERE, World, config, descriptor, index
+from tests.gc.world import HERE, World, config, descriptor, index, manifest
 
 BASE, TOP, OTHER = b"base" * 999, b"top" * 999, b"other" * 999
 
@@ -204,6 +204,25 @@ async def test_where_content_can_be_had_is_remembered_for_what_is_named_or_here(
     assert Digest.of(b"blob of " + OTHER) not in known
     assert Digest.of(b"blob of " + OTHER) in world.forgotten
     assert len(known) == 3
+
+
+async def test_what_refers_to_an_image_stays_as_long_as_the_image(world: World) -> None:
+    box = await world.image("box", b"layer")
+    sbom, own = descriptor(b"an sbom", "text/spdx"), config([])
+    document = manifest(own, [sbom])
+    for data in (b"an sbom", own, document):
+        await world.blob(data)
+    listed = descriptor(document, OCI_MANIFEST)
+    await world.catalog.add([listed, sbom, descriptor(own, OCI_CONFIG)], [HERE])
+    await world.catalog.referrers.replace(box, HERE, [listed])
+    before = world.stored()
+    assert (await world.collector.collect()).removed == []
+    assert world.stored() == before
+    await world.names.remove("box")
+    await world.names.put("other", await world.image("other", b"another"))
+    await world.collector.collect()
+    assert not {listed.digest, sbom.digest, box} & world.stored()
+    assert await world.catalog.referrers.of(box) == []
 
 
 async def test_open_handles_and_held_layers_read_on(world: World) -> None:

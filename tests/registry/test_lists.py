@@ -20,6 +20,7 @@ from imgfs.testing.build import Image, image, layer, referrer, referrers_index
 from imgfs.testing.entries import File
 from imgfs.testing.registry import Action, FakeRegistry, Reply, close, endless, html, huge, status
 from tests.registry.scene import REPOSITORY, Scene
+from tests.support.servers import Upload, docker_registry
 
 BOX = image([layer([File("f", b"x")])])
 SBOM, SIGNATURE = "application/spdx+json", "application/vnd.test.signature"
@@ -309,3 +310,17 @@ def test_repositories_and_hosts_as_people_type_them(text: str, place: tuple[str,
 def test_what_names_an_image_is_no_repository(text: str) -> None:
     with pytest.raises(Invalid):
         expand_repository(text)
+
+
+async def test_pages_of_docker_registry_are_read_to_the_last(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgfs.registry.lists.PAGE", 2)
+    names = [f"team/app{number}" for number in range(5)]
+    with docker_registry(tmp_path / "registry") as real:
+        for name in names:
+            BOX.add_to(Upload(real.host, name), name, "1")
+        assert await scene.registry.repositories(real.host) == names
+        assert scene.registry.statistics().hosts[real.host].requests["catalog"] == 3
+        assert await scene.registry.tags(real.host, names[0]) == ["1"]
+        assert await scene.registry.referrers(real.host, names[0], BOX.digest) == []

@@ -47,6 +47,7 @@ class Scene:
         self.root = root
         self.fake = fake
         self.clock = clock
+        self.nursery = nursery
         make_directory(root)
         self.database = Database(root / "imgfs.db", [names.SCHEMA, catalog.SCHEMA, graph.SCHEMA])
         self.names = names.Names(self.database)

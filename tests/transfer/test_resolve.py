@@ -151,6 +151,18 @@ async def test_refreshing_asks_by_head_and_records_what_is_new(scene: Scene) -> 
     assert ONE.digest in scene.content, "names never touch content"
 
 
+async def test_a_tag_that_moved_to_what_is_here_costs_its_head_alone(scene: Scene) -> None:
+    await scene.resolved(ONE)
+    await scene.resolved(TWO, "2")
+    scene.fake.reset()
+    TWO.add_to(scene.fake, REPOSITORY, "1")
+    assert await scene.resolver.refresh(str(scene.reference())) == TWO.digest
+    assert [one.method for one in scene.fake.log] == ["HEAD"]
+    found = scene.names.get(str(scene.reference()))
+    assert found is not None
+    assert found.digest == TWO.digest
+
+
 async def test_a_refresh_that_fails_leaves_the_name_as_it_was(scene: Scene) -> None:
     await scene.resolved(ONE)
     before = scene.names.get(str(scene.reference()))

@@ -1,0 +1,40 @@
+"""`imgfs tags`: what a registry has, a repository's tags or its repositories."""
+
+from __future__ import annotations
+
+import click
+
+from imgfs.cli.failure import from_os_error
+from imgfs.cli.options import Command, format_option, mountpoint_option, quiet_option
+from imgfs.cli.table import render_json
+from imgfs.cli.tree import Tree
+from imgfs.oci.reference import expand_repository
+
+
+@click.command(cls=Command)
+@click.argument("place", metavar="REPOSITORY|HOST")
+@mountpoint_option
+@format_option("table")
+@quiet_option
+def tags(place: str, mountpoint: str, form: str, quiet: bool) -> None:
+    """List a repository's tags or a registry's repositories.
+
+    REPOSITORY is a name without a tag (`alpine` stands for docker.io/library/alpine), HOST a registry; many do not tell
+    their repositories. One a line, asked for anew each time.
+    """
+    tree = Tree.open(mountpoint)
+    host, repository = expand_repository(place)
+    full = f"{host}/{repository}" if repository else host
+    if full != place and not quiet:
+        click.echo(f"imgfs: {place} stands for {full}", err=True)
+    names = _read(tree, host, repository)
+    click.echo(render_json(names) if form == "json" else "\n".join(names), nl=form == "json" or bool(names))
+
+
+def _read(tree: Tree, host: str, repository: str) -> list[str]:
+    try:
+        with open(tree.list_door(host, repository), encoding="utf-8") as file:
+            return file.read().splitlines()
+    except OSError as error:
+        subject = f"{host}/{repository}" if repository else host
+        raise from_os_error(error, subject, tree.reason(tree.link(host)), tree.log) from None

@@ -1,0 +1,91 @@
+"""What refers to an image: SBOMs, signatures, indexes, as registries list them. Their word, until the bytes are seen.
+
+Rows can be had again by asking the registries again. They go when their image is forgotten (Catalog.forget).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from imgfs.database import Database
+from imgfs.images.source import Source
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS referrers (
+    subject TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    host TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
+    artifact_type TEXT NOT NULL,
+    annotations TEXT NOT NULL,
+    PRIMARY KEY (subject, digest, host, repository)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """One thing that refers to `subject`: what the first of its `sources` says of it, in the order of their names."""
+
+    subject: Digest
+    descriptor: Descriptor
+    sources: tuple[Source, ...]
+
+
+class Referrers:
+    """The referrers of all images that somebody asked for."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of(self, subject: Digest) -> list[Referrer]:
+        """What is known to refer to `subject`, sorted by digest."""
+        rows = await self._database.read(
+            lambda db: db.execute(
+                "SELECT digest, host, repository, size, media_type, artifact_type, annotations FROM referrers "
+                "WHERE subject = ? ORDER BY digest, host, repository",
+                (subject,),
+            ).fetchall()
+        )
+        found: dict[Digest, Referrer] = {}
+        for digest, host, repository, size, media_type, artifact_type, said in rows:
+            notes = msgspec.json.decode(said, type=dict[str, str])
+            told = Descriptor(Digest(digest), size, media_type, notes, artifact_type=artifact_type)
+            one = found.setdefault(told.digest, Referrer(subject, told, ()))
+            found[told.digest] = Referrer(subject, one.descriptor, (*one.sources, Source(host, repository)))
+        return list(found.values())
+
+    async def of_any(self, subjects: Iterable[Digest]) -> set[Digest]:
+        """The digests of all that is known to refer to one of `subjects`."""
+        wanted = list(subjects)
+        query = "SELECT digest FROM referrers WHERE subject = ?"
+        rows = await self._database.read(lambda db: [row for one in wanted for row in db.execute(query, (one,))])
+        return {Digest(row[0]) for row in rows}
+
+    async def replace(
+        self, subject: Digest, source: Source, found: Iterable[Descriptor], artifact_type: str = ""
+    ) -> None:
+        """`source` says that these refer to `subject`, and no others (of `artifact_type`, if given); durable."""
+        rows = [_row(subject, source, one) for one in found]
+        place = subject, source.host, source.repository
+
+        def change(db: sqlite3.Connection) -> None:
+            where = "subject = ? AND host = ? AND repository = ? AND (? IN ('', artifact_type))"
+            db.execute(f"DELETE FROM referrers WHERE {where}", (*place, artifact_type))
+            db.executemany("INSERT OR REPLACE INTO referrers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+        await self._database.write(change)
+
+
+def _row(subject: Digest, source: Source, one: Descriptor) -> tuple[str | int, ...]:
+    annotations = msgspec.json.encode(one.annotations).decode()
+    about = one.size, one.media_type, one.artifact_type, annotations
+    return subject, one.digest, source.host, source.repository, *about

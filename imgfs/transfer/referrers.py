@@ -1,0 +1,108 @@
+"""What refers to an image: asked for when somebody wants it, remembered, and read only if it does refer there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.errors import ImgfsError, NotFound, Unsupported, VerificationFailed
+from imgfs.images.catalog import Catalog, Source
+from imgfs.images.referrers import Referrer
+from imgfs.leases.pins import Pins
+from imgfs.leases.resource import content
+from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES
+from imgfs.oci.digest import Digest
+from imgfs.transfer.documents import Documents
+from imgfs.transfer.failures import Failures
+
+if TYPE_CHECKING:
+    from imgfs.registry.client import Registry
+
+
+def place_of(subject: Digest) -> str:
+    """Under what name failures to list the referrers of `subject` are kept."""
+    return f"referrers of {subject}"
+
+
+class Referrers:
+    """Lists and reads referrers. However many ask for those of one image at once, its registries are asked once."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        documents: Documents,
+        registry: Registry,
+        failures: Failures,
+        nursery: trio.Nursery,
+        pins: Pins | None = None,
+    ) -> None:
+        self._pins = pins if pins is not None else Pins()
+        self._catalog = catalog
+        self._documents = documents
+        self._registry = registry
+        self._failures = failures
+        self._flights: Flights[None] = Flights(nursery)
+
+    async def known(self, subject: Digest) -> list[Referrer]:
+        """What is known here to refer to `subject`, sorted by digest. Asks nobody."""
+        return await self._catalog.referrers.of(subject)
+
+    async def refresh(self, subject: Digest, artifact_type: str = "") -> list[Referrer]:
+        """Ask every registry that has `subject` what refers to it, and remember that; then as `known`.
+
+        With `artifact_type` only such are asked for, and returned. Where one of several registries fails, what the
+        others say is remembered all the same and its failure is raised: a list with a gap must not look whole. Raises
+        NotFound where no registry is known to have it, RemoteError, Malformed, TooLarge.
+        """
+        with self._failures.noting(place_of(subject)):
+            await self._flights.join((subject, artifact_type), lambda: self._ask(subject, artifact_type))
+        known = await self.known(subject)
+        return [one for one in known if artifact_type in ("", one.descriptor.artifact_type)]
+
+    async def read(self, referrer: Referrer) -> None:
+        """Get the referrer's document here, so that what it mentions can be read in content/ too.
+
+        Raises VerificationFailed where it refers to something else, Unsupported for what is neither manifest nor
+        index, and what Documents.read raises.
+        """
+        digest = referrer.descriptor.digest
+        with self._failures.noting(digest):
+            await self._read(referrer)
+
+    async def _read(self, referrer: Referrer) -> None:
+        said = referrer.descriptor
+        if said.media_type not in MANIFEST_TYPES | INDEX_TYPES:
+            raise Unsupported(
+                f"referrer {said.digest}: of media type {said.media_type[:120]!r}; imgfs reads manifests and indexes"
+            )
+        document = await self._documents.read(said.digest, said, referrer.sources)
+        if document.subject != referrer.subject:
+            raise VerificationFailed(
+                f"referrer {said.digest}: refers to {document.subject or 'nothing'}, but {referrer.sources[0]} "
+                f"lists it for {referrer.subject}; do not trust that registry's list"
+            )
+        children = [child.digest for child in document.children]
+        if len(await self._catalog.fetchable(children)) < len(set(children)):
+            # It was stored by other ways, and nobody recorded what it mentions.
+            await self._catalog.add(document.children, referrer.sources)
+
+    async def _ask(self, subject: Digest, artifact_type: str) -> None:
+        places = await self._documents.places(subject)
+        if not places:
+            raise NotFound(f"referrers of {subject}: no registry is known to have this image; pull it by its name")
+        failures: list[ImgfsError] = []
+        for source in places:
+            try:
+                await self._ask_at(source, subject, artifact_type)
+            except ImgfsError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def _ask_at(self, source: Source, subject: Digest, artifact_type: str) -> None:
+        found = await self._registry.referrers(source.host, source.repository, subject, artifact_type)
+        with self._pins.hold(*(content(one.digest) for one in found)):
+            await self._catalog.add(found, [source])
+            await self._catalog.referrers.replace(subject, source, found, artifact_type)

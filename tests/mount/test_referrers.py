@@ -1,0 +1,222 @@
+"""Referrers, tags and repositories through a real mount: what asks a registry, and what never does."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from imgfs.oci.descriptor import OCI_INDEX
+from imgfs.oci.digest import Digest
+from imgfs.testing.build import Image, referrer, referrers_index
+from imgfs.testing.registry import html, stall, status
+from tests.mount.scene import PATIENCE, Scene, error_of, refused, serving, small, succeed
+from tests.support.mounted import Mounted
+from tests.support.servers import Upload, docker_registry
+
+SBOM, SIGNATURE = "application/spdx+json", "application/vnd.test.signature"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with serving(tmp_path_factory.mktemp("referrers")) as made:
+        yield made
+
+
+def signed(scene: Scene, mark: str) -> tuple[Path, Image, Image]:
+    """The name of an image that is known, its SBOM, and its signature; both are at the registry."""
+    box = small(mark)
+    name = scene.serve(box, mark)
+    sbom = referrer(box, SBOM, f"sbom of {mark}".encode(), annotations={"made": "here"})
+    signature = referrer(box, SIGNATURE, f"signature of {mark}".encode())
+    for one in (sbom, signature):
+        one.add_to(scene.registry, mark)
+    os.readlink(name)
+    return name, sbom, signature
+
+
+def test_looking_around_asks_nobody_and_refresh_asks_once(scene: Scene) -> None:
+    name, sbom, signature = signed(scene, "around")
+    directory = name / "referrers"
+    with scene.silence():
+        assert os.listdir(directory) == []
+        succeed("ls", "-lR", scene.images)
+        succeed("find", scene.images, "-ls")
+        with refused(errno.ENOENT):
+            os.stat(directory / f"{sbom.digest}.json")
+        with refused(errno.ENOENT):
+            os.stat(directory / "refresh:")
+        os.stat(directory / "refresh")
+    with scene.requests("referrers"):
+        assert sorted((directory / "refresh").read_text().split()) == sorted((sbom.digest, signature.digest))
+    with scene.silence():
+        assert sorted(os.listdir(directory)) == sorted(f"{one.digest}.json" for one in (sbom, signature))
+        succeed("ls", "-lR", directory)
+        path = directory / f"{sbom.digest}.json"
+        assert path.stat().st_size == len(sbom.document)
+        assert os.getxattr(path, "user.imgfs.artifact_type") == SBOM.encode()
+        assert json.loads(os.getxattr(path, "user.imgfs.annotations")) == {"made": "here"}
+
+
+def test_reading_one_makes_its_content_readable(scene: Scene) -> None:
+    name, sbom, _ = signed(scene, "reading")
+    (name / "referrers/refresh").read_bytes()
+    content = scene.blob(Digest.of(b"sbom of reading"))
+    with scene.silence(), refused(errno.ENOENT):
+        content.read_bytes()
+    path = name / f"referrers/{sbom.digest}.json"
+    with scene.requests("manifest"):
+        assert path.read_bytes() == sbom.document
+    with scene.requests("blob"):
+        assert content.read_bytes() == b"sbom of reading"
+    with scene.silence():
+        assert path.read_bytes() == sbom.document
+        assert scene.blob(sbom.digest).read_bytes() == sbom.document
+        assert os.listdir(scene.directory(sbom.digest) / "referrers") == []
+
+
+def test_one_type_is_asked_for(scene: Scene) -> None:
+    name, sbom, _ = signed(scene, "types")
+    with scene.requests("referrers"):
+        assert (name / f"referrers/refresh:{quote(SBOM, safe='')}").read_text() == f"{sbom.digest}\n"
+    assert os.listdir(name / "referrers") == [f"{sbom.digest}.json"]
+
+
+def test_they_survive_a_remount_and_nothing_there_is_changed(scene: Scene) -> None:
+    name, sbom, _ = signed(scene, "remount")
+    (name / "referrers/refresh").read_bytes()
+    scene.mount.stop()
+    scene.mount.start()
+    path = name / f"referrers/{sbom.digest}.json"
+    with scene.silence():
+        assert len(os.listdir(path.parent)) == 2
+    for action in (
+        lambda: path.unlink(),
+        lambda: path.open("wb"),
+        lambda: (path.parent / "x").write_bytes(b""),
+        lambda: (path.parent / "refresh").open("wb"),
+        lambda: path.parent.rmdir(),
+    ):
+        with refused(errno.EPERM):
+            action()
+
+
+def test_a_lie_is_refused_when_it_is_read(scene: Scene) -> None:
+    name, _, _ = signed(scene, "lie")
+    other = small("lie other")
+    other.add_to(scene.registry, "lie")
+    lying = json.dumps({"manifests": [other.descriptor]}).encode()
+    scene.registry.fault(status(200, lying, Content_Type=OCI_INDEX), "lie/referrers")
+    path = name / f"referrers/{other.digest}.json"
+    assert (name / "referrers/refresh").read_text() == f"{other.digest}\n"
+    with refused(errno.EBADMSG):
+        path.read_bytes()
+    assert "refers to nothing" in error_of(path)
+
+
+def test_a_list_that_cannot_be_had_is_told_on_the_directory_and_by_the_command(scene: Scene) -> None:
+    name, _, _ = signed(scene, "page")
+    scene.registry.fault(html(), "page/referrers")
+    with refused(errno.EBADMSG):
+        (name / "referrers/refresh").read_bytes()
+    assert "is it a login page" in error_of(name / "referrers")
+    done = scene.mount.run("referrers", f"{scene.registry.host}/page:1")
+    assert (done.returncode, "is it a login page" in done.stderr) == (6, True)
+
+
+def test_the_command_lists_them_for_people_and_programs(scene: Scene) -> None:
+    name, sbom, signature = signed(scene, "command")
+    image = f"{scene.registry.host}/command:1"
+    with scene.silence():
+        assert scene.mount.run("referrers", image, "--local", "--format", "json").stdout == "[]\n"
+    with scene.requests("referrers"):
+        done = scene.mount.run("referrers", image)
+    assert [line.split()[1] for line in done.stdout.splitlines()] == [
+        "TYPE",
+        *(kind for _, kind in sorted([(sbom.digest, SBOM), (signature.digest, SIGNATURE)])),
+    ]
+    with scene.requests("referrers"):
+        done = scene.mount.run("referrers", image, "--type", SBOM, "--format", "json")
+    (found,) = json.loads(done.stdout)
+    assert (found["digest"], found["artifact_type"], found["annotations"]) == (sbom.digest, SBOM, {"made": "here"})
+    assert Path(found["path"]).samefile(name / f"referrers/{sbom.digest}.json")
+    with scene.silence():
+        assert scene.mount.run("referrers", image, "--local", "--type", "none/none").returncode == 0
+
+
+def test_a_waiting_reader_can_be_interrupted(scene: Scene) -> None:
+    name, _, _ = signed(scene, "wait")
+    scene.registry.fault(stall(), "wait/referrers")
+    reader = subprocess.Popen(["cat", name / "referrers/refresh"], stderr=subprocess.DEVNULL)
+    scene.registry.valve.wait_arrival()
+    reader.kill()
+    reader.wait(PATIENCE)
+    scene.registry.release()
+
+
+def test_tags_and_repositories_are_read_from_unlisted_files(scene: Scene) -> None:
+    for tag in ("1", "2", "v3"):
+        scene.serve(small("tags"), "deep/tags", tag)
+    host = scene.images / scene.registry.host
+    scene.registry.page = 2
+    with scene.silence():
+        assert os.listdir(host / "deep/tags") == []
+        os.stat(host / "deep/tags/_tags")
+    with scene.requests("tags", "tags"):
+        assert (host / "deep/tags/_tags").read_text() == "1\n2\nv3\n"
+    scene.registry.page = 1000
+    with scene.requests("catalog"):
+        assert "deep/tags" in (host / "_catalog").read_text().split()
+    with scene.requests("tags"):
+        assert succeed(*imgfs(scene, "tags", f"{scene.registry.host}/deep/tags")).split() == ["1", "2", "v3"]
+    with scene.requests("catalog"):
+        listed = scene.mount.run("tags", scene.registry.host, "--format", "json")
+        assert "deep/tags" in json.loads(listed.stdout)
+    with scene.silence():
+        assert "deep" not in os.listdir(host)
+        for nowhere in (scene.images / "_catalog", host / "_tags", host / "deep/_catalog"):
+            with refused(errno.ENOENT):
+                nowhere.read_bytes()
+
+
+def imgfs(scene: Scene, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "imgfs", arguments[0], "--mountpoint", str(scene.mount.path), *arguments[1:]]
+
+
+def test_lists_that_cannot_be_had_fail_in_the_registrys_words(scene: Scene) -> None:
+    host = scene.images / scene.registry.host
+    with refused(errno.ENOENT):
+        (host / "nobody/_tags").read_bytes()
+    done = scene.mount.run("tags", f"{scene.registry.host}/nobody")
+    assert (done.returncode, "NAME_UNKNOWN" in done.stderr) == (3, True)
+    scene.registry.fault(status(401), "_catalog", times=None)
+    assert scene.mount.run("tags", scene.registry.host).returncode == 4
+    assert scene.mount.run("tags", f"{scene.registry.host}/a:1").returncode == 2
+
+
+def test_docker_registry_has_tags_and_catalogue_and_referrers_by_their_tag(tmp_path: Path, mounted: Mounted) -> None:
+    box = small("real")
+    sbom = referrer(box, SBOM, b"sbom of real")
+    with docker_registry(tmp_path / "registry") as registry:
+        upload = Upload(registry.host, "team/app")
+        for tag in ("1", "2"):
+            box.add_to(upload, "team/app", tag)
+        name = f"{registry.host}/team/app:1"
+        os.readlink(mounted.image(name))
+        assert mounted.run("referrers", name, "--format", "json").stdout == "[]\n"
+        sbom.add_to(upload, "team/app")
+        listed = referrers_index([(SBOM, sbom)])
+        upload.add_manifest("team/app", f"sha256-{box.digest.hex}", listed, OCI_INDEX)
+        (found,) = json.loads(mounted.run("referrers", name, "--type", SBOM, "--format", "json").stdout)
+        assert Path(found["path"]).read_bytes() == sbom.document
+        assert (mounted.content / Digest.of(b"sbom of real")).read_bytes() == b"sbom of real"
+        assert set(mounted.run("tags", f"{registry.host}/team/app").stdout.split()) >= {"1", "2"}
+        assert mounted.run("tags", registry.host).stdout == "team/app\n"
+        assert mounted.run("tags", f"{registry.host}/nobody").returncode == 3
