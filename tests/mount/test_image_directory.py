@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
 from imgfs.testing.build import AMD64, ARM64, Index, attestation, image, index
@@ -53,7 +54,7 @@ def test_listing_is_complete_before_anything_is_read(scene: Scene) -> None:
     name = scene.serve(made, "listing")
     os.stat(name)
     with scene.silence():
-        listed = ["config.json", "layers", "manifest.json", "rootfs", "status", "status.json"]
+        listed = ["config.json", "layers", "manifest.json", "referrers", "rootfs", "status", "status.json"]
         assert sorted(os.listdir(name)) == listed
         assert sorted(os.listdir(name / "layers")) == ["0", "1", "2"]
         assert os.stat(name / "config.json").st_size == len(made.config)
@@ -104,6 +105,28 @@ def test_platforms_are_those_of_the_index_and_fetched_when_opened(scene: Scene) 
         assert (name / "platforms/linux-arm-v7/rootfs/mark").read_text() == f"platforms {ARM7}\n"
     layer = name / "platforms/linux-arm-v7/layers/0"
     assert layer.read_bytes() == made.images[2].layers[0].blob
+
+
+def test_two_versions_of_windows_are_two_platforms_and_annotations_are_kept(scene: Scene) -> None:
+    systems = [Platform("windows", "amd64", version=one) for one in ("10.0.17763.1", "10.0.20348.1")]
+    notes = {"org.opencontainers.image.title": "windows", "x": "\u00e9"}
+    images = [image([marked_layer(str(one))], platform=one, annotations=notes) for one in systems]
+    document = json.loads(index(images, annotations=notes).document)
+    for entry, one in zip(document["manifests"], systems, strict=True):
+        entry["platform"]["os.version"] = one.version
+    made = json.dumps(document).encode()
+    for one in images:
+        one.add_to(scene.registry, "windows")
+    scene.registry.add_manifest("windows", "1", made, OCI_INDEX)
+    name = scene.name("windows")
+    names = [f"windows({one.version})-amd64" for one in systems]
+    assert sorted(os.listdir(name / "platforms")) == names
+    assert (name / "index.json").read_bytes() == made
+    for one, directory in zip(images, names, strict=True):
+        assert (name / "platforms" / directory / "manifest.json").read_bytes() == one.document
+        assert (name / "platforms" / directory / "rootfs/mark").read_bytes().startswith(b"windows(")
+    said = scene.mount.run("inspect", f"{scene.registry.host}/windows:1", "--platform", "windows(10.0.20348)/amd64")
+    assert json.loads(said.stdout)["manifest"] == json.loads(images[1].document)
 
 
 def test_an_image_without_the_platform_names_what_there_is(scene: Scene) -> None:
