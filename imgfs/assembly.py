@@ -1,4 +1,7 @@
-"""Introduces the rooms to one another: every object of the daemon is made here, once, and handed to who needs it."""
+"""What the daemon brings to its plugins, and what the tree gets of them.
+
+The objects themselves are made by plugins (`imgfs/<room>/plugin.py`), which are found by their entry points.
+"""
 
 from __future__ import annotations
 
@@ -9,47 +12,43 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import msgspec
-import trio
 
 from imgfs import __version__
 from imgfs.aio.flight import Flights
-from imgfs.check.mender import Mender, Wards
+from imgfs.check.kinds import CHECK
 from imgfs.config import Config
 from imgfs.content import labels
-from imgfs.content.ingests import IngestStore
+from imgfs.content.kinds import CONTENT, ERA, INGESTS, Era
 from imgfs.content.store import ContentStore
 from imgfs.database import Database
 from imgfs.fs.node import Shown
 from imgfs.fs.subsystems import Subsystems
-from imgfs.gc.rooms import Rooms
+from imgfs.gc.kinds import GC
 from imgfs.gc.space import Space, space_of
-from imgfs.gc.using import Using
 from imgfs.gc.watch import Limits, Room
 from imgfs.images import catalog, names
-from imgfs.kernel.disk import era, sync_filesystem
+from imgfs.images.kinds import CATALOG, NAMES
+from imgfs.kernel.disk import era
 from imgfs.kernel.probe import Capabilities, Capability, probe
+from imgfs.layers.kinds import LAYERS
 from imgfs.layers.store import LayerStore
 from imgfs.leases import clock, store
-from imgfs.leases.pins import Pins
+from imgfs.leases.kinds import LEASES
+from imgfs.plugins.program import CONFIG, DATABASE
+from imgfs.plugins.running import Given, Running
 from imgfs.registry.client import Registry
+from imgfs.registry.kinds import REGISTRY
 from imgfs.rescue.keeper import Keeper
+from imgfs.rescue.kinds import KEEPER
+from imgfs.rescue.kinds import TABLES as TABLES_KIND
 from imgfs.rescue.rebuild import Rebuilt, Tables
 from imgfs.rescue.relearn import relearn
-from imgfs.rootfs.metadata import MetadataImages
-from imgfs.rootfs.rootfs import Rootfs, Terms
+from imgfs.rootfs.kinds import ROOTFS, TERMS
+from imgfs.rootfs.rootfs import Terms
 from imgfs.snapshots import graph, notes, rows
-from imgfs.snapshots.store import SnapshotStore
-from imgfs.snapshots.views import Views
-from imgfs.transfer.blobs import Blobs
-from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
-from imgfs.transfer.images import Images
-from imgfs.transfer.layers import Layers
-from imgfs.transfer.listings import Listings
+from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
+from imgfs.transfer.kinds import TRANSFER
 from imgfs.transfer.progress import Transfers
-from imgfs.transfer.referrers import Referrers
-from imgfs.transfer.resolver import Resolver
-from imgfs.transfer.status import StatusReporter
 
 TABLES = Tables(
     schemas=(
@@ -90,94 +89,61 @@ class Mounting:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The state directory, open: its database, how that was rebuilt if it was, its copy, its layers."""
+    """The database of the state directory, open; how it was rebuilt, if it was; its copy; whether all stays as it is."""
 
     database: Database
     rebuilt: Rebuilt | None
     keeper: Keeper
-    layers: LayerStore
+    is_frozen: bool
 
 
-def assemble(mounting: Mounting, opened: Opened, registry: Registry, nursery: trio.Nursery) -> Subsystems:
-    """Everything that the tree shows, of one state directory; what runs by itself runs in `nursery`."""
-    started, state, config = time.time_ns(), mounting.state, mounting.config
-    database, layers = opened.database, opened.layers
-    content = ContentStore(state, labels.Labels(database))
-    ingests = IngestStore(content, nursery, era(state))
-    leases, pins, uses = store.Leases(database), Pins(), clock.AccessClock(database)
-    name_table, known, chains = names.Names(database), catalog.Catalog(database), graph.SnapshotGraph(database)
-    transfers, failures = Transfers(), Failures()
-    blobs = Blobs(content, ingests, known, registry, transfers, failures, nursery)
-    fetcher = Layers(layers, content, ingests, known, registry, transfers, failures, nursery)
-    documents = Documents(content, known, blobs, config.chosen_platform)
-    images = Images(documents, blobs, fetcher, chains, content, layers, known, failures, pins, uses.touched)
-    views, metadata = Views(chains, images, nursery), MetadataImages(state)
-    snapshots = SnapshotStore(state, database, chains, sync_filesystem)
-    terms = _terms(mounting)
-    rootfs = Rootfs(terms, metadata, chains, views, snapshots, layers, nursery)
-    using = Using(content, transfers, fetcher, rootfs)
-    rooms = Rooms(
-        name_table,
-        known,
-        content,
-        ingests,
-        layers,
-        chains,
-        views,
-        snapshots,
-        metadata,
-        leases,
-        pins,
-        uses,
-        content.labels,
-        using,
-        documents.forget,
-        config.ingest_idle_seconds,
-    )
-    wards = Wards(
-        content,
-        ingests,
-        layers,
-        metadata,
-        rootfs,
-        views,
-        chains,
-        known,
-        documents,
-        blobs,
-        images,
-        opened.keeper,
-    )
-    room = Room(state, rooms)
+def given(mounting: Mounting, opened: Opened) -> list[Given]:
+    """What plugins may require of the daemon itself."""
+    return [
+        Given(CONFIG, mounting.config),
+        Given(DATABASE, opened.database),
+        Given(TABLES_KIND, TABLES),
+        Given(KEEPER, opened.keeper),
+        Given(ERA, Era(era(mounting.state))),
+        Given(TERMS, _terms(mounting)),
+    ]
+
+
+def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems:
+    """Everything that the tree shows, out of the plugins. Raises NotStarted where one that it needs does not run."""
+    started, terms, registry = time.time_ns(), running.one(TERMS), running.one(REGISTRY)
+    names_known, content, layers = running.one(NAMES), running.one(CONTENT), running.one(LAYERS)
+    transfer, room = running.one(TRANSFER), running.one(GC)
     return Subsystems(
-        config=config,
-        state=state,
+        config=mounting.config,
+        state=mounting.state,
         shown=Shown(os.geteuid(), os.getegid(), started),
-        names=name_table,
-        catalog=known,
+        plugins=running.reports,
+        names=names_known,
+        catalog=running.one(CATALOG),
         content=content,
-        ingests=ingests,
+        ingests=running.one(INGESTS),
         layers=layers,
-        graph=chains,
-        views=views,
-        snapshots=snapshots,
-        rootfs=rootfs,
-        leases=leases,
+        graph=running.one(CHAINS),
+        views=running.one(VIEWS),
+        snapshots=running.one(SNAPSHOTS),
+        rootfs=running.one(ROOTFS),
+        leases=running.one(LEASES).leases,
         room=room,
-        mender=Mender(state, TABLES, wards),
-        documents=documents,
-        resolver=Resolver(name_table, known, documents, registry, failures, nursery, pins),
-        referrers=Referrers(known, documents, registry, failures, nursery, pins),
-        listings=Listings(registry, failures, nursery),
-        images=images,
-        blobs=blobs,
-        transfers=transfers,
-        failures=failures,
-        status=StatusReporter(documents, images, name_table, content, layers, known, transfers, failures),
-        space=lambda: _space(room, limits_of(config)),
-        metrics=lambda: _metrics(registry, transfers, name_table, content, layers),
+        mender=running.one(CHECK),
+        documents=transfer.documents,
+        resolver=transfer.resolver,
+        referrers=transfer.referrers,
+        listings=transfer.listings,
+        images=transfer.images,
+        blobs=transfer.blobs,
+        transfers=transfer.transfers,
+        failures=transfer.failures,
+        status=transfer.status,
+        space=lambda: _space(room, limits_of(mounting.config)),
+        metrics=lambda: _metrics(registry, transfer.transfers, names_known, content, layers),
         describe=lambda: _describe(mounting, started, terms, opened.rebuilt, is_read_only=content.is_read_only),
-        works=Flights(nursery, grace=0, memory=0),
+        works=Flights(running.nursery, grace=0, memory=0),
         owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
     )
 

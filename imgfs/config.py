@@ -10,7 +10,7 @@ import grp
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -49,6 +49,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     free_space_percent: Annotated[float, msgspec.Meta(ge=0, le=95)] = 0.0
     """The same as a share of that disk."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    disabled_plugins: list[str] = []
+    """Plugins (`kind.id`) that are not started; `imgfs plugins` lists all."""
+    plugins: dict[str, dict[str, dict[str, Any]]] = {}
+    """Options of plugins: a table `[plugins.kind.id]` for each. The plugin says which there are."""
 
     def __post_init__(self) -> None:
         if self.access not in ("root", "all") and not self.access.startswith("group:"):
@@ -85,10 +89,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise Invalid(f"access = {self.access!r}: there is no group {name!r}") from None
 
     def render(self) -> str:
-        """The options in force, as TOML."""
+        """The options of the daemon in force, as TOML; those of plugins are in `.imgfs/plugins/`."""
         lines: list[str] = []
         for field in msgspec.structs.fields(Config):
-            lines.append(f"{field.name} = {msgspec.json.encode(getattr(self, field.name)).decode()}")
+            if field.name != "plugins":
+                lines.append(f"{field.name} = {msgspec.json.encode(getattr(self, field.name)).decode()}")
         return "\n".join(lines) + "\n"
 
 

@@ -15,9 +15,7 @@ from pathlib import Path
 import trio
 
 from imgfs import __version__
-from imgfs.aio.gather import plain_nursery
-from imgfs.assembly import TABLES, Mounting, Opened, assemble, limits_of, told
-from imgfs.config import Config
+from imgfs.assembly import TABLES, Mounting, Opened, assemble, given, limits_of, told
 from imgfs.content.durable import make_directory, open_directory
 from imgfs.database import FILE, FrozenDatabase
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
@@ -26,11 +24,12 @@ from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
 from imgfs.kernel.guard import guarded
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
-from imgfs.layers.store import LayerStore
 from imgfs.lock import locked
 from imgfs.log import configure_log
-from imgfs.registry.client import Registry
-from imgfs.registry.credentials.store import Credentials
+from imgfs.plugins.finding import find_plugins
+from imgfs.plugins.running import Running
+from imgfs.plugins.starting import started
+from imgfs.registry.kinds import REGISTRY
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import open_database
 from imgfs.state import is_read_only
@@ -75,43 +74,41 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
 
 
 async def _serve(mounting: Mounting, ready: Callable[[], None], is_frozen: bool) -> None:
-    signalled, ending = trio.Event(), trio.Event()
+    config = mounting.config
     if is_frozen:
         database, rebuilt = FrozenDatabase(mounting.state / FILE, TABLES.schemas), None
     else:
         database, rebuilt = open_database(mounting.state, TABLES)
-    with _opening(mounting.state):
-        layers, keeper = LayerStore(mounting.state), Keeper(mounting.state, database, TABLES.kept)
-    opened = Opened(database, rebuilt, keeper, layers)
     try:
-        async with _registry(mounting.config) as registry, plain_nursery() as nursery:
-            with _opening(mounting.state):
-                subsystems = assemble(mounting, opened, registry, nursery)
-            operations, rootfs = Operations(subsystems, ending), subsystems.rootfs
-            is_private, is_trusted = mounting.config.is_private, mounting.is_trusted
-            with Session(operations, str(mounting.mountpoint), is_private=is_private, is_trusted=is_trusted) as session:
-                nursery.start_soon(_set_on_signal, signalled)
-                nursery.start_soon(trio.to_thread.run_sync, registry.warm)
-                nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
-                if not is_frozen:
-                    nursery.start_soon(_tidy, subsystems)
-                    nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
-                    nursery.start_soon(keeper.watch)
-                await session.serve(signalled, ending, ready, rootfs.clear)
-                with trio.CancelScope(shield=True):
-                    await subsystems.ingests.sync()
-                    if not is_frozen:
-                        await keeper.save_logged()
-            nursery.cancel_scope.cancel()
+        with _opening(mounting.state):
+            opened = Opened(database, rebuilt, Keeper(mounting.state, database, TABLES.kept), is_frozen)
+            ground = given(mounting, opened)
+        plugins = find_plugins(config.disabled_plugins)
+        async with started(plugins, config.plugins, config.disabled_plugins, mounting.state, ground) as running:
+            await _show(mounting, opened, running, ready)
     finally:
-        layers.close()
         database.close()
 
 
-def _registry(config: Config) -> Registry:
-    """All registries, reached as this machine is configured to, with the logins of the daemon's own user."""
-    credentials = Credentials(Path(config.auth_file) if config.auth_file else None)
-    return Registry(plain_http=config.plain_http, hosts_path=config.hosts_path, credentials=credentials)
+async def _show(mounting: Mounting, opened: Opened, running: Running, ready: Callable[[], None]) -> None:
+    """Mount the tree, serve it until it has to end, and make durable what is still to be."""
+    signalled, ending = trio.Event(), trio.Event()
+    subsystems = assemble(mounting, opened, running)
+    operations, rootfs, nursery = Operations(subsystems, ending), subsystems.rootfs, running.nursery
+    is_private, is_trusted = mounting.config.is_private, mounting.is_trusted
+    with Session(operations, str(mounting.mountpoint), is_private=is_private, is_trusted=is_trusted) as session:
+        nursery.start_soon(_set_on_signal, signalled)
+        nursery.start_soon(trio.to_thread.run_sync, running.one(REGISTRY).warm)
+        nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
+        if not opened.is_frozen:
+            nursery.start_soon(_tidy, subsystems)
+            nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
+            nursery.start_soon(opened.keeper.watch)
+        await session.serve(signalled, ending, ready, rootfs.clear)
+        with trio.CancelScope(shield=True):
+            await subsystems.ingests.sync()
+            if not opened.is_frozen:
+                await opened.keeper.save_logged()
 
 
 async def _tidy(subsystems: Subsystems) -> None:

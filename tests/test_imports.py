@@ -16,6 +16,7 @@ STOREYS = [
     {"erofs"},
     {"aio", "state"},
     {"log", "lock", "config", "database"},
+    {"plugins"},
     {"content", "registry", "kernel"},
     {"layers"},
     {"images", "archives"},

@@ -12,6 +12,7 @@ from imgfs.archives.diff_ids import Prover
 from imgfs.archives.layout import Listed
 from imgfs.archives.stream import MAGIC_BYTES, compression_of
 from imgfs.errors import NotFound
+from imgfs.layers.compression import Compressions
 from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
 
@@ -41,12 +42,12 @@ def list_images(contents: Contents, store: Store) -> list[Listed]:
     return [_docker_image(one, contents, store) for one in docker.read_manifest(manifest)]
 
 
-def import_images(images: list[Listed], contents: Contents, store: Store) -> Imported:
-    """See to it that all of `images` is stored and right.
+def import_images(images: list[Listed], contents: Contents, store: Store, compressions: Compressions) -> Imported:
+    """See to it that all of `images` is stored and right; layers of other compressions are not looked into.
 
     Raises NotFound for what the archive lacks, VerificationFailed, Malformed, TooLarge, Unsupported.
     """
-    closure, prover = Closure(), Prover(store)
+    closure, prover = Closure(), Prover(store, compressions)
     for image in images:
         closure.add(image.descriptor, contents)
     for manifest in closure.manifests.values():

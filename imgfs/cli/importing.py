@@ -64,12 +64,15 @@ def _import(source: str, name: str | None, store: MountStore, quiet: bool) -> tu
     """What is wrong with an archive leaves nothing of it here; what it only lacks the end of goes on next time."""
     from imgfs.archives.importing import import_images, list_images
     from imgfs.cli.archive_names import names_for
+    from imgfs.layers.compression import Compressions
+    from imgfs.layers.kinds import COMPRESSION
+    from imgfs.plugins.alone import objects_of
 
     try:
         with _contents(source, store, quiet) as contents:
             chosen = names_for(list_images(contents, store), name, quiet=quiet)
             wanted = list({one.descriptor.digest: one for one in chosen.values()}.values())
-            imported = import_images(wanted, contents, store)
+            imported = import_images(wanted, contents, store, Compressions(objects_of(COMPRESSION)))
     except Truncated:
         raise
     except ImgfsError:

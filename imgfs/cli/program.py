@@ -32,6 +32,7 @@ _COMMANDS = {
     "check": "imgfs.cli.check",
     "repair": "imgfs.cli.check",
     "snapshot": "imgfs.cli.snapshot",
+    "plugins": "imgfs.cli.plugins",
     "completion": "imgfs.cli.completion",
     "man": "imgfs.cli.man",
 }

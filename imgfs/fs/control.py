@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from imgfs import __version__
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import RenderedFile
+from imgfs.fs.files import RenderedFile, called, constant
 from imgfs.fs.gc import GcDirectory
 from imgfs.fs.layer import LayerDevices
 from imgfs.fs.leases import LeasesDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
+from imgfs.fs.plugins import plugins_directory
 from imgfs.fs.repair import RepairFile
 from imgfs.fs.subsystems import Subsystems
 from imgfs.log import unwritten_lines
@@ -20,7 +20,7 @@ _LOG_SHOWN = 1 << 20
 
 
 class ControlDirectory(Directory):
-    """version, config, state.json, metrics, log, repair, gc/ and leases/; unlisted, layers/ for the kernel."""
+    """version, config, state.json, metrics, log, repair, gc/, leases/, plugins/; unlisted, layers/ for the kernel."""
 
     __slots__ = ("_children", "_gc", "_layers", "_rootfs")
 
@@ -29,11 +29,11 @@ class ControlDirectory(Directory):
         self._layers = LayerDevices(subsystems)
         self._rootfs = subsystems.rootfs
         renderers = {
-            "version": _constant(f"{__version__}\n".encode()),
-            "config": _constant(subsystems.config.render().encode()),
-            "state.json": _called(subsystems.describe),
-            "metrics": _called(lambda: subsystems.metrics().encode()),
-            "log": _called(lambda: _tail(subsystems.state / "log")),
+            "version": constant(f"{__version__}\n".encode()),
+            "config": constant(subsystems.config.render().encode()),
+            "state.json": called(subsystems.describe),
+            "metrics": called(lambda: subsystems.metrics().encode()),
+            "log": called(lambda: _tail(subsystems.state / "log")),
         }
         self._gc = GcDirectory(subsystems)
         self._children: dict[bytes, Node] = {
@@ -42,6 +42,7 @@ class ControlDirectory(Directory):
         }
         self._children[b"gc"] = self._gc
         self._children[b"leases"] = LeasesDirectory(subsystems)
+        self._children[b"plugins"] = plugins_directory(subsystems.shown, subsystems.plugins)
         self._children[b"repair"] = RepairFile(subsystems)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
@@ -65,17 +66,6 @@ class ControlDirectory(Directory):
             await caller.wait(lambda: self._gc.run(everything=value == b"all"))
         else:
             raise self.refusal()
-
-
-def _constant(data: bytes) -> Callable[[], Awaitable[bytes]]:
-    return _called(lambda: data)
-
-
-def _called(render: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:
-    async def rendered() -> bytes:
-        return render()
-
-    return rendered
 
 
 def _tail(path: Path) -> bytes:

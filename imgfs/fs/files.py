@@ -67,3 +67,17 @@ class RenderedFile(Node):
         if flags & WRITING:
             raise NotPermitted("imgfs writes this file; it is read-only")
         return BytesHandle(await self._render())
+
+
+def constant(data: bytes) -> Callable[[], Awaitable[bytes]]:
+    """The document of a RenderedFile that never changes."""
+    return called(lambda: data)
+
+
+def called(render: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:
+    """The document of a RenderedFile that is at hand whenever it is wanted."""
+
+    async def rendered() -> bytes:
+        return render()
+
+    return rendered

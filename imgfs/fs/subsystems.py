@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore
 from imgfs.leases.store import Leases
 from imgfs.oci.digest import Digest
+from imgfs.plugins.running import Report
 from imgfs.rootfs.rootfs import Rootfs
 from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.store import SnapshotStore
@@ -41,6 +42,7 @@ class Subsystems:
     config: Config
     state: Path
     shown: Shown
+    plugins: Mapping[str, Report]
     names: Names
     catalog: Catalog
     content: ContentStore

@@ -1,4 +1,4 @@
-"""Undoing a layer's compression: one class a format behind one Protocol, and the table that names them.
+"""Undoing a layer's compression: one class a format behind one Protocol, and which formats there are.
 
 Push style: pieces in, pieces out, both bounded, so that a bomb costs time and not memory. What the media type says the
 format is belongs to oci/descriptor.py; digests and the limit of the whole to unpack.py.
@@ -7,12 +7,14 @@ format is belongs to oci/descriptor.py; digests and the limit of the whole to un
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from isal import isal_zlib
 
 from imgfs.errors import Malformed, TooLarge, Unsupported
+from imgfs.oci.descriptor import layer_compression
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -234,8 +236,19 @@ def _new_frame() -> zstd.ZstdDecompressor:
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX})
 
 
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """A format of layers, as a plugin gives it.
+
+    `word` is what a layer's media type calls it (`gzip` in `...tar+gzip`), or `none`; `open` starts a stream.
+    """
+
+    word: str
+    open: Callable[[], Decompressor]
+
+
 FORMATS: dict[str, Callable[[], Decompressor]] = {"none": Stored, "gzip": Gzip, "zstd": Zstd}
-"""What makes a decompressor, by the name that a layer's media type gives."""
+"""What makes a decompressor, for what is not a layer and so of a format that is known beforehand."""
 
 
 def open_decompressor(kind: str) -> Decompressor:
@@ -244,3 +257,20 @@ def open_decompressor(kind: str) -> Decompressor:
     if made is None:
         raise Unsupported(f"compression {kind!r}, expected one of {', '.join(FORMATS)}")
     return made()
+
+
+class Compressions:
+    """The compressions that layers may have here, by the word of their media type."""
+
+    def __init__(self, found: Iterable[Compression]) -> None:
+        self._by_word = {one.word: one for one in found}
+
+    def of(self, media_type: str) -> Compression:
+        """That of a layer of this media type. Raises Unsupported where there is none, or it is no tar layer."""
+        word = layer_compression(media_type)
+        if word not in self._by_word:
+            raise Unsupported(
+                f"layer of media type {media_type[:120]!r}: compressions here are {', '.join(sorted(self._by_word))}; "
+                "a plugin can add others"
+            )
+        return self._by_word[word]

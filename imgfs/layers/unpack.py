@@ -19,12 +19,12 @@ from imgfs.aio.threads import run_cpu
 from imgfs.content.copy import Copy
 from imgfs.content.running import RunningDigest
 from imgfs.errors import ImgfsError, Malformed, NoSpace, TooLarge, Unsupported, VerificationFailed
-from imgfs.layers.compression import open_decompressor
+from imgfs.layers.compression import Decompressor
 from imgfs.layers.entry import Entry
 from imgfs.layers.index import encode_index
 from imgfs.layers.store import LayerWriter
 from imgfs.layers.tar import TarWalk
-from imgfs.oci.descriptor import Descriptor, layer_compression
+from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 
 INFLATED_MAX = 64 << 30
@@ -44,19 +44,20 @@ class Unpacked:
 
 async def unpack(
     descriptor: Descriptor,
+    decompressor: Decompressor,
     stream: AsyncIterable[bytes],
     writer: LayerWriter,
     moved: Callable[[int], None],
     copy: Copy | None = None,
 ) -> Unpacked:
-    """Pass `stream`, the bytes of the blob `descriptor`, into `writer`.
+    """Pass `stream`, the bytes of the blob `descriptor`, through `decompressor` into `writer`.
 
     `moved` is told the number of compressed bytes of each piece. All that came, also before an error of `stream`, is in
     `copy` then, unless its disk is full; closing it is the caller's. Raises VerificationFailed, Malformed, TooLarge,
     Unsupported, NoSpace, StorageFailed, and whatever `stream` raises; then nothing of the writer may be served.
     Cancellation waits for the piece in work.
     """
-    prove, inflate = _Prove(descriptor, copy), _Inflate(descriptor)
+    prove, inflate = _Prove(descriptor, copy), _Inflate(descriptor, decompressor)
     absorb = _Absorb(writer, partial(_make_room, copy, inflate))
     await run_pipeline(_coalesce(stream, moved), prove, inflate, absorb)
     prove.close()
@@ -95,8 +96,8 @@ class _Inflate:
     So the first fault is kept until the rest went by, and told by `close`, after the digest's.
     """
 
-    def __init__(self, descriptor: Descriptor) -> None:
-        self._decompressor = open_decompressor(layer_compression(descriptor.media_type))
+    def __init__(self, descriptor: Descriptor, decompressor: Decompressor) -> None:
+        self._decompressor = decompressor
         self._fault: Malformed | None = None
         self._size = descriptor.size
         self._taken = 0

@@ -27,23 +27,12 @@ CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
 SIZE_MAX = 2**53
 
-_LAYER_COMPRESSION = {
-    OCI_LAYER: "none",
-    f"{OCI_LAYER}+gzip": "gzip",
-    f"{OCI_LAYER}+zstd": "zstd",
-    DOCKER_LAYER: "gzip",
-    "application/vnd.docker.image.rootfs.diff.tar": "none",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
-}
-_NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable.v1.tar"
-_FOREIGN_COMPRESSION = {
-    _NONDISTRIBUTABLE: "none",
-    f"{_NONDISTRIBUTABLE}+gzip": "gzip",
-    f"{_NONDISTRIBUTABLE}+zstd": "zstd",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar": "none",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "gzip",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd": "zstd",
-}
+_LAYER_TYPES = ((OCI_LAYER, "+"), ("application/vnd.docker.image.rootfs.diff.tar", "."))
+"""The types of plain tars, and what stands between them and the word for a compression."""
+_FOREIGN_TYPES = (
+    ("application/vnd.oci.image.layer.nondistributable.v1.tar", "+"),
+    ("application/vnd.docker.image.rootfs.foreign.diff.tar", "."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +50,31 @@ class Descriptor:
     @property
     def is_foreign(self) -> bool:
         """Whether it is a layer that registries are not meant to have."""
-        return self.media_type in _FOREIGN_COMPRESSION
+        return _word(self.media_type, _FOREIGN_TYPES) is not None
 
     def __str__(self) -> str:
         return f"{self.digest} ({self.size} bytes, {self.media_type})"
 
 
 def layer_compression(media_type: str) -> str:
-    """`none`, `gzip` or `zstd`; raises Unsupported for anything that is not a tar layer imgfs can read."""
-    try:
-        return _LAYER_COMPRESSION.get(media_type) or _FOREIGN_COMPRESSION[media_type]
-    except KeyError:
-        raise Unsupported(f"layer of media type {media_type[:120]!r}: imgfs reads tar, tar+gzip and tar+zstd") from None
+    """The word for a tar layer's compression: `none`, `gzip`, `zstd`, or one that imgfs may not know.
+
+    Whether it can be undone is for layers/compression.py to say. Raises Unsupported for what is no tar layer.
+    """
+    word = _word(media_type, _LAYER_TYPES) or _word(media_type, _FOREIGN_TYPES)
+    if word is None:
+        raise Unsupported(f"layer of media type {media_type[:120]!r}: imgfs reads tars, compressed or not")
+    return word
+
+
+def _word(media_type: str, types: tuple[tuple[str, str], ...]) -> str | None:
+    for base, joint in types:
+        if media_type == base:
+            return "none"
+        word = media_type.removeprefix(f"{base}{joint}")
+        if word != media_type and word.isalnum() and word != "none":
+            return word
+    return None
 
 
 def refuse_foreign(descriptor: Descriptor) -> None:

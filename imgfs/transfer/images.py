@@ -17,7 +17,7 @@ from imgfs.layers.store import Layer, LayerStore
 from imgfs.leases.pins import Pin, Pins
 from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.chain import EMPTY, chain_ids
-from imgfs.oci.descriptor import Descriptor, layer_compression
+from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
@@ -140,7 +140,7 @@ class Images:
         manifest = image.manifest
         check_config_size(manifest.config)
         for descriptor in manifest.layers:
-            layer_compression(descriptor.media_type)
+            self._layers.check_readable(descriptor)
         if manifest.config.digest not in self._content:
             # The layers need not wait for the config: what their tars are is compared below.
             await gather(

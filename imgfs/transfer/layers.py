@@ -17,6 +17,7 @@ from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
+from imgfs.layers.compression import Compressions
 from imgfs.layers.store import Layer, LayerStore, LayerWriter
 from imgfs.layers.unpack import unpack
 from imgfs.oci.descriptor import Descriptor, layer_compression, refuse_foreign
@@ -68,6 +69,7 @@ class Layers:
         layers: LayerStore,
         content: ContentStore,
         ingests: IngestStore,
+        compressions: Compressions,
         catalog: Catalog,
         registry: Registry,
         transfers: Transfers,
@@ -77,6 +79,7 @@ class Layers:
         self._layers = layers
         self._content = content
         self._ingests = ingests
+        self._compressions = compressions
         self._catalog = catalog
         self._registry = registry
         self._transfers = transfers
@@ -120,6 +123,10 @@ class Layers:
             await settling.done.wait()
             if settling.error is not None:
                 raise settling.error
+
+    def check_readable(self, descriptor: Descriptor) -> None:
+        """Raise Unsupported where a layer is no tar, or none whose compression can be undone here."""
+        self._compressions.of(descriptor.media_type)
 
     def _check(self, descriptor: Descriptor, layer: Layer, diff_id: Digest) -> None:
         if layer.diff_id != diff_id:
@@ -181,7 +188,8 @@ class Layers:
     ) -> Layer:
         with ExitStack() as undo:
             writer = undo.enter_context(self._layers.writer())
-            unpacked = await unpack(descriptor, stream, writer, moved, copy)
+            decompressor = self._compressions.of(descriptor.media_type).open()
+            unpacked = await unpack(descriptor, decompressor, stream, writer, moved, copy)
             layer = writer.adopt(unpacked.diff_id, unpacked.entries)
             undo.pop_all()
         self._settle_behind(_Passed(descriptor, layer, writer, unpacked.index, copy))

@@ -20,6 +20,7 @@ from imgfs.errors import NotFound, TooLarge, VerificationFailed
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.testing.build import Image, Index
+from tests.support.compressions import COMPRESSIONS
 
 Members = Sequence[tuple[str, bytes]]
 
@@ -169,7 +170,7 @@ def saved(made: Image, *tags: str) -> dict[str, bytes]:
 
 
 def _import(contents: Contents, store: MemoryStore) -> Imported:
-    return import_images(list_images(contents, store), contents, store)
+    return import_images(list_images(contents, store), contents, store, COMPRESSIONS)
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

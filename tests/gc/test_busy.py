@@ -31,6 +31,7 @@ from imgfs.transfer.layers import Layers
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
 from tests.gc.world import World
+from tests.support.compressions import COMPRESSIONS
 
 REPOSITORY = "team/app"
 OPERATIONS = 200
@@ -48,7 +49,7 @@ class Busy(World):
         self.transfers, failures = Transfers(), Failures()
         shared = self.catalog, client, self.transfers, failures, nursery
         blobs = Blobs(self.content, self.ingests, *shared)
-        self.fetcher = Layers(self.layers, self.content, self.ingests, *shared)
+        self.fetcher = Layers(self.layers, self.content, self.ingests, COMPRESSIONS, *shared)
         documents = Documents(self.content, self.catalog, blobs, AMD64)
         self.resolver = Resolver(self.names, self.catalog, documents, client, failures, nursery, self.pins)
         self.pulling = Images(

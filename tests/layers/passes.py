@@ -7,16 +7,23 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from imgfs.layers.compression import Decompressor
 from imgfs.layers.entry import Entry
 from imgfs.layers.store import Layer, LayerStore
 from imgfs.layers.unpack import Unpacked, unpack
 from imgfs.oci.descriptor import Descriptor
 from imgfs.testing.build import Layer as Made
+from tests.support.compressions import COMPRESSIONS
 
 
 def described(made: Made, **other: object) -> Descriptor:
     """What a manifest says of a layer, or something else."""
     return replace(Descriptor(made.digest, len(made.blob), made.media_type(docker=False)), **other)
+
+
+def passing(descriptor: Descriptor) -> tuple[Descriptor, Decompressor]:
+    """What the pass of a layer begins with."""
+    return descriptor, COMPRESSIONS.of(descriptor.media_type).open()
 
 
 async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
@@ -27,14 +34,14 @@ async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
 async def passed(store: LayerStore, descriptor: Descriptor, *pieces: bytes) -> Unpacked:
     """Unpack and throw away."""
     with store.writer() as writer:
-        return await unpack(descriptor, stream(*pieces), writer, lambda _: None)
+        return await unpack(*passing(descriptor), stream(*pieces), writer, lambda _: None)
 
 
 async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer:
     """Unpack, serve, and make durable."""
     with ExitStack() as undo:
         writer = undo.enter_context(store.writer())
-        unpacked = await unpack(described(made), stream(made.blob), writer, lambda _: None)
+        unpacked = await unpack(*passing(described(made)), stream(made.blob), writer, lambda _: None)
         layer = writer.adopt(unpacked.diff_id, unpacked.entries)
         if settle:
             writer.settle(unpacked.index)

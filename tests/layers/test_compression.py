@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgfs.errors import Malformed, TooLarge, Unsupported
-from imgfs.layers.compression import FORMATS, PIECE_MAX, open_decompressor
+from imgfs.layers.compression import FORMATS, PIECE_MAX, Compression, Compressions, Stored, open_decompressor
+from imgfs.oci.descriptor import OCI_LAYER
 
 from .tars import pieces
 
@@ -207,3 +208,24 @@ def test_random_members_at_random_splits(kind: str, parts: list[bytes], data: st
     packed = b"".join(pack(kind, part) for part in parts)
     cuts = data.draw(st.lists(st.integers(0, len(packed)), max_size=10))
     assert unpack(kind, packed, cuts) == b"".join(parts)
+
+
+def test_a_layer_has_the_compression_of_its_media_types_word() -> None:
+    mine = Compression("brotli", Stored)
+    found = Compressions([mine, Compression("none", Stored)])
+    assert found.of(f"{OCI_LAYER}+brotli") is mine
+    assert found.of("application/vnd.docker.image.rootfs.diff.tar.brotli") is mine
+    assert found.of(OCI_LAYER).word == "none"
+
+
+@pytest.mark.parametrize(
+    ("media_type", "said"),
+    [
+        (f"{OCI_LAYER}+gzip", "compressions here are none, zstd"),
+        ("application/x-bz2", "imgfs reads tars"),
+    ],
+)
+def test_a_layer_of_another_compression_is_refused(media_type: str, said: str) -> None:
+    found = Compressions([Compression("zstd", Stored), Compression("none", Stored)])
+    with pytest.raises(Unsupported, match=said):
+        found.of(media_type)

@@ -36,6 +36,7 @@ from imgfs.transfer.layers import Layers
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
+from tests.support.compressions import COMPRESSIONS
 
 REPOSITORY = "team/app"
 
@@ -60,7 +61,7 @@ class Scene:
         shared = self.catalog, self.client, self.transfers, self.failures, nursery
         self.ingests = IngestStore(self.content, nursery)
         self.blobs = Blobs(self.content, self.ingests, *shared)
-        self.layers = Layers(self.stored, self.content, self.ingests, *shared)
+        self.layers = Layers(self.stored, self.content, self.ingests, COMPRESSIONS, *shared)
         self.documents = Documents(self.content, self.catalog, self.blobs, AMD64)
         self.resolver = Resolver(self.names, self.catalog, self.documents, self.client, self.failures, nursery)
         self.images = Images(

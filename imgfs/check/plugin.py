@@ -1,0 +1,41 @@
+"""Mending beside readers, over the rooms of this state directory."""
+
+from __future__ import annotations
+
+from imgfs.check.kinds import CHECK
+from imgfs.check.mender import Mender, Wards
+from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.images.kinds import CATALOG
+from imgfs.layers.kinds import LAYERS
+from imgfs.plugins.contract import Context, Plugin
+from imgfs.rescue.kinds import KEEPER, TABLES
+from imgfs.rootfs.kinds import METADATA, ROOTFS
+from imgfs.snapshots.kinds import CHAINS, VIEWS
+from imgfs.transfer.kinds import TRANSFER
+
+
+def _mender(context: Context) -> Mender:
+    transfer = context.one(TRANSFER)
+    wards = Wards(
+        content=context.one(CONTENT),
+        ingests=context.one(INGESTS),
+        layers=context.one(LAYERS),
+        metadata=context.one(METADATA),
+        rootfs=context.one(ROOTFS),
+        views=context.one(VIEWS),
+        graph=context.one(CHAINS),
+        catalog=context.one(CATALOG),
+        documents=transfer.documents,
+        blobs=transfer.blobs,
+        provider=transfer.images,
+        keeper=context.one(KEEPER),
+    )
+    return Mender(context.state, context.one(TABLES), wards)
+
+
+MEND = Plugin(
+    CHECK,
+    "mend",
+    _mender,
+    requires=(CONTENT, INGESTS, LAYERS, METADATA, ROOTFS, VIEWS, CHAINS, CATALOG, TRANSFER, KEEPER, TABLES),
+)

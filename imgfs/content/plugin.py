@@ -1,0 +1,22 @@
+"""The content store and its unfinished writes, in the state directory."""
+
+from __future__ import annotations
+
+from imgfs.content.ingests import IngestStore
+from imgfs.content.kinds import CONTENT, ERA, INGESTS
+from imgfs.content.labels import Labels
+from imgfs.content.store import ContentStore
+from imgfs.plugins.contract import Context, Plugin
+from imgfs.plugins.program import DATABASE
+
+
+def _content(context: Context) -> ContentStore:
+    return ContentStore(context.state, Labels(context.one(DATABASE)))
+
+
+def _ingests(context: Context) -> IngestStore:
+    return IngestStore(context.one(CONTENT), context.nursery, context.one(ERA).word)
+
+
+LOCAL_CONTENT = Plugin(CONTENT, "local", _content, requires=(DATABASE,))
+LOCAL_INGESTS = Plugin(INGESTS, "local", _ingests, requires=(CONTENT, ERA))

@@ -1,0 +1,8 @@
+"""What plugins of this room are."""
+
+from __future__ import annotations
+
+from imgfs.gc.watch import Room
+from imgfs.plugins.contract import Kind
+
+GC = Kind("gc", Room)

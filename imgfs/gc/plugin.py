@@ -1,0 +1,62 @@
+"""Collecting and evicting, over the rooms of this state directory."""
+
+from __future__ import annotations
+
+from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.gc.kinds import GC
+from imgfs.gc.rooms import Rooms
+from imgfs.gc.using import Using
+from imgfs.gc.watch import Room
+from imgfs.images.kinds import CATALOG, NAMES
+from imgfs.layers.kinds import LAYERS
+from imgfs.leases.kinds import LEASES
+from imgfs.plugins.contract import Context, Plugin
+from imgfs.plugins.program import CONFIG
+from imgfs.rootfs.kinds import METADATA, ROOTFS
+from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
+from imgfs.transfer.kinds import TRANSFER
+
+
+def _room(context: Context) -> Room:
+    content, transfer, holds = context.one(CONTENT), context.one(TRANSFER), context.one(LEASES)
+    rooms = Rooms(
+        names=context.one(NAMES),
+        catalog=context.one(CATALOG),
+        content=content,
+        ingests=context.one(INGESTS),
+        layers=context.one(LAYERS),
+        graph=context.one(CHAINS),
+        views=context.one(VIEWS),
+        snapshots=context.one(SNAPSHOTS),
+        images=context.one(METADATA),
+        leases=holds.leases,
+        pins=holds.pins,
+        clock=holds.uses,
+        labels=content.labels,
+        in_use=Using(content, transfer.transfers, transfer.layers, context.one(ROOTFS)),
+        forgotten=transfer.documents.forget,
+        patience=context.one(CONFIG).ingest_idle_seconds,
+    )
+    return Room(context.state, rooms)
+
+
+MARK = Plugin(
+    GC,
+    "mark",
+    _room,
+    requires=(
+        NAMES,
+        CATALOG,
+        CONTENT,
+        INGESTS,
+        LAYERS,
+        CHAINS,
+        VIEWS,
+        SNAPSHOTS,
+        METADATA,
+        LEASES,
+        TRANSFER,
+        ROOTFS,
+        CONFIG,
+    ),
+)

@@ -1,0 +1,79 @@
+"""Which plugins are installed: the entry points of the group `imgfs.plugins`, of every distribution in the environment.
+
+A plugin's module is foreign code that runs here for the first time: whatever it raises is the plugin's failure.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from itertools import pairwise
+from typing import cast
+
+from imgfs.errors import Invalid
+from imgfs.plugins.contract import Kind, Plugin
+
+GROUP = "imgfs.plugins"
+_log = logging.getLogger("imgfs.plugins")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry point: its name, the distribution that has it, and the plugin behind it or why there is none."""
+
+    name: str
+    distribution: str
+    plugin: Plugin[object] | None
+    failure: str = ""
+
+
+def find_plugins(disabled: Iterable[str] = (), kind: Kind[object] | None = None) -> list[Found]:
+    """All installed plugins, or those of one kind, by name; what is `disabled` is not imported.
+
+    Raises Invalid where two have the same name.
+    """
+    off = frozenset(disabled)
+    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    wanted = [point for point in points if kind is None or point.name.startswith(f"{kind.name}.")]
+    _refuse_duplicates([point for point in wanted if point.name not in off])
+    return [
+        Found(point.name, _distribution(point), None, "disabled in imgfs.toml") if point.name in off else _load(point)
+        for point in wanted
+    ]
+
+
+def _refuse_duplicates(points: list[EntryPoint]) -> None:
+    for one, other in pairwise(points):
+        if one.name == other.name:
+            raise Invalid(
+                f"plugin {one.name}: {_distribution(one)} and {_distribution(other)} both have one of that name; "
+                "uninstall one of them"
+            )
+
+
+def _load(point: EntryPoint) -> Found:
+    try:
+        return Found(point.name, _distribution(point), _checked(point.name, point.load()))
+    except Exception as error:  # noqa: BLE001 - foreign code; its failure is told, and others run without it
+        _log.warning("a plugin cannot be loaded", exc_info=error, extra={"plugin": point.name})
+        return Found(point.name, _distribution(point), None, reason_of(error))
+
+
+def _checked(name: str, found: object) -> Plugin[object]:
+    if not isinstance(found, Plugin):
+        raise TypeError(f"the entry point gives {type(found).__name__}, expected a Plugin of imgfs.plugins.contract")
+    plugin = cast("Plugin[object]", found)
+    if plugin.name != name:
+        raise ValueError(f"the entry point gives the plugin {plugin.name}; both need the same name")
+    return plugin
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+
+
+def reason_of(error: BaseException) -> str:
+    """What a plugin's exception says, on one line, with its class where it says nothing to people."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -1,0 +1,114 @@
+"""What runs, and what became of the rest: the objects by kind, and a report on every installed plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import msgspec
+import trio
+
+from imgfs.errors import ImgfsError, Invalid
+from imgfs.plugins.contract import Kind, Plugin
+from imgfs.plugins.finding import Found
+from imgfs.plugins.order import named
+
+T = TypeVar("T")
+
+
+class NotStarted(ImgfsError):
+    """A plugin that is needed does not run. Its errno is that of the reason."""
+
+    def __init__(self, message: str, errno: int = ImgfsError.errno) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the program itself brings, so that plugins may require it like a plugin's object."""
+
+    kind: Kind[object]
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of an installed plugin; `reason` says why it does not run, and is empty where it does."""
+
+    found: Found
+    reason: str = ""
+    options: msgspec.Struct | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its object is in use."""
+        return not self.reason
+
+    @property
+    def status(self) -> str:
+        """`running`, or `off: ` and why."""
+        return "running" if self.is_running else f"off: {self.reason}"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Its options in force."""
+        return msgspec.structs.asdict(self.options) if self.options is not None else {}
+
+    @property
+    def exports(self) -> dict[str, object]:
+        """What others may want to know of it: where it comes from, what it gives and requires, and what it says."""
+        facts: dict[str, object] = {"distribution": self.found.distribution}
+        if plugin := self.found.plugin:
+            facts["type"] = f"{plugin.kind.type.__module__}.{plugin.kind.type.__qualname__}"
+            facts["requires"] = [need if isinstance(need, str) else need.name for need in plugin.requires]
+            facts |= plugin.exports
+        return facts
+
+
+class Running:
+    """The plugins that run, by kind, and a report on every one that is installed."""
+
+    def __init__(self, nursery: trio.Nursery, found: Iterable[Found] = (), given: Iterable[Given] = ()) -> None:
+        self.nursery = nursery
+        self._found = {one.name: one for one in found}
+        self._objects = {one.kind.name: {one.kind.name: one.value} for one in given}
+        self.reports = {name: Report(one, one.failure or "not yet started") for name, one in self._found.items()}
+        """On each installed plugin, by name."""
+
+    def one(self, kind: Kind[T]) -> T:
+        """The object of the only plugin of a kind. Raises NotStarted where none runs, Invalid where several do."""
+        objects = self.all(kind)
+        if not objects:
+            raise NotStarted(f"plugins: none of kind {kind.name} runs{self._why(kind)}")
+        if len(objects) > 1:
+            names = ", ".join(self._objects[kind.name])
+            raise Invalid(f"plugins: {names} run and one is needed; name the others in disabled_plugins of imgfs.toml")
+        return objects[0]
+
+    def all(self, kind: Kind[T]) -> list[T]:
+        """The objects of all plugins of a kind, in the order of their ids."""
+        objects = self._objects.get(kind.name, {})
+        return [cast("T", objects[name]) for name in sorted(objects)]
+
+    def add(self, plugin: Plugin[object], value: object) -> None:
+        """A plugin runs."""
+        self._objects.setdefault(plugin.kind.name, {})[plugin.name] = value
+
+    def note(self, plugin: Plugin[object], reason: str, options: msgspec.Struct | None) -> None:
+        """Report how a start went; `reason` is empty where the plugin runs."""
+        self.reports[plugin.name] = Report(self._found[plugin.name], reason, options)
+
+    def unmet(self, plugin: Plugin[object]) -> str:
+        """Why a plugin's requirements are not fulfilled; empty where they are."""
+        for need in plugin.requires:
+            name = need if isinstance(need, str) else need.name
+            running = self._objects.get(name.partition(".")[0], {})
+            if not running or ("." in name and name not in running):
+                return f"requires {name}, which does not run{self._why(need)}"
+        return ""
+
+    def _why(self, need: Kind[object] | str) -> str:
+        reasons = [f"{name}: {self.reports[name].reason}" for name in named(need, self.reports)]
+        return f" ({'; '.join(reasons)})" if reasons else "; none is installed: install imgfs or the plugin again"

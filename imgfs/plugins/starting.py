@@ -1,0 +1,145 @@
+"""Starting plugins one after the other, and closing them in the reverse order.
+
+One that is optional and cannot start is skipped with its reason, and so are those that require it, unless they are
+needed: then nothing starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypeVar, cast
+
+import msgspec
+import trio
+
+from imgfs.aio.gather import plain_nursery
+from imgfs.errors import ImgfsError, Invalid, from_os
+from imgfs.plugins.contract import Kind, Plugin
+from imgfs.plugins.finding import Found, reason_of
+from imgfs.plugins.options import Sections, check_names, read_options
+from imgfs.plugins.order import ordered
+from imgfs.plugins.running import Given, NotStarted, Running
+
+T = TypeVar("T")
+Options = TypeVar("Options", bound=msgspec.Struct)
+_log = logging.getLogger("imgfs.plugins")
+
+
+@asynccontextmanager
+async def started(
+    found: Sequence[Found], sections: Sections, disabled: Sequence[str], state: Path, given: Iterable[Given] = ()
+) -> AsyncGenerator[Running]:
+    """Start all that was `found`, for as long as the context lasts.
+
+    Raises Invalid (a cycle, options), and NotStarted where a plugin does not start that is not optional. Then, and
+    when cancelled, what had started is closed.
+    """
+    check_names(sections, disabled, [one.name for one in found])
+    order = ordered(one.plugin for one in found if one.plugin)
+    options = {plugin.name: read_options(plugin, sections) for plugin in order}
+    async with plain_nursery() as outer, AsyncExitStack() as held:
+        work = await outer.start(_work)
+        try:
+            running = Running(work.nursery, found, given)
+            for plugin in order:
+                context = _Context(plugin, options[plugin.name], state, running)
+                running.note(plugin, await _start(plugin, context, running, held), options[plugin.name])
+            yield running
+        finally:
+            await work.end()  # before anything is closed that it uses
+
+
+class _Context:
+    """See Context: the one of `plugin`, which gets what it requires and nothing else."""
+
+    def __init__(self, plugin: Plugin[object], options: msgspec.Struct | None, state: Path, running: Running) -> None:
+        self.state = state
+        self.nursery = running.nursery
+        self._plugin = plugin
+        self._options = options
+        self._running = running
+
+    def one(self, kind: Kind[T]) -> T:
+        """See Context."""
+        self._check(kind)
+        return self._running.one(kind)
+
+    def all(self, kind: Kind[T]) -> list[T]:
+        """See Context."""
+        self._check(kind)
+        return self._running.all(kind)
+
+    def options(self, of: type[Options]) -> Options:
+        """See Context."""
+        if not isinstance(self._options, of):
+            raise Invalid(f"asks for options of {of.__name__}; name it in the plugin's `options`")
+        return self._options
+
+    def _check(self, kind: Kind[object]) -> None:
+        if kind not in self._plugin.requires:
+            raise Invalid(f"asks for what is of kind {kind.name}; name it in the plugin's `requires`")
+
+
+async def _start(plugin: Plugin[object], context: _Context, running: Running, held: AsyncExitStack) -> str:
+    """Start one. Returns why it does not run, empty where it does; raises NotStarted where it has to."""
+    reason = running.unmet(plugin)
+    if reason:
+        failure = NotStarted(f"plugin {plugin.name}: {reason}")
+    else:
+        try:
+            running.add(plugin, await _made(plugin, context, held))
+            return ""
+        except Exception as error:  # noqa: BLE001 - foreign code; its failure is told, and others may run without it
+            failure = _explained(plugin, error)
+    if not plugin.optional:
+        raise failure
+    _log.warning("a plugin is skipped", extra={"plugin": plugin.name, "reason": failure.message})
+    return failure.message.removeprefix(f"plugin {plugin.name}: ")
+
+
+async def _made(plugin: Plugin[object], context: _Context, held: AsyncExitStack) -> object:
+    made = plugin.make(context)
+    if isinstance(made, AbstractAsyncContextManager):
+        made = await held.enter_async_context(cast("AbstractAsyncContextManager[object]", made))
+    if not isinstance(made, plugin.kind.type):
+        raise TypeError(f"gives {type(made).__name__}, expected {plugin.kind.type.__name__}")
+    return made
+
+
+def _explained(plugin: Plugin[object], error: Exception) -> NotStarted:
+    if isinstance(error, OSError):
+        error = from_os(error, os.fsdecode(error.filename or plugin.name))
+    if isinstance(error, ImgfsError):
+        return NotStarted(f"plugin {plugin.name}: {error.message}", error.errno)
+    _log.error("a plugin fails", exc_info=error, extra={"plugin": plugin.name})
+    return NotStarted(f"plugin {plugin.name}: {reason_of(error)}")
+
+
+class _Work:
+    """A nursery in a task of its own, so that it can end before what was opened later and is used in it."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        self.ended = trio.Event()
+
+    async def end(self) -> None:
+        """Cancel all work, and wait until it has ended."""
+        self.nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self.ended.wait()
+
+
+async def _work(task_status: trio.TaskStatus[_Work] = trio.TASK_STATUS_IGNORED) -> None:
+    work = None
+    try:
+        async with trio.open_nursery() as nursery:
+            work = _Work(nursery)
+            task_status.started(work)
+            await trio.sleep_forever()
+    finally:
+        if work:
+            work.ended.set()

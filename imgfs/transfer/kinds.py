@@ -1,0 +1,36 @@
+"""What plugins of this room are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgfs.plugins.contract import Kind
+from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.documents import Documents
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.images import Images
+from imgfs.transfer.layers import Layers
+from imgfs.transfer.listings import Listings
+from imgfs.transfer.progress import Transfers
+from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.resolver import Resolver
+from imgfs.transfer.status import StatusReporter
+
+
+@dataclass(frozen=True, slots=True)
+class Transferring:
+    """Getting things here, from a name to a snapshot, and how that goes."""
+
+    transfers: Transfers
+    failures: Failures
+    blobs: Blobs
+    layers: Layers
+    documents: Documents
+    images: Images
+    resolver: Resolver
+    referrers: Referrers
+    listings: Listings
+    status: StatusReporter
+
+
+TRANSFER = Kind("transfer", Transferring)

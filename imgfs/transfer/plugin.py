@@ -1,0 +1,55 @@
+"""Transfer from registries into the stores, and the views that have it bring their layers."""
+
+from __future__ import annotations
+
+from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.images.kinds import CATALOG, NAMES
+from imgfs.layers.compression import Compressions
+from imgfs.layers.kinds import COMPRESSION, LAYERS
+from imgfs.leases.kinds import LEASES
+from imgfs.plugins.contract import Context, Plugin
+from imgfs.plugins.program import CONFIG
+from imgfs.registry.kinds import REGISTRY
+from imgfs.snapshots.kinds import CHAINS, VIEWS
+from imgfs.snapshots.views import Views
+from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.documents import Documents
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.images import Images
+from imgfs.transfer.kinds import TRANSFER, Transferring
+from imgfs.transfer.layers import Layers
+from imgfs.transfer.listings import Listings
+from imgfs.transfer.progress import Transfers
+from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.resolver import Resolver
+from imgfs.transfer.status import StatusReporter
+
+
+def _transfer(context: Context) -> Transferring:
+    content, ingests, stored = context.one(CONTENT), context.one(INGESTS), context.one(LAYERS)
+    names, known, registry = context.one(NAMES), context.one(CATALOG), context.one(REGISTRY)
+    chains, holds, nursery = context.one(CHAINS), context.one(LEASES), context.nursery
+    transfers, failures = Transfers(), Failures()
+    compressions = Compressions(context.all(COMPRESSION))
+    blobs = Blobs(content, ingests, known, registry, transfers, failures, nursery)
+    layers = Layers(stored, content, ingests, compressions, known, registry, transfers, failures, nursery)
+    documents = Documents(content, known, blobs, context.one(CONFIG).chosen_platform)
+    images = Images(documents, blobs, layers, chains, content, stored, known, failures, holds.pins, holds.uses.touched)
+    resolver = Resolver(names, known, documents, registry, failures, nursery, holds.pins)
+    status = StatusReporter(documents, images, names, content, stored, known, transfers, failures)
+    referrers = Referrers(known, documents, registry, failures, nursery, holds.pins)
+    listings = Listings(registry, failures, nursery)
+    return Transferring(transfers, failures, blobs, layers, documents, images, resolver, referrers, listings, status)
+
+
+def _views(context: Context) -> Views:
+    return Views(context.one(CHAINS), context.one(TRANSFER).images, context.nursery)
+
+
+REGISTRIES = Plugin(
+    TRANSFER,
+    "registries",
+    _transfer,
+    requires=(CONTENT, INGESTS, LAYERS, COMPRESSION, NAMES, CATALOG, REGISTRY, CHAINS, LEASES, CONFIG),
+)
+MERGED = Plugin(VIEWS, "merged", _views, requires=(CHAINS, TRANSFER))
