@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +105,32 @@ def test_imports_point_down_and_libraries_stay_in_their_room(path: Path) -> None
 )
 def test_the_table_does_object(room: str, name: str) -> None:
     assert complaint(room, name)
+
+
+def entry_points() -> dict[str, str]:
+    """The plugins of imgfs itself, by name: `imgfs.<room>.plugin:NAME`."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    return project["entry-points"]["imgfs.plugins"]
+
+
+def test_nothing_imports_a_concrete_plugin_but_its_entry_point() -> None:
+    known = {value.partition(":")[0] for value in entry_points().values()}
+    found = [(path, line, name) for path in modules() for line, name in imported(path)]
+    wrong = [f"{path}:{line}: {name}" for path, line, name in found if any(_is_in(name, one) for one in known)]
+    assert not wrong, "\n".join(wrong)
+
+
+def _is_in(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def test_every_plugin_of_a_room_has_its_entry_point() -> None:
+    declared = {
+        f"imgfs.{path.parent.name}.plugin:{target.id}"
+        for path in PACKAGE.glob("*/plugin.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        for target in node.targets
+        if isinstance(target, ast.Name) and ast.unparse(node.value.func) == "Plugin"
+    }
+    assert declared == set(entry_points().values())
