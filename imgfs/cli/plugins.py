@@ -19,7 +19,7 @@ from imgfs.cli.tree import Tree
 @mountpoint_option
 @format_option("table")
 def plugins(mountpoint: str, form: str) -> None:
-    """List the plugins of the mounted tree: which run, which do not and why.
+    """Tell which plugins run, which do not and why.
 
     Where a plugin that is needed does not start, `imgfs mount` itself says why, and so does the log in the state
     directory. `disabled_plugins` in imgfs.toml leaves some out, tables `[plugins.KIND.ID]` hold their options.
