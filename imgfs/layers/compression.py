@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from isal import isal_zlib
 
-from imgfs.errors import Malformed, TooLarge, Unsupported
+from imgfs.errors import Invalid, Malformed, TooLarge, Unsupported
 from imgfs.oci.descriptor import layer_compression
 
 if sys.version_info >= (3, 14):
@@ -263,7 +263,13 @@ class Compressions:
     """The compressions that layers may have here, by the word of their media type."""
 
     def __init__(self, found: Iterable[Compression]) -> None:
-        self._by_word = {one.word: one for one in found}
+        """Raises Invalid where two have the same word."""
+        self._by_word: dict[str, Compression] = {}
+        for one in found:
+            if self._by_word.setdefault(one.word, one) is not one:
+                raise Invalid(
+                    f"compression {one.word!r}: two plugins give it; name one in disabled_plugins of imgfs.toml"
+                )
 
     def of(self, media_type: str) -> Compression:
         """That of a layer of this media type. Raises Unsupported where there is none, or it is no tar layer."""

@@ -6,6 +6,7 @@ A plugin's module is foreign code that runs here for the first time: whatever it
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -16,6 +17,7 @@ from imgfs.errors import Invalid
 from imgfs.plugins.contract import Kind, Plugin
 
 GROUP = "imgfs.plugins"
+_NAME = re.compile(r"[a-z0-9_-]+\.[a-z0-9_-]+")
 _log = logging.getLogger("imgfs.plugins")
 
 
@@ -32,16 +34,26 @@ class Found:
 def find_plugins(disabled: Iterable[str] = (), kind: Kind[object] | None = None) -> list[Found]:
     """All installed plugins, or those of one kind, by name; what is `disabled` is not imported.
 
-    Raises Invalid where two have the same name.
+    Raises Invalid where two have the same name, or one has none that a directory could have.
     """
     off = frozenset(disabled)
     points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
     wanted = [point for point in points if kind is None or point.name.startswith(f"{kind.name}.")]
+    _refuse_odd_names(wanted)
     _refuse_duplicates([point for point in wanted if point.name not in off])
     return [
         Found(point.name, _distribution(point), None, "disabled in imgfs.toml") if point.name in off else _load(point)
         for point in wanted
     ]
+
+
+def _refuse_odd_names(points: list[EntryPoint]) -> None:
+    for point in points:
+        if not _NAME.fullmatch(point.name):
+            raise Invalid(
+                f"plugin {point.name!r} of {_distribution(point)}: expected <kind>.<id> of small letters, digits, - "
+                "and _; uninstall it, or have its author mend it"
+            )
 
 
 def _refuse_duplicates(points: list[EntryPoint]) -> None:

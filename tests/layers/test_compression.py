@@ -15,7 +15,7 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgfs.errors import Malformed, TooLarge, Unsupported
+from imgfs.errors import Invalid, Malformed, TooLarge, Unsupported
 from imgfs.layers.compression import FORMATS, PIECE_MAX, Compression, Compressions, Stored, open_decompressor
 from imgfs.oci.descriptor import OCI_LAYER
 
@@ -229,3 +229,8 @@ def test_a_layer_of_another_compression_is_refused(media_type: str, said: str) -
     found = Compressions([Compression("zstd", Stored), Compression("none", Stored)])
     with pytest.raises(Unsupported, match=said):
         found.of(media_type)
+
+
+def test_two_compressions_of_one_word_are_refused() -> None:
+    with pytest.raises(Invalid, match="'gzip': two plugins"):
+        Compressions([Compression("gzip", Stored), Compression("gzip", Stored)])

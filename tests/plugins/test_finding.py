@@ -67,6 +67,13 @@ def test_two_of_one_name_are_refused_with_both_distributions(site: Path) -> None
     assert "finding_second 1.0" in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["word", "word.a/b", "word.a.b", "Word.it"])
+def test_a_name_that_is_no_kind_and_id_is_refused(site: Path, name: str) -> None:
+    install(site, "finding_odd", CODE, f"{name} = finding_odd:PLUGIN")
+    with pytest.raises(Invalid, match=r"of finding_odd 1\.0: expected <kind>\.<id>"):
+        find_plugins()
+
+
 def test_what_is_disabled_is_not_even_imported(site: Path) -> None:
     install(site, "finding_disabled", "raise AssertionError", "word.it = finding_disabled:PLUGIN")
     (found,) = (found for found in find_plugins(disabled=["word.it"]) if found.name == "word.it")
