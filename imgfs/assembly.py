@@ -89,7 +89,7 @@ class Mounting:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The database of the state directory, open; how it was rebuilt, if it was; its copy; whether all stays as it is."""
+    """The database of the state directory, open; how it was rebuilt, if it was; its copy; whether nothing changes."""
 
     database: Database
     rebuilt: Rebuilt | None
