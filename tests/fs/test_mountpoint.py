@@ -1,0 +1,50 @@
+"""What is below a user's mount is never shown to anybody: its empty list would be taken for the snapshot's."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import trio
+
+from imgfs.fs.caller import Caller, Waiters
+from imgfs.fs.node import Stale
+from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.user import Mountpoint
+from imgfs.rootfs.rootfs import rootfs_of
+
+
+class Mounting:
+    """Tells which snapshots were mounted."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    async def show(self, id: str) -> bool:
+        self.shown.append(id)
+        return True
+
+
+def mountpoint(mounting: Mounting) -> Mountpoint:
+    subsystems = SimpleNamespace(
+        snapshots=SimpleNamespace(numbered=lambda number: SimpleNamespace(id=f"snap{number}")),
+        failures=SimpleNamespace(noting=lambda subject: nullcontext()),
+    )
+    return Mountpoint(cast(Subsystems, subsystems), 7, "rootfs", mounting.show, rootfs_of)
+
+
+async def test_listing_it_mounts_and_has_the_path_walked_again() -> None:
+    mounting = Mounting()
+    stranger = Caller(os.getppid(), 0, Waiters(trio.Event()))
+    with pytest.raises(Stale):
+        await mountpoint(mounting).entries(stranger)
+    assert mounting.shown == ["snap7"]
+
+
+async def test_the_daemon_on_its_way_to_mount_passes() -> None:
+    mounting = Mounting()
+    assert await mountpoint(mounting).entries(Caller(os.getpid(), 0, Waiters(trio.Event()))) == []
+    assert mounting.shown == []
