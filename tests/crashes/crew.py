@@ -102,7 +102,7 @@ class Crew:
             self.refused.append((type(worker).__name__, error))
             # Refused by a daemon that lives: it did not happen, or it happened whole, and that can be seen at once.
             worker.ledger.note(f"  refused: {errno.errorcode[error.errno or 0]} {error.filename}")
-            worker.ledger.judge(worker.look(), power_cut=True)
+            worker.ledger.judge(worker.look(), refused=True)
 
     def _is_over(self) -> bool:
         """Whether failures are no wonder any more: the daemon is dead, or about to be."""

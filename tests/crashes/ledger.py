@@ -98,9 +98,12 @@ class Ledger:
         """The pictures that may be seen now: the last acknowledged one first."""
         return [self.facts, *self._allowed]
 
-    def judge(self, seen: Mapping[str, Fact], *, power_cut: bool) -> None:
-        """Fail unless a picture that may be seen is seen; then go on from it."""
-        verdicts = [list(differences(one, seen, power_cut)) for one in self.allowed()]
+    def judge(self, seen: Mapping[str, Fact], *, power_cut: bool = False, refused: bool = False) -> None:
+        """Fail unless a picture that may be seen is seen; then go on from it.
+
+        What was `refused` may have been lost as by a power cut, but nothing that was not synced is by now.
+        """
+        verdicts = [list(differences(one, seen, power_cut or refused)) for one in self.allowed()]
         best = min(range(len(verdicts)), key=lambda number: len(verdicts[number]))
         told = self._journal.read_text().splitlines()[-12:] if self._journal.exists() else []
         assert not verdicts[best], "\n".join(["promised, and seen:", *verdicts[best], "the journal ends with:", *told])
