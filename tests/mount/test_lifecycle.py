@@ -325,14 +325,14 @@ def test_mountpoint_through_a_link_is_one_mount(tmp_path: Path) -> None:
         assert mount_at(str(mounted.path)) is None
 
 
-def test_state_that_cannot_be_written_is_told(idle: Mounted, tmp_path: Path) -> None:
+def test_state_that_cannot_be_made_is_told(idle: Mounted, tmp_path: Path) -> None:
     run("mount", "-t", "tmpfs", "-o", "ro", "none", idle.state)
     try:
-        for path in (idle.state, idle.state / "new"):
-            done = idle.run("mount", str(idle.path), "--state", str(path))
-            assert done.returncode == 1
-            assert f"imgfs: {path}" in done.stderr
-            assert "Read-only file system" in done.stderr
+        path = idle.state / "new"
+        done = idle.run("mount", str(idle.path), "--state", str(path))
+        assert done.returncode == 1
+        assert f"imgfs: {path}" in done.stderr
+        assert "read-only filesystem" in done.stderr
     finally:
         run("umount", idle.state)
     (tmp_path / "file").write_bytes(b"")
