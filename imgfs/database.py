@@ -34,6 +34,11 @@ RESERVE = 1 << 20
 
 FILE = "imgfs.db"
 """The database's name in the state directory."""
+COPY = "imgfs.copy"
+COPY_OLD = f"{COPY}.old"
+"""Those of the copy that rescue/ keeps, and of the one before."""
+ASIDE = f"{FILE}.damaged-"
+"""How the names begin of databases that were set aside; the user removes them."""
 
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
@@ -77,7 +82,10 @@ class Damaged(StorageFailed):
 
 
 class Database:
-    """An open database. Only one process may open a state directory; the daemon's lock sees to that."""
+    """An open database. Only one process may change a state directory; its lock (lock.py) sees to that."""
+
+    is_frozen = False
+    """Whether every change is refused."""
 
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
         """Open or create `path`; raises Damaged where it is no whole database, StorageFailed where it will not open."""
@@ -207,11 +215,12 @@ def read_only(path: Path) -> sqlite3.Connection:
 
 
 class FrozenDatabase(Database):
-    """The database of a state directory that cannot be changed: a copy in memory of what it holds, never written.
+    """The database of a state directory that cannot or shall not be changed: a copy in memory, never written.
 
-    SQLite itself cannot open a file in WAL mode where it can make no other beside it, and what a crash left in the WAL
-    counts too. Where there is no file it is empty.
+    It is of the moment when it was opened, also while somebody else is at work. Where there is no file it is empty.
     """
+
+    is_frozen = True
 
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
         """Copy `path`. Raises Damaged where it is no whole database, StorageFailed where it cannot be read."""
@@ -226,7 +235,8 @@ class FrozenDatabase(Database):
             for schema in schemas:
                 self._reader.executescript(schema)
         except sqlite3.Error as error:
-            raise Damaged(f"{path}: {error}; remount its filesystem writable, so that it can be rebuilt") from None
+            hint = "where its filesystem is read-only, remount it, so that it can be rebuilt; else run `imgfs repair`"
+            raise Damaged(f"{path}: {error}; {hint}") from None
         except OSError as error:
             raise from_os(error, str(path)) from None
 
@@ -236,7 +246,24 @@ class FrozenDatabase(Database):
 
 
 def _copy(path: Path, target: sqlite3.Connection) -> None:
-    """Copy a database and its WAL file, if there is one, into `target`."""
+    """Copy a database into `target`: through SQLite if somebody has it open, so that it is of one moment."""
+    if path.with_name(f"{path.name}-shm").exists():
+        try:
+            with closing(read_only(path)) as source:
+                source.backup(target)
+                return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _UNWRITABLE:
+                raise
+    _copy_files(path, target)
+
+
+def _copy_files(path: Path, target: sqlite3.Connection) -> None:
+    """Copy a database that nobody writes to, and its WAL file, if there is one, into `target`.
+
+    SQLite itself cannot open a file in WAL mode where it can make no other beside it, and what a crash left in the WAL
+    counts too.
+    """
     with tempfile.TemporaryDirectory(dir=_SHARED if os.access(_SHARED, os.W_OK) else None) as directory:
         copied = Path(directory) / path.name
         for name in (path.name, f"{path.name}-wal"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,3 +157,42 @@ def test_what_is_no_database_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "imgfs.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StorageFailed, match="remount"):
         FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
+
+
+async def test_a_copy_is_of_one_moment_with_all_tables(tmp_path: Path, database: Database) -> None:
+    await database.write(lambda db: insert(db, "before"))
+    frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA, "CREATE TABLE IF NOT EXISTS others (other TEXT);"])
+    await database.write(lambda db: insert(db, "after"))
+    assert frozen.read_now(select) == ["before"]
+    assert await frozen.read(lambda db: db.execute("SELECT * FROM others").fetchall()) == []
+    assert (frozen.is_frozen, database.is_frozen) == (True, False)
+    frozen.close()
+
+
+def test_a_copy_beside_a_writer_at_work_is_of_one_moment(tmp_path: Path, database: Database) -> None:
+    """Each transaction counts on in one of ten pages, and what was written ahead goes to the file all the time."""
+    rows = 10
+
+    def count(db: sqlite3.Connection, number: int) -> None:
+        db.execute("DELETE FROM facts WHERE rowid = ?", (number % rows + 1,))
+        fact = f"{number} {'x' * 3000}"
+        db.execute("INSERT INTO facts (rowid, fact) VALUES (?, ?)", (number % rows + 1, fact))
+
+    async def write() -> None:
+        for number in range(300):
+            await database.write(lambda db, number=number: count(db, number))
+            if number % 3 == 0:
+                await database.read(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+
+    writer = threading.Thread(target=trio.run, args=(write,))
+    writer.start()
+    moments: set[int] = set()
+    while writer.is_alive():
+        frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
+        found = sorted(int(row.split()[0]) for row in frozen.read_now(select))
+        last = found[-1] if found else -1
+        assert found == list(range(max(0, last - rows + 1), last + 1))
+        moments.add(last)
+        frozen.close()
+    writer.join()
+    assert moments

@@ -14,12 +14,11 @@ from pathlib import Path
 from imgfs.check.content import Moved, check_blob, check_ingest, check_layer, check_view, is_temporary
 from imgfs.check.finding import Finding, aside
 from imgfs.check.records import check_config, check_copy, check_database, check_snapshot
-from imgfs.database import FILE, Kept, read_only
+from imgfs.database import ASIDE, FILE, Kept, read_only
 from imgfs.images.catalog import proven_size
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.rescue.copy import FILE as COPY
 from imgfs.rescue.copy import OLD
-from imgfs.rescue.rebuild import ASIDE
 from imgfs.snapshots import rows
 from imgfs.snapshots.ids import shown
 from imgfs.snapshots.rows import Kind

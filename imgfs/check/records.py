@@ -9,10 +9,10 @@ from pathlib import Path
 
 from imgfs.check.finding import Finding
 from imgfs.config import load_config
+from imgfs.content.opening import lost
 from imgfs.database import FILE, Kept, check, is_damage, read_only
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.rescue.copy import read
-from imgfs.rescue.rebuild import lost
 from imgfs.snapshots.ids import shown
 from imgfs.snapshots.rows import Info, Kind
 

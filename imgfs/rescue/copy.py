@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 
 from imgfs.content.durable import temporary_name, write_file
-from imgfs.database import Kept, Row
+from imgfs.database import COPY, COPY_OLD, Kept, Row
 from imgfs.errors import Malformed
 
-FILE = "imgfs.copy"
-OLD = f"{FILE}.old"
+FILE = COPY
+OLD = COPY_OLD
 _FORMAT = 1
 
 

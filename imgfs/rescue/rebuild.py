@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imgfs.content.durable import TEMPORARY, fsync_path, publish, temporary_name
-from imgfs.database import FILE, Damaged, Database, Kept, Row, read_only
+from imgfs.content.durable import fsync_path, publish, temporary_name
+from imgfs.content.opening import lost, size_of
+from imgfs.database import ASIDE, FILE, Damaged, Database, Kept, Row, read_only
 from imgfs.errors import from_os
-from imgfs.rescue.copy import FILE as COPY
-from imgfs.rescue.copy import OLD, Copy, newest
+from imgfs.rescue.copy import Copy, newest
 
-ASIDE = f"{FILE}.damaged-"
-"""How the names begin of databases that were set aside; the user removes them."""
 _SHARED = "-shm"
 """Derived from what is written ahead."""
 _BESIDE = ("-wal", _SHARED, "-journal")
@@ -69,13 +67,6 @@ def open_database(state: Path, tables: Tables) -> tuple[Database, Rebuilt | None
     return Database(state / FILE, tables.schemas), rebuilt
 
 
-def lost(state: Path) -> str | None:
-    """Why the database of a directory counts as lost, where it does: there is none, but there was one."""
-    if _size(state / FILE) > 0 or not any(_traces(state)):
-        return None
-    return f"{state / FILE}: is {'empty' if (state / FILE).exists() else 'gone'}"
-
-
 def rebuild(state: Path, tables: Tables, reason: str) -> Rebuilt:
     """Make the database anew. Raises NoSpace, StorageFailed; then nothing has changed."""
     temporary = state / temporary_name()
@@ -103,12 +94,12 @@ def set_aside(state: Path) -> Path | None:
     The old name stays until the new file takes it. What is written ahead goes at once: it must not meet the new file.
     """
     path = state / FILE
-    aside = next(one for one in _aside_names(state) if not one.exists()) if _size(path) else None
+    aside = next(one for one in _aside_names(state) if not one.exists()) if size_of(path) else None
     if aside is not None:
         os.link(path, aside)
     for suffix in _BESIDE:
         beside = path.with_name(path.name + suffix)
-        if aside is not None and suffix != _SHARED and _size(beside):
+        if aside is not None and suffix != _SHARED and size_of(beside):
             beside.rename(f"{aside}{suffix}")
         else:
             beside.unlink(missing_ok=True)
@@ -139,7 +130,7 @@ def _make(path: Path, state: Path, tables: Tables, copy: Copy | None) -> tuple[i
 
 def _salvage(path: Path, kept: Kept) -> Sequence[Row] | None:
     """The rows of a damaged database, if their tables are whole; else None."""
-    if not _size(path):
+    if not size_of(path):
         return None
     try:
         with closing(read_only(path)) as db:
@@ -148,25 +139,11 @@ def _salvage(path: Path, kept: Kept) -> Sequence[Row] | None:
         return None
 
 
-def _traces(state: Path) -> Iterator[Path]:
-    """What only a state directory has that had a database once."""
-    yield from (path for path in (state / COPY, state / OLD) if path.exists())
-    yield from state.glob(f"{ASIDE}*")
-    yield from (path for path in state.glob("snapshots/*/upper") if not path.parent.name.startswith(TEMPORARY))
-
-
 def _aside_names(state: Path) -> Iterator[Path]:
     number = 0
     while True:
         number += 1
         yield state / f"{ASIDE}{number}"
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _time(copy: Copy | None) -> str | None:
