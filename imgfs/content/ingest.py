@@ -304,6 +304,11 @@ class Ingest:
             except OSError as error:
                 raise storage_error(error, self.subject) from None
 
+    async def whole_digest(self) -> Digest:
+        """The digest of all bytes so far. Raises StorageFailed."""
+        await self.catch_up()
+        return self.running.digest
+
     async def _hash_from(self, file: int) -> None:
         while self.gone is None and self.running.position < self.offset:
             generation, running, end = self._generation, self.running, self.offset

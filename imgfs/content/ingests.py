@@ -295,6 +295,14 @@ class IngestStore:
             await ingest.declare()
         return True
 
+    async def close(self) -> None:
+        """As `sync`; then nothing can be written any more: a writer that lives on gets Cancelled. Never raises."""
+        await self.sync()
+        for ingest in list(self._ingests.values()):
+            async with ingest.lock:
+                if ingest.gone is None:
+                    ingest.end(Cancelled(f"{ingest.subject}: its store was closed; open it again"))
+
     def release(self, ingest: Ingest) -> None:
         """The holder is done; for the writer."""
         ingest.touched.now()

@@ -6,7 +6,7 @@ Owns one table of them and its limits. Which subjects exist, and when they go, i
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 
 from imgfs.database import Database, Kept
 from imgfs.errors import Invalid, NotFound
@@ -61,15 +61,24 @@ class Labels:
 
     async def put(self, subject: str, key: str, value: bytes, exists: Callable[[sqlite3.Connection], bool]) -> None:
         """Set or replace a label. Raises Invalid, NoSpace, StorageFailed, NotFound unless it still `exists`."""
-        check_label(key, value)
+        await self.update(subject, {key: value}, exists)
+
+    async def update(
+        self, subject: str, changes: Mapping[str, bytes | None], exists: Callable[[sqlite3.Connection], bool]
+    ) -> None:
+        """Set or replace labels, and remove those that are None, if there are such; all or nothing. Raises as `put`."""
+        for key, value in changes.items():
+            check_label(key, value or b"")
 
         def change(db: sqlite3.Connection) -> None:
             if not exists(db):
-                raise NotFound(f"label {key}: {subject} was removed meanwhile")
-            db.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?, ?)", (subject, key, value))
+                raise NotFound(f"label {', '.join(changes)}: {subject} was removed meanwhile")
+            for key, value in changes.items():
+                self._change(db, subject, key, value)
 
-        await self._database.write(change)
-        self._labels.setdefault(subject, {})[key] = value
+        await self._database.write(change, frees=all(value is None for value in changes.values()))
+        changed = {**self._labels.get(subject, {}), **changes}
+        self._labels[subject] = {key: value for key, value in changed.items() if value is not None}
 
     async def remove(self, subject: str, key: str) -> None:
         """Remove a label, also on a full disk. Raises NotFound, NoSpace, StorageFailed."""
@@ -86,6 +95,12 @@ class Labels:
         gone = f"DELETE FROM {self._table} WHERE subject = ?"
         await self._database.write(lambda db: db.execute(gone, (subject,)), frees=True)
         self._labels.pop(subject, None)
+
+    def _change(self, db: sqlite3.Connection, subject: str, key: str, value: bytes | None) -> None:
+        if value is None:
+            db.execute(f"DELETE FROM {self._table} WHERE subject = ? AND key = ?", (subject, key))
+        else:
+            db.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?, ?)", (subject, key, value))
 
     def forget(self, subject: str) -> None:
         """Its rows went with the subject's own."""

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,10 +48,10 @@ class BlobInfo:
 class ContentStore:
     """All stored blobs of one state directory.
 
-    On a read-only state directory it opens for reading: every change raises ReadOnly.
+    On a read-only state directory, or if that is asked for, it opens for reading: every change raises ReadOnly.
     """
 
-    def __init__(self, root: Path, labels: Labels | None = None, disk: Disk = HOST) -> None:
+    def __init__(self, root: Path, labels: Labels | None = None, disk: Disk = HOST, *, read_only: bool = False) -> None:
         """Open the store below `root`, create it if needed, and sweep what a crash left behind."""
         self.root = root
         self.disk = disk
@@ -59,7 +59,7 @@ class ContentStore:
         self._stored: dict[Digest, BlobInfo] = {}
         self._shelves: set[Path] = set()
         self._commits = GroupCommit(disk, self._shelves)
-        self.is_read_only = not self._prepare()
+        self.is_read_only = read_only or not self._prepare()
         for path, status in self._scan():
             self._note(path, status)
         if not self.is_read_only:
@@ -177,9 +177,16 @@ class ContentStore:
 
     async def set_label(self, digest: Digest, key: str, value: bytes) -> None:
         """Label a stored blob, durably. Raises Invalid, NotFound, NoSpace, StorageFailed."""
+        await self.update_labels(digest, {key: value})
+
+    async def update_labels(self, digest: Digest, changes: Mapping[str, bytes | None]) -> None:
+        """Set several labels of a stored blob, remove those that are None; all or nothing. Raises as set_label."""
         if digest not in self._stored:
             raise NotFound(f"content {digest}: is not stored here")
-        await self._labelled(digest).put(digest, key, value, lambda _: digest in self._stored)
+        labels = self._labelled(digest)
+        await labels.update(digest, changes, lambda _: digest in self._stored)
+        if digest not in self._stored:  # removed meanwhile, by who saw no labels yet
+            await labels.clear(digest)
 
     async def remove_label(self, digest: Digest, key: str) -> None:
         """Remove a label, durably. Raises NotFound, NoSpace, StorageFailed."""

@@ -13,6 +13,7 @@ from imgfs.oci.digest import Digest
 if TYPE_CHECKING:
     from imgfs.content.ingest import Ingest
     from imgfs.content.ingests import IngestStore
+    from imgfs.content.store import BlobInfo
 
 
 class Writer:
@@ -99,6 +100,16 @@ class Writer:
             if ingest.failed is not None:
                 raise ingest.failed
             await ingest.record()
+
+    async def commit(self, digest: Digest | None = None) -> BlobInfo:
+        """Close, verify and store: as `digest`, else as what was expected, else as what the bytes are.
+
+        Nobody else gets the ref in between. Raises as IngestStore.commit.
+        """
+        async with self._turn() as ingest:
+            digest = digest or self.expected or await ingest.whole_digest()
+        await self.close()
+        return await self._store.commit(self.ref, digest)
 
     async def close(self) -> None:
         """Release the ref, without a commit; what was written stays for whoever resumes it. Never raises."""

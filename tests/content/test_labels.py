@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+import trio
 
 from imgfs.content.labels import KEY_BYTES_MAX, SCHEMA, SIZE_MAX, Labels
 from imgfs.content.store import ContentStore
@@ -129,3 +130,30 @@ async def test_a_change_that_fails_on_disk_is_none(
     with pytest.raises(NoSpace):
         await labels.clear(DIGEST)
     assert store.labels(DIGEST) == labels.of(DIGEST) == {"a": b"1"}
+
+
+async def test_several_labels_change_at_once_or_not_at_all(database: Database, store: ContentStore) -> None:
+    await store.update_labels(DIGEST, {"a": b"1", "b": b"2"})
+    await store.update_labels(DIGEST, {"a": None, "b": b"3", "never was": None})
+    for changes in ({"c": b"4", "": b"5"}, {"c": b"4", "b": b"x" * SIZE_MAX}):
+        with pytest.raises(Invalid):
+            await store.update_labels(DIGEST, changes)
+    assert store.labels(DIGEST) == Labels(database).of(DIGEST) == {"b": b"3"}
+    with pytest.raises(NotFound):
+        await store.update_labels(Digest.of(b"nothing"), {"a": b"1"})
+
+
+async def test_a_blob_that_is_removed_while_it_is_labelled_has_no_labels(
+    database: Database, store: ContentStore
+) -> None:
+    for _ in range(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ignore_absence, store.set_label, DIGEST, "a", b"1")
+            nursery.start_soon(store.delete, DIGEST)
+        assert store.labels(DIGEST) == Labels(database).of(DIGEST) == {}
+        await store.add(DIGEST, DATA)
+
+
+async def ignore_absence(function: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    with suppress(NotFound):
+        await function(*arguments)
