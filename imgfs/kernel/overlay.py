@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,15 @@ def detached_overlay(
         return context.create(attributes if upper else attributes | RDONLY)
 
 
+def options_of(lowers: Sequence[Path], *, upper: Path | None, work: Path | None) -> tuple[str, ...]:
+    """The same mount for mount(8) and OCI bundles; two lowers at least where there is no `upper`."""
+    options = [f"{key}={value}" for key, value in _OPTIONS.items()]
+    options.append("lowerdir=" + ":".join(_escaped(lower) for lower in lowers))
+    if upper is None or work is None:
+        return ("ro", *options)
+    return (*options, f"upperdir={_escaped(upper)}", f"workdir={_escaped(work)}")
+
+
 def check_unused(upper: Path, lower: Path, subject: str) -> None:
     """Raise Busy while any overlay writes to `upper`, one that no path leads to among them.
 
@@ -90,6 +100,11 @@ def check_unused(upper: Path, lower: Path, subject: str) -> None:
             raise
         except ImgfsError:
             return
+
+
+def _escaped(path: Path) -> str:
+    """As overlayfs reads it in options."""
+    return re.sub(r"[\\:,]", r"\\\g<0>", str(path))
 
 
 def _set_lower(context: Context, lower: str | Detached) -> None:

@@ -1,1 +1,46 @@
-"""Snapshots: the graph of committed layers by chain ID, and the merged views on them."""
+"""Snapshots: the graph of committed layers by chain ID, the merged views on them, and what users prepare and commit.
+
+A library too: everything that the tree has below snapshots/ for writable snapshots, without FUSE. To mount takes root.
+
+    import trio
+
+    from imgfs.snapshots import open_snapshots
+
+
+    async def main() -> None:
+        async with open_snapshots("state") as snapshots:
+            await snapshots.prepare("work")
+            await trio.Path("mnt").mkdir()
+            async with snapshots.mounted("active/work", "mnt") as rootfs:
+                await trio.Path(rootfs, "hello").write_text("Hello, whoever reads this.")
+            await snapshots.commit("work", "base")
+            await snapshots.prepare("more", "base")  # nothing is copied
+            await snapshots.update("base", {"example.com/language": b"en"})
+            for info in snapshots.walk():
+                print(info.id, info.kind.value, info.parent, dict(info.labels))
+            async with snapshots.mounted("active/more", "mnt") as rootfs:
+                print(await trio.Path(rootfs, "hello").read_text())
+            await snapshots.remove("active/more")
+            await snapshots.remove("base")
+
+
+    trio.run(main)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imgfs.snapshots.library import Info, Mount, Snapshots, open_snapshots
+
+__all__ = ["Info", "Mount", "Snapshots", "open_snapshots"]
+
+
+def __getattr__(name: str) -> object:
+    """The library on demand: whoever needs one module of this room shall not load them all."""
+    if name in __all__:
+        from imgfs.snapshots import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,13 +25,13 @@ _UPPER_MODE = 0o755
 class Shelf:
     """The directories of one state directory. Errors are NoSpace, ReadOnly and StorageFailed."""
 
-    def __init__(self, state: Path) -> None:
-        """Open the shelf below `state`, create it if needed."""
+    def __init__(self, state: Path, *, read_only: bool = False) -> None:
+        """Open the shelf below `state`, create it if needed; with `read_only` it may be missing."""
         self._root = state / "snapshots"
         self.empty = self._root / "empty"
         """A directory that stays empty: an overlay wants something below, also where there is nothing."""
         try:
-            self._is_begun_read_only = not open_directory(self.empty)
+            self._is_begun_read_only = read_only or not open_directory(self.empty)
         except OSError as error:
             raise from_os(error, str(self._root)) from None
 
@@ -107,7 +107,7 @@ class Shelf:
     def _names(self) -> Collection[str]:
         try:
             return os.listdir(self._root)
-        except FileNotFoundError:  # never made, because nothing can be
+        except FileNotFoundError:  # never made, because nothing can be, or is to be
             return []
         except OSError as error:
             raise from_os(error, str(self._root)) from None

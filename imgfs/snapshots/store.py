@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,18 @@ import trio
 from imgfs.aio.threads import run_disk
 from imgfs.content.labels import Labels
 from imgfs.database import Database
-from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, TooLarge, from_os
+from imgfs.errors import (
+    AlreadyExists,
+    Busy,
+    Invalid,
+    NoSpace,
+    NotFound,
+    NotPermitted,
+    ReadOnly,
+    StorageFailed,
+    TooLarge,
+    from_os,
+)
 from imgfs.kernel.overlay import MOST_LOWERS
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.snapshots import notes, rows
@@ -62,12 +73,13 @@ class SnapshotStore:
     def __init__(self, state: Path, database: Database, graph: SnapshotGraph, sync: Callable[[Path], None]) -> None:
         """Load the rows, and see what the directories are.
 
-        `sync` forces everything below a directory to disk (syncfs(2)) in a thread, and raises OSError.
+        `sync` forces everything below a directory to disk (syncfs(2)) in a thread, and raises OSError. Where the
+        database is frozen, no directory is made either.
         """
         self._database = database
         self._graph = graph
         self._sync = sync
-        self._shelf = Shelf(state)
+        self._shelf = Shelf(state, read_only=database.is_frozen)
         self._labels = Labels(database, "snapshot_labels")
         self._changing = trio.Lock()
         self._unsafe: set[str] = set()
@@ -157,17 +169,19 @@ class SnapshotStore:
         """The directory of its own changes. Raises NotFound, NotPermitted for what has none, StorageFailed."""
         return self._upper(self._user(id))
 
-    async def prepare(self, key: str) -> Info:
-        """Make an active snapshot without parent and without changes. Raises Invalid, AlreadyExists."""
+    async def prepare(self, key: str, parent: str | None = None) -> Info:
+        """Make an active snapshot without changes. Raises Invalid, AlreadyExists, and for a parent as `set_parent`."""
         check_key(key)
         id = active_id(key)
         self._index.check_free(id)
+        self._foundation(parent)  # before a directory is made for nothing
         with self._index.claim(id):
             self._last += 1
             number, now = self._last, time.time_ns()
             await run_disk(self._shelf.make, number)
             try:
-                return await self._put(Info(number, Kind.ACTIVE, key, None, now, now))
+                async with self._changing:
+                    return await self._put(Info(number, Kind.ACTIVE, key, self._foundation(parent), now, now))
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await self._removals.clear(number)
@@ -183,9 +197,7 @@ class SnapshotStore:
             info = self._unused_active(key)
             if info.parent is not None and not replacing:
                 raise AlreadyExists(f"{subject(info.id)}: has the parent {shown(info.parent)}; `ln -sfn` replaces it")
-            target = self._target(parent)
-            self._check_depth(target)
-            return await self._put(replace(info, parent=target, updated=time.time_ns()))
+            return await self._put(replace(info, parent=self._foundation(parent), updated=time.time_ns()))
 
     async def clear_parent(self, key: str) -> Info:
         """Take the parent of an active snapshot away. Raises NotFound, also for the parent; Busy once it was used."""
@@ -346,6 +358,11 @@ class SnapshotStore:
         subject = self._subject(id)
         await self._labels.put(subject, key, value, lambda db: is_digest(subject) or rows.exists(db, int(subject)))
 
+    async def update_labels(self, id: str, changes: Mapping[str, bytes | None]) -> None:
+        """Set several labels, remove those that are None; all or nothing. Raises NotFound, Invalid."""
+        subject = self._subject(id)
+        await self._labels.update(subject, changes, lambda db: is_digest(subject) or rows.exists(db, int(subject)))
+
     async def remove_label(self, id: str, key: str) -> None:
         """Remove a label. Raises NotFound, for the snapshot or the label."""
         await self._labels.remove(self._subject(id), key)
@@ -378,6 +395,14 @@ class SnapshotStore:
         if info.kind is Kind.ACTIVE:
             raise Invalid(f"{subject(id)}: is active and can be no parent; commit it first")
         return info.parent or id if info.kind is Kind.VIEW else id
+
+    def _foundation(self, parent: str | None) -> str | None:
+        """What an active snapshot lies on if it is put upon `parent`. Raises NotFound, Invalid, TooLarge."""
+        if parent is None:
+            return None
+        target = self._target(parent)
+        self._check_depth(target)
+        return target
 
     def _check_depth(self, parent: str) -> None:
         """Raise TooLarge unless what is committed upon `parent` can still be shown: with something at the bottom."""
@@ -419,8 +444,8 @@ class SnapshotStore:
         self._usages[number] = usage
         try:
             await self._write(lambda db: rows.put_usage(db, number, usage))
-        except NoSpace:
-            _log.warning("usage of a snapshot is not kept: the disk is full", extra={"number": number})
+        except (NoSpace, ReadOnly) as error:
+            _log.warning("usage of a snapshot is not kept", extra={"number": number, "reason": error.message})
 
     async def _write(self, change: Callable[[sqlite3.Connection], None], *, frees: bool = False) -> None:
         gone = set(self._removals.settled)
