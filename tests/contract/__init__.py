@@ -1,0 +1,1 @@
+"""What a content store and a snapshotter owe their users, by both doors: calls and files."""
