@@ -1,0 +1,55 @@
+"""The examples that README.md and docstrings show are programs, and do what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import imgfs.content
+import imgfs.snapshots
+
+README = Path(__file__).parents[1] / "README.md"
+
+CONTENT = (
+    "sha256:fef048591d4bddcb4cb7af6af3d0d52cd325bf2dff7ed934186be9cbbbb6805a 27 {'example.com/language': b'en'}\n"
+    "b'Hello'\n"
+)
+SNAPSHOTS = (
+    "active/more active base {}\nbase committed None {'example.com/language': b'en'}\nHello, whoever reads this.\n"
+)
+
+
+def example_of(docstring: str | None) -> str:
+    """The program at the end of a docstring."""
+    assert docstring is not None
+    return textwrap.dedent(docstring[docstring.index("    import ") :])
+
+
+def examples_of(page: str) -> list[str]:
+    """The programs of a page."""
+    return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+def run(program: str, directory: Path) -> str:
+    """Run it there; returns what it prints."""
+    done = subprocess.run([sys.executable, "-c", program], cwd=directory, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_content_store(tmp_path: Path) -> None:
+    program = example_of(imgfs.content.__doc__)
+    assert run(program, tmp_path) == CONTENT
+    assert run(program, tmp_path) == CONTENT, "it leaves nothing behind"
+
+
+def test_snapshots(tmp_path: Path) -> None:
+    assert run(example_of(imgfs.snapshots.__doc__), tmp_path) == SNAPSHOTS
+
+
+def test_the_readme_shows_the_same() -> None:
+    shown = examples_of(README.read_text())
+    assert shown == [example_of(imgfs.content.__doc__), example_of(imgfs.snapshots.__doc__)]
