@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tests.crashes.ledger import Fact, Plain, Snapshot, noise
 from tests.crashes.worker import Place, own, sync_path
-from tests.mount.scene import Scene
+from tests.mount.scene import Scene, until
 
 _ACTIVE, _COMMITTED, _VIEWS = 4, 4, 3
 _LABEL = "user.label.colour"
@@ -65,7 +66,7 @@ class Snapshots(Place):
         label = os.getxattr(path, _LABEL) if _LABEL in os.listxattr(path) else None
         if kind == "active" and parent is None and not self._has_files(id):
             return Snapshot(kind, parent, {}, label)
-        names = own(os.listdir(path / "rootfs"), self.name)
+        names = own(until(lambda: _listed(path / "rootfs")), self.name)
         return Snapshot(kind, parent, {name: (path / "rootfs" / name).read_bytes() for name in names}, label)
 
     def _has_files(self, id: str) -> bool:
@@ -147,3 +148,13 @@ class Snapshots(Place):
     def _remove(self, id: str) -> None:
         with self.ledger.doing(f"rmdir {id}", {id: None}):
             os.rmdir(self._snapshots / id)
+
+
+def _listed(rootfs: Path) -> list[str]:
+    """What is there, the parent's files too; nothing yet while the kernel takes a dead daemon's overlay down."""
+    try:
+        return [*os.listdir(rootfs), "."]
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return []

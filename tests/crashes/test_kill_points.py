@@ -54,3 +54,10 @@ def test_wherever_a_kill_strikes(scene: Scene, crew: Crew, calls: Counter[str], 
     crew.judge()
     assert_bounded(scene)
     assert not crew.refused_for_no_reason()
+
+
+def test_most_of_the_points_were_reached() -> None:
+    """Else the tests above are about something else."""
+    counts = FIGURES.counts
+    struck = counts["killed at its start"] + counts["killed at work"]
+    assert struck > counts["killed afterwards"]
