@@ -6,7 +6,7 @@ from tests.crashes.crew import Crew, assert_bounded
 from tests.crashes.figures import FIGURES
 from tests.mount.scene import Scene
 
-STEPS = 1500
+STEPS = 900
 
 
 def test_nothing_that_a_root_reaches_is_ever_missing(scene: Scene, crew: Crew) -> None:
