@@ -74,6 +74,11 @@ class Crew:
                 self._enough.set()
             waiting.result()
 
+    def hear_nothing_more(self) -> None:
+        """What is acknowledged after the power went counts for nothing, until the next judgement."""
+        for worker in self.workers:
+            worker.ledger.is_closed = True
+
     def refused_for_no_reason(self) -> list[str]:
         """What a living daemon refused, and forget it. That a look has settled a parent is a reason."""
         odd = [f"{who}: {error}" for who, error in self.refused if error.errno != errno.EBUSY]

@@ -6,6 +6,7 @@ leaves several pictures that may be seen: as before, as after, or what the opera
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,6 +73,8 @@ class Ledger:
 
     def __init__(self, journal: Path) -> None:
         self.facts: dict[str, Fact] = {}
+        self.is_closed = False
+        """Whether the power is off: what is acknowledged from now on nobody hears."""
         self.done = 0
         """Operations acknowledged so far."""
         self._journal = journal
@@ -84,6 +87,8 @@ class Ledger:
         changes = [after] if between is None else [between, after]
         self._allowed = [changed(self.facts, one) for one in changes]
         yield
+        if self.is_closed:
+            raise OSError(errno.ENOTCONN, "the power is off")
         self.facts = self._allowed[-1]
         self._allowed = []
         self.done += 1
@@ -110,6 +115,7 @@ class Ledger:
         picture = self.allowed()[best]
         self.facts = {key: settled(picture[key], found, power_cut) for key, found in seen.items()}
         self._allowed = []
+        self.is_closed = False
 
 
 def changed(facts: Mapping[str, Fact], changes: Picture) -> dict[str, Fact]:
@@ -127,7 +133,7 @@ def differences(expected: Mapping[str, Fact], seen: Mapping[str, Fact], power_cu
 def allows(expected: Fact | None, seen: Fact | None, power_cut: bool) -> bool:
     """Whether what is seen is what was promised."""
     if isinstance(expected, Writing):
-        return _holds(expected, seen, expected.synced if power_cut else expected.floor)
+        return _holds(expected, seen, power_cut)
     if isinstance(expected, Snapshot) and isinstance(seen, Snapshot):
         files = seen.files if expected.loose and power_cut else expected.files
         return replace(expected, files=files, loose=False) == seen
@@ -136,11 +142,11 @@ def allows(expected: Fact | None, seen: Fact | None, power_cut: bool) -> bool:
     return expected == seen
 
 
-def _holds(expected: Writing, seen: Fact | None, floor: int) -> bool:
-    """A ref whose bytes were never synced may go as a whole: its directory was not either."""
+def _holds(expected: Writing, seen: Fact | None, power_cut: bool) -> bool:
+    """A ref of which nothing was ever synced may go as a whole: its directory was not either."""
     if not isinstance(seen, Bytes):
-        return seen is None and floor == 0 and expected.floor > floor
-    size = len(seen.data)
+        return seen is None and power_cut and (expected.synced, expected.total) == (0, None)
+    size, floor = len(seen.data), expected.synced if power_cut else expected.floor
     return floor <= size <= expected.top and seen.data == noise(expected.mark, size) and seen.total == expected.total
 
 

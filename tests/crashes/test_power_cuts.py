@@ -58,6 +58,7 @@ def test_what_was_acknowledged_is_there_after_the_next_boot(
 
     def dark() -> None:
         # Whoever is at work meets the dead disk until the daemon ends, by a page of the database that is gone or by us.
+        crew.hear_nothing_more()
         disk.cut_power()
         FIGURES.counts["daemons that died of it by themselves"] += not kill_process(pid)
 
