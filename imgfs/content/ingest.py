@@ -190,6 +190,22 @@ class Ingest:
         await self.open_file()
         self.updated = time.time_ns()
 
+    async def cut(self) -> None:
+        """Take what a failed sync gave up out of the file too, because a start in the same era believes what is there.
+
+        The caller holds the lock. What the disk refuses here is logged.
+        """
+        if not self._is_ragged or self.gone is not None:
+            return
+        was_open = self._file is not None
+        try:
+            await self.open_file()
+        except ImgfsError as error:
+            _log.warning("bytes that were given up stay", extra={"ref": self.meta.ref, "error": error.message})
+        finally:
+            if not was_open:
+                self.close_file()
+
     def resume(self, *, as_copy: bool) -> None:
         """Somebody opened it: bytes that a failed sync took are his to send again, and the prefix is hashed."""
         self.failed = None
@@ -350,5 +366,7 @@ class Ingest:
                     await self.record()
         except ImgfsError as error:
             _log.warning("recording an ingest failed", extra={"ref": self.meta.ref, "error": error.message})
+            async with self.lock:
+                await self.cut()
         finally:
             self._is_recorder_running = False

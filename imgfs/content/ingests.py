@@ -186,7 +186,9 @@ class IngestStore:
         except OSError as error:
             if naming.is_synced:
                 raise storage_error(error, ingest.subject) from None
-            raise ingest.fall_back(error, ingest.offset) from None
+            failure = ingest.fall_back(error, ingest.offset)
+            await ingest.cut()
+            raise failure from None
         finally:
             ingest.close_file()
 
@@ -280,6 +282,8 @@ class IngestStore:
                 await ingest.record()
             except ImgfsError as error:
                 _log.warning("ingest not synced", extra={"ref": ingest.meta.ref, "error": error.message})
+                async with ingest.lock:
+                    await ingest.cut()
 
     async def record_again(self, id: str) -> bool:
         """Write the record of the ingest in the directory `id` anew, from memory; False where nobody knows it.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgfs.errors import Invalid, OffsetMismatch, TooLarge
+from imgfs.errors import ImgfsError, Invalid, OffsetMismatch, TooLarge
 from imgfs.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -99,7 +99,11 @@ class Writer:
         async with self._turn() as ingest:
             if ingest.failed is not None:
                 raise ingest.failed
-            await ingest.record()
+            try:
+                await ingest.record()
+            except ImgfsError:
+                await ingest.cut()
+                raise
 
     async def commit(self, digest: Digest | None = None) -> BlobInfo:
         """Close, verify and store: as `digest`, else as what was expected, else as what the bytes are.

@@ -215,6 +215,28 @@ async def test_after_a_boot_an_ingest_is_cut_to_its_last_sync_and_after_a_kill_i
     await cut.commit("r", DIGEST)
 
 
+@pytest.mark.parametrize("how", ["fsync", "commit", "end"])
+async def test_what_a_failed_sync_gave_up_is_not_believed_by_the_next_start(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk, how: str
+) -> None:
+    """A second sync would tell a lie: the kernel has marked the pages clean."""
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA[:4000])
+        await writer.fsync()
+        await writer.write(DATA[4000:])
+        disk.errors["fsync"] = errno.EIO
+        if how == "fsync":
+            with pytest.raises(StorageFailed):
+                await writer.fsync()
+    if how == "commit":
+        with pytest.raises(StorageFailed):
+            await ingests.commit("r", DIGEST)
+    elif how == "end":
+        await ingests.sync()
+    disk.errors.clear()
+    assert ingests.status("r").offset == IngestStore(content, nursery, era="one").status("r").offset == 4000
+
+
 async def test_what_the_disk_refuses_to_remove_stays_and_can_be_gone_on_with(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk
 ) -> None:
