@@ -179,8 +179,8 @@ async def open_store(path: str | Path, *, read_only: bool = False, era: str | No
         entering = opened(state, [label_table.SCHEMA], read_only=read_only)
         database = await run_disk(stack.enter_context, entering)
         async with plain_nursery() as nursery:
-            content, ingests = await run_disk(stores, state, database, nursery, era)
-            store = Store(state, content, ingests)
+            content = await run_disk(content_of, state, database)
+            store = Store(state, content, await run_disk(IngestStore, content, nursery, era))
             if not database.is_frozen:
                 await content.sweep_labels()
             try:
@@ -191,12 +191,9 @@ async def open_store(path: str | Path, *, read_only: bool = False, era: str | No
                 nursery.cancel_scope.cancel()
 
 
-def stores(
-    state: Path, database: Database, nursery: trio.Nursery, era: str | None = None
-) -> tuple[ContentStore, IngestStore]:
-    """The two halves of a content store, for whoever has the state directory and its database open; blocks.
+def content_of(state: Path, database: Database) -> ContentStore:
+    """The stored blobs of a state directory with their labels, for whoever has it and its database open; blocks.
 
-    `nursery` outlives all use: what is done behind writers runs there. Raises NoSpace, StorageFailed.
+    Nothing is made or mended where the database is frozen. Raises NoSpace, StorageFailed.
     """
-    content = ContentStore(state, Labels(database), read_only=database.is_frozen)
-    return content, IngestStore(content, nursery, era)
+    return ContentStore(state, Labels(database), read_only=database.is_frozen)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from imgfs.content.ingests import IngestStore
 from imgfs.content.kinds import CONTENT, ERA, INGESTS
-from imgfs.content.labels import Labels
+from imgfs.content.library import content_of
 from imgfs.content.store import ContentStore
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.plugins.program import DATABASE
 
 
 def _content(context: Context) -> ContentStore:
-    return ContentStore(context.state, Labels(context.one(DATABASE)))
+    return content_of(context.state, context.one(DATABASE))
 
 
 def _ingests(context: Context) -> IngestStore:
