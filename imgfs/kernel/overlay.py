@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Context, Detached, clon
 
 SOURCE = "imgfs"
 """What stands as the source of every overlay here in the table of mounts."""
+GOING_SECONDS = 0.5
+"""How long the kernel may take to let go of an overlay that was unmounted."""
 MOST_LOWERS = 500
 """OVL_MAX_STACK of the kernel."""
 
@@ -83,11 +86,24 @@ def check_unused(upper: Path, lower: Path, subject: str) -> None:
 
     Such a one is left by a killed daemon, or by `umount --lazy`, for as long as a process uses it. The kernel tells by
     refusing another one with `index=on`, before it looks at anything else: so what is asked for is one that it refuses
-    in any case (upper and work directory in one), which leaves no trace. `lower` is an empty directory. Blocks.
+    in any case (upper and work directory in one), which leaves no trace. `lower` is an empty directory. Blocks, up to
+    GOING_SECONDS: that long the kernel may take to let go of one that was unmounted.
     A read-only filesystem has no writers, and the kernel takes no upper from there.
     """
     if os.statvfs(upper).f_flag & os.ST_RDONLY:
         return
+    deadline = time.monotonic() + GOING_SECONDS
+    while True:
+        try:
+            _ask_unused(upper, lower, subject)
+            return
+        except Busy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(GOING_SECONDS / 10)
+
+
+def _ask_unused(upper: Path, lower: Path, subject: str) -> None:
     with Context("overlay", subject, {errno.EBUSY: "end the processes that still have it open"}) as context:
         context.set_string("source", SOURCE)
         context.set_string("index", "on")
