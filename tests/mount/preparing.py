@@ -102,8 +102,10 @@ def workshop(directory: Path) -> Generator[Workshop]:
 
 
 def add_base(scene: Scene) -> None:
-    """Have the base image here, layers and all."""
-    os.listdir(f"{scene.serve(BASE, 'base')}/rootfs/")
+    """Have the base image here, layers and all, durably."""
+    name = scene.serve(BASE, "base")
+    (name / "pull").read_bytes()
+    os.listdir(f"{name}/rootfs/")
 
 
 def children(path: Path) -> list[str]:

@@ -216,7 +216,7 @@ def test_a_views_directory_that_cannot_be_written_leaves_it_to_fuse(tmp_path: Pa
             made = small("unwritable", layers=2)
             name = scene.serve(made, "unwritable")
             assert (name / "rootfs/mark").read_bytes() == b"unwritable/1\n"
-            check_refused(scene, chain_of(scene, made), "Read-only file system")
+            check_refused(scene, chain_of(scene, made), "read-only filesystem")
             directory = prepare(scene, "over", chain_of(scene, made).name)
             assert (directory / "rootfs/mark").read_bytes() == b"unwritable/1\n"
         finally:
