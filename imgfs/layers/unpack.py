@@ -102,24 +102,32 @@ class _Inflate:
         self._size = descriptor.size
         self._taken = 0
         self._made = 0
+        self._total = 0
+        """How long the tar will be, if the rest inflates as what came."""
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
+        before = self._total
+        self._taken += len(piece)
         if self._fault is None:
             try:
                 for made in self._decompressor.feed(piece):
                     self._made += len(made)
+                    # Of a piece in work nobody knows how much of it has come out: then the larger estimate counts.
+                    self._total = max(before, self._estimate())
                     yield made
             except Malformed as fault:
                 self._fault = fault
-        self._taken += len(piece)
+        self._total = self._estimate()
+
+    def _estimate(self) -> int:
+        return self._made * self._size // max(1, self._taken)
 
     def rest(self, offset: int) -> int | None:
-        """How much tar will follow the first `offset` bytes, if the rest inflates as what came; rather too much.
+        """How much tar will follow the first `offset` bytes, by the estimate; None where nothing is known.
 
-        None where nothing is known. May be asked in another thread.
+        May be asked in another thread.
         """
-        taken, made = self._taken, self._made
-        return made - offset + made * (self._size - taken) // taken if taken else None
+        return max(0, self._total - offset) if self._total else None
 
     def close(self) -> None:
         """Raise the fault that was kept, or that the stream ends too early."""
