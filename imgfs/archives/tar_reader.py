@@ -6,13 +6,14 @@ Headers are decoded by layers/. Memory holds one header and the piece that is as
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from imgfs.archives.names import clean, link_target
 from imgfs.archives.stream import PIECE, ByteStream
 from imgfs.errors import Malformed, TooLarge, Truncated, Unsupported
+from imgfs.layers.extended import TYPES as EXTENDED
+from imgfs.layers.extended import Extended
 from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, read_header
-from imgfs.layers.pax import Records, apply_records, read_records
 
 MEMBERS_MAX = 200_000
 EXTENDED_MAX = 1 << 20
@@ -20,7 +21,6 @@ EXTENDED_MAX = 1 << 20
 
 _REGULAR = (b"0", b"\0", b"7")
 _SYMLINK, _HARDLINK, _DIRECTORY = b"2", b"1", b"5"
-_EXTENDED = (b"x", b"X", b"g", b"L", b"K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +61,6 @@ class TarPayload:
         return self._start + self.size - self._stream.position
 
 
-@dataclass(slots=True)
-class _Extended:
-    """What extended headers say of the member behind them."""
-
-    size: int = 0
-    name: bytes = b""
-    link: bytes = b""
-    records: Records = field(default_factory=dict[bytes, bytes])
-
-    def take(self, kind: bytes, data: bytes) -> None:
-        """One header more."""
-        if kind == b"L":
-            self.name = data.partition(b"\0")[0]
-        elif kind == b"K":
-            self.link = data.partition(b"\0")[0]
-        elif kind != b"g":
-            self.records = read_records(data)
-
-    def apply(self, header: Header) -> None:
-        """Override what the member's own header says."""
-        if any(key.startswith(b"GNU.sparse") for key in self.records):
-            raise Unsupported(f"archive member {header.name[:200]!r}: is a sparse file; pack the archive without")
-        apply_records(self.records, header)
-        header.name = self.name or header.name
-        header.link = self.link or header.link
-
-
 def read_members(stream: ByteStream) -> Iterator[tuple[Member, TarPayload]]:
     """Every file and link of the tar, in its order; what was not read of one is skipped before the next.
 
@@ -109,9 +82,11 @@ def read_members(stream: ByteStream) -> Iterator[tuple[Member, TarPayload]]:
 
 def _next_member(stream: ByteStream) -> Header | None:
     """The next header with all that precedes it applied; None at the end."""
-    extended = _Extended()
+    extended = Extended()
     while (header := _next_header(stream)) is not None:
-        if header.type not in _EXTENDED:
+        if header.type not in EXTENDED:
+            if any(key.startswith(b"GNU.sparse") for key in extended.records):
+                raise Unsupported(f"archive member {header.name[:200]!r}: is a sparse file; pack the archive without")
             extended.apply(header)
             return header
         size = _checked_size(header)
@@ -119,7 +94,8 @@ def _next_member(stream: ByteStream) -> Header | None:
         if extended.size > EXTENDED_MAX:
             raise TooLarge(f"archive: extended headers of {extended.size} bytes, the limit is {EXTENDED_MAX}")
         payload = TarPayload(stream, size)
-        extended.take(header.type, _whole(payload, stream))
+        if header.type != b"g":  # a global one counts for nothing
+            extended.take(header.type, _whole(payload, stream))
         payload.skip()
     return None
 

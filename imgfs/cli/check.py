@@ -55,7 +55,7 @@ def check(state: Path | None, mountpoint: str, deep: bool, form: str) -> None:
         for one in found:
             click.echo(one.line() if one.is_damage else f"note: {one.line()}")
     if damage := [one for one in found if one.is_damage]:
-        raise Failure(f"check: {len(damage)} findings; `imgfs repair` mends what can be mended", errno.EBADMSG)
+        raise Failure(f"check: findings: {len(damage)}; `imgfs repair` mends what can be mended", errno.EBADMSG)
 
 
 @click.command(cls=Command)
@@ -84,7 +84,7 @@ def repair(state: Path | None, mountpoint: str, deep: bool, form: str) -> None:
         raise from_error(error) from None
     _show(done, form)
     if left := [one for one in done if one.is_left]:
-        raise Failure(f"repair: {len(left)} findings are left for you", errno.EBADMSG)
+        raise Failure(f"repair: findings left for you: {len(left)}", errno.EBADMSG)
 
 
 def _show(done: list[Mended], form: str) -> None:

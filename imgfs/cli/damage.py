@@ -40,12 +40,17 @@ class Mended:
             return f"note: {self.finding.line()}"
         if not self.done:
             return f"left: {self.finding.line()}" + (f" ({self.reason})" if self.reason else "")
-        again = f"; it could not be had again: {self.reason}" if self.reason else ""
-        return f"mended: {self.finding.path}: {self.finding.what}; {self.done}{again}"
+        if self.reason:
+            return f"lost: {self.finding.path}: {self.finding.what}; {self.done}; cannot be had again: {self.reason}"
+        return f"mended: {self.finding.path}: {self.finding.what}; {self.done}"
 
     def told(self) -> dict[str, object]:
         """For programs."""
-        return told(self.finding) | {"mended": bool(self.done), "done": self.done, "reason": self.reason}
+        return told(self.finding) | {
+            "mended": bool(self.done) and not self.reason,
+            "done": self.done,
+            "reason": self.reason,
+        }
 
 
 def told(finding: Finding) -> dict[str, object]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.commits import Naming
-from imgfs.content.disk import storage_error, write_all
-from imgfs.errors import TooLarge, VerificationFailed
+from imgfs.content.disk import write_all
+from imgfs.errors import TooLarge, VerificationFailed, from_os
 from imgfs.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class BlobWriter:
         try:
             self._file = await run_disk(self._store.disk.create, self._temporary)
         except OSError as error:
-            raise storage_error(error, f"content {self._digest}") from None
+            raise from_os(error, f"content {self._digest}") from None
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,7 +70,7 @@ class BlobWriter:
             naming = Naming(self._temporary, self._store.path(self._digest), self._file)
             await self._store.publish(self._digest, naming)
         except OSError as error:
-            raise storage_error(error, f"content {self._digest}") from None
+            raise from_os(error, f"content {self._digest}") from None
         os.close(self._file)
         self._file = None
 
@@ -80,5 +80,5 @@ class BlobWriter:
         try:
             write_all(self._store.disk, self._file, piece, self.offset)
         except OSError as error:
-            raise storage_error(error, f"content {self._digest}") from None
+            raise from_os(error, f"content {self._digest}") from None
         self.offset += len(piece)

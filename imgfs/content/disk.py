@@ -9,8 +9,6 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from imgfs.errors import ImgfsError, from_os
-
 
 class Disk(Protocol):
     """What changes files and names. Every call blocks and raises OSError; a file is an open descriptor."""
@@ -133,8 +131,3 @@ def write_all(disk: Disk, file: int, data: bytes | bytearray | memoryview, offse
     while view:
         taken = disk.write(file, view, offset)
         view, offset = view[taken:], offset + taken
-
-
-def storage_error(error: OSError, subject: str) -> ImgfsError:
-    """As `from_os`."""
-    return from_os(error, subject)

@@ -21,10 +21,10 @@ from msgspec import UNSET, UnsetType
 
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.age import LastTouch
-from imgfs.content.disk import Disk, storage_error
+from imgfs.content.disk import Disk
 from imgfs.content.meta import Meta, write_again
 from imgfs.content.running import RunningDigest
-from imgfs.errors import ImgfsError, OffsetMismatch, TooLarge
+from imgfs.errors import ImgfsError, OffsetMismatch, TooLarge, from_os
 from imgfs.oci.digest import Digest
 
 _log = logging.getLogger("imgfs.content.ingest")
@@ -118,7 +118,7 @@ class Ingest:
                 self._is_ragged = False
             return self._file
         except OSError as error:
-            raise storage_error(error, self.subject) from None
+            raise from_os(error, self.subject) from None
 
     def close_file(self) -> None:
         """Let the descriptor go; the owner sees to it that nobody uses it."""
@@ -143,7 +143,7 @@ class Ingest:
         self._follow_up()
         if error is not None:
             self._is_ragged = True
-            raise storage_error(error, self.subject)
+            raise from_os(error, self.subject)
 
     def _append(
         self, file: int, piece: bytes | memoryview, running: RunningDigest | None, offset: int
@@ -242,7 +242,7 @@ class Ingest:
     def fall_back(self, error: OSError, offset: int) -> ImgfsError:
         """A sync of the first `offset` bytes failed: give up what was not recorded; returns what to raise."""
         durable = self.meta.durable
-        failure = storage_error(error, self.subject)
+        failure = from_os(error, self.subject)
         self.failed = type(failure)(
             f"{failure.message}; bytes {durable} to {offset} are lost, continue at byte {durable}"
         )
@@ -280,7 +280,7 @@ class Ingest:
                 await run_disk(self._disk.fsync_directory, self.path.parent)
                 self.is_rooted = True
         except OSError as error:
-            raise storage_error(error, self.subject) from None
+            raise from_os(error, self.subject) from None
         self.meta = meta
 
     @asynccontextmanager
@@ -318,7 +318,7 @@ class Ingest:
                 finally:
                     os.close(file)
             except OSError as error:
-                raise storage_error(error, self.subject) from None
+                raise from_os(error, self.subject) from None
 
     async def whole_digest(self) -> Digest:
         """The digest of all bytes so far. Raises StorageFailed."""

@@ -21,7 +21,7 @@ from imgfs.aio.threads import run_disk
 from imgfs.content.commits import Naming
 from imgfs.content.copy import Copy, copy_ref
 from imgfs.content.directories import drop, make, move, remove, remove_committed
-from imgfs.content.disk import Disk, storage_error
+from imgfs.content.disk import Disk
 from imgfs.content.ingest import Ingest
 from imgfs.content.meta import Meta, era_of
 from imgfs.content.recovery import Found, read, recover, unfinished
@@ -30,7 +30,7 @@ from imgfs.content.status import Status, status_of
 from imgfs.content.store import BlobInfo, ContentStore
 from imgfs.content.verification import check_total, stored_already, verify
 from imgfs.content.writer import Writer
-from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, StorageFailed, begun_read_only
+from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, StorageFailed, begun_read_only, from_os
 from imgfs.oci.digest import Digest
 
 Ts = TypeVarTuple("Ts")
@@ -101,7 +101,7 @@ class IngestStore:
                 file = os.dup(await ingest.open_file())
         except OSError as error:
             self.release(ingest)
-            raise storage_error(error, ingest.subject) from None
+            raise from_os(error, ingest.subject) from None
         except BaseException:
             self.release(ingest)
             raise
@@ -185,7 +185,7 @@ class IngestStore:
             await self._content.publish(digest, naming)
         except OSError as error:
             if naming.is_synced:
-                raise storage_error(error, ingest.subject) from None
+                raise from_os(error, ingest.subject) from None
             failure = ingest.fall_back(error, ingest.offset)
             await ingest.cut()
             raise failure from None
@@ -421,4 +421,4 @@ async def _on_disk(ingest: Ingest, work: Callable[[*Ts], None], *arguments: *Ts)
     try:
         await run_disk(work, *arguments)
     except OSError as error:
-        raise storage_error(error, ingest.subject) from None
+        raise from_os(error, ingest.subject) from None

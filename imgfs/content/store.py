@@ -22,10 +22,10 @@ import trio
 from imgfs.aio.threads import run_disk
 from imgfs.content.blob_writer import BlobWriter
 from imgfs.content.commits import SIDE_BY_SIDE, GroupCommit, Naming
-from imgfs.content.disk import HOST, Disk, storage_error
+from imgfs.content.disk import HOST, Disk
 from imgfs.content.durable import aside_name, make_directory, sweep, temporary_name
 from imgfs.content.labels import Labels
-from imgfs.errors import NotFound, NotPermitted, begun_read_only
+from imgfs.errors import NotFound, NotPermitted, begun_read_only, from_os
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.state import is_read_only
 
@@ -103,7 +103,7 @@ class ContentStore:
             self._stored.pop(digest, None)
             raise NotFound(f"content {digest}: is not stored here") from None
         except OSError as error:
-            raise storage_error(error, f"content {digest}") from None
+            raise from_os(error, f"content {digest}") from None
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies when it is stored."""
@@ -124,7 +124,7 @@ class ContentStore:
             self._stored.pop(digest, None)
             raise NotFound(f"content {digest}: is not stored here") from None
         except OSError as error:
-            raise storage_error(error, f"content {digest}") from None
+            raise from_os(error, f"content {digest}") from None
 
     async def add(self, digest: Digest, data: bytes) -> None:
         """Store `data`; on return it is durable. Raises VerificationFailed, NoSpace, StorageFailed or ReadOnly."""
@@ -160,7 +160,7 @@ class ContentStore:
             except OSError as error:
                 if self.path(digest).exists():  # refused: it is as stored as before
                     self._stored.setdefault(digest, info)
-                raise storage_error(error, f"content {digest}") from None
+                raise from_os(error, f"content {digest}") from None
             if self.labels(digest) and self._labels is not None:
                 await self._labels.clear(digest)
 
@@ -169,7 +169,7 @@ class ContentStore:
         if self.is_read_only:
             raise begun_read_only(subject)
         if await run_disk(is_read_only, self.root):
-            raise storage_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), subject)
+            raise from_os(OSError(errno.EROFS, os.strerror(errno.EROFS)), subject)
 
     def labels(self, digest: Digest) -> dict[str, bytes]:
         """The labels of a blob by key, sorted."""
@@ -220,7 +220,7 @@ class ContentStore:
             try:
                 await self.publish(digest, Naming(verified, self.path(digest), keep=True))
             except OSError as error:
-                raise storage_error(error, f"content {digest}") from None
+                raise from_os(error, f"content {digest}") from None
 
     async def share(self, digest: Digest, verified: Path) -> None:
         """Let a stored blob be the same file as `verified`, which has the same bytes: they are there once then.

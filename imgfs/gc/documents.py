@@ -9,8 +9,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgfs.content.disk import storage_error
-from imgfs.errors import Malformed, TooLarge, Unsupported
+from imgfs.errors import Malformed, TooLarge, Unsupported, from_os
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Index, Manifest, parse_config, parse_document
 
@@ -63,4 +62,4 @@ def _read(digest: Digest, path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise storage_error(error, f"content {digest}") from None
+        raise from_os(error, f"content {digest}") from None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.disk import storage_error
 from imgfs.content.durable import temporary_name
 from imgfs.content.store import ContentStore
-from imgfs.errors import NotFound
+from imgfs.errors import NotFound, from_os
 from imgfs.oci.digest import Digest
 
 
@@ -28,9 +27,9 @@ async def take_blob(stored: ContentStore, digest: Digest) -> None:
         stored.forget(digest)
         return
     except OSError as error:
-        raise storage_error(error, f"content {digest}") from None
+        raise from_os(error, f"content {digest}") from None
     stored.forget(digest)
     try:
         await run_disk(os.unlink, gone)
     except OSError as error:
-        raise storage_error(error, f"content {digest}") from None
+        raise from_os(error, f"content {digest}") from None

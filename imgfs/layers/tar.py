@@ -10,20 +10,21 @@ unpack with; these are the places:
   front of an entry the last counts. GNU long names win over PAX ones.
 - PAX records that override nothing an entry has are ignored. Extended attributes may be empty.
 
-Blocks are header.py's, extended headers pax.py's and sparse.py's, names paths.py's, attributes xattrs.py's.
+Blocks are header.py's; extended headers extended.py's, pax.py's and sparse.py's; names paths.py's, attributes
+xattrs.py's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
 
 from imgfs.errors import Malformed, TooLarge, Unsupported
 from imgfs.layers import sparse
 from imgfs.layers.entry import Entry, Extent, Kind
+from imgfs.layers.extended import TYPES as EXTENDED
+from imgfs.layers.extended import Extended
 from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, device_numbers, read_header
 from imgfs.layers.paths import check_target, clean, is_marked, whiteout
-from imgfs.layers.pax import Records, apply_records, read_records
 
 ENTRIES_LIMIT = 2_000_000
 EXTENDED_LIMIT = 1 << 20
@@ -51,32 +52,6 @@ _LINKS = (Kind.SYMLINK, Kind.HARDLINK)
 _NODES = (Kind.CHARACTER, Kind.BLOCK)
 _SKIPPED = (b"D", b"V")
 """The types besides regular files that have a payload: GNU's dump directories and volume labels."""
-_EXTENDED = frozenset((b"x", b"X", b"g", b"L", b"K"))
-
-
-@dataclass(slots=True)
-class _Extended:
-    """What extended headers say about the entry that they precede."""
-
-    size: int = 0
-    name: bytes = b""
-    link: bytes = b""
-    records: Records = field(default_factory=dict[bytes, bytes])
-
-    def take(self, kind: bytes, payload: bytes) -> None:
-        """Take in one extended header of type `kind`."""
-        if kind == b"L":
-            self.name = payload.partition(b"\0")[0]
-        elif kind == b"K":
-            self.link = payload.partition(b"\0")[0]
-        else:
-            self.records = read_records(payload)
-
-    def apply(self, header: Header) -> None:
-        """Override the fields of the entry's own header."""
-        apply_records(self.records, header)
-        header.name = self.name or header.name
-        header.link = self.link or header.link
 
 
 class TarWalk:
@@ -147,13 +122,13 @@ class TarWalk:
 
     def _walk(self) -> Generator[int, bytes, None]:
         """Yield the lengths of records wanted at `_at`, be sent the records; returns at the end of the archive."""
-        extended: _Extended | None = None
+        extended: Extended | None = None
         while (block := (yield BLOCK)) != ZEROS:
             self._start, self._name = self._at - BLOCK, b""
             header = read_header(block)
             self._name = header.name
-            if header.type in _EXTENDED:
-                extended = yield from self._read_extended(header, extended or _Extended())
+            if header.type in EXTENDED:
+                extended = yield from self._read_extended(header, extended or Extended())
                 continue
             if extended:
                 extended.apply(header)
@@ -170,7 +145,7 @@ class TarWalk:
         if (yield BLOCK) != ZEROS:
             raise Malformed("a block follows one zero block, expected two at the end: the tar is damaged")
 
-    def _read_extended(self, header: Header, extended: _Extended) -> Generator[int, bytes, _Extended | None]:
+    def _read_extended(self, header: Header, extended: Extended) -> Generator[int, bytes, Extended | None]:
         """Read one extended header into `extended`; None after a global one, which counts for nothing."""
         size = _checked_size(header)
         extended.size += size
@@ -182,7 +157,7 @@ class TarWalk:
         return None if header.type == b"g" else extended
 
     def _read_sparse(
-        self, header: Header, kind: Kind | None, block: bytes, extended: _Extended | None
+        self, header: Header, kind: Kind | None, block: bytes, extended: Extended | None
     ) -> Generator[int, bytes, tuple[int, tuple[Extent, ...]]]:
         """Give `header` the real size; returns the bytes of payload from `_at` on, and where they belong."""
         if kind is not Kind.REGULAR:

@@ -52,7 +52,7 @@ class Layer:
     """A layer's tar and the blob that it travels as."""
 
     tar: bytes
-    compression: Compression
+    compression: str
     blob: bytes
     annotations: Mapping[str, str]
 

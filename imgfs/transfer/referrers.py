@@ -36,9 +36,9 @@ class Referrers:
         registry: Registry,
         failures: Failures,
         nursery: trio.Nursery,
-        pins: Pins | None = None,
+        pins: Pins,
     ) -> None:
-        self._pins = pins if pins is not None else Pins()
+        self._pins = pins
         self._catalog = catalog
         self._documents = documents
         self._registry = registry

@@ -34,9 +34,9 @@ class Resolver:
         registry: Registry,
         failures: Failures,
         nursery: trio.Nursery,
-        pins: Pins | None = None,
+        pins: Pins,
     ) -> None:
-        self._pins = pins if pins is not None else Pins()
+        self._pins = pins
         self._names = names
         self._catalog = catalog
         self._documents = documents

@@ -121,7 +121,7 @@ def test_for_people_each_finding_is_a_line(unmounted: Damage) -> None:
     done = run("check", "--state", str(unmounted.state))
     assert (done.returncode, done.stdout.count("\n")) == (6, 1)
     assert done.stdout.startswith("imgfs.copy: cannot be read")
-    assert "1 findings" in done.stderr
+    assert "findings: 1;" in done.stderr
     done = run("repair", "--state", str(unmounted.state))
     assert (done.returncode, done.stdout.startswith("mended: imgfs.copy: ")) == (0, True)
 

@@ -13,28 +13,11 @@ import pytest
 
 from tests.crashes.crew import Crew, assert_bounded
 from tests.crashes.figures import FIGURES
-from tests.crashes.strikes import kill, refusing, said_by, traced
+from tests.crashes.strikes import STORAGE_CALLS, kill, refusing, said_by, traced
 from tests.mount.scene import Scene
 
 STEPS = 120
 ERRORS = ("EIO", "ENOSPC", "EDQUOT")
-CALLS = (
-    "pwrite64",
-    "fsync",
-    "fdatasync",
-    "syncfs",
-    "rename",
-    "link",
-    "unlink",
-    "unlinkat",
-    "rmdir",
-    "mkdir",
-    "ftruncate",
-    "fallocate",
-    "chmod",
-    "fchmod",
-    "write",
-)
 A_FEW = ("fsync", "fdatasync", "rename", "pwrite64")
 ALLOWED = {"EIO": {errno.EIO}, "ENOSPC": {errno.ENOSPC, errno.EIO}, "EDQUOT": {errno.ENOSPC, errno.EIO}}
 """SQLite does not tell why a sync failed, so of a row that may be EIO where the disk is full."""
@@ -45,7 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         rounds = metafunc.config.getoption("--crashes")
         chosen = [(call, error, 0) for call, error in zip(A_FEW, ERRORS * 2, strict=False)]
         if rounds:
-            chosen = [(call, error, number) for number in range(rounds) for call in CALLS for error in ERRORS]
+            chosen = [(call, error, number) for number in range(rounds) for call in STORAGE_CALLS for error in ERRORS]
         metafunc.parametrize("refusal", chosen, ids=lambda one: "-".join(map(str, one)))
 
 

@@ -44,7 +44,7 @@ def mount(tmp_path: Path) -> Iterator[Mounted]:
 
 def xz_layer(name: str) -> Layer:
     tar = layer_tar([File(name, f"{name}\n".encode() * 1000)])
-    return Layer(tar, "xz", lzma.compress(tar), {})  # type: ignore[arg-type]
+    return Layer(tar, "xz", lzma.compress(tar), {})
 
 
 def test_layers_of_a_plugins_compression_are_pulled_and_read(scene: Scene) -> None:
@@ -59,7 +59,7 @@ def test_an_archive_with_such_layers_is_proved_too(scene: Scene, tmp_path: Path)
     image([good]).write_layout(tmp_path / "good", "1")
     done = scene.mount.run("import", str(tmp_path / "good"), "localhost/good:1")
     assert done.returncode == 0, done.stderr
-    lie = Layer(bad.tar, "xz", lzma.compress(good.tar), {})  # type: ignore[arg-type]
+    lie = Layer(bad.tar, "xz", lzma.compress(good.tar), {})
     image([lie]).write_layout(tmp_path / "bad", "1")
     done = scene.mount.run("import", str(tmp_path / "bad"), "localhost/bad:1")
     assert (done.returncode, "the image config says" in done.stderr) == (6, True), done.stderr

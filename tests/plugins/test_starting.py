@@ -85,7 +85,7 @@ async def test_a_needed_one_that_fails_stops_the_start_with_its_errno(tmp_path: 
 
 async def test_an_object_of_another_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotStarted, match=r"word\.a: TypeError: gives int, expected str"):
-        async with running(tmp_path, Plugin(WORD, "a", lambda _: 1)):  # type: ignore[arg-type]
+        async with running(tmp_path, Plugin(WORD, "a", lambda _: 1)):
             pass
 
 

@@ -6,8 +6,9 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import NamedTuple, cast
+
+from tests.support.serving import served
 
 CHUNK = 1 << 16
 _OWN_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "proxy-connection"})
@@ -44,14 +45,8 @@ class CountingProxy(ThreadingHTTPServer):
 @contextmanager
 def counting_proxy(upstream: str) -> Generator[CountingProxy]:
     """A proxy on a loopback port in front of `upstream` (host:port), ended when the block is left."""
-    with CountingProxy(upstream) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(CountingProxy(upstream)) as server:
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,7 +7,6 @@ tokens themselves are made by `issue`, so that the same server serves fake regis
 from __future__ import annotations
 
 import json
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.serving import served
 
 Issue = Callable[[str, str], str]
 """A token for a scope and a user ("": anybody)."""
@@ -74,14 +75,8 @@ def basic(username: str, password: str) -> str:
 @contextmanager
 def token_server(issue: Issue, address: str = "127.0.0.1") -> Generator[TokenServer]:
     """A running token endpoint, ended when the block is left."""
-    with TokenServer(issue, address) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(TokenServer(issue, address)) as server:
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,6 +9,8 @@ from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Thread
 from typing import cast
 
+from tests.support.serving import served
+
 
 class Tunnel(ThreadingTCPServer):
     """Every tunnel leads to `target` (host, port), whatever its client named; `asked` has the heads of requests."""
@@ -32,14 +34,8 @@ class Tunnel(ThreadingTCPServer):
 def tunnel(target: str, refusing: bool = False) -> Generator[Tunnel]:
     """A running proxy to `target` (`host:port`), or one that refuses with 407."""
     host, _, port = target.partition(":")
-    with Tunnel((host, int(port)), refusing) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Tunnel((host, int(port)), refusing)) as server:
+        yield server
 
 
 class _Handler(StreamRequestHandler):

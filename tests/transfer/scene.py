@@ -20,6 +20,7 @@ from imgfs.content.store import ContentStore
 from imgfs.database import Database
 from imgfs.images import catalog, names
 from imgfs.layers.store import LayerStore
+from imgfs.leases.pins import Pins
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.client import Registry
@@ -63,7 +64,7 @@ class Scene:
         self.blobs = Blobs(self.content, self.ingests, *shared)
         self.layers = Layers(self.stored, self.content, self.ingests, COMPRESSIONS, *shared)
         self.documents = Documents(self.content, self.catalog, self.blobs, AMD64)
-        self.resolver = Resolver(self.names, self.catalog, self.documents, self.client, self.failures, nursery)
+        self.resolver = Resolver(self.names, self.catalog, self.documents, self.client, self.failures, nursery, Pins())
         self.images = Images(
             self.documents,
             self.blobs,

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import NotFound, RemoteError, Unsupported, VerificationFailed
 from imgfs.images.catalog import Source
+from imgfs.leases.pins import Pins
 from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
 from imgfs.testing.build import OCI_EMPTY, Image, index, referrer
@@ -37,7 +38,7 @@ async def referrers(scene: Scene) -> Referrers:
 
 
 def made(scene: Scene) -> Referrers:
-    return Referrers(scene.catalog, scene.documents, scene.client, scene.failures, scene.nursery)
+    return Referrers(scene.catalog, scene.documents, scene.client, scene.failures, scene.nursery, Pins())
 
 
 async def digests(referrers: Referrers) -> list[str]:
