@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,30 +13,19 @@ from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError
 from imgfs.oci.digest import Digest
-from tests.support.programs import run
+from tests.support.power import Disk
 
-SHUTDOWN = 0x8004587D
-NO_LOG_FLUSH = 2
 CYCLES = 12
 
 
 @contextmanager
-def mounted(image: Path, at: Path) -> Iterator[Path]:
-    """`image` as a filesystem; it must be left without an open file."""
-    run("mount", "-o", "loop", image, at)
+def mounted(disk: Disk) -> Iterator[Path]:
+    """The disk as after a boot; it must be left without an open file."""
+    disk.mount()
     try:
-        yield at
+        yield disk.at
     finally:
-        run("umount", at)
-
-
-def cut_power(filesystem: Path) -> None:
-    """From now on nothing reaches the device; what the journal held in memory is lost."""
-    descriptor = os.open(filesystem, os.O_RDONLY)
-    try:
-        fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
-    finally:
-        os.close(descriptor)
+        disk.unmount()
 
 
 class Acknowledged:
@@ -81,10 +67,10 @@ class Acknowledged:
             assert found[ref].offset >= len(data)
 
 
-async def work(root: Path, acknowledged: Acknowledged, chance: random.Random, cycle: int) -> None:
+async def work(disk: Disk, acknowledged: Acknowledged, chance: random.Random, cycle: int) -> None:
     """Two sorts of writers side by side until the power goes; they end with the errors of the dead disk."""
     async with trio.open_nursery() as background:
-        content = ContentStore(root)
+        content = ContentStore(disk.at)
         ingests = IngestStore(content, background, era=f"{cycle}")
         steps = chance.randrange(1, 40)
 
@@ -98,7 +84,7 @@ async def work(root: Path, acknowledged: Acknowledged, chance: random.Random, cy
                         await acknowledged.ingest(ingests, f"{cycle}.{worker}.{number}", chance)
                     steps -= 1
                     if steps == 0:
-                        await trio.to_thread.run_sync(cut_power, root)
+                        await trio.to_thread.run_sync(disk.cut_power)
             except ImgfsError:
                 assert steps <= 0
 
@@ -110,17 +96,13 @@ async def work(root: Path, acknowledged: Acknowledged, chance: random.Random, cy
 
 async def test_what_was_acknowledged_survives_power_cuts(tmp_path: Path) -> None:
     chance = random.Random(1)
-    image, at = tmp_path / "image", tmp_path / "disk"
-    image.touch()
-    os.truncate(image, 256 << 20)
-    run("mkfs.ext4", "-q", "-F", image)
-    at.mkdir()
+    disk = Disk(tmp_path, "ext4")
     acknowledged = Acknowledged()
     for cycle in range(CYCLES):
-        with mounted(image, at):
-            await work(at, acknowledged, chance, cycle)
-        with mounted(image, at):
+        with mounted(disk):
+            await work(disk, acknowledged, chance, cycle)
+        with mounted(disk) as root:
             async with trio.open_nursery() as nursery:
-                acknowledged.check(at, nursery, era=f"{cycle} is over")
+                acknowledged.check(root, nursery, era=f"{cycle} is over")
                 nursery.cancel_scope.cancel()
     assert len(acknowledged.blobs) > CYCLES

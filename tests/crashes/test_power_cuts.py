@@ -15,10 +15,10 @@ from imgfs.kernel.mounts import mount_at, unmount
 from imgfs.testing.registry import FakeRegistry
 from tests.crashes.crew import Crew, assert_bounded, start
 from tests.crashes.figures import FIGURES
-from tests.crashes.power import Disk
 from tests.crashes.strikes import kill, kill_process
 from tests.mount.scene import CONFIG, Scene
 from tests.support.mounted import Mounted
+from tests.support.power import Disk
 
 A_FEW = 2
 KINDS = ("ext4", "xfs")
