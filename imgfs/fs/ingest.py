@@ -1,7 +1,8 @@
 """content/ingest/: unfinished writes as files. A ref is a truncatable, resumable writer; `mv` into content/ commits it.
 
-Bytes that nobody has verified cannot be read, whatever a writer is opened for. chmod, chown and utimes are taken and
-change nothing, so that `cp -p` and `rsync -a` work: what an ingest looks like is imgfs's.
+Bytes that nobody has verified cannot be read, whatever a file is opened for. Opening it to read is no failure yet:
+`rsync --append` does that, reads nothing, and goes on at the end. chmod, chown and utimes are taken and change nothing,
+so that `cp -p` and `rsync -a` work: what an ingest looks like is imgfs's.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class IngestDirectory(Directory):
 
     async def make_file(self, name: bytes, flags: int, caller: Caller) -> Node:
         """Start a writer; a ref of the form `<kind>-<digest>` whose digest is stored is EEXIST at once."""
-        _check_access(flags, f"ingest {os.fsdecode(name)}")
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            raise NotPermitted(f"ingest {os.fsdecode(name)}: is started by opening it to write")
         with self._noting(name):
             writer = await self._subsystems.ingests.open(os.fsdecode(name))
             await writer.close()
@@ -128,7 +130,10 @@ class IngestFile(Node):
         return entry
 
     async def open(self, flags: int, caller: Caller) -> Handle:
-        _check_access(flags, f"ingest {self._ref}")
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            if flags & os.O_TRUNC:
+                raise NotPermitted(f"ingest {self._ref}: is truncated by opening it to write")
+            return _SealedHandle(self._known_ref())
         with self._noting():
             writer = await self._subsystems.ingests.open(self._known_ref())
             try:
@@ -205,17 +210,30 @@ class IngestFile(Node):
         return self._ref
 
 
-class WriterHandle:
-    """An open ingest. Closing it commits nothing."""
+class _SealedHandle:
+    """An ingest opened to read: it is no writer, takes no lock and yields no byte."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: str) -> None:
+        self._ref = ref
+
+    async def read(self, offset: int, size: int) -> bytes:
+        raise NotPermitted(f"ingest {self._ref}: unverified bytes cannot be read; commit it first")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class WriterHandle(_SealedHandle):
+    """An ingest opened to write. Closing it commits nothing."""
 
     __slots__ = ("_failures", "_writer")
 
     def __init__(self, writer: Writer, failures: Failures) -> None:
+        super().__init__(writer.ref)
         self._writer = writer
         self._failures = failures
-
-    async def read(self, offset: int, size: int) -> bytes:
-        raise NotPermitted("unverified bytes cannot be read")
 
     async def write(self, offset: int, data: bytes) -> int:
         """How much was written: all, or what a full disk took, so that the rest is not mistaken for new bytes."""
@@ -248,12 +266,6 @@ class WriterHandle:
 def _subject(ref: str) -> str:
     """What failures of a ref are noted for."""
     return f"content/ingest/{ref_name(ref)}"
-
-
-def _check_access(flags: int, subject: str) -> None:
-    """Opened for both it is a writer like any: rsync and mkstemp(3) ask for more than they use."""
-    if flags & os.O_ACCMODE == os.O_RDONLY:
-        raise NotPermitted(f"{subject}: unverified bytes cannot be read; commit it first")
 
 
 def _number(value: bytes) -> int:

@@ -33,7 +33,7 @@ def test_an_ingest_is_a_file_of_its_size_that_nobody_reads(at: Path) -> None:
     assert (stat.filemode(found.st_mode), found.st_size, found.st_nlink) == ("--w-------", 5, 1)
     assert at.name in os.listdir(at.parent)
     with refused(errno.EPERM):
-        os.open(at, os.O_RDONLY)
+        at.read_bytes()
     with writing(at) as file, refused(errno.EBADF):
         os.read(file, 1)
     with writing(at, os.O_RDWR) as file:
@@ -200,6 +200,15 @@ def test_opening_to_read_makes_nothing(at: Path) -> None:
     with refused(errno.EPERM):
         os.open(at, os.O_RDONLY | os.O_CREAT)
     assert at.name not in os.listdir(at.parent)
+
+
+def test_opening_to_read_neither_truncates_nor_holds_off_a_writer(at: Path) -> None:
+    put(at, b"1")
+    with refused(errno.EPERM):
+        os.open(at, os.O_RDONLY | os.O_TRUNC)
+    with at.open("rb"), writing(at, os.O_WRONLY | os.O_APPEND) as file:
+        os.write(file, b"2")
+    assert size(at) == 2
 
 
 @pytest.mark.parametrize("name", ["n" * 256, "a\nb", "a\x7fb", "a\x1bb"])

@@ -316,7 +316,7 @@ class Machine(RuleBasedStateMachine):
     @rule(ref=refs)
     def read(self, ref: str) -> None:
         expected = errno.EPERM if ref in self.model.drafts else errno.ENOENT
-        self.attempt(expected, lambda: os.open(self.ingest / ref, os.O_RDONLY))
+        self.attempt(expected, (self.ingest / ref).read_bytes)
 
     @precondition(lambda self: self.model.stored)
     @rule(number=numbers)

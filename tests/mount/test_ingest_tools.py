@@ -103,7 +103,7 @@ RESUMED = {
     "tee-a": 'tail -c +1000001 "$1" | tee -a "$2" > /dev/null',
     "dd-append": 'tail -c +1000001 "$1" | dd of="$2" bs=64k conv=notrunc oflag=append status=none',
     "dd-seek": 'dd if="$1" of="$2" bs=4k skip=1000000B seek=1000000B conv=notrunc status=none',
-    "rsync-append": 'rsync --append "$1" "$2" 2> /dev/null',
+    "rsync-append": 'rsync --append "$1" "$2"',
 }
 
 
@@ -112,6 +112,15 @@ def test_the_rest_is_brought_by(delivery: Delivery, script: str) -> None:
     program("rsync")
     delivery.begin(1_000_000)
     shell(script, delivery.source, delivery.ref)
+    delivery.finish()
+
+
+def test_rsync_appends_no_more_than_what_is_missing(delivery: Delivery) -> None:
+    program("rsync")
+    delivery.begin(1_000_000)
+    options = ("--inplace", "--append", "--no-whole-file", "--stats", "--no-h")
+    told = succeed("rsync", *options, delivery.source, delivery.ref)
+    assert f"Literal data: {SIZE - 1_000_000} bytes" in told
     delivery.finish()
 
 
@@ -183,7 +192,7 @@ def test_cp_out_of_an_ingest_is_refused(delivery: Delivery, tmp_path: Path) -> N
         done = run(*command)
         assert "Operation not permitted" in done.stderr
         assert done.stdout == ""
-    assert not (tmp_path / "copy").exists()
+    assert (tmp_path / "copy").read_bytes() == b""
     assert run("mv", delivery.ref, tmp_path / "moved").returncode != 0
     delivery.finish()
 
