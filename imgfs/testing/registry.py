@@ -1,9 +1,9 @@
 """A registry in this process, on loopback, that can be told to misbehave: for tests, and for serving an OCI layout.
 
 Read-only (distribution-spec, "Pull" and "Content Discovery"): manifests, blobs with single ranges, lists, bearer
-tokens. Every answer is planned as a Reply; a fault is a function from the planned Reply to another one. Nothing waits
-for a time: what stalls, stalls until `release` or the end. `python -m imgfs.testing.registry DIR [--port N]` serves an
-image layout directory.
+tokens. Every answer is planned as a Reply, which a fault may change (imgfs.testing.faults). Nothing waits for a time:
+what stalls, stalls until `release` or the end. `python -m imgfs.testing.registry DIR [--port N]` serves an image layout
+directory.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import json
 import mmap
 import re
 import signal
-import socket
 import ssl
 import threading
 from base64 import b64encode
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -28,242 +26,13 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest, is_digest
+from imgfs.testing.faults import Action, Fault
+from imgfs.testing.reply import CATALOG, PATH, Body, Reply, Request
+from imgfs.testing.valve import Valve
 
-Body = bytes | mmap.mmap
 PIECE = 1 << 20
-_PATH = re.compile(r"/v2/(.+)/(manifests|blobs|tags|referrers)/([^/]+)\Z")
-_CATALOG = "/v2/_catalog"
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 _REF_NAME = "org.opencontainers.image.ref.name"
-
-
-@dataclass(slots=True)
-class Request:
-    """One request, as the log keeps it. `sent` counts bytes of the body and grows while they are sent."""
-
-    method: str
-    path: str
-    """With its query."""
-    headers: dict[str, str]
-    """Names in lower case."""
-    body: bytes = field(default=b"", repr=False)
-    peer: int = 0
-    """The client's port: the same for requests on one connection."""
-    status: int = 0
-    sent: int = 0
-
-    @property
-    def range(self) -> str | None:
-        """The Range header."""
-        return self.headers.get("range")
-
-    @property
-    def kind(self) -> str:
-        """`manifest`, `tag` (HEAD of a manifest), `blob`, `tags`, `referrers`, `catalog`, `token` or `other`."""
-        path = urlsplit(self.path).path
-        found = _PATH.match(path)
-        if found is None:
-            return {"/token": "token", _CATALOG: "catalog"}.get(path, "other")
-        if found[2] == "manifests":
-            return "tag" if self.method == "HEAD" else "manifest"
-        return found[2].removesuffix("s") if found[2] == "blobs" else found[2]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What to answer. `length` is the Content-Length to announce, by default the truth; None sends chunks."""
-
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict[str, str])
-    body: Body | memoryview = b""
-    length: int | None = -1
-    cut: int | None = None
-    """Close the connection after so many bytes of the body."""
-    hold: int | None = None
-    """Stall after so many bytes of the body; -1 stalls before the headers."""
-    trickle: bool = False
-    """Stall after every byte."""
-    endless: bool = False
-    """Repeat the body until the client goes."""
-    whole: Reply | None = None
-    """Of a part: the answer without Range."""
-
-    def headed(self, **headers: str) -> Reply:
-        """The same with further headers; underscores stand for dashes."""
-        return replace(self, headers={**self.headers, **{name.replace("_", "-"): headers[name] for name in headers}})
-
-
-Action = Callable[[Reply], Reply | None]
-"""A fault; None closes the connection instead of answering."""
-
-
-def status(code: int, body: bytes = b"", **headers: str) -> Action:
-    """Answer with this status, body and headers (`Retry_After="1"`)."""
-    return lambda reply: Reply(code, body=body).headed(**headers)
-
-
-def close() -> Action:
-    """Close the connection before the headers."""
-    return lambda reply: None
-
-
-def cut_at(count: int) -> Action:
-    """Announce the whole body, send `count` bytes of it, and close."""
-    return lambda reply: replace(reply, cut=count)
-
-
-def stall(after: int = -1) -> Action:
-    """Stop after `after` bytes of the body (-1: before the headers) until released."""
-    return lambda reply: replace(reply, hold=after)
-
-
-def trickle() -> Action:
-    """Send the body byte by byte, one for each release."""
-    return lambda reply: replace(reply, trickle=True)
-
-
-def wrong_bytes() -> Action:
-    """Flip every bit of the first byte."""
-    return lambda reply: replace(reply, body=bytes([reply.body[0] ^ 0xFF]) + bytes(reply.body[1:]))
-
-
-def longer(count: int, announced: bool = False) -> Action:
-    """Send `count` bytes more than there are: in chunks, or `announced` by Content-Length."""
-    return lambda reply: replace(reply, body=bytes(reply.body) + bytes(count), length=-1 if announced else None)
-
-
-def wrong_length(length: int) -> Action:
-    """Announce another Content-Length and send that many of the body's bytes."""
-    return lambda reply: replace(reply, body=bytes(reply.body)[:length].ljust(length, b"\0"))
-
-
-def no_length() -> Action:
-    """Send the right body in chunks."""
-    return lambda reply: replace(reply, length=None)
-
-
-def range_ignored() -> Action:
-    """Answer a Range with 200 and everything."""
-    return lambda reply: reply.whole or reply
-
-
-def content_range(value: str) -> Action:
-    """Answer 206 with this Content-Range, whatever the bytes are."""
-    return lambda reply: replace(reply, status=206).headed(Content_Range=value)
-
-
-def redirect(url: str, code: int = 307) -> Action:
-    """Send the client elsewhere."""
-    return status(code, Location=url)
-
-
-def endless() -> Action:
-    """Repeat the body for ever, in chunks."""
-    return lambda reply: replace(reply, length=None, endless=True)
-
-
-def html() -> Action:
-    """Answer 200 with a login page."""
-    return status(200, b"<!DOCTYPE html><title>Sign in</title>" + b" " * 400, Content_Type="text/html; charset=utf-8")
-
-
-def huge(size: int, announced: bool = True) -> Action:
-    """Answer with `size` zeros of the planned type."""
-    return lambda reply: replace(reply, body=bytes(size), length=-1 if announced else None)
-
-
-class Stall:
-    """An answer that waits to go on."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._event = threading.Event()
-
-    @property
-    def released(self) -> bool:
-        """Whether it may go on."""
-        return self._event.is_set()
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether the client has closed its connection (not known under TLS)."""
-        try:
-            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except (BlockingIOError, ValueError):
-            return False
-        except OSError:
-            return True
-
-    def release(self) -> None:
-        """Let it go on."""
-        self._event.set()
-
-    def wait(self) -> None:
-        """Block until it is released."""
-        self._event.wait()
-
-
-class Valve:
-    """Where stalled answers wait, each for itself, and where tests find them."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._arrived: deque[Stall] = deque()
-        self._held: deque[Stall] = deque()
-        self._passes = 0
-        self._open = False
-
-    def hold(self, connection: socket.socket) -> bool:
-        """Announce an arrival and wait for its release; False when everything ends."""
-        stall = Stall(connection)
-        with self._condition:
-            self._arrived.append(stall)
-            self._held.append(stall)
-            if self._passes or self._open:
-                self._passes -= not self._open
-                stall.release()
-            self._condition.notify_all()
-        stall.wait()
-        with self._condition:
-            self._held.remove(stall)
-            return not self._open
-
-    def wait_arrival(self) -> Stall | None:
-        """Block until an answer has stalled that no earlier call has returned; None when everything ends."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._arrived or self._open)
-            return None if self._open else self._arrived.popleft()
-
-    def release(self, count: int = 1) -> None:
-        """Let `count` answers go on: first those with a client, then abandoned ones, then those that stall next."""
-        with self._condition:
-            waiting = sorted((stall for stall in self._held if not stall.released), key=lambda stall: stall.abandoned)
-            for stall in waiting[:count]:
-                stall.release()
-            self._passes += max(0, count - len(waiting))
-
-    def open(self) -> None:
-        """End every stall, for good."""
-        with self._condition:
-            self._open = True
-            for stall in self._held:
-                stall.release()
-            self._condition.notify_all()
-
-
-@dataclass(slots=True)
-class Fault:
-    """A scripted fault: requests whose `METHOD path` `match` is found in get `action`, `times` times or always."""
-
-    match: re.Pattern[str]
-    action: Action
-    times: int | None
-    met: int = 0
-
-    def takes(self, request: Request) -> bool:
-        """Whether it strikes at this request."""
-        fresh = self.times is None or self.met < self.times
-        return fresh and self.match.search(f"{request.method} {request.path}") is not None
 
 
 class FakeRegistry:
@@ -396,14 +165,14 @@ class FakeRegistry:
         parts = urlsplit(request.path)
         if parts.path == "/token":
             return self._token(parse_qs(parts.query).get("scope", [""])[0])
-        found = _PATH.match(unquote(parts.path))
+        found = PATH.match(unquote(parts.path))
         if self.logins and request.headers.get("authorization", "") not in map(_basic, self.logins.items()):
             return _error(401, "UNAUTHORIZED").headed(WWW_Authenticate='Basic realm="fake"')
-        scope = "registry:catalog:*" if parts.path == _CATALOG else _scope(found)
+        scope = "registry:catalog:*" if parts.path == CATALOG else _scope(found)
         if self._needs_token and self.tokens.get(request.headers.get("authorization", "")) != scope:
             return self._challenge(scope)
         query = parse_qs(parts.query)
-        if parts.path == _CATALOG:
+        if parts.path == CATALOG:
             names = sorted({name for name, _ in self._tags})
             return self._listed(parts.path, query, names, lambda some: {"repositories": some})
         if found is None:

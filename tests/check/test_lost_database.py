@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from imgfs.testing.registry import status
+from imgfs.testing.faults import status
 from tests.check.scene import HARMS, TWO, Damage
 
 

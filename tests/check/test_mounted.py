@@ -14,8 +14,8 @@ import pytest
 
 from imgfs.lock import locked
 from imgfs.testing.build import image
+from imgfs.testing.faults import status
 from imgfs.testing.images import File, layer
-from imgfs.testing.registry import status
 from tests.check.scene import HARMS, MADE, Damage, put_back
 from tests.check.test_check import place_of
 from tests.mount.scene import refused

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.testing.faults import close, stall, status, wrong_bytes
 from imgfs.testing.images import ARM64, File, Image, image, index, layer
-from imgfs.testing.registry import FakeRegistry, close, stall, status, wrong_bytes
+from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import IMGFS, PATIENCE, Mounted
 from tests.support.programs import free_port
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from imgfs.oci.chain import chain_id
+from imgfs.testing.faults import stall
 from imgfs.testing.images import File, image, layer
-from imgfs.testing.registry import FakeRegistry, stall
+from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import IMGFS, PATIENCE, Mounted
 
 BOX = image([layer([File("etc/box", b"1" * 5000)]), layer([File("etc/more", b"2")], "none")])

@@ -14,9 +14,8 @@ import pytest
 from imgfs.aio.flight import MEMORY
 from imgfs.oci.descriptor import OCI_MANIFEST
 from imgfs.testing.build import Image
-from imgfs.testing.registry import (
+from imgfs.testing.faults import (
     Action,
-    FakeRegistry,
     Fault,
     close,
     endless,
@@ -28,6 +27,7 @@ from imgfs.testing.registry import (
     wrong_bytes,
     wrong_length,
 )
+from imgfs.testing.registry import FakeRegistry
 from tests.mount.scene import Scene, assert_verified, error_of, refused, serving, small, status_of, until
 
 MEBIBYTE = 1 << 20

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from imgfs.oci.digest import Digest
+from imgfs.testing.faults import stall
 from imgfs.testing.images import ARM64, File, Image, Index, attestation, image, index, layer
-from imgfs.testing.registry import stall
 from tests.archives.memory import blobs_of, layout_members, members_of, tar
 from tests.mount.archiving import done, gzipped, imgfs, packed, skopeo
 from tests.mount.scene import Scene, serving, until

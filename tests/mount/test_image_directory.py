@@ -13,7 +13,7 @@ from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
 from imgfs.testing.build import AMD64, ARM64, Index, attestation, image, index
-from imgfs.testing.registry import cut_at, stall, status
+from imgfs.testing.faults import cut_at, stall, status
 from tests.mount.scene import Scene, marked_layer, refused, serving, small, status_of, succeed, until
 
 ARM7 = Platform("linux", "arm", "v7")

@@ -12,7 +12,8 @@ import pytest
 
 from imgfs.testing.build import AMD64, Image, image, layer
 from imgfs.testing.entries import File
-from imgfs.testing.registry import FakeRegistry, cut_at, stall
+from imgfs.testing.faults import cut_at, stall
+from imgfs.testing.registry import FakeRegistry
 from tests.mount.scene import CONFIG, Scene, assert_verified, refused, serving, succeed, until
 from tests.mount.test_ingest_crashes import PIECE, ingest, noise, write
 from tests.support.mounted import Mounted

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.oci.digest import Digest
-from imgfs.testing.registry import cut_at
+from imgfs.testing.faults import cut_at
 from tests.mount.scene import Scene, error_of, run, serving, succeed
 from tests.support.programs import program
 

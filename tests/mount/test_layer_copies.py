@@ -16,7 +16,8 @@ import pytest
 from imgfs.content.refs import ref_id
 from imgfs.testing.build import AMD64, Image, image, layer
 from imgfs.testing.entries import File
-from imgfs.testing.registry import FakeRegistry, stall
+from imgfs.testing.faults import stall
+from imgfs.testing.registry import FakeRegistry
 from tests.mount.preparing import small_disk
 from tests.mount.scene import CONFIG, PATIENCE, Scene, assert_verified, refused, serving, succeed, until
 from tests.mount.test_ingest_crashes import PIECE, ingest, noise, write

@@ -17,7 +17,7 @@ import pytest
 from imgfs.kernel.mounts import mount_at
 from imgfs.testing.build import AMD64, Image, image, layer
 from imgfs.testing.entries import File
-from imgfs.testing.registry import Fault, stall, status
+from imgfs.testing.faults import Fault, stall, status
 from tests.mount.kernel_views import chain_of, forget_layers, prepare, shown_at
 from tests.mount.scene import Scene, error_of, refused, run, serving, small, status_of, succeed, until
 

@@ -19,8 +19,9 @@ from imgfs import __version__
 from imgfs.kernel.mounts import is_dead, mount_at
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import local_platform
+from imgfs.testing.faults import stall
 from imgfs.testing.images import Directory, File, image, layer
-from imgfs.testing.registry import FakeRegistry, stall
+from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import IMGFS, PATIENCE, Mounted
 from tests.support.programs import free_port, program, run
 

@@ -12,7 +12,8 @@ import trustme
 
 from imgfs.testing.build import AMD64, Image, image, layer
 from imgfs.testing.entries import File
-from imgfs.testing.registry import FakeRegistry, cut_at, wrong_bytes
+from imgfs.testing.faults import cut_at, wrong_bytes
+from imgfs.testing.registry import FakeRegistry
 from tests.mount.scene import CONFIG, assert_verified, error_of, refused, run, small, until
 from tests.mount.test_ingest_crashes import noise
 from tests.support.mounted import Mounted

@@ -16,7 +16,7 @@ import pytest
 from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
 from imgfs.testing.build import Image, referrer, referrers_index
-from imgfs.testing.registry import html, stall, status
+from imgfs.testing.faults import html, stall, status
 from tests.mount.scene import PATIENCE, Scene, error_of, refused, serving, small, succeed
 from tests.support.mounted import Mounted
 from tests.support.servers import Upload, docker_registry

@@ -14,8 +14,9 @@ import pytest
 
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from imgfs.oci.digest import Digest
+from imgfs.testing.faults import stall
 from imgfs.testing.images import File, image, index, layer
-from imgfs.testing.registry import FakeRegistry, stall
+from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import PATIENCE, Mounted
 
 SHARED = layer([File("etc/shared", b"shared\n")])

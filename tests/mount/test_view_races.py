@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.testing.registry import stall
+from imgfs.testing.faults import stall
 from tests.mount.kernel_views import chain_of, prepare, shown, shown_at
 from tests.mount.scene import PATIENCE, Scene, serving, small, succeed
 from tests.support.trees import compare_trees, snapshot_tree

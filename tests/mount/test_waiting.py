@@ -18,7 +18,7 @@ import pytest
 
 from imgfs.kernel.mounts import mount_at
 from imgfs.testing.build import Image
-from imgfs.testing.registry import stall, status
+from imgfs.testing.faults import stall, status
 from tests.mount.scene import Scene, refused, serving, small, succeed
 
 FREEDOM = 2

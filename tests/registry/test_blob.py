@@ -7,8 +7,9 @@ from trio.testing import MockClock
 
 from imgfs.errors import ImgfsError, RegistryFailed, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.limits import Limits
-from imgfs.testing import registry as faults
-from imgfs.testing.registry import Action, FakeRegistry
+from imgfs.testing import faults
+from imgfs.testing.faults import Action
+from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, REPOSITORY, Scene
 
 LATE = len(BLOB) - 100

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 from imgfs.errors import TimedOut, Unreachable
 from imgfs.oci.descriptor import Descriptor
 from imgfs.registry.direct import LONG, PIECE
-from imgfs.testing import registry as faults
-from imgfs.testing.registry import Action
+from imgfs.testing import faults
+from imgfs.testing.faults import Action
 from tests.registry.scene import REPOSITORY, Scene
 
 LENGTH = 2 * LONG + 4321

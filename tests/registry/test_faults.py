@@ -23,8 +23,9 @@ from imgfs.errors import (
 from imgfs.oci.descriptor import OCI_MANIFEST
 from imgfs.oci.reference import Reference
 from imgfs.registry.limits import Limits
-from imgfs.testing import registry as faults
-from imgfs.testing.registry import Action, FakeRegistry
+from imgfs.testing import faults
+from imgfs.testing.faults import Action
+from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, MANIFEST, Scene
 
 ASKED = ["manifest", "tag", "blob"]

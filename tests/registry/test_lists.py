@@ -18,7 +18,9 @@ from imgfs.registry.lists import REFERRERS_MAX, fallback_tag
 from imgfs.registry.paging import following_url, next_link
 from imgfs.testing.build import Image, image, layer, referrer, referrers_index
 from imgfs.testing.entries import File
-from imgfs.testing.registry import Action, FakeRegistry, Reply, close, endless, html, huge, status
+from imgfs.testing.faults import Action, close, endless, html, huge, status
+from imgfs.testing.registry import FakeRegistry
+from imgfs.testing.reply import Reply
 from tests.registry.scene import REPOSITORY, Scene
 from tests.support.servers import Upload, docker_registry
 

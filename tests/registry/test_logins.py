@@ -18,8 +18,9 @@ from imgfs.log import JsonLines
 from imgfs.oci.reference import Reference
 from imgfs.registry.auth import REUSE
 from imgfs.registry.credentials.store import Credentials
-from imgfs.testing import registry as faults
+from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
+from imgfs.testing.reply import Reply
 from tests.registry.credentials.desk import Desk, answer, entry
 from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene
 from tests.support.token_server import TokenServer, basic, token_server
@@ -165,8 +166,8 @@ async def test_a_403_is_final_unless_the_login_changed(mock_clock: MockClock, de
 def hide(fake: FakeRegistry, status: int) -> None:
     """Answer `status` to whoever is not logged in, where a registry usually asks for a login; but not at the root."""
 
-    def hiding(reply: faults.Reply) -> faults.Reply:
-        return faults.Reply(status) if reply.status == 401 else reply
+    def hiding(reply: Reply) -> Reply:
+        return Reply(status) if reply.status == 401 else reply
 
     fake.fault(hiding, "/(manifests|blobs)/", times=None)
 

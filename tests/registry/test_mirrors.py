@@ -14,8 +14,9 @@ from imgfs.errors import AccessDenied, NotFound, RegistryFailed, TimedOut, Unrea
 from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.health import DOWN_MAX, DOWN_SECONDS, SHUNNED_SECONDS
-from imgfs.testing import registry as faults
-from imgfs.testing.registry import Action, FakeRegistry
+from imgfs.testing import faults
+from imgfs.testing.faults import Action
+from imgfs.testing.registry import FakeRegistry
 from tests.registry.credentials.desk import Desk, entry
 from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 from tests.support.programs import free_port

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, RateLimited, RegistryFailed, Unreachable
 from imgfs.registry.hosts import check_url
-from imgfs.testing import registry as faults
+from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene
 

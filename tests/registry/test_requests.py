@@ -14,7 +14,7 @@ from imgfs.oci.descriptor import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descr
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.limits import Limits
-from imgfs.testing import registry as faults
+from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 

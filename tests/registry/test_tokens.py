@@ -15,8 +15,10 @@ from imgfs.log import JsonLines
 from imgfs.oci.reference import Reference
 from imgfs.registry.auth import parse_token, token_url
 from imgfs.registry.challenge import Challenge
-from imgfs.testing import registry as faults
-from imgfs.testing.registry import Action, FakeRegistry
+from imgfs.testing import faults
+from imgfs.testing.faults import Action
+from imgfs.testing.registry import FakeRegistry
+from imgfs.testing.reply import Reply
 from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 
 
@@ -54,7 +56,7 @@ async def test_many_first_calls_fetch_one_token(mock_clock: MockClock, locked: S
 
 
 async def test_many_first_calls_share_one_failure(mock_clock: MockClock, locked: Scene) -> None:
-    locked.fake.fault(lambda reply: faults.Reply(403, hold=-1), "/token", times=None)
+    locked.fake.fault(lambda reply: Reply(403, hold=-1), "/token", times=None)
     refused: list[ImgfsError] = []
 
     async def ask() -> None:

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import RegistryFailed, Unreachable
 from imgfs.registry.trust import CertFile, Trust
-from imgfs.testing import registry as faults
+from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, MANIFEST, Scene
 from tests.support.programs import run

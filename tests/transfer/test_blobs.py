@@ -9,8 +9,9 @@ from imgfs.errors import ImgfsError, NoSpace, NotFound, VerificationFailed
 from imgfs.images.catalog import Source
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.testing.faults import longer, stall, status, wrong_length
 from imgfs.testing.images import File, image, layer
-from imgfs.testing.registry import FakeRegistry, longer, stall, status, wrong_length
+from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.blobs import known_descriptor
 from tests.transfer.scene import REPOSITORY, Scene
 

@@ -19,8 +19,9 @@ from imgfs.errors import Cancelled, ImgfsError, Malformed, NoSpace, RangeIgnored
 from imgfs.images.catalog import Source
 from imgfs.layers.store import LayerWriter
 from imgfs.oci.descriptor import Descriptor
+from imgfs.testing.faults import close, content_range, cut_at, html, stall, wrong_bytes
 from imgfs.testing.images import File, image, layer
-from imgfs.testing.registry import FakeRegistry, close, content_range, cut_at, html, stall, wrong_bytes
+from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.copies import COPIED_MIN, keeping, resumed
 from tests.transfer.scene import REPOSITORY, Scene, opened
 

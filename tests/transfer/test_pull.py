@@ -30,8 +30,9 @@ from imgfs.oci.descriptor import DOCKER_CONFIG, OCI_CONFIG, OCI_LAYER, Descripto
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import CONFIG_SIZE_MAX
 from imgfs.testing.build import Image
+from imgfs.testing.faults import cut_at, stall, status, wrong_bytes
 from imgfs.testing.images import AMD64, ARM64, File, image, layer
-from imgfs.testing.registry import FakeRegistry, cut_at, stall, status, wrong_bytes
+from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.layers import BREATH
 from tests.transfer.scene import REPOSITORY, Scene, opened
 

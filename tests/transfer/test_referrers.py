@@ -16,8 +16,10 @@ from imgfs.leases.pins import Pins
 from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
 from imgfs.testing.build import OCI_EMPTY, Image, index, referrer
+from imgfs.testing.faults import stall, status
 from imgfs.testing.images import ARM64, File, image, layer
-from imgfs.testing.registry import FakeRegistry, Reply, stall, status
+from imgfs.testing.registry import FakeRegistry
+from imgfs.testing.reply import Reply
 from imgfs.transfer.referrers import Referrers
 from tests.transfer.scene import REPOSITORY, Scene, opened
 

@@ -24,8 +24,9 @@ from imgfs.images.catalog import Source
 from imgfs.oci.descriptor import DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
+from imgfs.testing.faults import Action, html, stall, status, wrong_bytes
 from imgfs.testing.images import AMD64, ARM64, File, image, index, layer
-from imgfs.testing.registry import Action, FakeRegistry, html, stall, status, wrong_bytes
+from imgfs.testing.registry import FakeRegistry
 from tests.transfer.scene import REPOSITORY, Scene, opened
 
 ONE = image([layer([File("f", b"one")])])

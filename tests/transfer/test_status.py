@@ -11,8 +11,8 @@ import trio
 from imgfs.errors import ImgfsError
 from imgfs.oci.descriptor import OCI_CONFIG, Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.testing.faults import stall, status
 from imgfs.testing.images import ARM64, File, image, index, layer
-from imgfs.testing.registry import stall, status
 from imgfs.transfer.status import ImageStatus, render_status
 from tests.transfer.scene import Scene
 

@@ -1,0 +1,102 @@
+"""What can be wrong with an answer: each fault is a function from the planned Reply to another one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from imgfs.testing.reply import Reply, Request
+
+Action = Callable[[Reply], Reply | None]
+"""A fault; None closes the connection instead of answering."""
+
+
+def status(code: int, body: bytes = b"", **headers: str) -> Action:
+    """Answer with this status, body and headers (`Retry_After="1"`)."""
+    return lambda reply: Reply(code, body=body).headed(**headers)
+
+
+def close() -> Action:
+    """Close the connection before the headers."""
+    return lambda reply: None
+
+
+def cut_at(count: int) -> Action:
+    """Announce the whole body, send `count` bytes of it, and close."""
+    return lambda reply: replace(reply, cut=count)
+
+
+def stall(after: int = -1) -> Action:
+    """Stop after `after` bytes of the body (-1: before the headers) until released."""
+    return lambda reply: replace(reply, hold=after)
+
+
+def trickle() -> Action:
+    """Send the body byte by byte, one for each release."""
+    return lambda reply: replace(reply, trickle=True)
+
+
+def wrong_bytes() -> Action:
+    """Flip every bit of the first byte."""
+    return lambda reply: replace(reply, body=bytes([reply.body[0] ^ 0xFF]) + bytes(reply.body[1:]))
+
+
+def longer(count: int, announced: bool = False) -> Action:
+    """Send `count` bytes more than there are: in chunks, or `announced` by Content-Length."""
+    return lambda reply: replace(reply, body=bytes(reply.body) + bytes(count), length=-1 if announced else None)
+
+
+def wrong_length(length: int) -> Action:
+    """Announce another Content-Length and send that many of the body's bytes."""
+    return lambda reply: replace(reply, body=bytes(reply.body)[:length].ljust(length, b"\0"))
+
+
+def no_length() -> Action:
+    """Send the right body in chunks."""
+    return lambda reply: replace(reply, length=None)
+
+
+def range_ignored() -> Action:
+    """Answer a Range with 200 and everything."""
+    return lambda reply: reply.whole or reply
+
+
+def content_range(value: str) -> Action:
+    """Answer 206 with this Content-Range, whatever the bytes are."""
+    return lambda reply: replace(reply, status=206).headed(Content_Range=value)
+
+
+def redirect(url: str, code: int = 307) -> Action:
+    """Send the client elsewhere."""
+    return status(code, Location=url)
+
+
+def endless() -> Action:
+    """Repeat the body for ever, in chunks."""
+    return lambda reply: replace(reply, length=None, endless=True)
+
+
+def html() -> Action:
+    """Answer 200 with a login page."""
+    return status(200, b"<!DOCTYPE html><title>Sign in</title>" + b" " * 400, Content_Type="text/html; charset=utf-8")
+
+
+def huge(size: int, announced: bool = True) -> Action:
+    """Answer with `size` zeros of the planned type."""
+    return lambda reply: replace(reply, body=bytes(size), length=-1 if announced else None)
+
+
+@dataclass(slots=True)
+class Fault:
+    """A scripted fault: requests whose `METHOD path` `match` is found in get `action`, `times` times or always."""
+
+    match: re.Pattern[str]
+    action: Action
+    times: int | None
+    met: int = 0
+
+    def takes(self, request: Request) -> bool:
+        """Whether it strikes at this request."""
+        fresh = self.times is None or self.met < self.times
+        return fresh and self.match.search(f"{request.method} {request.path}") is not None
