@@ -98,7 +98,7 @@ class Exchange:
         remedies: set[str] = set()
         while True:
             try:
-                answer = await self._follow(call, grant)
+                answer = await self._follow(call, grant, tries)
             except (Unreachable, TimedOut) as error:
                 await tries.again(error)
                 continue
@@ -158,16 +158,17 @@ class Exchange:
             raise error
         if rest is not None and answer.status in {429, 503}:
             if tries.spare():
-                self._pauses.pause(answer.authority, min(rest, self.limits.pause))
-            self._pauses.pause(answer.authority, tries.rest(error, rest))
+                self._pauses.pause(answer.authority, min(rest, self.limits.pause), error)
+            self._pauses.pause(answer.authority, tries.rest(error, rest), error)
         else:
             await tries.again(error)
 
-    async def _follow(self, call: Call, grant: auth.Grant | None) -> Answer:
+    async def _follow(self, call: Call, grant: auth.Grant | None, tries: Tries) -> Answer:
         """Send the request and follow its redirects; the grant stays with the registry's own origin."""
         url, foreign, seen = call.url, False, set[str]()
         while True:
             seen.add(url)
+            await self._pauses.wait(urlsplit(url).netloc, tries, call.subject)
             answer = await self._send(call, url, None if foreign else grant, len(seen) > 1)
             answer.foreign = foreign
             location = answer.headers.get("location")
@@ -196,7 +197,6 @@ class Exchange:
 
     async def _send(self, call: Call, url: str, grant: auth.Grant | None, redirected: bool) -> Answer:
         authority = urlsplit(url).netloc
-        await self._pauses.wait(authority)
         wire = self._wire or await trio.to_thread.run_sync(self.wire)
         ours = {"accept-encoding": "identity", **{name.lower(): value for name, value in call.headers.items()}}
         headers = {"user-agent": "imgfs", **call.endpoint.headers_at(url), **ours}

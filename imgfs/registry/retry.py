@@ -26,21 +26,32 @@ class Pauses:
 
     def __init__(self, sleep: Sleep) -> None:
         self._until: dict[str, float] = {}
+        self._whys: dict[str, type[RemoteError]] = {}
         self._sleep = sleep
 
-    def pause(self, authority: str, seconds: float) -> None:
+    def pause(self, authority: str, seconds: float, why: RemoteError) -> None:
         """Send nothing to `authority` for `seconds` from now."""
         self._until[authority] = max(self._until.get(authority, 0.0), trio.current_time() + seconds)
+        self._whys[authority] = type(why)
 
     def resting(self, authority: str) -> bool:
         """Whether `authority` is to be left alone now."""
         return self._until.get(authority, 0.0) - trio.current_time() > _GRAIN
 
-    async def wait(self, authority: str) -> None:
-        """Wait until `authority` may be asked."""
+    async def wait(self, authority: str, tries: Tries, subject: str) -> None:
+        """Wait until `authority` may be asked, but no longer than `tries` may rest.
+
+        Others may have it rest again and again. Raises what it had to say to them, about `subject`.
+        """
         while (rest := self._until.get(authority, 0.0) - trio.current_time()) > _GRAIN:
-            await self._sleep(rest)
+            if (granted := tries.grant(rest)) <= _GRAIN:
+                told = f"{subject}: {authority} asks for rest, also after waiting; wait some minutes, then read again"
+                error = self._whys[authority](told)
+                tries.count(error)
+                raise error
+            await self._sleep(granted)
         self._until.pop(authority, None)
+        self._whys.pop(authority, None)
 
 
 class Tries:
@@ -85,7 +96,11 @@ class Tries:
         """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits."""
         self._counters.pauses += 1
         self._count(error, self._rested >= self._limits.pause)
-        granted = min(wanted, self._limits.pause - self._rested)
+        return min(wanted, self._limits.pause - self._rested)
+
+    def grant(self, wanted: float) -> float:
+        """Of `wanted` seconds of rest, how many are left to this call; counts them as spent."""
+        granted = max(0.0, min(wanted, self._limits.pause - self._rested))
         self._rested += granted
         return granted
 

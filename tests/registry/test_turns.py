@@ -106,5 +106,5 @@ async def test_somebody_better_is_there_or_not(mock_clock: MockClock, shop: Shop
     assert not turns.spare()
     later = shop.turns("az")
     assert (later.current.host, later.spare()) == ("z", False)
-    shop.pauses.pause("z", 10)
+    shop.pauses.pause("z", 10, RegistryFailed("rest"))
     assert later.spare(), "of two that are not well another is as good"

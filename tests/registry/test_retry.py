@@ -1,0 +1,56 @@
+"""Waiting as such: how long one call rests, whoever asked for it."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from imgfs.errors import RateLimited, RegistryFailed
+from imgfs.registry.limits import Limits
+from imgfs.registry.retry import Pauses, Tries
+from imgfs.registry.statistics import HostStatistics
+
+
+class Crowd:
+    """Callers of one host, of whom one is refused whenever another has waited."""
+
+    def __init__(self, clock: MockClock, refused_again: int) -> None:
+        self.pauses = Pauses(self._sleep)
+        self.counters = HostStatistics()
+        self.tries = Tries(Limits(), self._sleep, self.counters)
+        self._clock = clock
+        self._refused_again = refused_again
+
+    async def _sleep(self, seconds: float) -> None:
+        self._clock.jump(seconds)
+        if self._refused_again:
+            self._refused_again -= 1
+            self.pauses.pause("a.example", 40, RateLimited("somebody else"))
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_pause_that_others_prolong_for_ever_is_waited_for_a_minute(mock_clock: MockClock) -> None:
+    crowd = Crowd(mock_clock, refused_again=100)
+    crowd.pauses.pause("a.example", 40, RegistryFailed("somebody else"))
+    before = trio.current_time()
+    with pytest.raises(RateLimited, match=r"mine: a\.example asks for rest, also after waiting; wait some minutes"):
+        await crowd.pauses.wait("a.example", crowd.tries, "mine")
+    assert trio.current_time() - before == 60
+    assert crowd.counters.failures == {"RateLimited": 1}
+
+
+async def test_what_was_waited_for_others_is_not_waited_again(mock_clock: MockClock) -> None:
+    crowd = Crowd(mock_clock, refused_again=0)
+    crowd.pauses.pause("a.example", 50, RateLimited("somebody else"))
+    await crowd.pauses.wait("a.example", crowd.tries, "mine")
+    assert crowd.tries.rest(RateLimited("mine"), 60) == 10
+
+
+async def test_who_comes_when_the_rest_is_over_does_not_wait(mock_clock: MockClock) -> None:
+    crowd = Crowd(mock_clock, refused_again=0)
+    crowd.pauses.pause("a.example", 50, RateLimited("somebody else"))
+    mock_clock.jump(50)
+    before = trio.current_time()
+    await crowd.pauses.wait("a.example", crowd.tries, "mine")
+    assert trio.current_time() == before
