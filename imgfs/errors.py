@@ -63,6 +63,10 @@ class VerificationFailed(ImgfsError):
     errno = errno.EBADMSG
 
 
+class SenderLeft(VerificationFailed):
+    """The bytes were wrong, and their sender is left for now: there is somebody else to be asked for them at once."""
+
+
 class Malformed(ImgfsError):
     """Foreign bytes (tar, gzip, JSON, header) break the rules of their format."""
 

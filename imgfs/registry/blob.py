@@ -18,6 +18,7 @@ from imgfs.registry.body import refuse_kind
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
 from imgfs.registry.hosts import Endpoint
+from imgfs.registry.senders import Sent
 from imgfs.registry.turns import FAULTS, Turns
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class BlobStream(AsyncIterator[bytes]):
 
     A cut, a reset, a short body and a stall are resumed by Range at the byte reached: at the next host, or at the same
     one where there is no other. Bytes gained reset the count of tries; those of a body given up for its pace do not.
-    `call` makes the request to a host, `gate` bounds the streams to one, and `senders` gets everybody who sent bytes.
+    `call` makes the request to a host, `gate` bounds the streams to one, and `sent` gets everybody who sent bytes.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class BlobStream(AsyncIterator[bytes]):
         span: Span,
         media_type: str,
         gate: Callable[[Endpoint], trio.Semaphore],
-        senders: set[Endpoint],
+        sent: Sent,
     ) -> None:
         self._exchange = exchange
         self._turns = turns
@@ -66,7 +67,7 @@ class BlobStream(AsyncIterator[bytes]):
         self._span = span
         self._media_type = media_type
         self._gate = gate
-        self._senders = senders
+        self._sent = sent
         self._call = call(turns.current)
         self._tries = exchange.tries(turns.current.host, turns)
         self._entered: trio.Semaphore | None = None
@@ -119,7 +120,7 @@ class BlobStream(AsyncIterator[bytes]):
                 "read again"
             )
         if not self._gained:
-            self._senders.add(self._turns.current)
+            self._sent.add(self._turns.current, answer.authority)
         if self._skip:
             skipped = min(self._skip, len(piece))
             self._skip -= skipped
@@ -142,7 +143,7 @@ class BlobStream(AsyncIterator[bytes]):
         if excess:
             raise VerificationFailed(
                 f"{self._call.subject}: {answer.authority} sends more than the {self._span.size} bytes "
-                "of its descriptor; refused, pull from another registry"
+                "of its descriptor; refused"
             )
 
     async def _broken(self, error: Unreachable | TimedOut) -> None:

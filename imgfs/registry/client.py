@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -27,6 +25,7 @@ from imgfs.registry.hosts import Endpoint, endpoint
 from imgfs.registry.limits import Limits
 from imgfs.registry.lists import Lists
 from imgfs.registry.retry import Sleep, Tries
+from imgfs.registry.senders import Senders
 from imgfs.registry.statistics import Statistics
 from imgfs.registry.turns import FAULTS, Turns
 
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_log = logging.getLogger("imgfs.registry")
-_SENDERS_KEPT = 1024
 _ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
 _DOCUMENTS = frozenset({OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST, *DOCKER_SCHEMA1})
 _UNSAID = frozenset({"", "application/json", "application/octet-stream"})
@@ -76,8 +73,7 @@ class Registry:
         self._exchange = Exchange(limits, sleep, ssl_context, credentials, self._plain_http)
         self._lists = Lists(self._exchange, self._ask, self.manifest)
         self._gates: dict[str, trio.Semaphore] = {}
-        self._senders: OrderedDict[tuple[str, Digest], set[Endpoint]] = OrderedDict()
-        """Who sent bytes of which blob, where there is a choice."""
+        self._senders = Senders(self._exchange.health)
 
     async def __aenter__(self) -> Registry:
         return self
@@ -150,55 +146,50 @@ class Registry:
         endpoint(host)
         return self._stream(host, repository, descriptor, span)
 
-    def blame(self, host: str, digest: Digest) -> str:
+    def blame(self, host: str, digest: Digest, error: VerificationFailed) -> VerificationFailed:
         """The bytes of a blob that `blob` gave were wrong: leave whoever sent them, for this blob, for ten minutes.
 
-        Returns a clause for the message that names them; empty where nobody else could be asked anyway.
+        Where nobody else could be asked anyway, nobody is left. Returns the error to raise, which names the senders: a
+        SenderLeft where asking again asks somebody who has not sent wrong bytes yet.
         """
-        senders = self._senders.pop((host, digest), set())
-        for one in senders:
-            self._exchange.health.shun(one.authority, digest)
-            _log.warning("sent wrong bytes", extra={"host": one.authority, "digest": digest})
-        return f"; sent by {', '.join(sorted(one.authority for one in senders))}" if senders else ""
+        return self._senders.blame(host, digest, error)
 
     @asynccontextmanager
     async def _stream(
         self, host: str, repository: str, descriptor: Descriptor, span: Span
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
-        turns = await self._turns(host, "pull", descriptor.digest)
+        able = await self._able(host, "pull", descriptor.digest)
+        turns = self._exchange.turns(able, descriptor.digest)
         subject = f"{host}/{repository}@{descriptor.digest}"
 
         def call(where: Endpoint) -> Call:
             url = where.url(repository, "blobs", descriptor.digest)
             return Call("blob", where, repository, url, subject, expects=frozenset({200, 206, 416}))
 
-        senders = set[Endpoint]() if turns.alone else self._senders_of(host, descriptor.digest)
-        stream = BlobStream(self._exchange, turns, call, span, descriptor.media_type, self._gate, senders)
+        sent = self._senders.of(host, descriptor.digest, able)
+        stream = BlobStream(self._exchange, turns, call, span, descriptor.media_type, self._gate, sent)
         try:
             await stream.open()
             yield stream
         except VerificationFailed as error:
-            raise VerificationFailed(f"{error.message}{self.blame(host, descriptor.digest)}") from None
+            raise self.blame(host, descriptor.digest, error) from None
         finally:
             await stream.aclose()
 
     def _gate(self, where: Endpoint) -> trio.Semaphore:
         return self._gates.setdefault(where.authority, trio.Semaphore(self._limits.streams))
 
-    def _senders_of(self, host: str, digest: Digest) -> set[Endpoint]:
-        senders = self._senders.setdefault((host, digest), set())
-        self._senders.move_to_end((host, digest))
-        if len(self._senders) > _SENDERS_KEPT:
-            self._senders.popitem(last=False)
-        return senders
-
     async def _turns(self, host: str, capability: str, what: object) -> Turns:
-        """Who is asked for `what`, in order. Raises Invalid, and RegistryFailed where nobody is to be asked."""
+        """Who is asked for `what`, in order. Raises as `_able`."""
+        return self._exchange.turns(await self._able(host, capability, what), str(what))
+
+    async def _able(self, host: str, capability: str, what: object) -> list[Endpoint]:
+        """Who may be asked for `what`. Raises Invalid, and RegistryFailed where that is nobody."""
         hosts = await self._directories.find(host)
         able = [one for one in hosts if one.can(capability)]
         if not able:
             raise RegistryFailed(f"{what}: no host of {host} has the capability {capability}; check its hosts.toml")
-        return self._exchange.turns(able, str(what))
+        return able
 
     async def _ask(self, host: str, capability: str, ask: Callable[[Endpoint, Tries], Awaitable[T]]) -> T:
         return await self._each(await self._turns(host, capability, f"{capability} of {host}"), ask)

@@ -133,8 +133,7 @@ class Blobs:
             except Busy:
                 await self._fetch_beside(source, descriptor, transfer)
             except VerificationFailed as error:
-                senders = self._registry.blame(source.host, descriptor.digest)
-                raise VerificationFailed(f"{error.message}{senders}") from None
+                raise self._registry.blame(source.host, descriptor.digest, error) from None
 
     async def _fetch_beside(self, source: Source, descriptor: Descriptor, transfer: Transfer) -> None:
         """Somebody writes under the download's ref, maybe what an image lies about: theirs must not hold up ours."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from imgfs.errors import AccessDenied, ImgfsError, NotFound, RateLimited, RemoteError, VerificationFailed
+from imgfs.errors import AccessDenied, ImgfsError, NotFound, RateLimited, RemoteError, SenderLeft, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.digest import Digest
 
@@ -20,7 +20,8 @@ async def try_each(
     """Call `fetch` with each place of `digest` until one succeeds, those of the image that asks (`own`) first.
 
     Other places learn of the digest only when the image's own fail. Wrong bytes are asked for once more, at the next
-    place first. Raises NotFound if no place is known or all of them say so, else the failure that tells most.
+    place first, and at each place as often as there is another host to ask. Raises NotFound if no place is known or all
+    of them say so, else the failure that tells most.
     """
     sources = list(dict.fromkeys((*own, *await catalog.sources(digest))))
     if not sources:
@@ -30,10 +31,19 @@ async def try_each(
         if len(failures) == len(sources) and not any(isinstance(one, VerificationFailed) for one in failures):
             break
         try:
-            return await fetch(source)
+            return await _of_any_host(source, fetch)
         except (RemoteError, NotFound, VerificationFailed) as error:
             failures.append(error)
     raise min(failures, key=_weight)
+
+
+async def _of_any_host(source: Source, fetch: Callable[[Source], Awaitable[T]]) -> T:
+    """`fetch`, again for each host of the registry that sends wrong bytes, which leaves it for the others."""
+    while True:
+        try:
+            return await fetch(source)
+        except SenderLeft:
+            continue
 
 
 def hosts_of(places: tuple[Source, ...]) -> frozenset[str]:

@@ -12,7 +12,7 @@ import trustme
 
 from imgfs.testing.build import AMD64, Image, image, layer
 from imgfs.testing.entries import File
-from imgfs.testing.faults import cut_at, wrong_bytes
+from imgfs.testing.faults import Fault, cut_at, wrong_bytes
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.scene import CONFIG, assert_verified, error_of, refused, run, small, until
 from tests.mount.test_ingest_crashes import noise
@@ -231,6 +231,50 @@ def test_a_mirror_that_lies_is_left_and_named(
         said = [json.loads(line) for line in mounted.log().splitlines() if "sent wrong bytes" in line]
         assert [(one["host"], one["digest"]) for one in said] == [(mirror.host, blob.digest)]
     assert_verified(mounted.state)
+
+
+@pytest.mark.parametrize("as_content", [False, True])
+def test_of_several_mirrors_that_lie_each_is_left_and_named(
+    mounted: Mounted, upstream: DockerRegistry, certs: Path, as_content: bool
+) -> None:
+    made, data = noisy("lies")
+    push(upstream, made)
+    blob = made.layers[0]
+    with FakeRegistry() as first, FakeRegistry() as second, FakeRegistry() as third:
+        liars = (first, second, third)
+        for mirror in liars:
+            made.add_to(mirror, "box", "1")
+            mirror.fault(wrong_bytes(), blob.digest, times=None)
+        hosts = "".join(f'[host."{mirror.url}"]\n' for mirror in liars)
+        configure(certs, f'server = "http://{upstream.host}"\n{hosts}')
+        assert mounted.image(NAME).exists()
+        if as_content:
+            assert (mounted.content / blob.digest).read_bytes() == blob.blob
+        else:
+            assert read(mounted) == data
+        assert [sum(blob.digest in one.path for one in mirror.log) for mirror in liars] == [1, 1, 1]
+        said = [json.loads(line) for line in mounted.log().splitlines() if "sent wrong bytes" in line]
+        assert [one["host"] for one in said] == [mirror.host for mirror in liars]
+    assert_verified(mounted.state)
+
+
+def test_where_everybody_lies_everybody_is_asked_once_more_at_most_and_named(mounted: Mounted, certs: Path) -> None:
+    made, data = noisy("all lie")
+    blob = made.layers[0]
+    with FakeRegistry() as mirror, FakeRegistry() as registry:
+        faults = list[Fault]()
+        for one in (mirror, registry):
+            made.add_to(one, "box", "1")
+            faults.append(one.fault(wrong_bytes(), blob.digest, times=None))
+        configure(certs, f'server = "{registry.url}"\n[host."{mirror.url}"]\n')
+        with refused(errno.EBADMSG):
+            read(mounted)
+        told = error_of(mounted.content / blob.digest)
+        assert mirror.host in told or registry.host in told
+        assert sum(one.met for one in faults) <= 4
+        for one in faults:
+            one.times = 0
+        assert until(lambda: read(mounted)) == data
 
 
 def test_a_change_of_hosts_toml_counts_without_a_restart_and_a_mistake_is_told(mounted: Mounted, certs: Path) -> None:
