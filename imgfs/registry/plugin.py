@@ -3,18 +3,57 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.plugins.program import CONFIG
 from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.kinds import REGISTRY
+from imgfs.registry.limits import Limits
+
+_DEFAULT = Limits()
+_CALL_SECONDS = 115.0
+"""In which a call without progress ends, so that no reader waits for two minutes."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How long registries are waited for. The bounds keep every call without progress below two minutes."""
+
+    connect_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=30)] = _DEFAULT.connect
+    """For a connection, TLS included; `dial_timeout` of hosts.toml takes its place for one host."""
+    silence_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = _DEFAULT.silence
+    """Without a byte: before the first one, and between any two."""
+    slow_seconds: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = _DEFAULT.slow_window
+    """Less than 1000 bytes a second over so long a wait is a stall."""
+    pause_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = _DEFAULT.pause
+    """The longest Retry-After that is obeyed."""
+    tries: Annotated[int, msgspec.Meta(ge=1, le=10)] = _DEFAULT.tries
+    """In a row without progress."""
+
+    def limits(self) -> Limits:
+        """These options as bounds of the client."""
+        return Limits(
+            tries=self.tries,
+            connect=self.connect_seconds,
+            silence=self.silence_seconds,
+            slow_window=self.slow_seconds,
+            patience=_CALL_SECONDS - self.connect_seconds - self.silence_seconds,
+            pause=self.pause_seconds,
+        )
 
 
 def _registry(context: Context) -> Registry:
-    config = context.one(CONFIG)
+    config, options = context.one(CONFIG), context.options(Options)
     credentials = Credentials(Path(config.auth_file) if config.auth_file else None)
-    return Registry(plain_http=config.plain_http, hosts_path=config.hosts_path, credentials=credentials)
+    return Registry(
+        limits=options.limits(),
+        plain_http=config.plain_http,
+        hosts_path=config.hosts_path,
+        credentials=credentials,
+    )
 
 
-HTTP = Plugin(REGISTRY, "http", _registry, requires=(CONFIG,))
+HTTP = Plugin(REGISTRY, "http", _registry, requires=(CONFIG,), options=Options)
