@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +26,16 @@ def close() -> Action:
 def cut_at(count: int) -> Action:
     """Announce the whole body, send `count` bytes of it, and close."""
     return lambda reply: replace(reply, cut=count)
+
+
+def reset_at(count: int) -> Action:
+    """Announce the whole body, send `count` bytes of it, and reset the connection."""
+    return lambda reply: replace(reply, cut=count, reset=True)
+
+
+def reset() -> Action:
+    """Reset the connection instead of answering."""
+    return lambda reply: Reply(bare=True, cut=0, reset=True)
 
 
 def stall(after: int = -1) -> Action:
@@ -65,6 +76,72 @@ def range_ignored() -> Action:
 def content_range(value: str) -> Action:
     """Answer 206 with this Content-Range, whatever the bytes are."""
     return lambda reply: replace(reply, status=206).headed(Content_Range=value)
+
+
+def to_range(action: Action) -> Action:
+    """Do `action` to answers to a Range; others are well."""
+    return lambda reply: action(reply) if reply.status in {206, 416} else reply
+
+
+def no_last_chunk() -> Action:
+    """Send the right body in chunks, and close in place of the one that ends it."""
+    return lambda reply: replace(reply, length=None, cut=len(reply.body))
+
+
+def garbage(data: bytes = b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n") -> Action:
+    """Send something that is no HTTP, and close."""
+    return lambda reply: Reply(body=data, bare=True)
+
+
+def stall_in_headers() -> Action:
+    """Begin the headers, and stop until released."""
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: "
+    return lambda reply: Reply(body=begun, bare=True, hold=len(begun))
+
+
+def trickle_headers() -> Action:
+    """Send headers byte by byte, one for each release."""
+    return lambda reply: replace(reply.wire("X-Padding: " + "x" * 10_000), trickle=True)
+
+
+def endless_headers() -> Action:
+    """Send header lines for ever."""
+    return lambda reply: Reply(body=b"HTTP/1.1 200 OK\r\n" + b"X-Padding: x\r\n" * 10_000, bare=True, endless=True)
+
+
+def endless_interim() -> Action:
+    """Answer 100 (Continue) for ever."""
+    return lambda reply: Reply(body=b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, bare=True, endless=True)
+
+
+def framed(framing: str) -> Action:
+    """Send the right body, with this header line in place of Content-Length."""
+    return lambda reply: reply.wire(framing, bytes(reply.body))
+
+
+def chunked(before: bytes, behind: bytes) -> Action:
+    """Send the right body as chunked, with these bytes around it in place of what makes chunks of it."""
+    return lambda reply: reply.wire("Transfer-Encoding: chunked", before + bytes(reply.body) + behind)
+
+
+def more_than_said(more: bytes) -> Action:
+    """Send the right body with its right Content-Length, and `more` behind it on the same connection."""
+    return lambda reply: replace(reply, body=bytes(reply.body) + more, length=len(reply.body))
+
+
+def said_to_be(encoding: str) -> Action:
+    """Send the right body and lie about its Content-Encoding."""
+    return lambda reply: reply.headed(Content_Encoding=encoding)
+
+
+def compressed() -> Action:
+    """Send the body compressed, with gzip as its Content-Encoding."""
+    return lambda reply: replace(reply, body=gzip.compress(bytes(reply.body), 1)).headed(Content_Encoding="gzip")
+
+
+def typed(content_type: str) -> Action:
+    """Send the right body with another Content-Type."""
+    return lambda reply: reply.headed(Content_Type=content_type)
 
 
 def redirect(url: str, code: int = 307) -> Action:

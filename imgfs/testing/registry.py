@@ -13,7 +13,9 @@ import json
 import mmap
 import re
 import signal
+import socket
 import ssl
+import struct
 import threading
 from base64 import b64encode
 from collections.abc import Callable
@@ -36,7 +38,7 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class FakeRegistry:
-    """A registry on 127.0.0.1. Blobs and manifests by digest are served in every repository.
+    """A registry on an address of this machine. Blobs and manifests by digest are served in every repository.
 
     With `tls` it speaks TLS. With `token`, everything needs a bearer token of its repository, which `/token` gives to
     anybody for `expires_in` seconds; `revoke` makes all of them worthless. `realm` is where its challenges send clients
@@ -45,7 +47,13 @@ class FakeRegistry:
     """
 
     def __init__(
-        self, *, port: int = 0, token: bool = False, expires_in: int = 300, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        port: int = 0,
+        token: bool = False,
+        expires_in: int = 300,
+        tls: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.log: list[Request] = []
         self.tokens: dict[str, str] = {}
@@ -63,7 +71,8 @@ class FakeRegistry:
         self._tags: dict[tuple[str, str], Digest] = {}
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", port), self)
+        self._address = address
+        self._server = _Server((address, port), self)
         self._scheme = "http" if tls is None else "https"
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
@@ -83,12 +92,12 @@ class FakeRegistry:
 
     @property
     def host(self) -> str:
-        """`127.0.0.1:PORT`, as references name it."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        """`ADDRESS:PORT`, as references name it."""
+        return f"{self._address}:{self._server.server_address[1]}"
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:PORT`, or https."""
+        """`http://ADDRESS:PORT`, or https."""
         return f"{self._scheme}://{self.host}"
 
     def add_blob(self, data: bytes) -> Digest:
@@ -312,9 +321,13 @@ class _Handler(BaseHTTPRequestHandler):
         if reply is None or (reply.hold == -1 and not self.server.registry.valve.hold(self.connection)):
             self.close_connection = True
             return
-        self._send_headers(reply)
-        if self.command != "HEAD":
+        if not reply.bare:
+            self._send_headers(reply)
+        if self.command != "HEAD" or reply.bare:
             self._send_body(request, reply)
+        self.close_connection = self.close_connection or reply.cut is not None or reply.bare
+        if reply.reset:
+            self._reset()
 
     do_HEAD = do_POST = do_GET
 
@@ -334,18 +347,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_body(self, request: Request, reply: Reply) -> None:
         body = memoryview(reply.body)
         stop = len(body) if reply.cut is None else min(reply.cut, len(body))
+        chunked = reply.length is None and not reply.bare
         while True:
             for start, end in _pieces(stop, reply):
                 request.sent += end - start
-                self._send_piece(body[start:end], reply.length is None)
+                self._send_piece(body[start:end], chunked)
                 if (reply.trickle or end == reply.hold) and not self.server.registry.valve.hold(self.connection):
                     self.close_connection = True
                     return
             if not reply.endless:
                 break
-        if reply.length is None and reply.cut is None:
+        if chunked and reply.cut is None:
             self.wfile.write(b"0\r\n\r\n")
-        self.close_connection = self.close_connection or reply.cut is not None
+
+    def _reset(self) -> None:
+        """Closing with nothing to wait for is a reset; what was sent before may be lost with it, as it is in a net."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def _send_piece(self, piece: memoryview, chunked: bool) -> None:
         if chunked and len(piece):

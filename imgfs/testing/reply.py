@@ -60,8 +60,17 @@ class Reply:
     """Stall after every byte."""
     endless: bool = False
     """Repeat the body until the client goes."""
+    bare: bool = False
+    """The body is all that is sent: it brings its own status line and headers, if any. The connection ends with it."""
+    reset: bool = False
+    """End the connection by a reset, where it ends."""
     whole: Reply | None = None
     """Of a part: the answer without Range."""
+
+    def wire(self, framing: str, body: bytes = b"") -> Reply:
+        """The same status and headers, followed on the wire by the header line `framing` and `body`, as they are."""
+        lines = [f"HTTP/1.1 {self.status} Scripted", *(f"{name}: {value}" for name, value in self.headers.items())]
+        return replace(self, body="\r\n".join([*lines, framing, "", ""]).encode() + body, bare=True)
 
     def headed(self, **headers: str) -> Reply:
         """The same with further headers; underscores stand for dashes."""
