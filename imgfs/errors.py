@@ -129,6 +129,10 @@ class RegistryFailed(RemoteError):
     """The registry answered with a status or a body that helps nobody."""
 
 
+class Garbled(RegistryFailed):
+    """What came in place of an answer is not HTTP."""
+
+
 class RangeIgnored(RegistryFailed):
     """The registry sends the whole where the rest was asked for."""
 

@@ -17,6 +17,7 @@ SHOWN = 200
 """Bytes of an answer of the wrong kind that the log shows."""
 DRAIN_MAX = 16 << 10
 DRAIN_SECONDS = 2.0
+_TELL = "; report it to the registry's operator, or pull another image"
 
 _log = logging.getLogger("imgfs.registry")
 
@@ -29,12 +30,14 @@ async def read_all(answer: Answer, limit: int, subject: str) -> bytes:
     """
     try:
         if (answer.length or 0) > limit:
-            raise TooLarge(f"{subject}: {answer.authority} announced {answer.length} bytes, the limit is {limit}")
+            raise TooLarge(
+                f"{subject}: {answer.authority} announced {answer.length} bytes, the limit is {limit}{_TELL}"
+            )
         body = bytearray()
         while piece := await answer.read():
             body += piece
             if len(body) > limit:
-                raise TooLarge(f"{subject}: {answer.authority} sent more than the limit of {limit} bytes")
+                raise TooLarge(f"{subject}: {answer.authority} sent more than the limit of {limit} bytes{_TELL}")
     finally:
         await answer.aclose()
     if answer.length is not None and len(body) < answer.length:
@@ -74,14 +77,17 @@ def _decoded(body: bytes, encoding: str, limit: int, subject: str) -> bytes:
     if encoding in {"", "identity"}:
         return body
     if encoding not in {"gzip", "x-gzip", "deflate"}:
-        raise Malformed(f"{subject}: unknown Content-Encoding {encoding[:40]!r}, expected none")
+        raise Malformed(
+            f"{subject}: unknown Content-Encoding {encoding[:40]!r}, expected none; tell the registry's operator to "
+            "send it as it is, and read again"
+        )
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
         plain = inflater.decompress(body, limit + 1)
     except zlib.error:
         raise Malformed(f"{subject}: the body is no {encoding}; try again later") from None
     if len(plain) > limit:
-        raise TooLarge(f"{subject}: inflates to more than the limit of {limit} bytes")
+        raise TooLarge(f"{subject}: inflates to more than the limit of {limit} bytes{_TELL}")
     if not inflater.eof:
         raise Malformed(f"{subject}: the {encoding} body is incomplete; try again later")
     return plain

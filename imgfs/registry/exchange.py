@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import trio
 
-from imgfs.errors import ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable
+from imgfs.errors import Garbled, ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable
 from imgfs.registry import auth, status
 from imgfs.registry.addresses import Reach, reach
 from imgfs.registry.authenticator import Authenticator
@@ -99,7 +99,7 @@ class Exchange:
         while True:
             try:
                 answer = await self._follow(call, grant, tries)
-            except (Unreachable, TimedOut) as error:
+            except (Unreachable, TimedOut, Garbled) as error:
                 await tries.again(error)
                 continue
             if answer.status in call.expects:

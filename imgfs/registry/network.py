@@ -13,6 +13,10 @@ from imgfs.registry.addresses import Reach, addresses, inner_network
 READ_SIZE = 256 << 10
 """httpcore asks for 64 KiB at a time, at up to a third of the throughput."""
 
+HEAD_PIECE = 16 << 10
+HEAD_MAX = 160 << 10
+"""Bytes of all that comes before the body, and a first piece of that. A single set of headers has a lower limit."""
+
 SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 
 
@@ -20,16 +24,39 @@ class InnerAddress(httpcore.ConnectError):
     """The address is in the inner network of this name, which the registry that named it is not in."""
 
 
+class HeadTooLarge(httpcore.RemoteProtocolError):
+    """More than HEAD_MAX bytes came and no answer among them: headers without end, or interim answers (1xx)."""
+
+    error_status_hint = 431
+    """As h11 says of one header too many."""
+
+
 class WideStream(httpcore.AsyncNetworkStream):
-    """A stream that reads up to READ_SIZE, whatever it is asked for."""
+    """A stream that reads up to READ_SIZE, whatever it is asked for; but only once an answer has begun (`widen`).
+
+    What comes before that is parsed without a pause for anybody else, so it is taken in small pieces, and not for ever.
+    """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
+        self._head = 0
+        self._is_wide = False
+
+    def widen(self) -> None:
+        """The headers are here; until the next request."""
+        self._is_wide = True
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        return await self._stream.read(max(max_bytes, READ_SIZE), timeout)
+        if self._is_wide:
+            return await self._stream.read(max(max_bytes, READ_SIZE), timeout)
+        piece = await self._stream.read(HEAD_PIECE, timeout)
+        self._head += len(piece)
+        if self._head > HEAD_MAX:
+            raise HeadTooLarge(f"{self._head} bytes without an answer")
+        return piece
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        self._head, self._is_wide = 0, False
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:

@@ -14,20 +14,20 @@ import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpcore
 import httpx
 import trio
 
-from imgfs.errors import RegistryFailed, TimedOut, TooLarge, Unreachable
+from imgfs.errors import Garbled, RegistryFailed, TimedOut, TooLarge, Unreachable
 from imgfs.registry.addresses import Reach
 from imgfs.registry.direct import DirectBody, direct_body
 from imgfs.registry.hosts import hostname
 from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
-from imgfs.registry.network import InnerAddress, Network
+from imgfs.registry.network import InnerAddress, Network, WideStream
 from imgfs.registry.proxy import inner_failure, proxy_of, refuse_literal
 from imgfs.registry.statistics import HostStatistics
 from imgfs.registry.trust import SYSTEM, Trust, system_context
@@ -37,6 +37,10 @@ _log = logging.getLogger("imgfs.registry")
 for _name in ("httpx", "httpcore"):
     # Both log whole URLs and headers; signed queries and tokens are in those.
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+TURN = 0.01
+"""Seconds after which others get their turn: one read from the network may hold many thousand chunks of a byte."""
 
 
 class DirectTransport(httpx.AsyncHTTPTransport):
@@ -74,6 +78,7 @@ class Answer:
         self._limits = limits
         self._counters = counters
         self._waited = 0.0
+        self._turn = trio.current_time()
         self._received = 0
         self._reading = False
 
@@ -104,9 +109,15 @@ class Answer:
         if piece and not self._reading:
             self._direct = direct_body(self._response, len(piece), self._limits.silence)
         self._reading = bool(piece)
+        await self._take_turns()
         self._counters.received += len(piece)
         self._judge_pace(len(piece), trio.current_time() - before)
         return piece
+
+    async def _take_turns(self) -> None:
+        if trio.current_time() - self._turn > TURN:
+            await trio.lowlevel.checkpoint()
+            self._turn = trio.current_time()
 
     def _judge_pace(self, received: int, waited: float) -> None:
         self._received += received
@@ -125,6 +136,8 @@ class Answer:
         """Give the connection back, or close it when bytes of the body are still to come."""
         if self._direct is not None:
             self._direct.close()
+        elif is_overfull(self._response):
+            hang_up(self._response)
         with trio.CancelScope(shield=True):
             await self._response.aclose()
             # The generators below were left in the middle. On the closed connection the next read ends all of them,
@@ -165,7 +178,7 @@ class Wire:
     ) -> Answer:
         """Send a request and wait for the headers of its answer; `subject` begins the messages.
 
-        Raises Unreachable and TimedOut, which another try may cure, RegistryFailed (TLS, no HTTP, an address outside
+        Raises Unreachable, TimedOut and Garbled, which another try may cure, RegistryFailed (TLS, an address outside
         what is permitted), which it will not, and TooLarge.
         """
         authority = urlsplit(url).netloc
@@ -187,6 +200,8 @@ class Wire:
             ) from None
         except httpx.HTTPError as error:
             raise translated(error, subject, authority) from None
+        if isinstance(stream := response.extensions.get("network_stream"), WideStream):
+            stream.widen()
         answer = Answer(response, subject, authority, limits, counters)
         await self._check_headers(answer, response, subject)
         return answer
@@ -196,7 +211,8 @@ class Wire:
         if size > self._limits.headers:
             await answer.aclose()
             raise TooLarge(
-                f"{subject}: {answer.authority} sent {size} bytes of headers: the limit is {self._limits.headers}"
+                f"{subject}: {answer.authority} sent {size} bytes of headers, the limit is {self._limits.headers}; "
+                "report it to the registry's operator"
             )
 
     async def _transport(self, url: str, manner: Manner, subject: str) -> httpx.AsyncHTTPTransport:
@@ -274,13 +290,33 @@ def is_idle(transport: httpx.AsyncHTTPTransport) -> bool:
     return all(one.is_idle() or one.is_closed() for one in pool.connections)
 
 
+def is_overfull(response: httpx.Response) -> bool:
+    """Whether more came over its connection than `response` has said: the next answer there would begin with that.
+
+    Only h11 knows; where it cannot be asked, it may be so.
+    """
+    holder: Any = response.stream
+    for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
+        holder = getattr(holder, name, None)
+    return holder is None or bool(holder.trailing_data[0])
+
+
+def hang_up(response: httpx.Response) -> None:
+    """End the connection of `response`, so that nobody uses it again."""
+    with suppress(OSError):
+        response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
 def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreachable | RegistryFailed | TooLarge:
     """What `error`, met before the headers of an answer, means for a reader."""
     causes = list(_causes(error))
-    if any(getattr(cause, "error_status_hint", 0) == 431 for cause in causes):
+    hints = [hint for cause in causes if (hint := getattr(cause, "error_status_hint", 0))]
+    if 431 in hints:
         return TooLarge(
             f"{subject}: {authority} sent more headers than the limit; report it to the registry's operator"
         )
+    if hints and isinstance(error, httpx.RemoteProtocolError):
+        return Garbled(f"{subject}: what {authority} answered is not HTTP; check the port, and whether it wants TLS")
     inner = next((cause for cause in causes if isinstance(cause, InnerAddress)), None)
     if inner is not None:
         return inner_failure(str(inner), subject, authority)
