@@ -157,7 +157,7 @@ def parse_config(data: bytes) -> ImageConfig:
 def _document_type(document: _Document, said: str) -> str:
     own = document.media_type
     if said in DOCKER_SCHEMA1 or own in DOCKER_SCHEMA1 or document.schema_version == 1 or bytes(document.fsLayers):
-        raise Unsupported("manifest of schema 1: push the image again with a current client")
+        raise Unsupported("manifest of schema 1, which current clients neither push nor read")
     known = INDEX_TYPES | MANIFEST_TYPES
     if own and said in known and own != said:
         raise Malformed(f"manifest: its mediaType is {own[:120]!r} but it was sent as {said!r}")

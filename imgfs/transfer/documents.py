@@ -58,7 +58,7 @@ class Documents:
 
         Durable on return. Raises Malformed, Unsupported, TooLarge, VerificationFailed, NoSpace, StorageFailed.
         """
-        document = await self._parse(own.digest, data, own.media_type)
+        document = await self._parse(own.digest, data, own.media_type, f"{source}@{own.digest}")
         await self._content.add(own.digest, data)
         await self._record(own.digest, len(data), document, [source])
         return document
@@ -148,8 +148,13 @@ class Documents:
         child = _pick(digest, document, platform)
         return await self._descend(child.digest, child, own, platform, depth - 1)
 
-    async def _parse(self, digest: Digest, data: bytes, media_type: str) -> Manifest | Index:
-        document = await run_cpu(parse_document, data, media_type)
+    async def _parse(self, digest: Digest, data: bytes, media_type: str, name: str = "") -> Manifest | Index:
+        try:
+            document = await run_cpu(parse_document, data, media_type)
+        except (Malformed, Unsupported, TooLarge) as error:
+            raise type(error)(
+                f"{name or f'image {digest}'}: {error.message}; push the image again, or pull another"
+            ) from None
         self._parsed[digest] = document
         if len(self._parsed) > _PARSED_KEPT:
             self._parsed.popitem(last=False)
