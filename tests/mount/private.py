@@ -68,11 +68,11 @@ class Passwords:
 
 
 @contextmanager
-def registry_with_passwords(directory: Path) -> Generator[tuple[DockerRegistry, Passwords]]:
-    """A docker-registry that wants Basic."""
+def registry_with_passwords(directory: Path, redirect: str = "") -> Generator[tuple[DockerRegistry, Passwords]]:
+    """A docker-registry that wants Basic, and has its blobs at `redirect` if that is given."""
     passwords = Passwords(directory)
     auth: dict[str, object] = {"htpasswd": {"realm": "private", "path": str(passwords.path)}}
-    with docker_registry(directory / "registry", auth) as registry:
+    with docker_registry(directory / "registry", auth, redirect=redirect) as registry:
         yield registry, passwords
 
 

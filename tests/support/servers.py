@@ -29,16 +29,19 @@ class Access(NamedTuple):
 class DockerRegistry:
     """A docker-registry that may be stopped and started again on the same port, with the same storage.
 
-    With `remote`, the URL of another registry, it is that one's pull-through cache.
+    With `remote`, the URL of another registry, it is that one's pull-through cache. With `redirect`, the URL of a
+    server that shows `storage`/data, it redirects there for blobs.
     """
 
-    def __init__(self, storage: Path, auth: dict[str, object] | None = None, remote: str = "") -> None:
+    def __init__(
+        self, storage: Path, auth: dict[str, object] | None = None, remote: str = "", redirect: str = ""
+    ) -> None:
         self.port = free_port()
         self.log = storage / "registry.log"
         self._config = storage / "config.json"
         self._process: subprocess.Popen[bytes] | None = None
         storage.mkdir(parents=True, exist_ok=True)
-        self._config.write_text(json.dumps(_config(storage / "data", self.port, auth, remote)))
+        self._config.write_text(json.dumps(_config(storage / "data", self.port, auth, remote, redirect)))
 
     @property
     def host(self) -> str:
@@ -75,13 +78,14 @@ class DockerRegistry:
 
 @contextmanager
 def docker_registry(
-    storage: Path, auth: dict[str, object] | None = None, remote: str = ""
+    storage: Path, auth: dict[str, object] | None = None, remote: str = "", redirect: str = ""
 ) -> Generator[DockerRegistry]:
     """A running registry that keeps everything below `storage`, ended when the block is left.
 
-    `auth` is that part of its configuration; without it everybody may do everything. `remote` is what it caches.
+    `auth` is that part of its configuration; without it everybody may do everything. `remote` is what it caches,
+    `redirect` where its blobs are read.
     """
-    registry = DockerRegistry(storage, auth, remote)
+    registry = DockerRegistry(storage, auth, remote, redirect)
     try:
         registry.start()
         yield registry
@@ -139,9 +143,11 @@ class Upload:
             connection.close()
 
 
-def _config(data: Path, port: int, auth: dict[str, object] | None, remote: str) -> dict[str, object]:
+def _config(data: Path, port: int, auth: dict[str, object] | None, remote: str, redirect: str) -> dict[str, object]:
+    elsewhere = {"storage": [{"name": "redirect", "options": {"baseurl": redirect}}]}
     return {
         **({"proxy": {"remoteurl": remote}} if remote else {}),
+        **({"middleware": elsewhere} if redirect else {}),
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": False}},
         "storage": {"filesystem": {"rootdirectory": str(data)}, "delete": {"enabled": True}},
