@@ -19,6 +19,7 @@ from imgfs.oci.reference import Reference
 from imgfs.registry.auth import REUSE
 from imgfs.registry.credentials.store import Credentials
 from imgfs.testing import faults
+from imgfs.testing.faults import Action
 from imgfs.testing.registry import FakeRegistry
 from imgfs.testing.reply import Reply
 from tests.registry.credentials.desk import Desk, answer, entry
@@ -187,6 +188,39 @@ async def test_a_registry_that_hides_instead_of_asking_is_asked_at_its_root(
     assert await private.ask(asked) == private.expected(asked)
     assert [request.path for request in private.fake.log][1] == "/v2/"
     assert sent(private.fake) == ["", "", "Basic"]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        faults.close(),
+        faults.reset(),
+        faults.garbage(),
+        faults.status(500),
+        faults.status(429, Retry_After="3600"),
+        faults.redirect("ftp://127.0.0.1/"),
+        faults.redirect("?"),
+        faults.endless_headers(),
+        faults.status(401, WWW_Authenticate='Bearer realm="file:///etc/shadow"'),
+    ],
+    ids=["closed", "reset", "garbage", "500", "429", "to ftp", "in a circle", "headers", "hostile realm"],
+)
+async def test_a_root_that_fails_leaves_the_refusal_as_it_was_and_is_asked_again(
+    mock_clock: MockClock, desk: Desk, private: Scene, action: Action
+) -> None:
+    hide(private.fake, 403)
+    log_in(desk, private)
+    fault = private.fake.fault(action, "GET /v2/$", times=None)
+    before = trio.current_time()
+    with pytest.raises(ImgfsError) as caught:
+        await private.ask("manifest")
+    assert isinstance(caught.value, AccessDenied | RegistryFailed)
+    assert "canary" not in caught.value.message
+    assert private.fake.requests() <= 4
+    assert trio.current_time() - before < 120
+    fault.times = 0
+    private.clock.jump(REUSE + 1)
+    assert await private.ask("manifest") == MANIFEST
 
 
 async def test_what_is_absent_for_the_login_too_is_absent(mock_clock: MockClock, desk: Desk, private: Scene) -> None:

@@ -1,0 +1,314 @@
+"""Every fault of a registry at every place, through a mount: what the reader gets, is told, and gets when it is over.
+
+All pairs of the table are struck side by side, as the world does it, and then mended; each test looks at one of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from urllib.parse import quote
+
+import pytest
+
+from imgfs.oci.digest import Digest
+from imgfs.testing.build import index
+from imgfs.testing.faults import Fault, redirect
+from imgfs.testing.registry import FakeRegistry
+from tests.mount.fault_table import CANARY, GOOD, Case, cases
+from tests.mount.scene import CONFIG, assert_verified, error_of, small, until
+from tests.support.isolation import run_alone
+from tests.support.mounted import Mounted
+
+BOUND = 60.0
+"""Seconds in which a reader has an answer, whatever happens; the mount's limits add up to a tenth of it."""
+ASKED = 40
+"""Requests that a fault costs at most: a blob that comes in crumbs."""
+READERS = 24
+DRIP = 0.05
+RESTING = ("limited", "unavailable")
+"""Where each case has all others wait."""
+LIMITS = """[plugins.registry.http]
+connect_seconds = 1.0
+silence_seconds = 1.0
+slow_seconds = 1.5
+pause_seconds = 0.3
+tries = 2
+"""
+ADVICE = re.compile(r"\b(check|try|read|pull|push|report|tell|wait|login|look|see)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The registries that a case needs: one that is open, where it redirects to, and one that wants tokens."""
+
+    plain: FakeRegistry
+    storage: FakeRegistry
+    guarded: FakeRegistry
+
+    @property
+    def all(self) -> tuple[FakeRegistry, ...]:
+        return self.plain, self.storage, self.guarded
+
+
+@dataclass(slots=True)
+class World:
+    """A mount, and registries by the name of their ground."""
+
+    mount: Mounted
+    grounds: dict[str, Ground]
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """An object whose registry is at fault, who reads it how, and what he would read."""
+
+    read: Callable[[], bytes]
+    expected: bytes
+    digest: Digest
+    """What must not be here."""
+    told: Callable[[], str]
+    """The sentence about it."""
+    host: str
+    """Who is at fault."""
+    fault: Fault
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How it went, while the fault was there and when it was gone."""
+
+    struck: Struck
+    code: int = GOOD
+    data: bytes = b""
+    seconds: float = 0.0
+    told: str = ""
+    is_here: bool = False
+    other: bytes | OSError = b""
+    """What another image of the same registry gave meanwhile."""
+    again: bytes | OSError = b""
+    told_again: str = ""
+
+
+def strike(world: World, case: Case) -> Struck:
+    """An image of its own, with the fault at one place of it."""
+    return {
+        "index": _document,
+        "manifest": _document,
+        "touch": _touch,
+        "config": _blob,
+        "layer": _blob,
+        "storage": _blob,
+        "token": _token,
+    }[case.place](world, case)
+
+
+def _fault(registry: FakeRegistry, case: Case, match: str) -> Fault:
+    if case.row.first is not None:
+        registry.fault(case.row.first, match)
+    return registry.fault(case.row.action, match, times=None)
+
+
+def _document(world: World, case: Case) -> Struck:
+    registry, image = world.grounds[case.row.ground].plain, small(case.mark)
+    above = index([image])
+    above.add_to(registry, case.mark, "1")
+    name = world.mount.image(f"{registry.host}/{case.mark}:1")
+    if case.place == "index":
+        fault = _fault(registry, case, f"GET /v2/{case.mark}/manifests/1([?]|$)")
+        read, document = (name / "index.json").read_bytes, above
+        return Struck(read, document.document, document.digest, _logged(world, case), registry.host, fault)
+    fault = _fault(registry, case, f"/manifests/{image.digest}([?]|$)")
+    return Struck(
+        (name / "manifest.json").read_bytes,
+        image.document,
+        image.digest,
+        lambda: error_of(name),
+        registry.host,
+        fault,
+    )
+
+
+def _touch(world: World, case: Case) -> Struck:
+    registry, image = world.grounds[case.row.ground].plain, small(case.mark)
+    image.add_to(registry, case.mark, "1")
+    name = world.mount.image(f"{registry.host}/{case.mark}:1")
+    os.readlink(name)
+    fault = _fault(registry, case, f"HEAD /v2/{case.mark}/")
+
+    def read() -> bytes:
+        os.utime(name, follow_symlinks=False)
+        return os.readlink(name).encode()
+
+    expected = f"../../{image.digest}".encode()
+    return Struck(read, expected, Digest.of(b"nothing"), _logged(world, case), registry.host, fault)
+
+
+def _blob(world: World, case: Case) -> Struck:
+    ground, image = world.grounds[case.row.ground], small(case.mark)
+    image.add_to(ground.plain, case.mark, "1")
+    name = world.mount.image(f"{ground.plain.host}/{case.mark}:1")
+    if case.place == "config":
+        read, expected = (name / "config.json").read_bytes, image.config
+        digest = Digest.of(image.config)
+    else:
+        read, expected = (name / "rootfs/mark").read_bytes, f"{case.mark}/0\n".encode()
+        digest = image.layers[0].digest
+    at = ground.plain
+    if case.place == "storage":
+        at = ground.storage
+        image.add_to(at, case.mark, "1")
+        ground.plain.fault(redirect(f"{at.url}/v2/bucket/blobs/{digest}?{CANARY}"), digest, times=None)
+    fault = _fault(at, case, digest)
+    return Struck(read, expected, digest, lambda: error_of(world.mount.content / digest), at.host, fault)
+
+
+def _token(world: World, case: Case) -> Struck:
+    registry, image = world.grounds[case.row.ground].guarded, small(case.mark)
+    image.add_to(registry, case.mark, "1")
+    name = world.mount.image(f"{registry.host}/{case.mark}:1")
+    fault = _fault(registry, case, f"/token.*%3A{quote(case.mark, safe='')}%3Apull")
+    read = (name / "manifest.json").read_bytes
+    return Struck(read, image.document, image.digest, _logged(world, case), registry.host, fault)
+
+
+def _logged(world: World, case: Case) -> Callable[[], str]:
+    """The last failure of a name: the host's xattr is every name's, and many are struck at once."""
+    mine = re.compile(rf"{re.escape(case.mark)}(?![\w-])")
+
+    def told() -> str:
+        lines = [json.loads(line) for line in world.mount.log().splitlines() if case.mark in line]
+        errors = [one["error"] for one in lines if one["event"] == "failed" and mine.search(one["error"])]
+        return errors[-1] if errors else ""
+
+    return told
+
+
+def meet(world: World, case: Case) -> Outcome:
+    """Read while the fault is there."""
+    struck = strike(world, case)
+    outcome, began = Outcome(struck), time.monotonic()
+    try:
+        outcome.data = struck.read()
+    except OSError as error:
+        outcome.code = error.errno or -1
+    outcome.seconds = time.monotonic() - began
+    outcome.told = struck.told()
+    outcome.is_here = struck.digest in os.listdir(world.mount.content)
+    outcome.other = _tried(lambda: _other(world, case))
+    return outcome
+
+
+def _other(world: World, case: Case) -> bytes:
+    """Another image of the same kind of registry; not of one that everybody is asked to leave alone."""
+    ground = world.grounds["" if case.row.ground in RESTING else case.row.ground]
+    registry, image = ground.guarded if case.place == "token" else ground.plain, small(f"well/{case.mark}")
+    image.add_to(registry, f"well/{case.mark}", "1")
+    return (world.mount.image(f"{registry.host}/well/{case.mark}:1") / "manifest.json").read_bytes()
+
+
+def _tried(read: Callable[[], bytes]) -> bytes | OSError:
+    """Others go on whatever happens to one; the test of that one looks at it."""
+    try:
+        return read()
+    except OSError as error:
+        return error
+
+
+def recover(outcome: Outcome) -> None:
+    """Mend the registry and read again, until the failure is forgotten."""
+    outcome.struck.fault.times = 0
+    outcome.again = _tried(lambda: until(outcome.struck.read))
+    outcome.told_again = outcome.struck.told()
+
+
+@contextmanager
+def dripping(registries: tuple[FakeRegistry, ...]) -> Iterator[None]:
+    """Let what these send byte by byte go on at a pace."""
+
+    def drip(registry: FakeRegistry) -> None:
+        while stalled := registry.valve.wait_arrival():
+            time.sleep(DRIP)
+            stalled.release()
+
+    threads = [Thread(target=drip, args=(registry,)) for registry in registries]
+    for thread in threads:
+        thread.start()
+    yield
+    for registry in registries:
+        registry.valve.open()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    directory = tmp_path_factory.mktemp("faults")
+    with ExitStack() as stack:
+        grounds = {
+            name: Ground(*(stack.enter_context(FakeRegistry(token=guarded)) for guarded in (False, False, True)))
+            for name in ("", "limited", "unavailable", "dripping")
+        }
+        mount = stack.enter_context(Mounted(directory, f"{CONFIG}{LIMITS}"))
+        mount.start()
+        stack.enter_context(dripping(grounds["dripping"].all))
+        yield World(mount, grounds)
+        assert sorted(os.listdir(directory)) == ["mnt", "state"]
+        assert_verified(mount.state)
+        assert "canary" not in mount.log()
+        assert "Traceback" not in mount.log()
+
+
+@pytest.fixture(scope="module")
+def outcomes(world: World, request: pytest.FixtureRequest) -> dict[str, Outcome]:
+    """Of all cases that were chosen."""
+    wanted = [one.callspec.params["case"] for one in request.session.items if _asks_for_a_case(one)]
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(lambda case: meet(world, case), wanted)
+        met = dict(zip((case.mark for case in wanted), found, strict=True))
+        list(readers.map(recover, met.values()))
+    return met
+
+
+def _asks_for_a_case(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and item.function is test_a_fault_is_met
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.mark)
+def test_a_fault_is_met(outcomes: dict[str, Outcome], case: Case) -> None:
+    found = outcomes[case.mark]
+    code = errno.errorcode.get(found.code, str(found.code))
+    assert code == errno.errorcode.get(case.code, "0"), found.told
+    assert found.seconds < BOUND
+    assert found.struck.fault.met in range(1, ASKED), found.told
+    if case.code:
+        assert_told(case, found)
+        assert not found.is_here, "bytes that nobody verified were kept"
+    else:
+        assert found.data == found.struck.expected
+    image = small(f"well/{case.mark}")
+    assert found.other == image.document
+    assert found.again == found.struck.expected
+    assert "canary" not in found.told_again
+
+
+def assert_told(case: Case, found: Outcome) -> None:
+    """The sentence says who, what, and what to do next, and no secret."""
+    if "redirect" not in case.row.name and case.row.ground not in RESTING:
+        assert found.struck.host in found.told, found.told
+    assert case.row.says in found.told
+    assert ADVICE.search(found.told.rpartition(";")[2]), found.told
+    assert "canary" not in found.told
+
+
+def test_faults_of_networks_are_met_and_reach_nobody() -> None:
+    run_alone(Path(__file__).with_name("alone_faults.py"))
