@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -73,7 +73,8 @@ class Answer:
         """Whether the body was given up for its pace, so that its bytes are no progress."""
         self._response = response
         self._subject = subject
-        self._raw: AsyncIterator[bytes] = response.aiter_raw()
+        # Not aiter_raw: at the end it gives the connection away, before anybody has looked what is left on it.
+        self._raw = aiter(cast(AsyncIterable[bytes], response.stream))
         self._direct: DirectBody | None = None
         self._limits = limits
         self._counters = counters

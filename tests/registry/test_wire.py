@@ -1,0 +1,124 @@
+"""What comes over a connection, HTTP or not: nothing of one answer gets into another, and none keeps others waiting."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from imgfs.errors import Garbled, RegistryFailed, TooLarge, Unreachable
+from imgfs.registry.limits import Limits
+from imgfs.registry.manner import Manner
+from imgfs.registry.network import HEAD_MAX
+from imgfs.registry.statistics import HostStatistics
+from imgfs.registry.transport import Answer, Wire
+from imgfs.testing import faults
+from imgfs.testing.faults import Action
+from imgfs.testing.registry import FakeRegistry
+from imgfs.testing.reply import Reply
+
+ABSENT = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+CHUNKS = 60_000
+MANY_TURNS = 20
+"""Of a hundredth second, in a body that takes a second or more to take apart, and comes in two or three reads."""
+
+
+@pytest.fixture
+async def wire() -> Wire:
+    return Wire(Limits())
+
+
+async def ask(wire: Wire, fake: FakeRegistry, method: str = "GET") -> Answer:
+    return await wire.send(method, f"{fake.url}/v2/", {}, Manner(), HostStatistics(), "x")
+
+
+async def read(wire: Wire, fake: FakeRegistry, method: str = "GET") -> tuple[int, bytes]:
+    """Status and body of an answer that is read to its end."""
+    answer = await ask(wire, fake, method)
+    body = b""
+    while piece := await answer.read():
+        body += piece
+    await answer.aclose()
+    return answer.status, body
+
+
+def ports(fake: FakeRegistry) -> list[int]:
+    return [request.peer for request in fake.log]
+
+
+async def test_a_connection_is_used_again(wire: Wire, fake: FakeRegistry) -> None:
+    assert [await read(wire, fake) for _ in range(3)] == [(200, b"{}")] * 3
+    assert len(set(ports(fake))) == 1
+    await wire.aclose()
+
+
+@pytest.mark.parametrize("more", [ABSENT, b"x", b"\r\n" * 1000])
+async def test_what_follows_an_answer_is_not_the_next_one(wire: Wire, fake: FakeRegistry, more: bytes) -> None:
+    fake.fault(faults.more_than_said(more), times=2)
+    assert [await read(wire, fake) for _ in range(3)] == [(200, b"{}")] * 3
+    assert len(set(ports(fake))) == 3
+    await wire.aclose()
+
+
+async def test_a_body_that_follows_the_answer_to_head_is_not_the_next_answer(wire: Wire, fake: FakeRegistry) -> None:
+    def with_body(reply: Reply) -> Reply:
+        return reply.wire("Content-Length: 2", ABSENT)
+
+    fake.fault(with_body)
+    assert await read(wire, fake, "HEAD") == (200, b"")
+    assert await read(wire, fake) == (200, b"{}")
+    await wire.aclose()
+
+
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        (faults.garbage(b"\x15\x03\x01\x00\x02\x02\x16"), Garbled),
+        (faults.garbage(b"HTTP/1.1 fine OK\r\n\r\n"), Garbled),
+        (faults.framed("Content-Length: many"), Garbled),
+        (faults.garbage(), Unreachable),
+        (faults.reset(), Unreachable),
+        (faults.endless_headers(), TooLarge),
+        (faults.endless_interim(), TooLarge),
+    ],
+    ids=["TLS", "status", "length", "no end", "reset", "headers", "interim"],
+)
+async def test_what_is_no_answer_is_told_as_what_it_is(
+    wire: Wire, fake: FakeRegistry, action: Action, error: type[RegistryFailed]
+) -> None:
+    fake.fault(action)
+    with pytest.raises(error) as caught:
+        await ask(wire, fake)
+    assert type(caught.value) is error
+    assert fake.host in caught.value.message
+    assert fake.log[0].sent < HEAD_MAX + (8 << 20)
+    assert await read(wire, fake) == (200, b"{}")
+    await wire.aclose()
+
+
+async def test_interim_answers_before_the_answer_are_fine(wire: Wire, fake: FakeRegistry) -> None:
+    def later(reply: Reply) -> Reply:
+        final = reply.wire("Content-Length: 2", b"{}")
+        return Reply(body=b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 3 + bytes(final.body), bare=True)
+
+    fake.fault(later)
+    assert await read(wire, fake) == (200, b"{}")
+    await wire.aclose()
+
+
+async def test_a_body_in_chunks_of_a_byte_lets_others_have_their_turn(wire: Wire, fake: FakeRegistry) -> None:
+    fake.fault(lambda reply: reply.wire("Transfer-Encoding: chunked", b"1\r\nx\r\n" * CHUNKS + b"0\r\n\r\n"))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            await trio.sleep(0.01)
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        assert await read(wire, fake) == (200, b"x" * CHUNKS)
+        nursery.cancel_scope.cancel()
+    assert turns > MANY_TURNS
+    await wire.aclose()
