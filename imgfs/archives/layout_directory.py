@@ -19,7 +19,7 @@ from imgfs.archives.exporting import Open, verified
 from imgfs.archives.layout import Listed
 from imgfs.archives.names import blob_name
 from imgfs.archives.stream import PIECE
-from imgfs.content.durable import fsync_path, publish, sweep, temporary_name
+from imgfs.content.durable import fsync_path, is_temporary_name, publish, temporary_name
 from imgfs.errors import AlreadyExists, Busy, Malformed
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import check_depth
@@ -41,19 +41,22 @@ def write_layout(
         index = _start(path)
         for algorithm in {digest.algorithm for digest in blobs}:
             _make_directory(path / "blobs" / algorithm)
-            sweep(path / "blobs" / algorithm)
+            _sweep(path / "blobs" / algorithm)
         for digest in sorted(blobs):
             _write_blob(path / blob_name(digest), digest, blobs[digest], open_blob, moved)
         _write(path / layout.INDEX_FILE, [layout.write_index(images, _others(index, images))])
 
 
 def _start(path: Path) -> list[Any]:
-    """What the layout lists so far; makes `oci-layout` where the directory is empty."""
-    sweep(path)
-    if not os.listdir(path):
+    """What the layout lists so far; makes `oci-layout` where there is nothing but what a killed export left.
+
+    Nothing is swept before it is known to be a layout: in a directory of something else these names are somebody's.
+    """
+    if all(_is_left_behind(entry) for entry in os.scandir(path)):
         _write(path / layout.LAYOUT_FILE, [layout.LAYOUT])
     elif not (path / layout.LAYOUT_FILE).is_file():
         raise AlreadyExists(f"{path}: is not empty and no OCI layout; name another directory")
+    _sweep(path)
     try:
         data = (path / layout.INDEX_FILE).read_bytes()
     except FileNotFoundError:
@@ -68,6 +71,18 @@ def _listed(path: Path, data: bytes) -> list[Any]:
         return [one for one in found if one["digest"]]
     except (ValueError, KeyError, TypeError) as error:
         raise Malformed(f"{path}/{layout.INDEX_FILE}: is no index: {error}") from None
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed export left: plain files of the very names that exports give."""
+    for entry in os.scandir(path):
+        if _is_left_behind(entry):
+            os.unlink(entry.path)
+
+
+def _is_left_behind(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file that an export was killed over."""
+    return is_temporary_name(entry.name) and entry.is_file(follow_symlinks=False)
 
 
 def _others(listed: list[Any], images: list[Listed]) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 from imgfs.content.disk import HOST, Disk, write_all
 
 TEMPORARY = ".tmp-"
+_NAME = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}")
 DAMAGED = ".damaged"
 """How names end of what was set aside: it may be somebody's last copy, so it is never served and never removed."""
 
@@ -22,6 +24,11 @@ DAMAGED = ".damaged"
 def temporary_name() -> str:
     """A fresh name that `sweep` recognises."""
     return f"{TEMPORARY}{uuid.uuid4().hex}"
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether `temporary_name` may have made it; where others have files too, the prefix alone does not tell."""
+    return _NAME.fullmatch(name) is not None
 
 
 def aside_name(path: Path) -> Path:

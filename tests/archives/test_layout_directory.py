@@ -12,6 +12,7 @@ import pytest
 
 from imgfs.archives.layout import Listed
 from imgfs.archives.layout_directory import write_layout
+from imgfs.content.durable import temporary_name
 from imgfs.errors import AlreadyExists, Busy, Malformed, VerificationFailed
 from imgfs.oci.digest import Digest
 from imgfs.testing.images import File, Image, image, layer
@@ -88,13 +89,22 @@ def test_interrupted_at_any_blob_it_is_a_layout_and_goes_on_with_the_rest(tmp_pa
 def test_what_a_killed_export_left_is_swept_and_damaged_blobs_are_written_again(tmp_path: Path) -> None:
     export(tmp_path, BOX, "box")
     shelf = tmp_path / "blobs/sha256"
-    (shelf / ".tmp-left").write_bytes(b"x")
+    for place in (tmp_path, shelf):
+        (place / temporary_name()).write_bytes(b"x")
+        (place / ".tmp-mine").write_bytes(b"x")
     damaged, short = (shelf / one.digest.hex for one in BOX.layers)
     damaged.write_bytes(bytes(damaged.stat().st_size))
     short.write_bytes(b"")
     export(tmp_path, BOX, "box")
-    assert sorted(os.listdir(shelf)) == sorted(digest.hex for digest in blobs_of(BOX))
+    assert sorted(os.listdir(shelf)) == [".tmp-mine", *sorted(digest.hex for digest in blobs_of(BOX))]
+    assert sorted(os.listdir(tmp_path)) == [".tmp-mine", "blobs", "index.json", "oci-layout"]
     assert found(tmp_path) == {"box": BOX.digest}
+
+
+def test_export_that_was_killed_before_anything_was_named_goes_on(tmp_path: Path) -> None:
+    (tmp_path / temporary_name()).write_bytes(b"{")
+    export(tmp_path, BOX, "box")
+    assert sorted(os.listdir(tmp_path)) == ["blobs", "index.json", "oci-layout"]
 
 
 def test_progress_counts_what_was_there_too(tmp_path: Path) -> None:
@@ -111,10 +121,15 @@ def test_wrong_bytes_get_no_name(tmp_path: Path) -> None:
 
 
 def test_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    """Also what is called as temporary files are: here they are somebody's."""
     (tmp_path / "thesis.tex").write_text("x")
+    (tmp_path / ".tmp-drafts").mkdir()
+    (tmp_path / ".tmp-drafts/one").write_text("x")
+    (tmp_path / temporary_name()).write_text("x")
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(AlreadyExists, match="no OCI layout"):
         export(tmp_path, BOX)
-    assert os.listdir(tmp_path) == ["thesis.tex"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("index", [b"", b"[]", b"{}", b'{"manifests":[1]}', b"[" * 100])
