@@ -30,7 +30,8 @@ SIDE_BY_SIDE = 8
 class Naming:
     """A file on its way from `old` to its final name. `file` is open, or None if its bytes are durable already.
 
-    With `keep` it has both names afterwards. `is_synced` tells, after a failure, that the bytes at least are durable.
+    With `keep` it has both names afterwards. `is_lost` tells, after a failure, that it was the sync of its bytes: then
+    nobody knows which of them are on disk. Any other failure leaves them as they were, and can be tried again.
     """
 
     old: Path
@@ -38,6 +39,7 @@ class Naming:
     file: int | None = None
     keep: bool = False
     is_synced: bool = field(default=False, init=False)
+    is_lost: bool = field(default=False, init=False)
     is_named: bool = field(default=False, init=False)
     is_done: bool = field(default=False, init=False)
     error: OSError | None = field(default=None, init=False)
@@ -91,8 +93,9 @@ class GroupCommit:
         try:
             if naming.file is not None:
                 self._disk.seal(naming.file)
+                naming.is_lost = True  # until it is synced
                 self._disk.fsync(naming.file)
-            naming.is_synced = True
+            naming.is_synced, naming.is_lost = True, False
         except OSError as error:
             naming.error = error
 

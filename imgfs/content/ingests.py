@@ -77,6 +77,11 @@ class IngestStore:
     def __contains__(self, ref: str) -> bool:
         return ref in self._ingests
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether anybody is writing now."""
+        return any(ingest.is_held for ingest in self._ingests.values())
+
     def status(self, ref: str) -> Status:
         """How a ref stands. Never waits. Raises NotFound."""
         return status_of(self._find(ref))
@@ -184,7 +189,7 @@ class IngestStore:
         try:
             await self._content.publish(digest, naming)
         except OSError as error:
-            if naming.is_synced:
+            if not naming.is_lost:
                 raise from_os(error, ingest.subject) from None
             failure = ingest.fall_back(error, ingest.offset)
             await ingest.cut()

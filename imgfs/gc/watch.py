@@ -1,6 +1,7 @@
 """The daemon's loop: expired leases go, uses are written down, and room is made where a limit is passed.
 
-Without pressure nothing is collected: garbage is a cache that costs nothing while there is room.
+A limit is looked after each second while bytes come in, for a disk may be full in a minute. Without pressure nothing is
+collected: garbage is a cache that costs nothing while there is room.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,10 @@ _log = logging.getLogger("imgfs.gc")
 
 _SLACK = 20
 """A limit that is passed is made room for by its twentieth more, so that the next byte does not pass it again."""
+
+
+LOOK_SECONDS = 1.0
+"""How often a limit is looked after while somebody writes content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +102,31 @@ class Room:
         return reports
 
     async def watch(self, limits: Limits, interval: float) -> None:
-        """For ever, every `interval` seconds. What fails is logged, and tried again the next time."""
+        """For ever, every `interval` seconds, and sooner where a limit is passed by what comes in.
+
+        What fails, or helps nothing, is logged and tried again after `interval`.
+        """
+        is_helped = True
         while True:
-            await trio.sleep(interval)
+            with trio.move_on_after(interval):
+                await self._wait_pressed(limits, is_helped)
+            is_helped = False
             try:
                 await self._rooms.leases.expire()
                 if limits:
                     await self.make(limits)
+                    is_helped = not await self.need(limits)
                 await self._rooms.clock.save()
             except ImgfsError as error:
                 _log.warning("no room was made", extra={"reason": error.message})
+
+    async def _wait_pressed(self, limits: Limits, is_helped: bool) -> None:
+        """Until a limit is passed while somebody writes; for ever where the last attempt to make room was in vain."""
+        while True:
+            await trio.sleep(LOOK_SECONDS if limits and is_helped else math.inf)
+            with suppress(ImgfsError):
+                if self._rooms.ingests.is_filling and await self.need(limits):
+                    return
 
 
 def _allocated(tars: list[Path]) -> int:

@@ -43,6 +43,10 @@ class FaultyDisk(HostDisk):
         self._called("truncate")
         super().truncate(file, size)
 
+    def seal(self, file: int) -> None:
+        self._called("seal")
+        super().seal(file)
+
     def fsync(self, file: int) -> None:
         self._called("fsync")
         super().fsync(file)

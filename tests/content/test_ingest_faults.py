@@ -122,7 +122,7 @@ async def test_a_commit_whose_sync_fails_is_refused_until_somebody_continues(
     await ingests.commit("r", DIGEST)
 
 
-@pytest.mark.parametrize("call", ["rename", "fsync_directory", "mkdir"])
+@pytest.mark.parametrize("call", ["seal", "rename", "fsync_directory", "mkdir"])
 async def test_a_commit_whose_name_cannot_be_made_durable_is_not_acknowledged_and_loses_nothing(
     content: ContentStore, ingests: IngestStore, disk: FaultyDisk, call: str
 ) -> None:

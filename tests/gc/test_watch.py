@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from imgfs.errors import StorageFailed
+from imgfs.gc.report import Report
 from imgfs.gc.watch import Limits, Room
 from imgfs.oci.digest import Digest
 from tests.gc.world import World
@@ -88,3 +89,39 @@ async def test_the_loop_expires_leases_writes_uses_down_and_outlives_failures(
     assert trio.current_time() >= 120
     world.now = 0
     assert world.leases.get("one") is None
+
+
+async def test_a_limit_that_is_passed_while_bytes_come_in_is_not_left_for_a_minute(
+    world: World, mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mock_clock.autojump_threshold = 0.1
+    room = Room(world.content.root, world.rooms)
+    await world.image("a.test/box:1", TARS[0])
+    limits = Limits(quota=await room.used() + 10_000)
+    nursery.start_soon(room.watch, limits, 60.0)
+    await trio.sleep(30)
+    await world.image("b.test/box:1", TARS[1])
+    await trio.sleep(10)
+    assert await room.used() > limits.quota
+    async with await world.ingests.open("coming"):
+        await trio.sleep(3)
+        assert await room.used() <= limits.quota
+
+
+async def test_where_no_room_can_be_made_that_is_not_tried_each_second(
+    world: World, mock_clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_clock.autojump_threshold = 0.1
+    room = Room(world.content.root, world.rooms)
+    await world.blob(b"own" * 10_000)
+    made, make = list[float](), room.make
+
+    async def making(limits: Limits) -> list[Report]:
+        made.append(trio.current_time())
+        return await make(limits)
+
+    monkeypatch.setattr(room, "make", making)
+    async with await world.ingests.open("coming"):
+        nursery.start_soon(room.watch, Limits(quota=1), 60.0)
+        await trio.sleep(200)
+    assert 2 < len(made) < 7
