@@ -18,6 +18,10 @@ from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, read_header
 MEMBERS_MAX = 200_000
 EXTENDED_MAX = 1 << 20
 """Bytes of extended headers in front of one member."""
+PATH_MAX = 4096
+"""Bytes of a name or of what a link leads to, as of any path."""
+NAMES_MAX = 64 << 20
+"""Bytes of all of them together: who reads an archive remembers its names."""
 
 _REGULAR = (b"0", b"\0", b"7")
 _SYMLINK, _HARDLINK, _DIRECTORY = b"2", b"1", b"5"
@@ -66,11 +70,13 @@ def read_members(stream: ByteStream) -> Iterator[tuple[Member, TarPayload]]:
 
     Raises Malformed, TooLarge, Unsupported, Truncated. At the end the stream is read out.
     """
-    count = 0
+    count, names = 0, 0
     while (header := _next_member(stream)) is not None:
-        count += 1
+        count, names = count + 1, names + _checked_names(header)
         if count > MEMBERS_MAX:
             raise TooLarge(f"archive: has more than {MEMBERS_MAX} members")
+        if names > NAMES_MAX:
+            raise TooLarge(f"archive: its names take more than {NAMES_MAX} bytes")
         payload = TarPayload(stream, _payload_size(header))
         if header.type != _DIRECTORY:
             yield _member(header), payload
@@ -127,6 +133,13 @@ def _member(header: Header) -> Member:
     if header.type == _HARDLINK:
         return Member(name, clean(_text(header.link)))
     raise Malformed(f"archive member {name[:200]!r}: is of type {header.type!r}, expected files and links")
+
+
+def _checked_names(header: Header) -> int:
+    longest = max(len(header.name), len(header.link))
+    if longest > PATH_MAX:
+        raise TooLarge(f"archive member {header.name[:80]!r}: a path of {longest} bytes, the limit is {PATH_MAX}")
+    return len(header.name) + len(header.link)
 
 
 def _payload_size(header: Header) -> int:

@@ -283,6 +283,25 @@ def test_too_many_members_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         imported(tar([(str(number), b"") for number in range(4)]), MemoryStore())
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_path_that_no_path_may_have_is_refused(kind: bytes, form: int) -> None:
+    members = []
+    for name, target in (("a/" * 2048, ""), ("x", "a/" * 2049)) if kind == tarfile.SYMTYPE else (("a/" * 2049, ""),):
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, target
+        members.append(info)
+    with pytest.raises(TooLarge, match="the limit is 4096"):
+        imported(tar([*members, *oci().items()], form), MemoryStore())
+
+
+def test_names_together_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_reader, "NAMES_MAX", 10_000)
+    members = [link(f"{number}" + "x" * 1500, "y" * 500) for number in range(6)]
+    with pytest.raises(TooLarge, match="names take more than 10000 bytes"):
+        imported(tar([*members, *oci().items()]), MemoryStore())
+
+
 def test_block_behind_one_zero_block_is_refused() -> None:
     data = tar(oci().items())
     with pytest.raises(Malformed, match="one zero block"):
