@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from imgfs.aio.reading import read_at
@@ -233,6 +234,11 @@ class LayerStore:
     def _final(self, diff_id: Digest) -> Path:
         return self._root / diff_id.algorithm / diff_id.hex
 
+    def forget(self, layer: Layer) -> None:
+        """Serve this very Layer no more; whoever holds it reads on. Its files are its writer's to remove."""
+        if self.is_served(layer):
+            del self._layers[layer.diff_id]
+
     def place(self, layer: Layer) -> None:
         """Give a synced layer its final name, in a thread; an equal one that is there already stays, unless damaged."""
         final = self._final(layer.diff_id)
@@ -260,6 +266,8 @@ class LayerWriter:
         self._file: int | None = None
         self._layer: Layer | None = None
         self.offset = 0
+        self.is_lost = False
+        """Whether a sync of the adopted tar failed: nobody knows which bytes are on disk, so it is not to be served."""
 
     def __enter__(self) -> LayerWriter:
         try:
@@ -273,8 +281,9 @@ class LayerWriter:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        if self._layer is None:
-            _remove(self._directory)
+        if self._layer is None or self.is_lost:
+            with suppress(OSError):  # what the disk does not let go, the next start sweeps
+                _remove(self._directory)
 
     def append(self, piece: bytes | bytearray | memoryview) -> None:
         """Write the next piece of the tar. Raises NoSpace or StorageFailed."""
@@ -307,12 +316,14 @@ class LayerWriter:
     def settle(self, index: bytes) -> None:
         """Make the adopted layer survive a power cut, with its `index` file (layers/index.py).
 
-        Raises NoSpace or StorageFailed; it is served all the same.
+        Raises NoSpace or StorageFailed; it is served all the same, and can be tried again unless it `is_lost`.
         """
-        if self._layer is None or self._file is None:
+        if self._layer is None or self._file is None or self._store.is_settled(self._layer):
             return
         try:
+            self.is_lost = True  # until it is synced
             os.fsync(self._file)
+            self.is_lost = False
             kept = self._directory / "index"
             kept.write_bytes(self.offset.to_bytes(SIZE_BYTES) + index)
             fsync_path(kept)

@@ -42,14 +42,6 @@ BREATH = 0.2
 _READ = 1 << 20
 
 
-@dataclass(slots=True)
-class _Settling:
-    wanted: trio.Event = field(default_factory=trio.Event)
-    """Somebody waits for the end."""
-    done: trio.Event = field(default_factory=trio.Event)
-    error: ImgfsError | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Passed:
     """A layer that is verified and served, with what is left to do about it."""
@@ -59,6 +51,15 @@ class _Passed:
     writer: LayerWriter
     index: bytes
     copy: Copy | None
+
+
+@dataclass(slots=True)
+class _Settling:
+    passed: _Passed
+    wanted: trio.Event = field(default_factory=trio.Event)
+    """Somebody waits for the end."""
+    done: trio.Event = field(default_factory=trio.Event)
+    error: ImgfsError | None = None
 
 
 class Layers:
@@ -115,7 +116,10 @@ class Layers:
         return list(self._settling)
 
     async def settled(self, *layers: Layer) -> None:
-        """Wait until `layers` survive a power cut. Raises NoSpace or StorageFailed."""
+        """Wait until `layers` survive a power cut; what failed before is tried again. Raises NoSpace, StorageFailed."""
+        for settling in [self._settling[one.diff_id] for one in layers if one.diff_id in self._settling]:
+            if settling.error is not None:
+                self._settle_behind(settling.passed)
         behind = [settling for layer in layers if (settling := self._settling.get(layer.diff_id))]
         for settling in behind:
             settling.wanted.set()
@@ -196,9 +200,9 @@ class Layers:
         return layer
 
     def _settle_behind(self, passed: _Passed) -> None:
-        settling, diff_id = _Settling(), passed.layer.diff_id
+        settling, diff_id = _Settling(passed), passed.layer.diff_id
         self._passed[passed.descriptor.digest] = diff_id
-        if (running := self._settling.get(diff_id)) is None or running.error is not None:
+        if (running := self._settling.get(diff_id)) is None or running.passed is passed:
             self._settling[diff_id] = settling
         self._nursery.start_soon(self._settle_soon, passed, settling, running)
 
@@ -225,15 +229,21 @@ class Layers:
                     await self._content.adopt(descriptor.digest, layer.tar)
                     await self._content.share(descriptor.digest, layer.tar)
                 await self._catalog.prove_diff_id(descriptor, layer.diff_id)
+            if running is not None and running.passed is passed:
+                self._failures.clear(descriptor.digest)
         except ImgfsError as error:
             settling.error = error
             self._failures.note(descriptor.digest, error)
         finally:
-            passed.writer.__exit__()
+            is_lost = passed.writer.is_lost
+            if is_lost:
+                self._layers.forget(layer)
+            # Another failure stays, with the writer: this layer is served, and whoever asks has it tried again.
+            if settling.error is None or is_lost:
+                passed.writer.__exit__()
+                if self._settling.get(layer.diff_id) is settling:
+                    del self._settling[layer.diff_id]
             settling.done.set()
-            # A failure stays: this layer is served, but whoever asks must not hear that it is durable.
-            if settling.error is None and self._settling.get(layer.diff_id) is settling:
-                del self._settling[layer.diff_id]
 
 
 def _naming(descriptor: Descriptor, error: ImgfsError) -> ImgfsError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from imgfs.errors import (
     Malformed,
     NoSpace,
     NotFound,
+    StorageFailed,
     TooLarge,
     Unsupported,
     VerificationFailed,
@@ -325,14 +327,45 @@ async def test_a_layer_that_does_not_become_durable_fails_the_pull_and_not_the_r
     def full(self: LayerStore, _: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(LayerStore, "place", full)
-    snapshot = await scene.images.snapshot(digest)
-    assert await scene.views.get(snapshot)
-    await wait_all_tasks_blocked(0.01)
-    for _ in range(2):
-        with pytest.raises(NoSpace):
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerStore, "place", full)
+        snapshot = await scene.images.snapshot(digest)
+        assert await scene.views.get(snapshot)
+        await wait_all_tasks_blocked(0.01)
+        for _ in range(2):
+            with pytest.raises(NoSpace):
+                await scene.images.pull(digest)
+        assert scene.failures.get(BASE.digest)
+    asked = scene.fake.requests()
+    await scene.images.pull(digest)
+    assert scene.fake.requests() == asked
+    assert all(map(scene.stored.is_settled, scene.stored))
+    assert scene.failures.get(BASE.digest) is None
+    assert scene.temporary() == []
+
+
+async def test_a_layer_whose_sync_failed_is_not_served_any_more_and_comes_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await scene.resolved(BOX)
+    real = os.fsync
+
+    def failing(file: int) -> None:
+        if os.readlink(f"/proc/self/fd/{file}").endswith("/tar"):
+            raise OSError(5, "Input/output error")
+        real(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(StorageFailed, match="Input/output error"):
             await scene.images.pull(digest)
-    assert scene.failures.get(BASE.digest)
+        await wait_all_tasks_blocked(0.01)
+    assert list(scene.stored) == []
+    assert scene.temporary() == []
+    scene.forget_failures()
+    await scene.images.pull(digest)
+    assert len(list(scene.stored)) == len(BOX.layers)
+    assert all(map(scene.stored.is_settled, scene.stored))
 
 
 async def test_a_disk_full_at_the_link_of_a_plain_layer_leaves_the_daemon_alive(
