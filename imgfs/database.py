@@ -11,7 +11,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,12 @@ COPY_OLD = f"{COPY}.old"
 """Those of the copy that rescue/ keeps, and of the one before."""
 ASIDE = f"{FILE}.damaged-"
 """How the names begin of databases that were set aside; the user removes them."""
+
+FORMAT = 1
+"""Which tables there are and what their rows mean, in the file's `user_version`. A new one is for changes that an older
+imgfs would not understand; it has to say how files of the older formats are taken over."""
+_OWN = 0x696D6766
+"""`imgf`: the file's `application_id`, by which it is told from other programs' databases."""
 
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
@@ -81,6 +87,10 @@ class Damaged(StorageFailed):
     """The file is no database, or does not check out."""
 
 
+class Foreign(StorageFailed):
+    """The file is a whole database, but another program's or a later imgfs's: it is neither changed nor rebuilt."""
+
+
 class Database:
     """An open database. Only one process may change a state directory; its lock (lock.py) sees to that."""
 
@@ -88,7 +98,9 @@ class Database:
     """Whether every change is refused."""
 
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
-        """Open or create `path`; raises Damaged where it is no whole database, StorageFailed where it will not open."""
+        """Open or create `path`; raises Damaged where it is no whole database, Foreign where it is not one of this
+        imgfs, StorageFailed where it will not open.
+        """
         self._path = path
         self.version = 0
         """How many changes there were since it was opened."""
@@ -97,12 +109,14 @@ class Database:
         self._reserve.release()
         self._writing = trio.Lock()
         self._reading = trio.Lock()
+        self._tables = _declared(schemas)
         try:
             self._writer = self._connect()
             try:
                 check(self._writer)
                 for schema in schemas:
                     self._writer.executescript(schema)
+                _mark_origin(self._writer)
                 self._reader = self._connect()
             except BaseException:
                 self._writer.close()
@@ -146,6 +160,7 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
+            check_origin(connection, self._path, self._tables)  # first: the next line changes the file
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
         except BaseException:
@@ -209,6 +224,42 @@ def check(db: sqlite3.Connection, table: str = "", *, deep: bool = False) -> Non
         raise error
 
 
+def check_origin(db: sqlite3.Connection, path: Path, tables: Collection[str]) -> None:
+    """Raise Foreign unless this imgfs made the database, or an earlier one did. Raises sqlite3.Error.
+
+    Those before FORMAT did not mark theirs: such a file has at least one of `tables`, or none at all.
+    """
+    program, form = (db.execute(f"PRAGMA {word}").fetchone()[0] for word in ("application_id", "user_version"))
+    if program == _OWN and form > FORMAT:
+        raise Foreign(
+            f"{path}: is of format {form}, this imgfs knows {FORMAT}; a later imgfs has written it: use that, or "
+            "move the file aside, and it is made anew from its copy and from files"
+        )
+    found = _tables(db)
+    if program not in (0, _OWN) or (program == 0 and found and found.isdisjoint(tables)):
+        raise Foreign(f"{path}: is the database of another program; move it aside, or name another directory")
+
+
+def _tables(db: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+
+
+def _declared(schemas: Sequence[str]) -> set[str]:
+    """The tables that `schemas` make."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for schema in schemas:
+            db.executescript(schema)
+        return _tables(db)
+
+
+def _mark_origin(db: sqlite3.Connection) -> None:
+    """Write down who made the database, and its format."""
+    found = [db.execute(f"PRAGMA {word}").fetchone()[0] for word in ("application_id", "user_version")]
+    if found != [_OWN, FORMAT]:
+        db.execute(f"PRAGMA application_id = {_OWN}")
+        db.execute(f"PRAGMA user_version = {FORMAT}")
+
+
 def read_only(path: Path) -> sqlite3.Connection:
     """A connection that changes nothing, beside a daemon or without one. The caller closes it. Raises sqlite3.Error."""
     return sqlite3.connect(f"file:{quote_from_bytes(bytes(path))}?mode=ro", uri=True, timeout=10)
@@ -223,7 +274,7 @@ class FrozenDatabase(Database):
     is_frozen = True
 
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
-        """Copy `path`. Raises Damaged where it is no whole database, StorageFailed where it cannot be read."""
+        """Copy `path`. Raises Damaged and Foreign as Database, StorageFailed where it cannot be read."""
         self._path = path
         self.version = 0
         self._changed = trio.Event()
@@ -231,6 +282,7 @@ class FrozenDatabase(Database):
         self._reader = self._writer = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
             _copy(path, self._reader)
+            check_origin(self._reader, path, _declared(schemas))
             check(self._reader)
             for schema in schemas:
                 self._reader.executescript(schema)

@@ -6,12 +6,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
 
-from imgfs.database import RESERVE, Database, FrozenDatabase
+from imgfs.database import RESERVE, Database, Foreign, FrozenDatabase
 from imgfs.errors import NoSpace, ReadOnly, StorageFailed
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS facts (fact TEXT PRIMARY KEY);"
@@ -107,6 +108,44 @@ def test_a_file_that_is_no_database_says_what_to_do(tmp_path: Path, content: byt
     with pytest.raises(StorageFailed, match="move it aside"):
         Database(path, [SCHEMA])
     assert path.read_bytes() == content
+
+
+def made_by_others(path: Path, *statements: str) -> bytes:
+    """A whole database that is none of this imgfs's; its bytes."""
+    with closing(sqlite3.connect(path)) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("form", [Database, FrozenDatabase])
+@pytest.mark.parametrize(
+    ("statements", "words"),
+    [
+        (("CREATE TABLE songs (title TEXT)",), "another program; move it aside"),
+        (("CREATE TABLE facts (fact TEXT)", "PRAGMA application_id = 7"), "another program; move it aside"),
+        ((SCHEMA, "PRAGMA application_id = 1768777574", "PRAGMA user_version = 99"), "format 99, this imgfs knows 1"),
+    ],
+)
+def test_what_others_made_is_told_and_left_as_it_is(
+    tmp_path: Path, form: type[Database], statements: tuple[str, ...], words: str
+) -> None:
+    path = tmp_path / "imgfs.db"
+    content = made_by_others(path, *statements)
+    with pytest.raises(Foreign, match=words):
+        form(path, [SCHEMA])
+    assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["imgfs.db"]
+
+
+def test_what_an_imgfs_made_before_there_were_formats_is_taken_over(tmp_path: Path) -> None:
+    made_by_others(tmp_path / "imgfs.db", SCHEMA, "INSERT INTO facts VALUES ('old')")
+    for _ in range(2):
+        opened = Database(tmp_path / "imgfs.db", [SCHEMA])
+        assert opened.read_now(select) == ["old"]
+        assert opened.read_now(lambda db: db.execute("PRAGMA user_version").fetchone()[0]) == 1
+        opened.close()
 
 
 def test_a_place_where_nothing_can_be_is_a_storage_failure(tmp_path: Path) -> None:

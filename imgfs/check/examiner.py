@@ -94,7 +94,7 @@ class Examiner:
 
     def _examine_file(self, path: Path, place: str) -> Iterator[Finding]:
         if place == FILE:
-            yield from check_database(self._state, self._deep)
+            yield from check_database(self._state, self._kept, self._deep)
         elif place in (COPY, OLD):
             yield from check_copy(path, place, self._kept)
         elif place == _CONFIG:

@@ -10,7 +10,7 @@ from pathlib import Path
 from imgfs.check.finding import Finding
 from imgfs.config import load_config
 from imgfs.content.opening import lost
-from imgfs.database import FILE, Kept, check, is_damage, read_only
+from imgfs.database import FILE, Foreign, Kept, check, check_origin, is_damage, read_only
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.rescue.copy import read
 from imgfs.snapshots.ids import shown
@@ -20,8 +20,8 @@ _LOST = "names, labels, leases and snapshots are not known"
 _REBUILT = "repair and the next mount set it aside and rebuild it from its copy and from files"
 
 
-def check_database(state: Path, deep: bool) -> Iterator[Finding]:
-    """The database: there if it ever was, and whole by SQLite's own check."""
+def check_database(state: Path, kept: Sequence[Kept], deep: bool) -> Iterator[Finding]:
+    """The database: there if it ever was, of an imgfs that is known here, and whole by SQLite's own check."""
     path = state / FILE
     if reason := lost(state):
         yield Finding(FILE, f"is lost ({reason.rpartition(' ')[2]})", _LOST, _REBUILT, "database")
@@ -29,7 +29,11 @@ def check_database(state: Path, deep: bool) -> Iterator[Finding]:
         return
     try:
         with closing(read_only(path)) as db:
+            check_origin(db, path, {table for one in kept for table in one.tables})
             check(db, deep=deep)
+    except Foreign as error:
+        what, _, cure = error.message.removeprefix(f"{path}: ").partition("; ")
+        yield Finding(FILE, what, "the daemon does not start with it", cure)
     except sqlite3.Error as error:
         if is_damage(error):
             yield Finding(FILE, f"is damaged ({error})", _LOST, _REBUILT, "database")
