@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 import pyfuse3
@@ -48,7 +49,10 @@ class LeasesDirectory(Directory):
 
 
 class LeaseDirectory(Directory):
-    """One lease. A link's name is free; its target is a path of this tree, which need not be there yet."""
+    """One lease. A link's name is free; its target is a path of this tree, which need not be there yet.
+
+    It does not expire while somebody has the directory open.
+    """
 
     __slots__ = ("_created", "_id", "_subsystems")
 
@@ -69,6 +73,9 @@ class LeaseDirectory(Directory):
 
     async def entries(self, caller: Caller) -> Listing:
         return self._links()
+
+    def held(self) -> AbstractContextManager[object]:
+        return self._subsystems.leases.held(self._id)
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
         await self._subsystems.leases.add(self._id, os.fsdecode(name), parse_resource(os.fsdecode(target)))

@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import pyfuse3
@@ -92,6 +93,10 @@ class Node:
     async def entries(self, caller: Caller) -> Listing:
         """What readdir shows, without asking any registry."""
         raise NotADirectory("not a directory")
+
+    def held(self) -> AbstractContextManager[object]:
+        """What being opened as a directory means for it, until that is closed."""
+        return nullcontext()
 
     async def readlink(self, caller: Caller) -> bytes:
         """The target of a symbolic link."""

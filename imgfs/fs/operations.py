@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -72,7 +73,7 @@ class Operations(pyfuse3.Operations):
         self._waiters = Waiters(ending)
         self._inodes = Inodes(Root(subsystems))
         self._files: dict[int, Handle] = {}
-        self._listings: dict[int, tuple[Node, Listing]] = {}
+        self._listings: dict[int, tuple[Node, Listing, ExitStack]] = {}
         self._last_handle = 0
 
     @guarded
@@ -226,12 +227,14 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
         node = await self._node(inode, ctx)
         number = self._new_handle()
-        self._listings[number] = (node, await node.entries(self._caller(ctx)))
+        with ExitStack() as holding:
+            holding.enter_context(node.held())
+            self._listings[number] = (node, await node.entries(self._caller(ctx)), holding.pop_all())
         return pyfuse3.FileHandleT(number)
 
     @guarded
     async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        node, listing = self._listings[fh]
+        node, listing, _ = self._listings[fh]
         for position, name in enumerate((b".", b".."), 1):
             if start_id < position and not pyfuse3.readdir_reply(token, name, await node.attributes(), position):
                 return
@@ -248,7 +251,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
-        del self._listings[fh]
+        self._listings.pop(fh)[2].close()
 
     @guarded
     async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:

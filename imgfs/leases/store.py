@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from imgfs.database import Database, Kept
-from imgfs.errors import AlreadyExists, Busy, Invalid, NotFound
+from imgfs.errors import AlreadyExists, Invalid, NotFound
 from imgfs.leases.resource import Resource, parse_resource
 
 SCHEMA = """
@@ -117,11 +117,10 @@ class Leases:
         return made
 
     async def delete(self, id: str) -> None:
-        """Let everything go that the lease pins. Raises NotFound, and Busy while somebody holds it."""
-        self.stat(id)
-        if id in self._holders:
-            raise Busy(f"lease {id!r}: is held by a running operation; end it first")
-        await self._remove([id])
+        """Let everything go that the lease pins, also while somebody holds it. Raises NotFound."""
+        lease = self.stat(id)
+        await self._database.write(lambda db: _delete(db, [id]), frees=True)
+        self._forget(lease)
 
     async def set_expiry(self, id: str, expires: int | None) -> Lease:
         """Let the lease expire at another time (ns since the epoch), or never. Raises NotFound."""
@@ -156,15 +155,22 @@ class Leases:
         return self._change(id, lambda lease: replace(lease, links=_without(lease.links, name)))
 
     async def expire(self) -> list[str]:
-        """Delete what has expired and nobody holds; returns the ids."""
-        gone = sorted(id for id, lease in self._leases.items() if not self._is_alive(lease))
-        if gone:
-            await self._remove(gone)
-        return gone
+        """Delete what has expired and nobody holds; returns the ids.
+
+        One whose expiry is changed in this moment stays, or whoever changes it is told that it is gone.
+        """
+        old = sorted((lease for lease in self._leases.values() if not self._is_alive(lease)), key=lambda one: one.id)
+        if not old:
+            return []
+        gone = set(await self._database.write(lambda db: _delete_expired(db, old), frees=True))
+        for lease in old:
+            if lease.id in gone:
+                self._forget(lease)
+        return sorted(gone)
 
     @contextmanager
     def held(self, id: str) -> Generator[Lease]:
-        """Keep a lease from expiring and from being deleted while the block runs. Raises NotFound."""
+        """Keep a lease from expiring while the block runs. Raises NotFound."""
         lease = self.stat(id)
         self._holders[id] += 1
         try:
@@ -177,6 +183,12 @@ class Leases:
     def _is_alive(self, lease: Lease) -> bool:
         return lease.expires is None or lease.id in self._holders or self._now() < lease.expires
 
+    def _forget(self, lease: Lease) -> None:
+        """It is deleted; whatever was changed in it meanwhile, but not another one of that id."""
+        found = self._leases.get(lease.id)
+        if found is not None and found.created == lease.created:
+            del self._leases[lease.id]
+
     def _change(self, id: str, changed: Callable[[Lease], Lease]) -> Lease:
         """Apply a change to what is known now; the lease may have been changed or deleted since the caller looked."""
         found = self._leases.get(id)
@@ -185,13 +197,6 @@ class Leases:
         self._leases[id] = changed(found)
         self.version += 1
         return self._leases[id]
-
-    async def _remove(self, ids: list[str]) -> None:
-        gone = [(id, self._leases.get(id)) for id in ids]
-        await self._database.write(lambda db: _delete(db, ids), frees=True)
-        for id, lease in gone:
-            if self._leases.get(id) is lease:
-                self._leases.pop(id, None)
 
 
 def check_id(id: str) -> None:
@@ -252,6 +257,14 @@ def _insert_link(db: sqlite3.Connection, id: str, name: str, resource: Resource)
     db.execute(
         "INSERT INTO lease_links VALUES (?, ?, ?)", (os.fsencode(id), os.fsencode(name), os.fsencode(str(resource)))
     )
+
+
+def _delete_expired(db: sqlite3.Connection, leases: list[Lease]) -> list[str]:
+    """Delete those that have the expiry they were seen with; returns their ids."""
+    same = "SELECT 1 FROM leases WHERE id = ? AND expires = ?"
+    gone = [one.id for one in leases if db.execute(same, (os.fsencode(one.id), one.expires)).fetchone()]
+    _delete(db, gone)
+    return gone
 
 
 def _delete(db: sqlite3.Connection, ids: list[str]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from imgfs.database import Database
-from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound
+from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound
 from imgfs.leases import clock
 from imgfs.leases import store as leases
 from imgfs.leases.resource import Kind, Resource, content
@@ -88,12 +90,50 @@ async def test_a_lease_does_not_expire_under_a_live_holder(office: Office) -> No
         office.now = 900
         assert await office.leases.expire() == []
         assert list(office.leases.resources()) == [THING]
-        with pytest.raises(Busy):
-            await office.leases.delete("one")
     assert not list(office.leases.resources())
     assert await office.leases.expire() == ["one"]
     with pytest.raises(NotFound), office.leases.held("one"):
         pass
+
+
+async def test_a_lease_is_deleted_whoever_holds_it_and_whatever_is_added_meanwhile(office: Office) -> None:
+    await office.leases.create("one")
+    refused: list[str] = []
+
+    async def add() -> None:
+        try:
+            await office.leases.add("one", "it", THING)
+        except NotFound as error:
+            refused.append(error.message)
+
+    with office.leases.held("one"):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(office.leases.delete, "one")
+            nursery.start_soon(add)
+    assert office.leases.get("one") is None
+    assert not list(office.leases.resources())
+    assert not len(office.reopen())
+
+
+async def test_an_expiry_that_is_put_off_in_the_last_moment_counts(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease has expired by the time that the row is written, and the sweep comes in between."""
+    await office.leases.create("one", expires=200)
+    await office.leases.add("one", "it", THING)
+    write, expired = office.database.write, list[str]()
+
+    async def slow(change: Callable[[sqlite3.Connection], Any], *, frees: bool = False) -> object:
+        result = await write(change, frees=frees)
+        if not frees:
+            office.now = 200
+            expired.extend(await office.leases.expire())
+        return result
+
+    monkeypatch.setattr(office.database, "write", slow)
+    await office.leases.set_expiry("one", 900)
+    assert expired == []
+    assert list(office.leases.resources()) == list(office.reopen().resources()) == [THING]
 
 
 async def test_what_is_taken_or_absent_is_said_so(office: Office) -> None:

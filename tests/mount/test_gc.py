@@ -12,7 +12,7 @@ import pytest
 
 from imgfs.oci.chain import chain_ids
 from imgfs.testing.build import image
-from tests.mount.scene import Scene, marked_layer, refused, serving, small
+from tests.mount.scene import Scene, marked_layer, refused, serving, small, until
 
 
 @pytest.fixture
@@ -110,6 +110,26 @@ def test_a_lease_holds_what_its_links_lead_to_until_it_expires(scene: Scene) -> 
     os.setxattr(lease, "user.imgfs.expires", b"1")
     assert not lease.exists()
     assert {item["kind"] for item in gc(scene)["removed"]} >= {"layer", "blob", "snapshot"}
+
+
+def test_a_lease_that_somebody_has_open_does_not_expire_and_can_be_removed(scene: Scene) -> None:
+    pulled(scene, "other")
+    name = pulled(scene, "held")
+    lease = scene.mount.path / ".imgfs/leases/mine"
+    lease.mkdir()
+    (lease / "image").symlink_to(f"../../../content/{os.readlink(name).rpartition('/')[2]}")
+    name.unlink()
+    holder = os.open(lease, os.O_RDONLY | os.O_DIRECTORY)
+    os.setxattr(lease, "user.imgfs.expires", b"1")
+    assert os.listdir(lease) == ["image"]
+    assert not gc(scene)["removed"]
+    os.close(holder)
+    until(lambda: not lease.exists())
+    assert gc(scene)["removed"]
+    lease.mkdir()
+    holder = os.open(lease, os.O_RDONLY | os.O_DIRECTORY)
+    lease.rmdir()
+    os.close(holder)
 
 
 def test_leases_are_made_changed_and_removed_as_files_are(scene: Scene) -> None:
