@@ -1,7 +1,7 @@
 """The access clock: when a blob or a layer was used last, so that the longest unused can make room.
 
 Exact in memory, coarse on disk: what a crash forgets is at most what was used since the last `save`, and then a thing
-counts as used when it was stored.
+counts as used when it was stored. It never goes backwards, whatever the wall clock does: what is used later is later.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ class AccessClock:
         self._now = now
         self._saved: dict[Digest, int] = dict(database.read_now(_select))
         self._used: dict[Digest, int] = {}
+        self._latest = max(self._saved.values(), default=0)
 
     def touched(self, digest: Digest) -> None:
         """It is used now. Costs a write to a dictionary."""
-        self._used[digest] = self._now()
+        now = self._now()
+        self._latest = now if now >= self._latest else self._latest + 1
+        self._used[digest] = self._latest
 
     def last_used(self, digest: Digest) -> int | None:
         """When it was used last, ns since the epoch; None if nobody remembers."""

@@ -39,3 +39,16 @@ async def test_uses_are_remembered_over_a_restart_as_far_as_it_matters(tmp_path:
     database, clock = open_clock()
     assert clock.last_used(ONE) == now
     database.close()
+
+
+async def test_what_is_used_later_is_later_though_the_clock_is_set_back(tmp_path: Path) -> None:
+    times = iter([5000, 10, 20])
+    database = Database(tmp_path / "imgfs.db", [SCHEMA])
+    clock = AccessClock(database, lambda: next(times))
+    for digest in (ONE, TWO, ONE):
+        clock.touched(digest)
+    one, two = clock.last_used(ONE), clock.last_used(TWO)
+    assert one is not None
+    assert two is not None
+    assert 5000 < two < one
+    database.close()
