@@ -127,8 +127,9 @@ class Catalog:
         return {Digest(row[0]) for row in rows}
 
     async def fetchable_layers(self) -> set[Digest]:
-        """The diff IDs of all layers that a blob is known for which can be had somewhere."""
-        query = "SELECT diff_id FROM diff_ids WHERE EXISTS (SELECT 1 FROM sources WHERE digest = diff_ids.digest)"
+        """The diff IDs of all layers that a blob is known for which can be had somewhere; a name alone is no proof."""
+        known = "SELECT 1 FROM sources WHERE digest = diff_ids.digest AND size IS NOT NULL"
+        query = f"SELECT diff_id FROM diff_ids WHERE EXISTS ({known})"
         rows = await self._database.read(lambda db: db.execute(query).fetchall())
         return {Digest(row[0]) for row in rows}
 

@@ -65,6 +65,15 @@ async def test_what_was_imported_is_neither_evicted_nor_collected_whatever_name_
     assert everything <= world.stored()
 
 
+async def test_a_layer_that_only_a_name_says_can_be_fetched_stays(world: World) -> None:
+    blob = descriptor(b"blob of " + TARS[0], OCI_LAYER)
+    diff_id = await world.tar(TARS[0])
+    await world.catalog.prove_diff_id(blob, diff_id)
+    await world.catalog.add_source(blob.digest, HERE)
+    assert not (await world.evictor.evict(ALL)).removed
+    assert diff_id in world.stored()
+
+
 async def test_leases_and_pins_and_root_labels_hold_against_eviction(world: World) -> None:
     leased = await world.image("a.test/box:1", TARS[0])
     pinned = await world.image("b.test/box:1", TARS[1])
