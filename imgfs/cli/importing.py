@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from imgfs.cli.failure import Failure
 from imgfs.cli.names import register
 from imgfs.cli.options import Command, mountpoint_option, quiet_option
 from imgfs.cli.output import progress
@@ -50,7 +51,14 @@ def import_(source: str, name: str | None, mountpoint: str, quiet: bool) -> None
     if name is not None:
         check_own(name)
     tree = Tree.open(mountpoint)
-    with leased_store(tree) as store:
+    told: set[str] = set()
+
+    def waits(ref: str) -> None:
+        if not quiet and not told:
+            click.echo(f"imgfs: another writer is at work on {ref}, maybe an import of the same; waiting", err=True)
+        told.add(ref)
+
+    with leased_store(tree, waits) as store:
         chosen, imported = _import(source, name, store, quiet)
         for full, image in chosen.items():
             register(tree, full, image.descriptor.digest, f"{source} as {full}")
@@ -76,7 +84,8 @@ def _import(source: str, name: str | None, store: MountStore, quiet: bool) -> tu
     except Truncated:
         raise
     except ImgfsError:
-        store.discard_all_but(set())
+        with suppress(Failure):  # what is wrong with the archive counts more
+            store.discard_all_but(set())
         raise
     store.discard_all_but(set(imported.closure.blobs))
     return chosen, imported

@@ -1,7 +1,7 @@
 """The mount as a store of blobs: bytes go in through content/ingest, as anybody's do, and come out of content/.
 
-What an interrupted run left goes on where it was; what is stored is skipped. A lease keeps all of it from garbage
-collection until somebody has given it a name.
+What an interrupted run left goes on where it was; what is stored is skipped; what another run is writing is waited for.
+A lease keeps all of it from garbage collection until somebody has given it a name.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from imgfs.archives.contract import Payload
 from imgfs.cli.failure import Failure, from_os_error
@@ -23,20 +23,31 @@ from imgfs.errors import VerificationFailed
 from imgfs.oci.digest import Digest, Hash
 
 LEASE_SECONDS = 24 * 3600
-"""After this a lease that a killed run left behind lets go."""
+"""After this a lease that a killed run left behind lets go. It does not while it is open, however late it is."""
+
+TURN_SECONDS = 0.2
+"""Between two looks at what somebody else is writing."""
+
+DISCARDED = 500
+"""Blobs that go at once: an xattr holds 64 KiB."""
+
+T = TypeVar("T")
 
 
 class MountStore:
     """A Store (archives/contract.py) below the mount. Use `leased_store`."""
 
-    def __init__(self, tree: Tree, lease: str) -> None:
+    def __init__(self, tree: Tree, lease: str, waits: Callable[[str], object]) -> None:
+        """`waits` is told the ref of what somebody else is writing, at each look."""
         self._tree = tree
         self._lease = lease
+        self._waits = waits
         self._pinned: set[Digest] = set()
         self._added: set[Digest] = set()
 
     def size_of(self, digest: Digest) -> int | None:
-        """See Store."""
+        """See Store. Pinned first: what is found here must not go before it has a name."""
+        self._pin(digest)
         try:
             os.getxattr(self._tree.blob(digest), "user.imgfs.verified")
             return int(os.getxattr(self._tree.blob(digest), "user.imgfs.size"))
@@ -47,7 +58,6 @@ class MountStore:
 
     def put(self, digest: Digest, data: Payload) -> None:
         """See Store. What an earlier run left of it and turns out wrong is dropped, and sent once more if it can be."""
-        self._pin(digest)
         ref = f"import-{digest}"
         while self.size_of(digest) is None:
             try:
@@ -85,10 +95,15 @@ class MountStore:
             raise self._failure(error, path, f"blob {digest}") from None
 
     def discard_all_but(self, kept: set[Digest]) -> None:
-        """Remove what this run stored and nobody asked for."""
-        for digest in self._added - kept:
-            with suppress(FileNotFoundError):
-                os.unlink(self._tree.blob(digest))
+        """Remove what this run stored and nobody asked for.
+
+        The daemon does, because only it knows whether somebody else has found it here meanwhile, and relies on it.
+        """
+        unwanted = sorted(self._added - kept)
+        for digest in unwanted:
+            self._unpin(digest)
+        for start in range(0, len(unwanted), DISCARDED):
+            self._tree.discard(unwanted[start : start + DISCARDED])
         self._added &= kept
 
     def _fill(self, ref: str, data: Payload, running: Hash | None = None, expected: Digest | None = None) -> bool:
@@ -98,7 +113,7 @@ class MountStore:
         """
         path = self._tree.ingest(ref)
         try:
-            with open(path, "ab", buffering=0) as file:
+            with self._in_turn(ref, lambda: open(path, "ab", buffering=0)) as file:
                 start = _start(file, data.size)
                 os.setxattr(path, "user.imgfs.total", str(data.size).encode())
                 if expected is not None:
@@ -119,16 +134,32 @@ class MountStore:
         """False where the bytes are others; then the ingest is gone."""
         path = self._tree.ingest(ref)
         try:
-            os.rename(path, self._tree.blob(digest))
+            self._in_turn(ref, lambda: os.rename(path, self._tree.blob(digest)))
             self._added.add(digest)
         except FileExistsError:
             return True
         except OSError as error:
+            if error.errno == errno.ENOENT and self.size_of(digest) is not None:
+                return True  # another run was faster
             if error.errno != errno.EBADMSG:
                 raise self._failure(error, path, f"blob {digest}") from None
             os.unlink(path)
             return False
         return True
+
+    def _in_turn(self, ref: str, act: Callable[[], T]) -> T:
+        """What `act` returns, as soon as nobody else has the ref open: the same archive may be imported twice at once.
+
+        Nothing is held meanwhile, so no two wait for one another.
+        """
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+            self._waits(ref)
+            time.sleep(TURN_SECONDS)
 
     def _begin_again(self, what: str, data: Payload) -> None:
         if not data.rewind():
@@ -145,22 +176,31 @@ class MountStore:
             raise self._failure(error, self._lease, f"blob {digest}") from None
         self._pinned.add(digest)
 
+    def _unpin(self, digest: Digest) -> None:
+        try:
+            os.unlink(f"{self._lease}/{digest}")
+        except OSError as error:
+            raise self._failure(error, self._lease, f"blob {digest}") from None
+        self._pinned.discard(digest)
+
     def _failure(self, error: OSError, path: str, subject: str) -> Failure:
         return self._tree.blob_failure(error, path, subject)
 
 
 @contextmanager
-def leased_store(tree: Tree) -> Generator[MountStore]:
-    """A store whose blobs are kept from garbage collection for as long as the context lasts."""
+def leased_store(tree: Tree, waits: Callable[[str], object]) -> Generator[MountStore]:
+    """A store whose blobs are kept from garbage collection for as long as the context lasts; see MountStore."""
     lease = tree.lease(f"import-{uuid.uuid4().hex[:12]}")
     try:
         os.mkdir(lease)
         os.setxattr(lease, "user.imgfs.expires", str(int(time.time()) + LEASE_SECONDS).encode())
+        held = os.open(lease, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise from_os_error(error, "import", None, tree.log) from None
     try:
-        yield MountStore(tree, lease)
+        yield MountStore(tree, lease, waits)
     finally:
+        os.close(held)
         with suppress(OSError):  # it expires by itself
             os.rmdir(lease)
 

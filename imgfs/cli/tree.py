@@ -121,6 +121,13 @@ class Tree:
         """The directory of a lease."""
         return f"{self.path}/.imgfs/leases/{id}"
 
+    def discard(self, digests: list[str]) -> None:
+        """Remove those of these blobs that nothing refers to, a few hundred at most. Fails as the daemon does."""
+        try:
+            os.setxattr(f"{self.path}/.imgfs", "user.imgfs.gc", " ".join(["discard", *digests]).encode())
+        except OSError as error:
+            raise self._gone(error, "gc") or from_os_error(error, "gc", None, self.log) from None
+
     @property
     def content(self) -> str:
         """The directory of stored blobs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from imgfs import __version__
@@ -15,6 +16,7 @@ from imgfs.fs.plugins import plugins_directory
 from imgfs.fs.repair import RepairFile
 from imgfs.fs.subsystems import Subsystems
 from imgfs.log import unwritten_lines
+from imgfs.oci.digest import Digest
 
 _LOG_SHOWN = 1 << 20
 
@@ -58,12 +60,17 @@ class ControlDirectory(Directory):
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """`user.imgfs.views` with `unmount`: take the kernel's views away, which keep the tree busy for umount(2).
 
-        `user.imgfs.gc` with `collect` or `all`: collect garbage; gc/last has the report.
+        `user.imgfs.gc` with `collect` or `all`: collect garbage; with `discard DIGEST...`: remove those of these blobs
+        that nothing refers to, whether they can be fetched again or not. gc/last has the report.
         """
+        word, *digests = value.split(b" ") if name == b"user.imgfs.gc" else (b"",)
         if (name, value) == (b"user.imgfs.views", b"unmount"):
             await caller.wait(self._rootfs.clear)
         elif name == b"user.imgfs.gc" and value in (b"collect", b"all"):
             await caller.wait(lambda: self._gc.run(everything=value == b"all"))
+        elif word == b"discard" and digests:
+            unwanted = [Digest.parse(os.fsdecode(one)) for one in digests]
+            await caller.wait(lambda: self._gc.discard(unwanted))
         else:
             raise self.refusal()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
+from imgfs.oci.digest import Digest
 
 
 class GcDirectory(Directory):
@@ -37,6 +40,10 @@ class GcDirectory(Directory):
     async def run(self, *, everything: bool) -> None:
         """Collect garbage, and keep the report."""
         self._last = (await self._room.collector.collect(everything=everything)).encode()
+
+    async def discard(self, digests: Iterable[Digest]) -> None:
+        """Take away what nothing refers to of these blobs, and keep the report."""
+        self._last = (await self._room.collector.discard(digests)).encode()
 
     async def _dry_run(self) -> bytes:
         return (await self._room.collector.collect(dry_run=True)).encode()

@@ -8,6 +8,7 @@ lost its database, or its names on purpose; nobody can tell, so that is refused 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
 
@@ -61,6 +62,22 @@ class Collector:
             _log.info("collected garbage", extra=told)
             return report
 
+    async def discard(self, digests: Iterable[Digest]) -> Report:
+        """Take those of these blobs away that no root reaches, whether they can be had again or not.
+
+        For who brought them for nothing: somebody else may have found them here meanwhile, and leased or named them.
+        Raises as `collect`.
+        """
+        await self._rooms.content.check_writable("garbage collection")
+        async with self._running:
+            report = Report(mode="collect")
+            with self._rooms.pins.noting() as pinned:
+                cycle = Cycle(self._rooms, report, pinned, holds_only=False)
+                found = [info for digest in digests if (info := self._rooms.content.info(digest))]
+                await cycle.mark()
+                await self._sweep_blobs(cycle, [(info, info.allocated) for info in found])
+            return report
+
     async def _run(self, cycle: Cycle, everything: bool) -> None:
         found = await candidates(self._rooms)
         await cycle.mark()
@@ -102,7 +119,7 @@ class Collector:
         await self._sweep_unfinished(cycle, found)
         await self._sweep_abandoned(cycle, found)
         await self._sweep_layers(cycle, found)
-        await self._sweep_blobs(cycle, found)
+        await self._sweep_blobs(cycle, [(info, found.bytes_of(info)) for info in found.blobs])
         await self._sweep_catalogue(cycle, found.known)
 
     async def _sweep_chains(self, cycle: Cycle, found: Candidates) -> None:
@@ -162,10 +179,11 @@ class Collector:
                 gone.add(diff_id)
         await self._forget(cycle, gone)
 
-    async def _sweep_blobs(self, cycle: Cycle, found: Candidates) -> None:
+    async def _sweep_blobs(self, cycle: Cycle, found: list[tuple[BlobInfo, int]]) -> None:
+        """Blobs, and the bytes that go with each."""
         gone: set[Digest] = set()
-        for info in found.blobs:
-            item = Item("blob", info.digest, found.bytes_of(info), _GARBAGE)
+        for info, size in found:
+            item = Item("blob", info.digest, size, _GARBAGE)
             is_garbage = partial(self._is_old_blob, info, cycle.marker.blobs)
             if await cycle.remove(item, is_garbage, partial(take_blob, self._rooms.content, info.digest)):
                 gone.add(info.digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -226,6 +227,59 @@ def test_import_whose_daemon_dies_goes_on_with_the_next_one(tmp_path: Path) -> N
         assert ref.stat().st_size >= PIECE
         assert done(scene, "import", "-", data=data) == f"daemon {made.digest}\n"
         assert mark_of(scene, "daemon") == "daemon"
+
+
+def test_two_imports_of_one_archive_at_once_wait_for_one_another(scene: Scene) -> None:
+    made = packed("twice", 4 * PIECE)
+    data = tar(layout_members(made, "twice").items())
+    half = data.index(made.layers[1].blob[:4096]) + 2 * PIECE
+    ref = scene.mount.content / f"ingest/import-{made.layers[1].digest}"
+    said = (f"twice {made.digest}\n".encode(), b"")
+    with importing(scene) as first, importing(scene) as second:
+        assert first.stdin
+        assert second.stdin
+        assert second.stderr
+        first.stdin.write(data[:half])
+        first.stdin.flush()
+        until(lambda: ref.stat().st_size >= PIECE)
+        second.stdin.write(data[: PIECE + 4096])  # more than it waits for, and no more than a pipe takes beyond
+        second.stdin.flush()
+        assert b"another writer is at work on import-sha256:" in second.stderr.readline()
+        first.stdin.write(data[half:])
+        assert first.communicate(timeout=PATIENCE) == said
+        second.stdin.write(data[PIECE + 4096 :])
+        assert second.communicate(timeout=PATIENCE) == said
+    assert mark_of(scene, "twice") == "twice"
+    assert unfinished(scene) == []
+
+
+@pytest.mark.parametrize("form", ["tar", "directory"])
+def test_what_a_bad_archive_brought_stays_for_who_found_it_here(scene: Scene, tmp_path: Path, form: str) -> None:
+    shared = layer([File("shared", form.encode() * 100)])
+    own = layer([File("own", random.Random(form).randbytes(3 * PIECE))])
+    good = image([shared, layer([File("mark", f"good {form}".encode())])])
+    bad = image([shared, own, layer([File("mark", f"bad {form}".encode())])])
+    name = f"good-{form}"
+    members = layout_members(bad, "bad")
+    del members[f"blobs/sha256/{bad.layers[2].digest.hex}"]
+    ahead = [f"blobs/sha256/{one.digest.hex}" for one in (own, shared)]  # sorted from behind
+    data = tar(sorted(members.items(), key=lambda member: member[0] in ahead and -1 - ahead.index(member[0])))
+    with importing(scene) as process:
+        assert process.stdin
+        process.stdin.write(data[: 2 * PIECE])
+        process.stdin.flush()
+        until(lambda: "user.imgfs.verified" in os.listxattr(scene.blob(shared.digest)))
+        if form == "tar":
+            done(scene, "import", "-", name, data=tar(layout_members(good).items()))
+        else:
+            good.write_layout(tmp_path / "good", "x")
+            done(scene, "import", tmp_path / "good", name)
+        _, complaint = process.communicate(data[2 * PIECE :], timeout=PATIENCE)
+    assert process.returncode == 3
+    assert b"is mentioned in the archive and not in it" in complaint
+    assert scene.blob(shared.digest).read_bytes() == shared.blob
+    assert mark_of(scene, name) == f"good {form}"
+    assert own.digest not in os.listdir(scene.mount.content)
 
 
 def test_truncated_archive_is_6_and_the_whole_one_goes_on(scene: Scene, tmp_path: Path) -> None:
