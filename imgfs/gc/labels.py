@@ -1,8 +1,8 @@
 """What labels of `containerd.io/gc.*` say about reachability (containerd, docs/garbage-collection.md).
 
-`gc.root` keeps a thing, `gc.ref.content`, `gc.ref.snapshot.<snapshotter>` and either with a suffix (`.0`, `/x`) keep
-what they name, `gc.bref.*` keep the labelled thing for as long as what they name is kept. What makes no sense is
-passed over: labels are a client's words.
+`gc.root` keeps a thing, `gc.ref.content`, `gc.ref.image`, `gc.ref.snapshot.<snapshotter>` and each with a suffix (`.0`,
+`/x`) keep what they name, `gc.bref.*` keep the labelled thing for as long as what they name is kept. An image is the
+name of one. What makes no sense is passed over: labels are a client's words.
 """
 
 from __future__ import annotations
@@ -47,4 +47,6 @@ def _resource(what: str, value: str | bytes) -> Resource | None:
     kind = what.replace("/", ".").partition(".")[0]
     if kind == "content" and is_digest(id):
         return Resource(Kind.CONTENT, id)
+    if kind == "image" and id:
+        return Resource(Kind.IMAGE, id)
     return Resource(Kind.SNAPSHOT, id) if kind == "snapshot" and what != kind and id else None

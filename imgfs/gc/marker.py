@@ -54,6 +54,12 @@ class Marker:
         for target in targets:
             self._back.setdefault(target, []).append(blob)
 
+    def names(self) -> None:
+        """What refers back to a name is reached, if that is registered."""
+        for target in self._back:
+            if target.kind is Kind.IMAGE and self._rooms.names.get(target.id) is not None:
+                self._follow_back(target)
+
     def resource(self, resource: Resource) -> None:
         """Reach what a lease, a pin or a label names."""
         if resource.kind is Kind.CONTENT:

@@ -53,6 +53,7 @@ class Roots:
         if not self._holds_only:
             async for digest in _in_turns(self._rooms.names.digests()):
                 self._marker.image(digest)
+            self._marker.names()
             await self._add_snapshots()
         for resource in (*self._rooms.leases.resources(), *self._pinned, *await self._rooms.in_use()):
             self._marker.resource(resource)

@@ -147,6 +147,39 @@ async def test_labels_hold_and_refer_as_containerd_has_it(world: World) -> None:
     assert not world.content.labels(child)
 
 
+async def test_labels_refer_to_names_and_back_from_them(world: World) -> None:
+    bound, loose = await world.blob(b"bound"), await world.blob(b"loose")
+    await world.catalog.add([descriptor(name, "x") for name in (b"bound", b"loose")], [HERE])
+    await world.image("a.test/box:1", BASE)
+    await world.content.set_label(bound, "containerd.io/gc.bref.image", b"a.test/box:1")
+    await world.content.set_label(loose, "containerd.io/gc.bref.image/x", b"a.test/box:2")
+    assert went(await world.collector.collect()) == {loose}
+    await world.names.rename("a.test/box:1", "a.test/box:3")
+    assert went(await world.collector.collect()) == {bound}
+
+
+async def test_a_label_holds_an_image_by_its_name_against_eviction(world: World) -> None:
+    root = await world.blob(b"root")
+    await world.image("a.test/box:1", BASE)
+    await world.image("b.test/box:1", OTHER)
+    await world.content.set_label(root, "containerd.io/gc.root", b"now")
+    await world.content.set_label(root, "containerd.io/gc.ref.image", b"a.test/box:1")
+    assert went(await world.evictor.evict(1 << 40)) == {Digest.of(OTHER)}
+
+
+async def test_only_what_is_named_is_discarded_and_only_if_nothing_refers_to_it(world: World) -> None:
+    """Also without any root, and also what cannot be fetched again: who brought it says so."""
+    own, other, held = [await world.blob(name) for name in (b"own", b"other", b"held")]
+    await world.collector.discard([own, Digest.of(b"gone")])
+    assert world.stored() == {other, held}
+    digest = await world.image("a.test/box:1", BASE)
+    await world.leases.create("mine")
+    await world.leases.add("mine", "it", content(held))
+    report = await world.collector.discard([digest, other, held])
+    assert [item.id for item in report.removed] == [other]
+    assert {digest, held, Digest.of(BASE)} <= world.stored()
+
+
 async def test_without_its_config_an_image_keeps_the_layers_that_its_blobs_were_unpacked_to(world: World) -> None:
     digest = await world.image("a.test/box:1", BASE, OTHER)
     report = await world.collector.collect()
