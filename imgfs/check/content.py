@@ -6,6 +6,8 @@ Each function looks at one thing and yields what is wrong with it; what vanishes
 from __future__ import annotations
 
 import mmap
+import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +33,8 @@ def check_blob(path: Path, place: str, size: int | None, deep: bool, moved: Move
         yield aside(place)
     elif not is_digest(digest) or path.parent.name != path.name[:2]:
         yield stranger(place)
+    elif not is_plain(path):
+        yield damaged(place, "is no plain file")
     elif (found := _size_of(path)) is not None and size not in (None, found):
         yield damaged(place, f"has {found} bytes, {size} were stored")
     elif deep and not _has_digest(path, Digest(digest), moved):
@@ -44,6 +48,8 @@ def check_layer(directory: Path, place: str, deep: bool, moved: Moved) -> Iterat
         yield aside(place)
     elif not is_digest(diff_id):
         yield stranger(place)
+    elif not all(map(is_plain, (tar, index))) or _is_no_directory(directory):
+        yield damaged(place, "holds what is no plain file")
     elif (size := _size_of(tar)) is None:
         if directory.exists():
             yield derived(place, "has no tar")
@@ -59,7 +65,7 @@ def check_layer(directory: Path, place: str, deep: bool, moved: Moved) -> Iterat
 
 def check_view(path: Path, place: str, moved: Moved) -> Iterator[Finding]:
     """A metadata image, by its checksum."""
-    if not _is_whole(path, moved):
+    if not is_plain(path) or not _is_whole(path, moved):
         yield derived(place, "is torn, or of another version")
 
 
@@ -67,6 +73,10 @@ def check_ingest(directory: Path, place: str) -> Iterator[Finding]:
     """An unfinished write: its record can be read, and all bytes are there that were recorded as synced."""
     if directory.name.endswith(DAMAGED):
         yield aside(place)
+        return
+    if not all(map(is_plain, (directory / "data", directory / "meta"))) or _is_no_directory(directory):
+        what, follows = "holds what is no plain file", "the write cannot go on"
+        yield Finding(place, what, follows, "repair sets it aside; send the bytes again", "aside")
         return
     size = _size_of(directory / "data")
     if size is None:
@@ -83,6 +93,18 @@ def check_ingest(directory: Path, place: str) -> Iterator[Finding]:
     if size < meta.durable:
         what, follows = f"has {size} bytes, {meta.durable} were on disk", "the write goes on from there"
         yield Finding(place, what, follows, "repair corrects its record; send the rest again", "record")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether it is a regular file, or not there: what else lies there is damage, and opening a pipe would wait."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+
+
+def _is_no_directory(path: Path) -> bool:
+    return os.path.lexists(path) and not path.is_dir()
 
 
 def is_temporary(name: str) -> bool:

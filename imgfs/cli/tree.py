@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 from urllib.parse import quote
@@ -121,7 +121,7 @@ class Tree:
         """The directory of a lease."""
         return f"{self.path}/.imgfs/leases/{id}"
 
-    def discard(self, digests: list[str]) -> None:
+    def discard(self, digests: Sequence[str]) -> None:
         """Remove those of these blobs that nothing refers to, a few hundred at most. Fails as the daemon does."""
         try:
             os.setxattr(f"{self.path}/.imgfs", "user.imgfs.gc", " ".join(["discard", *digests]).encode())
