@@ -17,7 +17,6 @@ import trio
 from imgfs import __version__
 from imgfs.assembly import TABLES, Mounting, Opened, assemble, given, limits_of, told
 from imgfs.content.durable import make_directory, open_directory
-from imgfs.database import FILE, FrozenDatabase
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
@@ -31,7 +30,7 @@ from imgfs.plugins.running import Running
 from imgfs.plugins.starting import started
 from imgfs.registry.kinds import REGISTRY
 from imgfs.rescue.keeper import Keeper
-from imgfs.rescue.rebuild import open_database
+from imgfs.rescue.rebuild import open_database, open_frozen
 from imgfs.state import is_read_only
 
 _SWITCH_INTERVAL = 0.001
@@ -76,7 +75,7 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
 async def _serve(mounting: Mounting, ready: Callable[[], None], is_frozen: bool) -> None:
     config = mounting.config
     if is_frozen:
-        database, rebuilt = FrozenDatabase(mounting.state / FILE, TABLES.schemas), None
+        database, rebuilt = open_frozen(mounting.state, TABLES), None
     else:
         database, rebuilt = open_database(mounting.state, TABLES)
     try:

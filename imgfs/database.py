@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes
 
+import msgspec
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.errors import NoSpace, ReadOnly, StorageFailed, begun_read_only, from_os
+from imgfs.errors import ImgfsError, NoSpace, ReadOnly, StorageFailed, begun_read_only, from_os
 from imgfs.state import is_read_only
 
 T = TypeVar("T")
@@ -57,15 +58,17 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Rows that no file can rebuild. Their room says here how they are read, and how they are put into empty tables.
+    """Rows that no file can rebuild. Their room says here how they are read, and how they are put into a table.
 
-    `tables` are those that `select` reads, the one that `insert` fills first; `row` is the type of one row.
+    `tables` are those that `select` reads, the one that `insert` fills first; `row` is the type of one row. `sound`
+    gets the columns of a row and raises ImgfsError or ValueError where the room could not read it.
     """
 
     row: Any
     tables: tuple[str, ...]
     select: str
     insert: str
+    sound: Callable[..., object]
 
     @property
     def name(self) -> str:
@@ -73,14 +76,52 @@ class Kept:
         return self.tables[0]
 
     def dump(self, db: sqlite3.Connection) -> list[Row]:
-        """All rows, in an order of their own. Raises sqlite3.Error, also where a table does not check out."""
+        """All rows, in an order of their own. Raises sqlite3.Error, also where a table or a row does not check out."""
+        rows, wrong = self.sift(db)
+        if wrong:
+            raise _damage(wrong[0])
+        return rows
+
+    def sift(self, db: sqlite3.Connection) -> tuple[list[Row], list[str]]:
+        """The rows that can be read, and what is wrong with each of the others. Raises sqlite3.Error for the tables."""
         for table in self.tables:
             check(db, table)
-        return db.execute(self.select).fetchall()
+        db.text_factory = _text
+        rows, wrong = list[Row](), list[str]()
+        try:
+            found = db.execute(self.select).fetchall()
+        except sqlite3.OperationalError as error:
+            raise _damage(str(error)) if error.sqlite_errorcode == sqlite3.SQLITE_ERROR else error from None
+        for row in found:
+            if (reason := self._reason(row)) is None:
+                rows.append(row)
+            else:
+                wrong.append(reason)
+        return rows, wrong
+
+    def leave_out(self, db: sqlite3.Connection) -> list[str]:
+        """Take what cannot be read out of a table that `select` reads alone; what was wrong. Raises sqlite3.Error."""
+        rows, wrong = self.sift(db)
+        if wrong and self.tables == (self.name,):
+            db.execute(f"DELETE FROM {self.name}")
+            self.restore(db, rows)
+        return wrong
+
+    def _reason(self, row: Row) -> str | None:
+        try:
+            self.sound(*msgspec.convert(row, self.row))
+        except (ImgfsError, ValueError, msgspec.ValidationError) as error:
+            return f"a row of {self.name} cannot be read: {error}"
+        return None
 
     def restore(self, db: sqlite3.Connection, rows: Sequence[Row]) -> None:
         """Put rows into a table that has none of them."""
         db.executemany(self.insert, rows)
+
+
+def _text(data: bytes) -> str:
+    """Text as SQLite has it: what is none harms only who compares it, and not everybody who reads the table."""
+    return data.decode(errors="surrogateescape")
 
 
 class Damaged(StorageFailed):
@@ -114,6 +155,7 @@ class Database:
             self._writer = self._connect()
             try:
                 check(self._writer)
+                check_columns(self._writer, schemas)
                 for schema in schemas:
                     self._writer.executescript(schema)
                 _mark_origin(self._writer)
@@ -163,6 +205,7 @@ class Database:
             check_origin(connection, self._path, self._tables)  # first: the next line changes the file
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            connection.text_factory = _text
         except BaseException:
             connection.close()
             raise
@@ -219,9 +262,32 @@ def check(db: sqlite3.Connection, table: str = "", *, deep: bool = False) -> Non
     word = "integrity_check" if deep else "quick_check"
     found = db.execute(f"PRAGMA {word}({table or 1})").fetchone()[0]
     if found != "ok":
-        error = sqlite3.DatabaseError(" ".join(found.split()))
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
+        raise _damage(" ".join(found.split()))
+
+
+def _damage(reason: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(reason)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def check_columns(db: sqlite3.Connection, schemas: Sequence[str]) -> None:
+    """Raise sqlite3.DatabaseError where a table of `schemas` that is there has not all of its columns."""
+    found = columns(db)
+    for table, declared in _declared(schemas).items():
+        if missing := sorted(declared - found.get(table, declared)):
+            raise _damage(f"table {table} has no column {', '.join(missing)}")
+
+
+def columns(db: sqlite3.Connection) -> dict[str, set[str]]:
+    """The columns of each table. Raises sqlite3.Error."""
+    query = (
+        "SELECT one.name, it.name FROM sqlite_schema one JOIN pragma_table_info(one.name) it WHERE one.type = 'table'"
+    )
+    found: dict[str, set[str]] = {}
+    for table, column in db.execute(query):
+        found.setdefault(table, set()).add(column)
+    return found
 
 
 def check_origin(db: sqlite3.Connection, path: Path, tables: Collection[str]) -> None:
@@ -235,21 +301,17 @@ def check_origin(db: sqlite3.Connection, path: Path, tables: Collection[str]) ->
             f"{path}: is of format {form}, this imgfs knows {FORMAT}; a later imgfs has written it: use that, or "
             "move the file aside, and it is made anew from its copy and from files"
         )
-    found = _tables(db)
+    found = set(columns(db))
     if program not in (0, _OWN) or (program == 0 and found and found.isdisjoint(tables)):
         raise Foreign(f"{path}: is the database of another program; move it aside, or name another directory")
 
 
-def _tables(db: sqlite3.Connection) -> set[str]:
-    return {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-
-
-def _declared(schemas: Sequence[str]) -> set[str]:
-    """The tables that `schemas` make."""
+def _declared(schemas: Sequence[str]) -> dict[str, set[str]]:
+    """The tables that `schemas` make, and their columns."""
     with closing(sqlite3.connect(":memory:")) as db:
         for schema in schemas:
             db.executescript(schema)
-        return _tables(db)
+        return columns(db)
 
 
 def _mark_origin(db: sqlite3.Connection) -> None:
@@ -284,6 +346,7 @@ class FrozenDatabase(Database):
             _copy(path, self._reader)
             check_origin(self._reader, path, _declared(schemas))
             check(self._reader)
+            check_columns(self._reader, schemas)
             for schema in schemas:
                 self._reader.executescript(schema)
         except sqlite3.Error as error:

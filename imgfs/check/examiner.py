@@ -117,7 +117,7 @@ class Examiner:
     def _users(self) -> rows.Rows | None:
         """Users' snapshots by the database; None where it cannot be asked."""
         if self._rows is None and (db := self._connect()):
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error, ValueError, TypeError):  # rows that cannot be read are the database's finding
                 self._rows = rows.select(db)
                 self._by_number = {one.number: one for one in self._rows.infos}
         return self._rows

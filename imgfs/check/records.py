@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from imgfs.check.content import is_plain
 from imgfs.check.finding import Finding
 from imgfs.config import load_config
 from imgfs.content.opening import lost
@@ -23,6 +24,9 @@ _REBUILT = "repair and the next mount set it aside and rebuild it from its copy 
 def check_database(state: Path, kept: Sequence[Kept], deep: bool) -> Iterator[Finding]:
     """The database: there if it ever was, of an imgfs that is known here, and whole by SQLite's own check."""
     path = state / FILE
+    if not is_plain(path):
+        yield Finding(FILE, "is no plain file", _LOST, "move it away; the next mount makes it anew")
+        return
     if reason := lost(state):
         yield Finding(FILE, f"is lost ({reason.rpartition(' ')[2]})", _LOST, _REBUILT, "database")
     if not path.exists() or reason:
@@ -31,6 +35,8 @@ def check_database(state: Path, kept: Sequence[Kept], deep: bool) -> Iterator[Fi
         with closing(read_only(path)) as db:
             check_origin(db, path, {table for one in kept for table in one.tables})
             check(db, deep=deep)
+            for one in kept:
+                one.dump(db)
     except Foreign as error:
         what, _, cure = error.message.removeprefix(f"{path}: ").partition("; ")
         yield Finding(FILE, what, "the daemon does not start with it", cure)
@@ -44,7 +50,10 @@ def check_database(state: Path, kept: Sequence[Kept], deep: bool) -> Iterator[Fi
 def check_copy(path: Path, place: str, kept: Sequence[Kept]) -> Iterator[Finding]:
     """A copy of the database: torn, it is of no use; none is no harm."""
     try:
-        read(path, kept)
+        if is_plain(path):
+            read(path, kept)
+        else:
+            raise Malformed("no plain file")
     except FileNotFoundError:
         return
     except (OSError, Malformed) as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.check.content import Moved
+from imgfs.check.content import Moved, is_plain
 from imgfs.check.finding import Finding, Mend
 from imgfs.content.disk import HOST
 from imgfs.content.durable import aside_name, fsync_path, publish, temporary_name
@@ -94,12 +94,14 @@ class Repair:
 
     def _copy(self, finding: Finding) -> str:
         """An old copy that is torn goes, when the new one is whole: there is nothing in it that could be read."""
+        if not is_plain(self._state / finding.path):
+            self._set_aside(finding)
         try:
             with closing(read_only(self._state / FILE)) as db:
                 save(self._state, Copy(time.time_ns(), rows_of(db, self._tables.kept)))
         except sqlite3.Error:
             return self._set_aside(finding)
-        if finding.path != COPY:
+        if finding.path != COPY and (self._state / finding.path).exists():
             self._remove(finding)
         return "written anew from the database"
 

@@ -15,6 +15,7 @@ from imgfs.check.repair import Repair, place_of
 from imgfs.cli.failure import from_os_error
 from imgfs.cli.reading import Reading
 from imgfs.cli.tree import Tree
+from imgfs.errors import StorageFailed
 from imgfs.lock import locked
 
 _DOOR = "user.imgfs.repair"
@@ -65,7 +66,7 @@ def told(finding: Finding) -> dict[str, object]:
 
 
 def mending(state: Path, deep: bool, progress: Reading) -> Iterator[Mended]:
-    """Mend each thing as it is found. Raises Busy if somebody uses the state, NoSpace, StorageFailed."""
+    """Mend each thing as it is found; what the disk refuses is left. Raises Busy if somebody uses it, NoSpace."""
     from imgfs.assembly import TABLES
 
     with locked(state, "for repair"):
@@ -75,7 +76,14 @@ def mending(state: Path, deep: bool, progress: Reading) -> Iterator[Mended]:
             for place in examiner.places():
                 progress.at(place)
                 for finding in examiner.examine(place):
-                    yield Mended(finding, mender.mend(finding))
+                    yield _mended(mender, finding)
+
+
+def _mended(mender: Repair, finding: Finding) -> Mended:
+    try:
+        return Mended(finding, mender.mend(finding))
+    except StorageFailed as error:
+        return Mended(finding, "", error.message)
 
 
 def mending_mounted(tree: Tree, found: Iterable[Finding]) -> Iterator[Mended]:

@@ -26,10 +26,15 @@ CREATE TABLE IF NOT EXISTS content_labels (
 """
 
 
+def _check_row(subject: str, key: str, value: bytes) -> None:
+    check_label(key, value)
+
+
 def kept(table: str) -> Kept:
     """What is kept of a table of labels."""
     select = f"SELECT subject, key, value FROM {table} ORDER BY subject, key"
-    return Kept(tuple[str, str, bytes], (table,), select, f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)")
+    insert = f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)"
+    return Kept(tuple[str, str, bytes], (table,), select, insert, _check_row)
 
 
 KEPT = kept("content_labels")

@@ -24,11 +24,19 @@ CREATE TABLE IF NOT EXISTS names (
 ) WITHOUT ROWID;
 """
 
+
+def _check_row(name: str, digest: str, updated: int) -> None:
+    if not name or not name.isprintable():
+        raise Invalid(f"image name {name[:200]!r}: is no name")
+    Digest.parse(digest)
+
+
 KEPT = Kept(
     tuple[str, str, int],
     ("names",),
     "SELECT name, digest, updated FROM names ORDER BY name",
     "INSERT OR IGNORE INTO names VALUES (?, ?, ?)",
+    _check_row,
 )
 
 NAME_MAX = 512

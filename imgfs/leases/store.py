@@ -34,18 +34,31 @@ CREATE TABLE IF NOT EXISTS lease_links (
 ) WITHOUT ROWID;
 """
 
+
+def _check_lease(id: bytes, created: int, expires: int | None) -> None:
+    check_id(os.fsdecode(id))
+
+
+def _check_link(lease: bytes, name: bytes, resource: bytes) -> None:
+    check_id(os.fsdecode(lease))
+    _check_component(os.fsdecode(name), "lease link")
+    parse_resource(os.fsdecode(resource))
+
+
 KEPT = (
     Kept(
         tuple[bytes, int, int | None],
         ("leases",),
         "SELECT id, created, expires FROM leases ORDER BY id",
         "INSERT OR IGNORE INTO leases VALUES (?, ?, ?)",
+        _check_lease,
     ),
     Kept(
         tuple[bytes, bytes, bytes],
         ("lease_links",),
         "SELECT lease, name, resource FROM lease_links ORDER BY lease, name",
         "INSERT OR IGNORE INTO lease_links VALUES (?, ?, ?)",
+        _check_link,
     ),
 )
 

@@ -1,8 +1,8 @@
 """A database that is lost or damaged is set aside, and a new one is made from what can be believed.
 
-In this order: tables of the damaged file that check out, the newest whole copy, files of the state directory. What was
-set aside is kept as `imgfs.db.damaged-<n>`. The new file is complete and durable before it gets its name, so that a
-crash at any point leaves a start that does the same again.
+In this order: what can be read of the damaged file's tables that check out, the newest whole copy for what cannot,
+files of the state directory. What was set aside is kept as `imgfs.db.damaged-<n>`. The new file is complete and durable
+before it gets its name, so that a crash at any point leaves a start that does the same again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from imgfs.content.durable import fsync_path, publish, temporary_name
 from imgfs.content.opening import lost, size_of
-from imgfs.database import ASIDE, FILE, Damaged, Database, Kept, Row, read_only
+from imgfs.database import ASIDE, FILE, Damaged, Database, FrozenDatabase, Kept, Row, read_only
 from imgfs.errors import from_os
 from imgfs.rescue.copy import Copy, newest
 
@@ -60,11 +60,34 @@ def open_database(state: Path, tables: Tables) -> tuple[Database, Rebuilt | None
     reason = lost(state)
     if reason is None:
         try:
-            return Database(state / FILE, tables.schemas), None
+            return _sound(Database(state / FILE, tables.schemas), tables.kept), None
         except Damaged as error:
             reason = error.message
     rebuilt = rebuild(state, tables, reason)
     return Database(state / FILE, tables.schemas), rebuilt
+
+
+def open_frozen(state: Path, tables: Tables) -> Database:
+    """A copy of the database of a state directory that takes no change, without the rows that cannot be read.
+
+    Raises Damaged, Foreign, StorageFailed.
+    """
+    database = FrozenDatabase(state / FILE, tables.schemas)
+    for one in tables.kept:
+        for reason in database.read_now(one.leave_out):
+            _log.warning("left out", extra={"reason": reason})
+    return database
+
+
+def _sound(database: Database, kept: Sequence[Kept]) -> Database:
+    """The database, if all rows can be read that no file can rebuild; else it is closed. Raises Damaged."""
+    try:
+        for one in kept:
+            database.read_now(one.dump)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def rebuild(state: Path, tables: Tables, reason: str) -> Rebuilt:
@@ -116,27 +139,28 @@ def _make(path: Path, state: Path, tables: Tables, copy: Copy | None) -> tuple[i
             db.executescript(schema)
         db.execute("BEGIN")
         for one in tables.kept:
-            rows = _salvage(state / FILE, one)
-            if rows is not None:
-                salvaged.append(one.name)
-            else:
-                rows = copy.rows[one.name] if copy else ()
+            rows, is_whole = _salvage(state / FILE, one)
             one.restore(db, rows)
-            total += len(rows)
+            if is_whole:
+                salvaged.append(one.name)
+            elif copy:  # behind what could be read, which is newer
+                one.restore(db, copy.rows[one.name])
+            total += db.execute(f"SELECT count(*) FROM {one.name}").fetchone()[0]
         found = sum(finder(db, state) for finder in tables.finders)
         db.execute("COMMIT")
     return total, salvaged, found
 
 
-def _salvage(path: Path, kept: Kept) -> Sequence[Row] | None:
-    """The rows of a damaged database, if their tables are whole; else None."""
+def _salvage(path: Path, kept: Kept) -> tuple[Sequence[Row], bool]:
+    """The rows of a damaged database that can be read, if their tables are whole; and whether these are all."""
     if not size_of(path):
-        return None
+        return (), False
     try:
         with closing(read_only(path)) as db:
-            return kept.dump(db)
-    except (sqlite3.Error, OverflowError, UnicodeDecodeError):
-        return None
+            rows, wrong = kept.sift(db)
+            return rows, not wrong
+    except (sqlite3.Error, OverflowError):
+        return (), False
 
 
 def _aside_names(state: Path) -> Iterator[Path]:

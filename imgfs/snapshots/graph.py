@@ -37,6 +37,13 @@ CREATE TABLE IF NOT EXISTS inodes (
 );
 """
 
+
+def _check_row(chain_id: str, parent: str, diff_id: str, blob: str, created: int) -> None:
+    Digest.parse(chain_id)
+    for one in filter(None, (parent, diff_id, blob)):
+        Digest.parse(one)
+
+
 KEPT = Kept(
     tuple[str, str, str, str, int],
     ("snapshots", "user_snapshots"),
@@ -48,6 +55,7 @@ KEPT = Kept(
     SELECT chain_id, parent, diff_id, blob, created FROM snapshots JOIN below USING (chain_id) ORDER BY chain_id
     """,
     "INSERT OR IGNORE INTO snapshots (chain_id, parent, diff_id, blob, created) VALUES (?, ?, ?, ?, ?)",
+    _check_row,
 )
 """The chains that users' snapshots lie on: the others are found again by walking the images."""
 

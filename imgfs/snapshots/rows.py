@@ -40,16 +40,6 @@ CREATE TABLE IF NOT EXISTS snapshot_labels (
 """
 
 _COLUMNS = "number, kind, name, parent, used, created, updated, bytes, inodes"
-KEPT = (
-    Kept(
-        tuple[int, str, bytes, bytes, int, int, int, int | None, int | None],
-        ("user_snapshots",),
-        f"SELECT {_COLUMNS} FROM user_snapshots ORDER BY number",
-        f"INSERT OR IGNORE INTO user_snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    ),
-    labels.kept("snapshot_labels"),
-)
-
 REMOVED = "removed"
 
 
@@ -59,6 +49,23 @@ class Kind(Enum):
     ACTIVE = "active"
     VIEW = "view"
     COMMITTED = "committed"
+
+
+def _check_row(number: int, kind: str, *others: object) -> None:
+    if kind != REMOVED:
+        Kind(kind)
+
+
+KEPT = (
+    Kept(
+        tuple[int, str, bytes, bytes, int, int, int, int | None, int | None],
+        ("user_snapshots",),
+        f"SELECT {_COLUMNS} FROM user_snapshots ORDER BY number",
+        f"INSERT OR IGNORE INTO user_snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        _check_row,
+    ),
+    labels.kept("snapshot_labels"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from imgfs.content.disk import HostDisk
 from tests.check.scene import HARMS, Damage, picture
 
 NAMED = [
@@ -89,6 +93,58 @@ def test_what_only_a_user_can_mend_is_left_and_told(unmounted: Damage) -> None:
     assert unmounted.damaged() == ["imgfs.toml", "snapshots/1"]
     code, report = unmounted.run("repair")
     assert (code, [one["mended"] for one in report]) == (6, [False, False])
+
+
+def test_a_row_that_cannot_be_read_is_damage_and_costs_no_other(unmounted: Damage) -> None:
+    with closing(sqlite3.connect(unmounted.state / "imgfs.db")) as db:
+        db.execute("UPDATE user_snapshots SET kind = 'odd' WHERE name = CAST('view' AS BLOB)")
+        db.execute("UPDATE lease_links SET resource = CAST('nowhere' AS BLOB)")
+        db.commit()
+    assert unmounted.damaged() == ["imgfs.db"]
+    code, report = unmounted.run("repair")
+    assert (code, [one["path"] for one in report]) == (0, ["imgfs.db"])
+    assert unmounted.damaged("--deep") == []
+    unmounted.mounted.start()
+    unmounted.assert_served()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["blobs/*/*/*", "layers/*/*/tar", "layers/*/*/index", "ingest/*/meta", "imgfs.copy"]
+)
+def test_what_is_no_plain_file_is_set_aside(unmounted: Damage, pattern: str) -> None:
+    path = unmounted.only(pattern)
+    path.unlink()
+    os.mkfifo(path)  # to open it would wait for ever
+    place = place_of(unmounted.state, path).removesuffix("/index")
+    assert unmounted.damaged("--deep") == [place]
+    code, report = unmounted.run("repair", "--deep")
+    assert (code, [one["path"] for one in report]) == (0, [place])
+    assert unmounted.damaged("--deep") == []
+    unmounted.mounted.start()
+    unmounted.assert_served()
+
+
+def test_what_the_disk_refuses_to_mend_is_left_and_the_rest_is_mended(
+    unmounted: Damage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = unmounted.only("blobs/*/*/*"), unmounted.only("layers/*/*/tar")
+    for path in (broken, other):
+        HARMS["cut"](path)
+    real = HostDisk.rename
+
+    def refusing(self: HostDisk, old: Path, new: Path) -> None:
+        if old == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(self, old, new)
+
+    monkeypatch.setattr(HostDisk, "rename", refusing)
+    code, report = unmounted.run("repair")
+    assert code == 6
+    assert {one["path"]: one["mended"] for one in report} == {
+        place_of(unmounted.state, broken): False,
+        place_of(unmounted.state, other): True,
+    }
+    assert "Input/output error" in str(report)
 
 
 def test_a_directory_of_changes_that_nobody_knows_becomes_a_snapshot(unmounted: Damage) -> None:

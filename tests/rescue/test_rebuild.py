@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from imgfs.oci.descriptor import OCI_MANIFEST
 from imgfs.oci.digest import Digest
 from imgfs.rescue import rebuild as module
 from imgfs.rescue.keeper import Keeper
-from imgfs.rescue.rebuild import open_database
+from imgfs.rescue.rebuild import open_database, open_frozen
 from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.rows import Kind
 from imgfs.snapshots.shelf import Shelf
@@ -172,6 +173,59 @@ def test_tables_that_check_out_are_newer_than_the_copy(state: Path) -> None:
     assert "names" in again.rebuilt.salvaged
     assert again.names.get("newer") is not None
     again.close()
+
+
+HARMED = {
+    "a name that is no text": "UPDATE names SET name = x'ff00' WHERE name = 'local'",
+    "a letter that is none": "UPDATE names SET name = CAST(x'6cff' AS TEXT) WHERE name = 'local'",
+    "a digest that is none": "UPDATE names SET digest = 'sha256:x' WHERE name = 'local'",
+    "a time that is none": "UPDATE names SET updated = 'now' WHERE name = 'local'",
+    "a kind that is none": "UPDATE user_snapshots SET kind = 'odd' WHERE name = CAST('view' AS BLOB)",
+    "a label that is none": "UPDATE content_labels SET key = ''",
+    "a lease that is none": "UPDATE leases SET id = CAST('a/b' AS BLOB)",
+    "a column that is gone": "ALTER TABLE names RENAME COLUMN digest TO target",
+    "a table that is another": "DROP TABLE snapshots",
+}
+
+
+@pytest.mark.parametrize("harm", HARMED)
+def test_a_row_that_cannot_be_read_costs_no_other_and_comes_back_from_the_copy(state: Path, harm: str) -> None:
+    before = seen(state)
+    with closing(sqlite3.connect(state / "imgfs.db")) as db:
+        db.execute("INSERT INTO names VALUES ('newer', ?, 1)", (MANIFEST,))
+        db.execute(HARMED[harm])
+        db.execute("CREATE TABLE IF NOT EXISTS snapshots (number INTEGER PRIMARY KEY)")
+        db.commit()
+    again = Rooms(state)
+    picture = again.picture()
+    assert again.rebuilt is not None
+    assert again.rebuilt.reason
+    again.close()
+    names = picture["names"]
+    assert isinstance(names, dict)
+    assert names.pop("newer", None) == (None if "column" in harm else MANIFEST)
+    assert picture == before
+    assert list(state.glob("imgfs.db.damaged-*"))
+    again = Rooms(state)
+    assert again.rebuilt is None
+    again.close()
+
+
+@pytest.mark.parametrize("harm", [harm for harm in HARMED if "column" not in harm and "table" not in harm])
+def test_where_nothing_can_be_changed_it_is_left_out(state: Path, harm: str) -> None:
+    before = seen(state)
+    with closing(sqlite3.connect(state / "imgfs.db")) as db:
+        db.execute(HARMED[harm])
+        db.commit()
+    content = (state / "imgfs.db").read_bytes()
+    frozen = open_frozen(state, TABLES)
+    here = {one.name for one in Names(frozen)}
+    assert {NAME} <= here <= {NAME, "local"}
+    assert ("local" in here) == ("names" not in HARMED[harm])
+    assert len(Leases(frozen)) == ("leases" not in HARMED[harm])
+    frozen.close()
+    assert (state / "imgfs.db").read_bytes() == content
+    assert seen(state) == before
 
 
 def test_the_copy_before_is_believed_when_the_last_is_torn(state: Path) -> None:
