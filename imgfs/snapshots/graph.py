@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from imgfs.database import Database, Kept
-from imgfs.errors import ImgfsError, NoSpace, NotFound, ReadOnly
+from imgfs.errors import ImgfsError, NoSpace, NotFound, ReadOnly, StorageFailed
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
@@ -151,7 +151,7 @@ class SnapshotGraph:
         return self._firsts.get(snapshot.number)
 
     async def reserve(self, snapshot: Snapshot, face: Face, count: int) -> int:
-        """The first of the `count` inode numbers of a view, durably the same each time."""
+        """The first of the `count` inode numbers of a view, the same each time; durably so where the disk takes it."""
         key = snapshot.number * face
         # Known without a row: it was removed, and nobody else got its range meanwhile.
         known = self._firsts.get(key, _UNCOUNTED)
@@ -165,7 +165,7 @@ class SnapshotGraph:
 
         try:
             first = await self._reserved(key, count) or await self._database.write(change)
-        except (NoSpace, ReadOnly):
+        except (NoSpace, ReadOnly, StorageFailed):
             # What is here must be readable all the same: a range of its own, the same each time, but of 64 bits.
             first = snapshot.number * _UNCOUNTED | (face is Face.CHANGES) << 31
         if (first, key) not in self._ranges:

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from imgfs.check.examiner import Examiner
 from imgfs.content.durable import TEMPORARY
 from imgfs.oci.chain import chain_ids
 from tests.crashes.ingests import Ingests
+from tests.crashes.ledger import Fact
 from tests.crashes.names import Leases, Names
 from tests.crashes.pulls import Collector, Pulls
 from tests.crashes.snapshots import Snapshots
@@ -24,6 +25,10 @@ from tests.mount.scene import Scene, until
 
 ROOM = 128 << 20
 """More than all workers ever have at once: two times twelve blobs of 1.5 MB, and small things."""
+
+
+_LOOKS = 5
+"""More refusals in a row than a few threads can meet by chance are one."""
 
 
 class Crew:
@@ -107,7 +112,18 @@ class Crew:
             self.refused.append((type(worker).__name__, error))
             # Refused by a daemon that lives: it did not happen, or it happened whole, and that can be seen at once.
             worker.ledger.note(f"  refused: {errno.errorcode[error.errno or 0]} {error.filename}")
-            worker.ledger.judge(worker.look(), refused=True)
+            worker.ledger.judge(self._look(type(worker).__name__, worker), refused=True)
+
+    def _look(self, who: str, worker: Worker) -> Mapping[str, Fact]:
+        """What a worker sees. A look may be refused too: by a thread of the daemon that has come to its number now."""
+        for _ in range(_LOOKS):
+            try:
+                return worker.look()
+            except OSError as error:
+                if error.errno in GONE or self._is_over():
+                    raise
+                self.refused.append((who, error))
+        return worker.look()
 
     def _is_over(self) -> bool:
         """Whether failures are no wonder any more: the daemon is dead, or about to be."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from imgfs.database import Database
-from imgfs.errors import NotFound
+from imgfs.errors import ImgfsError, NoSpace, NotFound, ReadOnly, StorageFailed
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import OCI_LAYER, Descriptor
 from imgfs.oci.digest import Digest
@@ -110,6 +110,23 @@ async def test_a_view_that_grew_gets_a_new_range(graph: SnapshotGraph) -> None:
     await graph.reserve(one, Face.ROOTFS, 10)
     assert await graph.reserve(one, Face.ROOTFS, 11) == 12
     assert graph.locate(12) == (one, Face.ROOTFS, 1)
+
+
+@pytest.mark.parametrize("error", [NoSpace, StorageFailed, ReadOnly])
+async def test_a_view_has_a_range_also_where_the_disk_takes_no_row(
+    graph: SnapshotGraph, database: Database, monkeypatch: pytest.MonkeyPatch, error: type[ImgfsError]
+) -> None:
+    """What is here must be readable."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise error("no")
+
+    one, other = await graph.record([A]), await graph.record([B])
+    monkeypatch.setattr(database, "write", refuse)
+    first = await graph.reserve(one, Face.ROOTFS, 10)
+    assert await graph.reserve(one, Face.ROOTFS, 10) == first
+    assert await graph.reserve(other, Face.ROOTFS, 10) != first
+    assert graph.locate(first + 9) == (one, Face.ROOTFS, 10)
 
 
 async def test_a_chain_that_comes_back_has_its_number_and_its_inodes_again(
