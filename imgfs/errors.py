@@ -167,7 +167,7 @@ def from_os(error: OSError, subject: str) -> ImgfsError:
         return ReadOnly(f"{subject}: the state directory lies on a read-only filesystem; remount it writable")
     reason = f"{subject}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"{reason}; make room on the disk of the state directory and read again")
+        return NoSpace(f"{reason}; make room on the disk of the state directory (`imgfs gc`) and try again")
     return StorageFailed(f"{reason}; check the disk of the state directory")
 
 

@@ -5,6 +5,7 @@ Either way each blob ends in the store, verified, and only documents that say wh
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Generator
@@ -174,9 +175,13 @@ class DirectoryContents(_Stored):
             file = open(path, "rb", buffering=0, opener=_opener)  # noqa: SIM115
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"{name}: is not in {self._path}; get a whole layout") from None
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+                raise
+            raise Malformed(f"{name}: is no plain file; get a whole layout") from None
         with file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Malformed(f"{name}: is no plain file")
+                raise Malformed(f"{name}: is no plain file; get a whole layout")
             yield FilePayload(file, self._count)
 
     def _count(self, read: int) -> None:

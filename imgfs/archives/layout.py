@@ -35,7 +35,10 @@ class Listed:
 def read_layout(layout: bytes | None, index: bytes) -> list[Listed]:
     """The images of a layout, in its order. Raises Malformed, Unsupported, TooLarge, NotFound where it lists none."""
     _check_layout(layout)
-    document = parse_document(index, OCI_INDEX)
+    try:
+        document = parse_document(index, OCI_INDEX)
+    except Malformed as error:
+        raise Malformed(f"{INDEX_FILE}: is no image index: {error.message}") from None
     raw: Any = decode_json(index, INDEX_FILE)
     if not isinstance(document, Index) or len(raw.get("manifests") or ()) != len(document.manifests):
         raise Malformed(f"{INDEX_FILE}: lists something that is no descriptor of an image")

@@ -120,8 +120,12 @@ def _next_header(stream: ByteStream) -> Header | None:
     try:
         return read_header(block)
     except Malformed as error:
-        where = f"offset {start}" if start else "is no tar"
-        raise Malformed(f"archive: {where}: {error.message}") from None
+        if start:
+            raise Malformed(f"archive: offset {start}: {error.message}; get a whole one") from None
+        raise Malformed(
+            f"archive: is no tar, nor a gzip or zstd of one ({error.message}); expected an OCI layout or what "
+            "`docker save` writes"
+        ) from None
 
 
 def _member(header: Header) -> Member:

@@ -71,4 +71,6 @@ def from_os_error(error: OSError, subject: str, reason: str | None = None, more:
         return Failure(f"{subject}: the daemon of the mount is gone; `imgfs mount` mounts anew", number, more)
     if number == errno.EINTR:
         return Failure(f"{subject}: interrupted by a signal, or because the daemon is stopping", number, more)
+    if number == errno.ENOSPC and reason is None:
+        reason = f"{subject}: {os.strerror(number)}; make room on that disk (its own: `imgfs gc`) and try again"
     return Failure(reason or f"{subject}: {os.strerror(number)}", number, more)

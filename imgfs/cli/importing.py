@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from imgfs.cli.failure import Failure
+from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.names import register
 from imgfs.cli.options import Command, mountpoint_option, quiet_option
 from imgfs.cli.output import progress
@@ -101,7 +101,11 @@ def _contents(source: str, store: MountStore, quiet: bool) -> Generator[Contents
             yield DirectoryContents(Path(source), store, draw)
         return
     with _opened(source) as file, progress(_size(file), not quiet) as draw:
-        yield TarContents(open_stream(file, draw), store)
+        try:
+            contents = TarContents(open_stream(file, draw), store)
+        except OSError as error:
+            raise from_os_error(error, source) from None
+        yield contents
 
 
 def _opened(source: str) -> BinaryIO:

@@ -47,6 +47,11 @@ def test_os_error_without_a_sentence_names_subject_and_errno() -> None:
     assert from_os_error(OSError(errno.EBADMSG, ""), "x").message == "x: Bad message"
 
 
+def test_full_disk_is_told_with_what_makes_room() -> None:
+    assert "`imgfs gc`" in from_os_error(OSError(errno.ENOSPC, ""), "import").message
+    assert from_os_error(OSError(errno.ENOSPC, ""), "x", "the daemon's sentence").message == "the daemon's sentence"
+
+
 def test_dead_daemon_is_told_even_where_an_old_sentence_is_left() -> None:
     failure = from_os_error(OSError(errno.ENOTCONN, ""), "x", "old news")
     assert "daemon" in failure.message
