@@ -16,7 +16,7 @@ import msgspec
 from imgfs import __version__
 from imgfs.aio.flight import Flights
 from imgfs.check.kinds import CHECK
-from imgfs.config import Config
+from imgfs.config import Config, Settings
 from imgfs.content import labels
 from imgfs.content.kinds import CONTENT, ERA, INGESTS, Era
 from imgfs.content.store import ContentStore
@@ -73,10 +73,17 @@ class Mounting:
 
     mountpoint: Path
     state: Path
-    config: Config
+    settings: Settings
     foreground: bool
     nosuid: bool = False
     """Whether setuid bits and device nodes are off in any case."""
+    is_read_only: bool = False
+    """Whether the tree takes no change by anybody's hand; what is read still comes in."""
+
+    @property
+    def config(self) -> Config:
+        """The options in force."""
+        return self.settings.config
 
     @property
     def is_trusted(self) -> bool:
@@ -116,6 +123,7 @@ def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems
     transfer, room = running.one(TRANSFER), running.one(GC)
     return Subsystems(
         config=mounting.config,
+        settings=mounting.settings.render(),
         state=mounting.state,
         shown=Shown(os.geteuid(), os.getegid(), started),
         plugins=running.reports,
@@ -165,6 +173,7 @@ def _terms(mounting: Mounting) -> Terms:
         is_root=os.geteuid() == 0,
         trusted=mounting.is_trusted,
         private=mounting.config.is_private,
+        read_only=mounting.is_read_only,
     )
 
 
@@ -190,7 +199,7 @@ def _describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt |
         "pid": os.getpid(),
         "mountpoint": told(mounting.mountpoint),
         "state": told(mounting.state),
-        "read_only": is_read_only,
+        "read_only": is_read_only or mounting.is_read_only,
         "started": started,
         "platform": str(mounting.config.chosen_platform),
         "access": mounting.config.access,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -21,10 +22,12 @@ from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
+from imgfs.kernel.fuse import Manner
 from imgfs.kernel.guard import guarded
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 from imgfs.lock import locked
 from imgfs.log import configure_log
+from imgfs.notify import Manager
 from imgfs.plugins.finding import find_plugins
 from imgfs.plugins.running import Running
 from imgfs.plugins.starting import started
@@ -43,9 +46,23 @@ _log = logging.getLogger("imgfs.daemon")
 def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     """Serve `mounting` until a signal (TERM, INT, HUP) or an unmount from outside; `ready` is called when it answers.
 
+    In front, the service manager that started this process is told the same.
+
     Raises Busy (another daemon holds the state, or something is mounted there), Invalid, NotPermitted, NoSpace,
     StorageFailed; then nothing is left mounted.
     """
+    manager = Manager()
+    if mounting.foreground:
+        manager = Manager.of(os.environ)
+        faulthandler.enable()  # a watchdog ends who hangs by SIGABRT: then the journal has where it hung
+    try:
+        _run(mounting, ready, manager)
+    except ImgfsError as error:
+        manager.failed(error)
+        raise
+
+
+def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> None:
     _raise_file_limit()
     # Trees of a hundred thousand nodes make the collector's default pace a cost, and threads wait for the loop.
     gc.set_threshold(50_000, 20, 100)
@@ -53,7 +70,12 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
     _check(mounting)
     os.umask(0o077)  # only now: others may have to pass the directories above the mountpoint
     with locked(mounting.state, f"at {told(mounting.mountpoint)}"):
-        configure_log(mounting.state / "log", mounting.config.log_level, to_stderr=mounting.foreground)
+        configure_log(
+            mounting.state / "log",
+            mounting.config.log_level,
+            mounting.config.log_bytes,
+            to_stderr=mounting.foreground,
+        )
         with _opening(mounting.state):
             is_frozen = not open_directory(mounting.state) or is_read_only(mounting.state)
         _clear_stale(str(mounting.mountpoint))
@@ -63,7 +85,7 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
             _log.warning("the state directory is read-only: what is here is served, and every change is refused")
         try:
             with guarded(str(mounting.mountpoint)):
-                trio.run(_serve, mounting, ready, is_frozen)
+                trio.run(_serve, mounting, ready, manager, is_frozen)
         except ImgfsError:
             raise
         except Exception:
@@ -72,7 +94,7 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
             raise
 
 
-async def _serve(mounting: Mounting, ready: Callable[[], None], is_frozen: bool) -> None:
+async def _serve(mounting: Mounting, ready: Callable[[], None], manager: Manager, is_frozen: bool) -> None:
     config = mounting.config
     if is_frozen:
         database, rebuilt = open_frozen(mounting.state, TABLES), None
@@ -84,18 +106,25 @@ async def _serve(mounting: Mounting, ready: Callable[[], None], is_frozen: bool)
             ground = given(mounting, opened)
         plugins = find_plugins(config.disabled_plugins)
         async with started(plugins, config.plugins, config.disabled_plugins, mounting.state, ground) as running:
-            await _show(mounting, opened, running, ready)
+            await _show(mounting, opened, running, ready, manager)
     finally:
         database.close()
 
 
-async def _show(mounting: Mounting, opened: Opened, running: Running, ready: Callable[[], None]) -> None:
+async def _show(
+    mounting: Mounting, opened: Opened, running: Running, ready: Callable[[], None], manager: Manager
+) -> None:
     """Mount the tree, serve it until it has to end, and make durable what is still to be."""
-    signalled, ending = trio.Event(), trio.Event()
+    signalled, answering, ending = trio.Event(), trio.Event(), trio.Event()
+
+    def answers() -> None:
+        answering.set()
+        ready()
+
     subsystems = assemble(mounting, opened, running)
     operations, rootfs, nursery = Operations(subsystems, ending), subsystems.rootfs, running.nursery
-    is_private, is_trusted = mounting.config.is_private, mounting.is_trusted
-    with Session(operations, str(mounting.mountpoint), is_private=is_private, is_trusted=is_trusted) as session:
+    with Session(operations, str(mounting.mountpoint), _manner(mounting)) as session:
+        nursery.start_soon(manager.attend, answering, ending, told(mounting.mountpoint))
         nursery.start_soon(_set_on_signal, signalled)
         nursery.start_soon(trio.to_thread.run_sync, running.one(REGISTRY).warm)
         nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
@@ -103,11 +132,17 @@ async def _show(mounting: Mounting, opened: Opened, running: Running, ready: Cal
             nursery.start_soon(_tidy, subsystems)
             nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
             nursery.start_soon(opened.keeper.watch)
-        await session.serve(signalled, ending, ready, rootfs.clear)
+        await session.serve(signalled, ending, answers, rootfs.clear)
         with trio.CancelScope(shield=True):
             await subsystems.ingests.sync()
             if not opened.is_frozen:
                 await opened.keeper.save_logged()
+
+
+def _manner(mounting: Mounting) -> Manner:
+    """How the tree is mounted. Others than the daemon's user pass where `access` lets somebody in."""
+    is_shared = os.geteuid() == 0 or not mounting.config.is_private
+    return Manner(others=is_shared, trusted=mounting.is_trusted, read_only=mounting.is_read_only)
 
 
 async def _tidy(subsystems: Subsystems) -> None:

@@ -1,23 +1,37 @@
 """Structured logs: one JSON object a line in the state directory (`.imgfs/log`), and in front on stderr as well.
 
-Rooms log by `logging.getLogger("imgfs.<room>")`, with the facts of an event as `extra`.
+Rooms log by `logging.getLogger("imgfs.<room>")`, with the facts of an event as `extra`. What looks like a credential is
+left out of every line, whoever put it there: no message should hold one, and a traceback of a library may.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import sys
 from collections import deque
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import TextIO
 
-KEPT = 16 << 20
-"""Bytes: a log that would grow beyond moves to `log.1`."""
+ASIDE = "log.1"
+"""What a log that would grow too large is called from then on, beside the new one."""
 
 _UNWRITTEN_KEPT = 1000
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+"""Levels and the priorities of syslog(3) that they are to the journal; below it is 7."""
+_SECRETS = (
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@\"'\\]+@", re.IGNORECASE), r"\1***@"),
+    (re.compile(r"(\bhttps?://[^\s\"'?\\]+\?)[^\s\"'\\]+", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(authorization\W{1,6}(?:bearer|basic)\s+)[^\s\"'\\]+", re.IGNORECASE), r"\1***"),
+    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),
+)
+"""Users in URLs, queries (of signed ones), Authorization headers, JSON web tokens; and what is left of them."""
 
 
 class JsonLines(logging.Formatter):
@@ -34,7 +48,16 @@ class JsonLines(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _OWN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return redacted(json.dumps(line, default=str))
+
+
+class JournalLines(JsonLines):
+    """The same with the priority in front, as the journal reads it from a service's stderr (sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """`<N>` and the line."""
+        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
+        return f"<{priority}>{super().format(record)}"
 
 
 class LogFile(RotatingFileHandler):
@@ -43,8 +66,8 @@ class LogFile(RotatingFileHandler):
     On a full disk and on a read-only one these are what there is to read of its failures.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=KEPT, backupCount=1, delay=True)
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path, maxBytes=size, backupCount=1, delay=True)
         self.unwritten: deque[str] = deque(maxlen=_UNWRITTEN_KEPT)
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -52,21 +75,42 @@ class LogFile(RotatingFileHandler):
         self.unwritten.append(self.format(record))
 
 
-def configure_log(path: Path, level: str, *, to_stderr: bool) -> None:
+def configure_log(path: Path, level: str, size: int, *, to_stderr: bool) -> None:
     """Send everything from `level` up to `path`, and to stderr if that is wanted.
 
-    A line that cannot be written is in `unwritten_lines`; logging never fails anybody's request.
+    Both files, `path` and the one before it, have `size` bytes at most. A line that cannot be written is in
+    `unwritten_lines`; logging never fails anybody's request.
     """
     logging.raiseExceptions = False
-    handlers: list[logging.Handler] = [LogFile(path)]
+    handlers: list[logging.Handler] = [LogFile(path, size)]
+    handlers[0].setFormatter(JsonLines())
     if to_stderr:
         handlers.append(logging.StreamHandler(sys.stderr))
+        handlers[1].setFormatter(JournalLines() if is_journal(sys.stderr, os.environ) else JsonLines())
     logger = logging.getLogger("imgfs")
     logger.setLevel(level.upper())
     logger.propagate = False
     for handler in handlers:
-        handler.setFormatter(JsonLines())
         logger.addHandler(handler)
+
+
+def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether what is written to `stream` goes to the journal: $JOURNAL_STREAM names its device and inode.
+
+    The variable is inherited by children whose stderr is something else (systemd.exec(5)).
+    """
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def redacted(text: str) -> str:
+    """`text` without what looks like a credential."""
+    for pattern, left in _SECRETS:
+        text = pattern.sub(left, text)
+    return text
 
 
 def unwritten_lines() -> bytes:

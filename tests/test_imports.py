@@ -16,7 +16,7 @@ STOREYS = [
     {"oci"},
     {"erofs"},
     {"aio", "state"},
-    {"log", "lock", "config", "database"},
+    {"log", "lock", "config", "database", "notify"},
     {"plugins"},
     {"content", "registry", "kernel"},
     {"layers"},

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from imgfs import log
-from imgfs.log import configure_log, unwritten_lines
+from imgfs.log import ASIDE, configure_log, is_journal, unwritten_lines
+
+SIZE = 1 << 20
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_an_event_is_a_line_with_its_facts(tmp_path: Path, logger: logging.Logger) -> None:
-    configure_log(tmp_path / "log", "info", to_stderr=False)
+    configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
     logger.warning("failed", extra={"subject": "a\nb", "errno": 5})
     logger.debug("not this")
     (line,) = lines(tmp_path / "log")
@@ -39,7 +43,7 @@ def test_an_event_is_a_line_with_its_facts(tmp_path: Path, logger: logging.Logge
 
 
 def test_a_traceback_is_part_of_the_line(tmp_path: Path, logger: logging.Logger) -> None:
-    configure_log(tmp_path / "log", "info", to_stderr=False)
+    configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
     try:
         raise ValueError("why")
     except ValueError:
@@ -51,26 +55,72 @@ def test_a_traceback_is_part_of_the_line(tmp_path: Path, logger: logging.Logger)
 def test_in_front_it_goes_to_stderr_too(
     tmp_path: Path, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    configure_log(tmp_path / "log", "info", to_stderr=True)
+    configure_log(tmp_path / "log", "info", SIZE, to_stderr=True)
     logger.info("hello")
     assert json.loads(capsys.readouterr().err)["event"] == "hello"
     assert lines(tmp_path / "log")[0]["event"] == "hello"
 
 
-def test_a_log_over_its_size_moves_aside(
+def test_a_log_takes_no_more_than_twice_its_size_however_long_the_daemon_lives(
+    tmp_path: Path, logger: logging.Logger
+) -> None:
+    configure_log(tmp_path / "log", "info", 300, to_stderr=False)
+    for number in range(200):
+        logger.info("event", extra={"number": number})
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", ASIDE]
+    kept = [line["number"] for name in (ASIDE, "log") for line in lines(tmp_path / name)]
+    assert kept == list(range(200 - len(kept), 200))
+
+
+def test_the_journal_is_told_how_grave_a_line_is(
     tmp_path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "KEPT", 300)
-    configure_log(tmp_path / "log", "info", to_stderr=False)
-    for number in range(10):
-        logger.info("event", extra={"number": number})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
-    assert all(path.stat().st_size <= 300 for path in tmp_path.iterdir())
+    with (tmp_path / "journal").open("w") as stream:
+        status = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure_log(tmp_path / "log", "debug", SIZE, to_stderr=True)
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+            logger.log(level, "one\ntwo")
+    told = (tmp_path / "journal").read_text().splitlines()
+    assert [line[:3] for line in told] == ["<7>", "<6>", "<4>", "<3>", "<3>"]
+    assert [json.loads(line[3:]) for line in told] == lines(tmp_path / "log")
+
+
+def test_a_stderr_that_is_not_the_journal_gets_plain_lines(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as stream:
+        status = os.fstat(stream.fileno())
+        assert not is_journal(stream, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino + 1}"})
+        assert not is_journal(stream, {})
+    assert not is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("GET https://user:secret@host/v2/", "GET https://***@host/v2/"),
+        ("https://bucket/blob?X-Signature=secret&a=b failed", "https://bucket/blob?*** failed"),
+        ("{'Authorization': 'Bearer secret'}", "{'Authorization': 'Bearer ***'}"),
+        ("authorization: basic c2VjcmV0", "authorization: basic ***"),
+        ("token eyJhbGci.eyJzdWIi.c2VjcmV0 is old", "token *** is old"),
+        ("Basic authentication at https://host/v2/", "Basic authentication at https://host/v2/"),
+    ],
+)
+def test_no_credential_gets_into_a_line(tmp_path: Path, logger: logging.Logger, text: str, left: str) -> None:
+    configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logger.exception(text, extra={"fact": text, "inner": {"key": [text]}})
+    (line,) = lines(tmp_path / "log")
+    assert (line["event"], line["fact"], line["inner"]) == (left, left, {"key": [left]})
+    assert str(line["exception"]).endswith(left)
 
 
 def test_what_the_file_does_not_take_is_kept(tmp_path: Path, logger: logging.Logger) -> None:
     (tmp_path / "log").mkdir()  # nobody can write to that, root neither
-    configure_log(tmp_path / "log", "info", to_stderr=False)
+    configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
     logger.warning("first")
     logger.warning("second")
     assert [json.loads(line)["event"] for line in unwritten_lines().splitlines()] == ["first", "second"]

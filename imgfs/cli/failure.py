@@ -40,10 +40,13 @@ def exit_code(number: int) -> int:
 
 
 class Failure(click.ClickException):
-    """A command that failed: `message` says what and what to do next, `more` where the whole story is."""
+    """A command that failed: `message` says what and what to do next, `number` is the errno, `more` where the whole
+    story is.
+    """
 
     def __init__(self, message: str, number: int, more: str = "") -> None:
         super().__init__(message)
+        self.number = number
         self.more = more
         self.exit_code = exit_code(number)  # pyright: ignore[reportAttributeAccessIssue] - a class variable in click
 

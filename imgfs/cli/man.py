@@ -1,69 +1,113 @@
-"""`imgfs man`: manual pages out of the help texts, so that the two cannot differ."""
+"""`imgfs man`: manual pages out of the help texts and the table of options, so that these cannot differ."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
-from imgfs import __version__
 from imgfs.cli.failure import EXIT_CODES
+from imgfs.cli.man_files import config_page, helper_page
 from imgfs.cli.options import Command
+from imgfs.cli.roff import escaped, heading, paragraphs, see_also, tagged, title
 
-_ENVIRONMENT = (("IMGFS_MOUNTPOINT", "Where the tree is mounted, where the command line does not say."),)
+_ENVIRONMENT = (
+    ("IMGFS_MOUNTPOINT", "Where the tree is mounted, where the command line does not say."),
+    ("IMGFS_<OPTION>", "Any option of imgfs.toml but tables, in capitals; it goes before the file."),
+    ("STATE_DIRECTORY", "Where content is kept, where --state does not say; systemd sets it."),
+)
 _FILES = (
     ("/var/lib/imgfs", "The default mountpoint."),
     ("/var/lib/imgfs-state", "Where root's daemon keeps content and names; imgfs.toml in it is the configuration."),
     ("DIR/.imgfs/log", "The end of the daemon's log."),
 )
+_FILE_PAGES = {"imgfs.toml": (5, config_page), "mount.imgfs": (8, helper_page)}
+"""Pages of what is no command of the program: section and text."""
+
+
+def complete_page(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Pages that begin so."""
+    root = ctx.find_root()
+    assert isinstance(root.command, click.Group)
+    pages = [*root.command.list_commands(root), *_FILE_PAGES]
+    return [CompletionItem(page) for page in pages if page.startswith(incomplete)]
 
 
 @click.command(cls=Command)
-@click.argument("command", required=False, metavar="[COMMAND]")
-def man(command: str | None) -> None:
-    """Print the manual page of imgfs or of COMMAND.
+@click.argument("page", required=False, metavar="[PAGE]", shell_complete=complete_page)
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write all pages below DIR, as man(1) looks for them: man1, man5, man8.",
+)
+def man(page: str | None, directory: Path | None) -> None:
+    """Print the manual page of imgfs or of PAGE.
 
-    For man(1): `imgfs man pull | man -l -`, or into a file imgfs-pull.1 of a man1 directory.
+    PAGE is a command, `imgfs.toml` or `mount.imgfs`. For man(1): `imgfs man pull | man -l -`, or all at once:
+    `imgfs man --directory /usr/local/share/man`.
     """
     root = click.get_current_context().find_root()
     group = root.command
     assert isinstance(group, click.Group)
-    if command is None:
+    if directory is not None and page is not None:
+        raise click.UsageError("--directory writes all pages; name none")
+    if directory is not None:
+        for name, section, text in all_pages(group, root):
+            path = directory / f"man{section}" / f"{name}.{section}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{text}\n")
+    elif page is None:
         click.echo(program_page(group, root))
-        return
-    found = group.get_command(root, command)
-    if found is None:
-        raise click.UsageError(f"no such command {command!r}; `imgfs --help` lists them")
-    click.echo(command_page(found, click.Context(found, parent=root, info_name=command)))
+    elif page in _FILE_PAGES:
+        click.echo(_FILE_PAGES[page][1]())
+    elif found := group.get_command(root, page):
+        click.echo(command_page(found, click.Context(found, parent=root, info_name=page)))
+    else:
+        raise click.UsageError(f"no page {page!r}; there are those of commands, imgfs.toml and mount.imgfs")
+
+
+def all_pages(group: click.Group, ctx: click.Context) -> Iterator[tuple[str, int, str]]:
+    """Name, section and text of every page."""
+    yield "imgfs", 1, program_page(group, ctx)
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
+        yield f"imgfs-{name}", 1, command_page(command, click.Context(command, parent=ctx, info_name=name))
+    for name, (section, made) in _FILE_PAGES.items():
+        yield name, section, made()
 
 
 def program_page(group: click.Group, ctx: click.Context) -> str:
     """imgfs(1): every command with its options."""
-    lines = [_title("imgfs"), *_name("imgfs", group), ".SH SYNOPSIS", r".B imgfs", r"[OPTIONS] COMMAND [ARGS]..."]
-    lines += [".SH DESCRIPTION", *_paragraphs(group.help), ".SH OPTIONS", *_options(group, ctx), ".SH COMMANDS"]
+    lines = [title("imgfs", 1), *heading("imgfs", _short(group)), ".SH SYNOPSIS", ".B imgfs"]
+    lines += ["[OPTIONS] COMMAND [ARGS]...", ".SH DESCRIPTION", *paragraphs(group.help)]
+    lines += [".SH OPTIONS", *_options(group, ctx), ".SH COMMANDS"]
     for name in group.list_commands(ctx):
         command = group.get_command(ctx, name)
         assert command is not None
         inner = click.Context(command, parent=ctx, info_name=name)
         lines += _section(command, inner)
-    return "\n".join([*lines, *_end()])
+    return "\n".join([*lines, *_end(), *see_also(("imgfs.toml", 5), ("mount.imgfs", 8))])
 
 
 def command_page(command: click.Command, ctx: click.Context) -> str:
     """imgfs-COMMAND(1)."""
-    lines = [_title(f"imgfs-{ctx.info_name}"), *_name(f"imgfs-{ctx.info_name}", command)]
-    lines += [".SH SYNOPSIS", _escaped(_synopsis(command, ctx)), ".SH DESCRIPTION", *_paragraphs(command.help)]
+    page = f"imgfs-{ctx.info_name}"
+    lines = [title(page, 1), *heading(page, _short(command))]
+    lines += [".SH SYNOPSIS", escaped(_synopsis(command, ctx)), ".SH DESCRIPTION", *paragraphs(command.help)]
     if isinstance(command, click.Group):
         lines += [".SH COMMANDS", *_commands(command, ctx)]
     else:
         lines += [".SH OPTIONS", *_options(command, ctx)]
-    return "\n".join([*lines, *_end(), ".SH SEE ALSO", r".BR imgfs (1)"])
+    return "\n".join([*lines, *_end(), *see_also(("imgfs", 1), ("imgfs.toml", 5))])
 
 
 def _section(command: click.Command, ctx: click.Context) -> list[str]:
     """One command, and those below it."""
-    head = [f".SS {_escaped(_synopsis(command, ctx))}", *_paragraphs(command.help)]
+    head = [f".SS {escaped(_synopsis(command, ctx))}", *paragraphs(command.help)]
     below = _commands(command, ctx) if isinstance(command, click.Group) else _options(command, ctx)
     return [*head, *below]
 
@@ -76,12 +120,8 @@ def _commands(group: click.Group, ctx: click.Context) -> list[str]:
     return lines
 
 
-def _title(page: str) -> str:
-    return f'.TH {_escaped(page.upper())} 1 "" "imgfs {__version__}" "imgfs manual"'
-
-
-def _name(page: str, command: click.Command) -> list[str]:
-    return [".SH NAME", rf"{_escaped(page)} \- {_escaped(command.get_short_help_str(200).rstrip('.'))}"]
+def _short(command: click.Command) -> str:
+    return command.get_short_help_str(200)
 
 
 def _synopsis(command: click.Command, ctx: click.Context) -> str:
@@ -95,29 +135,9 @@ def _path(ctx: click.Context) -> str:
 
 def _options(command: click.Command, ctx: click.Context) -> list[str]:
     options = (one for one in command.get_params(ctx) if isinstance(one, click.Option))
-    return _tagged(record for one in options if (record := one.get_help_record(ctx)))
+    return tagged(record for one in options if (record := one.get_help_record(ctx)))
 
 
 def _end() -> list[str]:
-    exits = [".SH EXIT STATUS", _escaped(EXIT_CODES.partition(": ")[2])]
-    return [*exits, ".SH ENVIRONMENT", *_tagged(_ENVIRONMENT), ".SH FILES", *_tagged(_FILES)]
-
-
-def _tagged(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    lines: list[str] = []
-    for tag, text in pairs:
-        lines += [".TP", rf"\fB{_escaped(tag)}\fR", _escaped(text)]
-    return lines
-
-
-def _paragraphs(text: str | None) -> list[str]:
-    lines: list[str] = []
-    for paragraph in inspect.cleandoc(text or "").split("\n\n"):
-        lines += [".PP", _escaped(" ".join(paragraph.split()))]
-    return lines
-
-
-def _escaped(text: str) -> str:
-    """Text that troff sets as it stands: no requests, no escapes, and hyphens that can be copied."""
-    plain = text.replace("\\", r"\e").replace("-", r"\-")
-    return rf"\&{plain}" if plain.startswith((".", "'")) else plain
+    exits = [".SH EXIT STATUS", escaped(EXIT_CODES.partition(": ")[2])]
+    return [*exits, ".SH ENVIRONMENT", *tagged(_ENVIRONMENT), ".SH FILES", *tagged(_FILES)]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import select
 import signal
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from imgfs.cli.failure import Failure, from_error
 from imgfs.cli.options import Command, mountpoint_argument
+from imgfs.cli.serving_options import asked_for, config_option, mount_options_option, state_of, state_option
 from imgfs.errors import ImgfsError
 
 _END_PATIENCE = 20
@@ -24,43 +24,39 @@ _END_PATIENCE = 20
 @click.command(cls=Command)
 @mountpoint_argument
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to stderr, for systemd and debugging.")
-@click.option(
-    "--state",
-    type=click.Path(file_okay=False, readable=False, path_type=Path),
-    metavar="DIR",
-    help="Where content is kept. Default: $STATE_DIRECTORY, else /var/lib/imgfs-state (root) or the XDG state home.",
-)
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, readable=False, path_type=Path),
-    metavar="FILE",
-    help="Options of the daemon, in TOML. Default: imgfs.toml in the state directory; none is needed.",
-)
+@state_option
+@config_option
 @click.option(
     "--nosuid", is_flag=True, help="Turn setuid bits and device nodes of images off, also where only root gets in."
 )
-def mount(mountpoint: Path, foreground: bool, state: Path | None, config_path: Path | None, nosuid: bool) -> None:
+@mount_options_option
+def mount(
+    mountpoint: Path,
+    foreground: bool,
+    state: Path | None,
+    config_path: Path | None,
+    nosuid: bool,
+    options: tuple[str, ...],
+) -> None:
     """Mount the tree and serve it in the background.
 
     MOUNTPOINT is $IMGFS_MOUNTPOINT by default, else /var/lib/imgfs; it is made if it is missing. Returns when the
     tree answers and its daemon runs on; -f stays in front. A mount whose daemon died is taken away first. All state
-    survives unmounting. `cat MOUNTPOINT/.imgfs/config` shows the options in force.
+    survives unmounting. `imgfs config show` tells the options in force, `imgfs config --help` which there are.
     """
-    from imgfs.assembly import Mounting
-    from imgfs.config import default_state, load_config
+    from imgfs.cli.starting import more, mounting_of, serve, serve_behind
 
-    # One spelling of each, whatever links lead there: the table of mounts knows no other.
-    chosen = Path(os.path.realpath(state or default_state()))
+    asked = asked_for(options, state, config_path)
+    asked = replace(asked, nosuid=nosuid or asked.nosuid)
+    chosen = state_of(asked)
     try:
-        config = load_config(config_path, chosen)
-        mounting = Mounting(Path(os.path.realpath(mountpoint)), chosen, config, foreground, nosuid)
+        mounting = mounting_of(mountpoint, asked, foreground=foreground)
         if foreground:
-            _serve(mounting, lambda: None)
+            serve(mounting)
         else:
-            _serve_behind(mounting, chosen)
+            serve_behind(mounting)
     except ImgfsError as error:
-        raise from_error(error, _more(chosen)) from None
+        raise from_error(error, more(chosen)) from None
 
 
 @click.command(cls=Command)
@@ -91,65 +87,6 @@ def umount(mountpoint: Path, lazy: bool) -> None:
         _wait_for_end(pid)
 
 
-def _more(state: Path) -> str:
-    return f"{state / 'log'}, or let `imgfs mount -f` log to stderr"
-
-
-def _serve(mounting: object, ready: Callable[[], None]) -> None:
-    from imgfs.assembly import Mounting
-    from imgfs.daemon import run
-
-    assert isinstance(mounting, Mounting)
-    run(mounting, ready)
-
-
-def _serve_behind(mounting: object, state: Path) -> None:
-    """Fork before any thread or event loop exists; the child tells over a pipe that it answers, or why not."""
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        with os.fdopen(reading, "rb") as told:
-            answer = told.read()
-        if answer != b"ready":
-            raise _told(answer, _more(state))
-        return
-    os.setsid()
-    _keep_only(writing)
-    os._exit(_child(mounting, writing))
-
-
-def _keep_only(descriptor: int) -> None:
-    """Close what the shell left open besides: a daemon must hold nobody's lock, pipe or file."""
-    os.closerange(3, descriptor)
-    os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def _child(mounting: object, writing: int) -> int:
-    os.chdir("/")  # or the filesystem it was started from stays busy
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-
-    def ready() -> None:
-        os.dup2(null, 2)
-        os.write(writing, b"ready")
-        os.close(writing)
-
-    try:
-        _serve(mounting, ready)
-    except ImgfsError as error:
-        os.write(writing, json.dumps([error.errno, error.message]).encode())
-        return 1
-    return 0
-
-
-def _told(answer: bytes, more: str) -> Failure:
-    if not answer:
-        return Failure("mount: the daemon ended before the tree answered", errno.EIO, more)
-    number, message = json.loads(answer)
-    return Failure(message, number, more)
-
-
 def _daemon_of(path: str) -> int | None:
     """The daemon's pid, as the mount tells it; None where it does not answer as imgfs does."""
     try:
@@ -168,6 +105,16 @@ def _take_views_away(path: str) -> None:
             raise Failure(
                 f"{path}: a view below it is in use; end the processes in it or use --lazy", errno.EBUSY
             ) from None
+        if error.errno == errno.EROFS:
+            _unmount_below(path)
+
+
+def _unmount_below(path: str) -> None:
+    """Take the views away ourselves: a tree mounted read-only takes no xattr either. Raises Busy."""
+    from imgfs.kernel.mounts import mounts_below, unmount
+
+    for below in mounts_below(path):
+        unmount(below.mountpoint)
 
 
 def _wait_for_end(pid: int) -> None:

@@ -33,6 +33,7 @@ _COMMANDS = {
     "repair": "imgfs.cli.check",
     "snapshot": "imgfs.cli.snapshot",
     "plugins": "imgfs.cli.plugins",
+    "config": "imgfs.cli.config",
     "completion": "imgfs.cli.completion",
     "man": "imgfs.cli.man",
 }

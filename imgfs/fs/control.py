@@ -15,7 +15,7 @@ from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.plugins import plugins_directory
 from imgfs.fs.repair import RepairFile
 from imgfs.fs.subsystems import Subsystems
-from imgfs.log import unwritten_lines
+from imgfs.log import ASIDE, unwritten_lines
 from imgfs.oci.digest import Digest
 
 _LOG_SHOWN = 1 << 20
@@ -32,7 +32,7 @@ class ControlDirectory(Directory):
         self._rootfs = subsystems.rootfs
         renderers = {
             "version": constant(f"{__version__}\n".encode()),
-            "config": constant(subsystems.config.render().encode()),
+            "config": constant(subsystems.settings.encode()),
             "state.json": called(subsystems.describe),
             "metrics": called(lambda: subsystems.metrics().encode()),
             "log": called(lambda: _tail(subsystems.state / "log")),
@@ -76,16 +76,21 @@ class ControlDirectory(Directory):
 
 
 def _tail(path: Path) -> bytes:
-    """The end of the log, from the start of a line, and what its file did not take; it is in the state directory."""
-    return _tail_of_file(path) + unwritten_lines()
+    """The end of the log, from the start of a line, and what its file did not take; it is in the state directory.
+
+    The file before it is looked at too, or there would be next to nothing to read when a new one has begun.
+    """
+    data = _end_of(path.parent / ASIDE, _LOG_SHOWN) + _end_of(path, _LOG_SHOWN)
+    if len(data) > _LOG_SHOWN:
+        data = data[-_LOG_SHOWN:].partition(b"\n")[2]
+    return data + unwritten_lines()
 
 
-def _tail_of_file(path: Path) -> bytes:
+def _end_of(path: Path, most: int) -> bytes:
+    """The last bytes of a file; one more than `most`, so that whoever cuts them knows that there are others."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _LOG_SHOWN))
-            data = file.read(_LOG_SHOWN)
+            file.seek(max(0, file.seek(0, 2) - most - 1))
+            return file.read(most + 1)
     except FileNotFoundError:
         return b""
-    return data if size <= _LOG_SHOWN else data.partition(b"\n")[2]

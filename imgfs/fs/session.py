@@ -13,7 +13,7 @@ import trio
 from imgfs.aio.gather import plain_nursery
 from imgfs.errors import ImgfsError
 from imgfs.fs.operations import Operations
-from imgfs.kernel.fuse import INIT_BUFFER, amend_init, open_fuse
+from imgfs.kernel.fuse import INIT_BUFFER, Manner, amend_init, open_fuse
 from imgfs.kernel.mounts import mount_at, set_read_ahead, unmount, watch_mounts
 
 MAX_TASKS = 2500
@@ -24,23 +24,18 @@ _UNMOUNT_PATIENCE = 10.0
 
 
 class Session:
-    """A mounted tree. Use as a context; leaving it unmounts.
+    """A tree that is mounted in some `manner`. Use as a context; leaving it unmounts."""
 
-    `is_private`: nobody but the daemon's user and root gets in. `is_trusted`: setuid bits and device nodes work.
-    """
-
-    def __init__(self, operations: Operations, mountpoint: str, *, is_private: bool, is_trusted: bool) -> None:
+    def __init__(self, operations: Operations, mountpoint: str, manner: Manner) -> None:
         self._operations = operations
         self._mountpoint = mountpoint
-        self._is_private = is_private
-        self._is_trusted = is_trusted
+        self._manner = manner
         self._device = -1
         self._library: socket.socket | None = None
 
     def __enter__(self) -> Session:
         """Mount. Raises NotFound, NotPermitted, Busy or Unsupported, saying what to do."""
-        others = os.geteuid() == 0 or not self._is_private
-        self._device = open_fuse(self._mountpoint, others=others, trusted=self._is_trusted)
+        self._device = open_fuse(self._mountpoint, self._manner)
         return self
 
     def __exit__(self, *_: object) -> None:

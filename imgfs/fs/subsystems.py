@@ -40,6 +40,8 @@ class Subsystems:
     """The daemon introduces them; the tree only asks. `owner` maps every file of a view to one user, if set."""
 
     config: Config
+    settings: str
+    """The options in force and where each is from, as TOML."""
     state: Path
     shown: Shown
     plugins: Mapping[str, Report]

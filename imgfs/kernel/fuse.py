@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 import subprocess
+from dataclasses import dataclass
 
 from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted, Unsupported
 from imgfs.kernel.mounts import FILESYSTEM
@@ -29,25 +30,46 @@ _FLAGS = 12
 """Offset of `flags` in fuse_init_in and fuse_init_out: after major, minor and max_readahead."""
 _MAX_BACKGROUND = 16
 """Offset of `max_background` and `congestion_threshold` in fuse_init_out."""
-_MS_NOSUID, _MS_NODEV = 2, 4
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def open_fuse(mountpoint: str, *, others: bool, trusted: bool) -> int:
-    """Mount at `mountpoint` and return the device; closing its last descriptor ends the connection.
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a tree is mounted.
 
     `others`: more users than the one who mounts may pass (their permissions are checked by mode). `trusted`: setuid
-    bits and device nodes work. Without CAP_SYS_ADMIN it goes through fusermount3, which never trusts. Raises NotFound,
-    NotPermitted, Busy or Unsupported, saying what to do.
+    bits and device nodes work. `read_only`: the kernel refuses every change.
     """
-    options = ["default_permissions", *(["allow_other"] if others else [])]
+
+    others: bool
+    trusted: bool
+    read_only: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        """What FUSE itself is told."""
+        return ["default_permissions", *(["allow_other"] if self.others else [])]
+
+    @property
+    def flags(self) -> int:
+        """What mount(2) is told."""
+        return (0 if self.trusted else _MS_NOSUID | _MS_NODEV) | (_MS_RDONLY if self.read_only else 0)
+
+
+def open_fuse(mountpoint: str, manner: Manner) -> int:
+    """Mount at `mountpoint` and return the device; closing its last descriptor ends the connection.
+
+    Without CAP_SYS_ADMIN it goes through fusermount3, which never trusts. Raises NotFound, NotPermitted, Busy or
+    Unsupported, saying what to do.
+    """
     if not os.path.exists(DEVICE):
         raise NotFound(f"{DEVICE}: is missing; load the fuse module, or give the container the device")
     if os.geteuid() == 0:
-        device = _mount_as_root(mountpoint, options, 0 if trusted else _MS_NOSUID | _MS_NODEV)
+        device = _mount_as_root(mountpoint, manner)
         if device is not None:
             return device
-    return _mount_as_user(mountpoint, options)
+    return _mount_as_user(mountpoint, [*manner.options, *(["ro"] if manner.read_only else [])])
 
 
 def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
@@ -67,7 +89,7 @@ def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
     return bytes(amended)
 
 
-def _mount_as_root(mountpoint: str, options: list[str], flags: int) -> int | None:
+def _mount_as_root(mountpoint: str, manner: Manner) -> int | None:
     """The device, or None where this root may not mount (a container without CAP_SYS_ADMIN)."""
     try:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -75,8 +97,9 @@ def _mount_as_root(mountpoint: str, options: list[str], flags: int) -> int | Non
         raise NotPermitted(
             f"{DEVICE}: {error.strerror}; load the fuse module, or allow the container the device"
         ) from None
-    data = ",".join([f"fd={device}", "rootmode=40000", f"user_id={os.geteuid()}", f"group_id={os.getegid()}", *options])
-    if _libc.mount(b"imgfs", os.fsencode(mountpoint), FILESYSTEM.encode(), flags, data.encode()) == 0:
+    owner = [f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
+    data = ",".join([f"fd={device}", "rootmode=40000", *owner, *manner.options])
+    if _libc.mount(b"imgfs", os.fsencode(mountpoint), FILESYSTEM.encode(), manner.flags, data.encode()) == 0:
         return device
     code = ctypes.get_errno()
     os.close(device)

@@ -6,11 +6,11 @@ The table has a name of its own, because a kind may be called like an option of 
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
+from imgfs.config.toml import dotted, written
 from imgfs.errors import Invalid
 from imgfs.plugins.contract import Plugin
 
@@ -46,25 +46,7 @@ def read_options(plugin: Plugin[object], sections: Sections) -> msgspec.Struct |
 
 def render(facts: Mapping[str, object]) -> str:
     """Facts as TOML, one a line. What TOML cannot say is a text that says it."""
-    return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in facts.items())
-
-
-def _key(key: str) -> str:
-    return key if key.isidentifier() and key.isascii() else _json(key)
-
-
-def _value(value: object) -> str:
-    text = _json(value)
-    try:
-        tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return _json(text)
-    return text
-
-
-def _json(value: object) -> str:
-    text = msgspec.json.encode(value, enc_hook=str).decode()
-    return text.replace("\x7f", "\\u007f")  # the one character that JSON leaves as it is and TOML does not
+    return "".join(f"{dotted([key])} = {written(value)}\n" for key, value in facts.items())
 
 
 def _names(sections: Sections) -> Iterator[str]:

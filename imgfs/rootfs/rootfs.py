@@ -60,6 +60,8 @@ class Terms:
     is_root: bool
     trusted: bool
     private: bool = False
+    read_only: bool = False
+    """Whether active snapshots are shown as they are, for nobody to write to."""
 
 
 class _Refusal:
@@ -186,7 +188,7 @@ class Rootfs:
     async def show_user(self, id: str) -> bool:
         """Mount a user's snapshot over its rootfs unless it is; tell whether it was done now.
 
-        On a read-only filesystem an active one is mounted read-only, until it is unmounted.
+        In a tree or on a filesystem that is read-only an active one is mounted read-only, until it is unmounted.
 
         Raises NotPermitted where this host cannot, Busy while it is removed or committed, StorageFailed, and what
         getting the layers below it raises.
@@ -195,7 +197,7 @@ class Rootfs:
         if place in self.places and not await self.places.is_gone(place):
             return False
         info = self._snapshots.stat(id)
-        stack = self._snapshots.stack(id, read_only=info.kind is Kind.ACTIVE and await self._snapshots.is_read_only())
+        stack = self._snapshots.stack(id, read_only=info.kind is Kind.ACTIVE and await self._takes_no_change())
         self._check_writable(id)
         chain = self._graph.find(stack.chain) if stack.chain else None
         with self._holding(chain):
@@ -206,6 +208,9 @@ class Rootfs:
             if chain is not None:
                 self._users[place] = chain.chain_id
             return await self.places.mount(place, self._checked(info, self._user_attachment(stack, lower)))
+
+    async def _takes_no_change(self) -> bool:
+        return self._terms.read_only or await self._snapshots.is_read_only()
 
     async def settle(self, id: str) -> None:
         """Give an active snapshot that was never shown its parent's looks, as showing it does. Idempotent.

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from imgfs.cli import main
 from imgfs.cli.man import command_page, program_page
+from imgfs.cli.mount_helper import EXITS, FLAGS
+from imgfs.cli.mount_options import SPELLINGS
+from imgfs.cli.roff import escaped
+from imgfs.config.options import table
 from tests.cli.conftest import Run
-from tests.support.programs import run as run_program
+from tests.support.programs import program
 
 CONTEXT = click.Context(main, info_name="imgfs")
 NAMES = main.list_commands(CONTEXT)
@@ -52,8 +59,38 @@ def test_commands_of_a_command_are_in_both_pages(run: Run) -> None:
         assert r"\fB\-o, \-\-output FILE\fR" in page
 
 
-def test_groff_reads_the_page_without_a_warning(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("man") / "imgfs.1"
-    path.write_text(run("man").stdout)
-    words = run_program("groff", "-man", "-Tascii", "-P-c", path).split()
+def test_options_and_the_helper_have_pages_of_their_own(run: Run) -> None:
+    page = run("man", "imgfs.toml").stdout
+    assert page.startswith(r".TH IMGFS.TOML 5 ")
+    assert all(rf"\fB{name}\fR" in page for name in table())
+    assert all(escaped(option.text) in page for option in table().values())
+    page = run("man", "mount.imgfs").stdout
+    assert page.startswith(r".TH MOUNT.IMGFS 8 ")
+    assert all(rf"\fB{escaped(name)}\fR" in page for name, _ in (*SPELLINGS, *FLAGS, *EXITS))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All pages, as `--directory` writes them."""
+    directory = tmp_path_factory.mktemp("man")
+    done = CliRunner().invoke(main, ["man", "--directory", str(directory)])
+    assert done.exit_code == 0, done.output
+    return directory
+
+
+def test_all_pages_are_written_where_man_looks_for_them(pages: Path) -> None:
+    expected = {"man1/imgfs.1", "man5/imgfs.toml.5", "man8/mount.imgfs.8", *(f"man1/imgfs-{name}.1" for name in NAMES)}
+    assert {str(path.relative_to(pages)) for path in pages.rglob("*.?")} == expected
+
+
+def test_one_page_or_all(run: Run, tmp_path: Path) -> None:
+    assert run("man", "pull", "--directory", str(tmp_path)).exit_code == 2
+    assert list(tmp_path.glob("man*")) == []
+
+
+def test_groff_sets_all_pages_without_a_warning(pages: Path) -> None:
+    files = sorted(path for path in pages.rglob("*") if path.is_file())
+    done = subprocess.run([program("groff"), "-ww", "-man", "-Tascii", "-P-c", *files], capture_output=True, check=True)
+    assert done.stderr == b""
+    words = done.stdout.split()
     assert (b"`imgfs", b"pull") in itertools.pairwise(words)  # it fills lines with blanks

@@ -1,0 +1,104 @@
+"""What `-o` may say, of `imgfs mount` and of `mount -t imgfs` alike: mount(8)'s own words, and every option of imgfs.
+
+mount(8) hands on all that stands in fstab, also what is meant for itself or for systemd; that is passed over here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from imgfs.errors import Invalid, Unsupported
+
+SPELLINGS = (
+    ("state=DIR", "Where content is kept; the same as --state."),
+    ("config=FILE", "The configuration file; the same as --config."),
+    ("NAME=VALUE", "Any option of imgfs.toml(5) but tables. Lists may be named several times."),
+    ("allow_other", "The same as access=all."),
+    ("ro", "Nobody changes anything through the tree; what is read still comes in."),
+    ("nosuid, nodev", "Setuid bits and device nodes of images are off; the same as --nosuid."),
+)
+"""What counts, for help and manual. A comma in a value is written between double quotes: `auth_file="/a,b"`."""
+_PASSED_OVER = frozenset(
+    (
+        *("async", "atime", "auto", "default_permissions", "defaults", "dev", "diratime", "dirsync", "exec", "group"),
+        *("iversion", "lazytime", "loud", "mand", "noatime", "noauto", "nodiratime", "nofail", "noiversion"),
+        *("nolazytime", "nomand", "norelatime", "nostrictatime", "nouser", "owner", "relatime", "silent"),
+        *("strictatime", "suid", "sync", "user", "users", "_netdev"),
+    )
+)
+"""Flags that mean something to others, or what holds anyway."""
+_PASSED_OVER_WITH_VALUE = ("x-", "X-", "comment=", "user=", "fsname=", "subtype=")
+_REFUSED = {
+    "noexec": "a rootfs is a mount of its own that it would not reach; leave it out, or write `exec` behind `user`",
+    "remount": "a mounted tree keeps its options; unmount it and mount it again",
+}
+_UNQUOTED_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What was asked for; `given` are options of imgfs.toml, as they were written."""
+
+    state: Path | None = None
+    config: Path | None = None
+    given: tuple[tuple[str, str], ...] = ()
+    is_read_only: bool = False
+    nosuid: bool = False
+
+
+def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions:
+    """Read lists with commas between their options; of what contradicts, the last counts.
+
+    `sloppy` passes unknown ones over, as `mount -s` wants it. Raises Invalid, with the likely spelling, and Unsupported
+    for what mount(8) knows and imgfs does not offer.
+    """
+    options = MountOptions()
+    for word in (word for text in texts for word in _UNQUOTED_COMMA.split(text)):
+        name, equals, value = word.partition("=")
+        value = value.replace('"', "")
+        if word == "rw":
+            options = replace(options, is_read_only=False)
+        elif not word or word in _PASSED_OVER or word.startswith(_PASSED_OVER_WITH_VALUE):
+            continue
+        elif name in _REFUSED:
+            raise Unsupported(f"mount option {name}: {_REFUSED[name]}")
+        else:
+            options = _with(options, name, value if equals else None, sloppy=sloppy)
+    return options
+
+
+def option_names() -> Iterator[str]:
+    """What an option may begin with, for completion: with `=` where a value follows."""
+    from imgfs.config.options import table
+
+    yield from ("allow_other", "ro", "nosuid", "nodev", "state=", "config=")
+    yield from (f"{name}=" for name, option in table().items() if not option.is_table)
+
+
+def _with(options: MountOptions, name: str, value: str | None, *, sloppy: bool) -> MountOptions:
+    from imgfs.config.options import table
+
+    if value is None:
+        if name == "ro":
+            return replace(options, is_read_only=True)
+        if name in ("nosuid", "nodev"):
+            return replace(options, nosuid=True)
+        if name == "allow_other":
+            return replace(options, given=(*options.given, ("access", "all")))
+    if name in ("state", "config") and value:
+        return replace(options, **{name: Path(os.path.abspath(value))})
+    if name in table() and not table()[name].is_table:
+        if value is None:
+            raise Invalid(f"mount option {name}: has no value; write {name}=VALUE, {table()[name].expected}")
+        return replace(options, given=(*options.given, (name, value)))
+    if sloppy:
+        return options
+    known = [one.rstrip("=") for one in option_names()] + sorted(_PASSED_OVER)
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else "mount.imgfs(8) and imgfs.toml(5) tell which there are"
+    raise Invalid(f"mount option {name[:80]!r}: is unknown, or has no value where it needs one; {hint}")

@@ -1,0 +1,218 @@
+"""The table of options: name, type, default, bounds and text of each, once. Parser, help, manual and tree read it.
+
+An option is a field of Config; what it means is the `description` of its type.
+"""
+
+from __future__ import annotations
+
+import grp
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from imgfs.errors import Invalid
+from imgfs.oci.platform import Platform, local_platform, parse_platform
+
+_WORDS = {str: "a text", int: "a whole number", float: "a number"}
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of the daemon."""
+
+    access: Annotated[
+        str,
+        Meta(
+            description="Who gets in: `root` (and the daemon's user), `group:NAME`, `all`. Readers pull with the "
+            "daemon's credentials."
+        ),
+    ] = "root"
+    resolve: Annotated[
+        Literal["lookup", "registered"],
+        Meta(
+            description="`lookup`: an unregistered name is asked for at its registry once. `registered`: only "
+            "registered names exist."
+        ),
+    ] = "lookup"
+    platform: Annotated[
+        str, Meta(description="What an index is read for: `os/architecture[/variant]`; empty for this machine's.")
+    ] = ""
+    plain_http: Annotated[
+        list[str],
+        Meta(description="Registry hosts (`host` or `host:port`) besides loopback that are spoken to without TLS."),
+    ] = []
+    auth_file: Annotated[
+        str,
+        Meta(
+            description="The only file that logins to registries are read from, an absolute path; empty for those of "
+            "podman and docker."
+        ),
+    ] = ""
+    hosts_path: Annotated[
+        list[str],
+        Meta(
+            description="Directories with `<host>/hosts.toml` or certificates: mirrors, TLS and headers, as containerd "
+            "reads them."
+        ),
+    ] = msgspec.field(default_factory=lambda: ["/etc/containerd/certs.d", "/etc/docker/certs.d"])
+    views: Annotated[
+        Literal["kernel", "fuse"],
+        Meta(
+            description="`kernel`: a rootfs is an EROFS mount where that is possible. `fuse`: always the FUSE view, as "
+            "for users."
+        ),
+    ] = "kernel"
+    view_idle_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=86400,
+            description="How long a mounted rootfs may be unused before it is unmounted; the next use mounts it again.",
+        ),
+    ] = 300.0
+    ingest_idle_seconds: Annotated[
+        float,
+        Meta(
+            ge=60,
+            le=10 * 365 * 86400,
+            description="How long an unfinished write may lie without a writer before it is garbage, which goes when "
+            "room is short.",
+        ),
+    ] = 7 * 86400.0
+    quota_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="What content and layers may take on disk; 0: as much as there is. Above it, what can be "
+            "fetched again goes.",
+        ),
+    ] = 0
+    free_space_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="How much of the state directory's disk is kept free in the same way; 0: nothing.",
+        ),
+    ] = 0
+    free_space_percent: Annotated[float, Meta(ge=0, le=95, description="The same as a share of that disk.")] = 0.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="From which level up events go to the log."),
+    ] = "info"
+    log_bytes: Annotated[
+        int,
+        Meta(
+            ge=64 << 10,
+            description="How large the log in the state directory may grow; then it becomes `log.1`, and the one "
+            "before goes.",
+        ),
+    ] = 16 << 20
+    disabled_plugins: Annotated[
+        list[str], Meta(description="Plugins (`kind.id`) that are not started; `imgfs plugins` lists all.")
+    ] = []
+    plugins: Annotated[
+        dict[str, dict[str, dict[str, Any]]],
+        Meta(description="Options of plugins: a table `[plugins.kind.id]` for each. The plugin says which there are."),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        if self.access not in ("root", "all") and not self.access.startswith("group:"):
+            raise ValueError("access: expected root, group:NAME or all")
+        if self.auth_file and not self.auth_file.startswith("/"):
+            raise ValueError("auth_file: expected an absolute path")
+        if not all(path.startswith("/") for path in self.hosts_path):
+            raise ValueError("hosts_path: expected absolute paths")
+
+    @property
+    def chosen_platform(self) -> Platform:
+        """The platform to read indexes for. Raises Invalid."""
+        return parse_platform(self.platform) if self.platform else local_platform()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only the daemon's user (and root) may enter the mount."""
+        return self.access == "root"
+
+    @property
+    def root_mode(self) -> int:
+        """Permission bits of the mountpoint."""
+        return {"root": 0o700, "all": 0o755}.get(self.access, 0o750)
+
+    @property
+    def root_group(self) -> int | None:
+        """The group that may enter, if it is one. Raises Invalid where there is no such group."""
+        if not self.access.startswith("group:"):
+            return None
+        name = self.access.partition(":")[2]
+        try:
+            return grp.getgrnam(name).gr_gid
+        except KeyError:
+            raise Invalid(f"access = {self.access!r}: there is no group {name!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One line of the table."""
+
+    name: str
+    type: Any
+    """What its values are converted to; a type with bounds."""
+    default: object
+    text: str
+    choices: tuple[str, ...]
+    """The only values that there are; empty where there are others."""
+
+    @property
+    def variable(self) -> str:
+        """The variable of the environment that sets it; empty for tables, which a word cannot say."""
+        return "" if self.is_table else f"IMGFS_{self.name.upper()}"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its values are tables."""
+        return get_origin(self._plain) is dict
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its values are lists of texts."""
+        return get_origin(self._plain) is list
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers."""
+        return self._plain in (int, float)
+
+    @property
+    def expected(self) -> str:
+        """What a value has to be, for people: `a number from 1 to 86400`."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.is_list:
+            return "a list of texts"
+        return "tables" if self.is_table else f"{_WORDS[self._plain]}{self._bounds}"
+
+    @property
+    def _plain(self) -> Any:
+        return get_args(self.type)[0]
+
+    @property
+    def _bounds(self) -> str:
+        meta: Meta = get_args(self.type)[1]
+        low = "" if meta.ge is None else f" from {meta.ge:g}" if meta.ge < 10**6 else f" from {meta.ge}"
+        return f"{low} to {meta.le:.0f}" if meta.le is not None else f"{low} up" if low else ""
+
+
+@cache
+def table() -> dict[str, Option]:
+    """Every option by its name, in the order in which they are told."""
+    types = get_type_hints(Config, include_extras=True)
+    return {field.name: _option(field, types[field.name]) for field in msgspec.structs.fields(Config)}
+
+
+def _option(field: msgspec.structs.FieldInfo, annotated: Any) -> Option:
+    plain, meta = get_args(annotated)
+    default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()  # pyright: ignore
+    choices = get_args(plain) if get_origin(plain) is Literal else ()
+    return Option(field.name, annotated, default, meta.description, choices)
