@@ -25,7 +25,7 @@ STOREYS = [
     {"snapshots"},
     {"rootfs", "rescue"},
     {"transfer"},
-    {"gc", "check"},
+    {"gc", "check", "doctor"},
     {"fs"},
     {"assembly"},
     {"daemon"},

@@ -34,6 +34,7 @@ _COMMANDS = {
     "snapshot": "imgfs.cli.snapshot",
     "plugins": "imgfs.cli.plugins",
     "config": "imgfs.cli.config",
+    "doctor": "imgfs.cli.doctor",
     "completion": "imgfs.cli.completion",
     "man": "imgfs.cli.man",
 }

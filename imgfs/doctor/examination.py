@@ -1,0 +1,61 @@
+"""All checks, in the order in which they build on one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from imgfs.config import Settings
+from imgfs.doctor import host, registries, storage
+from imgfs.doctor.diagnosis import Diagnosis, fail, ok
+from imgfs.errors import ImgfsError
+from imgfs.kernel.probe import probe
+from imgfs.registry.credentials.places import own_identity
+
+
+def examine(state: Path, settings: Settings | ImgfsError, environment: Mapping[str, str]) -> Iterator[Diagnosis]:
+    """Look at this host as the daemon of `state` with `settings` would find it, or with why these cannot be read.
+
+    Writes a few temporary files where the state is or would be. Takes a second on a slow disk.
+    """
+    is_root = os.geteuid() == 0
+    yield host.fuse_device()
+    yield host.fusermount(is_root=is_root)
+    yield host.kernel(os.uname().release)
+    yield host.mount_api()
+    yield host.capabilities(Path("/proc/self/status").read_text(), is_root=is_root)
+    yield host.user_namespaces()
+    yield from _storage(state, is_root=is_root)
+    yield host.runtimes()
+    yield host.clock()
+    yield from host.trees()
+    yield from host.variables(environment)
+    yield from _configured(settings, environment)
+
+
+def _storage(state: Path, *, is_root: bool) -> Iterator[Diagnosis]:
+    place = storage.place_of(state)
+    yield storage.directory(state)
+    yield storage.filesystem(place)
+    yield storage.room(place)
+    yield from storage.disk(place)
+    yield from storage.times(place)
+    try:
+        yield from host.views(probe(place), is_root=is_root)
+    except ImgfsError as error:
+        yield fail("views", error.message, "look after the state directory first")
+
+
+def _configured(settings: Settings | ImgfsError, environment: Mapping[str, str]) -> Iterator[Diagnosis]:
+    if isinstance(settings, ImgfsError):
+        yield fail("configuration", settings.message, "correct it; `imgfs man imgfs.toml` explains each option")
+        config = Settings().config
+    else:
+        told = sorted(set(settings.origins.values()))
+        yield ok("configuration", f"options are set by {', '.join(told)}" if told else "all options have their default")
+        config = settings.config
+    yield from registries.hosts(config.hosts_path, config.plain_http)
+    yield from registries.logins(own_identity(), config.auth_file)
+    yield from registries.proxies(environment)
+    yield from registries.certificates(environment)

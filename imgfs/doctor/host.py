@@ -1,0 +1,179 @@
+"""The host: FUSE, the kernel and what it lets this user mount, programs, the clock."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from imgfs.config.options import table
+from imgfs.doctor.diagnosis import Diagnosis, fail, of_reason, ok, warn
+from imgfs.errors import ImgfsError, Unsupported
+from imgfs.kernel.mountapi import Context
+from imgfs.kernel.mounts import FILESYSTEM, mounts
+from imgfs.kernel.probe import Capabilities
+
+RUNTIMES = ("crun", "runc", "youki")
+"""Programs that run containers, as the OCI runtime specification has them."""
+_SYS_ADMIN = 1 << 21
+_MOUNT_API, _EROFS_FROM_FILES = (5, 2), (6, 12)
+_PATIENCE = 3.0
+"""Seconds that a mounted tree has to answer."""
+_WRITTEN = 1_750_000_000
+"""Seconds since the epoch: before this was written it cannot be now."""
+_OTHERS = frozenset({"IMGFS_MOUNTPOINT"})
+_NOT_THERE = "load the fuse module (`modprobe fuse`), or give the container the device"
+
+
+def fuse_device(path: str = "/dev/fuse") -> Diagnosis:
+    """The device that every FUSE mount begins with: there, of the right kind, and to be opened."""
+    try:
+        if not stat.S_ISCHR(os.stat(path).st_mode):
+            return fail(path, "is no device", "remove it, and load the fuse module")
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return fail(path, "is missing", _NOT_THERE)
+    except OSError as error:
+        return fail(path, f"cannot be opened: {os.strerror(error.errno or errno.EIO)}", "set its mode to 666")
+    return ok(path, "can be opened")
+
+
+def fusermount(*, is_root: bool, search: str | None = None) -> Diagnosis:
+    """The setuid program that mounts for ordinary users; root does without."""
+    found = shutil.which("fusermount3", path=search)
+    if found is None and is_root:
+        return ok("fusermount3", "is missing; root mounts without it")
+    if found is None:
+        return fail("fusermount3", "is missing", "install fuse3")
+    if not is_root and not os.stat(found).st_mode & stat.S_ISUID:
+        return fail("fusermount3", f"{found} has no setuid bit", "install fuse3 again, or `chmod u+s` it as root")
+    return ok("fusermount3", f"is {found}")
+
+
+def kernel(release: str) -> Diagnosis:
+    """The kernel's age. What it was built with, the mounts tell."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    if version < _MOUNT_API:
+        return warn("kernel", f"Linux {release} has no mount API of file descriptors (5.2)", "run a newer kernel")
+    if version < _EROFS_FROM_FILES:
+        what = f"Linux {release} cannot mount EROFS from files (6.12): images are shown through FUSE"
+        return warn("kernel", what, "run a newer kernel, or live with slower reads")
+    return ok("kernel", f"Linux {release}")
+
+
+def mount_api() -> Diagnosis:
+    """fsopen(2), which confined containers often forbid."""
+    try:
+        Context("tmpfs", "mount API").close()
+    except Unsupported as error:
+        return of_reason("mount API", error.message)
+    except ImgfsError:
+        return ok("mount API", "is there, for whoever may mount")
+    return ok("mount API", "is there")
+
+
+def capabilities(status: str, *, is_root: bool) -> Diagnosis:
+    """CAP_SYS_ADMIN, as /proc/self/status has it (`CapEff`)."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    if found and int(found[1], 16) & _SYS_ADMIN:
+        return ok("capabilities", "CAP_SYS_ADMIN is there")
+    if is_root:
+        return warn(
+            "capabilities",
+            "this root has no CAP_SYS_ADMIN: images are shown through FUSE, and snapshots are not writable",
+            "give the container CAP_SYS_ADMIN (`--cap-add SYS_ADMIN`)",
+        )
+    return ok("capabilities", "none, as an ordinary user: images are shown through FUSE")
+
+
+def user_namespaces(proc: Path = Path("/proc/sys")) -> Diagnosis:
+    """Whether user namespaces may be made, which containers of ordinary users need."""
+    for name in ("user/max_user_namespaces", "kernel/unprivileged_userns_clone"):
+        try:
+            if int((proc / name).read_text()) == 0:
+                cure = f"`sysctl {name.replace('/', '.')}=...`, if containers are to have them"
+                return warn("user namespaces", f"are forbidden ({proc / name} is 0)", cure)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            return warn("user namespaces", f"{proc / name}: {error}", "look at it by hand")
+    return ok("user namespaces", "are allowed")
+
+
+def views(found: Capabilities, *, is_root: bool) -> Iterator[Diagnosis]:
+    """What can be mounted from files of the state directory, found out by mounting it."""
+    named = {
+        "EROFS": found.erofs,
+        "overlay": found.overlay,
+        "overlay over EROFS": found.overlay_over_erofs,
+    }
+    for subject, capability in named.items():
+        if capability:
+            yield ok(subject, "can be mounted")
+        elif is_root:
+            yield of_reason(subject, capability.reason)
+        else:
+            yield ok(subject, "is not for ordinary users; FUSE takes its place")
+    if found.fuse_overlayfs:
+        yield ok("fuse-overlayfs", "is there")
+    elif is_root and found.overlay:
+        yield ok("fuse-overlayfs", "is missing; the kernel's overlay does without")
+    else:
+        yield of_reason("fuse-overlayfs", f"snapshots are not writable: {found.fuse_overlayfs.reason}")
+
+
+def runtimes(search: str | None = None) -> Diagnosis:
+    """Which runtimes PATH has."""
+    found = [path for name in RUNTIMES if (path := shutil.which(name, path=search))]
+    if not found:
+        return warn("runtimes", f"none of {', '.join(RUNTIMES)} is in PATH", "install one, if containers are to run")
+    return ok("runtimes", ", ".join(found))
+
+
+def trees() -> Iterator[Diagnosis]:
+    """The trees that are mounted: each has to answer, and in time."""
+    for mount in mounts():
+        if mount.filesystem == FILESYSTEM:
+            yield tree(mount.mountpoint)
+
+
+def tree(path: str) -> Diagnosis:
+    """A mounted tree. It is looked at by another process, which may have to wait for ever."""
+    process = subprocess.Popen(
+        ["stat", "--file-system", "--", path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        told = process.communicate(timeout=_PATIENCE)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()  # and not waited for: not even that reaches it before the tree answers
+        return fail(path, f"does not answer within {_PATIENCE:g} s", "look at the log of its daemon, or restart it")
+    if process.returncode:
+        reason = told.strip().rpartition(": ")[2]
+        return fail(path, f"is mounted and does not answer: {reason}", f"`imgfs umount {path}`, then mount it again")
+    return ok(path, "is mounted and answers")
+
+
+def clock(now: float | None = None) -> Diagnosis:
+    """The clock, which certificates and tokens are judged by."""
+    moment = time.time() if now is None else now
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+    if moment < _WRITTEN:
+        return fail(
+            "clock", f"says {shown}, which is past: no certificate will be believed", "set it, run an NTP client"
+        )
+    return ok("clock", f"says {shown}")
+
+
+def variables(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
+    """Variables that look as if they set an option, and set none."""
+    known = {option.variable for option in table().values()} | _OTHERS
+    for name in sorted(environment):
+        if name.startswith("IMGFS_") and name not in known:
+            yield warn(f"${name}", "sets no option and is passed over", "`imgfs man imgfs.toml` tells which there are")

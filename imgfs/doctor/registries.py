@@ -1,0 +1,141 @@
+"""What is configured about registries: hosts.toml and certificates, logins, proxies. No registry is asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from imgfs.doctor.diagnosis import Diagnosis, ok, warn
+from imgfs.errors import ImgfsError
+from imgfs.registry.certs_d import DEFAULT, FILE_NAME
+from imgfs.registry.credentials.authfile import AuthFile, parse_auth_file
+from imgfs.registry.credentials.places import Identity, auth_files, read_auth_file
+from imgfs.registry.hosts_toml import Hosts, read_hosts
+
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def hosts(roots: Sequence[str], plain_http: Collection[str] = ()) -> Iterator[Diagnosis]:
+    """Every hosts.toml can be read, and so can the certificates that it names."""
+    count = 0
+    for root in map(Path, roots):
+        try:
+            directories = sorted(path for path in root.iterdir() if path.is_dir())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield warn(str(root), f"cannot be looked into: {error.strerror}", "let the daemon's user read it")
+            continue
+        for directory in directories:
+            count += 1
+            yield from _host(directory, plain_http)
+    yield ok("hosts_path", f"{count} registries are configured in {', '.join(roots) or 'no directory'}")
+
+
+def logins(identity: Identity, chosen: str = "") -> Iterator[Diagnosis]:
+    """Every file of logins that is there can be read, by nobody else, and the programs that it names are there."""
+    files = [Path(chosen)] if chosen else auth_files(identity)
+    found = [path for path in files if os.path.lexists(path)]
+    if chosen and not found:
+        yield warn("auth_file", f"{chosen} is not there: nothing is logged in to", "correct auth_file in imgfs.toml")
+    elif not found:
+        yield ok("logins", "none; `skopeo login` or `podman login` makes one")
+    for path in found:
+        yield from _login(path, identity.environment.get("PATH"))
+
+
+def proxies(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
+    """The proxies of the environment are addresses; what is between user and host in them is not shown."""
+    for name in (*_PROXIES, *map(str.lower, _PROXIES)):
+        if value := environment.get(name):
+            host = _host_of(value)
+            if host:
+                yield ok(f"${name}", f"requests go by {host}")
+            else:
+                yield warn(f"${name}", "is no address of a proxy", "write http://HOST:PORT")
+
+
+def certificates(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
+    """What takes the place of the system's certificates can be read: else nobody is believed."""
+    for name in _CERTIFICATES:
+        for path in filter(None, environment.get(name, "").split(":" if name.endswith("DIR") else "\0")):
+            if os.access(path, os.R_OK):
+                yield ok(f"${name}", f"certificates are read from {path}")
+            else:
+                yield warn(f"${name}", f"{path} cannot be read: no registry is believed", "correct or unset it")
+
+
+def _host(directory: Path, plain_http: Collection[str]) -> Iterator[Diagnosis]:
+    path = directory / FILE_NAME
+    try:
+        found: Hosts = read_hosts(path.read_bytes(), path, _named(directory.name), plain_http)
+        for endpoint in found.endpoints:
+            endpoint.trust.context()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield warn(str(path), f"{error.strerror}: nothing of this registry is fetched", "let the daemon's user read it")
+    except ImgfsError as error:
+        what, _, cure = error.message.removeprefix(f"{path}: ").rpartition("; ")
+        yield warn(str(path), f"{what}: nothing of this registry is fetched", cure)
+    else:
+        for warning in found.warnings:
+            what, _, cure = warning.removeprefix(f"{path}: ").rpartition("; ")
+            yield warn(str(path), what, cure)
+
+
+def _named(directory: str) -> str:
+    """The registry that a directory is for; of the one for all others, one of these."""
+    if directory == DEFAULT:
+        return "registry.invalid"
+    if directory.endswith("_"):
+        return ":".join(directory.removesuffix("_").rsplit("_", 1))
+    return directory
+
+
+def _login(path: Path, search: str | None) -> Iterator[Diagnosis]:
+    subject = str(path)
+    try:
+        read = read_auth_file(path, None)
+        assert read is not None
+        found = parse_auth_file(read[1])
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        yield warn(
+            subject, f"cannot be read: {error.strerror}; its logins are not used", "let the daemon's user read it"
+        )
+        return
+    except ImgfsError as error:
+        yield warn(subject, f"{error.message}: its logins are not used", "log in again, or mend it")
+        return
+    if mode & 0o077:
+        yield warn(subject, f"has mode {mode:03o}: others can read or change it", f"`chmod 600 {subject}`")
+    for entry in found.entries:
+        if entry.trouble:
+            yield warn(subject, entry.trouble, "log in again")
+    yield from (
+        warn(subject, f"names {program}, which is not in PATH", "install it, or log in again without it")
+        for program in _programs(found)
+        if shutil.which(program, path=search) is None
+    )
+    yield ok(subject, f"has {len(found.entries)} logins, and {len(_programs(found))} programs that keep others")
+
+
+def _programs(found: AuthFile) -> list[str]:
+    names = dict.fromkeys([*found.helpers.values(), found.store])
+    return [f"docker-credential-{name}" for name in names if name]
+
+
+def _host_of(proxy: str) -> str:
+    """Host and port of a proxy's address, empty for what is none."""
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    return f"{parts.hostname}{port}" if parts.hostname and parts.scheme in ("http", "https") else ""

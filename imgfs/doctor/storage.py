@@ -1,0 +1,154 @@
+"""The state directory and the disk below it: whose it is, how much room there is, what its filesystem can do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgfs.doctor.diagnosis import Diagnosis, fail, ok, warn
+from imgfs.kernel.mounts import Mount, mounts
+from imgfs.kernel.probe import PREFIX
+from imgfs.lock import holder
+
+_SUBJECT = "state directory"
+_MIB = 1 << 20
+_ROOM_WARN, _ROOM_FAIL = 1 << 30, 64 * _MIB
+_FILES_WARN = 1000
+_SYNCS = 5
+_SLOW_SYNC = 0.1
+"""Seconds. A commit takes four of them."""
+_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs")
+_VOLATILE = ("tmpfs", "ramfs")
+_FUTURE = 300.0
+_HOLE = 16 * _MIB
+
+
+def place_of(state: Path) -> Path:
+    """The state directory, or the nearest one above that is there: `imgfs mount` would make the rest."""
+    return next(path for path in (state, *state.parents) if path.is_dir())
+
+
+def directory(state: Path) -> Diagnosis:
+    """Whose it is, who may read it, and who holds it."""
+    if not state.exists():
+        above = place_of(state)
+        if os.access(above, os.W_OK):
+            return ok(_SUBJECT, f"{state} is not there yet; the first mount makes it")
+        return fail(_SUBJECT, f"{state} is not there, and {above} cannot be written", "name another with --state")
+    if not state.is_dir():
+        return fail(_SUBJECT, f"{state} is no directory", "name another with --state")
+    facts = state.stat()
+    if facts.st_uid != os.geteuid() and os.geteuid() != 0:
+        return fail(_SUBJECT, f"{state} belongs to user {facts.st_uid}", "name another with --state")
+    if facts.st_mode & 0o077:
+        mode = f"{facts.st_mode & 0o777:03o}"
+        return warn(_SUBJECT, f"{state} has mode {mode}: others see what is kept there", f"`chmod 700 {state}`")
+    held = holder(state)
+    return ok(_SUBJECT, f"{state}, held by {held.told}" if held else f"{state}, held by nobody")
+
+
+def filesystem(place: Path) -> Diagnosis:
+    """What kind it is. Some lose what was acknowledged, or cannot be locked for sure."""
+    mount = _mount_of(place)
+    if mount is None:
+        return warn("filesystem", "is not in the table of mounts", "look whether /proc is that of this namespace")
+    kind = f"{mount.filesystem} at {mount.mountpoint}"
+    if mount.filesystem in _VOLATILE:
+        return warn("filesystem", f"{kind}: all is gone with a reboot", "name a state directory on a disk")
+    if mount.filesystem in _REMOTE:
+        return warn("filesystem", f"{kind}: locks and syncs may not hold", "name a state directory on a local disk")
+    if mount.filesystem == "overlay":
+        what = f"{kind}: no writable snapshots, and no EROFS where it counts as stacked"
+        return warn("filesystem", what, "give the container a volume for the state")
+    return ok("filesystem", kind)
+
+
+def room(place: Path) -> Diagnosis:
+    """Bytes and inodes that are free."""
+    disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize
+    shown = f"{free / 1e9:.1f} GB of {disk.f_blocks * disk.f_frsize / 1e9:.1f} GB are free"
+    cure = "`imgfs gc` removes what nothing refers to; a quota_bytes or free_space_percent keeps room by itself"
+    if free < _ROOM_FAIL:
+        return fail("room", shown, cure)
+    if disk.f_files and disk.f_favail < _FILES_WARN:
+        return warn(
+            "room", f"{shown}, but only {disk.f_favail} inodes", "remove files that nobody needs from that disk"
+        )
+    return warn("room", shown, cure) if free < _ROOM_WARN else ok("room", shown)
+
+
+def disk(place: Path) -> Iterator[Diagnosis]:
+    """What has to be tried: writing, syncing, holes, attributes. What is written for it is removed again."""
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=PREFIX) as name:
+            yield _sync(Path(name))
+            yield _holes(Path(name) / "hole")
+            yield _attributes(Path(name))
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO)
+        if error.errno == errno.EROFS:
+            what = f"{place} is read-only: what is here is served, and nothing comes in"
+            yield warn("writing", what, "remount it writable, then mount imgfs anew")
+        elif error.errno == errno.EACCES:
+            yield fail("writing", f"{place}: {reason}", "be the user who owns it, or root")
+        else:
+            yield fail("writing", f"{place}: {reason}", "look after that disk")
+
+
+def times(state: Path, now: float | None = None) -> Iterator[Diagnosis]:
+    """Files from the future: the clock was set back, and what is timed by it is judged wrongly."""
+    limit = (time.time() if now is None else now) + _FUTURE
+    try:
+        newest = max((entry.stat().st_mtime for entry in os.scandir(state)), default=0.0)
+    except OSError:
+        return
+    if newest > limit:
+        shown = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(newest))
+        yield warn("times", f"{state} has files of {shown}, which is to come", "look whether the clock is right")
+
+
+def _sync(place: Path) -> Diagnosis:
+    taken: list[float] = []
+    with (place / "sync").open("wb", buffering=0) as file:
+        for _ in range(_SYNCS):
+            file.write(bytes(4096))
+            begun = time.perf_counter()
+            os.fsync(file.fileno())
+            taken.append(time.perf_counter() - begun)
+    median = statistics.median(taken)
+    if median > _SLOW_SYNC:
+        what = f"a sync takes {median * 1000:.0f} ms: each commit waits for several"
+        return warn("sync", what, "name a state directory on a faster disk")
+    return ok("sync", f"takes {median * 1000:.1f} ms")
+
+
+def _holes(path: Path) -> Diagnosis:
+    with path.open("wb") as file:
+        file.truncate(_HOLE)
+        file.flush()
+        used = os.fstat(file.fileno()).st_blocks * 512
+    if used >= _HOLE // 2:
+        return warn("holes", "sparse files take their whole size", "name a state directory on ext4, xfs or btrfs")
+    return ok("holes", "take no room")
+
+
+def _attributes(place: Path) -> Diagnosis:
+    try:
+        os.setxattr(place, "user.imgfs.probe", b"1")
+    except OSError as error:
+        what = f"are refused ({os.strerror(error.errno or errno.EIO)}): a lost database cannot be rebuilt from files"
+        return warn("extended attributes", what, "name a state directory on ext4, xfs or btrfs")
+    return ok("extended attributes", "are kept")
+
+
+def _mount_of(place: Path) -> Mount | None:
+    """The mount that `place` lies in: of those whose path it is below, the longest, and of these the last."""
+    real = os.path.realpath(place)
+    above = [one for one in mounts() if one.mountpoint == "/" or f"{real}/".startswith(f"{one.mountpoint}/")]
+    return max(above, key=lambda one: len(one.mountpoint), default=None)

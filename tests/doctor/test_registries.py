@@ -1,0 +1,99 @@
+"""What is configured about registries is read as the daemon reads it; what is wrong is named, and no secret told."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from imgfs.doctor import registries
+from imgfs.doctor.diagnosis import Diagnosis
+from imgfs.registry.credentials.places import Identity
+
+SECRET = "c4n4ry"
+
+
+def hosts(root: Path, name: str, text: str) -> list[Diagnosis]:
+    (root / name).mkdir(parents=True, exist_ok=True)
+    (root / name / "hosts.toml").write_text(text)
+    return list(registries.hosts([str(root), str(root / "gone")]))
+
+
+def identity(home: Path) -> Identity:
+    return Identity({"HOME": str(home), "PATH": str(home / "bin")}, 4242)
+
+
+def login(home: Path, document: object) -> Path:
+    path = home / ".docker/config.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document))
+    path.chmod(0o600)
+    return path
+
+
+def test_hosts_that_can_be_read_are_counted(tmp_path: Path) -> None:
+    (told,) = hosts(tmp_path, "_default", 'server = "https://registry.example"\n')
+    assert (told.grade, told.what.partition(" in ")[0]) == ("ok", "1 registries are configured")
+
+
+@pytest.mark.parametrize(
+    ("text", "grade", "said"),
+    [
+        ("server = ", "warn", "is no TOML"),
+        ("[host.'https://m.example']\ncapabilities = ['fly']", "warn", "expected one of"),
+        ("servr = 'https://m.example'", "warn", "unknown key 'servr' is ignored"),
+        ("ca = 'missing.pem'", "warn", "missing.pem"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_it(tmp_path: Path, text: str, grade: str, said: str) -> None:
+    told = hosts(tmp_path, "registry.example_5000_", text)
+    assert [one.grade for one in told] == [grade, "ok"]
+    assert told[0].subject == str(tmp_path / "registry.example_5000_/hosts.toml")
+    assert said in told[0].what
+    assert told[0].cure
+
+
+def test_no_login_is_no_trouble(tmp_path: Path) -> None:
+    (told,) = registries.logins(identity(tmp_path))
+    assert told.grade == "ok"
+    (told,) = registries.logins(identity(tmp_path), str(tmp_path / "gone.json"))
+    assert told.grade == "warn"
+
+
+def test_logins_are_counted_and_not_shown(tmp_path: Path) -> None:
+    auth = base64.b64encode(f"joe:{SECRET}".encode()).decode()
+    path = login(tmp_path, {"auths": {"r.example": {"auth": auth}, "bad.example": {"auth": SECRET}}, "credsStore": "x"})
+    told = list(registries.logins(identity(tmp_path)))
+    assert [(one.subject, one.grade) for one in told] == [(str(path), "warn"), (str(path), "warn"), (str(path), "ok")]
+    assert "bad.example" in told[0].what
+    assert "docker-credential-x" in told[1].what
+    assert SECRET not in str(told)
+    path.chmod(0o644)
+    assert next(registries.logins(identity(tmp_path))).cure == f"`chmod 600 {path}`"
+
+
+def test_a_file_that_is_no_file_of_logins_is_told(tmp_path: Path) -> None:
+    path = login(tmp_path, [SECRET])
+    (told,) = registries.logins(identity(tmp_path))
+    assert (told.subject, told.grade) == (str(path), "warn")
+    assert SECRET not in str(told)
+
+
+def test_proxies_are_told_without_their_user() -> None:
+    environment = {
+        "HTTPS_PROXY": f"http://joe:{SECRET}@proxy.example:3128",
+        "http_proxy": "ftp://x",
+        "ALL_PROXY": "p:1",
+    }
+    told = {one.subject: (one.grade, one.what) for one in registries.proxies(environment)}
+    assert told["$HTTPS_PROXY"] == ("ok", "requests go by proxy.example:3128")
+    assert told["$http_proxy"][0] == "warn"
+    assert told["$ALL_PROXY"] == ("ok", "requests go by p:1")
+    assert SECRET not in str(told)
+
+
+def test_certificates_that_are_not_there_are_told(tmp_path: Path) -> None:
+    environment = {"SSL_CERT_FILE": str(tmp_path / "gone"), "SSL_CERT_DIR": f"{tmp_path}:{tmp_path}/gone"}
+    assert [one.grade for one in registries.certificates(environment)] == ["warn", "ok", "warn"]
