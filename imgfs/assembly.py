@@ -29,6 +29,7 @@ from imgfs.gc.watch import Limits, Room
 from imgfs.images import catalog, names
 from imgfs.images.kinds import CATALOG, NAMES
 from imgfs.kernel.disk import era
+from imgfs.kernel.fuse import SOURCE
 from imgfs.kernel.probe import Capabilities, Capability, probe
 from imgfs.layers.kinds import LAYERS
 from imgfs.layers.store import LayerStore
@@ -79,6 +80,8 @@ class Mounting:
     """Whether setuid bits and device nodes are off in any case."""
     is_read_only: bool = False
     """Whether the tree takes no change by anybody's hand; what is read still comes in."""
+    source: str = SOURCE
+    """What the table of mounts says of where the tree is from: by that, mount(8) knows a line of fstab again."""
 
     @property
     def config(self) -> Config:

@@ -142,7 +142,7 @@ async def _show(
 def _manner(mounting: Mounting) -> Manner:
     """How the tree is mounted. Others than the daemon's user pass where `access` lets somebody in."""
     is_shared = os.geteuid() == 0 or not mounting.config.is_private
-    return Manner(others=is_shared, trusted=mounting.is_trusted, read_only=mounting.is_read_only)
+    return Manner(is_shared, mounting.is_trusted, mounting.is_read_only, mounting.source)
 
 
 async def _tidy(subsystems: Subsystems) -> None:

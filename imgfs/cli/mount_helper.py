@@ -24,8 +24,8 @@ _WHAT = (
     "tree answers; its daemon runs on in the background and logs to the state directory."
 )
 _SOURCE = (
-    "SOURCE is the state directory, where it is an absolute path; any other word, like `none`, leaves it to the option "
-    "`state` or to the default. mount(8) looks for its helpers in /sbin: a link there is all that is to be installed."
+    "SOURCE may be any word, best `none`, since mount(8) takes others for paths. The option `state` says where content "
+    "is kept. mount(8) looks for its helpers in /sbin: a link there is all that is to be installed."
 )
 TEXT = (_WHAT, _SOURCE)
 FLAGS = (
@@ -95,26 +95,18 @@ def _run(arguments: Sequence[str]) -> int:
         raise Failure(f"expected a source and a directory, got {len(words)} words; usage: {USAGE}", errno.EINVAL)
     source, directory = words
     options = parse_options((value for flag, value in flags if flag == "-o"), sloppy="-s" in given)
-    _mount(directory, _with_source(options, source), is_fake="-f" in given)
+    _mount(source, directory, options, is_fake="-f" in given)
     if "-v" in given:
         print(f"mount.imgfs: {directory}")
     return 0
 
 
-def _with_source(options: MountOptions, source: str) -> MountOptions:
-    if not source.startswith("/"):
-        return options
-    if options.state not in (None, Path(source)):
-        raise Failure(f"{source}: is another state directory than state={options.state}; name one", errno.EINVAL)
-    return replace(options, state=Path(source))
-
-
-def _mount(directory: str, options: MountOptions, *, is_fake: bool) -> None:
+def _mount(source: str, directory: str, options: MountOptions, *, is_fake: bool) -> None:
     from imgfs.cli.starting import mounting_of, serve_behind
 
     mounting = mounting_of(Path(directory), options, foreground=False)
     if not is_fake:
-        serve_behind(mounting)
+        serve_behind(replace(mounting, source=source))
 
 
 def _fail(failure: Failure) -> int:

@@ -21,6 +21,7 @@ from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted, Unsupported
 from imgfs.kernel.mounts import FILESYSTEM
 
 DEVICE = "/dev/fuse"
+SOURCE = "imgfs"
 INIT_BUFFER = 64 << 10
 """Bytes that hold either side's INIT; the kernel refuses reads with less than 8 KiB."""
 
@@ -39,12 +40,14 @@ class Manner:
     """How a tree is mounted.
 
     `others`: more users than the one who mounts may pass (their permissions are checked by mode). `trusted`: setuid
-    bits and device nodes work. `read_only`: the kernel refuses every change.
+    bits and device nodes work. `read_only`: the kernel refuses every change. `source`: what the table of mounts says of
+    where it is from.
     """
 
     others: bool
     trusted: bool
     read_only: bool = False
+    source: str = SOURCE
 
     @property
     def options(self) -> list[str]:
@@ -69,7 +72,7 @@ def open_fuse(mountpoint: str, manner: Manner) -> int:
         device = _mount_as_root(mountpoint, manner)
         if device is not None:
             return device
-    return _mount_as_user(mountpoint, [*manner.options, *(["ro"] if manner.read_only else [])])
+    return _mount_as_user(mountpoint, manner)
 
 
 def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
@@ -99,7 +102,12 @@ def _mount_as_root(mountpoint: str, manner: Manner) -> int | None:
         ) from None
     owner = [f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
     data = ",".join([f"fd={device}", "rootmode=40000", *owner, *manner.options])
-    if _libc.mount(b"imgfs", os.fsencode(mountpoint), FILESYSTEM.encode(), manner.flags, data.encode()) == 0:
+    if (
+        _libc.mount(
+            os.fsencode(manner.source), os.fsencode(mountpoint), FILESYSTEM.encode(), manner.flags, data.encode()
+        )
+        == 0
+    ):
         return device
     code = ctypes.get_errno()
     os.close(device)
@@ -116,11 +124,13 @@ def _refused(code: int, mountpoint: str) -> ImgfsError:
     return NotPermitted(f"{mountpoint}: cannot be mounted: {os.strerror(code)}")
 
 
-def _mount_as_user(mountpoint: str, options: list[str]) -> int:
+def _mount_as_user(mountpoint: str, manner: Manner) -> int:
     """Let the setuid fusermount3 mount, and take the device from it (fusermount3(1), _FUSE_COMMFD)."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = ["fusermount3", "-o", ",".join(["fsname=imgfs", "subtype=imgfs", *options]), "--", mountpoint]
+        source = manner.source.replace("\\", r"\\").replace(",", r"\,")
+        options = [f"fsname={source}", "subtype=imgfs", *manner.options, *(["ro"] if manner.read_only else [])]
+        command = ["fusermount3", "-o", ",".join(options), "--", mountpoint]
         environment = os.environ | {"_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
         try:
             done = subprocess.run(

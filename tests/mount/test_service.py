@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from imgfs.cli import main
 from imgfs.kernel.mounts import mount_at
+from imgfs.lock import locked
 from imgfs.testing.images import File, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import IMGFS, PATIENCE, Mounted
@@ -29,7 +31,8 @@ IN_A_NAMESPACE = """
 set -e
 mount -t tmpfs none "$(realpath /sbin)"
 ln -s "$1" /sbin/mount.imgfs
-mount -T "$2" "$3"
+mount -a -T "$2"
+mount -a -T "$2"
 cat "$3/.imgfs/config"
 grep " $3 " /proc/self/mountinfo
 umount "$3"
@@ -69,10 +72,21 @@ def serve(mounted: Mounted, **environment: str) -> subprocess.Popen[bytes]:
 
 def heard(manager: socket.socket, word: str) -> list[str]:
     """The first message that begins with `word`."""
-    while True:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         told = manager.recv(4096).decode().split("\n")
         if told[0] == word:
             return told
+    raise AssertionError(f"{word}: was not told within {PATIENCE} s")
+
+
+def test_manager_hears_why_it_does_not_start(idle: Mounted, manager: socket.socket) -> None:
+    idle.state.mkdir(mode=0o700)
+    with locked(idle.state, "for repair"), serve(idle) as process:
+        status, number = manager.recv(4096).decode().split("\n")
+        assert process.wait(PATIENCE) == 7
+    assert "is in use by pid" in status
+    assert number == f"ERRNO={errno.EBUSY}"
 
 
 def test_manager_hears_of_ready_life_and_end(idle: Mounted, manager: socket.socket) -> None:
@@ -81,12 +95,6 @@ def test_manager_hears_of_ready_life_and_end(idle: Mounted, manager: socket.sock
             assert heard(manager, "READY=1") == ["READY=1", f"STATUS=Serving {idle.path}"]
             assert sorted(os.listdir(idle.path)) == [".imgfs", "content", "images", "snapshots"]
             heard(manager, "WATCHDOG=1")
-            second = serve(idle)
-            assert second.wait(PATIENCE) == 7
-            while not (told := manager.recv(4096).decode()).startswith("STATUS="):
-                pass
-            assert "is in use by pid" in told
-            assert told.endswith(f"ERRNO={errno.EBUSY}")
             process.send_signal(signal.SIGTERM)
             assert heard(manager, "STOPPING=1")[1] == f"STATUS=Unmounting {idle.path}"
             assert process.wait(PATIENCE) == 0
@@ -136,11 +144,11 @@ def test_read_only_takes_no_change_and_still_brings_in(idle: Mounted, registry: 
 def test_mount_and_fstab_find_the_helper(idle: Mounted, helper: Path, tmp_path: Path) -> None:
     idle.path.mkdir()
     fstab = tmp_path / "fstab"
-    fstab.write_text(f"{idle.state} {idle.path} imgfs noauto,nofail,_netdev,nosuid,log_level=debug,comment=x 0 0\n")
+    fstab.write_text(f"none {idle.path} imgfs state={idle.state},nofail,_netdev,nosuid,log_level=debug,comment=x 0 0\n")
     done = run("unshare", "--mount", "sh", "-c", IN_A_NAMESPACE, "sh", helper, fstab, idle.path).decode()
     assert '# command line\nlog_level = "debug"\n' in done
     assert "nosuid,nodev" in done.splitlines()[-1]
-    assert "fuse.imgfs imgfs" in done.splitlines()[-1]
+    assert "fuse.imgfs none" in done.splitlines()[-1]
     assert "starting" in idle.log()
 
 
