@@ -104,8 +104,8 @@ async def _serve(mounting: Mounting, ready: Callable[[], None], manager: Manager
         with _opening(mounting.state):
             opened = Opened(database, rebuilt, Keeper(mounting.state, database, TABLES.kept), is_frozen)
             ground = given(mounting, opened)
-        plugins = find_plugins(config.disabled_plugins)
-        async with started(plugins, config.plugins, config.disabled_plugins, mounting.state, ground) as running:
+        off, places = config.disabled_plugins, mounting.settings.origins
+        async with started(find_plugins(off), config.plugins, off, mounting.state, ground, places) as running:
             await _show(mounting, opened, running, ready, manager)
     finally:
         database.close()

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from imgfs.config import Settings
 from imgfs.doctor import host, registries, storage
-from imgfs.doctor.diagnosis import Diagnosis, fail, ok
+from imgfs.doctor.diagnosis import Diagnosis, fail, ok, warn
 from imgfs.errors import ImgfsError
 from imgfs.kernel.probe import probe
+from imgfs.plugins.finding import find_plugins
+from imgfs.plugins.options import check_names, read_options
+from imgfs.plugins.order import ordered
 from imgfs.registry.credentials.places import own_identity
 
 
@@ -47,6 +50,22 @@ def _storage(state: Path, *, is_root: bool) -> Iterator[Diagnosis]:
         yield fail("views", error.message, "look after the state directory first")
 
 
+def _plugins(settings: Settings) -> Iterator[Diagnosis]:
+    """Every plugin that is installed can be imported, and takes the options that are set."""
+    config, places = settings.config, settings.origins
+    try:
+        found = find_plugins(config.disabled_plugins)
+        check_names(config.plugins, config.disabled_plugins, [one.name for one in found], places)
+        for plugin in ordered(one.plugin for one in found if one.plugin):
+            read_options(plugin, config.plugins, places)
+    except ImgfsError as error:
+        yield fail("plugins", error.message, "`imgfs man imgfs.toml` tells where options of plugins stand")
+        return
+    failed = [one for one in found if one.failure and one.name not in config.disabled_plugins]
+    yield from (warn(f"plugin {one.name}", one.failure, f"mend or uninstall {one.distribution}") for one in failed)
+    yield ok("plugins", f"{len(found) - len(failed)} can be started or are disabled")
+
+
 def _configured(settings: Settings | ImgfsError, environment: Mapping[str, str]) -> Iterator[Diagnosis]:
     if isinstance(settings, ImgfsError):
         yield fail("configuration", settings.message, "correct it; `imgfs man imgfs.toml` explains each option")
@@ -55,6 +74,7 @@ def _configured(settings: Settings | ImgfsError, environment: Mapping[str, str])
         told = sorted(set(settings.origins.values()))
         yield ok("configuration", f"options are set by {', '.join(told)}" if told else "all options have their default")
         config = settings.config
+        yield from _plugins(settings)
     yield from registries.hosts(config.hosts_path, config.plain_http)
     yield from registries.logins(own_identity(), config.auth_file)
     yield from registries.proxies(environment)

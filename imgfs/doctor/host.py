@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,13 @@ RUNTIMES = ("crun", "runc", "youki")
 """Programs that run containers, as the OCI runtime specification has them."""
 _SYS_ADMIN = 1 << 21
 _MOUNT_API, _EROFS_FROM_FILES = (5, 2), (6, 12)
+_ASK = """
+import os, sys
+try:
+    os.statvfs(sys.argv[1])
+except OSError as error:
+    sys.exit(error.strerror)
+"""
 _PATIENCE = 3.0
 """Seconds that a mounted tree has to answer."""
 _WRITTEN = 1_750_000_000
@@ -146,17 +154,17 @@ def trees() -> Iterator[Diagnosis]:
 
 def tree(path: str) -> Diagnosis:
     """A mounted tree. It is looked at by another process, which may have to wait for ever."""
-    process = subprocess.Popen(
-        ["stat", "--file-system", "--", path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-ISc", _ASK, path]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         told = process.communicate(timeout=_PATIENCE)[1]
     except subprocess.TimeoutExpired:
         process.kill()  # and not waited for: not even that reaches it before the tree answers
         return fail(path, f"does not answer within {_PATIENCE:g} s", "look at the log of its daemon, or restart it")
     if process.returncode:
-        reason = told.strip().rpartition(": ")[2]
-        return fail(path, f"is mounted and does not answer: {reason}", f"`imgfs umount {path}`, then mount it again")
+        return fail(
+            path, f"is mounted and does not answer: {told.strip()}", f"`imgfs umount {path}`, then mount it again"
+        )
     return ok(path, "is mounted and answers")
 
 

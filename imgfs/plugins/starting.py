@@ -20,7 +20,7 @@ from imgfs.aio.gather import plain_nursery
 from imgfs.errors import ImgfsError, Invalid, from_os
 from imgfs.plugins.contract import Kind, Plugin
 from imgfs.plugins.finding import Found, reason_of
-from imgfs.plugins.options import Sections, check_names, read_options
+from imgfs.plugins.options import NOWHERE, Places, Sections, check_names, read_options
 from imgfs.plugins.order import ordered
 from imgfs.plugins.running import Given, NotStarted, Running
 
@@ -31,16 +31,21 @@ _log = logging.getLogger("imgfs.plugins")
 
 @asynccontextmanager
 async def started(
-    found: Sequence[Found], sections: Sections, disabled: Sequence[str], state: Path, given: Iterable[Given] = ()
+    found: Sequence[Found],
+    sections: Sections,
+    disabled: Sequence[str],
+    state: Path,
+    given: Iterable[Given] = (),
+    places: Places = NOWHERE,
 ) -> AsyncGenerator[Running]:
-    """Start all that was `found`, for as long as the context lasts.
+    """Start all that was `found`, for as long as the context lasts. `places` says where `sections` stand.
 
     Raises Invalid (a cycle, options), and NotStarted where a plugin does not start that is not optional. Then, and
     when cancelled, what had started is closed.
     """
-    check_names(sections, disabled, [one.name for one in found])
+    check_names(sections, disabled, [one.name for one in found], places)
     order = ordered(one.plugin for one in found if one.plugin)
-    options = {plugin.name: read_options(plugin, sections) for plugin in order}
+    options = {plugin.name: read_options(plugin, sections, places) for plugin in order}
     async with plain_nursery() as outer, AsyncExitStack() as held:
         work = await outer.start(_work)
         try:

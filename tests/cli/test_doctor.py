@@ -12,7 +12,7 @@ from imgfs.cli import main
 SUBJECTS = {
     "/dev/fuse", "fusermount3", "kernel", "mount API", "capabilities", "user namespaces", "state directory",
     "filesystem", "room", "sync", "holes", "extended attributes", "EROFS", "overlay", "overlay over EROFS",
-    "fuse-overlayfs", "runtimes", "clock", "configuration", "hosts_path",
+    "fuse-overlayfs", "runtimes", "clock", "configuration", "plugins", "hosts_path",
 }  # fmt: skip
 
 
@@ -47,3 +47,9 @@ def test_what_stops_a_mount_is_a_failure(tmp_path: Path) -> None:
     assert "FAIL  configuration: " in done.stdout
     assert "imgfs.toml:1: unknown option 'acces'" in done.stdout
     assert "configuration: without this imgfs does not work" in done.stderr
+
+
+def test_options_of_plugins_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "imgfs.toml").write_text("[plugins.compression.xz]\n\nmemory_mib = 'much'\n")
+    done = doctor(tmp_path)
+    assert f"FAIL  plugins: {tmp_path}/imgfs.toml:3: [plugins.compression.xz]: Expected `int`" in done.stdout
