@@ -139,5 +139,5 @@ def _options(command: click.Command, ctx: click.Context) -> list[str]:
 
 
 def _end() -> list[str]:
-    exits = [".SH EXIT STATUS", escaped(EXIT_CODES.partition(": ")[2])]
+    exits = [".SH EXIT STATUS", *paragraphs(EXIT_CODES.partition(": ")[2])]
     return [*exits, ".SH ENVIRONMENT", *tagged(_ENVIRONMENT), ".SH FILES", *tagged(_FILES)]

@@ -36,13 +36,15 @@ def config_page() -> str:
 def helper_page() -> str:
     """mount.imgfs(8)."""
     lines = [title("mount.imgfs", 8), *heading("mount.imgfs", "mount the tree of imgfs")]
-    lines += [".SH SYNOPSIS", escaped(mount_helper.USAGE), ".SH DESCRIPTION"]
-    for paragraph in mount_helper.TEXT:
-        lines += paragraphs(paragraph)
+    lines += [".SH SYNOPSIS", escaped(mount_helper.USAGE)]
+    lines += [".SH DESCRIPTION", *paragraphs("\n\n".join(mount_helper.TEXT))]
     lines += [".SH FLAGS", *tagged(mount_helper.FLAGS), ".SH OPTIONS", *tagged(SPELLINGS)]
-    lines += paragraphs("What is meant for mount(8) and systemd, like noauto, _netdev and x-systemd.*, is passed over.")
+    lines += [
+        ".PP",
+        *paragraphs("What is meant for mount(8) and systemd, like noauto, _netdev and x-systemd.*, is passed over."),
+    ]
     lines += [".SH EXIT STATUS", *tagged(mount_helper.EXITS), ".SH EXAMPLE", *paragraphs("A line of fstab(5):")]
-    lines += example(mount_helper.EXAMPLE)
+    lines += [".PP", *example(mount_helper.EXAMPLE)]
     return "\n".join([*lines, *see_also(("imgfs-mount", 1), ("imgfs.toml", 5), ("mount", 8), ("fstab", 5))])
 
 

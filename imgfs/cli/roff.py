@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Iterable
 
 from imgfs import __version__
+
+_WIDTH = 70
 
 
 def title(page: str, section: int) -> str:
@@ -31,21 +34,28 @@ def tagged(pairs: Iterable[tuple[str, str]]) -> list[str]:
     """A list of words in bold, each with its text."""
     lines: list[str] = []
     for tag, text in pairs:
-        lines += [".TP", rf"\fB{escaped(tag)}\fR", escaped(text)]
+        lines += [".TP", rf"\fB{escaped(tag)}\fR", *_filled(text)]
     return lines
 
 
 def paragraphs(text: str | None) -> list[str]:
-    """Paragraphs with empty lines between them, as docstrings have them."""
-    lines: list[str] = []
-    for paragraph in inspect.cleandoc(text or "").split("\n\n"):
-        lines += [".PP", escaped(" ".join(paragraph.split()))]
+    """Paragraphs with empty lines between them, as docstrings have them, below a heading."""
+    first, *others = inspect.cleandoc(text or "").split("\n\n")
+    lines = _filled(first)
+    for paragraph in others:
+        lines += [".PP", *_filled(paragraph)]
     return lines
 
 
 def example(*lines: str) -> list[str]:
     """Lines as they stand."""
-    return [".PP", ".nf", ".RS", *map(escaped, lines), ".RE", ".fi"]
+    return [".nf", ".RS", *map(escaped, lines), ".RE", ".fi"]
+
+
+def _filled(text: str) -> list[str]:
+    """Text on lines of a width that people can read."""
+    lines = textwrap.wrap(" ".join(text.split()), _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [escaped(line) for line in lines]
 
 
 def escaped(text: str) -> str:

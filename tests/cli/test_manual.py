@@ -63,7 +63,8 @@ def test_options_and_the_helper_have_pages_of_their_own(run: Run) -> None:
     page = run("man", "imgfs.toml").stdout
     assert page.startswith(r".TH IMGFS.TOML 5 ")
     assert all(rf"\fB{name}\fR" in page for name in table())
-    assert all(escaped(option.text) in page for option in table().values())
+    text = " ".join(page.split()).replace(r"\&", "")
+    assert all(escaped(option.text).replace(r"\&", "") in text for option in table().values())
     page = run("man", "mount.imgfs").stdout
     assert page.startswith(r".TH MOUNT.IMGFS 8 ")
     assert all(rf"\fB{escaped(name)}\fR" in page for name, _ in (*SPELLINGS, *FLAGS, *EXITS))
