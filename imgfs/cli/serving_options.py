@@ -27,7 +27,8 @@ def complete_option(ctx: click.Context, param: click.Parameter, incomplete: str)
 def asked_for(texts: tuple[str, ...], state: Path | None, config: Path | None) -> MountOptions:
     """What `-o` says, and what `--state` and `--config` say, which go before it. Raises Invalid and Unsupported."""
     options = parse_options(texts)
-    return replace(options, state=state or options.state, config=config or options.config)
+    named = Path(os.path.abspath(config)) if config else options.config  # a daemon is elsewhere when it tells of it
+    return replace(options, state=state or options.state, config=named)
 
 
 def state_of(options: MountOptions) -> Path:
