@@ -35,8 +35,8 @@ def doctor(state: Path | None, config_path: Path | None, options: tuple[str, ...
     """Look whether this host has what imgfs needs.
 
     FUSE, the kernel, the disk of the state directory, the configuration, logins and certificates; each with a sentence,
-    and what to do unless it is well. Changes nothing and asks no registry. The exit code is 0 where `imgfs mount` can
-    be expected to work, else 1; warnings do not count. `imgfs check` looks for damage in the state directory.
+    and what to do unless it is well. Changes nothing and asks no registry. The exit code is 1 where something does not
+    work; warnings do not count. `imgfs check` looks for damage in the state directory.
     """
     from imgfs.doctor.examination import examine
 
@@ -50,7 +50,7 @@ def doctor(state: Path | None, config_path: Path | None, options: tuple[str, ...
         for line in _lines(found):
             click.echo(line)
     if failed := [one.subject for one in found if one.grade == "fail"]:
-        raise Failure(f"doctor: {', '.join(failed)}: without this imgfs does not work", errno.EIO)
+        raise Failure(f"doctor: does not work: {', '.join(failed)}", errno.EIO)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Grade = Literal["ok", "warn", "fail"]
-"""`fail`: imgfs cannot be mounted so. `warn`: it can, and something is missing, slow or at risk."""
+"""`fail`: something does not work, a mount first of all. `warn`: it does, and something is missing, slow or at risk."""
 
 
 @dataclass(frozen=True, slots=True)

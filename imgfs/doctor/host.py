@@ -22,15 +22,19 @@ from imgfs.kernel.probe import Capabilities
 
 RUNTIMES = ("crun", "runc", "youki")
 """Programs that run containers, as the OCI runtime specification has them."""
+_FUSE = os.makedev(10, 229)
 _SYS_ADMIN = 1 << 21
 _MOUNT_API, _EROFS_FROM_FILES = (5, 2), (6, 12)
 _ASK = """
 import os, sys
 try:
     os.statvfs(sys.argv[1])
+except PermissionError:
+    pass
 except OSError as error:
     sys.exit(error.strerror)
 """
+"""Who may not get in has been answered."""
 _PATIENCE = 3.0
 """Seconds that a mounted tree has to answer."""
 _WRITTEN = 1_750_000_000
@@ -42,8 +46,9 @@ _NOT_THERE = "load the fuse module (`modprobe fuse`), or give the container the 
 def fuse_device(path: str = "/dev/fuse") -> Diagnosis:
     """The device that every FUSE mount begins with: there, of the right kind, and to be opened."""
     try:
-        if not stat.S_ISCHR(os.stat(path).st_mode):
-            return fail(path, "is no device", "remove it, and load the fuse module")
+        facts = os.stat(path)
+        if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != _FUSE:
+            return fail(path, "is something else", f"remove it, and make it anew: `mknod {path} c 10 229`")
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         return fail(path, "is missing", _NOT_THERE)

@@ -27,7 +27,8 @@ def test_the_device_is_there_and_opens(tmp_path: Path) -> None:
     assert (missing.grade, missing.what) == ("fail", "is missing")
     assert "modprobe fuse" in missing.cure
     (tmp_path / "fuse").touch()
-    assert host.fuse_device(str(tmp_path / "fuse")).what == "is no device"
+    assert host.fuse_device(str(tmp_path / "fuse")).what == "is something else"
+    assert host.fuse_device("/dev/null").grade == "fail"
 
 
 def test_fusermount_is_for_ordinary_users(tmp_path: Path) -> None:
