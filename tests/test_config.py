@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgfs.config import Config, Settings, default_state, load_config, load_settings
@@ -86,15 +86,15 @@ def test_each_goes_before_the_one_before_and_says_where_it_is_from(tmp_path: Pat
     path = tmp_path / "imgfs.toml"
     path.write_text('# first\nresolve = "registered"\nviews = "fuse"\nquota_bytes = 1\n[plugins.k.one]\nkey = 7\n')
     environment = {"IMGFS_VIEWS": "kernel", "IMGFS_QUOTA_BYTES": "2", "IMGFS_PLATFORM": "", "IMGFS_OTHER": "x"}
-    settings = load_settings(None, tmp_path, environment, [("quota_bytes", "3")])
-    said = settings.said()
+    found = load_settings(None, tmp_path, environment, [("quota_bytes", "3")])
+    said = found.said()
     assert said["access"] == Said("root", "default")
     assert said["platform"] == Said("", "default")
     assert said["resolve"] == Said("registered", f"{path}:2")
     assert said["views"] == Said("kernel", "environment IMGFS_VIEWS")
     assert said["quota_bytes"] == Said(3, "command line")
     assert said["plugins.k.one.key"] == Said(7, f"{path}:6")
-    assert settings.config == Config(
+    assert found.config == Config(
         resolve="registered", views="kernel", quota_bytes=3, plugins={"k": {"one": {"key": 7}}}
     )
 
@@ -156,6 +156,7 @@ def test_a_platform_is_parsed() -> None:
     assert Config(platform="linux/arm/v7").chosen_platform == Platform("linux", "arm", "v7")
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Config,
@@ -168,12 +169,12 @@ def test_a_platform_is_parsed() -> None:
 )
 def test_what_is_in_force_reads_back_as_the_same(tmp_path_factory: pytest.TempPathFactory, config: Config) -> None:
     path = tmp_path_factory.getbasetemp() / "rendered.toml"
-    settings = Settings(config, {"access": "a file with\na line end:3"})
-    path.write_text(settings.render())
+    found = Settings(config, {"access": "a file with\na line end:3"})
+    path.write_text(found.render())
     assert load_config(path, path.parent) == config
-    parsed = parse_settings(settings.render())
+    parsed = parse_settings(found.render())
     assert parsed.pop("access") == Said(config.access, "a file with\\na line end:3")
-    assert parsed == {name: one for name, one in settings.said().items() if name != "access"}
+    assert parsed == {name: one for name, one in found.said().items() if name != "access"}
 
 
 QUOTES = "'" * 3
@@ -184,6 +185,7 @@ LEAVES = st.one_of(
 PAIRS = st.lists(st.tuples(KEYS, LEAVES), max_size=4)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.lists(KEYS, max_size=3), PAIRS), max_size=4))
 def test_lines_of_keys_are_found(tables: list[tuple[list[str], list[tuple[str, object]]]]) -> None:
     written: list[str] = []
