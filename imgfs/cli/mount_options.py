@@ -25,10 +25,10 @@ SPELLINGS = (
 """What counts, for help and manual. A comma in a value is written between double quotes: `auth_file="/a,b"`."""
 _PASSED_OVER = frozenset(
     (
-        *("async", "atime", "auto", "default_permissions", "defaults", "dev", "diratime", "dirsync", "exec", "group"),
+        *("async", "atime", "auto", "default_permissions", "defaults", "diratime", "dirsync", "group"),
         *("iversion", "lazytime", "loud", "mand", "noatime", "noauto", "nodiratime", "nofail", "noiversion"),
         *("nolazytime", "nomand", "norelatime", "nostrictatime", "nouser", "owner", "relatime", "silent"),
-        *("strictatime", "suid", "sync", "user", "users", "_netdev"),
+        *("strictatime", "sync", "user", "users", "_netdev"),
     )
 )
 """Flags that mean something to others, or what holds anyway."""
@@ -37,6 +37,8 @@ _REFUSED = {
     "noexec": "a rootfs is a mount of its own that it would not reach; leave it out, or write `exec` behind `user`",
     "remount": "a mounted tree keeps its options; unmount it and mount it again",
 }
+_OPPOSITES = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec"}
+_FLAGS = frozenset((*_OPPOSITES.values(), "remount"))
 _UNQUOTED_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')
 
 
@@ -57,19 +59,20 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
     `sloppy` passes unknown ones over, as `mount -s` wants it. Raises Invalid, with the likely spelling, and Unsupported
     for what mount(8) knows and imgfs does not offer.
     """
-    options = MountOptions()
+    options, flags = MountOptions(), set[str]()
     for word in (word for text in texts for word in _UNQUOTED_COMMA.split(text)):
         name, equals, value = word.partition("=")
         value = value.replace('"', "")
-        if word == "rw":
-            options = replace(options, is_read_only=False)
-        elif not word or word in _PASSED_OVER or word.startswith(_PASSED_OVER_WITH_VALUE):
-            continue
-        elif name in _REFUSED:
-            raise Unsupported(f"mount option {name}: {_REFUSED[name]}")
-        else:
+        if word in _FLAGS:
+            flags.add(word)
+        elif word in _OPPOSITES:
+            flags.discard(_OPPOSITES[word])
+        elif word and word not in _PASSED_OVER and not word.startswith(_PASSED_OVER_WITH_VALUE):
             options = _with(options, name, value if equals else None, sloppy=sloppy)
-    return options
+    for name, reason in _REFUSED.items():
+        if name in flags:
+            raise Unsupported(f"mount option {name}: {reason}")
+    return replace(options, is_read_only="ro" in flags, nosuid=not flags.isdisjoint({"nosuid", "nodev"}))
 
 
 def option_names() -> Iterator[str]:
@@ -83,13 +86,8 @@ def option_names() -> Iterator[str]:
 def _with(options: MountOptions, name: str, value: str | None, *, sloppy: bool) -> MountOptions:
     from imgfs.config.options import table
 
-    if value is None:
-        if name == "ro":
-            return replace(options, is_read_only=True)
-        if name in ("nosuid", "nodev"):
-            return replace(options, nosuid=True)
-        if name == "allow_other":
-            return replace(options, given=(*options.given, ("access", "all")))
+    if name == "allow_other" and value is None:
+        return replace(options, given=(*options.given, ("access", "all")))
     if name in ("state", "config") and value:
         return replace(options, **{name: Path(os.path.abspath(value))})
     if name in table() and not table()[name].is_table:
@@ -98,7 +96,7 @@ def _with(options: MountOptions, name: str, value: str | None, *, sloppy: bool) 
         return replace(options, given=(*options.given, (name, value)))
     if sloppy:
         return options
-    known = [one.rstrip("=") for one in option_names()] + sorted(_PASSED_OVER)
+    known = [*(one.rstrip("=") for one in option_names()), *sorted({*_PASSED_OVER, *_OPPOSITES})]
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else "mount.imgfs(8) and imgfs.toml(5) tell which there are"
     raise Invalid(f"mount option {name[:80]!r}: is unknown, or has no value where it needs one; {hint}")

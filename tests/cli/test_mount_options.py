@@ -23,6 +23,8 @@ from imgfs.errors import ImgfsError, Invalid, Unsupported
             MountOptions(is_read_only=True),
         ),
         (["ro,rw"], MountOptions()),
+        (["noexec,nosuid,nodev,suid,dev,exec"], MountOptions()),
+        (["noexec,nosuid,nodev,suid,exec"], MountOptions(nosuid=True)),
         (["rw,ro"], MountOptions(is_read_only=True)),
         (["defaults,user=joe,users,nofail,noatime,exec,suid,dev"], MountOptions()),
         (["state=/s,config=/c.toml"], MountOptions(Path("/s"), Path("/c.toml"))),
