@@ -21,6 +21,10 @@ from typing import TextIO
 ASIDE = "log.1"
 """What a log that would grow too large is called from then on, beside the new one."""
 
+LINE_MAX = 32 << 10
+"""Bytes of a line; the log has room for several."""
+
+_EVENT_KEPT, _CUT_KEPT = 1000, 8 << 10
 _UNWRITTEN_KEPT = 1000
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
@@ -38,17 +42,20 @@ class JsonLines(logging.Formatter):
     """A record as one line: timestamp, level, logger, event, the facts, and a traceback where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        line: dict[str, object] = {
+        """The line, without its end. Of one that is too long its beginning is told as `cut`."""
+        head = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": redacted(record.getMessage()),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _OWN}
+        line = head | {key: value for key, value in vars(record).items() if key not in _OWN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return redacted(json.dumps(line, default=str))
+        text = redacted(json.dumps(line, default=str))
+        if len(text) <= LINE_MAX:
+            return text
+        return json.dumps(head | {"event": head["event"][:_EVENT_KEPT], "cut": text[:_CUT_KEPT]})
 
 
 class JournalLines(JsonLines):

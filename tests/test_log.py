@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.log import ASIDE, configure_log, is_journal, unwritten_lines
+from imgfs.log import ASIDE, LINE_MAX, configure_log, is_journal, unwritten_lines
 
 SIZE = 1 << 20
 
@@ -71,6 +71,17 @@ def test_a_log_takes_no_more_than_twice_its_size_however_long_the_daemon_lives(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", ASIDE]
     kept = [line["number"] for name in (ASIDE, "log") for line in lines(tmp_path / name)]
     assert kept == list(range(200 - len(kept), 200))
+
+
+def test_a_line_without_end_is_cut(tmp_path: Path, logger: logging.Logger) -> None:
+    configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
+    logger.info("short", extra={"fact": "x" * LINE_MAX})
+    logger.info("\x00" * LINE_MAX, extra={"fact": "y"})
+    first, second = lines(tmp_path / "log")
+    assert first["event"] == "short"
+    assert str(first["cut"]).endswith("xxx")
+    assert str(second["event"]).startswith("\x00")
+    assert all(len(line) <= LINE_MAX + 1 for line in (tmp_path / "log").read_text().splitlines(keepends=True))
 
 
 def test_the_journal_is_told_how_grave_a_line_is(
