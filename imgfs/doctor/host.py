@@ -35,7 +35,7 @@ except OSError as error:
     sys.exit(error.strerror)
 """
 """Who may not get in has been answered."""
-_PATIENCE = 3.0
+PATIENCE = 3.0
 """Seconds that a mounted tree has to answer."""
 _WRITTEN = 1_750_000_000
 """Seconds since the epoch: before this was written it cannot be now."""
@@ -162,10 +162,10 @@ def tree(path: str) -> Diagnosis:
     command = [sys.executable, "-ISc", _ASK, path]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        told = process.communicate(timeout=_PATIENCE)[1]
+        told = process.communicate(timeout=PATIENCE)[1]
     except subprocess.TimeoutExpired:
         process.kill()  # and not waited for: not even that reaches it before the tree answers
-        return fail(path, f"does not answer within {_PATIENCE:g} s", "look at the log of its daemon, or restart it")
+        return fail(path, f"does not answer within {PATIENCE:g} s", "look at the log of its daemon, or restart it")
     if process.returncode:
         return fail(
             path, f"is mounted and does not answer: {told.strip()}", f"`imgfs umount {path}`, then mount it again"

@@ -102,12 +102,8 @@ def _mount_as_root(mountpoint: str, manner: Manner) -> int | None:
         ) from None
     owner = [f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
     data = ",".join([f"fd={device}", "rootmode=40000", *owner, *manner.options])
-    if (
-        _libc.mount(
-            os.fsencode(manner.source), os.fsencode(mountpoint), FILESYSTEM.encode(), manner.flags, data.encode()
-        )
-        == 0
-    ):
+    source, target = os.fsencode(manner.source), os.fsencode(mountpoint)
+    if _libc.mount(source, target, FILESYSTEM.encode(), manner.flags, data.encode()) == 0:
         return device
     code = ctypes.get_errno()
     os.close(device)

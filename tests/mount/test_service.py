@@ -18,6 +18,7 @@ import click
 import pytest
 
 from imgfs.cli import main
+from imgfs.doctor import host
 from imgfs.kernel.mounts import mount_at
 from imgfs.lock import locked
 from imgfs.testing.images import File, image, layer
@@ -168,6 +169,20 @@ def test_options_of_a_mounted_tree_are_those_it_was_mounted_with(idle: Mounted) 
     assert dead.returncode == 1
     assert f"FAIL  {idle.path}: is mounted and does not answer" in dead.stdout
     assert f"`imgfs umount {idle.path}`" in dead.stdout
+
+
+def test_tree_that_hangs_is_told_and_does_not_hang_the_doctor(idle: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle.start()
+    pid = idle.pid()
+    assert pid is not None
+    monkeypatch.setattr(host, "PATIENCE", 0.3)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        told = host.tree(str(idle.path))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (told.grade, told.what) == ("fail", "does not answer within 0.3 s")
+    idle.stop()
 
 
 def test_log_shown_goes_back_before_the_file_that_was_begun_last(idle: Mounted) -> None:
