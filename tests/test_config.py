@@ -7,14 +7,16 @@ import json
 import os
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgfs.config import Config, Settings, default_state, load_config, load_settings
 from imgfs.config.lines import lines_of
-from imgfs.config.options import table
+from imgfs.config.options import options_of, table
 from imgfs.config.settings import SIZE_MAX, Said, parse_settings
 from imgfs.errors import Invalid
 from imgfs.oci.platform import Platform, local_platform
@@ -123,6 +125,24 @@ def test_wrong_words_are_refused_with_their_place(
     with pytest.raises(Invalid) as caught:
         load_settings(None, tmp_path, environment, given)
     assert caught.value.message.startswith(said)
+
+
+def test_options_of_others_are_told_as_far_as_they_say() -> None:
+    class Theirs(msgspec.Struct, frozen=True):
+        plain: int = 1
+        switch: bool = False
+        most: Annotated[float, msgspec.Meta(le=2.5)] = 2.0
+        least: Annotated[int, msgspec.Meta(ge=2_000_000, description="Bytes.")] = 2_000_000
+        odd: dict[str, str] | None = None
+
+    told = {name: (option.expected, option.text) for name, option in options_of(Theirs).items()}
+    assert told == {
+        "plain": ("a whole number", ""),
+        "switch": ("true or false", ""),
+        "most": ("a number up to 2.5", ""),
+        "least": ("a whole number from 2000000 up", "Bytes."),
+        "odd": ("a value", ""),
+    }
 
 
 def test_every_option_is_explained_once() -> None:

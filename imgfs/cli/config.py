@@ -26,9 +26,10 @@ class ConfigGroup(Group):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Tell every option as imgfs.toml(5) does."""
         from imgfs.cli.man_files import option_texts
+        from imgfs.config.options import table
 
         with formatter.section("Options of imgfs.toml"):
-            formatter.write_dl(option_texts())
+            formatter.write_dl(option_texts(table()))
         super().format_epilog(ctx, formatter)
 
 
@@ -37,7 +38,8 @@ def config() -> None:
     """Tell the options of the daemon and where each is from.
 
     They stand in imgfs.toml in the state directory or the file that --config names; the environment (IMGFS_ and the
-    name in capitals) goes before it, `imgfs mount -o NAME=VALUE` before both. `imgfs man imgfs.toml` has it all.
+    name in capitals) goes before it, `imgfs mount -o NAME=VALUE` before both. `imgfs man imgfs.toml` has it all,
+    also the options of plugins.
     """
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
 from imgfs.cli import mount_helper
 from imgfs.cli.mount_options import SPELLINGS
 from imgfs.cli.roff import escaped, example, heading, paragraphs, see_also, tagged, title
+
+if TYPE_CHECKING:
+    from imgfs.config.options import Option
 
 _ABOUT = """\
 The daemon of imgfs reads one file in TOML when it starts: the one that --config names, else imgfs.toml in the state
@@ -15,8 +21,8 @@ The environment goes before the file: IMGFS_ and the name in capitals, a list as
 command line goes before both: `imgfs mount -o NAME=VALUE`, or the options in fstab. `imgfs config show` tells each
 value and where it is from; so does the file .imgfs/config below the mountpoint of the tree that is mounted."""
 _PLUGINS = """\
-Options of plugins are in tables of their own, [plugins.KIND.ID]. `imgfs plugins --format json` tells which there are;
-the file .imgfs/plugins/KIND/ID/config below the mountpoint has those in force."""
+Options of plugins are in tables of their own. The file .imgfs/plugins/KIND/ID/config below the mountpoint has those in
+force. The plugins that are installed here have these:"""
 _EXAMPLE = (
     'access = "group:containers"',
     'plain_http = ["registry.lan:5000"]',
@@ -26,9 +32,11 @@ _EXAMPLE = (
 
 def config_page() -> str:
     """imgfs.toml(5)."""
+    from imgfs.config.options import table
+
     lines = [title("imgfs.toml", 5), *heading("imgfs.toml", "options of the daemon of imgfs")]
-    lines += [".SH DESCRIPTION", *paragraphs(_ABOUT), ".SH OPTIONS", *tagged(option_texts())]
-    lines += [".SH PLUGINS", *paragraphs(_PLUGINS), ".SH EXAMPLE", *example(*_EXAMPLE)]
+    lines += [".SH DESCRIPTION", *paragraphs(_ABOUT), ".SH OPTIONS", *tagged(option_texts(table()))]
+    lines += [".SH PLUGINS", *paragraphs(_PLUGINS), *_plugins(), ".SH EXAMPLE", *example(*_EXAMPLE)]
     lines += [".SH FILES", *tagged([("/var/lib/imgfs-state/imgfs.toml", "The configuration of root's daemon.")])]
     return "\n".join([*lines, *see_also(("imgfs", 1), ("imgfs-config", 1), ("mount.imgfs", 8))])
 
@@ -48,14 +56,24 @@ def helper_page() -> str:
     return "\n".join([*lines, *see_also(("imgfs-mount", 1), ("imgfs.toml", 5), ("mount", 8), ("fstab", 5))])
 
 
-def option_texts() -> list[tuple[str, str]]:
+def option_texts(options: Mapping[str, Option]) -> list[tuple[str, str]]:
     """Every option with its meaning, what it may be and its default, as help and manual tell it."""
-    from imgfs.config.options import table
+    return [(name, option.text if option.is_table else _told(option)) for name, option in options.items()]
+
+
+def _told(option: Option) -> str:
     from imgfs.config.toml import written
 
-    return [
-        (name, f"{option.text} {option.expected[0].upper()}{option.expected[1:]}; default {written(option.default)}.")
-        if not option.is_table
-        else (name, option.text)
-        for name, option in table().items()
-    ]
+    expected = f"{option.expected[0].upper()}{option.expected[1:]}; default {written(option.default)}."
+    return f"{option.text} {expected}".strip()
+
+
+def _plugins() -> Iterator[str]:
+    """The options of the plugins that are installed here."""
+    from imgfs.config.options import options_of
+    from imgfs.plugins.finding import find_plugins
+
+    for found in find_plugins():
+        if found.plugin and found.plugin.options:
+            yield f".SS {escaped(f'[plugins.{found.name}]')}"
+            yield from tagged(option_texts(options_of(found.plugin.options)))

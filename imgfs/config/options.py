@@ -16,7 +16,7 @@ from msgspec import Meta
 from imgfs.errors import Invalid
 from imgfs.oci.platform import Platform, local_platform, parse_platform
 
-_WORDS = {str: "a text", int: "a whole number", float: "a number"}
+_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,28 +191,46 @@ class Option:
             return f"one of {', '.join(self.choices)}"
         if self.is_list:
             return "a list of texts"
-        return "tables" if self.is_table else f"{_WORDS[self._plain]}{self._bounds}"
+        return "tables" if self.is_table else f"{_WORDS.get(self._plain, 'a value')}{self._bounds}"
 
     @property
     def _plain(self) -> Any:
-        return get_args(self.type)[0]
+        return _split(self.type)[0]
 
     @property
     def _bounds(self) -> str:
-        meta: Meta = get_args(self.type)[1]
-        low = "" if meta.ge is None else f" from {meta.ge:g}" if meta.ge < 10**6 else f" from {meta.ge}"
-        return f"{low} to {meta.le:.0f}" if meta.le is not None else f"{low} up" if low else ""
+        meta = _split(self.type)[1]
+        if meta.le is None:
+            return "" if meta.ge is None else f" from {_figure(meta.ge)} up"
+        return f" up to {_figure(meta.le)}" if meta.ge is None else f" from {_figure(meta.ge)} to {_figure(meta.le)}"
+
+
+def _figure(number: float) -> str:
+    return f"{number:g}" if abs(number) < 10**6 else f"{number:.0f}"
 
 
 @cache
 def table() -> dict[str, Option]:
-    """Every option by its name, in the order in which they are told."""
-    types = get_type_hints(Config, include_extras=True)
-    return {field.name: _option(field, types[field.name]) for field in msgspec.structs.fields(Config)}
+    """Every option of the daemon by its name, in the order in which they are told."""
+    return options_of(Config)
+
+
+def options_of(struct: type[msgspec.Struct]) -> dict[str, Option]:
+    """The options that the fields of `struct` are; a plugin's may be without descriptions and bounds."""
+    types = get_type_hints(struct, include_extras=True)
+    return {field.name: _option(field, types[field.name]) for field in msgspec.structs.fields(struct)}
 
 
 def _option(field: msgspec.structs.FieldInfo, annotated: Any) -> Option:
-    plain, meta = get_args(annotated)
-    default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()  # pyright: ignore
+    plain, meta = _split(annotated)
+    default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     choices = get_args(plain) if get_origin(plain) is Literal else ()
-    return Option(field.name, annotated, default, meta.description, choices)
+    return Option(field.name, annotated, default, meta.description or "", choices)
+
+
+def _split(annotated: Any) -> tuple[Any, Meta]:
+    """A type, and what is said of it."""
+    if get_origin(annotated) is not Annotated:
+        return annotated, Meta()
+    plain, *said = get_args(annotated)
+    return plain, next((one for one in said if isinstance(one, Meta)), Meta())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.plugins.program import CONFIG
@@ -22,16 +23,24 @@ _CALL_SECONDS = 115.0
 class Options(msgspec.Struct, frozen=True):
     """How long registries are waited for. The bounds keep every call without progress below two minutes."""
 
-    connect_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=30)] = _DEFAULT.connect
-    """For a connection, TLS included; `dial_timeout` of hosts.toml takes its place for one host."""
-    silence_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = _DEFAULT.silence
-    """Without a byte: before the first one, and between any two."""
-    slow_seconds: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = _DEFAULT.slow_window
-    """Less than 1000 bytes a second over so long a wait is a stall."""
-    pause_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = _DEFAULT.pause
-    """The longest Retry-After that is obeyed."""
-    tries: Annotated[int, msgspec.Meta(ge=1, le=10)] = _DEFAULT.tries
-    """In a row without progress."""
+    connect_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=30,
+            description="For a connection, TLS included; `dial_timeout` of hosts.toml takes its place for one host.",
+        ),
+    ] = _DEFAULT.connect
+    silence_seconds: Annotated[
+        float, Meta(ge=0.1, le=60, description="Without a byte: before the first one, and between any two.")
+    ] = _DEFAULT.silence
+    slow_seconds: Annotated[
+        float, Meta(ge=0.5, le=60, description="Less than 1000 bytes a second over so long a wait is a stall.")
+    ] = _DEFAULT.slow_window
+    pause_seconds: Annotated[float, Meta(ge=0, le=60, description="The longest Retry-After that is obeyed.")] = (
+        _DEFAULT.pause
+    )
+    tries: Annotated[int, Meta(ge=1, le=10, description="In a row without progress.")] = _DEFAULT.tries
 
     def limits(self) -> Limits:
         """These options as bounds of the client."""

@@ -65,6 +65,9 @@ def test_options_and_the_helper_have_pages_of_their_own(run: Run) -> None:
     assert all(rf"\fB{name}\fR" in page for name in table())
     text = " ".join(page.split()).replace(r"\&", "")
     assert all(escaped(option.text).replace(r"\&", "") in text for option in table().values())
+    assert ".SS [plugins.compression.xz]" in page
+    assert r"\fBmemory_mib\fR" in page
+    assert "A whole number; default 128." in text
     page = run("man", "mount.imgfs").stdout
     assert page.startswith(r".TH MOUNT.IMGFS 8 ")
     assert all(rf"\fB{escaped(name)}\fR" in page for name, _ in (*SPELLINGS, *FLAGS, *EXITS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 
@@ -19,8 +20,9 @@ _PADDING = 4
 class Options(msgspec.Struct, frozen=True):
     """What imgfs.toml may say in [plugins.compression.xz]."""
 
-    memory_mib: int = 128
-    """What undoing the compression of one layer may take; `xz -9` wants 65."""
+    memory_mib: Annotated[
+        int, msgspec.Meta(description="What undoing the compression of one layer may take; `xz -9` wants 65.")
+    ] = 128
 
 
 class Xz:
