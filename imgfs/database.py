@@ -146,7 +146,7 @@ class Database:
         self.version = 0
         """How many changes there were since it was opened."""
         self._changed = trio.Event()
-        self._reserve = _Reserve(path.with_name(f"{path.name}.reserve"))
+        self._reserve = Reserve(path)
         self._reserve.release()
         self._writing = trio.Lock()
         self._reading = trio.Lock()
@@ -242,13 +242,18 @@ class Database:
 
     def _explain(self, error: sqlite3.Error) -> NoSpace | ReadOnly | StorageFailed:
         code = getattr(error, "sqlite_errorcode", -1)
-        if code in _FULL:
+        if is_full(error):
             return NoSpace(f"{self._path}: the disk is full; make room and try again")
         if is_damage(error):
             return Damaged(f"{self._path}: {error}; mount again or run `imgfs repair`: it is rebuilt, or move it aside")
         if code & 0xFF in _UNWRITABLE and is_read_only(self._path.parent):
             return ReadOnly(f"{self._path}: lies on a read-only filesystem; remount it writable")
         return StorageFailed(f"{self._path}: {error}; check the disk of the state directory")
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk had no room."""
+    return getattr(error, "sqlite_errorcode", None) in _FULL
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -388,11 +393,11 @@ def _copy_files(path: Path, target: sqlite3.Connection) -> None:
             source.backup(target)
 
 
-class _Reserve:
-    """A file that is in the way of others until its room is needed."""
+class Reserve:
+    """A file beside a database that is in the way of others until its room is needed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, database: Path) -> None:
+        self._path = database.with_name(f"{database.name}.reserve")
 
     def release(self) -> None:
         """Give the room up."""

@@ -354,6 +354,8 @@ def _write_all(file: int, block: memoryview, offset: int) -> None:
 
 def _recorded_size(directory: Path) -> int | None:
     """The size that the tar had when it was stored; None where the index is not whole either (it is rebuilt)."""
+    if not (directory / "index").is_file():  # nor a pipe, which would never be read
+        return None
     try:
         with (directory / "index").open("rb") as file:
             head = file.read(SIZE_BYTES + len(MAGIC))

@@ -7,6 +7,7 @@ before it gets its name, so that a crash at any point leaves a start that does t
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from imgfs.content.durable import fsync_path, publish, temporary_name
 from imgfs.content.opening import lost, size_of
-from imgfs.database import ASIDE, FILE, Damaged, Database, FrozenDatabase, Kept, Row, read_only
+from imgfs.database import ASIDE, FILE, Damaged, Database, FrozenDatabase, Kept, Reserve, Row, is_full, read_only
 from imgfs.errors import from_os
 from imgfs.rescue.copy import Copy, newest
 
@@ -91,7 +92,8 @@ def _sound(database: Database, kept: Sequence[Kept]) -> Database:
 
 
 def rebuild(state: Path, tables: Tables, reason: str) -> Rebuilt:
-    """Make the database anew. Raises NoSpace, StorageFailed; then nothing has changed."""
+    """Make the database anew, also on a full disk. Raises NoSpace, StorageFailed; then nothing has changed."""
+    Reserve(state / FILE).release()
     temporary = state / temporary_name()
     try:
         copy = newest(state, tables.kept)
@@ -100,7 +102,7 @@ def rebuild(state: Path, tables: Tables, reason: str) -> Rebuilt:
         aside = set_aside(state)
         publish(temporary, state / FILE)
     except sqlite3.Error as error:
-        raise from_os(OSError(None, str(error)), str(temporary)) from None
+        raise from_os(OSError(errno.ENOSPC if is_full(error) else None, str(error)), str(temporary)) from None
     except OSError as error:
         raise from_os(error, str(error.filename or state)) from None
     finally:

@@ -16,6 +16,7 @@ import trio
 from imgfs.assembly import TABLES
 from imgfs.content.labels import Labels
 from imgfs.database import Database
+from imgfs.errors import NoSpace
 from imgfs.images.catalog import Catalog, Source
 from imgfs.images.names import Names
 from imgfs.leases.store import Leases
@@ -30,6 +31,7 @@ from imgfs.snapshots.shelf import Shelf
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.testing.build import image
 from imgfs.testing.images import File, layer
+from tests.content import full_disk
 from tests.snapshots.storing import Warehouse
 
 MADE = image([layer([File("a", b"1")])])
@@ -330,6 +332,27 @@ def test_a_crash_in_the_middle_is_made_good_by_the_next_start(
             with pytest.raises(Killed):
                 Rooms(state)
     assert seen(state) == before
+
+
+@pytest.mark.parametrize("harm", [gone, foreign])
+def test_it_is_rebuilt_on_a_full_disk(state: Path, tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    before = seen(state)
+    with full_disk.small_disk(tmp_path / "small", 8 << 20) as disk:
+        shutil.copytree(state, disk / "state", symlinks=True)
+        assert seen(disk / "state") == before  # and takes its reserve
+        harm(disk / "state/imgfs.db")
+        full_disk.fill(disk)
+        assert seen(disk / "state") == before
+
+
+def test_where_there_is_no_room_at_all_that_is_said(state: Path, tmp_path: Path) -> None:
+    with full_disk.small_disk(tmp_path / "small", 8 << 20) as disk:
+        shutil.copytree(state, disk / "state", symlinks=True)
+        (disk / "state/imgfs.db").unlink()
+        (disk / "state/imgfs.db.reserve").unlink(missing_ok=True)
+        full_disk.fill(disk)
+        with pytest.raises(NoSpace, match="make room"):
+            Rooms(disk / "state")
 
 
 def test_a_database_somebody_has_locked_is_not_damaged(state: Path) -> None:
