@@ -9,7 +9,7 @@ from imgfs.oci.chain import chain_ids
 from imgfs.testing import build
 from tests.crashes.ledger import Fact, Image
 from tests.crashes.worker import Place
-from tests.mount.scene import Scene, small, status_of
+from tests.mount.scene import Scene, small, status_of, until
 
 NAMED, WHOLE = Image(whole=False), Image(whole=True)
 _IMAGES = 5
@@ -45,7 +45,11 @@ class Pulls(Place):
         )
 
     def look(self) -> dict[str, Fact]:
-        """Also reads all bytes of what must be whole, without the registry."""
+        """Also reads all bytes of what must be whole, without the registry.
+
+        Of a pull that was refused other blobs may be on their way still, so these are waited for.
+        """
+        until(lambda: b"\nimgfs_transfers_running 0\n" in (self.tree / ".imgfs/metrics").read_bytes())
         listed, leases = self._listed(), os.listdir(self.tree / ".imgfs/leases")
         found: dict[str, Fact] = {}
         with self.scene.silence():

@@ -75,6 +75,7 @@ async def test_a_change_is_copied_after_a_while(
         assert copied(tmp_path) == []
         await passed(mock_clock, 3)
         await until(lambda: copied(tmp_path) == ["a"])
+        await keeper.save()  # as above
         (tmp_path / FILE).unlink()
         await passed(mock_clock, HOUR + 1)
         await until((tmp_path / FILE).exists)
