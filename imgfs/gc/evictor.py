@@ -3,7 +3,8 @@
 Only bulk is evicted: uncompressed tars, and blobs that are no manifest, index or config, so that an image stays
 readable down to the last name and size. Held back is what leases, pins, root labels or open mounts hold, and what has
 no known source. A blob whose tar is here goes before all others: it is there twice. Then go downloads that broke off,
-which serve nobody as they are.
+which serve nobody as they are; then tars whose blob is here, also one without a source, for they are unpacked again
+without asking anybody.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _log = logging.getLogger("imgfs.gc")
 
 _TWICE = "makes room: its layer is here unpacked"
 _PART = "makes room: a download that broke off"
+_AGAIN = "makes room: its blob is here, and is unpacked again when it is read"
 _UNUSED = "makes room: unused for longest, and can be fetched again"
 
 
@@ -39,7 +41,7 @@ class _Choice:
 
     @property
     def order(self) -> tuple[int, int, str]:
-        return (_TWICE, _PART, _UNUSED).index(self.item.why), self.used, self.item.id
+        return (_TWICE, _PART, _AGAIN, _UNUSED).index(self.item.why), self.used, self.item.id
 
 
 class Evictor:
@@ -83,16 +85,18 @@ class Evictor:
 
     async def _layers(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
         fetchable = await self._rooms.catalog.fetchable_layers()
+        blobs = await self._rooms.catalog.unpacked([info.digest for info in found.blobs])
+        again = {diff_id for blob, diff_id in blobs.items() if blob != diff_id}  # else it is the very same file
         marked, store = cycle.marker.layers, self._rooms.layers
         return [
             _Choice(
                 self._used(one.layer.diff_id, one.stored),
-                Item("layer", one.layer.diff_id, one.bytes, _UNUSED),
+                Item("layer", one.layer.diff_id, one.bytes, _AGAIN if one.layer.diff_id in again else _UNUSED),
                 lambda layer=one.layer: layer.diff_id not in marked and store.is_served(layer),
                 partial(store.evict, one.layer.diff_id),
             )
             for one in found.layers
-            if one.layer.diff_id in fetchable
+            if one.layer.diff_id in fetchable or one.layer.diff_id in again
         ]
 
     async def _blobs(self, cycle: Cycle, found: Candidates) -> list[_Choice]:

@@ -74,6 +74,19 @@ async def test_a_layer_that_only_a_name_says_can_be_fetched_stays(world: World) 
     assert diff_id in world.stored()
 
 
+async def test_a_tar_goes_whose_blob_is_here_though_nobody_else_has_it(world: World) -> None:
+    """As after an import: the blob stays, and the tar can be unpacked again."""
+    diff_id, other = await world.tar(TARS[0]), await world.tar(TARS[1])
+    blob = await world.blob(b"blob of " + TARS[0])
+    await world.catalog.prove_diff_id(descriptor(b"blob of " + TARS[0], OCI_LAYER), diff_id)
+    await world.image("a.test/box:1", TARS[2])
+    world.now += 1 << 62
+    world.clock.touched(diff_id)
+    assert order(await world.evictor.evict(1)) == [diff_id]
+    assert order(await world.evictor.evict(ALL)) == [DIFF_IDS[2]]
+    assert {blob, other} <= world.stored()
+
+
 async def test_leases_and_pins_and_root_labels_hold_against_eviction(world: World) -> None:
     leased = await world.image("a.test/box:1", TARS[0])
     pinned = await world.image("b.test/box:1", TARS[1])
