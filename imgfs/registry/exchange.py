@@ -39,6 +39,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _UNSHOWN = {401: "grant", 403: "unasked", 404: "unasked"}
 _SHOWN = {401: "grant", 403: "login"}
 """Remedies by status, for requests that showed nothing and for those that showed a grant."""
+_EXPIRED = frozenset({400, 401, 403})
+"""What storages answer to an address whose time is over: Google's says 400 (ExpiredToken), others 403."""
 _log = logging.getLogger("imgfs.registry")
 
 
@@ -131,7 +133,7 @@ class Exchange:
         ask for one; or a fresh redirect in place of one that expired.
         """
         if answer.foreign:
-            return "redirect" if answer.status in {401, 403} else ""
+            return "redirect" if answer.status in _EXPIRED else ""
         if call.kind in {"token", "ping"}:
             return ""
         return (_UNSHOWN if grant is None else _SHOWN).get(answer.status, "")
@@ -166,6 +168,7 @@ class Exchange:
     async def _follow(self, call: Call, grant: auth.Grant | None, tries: Tries) -> Answer:
         """Send the request and follow its redirects; the grant stays with the registry's own origin."""
         url, foreign, seen = call.url, False, set[str]()
+        began = trio.current_time()
         while True:
             seen.add(url)
             await self._pauses.wait(urlsplit(url).netloc, tries, call.subject)
@@ -176,6 +179,11 @@ class Exchange:
                 return answer
             await drain(answer)
             url = self._redirected(call, url, location, seen)
+            if trio.current_time() - began > self.limits.patience:
+                raise TimedOut(
+                    f"{call.subject}: redirects of registry {call.host} come too slowly, the next leads to "
+                    f"{urlsplit(url).netloc}; check the network and the registry, then try again"
+                )
             foreign = foreign or origin(url) != origin(call.url)
 
     def _redirected(self, call: Call, url: str, location: str, seen: set[str]) -> str:

@@ -43,6 +43,16 @@ def stall(after: int = -1) -> Action:
     return lambda reply: replace(reply, hold=after)
 
 
+def slow(action: Action) -> Action:
+    """Do `action`, but stall before it until released."""
+
+    def slowly(reply: Reply) -> Reply | None:
+        made = action(reply)
+        return None if made is None else replace(made, hold=-1)
+
+    return slowly
+
+
 def trickle() -> Action:
     """Send the body byte by byte, one for each release."""
     return lambda reply: replace(reply, trickle=True)

@@ -24,8 +24,9 @@ from imgfs.oci.digest import Digest
 from imgfs.testing.build import index
 from imgfs.testing.faults import Fault, redirect
 from imgfs.testing.registry import FakeRegistry
+from imgfs.testing.reply import Reply
 from tests.mount.fault_table import CANARY, GOOD, Case, cases
-from tests.mount.scene import CONFIG, assert_verified, error_of, small, until
+from tests.mount.scene import CONFIG, assert_verified, error_of, refused, small, until
 from tests.support.isolation import run_alone
 from tests.support.mounted import Mounted
 
@@ -308,6 +309,21 @@ def assert_told(case: Case, found: Outcome) -> None:
     assert case.row.says in found.told
     assert ADVICE.search(found.told.rpartition(";")[2]), found.told
     assert "canary" not in found.told
+
+
+def test_a_registry_that_takes_none_of_its_own_tokens_denies_access_soon(world: World) -> None:
+    registry, image = world.grounds[""].guarded, small("loop")
+    image.add_to(registry, "loop", "1")
+    layer = image.layers[0].digest
+    challenge = Reply(401).headed(WWW_Authenticate=f'Bearer realm="{registry.url}/token"')
+    fault = registry.fault(lambda _: challenge, layer, times=None)
+    name = world.mount.image(f"{registry.host}/loop:1")
+    with refused(errno.EACCES):
+        os.listdir(f"{name}/rootfs/")
+    assert fault.met == 2
+    assert f"registry {registry.host} answered 401" in error_of(world.mount.content / layer)
+    fault.times = 0
+    assert until((name / "rootfs/mark").read_bytes) == b"loop/0\n"
 
 
 def test_faults_of_networks_are_met_and_reach_nobody() -> None:

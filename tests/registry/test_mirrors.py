@@ -311,6 +311,26 @@ async def test_a_blob_goes_on_at_the_same_byte_of_the_next_host(
     assert scene.slept == []
 
 
+@pytest.mark.parametrize(
+    "action",
+    [
+        faults.reset_at(3000),
+        lambda reply: reply.wire("Transfer-Encoding: chunked", b"bb8\r\n" + bytes(reply.body)[:3000] + b"\r\nzz\r\n"),
+        lambda reply: reply.wire(f"Content-Length: {len(BLOB)}", bytes(reply.body)[:3000]),
+    ],
+    ids=["reset", "bad chunk", "closed"],
+)
+async def test_however_a_blob_breaks_off_the_next_host_goes_on_at_the_byte_that_came(
+    mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry, action: Action
+) -> None:
+    first.fault(action)
+    assert await scene.read() == BLOB
+    came = scene.registry.statistics().hosts[first.host].received
+    assert 0 < came <= 3000
+    assert [one.range for one in second.log] == [f"bytes={came}-{len(BLOB) - 1}"]
+    assert scene.fake.requests() == 0
+
+
 async def test_a_mirror_that_cuts_once_is_asked_again_when_the_others_are_dead(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from imgfs.errors import AccessDenied, RateLimited, RegistryFailed, Unreachable
+from imgfs.errors import AccessDenied, RateLimited, RegistryFailed, RemoteError, TimedOut, Unreachable
 from imgfs.registry.hosts import check_url
 from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
@@ -57,15 +57,16 @@ async def test_a_token_is_not_sent_again_after_a_detour(
     assert "authorization" not in guarded.log[-1].headers
 
 
+@pytest.mark.parametrize(("status", "error"), [(400, RegistryFailed), (401, AccessDenied), (403, AccessDenied)])
 async def test_an_expired_redirect_is_asked_for_anew_once(
-    mock_clock: MockClock, scene: Scene, storage: FakeRegistry
+    mock_clock: MockClock, scene: Scene, storage: FakeRegistry, status: int, error: type[RemoteError]
 ) -> None:
     send_away(scene, storage)
-    storage.fault(faults.status(403))
+    storage.fault(faults.status(status))
     assert await scene.read() == BLOB
     assert scene.fake.requests() == 2
-    storage.fault(faults.status(403), times=None)
-    with pytest.raises(AccessDenied, match=storage.host):
+    storage.fault(faults.status(status), times=None)
+    with pytest.raises(error, match=storage.host):
         await scene.read()
     assert scene.fake.requests() == 4
 
@@ -109,6 +110,17 @@ async def test_five_redirects_are_followed_and_six_are_not(mock_clock: MockClock
         scene.fake.fault(faults.redirect(f"?hop={hop}"))
     with pytest.raises(RegistryFailed, match="more than 5"):
         await scene.read()
+
+
+async def test_redirects_that_come_slowly_end_within_two_minutes(mock_clock: MockClock, scene: Scene) -> None:
+    for hop in range(5):
+        scene.fake.fault(faults.slow(faults.redirect(f"?hop={hop}")))
+    scene.fake.fault(faults.stall(), times=None)
+    before = scene.clock.current_time()
+    async with scene.impatience(29, release=True):
+        with pytest.raises(TimedOut, match="redirects of registry .* come too slowly"):
+            await scene.read()
+    assert scene.clock.current_time() - before <= 120
 
 
 async def test_a_circle_is_left(mock_clock: MockClock, scene: Scene, storage: FakeRegistry) -> None:
