@@ -167,10 +167,10 @@ def parse_token(body: bytes, now: float, what: str) -> Token:
     try:
         answer = msgspec.convert(decode_json(body, "token answer"), dict[str, object])
     except (Malformed, msgspec.ValidationError):
-        raise Malformed(f"{what}: the token endpoint's answer is no JSON object; try again later") from None
+        raise Malformed(f"{what} answered with what is no JSON object; try again later") from None
     text = answer.get("token") or answer.get("access_token")
     if not isinstance(text, str) or not _TOKEN.match(text):
-        raise Malformed(f"{what}: the token endpoint's answer holds no usable token; try again later")
+        raise Malformed(f"{what} answered without a usable token; try again later")
     return Token(text, now + _lifetime(answer.get("expires_in")))
 
 

@@ -157,7 +157,9 @@ class Authenticator:
             body = await self._by_identity(asked, credential)
         if body is None:
             body = await self._by_password(asked)
-        token = auth.parse_token(body, trio.current_time(), subject_of(asked.call))
+        endpoint = urlsplit(auth.realm_of(asked.challenge, asked.call.url)).netloc
+        what = f"{subject_of(asked.call)}: the token endpoint {endpoint}"
+        token = auth.parse_token(body, trio.current_time(), what)
         _log.debug("token", extra={"host": asked.call.host, "scope": asked.call.scope, "login": asked.login.source})
         return auth.Grant(f"Bearer {token.text}", token.until, asked.login)
 

@@ -232,8 +232,8 @@ class BlobStream(AsyncIterator[bytes]):
         if self._ranges and self._cheap:
             return False
         raise VerificationFailed(
-            f"{self._call.subject}: {answer.authority} answered {answer.status} with another range than "
-            f"{self._position}-{self._span.end - 1} of {self._span.size}; refused, pull from another registry"
+            f"{self._call.subject}: {answer.authority} answered {answer.status} where bytes {self._position}-"
+            f"{self._span.end - 1} of {self._span.size} were asked for; refused, pull from another registry"
         )
 
     async def _judge_whole(self, answer: Answer) -> None:

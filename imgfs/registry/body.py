@@ -42,7 +42,12 @@ async def read_all(answer: Answer, limit: int, subject: str) -> bytes:
         await answer.aclose()
     if answer.length is not None and len(body) < answer.length:
         raise Unreachable(f"{subject}: {answer.authority} sent {len(body)} of {answer.length} bytes; read again")
-    return _decoded(bytes(body), answer.headers.get("content-encoding", "identity"), limit, subject)
+    return _decoded(
+        bytes(body),
+        answer.headers.get("content-encoding", "identity"),
+        limit,
+        f"{subject}: what {answer.authority} sent",
+    )
 
 
 async def drain(answer: Answer) -> bytes:
@@ -72,22 +77,19 @@ async def refuse_kind(answer: Answer, subject: str) -> Malformed:
     )
 
 
-def _decoded(body: bytes, encoding: str, limit: int, subject: str) -> bytes:
+def _decoded(body: bytes, encoding: str, limit: int, what: str) -> bytes:
     encoding = encoding.strip().lower()
     if encoding in {"", "identity"}:
         return body
     if encoding not in {"gzip", "x-gzip", "deflate"}:
-        raise Malformed(
-            f"{subject}: unknown Content-Encoding {encoding[:40]!r}, expected none; tell the registry's operator to "
-            "send it as it is, and read again"
-        )
+        raise Malformed(f"{what} has Content-Encoding {encoding[:40]!r}, expected none; tell the registry's operator")
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
         plain = inflater.decompress(body, limit + 1)
     except zlib.error:
-        raise Malformed(f"{subject}: the body is no {encoding}; try again later") from None
+        raise Malformed(f"{what} is no {encoding}; try again later") from None
     if len(plain) > limit:
-        raise TooLarge(f"{subject}: inflates to more than the limit of {limit} bytes{_TELL}")
+        raise TooLarge(f"{what} inflates to more than the limit of {limit} bytes{_TELL}")
     if not inflater.eof:
-        raise Malformed(f"{subject}: the {encoding} body is incomplete; try again later")
+        raise Malformed(f"{what} is incomplete {encoding}; try again later")
     return plain

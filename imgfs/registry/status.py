@@ -31,7 +31,9 @@ def own_failure(
         return refused(subject, said, login, shown)
     if status == 429:
         return RateLimited(f"{subject}: {said}, also after waiting; it limits requests, wait some minutes or log in")
-    advice = "try again later" if status >= 500 else "check that this host is a registry"
+    if status >= 500:
+        return RegistryFailed(f"{subject}: {said}; try again later")
+    advice = "check that this host is a registry" if absent else "report it to the registry's operator"
     return RegistryFailed(f"{subject}: {said}; {advice}")
 
 

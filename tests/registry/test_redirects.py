@@ -118,7 +118,7 @@ async def test_redirects_that_come_slowly_end_within_two_minutes(mock_clock: Moc
     scene.fake.fault(faults.stall(), times=None)
     before = scene.clock.current_time()
     async with scene.impatience(29, release=True):
-        with pytest.raises(TimedOut, match="redirects of registry .* come too slowly"):
+        with pytest.raises(TimedOut, match=r"redirects of registry .* come too slowly"):
             await scene.read()
     assert scene.clock.current_time() - before <= 120
 
