@@ -35,6 +35,7 @@ BOUND = 60.0
 ASKED = 40
 """Requests that a fault costs at most: a blob that comes in crumbs."""
 READERS = 24
+RSS_LIMIT = 400 << 20
 DRIP = 0.05
 RESTING = ("limited", "unavailable")
 """Where each case has all others wait."""
@@ -251,6 +252,12 @@ def dripping(registries: tuple[FakeRegistry, ...]) -> Iterator[None]:
         thread.join()
 
 
+def peak(mount: Mounted) -> int:
+    """Bytes of memory that the daemon took at most."""
+    text = Path(f"/proc/{mount.pid()}/status").read_text()
+    return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("faults")
@@ -263,6 +270,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         mount.start()
         stack.enter_context(dripping(grounds["dripping"].all))
         yield World(mount, grounds)
+        assert peak(mount) < RSS_LIMIT
         assert sorted(os.listdir(directory)) == ["mnt", "state"]
         assert_verified(mount.state)
         assert "canary" not in mount.log()

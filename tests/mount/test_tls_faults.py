@@ -103,6 +103,22 @@ def test_a_storage_with_a_wrong_certificate_is_told_and_asked_nothing(mounted: M
         assert until((name / "rootfs/mark").read_bytes) == f"storage {case}/0\n".encode()
 
 
+def test_a_token_endpoint_with_a_wrong_certificate_is_told_and_asked_nothing(mounted: Mounted, certs: Path) -> None:
+    context, made = server_side(CERTIFICATES["of-another-name"].make()), small("token endpoint")
+    good = server_side(AUTHORITY.issue_cert("127.0.0.1"))
+    with FakeRegistry(tls=good, token=True) as registry, FakeRegistry(tls=context) as far:
+        believe(certs, registry.host)
+        registry.realm, far.tokens = f"{far.url}/token?canary", registry.tokens
+        made.add_to(registry, "token", "1")
+        name = mounted.image(f"{registry.host}/token:1")
+        with refused(errno.EREMOTEIO):
+            os.stat(name)
+        assert_told(error_of(name.parent), far.host, CERTIFICATES["of-another-name"].word)
+        assert far.requests() == 0
+        AUTHORITY.issue_cert("127.0.0.1").configure_cert(context)
+        assert until((name / "rootfs/mark").read_bytes) == b"token endpoint/0\n"
+
+
 def assert_told(told: str, host: str, word: str) -> None:
     assert f"TLS with {host} failed" in told
     assert word in told

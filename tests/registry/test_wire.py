@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 import trio
+import trustme
 
 from imgfs.errors import Garbled, RegistryFailed, TooLarge, Unreachable
 from imgfs.registry.limits import Limits
@@ -57,6 +60,18 @@ async def test_what_follows_an_answer_is_not_the_next_one(wire: Wire, fake: Fake
     assert [await read(wire, fake) for _ in range(3)] == [(200, b"{}")] * 3
     assert len(set(ports(fake))) == 3
     await wire.aclose()
+
+
+async def test_what_follows_an_answer_over_tls_is_not_the_next_one() -> None:
+    authority, here, there = trustme.CA(), ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.configure_trust(here)
+    authority.issue_cert("127.0.0.1").configure_cert(there)
+    wire = Wire(Limits(), here)
+    with FakeRegistry(tls=there) as fake:
+        fake.fault(faults.more_than_said(ABSENT))
+        assert [await read(wire, fake) for _ in range(3)] == [(200, b"{}")] * 3
+        assert len(set(ports(fake))) == 2
+        await wire.aclose()
 
 
 async def test_a_body_that_follows_the_answer_to_head_is_not_the_next_answer(wire: Wire, fake: FakeRegistry) -> None:
