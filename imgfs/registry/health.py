@@ -61,4 +61,8 @@ class Health:
 
     def is_shunned(self, authority: str, what: str) -> bool:
         """Whether it sent wrong bytes of `what` within the last ten minutes."""
-        return trio.current_time() < self._shunned.get((authority, what), 0.0)
+        return self.shunned_for(authority, what) > 0
+
+    def shunned_for(self, authority: str, what: str) -> float:
+        """For how many seconds it is still asked last for `what`; 0 for who sent no wrong bytes."""
+        return max(0.0, self._shunned.get((authority, what), 0.0) - trio.current_time())

@@ -123,8 +123,13 @@ class Turns:
         self._health.probe(self.current.authority)
 
     def _ordered(self, hosts: Sequence[Endpoint]) -> list[Endpoint]:
-        """Those who are well first; among equals, as configured."""
-        return sorted(hosts, key=lambda one: (self._lied(one), not self._usable(one)))
+        """Those who are well first; of those who lied, whose lie is the oldest; among equals, as configured.
+
+        One of several who lied may be wronged, and must get its turn.
+        """
+        return sorted(
+            hosts, key=lambda one: (self._health.shunned_for(one.authority, self.what), not self._usable(one))
+        )
 
     def _usable(self, host: Endpoint) -> bool:
         resting = self._health.is_down(host.authority) or self._pauses.resting(host.authority)

@@ -123,9 +123,11 @@ class Blobs:
     async def _fetch_blob(self, source: Source, descriptor: Descriptor) -> None:
         """By the same writer as everybody's, so that it goes on where a crash or a dead registry cut it off."""
         with self._transfers.running(descriptor, str(source)) as transfer:
+            begun = 0
 
             def stream(at: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-                transfer.offset = at
+                nonlocal begun
+                transfer.offset = begun = at
                 return self._registry.blob(source.host, source.repository, descriptor, at)
 
             try:
@@ -133,6 +135,8 @@ class Blobs:
             except Busy:
                 await self._fetch_beside(source, descriptor, transfer)
             except VerificationFailed as error:
+                if begun:
+                    raise  # what was here before may be what is wrong: nobody can tell
                 raise self._registry.blame(source.host, descriptor.digest, error) from None
 
     async def _fetch_beside(self, source: Source, descriptor: Descriptor, transfer: Transfer) -> None:

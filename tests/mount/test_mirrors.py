@@ -258,6 +258,23 @@ def test_of_several_mirrors_that_lie_each_is_left_and_named(
     assert_verified(mounted.state)
 
 
+def test_who_goes_on_from_a_wrong_beginning_is_not_blamed_for_it(mounted: Mounted, certs: Path) -> None:
+    made, _ = noisy("beginning")
+    blob = made.layers[0]
+    with FakeRegistry() as mirror, FakeRegistry() as registry:
+        for one in (mirror, registry):
+            made.add_to(one, "box", "1")
+        configure(certs, f'server = "{registry.url}"\n[host."{mirror.url}"]\n')
+        assert mounted.image(NAME).exists()
+        (mounted.content / f"ingest/blob-{blob.digest}").write_bytes(bytes(100_000))
+        assert until((mounted.content / blob.digest).read_bytes) == blob.blob
+        assert [one.range for one in mirror.log if blob.digest in one.path] == [
+            f"bytes=100000-{len(blob.blob) - 1}", None,
+        ]  # fmt: skip
+        assert not [one for one in registry.log if blob.digest in one.path]
+        assert "sent wrong bytes" not in mounted.log()
+
+
 def test_where_everybody_lies_everybody_is_asked_once_more_at_most_and_named(mounted: Mounted, certs: Path) -> None:
     made, data = noisy("all lie")
     blob = made.layers[0]

@@ -51,6 +51,18 @@ async def test_nobody_is_asked_when_patience_is_over(mock_clock: MockClock, shop
     assert isinstance(shop.told(turns, TimedOut("b")), TimedOut)
 
 
+async def test_of_those_who_lied_the_one_whose_lie_is_the_oldest_is_asked_first(
+    mock_clock: MockClock, shop: Shop
+) -> None:
+    for liar in "zb":
+        shop.health.shun(liar, "x")
+        mock_clock.jump(1)
+    shop.health.shun("a", "x")
+    assert shop.turns("abz").current.host == "z"
+    assert shop.turns("abcz").current.host == "c"
+    assert shop.turns("abz", "y").current.host == "a"
+
+
 async def test_time_in_our_own_queue_is_nobodys(mock_clock: MockClock, shop: Shop) -> None:
     turns = shop.turns("az")
     mock_clock.jump(100)
