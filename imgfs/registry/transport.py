@@ -56,6 +56,23 @@ class DirectTransport(httpx.AsyncHTTPTransport):
         )
 
 
+class ProxiedTransport(httpx.AsyncHTTPTransport):
+    """The same through `proxy`, which may be anywhere: who configured it said so."""
+
+    def __init__(self, context: ssl.SSLContext, limits: Limits, proxy: httpx.Proxy) -> None:
+        url = proxy.url
+        self._pool = httpcore.AsyncHTTPProxy(
+            proxy_url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            proxy_auth=proxy.raw_auth,
+            proxy_ssl_context=proxy.ssl_context,
+            ssl_context=context,
+            max_connections=None,
+            max_keepalive_connections=4 * limits.streams,
+            keepalive_expiry=limits.keep_alive,
+            network_backend=Network(None),
+        )
+
+
 class Answer:
     """A status, headers, and a body that is read piece by piece. Must be closed; closing does not drain."""
 
@@ -145,7 +162,7 @@ class Answer:
             # where closing the outermost would leave the inner ones to the garbage collector and its warnings.
             with suppress(httpx.HTTPError):
                 while (self._reading or self._direct) and await anext(self._raw, None) is not None:
-                    pass
+                    await self._take_turns()
 
 
 class Wire:
@@ -255,12 +272,9 @@ class Wire:
     ) -> httpx.AsyncHTTPTransport:
         if proxy is None or context is None:
             return DirectTransport(context, self._limits, permitted)
-        kept = httpx.Limits(
-            max_keepalive_connections=4 * self._limits.streams, keepalive_expiry=self._limits.keep_alive
-        )
         # Whom the proxy is, the system's certificates say; httpx would ask others.
         way = httpx.Proxy(proxy, ssl_context=self.context() if proxy.startswith("https:") else None)
-        return httpx.AsyncHTTPTransport(verify=context, proxy=way, limits=kept)
+        return ProxiedTransport(context, self._limits, way)
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -110,6 +110,18 @@ async def test_what_is_no_answer_is_told_as_what_it_is(
     await wire.aclose()
 
 
+@pytest.mark.parametrize("action", [faults.endless_interim(), faults.endless_headers()], ids=["interim", "headers"])
+async def test_a_flood_through_a_proxy_ends_too(
+    wire: Wire, fake: FakeRegistry, action: Action, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", fake.url)
+    fake.fault(action)
+    with pytest.raises(TooLarge, match=r"registry\.example sent more headers"):
+        await wire.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
+    assert fake.log[0].path == "http://registry.example/v2/"
+    await wire.aclose()
+
+
 async def test_interim_answers_before_the_answer_are_fine(wire: Wire, fake: FakeRegistry) -> None:
     def later(reply: Reply) -> Reply:
         final = reply.wire("Content-Length: 2", b"{}")
