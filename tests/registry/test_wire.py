@@ -20,9 +20,9 @@ from imgfs.testing.registry import FakeRegistry
 from imgfs.testing.reply import Reply
 
 ABSENT = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-CHUNKS = 60_000
-MANY_TURNS = 20
-"""Of a hundredth second, in a body that takes a second or more to take apart, and comes in two or three reads."""
+CHUNKS = 120_000
+MANY_TURNS = 12
+"""Of a hundredth second, in a body that takes a second or more to take apart, and comes in three or four reads."""
 
 
 @pytest.fixture
