@@ -158,7 +158,7 @@ class _File:
 
     def _trust(self, table: Table) -> Trust:
         return Trust(
-            tuple(self._file(one) for one in self._strings(table, "ca", "a path or a list of paths")),
+            tuple(self._file(one, "ca") for one in self._strings(table, "ca", "a path or a list of paths")),
             tuple(self._clients(table)),
             verify=not self._get(table, "skip_verify", bool, "true or false", False),
         )
@@ -173,9 +173,11 @@ class _File:
             if len(pair) != 2 or not all(isinstance(path, str) for path in pair) or not pair[0]:
                 raise self.wrong("client", expected)
             certificate, key = cast(list[str], pair)
-            yield self._file(certificate), self._file(key) if key else None
+            yield self._file(certificate, "client"), self._file(key, "client") if key else None
 
-    def _file(self, path: str) -> CertFile:
+    def _file(self, path: str, key: str) -> CertFile:
+        if "\0" in path:
+            raise self.wrong(key, "a path, which has no NUL")
         return CertFile.of(self._path.parent / path)
 
     def _headers(self, table: Table) -> Iterable[tuple[str, str]]:
