@@ -116,7 +116,7 @@ def token_url(challenge: Challenge, asked: str, scope: str) -> str:
     """
     realm = realm_of(challenge, asked)
     service = challenge.parameters.get("service")
-    query = urlencode(([("service", service)] if service else []) + [("scope", scope)])
+    query = urlencode(([("service", service)] if service else []) + [("scope", one) for one in scope.split()])
     return f"{realm}{'&' if '?' in realm else '?'}{query}"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from imgfs.registry.auth import Grant, scope_of
 from imgfs.registry.hosts import Endpoint
+from imgfs.registry.outgoing import Outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,15 @@ class Call:
     """The statuses that are the caller's to judge; any other is an error."""
     access: str = "pull"
     """The actions of the scope: what a token must allow. Without a repository it is the catalogue's."""
+    source: str = ""
+    """Another repository of this registry that is read from too."""
     grant: Grant | None = None
     """Of a call to a token endpoint: what it shows there. Of others: nothing, the exchange knows what they need."""
     body: bytes = field(default=b"", repr=False)
+    outgoing: Outgoing | None = field(default=None, repr=False)
+    """What is sent, other than the form that a token endpoint gets in `body`."""
+    repeatable: bool = True
+    """Whether it does no harm to make the request again where nobody knows if it was done."""
 
     @property
     def host(self) -> str:
@@ -35,8 +42,9 @@ class Call:
 
     @property
     def scope(self) -> str:
-        """What a token for this call must allow."""
-        return scope_of(self.repository, self.access)
+        """What a token for this call must allow: scopes with a space between them."""
+        own = scope_of(self.repository, self.access)
+        return f"{own} {scope_of(self.source, 'pull')}" if self.source else own
 
     @property
     def grant_key(self) -> tuple[str, str, str]:

@@ -24,6 +24,8 @@ from imgfs.registry.exchange import Exchange
 from imgfs.registry.hosts import Endpoint, endpoint
 from imgfs.registry.limits import Limits
 from imgfs.registry.lists import Lists
+from imgfs.registry.push.destination import Destination, Gates
+from imgfs.registry.push.sessions import Sessions
 from imgfs.registry.retry import Sleep, Tries
 from imgfs.registry.senders import Senders
 from imgfs.registry.statistics import Statistics
@@ -74,6 +76,8 @@ class Registry:
         self._lists = Lists(self._exchange, self._ask, self.manifest)
         self._gates: dict[str, trio.Semaphore] = {}
         self._senders = Senders(self._exchange.health)
+        self._sessions = Sessions()
+        self._push_gates: dict[str, Gates] = {}
 
     async def __aenter__(self) -> Registry:
         return self
@@ -145,6 +149,16 @@ class Registry:
             raise Invalid(f"blob {descriptor.digest}: bytes {offset} to {end} are not within its {descriptor.size}")
         endpoint(host)
         return self._stream(host, repository, descriptor, span)
+
+    async def destination(self, host: str, repository: str) -> Destination:
+        """Where what is pushed to `repository` of `host` goes: the first of its hosts that has the capability push.
+
+        Raises Invalid, and RegistryFailed where there is none. Nobody is asked yet.
+        """
+        where = (await self._able(host, "push", f"{host}/{repository}"))[0]
+        fresh = Gates(trio.Semaphore(self._limits.streams), trio.Semaphore(self._limits.uploads))
+        gates = self._push_gates.setdefault(where.authority, fresh)
+        return Destination(self._exchange, self._sessions, where, repository, _ACCEPT, self._document, gates)
 
     def blame(self, host: str, digest: Digest, error: VerificationFailed) -> VerificationFailed:
         """The bytes of a blob that `blob` gave were wrong: leave whoever sent them, for this blob, for ten minutes.

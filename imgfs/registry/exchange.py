@@ -36,12 +36,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_KEEPING = frozenset({307, 308})
+"""Redirects that leave method and body as they are (RFC 9110, 15.4)."""
 _UNSHOWN = {401: "grant", 403: "unasked", 404: "unasked"}
 _SHOWN = {401: "grant", 403: "login"}
 """Remedies by status, for requests that showed nothing and for those that showed a grant."""
 _EXPIRED = frozenset({400, 401, 403})
 """What storages answer to an address whose time is over: Google's says 400 (ExpiredToken), others 403."""
 _log = logging.getLogger("imgfs.registry")
+
+
+class Unsure(RemoteError):
+    """Nobody knows whether a request was done that must not just be made again; what went wrong is `reason`.
+
+    The pause before another attempt is over. Who gets this asks how things are.
+    """
+
+    def __init__(self, reason: ImgfsError) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
 
 
 class Exchange:
@@ -94,7 +107,8 @@ class Exchange:
         """Ask until there is an answer with a status that `call` expects; its body is unread and the caller closes it.
 
         Raises NotFound, AccessDenied, RateLimited, RegistryFailed, Unreachable, TimedOut or TooLarge. `tries` may be
-        shared with the caller's own attempts, so that they do not multiply. Cancellation closes the connection.
+        shared with the caller's own attempts, so that they do not multiply. Raises Unsure instead of making a call that
+        is not repeatable again. Cancellation closes the connection.
         """
         grant = self._authenticator.current(call)
         remedies: set[str] = set()
@@ -103,6 +117,7 @@ class Exchange:
                 answer = await self._follow(call, grant, tries)
             except (Unreachable, TimedOut, Garbled) as error:
                 await tries.again(error)
+                self._refuse_again(call, error)
                 continue
             if answer.status in call.expects:
                 return answer
@@ -112,9 +127,16 @@ class Exchange:
             if remedy not in {"", *remedies}:
                 helps, shown = await self._remedied(call, answer, grant, remedy)
             if not helps:
-                await self._fail(answer, await self._failure(call, answer, body, grant), tries)
+                error = await self._failure(call, answer, body, grant)
+                await self._fail(answer, error, tries)
+                self._refuse_again(call, error)
             remedies.add(remedy)
             grant = shown
+
+    def _refuse_again(self, call: Call, error: ImgfsError) -> None:
+        """Let the caller find out what became of a call before it is made again, unless that does no harm."""
+        if not call.repeatable:
+            raise Unsure(error)
 
     async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]], tries: Tries | None = None) -> T:
         """`open`, and `read` its answer, which `read` closes; asks again where the body breaks or stalls."""
@@ -167,13 +189,13 @@ class Exchange:
 
     async def _follow(self, call: Call, grant: auth.Grant | None, tries: Tries) -> Answer:
         """Send the request and follow its redirects; the grant stays with the registry's own origin."""
-        url, foreign, seen = call.url, False, set[str]()
+        url, foreign, seen = call.url, not call.endpoint.owns(call.url) and call.kind != "token", set[str]()
         began = trio.current_time()
         while True:
             seen.add(url)
             await self._pauses.wait(urlsplit(url).netloc, tries, call.subject)
             answer = await self._send(call, url, None if foreign else grant, len(seen) > 1)
-            answer.foreign = foreign
+            answer.url, answer.foreign = url, foreign
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
@@ -183,6 +205,11 @@ class Exchange:
                 raise TimedOut(
                     f"{call.subject}: redirects of registry {call.host} come too slowly, the next leads to "
                     f"{urlsplit(url).netloc}; check the network and the registry, then try again"
+                )
+            if call.method not in {"GET", "HEAD"} and answer.status not in _KEEPING:
+                raise RegistryFailed(
+                    f"{call.subject}: {answer.authority} redirects with {answer.status}, which loses what is sent; "
+                    "report it to its operator"
                 )
             foreign = foreign or origin(url) != origin(call.url)
 
@@ -207,6 +234,7 @@ class Exchange:
         authority = urlsplit(url).netloc
         wire = self._wire or await trio.to_thread.run_sync(self.wire)
         ours = {"accept-encoding": "identity", **{name.lower(): value for name, value in call.headers.items()}}
+        ours |= call.outgoing.headers if call.outgoing is not None else {}
         headers = {"user-agent": "imgfs", **call.endpoint.headers_at(url), **ours}
         if grant is not None and grant.header:
             headers["authorization"] = grant.header
@@ -215,7 +243,7 @@ class Exchange:
         counters.requests["redirect" if redirected else call.kind] += 1
         there = call.endpoint
         manner = Manner(permitted, there.trust_at(url), there.proxy, there.connect if there.owns(url) else None)
-        answer = await wire.send(call.method, url, headers, manner, counters, call.subject, call.body)
+        answer = await wire.send(call.method, url, headers, manner, counters, call.subject, call.body, call.outgoing)
         answer.confidential = bool(there.headers) or (grant is not None and grant.login.credential is not None)
         _log.debug(
             "request", extra={"kind": call.kind, "method": call.method, "host": authority, "status": answer.status}

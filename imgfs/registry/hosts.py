@@ -61,6 +61,11 @@ class Endpoint:
         query = f"?{urlencode({'ns': self.ns})}" if self.ns else ""
         return f"{self.base}{self.path}/{quote(repository)}/{kind}/{quote(selector, safe=':')}{query}"
 
+    def uploads(self, repository: str) -> str:
+        """The URL that begins an upload into a repository."""
+        query = f"?{urlencode({'ns': self.ns})}" if self.ns else ""
+        return f"{self.base}{self.path}/{quote(repository)}/blobs/uploads/{query}"
+
     def owns(self, url: str) -> bool:
         """Whether `url` is at this registry's own origin."""
         return origin(url) == origin(self.base)

@@ -38,6 +38,10 @@ class Limits:
     """Fewer bytes than `crumb` before a body breaks are progress this many times a stream, and then no more."""
     streams: int = 8
     """Blob streams to one registry at a time."""
+    uploads: int = 4
+    """Blobs on their way to one registry at a time."""
+    chunk: int = 32 << 20
+    """Bytes of the largest blob that is sent in one request, and of each request of a larger one."""
     discard: int = 8 << 20
     """Bytes a full answer to a Range may waste, whatever the blob's size; half of the blob is always allowed."""
     keep_alive: float = 30.0

@@ -12,6 +12,8 @@ from imgfs.registry.addresses import Reach, addresses, inner_network
 
 READ_SIZE = 256 << 10
 """httpcore asks for 64 KiB at a time, at up to a third of the throughput."""
+WRITE_SIZE = 64 << 10
+"""Bytes that a write may take its timeout for: who takes fewer in it has stalled."""
 
 HEAD_PIECE = 16 << 10
 HEAD_MAX = 160 << 10
@@ -35,6 +37,7 @@ class WideStream(httpcore.AsyncNetworkStream):
     """A stream that reads up to READ_SIZE, whatever it is asked for; but only once an answer has begun (`widen`).
 
     What comes before that is parsed without a pause for anybody else, so it is taken in small pieces, and not for ever.
+    Each WRITE_SIZE of a write has the time that is given for all of it.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -57,7 +60,10 @@ class WideStream(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         self._head, self._is_wide = 0, False
-        await self._stream.write(buffer, timeout)
+        view = memoryview(buffer)
+        for start in range(0, len(view), WRITE_SIZE):
+            # Any contiguous buffer will do for the socket, and copies cost.
+            await self._stream.write(view[start : start + WRITE_SIZE], timeout)  # pyright: ignore[reportArgumentType]
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -92,6 +92,10 @@ class Tries:
         """A part of what the call wants is here: the count starts anew."""
         self._failed, self._since = 0, trio.current_time()
 
+    def moves(self) -> None:
+        """Something is on its way: no try has failed for it, and none is too late yet."""
+        self._since = trio.current_time()
+
     def rest(self, error: RemoteError, wanted: float) -> float:
         """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits."""
         self._counters.pauses += 1

@@ -13,7 +13,8 @@ class HostStatistics:
     """Counters of one registry, its redirect targets and token endpoint included.
 
     `requests` counts requests sent by kind: `manifest`, `tag` (HEAD), `blob`, `token`, `ping` (`/v2/`), `tags`,
-    `catalog` and `referrers` (each page), `redirect` (every further hop). `failures` counts what went wrong by class of
+    `catalog` and `referrers` (each page), `redirect` (every further hop); of pushes `exists` (HEAD), `mount`, `upload`
+    (each request of one) and `push` (a manifest). `failures` counts what went wrong by class of
     error, whether another try or another host mended it or not; that something is not there is no failure.
     """
 
@@ -24,6 +25,8 @@ class HostStatistics:
     pauses: int = 0
     """How often the registry asked to be left alone for a while (429, 503)."""
     failures: Counter[str] = field(default_factory=Counter[str])
+    sent: int = 0
+    """Bytes of blobs and manifests sent, those that had to be sent again included."""
 
     def failed(self, error: ImgfsError) -> None:
         """Count a failure, and log nothing."""
@@ -32,7 +35,9 @@ class HostStatistics:
 
     def copy(self) -> HostStatistics:
         """A copy that stays as it is."""
-        return HostStatistics(self.requests.copy(), self.received, self.retries, self.pauses, self.failures.copy())
+        return HostStatistics(
+            self.requests.copy(), self.received, self.retries, self.pauses, self.failures.copy(), self.sent
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Statistics:
                 for error, count in one.failures.items()
             },
             "received_bytes": {(("host", name),): one.received for name, one in hosts},
+            "sent_bytes": {(("host", name),): one.sent for name, one in hosts},
             "retries": {(("host", name),): one.retries for name, one in hosts},
             "pauses": {(("host", name),): one.pauses for name, one in hosts},
         }

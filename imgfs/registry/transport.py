@@ -7,11 +7,12 @@ netrc. HTTP/1.1 only: on trio it is several times faster than HTTP/2.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -28,6 +29,7 @@ from imgfs.registry.hosts import hostname
 from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
 from imgfs.registry.network import InnerAddress, Network, WideStream
+from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.proxy import inner_failure, proxy_of, refuse_literal
 from imgfs.registry.statistics import HostStatistics
 from imgfs.registry.trust import SYSTEM, Trust, system_context
@@ -41,6 +43,10 @@ for _name in ("httpx", "httpcore"):
 
 TURN = 0.01
 """Seconds after which others get their turn: one read from the network may hold many thousand chunks of a byte."""
+_SLOW: dict[type[Exception], str] = {
+    httpx.ConnectTimeout: "could not be connected",
+    httpx.WriteTimeout: "did not take what was sent",
+}
 
 
 class DirectTransport(httpx.AsyncHTTPTransport):
@@ -82,6 +88,8 @@ class Answer:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self.authority = authority
+        self.url = ""
+        """What was asked in the end, behind redirects."""
         self.foreign = False
         """Whether it comes from where a registry redirected to, not from the registry."""
         self.confidential = False
@@ -165,6 +173,31 @@ class Answer:
                     await self._take_turns()
 
 
+class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
+    """An Outgoing as httpx takes it; no generator, because httpcore leaves it in the middle when it is cancelled.
+
+    While it goes out each write has its own time; from its end on the answer has `patience` seconds, within `scope`.
+    """
+
+    def __init__(self, outgoing: Outgoing, scope: trio.CancelScope, patience: float, counters: HostStatistics) -> None:
+        self._pieces = outgoing.pieces()
+        self._scope = scope
+        self._patience = patience
+        self._counters = counters
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._scope.deadline = math.inf
+        piece = await anext(self._pieces, b"")
+        if not piece:
+            self._scope.deadline = trio.current_time() + self._patience
+            raise StopAsyncIteration
+        self._counters.sent += len(piece)
+        return piece
+
+
 class Wire:
     """The connections of one Registry. Safe to construct in a thread; used in one trio loop.
 
@@ -193,22 +226,28 @@ class Wire:
         counters: HostStatistics,
         subject: str,
         body: bytes = b"",
+        outgoing: Outgoing | None = None,
     ) -> Answer:
-        """Send a request and wait for the headers of its answer; `subject` begins the messages.
+        """Send a request, with `body` or `outgoing`, and wait for the headers of its answer; `subject` begins messages.
+
+        An answer that comes before all of `outgoing` was taken is as good as any.
 
         Raises Unreachable, TimedOut and Garbled, which another try may cure, RegistryFailed (TLS, an address outside
         what is permitted), which it will not, and TooLarge.
         """
         authority = urlsplit(url).netloc
         limits, connect = self._limits, manner.connect or self._limits.connect
-        times = {"connect": connect, "read": limits.silence, "write": limits.silence, "pool": None}
+        silence = limits.silence if outgoing is None else limits.patience
+        times = {"connect": connect, "read": silence, "write": limits.silence, "pool": None}
         try:
             transport = await self._transport(url, manner, subject)
             request = httpx.Request(method, url, headers=headers, content=body or None, extensions={"timeout": times})
-            with trio.fail_after(connect + limits.silence):
+            with trio.fail_after(connect + limits.silence) as scope:
+                if outgoing is not None:
+                    request.stream = _Body(outgoing, scope, limits.patience, counters)
                 response = await transport.handle_async_request(request)
         except (trio.TooSlowError, httpx.TimeoutException) as error:
-            what = "could not be connected" if isinstance(error, httpx.ConnectTimeout) else "did not answer"
+            what = _SLOW.get(type(error), "did not answer")
             raise TimedOut(
                 f"{subject}: {authority} {what} in time; check the network and the registry, then try again"
             ) from None

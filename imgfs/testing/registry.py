@@ -21,6 +21,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,7 +30,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.testing.faults import Action, Fault
-from imgfs.testing.reply import CATALOG, PATH, Body, Reply, Request
+from imgfs.testing.reply import CATALOG, PATH, Body, Reply, Request, error, json_reply
 from imgfs.testing.valve import Valve
 
 PIECE = 1 << 20
@@ -158,6 +159,11 @@ class FakeRegistry:
             self._faults.append(fault)
         return fault
 
+    def receive(self, request: Request, length: int, file: BufferedIOBase) -> bool:
+        """Read the body of `request`; without its last bytes there is no answer."""
+        request.body = file.read(length)
+        return len(request.body) == length
+
     def answer(self, request: Request) -> Reply | None:
         """Plan the answer to `request`, log it, and apply the fault that strikes."""
         with self._lock:
@@ -171,21 +177,20 @@ class FakeRegistry:
             return reply
 
     def _plan(self, request: Request) -> Reply:
+        """What to answer where no fault strikes."""
         parts = urlsplit(request.path)
         if parts.path == "/token":
-            return self._token(parse_qs(parts.query).get("scope", [""])[0])
+            return self._token(" ".join(parse_qs(parts.query).get("scope", [])))
         found = PATH.match(unquote(parts.path))
-        if self.logins and request.headers.get("authorization", "") not in map(_basic, self.logins.items()):
-            return _error(401, "UNAUTHORIZED").headed(WWW_Authenticate='Basic realm="fake"')
         scope = "registry:catalog:*" if parts.path == CATALOG else _scope(found)
-        if self._needs_token and self.tokens.get(request.headers.get("authorization", "")) != scope:
-            return self._challenge(scope)
+        if refused := self._refused(request, scope):
+            return refused
         query = parse_qs(parts.query)
         if parts.path == CATALOG:
             names = sorted({name for name, _ in self._tags})
             return self._listed(parts.path, query, names, lambda some: {"repositories": some})
         if found is None:
-            return _json(200 if parts.path == "/v2/" else 404, {})
+            return json_reply(200 if parts.path == "/v2/" else 404, {})
         repository, kind, selector = found.groups()
         if kind == "manifests":
             return self._manifest(repository, selector)
@@ -193,29 +198,38 @@ class FakeRegistry:
             return self._blob(request, selector)
         if kind == "tags":
             return self._tag_list(parts.path, query, repository)
-        return self._referrers(parts.path, query, selector) if self.has_referrers else _error(404, "UNSUPPORTED")
+        return self._referrers(parts.path, query, selector) if self.has_referrers else error(404, "UNSUPPORTED")
+
+    def _refused(self, request: Request, scope: str) -> Reply | None:
+        """The refusal of a request that does not show what it needs for `scope`."""
+        shown = request.headers.get("authorization", "")
+        if self.logins and shown not in map(_basic, self.logins.items()):
+            return error(401, "UNAUTHORIZED").headed(WWW_Authenticate='Basic realm="fake"')
+        if self._needs_token and (shown not in self.tokens or not _allows(self.tokens[shown], scope)):
+            return self._challenge(scope)
+        return None
 
     def _token(self, scope: str) -> Reply:
         self._issued += 1
         token = f"canary-token-{self._issued}"
         self.tokens[f"Bearer {token}"] = scope
-        return _json(200, {"token": token, "expires_in": self.expires_in})
+        return json_reply(200, {"token": token, "expires_in": self.expires_in})
 
     def _challenge(self, scope: str) -> Reply:
         challenge = f'Bearer realm="{self.realm or f"{self.url}/token"}",service="fake",scope="{scope}"'
-        return _error(401, "UNAUTHORIZED").headed(WWW_Authenticate=challenge)
+        return error(401, "UNAUTHORIZED").headed(WWW_Authenticate=challenge)
 
     def _manifest(self, repository: str, selector: str) -> Reply:
         digest = selector if is_digest(selector) else self._tags.get((repository, selector), "")
         if digest not in self._manifests:
-            return _error(404, "MANIFEST_UNKNOWN")
+            return error(404, "MANIFEST_UNKNOWN")
         data, media_type = self._manifests[digest]
         return Reply(body=data).headed(Content_Type=media_type, Docker_Content_Digest=digest, ETag=f'"{digest}"')
 
     def _tag_list(self, path: str, query: dict[str, list[str]], repository: str) -> Reply:
         tags = sorted(tag for name, tag in self._tags if name == repository)
         if not tags:
-            return _error(404, "NAME_UNKNOWN")
+            return error(404, "NAME_UNKNOWN")
         return self._listed(path, query, tags, lambda some: {"name": repository, "tags": some})
 
     def _referrers(self, path: str, query: dict[str, list[str]], subject: str) -> Reply:
@@ -239,7 +253,7 @@ class FakeRegistry:
         """The page behind `last`, and where the next one is."""
         last, size = query.get("last", [""])[0], min(self.page, int(query.get("n", ["1000"])[0]))
         rest = [name for name in names if name > last]
-        reply = _json(200, render(rest[:size]))
+        reply = json_reply(200, render(rest[:size]))
         if len(rest) <= size:
             return reply
         kept = {key: values[0] for key, values in query.items()}
@@ -247,7 +261,7 @@ class FakeRegistry:
 
     def _blob(self, request: Request, digest: str) -> Reply:
         if digest not in self._blobs:
-            return _error(404, "BLOB_UNKNOWN")
+            return error(404, "BLOB_UNKNOWN")
         etag = f'"{digest}"'
         whole = Reply(body=self._blobs[digest]).headed(
             Content_Type="application/octet-stream", Docker_Content_Digest=digest, ETag=etag, Accept_Ranges="bytes"
@@ -270,6 +284,16 @@ def _scope(found: re.Match[str] | None) -> str:
     return f"repository:{found[1]}:pull" if found else ""
 
 
+def _allows(granted: str, needed: str) -> bool:
+    """Whether the scopes of a token hold all actions of those that a request needs."""
+    return set(_actions(needed)) <= set(_actions(granted))
+
+
+def _actions(scopes: str) -> list[tuple[str, str]]:
+    parts = [scope.rpartition(":") for scope in scopes.split()]
+    return [(what, action) for what, _, actions in parts for action in actions.split(",")]
+
+
 def _basic(login: tuple[str, str]) -> str:
     return f"Basic {b64encode(':'.join(login).encode()).decode()}"
 
@@ -281,14 +305,6 @@ def _part(whole: Reply, first: str, last: str) -> Reply:
         return Reply(416).headed(Content_Range=f"bytes */{size}")
     part = replace(whole, status=206, body=memoryview(whole.body)[start:end], whole=whole)
     return part.headed(Content_Range=f"bytes {start}-{end - 1}/{size}")
-
-
-def _json(code: int, value: object) -> Reply:
-    return Reply(code, body=json.dumps(value).encode()).headed(Content_Type="application/json")
-
-
-def _error(code: int, name: str) -> Reply:
-    return _json(code, {"errors": [{"code": name, "message": name.lower().replace("_", " ")}]})
 
 
 def _mapped(descriptor: int, size: int) -> Body:
@@ -315,9 +331,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        body = self.rfile.read(int(headers.get("content-length", "0")))
-        request = Request(self.command, self.path, headers, body, self.client_address[1])
-        reply = self.server.registry.answer(request)
+        request = Request(self.command, self.path, headers, b"", self.client_address[1])
+        whole = self.server.registry.receive(request, int(headers.get("content-length", "0")), self.rfile)
+        reply = self.server.registry.answer(request) if whole else None
         if reply is None or (reply.hold == -1 and not self.server.registry.valve.hold(self.connection)):
             self.close_connection = True
             return
@@ -329,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.reset:
             self._reset()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Stay quiet."""

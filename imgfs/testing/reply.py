@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import re
 from dataclasses import dataclass, field, replace
@@ -75,3 +76,13 @@ class Reply:
     def headed(self, **headers: str) -> Reply:
         """The same with further headers; underscores stand for dashes."""
         return replace(self, headers={**self.headers, **{name.replace("_", "-"): headers[name] for name in headers}})
+
+
+def json_reply(code: int, value: object) -> Reply:
+    """Answer with a value as JSON."""
+    return Reply(code, body=json.dumps(value).encode()).headed(Content_Type="application/json")
+
+
+def error(code: int, name: str) -> Reply:
+    """Answer with an error as registries do (distribution-spec, "Error Codes")."""
+    return json_reply(code, {"errors": [{"code": name, "message": name.lower().replace("_", " ")}]})

@@ -28,7 +28,9 @@ from imgfs.errors import AccessDenied, ImgfsError, RegistryFailed, Unreachable
 from imgfs.oci.reference import Reference
 from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
+from imgfs.registry.limits import Limits
 from tests.registry.credentials.desk import Desk
+from tests.registry.pushing import Bytes
 from tests.support.isolation import settle
 from tests.support.mounted import Mounted
 from tests.support.token_server import TokenServer, basic, token_server
@@ -158,7 +160,9 @@ async def scene(
     if request.param == "with a login":
         desk.login(desk.auth, "user", PASSWORD, challenger.host)
     trio.socket.set_custom_hostname_resolver(Hosts())
-    registry = Registry(plain_http=[PUBLIC], credentials=Credentials(None, desk.identity), sleep=no_wait)
+    registry = Registry(
+        limits=Limits(chunk=1000), plain_http=[PUBLIC], credentials=Credentials(None, desk.identity), sleep=no_wait
+    )
     async with registry:
         yield Scene(challenger, traps, registry)
 
@@ -278,6 +282,26 @@ async def test_a_token_endpoint_does_not_lead_inside(scene: Scene) -> None:
     assert scene.caught == []
 
 
+@pytest.mark.parametrize("size", [10, 10_000], ids=["whole", "in parts"])
+@pytest.mark.parametrize("address", [METADATA, PRIVATE, LOOPBACK])
+async def test_an_upload_does_not_go_inside(scene: Scene, address: str, size: int) -> None:
+    blob = Bytes(bytes(size))
+    scene.challenger.status, scene.challenger.headers = 202, {"Location": scene.url(address)}
+    destination = await scene.registry.destination(scene.challenger.host, "team/app")
+    with pytest.raises((RegistryFailed, Unreachable)) as caught:
+        await destination.upload(blob.descriptor, blob.read, lambda offset: None)
+    assert address in caught.value.message
+    assert scene.caught == []
+
+
+async def test_an_upload_elsewhere_shows_no_login(scene: Scene) -> None:
+    blob = Bytes(bytes(10))
+    scene.challenger.status, scene.challenger.headers = 202, {"Location": scene.url(OTHER)}
+    destination = await scene.registry.destination(scene.challenger.host, "team/app")
+    await destination.upload(blob.descriptor, blob.read, lambda offset: None)
+    assert [(one.method, one.authorization) for one in scene.traps[OTHER].shown] == [("PUT", "")]
+
+
 async def test_a_registry_with_tls_does_not_lead_to_less(traps: dict[str, TokenServer], desk: Desk) -> None:
     authority = trustme.CA()
     server_side, client_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
@@ -291,6 +315,11 @@ async def test_a_registry_with_tls_does_not_lead_to_less(traps: dict[str, TokenS
                 challenger.challenge(f'Bearer realm="{realm}"')
                 with pytest.raises(RegistryFailed, match="from https to http"):
                     await registry.manifest(Reference(challenger.host, "team/app", "1"))
+                challenger.status, challenger.headers = 202, {"Location": realm}
+                blob = Bytes(b"blob")
+                destination = await registry.destination(challenger.host, "team/app")
+                with pytest.raises(RegistryFailed, match="from https to http"):
+                    await destination.upload(blob.descriptor, blob.read, lambda offset: None)
         assert own.shown == []
     assert traps[OTHER].shown == []
 

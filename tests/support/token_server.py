@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer["refresh_token"] = server.successor
         return self._answer(200, answer)
 
-    do_POST = do_GET
+    do_POST = do_PUT = do_PATCH = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Stay quiet."""

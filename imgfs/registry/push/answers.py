@@ -1,0 +1,68 @@
+"""What registries answer to uploads: where to go on, how much they have, and why not. Their word is checked here."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from imgfs.errors import ImgfsError, RegistryFailed, TooLarge, Unsupported
+from imgfs.registry.body import drain
+from imgfs.registry.call import Call
+from imgfs.registry.hosts import check_url
+from imgfs.registry.paging import with_query
+from imgfs.registry.status import error_code
+
+if TYPE_CHECKING:
+    from imgfs.registry.transport import Answer
+
+DONE = frozenset({200, 201, 202, 204})
+NO_SUCH_METHOD = frozenset({405, 501})
+JUDGED = DONE | NO_SUCH_METHOD | {400, 413, 415, 416}
+"""Statuses that uploads and manifests have their own words for; others mean what they always mean."""
+_RANGE = re.compile(r"(?:bytes[= ])?0-(\d{1,19})\Z")
+
+
+def last_received(answer: Answer) -> int | None:
+    """The offset of the last byte that the registry says to have, by its Range header; None if it does not say."""
+    found = _RANGE.match(answer.headers.get("range", "").strip())
+    return int(found[1]) if found else None
+
+
+def following(call: Call, answer: Answer) -> str | None:
+    """The URL at which an upload goes on, by the Location header, relative or not; None if there is none.
+
+    Raises RegistryFailed for one not to be followed: no http, or from https to http. A registry behind a proxy may
+    take itself for one without TLS: it is asked the way it was before.
+    """
+    location = answer.headers.get("location", "")
+    if not location:
+        return None
+    where, what = call.endpoint, f"{call.subject}: where registry {call.host} wants it"
+    try:
+        joined = urljoin(answer.url, location)
+        authority = urlsplit(joined).netloc.lower()
+    except ValueError:
+        joined = authority = ""
+    if authority == where.authority.lower():
+        joined = urlsplit(joined)._replace(scheme=where.scheme).geturl()
+    url = check_url(joined, answer.url, what)
+    if where.ns and where.owns(url) and "ns=" not in urlsplit(url).query:
+        url = with_query(url, ns=where.ns)
+    return url
+
+
+async def closed(answer: Answer) -> str:
+    """Read the rest of an answer that is judged by its status, and close it; returns the registry's error code."""
+    return error_code(await drain(answer))
+
+
+def refusal(call: Call, answer: Answer, code: str) -> ImgfsError:
+    """The error for a status of JUDGED that ends a push."""
+    sent = call.outgoing.length if call.outgoing is not None else 0
+    said = f"{call.subject}: registry {call.host} answered {answer.status}{f' {code}' if code else ''}"
+    if answer.status in NO_SUCH_METHOD or code == "UNSUPPORTED":
+        return Unsupported(f"{said} to a push: it takes none; push to a registry that does, or to what it mirrors")
+    if answer.status == 413:
+        return TooLarge(f"{said} to {sent} bytes; have its operator raise the limit of requests")
+    return RegistryFailed(f"{said} to a push; check what it accepts, and try again")

@@ -1,0 +1,196 @@
+"""One repository of one registry, as what is pushed goes there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from imgfs.errors import AccessDenied, NotFound, RegistryFailed, VerificationFailed
+from imgfs.oci.descriptor import OCI_INDEX, Descriptor
+from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.reference import Reference
+from imgfs.registry.body import drain
+from imgfs.registry.call import Call
+from imgfs.registry.exchange import Exchange, Unsure
+from imgfs.registry.hosts import Endpoint
+from imgfs.registry.lists import fallback_tag
+from imgfs.registry.outgoing import Outgoing
+from imgfs.registry.paging import with_query
+from imgfs.registry.push.answers import DONE, JUDGED, closed, following, refusal
+from imgfs.registry.push.referring import entry_of, with_entry
+from imgfs.registry.push.sessions import Sessions
+from imgfs.registry.push.upload import Read, Upload
+from imgfs.registry.retry import Tries
+
+ACCESS = "pull,push"
+Document = Callable[[Reference, Endpoint, Tries], Awaitable[tuple[Descriptor, bytes]]]
+"""Fetches a manifest or an index from this very host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """What bounds pushes to one host: questions and uploads at a time, and one change of a list of referrers."""
+
+    questions: trio.Semaphore
+    uploads: trio.Semaphore
+    lists: trio.Lock = field(default_factory=trio.Lock)
+
+
+class Destination:
+    """A repository at the host that pushes of its registry go to.
+
+    Every method raises NotFound (the repository, by the registry's word), AccessDenied, RateLimited, RegistryFailed,
+    Unreachable, TimedOut; those that send also Unsupported where the registry takes no pushes. Cancelling one closes
+    its connection. `gates` bound what goes on at the host at once.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        sessions: Sessions,
+        where: Endpoint,
+        repository: str,
+        accept: str,
+        document: Document,
+        gates: Gates,
+    ) -> None:
+        self.repository = repository
+        self._exchange = exchange
+        self._sessions = sessions
+        self._where = where
+        self._accept = accept
+        self._document = document
+        self._gates = gates
+        self._begun: dict[Digest, str] = {}
+        """Uploads that refused mounts have opened."""
+
+    @property
+    def authority(self) -> str:
+        """The host that is pushed to, as URLs say it."""
+        return self._where.authority
+
+    async def has_blob(self, digest: Digest) -> bool:
+        """Whether the repository has the blob: one HEAD (distribution-spec, "Checking if content exists")."""
+        return await self._exists(self._where.url(self.repository, "blobs", digest), str(digest)) is not None
+
+    async def has_manifest(self, selector: str, digest: Digest) -> bool:
+        """Whether the tag or digest `selector` is, there, the manifest or index of `digest`."""
+        url = self._where.url(self.repository, "manifests", selector)
+        stated = await self._exists(url, selector, Accept=self._accept)
+        return stated is not None and (stated == digest or (selector == digest and not is_digest(stated)))
+
+    async def mount(self, digest: Digest, repositories: Iterable[str]) -> str | None:
+        """Let the registry take the blob over from one of its other repositories; returns which, None if it does not.
+
+        That is no failure: the blob has to be sent then.
+        """
+        for repository in repositories:
+            url = with_query(self._where.uploads(self.repository), mount=digest)
+            call = replace(
+                self._call("mount", digest),
+                method="POST",
+                url=with_query(url, **{"from": repository}),
+                expects=JUDGED,
+                source=repository,
+            )
+            try:
+                async with self._gates.questions:
+                    answer = await self._exchange.open(call, self._tries())
+                    await closed(answer)
+            except (NotFound, AccessDenied, RegistryFailed):
+                continue  # of the other repository, maybe; the upload will show
+            if answer.status == 201:
+                return repository
+            if answer.status == 202 and (begun := following(call, answer)):
+                self._begun[digest] = begun
+        return None
+
+    async def upload(self, descriptor: Descriptor, read: Read, at: Callable[[int], object]) -> None:
+        """On return the repository has the blob; see Upload. At most `limits.uploads` go to a host at a time."""
+        digest = descriptor.digest
+        template = replace(
+            self._call("upload", digest), method="POST", url=self._where.uploads(self.repository), expects=JUDGED
+        )
+        async with self._gates.uploads:
+            upload = Upload(
+                self._exchange, self._sessions, template, descriptor, read, lambda: self.has_blob(digest), at
+            )
+            await upload.run(self._begun.pop(digest, ""))
+
+    async def put_manifest(self, selector: str, descriptor: Descriptor, data: bytes) -> Digest | None:
+        """Give the manifest or index the tag or digest `selector`; returns the subject that the registry has seen.
+
+        Raises VerificationFailed where it finds another digest. Source: distribution-spec, "Pushing Manifests".
+        """
+        call = replace(
+            self._call("push", selector),
+            method="PUT",
+            url=self._where.url(self.repository, "manifests", selector),
+            expects=JUDGED,
+            outgoing=Outgoing.of(data, descriptor.media_type),
+            repeatable=selector == descriptor.digest,
+        )
+        tries = self._tries()
+        while True:
+            try:
+                answer = await self._exchange.open(call, tries)
+                break
+            except Unsure:
+                # Somebody may have given the tag to another image meanwhile, after ours had come.
+                if await self.has_manifest(selector, descriptor.digest):
+                    return None
+        code = await closed(answer)
+        if answer.status not in DONE:
+            raise refusal(call, answer, code)
+        stated = answer.headers.get("docker-content-digest", "")
+        if (
+            is_digest(stated)
+            and stated != descriptor.digest
+            and Digest(stated).algorithm == descriptor.digest.algorithm
+        ):
+            raise VerificationFailed(
+                f"{call.subject}: registry {call.host} stored it as {stated}, expected {descriptor.digest}; push again"
+            )
+        subject = answer.headers.get("oci-subject", "")
+        return Digest(subject) if is_digest(subject) else None
+
+    async def list_referrer(self, subject: Digest, descriptor: Descriptor, data: bytes) -> bool:
+        """Enter a manifest into the index by which registries without a referrers API list what refers to `subject`.
+
+        Returns whether it was not in there yet. Raises Malformed where the tag is something else. Two who do this at
+        once from different machines may lose one entry, as the specification says.
+        """
+        tag = fallback_tag(subject)
+        reference = Reference(self._where.host, self.repository, tag)
+        async with self._gates.lists:
+            try:
+                _, known = await self._document(reference, self._where, self._tries())
+            except NotFound:
+                known = None
+            index = with_entry(known, entry_of(descriptor, data), str(reference))
+            if index is None:
+                return False
+            await self.put_manifest(tag, Descriptor(Digest.of(index), len(index), OCI_INDEX), index)
+            return True
+
+    async def _exists(self, url: str, what: str, **headers: str) -> str | None:
+        """The digest that the registry states for what is at `url` ("" if it states none); None if nothing is there."""
+        call = replace(self._call("exists", what), method="HEAD", url=url, headers=headers)
+        try:
+            async with self._gates.questions:
+                answer = await self._exchange.open(call, self._tries())
+                await drain(answer)
+        except (NotFound, RegistryFailed):
+            # Who cannot tell (caches answer 500) is sent it, and says why not if that cannot be either.
+            return None
+        return answer.headers.get("docker-content-digest", "")
+
+    def _call(self, kind: str, what: str) -> Call:
+        place = f"{self._where.host}/{self.repository}"
+        subject = f"push of {what} to {place}" if is_digest(what) else f"push to {place}:{what}"
+        return Call(kind, self._where, self.repository, "", subject, access=ACCESS)
+
+    def _tries(self) -> Tries:
+        return self._exchange.tries(self._where.host)

@@ -1,0 +1,260 @@
+"""One blob on its way into a repository: whole or in parts, and from where it broke off.
+
+Each step is one request; what it answers decides which the next one is. Nothing is sent twice unless the registry says
+that it does not have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from imgfs.errors import AccessDenied, ImgfsError, NotFound, RegistryFailed, RemoteError, VerificationFailed
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import is_digest
+from imgfs.registry.call import Call
+from imgfs.registry.exchange import Exchange, Unsure
+from imgfs.registry.outgoing import Outgoing
+from imgfs.registry.paging import with_query
+from imgfs.registry.push.answers import DONE, JUDGED, NO_SUCH_METHOD, closed, following, last_received, refusal
+from imgfs.registry.push.sessions import Place, Sessions
+from imgfs.registry.retry import Tries
+
+if TYPE_CHECKING:
+    from imgfs.registry.transport import Answer
+
+Read = Callable[[int, int], Outgoing]
+"""The bytes of a blob from one offset up to another, which may be asked for more than once."""
+_WRONG = frozenset({"DIGEST_INVALID", "SIZE_INVALID"})
+
+
+class Upload:
+    """Sends the blob that `descriptor` tells of, whose bytes `read` gives; `run` it once.
+
+    `template` is a call that begins an upload there; the others are made of it. `is_there` asks whether the registry
+    has the blob. `at` is told the offset up to which the registry has it, whenever that is known: it may be less than
+    was sent.
+
+    A blob of at most `limits.chunk` bytes goes in one request (distribution-spec, "POST then PUT"), a larger one in
+    parts of that size ("Pushing a blob in chunks"). Whatever breaks, the registry is asked how much it has, and the
+    rest is sent; one that takes no parts, or cannot tell, gets it from the beginning.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        sessions: Sessions,
+        template: Call,
+        descriptor: Descriptor,
+        read: Read,
+        is_there: Callable[[], Awaitable[bool]],
+        at: Callable[[int], object],
+    ) -> None:
+        self._exchange = exchange
+        self._sessions = sessions
+        self._template = template
+        self._size = descriptor.size
+        self._digest = descriptor.digest
+        self._read = read
+        self._is_there = is_there
+        self._at = at
+        self._tries = exchange.tries(template.host)
+        self._place = Place(template.endpoint.base, template.repository, descriptor.digest)
+        self._chunk = exchange.limits.chunk
+        self._url = ""
+        """Where the upload goes on; "" where none has begun."""
+        self._offset: int | None = 0
+        """How much of it the registry has; None where it has to be asked."""
+        self._reached = 0
+        self._is_whole = False
+        """Whether parts of this one were refused."""
+
+    async def run(self, begun: str = "") -> None:
+        """On return the registry has the blob. `begun` is the URL of an upload that was opened just now.
+
+        Raises VerificationFailed where the registry finds another digest, Unsupported where it takes no pushes, and
+        what every call raises. Cancelled, or failed, it leaves an upload from which the next one goes on.
+        """
+        if begun:
+            self._began_at(begun)
+        elif kept := self._sessions.get(self._place):
+            self._url, self._offset = kept, None
+        while not await self._step():
+            pass
+        self._sessions.drop(self._place)
+        self._at(self._size)
+
+    async def _step(self) -> bool:
+        """The next request; whether it was the last."""
+        if not self._url:
+            await self._begin()
+            return False
+        try:
+            if self._offset is None:
+                await self._ask_offset()
+            elif self._offset == self._size or self._goes_at_once(self._offset):
+                return await self._finish(self._offset)
+            else:
+                await self._send_part(self._offset)
+        except Unsure:
+            self._offset = None
+            return await self._is_there()
+        except NotFound as error:
+            self._is_whole = self._is_whole or self._offset == 0
+            await self._lose(error)
+        return False
+
+    @property
+    def _is_undivided(self) -> bool:
+        """Whether the registry takes no parts."""
+        return self._is_whole or self._template.endpoint.base in self._sessions.undivided
+
+    def _goes_at_once(self, start: int) -> bool:
+        return start == 0 and (self._size <= self._chunk or self._is_undivided)
+
+    async def _begin(self) -> None:
+        answer = await self._exchange.open(self._template, self._tries)
+        code = await closed(answer)
+        url = following(self._template, answer) if answer.status in DONE else None
+        if answer.status not in DONE:
+            raise refusal(self._template, answer, code)
+        if url is None:
+            raise RegistryFailed(
+                f"{self._template.subject}: registry {self._template.host} begins an upload without a Location; "
+                "check that it is a registry"
+            )
+        least = answer.headers.get("oci-chunk-min-length", "")
+        if least.isascii() and least.isdigit():
+            self._chunk = max(self._chunk, int(least))
+        self._began_at(url)
+
+    async def _ask_offset(self) -> None:
+        """Ask how much has arrived; where the registry cannot tell, begin anew."""
+        if self._is_undivided:
+            self._forget()
+            return
+        try:
+            answer = await self._exchange.open(self._call("GET", self._url), self._tries)
+        except (NotFound, AccessDenied, RegistryFailed):
+            self._forget()  # and what made it be asked has been counted
+            return
+        await closed(answer)
+        last = last_received(answer)
+        # Of no byte some registries say `0-0`, as of one: that is not worth going on from.
+        if answer.status not in DONE or not last or last >= self._size:
+            self._forget()
+            return
+        self._url = following(self._template, answer) or self._url
+        self._arrived(last + 1)
+
+    async def _send_part(self, start: int) -> None:
+        end = min(start + self._chunk, self._size)
+        call = self._sending("PATCH", self._url, self._read(start, end))
+        answer = await self._exchange.open(replace(call, headers={"Content-Range": f"{start}-{end - 1}"}), self._tries)
+        code = await closed(answer)
+        if answer.status in DONE:
+            self._go_on_at(following(call, answer) or self._url)
+            last = last_received(answer)
+            arrived = end if last is None else last + 1
+            if start < arrived <= end:
+                self._arrived(arrived)
+                return
+            await self._count(_unfit(call, answer))
+            self._offset = None
+        elif answer.status == 416 and start:
+            await self._count(_unfit(call, answer))
+            self._offset = None
+        elif answer.status in NO_SUCH_METHOD:
+            self._sessions.undivided.add(self._template.endpoint.base)
+            self._forget()
+        elif answer.status in {400, 415, 416}:
+            self._is_whole = start == 0
+            await self._lose(refusal(call, answer, code))
+        else:
+            raise refusal(call, answer, code)
+
+    async def _finish(self, start: int) -> bool:
+        """Send what is not there, and the digest with it; whether the registry took it."""
+        call = self._sending("PUT", with_query(self._url, digest=self._digest), self._read(start, self._size))
+        answer = await self._exchange.open(call, self._tries)
+        code = await closed(answer)
+        if answer.status in DONE:
+            stated = answer.headers.get("docker-content-digest", "")
+            if is_digest(stated) and stated != self._digest and stated.partition(":")[0] == self._digest.algorithm:
+                raise self._wrong(f"stored it as {stated}")
+            return True
+        if code in _WRONG:
+            self._forget()
+            raise self._wrong(f"answered {answer.status} {code}")
+        if answer.status == 416:
+            await self._count(_unfit(call, answer))
+            self._offset = None
+        elif answer.status == 400 and start:
+            await self._lose(refusal(call, answer, code))
+        else:
+            raise refusal(call, answer, code)
+        return False
+
+    def _wrong(self, said: str) -> VerificationFailed:
+        return VerificationFailed(
+            f"{self._template.subject}: registry {self._template.host} {said}, so other bytes arrived than were sent; "
+            "push again, and check the proxies on the way"
+        )
+
+    def _call(self, method: str, url: str) -> Call:
+        return replace(self._template, method=method, url=url, expects=JUDGED)
+
+    def _sending(self, method: str, url: str, outgoing: Outgoing) -> Call:
+        watched = replace(outgoing, pieces=lambda: _Watched(outgoing.pieces(), self._tries))
+        return replace(self._call(method, url), outgoing=watched, repeatable=False)
+
+    def _began_at(self, url: str) -> None:
+        self._go_on_at(url)
+        self._offset = 0
+        self._at(0)
+
+    def _go_on_at(self, url: str) -> None:
+        self._url = url
+        self._sessions.keep(self._place, url)
+
+    def _arrived(self, offset: int) -> None:
+        """The registry has the blob up to `offset`; enough of it is progress, and the count of tries starts anew."""
+        self._offset = offset
+        self._at(offset)
+        gained = offset - self._reached
+        if gained >= self._exchange.limits.crumb or (gained > 0 and offset == self._size):
+            self._reached = offset
+            self._tries.progressed()
+
+    async def _count(self, error: RemoteError) -> None:
+        """Count a failure, and wait a moment; raises `error` at the limit."""
+        await self._tries.again(error)
+
+    async def _lose(self, error: ImgfsError) -> None:
+        """The upload is of no use any more: begin another one."""
+        self._forget()
+        await self._count(error if isinstance(error, RemoteError) else RegistryFailed(error.message))
+
+    def _forget(self) -> None:
+        self._sessions.drop(self._place)
+        self._url, self._offset = "", 0
+
+
+class _Watched(AsyncIterator[bytes]):
+    """Pieces on their way out: as long as they go, a slow line is no reason to give up."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], tries: Tries) -> None:
+        self._pieces = pieces
+        self._tries = tries
+
+    async def __anext__(self) -> bytes:
+        self._tries.moves()
+        return await anext(self._pieces)
+
+
+def _unfit(call: Call, answer: Answer) -> RegistryFailed:
+    return RegistryFailed(
+        f"{call.subject}: registry {call.host} answered {answer.status} and cannot go on with an upload where it is; "
+        "try again later"
+    )

@@ -1,0 +1,60 @@
+"""Uploads to a registry that does anything at any time: they end, and what is stored is right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from trio.testing import MockClock
+
+from imgfs.errors import ImgfsError
+from imgfs.testing.reply import Reply
+from imgfs.testing.uploads import PushRegistry
+from tests.registry.pushing import CHUNK, REPOSITORY, Bytes, Pushing
+
+STATUSES = (200, 201, 202, 204, 301, 400, 403, 404, 405, 409, 413, 415, 416, 429, 500, 503)
+REQUESTS_MAX = 150
+"""What five parts and some faults may cost at most, all attempts at all of it included."""
+
+
+def mischief(chance: random.Random, budget: list[int], is_planned: bool) -> Callable[[Reply], Reply | None]:
+    """A fault that strikes now and then, as long as its budget lasts; `is_planned`: whether it sees the true answer."""
+
+    def act(reply: Reply) -> Reply | None:
+        is_second_look = bool(reply.status) and not is_planned
+        if is_second_look or not budget[0] or chance.random() < 0.6:
+            return reply
+        budget[0] -= 1
+        if chance.random() < 0.3:
+            return None
+        made = Reply(chance.choice(STATUSES))
+        headers = {"Range": f"0-{chance.randrange(30_000)}", "Retry_After": "1", "Location": "/v2/x/blobs/uploads/none"}
+        return made.headed(**{name: value for name, value in headers.items() if chance.random() < 0.3})
+
+    return act
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_whatever_a_registry_does_an_upload_ends_and_stores_nothing_wrong(
+    mock_clock: MockClock, seed: int
+) -> None:
+    chance = random.Random(seed)
+    blob = Bytes(chance.randbytes(chance.choice([0, 1, 100, CHUNK, CHUNK + 1, 5 * CHUNK - 7])))
+    budget = [chance.randrange(20)]
+    with PushRegistry() as fake:
+        fake.takes_parts, fake.forgets = chance.random() < 0.8, chance.random() < 0.3
+        fake.cuts = [chance.randrange(2 * CHUNK) for _ in range(chance.randrange(5))]
+        fake.fault(mischief(chance, budget, is_planned=False), "^(POST|PATCH|PUT)", times=None)
+        fake.fault(mischief(chance, budget, is_planned=True), "^(GET|HEAD)", times=None)
+        pushing = Pushing(mock_clock, fake)
+        async with pushing.registry:
+            with suppress(ImgfsError):
+                await pushing.upload(blob)
+            assert len(fake.log) < REQUESTS_MAX
+            assert fake.blob(REPOSITORY, blob.descriptor.digest) in (None, blob.data)
+            fake.reset()
+            fake.cuts.clear()
+            await pushing.upload(blob)
+            assert fake.blob(REPOSITORY, blob.descriptor.digest) == blob.data
