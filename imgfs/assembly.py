@@ -48,7 +48,7 @@ from imgfs.rootfs.kinds import ROOTFS, TERMS
 from imgfs.rootfs.rootfs import Terms
 from imgfs.snapshots import graph, notes, rows
 from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
-from imgfs.transfer.kinds import TRANSFER
+from imgfs.transfer.kinds import PUSH, TRANSFER
 from imgfs.transfer.progress import Transfers
 
 TABLES = Tables(
@@ -149,6 +149,7 @@ def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems
         images=transfer.images,
         blobs=transfer.blobs,
         transfers=transfer.transfers,
+        pushes=running.one(PUSH),
         failures=transfer.failures,
         status=transfer.status,
         space=lambda: _space(room, limits_of(mounting.config)),

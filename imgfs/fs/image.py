@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 import msgspec
@@ -14,6 +15,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.chain import check_merge
 from imgfs.fs.files import WRITING, BytesHandle, RenderedFile
 from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number, missing
+from imgfs.fs.push import push_directory
 from imgfs.fs.referrers import ReferrersDirectory
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
@@ -42,6 +44,8 @@ class PlatformDirectory(Directory):
             return self._rootfs()
         if name == b"pull":
             return PullFile(self._subsystems, self._digest, self._platform, f"{self._key()}/pull")
+        if door := push_directory(self._subsystems, self._digest, self._platform, os.fsdecode(name)):
+            return door
         if name not in (b"manifest.json", b"config.json", b"layers"):
             raise missing(name)
         image = await self._known() or await caller.wait(self._fetch)

@@ -30,6 +30,7 @@ from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.listings import Listings
 from imgfs.transfer.progress import Transfers
+from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
@@ -64,6 +65,7 @@ class Subsystems:
     images: Images
     blobs: Blobs
     transfers: Transfers
+    pushes: Pushes
     failures: Failures
     status: StatusReporter
     space: Callable[[], Awaitable[Space]]

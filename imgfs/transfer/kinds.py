@@ -12,6 +12,7 @@ from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.listings import Listings
 from imgfs.transfer.progress import Transfers
+from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
@@ -34,3 +35,4 @@ class Transferring:
 
 
 TRANSFER = Kind("transfer", Transferring)
+PUSH = Kind("push", Pushes)

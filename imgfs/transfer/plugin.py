@@ -16,10 +16,11 @@ from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
-from imgfs.transfer.kinds import TRANSFER, Transferring
+from imgfs.transfer.kinds import PUSH, TRANSFER, Transferring
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.listings import Listings
 from imgfs.transfer.progress import Transfers
+from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
@@ -42,6 +43,21 @@ def _transfer(context: Context) -> Transferring:
     return Transferring(transfers, failures, blobs, layers, documents, images, resolver, referrers, listings, status)
 
 
+def _pushes(context: Context) -> Pushes:
+    transfer = context.one(TRANSFER)
+    return Pushes(
+        context.one(CONTENT),
+        context.one(CATALOG),
+        transfer.documents,
+        transfer.blobs,
+        transfer.referrers,
+        context.one(REGISTRY),
+        transfer.failures,
+        context.nursery,
+        context.one(LEASES).pins,
+    )
+
+
 def _views(context: Context) -> Views:
     return Views(context.one(CHAINS), context.one(TRANSFER).images, context.nursery)
 
@@ -52,4 +68,5 @@ REGISTRIES = Plugin(
     _transfer,
     requires=(CONTENT, INGESTS, LAYERS, COMPRESSION, NAMES, CATALOG, REGISTRY, CHAINS, LEASES, CONFIG),
 )
+OUTGOING = Plugin(PUSH, "registries", _pushes, requires=(TRANSFER, CONTENT, CATALOG, REGISTRY, LEASES))
 MERGED = Plugin(VIEWS, "merged", _views, requires=(CHAINS, TRANSFER))

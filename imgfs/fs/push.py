@@ -1,0 +1,102 @@
+"""images/<digest>/push/<host>/<repository>:<tag>: opening it pushes the image there, and it holds the report, as JSON.
+
+Unlisted at every level, and for the owner alone: nobody pushes by accident, and nobody else with the daemon's logins.
+`push:all` pushes all that an index lists, `push:referrers` also what refers to the image, `push:all,referrers` both. A
+file for each push, because the kernel keeps an inode locked while it is written to.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import msgspec
+import pyfuse3
+
+from imgfs.errors import Invalid
+from imgfs.fs.caller import Caller
+from imgfs.fs.files import WRITING, BytesHandle
+from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
+from imgfs.fs.subsystems import Subsystems
+from imgfs.oci.digest import Digest
+from imgfs.oci.platform import Platform
+from imgfs.oci.reference import is_host, is_repository, parse_reference
+from imgfs.transfer.push.pushes import Wanted
+
+DOOR = "push"
+_ALL, _REFERRERS = "all", "referrers"
+
+
+def push_directory(subsystems: Subsystems, digest: Digest, platform: Platform, name: str) -> Node | None:
+    """The directory `name` of an image, if that is one of these. `platform` is what it pushes unless it says `all`."""
+    door, colon, text = name.partition(":")
+    options = text.split(",") if colon else []
+    if door != DOOR or not {*options} <= {_ALL, _REFERRERS} or len({*options}) < len(options):
+        return None
+    which = None if _ALL in options else platform
+    return PushDirectory(subsystems, digest, which, _REFERRERS in options, "")
+
+
+class PushDirectory(Directory):
+    """Where names at registries lie to which the image may be pushed: a host or a part of a repository's name."""
+
+    __slots__ = ("_digest", "_platform", "_prefix", "_referrers", "_subsystems")
+
+    mode = 0o700
+
+    def __init__(
+        self, subsystems: Subsystems, digest: Digest, platform: Platform | None, referrers: bool, prefix: str
+    ) -> None:
+        which = platform.slug if platform is not None else _ALL
+        super().__init__(f"images/{digest}/push/{which}/{referrers}/{prefix}", subsystems.shown)
+        self._subsystems = subsystems
+        self._digest = digest
+        self._platform = platform
+        self._referrers = referrers
+        self._prefix = prefix
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        component = os.fsdecode(name)
+        path = f"{self._prefix}/{component}" if self._prefix else component
+        host, _, repository = path.partition("/")
+        if is_host(host) and (not repository or is_repository(repository)):
+            return PushDirectory(self._subsystems, self._digest, self._platform, self._referrers, path)
+        try:
+            reference = parse_reference(path)
+        except Invalid:
+            raise missing(name) from None
+        return PushFile(self._subsystems, Wanted(self._digest, reference, self._platform, self._referrers))
+
+    async def entries(self, caller: Caller) -> Listing:
+        return []
+
+
+class PushFile(Node):
+    """One push. `user.imgfs.progress` tells how far it is while it runs, `user.imgfs.error` why it failed last."""
+
+    __slots__ = ("_subsystems", "_wanted")
+
+    direct_io = True
+
+    def __init__(self, subsystems: Subsystems, wanted: Wanted) -> None:
+        super().__init__(control_number(str(wanted)))
+        self._subsystems = subsystems
+        self._wanted = wanted
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o400)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        report = await caller.wait(lambda: self._subsystems.pushes.push(self._wanted))
+        return BytesHandle(report.encode())
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        pushes = self._subsystems.pushes
+        facts: dict[bytes, bytes] = {}
+        if told := pushes.progress(self._wanted):
+            facts[b"user.imgfs.progress"] = msgspec.json.encode(told)
+        if error := pushes.failure(self._wanted):
+            facts[b"user.imgfs.error"] = error.encode(errors="backslashreplace")
+        return facts

@@ -1,0 +1,106 @@
+"""One blob to one repository: there already, taken over from a neighbour, or sent, and fetched before if need be."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.content.store import ContentStore
+from imgfs.errors import Malformed, NotFound, VerificationFailed
+from imgfs.images.catalog import Catalog, Source
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.push.progress import Sendings
+from imgfs.transfer.push.reading import opened
+from imgfs.transfer.push.report import Outcome
+
+if TYPE_CHECKING:
+    from imgfs.registry.push.destination import Destination
+
+MOUNTS_MAX = 3
+"""Repositories that are asked for a blob before it is sent."""
+_log = logging.getLogger("imgfs.transfer")
+
+Sent = tuple[Outcome, str | None]
+"""How a blob got there, and out of which repository."""
+
+
+class OutgoingBlobs:
+    """Gets blobs to repositories. However many pushes bring one blob to one repository at once, it is sent once."""
+
+    def __init__(
+        self, content: ContentStore, catalog: Catalog, blobs: Blobs, sendings: Sendings, nursery: trio.Nursery
+    ) -> None:
+        self._content = content
+        self._catalog = catalog
+        self._blobs = blobs
+        self._sendings = sendings
+        self._flights: Flights[Sent] = Flights(nursery, grace=0, memory=0)
+
+    async def bring(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> Sent:
+        """On return the repository `to`, which is `place`, has the blob.
+
+        `own` are the places of its image. A cancelled caller leaves it to the others; without others the upload ends,
+        and the next goes on where it was. Raises what Destination and Blobs.ensure raise.
+        """
+        return await self._flights.join(
+            (descriptor.digest, to.authority, to.repository), lambda: self._bring(descriptor, own, to, place)
+        )
+
+    async def _bring(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> Sent:
+        digest = descriptor.digest
+        if await to.has_blob(digest):
+            return "present", None
+        neighbours = await self._neighbours(digest, own, place)
+        if neighbours and (source := await to.mount(digest, neighbours)):
+            return "mounted", source
+        await self._blobs.ensure(descriptor, own)
+        self._check_size(descriptor)
+        await self._send(descriptor, own, to, place)
+        return "sent", None
+
+    async def _neighbours(self, digest: Digest, own: tuple[Source, ...], place: Source) -> list[str]:
+        """Other repositories of the same registry that are known to have the blob."""
+        known = set(await self._catalog.sources(digest))
+        sources = [one for one in dict.fromkeys((*own, *sorted(known))) if one in known]
+        return [one.repository for one in sources if one.host == place.host and one != place][:MOUNTS_MAX]
+
+    async def _send(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> None:
+        """Wrong bytes are sent once more: the disk may have had a bad moment, or something on the way."""
+        try:
+            await self._send_stored(descriptor, own, to, place)
+        except VerificationFailed as error:
+            _log.warning("blob is sent again", extra={"digest": descriptor.digest, "error": error.message})
+            await self._doubt(descriptor.digest)
+            await self._send_stored(descriptor, own, to, place)
+
+    async def _send_stored(
+        self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source
+    ) -> None:
+        await self._blobs.ensure(descriptor, own)
+        with (
+            self._sendings.begin(descriptor, place) as sending,
+            opened(self._content, descriptor.digest, sending.advance) as blob,
+        ):
+            await to.upload(descriptor, blob.read, sending.at)
+
+    def _check_size(self, descriptor: Descriptor) -> None:
+        info = self._content.info(descriptor.digest)
+        if info is not None and info.size != descriptor.size:
+            raise Malformed(
+                f"blob {descriptor.digest}: has {info.size} bytes, its manifest says {descriptor.size}; "
+                "an image that contradicts itself is not pushed"
+            )
+
+    async def _doubt(self, digest: Digest) -> None:
+        """What is damaged on disk is set aside: what can be fetched again is, before it is sent again."""
+        try:
+            with opened(self._content, digest) as blob:
+                if not await blob.is_sound():
+                    self._content.set_aside(digest)
+        except NotFound:
+            return

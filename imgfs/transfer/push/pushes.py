@@ -1,0 +1,148 @@
+"""Pushes: an image to a name at a registry, with what else belongs to it if that is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.content.store import ContentStore
+from imgfs.errors import Invalid
+from imgfs.images.catalog import Catalog, Source
+from imgfs.leases.pins import Pins
+from imgfs.leases.resource import content
+from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import INDEX_NESTING_MAX, Index
+from imgfs.oci.platform import Platform
+from imgfs.oci.reference import Reference
+from imgfs.transfer.blobs import Blobs
+from imgfs.transfer.documents import Documents
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.push.blobs import OutgoingBlobs
+from imgfs.transfer.push.progress import Progress, Sendings, Told
+from imgfs.transfer.push.report import Report, report
+from imgfs.transfer.push.tree import TreePush
+from imgfs.transfer.referrers import Referrers
+
+if TYPE_CHECKING:
+    from imgfs.registry.client import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A push: the image `digest` to `reference`.
+
+    Of an index that is what it has for `platform`, or all that it lists where that is None. With `referrers` also what
+    is known here to refer to any of it.
+    """
+
+    digest: Digest
+    reference: Reference
+    platform: Platform | None = None
+    referrers: bool = False
+
+    def __str__(self) -> str:
+        which = self.platform or "all platforms"
+        return f"push of {self.digest} ({which}{', referrers' if self.referrers else ''}) to {self.reference}"
+
+
+class Pushes:
+    """Pushes images. However many want the same push at once, it is done once."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        catalog: Catalog,
+        documents: Documents,
+        blobs: Blobs,
+        referrers: Referrers,
+        registry: Registry,
+        failures: Failures,
+        nursery: trio.Nursery,
+        pins: Pins,
+    ) -> None:
+        self.sendings = Sendings()
+        self._catalog = catalog
+        self._documents = documents
+        self._blobs = blobs
+        self._outgoing = OutgoingBlobs(content, catalog, blobs, self.sendings, nursery)
+        self._referrers = referrers
+        self._registry = registry
+        self._failures = failures
+        self._pins = pins
+        self._flights: Flights[Report] = Flights(nursery, grace=0, memory=0)
+        self._progress: dict[Wanted, Progress] = {}
+
+    async def push(self, wanted: Wanted) -> Report:
+        """On return the image is at the registry under its name there; what was there already was not sent.
+
+        Who is cancelled leaves the push to those who want it too; without them it ends, and uploads go on in the next
+        one. Raises Invalid where a name by digest is another image's, Unsupported where the registry takes no pushes,
+        NotFound for what is nowhere, and what Destination, Documents.read and Blobs.ensure raise.
+        """
+        with self._failures.noting(str(wanted)):
+            return await self._flights.join(wanted, lambda: self._push(wanted))
+
+    def progress(self, wanted: Wanted) -> Told | None:
+        """How far a running push is."""
+        progress = self._progress.get(wanted)
+        return progress.tell() if progress is not None else None
+
+    def failure(self, wanted: Wanted) -> str | None:
+        """What went wrong with it the last time."""
+        return self._failures.get(str(wanted))
+
+    async def _push(self, wanted: Wanted) -> Report:
+        place = Source(wanted.reference.host, wanted.reference.repository)
+        progress = self._progress[wanted] = Progress(self.sendings, place)
+        try:
+            with self._pins.hold(content(wanted.digest)) as pin:
+                root = await self._root(wanted)
+                to = await self._registry.destination(place.host, place.repository)
+                tree = TreePush(
+                    self._documents,
+                    self._blobs,
+                    self._outgoing,
+                    self._catalog,
+                    self._registry,
+                    to,
+                    place,
+                    progress,
+                    pin,
+                )
+                own = await self._documents.places(wanted.digest)
+                descriptor = await tree.push(root, wanted.reference.selector, None, own)
+                if wanted.referrers:
+                    await self._push_referrers(tree, root)
+                return report(str(wanted.reference), root, descriptor.media_type, tree.parts)
+        finally:
+            del self._progress[wanted]
+
+    async def _root(self, wanted: Wanted) -> Digest:
+        """What gets the name."""
+        root = wanted.digest
+        if wanted.platform is not None:
+            root = (await self._documents.platform_image(wanted.digest, wanted.platform)).digest
+        asked = wanted.reference.digest
+        if asked not in (None, root):
+            advice = "push all platforms" if asked == wanted.digest else "name a tag"
+            raise Invalid(f"push to {wanted.reference}: what is pushed is {root}, which that digest is not; {advice}")
+        return root
+
+    async def _push_referrers(self, tree: TreePush, root: Digest) -> None:
+        """What refers to the image, to its platforms, and to what refers to those."""
+        document = await self._documents.read(root)
+        subjects = [root, *(child.digest for child in document.children if isinstance(document, Index))]
+        seen: set[Digest] = set(subjects)
+        for _ in range(INDEX_NESTING_MAX):
+            found = [one for subject in subjects for one in await self._referrers.known(subject)]
+            subjects = list[Digest]()
+            for one in found:
+                digest = one.descriptor.digest
+                if digest not in seen:
+                    seen.add(digest)
+                    subjects.append(digest)
+                    await self._referrers.read(one)
+                    await tree.push(digest, digest, one.descriptor, one.sources)

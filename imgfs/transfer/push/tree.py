@@ -1,0 +1,158 @@
+"""An image on its way to one repository, from its blobs up to its name: what is there already is not looked into."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgfs.aio.gather import gather
+from imgfs.errors import NoSpace, ReadOnly, StorageFailed, TooLarge
+from imgfs.images.catalog import Catalog, Source
+from imgfs.leases.pins import Pin
+from imgfs.leases.resource import content
+from imgfs.oci.descriptor import INDEX_TYPES, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import INDEX_NESTING_MAX, Index, Manifest
+from imgfs.transfer.blobs import UNKNOWN_SIZE, Blobs
+from imgfs.transfer.documents import Documents
+from imgfs.transfer.push.blobs import OutgoingBlobs
+from imgfs.transfer.push.progress import Progress
+from imgfs.transfer.push.report import Outcome, Part, PartKind
+
+if TYPE_CHECKING:
+    from imgfs.registry.client import Registry
+    from imgfs.registry.push.destination import Destination
+
+ABREAST = 8
+"""Children of an index that are pushed side by side."""
+_log = logging.getLogger("imgfs.transfer")
+
+
+class TreePush:
+    """One push of documents and what they mention to the repository `to`, which is `place`. `parts` tells of it."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        blobs: Blobs,
+        outgoing: OutgoingBlobs,
+        catalog: Catalog,
+        registry: Registry,
+        to: Destination,
+        place: Source,
+        progress: Progress,
+        pin: Pin,
+    ) -> None:
+        self._documents = documents
+        self._blobs = blobs
+        self._outgoing = outgoing
+        self._catalog = catalog
+        self._registry = registry
+        self._to = to
+        self._place = place
+        self._progress = progress
+        self._pin = pin
+        self._children: dict[Digest, trio.Event] = {}
+        """Documents below an index; set when they are there."""
+        self.parts: list[Part] = []
+
+    async def push(
+        self, digest: Digest, selector: str, said: Descriptor | None, own: tuple[Source, ...], depth: int = 0
+    ) -> Descriptor:
+        """On return the repository has the manifest or index `digest` under `selector`, and all that it mentions.
+
+        `said` is what the index above it says of it, `own` where the image can be had. Manifests go after their blobs
+        and indexes after their manifests (distribution-spec, "Push"). Raises TooLarge for indexes nested too deep, and
+        what Documents.read and Destination raise.
+        """
+        if depth > INDEX_NESTING_MAX:
+            raise TooLarge(f"image index {digest}: nested deeper than {INDEX_NESTING_MAX}")
+        self._pin.add(content(digest))
+        is_there = await self._to.has_manifest(selector, digest)
+        if is_there and said is not None and await self._documents.stored(digest) is None:
+            self._note("index" if said.media_type in INDEX_TYPES else "manifest", said, "present")
+            return said
+        document = await self._documents.read(digest, said, own)
+        descriptor, data = await self._bytes(digest, document, own)
+        if is_there and await self._is_listed(digest, document):
+            self._note(_kind(document), descriptor, "present")
+            return descriptor
+        if selector == digest or not await self._to.has_manifest(digest, digest):
+            await self._push_children(document, own, depth)
+        await self._put(selector, descriptor, data, document)
+        self._note(_kind(document), descriptor, "sent")
+        await self._record(descriptor, document)
+        return descriptor
+
+    async def _is_listed(self, digest: Digest, document: Manifest | Index) -> bool:
+        """Whether what refers to something is in that one's list of referrers; true of what refers to nothing."""
+        if document.subject is None:
+            return True
+        listed = await self._registry.referrers(self._place.host, self._place.repository, document.subject)
+        return any(one.digest == digest for one in listed)
+
+    async def _bytes(
+        self, digest: Digest, document: Manifest | Index, own: tuple[Source, ...]
+    ) -> tuple[Descriptor, bytes]:
+        """The exact bytes of a document that was read just now, and the media type that it came with."""
+        known = await self._catalog.proven(digest) or Descriptor(digest, UNKNOWN_SIZE, document.media_type)
+        data = await self._blobs.read(known, own)
+        return Descriptor(digest, len(data), known.media_type), data
+
+    async def _push_children(self, document: Manifest | Index, own: tuple[Source, ...], depth: int) -> None:
+        children = list({one.digest: one for one in document.children}.values())
+        self._pin.add(*(content(one.digest) for one in children))
+        if isinstance(document, Index):
+            for start in range(0, len(children), ABREAST):
+                some = children[start : start + ABREAST]
+                await gather([partial(self._push_child, one, own, depth + 1) for one in some])
+            return
+        for one in children:
+            self._progress.want(one.digest, 0 if one.is_foreign else one.size)
+        await gather([partial(self._push_blob, document, one, own) for one in children])
+
+    async def _push_child(self, child: Descriptor, own: tuple[Source, ...], depth: int) -> None:
+        """Once, however many indexes list it."""
+        begun = self._children.get(child.digest)
+        if begun is not None:
+            await begun.wait()
+            return
+        done = self._children[child.digest] = trio.Event()
+        await self.push(child.digest, child.digest, child, own, depth)
+        done.set()
+
+    async def _push_blob(self, manifest: Manifest, blob: Descriptor, own: tuple[Source, ...]) -> None:
+        kind: PartKind = "config" if blob.digest == manifest.config.digest else "layer"
+        if blob.is_foreign:
+            self._note(kind, blob, "foreign")
+            return
+        outcome, source = await self._outgoing.bring(blob, own, self._to, self._place)
+        self._progress.arrived(blob.digest)
+        self._note(kind, blob, outcome, source)
+
+    async def _put(self, selector: str, descriptor: Descriptor, data: bytes, document: Manifest | Index) -> None:
+        seen = await self._to.put_manifest(selector, descriptor, data)
+        if document.subject is None or seen == document.subject:
+            return
+        if selector != descriptor.digest:
+            # The answer may have been lost: by its digest it does no harm to put it once more.
+            seen = await self._to.put_manifest(descriptor.digest, descriptor, data)
+        if seen != document.subject:
+            await self._to.list_referrer(document.subject, descriptor, data)
+
+    async def _record(self, descriptor: Descriptor, document: Manifest | Index) -> None:
+        """It can be had there from now on. The push is none the worse where that cannot be written down."""
+        try:
+            await self._catalog.add(document.children, [self._place], descriptor)
+        except (NoSpace, StorageFailed, ReadOnly) as error:
+            _log.warning("place not recorded", extra={"digest": descriptor.digest, "error": error.message})
+
+    def _note(self, kind: PartKind, one: Descriptor, outcome: Outcome, source: str | None = None) -> None:
+        self.parts.append(Part(kind, one.digest, one.size, one.media_type, outcome, source))
+
+
+def _kind(document: Manifest | Index) -> PartKind:
+    return "index" if isinstance(document, Index) else "manifest"

@@ -1,0 +1,473 @@
+"""Images on their way out: what is sent, in which order, and what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from imgfs.database import FrozenDatabase
+from imgfs.errors import Invalid, NotFound, RegistryFailed, Unsupported
+from imgfs.images import catalog
+from imgfs.images.catalog import Catalog, Source
+from imgfs.leases.pins import Pins
+from imgfs.leases.resource import content
+from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Reference
+from imgfs.testing.build import AMD64, ARM64, Image, Index, image, index, layer, referrer
+from imgfs.testing.entries import File
+from imgfs.testing.faults import status
+from imgfs.testing.reply import Reply
+from imgfs.testing.uploads import PushRegistry
+from imgfs.transfer.push.pushes import Pushes, Wanted
+from imgfs.transfer.push.report import Report
+from imgfs.transfer.referrers import Referrers
+from tests.transfer.scene import REPOSITORY, Scene, opened
+
+TARGET = "mine/app"
+FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+
+
+class Outward:
+    """A scene whose images come from `source` and go to `target`; both may be the same."""
+
+    def __init__(self, scene: Scene, source: PushRegistry, target: PushRegistry) -> None:
+        self.scene = scene
+        self.source = source
+        self.target = target
+        self.pins = Pins()
+        shared = scene.client, scene.failures, scene.nursery
+        self.referrers = Referrers(scene.catalog, scene.documents, *shared, self.pins)
+        self.pushes = self.pushes_with(scene.catalog)
+
+    def pushes_with(self, known: Catalog) -> Pushes:
+        """Pushes that write down in `known` where things can be had."""
+        scene, more = self.scene, (self.referrers, self.scene.client, self.scene.failures, self.scene.nursery)
+        return Pushes(scene.content, known, scene.documents, scene.blobs, *more, self.pins)
+
+    def name(self, tag: str = "1", repository: str = TARGET) -> Reference:
+        """Where to push to."""
+        return Reference(self.target.host, repository, tag)
+
+    async def push(
+        self,
+        digest: Digest,
+        to: Reference | None = None,
+        *,
+        all_platforms: bool = False,
+        referrers: bool = False,
+    ) -> Report:
+        """Push what was resolved."""
+        platform = None if all_platforms else AMD64
+        return await self.pushes.push(Wanted(digest, to or self.name(), platform, referrers))
+
+    async def stored(self, made: Image) -> Digest:
+        """An image that came in by itself, from no registry."""
+        for data in (*made.blobs.values(), made.document):
+            await self.scene.content.add(Digest.of(data), data)
+        return made.digest
+
+    def assert_there(self, made: Image | Index, selector: str = "1") -> None:
+        """All of it is at the target, byte for byte."""
+        assert self.target.manifest(TARGET, selector) == (made.document, made.media_type)
+        for one in made.images if isinstance(made, Index) else [made]:
+            assert self.target.manifest(TARGET, one.digest) == (one.document, one.media_type)
+            assert {digest: self.target.blob(TARGET, digest) for digest in one.blobs} == one.blobs
+
+
+@pytest.fixture
+def source() -> Iterator[PushRegistry]:
+    with PushRegistry() as source:
+        yield source
+
+
+@pytest.fixture
+def target() -> Iterator[PushRegistry]:
+    with PushRegistry() as target:
+        yield target
+
+
+@pytest.fixture
+async def outward(
+    tmp_path: Path, source: PushRegistry, target: PushRegistry, mock_clock: MockClock
+) -> AsyncIterator[Outward]:
+    async with opened(tmp_path / "state", source, mock_clock) as scene:
+        yield Outward(scene, source, target)
+
+
+@pytest.fixture
+async def within(tmp_path: Path, source: PushRegistry, mock_clock: MockClock) -> AsyncIterator[Outward]:
+    """From one repository of a registry into another one."""
+    async with opened(tmp_path / "state", source, mock_clock) as scene:
+        yield Outward(scene, source, source)
+
+
+def two_layers(mark: str = "x", **more: bool) -> Image:
+    return image([layer([File(f"{mark}{n}", f"{mark} {n}".encode() * 300)]) for n in range(2)], **more)
+
+
+async def test_an_image_that_was_pulled_is_pushed_to_another_registry(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.scene.pulled(made)
+    report = await outward.push(digest)
+    outward.assert_there(made)
+    assert (report.digest, report.mounted, report.present) == (digest, 0, 0)
+    assert report.sent == len(made.document) + sum(map(len, made.blobs.values())) == outward.target.sent()
+    assert [part.outcome for part in report.parts] == ["sent"] * 4
+
+
+async def test_the_manifest_goes_last(outward: Outward) -> None:
+    await outward.push(await outward.scene.pulled(two_layers()))
+    sent = [one for one in outward.target.asked() if not one.startswith("HEAD")]
+    assert sorted(sent[:-1]) == [*["POST upload"] * 3, *["PUT upload"] * 3]
+    assert sent[-1] == "PUT manifests"
+
+
+async def test_a_second_push_asks_once_and_sends_nothing(outward: Outward) -> None:
+    digest = await outward.scene.pulled(two_layers())
+    await outward.push(digest)
+    outward.target.log.clear()
+    report = await outward.push(digest)
+    assert outward.target.asked() == ["HEAD manifests"]
+    assert (report.sent, [part.outcome for part in report.parts]) == (0, ["present"])
+
+
+async def test_another_tag_costs_the_manifest_alone(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.scene.pulled(made)
+    await outward.push(digest)
+    outward.target.log.clear()
+    report = await outward.push(digest, outward.name("2"))
+    assert outward.target.asked() == ["HEAD manifests", "HEAD manifests", "PUT manifests"]
+    assert report.sent == len(made.document)
+    outward.assert_there(made, "2")
+
+
+async def test_blobs_that_are_there_are_not_sent(outward: Outward) -> None:
+    first, second = two_layers(), image([*two_layers().layers, layer([File("more")])])
+    await outward.push(await outward.scene.pulled(first, "1"))
+    digest = await outward.scene.pulled(second, "2")
+    outward.target.log.clear()
+    report = await outward.push(digest, outward.name("2"))
+    assert sorted(outward.target.asked("upload")) == ["POST upload", "POST upload", "PUT upload", "PUT upload"]
+    assert report.present == sum(len(one.blob) for one in first.layers)
+
+
+async def test_within_a_registry_blobs_are_taken_over_and_not_even_fetched(within: Outward) -> None:
+    made = two_layers()
+    digest = await within.scene.resolved(made)
+    within.source.log.clear()
+    report = await within.push(digest)
+    within.assert_there(made)
+    assert report.mounted == sum(map(len, made.blobs.values()))
+    assert {part.source for part in report.parts if part.kind != "manifest"} == {REPOSITORY}
+    assert "GET blobs" not in within.source.asked()
+    assert within.source.sent() == len(made.document)
+
+
+async def test_a_registry_that_mounts_nothing_gets_the_blobs(within: Outward) -> None:
+    within.source.mounts = False
+    made = two_layers()
+    report = await within.push(await within.scene.resolved(made))
+    within.assert_there(made)
+    assert report.mounted == 0
+    assert within.source.asked("upload").count("POST upload") == 3
+
+
+async def test_an_image_without_a_registry_is_pushed_and_can_be_had_from_there(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.stored(made)
+    place = Source(outward.target.host, TARGET)
+    assert await outward.scene.catalog.sources(made.layers[0].digest) == []
+    await outward.push(digest)
+    outward.assert_there(made)
+    assert outward.source.log == []
+    for one in (digest, *made.blobs):
+        assert await outward.scene.catalog.sources(one) == [place]
+    await outward.scene.content.delete(made.layers[0].digest)
+    await outward.scene.blobs.ensure(
+        Descriptor(made.layers[0].digest, len(made.layers[0].blob), made.layers[0].media_type(False))
+    )
+
+
+async def test_a_place_that_cannot_be_written_down_costs_the_push_nothing(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.stored(made)
+    frozen = FrozenDatabase(outward.scene.root / "imgfs.db", [catalog.SCHEMA])
+    try:
+        await outward.pushes_with(Catalog(frozen)).push(Wanted(digest, outward.name(), AMD64))
+    finally:
+        frozen.close()
+    outward.assert_there(made)
+    assert await outward.scene.catalog.sources(made.layers[0].digest) == []
+
+
+async def test_docker_s_media_types_stay(outward: Outward) -> None:
+    made = index([two_layers("a", docker=True), image([layer([File("b")])], platform=ARM64, docker=True)], docker=True)
+    await outward.push(await outward.scene.pulled(made), all_platforms=True)
+    outward.assert_there(made)
+    types = [one.headers["content-type"] for one in outward.target.log if "/manifests/" in one.path and one.body]
+    assert types == [DOCKER_MANIFEST, DOCKER_MANIFEST, DOCKER_INDEX]
+
+
+async def test_of_an_index_one_platform_gets_the_name(outward: Outward) -> None:
+    ours, theirs = two_layers("ours"), image([layer([File("theirs")])], platform=ARM64)
+    digest = await outward.scene.pulled(index([theirs, ours]))
+    report = await outward.push(digest)
+    outward.assert_there(ours)
+    assert report.digest == ours.digest
+    assert outward.target.manifest(TARGET, theirs.digest) is None
+
+
+async def test_an_index_goes_after_its_manifests_and_missing_platforms_are_fetched(outward: Outward) -> None:
+    made = index([two_layers(f"p{n}") for n in range(10)] + [image([layer([File("arm")])], platform=ARM64)])
+    digest = await outward.scene.pulled(made)
+    report = await outward.push(digest, all_platforms=True)
+    outward.assert_there(made)
+    assert [one.kind for one in report.parts][-1] == "index"
+    puts = [
+        one.path.rpartition("/")[2] for one in outward.target.log if one.method == "PUT" and "/manifests/" in one.path
+    ]
+    assert puts[-1] == "1"
+    assert sorted(puts[:-1]) == sorted(one.digest for one in made.images)
+
+
+async def test_a_platform_that_is_there_and_nowhere_else_is_no_obstacle(outward: Outward) -> None:
+    ours, theirs = two_layers("ours"), image([layer([File("arm")])], platform=ARM64)
+    made = index([ours, theirs])
+    theirs.add_to(outward.target, TARGET)
+    await outward.stored(ours)
+    await outward.scene.content.add(made.digest, made.document)
+    report = await outward.push(made.digest, all_platforms=True)
+    outward.assert_there(made)
+    assert {part.digest: part.outcome for part in report.parts}[theirs.digest] == "present"
+
+
+async def test_an_index_in_an_index_is_pushed_before_it(outward: Outward) -> None:
+    inner = index([two_layers()])
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [inner.descriptor, inner.images[0].descriptor]}
+    outer = Index(OCI_INDEX, json.dumps(document).encode(), None, ())
+    inner.add_to(outward.source, REPOSITORY)
+    digest = await outward.scene.resolved(outer)
+    await outward.push(digest, all_platforms=True)
+    assert outward.target.manifest(TARGET, "1") == (outer.document, OCI_INDEX)
+    assert outward.target.manifest(TARGET, inner.digest) == (inner.document, OCI_INDEX)
+    puts = [one for one in outward.target.asked() if one == "PUT manifests"]
+    assert len(puts) == 3
+
+
+async def test_foreign_layers_are_left_out_and_told(outward: Outward) -> None:
+    plain = two_layers(docker=True)
+    document = json.loads(plain.document)
+    document["layers"][0]["mediaType"] = FOREIGN
+    made = Image(DOCKER_MANIFEST, json.dumps(document).encode(), AMD64, plain.config, plain.layers)
+    digest = await outward.stored(made)
+    report = await outward.push(digest)
+    assert outward.target.manifest(TARGET, "1") == (made.document, DOCKER_MANIFEST)
+    assert outward.target.blob(TARGET, made.layers[0].digest) is None
+    assert [part.digest for part in report.parts if part.outcome == "foreign"] == [made.layers[0].digest]
+
+
+async def test_a_name_by_digest_must_be_the_image_s(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.scene.pulled(made)
+    own = Reference(outward.target.host, TARGET, digest=digest)
+    with pytest.raises(Invalid, match="is not; name a tag"):
+        await outward.push(digest, Reference(outward.target.host, TARGET, digest=Digest.of(b"else")))
+    assert outward.target.log == []
+    await outward.push(digest, own)
+    assert outward.target.manifest(TARGET, digest) == (made.document, made.media_type)
+
+
+async def test_what_is_nowhere_is_told(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.stored(made)
+    await outward.scene.content.delete(made.layers[1].digest)
+    with pytest.raises(NotFound, match=made.layers[1].digest):
+        await outward.push(digest)
+    assert outward.target.manifest(TARGET, "1") is None
+    assert made.layers[1].digest in (outward.pushes.failure(Wanted(digest, outward.name(), AMD64)) or "")
+
+
+async def test_a_registry_that_takes_none_is_told(outward: Outward) -> None:
+    outward.target.takes_pushes = False
+    with pytest.raises(Unsupported, match="405"):
+        await outward.push(await outward.scene.pulled(two_layers()))
+
+
+async def test_a_blob_that_is_damaged_here_is_fetched_anew_and_sent_again(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.scene.pulled(made)
+    await outward.scene.blobs.ensure(
+        Descriptor(made.layers[0].digest, len(made.layers[0].blob), made.layers[0].media_type(False))
+    )
+    path = outward.scene.content.path(made.layers[0].digest)
+    path.chmod(0o600)
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+    await outward.push(digest)
+    outward.assert_there(made)
+    assert list(path.parent.glob("*.damaged*"))
+
+
+async def test_wrong_bytes_on_the_way_are_sent_once_more(outward: Outward) -> None:
+    wrong = status(400, b'{"errors":[{"code":"DIGEST_INVALID"}]}')
+    outward.target.fault(wrong, "PUT .*uploads/")
+    made = two_layers()
+    await outward.push(await outward.scene.pulled(made))
+    outward.assert_there(made)
+    assert not list(outward.scene.root.rglob("*.damaged*"))
+
+
+async def test_a_manifest_that_contradicts_its_blobs_is_not_pushed(outward: Outward) -> None:
+    plain = two_layers()
+    document = json.loads(plain.document)
+    document["config"]["size"] += 1
+    digest = await outward.stored(
+        Image(plain.media_type, json.dumps(document).encode(), AMD64, plain.config, plain.layers)
+    )
+    with pytest.raises(Exception, match="contradicts itself"):
+        await outward.push(digest)
+
+
+async def test_two_pushes_at_once_send_each_blob_once(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.scene.pulled(made)
+    async with trio.open_nursery() as nursery:
+        for tag in ("1", "1", "2"):
+            nursery.start_soon(outward.push, digest, outward.name(tag))
+    outward.assert_there(made, "1")
+    outward.assert_there(made, "2")
+    assert outward.target.asked("upload").count("PUT upload") == 3
+    assert len(list(outward.pushes.sendings)) == 0
+
+
+async def test_a_push_that_nobody_waits_for_ends_and_goes_on_in_the_next(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.scene.pulled(made)
+    outward.target.fault(lambda reply: Reply(201, hold=-1), "PUT .*uploads/", times=None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outward.push, digest)
+        await trio.to_thread.run_sync(outward.target.valve.wait_arrival, abandon_on_cancel=True)
+        told = outward.pushes.progress(Wanted(digest, outward.name(), AMD64))
+        assert told is not None
+        assert told.total == sum(map(len, made.blobs.values()))
+        assert told.running
+        assert {content(one) for one in (digest, *made.blobs)} <= set(outward.pins)
+        nursery.cancel_scope.cancel()
+    await wait_all_tasks_blocked(0.01)
+    assert len(list(outward.pushes.sendings)) == len(outward.pins) == 0
+    assert outward.pushes.progress(Wanted(digest, outward.name(), AMD64)) is None
+    outward.target.reset()
+    await outward.push(digest)
+    outward.assert_there(made)
+    assert "GET upload" in outward.target.asked("upload")
+
+
+async def test_a_tag_that_nobody_confirmed_is_looked_at_before_it_is_set_again(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.scene.pulled(made)
+
+    def stored(reply: Reply) -> None:
+        outward.target.add_manifest(TARGET, "1", made.document, made.media_type)
+
+    outward.target.fault(stored, "PUT .*/manifests/1")
+    await outward.push(digest)
+    assert [one for one in outward.target.asked("manifests") if one == "PUT manifests"] == ["PUT manifests"]
+    outward.assert_there(made)
+
+
+async def test_a_registry_that_sees_subjects_gets_no_list(outward: Outward) -> None:
+    made = two_layers()
+    sbom = referrer(made, "application/spdx+json", b"{}" * 40)
+    await outward.push(await outward.stored(sbom), outward.name("sbom"))
+    assert outward.target.tagged_names() == ["sbom"]
+
+
+async def test_a_lost_answer_leaves_no_needless_list(outward: Outward) -> None:
+    made = two_layers()
+    sbom = referrer(made, "application/spdx+json", b"{}" * 40)
+
+    def stored(reply: Reply) -> None:
+        outward.target.add_manifest(TARGET, "sbom", sbom.document, sbom.media_type)
+
+    outward.target.fault(stored, "PUT .*/manifests/sbom")
+    await outward.push(await outward.stored(sbom), outward.name("sbom"))
+    assert outward.target.tagged_names() == ["sbom"]
+
+
+async def test_a_registry_that_does_not_gets_a_list_under_a_tag(outward: Outward) -> None:
+    outward.target.tells_subject = outward.target.has_referrers = False
+    made = two_layers()
+    first = referrer(made, "application/spdx+json", b"{}" * 40, annotations={"by": "us"})
+    second = referrer(made, "application/vnd.example.signature", b"sig")
+    tag = f"sha256-{made.digest.hex}"
+    await outward.push(await outward.stored(first), outward.name("sbom"))
+    await outward.push(await outward.stored(second), Reference(outward.target.host, TARGET, digest=second.digest))
+    found = outward.target.manifest(TARGET, tag)
+    assert found is not None
+    assert json.loads(found[0]) == {
+        "schemaVersion": 2,
+        "mediaType": OCI_INDEX,
+        "manifests": [
+            {
+                **first.descriptor,
+                "artifactType": "application/spdx+json",
+                "annotations": {"by": "us"},
+            },
+            {**second.descriptor, "artifactType": "application/vnd.example.signature"},
+        ],
+    }
+    outward.target.log.clear()
+    await outward.push(second.digest, Reference(outward.target.host, TARGET, digest=second.digest))
+    assert outward.target.sent() == 0
+    listed = await outward.scene.client.referrers(outward.target.host, TARGET, made.digest)
+    assert [one.digest for one in listed] == [first.digest, second.digest]
+
+
+async def test_a_list_that_was_left_undone_is_done_by_the_next_push(outward: Outward) -> None:
+    outward.target.tells_subject = outward.target.has_referrers = False
+    made = two_layers()
+    sbom = referrer(made, "application/spdx+json", b"{}")
+    digest = await outward.stored(sbom)
+    tag = f"sha256-{made.digest.hex}"
+    outward.target.fault(status(500), f"PUT .*/manifests/{tag}", times=3)
+    with pytest.raises(RegistryFailed):
+        await outward.push(digest)
+    await outward.push(digest)
+    assert outward.target.manifest(TARGET, tag) is not None
+
+
+async def test_a_tag_that_is_no_list_is_left_alone(outward: Outward) -> None:
+    outward.target.tells_subject = outward.target.has_referrers = False
+    made = two_layers()
+    tag = f"sha256-{made.digest.hex}"
+    outward.target.add_manifest(TARGET, tag, made.document)
+    with pytest.raises(Exception, match="is no index"):
+        await outward.push(await outward.stored(referrer(made, "application/spdx+json", b"{}")))
+    assert outward.target.manifest(TARGET, tag) == (made.document, made.media_type)
+
+
+async def test_referrers_go_along_when_they_are_wanted(outward: Outward) -> None:
+    made = two_layers()
+    sbom = referrer(made, "application/spdx+json", b"{}" * 40)
+    signature = referrer(sbom, "application/vnd.example.signature", b"sig")
+    digest = await outward.scene.pulled(made)
+    for one in (sbom, signature):
+        one.add_to(outward.source, REPOSITORY)
+    await outward.referrers.refresh(digest)
+    for one in await outward.referrers.known(digest):
+        await outward.referrers.read(one)
+    await outward.referrers.refresh(sbom.digest)
+    await outward.push(digest)
+    assert outward.target.manifest(TARGET, sbom.digest) is None
+    await outward.push(digest, referrers=True)
+    for one in (sbom, signature):
+        assert outward.target.manifest(TARGET, one.digest) == (one.document, one.media_type)
+        assert outward.target.blob(TARGET, one.layers[0].digest) == one.layers[0].blob

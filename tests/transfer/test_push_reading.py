@@ -1,0 +1,89 @@
+"""Stored blobs as what requests send."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from imgfs.content.store import ContentStore
+from imgfs.errors import NotFound, StorageFailed
+from imgfs.images.source import Source
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.registry.outgoing import Outgoing
+from imgfs.transfer.push.progress import Progress, Sendings
+from imgfs.transfer.push.reading import PIECE, opened
+
+DATA = random.Random(3).randbytes(3 * PIECE + 17)
+
+
+@pytest.fixture
+async def content(tmp_path: Path) -> ContentStore:
+    store = ContentStore(tmp_path)
+    await store.add(Digest.of(DATA), DATA)
+    return store
+
+
+async def sent(outgoing: Outgoing) -> bytes:
+    return b"".join([piece async for piece in outgoing.pieces()])
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, len(DATA)), (0, 0), (5, 6), (PIECE - 1, PIECE + 1), (PIECE, len(DATA)), (len(DATA),) * 2]
+)
+async def test_a_span_is_sent_exactly_as_often_as_it_is_asked_for(content: ContentStore, start: int, end: int) -> None:
+    told: list[int] = []
+    with opened(content, Digest.of(DATA), told.append) as blob:
+        outgoing = blob.read(start, end)
+        assert outgoing.length == end - start
+        for _ in range(2):
+            assert await sent(outgoing) == DATA[start:end]
+    assert sum(told) == 2 * (end - start)
+    assert max(told, default=0) <= PIECE
+
+
+async def test_it_is_read_to_its_end_also_when_it_is_removed(content: ContentStore) -> None:
+    with opened(content, Digest.of(DATA)) as blob:
+        await content.delete(Digest.of(DATA))
+        assert await sent(blob.read(0, len(DATA))) == DATA
+    with pytest.raises(NotFound), opened(content, Digest.of(DATA)):
+        pass
+
+
+async def test_what_is_cut_short_on_disk_fails(content: ContentStore) -> None:
+    os.truncate(content.path(Digest.of(DATA)), PIECE)
+    with opened(content, Digest.of(DATA)) as blob, pytest.raises(StorageFailed, match="cut short"):
+        await sent(blob.read(0, len(DATA)))
+
+
+async def test_damage_is_found(content: ContentStore) -> None:
+    path = content.path(Digest.of(DATA))
+    with opened(content, Digest.of(DATA)) as blob:
+        assert await blob.is_sound()
+        path.chmod(0o600)
+        path.write_bytes(DATA[:-1] + b"x")
+        assert not await blob.is_sound()
+
+
+def test_progress_is_of_what_this_push_wants() -> None:
+    sendings, here, there = Sendings(), Source("r.test", "a"), Source("r.test", "b")
+    first, second, other = (Descriptor(Digest.of(mark), 100, "m") for mark in (b"1", b"2", b"3"))
+    progress = Progress(sendings, here)
+    progress.want(first.digest, 100)
+    progress.want(second.digest, 100)
+    progress.arrived(first.digest)
+    with (
+        sendings.begin(second, here) as one,
+        sendings.begin(second, there) as two,
+        sendings.begin(other, here) as three,
+    ):
+        one.advance(30)
+        two.advance(70)
+        three.advance(9)
+        assert (progress.tell().total, progress.tell().done, progress.tell().running) == (200, 130, 1)
+        one.at(10)
+        assert progress.tell().done == 110
+    assert (progress.tell().done, progress.tell().running) == (100, 0)
