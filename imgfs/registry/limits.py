@@ -40,6 +40,8 @@ class Limits:
     """Blob streams to one registry at a time."""
     uploads: int = 4
     """Blobs on their way to one registry at a time."""
+    taking: float = 75.0
+    """Until a registry answers that it has taken what was sent: it hashes that first, and may move it."""
     chunk: int = 32 << 20
     """Bytes of the largest blob that is sent in one request, and of each request of a larger one."""
     discard: int = 8 << 20

@@ -37,6 +37,9 @@ class Options(msgspec.Struct, frozen=True):
     slow_seconds: Annotated[
         float, Meta(ge=0.5, le=60, description="Less than 1000 bytes a second over so long a wait is a stall.")
     ] = _DEFAULT.slow_window
+    taking_seconds: Annotated[
+        float, Meta(ge=0.1, le=75, description="Until what was pushed is answered, after its last byte.")
+    ] = _DEFAULT.taking
     pause_seconds: Annotated[float, Meta(ge=0, le=60, description="The longest Retry-After that is obeyed.")] = (
         _DEFAULT.pause
     )
@@ -51,6 +54,7 @@ class Options(msgspec.Struct, frozen=True):
             slow_window=self.slow_seconds,
             patience=_CALL_SECONDS - self.connect_seconds - self.silence_seconds,
             pause=self.pause_seconds,
+            taking=self.taking_seconds,
         )
 
 

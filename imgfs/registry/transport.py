@@ -176,13 +176,13 @@ class Answer:
 class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
     """An Outgoing as httpx takes it; no generator, because httpcore leaves it in the middle when it is cancelled.
 
-    While it goes out each write has its own time; from its end on the answer has `patience` seconds, within `scope`.
+    While it goes out each write has its own time; from its end on the answer has `taking` seconds, within `scope`.
     """
 
-    def __init__(self, outgoing: Outgoing, scope: trio.CancelScope, patience: float, counters: HostStatistics) -> None:
+    def __init__(self, outgoing: Outgoing, scope: trio.CancelScope, taking: float, counters: HostStatistics) -> None:
         self._pieces = outgoing.pieces()
         self._scope = scope
-        self._patience = patience
+        self._taking = taking
         self._counters = counters
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -192,7 +192,7 @@ class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
         self._scope.deadline = math.inf
         piece = await anext(self._pieces, b"")
         if not piece:
-            self._scope.deadline = trio.current_time() + self._patience
+            self._scope.deadline = trio.current_time() + self._taking
             raise StopAsyncIteration
         self._counters.sent += len(piece)
         return piece
@@ -237,14 +237,14 @@ class Wire:
         """
         authority = urlsplit(url).netloc
         limits, connect = self._limits, manner.connect or self._limits.connect
-        silence = limits.silence if outgoing is None else limits.patience
+        silence = limits.silence if outgoing is None else limits.taking
         times = {"connect": connect, "read": silence, "write": limits.silence, "pool": None}
         try:
             transport = await self._transport(url, manner, subject)
             request = httpx.Request(method, url, headers=headers, content=body or None, extensions={"timeout": times})
             with trio.fail_after(connect + limits.silence) as scope:
                 if outgoing is not None:
-                    request.stream = _Body(outgoing, scope, limits.patience, counters)
+                    request.stream = _Body(outgoing, scope, limits.taking, counters)
                 response = await transport.handle_async_request(request)
         except (trio.TooSlowError, httpx.TimeoutException) as error:
             what = _SLOW.get(type(error), "did not answer")

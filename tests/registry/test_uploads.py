@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock
 
 from imgfs.errors import (
@@ -204,6 +207,23 @@ async def test_a_part_of_which_only_some_was_taken_is_gone_on_with(mock_clock: M
     await pushing.upload(blob)
     assert blob.spans[:2] == [(0, CHUNK), (2000, 2000 + CHUNK)]
     assert pushing.fake.blob(REPOSITORY, blob.descriptor.digest) == LARGE
+
+
+async def test_over_tls_it_is_the_same(tmp_path: Path) -> None:
+    """Also where the registry is behind a proxy, and takes itself for one without TLS."""
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    (tmp_path / "registry.example").mkdir()
+    authority.cert_pem.write_to_path(str(tmp_path / "registry.example/ca.pem"))
+    blob = Bytes(bytes(range(256)) * 16 * 80)
+    with PushRegistry(tls=context) as fake:
+        fake.elsewhere = f"http://{fake.host}"
+        (tmp_path / "registry.example/hosts.toml").write_text(f'server = "{fake.url}"\nca = "ca.pem"\n')
+        async with Registry(limits=Limits(chunk=300_000), hosts_path=[tmp_path]) as registry:
+            destination = await registry.destination("registry.example", REPOSITORY)
+            await destination.upload(blob.descriptor, blob.read, lambda offset: None)
+        assert fake.blob(REPOSITORY, blob.descriptor.digest) == blob.data
+        assert fake.asked("upload") == ["POST upload", "PATCH upload", "PATCH upload", "PUT upload"]
 
 
 async def test_relative_locations_are_followed(mock_clock: MockClock, pushing: Pushing) -> None:

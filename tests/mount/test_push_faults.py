@@ -1,0 +1,129 @@
+"""Faults of a registry that is pushed to, through a mount: the errno, the sentence, and that they leave nothing behind.
+
+All of them are struck side by side; each test looks at one.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imgfs.testing.faults import Action, close, redirect, stall, status
+from imgfs.testing.images import Image
+from imgfs.testing.registry import FakeRegistry
+from imgfs.testing.reply import Reply
+from imgfs.testing.uploads import PushRegistry
+from tests.mount.scene import CONFIG, error_of, small
+from tests.support.mounted import Mounted
+
+BOUND = 60.0
+"""Seconds in which whoever pushes has an answer; the mount's limits add up to a tenth of it."""
+LIMITS = """[plugins.registry.http]
+connect_seconds = 1.0
+silence_seconds = 1.0
+taking_seconds = 1.0
+pause_seconds = 0.3
+tries = 2
+"""
+BEGIN, SEND, NAME = "POST .*uploads/", "PUT .*uploads/", "PUT .*/manifests/"
+WRONG = status(400, b'{"errors":[{"code":"DIGEST_INVALID"}]}')
+
+
+def unanswered(reply: Reply) -> Reply:
+    """Nothing is done and nothing is said."""
+    return Reply(201, hold=-1)
+
+
+FAULTS: dict[str, tuple[str, Action, int, str]] = {
+    "nobody is asked for an upload": (BEGIN, close(), errno.EHOSTUNREACH, "closed"),
+    "no answer to the beginning": (BEGIN, stall(), errno.ETIMEDOUT, "in time"),
+    "401 again and again": (BEGIN, status(401), errno.EACCES, "401"),
+    "403": (BEGIN, status(403), errno.EACCES, "403"),
+    "404 of the repository": (BEGIN, status(404), errno.ENOENT, "404"),
+    "405": (BEGIN, status(405), errno.EOPNOTSUPP, "405"),
+    "501": (BEGIN, status(501), errno.EOPNOTSUPP, "501"),
+    "429": (BEGIN, status(429), errno.EDQUOT, "429"),
+    "429 for an hour": (BEGIN, status(429, Retry_After="3600"), errno.EDQUOT, "HOST"),
+    "500": (BEGIN, status(500), errno.EREMOTEIO, "500"),
+    "503 for an hour": (BEGIN, status(503, Retry_After="3600"), errno.EREMOTEIO, "HOST"),
+    "a login page": (BEGIN, status(200, b"<html>", Content_Type="text/html"), errno.EREMOTEIO, "Location"),
+    "no place": (BEGIN, status(202), errno.EREMOTEIO, "Location"),
+    "a place that is none": (BEGIN, status(202, Location="gopher://x/"), errno.EREMOTEIO, "http"),
+    "a circle": (BEGIN, redirect("/v2/box/blobs/uploads/"), errno.EREMOTEIO, "circle"),
+    "a redirect that loses the bytes": (SEND, redirect("/v2/x", 303), errno.EREMOTEIO, "303"),
+    "bytes cut off": (SEND, close(), errno.EHOSTUNREACH, "closed"),
+    "no answer to the bytes": (SEND, unanswered, errno.ETIMEDOUT, "in time"),
+    "bytes too many": (SEND, status(413), errno.EFBIG, "413"),
+    "bytes refused": (SEND, status(400), errno.EREMOTEIO, "400"),
+    "other bytes": (SEND, WRONG, errno.EBADMSG, "DIGEST_INVALID"),
+    "an upload that is forgotten": (SEND, status(404), errno.EREMOTEIO, "404"),
+    "429 to the bytes": (SEND, status(429), errno.EDQUOT, "429"),
+    "a manifest refused": (NAME, status(400), errno.EREMOTEIO, "400"),
+    "a manifest denied": (NAME, status(403), errno.EACCES, "403"),
+    "a manifest cut off": (NAME, close(), errno.EHOSTUNREACH, "closed"),
+    "a manifest unanswered": (NAME, unanswered, errno.ETIMEDOUT, "in time"),
+}
+"""Requests, what is wrong with their answers, and what whoever pushes gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a push ended in (0: nothing was wrong), when, what was told; and whether the next one went well."""
+
+    errno: int
+    seconds: float
+    told: str
+    requests: int
+    mended: bool
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
+    made = small("push-faults")
+    with FakeRegistry() as source, Mounted(tmp_path_factory.mktemp("push-faults"), f"{CONFIG}{LIMITS}") as mount:
+        mount.start()
+        made.add_to(source, "box", "1")
+        image = mount.image(f"{source.host}/box:1")
+        (image / "pull").read_bytes()
+        for n in range(len(made.layers)):
+            (image / "layers" / str(n)).read_bytes()
+        (image / "config.json").read_bytes()
+        with ThreadPoolExecutor(len(FAULTS)) as threads:
+            struck = {name: threads.submit(strike, image, made, name) for name in FAULTS}
+        yield {name: one.result() for name, one in struck.items()}
+
+
+def strike(image: Path, made: Image, name: str) -> Outcome:
+    """Push to a registry with that fault, and then to the same one without it."""
+    match, action, _, _ = FAULTS[name]
+    with PushRegistry() as target:
+        door = image / "push" / target.host / "box:1"
+        target.fault(action, match, times=None)
+        before, code = time.monotonic(), 0
+        try:
+            door.read_bytes()
+        except OSError as error:
+            code = error.errno or -1
+        seconds, told, requests = time.monotonic() - before, error_of(door), len(target.log)
+        target.reset()
+        door.read_bytes()
+        mended = target.manifest("box", "1") == (made.document, made.media_type) and error_of(door) == ""
+        return Outcome(code, seconds, told.replace(target.host, "HOST"), requests, mended)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_has_its_errno_a_sentence_and_an_end(outcomes: dict[str, Outcome], name: str) -> None:
+    outcome, (_, _, expected, word) = outcomes[name], FAULTS[name]
+    assert errno.errorcode.get(outcome.errno) == errno.errorcode[expected], outcome.told
+    assert "HOST" in outcome.told
+    assert word in outcome.told
+    assert "canary" not in outcome.told
+    assert outcome.seconds < BOUND
+    assert outcome.requests < 40
+    assert outcome.mended
