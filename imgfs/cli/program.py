@@ -18,6 +18,7 @@ _COMMANDS = {
     "mount": "imgfs.cli.mounting",
     "umount": "imgfs.cli.mounting",
     "pull": "imgfs.cli.pull",
+    "push": "imgfs.cli.push",
     "ls": "imgfs.cli.ls",
     "status": "imgfs.cli.status",
     "inspect": "imgfs.cli.inspection",

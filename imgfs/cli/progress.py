@@ -54,6 +54,19 @@ def byte_progress(total: int | None, console: Console | None = None) -> Generato
         yield draw
 
 
+@contextmanager
+def push_progress(console: Console | None = None) -> Generator[Callable[[int, int, int], None]]:
+    """One bar on stderr for a push: told how many bytes are done, of how many, and how many blobs are on their way."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("{task.fields[word]}", markup=False))
+    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=None, word="")
+
+        def draw(done: int, total: int, running: int) -> None:
+            progress.update(bar, completed=done, total=total, word=f"{running} blobs on their way" if running else "")
+
+        yield draw
+
+
 def _move(progress: Progress, bars: dict[str, TaskID], key: str, part: Part) -> None:
     if key not in bars:
         bars[key] = progress.add_task(short_digest(part["digest"]), total=part["size"], word="")

@@ -83,6 +83,11 @@ class Tree:
         """The unlisted file that brings all of an image here when it is opened."""
         return f"{self.image(digest)}/pull"
 
+    def push_door(self, digest: str, name: str, *, all_platforms: bool, referrers: bool) -> str:
+        """The unlisted file that pushes an image to `name` when it is opened, and holds the report."""
+        options = ",".join(word for word, on in (("all", all_platforms), ("referrers", referrers)) if on)
+        return f"{self.image(digest)}/push{':' if options else ''}{options}/{name}"
+
     def referrers(self, digest: str) -> str:
         """The directory of what refers to an image."""
         return f"{self.image(digest)}/referrers"

@@ -54,7 +54,9 @@ def answer(run: Run, tree: PlainTree, tmp_path: Path) -> Callable[[str], list[st
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("imgfs pu", ["pull"]),
+        ("imgfs pu", ["pull", "push"]),
+        ("imgfs push mytool localhost:50", ["5000/box:1", "5000/box:2"]),
+        ("imgfs push --all", ["--all-platforms"]),
         ("imgfs pull ", ["localhost:5000/box:1", "localhost:5000/box:2", "mytool"]),
         ("imgfs pull localhost:50", ["5000/box:1", "5000/box:2"]),
         ("imgfs status localhost:5000/box:", ["1", "2"]),

@@ -85,6 +85,15 @@ def ctr_unpack(layout: Path, tag: str, workdir: Path, snapshotter: Snapshotter =
             yield target
 
 
+def pulled_by_ctr(name: str, workdir: Path) -> dict[Digest, bytes]:
+    """What a containerd of its own in `workdir` has after it pulled `name` without TLS: blobs by digest."""
+    with _containerd(workdir) as socket:
+        ctr = ["--address", str(socket)]
+        run("ctr", *ctr, "content", "fetch", "--plain-http", "--all-platforms", name)
+        digests = [Digest.parse(line) for line in run("ctr", *ctr, "content", "ls", "-q").decode().split()]
+        return {digest: run("ctr", *ctr, "content", "get", digest) for digest in digests}
+
+
 def ctr_available() -> bool:
     """Whether `ctr_unpack` can run here: as root, with containerd and ctr installed."""
     return os.geteuid() == 0 and all(map(shutil.which, ("containerd", "ctr")))
