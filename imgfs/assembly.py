@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import msgspec
+import trio
 
 from imgfs import __version__
 from imgfs.aio.flight import Flights
@@ -19,9 +20,11 @@ from imgfs.check.kinds import CHECK
 from imgfs.config import Config, Settings
 from imgfs.content import labels
 from imgfs.content.kinds import CONTENT, ERA, INGESTS, Era
-from imgfs.content.store import ContentStore
 from imgfs.database import Database
+from imgfs.figures import exposed
+from imgfs.fs.caller import Waiters
 from imgfs.fs.node import Shown
+from imgfs.fs.served import Served
 from imgfs.fs.subsystems import Subsystems
 from imgfs.gc.kinds import GC
 from imgfs.gc.space import Space, space_of
@@ -32,13 +35,10 @@ from imgfs.kernel.disk import era
 from imgfs.kernel.fuse import SOURCE
 from imgfs.kernel.probe import Capabilities, Capability, probe
 from imgfs.layers.kinds import LAYERS
-from imgfs.layers.store import LayerStore
 from imgfs.leases import clock, store
 from imgfs.leases.kinds import LEASES
 from imgfs.plugins.program import CONFIG, DATABASE
 from imgfs.plugins.running import Given, Running
-from imgfs.registry.client import Registry
-from imgfs.registry.kinds import REGISTRY
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.kinds import KEEPER
 from imgfs.rescue.kinds import TABLES as TABLES_KIND
@@ -49,7 +49,6 @@ from imgfs.rootfs.rootfs import Terms
 from imgfs.snapshots import graph, notes, rows
 from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
 from imgfs.transfer.kinds import PUSH, TRANSFER
-from imgfs.transfer.progress import Transfers
 
 TABLES = Tables(
     schemas=(
@@ -121,20 +120,19 @@ def given(mounting: Mounting, opened: Opened) -> list[Given]:
 
 def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems:
     """Everything that the tree shows, out of the plugins. Raises NotStarted where one that it needs does not run."""
-    started, terms, registry = time.time_ns(), running.one(TERMS), running.one(REGISTRY)
-    names_known, content, layers = running.one(NAMES), running.one(CONTENT), running.one(LAYERS)
-    transfer, room = running.one(TRANSFER), running.one(GC)
+    started, terms, served = time.time_ns(), running.one(TERMS), Served(Waiters(trio.Event()))
+    content, transfer, room = running.one(CONTENT), running.one(TRANSFER), running.one(GC)
     return Subsystems(
         config=mounting.config,
         settings=mounting.settings.render(),
         state=mounting.state,
         shown=Shown(os.geteuid(), os.getegid(), started),
         plugins=running.reports,
-        names=names_known,
+        names=running.one(NAMES),
         catalog=running.one(CATALOG),
         content=content,
         ingests=running.one(INGESTS),
-        layers=layers,
+        layers=running.one(LAYERS),
         graph=running.one(CHAINS),
         views=running.one(VIEWS),
         snapshots=running.one(SNAPSHOTS),
@@ -149,11 +147,13 @@ def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems
         images=transfer.images,
         blobs=transfer.blobs,
         transfers=transfer.transfers,
+        running=transfer.running,
         pushes=running.one(PUSH),
         failures=transfer.failures,
         status=transfer.status,
         space=lambda: _space(room, limits_of(mounting.config)),
-        metrics=lambda: _metrics(registry, transfer.transfers, names_known, content, layers),
+        served=served,
+        metrics=lambda: exposed(running, served, started),
         describe=lambda: _describe(mounting, started, terms, opened.rebuilt, is_read_only=content.is_read_only),
         works=Flights(running.nursery, grace=0, memory=0),
         owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
@@ -218,27 +218,3 @@ def _describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt |
 def told(path: Path) -> str:
     """The path as text that any reader takes: bytes that are no UTF-8 are written as escapes."""
     return bytes(path).decode(errors="backslashreplace")
-
-
-def _metrics(
-    registry: Registry, transfers: Transfers, name_table: names.Names, content: ContentStore, layers: LayerStore
-) -> str:
-    figures = {
-        "imgfs_transfers_completed_total": transfers.completed,
-        "imgfs_transfers_running": len(list(transfers)),
-        "imgfs_names": len(name_table),
-        "imgfs_blobs": len(list(content)),
-        "imgfs_layers": len(list(layers)),
-    }
-    families = {f"imgfs_registry_{name}_total": family for name, family in registry.statistics().families().items()}
-    families |= {name: {(): value} for name, value in figures.items()}
-    return "".join(_family(name, family) for name, family in families.items())
-
-
-def _family(name: str, family: dict[tuple[tuple[str, str], ...], int]) -> str:
-    """One metric in the text format of Prometheus; labels are hosts and words, which need no escapes."""
-    lines = [f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}"]
-    for about, value in family.items():
-        said = ",".join(f'{label}="{text}"' for label, text in about)
-        lines.append(f"{name}{f'{{{said}}}' if said else ''} {value}")
-    return "\n".join(lines) + "\n"

@@ -115,14 +115,15 @@ async def _show(
     mounting: Mounting, opened: Opened, running: Running, ready: Callable[[], None], manager: Manager
 ) -> None:
     """Mount the tree, serve it until it has to end, and make durable what is still to be."""
-    signalled, answering, ending = trio.Event(), trio.Event(), trio.Event()
+    signalled, answering = trio.Event(), trio.Event()
 
     def answers() -> None:
         answering.set()
         ready()
 
     subsystems = assemble(mounting, opened, running)
-    operations, rootfs, nursery = Operations(subsystems, ending), subsystems.rootfs, running.nursery
+    operations, rootfs, nursery = Operations(subsystems), subsystems.rootfs, running.nursery
+    ending = subsystems.served.waiters.ending
     with Session(operations, str(mounting.mountpoint), _manner(mounting)) as session:
         nursery.start_soon(manager.attend, answering, ending, told(mounting.mountpoint))
         nursery.start_soon(_set_on_signal, signalled)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import click
 
 from imgfs.cli.naming import Found, find_registered
 from imgfs.cli.options import Command, complete_name, format_option, mountpoint_option, quiet_option
-from imgfs.cli.table import human_size, render_json, render_table, short_digest
-from imgfs.cli.tree import Part, Status, Tree
+from imgfs.cli.table import human_seconds, human_size, render_json, render_table, short_digest
+from imgfs.cli.tree import Part, Status, Transfer, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one look has found: of one image, or of all and of what is on its way."""
+
+    images: list[Status]
+    transfers: list[Transfer] = field(default_factory=list[Transfer])
 
 
 @click.command(cls=Command)
@@ -22,22 +30,25 @@ from imgfs.cli.tree import Part, Status, Tree
 def status(image: str | None, mountpoint: str, form: str, watch: bool, quiet: bool) -> None:
     """Show how much of IMAGE, or of every image, is here.
 
-    Of IMAGE each part gets a line, else each named image does. JSON is the image's status.json, without IMAGE an
-    array of them. Asks no registry.
+    Of IMAGE each part gets a line. Without IMAGE each named image does, and then each blob that is pulled or pushed
+    just now, with its rate and the time it still takes. JSON is the image's status.json; without IMAGE an object of
+    two arrays, `images` and `transfers`. Asks no registry.
     """
     _check_watch(watch, form)
     tree = Tree.open(mountpoint)
-    look = _look(tree, find_registered(tree, image, quiet=quiet) if image is not None else None)
+    found = find_registered(tree, image, quiet=quiet) if image is not None else None
     if watch:
         from imgfs.cli.progress import watch as draw
 
-        draw(lambda: _drawn(look(), image))
+        draw(lambda: _drawn(_look(tree, found), found))
         return
-    found = look()
-    if form == "json":
-        click.echo(render_json(found if image is None else found[0]))
+    seen = _look(tree, found)
+    if form == "table":
+        click.echo(_text(seen, found))
+    elif found is None:
+        click.echo(render_json({"images": seen.images, "transfers": seen.transfers}))
     else:
-        click.echo(_text(found, image))
+        click.echo(render_json(seen.images[0]))
 
 
 def _check_watch(watch: bool, form: str) -> None:
@@ -47,10 +58,8 @@ def _check_watch(watch: bool, form: str) -> None:
         raise click.UsageError("--watch needs a terminal on stdout")
 
 
-def _look(tree: Tree, found: Found | None) -> Callable[[], list[Status]]:
-    if found is None:
-        return lambda: _all(tree)
-    return lambda: [_one(tree, found)]
+def _look(tree: Tree, found: Found | None) -> _Seen:
+    return _Seen(_all(tree), tree.transfers()) if found is None else _Seen([_one(tree, found)])
 
 
 def _all(tree: Tree) -> list[Status]:
@@ -70,13 +79,16 @@ def _one(tree: Tree, found: Found) -> Status:
         raise tree.failure(error, found.digest, found.subject) from None
 
 
-def _drawn(statuses: list[Status], image: str | None) -> tuple[str, bool]:
-    is_last = image is not None and all(one["complete"] for one in statuses)
-    return _text(statuses, image), is_last
+def _drawn(seen: _Seen, found: Found | None) -> tuple[str, bool]:
+    is_last = found is not None and all(one["complete"] for one in seen.images)
+    return _text(seen, found), is_last
 
 
-def _text(statuses: list[Status], image: str | None) -> str:
-    return _overview(statuses) if image is None else _details(statuses[0])
+def _text(seen: _Seen, found: Found | None) -> str:
+    if found is not None:
+        return _details(seen.images[0])
+    images = _overview(seen.images)
+    return f"{images}\n\n{_on_their_way(seen.transfers)}" if seen.transfers else images
 
 
 def _overview(statuses: list[Status]) -> str:
@@ -91,6 +103,28 @@ def _overview(statuses: list[Status]) -> str:
         for one in statuses
     ]
     return render_table(("DIGEST", "COMPLETE", "HERE", "LOADING", "NAMES"), rows)
+
+
+def _on_their_way(transfers: list[Transfer]) -> str:
+    rows = [
+        (
+            one["direction"],
+            short_digest(one["digest"]),
+            _percent(one["offset"], one["total"]),
+            human_size(one["total"]),
+            f"{human_size(one['rate'])}/s",
+            "-" if one["eta"] is None else human_seconds(one["eta"]),
+            f"{one['host']}/{one['repository']}".rstrip("/"),
+            _tried(one),
+        )
+        for one in transfers
+    ]
+    head = ("TRANSFER", "BLOB", "DONE", "SIZE", "RATE", "LEFT", "WHERE", "NOTE")
+    return render_table(head, rows, right={2, 3, 4, 5})
+
+
+def _tried(one: Transfer) -> str:
+    return f"try {one['attempts']}: {one['error']}" if one["error"] else ", ".join(one["names"])
 
 
 def _details(one: Status) -> str:

@@ -39,6 +39,15 @@ def human_size(count: int) -> str:
     return f"{count} B" if unit == 0 else f"{size:.1f} {_UNITS[unit]}"
 
 
+def human_seconds(seconds: float) -> str:
+    """Whole seconds, minutes or hours, as one estimates them: `48s`, `3m12s`, `2h05m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
+
+
 def short_digest(digest: str) -> str:
     """The algorithm and twelve hex digits."""
     algorithm, _, hexadecimal = digest.partition(":")

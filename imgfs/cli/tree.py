@@ -44,6 +44,25 @@ class Status(TypedDict):
     parts: list[Part]
 
 
+class Transfer(TypedDict):
+    """A file of .imgfs/transfers/ (transfer/running.py says what the keys mean)."""
+
+    name: str
+    direction: str
+    digest: str
+    ref: str | None
+    names: list[str]
+    host: str
+    repository: str
+    total: int
+    offset: int
+    rate: int
+    eta: float | None
+    started: int
+    attempts: int
+    error: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class RegisteredName:
     """A name below images/; `updated` is ns since the epoch."""
@@ -171,6 +190,16 @@ class Tree:
     def status(self, digest: str) -> Status:
         """What is local of an image. Raises OSError: FileNotFoundError where nothing here mentions it."""
         return cast("Status", self.read_json(f"{self.image(digest)}/status.json"))
+
+    def transfers(self) -> list[Transfer]:
+        """What is on its way now, the oldest first. Raises OSError."""
+        found: list[Transfer] = []
+        for name in os.listdir(f"{self.path}/.imgfs/transfers"):
+            try:
+                found.append(cast("Transfer", self.read_json(f"{self.path}/.imgfs/transfers/{name}")))
+            except FileNotFoundError:
+                continue  # it ended while this one looked
+        return sorted(found, key=lambda one: (one["started"], one["name"]))
 
     def read_json(self, path: str) -> Any:
         """The JSON value in a file of the tree. Raises OSError; fails where the file holds none."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TypeVarTuple
+from typing import Literal, TypeVarTuple
 
 import trio
 from msgspec import UNSET, UnsetType
@@ -31,8 +32,11 @@ from imgfs.content.store import BlobInfo, ContentStore
 from imgfs.content.verification import check_total, stored_already, verify
 from imgfs.content.writer import Writer
 from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, StorageFailed, begun_read_only, from_os
+from imgfs.metrics.family import Family, counter, gauge
 from imgfs.oci.digest import Digest
 
+Outcome = Literal["started", "committed", "aborted"]
+OUTCOMES: tuple[Outcome, ...] = ("started", "committed", "aborted")
 Ts = TypeVarTuple("Ts")
 
 _log = logging.getLogger("imgfs.content.ingest")
@@ -52,6 +56,8 @@ class IngestStore:
         self._directory = content.ingest
         self._ingests: dict[str, Ingest] = {}
         self._committing: dict[Digest, trio.Event] = {}
+        self._counted: Counter[Outcome] = Counter()
+        self._committed_bytes = 0
         if self._directory.is_dir():
             self._era = era or era_of(self._directory)
             self._load()
@@ -81,6 +87,18 @@ class IngestStore:
     def is_filling(self) -> bool:
         """Whether anybody is writing now."""
         return any(ingest.is_held for ingest in self._ingests.values())
+
+    def families(self) -> list[Family]:
+        """What metrics tell of unfinished writes."""
+        known = list(dict.fromkeys(self._ingests.values()))
+        stand = {("writing",): sum(one.is_held for one in known), ("resting",): sum(not one.is_held for one in known)}
+        counted = {(outcome,): self._counted[outcome] for outcome in OUTCOMES}
+        committed = {(): self._committed_bytes}
+        return [
+            gauge("imgfs_ingests", "Unfinished writes.", ("state",), stand),
+            counter("imgfs_ingests_total", "Writes that were started, and how they ended.", ("event",), counted),
+            counter("imgfs_ingests_committed_bytes_total", "Bytes of ingests that became blobs.", (), committed),
+        ]
 
     def status(self, ref: str) -> Status:
         """How a ref stands. Never waits. Raises NotFound."""
@@ -182,6 +200,8 @@ class IngestStore:
             await self._remove(ingest, NotFound(f"{ingest.subject}: was committed as {digest}"), remove_committed)
         info = self._content.info(digest)
         assert info is not None
+        self._counted["committed"] += 1
+        self._committed_bytes += info.size
         return info
 
     async def _publish(self, ingest: Ingest, digest: Digest) -> None:
@@ -265,6 +285,7 @@ class IngestStore:
         async with ingest.lock:
             if ingest.gone is None:
                 await self._remove(ingest, Cancelled(f"{ingest.subject}: was removed; start again"))
+                self._counted["aborted"] += 1
                 return
         raise NotFound(f"ingest {ref!r}: does not exist")
 
@@ -377,6 +398,7 @@ class IngestStore:
                     self._ingests.pop(ref)
                     self.release(ingest)
                     raise
+        self._counted["started"] += 1
         return ingest
 
     def _refuse_shared(self, ingest: Ingest) -> None:

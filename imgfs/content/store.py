@@ -88,6 +88,9 @@ class ContentStore:
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._stored
 
+    def __len__(self) -> int:
+        return len(self._stored)
+
     def __iter__(self) -> Iterator[BlobInfo]:
         return iter(list(self._stored.values()))
 

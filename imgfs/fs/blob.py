@@ -45,6 +45,8 @@ class BlobFile(Node):
             content.forget(digest)
             descriptor = await self._typed()
             await caller.wait(lambda: self._subsystems.blobs.ensure(descriptor))
+        else:
+            self._subsystems.transfers.hit("blob", self._descriptor.size)
         info = content.info(digest)
         if info is not None and info.size != self._descriptor.size:
             # The kernel reads no further than the size it was told, so a shorter one would be a silent cut.

@@ -14,6 +14,7 @@ from typing import TypeVar
 import trio
 
 from imgfs.errors import Busy, Interrupted
+from imgfs.metrics.histogram import Histogram
 
 T = TypeVar("T")
 
@@ -31,6 +32,8 @@ class Waiters:
     def __init__(self, ending: trio.Event) -> None:
         self.ending = ending
         self.count = 0
+        self.seconds = Histogram()
+        """How long they waited, also those who left before the end."""
 
     @property
     def poll(self) -> float:
@@ -79,10 +82,12 @@ class Caller:
         if self._waiters.count >= WAITERS_MAX:
             raise Busy(f"{WAITERS_MAX} processes wait for registries already; try again later")
         self._waiters.count += 1
+        began = trio.current_time()
         try:
             return await self._wait(work)
         finally:
             self._waiters.count -= 1
+            self._waiters.seconds.observe(trio.current_time() - began)
 
     async def _wait(self, work: Callable[[], Awaitable[T]]) -> T:
         results: list[T] = []

@@ -14,7 +14,9 @@ from imgfs.fs.leases import LeasesDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.plugins import plugins_directory
 from imgfs.fs.repair import RepairFile
+from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.transfers import TransfersDirectory
 from imgfs.log import ASIDE, unwritten_lines
 from imgfs.oci.digest import Digest
 
@@ -22,7 +24,8 @@ _LOG_SHOWN = 1 << 20
 
 
 class ControlDirectory(Directory):
-    """version, config, state.json, metrics, log, repair, gc/, leases/, plugins/; unlisted, layers/ for the kernel."""
+    """version, config, state.json, metrics, log, repair, gc/, leases/, plugins/, transfers/; unlisted, layers/ for the
+    kernel."""
 
     __slots__ = ("_children", "_gc", "_layers", "_rootfs")
 
@@ -34,7 +37,6 @@ class ControlDirectory(Directory):
             "version": constant(f"{__version__}\n".encode()),
             "config": constant(subsystems.settings.encode()),
             "state.json": called(subsystems.describe),
-            "metrics": called(lambda: subsystems.metrics().encode()),
             "log": called(lambda: _tail(subsystems.state / "log")),
         }
         self._gc = GcDirectory(subsystems)
@@ -42,9 +44,12 @@ class ControlDirectory(Directory):
             name.encode(): RenderedFile(f".imgfs/{name}", subsystems.shown, render)
             for name, render in renderers.items()
         }
+        # Its size costs a walk over the stores, which nobody who lists this directory asked for.
+        self._children[b"metrics"] = ReportFile(subsystems, ".imgfs/metrics", subsystems.metrics)
         self._children[b"gc"] = self._gc
         self._children[b"leases"] = LeasesDirectory(subsystems)
         self._children[b"plugins"] = plugins_directory(subsystems.shown, subsystems.plugins)
+        self._children[b"transfers"] = TransfersDirectory(subsystems)
         self._children[b"repair"] = RepairFile(subsystems)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:

@@ -18,7 +18,10 @@ from imgfs.kernel.mounts import mount_at, set_read_ahead, unmount, watch_mounts
 
 MAX_TASKS = 2500
 """Requests in work at once. A reader that waits for a registry holds one, so this is well above WAITERS_MAX."""
-MAX_BACKGROUND = 128
+MAX_BACKGROUND = 1500
+"""Reads that the kernel has under way at once, those of kernel views among them. What waits for a dead registry keeps
+its place: with the 128 that were enough for speed, 128 pages of one image stopped the cold reads of all others. Below
+WAITERS_MAX, so that places are left for who looks up and opens."""
 READ_AHEAD_KB = 1024
 _UNMOUNT_PATIENCE = 10.0
 

@@ -12,6 +12,7 @@ from imgfs.config import Config
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.fs.node import Shown
+from imgfs.fs.served import Served
 from imgfs.gc.space import Space
 from imgfs.gc.watch import Room
 from imgfs.images.catalog import Catalog
@@ -33,6 +34,7 @@ from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
+from imgfs.transfer.running import TransferReporter
 from imgfs.transfer.status import StatusReporter
 
 
@@ -65,12 +67,14 @@ class Subsystems:
     images: Images
     blobs: Blobs
     transfers: Transfers
+    running: TransferReporter
     pushes: Pushes
     failures: Failures
     status: StatusReporter
     space: Callable[[], Awaitable[Space]]
     """What `df` says of the tree."""
-    metrics: Callable[[], str]
+    served: Served
+    metrics: Callable[[], Awaitable[bytes]]
     describe: Callable[[], bytes]
     works: Flights[None]
     """Changes of snapshots. Who is interrupted leaves one at once; it ends at the next step that can be left out."""

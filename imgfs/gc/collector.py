@@ -60,6 +60,7 @@ class Collector:
                 await self._run(Cycle(self._rooms, report, pinned, holds_only=False), everything)
             told = {"removed": len(report.removed), "bytes": report.bytes, "dry_run": dry_run}
             _log.info("collected garbage", extra=told)
+            self._rooms.totals.add(report)
             return report
 
     async def discard(self, digests: Iterable[Digest]) -> Report:

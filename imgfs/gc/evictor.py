@@ -67,6 +67,7 @@ class Evictor:
                 await self._go(cycle, sorted(choices, key=lambda one: one.order), need)
             told = {"removed": len(report.removed), "bytes": report.bytes, "need": need, "dry_run": dry_run}
             _log.info("evicted", extra=told)
+            self._rooms.totals.add(report)
             return report
 
     async def _go(self, cycle: Cycle, choices: list[_Choice], need: int) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+Mode = Literal["collect", "evict"]
 Sort = Literal["snapshot", "metadata", "layer", "blob", "ingest", "catalogue"]
 """A chain's row; its metadata image; an uncompressed tar; a blob; a part of one; what is known of a digest."""
 
@@ -25,7 +26,7 @@ class Report(msgspec.Struct, kw_only=True):
     `refused` is a sentence where nothing was judged at all, else empty.
     """
 
-    mode: Literal["collect", "evict"]
+    mode: Mode
     dry_run: bool = False
     refused: str = ""
     removed: list[Item] = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
+from imgfs.gc.totals import Totals
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore
@@ -48,6 +49,7 @@ class Rooms:
     forgotten: Callable[[Collection[Digest]], None]
     patience: float = 7 * 86400.0
     """Seconds after which an unfinished write that nobody goes on with is garbage."""
+    totals: Totals = field(default_factory=Totals)
 
     def version(self) -> tuple[int, ...]:
         """Changes whenever there may be a root more; costs nothing."""

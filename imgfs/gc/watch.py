@@ -22,6 +22,7 @@ from imgfs.gc.evictor import Evictor
 from imgfs.gc.report import Report
 from imgfs.gc.rooms import Rooms
 from imgfs.gc.unfinished import unfinished
+from imgfs.metrics.family import Family, gauge
 
 _log = logging.getLogger("imgfs.gc")
 
@@ -71,10 +72,23 @@ class Room:
 
         Those that run count nothing: what they keep goes with their end.
         """
+        return sum((await self.usage()).values())
+
+    async def usage(self) -> dict[str, int]:
+        """The same by kind: `blobs`, without those that are a layer's tar too, `layers` and `unfinished`."""
         tars = [layer.tar for layer in self._rooms.layers]
         alone = [info.allocated for info in self._rooms.content if info.digest not in self._rooms.layers]
         parts = [one.bytes for one in await unfinished(self._rooms.ingests)]
-        return sum(alone) + sum(parts) + await run_disk(_allocated, tars)
+        return {"blobs": sum(alone), "layers": await run_disk(_allocated, tars), "unfinished": sum(parts)}
+
+    async def families(self) -> list[Family]:
+        """What metrics tell of the disk and of garbage; what the disk does not tell now is left out."""
+        try:
+            usage = await self.usage()
+        except StorageFailed:
+            return self._rooms.totals.families()
+        bytes_of = {(kind,): size for kind, size in usage.items()}
+        return [gauge("imgfs_store_bytes", "Bytes on disk.", ("kind",), bytes_of), *self._rooms.totals.families()]
 
     async def disk(self) -> os.statvfs_result:
         """What the disk of the state directory says of itself. Raises StorageFailed."""

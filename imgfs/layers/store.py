@@ -149,6 +149,9 @@ class LayerStore:
     def __contains__(self, diff_id: Digest) -> bool:
         return diff_id in self._layers
 
+    def __len__(self) -> int:
+        return len(self._layers)
+
     def __iter__(self) -> Iterator[Layer]:
         return iter(list(self._layers.values()))
 

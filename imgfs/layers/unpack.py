@@ -52,7 +52,7 @@ async def unpack(
 ) -> Unpacked:
     """Pass `stream`, the bytes of the blob `descriptor`, through `decompressor` into `writer`.
 
-    `moved` is told the number of compressed bytes of each piece. All that came, also before an error of `stream`, is in
+    `moved` is told of compressed bytes as soon as they come. All that came, also before an error of `stream`, is in
     `copy` then, unless its disk is full; closing it is the caller's. Raises VerificationFailed, Malformed, TooLarge,
     Unsupported, NoSpace, StorageFailed, and whatever `stream` raises; then nothing of the writer may be served.
     Cancellation waits for the piece in work.
@@ -190,16 +190,15 @@ async def _coalesce(stream: AsyncIterable[bytes], moved: Callable[[int], None]) 
     failure: ImgfsError | None = None
     try:
         async for piece in stream:
+            moved(len(piece))
             waiting.append(piece)
             size += len(piece)
             if size >= _PIECE or trio.current_time() >= since + _SECONDS:
-                moved(size)
                 yield b"".join(waiting)
                 waiting, size, since = [], 0, trio.current_time()
     except ImgfsError as error:
         failure = error  # after what came before it
     if waiting:
-        moved(size)
         yield b"".join(waiting)
     if failure is not None:
         raise failure

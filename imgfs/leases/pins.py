@@ -32,6 +32,7 @@ class Pins:
 
     def __init__(self) -> None:
         self._held: Counter[Resource] = Counter()
+        self._pins: list[Pin] = []
         self._noted: list[set[Resource]] = []
         self.version = 0
         """Changes whenever something is pinned that was not."""
@@ -45,14 +46,20 @@ class Pins:
     def __contains__(self, resource: object) -> bool:
         return resource in self._held
 
+    def beside(self, resource: Resource) -> set[Resource]:
+        """All that the operations which hold `resource` hold."""
+        return {one for pin in self._pins if resource in pin.resources for one in pin.resources}
+
     @contextmanager
     def hold(self, *resources: Resource) -> Generator[Pin]:
         """A transient lease on `resources` for as long as the block runs, however it ends."""
         pin = Pin(self)
         pin.add(*resources)
+        self._pins.append(pin)
         try:
             yield pin
         finally:
+            self._pins.remove(pin)
             self._held.subtract(pin.resources)
             for resource in pin.resources:
                 if not self._held[resource]:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from imgfs.aio.fair import FairLimiter
 from imgfs.errors import ImgfsError, RangeIgnored, RemoteError, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.body import refuse_kind
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
 from imgfs.registry.hosts import Endpoint
+from imgfs.registry.retry import Told, nobody
 from imgfs.registry.senders import Sent
 from imgfs.registry.turns import FAULTS, Turns
 
@@ -48,7 +50,8 @@ class BlobStream(AsyncIterator[bytes]):
 
     A cut, a reset, a short body and a stall are resumed by Range at the byte reached: at the next host, or at the same
     one where there is no other. Bytes gained reset the count of tries; those of a body given up for its pace do not.
-    `call` makes the request to a host, `gate` bounds the streams to one, and `sent` gets everybody who sent bytes.
+    `call` makes the request to a host, `gate` bounds the streams to one, `sent` gets everybody who sent bytes, and
+    `failed` is told of each try that fails.
     """
 
     def __init__(
@@ -58,8 +61,9 @@ class BlobStream(AsyncIterator[bytes]):
         call: Callable[[Endpoint], Call],
         span: Span,
         media_type: str,
-        gate: Callable[[Endpoint], trio.Semaphore],
+        gate: Callable[[Endpoint], FairLimiter],
         sent: Sent,
+        failed: Told = nobody,
     ) -> None:
         self._exchange = exchange
         self._turns = turns
@@ -69,8 +73,9 @@ class BlobStream(AsyncIterator[bytes]):
         self._gate = gate
         self._sent = sent
         self._call = call(turns.current)
-        self._tries = exchange.tries(turns.current.host, turns)
-        self._entered: trio.Semaphore | None = None
+        self._failed = failed
+        self._tries = exchange.tries(turns.current.host, turns, failed)
+        self._entered: FairLimiter | None = None
         self._answer: Answer | None = None
         self._position = span.start
         self._gained = 0
@@ -96,6 +101,7 @@ class BlobStream(AsyncIterator[bytes]):
                 continue
             except VerificationFailed as error:
                 await self._drop()
+                self._tries.count(error)
                 self._leave(error)
                 continue
             if piece:
@@ -152,6 +158,7 @@ class BlobStream(AsyncIterator[bytes]):
         await self._drop()
         self._gained = 0
         if gained and self._turns.pass_on(error):
+            self._tries.count(error)
             self._exit()
             return
         try:
@@ -167,17 +174,17 @@ class BlobStream(AsyncIterator[bytes]):
         """Wait until the host whose turn it is has room for a stream, and begin anew with it."""
         if self._entered is None:
             gate, before = self._gate(self._turns.current), trio.current_time()
-            await gate.acquire()
+            await gate.acquire(self._call.repository)
             self._entered = gate
             self._turns.waited(trio.current_time() - before)
             self._call = self._call_to(self._turns.current)
-            self._tries = self._exchange.tries(self._turns.current.host, self._turns)
+            self._tries = self._exchange.tries(self._turns.current.host, self._turns, self._failed)
             self._etag, self._ranges = "", True
 
     def _exit(self) -> None:
         gate, self._entered = self._entered, None
         if gate is not None:
-            gate.release()
+            gate.release(self._call.repository)
 
     def _progressed(self) -> bool:
         """Whether enough came since the last break; a registry must not feed a reader crumbs for ever."""
@@ -201,8 +208,10 @@ class BlobStream(AsyncIterator[bytes]):
         answer = await self._exchange.open(self._ranged(), self._tries)
         try:
             usable = await self._judge(answer)
-        except BaseException:
+        except BaseException as error:
             await answer.aclose()
+            if isinstance(error, ImgfsError):
+                self._tries.count(error)
             raise
         if not usable:
             await answer.aclose()

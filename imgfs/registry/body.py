@@ -53,13 +53,14 @@ async def read_all(answer: Answer, limit: int, subject: str) -> bytes:
 async def drain(answer: Answer) -> bytes:
     """The first bytes of an answer's body, as far as they come at once. Closes it; the connection stays if all came."""
     body = b""
-    with trio.move_on_after(DRAIN_SECONDS):
-        try:
+    try:
+        with trio.move_on_after(DRAIN_SECONDS):
             while len(body) < DRAIN_MAX and (piece := await answer.read()):
                 body += piece
-        except RemoteError:
-            pass  # the status was what counts, and it is known
-    await answer.aclose()
+    except RemoteError:
+        pass  # the status was what counts, and it is known
+    finally:
+        await answer.aclose()
     return body[:DRAIN_MAX]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from imgfs.aio.fair import FairLimiter
 from imgfs.errors import Invalid, RegistryFailed, TooLarge, VerificationFailed
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest, is_digest
@@ -26,7 +27,7 @@ from imgfs.registry.limits import Limits
 from imgfs.registry.lists import Lists
 from imgfs.registry.push.destination import Destination, Gates
 from imgfs.registry.push.sessions import Sessions
-from imgfs.registry.retry import Sleep, Tries
+from imgfs.registry.retry import Sleep, Told, Tries, nobody
 from imgfs.registry.senders import Senders
 from imgfs.registry.statistics import Statistics
 from imgfs.registry.turns import FAULTS, Turns
@@ -74,7 +75,7 @@ class Registry:
         self._limits = limits
         self._exchange = Exchange(limits, sleep, ssl_context, credentials, self._plain_http)
         self._lists = Lists(self._exchange, self._ask, self.manifest)
-        self._gates: dict[str, trio.Semaphore] = {}
+        self._gates: dict[str, FairLimiter] = {}
         self._senders = Senders(self._exchange.health)
         self._sessions = Sessions()
         self._push_gates: dict[str, Gates] = {}
@@ -133,7 +134,14 @@ class Registry:
         return await self._lists.repositories(host)
 
     def blob(
-        self, host: str, repository: str, descriptor: Descriptor, offset: int = 0, end: int | None = None
+        self,
+        host: str,
+        repository: str,
+        descriptor: Descriptor,
+        offset: int = 0,
+        end: int | None = None,
+        *,
+        failed: Told = nobody,
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Stream the raw bytes of a blob from `offset` to `end` (by default its size): exactly these, in order.
 
@@ -141,14 +149,14 @@ class Registry:
         is resumed where it broke. **The digest is not verified here**: the consumer hashes. Raises VerificationFailed
         for a length or a Content-Range other than the descriptor's, before the last byte is handed out. Leaving the
         context closes the connection without draining it; after the last byte it is kept for the next call. At most
-        `limits.streams` of a host are open at a time, others wait on entering. Source: distribution-spec, "Pulling
-        blobs".
+        `limits.streams` of a host are open at a time, others wait on entering, repositories by turns. `failed` is told
+        of each try that fails, also if another one mends it. Source: distribution-spec, "Pulling blobs".
         """
         span = Span(offset, descriptor.size if end is None else end, descriptor.size)
         if not 0 <= span.start <= span.end <= span.size:
             raise Invalid(f"blob {descriptor.digest}: bytes {offset} to {end} are not within its {descriptor.size}")
         endpoint(host)
-        return self._stream(host, repository, descriptor, span)
+        return self._stream(host, repository, descriptor, span, failed)
 
     async def destination(self, host: str, repository: str) -> Destination:
         """Where what is pushed to `repository` of `host` goes: the first of its hosts that has the capability push.
@@ -170,7 +178,7 @@ class Registry:
 
     @asynccontextmanager
     async def _stream(
-        self, host: str, repository: str, descriptor: Descriptor, span: Span
+        self, host: str, repository: str, descriptor: Descriptor, span: Span, failed: Told
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         able = await self._able(host, "pull", descriptor.digest)
         turns = self._exchange.turns(able, descriptor.digest)
@@ -181,7 +189,7 @@ class Registry:
             return Call("blob", where, repository, url, subject, expects=frozenset({200, 206, 416}))
 
         sent = self._senders.of(host, descriptor.digest, able)
-        stream = BlobStream(self._exchange, turns, call, span, descriptor.media_type, self._gate, sent)
+        stream = BlobStream(self._exchange, turns, call, span, descriptor.media_type, self._gate, sent, failed)
         try:
             await stream.open()
             yield stream
@@ -190,8 +198,9 @@ class Registry:
         finally:
             await stream.aclose()
 
-    def _gate(self, where: Endpoint) -> trio.Semaphore:
-        return self._gates.setdefault(where.authority, trio.Semaphore(self._limits.streams))
+    def _gate(self, where: Endpoint) -> FairLimiter:
+        limits = self._limits
+        return self._gates.setdefault(where.authority, FairLimiter(limits.streams, limits.spare_streams))
 
     async def _turns(self, host: str, capability: str, what: object) -> Turns:
         """Who is asked for `what`, in order. Raises as `_able`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -26,8 +25,8 @@ from imgfs.registry.health import Health
 from imgfs.registry.hosts import Endpoint, check_url, hostname, origin
 from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
-from imgfs.registry.retry import Pauses, Sleep, Tries, retry_after
-from imgfs.registry.statistics import HostStatistics
+from imgfs.registry.retry import Pauses, Sleep, Told, Tries, nobody, retry_after
+from imgfs.registry.statistics import Counters
 from imgfs.registry.turns import Turns
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Exchange:
         plain_http: Collection[str] = (),
     ) -> None:
         self.limits = limits
-        self.counters: defaultdict[str, HostStatistics] = defaultdict(HostStatistics)
+        self.counters = Counters()
         self._sleep = sleep
         self._context = context
         self._wire: Wire | None = None
@@ -93,11 +92,14 @@ class Exchange:
         if self._wire is not None:
             await self._wire.aclose()
 
-    def tries(self, host: str, turns: Turns | None = None) -> Tries:
-        """A fresh count of attempts for one call to `host`, which may be one of several whose turn it is."""
+    def tries(self, host: str, turns: Turns | None = None, failed: Told = nobody) -> Tries:
+        """A fresh count of attempts for one call to `host`, which may be one of several whose turn it is.
+
+        `failed` is told of each that fails.
+        """
         if turns is None:
-            return Tries(self.limits, self._sleep, self.counters[host])
-        return Tries(self.limits, self._sleep, self.counters[host], turns.spare, turns.since)
+            return Tries(self.limits, self._sleep, self.counters[host], failed=failed)
+        return Tries(self.limits, self._sleep, self.counters[host], turns.spare, turns.since, failed)
 
     def turns(self, hosts: Sequence[Endpoint], what: str) -> Turns:
         """The order in which `hosts` are asked for `what`, with what is known of them now."""
@@ -244,6 +246,11 @@ class Exchange:
         there = call.endpoint
         manner = Manner(permitted, there.trust_at(url), there.proxy, there.connect if there.owns(url) else None)
         answer = await wire.send(call.method, url, headers, manner, counters, call.subject, call.body, call.outgoing)
+        counters.answered(answer.status)
+        if not there.owns(url):
+            answer.origin = "storage"
+        elif there.mirror:
+            answer.origin = "mirror"
         answer.confidential = bool(there.headers) or (grant is not None and grant.login.credential is not None)
         _log.debug(
             "request", extra={"kind": call.kind, "method": call.method, "host": authority, "status": answer.status}

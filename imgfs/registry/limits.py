@@ -38,6 +38,8 @@ class Limits:
     """Fewer bytes than `crumb` before a body breaks are progress this many times a stream, and then no more."""
     streams: int = 8
     """Blob streams to one registry at a time."""
+    spare_streams: int = 2
+    """Further ones for repositories that have none, so that a large image does not keep others waiting."""
     uploads: int = 4
     """Blobs on their way to one registry at a time."""
     taking: float = 75.0

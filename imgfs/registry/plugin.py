@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import trio
 from msgspec import Meta
 
 from imgfs.plugins.contract import Context, Plugin
@@ -14,6 +15,7 @@ from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.kinds import REGISTRY
 from imgfs.registry.limits import Limits
+from imgfs.registry.resolver import Resolver
 
 _DEFAULT = Limits()
 _CALL_SECONDS = 115.0
@@ -59,6 +61,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def _registry(context: Context) -> Registry:
+    trio.socket.set_custom_hostname_resolver(Resolver())
     config, options = context.one(CONFIG), context.options(Options)
     credentials = Credentials(Path(config.auth_file) if config.auth_file else None)
     return Registry(

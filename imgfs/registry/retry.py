@@ -15,10 +15,16 @@ from imgfs.registry.limits import Limits
 from imgfs.registry.statistics import HostStatistics
 
 Sleep = Callable[[float], Awaitable[object]]
+Told = Callable[[ImgfsError], object]
+"""Who is told of each try that failed, whether another one mends it or not."""
 _GRAIN = 0.001
 """Seconds not worth waiting for; clocks round."""
 
 _log = logging.getLogger("imgfs.registry")
+
+
+def nobody(_: ImgfsError) -> None:
+    """Nobody wants to know."""
 
 
 class Pauses:
@@ -58,7 +64,7 @@ class Tries:
     """The attempts of one call, over everything it has to do.
 
     `spare` says whether another host should be asked instead: then the attempt was the last, and nothing waits.
-    `since` is when the last progress was, by default now.
+    `since` is when the last progress was, by default now. `failed` is told of each failure.
     """
 
     def __init__(
@@ -68,11 +74,13 @@ class Tries:
         counters: HostStatistics,
         spare: Callable[[], bool] = lambda: False,
         since: float | None = None,
+        failed: Told = nobody,
     ) -> None:
         self.spare = spare
         self._limits = limits
         self._sleep = sleep
         self._counters = counters
+        self._tell = failed
         self._failed = 0
         self._rested = 0.0
         self._since = trio.current_time() if since is None else since
@@ -111,10 +119,12 @@ class Tries:
     def count(self, error: ImgfsError) -> None:
         """Count a failure that no other try can mend."""
         self._counters.failed(error)
+        self._tell(error)
 
     def _count(self, error: RemoteError, enough: bool) -> None:
         self._failed += 1
         self._counters.failed(error)
+        self._tell(error)
         if enough or self.spare() or self._failed >= self._limits.tries:
             raise error
         self._counters.retries += 1

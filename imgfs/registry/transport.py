@@ -31,7 +31,7 @@ from imgfs.registry.manner import Manner
 from imgfs.registry.network import InnerAddress, Network, WideStream
 from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.proxy import inner_failure, proxy_of, refuse_literal
-from imgfs.registry.statistics import HostStatistics
+from imgfs.registry.statistics import HostStatistics, Origin
 from imgfs.registry.trust import SYSTEM, Trust, system_context
 
 _log = logging.getLogger("imgfs.registry")
@@ -83,7 +83,13 @@ class Answer:
     """A status, headers, and a body that is read piece by piece. Must be closed; closing does not drain."""
 
     def __init__(
-        self, response: httpx.Response, subject: str, authority: str, limits: Limits, counters: HostStatistics
+        self,
+        response: httpx.Response,
+        subject: str,
+        authority: str,
+        limits: Limits,
+        counters: HostStatistics,
+        asked: float,
     ) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
@@ -94,6 +100,7 @@ class Answer:
         """Whether it comes from where a registry redirected to, not from the registry."""
         self.confidential = False
         """Whether it answers a request that showed a login, which it may echo."""
+        self.origin: Origin = "registry"
         self.slow = False
         """Whether the body was given up for its pace, so that its bytes are no progress."""
         self._response = response
@@ -103,6 +110,8 @@ class Answer:
         self._direct: DirectBody | None = None
         self._limits = limits
         self._counters = counters
+        self._asked = asked
+        self._is_closed = False
         self._waited = 0.0
         self._turn = trio.current_time()
         self._received = 0
@@ -137,6 +146,7 @@ class Answer:
         self._reading = bool(piece)
         await self._take_turns()
         self._counters.received += len(piece)
+        self._counters.sources[self.origin] += len(piece)
         self._judge_pace(len(piece), trio.current_time() - before)
         return piece
 
@@ -160,6 +170,10 @@ class Answer:
 
     async def aclose(self) -> None:
         """Give the connection back, or close it when bytes of the body are still to come."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._counters.inflight -= 1
+            self._counters.whole.observe(trio.current_time() - self._asked)
         if self._direct is not None:
             self._direct.close()
         elif is_overfull(self._response):
@@ -235,14 +249,14 @@ class Wire:
         Raises Unreachable, TimedOut and Garbled, which another try may cure, RegistryFailed (TLS, an address outside
         what is permitted), which it will not, and TooLarge.
         """
-        authority = urlsplit(url).netloc
+        authority, asked = urlsplit(url).netloc, trio.current_time()
         limits, connect = self._limits, manner.connect or self._limits.connect
         silence = limits.silence if outgoing is None else limits.taking
         times = {"connect": connect, "read": silence, "write": limits.silence, "pool": None}
         try:
             transport = await self._transport(url, manner, subject)
             request = httpx.Request(method, url, headers=headers, content=body or None, extensions={"timeout": times})
-            with trio.fail_after(connect + limits.silence) as scope:
+            with counters.sending(), trio.fail_after(connect + limits.silence) as scope:
                 if outgoing is not None:
                     request.stream = _Body(outgoing, scope, limits.taking, counters)
                 response = await transport.handle_async_request(request)
@@ -259,7 +273,8 @@ class Wire:
             raise translated(error, subject, authority) from None
         if isinstance(stream := response.extensions.get("network_stream"), WideStream):
             stream.widen()
-        answer = Answer(response, subject, authority, limits, counters)
+        counters.first_byte.observe(trio.current_time() - asked)
+        answer = Answer(response, subject, authority, limits, counters, asked)
         await self._check_headers(answer, response, subject)
         return answer
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from imgfs.aio.flight import Flights
-from imgfs.content.download import download
+from imgfs.content.download import download, download_ref
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import Busy, NotFound, VerificationFailed
@@ -79,8 +79,11 @@ class Blobs:
         `own` are the places of the image that asks; without it every place counts with its own claim. However many ask
         for the same at once, it is fetched once. A cancelled caller leaves the fetch to the others.
         """
-        if descriptor.digest not in self._content:
+        if descriptor.digest in self._content:
+            self._transfers.hit("blob", descriptor.size)
+        else:
             key = _Wanted(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
+            self._transfers.missed("blob", shared=key in self._flights)
             await self._flights.join(key, lambda: self._fetch(descriptor, own))
 
     def cancel(self, digest: Digest) -> bool:
@@ -122,16 +125,24 @@ class Blobs:
 
     async def _fetch_blob(self, source: Source, descriptor: Descriptor) -> None:
         """By the same writer as everybody's, so that it goes on where a crash or a dead registry cut it off."""
-        with self._transfers.running(descriptor, str(source)) as transfer:
+        with self._transfers.begin(
+            direction="pull",
+            digest=descriptor.digest,
+            total=descriptor.size,
+            host=source.host,
+            repository=source.repository,
+            ref=download_ref(descriptor.digest),
+        ) as transfer:
             begun = 0
 
             def stream(at: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
                 nonlocal begun
-                transfer.offset = begun = at
-                return self._registry.blob(source.host, source.repository, descriptor, at)
+                begun = at
+                transfer.at(at)
+                return self._registry.blob(source.host, source.repository, descriptor, at, failed=transfer.failed)
 
             try:
-                await download(self._ingests, descriptor.digest, descriptor.size, stream, transfer.moved)
+                await download(self._ingests, descriptor.digest, descriptor.size, stream, transfer.advance)
             except Busy:
                 await self._fetch_beside(source, descriptor, transfer)
             except VerificationFailed as error:
@@ -143,11 +154,11 @@ class Blobs:
         """Somebody writes under the download's ref, maybe what an image lies about: theirs must not hold up ours."""
         async with (
             self._content.writer(descriptor.digest, descriptor.size) as writer,
-            self._registry.blob(source.host, source.repository, descriptor) as stream,
+            self._registry.blob(source.host, source.repository, descriptor, failed=transfer.failed) as stream,
         ):
             async for piece in stream:
                 await writer.write(piece)
-                transfer.moved(len(piece))
+                transfer.advance(len(piece))
             await writer.commit()
 
 

@@ -141,12 +141,13 @@ class Images:
         check_config_size(manifest.config)
         for descriptor in manifest.layers:
             self._layers.check_readable(descriptor)
-        if manifest.config.digest not in self._content:
+        is_first = manifest.config.digest not in self._content
+        if is_first:
             # The layers need not wait for the config: what their tars are is compared below.
             await gather(
                 [
                     partial(self._blobs.ensure, manifest.config, own),
-                    *(partial(self._prefetch, descriptor, own) for descriptor in manifest.layers),
+                    *(partial(self._prefetch, descriptor, own, image.digest) for descriptor in manifest.layers),
                 ]
             )
         config = await self._documents.config(manifest, own)
@@ -154,8 +155,8 @@ class Images:
         pin.add(*map(layer, config.diff_ids), *map(snapshot, chain_ids(config.diff_ids) or [EMPTY]))
         for diff_id in config.diff_ids:
             self._touched(diff_id)
-        await gather([partial(self._layers.ensure, *pair, own) for pair in pairs])
+        await gather([partial(self._layers.ensure, *pair, own, image.digest, again=is_first) for pair in pairs])
         return await self._graph.record(pairs)
 
-    async def _prefetch(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
-        await self._layers.ensure(descriptor, None, own)
+    async def _prefetch(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest) -> None:
+        await self._layers.ensure(descriptor, None, own, image)

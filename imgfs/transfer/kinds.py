@@ -15,6 +15,7 @@ from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
+from imgfs.transfer.running import TransferReporter
 from imgfs.transfer.status import StatusReporter
 
 
@@ -23,6 +24,7 @@ class Transferring:
     """Getting things here, from a name to a snapshot, and how that goes."""
 
     transfers: Transfers
+    running: TransferReporter
     failures: Failures
     blobs: Blobs
     layers: Layers

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from imgfs.aio.fair import FairLimiter
 from imgfs.aio.flight import Flights
 from imgfs.aio.threads import run_disk
-from imgfs.content.copy import Copy
+from imgfs.content.copy import Copy, copy_ref
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
@@ -35,6 +36,8 @@ PASSES_A_HOST = 6
 
 A limit for each host and not for all: a registry that does not answer must not hold back the others.
 """
+SPARE_PASSES = 2
+"""Further ones for images that have none: a small image does not wait until a large one is here."""
 
 BREATH = 0.2
 """Seconds that the first reader of a new layer has for himself before it is made durable, unless somebody asks."""
@@ -88,25 +91,36 @@ class Layers:
         self._nursery = nursery
         self._flights: Flights[Layer] = Flights(nursery)
         self._settling: dict[Digest, _Settling] = {}
-        self._passes: dict[str, trio.CapacityLimiter] = {}
+        self._passes: dict[str, FairLimiter] = {}
         self._passed: dict[Digest, Digest] = {}
         """Diff IDs by blob, from the passes of this daemon: the catalogue has them only when the layer has settled."""
 
-    async def ensure(self, descriptor: Descriptor, diff_id: Digest | None, own: tuple[Source, ...] = ()) -> Layer:
+    async def ensure(
+        self,
+        descriptor: Descriptor,
+        diff_id: Digest | None,
+        own: tuple[Source, ...] = (),
+        image: Digest | None = None,
+        *,
+        again: bool = False,
+    ) -> Layer:
         """The layer, verified against its blob digest, and against `diff_id` unless that is None.
 
-        `own` are the places of the image that asks. Raises what try_each raises, Malformed, TooLarge, Unsupported,
-        NoSpace, StorageFailed. However many ask for the same at once, one pass is made. A cancelled caller leaves the
-        pass to the others.
+        `own` are the places of the image that asks, and images take turns. Raises what try_each raises, Malformed,
+        TooLarge, Unsupported, NoSpace, StorageFailed. However many ask for the same at once, one pass is made. A
+        cancelled caller leaves the pass to the others. `again`: the same caller asked just before, which counts once.
         """
         known = diff_id if diff_id is not None and diff_id in self._layers else None
         # The passes of this daemon are asked last: one may have ended while the catalogue was read.
         known = known or await self._catalog.diff_id(descriptor.digest) or self._passed.get(descriptor.digest)
         if known is not None and known in self._layers:
             layer = self._layers.get(known)
+            if not again:
+                self._transfers.hit("layer", descriptor.size)
         else:
             key = descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own)
-            layer = await self._flights.join(key, lambda: self._fetch(descriptor, own))
+            self._transfers.missed("layer", shared=key in self._flights)
+            layer = await self._flights.join(key, lambda: self._fetch(descriptor, own, image))
         if diff_id is not None:
             self._check(descriptor, layer, diff_id)
         return layer
@@ -140,14 +154,14 @@ class Layers:
             self._failures.note(descriptor.digest, error)
             raise error
 
-    async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...]) -> Layer:
+    async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest | None) -> Layer:
         try:
             if descriptor.digest in self._content:
                 layer = await self._unpack_stored(descriptor)
             else:
                 refuse_foreign(descriptor)
                 layer = await try_each(
-                    self._catalog, descriptor.digest, lambda source: self._unpack_from(source, descriptor), own
+                    self._catalog, descriptor.digest, lambda source: self._unpack_from(source, descriptor, image), own
                 )
         except ImgfsError as fault:
             error = _naming(descriptor, fault)
@@ -156,10 +170,17 @@ class Layers:
         self._failures.clear(descriptor.digest)
         return layer
 
-    async def _unpack_from(self, source: Source, descriptor: Descriptor) -> Layer:
-        limiter = self._passes.setdefault(source.host, trio.CapacityLimiter(PASSES_A_HOST))
-        async with limiter:
-            with self._transfers.running(descriptor, str(source)) as transfer:
+    async def _unpack_from(self, source: Source, descriptor: Descriptor, image: Digest | None) -> Layer:
+        limiter = self._passes.setdefault(source.host, FairLimiter(PASSES_A_HOST, SPARE_PASSES))
+        async with limiter.place(image):
+            with self._transfers.begin(
+                direction="pull",
+                digest=descriptor.digest,
+                total=descriptor.size,
+                host=source.host,
+                repository=source.repository,
+                ref=copy_ref(descriptor.digest),
+            ) as transfer:
                 copy = await open_copy(self._ingests, descriptor)
                 if copy is None:
                     return await self._download(source, descriptor, transfer, None)
@@ -167,13 +188,14 @@ class Layers:
 
     async def _download(self, source: Source, descriptor: Descriptor, transfer: Transfer, copy: Copy | None) -> Layer:
         def ask(at: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-            return self._registry.blob(source.host, source.repository, descriptor, at)
+            return self._registry.blob(source.host, source.repository, descriptor, at, failed=transfer.failed)
 
         if copy is not None and copy.start:
+            transfer.at(copy.start)
             async with aclosing(resumed(copy, ask, descriptor.size)) as whole:
-                return await self._pass(descriptor, whole, transfer.moved, copy)
+                return await self._pass(descriptor, whole, _beyond(copy.start, transfer.advance), copy)
         async with ask(0) as stream:
-            return await self._pass(descriptor, stream, transfer.moved, copy)
+            return await self._pass(descriptor, stream, transfer.advance, copy)
 
     async def _unpack_stored(self, descriptor: Descriptor) -> Layer:
         """The blob was read as content before: no request for bytes that are here."""
@@ -244,6 +266,20 @@ class Layers:
                 if self._settling.get(layer.diff_id) is settling:
                     del self._settling[layer.diff_id]
             settling.done.set()
+
+
+def _beyond(start: int, advance: Callable[[int], None]) -> Callable[[int], None]:
+    """`advance` for a stream whose first `start` bytes are here: they come from the disk and are no transfer."""
+    left = start
+
+    def moved(count: int) -> None:
+        nonlocal left
+        here = min(left, count)
+        left -= here
+        if count > here:
+            advance(count - here)
+
+    return moved
 
 
 def _naming(descriptor: Descriptor, error: ImgfsError) -> ImgfsError:

@@ -23,6 +23,7 @@ from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
+from imgfs.transfer.running import TransferReporter
 from imgfs.transfer.status import StatusReporter
 
 
@@ -40,7 +41,20 @@ def _transfer(context: Context) -> Transferring:
     status = StatusReporter(documents, images, names, content, stored, known, transfers, failures)
     referrers = Referrers(known, documents, registry, failures, nursery, holds.pins)
     listings = Listings(registry, failures, nursery)
-    return Transferring(transfers, failures, blobs, layers, documents, images, resolver, referrers, listings, status)
+    running = TransferReporter(names, holds.pins)
+    return Transferring(
+        transfers,
+        running,
+        failures,
+        blobs,
+        layers,
+        documents,
+        images,
+        resolver,
+        referrers,
+        listings,
+        status,
+    )
 
 
 def _pushes(context: Context) -> Pushes:
@@ -52,6 +66,7 @@ def _pushes(context: Context) -> Pushes:
         transfer.blobs,
         transfer.referrers,
         context.one(REGISTRY),
+        transfer.transfers,
         transfer.failures,
         context.nursery,
         context.one(LEASES).pins,

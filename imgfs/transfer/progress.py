@@ -1,54 +1,253 @@
-"""What is on its way in: one record for each running transfer, read by status files and metrics."""
+"""What is on its way in or out: one record for each running transfer, and how much ever went by.
+
+Read by `.imgfs/transfers/`, status files and metrics. Who moves bytes tells so here, piece by piece, and that is all he
+has to do.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Literal
 
-from imgfs.oci.descriptor import Descriptor
+from imgfs.errors import ImgfsError
+from imgfs.images.source import Source
+from imgfs.metrics.family import Family, counter, gauge
 from imgfs.oci.digest import Digest
 
+Direction = Literal["pull", "push"]
+Kind = Literal["blob", "layer"]
+Clock = Callable[[], float]
+"""Seconds that only grow."""
 
-@dataclass(slots=True)
+WINDOW = 5.0
+"""Seconds over which a rate is taken."""
+_DIRECTIONS: tuple[Direction, ...] = ("pull", "push")
+_KINDS: tuple[Kind, ...] = ("blob", "layer")
+_OUTCOMES = ("hit", "miss", "shared")
+_ASKED_HELP = "Blobs and layers that somebody wanted: here (hit), not here (miss), on their way already (shared)."
+_SPACING = 0.5
+"""Seconds between two marks, so that a transfer keeps a dozen of them however fast its pieces come."""
+
+
+class Pace:
+    """Bytes a second over the last WINDOW seconds."""
+
+    __slots__ = ("_clock", "_marks")
+
+    def __init__(self, clock: Clock, offset: int) -> None:
+        self._clock = clock
+        self._marks: deque[tuple[float, int]] = deque([(clock(), offset)])
+
+    def moved(self, before: int, after: int) -> None:
+        """The offset went from `before` to `after` just now."""
+        now = self._clock()
+        since = now - self._marks[-1][0]
+        if since > WINDOW:  # it stood still, which is no part of how fast it is now
+            self._marks.clear()
+            self._marks.append((now - WINDOW, before))
+        if since >= _SPACING:
+            self._marks.append((now, after))
+            self._forget(now)
+
+    def rate(self, offset: int) -> float:
+        """Bytes a second, with `offset` as it is now; 0 before any time has passed."""
+        now = self._clock()
+        self._forget(now)
+        since, before = self._marks[0]
+        return (offset - before) / (now - since) if now > since else 0.0
+
+    def _forget(self, now: float) -> None:
+        while len(self._marks) > 1 and self._marks[1][0] <= now - WINDOW:
+            self._marks.popleft()
+
+
 class Transfer:
-    """A running download: `offset` of `total` bytes are here, since `started` (seconds since the epoch)."""
+    """A running transfer: `offset` of `total` bytes are there, since `started` (seconds since the epoch).
 
-    digest: Digest
-    total: int
-    source: str
-    offset: int = 0
-    started: float = field(default_factory=time.time)
+    `name` is its own among all that run. `attempts` counts the first try and each one after a failure, `error` is the
+    last failure's sentence. One task at a time tells it what happens.
+    """
 
-    def moved(self, count: int) -> None:
-        """`count` more bytes came in."""
+    __slots__ = (
+        "_clock",
+        "_counts",
+        "_pace",
+        "attempts",
+        "digest",
+        "direction",
+        "error",
+        "host",
+        "name",
+        "offset",
+        "ref",
+        "repository",
+        "serial",
+        "started",
+        "total",
+    )
+
+    def __init__(
+        self,
+        transfers: Transfers,
+        name: str,
+        direction: Direction,
+        digest: Digest,
+        total: int,
+        host: str,
+        repository: str,
+        ref: str,
+    ) -> None:
+        self._clock = transfers.clock
+        self._counts = transfers.moved
+        self._pace = Pace(self._clock, 0)
+        self.name = name
+        self.serial = transfers.begun
+        self.direction: Direction = direction
+        self.digest = digest
+        self.total = total
+        self.host = host
+        self.repository = repository
+        self.ref = ref
+        self.offset = 0
+        self.started = transfers.now()
+        self.attempts = 1
+        self.error: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it comes from or goes to: `<host>/<repository>`."""
+        return f"{self.host}/{self.repository}" if self.repository else self.host
+
+    def goes_to(self, place: Source) -> bool:
+        """Whether it is a push to that repository."""
+        return self.direction == "push" and (self.host, self.repository) == (place.host, place.repository)
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second over the last seconds."""
+        return self._pace.rate(self.offset)
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until it is done if it goes on like this; None where it stands still."""
+        rate = self.rate
+        return max(0, self.total - self.offset) / rate if rate > 0 else None
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes went by."""
+        before = self.offset
         self.offset += count
+        self._counts[self.direction] += count
+        self._pace.moved(before, self.offset)
+
+    def at(self, offset: int) -> None:
+        """It goes on from `offset`, whatever came before; no byte went by for that."""
+        if offset != self.offset:
+            self.offset = offset
+            self._pace = Pace(self._clock, offset)
+
+    def failed(self, error: ImgfsError) -> None:
+        """A try failed, and another one begins."""
+        self.attempts += 1
+        self.error = error.message
 
 
 class Transfers:
-    """All running transfers, and how many bytes ever came in."""
+    """All running transfers, and how much ever went by. In one event loop."""
 
-    def __init__(self) -> None:
-        self._running: dict[Digest, Transfer] = {}
-        self.bytes_fetched = 0
-        self.completed = 0
+    def __init__(self, clock: Clock = time.monotonic, epoch: float | None = None) -> None:
+        """`epoch` is the time of day (seconds since 1970) at which `clock` said 0; by default as it is now."""
+        self.clock = clock
+        self._epoch = time.time() - clock() if epoch is None else epoch
+        self._running: dict[str, Transfer] = {}
+        self._pulls: dict[Digest, Transfer] = {}
+        self.begun = 0
+        self.moved: Counter[Direction] = Counter()
+        """Bytes that went by, those of broken transfers too."""
+        self.completed: Counter[Direction] = Counter()
+        self.broken: Counter[Direction] = Counter()
+        self._asked: Counter[tuple[Kind, str]] = Counter()
+        self._local: Counter[Kind] = Counter()
 
     def __iter__(self) -> Iterator[Transfer]:
         return iter(list(self._running.values()))
 
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that rates are taken by."""
+        return self._epoch + self.clock()
+
     def get(self, digest: Digest) -> Transfer | None:
-        """The running transfer of `digest`, or None."""
-        return self._running.get(digest)
+        """The running transfer that brings `digest` here, or None."""
+        return self._pulls.get(digest)
+
+    def named(self, name: str) -> Transfer | None:
+        """The running transfer of that name, or None."""
+        return self._running.get(name)
 
     @contextmanager
-    def running(self, descriptor: Descriptor, source: str) -> Generator[Transfer]:
-        """A transfer for as long as the context lasts."""
-        transfer = self._running[descriptor.digest] = Transfer(descriptor.digest, descriptor.size, source)
+    def begin(
+        self, *, direction: Direction, digest: Digest, total: int, host: str, repository: str = "", ref: str = ""
+    ) -> Generator[Transfer]:
+        """A transfer of `total` bytes from or to `host`, for as long as the context lasts.
+
+        `ref` is the ingest that has its bytes. Left by an exception or a cancellation it counts as broken.
+        """
+        self.begun += 1
+        name = self._free_name(f"{direction}-{digest}")
+        one = Transfer(self, name, direction, digest, total, host, repository, ref)
+        self._running[name] = one
+        if direction == "pull":
+            self._pulls[digest] = one
+        outcomes = self.broken
         try:
-            yield transfer
-            self.completed += 1
+            yield one
+            outcomes = self.completed
         finally:
-            self.bytes_fetched += transfer.offset
-            if self._running.get(descriptor.digest) is transfer:
-                del self._running[descriptor.digest]
+            outcomes[direction] += 1
+            del self._running[name]
+            if self._pulls.get(digest) is one:
+                del self._pulls[digest]
+
+    def hit(self, kind: Kind, size: int) -> None:
+        """Somebody wanted what is here; of `size` bytes, as registries count them."""
+        self._asked[kind, "hit"] += 1
+        self._local[kind] += size
+
+    def missed(self, kind: Kind, *, shared: bool) -> None:
+        """Somebody wants what is not here; `shared`: it was on its way already."""
+        self._asked[kind, "shared" if shared else "miss"] += 1
+
+    def families(self) -> list[Family]:
+        """What metrics tell of transfers."""
+        running: Counter[Direction] = Counter(one.direction for one in self._running.values())
+        way = ("direction",)
+        asked = {(kind, outcome): self._asked[kind, outcome] for kind in _KINDS for outcome in _OUTCOMES}
+        local = {(kind,): self._local[kind] for kind in _KINDS}
+        return [
+            gauge("imgfs_transfers_running", "Blobs on their way now.", way, _by_direction(running)),
+            counter(
+                "imgfs_transfers_completed_total", "Transfers that ended well.", way, _by_direction(self.completed)
+            ),
+            counter("imgfs_transfers_broken_total", "Transfers that did not.", way, _by_direction(self.broken)),
+            counter("imgfs_transfers_bytes_total", "Bytes of blobs that went by.", way, _by_direction(self.moved)),
+            counter("imgfs_content_asked_total", _ASKED_HELP, ("kind", "outcome"), asked),
+            counter("imgfs_content_local_bytes_total", "Bytes of what was asked for and here.", ("kind",), local),
+        ]
+
+    def _free_name(self, wanted: str) -> str:
+        """`wanted`, or with a number behind it where somebody else has that: the same bytes to two registries."""
+        name, number = wanted, 1
+        while name in self._running:
+            number += 1
+            name = f"{wanted}.{number}"
+        return name
+
+
+def _by_direction(counts: Counter[Direction]) -> dict[tuple[str, ...], float]:
+    return {(direction,): counts[direction] for direction in _DIRECTIONS}

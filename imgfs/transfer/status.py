@@ -127,7 +127,7 @@ class StatusReporter:
         error = self._failures.get(descriptor.digest)
         state: State = "local" if local else "loading" if transfer else "failed" if error else "absent"
         offset = descriptor.size if local else transfer.offset if transfer else 0
-        where = transfer.source if transfer else None
+        where = transfer.place if transfer else None
         return PartStatus(
             kind, descriptor.digest, descriptor.size, descriptor.media_type, state, offset, diff_id, where, error
         )

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import contacts, ingests, kernel_views, memory, metadata, report, scale, starts, targets, views, writable
+from . import contacts, fetch, ingests, kernel_views, memory, metadata, report, scale, starts, targets, views, writable
 from .bench import Bench, say
 from .disks import RAM, Rooms, scratch
 from .images import Catalogue
@@ -31,6 +31,7 @@ EXPERIMENTS: Mapping[str, tuple[Callable[[Bench], None], ...]] = {
     "P10": (memory.start, memory.view, memory.loading),
     "P11": (contacts.requests,),
     "P12": (scale.cost,),
+    "fetch": (fetch.single, fetch.small_layers, memory.loading),
     "metadata": (metadata.measure,),
     "active": (writable.compare_active,),
 }
@@ -54,7 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=PUBLISHED_REPEATS, help="runs of each case (%(default)s)")
     parser.add_argument("--only", type=_words, default=(), help=f"experiments, of {','.join(EXPERIMENTS)}")
     parser.add_argument(
-        "--images", type=_words, default=(), help="images for P1, P2, P6 to P8 and active, for example tiny,base"
+        "--images", type=_words, default=(), help="images for P1, P2, P6 to P8, fetch and active, for example tiny,base"
     )
     parser.add_argument("--full", action="store_true", help="also python: Debian with numpy and pandas")
     parser.add_argument("--write", action="store_true", help="write BENCHMARKS.md; at least 5 repeats")

@@ -109,7 +109,7 @@ class Imgfs(Contestant):
     def first_cat(self, registry: Address, label: str) -> str:
         return self.run("cat", self.image(registry, label) / "rootfs" / OS_RELEASE)
 
-    def pull(self, registry: Address, label: str) -> None:
+    def pull(self, registry: Address, label: str) -> float | None:
         self.imgfs("pull", "--mountpoint", self.mountpoint, f"{registry.host}/{label}")
 
     def disk(self) -> int:

@@ -94,6 +94,19 @@ def _write_around_holes(write: Callable[[bytes], Any], seek: Callable[[int], Any
             write(piece[at : at + len(_HOLE)])
 
 
+class Uncompressed:
+    """What needs no inflating."""
+
+    def decompress(self, data: bytes, /) -> bytes:
+        return data
+
+
+def inflater_of(media_type: str) -> Inflater:
+    if media_type.endswith("zstd"):
+        return ZstdDecompressor()
+    return isal_zlib.decompressobj(16 + zlib.MAX_WBITS) if media_type.endswith("gzip") else Uncompressed()
+
+
 def inflate(inflater: Inflater, source: Iterator[bytes]) -> Iterator[bytes]:
     for piece in source:
         yield inflater.decompress(piece)
@@ -125,9 +138,7 @@ def pull_layer(repository: Repository, descriptor: dict[str, Any], path: Path) -
     blob: Pieces = Queue(PIECES_IN_QUEUE)
     tar: Pieces = Queue(PIECES_IN_QUEUE)
     layer: Pieces = Queue(PIECES_IN_QUEUE)
-    inflater = (
-        ZstdDecompressor() if descriptor["mediaType"].endswith("zstd") else isal_zlib.decompressobj(16 + zlib.MAX_WBITS)
-    )
+    inflater = inflater_of(descriptor["mediaType"])
     with ThreadPoolExecutor(5) as threads:
         network = threads.submit(spread, repository.fetch("blobs", descriptor["digest"]), blob, compressed)
         blob_digest = threads.submit(stage, digest, blob)

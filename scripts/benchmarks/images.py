@@ -21,13 +21,19 @@ Maker = Callable[[Path], None]
 RECIPES = "2"
 """Part of the cache's path: raise it when a recipe changes."""
 
+SINGLE_FILE = 500_000_000
 BIG_LARGE_FILE = 160_000_000
 LOADED_AT_ONCE = 16
 _PYTHON = ("python3", "python3-numpy", "python3-pandas")
 _CREATED = "2023-11-14T22:13:20Z"
 _MEDIA_TYPE = "application/vnd.oci.image"
 _TAG = "org.opencontainers.image.ref.name"
-_COMPRESSORS = {"gz": ("gzip", ("pigz", "-n", "-6", "-c")), "zst": ("zstd", ("zstd", "-q", "-3", "-T0", "-c"))}
+_COMPRESSORS = {
+    "gz": ("+gzip", ("pigz", "-n", "-6", "-c")),
+    "zst": ("+zstd", ("zstd", "-q", "-3", "-T0", "-c")),
+    "tar": ("", ("cat",)),
+}
+"""By variant: what a layer's media type ends in, and the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,9 @@ RECIPE_OF = {
         Recipe("many", (layers.busybox, partial(layers.small_files, directories=520, seed=13))),
         Recipe("double", (layers.busybox, partial(layers.small_files, directories=1040, seed=14))),
         Recipe("python", (layers.debian, _difference_to_base)),
+        Recipe("single", (partial(layers.one_large_file, size=SINGLE_FILE, seed=15),), ("tar",)),
+        Recipe("thin", tuple(partial(layers.noise, size=200_000, seed=number) for number in range(60))),
+        Recipe("hundred", tuple(partial(layers.noise, size=1_000_000, seed=100 + number) for number in range(100))),
         *(_loaded(number) for number in range(LOADED_AT_ONCE)),
     )
 }
@@ -162,7 +171,7 @@ def _layer_blob(image: Image, tar: Path) -> dict[str, object]:
     suffix, command = _COMPRESSORS[image.variant]
     part = image.layout / "part"
     run("bash", "-c", 'out=$1; shift; "$@" > "$out"', "bash", part, *command, tar)
-    return _stored(image.layout, part, f"{_MEDIA_TYPE}.layer.v1.tar+{suffix}")
+    return _stored(image.layout, part, f"{_MEDIA_TYPE}.layer.v1.tar{suffix}")
 
 
 def _json_blob(layout: Path, media_type: str, value: object) -> dict[str, object]:

@@ -85,6 +85,13 @@ def one_large_file(path: Path, size: int, seed: int) -> None:
         layer.file("data/large", Blend(seed).take(size))
 
 
+def noise(path: Path, size: int, seed: int) -> None:
+    """/data/noise<seed> of `size` bytes that no compression makes smaller."""
+    with LayerWriter(path) as layer:
+        layer.directory("data")
+        layer.file(f"data/noise{seed}", random.Random(seed).randbytes(size))
+
+
 def medium_files(path: Path, total: int, seed: int, directory: str = "data") -> None:
     """Files of 0.1 to 2 MB, `total` bytes together, a third incompressible."""
     rng, blend, number = random.Random(seed), Blend(seed + 1), 0

@@ -25,6 +25,7 @@ TITLES = {
     "P10": "P10: the daemon",
     "P11": "P11: requests that a registry sees",
     "P12": "P12: cost against the number of what is known",
+    "fetch": "Fetching: one large layer, many small ones",
     "metadata": "The kernel's metadata image of 104,000 files",
     "active": "A writable snapshot",
 }

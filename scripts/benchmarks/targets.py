@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import contacts, ingests, kernel_views, memory, metadata, scale, scenes, starts, views, writable
+from . import contacts, fetch, ingests, kernel_views, memory, metadata, scale, scenes, starts, views, writable
 from .contestants import PEERS, Imgfs, ShellFloor, SkopeoUmoci, ThreadPipeline
 from .images import RECIPE_OF
 from .reading import WARM
@@ -40,6 +40,8 @@ OF_THE_DISK = 0.8
 COMMIT_RATIO = 2.0
 FLAT = 1.25
 LISTING_SECONDS = 0.2
+OF_CURL = 0.5
+ABOVE_IDEAL = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     yield from _numbers(results)
     yield from _metadata(results)
     yield from _active(results)
+    yield from _fetch(results)
 
 
 def _ratio(over: float | None, under: float | None) -> float | None:
@@ -239,3 +242,25 @@ def _active(results: Results) -> Iterator[Verdict]:
         own = results.median(writable.ACTIVE, case, Imgfs.name)
         value = _ratio(own, results.median(writable.ACTIVE, case, writable.OVERLAY))
         yield Verdict(writable.ACTIVE, case, "imgfs / overlayfs on ext4", value, 1 / NEARLY, at_least=True)
+
+
+def _fetch(results: Results) -> Iterator[Verdict]:
+    def median(case: str, name: str) -> float | None:
+        return results.median(fetch.FETCH, case, name)
+
+    for case in results.cases(fetch.FETCH):
+        own = median(case, fetch.ImgfsByFile.name)
+        if case.startswith(fetch.SINGLE):
+            bound = OF_CURL if case.endswith(fetch.NEAR) else 1 / LEVEL
+            for kind in (fetch.ImgfsBlob, fetch.ImgfsByFile):
+                value = _ratio(median(case, fetch.CurlSha256.name), median(case, kind.name))
+                measured = f"rate, {kind.name} / curl"
+                yield Verdict(fetch.FETCH, case, measured, value, bound, at_least=True)
+        else:
+            value = _ratio(own, median(case, fetch.IDEAL))
+            yield Verdict(fetch.FETCH, case, "imgfs / ideal", value, ABOVE_IDEAL, at_least=False)
+        if case.endswith((fetch.NEAR, fetch.FAR)):
+            floor = _ratio(own, median(case, ThreadPipeline.name))
+            yield Verdict(fetch.FETCH, case, "imgfs / thread pipeline", floor, ABOVE_PIPELINE, at_least=False)
+            peer = _ratio(results.least(fetch.FETCH, case, PEERS), own)
+            yield Verdict(fetch.FETCH, case, "best peer / imgfs", peer, 1.0, at_least=True)

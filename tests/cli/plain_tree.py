@@ -26,7 +26,8 @@ class PlainTree:
         self.snapshots = path / "snapshots"
         (self.snapshots / "active").mkdir(parents=True)
         (path / UNLISTED).mkdir()
-        (path / ".imgfs").mkdir()
+        self.transfers = path / ".imgfs/transfers"
+        self.transfers.mkdir(parents=True)
         (path / ".imgfs/version").write_text("0\n")
 
     def add(self, image: Image, *names: str, here: int = 0, index: Index | None = None, **changes: Any) -> Digest:
@@ -78,6 +79,25 @@ class PlainTree:
             "parts": parts,
         }
         (self.images / digest / "status.json").write_text(json.dumps(status | changes))
+
+    def transfer(self, direction: str, digest: str, **facts: Any) -> None:
+        """Something on its way; what `facts` leave out is as at its beginning."""
+        name = f"{direction}-{digest}"
+        told = {
+            "name": name,
+            "direction": direction,
+            "digest": digest,
+            "ref": None,
+            "names": [],
+            "host": "registry.test",
+            "repository": "team/app",
+            "offset": 0,
+            "rate": 0,
+            "eta": None,
+            "attempts": 1,
+            "error": None,
+        }
+        (self.transfers / name).write_text(json.dumps(told | facts))
 
     def add_chain(self, image: Image, digest: Digest) -> str:
         """The chain of an image, and the link that leads there from its rootfs; the chain ID."""

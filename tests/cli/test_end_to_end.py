@@ -94,7 +94,7 @@ def test_status_tells_what_is_here_before_and_after(mounted: Mounted, registry: 
     before = json.loads(mounted.run("status", name, "--format", "json").stdout)
     assert [part["state"] for part in before["parts"]] == ["local", "local", "absent", "absent"]
     mounted.run("pull", name)
-    assert json.loads(mounted.run("status", "--format", "json").stdout)[0]["complete"]
+    assert json.loads(mounted.run("status", "--format", "json").stdout)["images"][0]["complete"]
     assert "complete  yes" in mounted.run("status", name).stdout
 
 

@@ -54,11 +54,33 @@ def test_details_say_why_a_part_failed(run: Run, tree: PlainTree) -> None:
     assert text.rstrip().endswith("got a, expected b")
 
 
-def test_json_is_the_object_of_one_image_and_the_array_of_all(run: Run, tree: PlainTree) -> None:
+def test_what_is_on_its_way_is_a_line_each_the_oldest_first(run: Run, tree: PlainTree) -> None:
+    tree.add(BOX, "box")
+    layer = OTHER.layers[0]
+    tree.transfer("pull", layer.digest, total=4000, offset=1000, rate=50, eta=61.2, started=2, names=["other"])
+    error = "registry.test: the connection broke"
+    tree.transfer("push", layer.digest, total=10, started=1, attempts=2, error=error)
+    *_, blank, head, push, pull = run("status").stdout.splitlines()
+    assert blank == ""
+    assert head.split() == ["TRANSFER", "BLOB", "DONE", "SIZE", "RATE", "LEFT", "WHERE", "NOTE"]
+    short = layer.digest[:19]
+    assert pull.split() == ["pull", short, "25%", "4.0", "kB", "50", "B/s", "1m01s", "registry.test/team/app", "other"]
+    assert push.split()[:8] == ["push", short, "0%", "10", "B", "0", "B/s", "-"]
+    assert push.endswith(f"try 2: {error}")
+    told = json.loads(run("status", "--format", "json").stdout)["transfers"]
+    assert [one["direction"] for one in told] == ["push", "pull"]
+
+
+def test_what_ends_while_it_is_looked_at_is_left_out(run: Run, tree: PlainTree) -> None:
+    (tree.transfers / "gone").symlink_to("nowhere")
+    assert json.loads(run("status", "--format", "json").stdout)["transfers"] == []
+
+
+def test_json_is_the_object_of_one_image_and_arrays_of_all(run: Run, tree: PlainTree) -> None:
     tree.add(BOX, "box")
     status = json.loads((tree.images / BOX.digest / "status.json").read_bytes())
     assert json.loads(run("status", "box", "--format", "json").stdout) == status
-    assert json.loads(run("status", "--format", "json").stdout) == [status]
+    assert json.loads(run("status", "--format", "json").stdout) == {"images": [status], "transfers": []}
 
 
 def test_unregistered_image_is_not_found_and_not_looked_up(run: Run, tree: PlainTree) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgfs.cli.table import human_size, render_table, short_digest, utc_time
+from imgfs.cli.table import human_seconds, human_size, render_table, short_digest, utc_time
 
 
 def test_columns_are_aligned_and_lines_end_without_spaces() -> None:
@@ -22,6 +22,22 @@ def test_a_cell_cannot_break_its_line() -> None:
 )
 def test_sizes_are_decimal_and_never_reach_1000(count: int, text: str) -> None:
     assert human_size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m00s"),
+        (192, "3m12s"),
+        (3599.6, "1h00m"),
+        (7530, "2h05m"),
+        (360_000, "100h00m"),
+    ],
+)
+def test_times_left_are_as_rough_as_an_estimate(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text
 
 
 def test_digest_is_shortened_to_twelve_digits() -> None:

@@ -34,6 +34,7 @@ async def test_a_wait_gives_its_result_or_its_error(waiters: Waiters) -> None:
     with pytest.raises(NotFound, match="nothing"):
         await me.wait(fail)
     assert waiters.count == 0
+    assert sum(waiters.seconds.counts) == 2
 
 
 async def test_a_process_that_is_gone_waits_no_more(waiters: Waiters) -> None:

@@ -7,12 +7,14 @@ import json
 import os
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from imgfs import __version__
+from imgfs.oci.digest import Digest
 from tests.mount.scene import Scene, refused, serving, small, succeed
+from tests.support.exposition import Metric, parse
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +38,89 @@ def test_facts_about_the_daemon_can_be_parsed(scene: Scene) -> None:
 
 
 def test_metrics_count_what_was_done(scene: Scene) -> None:
-    before = _metrics(scene)
-    os.listdir(f"{scene.serve(small('counted'), 'counted')}/rootfs/")
-    after = _metrics(scene)
-    requests = 'imgfs_registry_requests_total{{host="{}",kind="{}"}}'
-    for kind, count in (("manifest", 1), ("blob", 2)):
-        name = requests.format(scene.registry.host, kind)
-        assert after[name] == before.get(name, 0) + count
-    received = f'imgfs_registry_received_bytes_total{{host="{scene.registry.host}"}}'
-    assert after[received] > before.get(received, 0)
-    assert after[f'imgfs_registry_retries_total{{host="{scene.registry.host}"}}'] == 0
-    assert after["imgfs_names"] == before["imgfs_names"] + 1
-    assert after["imgfs_transfers_running"] == 0
+    before = metrics(scene)
+    host = scene.registry.host
+    made = small("counted")
+    os.listdir(f"{scene.serve(made, 'counted')}/rootfs/")
+    after = metrics(scene)
+    grown = grown_by(before, after)
+    assert grown("imgfs_registry_requests_total", host=host, kind="manifest") == 1
+    assert grown("imgfs_registry_requests_total", host=host, kind="blob") == 2
+    answers = {"host": host, "class": "2xx"}
+    assert grown("imgfs_registry_answers_total", **answers) == 3
+    size = len(made.document) + len(made.config) + len(made.layers[0].blob)
+    assert grown("imgfs_registry_received_bytes_total", host=host) == size
+    assert grown("imgfs_registry_source_bytes_total", host=host, source="registry") == size
+    for name in ("first_byte", "request"):
+        assert grown(f"imgfs_registry_{name}_seconds", "_count", host=host) == 3
+    for name in ("retries", "timeouts", "throttled", "pauses"):
+        assert after[f"imgfs_registry_{name}_total"].value(host=host) == 0
+    assert after["imgfs_registry_inflight"].value(host=host) == 0
+    assert grown("imgfs_names") == 1
+    assert grown("imgfs_transfers_completed_total", direction="pull") == 2
+    assert grown("imgfs_transfers_bytes_total", direction="pull") == size - len(made.document)
+    assert after["imgfs_transfers_running"].value(direction="pull") == 0
+    asked = [grown("imgfs_content_asked_total", kind="layer", outcome=one) for one in ("hit", "miss", "shared")]
+    assert asked == [0, 1, 0]
+    assert grown("imgfs_fuse_operation_seconds", "_count", operation="lookup") > 3
+    assert grown("imgfs_wait_seconds", "_count") > 1
+    assert after["imgfs_waiting"].value() == 1, "who reads the metrics waits for them"
+    assert grown("imgfs_views_mounted") == 1
 
 
-def _metrics(scene: Scene) -> dict[str, int]:
-    lines = (scene.mount.path / ".imgfs/metrics").read_text().splitlines()
-    return {key: int(value) for key, _, value in (line.partition(" ") for line in lines if not line.startswith("#"))}
+def test_metrics_tell_of_hits_ingests_garbage_and_the_process(scene: Scene) -> None:
+    data = b"brought by hand"
+    before = metrics(scene)
+    digest = Digest.of(data)
+    (scene.mount.content / "ingest/metrics").write_bytes(data)
+    os.rename(scene.mount.content / "ingest/metrics", scene.blob(digest))
+    assert scene.blob(digest).read_bytes() == data
+    (scene.mount.content / "ingest/unfinished").write_bytes(data)
+    writing = metrics(scene)
+    os.unlink(scene.mount.content / "ingest/unfinished")
+    os.setxattr(scene.mount.path / ".imgfs", "user.imgfs.gc", b"all")
+    after = metrics(scene)
+    grown = grown_by(before, after)
+    assert grown("imgfs_content_asked_total", kind="blob", outcome="hit") == 1
+    assert grown("imgfs_content_local_bytes_total", kind="blob") == len(data)
+    assert grown("imgfs_fuse_read_bytes_total") > len(data)
+    assert sum(writing["imgfs_ingests"].samples.values()) == 1
+    assert [grown("imgfs_ingests_total", event=event) for event in ("started", "committed", "aborted")] == [2, 1, 1]
+    assert grown("imgfs_ingests_committed_bytes_total") == len(data)
+    assert grown("imgfs_gc_runs_total", mode="collect") == 1
+    assert grown("imgfs_gc_removed_total", mode="collect", kind="blob") == 1
+    assert grown("imgfs_gc_freed_bytes_total", mode="collect") > 0
+    assert set(after["imgfs_store_bytes"].samples) == {
+        ("", (("kind", kind),)) for kind in ("blobs", "layers", "unfinished")
+    }
+    assert writing["imgfs_store_bytes"].value(kind="blobs") > after["imgfs_store_bytes"].value(kind="blobs")
+    assert after["process_resident_memory_bytes"].value() > 10 << 20
+    assert grown("process_start_time_seconds") == 0
+    assert grown("process_cpu_seconds_total") > 0
+
+
+def test_counters_never_fall_and_all_have_a_word_of_help(scene: Scene) -> None:
+    before = metrics(scene)
+    os.listdir(f"{scene.serve(small('falling'), 'falling')}/rootfs/")
+    after = metrics(scene)
+    assert all(one.help.endswith(".") for one in after.values())
+    for name, metric in before.items():
+        if metric.kind != "gauge":
+            assert all(after[name].samples[key] >= value for key, value in metric.samples.items())
+
+
+def metrics(scene: Scene) -> dict[str, Metric]:
+    return parse((scene.mount.path / ".imgfs/metrics").read_text())
+
+
+def grown_by(before: dict[str, Metric], after: dict[str, Metric]) -> Callable[..., float]:
+    """By how much a sample has grown; what was not there was 0."""
+
+    def grown(name: str, suffix: str = "", **labels: str) -> float:
+        key = suffix, tuple(sorted(labels.items()))
+        return after[name].samples[key] - (before[name].samples.get(key, 0) if name in before else 0)
+
+    return grown
 
 
 def test_the_log_tells_what_failed(scene: Scene) -> None:

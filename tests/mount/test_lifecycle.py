@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from imgfs import __version__
+from imgfs.fs.session import MAX_BACKGROUND
 from imgfs.kernel.mounts import is_dead, mount_at
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import local_platform
@@ -121,7 +122,7 @@ def test_mount_shows_as_imgfs_and_the_kernel_may_ask_for_much_at_once(mounted: M
     run("mount", "-t", "fusectl", "none", tmp_path / "control")
     try:
         connection = tmp_path / "control" / str(found.device[1])
-        assert (connection / "max_background").read_text() == "128\n"
+        assert (connection / "max_background").read_text() == f"{MAX_BACKGROUND}\n"
     finally:
         run("umount", tmp_path / "control")
     assert Path(f"/sys/class/bdi/0:{found.device[1]}/read_ahead_kb").read_text() == "1024\n"

@@ -605,6 +605,7 @@ async def test_the_counters_tell_each_host_apart(
     assert (hosts[first.host].requests, hosts[first.host].failures) == ({"blob": 1}, {"RateLimited": 1})
     assert (hosts[first.host].pauses, hosts[first.host].retries) == (1, 0)
     assert (hosts[second.host].received, hosts[second.host].failures) == (len(BLOB), {})
+    assert hosts[second.host].sources == {"mirror": len(BLOB)}
 
 
 async def _no_sleep(seconds: float) -> None:

@@ -29,7 +29,10 @@ async def test_a_blob_comes_from_where_the_registry_says(
     assert await scene.read() == BLOB
     assert await scene.read(100, 200) == BLOB[100:200]
     assert storage.log[1].range == "bytes=100-199"
-    assert scene.registry.statistics().hosts[scene.host].requests == {"blob": 2, "redirect": 2}
+    counters = scene.registry.statistics().hosts[scene.host]
+    assert counters.requests == {"blob": 2, "redirect": 2}
+    assert counters.sources["storage"] > 0 == counters.sources["registry"]
+    assert counters.inflight == 0
 
 
 async def test_a_token_stays_with_its_registry(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -144,8 +145,66 @@ async def test_statistics_count_requests_bytes_and_retries(mock_clock: MockClock
     assert counters.requests == {"manifest": 1, "blob": 2, "tag": 1}
     assert counters.received == len(MANIFEST) + len(BLOB)
     assert counters.retries == 1
+    assert counters.answers == {"2xx": 4}
+    assert counters.sources == {"registry": counters.received}
+    assert (counters.inflight, sum(counters.first_byte.counts), sum(counters.whole.counts)) == (0, 4, 4)
     assert scene.registry.statistics().requests == 4
     assert before.requests == 0
+
+
+async def test_statistics_tell_what_is_under_way_and_how_long_it_took(mock_clock: MockClock, scene: Scene) -> None:
+    scene.fake.fault(faults.stall(), "/blobs/")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.read)
+        await trio.to_thread.run_sync(scene.fake.valve.wait_arrival)
+        await wait_all_tasks_blocked(0.01)
+        assert scene.registry.statistics().hosts[scene.fake.host].inflight == 1
+        mock_clock.jump(20)
+        scene.fake.release()
+    counters = scene.registry.statistics().hosts[scene.fake.host]
+    assert (counters.inflight, counters.first_byte.sum, counters.whole.sum) == (0, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("after", "asked"),
+    [(-1, ("blob", "tag", "manifest")), (10, ("blob", "manifest"))],
+    ids=["before the headers", "in the body"],
+)
+async def test_what_a_cancelled_reader_leaves_is_no_longer_under_way(
+    mock_clock: MockClock, scene: Scene, after: int, asked: Sequence[str]
+) -> None:
+    scene.fake.fault(faults.stall(after), times=None)
+    for what in asked:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene.ask, what)
+            await trio.to_thread.run_sync(scene.fake.valve.wait_arrival)
+            await wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+    assert scene.registry.statistics().hosts[scene.fake.host].inflight == 0
+
+
+async def test_statistics_count_429_and_timeouts(mock_clock: MockClock, scene: Scene) -> None:
+    scene.fake.fault(faults.status(429, Retry_After="1"))
+    await scene.ask("manifest")
+    scene.fake.fault(faults.stall(), "/blobs/")
+    async with scene.impatience(31):
+        await scene.ask("blob")
+    counters = scene.registry.statistics().hosts[scene.fake.host]
+    assert (counters.throttled, counters.answers["4xx"], counters.failures["TimedOut"]) == (1, 1, 1)
+    timeouts = next(one for one in scene.registry.statistics().families() if "timeouts" in one.name)
+    assert [one.value for one in timeouts.samples] == [1]
+
+
+async def test_each_try_that_fails_is_told(mock_clock: MockClock, scene: Scene) -> None:
+    told: list[str] = []
+    scene.fake.fault(faults.cut_at(1000), "/blobs/")
+    scene.fake.fault(faults.status(503), "/blobs/")
+    blob = scene.registry.blob(
+        scene.host, REPOSITORY, scene.blob, failed=lambda error: told.append(type(error).__name__)
+    )
+    async with blob as stream:
+        assert b"".join([piece async for piece in stream]) == BLOB
+    assert sorted(told) == ["RegistryFailed", "Unreachable"]
 
 
 async def test_a_manifest_by_digest_is_verified_against_it(mock_clock: MockClock, scene: Scene) -> None:

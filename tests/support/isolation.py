@@ -13,9 +13,12 @@ from tests.support.programs import program, run
 PATIENCE = 100
 
 
-def run_alone(path: Path) -> None:
-    """Run the tests of a file, which must not be collected otherwise, in a network namespace that has loopback only."""
-    command = [program("unshare"), "--net", sys.executable, "-m", "pytest", "-x", str(path)]
+def run_alone(path: Path, *namespaces: str) -> None:
+    """Run the tests of a file, which must not be collected otherwise, in a network namespace that has loopback only.
+
+    `namespaces` are further ones, as unshare(1) calls them: `--mount`.
+    """
+    command = [program("unshare"), "--net", *namespaces, sys.executable, "-m", "pytest", "-x", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
 

@@ -32,7 +32,7 @@ async def test_a_blob_is_fetched_once_and_then_read_here(scene: Scene, known: De
     assert await scene.blobs.read(known) == DATA
     assert await scene.blobs.read(known) == DATA
     assert scene.fake.requests() == 1
-    assert (scene.transfers.completed, scene.transfers.bytes_fetched) == (1, len(DATA))
+    assert (scene.transfers.completed["pull"], scene.transfers.moved["pull"]) == (1, len(DATA))
 
 
 async def test_fifty_readers_cause_one_request_and_see_its_progress(scene: Scene, known: Descriptor) -> None:
@@ -43,7 +43,7 @@ async def test_fifty_readers_cause_one_request_and_see_its_progress(scene: Scene
         await scene.stalled()
         (running,) = scene.transfers
         assert (running.digest, running.total) == (known.digest, known.size)
-        assert running.source == f"{scene.fake.host}/{REPOSITORY}"
+        assert running.place == f"{scene.fake.host}/{REPOSITORY}"
         assert scene.transfers.get(known.digest) is running
         scene.fake.release()
     assert scene.fake.requests() == 1

@@ -86,6 +86,19 @@ async def test_it_goes_on_after_a_restart(scene: Scene, tmp_path: Path, mock_clo
         assert await fetched(again) == [from_byte(CUT)]
 
 
+async def test_what_was_here_before_is_no_transfer(scene: Scene, mock_clock: MockClock) -> None:
+    await broken_off(scene)
+    assert (scene.transfers.moved["pull"], scene.transfers.broken["pull"]) == (CUT, 1)
+    scene.fake.fault(stall(5000), MADE.digest)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetched, scene)
+        await scene.stalled()
+        (one,) = scene.transfers
+        assert CUT <= one.offset <= CUT + 5000
+        scene.fake.release()
+    assert (scene.transfers.moved["pull"], scene.transfers.completed["pull"]) == (SIZE, 1)
+
+
 async def test_what_is_all_here_is_not_asked_for(scene: Scene, mock_clock: MockClock) -> None:
     await broken_off(scene)
     async with await scene.ingests.open(REF) as writer:

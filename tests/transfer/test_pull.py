@@ -414,8 +414,8 @@ async def test_many_layers_come_side_by_side_but_no_more_than_a_host_gets(scene:
         await wait_all_tasks_blocked(0.05)
         assert len(list(scene.transfers)) <= 8
         scene.fake.release(13)
-    assert scene.transfers.completed == 13
-    assert scene.transfers.bytes_fetched == len(made.config) + sum(len(one.blob) for one in made.layers)
+    assert scene.transfers.completed["pull"] == 13
+    assert scene.transfers.moved["pull"] == len(made.config) + sum(len(one.blob) for one in made.layers)
 
 
 async def test_one_dead_registry_does_not_hold_back_the_layers_of_another(scene: Scene) -> None:

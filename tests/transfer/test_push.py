@@ -24,6 +24,7 @@ from imgfs.testing.entries import File
 from imgfs.testing.faults import status
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry
+from imgfs.transfer.progress import Transfer
 from imgfs.transfer.push.pushes import Pushes, Wanted
 from imgfs.transfer.push.report import Report
 from imgfs.transfer.referrers import Referrers
@@ -47,8 +48,14 @@ class Outward:
 
     def pushes_with(self, known: Catalog) -> Pushes:
         """Pushes that write down in `known` where things can be had."""
-        scene, more = self.scene, (self.referrers, self.scene.client, self.scene.failures, self.scene.nursery)
-        return Pushes(scene.content, known, scene.documents, scene.blobs, *more, self.pins)
+        scene, more = self.scene, (self.referrers, self.scene.client, self.scene.transfers)
+        return Pushes(
+            scene.content, known, scene.documents, scene.blobs, *more, scene.failures, scene.nursery, self.pins
+        )
+
+    def sending(self) -> list[Transfer]:
+        """The blobs that are on their way out."""
+        return [one for one in self.scene.transfers if one.direction == "push"]
 
     def name(self, tag: str = "1", repository: str = TARGET) -> Reference:
         """Where to push to."""
@@ -345,7 +352,7 @@ async def test_two_pushes_at_once_send_each_blob_once(outward: Outward) -> None:
     outward.assert_there(made, "1")
     outward.assert_there(made, "2")
     assert outward.target.asked("upload").count("PUT upload") == 3
-    assert len(list(outward.pushes.sendings)) == 0
+    assert len(outward.sending()) == 0
 
 
 async def test_a_push_that_nobody_waits_for_ends_and_goes_on_in_the_next(outward: Outward) -> None:
@@ -359,10 +366,11 @@ async def test_a_push_that_nobody_waits_for_ends_and_goes_on_in_the_next(outward
         assert told is not None
         assert told.total == sum(map(len, made.blobs.values()))
         assert told.running
+        assert {one.place for one in outward.sending()} == {f"{outward.target.host}/{TARGET}"}
         assert {content(one) for one in (digest, *made.blobs)} <= set(outward.pins)
         nursery.cancel_scope.cancel()
     await wait_all_tasks_blocked(0.01)
-    assert len(list(outward.pushes.sendings)) == len(outward.pins) == 0
+    assert len(outward.sending()) == len(outward.pins) == 0
     assert outward.pushes.progress(Wanted(digest, outward.name(), AMD64)) is None
     outward.target.reset()
     await outward.push(digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ import pytest
 from imgfs.content.store import ContentStore
 from imgfs.errors import NotFound, StorageFailed
 from imgfs.images.source import Source
-from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.registry.outgoing import Outgoing
-from imgfs.transfer.push.progress import Progress, Sendings
+from imgfs.transfer.progress import Direction, Transfer, Transfers
+from imgfs.transfer.push.progress import Progress
 from imgfs.transfer.push.reading import PIECE, opened
 
 DATA = random.Random(3).randbytes(3 * PIECE + 17)
@@ -69,20 +70,25 @@ async def test_damage_is_found(content: ContentStore) -> None:
 
 
 def test_progress_is_of_what_this_push_wants() -> None:
-    sendings, here, there = Sendings(), Source("r.test", "a"), Source("r.test", "b")
-    first, second, other = (Descriptor(Digest.of(mark), 100, "m") for mark in (b"1", b"2", b"3"))
-    progress = Progress(sendings, here)
-    progress.want(first.digest, 100)
-    progress.want(second.digest, 100)
-    progress.arrived(first.digest)
+    transfers, first, second, other = Transfers(), *(Digest.of(mark) for mark in (b"1", b"2", b"3"))
+    progress = Progress(transfers, Source("r.test", "a"))
+    progress.want(first, 100)
+    progress.want(second, 100)
+    progress.arrived(first)
+
+    def begin(digest: Digest, repository: str, direction: Direction = "push") -> AbstractContextManager[Transfer]:
+        return transfers.begin(direction=direction, digest=digest, total=100, host="r.test", repository=repository)
+
     with (
-        sendings.begin(second, here) as one,
-        sendings.begin(second, there) as two,
-        sendings.begin(other, here) as three,
+        begin(second, "a") as one,
+        begin(second, "b") as two,
+        begin(other, "a") as three,
+        begin(second, "a", "pull") as four,
     ):
         one.advance(30)
         two.advance(70)
         three.advance(9)
+        four.advance(5)
         assert (progress.tell().total, progress.tell().done, progress.tell().running) == (200, 130, 1)
         one.at(10)
         assert progress.tell().done == 110

@@ -14,7 +14,7 @@ from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.transfer.blobs import Blobs
-from imgfs.transfer.push.progress import Sendings
+from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.reading import opened
 from imgfs.transfer.push.report import Outcome
 
@@ -33,12 +33,12 @@ class OutgoingBlobs:
     """Gets blobs to repositories. However many pushes bring one blob to one repository at once, it is sent once."""
 
     def __init__(
-        self, content: ContentStore, catalog: Catalog, blobs: Blobs, sendings: Sendings, nursery: trio.Nursery
+        self, content: ContentStore, catalog: Catalog, blobs: Blobs, transfers: Transfers, nursery: trio.Nursery
     ) -> None:
         self._content = content
         self._catalog = catalog
         self._blobs = blobs
-        self._sendings = sendings
+        self._transfers = transfers
         self._flights: Flights[Sent] = Flights(nursery, grace=0, memory=0)
 
     async def bring(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> Sent:
@@ -83,7 +83,13 @@ class OutgoingBlobs:
     ) -> None:
         await self._blobs.ensure(descriptor, own)
         with (
-            self._sendings.begin(descriptor, place) as sending,
+            self._transfers.begin(
+                direction="push",
+                digest=descriptor.digest,
+                total=descriptor.size,
+                host=place.host,
+                repository=place.repository,
+            ) as sending,
             opened(self._content, descriptor.digest, sending.advance) as blob,
         ):
             await to.upload(descriptor, blob.read, sending.at)

@@ -20,8 +20,9 @@ from imgfs.oci.reference import Reference
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
+from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.blobs import OutgoingBlobs
-from imgfs.transfer.push.progress import Progress, Sendings, Told
+from imgfs.transfer.push.progress import Progress, Told
 from imgfs.transfer.push.report import Report, report
 from imgfs.transfer.push.tree import TreePush
 from imgfs.transfer.referrers import Referrers
@@ -59,15 +60,16 @@ class Pushes:
         blobs: Blobs,
         referrers: Referrers,
         registry: Registry,
+        transfers: Transfers,
         failures: Failures,
         nursery: trio.Nursery,
         pins: Pins,
     ) -> None:
-        self.sendings = Sendings()
+        self._transfers = transfers
         self._catalog = catalog
         self._documents = documents
         self._blobs = blobs
-        self._outgoing = OutgoingBlobs(content, catalog, blobs, self.sendings, nursery)
+        self._outgoing = OutgoingBlobs(content, catalog, blobs, transfers, nursery)
         self._referrers = referrers
         self._registry = registry
         self._failures = failures
@@ -96,7 +98,7 @@ class Pushes:
 
     async def _push(self, wanted: Wanted) -> Report:
         place = Source(wanted.reference.host, wanted.reference.repository)
-        progress = self._progress[wanted] = Progress(self.sendings, place)
+        progress = self._progress[wanted] = Progress(self._transfers, place)
         try:
             with self._pins.hold(content(wanted.digest)) as pin:
                 root = await self._root(wanted)

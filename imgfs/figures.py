@@ -1,0 +1,61 @@
+"""What `.imgfs/metrics` shows: what each room counts, and the process itself."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from imgfs import __version__
+from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.fs.served import Served
+from imgfs.gc.kinds import GC
+from imgfs.images.kinds import NAMES
+from imgfs.layers.kinds import LAYERS
+from imgfs.metrics.exposition import render
+from imgfs.metrics.family import Family, counter, gauge
+from imgfs.plugins.running import Running
+from imgfs.registry.kinds import REGISTRY
+from imgfs.rootfs.kinds import ROOTFS
+from imgfs.transfer.kinds import TRANSFER
+
+
+async def exposed(running: Running, served: Served, started: int) -> bytes:
+    """All figures as text; `started` is when the daemon did, in ns since the epoch."""
+    families = [
+        *_process(started),
+        *_known(running),
+        *running.one(TRANSFER).transfers.families(),
+        *running.one(REGISTRY).statistics().families(),
+        *served.families(),
+        *running.one(INGESTS).families(),
+        *await running.one(GC).families(),
+    ]
+    return render(families).encode()
+
+
+def _process(started: int) -> list[Family]:
+    """By the names that other programs' metrics have."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return [
+        gauge("imgfs_info", "Which imgfs this is.", ("version",), {(__version__,): 1}),
+        gauge("process_start_time_seconds", "When the daemon started, since the epoch.", (), {(): started / 1e9}),
+        gauge("process_resident_memory_bytes", "Memory that the daemon takes.", (), {(): _resident()}),
+        gauge("process_open_fds", "Files that the daemon has open.", (), {(): len(os.listdir("/proc/self/fd"))}),
+        counter("process_cpu_seconds_total", "User and system time.", (), {(): used.ru_utime + used.ru_stime}),
+    ]
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _known(running: Running) -> list[Family]:
+    """How much there is of what."""
+    figures = {
+        "imgfs_names": ("Registered names.", len(running.one(NAMES))),
+        "imgfs_blobs": ("Stored blobs.", len(running.one(CONTENT))),
+        "imgfs_layers": ("Stored layers.", len(running.one(LAYERS))),
+        "imgfs_views_mounted": ("Views and snapshots that the kernel shows.", len(running.one(ROOTFS).places)),
+    }
+    return [gauge(name, help, (), {(): count}) for name, (help, count) in figures.items()]

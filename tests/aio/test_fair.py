@@ -1,0 +1,127 @@
+"""Places by turns: nobody waits for all of somebody else's, and no place is lost, whoever is cancelled."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from imgfs.aio.fair import FairLimiter
+
+
+class Crowd:
+    """Tasks that take places and give them back when they are told to."""
+
+    def __init__(self, limiter: FairLimiter, nursery: trio.Nursery) -> None:
+        self.limiter = limiter
+        self.nursery = nursery
+        self.holding: list[tuple[str, trio.CancelScope]] = []
+        self.waiting: list[tuple[str, trio.CancelScope]] = []
+
+    async def come(self, *keys: str) -> None:
+        for key in keys:
+            scope = trio.CancelScope()
+            self.waiting.append((key, scope))
+            self.nursery.start_soon(self._hold, key, scope)
+            await wait_all_tasks_blocked()
+
+    async def go(self, number: int = 0) -> None:
+        """One who holds a place leaves."""
+        self.holding[number][1].cancel()
+        await wait_all_tasks_blocked()
+
+    def inside(self) -> str:
+        """The keys of those who hold a place, in the order in which they got it."""
+        return "".join(key for key, _ in self.holding)
+
+    async def _hold(self, key: str, scope: trio.CancelScope) -> None:
+        me = key, scope
+        with scope:
+            try:
+                async with self.limiter.place(key):
+                    self.waiting.remove(me)
+                    self.holding.append(me)
+                    await trio.sleep_forever()
+            finally:
+                (self.holding if me in self.holding else self.waiting).remove(me)
+
+
+async def test_keys_take_turns(nursery: trio.Nursery) -> None:
+    crowd = Crowd(FairLimiter(2), nursery)
+    await crowd.come(*"aaaaaabbc")
+    assert crowd.inside() == "aa"
+    order = ""
+    while crowd.holding:
+        await crowd.go()
+        order += crowd.inside()[-1:] if len(crowd.inside()) == 2 else ""
+    assert order == "abcabaa"
+
+
+async def test_who_holds_nothing_gets_a_spare_place(nursery: trio.Nursery) -> None:
+    crowd = Crowd(FairLimiter(2, spare=1), nursery)
+    await crowd.come(*"aaab")
+    assert crowd.inside() == "aab"
+    await crowd.come("c")
+    assert crowd.inside() == "aab"
+    await crowd.go(2)
+    assert crowd.inside() == "aac"
+    await crowd.go(2)
+    assert crowd.inside() == "aa", "a spare place is not for who has one"
+
+
+async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nursery) -> None:
+    crowd = Crowd(FairLimiter(1), nursery)
+    await crowd.come(*"abb")
+    crowd.waiting[0][1].cancel()
+    await wait_all_tasks_blocked()
+    await crowd.go()
+    assert crowd.inside() == "b"
+
+
+async def test_a_place_that_is_given_to_one_who_leaves_goes_on(nursery: trio.Nursery) -> None:
+    crowd = Crowd(FairLimiter(1), nursery)
+    await crowd.come(*"abc")
+    crowd.holding[0][1].cancel()
+    crowd.waiting[0][1].cancel()
+    await wait_all_tasks_blocked()
+    assert crowd.inside() == "c"
+
+
+async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
+    limiter = FairLimiter(1)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await limiter.acquire("a")
+    with trio.fail_after(5):
+        await limiter.acquire("b")
+
+
+@pytest.mark.parametrize("spare", [0, 2])
+@given(steps=st.lists(st.tuples(st.sampled_from("abcd+-"), st.integers(0, 30)), max_size=60))
+def test_places_are_never_exceeded_and_never_idle(spare: int, steps: list[tuple[str, int]]) -> None:
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(FairLimiter(3, spare), nursery)
+            for step, number in steps:
+                group = crowd.waiting if step == "-" else crowd.holding
+                if step in "abcd":
+                    await crowd.come(step)
+                elif group:
+                    group[number % len(group)][1].cancel()
+                    await wait_all_tasks_blocked()
+                _judge(crowd, spare)
+            nursery.cancel_scope.cancel()
+
+    trio.run(run)
+
+
+def _judge(crowd: Crowd, spare: int) -> None:
+    held = Counter(crowd.inside())
+    assert held.total() <= 3 + spare
+    waiting = {key for key, _ in crowd.waiting}
+    assert not waiting or held.total() >= 3
+    assert held.total() == 3 + spare or not waiting.difference(held)
