@@ -14,12 +14,12 @@ from imgfs.testing.entries import File
 from imgfs.testing.faults import cut_at, stall
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.scene import CONFIG, assert_verified, error_of, refused, small, until
-from tests.mount.test_faults import LIMITS
 from tests.mount.test_ingest_crashes import noise
 from tests.support.mounted import Mounted
 from tests.support.nginx import nginx, passing_to
 from tests.support.programs import free_port
 
+LIMITS = "[plugins.registry.http]\ntries = 2\n"
 SIZE = 3 << 20
 CUT = 1_000_000
 
@@ -54,7 +54,7 @@ def test_an_upstream_that_is_slow_to_answer_is_a_failure_of_the_registry(mounted
     made = small("slow upstream")
     with (
         FakeRegistry() as registry,
-        nginx(tmp_path / "nginx", passing_to(registry.host, "proxy_read_timeout 200ms")) as front,
+        nginx(tmp_path / "nginx", passing_to(registry.host, "proxy_read_timeout 1s")) as front,
     ):
         made.add_to(registry, "slow", "1")
         fault = registry.fault(stall(), made.layers[0].digest, times=None)
