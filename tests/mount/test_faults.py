@@ -40,8 +40,8 @@ DRIP = 0.05
 RESTING = ("limited", "unavailable")
 """Where each case has all others wait."""
 LIMITS = """[plugins.registry.http]
-connect_seconds = 1.0
-silence_seconds = 1.0
+connect_seconds = 2.0
+silence_seconds = 2.0
 slow_seconds = 1.5
 pause_seconds = 0.3
 tries = 2
