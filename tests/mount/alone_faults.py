@@ -20,7 +20,7 @@ import pytest
 from imgfs.testing.faults import Fault, redirect
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.scene import CONFIG, assert_verified, error_of, refused, small, until
-from tests.mount.test_faults import ADVICE, LIMITS
+from tests.mount.test_faults import ADVICE
 from tests.support.isolation import settle
 from tests.support.mounted import Mounted
 from tests.support.programs import run
@@ -30,6 +30,7 @@ TRAPS = {"link-local": "169.254.169.254", "private": "10.1.2.3", "loopback": "12
 NO_ROUTE, SWALLOWED, UNKNOWN = "151.101.1.70", "151.101.1.71", "registry.invalid"
 DEAD = {NO_ROUTE: errno.EHOSTUNREACH, SWALLOWED: errno.ETIMEDOUT, UNKNOWN: errno.EHOSTUNREACH}
 """Addresses without a route, where packets vanish, and a name that nobody resolves."""
+LIMITS = "[plugins.registry.http]\nconnect_seconds = 0.5\ntries = 2\n"
 BOUND = 20.0
 
 
