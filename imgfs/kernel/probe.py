@@ -8,11 +8,11 @@ from __future__ import annotations
 import struct
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgfs.errors import ImgfsError, from_os
+from imgfs.errors import ImgfsError, NoSpace, from_os
 from imgfs.kernel import fuse_overlay
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.mountapi import Detached
@@ -53,15 +53,27 @@ class Capabilities:
 def probe(state: Path) -> Capabilities:
     """Try each mount with files in `state`, in a few milliseconds; nothing is left and nothing was to be seen.
 
-    Where that is read-only, with files in a directory for temporary ones, which is the next best. Raises NoSpace or
-    StorageFailed where `state` cannot be written for another reason.
+    Where that is read-only or full, with files in a directory for temporary ones, which is the next best: a start must
+    not need room. Raises NoSpace or StorageFailed where `state` cannot be written for another reason, or neither can.
     """
-    place = None if is_read_only(state) else state
+    try:
+        if not is_read_only(state):
+            with suppress(NoSpace):
+                return _probe_in(state)
+        return _probe_in(None)
+    except OSError as error:
+        raise from_os(error, str(state)) from None
+
+
+def _probe_in(place: Path | None) -> Capabilities:
+    """In a directory made there. Raises NoSpace, OSError."""
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=PREFIX) as directory, ExitStack() as mounts:
             return _try_all(Path(directory), mounts)
     except OSError as error:
-        raise from_os(error, str(state)) from None
+        if isinstance(failure := from_os(error, str(place)), NoSpace):
+            raise failure from None
+        raise
 
 
 def _try_all(directory: Path, mounts: ExitStack) -> Capabilities:
@@ -88,6 +100,8 @@ def _try(directory: Path, action: Callable[[], object]) -> Capability:
     """Whether it works; the reason speaks of the state directory, since `directory` is gone when it is read."""
     try:
         action()
+    except NoSpace:
+        raise  # it says nothing of what the kernel can do
     except ImgfsError as error:
         return Capability(error.message.replace(f"/{directory.name}", ""))
     return Capability()

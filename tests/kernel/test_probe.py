@@ -9,9 +9,11 @@ import pytest
 
 from imgfs.errors import StorageFailed
 from imgfs.kernel.mountapi import Context
+from imgfs.kernel.mounts import unmount
 from imgfs.kernel.overlay import mount_overlay
 from imgfs.kernel.probe import Capabilities, Capability, probe
 from tests.kernel.pieces import directory, mounts_of, powerless
+from tests.support.programs import run
 
 WORKS = Capability()
 
@@ -43,6 +45,18 @@ def test_state_in_memory_carries_overlays_only(place: Path) -> None:
     found = probe(state)
     assert (bool(found.erofs), found.overlay, bool(found.overlay_over_erofs)) == (False, WORKS, False)
     assert "not on overlayfs or tmpfs" in found.erofs.reason
+
+
+def test_a_disk_without_room_is_no_reason_not_to_start(place: Path) -> None:
+    state = directory(place / "state")
+    run("mount", "-t", "tmpfs", "-o", "nr_inodes=3", "small", str(state))
+    try:
+        for number in range(2):
+            (state / f"{number}").touch()
+        assert probe(state).fuse_overlayfs
+        assert sorted(os.listdir(state)) == ["0", "1"]
+    finally:
+        unmount(str(state), detach=True)
 
 
 def test_without_the_capability_the_kernel_views_say_so(place: Path) -> None:
