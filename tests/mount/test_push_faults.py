@@ -25,9 +25,9 @@ from tests.support.mounted import Mounted
 BOUND = 60.0
 """Seconds in which whoever pushes has an answer; the mount's limits add up to a tenth of it."""
 LIMITS = """[plugins.registry.http]
-connect_seconds = 1.0
-silence_seconds = 1.0
-taking_seconds = 1.0
+connect_seconds = 2.0
+silence_seconds = 2.0
+taking_seconds = 2.0
 pause_seconds = 0.3
 tries = 2
 """

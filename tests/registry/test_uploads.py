@@ -493,33 +493,32 @@ async def test_at_most_so_many_blobs_go_at_a_time(mock_clock: MockClock, pushing
     assert 1 < most <= 4
 
 
-async def serve_and_stop_reading(stream: trio.SocketStream, answered: bool) -> None:
-    """Begin uploads, and read nothing of what they send; `answered`: but say at once that it is too large."""
+async def serve_and_stop(stream: trio.SocketStream, answered: bool) -> None:
+    """Begin uploads, and read nothing of what is sent; `answered`: or say at once that it is too much, and read on."""
     place = b"HTTP/1.1 202 Accepted\r\nLocation: /v2/x\r\nContent-Length: 0\r\n\r\n"
-    refused = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
+    nothing = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
     async with stream:
         while (head := await stream.receive_some(1000)).startswith((b"POST", b"HEAD", b"GET")):
-            await stream.send_all(
-                place if head.startswith(b"POST") else b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
-            )
-        if answered:
-            await stream.send_all(refused)
-        else:
+            await stream.send_all(place if head.startswith(b"POST") else nothing)
+        if not answered:
             await trio.sleep_forever()
+        await stream.send_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        while await stream.receive_some(1 << 20):
+            pass
 
 
 @pytest.mark.parametrize(("answered", "error"), [(False, TimedOut), (True, TooLarge)])
-async def test_who_stops_reading_is_left_after_a_while_and_heard_before(
+async def test_who_stops_reading_is_left_after_a_while_and_who_answers_early_is_heard(
     answered: bool, error: type[ImgfsError]
 ) -> None:
     blob = Bytes(bytes(32 << 20))
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_and_stop_reading, answered=answered)
+        serve = partial(serve_and_stop, answered=answered)
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         host = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-        async with Registry(limits=Limits(silence=0.2, backoff=0.01)) as registry:
+        async with Registry(limits=Limits(silence=0.3, backoff=0.01)) as registry:
             destination = await registry.destination(host, REPOSITORY)
-            with trio.fail_after(20), pytest.raises(error):
+            with trio.fail_after(60), pytest.raises(error):
                 await destination.upload(blob.descriptor, blob.read, lambda offset: None)
         nursery.cancel_scope.cancel()
 
