@@ -21,7 +21,7 @@ STOREYS = [
     {"content", "registry", "kernel"},
     {"layers"},
     {"images", "archives"},
-    {"leases"},
+    {"leases", "execution"},
     {"snapshots"},
     {"rootfs", "rescue"},
     {"transfer"},

@@ -33,6 +33,8 @@ _COMMANDS = {
     "check": "imgfs.cli.check",
     "repair": "imgfs.cli.check",
     "snapshot": "imgfs.cli.snapshot",
+    "run": "imgfs.cli.run",
+    "start": "imgfs.cli.run",
     "plugins": "imgfs.cli.plugins",
     "config": "imgfs.cli.config",
     "doctor": "imgfs.cli.doctor",

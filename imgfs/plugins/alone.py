@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import trio
 
 from imgfs.errors import Unsupported
 from imgfs.plugins.contract import Kind
 from imgfs.plugins.finding import find_plugins, reason_of
+
+if TYPE_CHECKING:
+    import trio
 
 T = TypeVar("T")
 Options = TypeVar("Options", bound=msgspec.Struct)

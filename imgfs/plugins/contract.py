@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
-import trio
+
+if TYPE_CHECKING:  # the command line names plugins too, and has no event loop
+    import trio
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -31,6 +31,7 @@ from imgfs.oci.digest import Digest, is_digest
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.places import Places
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.ids import ACTIVE
 from imgfs.snapshots.root import RootAttributes, root_of
 from imgfs.snapshots.rows import Info, Kind
 from imgfs.snapshots.store import SnapshotStore, Stack
@@ -239,11 +240,19 @@ class Rootfs:
         await self.places.unmount(rootfs_of(id))
         await self._check_unused(self._snapshots.stat(id))
 
-    async def expire(self, seconds: float) -> None:
-        """For ever: take away what nobody has used for `seconds`, or up to twice that."""
+    async def expire(self, seconds: float, is_used: Callable[[str], bool]) -> None:
+        """For ever: take away what nobody has used for `seconds`, or up to twice that.
+
+        What `is_used` says of an active snapshot's key, in a thread, counts too: a container has a mount of its own.
+        """
+
+        def is_kept(place: str) -> bool:
+            directory, _, key = place.removesuffix("/rootfs").rpartition("/")
+            return directory == f"snapshots/{ACTIVE}" and is_used(key)
+
         while True:
             await trio.sleep(seconds)
-            await self.places.expire()
+            await self.places.expire(is_kept)
             self._close_unused()
 
     async def clear(self) -> None:

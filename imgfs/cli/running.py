@@ -1,0 +1,95 @@
+"""Containers out of images, in front or behind: what `imgfs run` and `imgfs start` do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import click
+
+from imgfs.cli.attaching import Front
+from imgfs.cli.bringing import bring
+from imgfs.cli.failure import Failure
+from imgfs.cli.naming import Found, find
+from imgfs.cli.site import site_of
+from imgfs.cli.tree import Tree
+from imgfs.execution.records import Records
+from imgfs.execution.starting import Attached, Manner, Source, Started, check_root, start_again, start_new
+from imgfs.execution.wish import Wish, parse_memory, parse_variable, parse_volume
+
+
+def run_new(mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:
+    """Make a container of an image, which comes here first. `wanted` are the options of `imgfs run`."""
+    check_root()
+    wish = _wish(**wanted)
+    detach = bool(wanted["detach"])
+    tree = Tree.open(mountpoint)
+    site = site_of(tree)
+    source = _source(tree, find(tree, image, quiet=quiet), image, quiet=quiet)
+    front = Front(terminal=wish.terminal, interactive=wish.interactive) if not detach else None
+    manner = Manner(wanted["id"], detach, bool(wanted["remove"]))
+    _follow(front, lambda attached: start_new(site, source, wish, manner, attached))
+
+
+def run_again(mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
+    """Start a container that has ended once more."""
+    check_root()
+    site = site_of(Tree.open(mountpoint))
+    container = Records(site.state).get(id).container()
+    front = Front(terminal=container.tty, interactive=interactive) if attach else None
+    _follow(front, lambda attached: start_again(site, id, attached))
+
+
+def _follow(front: Front | None, begin: Callable[[Attached], Started]) -> None:
+    """Start a container, and stay in front of it or say how it is called."""
+    with ExitStack() as held:
+        attached = front.attached(held) if front else Attached()
+        started = begin(attached)
+        held.callback(started.control.close)
+        for note in started.notes:
+            click.echo(f"imgfs: {note}", err=True)
+        if front is None:
+            click.echo(started.id)
+            return
+        status, notes = front.stay(started.control)
+    for note in notes:
+        click.echo(f"imgfs: {note}", err=True)
+    if status.exit_code is None:
+        raise Failure(status.reason, errno.EIO)
+    raise SystemExit(status.exit_code)
+
+
+def _wish(**wanted: Any) -> Wish:
+    return Wish(
+        arguments=wanted["arguments"],
+        entrypoint=wanted["entrypoint"],
+        env=dict(parse_variable(one, os.environ) for one in wanted["variables"]),
+        user=wanted["user"],
+        working_dir=wanted["workdir"],
+        volumes=tuple(parse_volume(one) for one in wanted["volumes"]),
+        network=wanted["network"],
+        read_only=wanted["read_only"],
+        terminal=wanted["terminal"],
+        interactive=wanted["interactive"],
+        memory=parse_memory(wanted["memory"]) if wanted["memory"] else None,
+    )
+
+
+def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> Source:
+    """The image, all of which is here on return."""
+    chain: list[str] = []
+
+    def pull() -> None:
+        with open(tree.pull_door(found.digest)) as door:
+            chain.append(door.read().strip())
+
+    bring(tree, found, pull, quiet=quiet)
+    try:
+        with open(f"{tree.image(found.digest)}/config.json", "rb") as file:
+            config = file.read()
+    except OSError as error:
+        raise tree.failure(error, found.digest, found.subject) from None
+    return Source(image, found.digest, chain[0], config)

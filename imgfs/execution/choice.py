@@ -1,0 +1,85 @@
+"""Which runtime gets a container: those that are installed, in order, without those that this host was refused by.
+
+Whether a runtime takes this host is found out by the first container that it is given: where it refuses and the next
+one does not, that is remembered until the next boot, with its reason. A runtime that was changed meanwhile is asked
+again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from imgfs.content.durable import write_file
+from imgfs.errors import NotFound
+from imgfs.execution.kinds import Program
+from imgfs.execution.record import Runtime
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_FILE = "refused.json"
+_MORE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where runtimes are looked for besides PATH: that of a user often has no sbin."""
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    path: str
+    changed: int
+    reason: str
+
+
+class _Refusals(msgspec.Struct, frozen=True):
+    boot: str
+    refusals: list[_Refusal]
+
+
+def installed(programs: Iterable[Program], wanted: str) -> list[Runtime]:
+    """The runtimes that are here: all of `programs`, or the one that is `wanted`, a name or a path. Raises NotFound."""
+    path = f"{os.environ.get('PATH', '')}:{_MORE}"
+    if wanted:
+        programs = [one for one in programs if one.name == wanted] or [Program(os.path.basename(wanted), wanted)]
+    named = [(one, shutil.which(one.program, path=path)) for one in programs]
+    found = [Runtime(one.name, os.path.realpath(place)) for one, place in named if place]
+    if not found:
+        names = ", ".join(one.program for one, _ in named)
+        raise NotFound(
+            f"no OCI runtime: {names}: not installed; install crun or runc, or name another as `runtime` of "
+            "[plugins.execution.oci] in imgfs.toml"
+        )
+    return found
+
+
+def accepted(runtimes: Sequence[Runtime], root: Path) -> list[Runtime]:
+    """Those that are not known to refuse this host; all, where that would leave none."""
+    refused = {one.path: one for one in _read(root).refusals}
+    kept = [one for one in runtimes if one.path not in refused or refused[one.path].changed != _changed(one.path)]
+    return kept or list(runtimes)
+
+
+def remember_refusal(runtime: Runtime, reason: str, root: Path) -> None:
+    """Keep in mind until the next boot that this host was refused. What cannot be kept is found out again."""
+    known = _read(root)
+    others = [one for one in known.refusals if one.path != runtime.path]
+    kept = _Refusals(known.boot, [*others, _Refusal(runtime.path, _changed(runtime.path), reason)])
+    with suppress(OSError):
+        write_file(root / _FILE, msgspec.json.encode(kept))
+
+
+def _read(root: Path) -> _Refusals:
+    boot = _BOOT_ID.read_text().strip()
+    with suppress(OSError, msgspec.MsgspecError):
+        known = msgspec.json.decode((root / _FILE).read_bytes(), type=_Refusals)
+        if known.boot == boot:
+            return known
+    return _Refusals(boot, [])
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

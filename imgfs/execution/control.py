@@ -1,0 +1,95 @@
+"""Talking to a supervisor: one JSON object a message, over a socket that keeps messages apart (SOCK_SEQPACKET).
+
+{"do": "kill", "signal": n, "all": bool}, {"do": "resize", "rows": n, "columns": n}, and {"do": "wait"}, which is
+answered at the end with the status. Answers are {"ok": true, ...} or {"error": ..., "errno": n}.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from pathlib import Path
+from typing import Any, cast
+
+from imgfs.errors import ImgfsError, Malformed, NotFound
+from imgfs.execution.descriptors import address, opened
+
+MESSAGE_MAX = 1 << 16
+Json = dict[str, Any]
+
+
+class Refused(ImgfsError):
+    """What the other side answered instead: its sentence and errno, and an exit code if the command was to blame."""
+
+    def __init__(self, message: str, errno: int, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.exit_code = exit_code
+
+
+class Connection:
+    """One end. Blocking; use as a context."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    @classmethod
+    def open(cls, path: Path) -> Connection:
+        """Connect to the socket at `path`. Raises NotFound where nobody listens."""
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with opened(path.parent) as directory:
+                end.connect(address(directory, path.name))
+        except OSError:
+            end.close()
+            raise NotFound(f"container {path.parent.name}: has no supervisor; it is not running") from None
+        return cls(end)
+
+    def fileno(self) -> int:
+        """To wait for messages on."""
+        return self._end.fileno()
+
+    def send(self, message: Json) -> None:
+        """Send one message. Raises OSError."""
+        self._end.send(json.dumps(message).encode())
+
+    def receive(self) -> Json | None:
+        """The next message; None when the other side is gone. Raises Malformed, OSError."""
+        try:
+            data = self._end.recv(MESSAGE_MAX)
+        except ConnectionResetError:
+            return None
+        if not data:
+            return None
+        try:
+            message = json.loads(data)
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            raise Malformed("control: a message that is no JSON object")
+        return cast("Json", message)
+
+    def answer(self) -> Json:
+        """The next message, which has to be there. Raises Refused for an error, NotFound where nobody is there."""
+        message = self.receive()
+        if message is None:
+            raise NotFound("the supervisor of the container is gone; `imgfs ps -a` shows what became of it")
+        if "error" in message:
+            raise Refused(str(message["error"]), int(message.get("errno", errno.EIO)), message.get("exit_code"))
+        return message
+
+    def ask(self, message: Json) -> Json:
+        """Send one message and return its answer. Raises as both."""
+        self.send(message)
+        return self.answer()
+
+    def close(self) -> None:
+        """Leave."""
+        self._end.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,17 @@
+"""Containers in the state directory, and the runtimes that imgfs knows by name."""
+
+from __future__ import annotations
+
+from imgfs.execution.kinds import EXECUTION, RUNTIME, Options, Program
+from imgfs.execution.records import Records
+from imgfs.plugins.contract import Context, Plugin
+
+
+def _records(context: Context) -> Records:
+    return Records(context.state)
+
+
+OCI = Plugin(EXECUTION, "oci", _records, options=Options)
+CRUN = Plugin(RUNTIME, "crun", lambda _: Program("crun", "crun"), optional=True)
+RUNC = Plugin(RUNTIME, "runc", lambda _: Program("runc", "runc"), optional=True)
+YOUKI = Plugin(RUNTIME, "youki", lambda _: Program("youki", "youki"), optional=True)

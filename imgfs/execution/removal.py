@@ -1,0 +1,115 @@
+"""Taking a container away: what became of it is written down, then its snapshot goes, then its record.
+
+Killed in between, it is done again: a record without a snapshot can still be deleted, and what was written down is
+written again. A snapshot has a key that no other had, so removing it twice harms nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
+from imgfs.execution.record import Container
+from imgfs.execution.records import Record, Records
+from imgfs.execution.runtime import OciRuntime, RuntimeFailed
+
+GOING_SECONDS = 5.0
+"""How long the mounts of a container that has ended may take to go: they go with the last process in them."""
+_POLL = 0.02
+_BEGINNING_SECONDS = 60.0
+"""How old a record without a word in it is before it is taken for a dead one's. One with words has its lock held."""
+
+
+def delete(records: Records, record: Record) -> None:
+    """Delete a container that has ended. Raises Busy while it runs, NotFound, StorageFailed, NoSpace.
+
+    For whoever is outside of the daemon: the snapshot is removed through the mount. Blocks.
+    """
+    if record.status().status != "stopped":
+        raise Busy(f"container {record.id}: is running; `imgfs kill {record.id}` ends it")
+    records.keep_deleted(record)
+    container = record.container()
+    discard_runtime(records, record, container)
+    remove_snapshot(container)
+    records.forget(record)
+
+
+def remove_snapshot(container: Container) -> None:
+    """Remove the snapshot through the mount; one that is gone is fine. Raises Busy, StorageFailed, NotFound: no mount.
+
+    Waits a little while it is busy: the kernel lets go of a container's mounts when it has buried its processes.
+    """
+    path = f"{container.mountpoint}/snapshots/active/{container.snapshot}"
+    deadline = time.monotonic() + GOING_SECONDS
+    while True:
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            if not os.path.exists(f"{container.mountpoint}/.imgfs/version"):
+                raise NotFound(_unmounted(container)) from None
+            return
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                raise NotFound(_unmounted(container)) from None
+            if error.errno != errno.EBUSY:
+                raise StorageFailed(f"{path}: cannot be removed: {error.strerror}; see the log of imgfs") from None
+            if time.monotonic() > deadline:
+                raise Busy(f"{path}: is in use; end the processes in it") from None
+            time.sleep(_POLL)
+
+
+def discard_runtime(records: Records, record: Record, container: Container) -> None:
+    """Have the runtime forget a container whose supervisor could not tell it: it was killed, or the machine was.
+
+    Blocks. What the runtime refuses is left to it.
+    """
+    if not (records.runtime_root / record.id).exists():
+        return
+    with suppress(RuntimeFailed, NotFound):
+        runtime_of(records, record, container).delete(record.id, force=True)
+
+
+def runtime_of(records: Records, record: Record, container: Container, deadline: float = 60.0) -> OciRuntime:
+    """The runtime that has a container."""
+    runtime = container.runtime
+    return OciRuntime(runtime.name, runtime.path, records.runtime_root, record.path / "runtime.log", deadline)
+
+
+def collect(records: Records) -> None:
+    """Take away what was begun by somebody who was killed before the container had its name. Blocks.
+
+    What is being made is locked by whoever makes it. What cannot be taken away now is tried again the next time.
+    """
+    for record in records.unfinished():
+        with suppress(ImgfsError, OSError):
+            _collect(records, record)
+
+
+def _collect(records: Records, record: Record) -> None:
+    if not (record.path / "container.json").exists():
+        if time.time() - record.path.stat().st_mtime > _BEGINNING_SECONDS:
+            records.forget(record)
+        return
+    lock = os.open(record.lock, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unmake(records, record, record.container())
+    finally:
+        os.close(lock)
+
+
+def unmake(records: Records, record: Record, container: Container) -> None:
+    """Take away a container that never ran, of which nothing is kept. Raises as `remove_snapshot`, OSError."""
+    remove_snapshot(container)
+    records.forget(record)
+
+
+def _unmounted(container: Container) -> str:
+    where = Path(container.mountpoint)
+    return f"{where}: no tree is mounted there, so the snapshot stays; `imgfs mount {where}`, then `imgfs delete` it"

@@ -1,0 +1,166 @@
+"""Calling an OCI runtime (runtime-spec, runtime.md; the command line that crun, runc and youki share).
+
+Each call has a deadline: a runtime that hangs is killed with its children, and told by name, command and seconds. What
+went wrong is read from the runtime's own log, because its stderr is the container's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from imgfs.errors import ImgfsError, NotFound
+
+DEADLINE = 60.0
+"""Seconds that a call may take. With a hundred starts at once, on two cores, a good one takes ten."""
+_LOG_READ = 1 << 16
+_UMASK = 0o022
+_ERRORS = ("error", "fatal")
+_NO_PROGRAM = re.compile(
+    r"executable file (not found|.* not found)|exec.*no such file or directory|no such file or directory.*exec"
+    r"|failed to find .*executable|executable .* not found",
+    re.IGNORECASE | re.DOTALL,
+)
+_NO_PERMISSION = re.compile(
+    r"exec.*(permission denied|is a directory|exec format error)|open executable: permission denied"
+    r"|not executable|executable permission",
+    re.IGNORECASE | re.DOTALL,
+)
+NO_PROGRAM, NOT_EXECUTABLE = 127, 126
+"""What a shell exits with where a command is not found, or cannot be executed."""
+
+
+class RuntimeFailed(ImgfsError):
+    """A runtime refused, or did not answer. `exit_code` is a shell's where it was about the command itself."""
+
+    errno = errno.EIO
+
+    def __init__(self, message: str, exit_code: int | None = None, *, hangs: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.hangs = hangs
+
+
+class _Line(msgspec.Struct):
+    level: str = ""
+    msg: str = ""
+    fields: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class OciRuntime:
+    """An installed runtime. `root` is where it keeps its state; blocking calls, all of them."""
+
+    name: str
+    path: str
+    root: Path
+    log: Path
+    """Where it says what went wrong."""
+    deadline: float = DEADLINE
+
+    def create(self, id: str, bundle: Path, pid_file: Path, stdio: Sequence[int], console: str | None = None) -> None:
+        """Make the container, up to the moment before its program. Raises RuntimeFailed, and leaves nothing then.
+
+        `stdio` are the three descriptors of the process; `console` is the socket that gets the terminal instead.
+        """
+        terminal = ["--console-socket", console] if console else []
+        self._call("create", "--bundle", str(bundle), "--pid-file", str(pid_file), *terminal, id, stdio=stdio)
+
+    def start(self, id: str) -> None:
+        """Let the program begin. Raises RuntimeFailed."""
+        self._call("start", id)
+
+    def delete(self, id: str, *, force: bool = False) -> None:
+        """Remove what the runtime keeps, and the cgroup; with `force` end the processes first. Raises RuntimeFailed."""
+        self._call("delete", *(["--force"] if force else []), id)
+
+    def kill(self, id: str, number: int, *, all: bool = False) -> None:
+        """Send a signal to the first process, or to all. Raises RuntimeFailed."""
+        self._call("kill", *(["--all"] if all else []), id, str(number))
+
+    def _call(self, command: str, *arguments: str, stdio: Sequence[int] | None = None) -> None:
+        words = [self.path, "--root", str(self.root), "--log", str(self.log), "--log-format", "json", command]
+        with suppress(FileNotFoundError):
+            os.unlink(self.log)
+        stdin, stdout, stderr = stdio or (subprocess.DEVNULL,) * 3
+        try:
+            process = subprocess.Popen(
+                [*words, *arguments],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd="/",
+                umask=_UMASK,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise NotFound(f"runtime {self.name}: {self.path} is gone; install it again") from None
+        except OSError as error:
+            raise RuntimeFailed(f"runtime {self.name}: {self.path} cannot be run: {error.strerror}") from None
+        try:
+            code = process.wait(self.deadline)
+        except subprocess.TimeoutExpired:
+            _kill_group(process)
+            raise RuntimeFailed(
+                f"runtime {self.name}: `{command}` gave no answer for {self.deadline:g} s and was killed; "
+                f"see {self.log}, or choose another runtime in imgfs.toml",
+                hangs=True,
+            ) from None
+        except BaseException:
+            _kill_group(process)
+            raise
+        if code:
+            raise self._failure(command, code)
+
+    def _failure(self, command: str, code: int) -> RuntimeFailed:
+        said = _last_error(self.log)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        text = said or f"it said nothing ({how})"
+        return RuntimeFailed(
+            f"runtime {self.name}: {command}: {text}", _shell_code(said) if command == "create" else None
+        )
+
+
+def _shell_code(said: str) -> int | None:
+    if _NO_PERMISSION.search(said):
+        return NOT_EXECUTABLE
+    return NO_PROGRAM if _NO_PROGRAM.search(said) else None
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Runtimes start helpers; in one session of their own they end together."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _last_error(log: Path) -> str:
+    """The last error of a log of JSON lines; else its last line."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_READ))
+            lines = file.read(_LOG_READ).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        if said := _error_of(line):
+            return said
+    return lines[-1].strip() if lines else ""
+
+
+def _error_of(line: str) -> str:
+    """What a line says, if it is an error: `msg` of crun and runc, `fields.message` of youki."""
+    try:
+        entry = msgspec.json.decode(line, type=_Line)
+    except (msgspec.MsgspecError, RecursionError):
+        return ""
+    return (entry.msg or entry.fields.get("message", "")) if entry.level.lower() in _ERRORS else ""

@@ -1,0 +1,344 @@
+"""Starting a container: snapshot, bundle and record, then a supervisor, which does the rest.
+
+A library of blocking calls. What fails, or is killed, half-way leaves nothing: the record has a temporary name and
+names its snapshot before there is one, and whoever makes it holds its lock, so what the dead left is known
+(removal.collect).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from imgfs.content.durable import fsync_path, write_file
+from imgfs.errors import (
+    AlreadyExists,
+    Busy,
+    ImgfsError,
+    NotFound,
+    NotPermitted,
+    StorageFailed,
+    Unsupported,
+    from_os,
+)
+from imgfs.execution.control import Connection, Refused
+from imgfs.execution.descriptors import opened
+from imgfs.execution.image import ImageProcess, parse_process
+from imgfs.execution.inside import make_directory, read_file
+from imgfs.execution.job import NONE, Job
+from imgfs.execution.process import Process, arguments, environment, working_directory
+from imgfs.execution.record import Container, Runtime, Status, encode, now
+from imgfs.execution.records import Record, Records, new_key
+from imgfs.execution.removal import unmake
+from imgfs.execution.spec import Setting, runtime_spec
+from imgfs.execution.users import resolve_user
+from imgfs.execution.wish import Wish
+from imgfs.oci.platform import Platform, choose, local_platform
+
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+_MACHINES = {"amd64": "x86_64", "386": "i386", "arm64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x"}
+_HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
+_STOP_SIGNAL = "SIGTERM"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where containers are started: a mounted tree, its state directory, and how its daemon wants them."""
+
+    mountpoint: str
+    state: Path
+    runtimes: Sequence[Runtime]
+    """Those that may be taken, the best first."""
+    log_bytes: int
+    deadline: float
+
+    def rootfs(self, key: str) -> str:
+        """Where the files of an active snapshot are."""
+        return f"{self.mountpoint}/snapshots/active/{key}/rootfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image of which all is here."""
+
+    name: str
+    digest: str
+    chain: str
+    config: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What becomes of the container, besides what runs in it."""
+
+    id: str | None = None
+    detach: bool = False
+    remove: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Descriptors of whoever starts it, which stay his. `terminal` is a stream socket, in place of the others."""
+
+    stdin: int = NONE
+    stdout: int = NONE
+    stderr: int = NONE
+    terminal: int = NONE
+    size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A container whose program runs. `control` is told of its end; closing it does not end anything."""
+
+    id: str
+    control: Connection
+    supervisor: subprocess.Popen[bytes]
+    notes: tuple[str, ...]
+
+
+def check_root() -> None:
+    """Raise NotPermitted for an ordinary user."""
+    if os.geteuid():
+        raise NotPermitted("containers: are started by root only; there are no rootless ones")
+
+
+def new_id() -> str:
+    """An id that nobody has."""
+    return secrets.token_hex(6)
+
+
+def start_new(site: Site, source: Source, wish: Wish, manner: Manner, attached: Attached) -> Started:
+    """Make a container and start it; returns when its program runs.
+
+    Raises AlreadyExists for an id that is taken, Invalid and NotFound for what image or wish get wrong, Unsupported for
+    an image of another architecture, NoSpace, StorageFailed, and Refused with the runtime's words. Then there is no
+    container, as when the caller is killed.
+    """
+    check_root()
+    wish.check()
+    config, image = parse_process(source.config)
+    check_platform(config.platform, source.name)
+    words = arguments(image, wish, source.name)
+    id = manner.id or new_id()
+    records = Records(site.state)
+    if records.find(id).path.exists():
+        raise _taken(id)
+    container = Container(
+        id=id,
+        image=source.name,
+        digest=source.digest,
+        platform=str(config.platform),
+        chain=source.chain,
+        snapshot=new_key(id),
+        created=now(),
+        args=list(words),
+        tty=wish.terminal,
+        detach=manner.detach,
+        remove=manner.remove,
+        runtime=site.runtimes[0],
+        stop_signal=image.stop_signal or _STOP_SIGNAL,
+        labels=image.labels,
+        mountpoint=site.mountpoint,
+    )
+    record, lock = _make(site, records, container, image, wish)
+    try:
+        is_logged = manner.detach or not wish.interactive
+        job = _job(site, container, lock, attached, is_logged=is_logged, is_new=True)
+        return _launch(record, job)
+    finally:
+        os.close(lock)
+
+
+def start_again(site: Site, id: str, attached: Attached) -> Started:
+    """Start a container that has ended once more, on its snapshot as it is now.
+
+    Raises NotFound, Busy while it runs, and as `start_new`; then it is as it was.
+    """
+    check_root()
+    record = Records(site.state).get(id)
+    lock = record.take_lock()
+    try:
+        container = record.container()
+        if record.status().status != "stopped":
+            raise Busy(f"container {id}: is running")
+        _walk(site, container.snapshot)
+        job = _job(site, container, lock, attached, is_logged=True, is_new=False)
+        return _launch(record, job)
+    finally:
+        os.close(lock)
+
+
+def check_platform(platform: Platform, subject: str) -> None:
+    """Raise Unsupported unless this machine runs programs of that platform, itself or by an emulator (binfmt_misc)."""
+    here = local_platform()
+    if choose(here, [platform]) is not None or (platform.os == here.os and _is_emulated(platform.architecture)):
+        return
+    raise Unsupported(
+        f"{subject}: is for {platform}, and this machine is {here}; get another platform of it, or register an "
+        "emulator (qemu-user-static)"
+    )
+
+
+def _is_emulated(architecture: str) -> bool:
+    name = _MACHINES.get(architecture, architecture)
+    try:
+        return (_BINFMT / f"qemu-{name}").read_text().startswith("enabled")
+    except OSError:
+        return False
+
+
+def _make(site: Site, records: Records, container: Container, image: ImageProcess, wish: Wish) -> tuple[Record, int]:
+    """The record, whole and with its name, and its lock. Raises as start_new."""
+    lock = NONE
+    record: Record | None = None
+    try:
+        record = records.make()
+        lock = record.take_lock()
+        record.put_container(container)
+        _prepare(site, container)
+        spec = _spec(site, container, image, wish)
+        record.bundle.mkdir(mode=0o700)
+        write_file(record.config, encode(spec))
+        record.put_status(Status(status="created"))
+        fsync_path(record.path)
+        return records.publish(record, container.id), lock
+    except BaseException as error:
+        if record is not None:
+            with suppress(ImgfsError, OSError):
+                unmake(records, record, container)
+        if lock != NONE:
+            os.close(lock)
+        if isinstance(error, OSError):
+            raise from_os(error, str(error.filename or records.directory)) from None
+        raise
+
+
+def _prepare(site: Site, container: Container) -> None:
+    """The active snapshot, with its parent. Raises StorageFailed and what the mount says."""
+    directory = f"{site.mountpoint}/snapshots/active/{container.snapshot}"
+    try:
+        os.mkdir(directory)
+        os.symlink(f"../../{container.chain}", f"{directory}/parent")
+    except OSError as error:
+        raise _mount_error(error, container.snapshot, directory) from None
+
+
+def _walk(site: Site, key: str) -> None:
+    """Have the daemon mount the rootfs: it does when somebody asks what is there. Raises as `_prepare`."""
+    try:
+        os.stat(site.rootfs(key))
+    except OSError as error:
+        raise _mount_error(error, key, f"{site.mountpoint}/snapshots/active/{key}") from None
+
+
+def _spec(site: Site, container: Container, image: ImageProcess, wish: Wish) -> object:
+    """config.json, with what only the rootfs tells: who the user is."""
+    rootfs = site.rootfs(container.snapshot)
+    host_files = tuple(path for path in _HOST_FILES if os.path.exists(path)) if wish.network == "host" else ()
+    setting = Setting(
+        id=container.id,
+        rootfs=rootfs,
+        read_only=wish.read_only,
+        network=wish.network,
+        volumes=wish.volumes,
+        host_files=host_files,
+        memory=wish.memory,
+        labels=container.labels,
+    )
+    cwd = working_directory(image, wish)
+    _walk(site, container.snapshot)
+    with opened(rootfs) as root:
+        user = resolve_user(
+            image.user if wish.user is None else wish.user, read_file(root, "etc/passwd"), read_file(root, "etc/group")
+        )
+        make_directory(root, cwd, "working directory")
+    env = environment(image, wish, user, setting.hostname)
+    return runtime_spec(Process(tuple(container.args), env, cwd, user, wish.terminal), setting)
+
+
+def _mount_error(error: OSError, key: str, directory: str) -> ImgfsError:
+    """What the tree refused, in the daemon's words where it left some."""
+    reason = os.strerror(error.errno or errno.EIO)
+    with suppress(OSError):
+        reason = os.getxattr(directory, "user.imgfs.error").decode(errors="replace")
+    return Refused(f"snapshot active/{key}: {reason}", error.errno or errno.EIO)
+
+
+def _job(site: Site, container: Container, lock: int, attached: Attached, *, is_logged: bool, is_new: bool) -> Job:
+    return Job(
+        state=str(site.state),
+        id=container.id,
+        lock=lock,
+        client=NONE,
+        stdin=attached.stdin,
+        stdout=attached.stdout,
+        stderr=attached.stderr,
+        terminal=attached.terminal,
+        size=attached.size,
+        runtimes=list(site.runtimes) if is_new else [container.runtime],
+        deadline=site.deadline,
+        log_bytes=site.log_bytes,
+        is_logged=is_logged,
+        is_new=is_new,
+    )
+
+
+def _launch(record: Record, job: Job) -> Started:
+    """Start the supervisor, in a session of its own, and hear whether the program runs."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control = Connection(ours)
+    try:
+        with theirs, ExitStack() as copies:
+            process = _spawn(_inherited(msgspec.structs.replace(job, client=theirs.fileno()), copies))
+        first = control.answer()
+    except BaseException as error:
+        control.close()  # one that has not begun the program begins it no more
+        if isinstance(error, NotFound):
+            raise StorageFailed(f"container {job.id}: its supervisor died; see the log of the kernel") from None
+        if isinstance(error, OSError):
+            raise StorageFailed(f"container {job.id}: its supervisor cannot be started: {error.strerror}") from None
+        raise
+    return Started(job.id, control, process, tuple(str(note) for note in first.get("notes", ())))
+
+
+def _inherited(job: Job, copies: ExitStack) -> Job:
+    """The same with descriptors that are none of the first three, which are the supervisor's own."""
+
+    def copied(descriptor: int) -> int:
+        if descriptor == NONE:
+            return NONE
+        copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+        copies.callback(os.close, copy)
+        return copy
+
+    names = ("lock", "client", "stdin", "stdout", "stderr", "terminal")
+    return msgspec.structs.replace(job, **{name: copied(getattr(job, name)) for name in names})
+
+
+def _spawn(job: Job) -> subprocess.Popen[bytes]:
+    kept = {job.lock, job.client, job.stdin, job.stdout, job.stderr, job.terminal} - {NONE}
+    return subprocess.Popen(
+        [sys.executable, "-m", "imgfs.execution.supervisor", msgspec.json.encode(job).decode()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=sorted(kept),
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def _taken(id: str) -> AlreadyExists:
+    return AlreadyExists(f"container {id}: exists already; choose another --name, or `imgfs delete {id}`")

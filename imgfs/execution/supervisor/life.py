@@ -1,0 +1,271 @@
+"""The life of a container, from its record to its end: made by a runtime, waited for, told, taken away.
+
+Order: the status is on disk before anybody is told of it; what the runtime keeps is removed before that status says
+more; the lock is let go last. What cannot be started leaves nothing, or what was there before.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from imgfs.errors import Cancelled, ImgfsError, from_os
+from imgfs.execution.choice import remember_refusal
+from imgfs.execution.control import Connection, Json
+from imgfs.execution.image import signal_number
+from imgfs.execution.job import Job
+from imgfs.execution.record import Container, Runtime, Status, now
+from imgfs.execution.records import Records, start_time
+from imgfs.execution.removal import collect, delete, unmake
+from imgfs.execution.runtime import OciRuntime, RuntimeFailed
+from imgfs.execution.supervisor.groups import oom_counter, oom_kills
+from imgfs.execution.supervisor.output import Log
+from imgfs.execution.supervisor.server import Server, number_of, unknown
+from imgfs.execution.supervisor.streams import Streams, streams_of
+from imgfs.kernel.process import adopt_orphans
+
+_RETRY = 1.0
+"""Seconds after which a status that the disk did not take is written again."""
+_SIGNALS = 64
+
+
+def supervise(job: Job) -> None:
+    """Run the container of a job to its end. The first answer to `job.client` says whether its program runs."""
+    adopt_orphans()
+    os.umask(0o077)
+    os.ftruncate(job.lock, 0)
+    os.pwrite(job.lock, f"pid {os.getpid()}\n".encode(), 0)
+    client = Connection(socket.socket(fileno=job.client))
+    life = _Life(job, client)
+    try:
+        life.begin()
+    except ImgfsError as error:
+        life.undo(error)
+        return
+    except OSError as error:
+        life.undo(from_os(error, str(error.filename or life.record.path)))
+        return
+    life.live()
+    life.end()
+
+
+class _Life:
+    def __init__(self, job: Job, client: Connection) -> None:
+        self._job = job
+        self._client = client
+        self._records = Records(Path(job.state))
+        self.record = self._records.find(job.id)
+        self._container = self.record.container()
+        self._before = self.record.written_status()
+        self._status = Status(status="created")
+        self._runtime: OciRuntime | None = None
+        self._log: Log | None = None
+        self._streams: Streams | None = None
+        self._server: Server | None = None
+        self._process = -1
+        self._counter: Path | None = None
+
+    def begin(self) -> None:
+        """Have the container made and its program begun. Raises ImgfsError and OSError; then call `undo`."""
+        job, record = self._job, self.record
+        self._log = Log(record.log, job.log_bytes) if job.is_logged else None
+        self._streams = streams_of(job, record, self._log)
+        self._server = Server(record.control, self._client, self._answer)
+        pid_file = record.path / "pid"
+        self._runtime, notes = self._create(job.runtimes, pid_file, self._streams)
+        pid = int(pid_file.read_text())
+        self._process = os.pidfd_open(pid)
+        self._counter = oom_counter(pid)
+        self._streams.begin()
+        if _is_gone(self._client):
+            raise Cancelled(f"container {record.id}: whoever started it is gone")
+        started = now()
+        self._runtime.start(record.id)
+        self._status = Status(status="running", pid=pid, start_time=start_time(pid), started=started)
+        if not _is_ready(self._process):  # what has ended already is never said to run
+            record.put_status(self._status)
+        with suppress(OSError):
+            self._client.send({"ok": True, "pid": pid, "notes": notes})
+
+    def undo(self, error: ImgfsError) -> None:
+        """Take away what was begun, and tell why; a container that is not new is as it was."""
+        notes: list[str] = []
+        if self._runtime is not None:
+            with suppress(ImgfsError):
+                self._runtime.delete(self.record.id, force=True)
+        if self._streams is not None:
+            self._streams.abandon()
+        if self._server is not None:
+            self._server.close(_refusal(error))
+        try:
+            if self._job.is_new:
+                unmake(self._records, self.record, self._container)
+            else:
+                self.record.put_status(self._before)
+        except (ImgfsError, OSError) as left:
+            notes.append(str(left))
+        with suppress(OSError):
+            self._client.send(_refusal(error) | {"notes": notes})
+
+    def live(self) -> None:
+        """Wait until the program has ended."""
+        assert self._server
+        threading.Thread(target=collect, args=(self._records,), daemon=True).start()  # nobody waits for it
+        self._server.serve(self._process)
+
+    def end(self) -> None:
+        """Keep how it ended, tell whoever waits, and take away what has to go."""
+        assert self._server
+        assert self._streams
+        self._status = self._ended()
+        forgetting = threading.Thread(target=self._forget_runtime)
+        forgetting.start()
+        self._put_status()
+        told: Json = {"ok": True, "status": msgspec.to_builtins(self._status)}
+        self._server.close(told)
+        self._streams.end()
+        forgetting.join()
+        if self._log is not None:
+            self._log.close()
+            if self._log.lost:
+                self._note(f"{self._log.lost} bytes of its output did not fit on the disk")
+        if self._container.remove:
+            os.close(self._job.lock)  # while it is held the snapshot is in use
+            try:
+                delete(self._records, self.record)
+            except (ImgfsError, OSError) as error:
+                told["notes"] = [str(error)]
+        with suppress(OSError):
+            self._client.send(told)
+
+    def _create(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
+        """Have the first runtime make it that can; which refused this host is remembered. Raises what the first did."""
+        refused: list[tuple[Runtime, RuntimeFailed]] = []
+        for one in runtimes:
+            runtime = self._called(one)
+            try:
+                runtime.create(self.record.id, self.record.bundle, pid_file, streams.stdio, streams.console)
+            except RuntimeFailed as error:
+                with suppress(ImgfsError):
+                    runtime.delete(self.record.id, force=True)
+                if error.exit_code is not None or error.hangs:
+                    raise
+                refused.append((one, error))
+                continue
+            except BaseException:
+                with suppress(ImgfsError):
+                    runtime.delete(self.record.id, force=True)
+                raise
+            for other, error in refused:
+                remember_refusal(other, error.message, self._records.runtime_root)
+            self._keep_runtime(one)
+            return runtime, [f"{error.message}; {one.name} is used, until the next boot" for _, error in refused]
+        raise refused[0][1]
+
+    def _called(self, runtime: Runtime) -> OciRuntime:
+        log = self.record.path / "runtime.log"
+        return OciRuntime(runtime.name, runtime.path, self._records.runtime_root, log, self._job.deadline)
+
+    def _keep_runtime(self, runtime: Runtime) -> None:
+        if self._container.runtime != runtime:
+            self._container = msgspec.structs.replace(self._container, runtime=runtime)
+            self.record.put_container(self._container)
+
+    def _answer(self, message: Json) -> Json:
+        what = message.get("do")
+        if what == "kill":
+            self._kill(number_of(message, "signal", _SIGNALS), everybody=message.get("all") is True)
+        elif what == "stop":
+            self._kill(stop_signal(self._container), everybody=False)
+        elif what == "resize" and self._streams:
+            self._streams.resize(number_of(message, "rows", 0xFFFF), number_of(message, "columns", 0xFFFF))
+        else:
+            raise unknown(message)
+        return {"ok": True}
+
+    def _kill(self, number: int, *, everybody: bool) -> None:
+        if everybody and self._runtime is not None:
+            self._runtime.kill(self.record.id, number, all=True)
+        else:
+            signal.pidfd_send_signal(self._process, number)
+
+    def _ended(self) -> Status:
+        """How it ended, by the kernel's own word to its parent."""
+        found = os.waitid(os.P_PIDFD, self._process, os.WEXITED)
+        finished, kills = now(), oom_kills(self._counter)
+        by_signal = found is not None and found.si_code != os.CLD_EXITED
+        value = found.si_status if found is not None else 0
+        words = [f"ended by signal {value} ({_name(value)})"] if by_signal else []
+        if kills:
+            words.append("the kernel killed for want of memory")
+        return msgspec.structs.replace(
+            self._status,
+            status="stopped",
+            pid=None,
+            start_time=None,
+            finished=finished,
+            exit_code=128 + value if by_signal else value,
+            signal=value if by_signal else None,
+            oom=kills > 0,
+            reason="; ".join(words),
+        )
+
+    def _forget_runtime(self) -> None:
+        assert self._runtime
+        try:
+            self._runtime.delete(self.record.id)
+        except ImgfsError:
+            with suppress(ImgfsError):
+                self._runtime.delete(self.record.id, force=True)
+
+    def _put_status(self) -> None:
+        """Until the disk takes it: a status is never lost as long as somebody knows it."""
+        while True:
+            try:
+                self.record.put_status(self._status)
+                return
+            except FileNotFoundError:
+                return  # the record was taken away by hand
+            except OSError:
+                time.sleep(_RETRY)
+
+    def _note(self, words: str) -> None:
+        self._status = msgspec.structs.replace(self._status, reason=f"{self._status.reason}; {words}".lstrip("; "))
+        self._put_status()
+
+
+def stop_signal(container: Container) -> int:
+    """What asks the container's program to end."""
+    return signal_number(container.stop_signal, f"container {container.id}")
+
+
+def _refusal(error: ImgfsError) -> Json:
+    code = error.exit_code if isinstance(error, RuntimeFailed) else None
+    return {"error": error.message, "errno": error.errno, "exit_code": code}
+
+
+def _is_gone(client: Connection) -> bool:
+    """Whether the other side has left: it says nothing before it is answered."""
+    return _is_ready(client.fileno())
+
+
+def _is_ready(descriptor: int) -> bool:
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "real-time"

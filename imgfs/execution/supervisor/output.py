@@ -1,0 +1,107 @@
+"""What a container writes: from its pipes into the log, which is bounded, and to whoever started it in front.
+
+A thread for each stream, because whoever reads may stop reading: then the container waits, as it would in a shell, and
+the supervisor does not.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_PIECE = 1 << 16
+
+
+class Log:
+    """`log`, and before it `log.1`: raw bytes in the order of their arrival, each of `limit` bytes and a piece at most.
+
+    What the disk does not take is lost and counted; the container goes on.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+        self._writing = threading.Lock()
+        self._file = _appending(path)
+        self._size = os.fstat(self._file).st_size
+        self.lost = 0
+        """Bytes that are in no log."""
+
+    def write(self, data: bytes) -> None:
+        """Append. Called by several threads."""
+        with self._writing:
+            try:
+                if self._size >= self._limit:
+                    self._rotate()
+                _write_all(self._file, data)
+                self._size += len(data)
+            except OSError:
+                self.lost += len(data)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+    def _rotate(self) -> None:
+        os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
+        file = _appending(self._path)
+        os.dup2(file, self._file, inheritable=False)
+        os.close(file)
+        self._size = 0
+
+
+class Pump:
+    """Takes bytes from a descriptor until its end, in a thread; closes it then."""
+
+    def __init__(self, source: int, *sinks: Callable[[bytes], None]) -> None:
+        """A sink that raises OSError is not asked again."""
+        self._source = source
+        self._sinks = list(sinks)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until all is out."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        while data := self._read():
+            for sink in list(self._sinks):
+                try:
+                    sink(data)
+                except OSError:
+                    self._sinks.remove(sink)
+        os.close(self._source)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._source, _PIECE)
+        except OSError:  # EIO: the other side of a terminal is gone
+            return b""
+
+
+def to_descriptor(descriptor: int) -> Callable[[bytes], None]:
+    """A sink that writes there; it is closed when nobody reads it any more."""
+
+    def write(data: bytes) -> None:
+        try:
+            _write_all(descriptor, data)
+        except OSError:
+            with suppress(OSError):
+                os.close(descriptor)
+            raise
+
+    return write
+
+
+def _appending(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,151 @@
+"""The supervisor's door and its only wait: for the process to end, for messages, for signals."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from imgfs.errors import ImgfsError, Invalid, Unsupported
+from imgfs.execution.control import Connection, Json
+from imgfs.execution.descriptors import address, opened
+
+CLIENTS_MAX = 256
+_ENDING = (signal.SIGTERM,)
+_IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+Answer = Callable[[Json], Json]
+
+
+class Server:
+    """Listens at `control`. Whoever asks to wait is kept until the end."""
+
+    def __init__(self, path: Path, client: Connection, answer: Answer) -> None:
+        """`answer` answers every message but `wait`, and may raise ImgfsError or OSError."""
+        self._path = path
+        self._client = client
+        self._answer = answer
+        self._waiting: list[Connection] = []
+        self._others: set[Connection] = set()
+        self._selector = selectors.DefaultSelector()
+        self._listener = _listen(path)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(client, selectors.EVENT_READ, lambda: self._hear(client))
+        self._signals = _signal_pipe()
+        self._selector.register(self._signals, selectors.EVENT_READ, self._signalled)
+
+    def serve(self, process: int) -> None:
+        """Answer until the process of that pidfd has ended."""
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            ended = True
+
+        self._selector.register(process, selectors.EVENT_READ, end)
+        while not ended:
+            for key, _ in self._selector.select():
+                if key.fd in self._selector.get_map():  # it may have gone by an event before
+                    key.data()
+        self._selector.unregister(process)
+
+    def close(self, status: Json) -> None:
+        """Tell all that wait, but whoever started it, and listen no more."""
+        self._listener.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+        for one in self._waiting:
+            if one is not self._client:
+                with suppress(OSError):
+                    one.send(status)
+        for one in self._others:
+            one.close()
+        self._selector.close()
+
+    def _accept(self) -> None:
+        try:
+            end, _ = self._listener.accept()
+        except OSError:
+            return
+        if len(self._others) >= CLIENTS_MAX:
+            end.close()
+            return
+        one = Connection(end)
+        self._others.add(one)
+        self._selector.register(one, selectors.EVENT_READ, lambda: self._hear(one))
+
+    def _hear(self, one: Connection) -> None:
+        try:
+            message = one.receive()
+            if message is None:
+                self._drop(one)
+            elif message.get("do") == "wait":
+                self._waiting.append(one)
+            else:
+                one.send(self._answered(message))
+        except (ImgfsError, OSError):
+            self._drop(one)
+
+    def _answered(self, message: Json) -> Json:
+        try:
+            return self._answer(message)
+        except ImgfsError as error:
+            return {"error": error.message, "errno": error.errno}
+        except OSError as error:
+            number = error.errno or errno.EIO
+            return {"error": os.strerror(number), "errno": number}
+
+    def _drop(self, one: Connection) -> None:
+        self._selector.unregister(one)
+        self._others.discard(one)
+        if one in self._waiting:
+            self._waiting.remove(one)
+        one.close()
+
+    def _signalled(self) -> None:
+        for number in os.read(self._signals, 4096):
+            if number in _ENDING:
+                with suppress(ImgfsError, OSError):
+                    self._answer({"do": "stop"})
+
+
+def number_of(message: Json, key: str, most: int) -> int:
+    """A number of a message. Raises Invalid."""
+    value = message.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise Invalid(f"control: {key} {value!r}: expected a number up to {most}")
+    return value
+
+
+def unknown(message: Json) -> Unsupported:
+    """The failure for what no supervisor does."""
+    return Unsupported(f"control: {str(message.get('do'))[:40]!r}: expected kill, resize or wait")
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    with suppress(FileNotFoundError):
+        os.unlink(path)  # of a supervisor that was killed: who holds the lock is the only one
+    with opened(path.parent) as directory:
+        listener.bind(address(directory, path.name))
+    os.chmod(path, 0o600)
+    listener.listen(64)
+    return listener
+
+
+def _signal_pipe() -> int:
+    """What is readable after a signal. Handled, not ignored: what is ignored stays so in the container's programs."""
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (*_ENDING, *_IGNORED):
+        signal.signal(number, _heard)
+    return reading
+
+
+def _heard(*_: object) -> None:
+    """The number is in the pipe."""

@@ -1,0 +1,135 @@
+"""What is run: the image's words, and somebody's laid over them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from imgfs.errors import ImgfsError, Invalid, Malformed, NotFound
+from imgfs.execution.image import ImageProcess, parse_process, signal_number
+from imgfs.execution.process import PATH, arguments, environment, working_directory
+from imgfs.execution.users import User
+from imgfs.execution.wish import Volume, Wish, parse_memory, parse_variable, parse_volume
+
+BOTH = ImageProcess(entrypoint=("/entry", "-a"), cmd=("one", "two"))
+
+
+def config(**process: Any) -> bytes:
+    return json.dumps({"os": "linux", "architecture": "amd64", "config": process}).encode()
+
+
+@pytest.mark.parametrize(
+    ("image", "wish", "expected"),
+    [
+        (BOTH, Wish(), ("/entry", "-a", "one", "two")),
+        (BOTH, Wish(arguments=("x",)), ("/entry", "-a", "x")),
+        (BOTH, Wish(entrypoint="/other"), ("/other",)),
+        (BOTH, Wish(arguments=("x",), entrypoint="/other"), ("/other", "x")),
+        (BOTH, Wish(arguments=("x",), entrypoint=""), ("x",)),
+        (ImageProcess(cmd=("one",)), Wish(), ("one",)),
+    ],
+)
+def test_command(image: ImageProcess, wish: Wish, expected: tuple[str, ...]) -> None:
+    assert arguments(image, wish, "box") == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "wish"), [(ImageProcess(), Wish()), (BOTH, Wish(entrypoint="")), (ImageProcess(cmd=("",)), Wish())]
+)
+def test_nothing_to_run_is_invalid(image: ImageProcess, wish: Wish) -> None:
+    with pytest.raises(Invalid, match="box: has neither Entrypoint nor Cmd"):
+        arguments(image, wish, "box")
+
+
+def test_environment_is_laid_over_the_images_and_that_over_defaults() -> None:
+    image = ImageProcess(env=("A=1", "B=2", "A=3", "PATH=/x", "E="))
+    wish = Wish(env={"B": "4", "C": "5=6", "HOME": None}, terminal=True)
+    made = environment(image, wish, User(0, 0, (), "/root"), "box")
+    assert made == ("PATH=/x", "HOSTNAME=box", "TERM=xterm", "A=3", "B=4", "E=", "C=5=6")
+    assert environment(ImageProcess(), Wish(), User(0, 0), "box") == (f"PATH={PATH}", "HOSTNAME=box", "HOME=/")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", "/"), ("srv", "/srv"), ("//srv/", "/srv"), ("/../../etc", "/etc"), ("a/../../b", "/b"), ("/a//b/.", "/a/b")],
+)
+def test_working_directory_is_within_the_root(text: str, expected: str) -> None:
+    assert working_directory(ImageProcess(working_dir=text), Wish()) == expected
+    assert working_directory(ImageProcess(working_dir="/x"), Wish(working_dir=text)) == expected
+
+
+def test_config_that_says_nothing_is_an_empty_one() -> None:
+    for data in (b"{}", b'{"config":null}', config(Cmd=None, Env=None, Entrypoint=None, Labels=None, User=None)):
+        assert parse_process(data)[1] == ImageProcess()
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        {"Cmd": ["a\0b"]},
+        {"Entrypoint": ["\0"]},
+        {"Env": ["A=\0"]},
+        {"WorkingDir": "/a\0"},
+        {"User": "ro\0ot"},
+        {"Labels": {"a": "\0"}},
+        {"StopSignal": "SIGNOTHING"},
+        {"StopSignal": "0"},
+        {"StopSignal": "99999999999999999999"},
+        {"Env": ["A=" + "x" * (2 << 20)]},
+    ],
+)
+def test_hostile_config_is_refused_with_a_sentence(process: dict[str, Any]) -> None:
+    with pytest.raises(Invalid, match="image config"):
+        parse_process(config(**process))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"config":[]}', b'{"config":{"Cmd":"sh"}}', b"[" * 10_000, b"\xff"])
+def test_malformed_config_is_told(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_process(data)
+
+
+@pytest.mark.parametrize("env", ["noequals", "=x", ""])
+def test_variable_without_a_name_is_refused(env: str) -> None:
+    with pytest.raises(Invalid, match="Env"):
+        environment(ImageProcess(env=(env,)), Wish(), User(0, 0), "box")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("SIGTERM", 15), ("term", 15), ("9", 9), ("RTMIN+3", signal.SIGRTMIN + 3), ("SIGRTMIN", signal.SIGRTMIN)],
+)
+def test_signals_by_name_and_number(text: str, number: int) -> None:
+    assert signal_number(text, "x") == number
+
+
+def test_volumes_variables_and_sizes(tmp_path: Any) -> None:
+    assert parse_volume(f"{tmp_path}:/data:ro") == Volume(str(tmp_path), "/data", read_only=True)
+    assert parse_volume(f"{tmp_path}:/a/../data") == Volume(str(tmp_path), "/data")
+    assert parse_variable("A=b=c", {}) == ("A", "b=c")
+    assert parse_variable("A", {"A": "x"}) == ("A", "x")
+    assert parse_variable("A", {}) == ("A", None)
+    assert parse_memory("64m") == 64 << 20
+
+
+@pytest.mark.parametrize("text", ["/", "/:", ":/x", "/:x", "/:/", "/:/..", "/:/a:rx", "/nothing/there:/x", "a\0:/b"])
+def test_volume_that_is_none_is_told(text: str) -> None:
+    with pytest.raises(ImgfsError, match="volume") as caught:
+        parse_volume(text)
+    assert isinstance(caught.value, Invalid | NotFound)
+
+
+@pytest.mark.parametrize("text", ["", "1", "m", "-5m", "5x", "9" * 30, "1.5g", "\u0665m"])
+def test_size_that_is_none_is_told(text: str) -> None:
+    with pytest.raises(Invalid, match="memory"):
+        parse_memory(text)
+
+
+def test_nul_in_a_wish_is_invalid() -> None:
+    with pytest.raises(Invalid, match="NUL"):
+        Wish(arguments=("a\0",)).check()
+    with pytest.raises(Invalid, match="NUL"):
+        Wish(env={"a": "\0"}).check()
