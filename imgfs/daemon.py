@@ -19,7 +19,6 @@ from imgfs import __version__
 from imgfs.assembly import TABLES, Mounting, Opened, assemble, given, limits_of, told
 from imgfs.content.durable import make_directory, open_directory
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
-from imgfs.execution.kinds import EXECUTION
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
@@ -129,7 +128,7 @@ async def _show(
         nursery.start_soon(manager.attend, answering, ending, told(mounting.mountpoint))
         nursery.start_soon(_set_on_signal, signalled)
         nursery.start_soon(trio.to_thread.run_sync, running.one(REGISTRY).warm)
-        nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds, running.one(EXECUTION).is_used)
+        nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
         if not opened.is_frozen:
             nursery.start_soon(_tidy, subsystems)
             nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)

@@ -61,6 +61,11 @@ class Record:
         return self.bundle / "config.json"
 
     @property
+    def rootfs(self) -> Path:
+        """Where the container's supervisor mounts its snapshot, so that no daemon is needed to find it."""
+        return self.path / "rootfs"
+
+    @property
     def log(self) -> Path:
         """What the container wrote."""
         return self.path / "log"
@@ -226,6 +231,11 @@ class Records:
             return record if record.container().snapshot == key else None
         except ImgfsError:
             return None
+
+    def rootfs_of(self, key: str) -> Path | None:
+        """Where the active snapshot of that key is mounted for its container, if it is. Blocks."""
+        record = self.user_of(key)
+        return record.rootfs if record is not None and os.path.ismount(record.rootfs) else None
 
     def is_used(self, key: str) -> bool:
         """Whether the active snapshot of that key is that of a container which has not ended."""

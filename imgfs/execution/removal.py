@@ -17,6 +17,7 @@ from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.record import Container
 from imgfs.execution.records import Record, Records
 from imgfs.execution.runtime import OciRuntime, RuntimeFailed
+from imgfs.kernel.mounts import unmount
 
 GOING_SECONDS = 5.0
 """How long the mounts of a container that has ended may take to go: they go with the last process in them."""
@@ -67,12 +68,19 @@ def remove_snapshot(container: Container) -> None:
 def discard_runtime(records: Records, record: Record, container: Container) -> None:
     """Have the runtime forget a container whose supervisor could not tell it: it was killed, or the machine was.
 
-    Blocks. What the runtime refuses is left to it.
+    Takes the mount of its rootfs away too. Blocks. What the runtime refuses is left to it.
     """
-    if not (records.runtime_root / record.id).exists():
-        return
-    with suppress(RuntimeFailed, NotFound):
-        runtime_of(records, record, container).delete(record.id, force=True)
+    if (records.runtime_root / record.id).exists():
+        with suppress(RuntimeFailed, NotFound):
+            runtime_of(records, record, container).delete(record.id, force=True)
+    unmount_rootfs(record)
+
+
+def unmount_rootfs(record: Record) -> None:
+    """Take the mount of a container's rootfs away, also while somebody from outside is in it. Blocks."""
+    with suppress(NotFound):
+        while True:
+            unmount(str(record.rootfs), detach=True)
 
 
 def runtime_of(records: Records, record: Record, container: Container, deadline: float = 60.0) -> OciRuntime:
@@ -106,6 +114,7 @@ def _collect(records: Records, record: Record) -> None:
 
 def unmake(records: Records, record: Record, container: Container) -> None:
     """Take away a container that never ran, of which nothing is kept. Raises as `remove_snapshot`, OSError."""
+    unmount_rootfs(record)
     remove_snapshot(container)
     records.forget(record)
 

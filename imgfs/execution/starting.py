@@ -208,8 +208,9 @@ def _make(site: Site, records: Records, container: Container, image: ImageProces
         lock = record.take_lock()
         record.put_container(container)
         _prepare(site, container)
-        spec = _spec(site, container, image, wish)
+        spec = _spec(site, records.find(container.id), container, image, wish)
         record.bundle.mkdir(mode=0o700)
+        record.rootfs.mkdir(mode=0o700)
         write_file(record.config, encode(spec))
         record.put_status(Status(status="created"))
         fsync_path(record.path)
@@ -243,13 +244,12 @@ def _walk(site: Site, key: str) -> None:
         raise _mount_error(error, key, f"{site.mountpoint}/snapshots/active/{key}") from None
 
 
-def _spec(site: Site, container: Container, image: ImageProcess, wish: Wish) -> object:
-    """config.json, with what only the rootfs tells: who the user is."""
-    rootfs = site.rootfs(container.snapshot)
+def _spec(site: Site, named: Record, container: Container, image: ImageProcess, wish: Wish) -> object:
+    """config.json, with what only the rootfs tells: who the user is. `named` is the record as it will be called."""
     host_files = tuple(path for path in _HOST_FILES if os.path.exists(path)) if wish.network == "host" else ()
     setting = Setting(
         id=container.id,
-        rootfs=rootfs,
+        rootfs=str(named.rootfs),
         read_only=wish.read_only,
         network=wish.network,
         volumes=wish.volumes,
@@ -259,7 +259,7 @@ def _spec(site: Site, container: Container, image: ImageProcess, wish: Wish) -> 
     )
     cwd = working_directory(image, wish)
     _walk(site, container.snapshot)
-    with opened(rootfs) as root:
+    with opened(site.rootfs(container.snapshot)) as root:
         user = resolve_user(
             image.user if wish.user is None else wish.user, read_file(root, "etc/passwd"), read_file(root, "etc/group")
         )

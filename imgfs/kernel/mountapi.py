@@ -127,6 +127,10 @@ class Detached(_Descriptor):
         """Set mount attributes (RDONLY, ...) on it; none is taken away."""
         _set(self.fileno(), b"", _MountAttr(attr_set=attributes), _AT_EMPTY_PATH, "the detached mount")
 
+    def loosen(self, attributes: int) -> None:
+        """Take mount attributes (NOSUID, ...) away from it."""
+        _set(self.fileno(), b"", _MountAttr(attr_clr=attributes), _AT_EMPTY_PATH, "the detached mount")
+
     def isolate(self) -> None:
         """End the sharing of later mounts that a clone begins with."""
         _set(self.fileno(), b"", _MountAttr(propagation=_PRIVATE), _AT_EMPTY_PATH, "the detached mount")

@@ -104,15 +104,12 @@ class Places:
         self._forget(place, mark)
         return place not in self._mounted
 
-    async def expire(self, is_kept: Callable[[str], bool] = lambda _: False) -> None:
-        """Take away what nobody has used since the last call, nobody has mounted something else over, and is not kept.
-
-        `is_kept` is asked about a place in a thread.
-        """
+    async def expire(self) -> None:
+        """Take away what nobody has used since the last call, and nobody has mounted something else over."""
         stacked = await trio.to_thread.run_sync(_stacked, limiter=self._unmounting)
         for place in self:
             mark = self._mounted.get(place)
-            if self.path(place) in stacked or await trio.to_thread.run_sync(is_kept, place, limiter=self._unmounting):
+            if self.path(place) in stacked:
                 continue
             if await trio.to_thread.run_sync(expire, self.path(place), limiter=self._unmounting):
                 self._forget(place, mark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from imgfs.execution.kinds import EXECUTION
 from imgfs.layers.kinds import LAYERS
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.rootfs.kinds import METADATA, ROOTFS, TERMS
@@ -18,9 +19,10 @@ def _rootfs(context: Context) -> Rootfs:
         context.one(VIEWS),
         context.one(SNAPSHOTS),
         context.one(LAYERS),
+        context.one(EXECUTION),
         context.nursery,
     )
 
 
 EROFS = Plugin(METADATA, "erofs", lambda context: MetadataImages(context.state))
-KERNEL = Plugin(ROOTFS, "kernel", _rootfs, requires=(TERMS, METADATA, CHAINS, VIEWS, SNAPSHOTS, LAYERS))
+KERNEL = Plugin(ROOTFS, "kernel", _rootfs, requires=(TERMS, METADATA, CHAINS, VIEWS, SNAPSHOTS, LAYERS, EXECUTION))

@@ -19,8 +19,10 @@ from pathlib import Path
 import trio
 
 from imgfs.aio.flight import Flights
+from imgfs.aio.threads import run_disk
 from imgfs.errors import Busy, ImgfsError, Malformed, NotPermitted, TooLarge, Unsupported
-from imgfs.kernel.bind import bind_read_only
+from imgfs.execution.records import Records
+from imgfs.kernel.bind import bind, bind_read_only
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.fuse_overlay import mount_fuse_overlay
 from imgfs.kernel.mountapi import Detached, clone_mount
@@ -31,7 +33,6 @@ from imgfs.oci.digest import Digest, is_digest
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.places import Places
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
-from imgfs.snapshots.ids import ACTIVE
 from imgfs.snapshots.root import RootAttributes, root_of
 from imgfs.snapshots.rows import Info, Kind
 from imgfs.snapshots.store import SnapshotStore, Stack
@@ -91,6 +92,7 @@ class Rootfs:
         views: Views,
         snapshots: SnapshotStore,
         layers: LayerStore,
+        containers: Records,
         nursery: trio.Nursery,
     ) -> None:
         self.places = Places(terms.mountpoint, nursery)
@@ -100,6 +102,7 @@ class Rootfs:
         self._views = views
         self._snapshots = snapshots
         self._layers = layers
+        self._containers = containers
         self._nursery = nursery
         self._lowers: dict[Digest, Detached] = {}
         """One mount of each chain in use that is in no tree: all others of it share its page cache."""
@@ -198,6 +201,9 @@ class Rootfs:
         if place in self.places and not await self.places.is_gone(place):
             return False
         info = self._snapshots.stat(id)
+        if info.kind is Kind.ACTIVE and (mounted := await run_disk(self._containers.rootfs_of, info.name)):
+            # An upper has one overlay at a time, and this one's container goes on with it without us.
+            return await self.places.mount(place, lambda target: bind(str(mounted), target, trusted=self._trusted))
         stack = self._snapshots.stack(id, read_only=info.kind is Kind.ACTIVE and await self._takes_no_change())
         self._check_writable(id)
         chain = self._graph.find(stack.chain) if stack.chain else None
@@ -240,19 +246,11 @@ class Rootfs:
         await self.places.unmount(rootfs_of(id))
         await self._check_unused(self._snapshots.stat(id))
 
-    async def expire(self, seconds: float, is_used: Callable[[str], bool]) -> None:
-        """For ever: take away what nobody has used for `seconds`, or up to twice that.
-
-        What `is_used` says of an active snapshot's key, in a thread, counts too: a container has a mount of its own.
-        """
-
-        def is_kept(place: str) -> bool:
-            directory, _, key = place.removesuffix("/rootfs").rpartition("/")
-            return directory == f"snapshots/{ACTIVE}" and is_used(key)
-
+    async def expire(self, seconds: float) -> None:
+        """For ever: take away what nobody has used for `seconds`, or up to twice that."""
         while True:
             await trio.sleep(seconds)
-            await self.places.expire(is_kept)
+            await self.places.expire()
             self._close_unused()
 
     async def clear(self) -> None:

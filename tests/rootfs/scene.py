@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 
 from imgfs.database import Database
+from imgfs.execution.records import Records
 from imgfs.kernel.probe import Capabilities, Capability
 from imgfs.layers.store import Layer, LayerStore
 from imgfs.rootfs.metadata import MetadataImages
@@ -59,7 +60,9 @@ class Scene:
         self.snapshots = SnapshotStore(self.state, self.database, self.graph, lambda path: None)
         self.images = MetadataImages(self.state)
         terms = Terms("/mnt", capabilities, is_root, trusted=True)
-        self.rootfs = Rootfs(terms, self.images, self.graph, self.views, self.snapshots, self.layers, self.nursery)
+        self.rootfs = Rootfs(
+            terms, self.images, self.graph, self.views, self.snapshots, self.layers, Records(self.state), self.nursery
+        )
         return self.rootfs
 
     async def chain(self, *layers: Made) -> Snapshot:

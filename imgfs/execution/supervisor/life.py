@@ -25,12 +25,13 @@ from imgfs.execution.image import signal_number
 from imgfs.execution.job import Job
 from imgfs.execution.record import Container, Runtime, Status, now
 from imgfs.execution.records import Records, start_time
-from imgfs.execution.removal import collect, delete, unmake
+from imgfs.execution.removal import collect, delete, unmake, unmount_rootfs
 from imgfs.execution.runtime import OciRuntime, RuntimeFailed
 from imgfs.execution.supervisor.groups import oom_counter, oom_kills
 from imgfs.execution.supervisor.output import Log
 from imgfs.execution.supervisor.server import Server, number_of, unknown
 from imgfs.execution.supervisor.streams import Streams, streams_of
+from imgfs.kernel.bind import bind
 from imgfs.kernel.process import adopt_orphans
 
 _RETRY = 1.0
@@ -81,6 +82,7 @@ class _Life:
         self._streams = streams_of(job, record, self._log)
         self._server = Server(record.control, self._client, self._answer)
         pid_file = record.path / "pid"
+        self._mount()
         self._runtime, notes = self._create(job.runtimes, pid_file, self._streams)
         pid = int(pid_file.read_text())
         self._process = os.pidfd_open(pid)
@@ -102,6 +104,8 @@ class _Life:
         if self._runtime is not None:
             with suppress(ImgfsError):
                 self._runtime.delete(self.record.id, force=True)
+        with suppress(ImgfsError):
+            unmount_rootfs(self.record)
         if self._streams is not None:
             self._streams.abandon()
         if self._server is not None:
@@ -146,6 +150,17 @@ class _Life:
                 told["notes"] = [str(error)]
         with suppress(OSError):
             self._client.send(told)
+
+    def _mount(self) -> None:
+        """Mount the snapshot a second time, for the container alone.
+
+        In the tree it goes with the daemon, and has no setuid bits where others may look. What a supervisor that was
+        killed left is taken away first.
+        """
+        unmount_rootfs(self.record)
+        place = f"{self._container.mountpoint}/snapshots/active/{self._container.snapshot}/rootfs"
+        os.stat(place)
+        bind(place, str(self.record.rootfs), trusted=True)
 
     def _create(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
         """Have the first runtime make it that can; which refused this host is remembered. Raises what the first did."""
@@ -226,6 +241,8 @@ class _Life:
         except ImgfsError:
             with suppress(ImgfsError):
                 self._runtime.delete(self.record.id, force=True)
+        with suppress(ImgfsError):
+            unmount_rootfs(self.record)
 
     def _put_status(self) -> None:
         """Until the disk takes it: a status is never lost as long as somebody knows it."""
