@@ -66,21 +66,27 @@ class Front:
         self._is_interactive = interactive
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
+        self._signals = NONE
 
     def attached(self, held: ExitStack) -> Attached:
-        """What to start the container with; `held` is to be closed after it has ended."""
+        """What to start the container with; `held` is to be closed after it has ended.
+
+        From now on signals are the container's; before it runs they are why it does not.
+        """
+        self._signals = held.enter_context(_signals())
         if not self._has_terminal:
-            return Attached(stdin=0 if self._is_interactive else NONE, stdout=1, stderr=2)
+            stdin = 0 if self._is_interactive else NONE
+            return Attached(stdin=stdin, stdout=1, stderr=2, interrupted=self._signals)
         self._ours, self._theirs = (held.enter_context(end) for end in socket.socketpair())
-        return Attached(terminal=self._theirs.fileno(), size=terminal_size())
+        return Attached(terminal=self._theirs.fileno(), size=terminal_size(), interrupted=self._signals)
 
     def stay(self, control: Connection) -> tuple[Status, list[str]]:
         """Pass signals and the terminal on until the container has ended; how it did, and what else there is to say."""
         if self._theirs is not None:
             self._theirs.close()  # the supervisor has it; ours ends when its one does
         is_typing = self._ours is not None and self._is_interactive
-        with _signals() as arrived, _raw(is_typing):
-            return _Relay(control, self._ours, arrived, is_typing=is_typing).run()
+        with _raw(is_typing):
+            return _Relay(control, self._ours, self._signals, is_typing=is_typing).run()
 
 
 class _Relay:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from imgfs.cli.failure import from_error, from_os_error
+from imgfs.cli.failure import INTERRUPTED, from_error, from_os_error
 from imgfs.cli.options import Command, complete_name, mountpoint_option, quiet_option
 from imgfs.errors import ImgfsError
 
@@ -48,7 +48,9 @@ def _told(work: Callable[[], T]) -> T:
 
 
 def _exit_code(error: ImgfsError) -> int:
-    """A shell's where the command was not found or cannot be executed."""
+    """A shell's where the command was not found or cannot be executed, or somebody interrupted."""
+    if error.errno == errno.ECANCELED:
+        return INTERRUPTED
     return cast("int | None", getattr(error, "exit_code", None)) or FAILED
 
 

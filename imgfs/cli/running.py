@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -86,8 +87,10 @@ def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> Source:
         with open(tree.pull_door(found.digest)) as door:
             chain.append(door.read().strip())
 
-    bring(tree, found, pull, quiet=quiet)
     try:
+        # Of what is here already there is nothing to draw.
+        drawn = not quiet and sys.stderr.isatty() and not tree.status(found.digest)["complete"]
+        bring(tree, found, pull, quiet=not drawn)
         with open(f"{tree.image(found.digest)}/config.json", "rb") as file:
             config = file.read()
     except OSError as error:

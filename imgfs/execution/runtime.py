@@ -9,20 +9,23 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from imgfs.errors import ImgfsError, NotFound
+from imgfs.errors import Cancelled, ImgfsError, NotFound
+from imgfs.execution.job import NONE
 
 DEADLINE = 60.0
 """Seconds that a call may take. With a hundred starts at once, on two cores, a good one takes ten."""
 _LOG_READ = 1 << 16
+_COMPLAINT_MAX = 1000
 _UMASK = 0o022
 _ERRORS = ("error", "fatal")
 _NO_PROGRAM = re.compile(
@@ -66,14 +69,35 @@ class OciRuntime:
     log: Path
     """Where it says what went wrong."""
     deadline: float = DEADLINE
+    stop: int = NONE
+    """When this is readable, a call is given up."""
 
-    def create(self, id: str, bundle: Path, pid_file: Path, stdio: Sequence[int], console: str | None = None) -> None:
-        """Make the container, up to the moment before its program. Raises RuntimeFailed, and leaves nothing then.
+    def create(
+        self,
+        id: str,
+        bundle: Path,
+        pid_file: Path,
+        stdio: Sequence[int],
+        console: str | None = None,
+        complaint: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Make the container, up to the moment before its program. Raises RuntimeFailed.
 
-        `stdio` are the three descriptors of the process; `console` is the socket that gets the terminal instead.
+        `stdio` are the three descriptors of the process; `console` is the socket that gets the terminal instead. What
+        a runtime that failed said on these is asked for by `complaint`.
         """
         terminal = ["--console-socket", console] if console else []
-        self._call("create", "--bundle", str(bundle), "--pid-file", str(pid_file), *terminal, id, stdio=stdio)
+        self._call(
+            "create",
+            "--bundle",
+            str(bundle),
+            "--pid-file",
+            str(pid_file),
+            *terminal,
+            id,
+            stdio=stdio,
+            complaint=complaint,
+        )
 
     def start(self, id: str) -> None:
         """Let the program begin. Raises RuntimeFailed."""
@@ -87,7 +111,13 @@ class OciRuntime:
         """Send a signal to the first process, or to all. Raises RuntimeFailed."""
         self._call("kill", *(["--all"] if all else []), id, str(number))
 
-    def _call(self, command: str, *arguments: str, stdio: Sequence[int] | None = None) -> None:
+    def _call(
+        self,
+        command: str,
+        *arguments: str,
+        stdio: Sequence[int] | None = None,
+        complaint: Callable[[], str] = lambda: "",
+    ) -> None:
         words = [self.path, "--root", str(self.root), "--log", str(self.log), "--log-format", "json", command]
         with suppress(FileNotFoundError):
             os.unlink(self.log)
@@ -107,22 +137,34 @@ class OciRuntime:
         except OSError as error:
             raise RuntimeFailed(f"runtime {self.name}: {self.path} cannot be run: {error.strerror}") from None
         try:
-            code = process.wait(self.deadline)
-        except subprocess.TimeoutExpired:
-            _kill_group(process)
-            raise RuntimeFailed(
-                f"runtime {self.name}: `{command}` gave no answer for {self.deadline:g} s and was killed; "
-                f"see {self.log}, or choose another runtime in imgfs.toml",
-                hangs=True,
-            ) from None
+            self._wait(process, command)
         except BaseException:
             _kill_group(process)
             raise
+        code = process.wait()
         if code:
-            raise self._failure(command, code)
+            raise self._failure(command, code, complaint())
 
-    def _failure(self, command: str, code: int) -> RuntimeFailed:
-        said = _last_error(self.log)
+    def _wait(self, process: subprocess.Popen[bytes], command: str) -> None:
+        ended = os.pidfd_open(process.pid)
+        try:
+            waiting = select.poll()
+            for descriptor in {ended, self.stop} - {NONE}:
+                waiting.register(descriptor, select.POLLIN)
+            ready = dict(waiting.poll(self.deadline * 1000))
+        finally:
+            os.close(ended)
+        if not ready:
+            raise RuntimeFailed(
+                f"runtime {self.name}: `{command}` gave no answer for {self.deadline:g} s and was killed; "
+                f"choose another runtime in imgfs.toml, or give it more deadline_seconds",
+                hangs=True,
+            )
+        if ended not in ready:
+            raise Cancelled(f"runtime {self.name}: `{command}` was given up")
+
+    def _failure(self, command: str, code: int, complaint: str) -> RuntimeFailed:
+        said = _last_error(self.log) or complaint[-_COMPLAINT_MAX:]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         text = said or f"it said nothing ({how})"
         return RuntimeFailed(

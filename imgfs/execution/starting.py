@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import select
 import socket
 import subprocess
 import sys
@@ -96,6 +97,8 @@ class Attached:
     stderr: int = NONE
     terminal: int = NONE
     size: tuple[int, int] = (0, 0)
+    interrupted: int = NONE
+    """When it is readable before the program runs, the program is not to run any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def start_new(site: Site, source: Source, wish: Wish, manner: Manner, attached: 
     config, image = parse_process(source.config)
     check_platform(config.platform, source.name)
     words = arguments(image, wish, source.name)
-    id = manner.id or new_id()
+    id = new_id() if manner.id is None else manner.id
     records = Records(site.state)
     if records.find(id).path.exists():
         raise _taken(id)
@@ -156,7 +159,7 @@ def start_new(site: Site, source: Source, wish: Wish, manner: Manner, attached: 
     try:
         is_logged = manner.detach or not wish.interactive
         job = _job(site, container, lock, attached, is_logged=is_logged, is_new=True)
-        return _launch(record, job)
+        return _launch(record, job, attached.interrupted)
     finally:
         os.close(lock)
 
@@ -175,7 +178,7 @@ def start_again(site: Site, id: str, attached: Attached) -> Started:
             raise Busy(f"container {id}: is running")
         _walk(site, container.snapshot)
         job = _job(site, container, lock, attached, is_logged=True, is_new=False)
-        return _launch(record, job)
+        return _launch(record, job, attached.interrupted)
     finally:
         os.close(lock)
 
@@ -295,13 +298,14 @@ def _job(site: Site, container: Container, lock: int, attached: Attached, *, is_
     )
 
 
-def _launch(record: Record, job: Job) -> Started:
+def _launch(record: Record, job: Job, interrupted: int) -> Started:
     """Start the supervisor, in a session of its own, and hear whether the program runs."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control = Connection(ours)
     try:
         with theirs, ExitStack() as copies:
             process = _spawn(_inherited(msgspec.structs.replace(job, client=theirs.fileno()), copies))
+        _await(control, interrupted)
         first = control.answer()
     except BaseException as error:
         control.close()  # one that has not begun the program begins it no more
@@ -311,6 +315,15 @@ def _launch(record: Record, job: Job) -> Started:
             raise StorageFailed(f"container {job.id}: its supervisor cannot be started: {error.strerror}") from None
         raise
     return Started(job.id, control, process, tuple(str(note) for note in first.get("notes", ())))
+
+
+def _await(control: Connection, interrupted: int) -> None:
+    """Wait for an answer; have the supervisor give up if somebody interrupts. It answers then too, and what is true."""
+    waiting = select.poll()
+    for descriptor in {control.fileno(), interrupted} - {NONE}:
+        waiting.register(descriptor, select.POLLIN)
+    if control.fileno() not in dict(waiting.poll()):
+        control.send({"do": "cancel"})
 
 
 def _inherited(job: Job, copies: ExitStack) -> Job:

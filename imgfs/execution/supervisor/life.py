@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -89,9 +90,9 @@ class _Life:
         self._counter = oom_counter(pid)
         self._streams.begin()
         if _is_gone(self._client):
-            raise Cancelled(f"container {record.id}: whoever started it is gone")
+            raise Cancelled(f"container {record.id}: whoever started it wants it no more")
         started = now()
-        self._runtime.start(record.id)
+        replace(self._runtime, stop=self._client.fileno()).start(record.id)
         self._status = Status(status="running", pid=pid, start_time=start_time(pid), started=started)
         if not _is_ready(self._process):  # what has ended already is never said to run
             record.put_status(self._status)
@@ -167,8 +168,10 @@ class _Life:
         refused: list[tuple[Runtime, RuntimeFailed]] = []
         for one in runtimes:
             runtime = self._called(one)
+            stdio, console, complaint = streams.stdio, streams.console, streams.complaint
             try:
-                runtime.create(self.record.id, self.record.bundle, pid_file, streams.stdio, streams.console)
+                called = replace(runtime, stop=self._client.fileno())
+                called.create(self.record.id, self.record.bundle, pid_file, stdio, console, complaint)
             except RuntimeFailed as error:
                 with suppress(ImgfsError):
                     runtime.delete(self.record.id, force=True)
@@ -187,8 +190,8 @@ class _Life:
         raise refused[0][1]
 
     def _called(self, runtime: Runtime) -> OciRuntime:
-        log = self.record.path / "runtime.log"
-        return OciRuntime(runtime.name, runtime.path, self._records.runtime_root, log, self._job.deadline)
+        root, log = self._records.runtime_root, self.record.path / "runtime.log"
+        return OciRuntime(runtime.name, runtime.path, root, log, self._job.deadline)
 
     def _keep_runtime(self, runtime: Runtime) -> None:
         if self._container.runtime != runtime:
@@ -271,7 +274,7 @@ def _refusal(error: ImgfsError) -> Json:
 
 
 def _is_gone(client: Connection) -> bool:
-    """Whether the other side has left: it says nothing before it is answered."""
+    """Whether the other side has left, or says before it is answered that it does not want to wait any more."""
     return _is_ready(client.fileno())
 
 

@@ -86,7 +86,7 @@ class Server:
                 self._drop(one)
             elif message.get("do") == "wait":
                 self._waiting.append(one)
-            else:
+            elif message.get("do") != "cancel":  # which came too late; its answer is that the program runs
                 one.send(self._answered(message))
         except (ImgfsError, OSError):
             self._drop(one)

@@ -35,6 +35,10 @@ class Streams(Protocol):
         """The socket that the runtime sends the terminal to."""
         ...
 
+    def complaint(self) -> str:
+        """What a runtime that failed said on the way that is to be the container's; it is said no more."""
+        ...
+
     def begin(self) -> None:
         """Start moving; the container is made, its program has not begun. Raises TimedOut, OSError."""
         ...
@@ -68,15 +72,22 @@ class _Pipes:
         self._log = log
         self._sinks = (job.stdout, job.stderr)
         ours, out = os.pipe()
-        errors, err = os.pipe()
+        self._sources: Sequence[int] = (ours,)
+        if self._sinks == (NONE, NONE):  # through one pipe, so that they stay in order
+            err = os.dup(out)
+        else:
+            errors, err = os.pipe()
+            self._sources = (ours, errors)
         stdin = job.stdin if job.stdin != NONE else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self.stdio: Sequence[int] = (stdin, out, err)
-        self._sources: Sequence[int] = (ours, errors)
         self._pumps: list[Pump] = []
+
+    def complaint(self) -> str:
+        return " ".join(_taken(source) for source in self._sources).strip()
 
     def begin(self) -> None:
         sources, self._sources = self._sources, ()
-        self._pumps = [Pump(source, *self._to(sink)) for source, sink in zip(sources, self._sinks, strict=True)]
+        self._pumps = [Pump(source, *self._to(sink)) for source, sink in zip(sources, self._sinks, strict=False)]
         self.abandon()  # the other ends are the container's alone, or they would have no end
 
     def resize(self, rows: int, columns: int) -> None:
@@ -105,8 +116,10 @@ class _Terminal:
         self._record = record
         self._held = ExitStack()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._held.callback(os.close, null)
-        self.stdio = (null, null, null)
+        self._said, saying = os.pipe()
+        for descriptor in (null, self._said, saying):
+            self._held.callback(os.close, descriptor)
+        self.stdio: Sequence[int] = (null, null, saying)
         self._listener = socket.socket(socket.AF_UNIX)
         self._held.callback(self._listener.close)
         directory = self._held.enter_context(opened(record.path))
@@ -117,6 +130,9 @@ class _Terminal:
         self._master = NONE
         self._peer: socket.socket | None = None
         self._pumps: list[Pump] = []
+
+    def complaint(self) -> str:
+        return _taken(self._said).strip()
 
     def begin(self) -> None:
         self._master = self._receive()
@@ -157,6 +173,17 @@ class _Terminal:
             raise TimedOut(f"container {self._record.id}: the runtime sent no terminal within {_CONSOLE_SECONDS:g} s")
         os.set_inheritable(files[0], False)
         return files[0]
+
+
+def _taken(pipe: int) -> str:
+    """What lies in a pipe."""
+    os.set_blocking(pipe, False)
+    try:
+        return os.read(pipe, 1 << 16).decode(errors="replace")
+    except BlockingIOError:
+        return ""
+    finally:
+        os.set_blocking(pipe, True)
 
 
 def _unlink(path: Path) -> None:

@@ -1,0 +1,206 @@
+"""A mount with images to run: containers made by the command line or by the library, and proof that nothing stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from imgfs.cli.site import site_of
+from imgfs.cli.tree import Tree
+from imgfs.execution.control import Connection, Json
+from imgfs.execution.record import Status
+from imgfs.execution.records import Record, Records
+from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_new
+from imgfs.execution.wish import Wish
+from imgfs.testing.build import Image
+from imgfs.testing.images import ARM64, busybox_image
+from tests.support.mounted import IMGFS, Mounted
+
+T = TypeVar("T")
+PATIENCE = 30.0
+POLL = 0.02
+FAKE = Path(__file__).with_name("fake_runtime.py")
+IMAGES: Mapping[str, Mapping[str, Any]] = {
+    "box": {"Cmd": ["sh"], "Env": ["PATH=/bin", "FROM=image"]},
+    "service": {
+        "Entrypoint": ["sh", "-c"],
+        "Cmd": ["echo served; id -u; pwd"],
+        "User": "nobody",
+        "WorkingDir": "/srv/made",
+        "StopSignal": "SIGUSR1",
+        "Labels": {"org.example.kind": "test"},
+    },
+    "silent": {},
+    "stranger": {"Cmd": ["sh"], "User": "stranger"},
+    "lost": {"Cmd": ["sh"], "WorkingDir": "/etc/passwd/x"},
+    "up": {"Cmd": ["pwd"], "WorkingDir": "/../../../up"},
+    "nul": {"Cmd": ["a\0b"]},
+}
+
+
+class Box:
+    """A mount with the images above."""
+
+    def __init__(self, mount: Mounted) -> None:
+        self.mount = mount
+        self.records = Records(mount.state)
+
+    @property
+    def site(self) -> Site:
+        """Where the library starts containers here."""
+        return site_of(Tree(str(self.mount.path)))
+
+    def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """`imgfs run` to its end."""
+        return self.imgfs("run", *arguments, stdin=stdin)
+
+    def imgfs(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """A command against this mount, to its end."""
+        command = [*IMGFS, *arguments]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, check=False, timeout=PATIENCE, env=self.environment
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of commands against this mount."""
+        return os.environ | {"IMGFS_MOUNTPOINT": str(self.mount.path)}
+
+    def source(self, name: str) -> Source:
+        """An image for the library."""
+        image = self.mount.image(name)
+        digest = os.readlink(image).rpartition("/")[2]
+        return Source(name, digest, (image / "pull").read_text().strip(), (image / "config.json").read_bytes())
+
+    def start(self, image: str = "box", *words: str, wish: Wish | None = None, **manner: Any) -> Started:
+        """A container in the background, by the library."""
+        chosen = wish or Wish(arguments=words)
+        return start_new(self.site, self.source(image), chosen, Manner(detach=True, **manner), Attached())
+
+    def record(self, id: str) -> Record:
+        """Its record."""
+        return self.records.get(id)
+
+    def rootfs(self, id: str) -> Path:
+        """Its files, in the tree."""
+        return self.mount.snapshots / "active" / self.record(id).container().snapshot / "rootfs"
+
+    def ended(self, started: Started) -> Status:
+        """Wait for a container to end, and for its supervisor."""
+        with started.control:
+            started.control.ask({"do": "wait"})
+        assert started.supervisor.wait(PATIENCE) == 0
+        return self.record(started.id).status()
+
+    def ask(self, id: str, message: Json) -> Json:
+        """Ask a supervisor, as commands do."""
+        with Connection.open(self.record(id).control) as control:
+            return control.ask(message)
+
+    def kill(self, id: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal through the supervisor."""
+        assert self.ask(id, {"do": "kill", "signal": int(number), "all": False}) == {"ok": True}
+
+    def snapshots(self) -> list[str]:
+        """Keys of active snapshots."""
+        return sorted(os.listdir(self.mount.snapshots / "active"))
+
+    def take_away(self) -> None:
+        """End and delete all containers, whatever state they are in."""
+        for path in self.records.directory.glob("[!.]*"):
+            _take_away(self.records, Record(path))
+
+    def assert_nothing_stays(self, *ids: str) -> None:
+        """Assert that of these containers there is no record, snapshot, mount, process, cgroup or runtime's state."""
+        until(lambda: not self.snapshots())
+        assert {path.name for path in self.records.directory.glob("*")} <= {".runtime"}
+        assert {path.name for path in self.records.runtime_root.glob("*")} <= {"refused.json"}
+        table = Path("/proc/self/mountinfo").read_text()
+        assert f"{self.records.directory}/" not in table
+        assert f"{self.mount.snapshots}/active/" not in table
+        assert not [one for id in ids for one in Path("/sys/fs/cgroup").glob(f"**/imgfs-{id}")]
+        assert not supervisors(self.mount.state)
+
+
+def _take_away(records: Records, record: Record) -> None:
+    from imgfs.execution.removal import delete, discard_runtime
+
+    discard_runtime(records, record, record.container())
+    until(lambda: record.status().status == "stopped")
+    until(lambda: not record.is_supervised())
+    delete(records, record)
+
+
+def supervisors(state: Path) -> list[int]:
+    """The pids of supervisors of containers of a state directory."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            command = path.read_bytes()
+            if b"imgfs.execution.supervisor" in command and f'"{state}"'.encode() in command:
+                found.append(int(path.parent.name))
+    return found
+
+
+def until(condition: Callable[[], T]) -> T:
+    """Ask again and again until `condition` is true, and return what it said."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(POLL)
+    return found
+
+
+def images() -> Iterator[tuple[str, Image]]:
+    """The images above, and one for another machine."""
+    for name, process in IMAGES.items():
+        yield name, busybox_image(config={"config": process})
+    yield "foreign", busybox_image(platform=ARM64)
+
+
+@contextmanager
+def boxed(directory: Path, config: str = "") -> Generator[Box]:
+    """A mount with all images here; whatever a test leaves is taken away."""
+    layout = directory / "layout"
+    layout.mkdir()
+    for name, image in images():
+        image.write_layout(layout, name)
+    with Mounted(directory, config) as mount:
+        mount.start()
+        done = mount.run("import", str(layout))
+        assert done.returncode == 0, done.stderr
+        box = Box(mount)
+        try:
+            yield box
+        finally:
+            if not os.path.ismount(mount.path) or mount.pid() is None:
+                mount.start()
+            box.take_away()
+
+
+def fake_runtime(directory: Path, **quirks: str) -> Path:
+    """A copy of the fake runtime, with its quirks beside it."""
+    directory.mkdir(exist_ok=True)
+    path = directory / "fake"
+    path.write_text(FAKE.read_text())
+    path.chmod(0o755)
+    set_quirks(path, **quirks)
+    return path
+
+
+def set_quirks(runtime: Path, **quirks: str) -> None:
+    """What its commands do instead from now on."""
+    runtime.with_name("quirks.json").write_text(json.dumps(quirks))
+
+
+def calls(runtime: Path) -> list[str]:
+    """What it was called for: command and id."""
+    path = runtime.with_name("calls")
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,82 @@
+"""What cannot be run is a sentence, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, Unsupported
+from imgfs.execution.choice import accepted, installed, remember_refusal
+from imgfs.execution.kinds import Program
+from imgfs.execution.record import Runtime
+from imgfs.execution.wish import Wish
+from tests.execution.box import Box
+
+
+@pytest.mark.parametrize(
+    ("image", "wish", "error", "told"),
+    [
+        ("silent", Wish(), Invalid, "silent: has neither Entrypoint nor Cmd"),
+        ("stranger", Wish(), NotFound, "user 'stranger': is not in the image's /etc/passwd"),
+        ("box", Wish(user="root:strangers"), NotFound, "group 'strangers': is not in the image's /etc/group"),
+        ("foreign", Wish(arguments=("true",)), Unsupported, "foreign: is for linux/arm64/v8, and this machine is"),
+        ("lost", Wish(), Invalid, "working directory: .*etc/passwd.* is no directory in the image"),
+        ("box", Wish(working_dir="/dev/../bin/sh"), Invalid, "working directory: 'bin/sh' is no directory"),
+        ("box", Wish(working_dir="/" + "x" * 300), Invalid, "File name too long"),
+        ("nul", Wish(), Invalid, "a NUL in what the process is to get"),
+        ("box", Wish(arguments=("a\0",)), Invalid, "a NUL in an argument"),
+    ],
+)
+def test_image_or_wish_that_cannot_be_run(box: Box, image: str, wish: Wish, error: type[ImgfsError], told: str) -> None:
+    with pytest.raises(error, match=told):
+        box.start(image, wish=wish, id="one")
+    box.assert_nothing_stays("one")
+
+
+@pytest.mark.parametrize("id", ["", "..", "a/b", ".new-a", "-a", "a b", "x" * 129, "a\n", "é"])
+def test_id_that_is_none(box: Box, id: str) -> None:
+    done = box.run("--name", id, "box")
+    assert (done.returncode, b"expected up to 128 letters" in done.stderr) == (125, True)
+    box.assert_nothing_stays()
+
+
+def test_id_that_is_taken(box: Box) -> None:
+    box.start("box", "sleep", "100", id="two")
+    before = box.snapshots()
+    with pytest.raises(AlreadyExists, match="container two: exists already"):
+        box.start("box", "true", id="two")
+    assert box.snapshots() == before
+
+
+def program(path: Path) -> Runtime:
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return Runtime(path.name, str(path))
+
+
+def test_runtimes_are_those_installed_in_order_or_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    first, other = program(tmp_path / "zz-first"), program(tmp_path / "zz-other")
+    known = [Program("zz-missing", "zz-missing"), Program(first.name, first.name), Program(other.name, other.name)]
+    assert installed(known, "") == [first, other]
+    assert installed(known, other.name) == [other]
+    assert installed(known, other.path) == [other]
+    for wanted in ("zz-missing", "/nowhere/zz"):
+        with pytest.raises(NotFound, match=r"no OCI runtime: .*not installed; install crun or runc"):
+            installed(known, wanted)
+
+
+def test_refusal_is_believed_until_the_runtime_or_the_boot_is_another(tmp_path: Path) -> None:
+    first, other = program(tmp_path / "first"), program(tmp_path / "other")
+    remember_refusal(first, "no such cgroup", tmp_path)
+    assert accepted([first, other], tmp_path) == [other]
+    assert accepted([first], tmp_path) == [first]
+    os.utime(first.path, ns=(1, 1))
+    assert accepted([first, other], tmp_path) == [first, other]
+    remember_refusal(first, "no such cgroup", tmp_path)
+    (tmp_path / "refused.json").write_text((tmp_path / "refused.json").read_text().replace('"boot":"', '"boot":"x'))
+    assert accepted([first, other], tmp_path) == [first, other]

@@ -1,0 +1,156 @@
+"""`imgfs run` as a user runs it, with a real runtime on a real mount."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from imgfs.execution.wish import Wish
+from tests.execution.box import PATIENCE, Box, until
+from tests.support.mounted import IMGFS
+
+
+def test_output_and_exit_code_pass_and_nothing_stays_but_how_it_ended(box: Box) -> None:
+    done = box.run("--rm", "--name", "one", "box", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    box.assert_nothing_stays("one")
+    kept = json.loads((box.records.deleted / "one.json").read_text())
+    assert (kept["id"], kept["exit_code"], kept["signal"], kept["image"]) == ("one", 7, None, "box")
+    assert kept["created"] < kept["started"] < kept["finished"] < kept["deleted"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [("nothing", 127, b"executable file not found"), ("/etc/passwd", 126, b"permission denied")],
+)
+def test_command_that_cannot_be_run_is_a_shells_code_and_no_container(
+    box: Box, command: str, code: int, told: bytes
+) -> None:
+    done = box.run("--name", "two", "box", command)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert told in done.stderr
+    box.assert_nothing_stays("two")
+
+
+def test_environment_user_directory_and_host_name(box: Box) -> None:
+    script = "echo $FROM $NEW $PASSED $HOSTNAME $HOME; hostname; id -u; id -g; pwd; umask; ls -ld ."
+    words = ("-e", "NEW=a b", "-e", "PASSED", "-u", "nobody:7", "-w", "/var/made", "--name", "three")
+    done = subprocess.run(
+        [*IMGFS, "run", "--rm", *words, "box", "sh", "-c", script.replace("hostname", "busybox hostname")],
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
+        env=box.environment | {"PASSED": "on"},
+    )
+    lines = done.stdout.decode().splitlines()
+    assert lines[:6] == ["image a b on three /", "three", "65534", "7", "/var/made", "0022"]
+    assert lines[6].startswith("drwxr-xr-x")
+
+
+def test_image_says_what_runs_as_whom_and_where(box: Box) -> None:
+    done = box.run("--rm", "service")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"served\n65534\n/srv/made\n", b"")
+    assert box.run("--rm", "up").stdout == b"/up\n"
+
+
+def test_volumes_and_a_read_only_rootfs(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("host\n")
+    script = "cat /data/there; echo new > /data/new; echo x > /locked/x; echo y > /y; true"
+    volumes = ("-v", f"{tmp_path}:/data", "-v", f"{tmp_path}:/locked:ro", "--read-only")
+    done = box.run("--rm", *volumes, "box", "sh", "-c", script)
+    assert done.stdout == b"host\n"
+    assert done.stderr.count(b"Read-only file system") == 2
+    assert (tmp_path / "new").read_text() == "new\n"
+    assert sorted(os.listdir(tmp_path)) == ["new", "there"]
+
+
+def test_network_is_its_own_or_the_hosts(box: Box) -> None:
+    none = box.run("--rm", "box", "sh", "-c", "ls /sys/class/net; busybox ip addr show lo").stdout
+    assert none.startswith(b"lo\n")
+    assert b"UP" in none
+    host = box.run("--rm", "--net", "host", "box", "sh", "-c", "ls -l /proc/self/ns/net").stdout
+    assert os.readlink("/proc/self/ns/net").encode() in host
+
+
+def test_stdin_passes_whole_and_ends(box: Box) -> None:
+    data = os.urandom(1 << 20)
+    assert box.run("-i", "--rm", "box", "sh", "-c", "cat", stdin=data).stdout == data
+    assert box.run("--rm", "box", "sh", "-c", "cat", stdin=data).stdout == b""
+
+
+def test_detached_one_is_told_logged_and_started_again(box: Box) -> None:
+    script = "echo n >> /n; wc -l < /n; echo said >&2; sleep 100"
+    assert box.run("-d", "--name", "four", "box", "sh", "-c", script).stdout == b"four\n"
+    record = box.record("four")
+    until(lambda: b"said" in record.log.read_bytes())
+    status = record.status()
+    assert status.status == "running"
+    assert status.pid
+    assert box.run("--name", "four", "box").returncode == 125
+    busy = box.imgfs("start", "four")
+    assert (busy.returncode, b"is running" in busy.stderr) == (125, True)
+    box.kill("four")
+    until(lambda: not record.is_supervised())
+    ended = record.status()
+    assert (ended.status, ended.exit_code, ended.signal, ended.pid) == ("stopped", 137, 9, None)
+    assert ended.reason == "ended by signal 9 (SIGKILL)"
+    assert (box.rootfs("four") / "n").read_text() == "n\n"
+    assert box.imgfs("start", "four").stdout == b"four\n"
+    until(lambda: record.log.read_bytes() == b"1\nsaid\n2\nsaid\n")
+    box.kill("four")
+
+
+def test_start_in_front_exits_as_it_does(box: Box) -> None:
+    box.ended(box.start("box", "sh", "-c", "echo again; exit 3", id="five"))
+    done = box.imgfs("start", "-a", "five")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"again\n", b"")
+    missing = box.imgfs("start", "nobody")
+    assert (missing.returncode, b"does not exist" in missing.stderr) == (125, True)
+
+
+def test_signals_to_the_command_are_the_containers(box: Box) -> None:
+    script = 'trap "echo caught; exit 5" TERM; echo ready; while true; do sleep 0.05; done'
+    command = [*IMGFS, "run", "--rm", "box", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=box.environment) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.stdout.readline() == b"caught\n"
+        assert process.wait(PATIENCE) == 5
+
+
+def test_reader_that_leaves_costs_the_container_nothing(box: Box) -> None:
+    script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; exit 4"
+    command = [*IMGFS, "run", "--name", "six", "box", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=box.environment) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"line 0\n"
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 4
+    assert box.record("six").log.read_bytes().endswith(b"line 2999\n")
+
+
+def test_killed_for_want_of_memory_is_told(box: Box) -> None:
+    hungry = "a=x; while true; do a=$a$a$a$a; done"
+    started = box.start(wish=Wish(arguments=("sh", "-c", hungry), memory=12 << 20))
+    status = box.ended(started)
+    assert status.oom
+    assert status.reason.endswith("the kernel killed for want of memory")
+    assert status.exit_code != 0
+
+
+def test_usage_is_125_too(box: Box) -> None:
+    for words in (("--net", "bridge", "box"), ("--nonsense", "box"), ()):
+        done = box.run(*words)
+        assert (done.returncode, done.stdout) == (125, b"")
+        assert b"Usage: " in done.stderr
+
+
+def test_ordinary_user_is_told(box: Box) -> None:
+    command = ["setpriv", "--reuid=65534", "--clear-groups", *IMGFS, "run", "box"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
+    assert (done.returncode, b"started by root only" in done.stderr) == (125, True)
