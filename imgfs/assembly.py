@@ -21,6 +21,7 @@ from imgfs.config import Config, Settings
 from imgfs.content import labels
 from imgfs.content.kinds import CONTENT, ERA, INGESTS, Era
 from imgfs.database import Database
+from imgfs.execution.containers import CONTAINERS
 from imgfs.figures import exposed
 from imgfs.fs.caller import Waiters
 from imgfs.fs.node import Shown
@@ -137,6 +138,7 @@ def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems
         views=running.one(VIEWS),
         snapshots=running.one(SNAPSHOTS),
         rootfs=running.one(ROOTFS),
+        containers=running.one(CONTAINERS),
         leases=running.one(LEASES).leases,
         room=room,
         mender=running.one(CHECK),

@@ -19,6 +19,7 @@ from imgfs import __version__
 from imgfs.assembly import TABLES, Mounting, Opened, assemble, given, limits_of, told
 from imgfs.content.durable import make_directory, open_directory
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
+from imgfs.fs.deleting import finish_deletions
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
@@ -149,6 +150,7 @@ def _manner(mounting: Mounting) -> Manner:
 async def _tidy(subsystems: Subsystems) -> None:
     """Take away what removals and killed processes left; others need not wait for it."""
     try:
+        await finish_deletions(subsystems)
         await subsystems.snapshots.sweep()
         await subsystems.content.sweep_labels()
     except ImgfsError as error:

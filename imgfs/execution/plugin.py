@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from imgfs.execution.containers import CONTAINERS, Containers, Keeping
 from imgfs.execution.kinds import EXECUTION, RUNTIME, Options, Program
 from imgfs.execution.records import Records
 from imgfs.plugins.contract import Context, Plugin
@@ -11,6 +12,11 @@ def _records(context: Context) -> Records:
     return Records(context.state)
 
 
+def _containers(context: Context) -> Containers:
+    return Containers(context.one(EXECUTION), context.options(Keeping).keep_deleted_days * 86400)
+
+
+LOCAL = Plugin(CONTAINERS, "local", _containers, requires=(EXECUTION,), options=Keeping)
 OCI = Plugin(EXECUTION, "oci", _records, options=Options)
 CRUN = Plugin(RUNTIME, "crun", lambda _: Program("crun", "crun"), optional=True)
 RUNC = Plugin(RUNTIME, "runc", lambda _: Program("runc", "runc"), optional=True)

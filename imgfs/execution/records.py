@@ -92,13 +92,13 @@ class Record:
         """What the supervisor wrote last. Raises NotFound, StorageFailed."""
         return decode_status(self._read("status.json"), f"container {self.id}")
 
-    def status(self) -> Status:
+    def status(self, *, is_held: bool = False) -> Status:
         """What is true now: what was written, unless it says that it lives and nobody is there. Raises NotFound.
 
-        A process that lives on without its supervisor is running.
+        A process that lives on without its supervisor is running. `is_held`: the lock is the caller's, who is none.
         """
         written = self.written_status()
-        if written.status == "stopped" or self.is_supervised():
+        if written.status == "stopped" or (not is_held and self.is_supervised()):
             return written
         written = self.written_status()  # the supervisor may have ended, as it should, since the first look
         if written.status == "stopped" or is_alive(written):
@@ -161,6 +161,15 @@ class Records:
         self.runtime_root = self.directory / ".runtime"
         """Where runtimes keep their own state."""
 
+    def ids(self) -> list[str]:
+        """The ids of all containers, in no order. Raises StorageFailed."""
+        try:
+            return [name for name in os.listdir(self.directory) if is_id(name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise from_os(error, "containers") from None
+
     def find(self, id: str) -> Record:
         """The record of that id, whether or not there is one; costs the same among one and 100,000. Raises Invalid."""
         check_id(id)
@@ -205,9 +214,12 @@ class Records:
         fsync_path(self.directory)
         shutil.rmtree(gone, ignore_errors=True)
 
-    def keep_deleted(self, record: Record) -> Deleted:
-        """Write down what became of a container before its record goes, durably. Raises NotFound, OSError."""
-        made = Deleted(container=record.container(), status=record.status(), deleted=now())
+    def keep_deleted(self, record: Record, *, is_held: bool = False) -> Deleted:
+        """Write down what became of a container before its record goes, durably. Raises NotFound, OSError.
+
+        `is_held` as of Record.status.
+        """
+        made = Deleted(container=record.container(), status=record.status(is_held=is_held), deleted=now())
         make_directory(self.deleted)
         write_file(self.deleted / f"{record.id}.json", made.encode())
         return made
@@ -224,7 +236,7 @@ class Records:
     def user_of(self, key: str) -> Record | None:
         """The container that the active snapshot of that key belongs to, found without a search."""
         id = key.rpartition("-")[0]
-        if not _ID.match(id) or len(id) > ID_MAX:
+        if not is_id(id):
             return None
         record = Record(self.directory / id)
         try:
@@ -262,9 +274,14 @@ def new_key(id: str) -> str:
     return f"{id}-{uuid.uuid4().hex[:8]}"
 
 
+def is_id(id: str) -> bool:
+    """Whether a container may be called so: what runtimes, file names and host names all take."""
+    return len(id) <= ID_MAX and bool(_ID.match(id))
+
+
 def check_id(id: str) -> None:
-    """Raise Invalid unless a container may be called so: what runtimes, file names and host names all take."""
-    if len(id) > ID_MAX or not _ID.match(id):
+    """Raise Invalid unless a container may be called so."""
+    if not is_id(id):
         raise Invalid(
             f"container {id[:ID_MAX]!r}: expected up to {ID_MAX} letters, digits, `_`, `.` and `-`, "
             "a letter or a digit first"

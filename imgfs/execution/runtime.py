@@ -111,6 +111,15 @@ class OciRuntime:
         """Send a signal to the first process, or to all. Raises RuntimeFailed."""
         self._call("kill", *(["--all"] if all else []), id, str(number))
 
+    def words(self, command: str, *arguments: str) -> list[str]:
+        """The command line of a call, for whoever waits for it himself."""
+        options = ["--root", str(self.root), "--log", str(self.log), "--log-format", "json"]
+        return [self.path, *options, command, *arguments]
+
+    def refusal(self, command: str, code: int) -> RuntimeFailed | None:
+        """Why such a call ended with `code`; None where the runtime has no complaint, so that it is the program's."""
+        return self._failure(command, code, "") if code and any(map(_error_of, _tail(self.log))) else None
+
     def _call(
         self,
         command: str,
@@ -118,13 +127,12 @@ class OciRuntime:
         stdio: Sequence[int] | None = None,
         complaint: Callable[[], str] = lambda: "",
     ) -> None:
-        words = [self.path, "--root", str(self.root), "--log", str(self.log), "--log-format", "json", command]
         with suppress(FileNotFoundError):
             os.unlink(self.log)
         stdin, stdout, stderr = stdio or (subprocess.DEVNULL,) * 3
         try:
             process = subprocess.Popen(
-                [*words, *arguments],
+                self.words(command, *arguments),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -168,7 +176,7 @@ class OciRuntime:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         text = said or f"it said nothing ({how})"
         return RuntimeFailed(
-            f"runtime {self.name}: {command}: {text}", _shell_code(said) if command == "create" else None
+            f"runtime {self.name}: {command}: {text}", _shell_code(said) if command in ("create", "exec") else None
         )
 
 
@@ -187,16 +195,20 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def _last_error(log: Path) -> str:
     """The last error of a log of JSON lines; else its last line."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_READ))
-            lines = file.read(_LOG_READ).decode(errors="replace").splitlines()
-    except OSError:
-        return ""
+    lines = _tail(log)
     for line in reversed(lines):
         if said := _error_of(line):
             return said
     return lines[-1].strip() if lines else ""
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_READ))
+            return file.read(_LOG_READ).decode(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _error_of(line: str) -> str:

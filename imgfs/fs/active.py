@@ -6,6 +6,7 @@ import os
 
 from imgfs.errors import Invalid, NotPermitted
 from imgfs.fs.caller import Caller
+from imgfs.fs.deleting import check_unused
 from imgfs.fs.node import Directory, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.fs.user import UserSnapshot, commit, remove
@@ -39,7 +40,9 @@ class ActiveDirectory(Directory):
         return UserSnapshot(self._subsystems, await self._subsystems.snapshots.prepare(os.fsdecode(name)))
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
-        await remove(self._subsystems, active_id(os.fsdecode(name)), caller)
+        key = os.fsdecode(name)
+        await check_unused(self._subsystems, key)
+        await remove(self._subsystems, active_id(key), caller)
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Commit: `mv snapshots/active/K snapshots/<name>`."""
@@ -52,4 +55,6 @@ class ActiveDirectory(Directory):
         except Invalid as error:
             # EINVAL of a rename would be told as "a subdirectory of itself".
             raise NotPermitted(error.message) from None
-        await commit(self._subsystems, os.fsdecode(old), name, caller)
+        key = os.fsdecode(old)
+        await check_unused(self._subsystems, key)
+        await commit(self._subsystems, key, name, caller)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from imgfs import __version__
 from imgfs.fs.caller import Caller
+from imgfs.fs.deleted import DeletedDirectory
 from imgfs.fs.files import RenderedFile, called, constant
 from imgfs.fs.gc import GcDirectory
 from imgfs.fs.layer import LayerDevices
 from imgfs.fs.leases import LeasesDirectory
 from imgfs.fs.node import Directory, Listing, Node, missing
-from imgfs.fs.plugins import plugins_directory
+from imgfs.fs.plugins import Fixed, plugins_directory
 from imgfs.fs.repair import RepairFile
 from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
@@ -24,8 +25,7 @@ _LOG_SHOWN = 1 << 20
 
 
 class ControlDirectory(Directory):
-    """version, config, state.json, metrics, log, repair, gc/, leases/, plugins/, transfers/; unlisted, layers/ for the
-    kernel."""
+    """version, config, state.json, metrics, log, repair, and directories; unlisted: layers/, for the kernel."""
 
     __slots__ = ("_children", "_gc", "_layers", "_rootfs")
 
@@ -46,6 +46,8 @@ class ControlDirectory(Directory):
         }
         # Its size costs a walk over the stores, which nobody who lists this directory asked for.
         self._children[b"metrics"] = ReportFile(subsystems, ".imgfs/metrics", subsystems.metrics)
+        deleted = DeletedDirectory(subsystems.shown, subsystems.containers.deleted)
+        self._children[b"deleted"] = Fixed(".imgfs/deleted", subsystems.shown, {b"containers": deleted})
         self._children[b"gc"] = self._gc
         self._children[b"leases"] = LeasesDirectory(subsystems)
         self._children[b"plugins"] = plugins_directory(subsystems.shown, subsystems.plugins)

@@ -1,10 +1,11 @@
-"""The mountpoint itself: images/, content/, snapshots/ and .imgfs/."""
+"""The mountpoint itself: images/, content/, snapshots/, containers/ and .imgfs/."""
 
 from __future__ import annotations
 
 import pyfuse3
 
 from imgfs.fs.caller import Caller
+from imgfs.fs.containers import ContainersDirectory
 from imgfs.fs.content import ContentDirectory
 from imgfs.fs.control import ControlDirectory
 from imgfs.fs.images import NamesDirectory
@@ -27,6 +28,7 @@ class Root(Directory):
             b"images": NamesDirectory(subsystems, ""),
             b"content": ContentDirectory(subsystems),
             b"snapshots": SnapshotsDirectory(subsystems),
+            b"containers": ContainersDirectory(subsystems),
             b".imgfs": ControlDirectory(subsystems),
         }
 

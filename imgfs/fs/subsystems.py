@@ -11,6 +11,7 @@ from imgfs.check.mender import Mender
 from imgfs.config import Config
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
+from imgfs.execution.containers import Containers
 from imgfs.fs.node import Shown
 from imgfs.fs.served import Served
 from imgfs.gc.space import Space
@@ -57,6 +58,7 @@ class Subsystems:
     views: Views
     snapshots: SnapshotStore
     rootfs: Rootfs
+    containers: Containers
     leases: Leases
     room: Room
     mender: Mender

@@ -31,6 +31,7 @@ _log = logging.getLogger("imgfs.gc")
 
 _GARBAGE = "nothing refers to it"
 _HERE = "what it would be is here already"
+_OUTLIVED = "it was kept for long enough how it ended"
 _ALONE = "nothing refers to it, but it cannot be fetched again"
 _NO_ROOTS = (
     "refused: there is content but no name, lease, snapshot or root label, so all of it would go; if the database was "
@@ -122,6 +123,7 @@ class Collector:
         await self._sweep_layers(cycle, found)
         await self._sweep_blobs(cycle, [(info, found.bytes_of(info)) for info in found.blobs])
         await self._sweep_catalogue(cycle, found.known)
+        await self._sweep_deleted(cycle)
 
     async def _sweep_chains(self, cycle: Cycle, found: Candidates) -> None:
         """All at once: a chain must not go before those that lie on it."""
@@ -202,6 +204,12 @@ class Collector:
         if gone and not cycle.report.dry_run:
             self._rooms.views.drop(gone)
             await self._rooms.clock.forget(gone)
+
+    async def _sweep_deleted(self, cycle: Cycle) -> None:
+        containers = self._rooms.containers
+        for id, size in await containers.outlived():
+            item = Item("container", id, size, _OUTLIVED)
+            await cycle.remove(item, lambda: True, partial(containers.forget_deleted, id))
 
     async def _sweep_catalogue(self, cycle: Cycle, known: set[Digest]) -> None:
         """Forget where to find what nobody refers to and what is not here, neither as a blob nor unpacked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.execution.containers import CONTAINERS
 from imgfs.gc.kinds import GC
 from imgfs.gc.rooms import Rooms
 from imgfs.gc.using import Using
@@ -19,6 +20,7 @@ from imgfs.transfer.kinds import TRANSFER
 
 def _room(context: Context) -> Room:
     content, transfer, holds = context.one(CONTENT), context.one(TRANSFER), context.one(LEASES)
+    containers = context.one(CONTAINERS)
     rooms = Rooms(
         names=context.one(NAMES),
         catalog=context.one(CATALOG),
@@ -32,8 +34,9 @@ def _room(context: Context) -> Room:
         leases=holds.leases,
         pins=holds.pins,
         clock=holds.uses,
+        containers=containers,
         labels=content.labels,
-        in_use=Using(content, transfer.transfers, transfer.layers, context.one(ROOTFS)),
+        in_use=Using(content, transfer.transfers, transfer.layers, context.one(ROOTFS), containers),
         forgotten=transfer.documents.forget,
         patience=context.one(CONFIG).ingest_idle_seconds,
     )
@@ -55,6 +58,7 @@ MARK = Plugin(
         SNAPSHOTS,
         METADATA,
         LEASES,
+        CONTAINERS,
         TRANSFER,
         ROOTFS,
         CONFIG,

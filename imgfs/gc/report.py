@@ -7,12 +7,13 @@ from typing import Literal
 import msgspec
 
 Mode = Literal["collect", "evict"]
-Sort = Literal["snapshot", "metadata", "layer", "blob", "ingest", "catalogue"]
-"""A chain's row; its metadata image; an uncompressed tar; a blob; a part of one; what is known of a digest."""
+Sort = Literal["snapshot", "metadata", "layer", "blob", "ingest", "catalogue", "container"]
+"""A chain's row; its metadata image; an uncompressed tar; a blob; a part of one; what is known of a digest; how a
+deleted container ended."""
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One thing: what it is, its chain ID, diff ID, digest or ref, its bytes on disk, and why it is in the list."""
+    """One thing: what it is, its chain ID, diff ID, digest, ref or ID, its bytes on disk, and why it is in the list."""
 
     kind: Sort
     id: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
+from imgfs.execution.containers import Containers
 from imgfs.gc.totals import Totals
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
@@ -44,6 +45,7 @@ class Rooms:
     leases: Leases
     pins: Pins
     clock: AccessClock
+    containers: Containers
     labels: Labels
     in_use: Callable[[], Awaitable[Set[Resource]]]
     forgotten: Callable[[Collection[Digest]], None]

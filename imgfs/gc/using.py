@@ -1,4 +1,4 @@
-"""What is in use right now: mounted chains, what is on its way here, blobs that somebody has open."""
+"""What is in use right now: chains that are mounted or a container's, what is on its way here, blobs that are open."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imgfs.aio.threads import run_disk
 from imgfs.content.store import ContentStore
+from imgfs.execution.containers import Containers
 from imgfs.leases.resource import Resource, content, layer, snapshot
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.rootfs.rootfs import Rootfs
@@ -20,11 +21,14 @@ _DESCRIPTORS = "/proc/self/fd"
 class Using:
     """Asks the rooms that know, and the kernel for open files: so nobody has to keep books about handles."""
 
-    def __init__(self, stored: ContentStore, transfers: Transfers, fetcher: Layers, rootfs: Rootfs) -> None:
+    def __init__(
+        self, stored: ContentStore, transfers: Transfers, fetcher: Layers, rootfs: Rootfs, containers: Containers
+    ) -> None:
         self._stored = stored
         self._transfers = transfers
         self._fetcher = fetcher
         self._rootfs = rootfs
+        self._containers = containers
 
     async def __call__(self) -> Set[Resource]:
         """All of it, as pins would name it."""
@@ -33,6 +37,7 @@ class Using:
             *(content(transfer.digest) for transfer in self._transfers),
             *map(layer, self._fetcher.settling()),
             *map(snapshot, self._rootfs.shown()),
+            *map(snapshot, await self._containers.holdings.chains()),
         }
 
 

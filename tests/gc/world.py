@@ -13,6 +13,8 @@ from imgfs.content.durable import make_directory
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.database import Database
+from imgfs.execution.containers import Containers
+from imgfs.execution.records import Records
 from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
 from imgfs.gc.rooms import Rooms
@@ -62,6 +64,7 @@ class World:
         self.leases = leases.Leases(self.database, lambda: self.now)
         self.pins = Pins()
         self.clock = clock.AccessClock(self.database, lambda: self.now)
+        self.containers = Containers(Records(root), keep_deleted=3600)
         self.introduce(
             Rooms(
                 names=self.names,
@@ -76,6 +79,7 @@ class World:
                 leases=self.leases,
                 pins=self.pins,
                 clock=self.clock,
+                containers=self.containers,
                 labels=self.content.labels,
                 in_use=self._in_use,
                 forgotten=self.forgotten.update,

@@ -1,0 +1,214 @@
+"""The containers of one state directory, as the daemon sees them: it reads what supervisors write, and deletes.
+
+In which order a deletion goes is the caller's, who knows the snapshots (fs/deleting.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import trio
+
+from imgfs.aio.threads import run_disk
+from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed, from_os
+from imgfs.execution.deleted import DeletedContainers
+from imgfs.execution.holdings import Holdings
+from imgfs.execution.record import Container, Status, encode
+from imgfs.execution.records import Record, Records
+from imgfs.execution.removal import discard_runtime
+from imgfs.plugins.contract import Kind
+
+_log = logging.getLogger("imgfs.execution")
+
+
+class Keeping(msgspec.Struct, frozen=True):
+    """`[plugins.containers.local]`."""
+
+    keep_deleted_days: Annotated[float, msgspec.Meta(ge=0, le=36500)] = 7.0
+    """How long it is kept how a deleted container ended; then `imgfs gc` takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A container as it is now; `changed` says since when, in ns since the epoch."""
+
+    record: Record
+    container: Container
+    status: Status
+    changed: int
+
+
+class Containers:
+    """All of them. Nothing is in memory but what `holdings` keeps. Every call may raise StorageFailed."""
+
+    def __init__(self, records: Records, keep_deleted: float) -> None:
+        """`keep_deleted`: seconds for which it is kept how a deleted container ended."""
+        self.records = records
+        self.holdings = Holdings(self.records)
+        self.deleted = DeletedContainers(self.records.deleted)
+        self._keep_deleted = keep_deleted
+
+    async def ids(self) -> list[str]:
+        """The ids of all, sorted. What a stat of each needs is in the kernel's memory then."""
+        return await run_disk(self._ids)
+
+    async def read(self, id: str) -> Found:
+        """One container, at the same cost among any number. Raises NotFound."""
+        return await run_disk(self._read, id)
+
+    async def user_of(self, snapshot: str) -> str | None:
+        """The id of the container that runs on the active snapshot of that key; None if none does."""
+        return await run_disk(self._user_of, snapshot)
+
+    def changed(self, id: str) -> int:
+        """When the status of a container changed, in ns since the epoch. A stat, which blocks. Raises NotFound."""
+        path = self.records.find(id).path
+        for name in ("status.json", "container.json", "."):  # what is damaged is shown all the same
+            try:
+                return os.stat(path / name).st_mtime_ns
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise from_os(error, f"container {id}") from None
+        raise _absent(id)
+
+    @asynccontextmanager
+    async def ended(self, id: str) -> AsyncGenerator[Container | None]:
+        """Keep a container that does not run from being started while the block runs.
+
+        Gives how it was made; None where that does not read. Raises NotFound, and Busy while it runs.
+        """
+        record, lock = await run_disk(self._end, id)
+        try:
+            yield await run_disk(_made, record)
+        finally:
+            os.close(lock)
+
+    async def discard_runtime(self, id: str, container: Container) -> None:
+        """Have the runtime forget a container whose supervisor could not tell it to; inside of `ended`."""
+        record = self.records.find(id)
+        await trio.to_thread.run_sync(discard_runtime, self.records, record, container)
+
+    async def keep(self, id: str) -> None:
+        """Keep what is known of a container before it goes, durably; inside of `ended`. Raises NoSpace."""
+        await run_disk(self._keep, id)
+
+    async def forget(self, id: str) -> None:
+        """Remove a container's record; inside of `ended`. Once it is out of sight it is gone."""
+        await run_disk(self._forget, id)
+
+    async def forget_deleted(self, id: str) -> None:
+        """Remove what was kept of a deleted container. Raises NotFound."""
+        await run_disk(self.deleted.remove, id)
+
+    async def outlived(self) -> list[tuple[str, int]]:
+        """What of deleted containers was kept long enough: ids, sorted, and the bytes that each takes on disk."""
+        return await run_disk(self.deleted.older, time.time_ns() - int(self._keep_deleted * 1e9))
+
+    async def unfinished(self) -> list[str]:
+        """Ids of what has ended and was to be gone: its deletion was begun, or it was to go with its process."""
+        made = dict(await self.holdings.containers())
+        return await run_disk(self._unfinished, made)
+
+    def _ids(self) -> list[str]:
+        ids = sorted(self.records.ids())
+        for id in ids:
+            with suppress(ImgfsError):
+                self.changed(id)
+        return ids
+
+    def _read(self, id: str) -> Found:
+        record = self.records.get(id)
+        return Found(record, record.container(), record.status(), self.changed(id))
+
+    def _user_of(self, snapshot: str) -> str | None:
+        record = self.records.user_of(snapshot)
+        return record.id if record is not None and self.records.is_used(snapshot) else None
+
+    def _end(self, id: str) -> tuple[Record, int]:
+        record = self.records.get(id)
+        if record.is_supervised() and not _was_told(record):
+            raise _runs(id)
+        lock = record.take_lock()
+        try:
+            if _is_left(record):
+                raise _runs(id)
+        except BaseException:
+            os.close(lock)
+            raise
+        return record, lock
+
+    def _keep(self, id: str) -> None:
+        record = self.records.get(id)
+        try:
+            self.records.keep_deleted(record, is_held=True)
+        except (NotFound, StorageFailed) as error:
+            _log.warning("of a damaged container little is kept", extra={"id": id, "reason": error.message})
+            self.deleted.write(id, encode({"id": id, "reason": error.message}))
+        except OSError as error:
+            raise from_os(error, f"container {id}") from None
+
+    def _forget(self, id: str) -> None:
+        try:
+            self.records.forget(self.records.get(id))
+        except OSError as error:
+            raise from_os(error, f"container {id}") from None
+
+    def _is_live(self, id: str) -> bool:
+        record = self.records.find(id)
+        return record.is_supervised() or _is_left(record)
+
+    def _unfinished(self, made: dict[str, Container]) -> list[str]:
+        deleted = {id for id in self.deleted.ids() if id in made and self._is_of(id, made[id])}
+        wanted = (id for id, one in made.items() if one.remove or id in deleted)
+        return sorted(id for id in wanted if not self._is_live(id))
+
+    def _is_of(self, id: str, container: Container) -> bool:
+        """Whether what was kept under the id is of this very container: an id may be used again."""
+        try:
+            kept = self.records.find_deleted(id)
+        except StorageFailed:
+            return False
+        return kept is not None and kept.container.created == container.created
+
+
+def _was_told(record: Record) -> bool:
+    """Whether its supervisor has written how it ended, and is about to end itself."""
+    try:
+        return record.written_status().status == "stopped"
+    except (NotFound, StorageFailed):
+        return False
+
+
+CONTAINERS = Kind("containers", Containers)
+"""Who tells of containers and deletes them. Here and not in kinds.py, which commands read that have no event loop."""
+
+
+def _is_left(record: Record) -> bool:
+    """Whether its process goes on without a supervisor."""
+    try:
+        return record.status(is_held=True).status == "running"
+    except (NotFound, StorageFailed):
+        return False
+
+
+def _made(record: Record) -> Container | None:
+    try:
+        return record.container()
+    except (NotFound, StorageFailed):
+        return None
+
+
+def _runs(id: str) -> Busy:
+    return Busy(f"container {id}: runs; `imgfs kill {id}` ends it, `imgfs delete -f {id}` ends and deletes it")
+
+
+def _absent(id: str) -> NotFound:
+    return NotFound(f"container {id}: does not exist; `imgfs ps -a` lists all")

@@ -1,0 +1,172 @@
+"""containers/: a process on a snapshot as a directory. Reading tells how it is now, rmdir deletes one that has ended.
+
+What is shown changes without the daemon, so the kernel keeps nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+import msgspec
+import pyfuse3
+
+from imgfs.aio.threads import run_disk
+from imgfs.errors import from_os
+from imgfs.execution.containers import Containers, Found
+from imgfs.execution.records import is_id
+from imgfs.execution.telling import line_of, state_of
+from imgfs.fs.caller import Caller
+from imgfs.fs.deleting import delete
+from imgfs.fs.files import WRITING, BytesHandle
+from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number, missing
+from imgfs.fs.output import OUTPUT, find_output
+from imgfs.fs.subsystems import Subsystems
+from imgfs.rootfs.rootfs import rootfs_of
+from imgfs.snapshots.ids import active_id
+
+OPEN, CLOSED = 0o444, 0o400
+"""What a container was given and what it wrote may hold secrets: that is the owner's, whoever else gets in."""
+_ROOTFS = b"rootfs"
+
+
+class ContainersDirectory(Directory):
+    """Lists the ids; looking one up costs the same among any number."""
+
+    __slots__ = ("_subsystems",)
+
+    def __init__(self, subsystems: Subsystems) -> None:
+        super().__init__("containers", subsystems.shown)
+        self._subsystems = subsystems
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        id = os.fsdecode(name)
+        if not is_id(id):
+            raise missing(name)
+        container = ContainerDirectory(self._subsystems, id)
+        await container.reached(caller)
+        return container
+
+    async def entries(self, caller: Caller) -> Listing:
+        ids = await self._subsystems.containers.ids()
+        return [(id.encode(), ContainerDirectory(self._subsystems, id)) for id in ids]
+
+    async def rmdir(self, name: bytes, caller: Caller) -> None:
+        id = os.fsdecode(name)
+        if not is_id(id):
+            raise missing(name)
+        await delete(self._subsystems, id, caller)
+
+
+class ContainerDirectory(Directory):
+    """`containers/<id>`. Its mtime is when the status changed."""
+
+    __slots__ = ("_id", "_subsystems")
+
+    def __init__(self, subsystems: Subsystems, id: str) -> None:
+        super().__init__(f"containers/{id}", subsystems.shown)
+        self._subsystems = subsystems
+        self._id = id
+
+    async def reached(self, caller: Caller) -> None:
+        """Have the disk asked in a thread, so that `attributes` need not wait for it. Raises NotFound."""
+        await run_disk(self._containers.changed, self._id)
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._shown.entry(self.number, stat.S_IFDIR | self.mode, time=self._containers.changed(self._id))
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if name == _ROOTFS:
+            return await self._rootfs()
+        if name in _RENDERED:
+            return self._rendered(name)
+        output = await run_disk(find_output, self._shown, self._containers.records.find(self._id), name)
+        if output is None:
+            raise missing(name)
+        return output
+
+    async def entries(self, caller: Caller) -> Listing:
+        record = self._containers.records.find(self._id)
+        outputs = [(name, await run_disk(find_output, self._shown, record, name)) for name in OUTPUT]
+        return [
+            *((name, self._rendered(name)) for name in _RENDERED),
+            *((name, output) for name, output in outputs if output is not None),
+            (_ROOTFS, await self._rootfs()),
+        ]
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        error = self._subsystems.failures.get(f"containers/{self._id}")
+        return {b"user.imgfs.error": error.encode(errors="backslashreplace")} if error else {}
+
+    @property
+    def _containers(self) -> Containers:
+        return self._subsystems.containers
+
+    def _rendered(self, name: bytes) -> Node:
+        mode, render = _RENDERED[name]
+        return StatusFile(self._subsystems, self._id, name.decode(), mode, render)
+
+    async def _rootfs(self) -> Node:
+        found = await self._containers.read(self._id)
+        target = f"../../{rootfs_of(active_id(found.container.snapshot))}"
+        return Link(f"containers/{self._id}/rootfs", self._shown, target)
+
+
+class StatusFile(Node):
+    """A document about a container as it is now, made anew for each stat and open."""
+
+    __slots__ = ("_id", "_mode", "_render", "_subsystems")
+
+    direct_io = True
+
+    def __init__(self, subsystems: Subsystems, id: str, name: str, mode: int, render: Callable[[Found], bytes]) -> None:
+        super().__init__(control_number(f"containers/{id}/{name}"))
+        self._subsystems = subsystems
+        self._id = id
+        self._mode = mode
+        self._render = render
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        data, changed = await self._rendered()
+        mode = stat.S_IFREG | self._mode
+        return self._subsystems.shown.entry(self.number, mode, size=len(data), time=changed, disk=0)
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        data, _ = await self._rendered()
+        return BytesHandle(data)
+
+    async def _rendered(self) -> tuple[bytes, int]:
+        found = await self._subsystems.containers.read(self._id)
+        return await run_disk(self._render, found), found.changed
+
+
+def _state_json(found: Found) -> bytes:
+    state = state_of(found.container, found.status, os.fsencode(found.record.bundle).decode(errors="backslashreplace"))
+    return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+
+
+def _status(found: Found) -> bytes:
+    return f"{line_of(found.container, found.status)}\n".encode(errors="backslashreplace")
+
+
+def _pid(found: Found) -> bytes:
+    """Empty where there is no process."""
+    return b"" if found.status.pid is None else f"{found.status.pid}\n".encode()
+
+
+def _config(found: Found) -> bytes:
+    try:
+        return found.record.config.read_bytes()
+    except OSError as error:
+        raise from_os(error, f"config of container {found.record.id}") from None
+
+
+_RENDERED: dict[bytes, tuple[int, Callable[[Found], bytes]]] = {
+    b"state.json": (OPEN, _state_json),
+    b"status": (OPEN, _status),
+    b"pid": (OPEN, _pid),
+    b"config.json": (CLOSED, _config),
+}

@@ -1,0 +1,92 @@
+"""Deleting a container: what is known of it is kept first, then its snapshot goes, then its record.
+
+Killed in between, the next start goes on. Failed in between, all is as before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import trio
+
+from imgfs.errors import Busy, ImgfsError
+from imgfs.execution.removal import GOING_SECONDS
+from imgfs.fs.caller import Caller
+from imgfs.fs.subsystems import Subsystems
+from imgfs.rootfs.rootfs import diff_of, rootfs_of
+from imgfs.snapshots.ids import active_id, subject
+
+_POLL = 0.02
+_log = logging.getLogger("imgfs.execution")
+
+
+async def delete(subsystems: Subsystems, id: str, caller: Caller) -> None:
+    """Delete a container that has ended, with its snapshot. Raises NotFound, Busy while it or its snapshot is used,
+    NoSpace, StorageFailed; then it is there as before.
+
+    Who is interrupted may find it there still, or gone.
+    """
+    await caller.wait(lambda: subsystems.works.join(("container", id), lambda: _delete(subsystems, id)))
+
+
+async def finish_deletions(subsystems: Subsystems) -> None:
+    """Delete what a killed daemon left half deleted, and what was to go with its process and ended without a daemon."""
+    for id in await subsystems.containers.unfinished():
+        try:
+            await subsystems.works.join(("container", id), lambda id=id: _delete(subsystems, id))
+        except ImgfsError as error:
+            _log.warning("container stays; delete it", extra={"id": id, "reason": error.message})
+
+
+async def check_unused(subsystems: Subsystems, key: str) -> None:
+    """Raise Busy if the active snapshot is that of a container which runs: the kernel does not see its mounts."""
+    id, user = active_id(key), await subsystems.containers.user_of(key)
+    if user is not None:
+        error = Busy(f"{subject(id)}: container {user} runs on it; `imgfs delete -f {user}` ends and removes both")
+        subsystems.failures.note(f"snapshots/{id}", error)
+        raise error
+
+
+async def _delete(subsystems: Subsystems, id: str) -> None:
+    with subsystems.failures.noting(f"containers/{id}"):
+        async with subsystems.containers.ended(id) as container:
+            if container is not None:
+                await subsystems.containers.discard_runtime(id, container)
+            snapshot = active_id(container.snapshot) if container is not None else None
+            if snapshot is None or subsystems.snapshots.find_own(snapshot) is None:
+                await _take(subsystems, id, None)
+                return
+            with subsystems.rootfs.places.closed(rootfs_of(snapshot), diff_of(snapshot)):
+                await _leave(subsystems, id, snapshot)
+                await _take(subsystems, id, snapshot)
+
+
+async def _leave(subsystems: Subsystems, id: str, snapshot: str) -> None:
+    """Unmount the snapshot. Raises Busy, before anything is written.
+
+    Where the container has just ended, the kernel may not have taken its mounts away yet: that is waited for.
+    """
+    going = subsystems.containers.changed(id) / 1e9 + GOING_SECONDS
+    while True:
+        try:
+            await subsystems.rootfs.leave(snapshot)
+            return
+        except Busy:
+            if not time.time() < going < time.time() + 2 * GOING_SECONDS:
+                raise
+        await trio.sleep(_POLL)
+
+
+async def _take(subsystems: Subsystems, id: str, snapshot: str | None) -> None:
+    with trio.CancelScope(shield=True):
+        await subsystems.containers.keep(id)
+        try:
+            if snapshot is not None:
+                await subsystems.snapshots.remove(snapshot)
+            await subsystems.containers.forget(id)
+        except BaseException:
+            # Not taken back once the snapshot is gone: then there is nothing left to be started again.
+            if snapshot is None or subsystems.snapshots.find_own(snapshot) is not None:
+                await subsystems.containers.forget_deleted(id)
+            raise

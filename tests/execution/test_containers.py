@@ -1,0 +1,209 @@
+"""What the daemon sees of containers, and in which state they can be deleted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import Busy, NotFound
+from imgfs.execution.containers import Containers
+from imgfs.execution.record import LOST, Status
+from imgfs.execution.records import Records, start_time
+from tests.support.containers import CHAIN, fabricated, stopped, supervised
+
+DAY = 86400
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    return Records(tmp_path)
+
+
+@pytest.fixture
+def containers(records: Records) -> Containers:
+    return Containers(records, keep_deleted=DAY)
+
+
+@contextmanager
+def sleeping() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing, and ends with the block."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+async def test_without_any_there_is_nothing(containers: Containers) -> None:
+    assert await containers.ids() == []
+    assert await containers.unfinished() == []
+    assert await containers.outlived() == []
+    with pytest.raises(NotFound):
+        await containers.read("none")
+    with pytest.raises(NotFound):
+        async with containers.ended("none"):
+            pass
+
+
+async def test_what_is_half_made_is_not_listed(records: Records, containers: Containers) -> None:
+    records.make()
+    fabricated(records, "whole", stopped(0))
+    assert await containers.ids() == ["whole"]
+
+
+async def test_status_is_the_supervisors_as_long_as_it_lives(records: Records, containers: Containers) -> None:
+    record = fabricated(records, "one", Status(status="running", pid=1, start_time=0))
+    with supervised(record):
+        found = await containers.read("one")
+        assert (found.status.status, found.status.pid) == ("running", 1)
+        with pytest.raises(Busy, match="runs"):
+            async with containers.ended("one"):
+                pass
+
+
+async def test_an_end_that_nobody_saw_is_told_as_such(records: Records, containers: Containers) -> None:
+    record = fabricated(records, "one", Status(status="running", pid=1, start_time=0))
+    with supervised(record) as supervisor:
+        supervisor.kill()
+        supervisor.wait()
+        found = await containers.read("one")
+    assert (found.status.status, found.status.exit_code, found.status.reason) == ("stopped", None, LOST)
+    async with containers.ended("one"):
+        await containers.keep("one")
+    kept = json.loads(containers.deleted.read("one"))
+    assert (kept["status"], kept["exit_code"], kept["reason"]) == ("stopped", None, LOST)
+
+
+async def test_a_process_without_its_supervisor_runs_and_keeps_its_record(
+    records: Records, containers: Containers
+) -> None:
+    with sleeping() as process:
+        fabricated(records, "one", Status(status="running", pid=process.pid, start_time=start_time(process.pid)))
+        assert (await containers.read("one")).status.status == "running"
+        with pytest.raises(Busy):
+            async with containers.ended("one"):
+                pass
+    assert (await containers.read("one")).status.reason == LOST
+
+
+async def test_who_deletes_keeps_others_from_starting_it(records: Records, containers: Containers) -> None:
+    record = fabricated(records, "one", stopped(0))
+    async with containers.ended("one") as container:
+        assert container is not None
+        assert container.snapshot == "one"
+        assert record.is_supervised()
+    assert not record.is_supervised()
+
+
+async def test_how_it_ended_outlives_the_record(records: Records, containers: Containers) -> None:
+    fabricated(records, "one", stopped(137, signal=9, oom=True))
+    async with containers.ended("one"):
+        await containers.keep("one")
+        await containers.forget("one")
+    assert await containers.ids() == []
+    assert records.unfinished() == []
+    kept = json.loads(containers.deleted.read("one"))
+    assert (kept["image"], kept["exit_code"], kept["signal"], kept["oom"]) == ("registry.test/app:1", 137, 9, True)
+
+
+@pytest.mark.parametrize("name", ["container.json", "status.json"])
+@pytest.mark.parametrize("how", ["cut", "gone"])
+async def test_a_damaged_record_is_listed_and_can_be_deleted(
+    records: Records, containers: Containers, name: str, how: str
+) -> None:
+    record = fabricated(records, "one", stopped(3))
+    file = record.path / name
+    file.write_text(file.read_text()[:20]) if how == "cut" else file.unlink()
+    assert await containers.ids() == ["one"]
+    assert containers.changed("one")
+    async with containers.ended("one"):
+        await containers.keep("one")
+        await containers.forget("one")
+    assert json.loads(containers.deleted.read("one"))["id"] == "one"
+    assert await containers.ids() == []
+
+
+async def test_chains_of_all_containers_are_known(records: Records, containers: Containers) -> None:
+    assert await containers.holdings.chains() == set()
+    fabricated(records, "one", stopped(0))
+    assert await containers.holdings.chains() == {CHAIN}
+    async with containers.ended("one"):
+        await containers.forget("one")
+    assert await containers.holdings.chains() == set()
+
+
+async def test_an_id_that_is_used_again_holds_what_it_holds_now(records: Records, containers: Containers) -> None:
+    other = f"sha256:{'e' * 64}"
+    fabricated(records, "one", stopped(0))
+    assert await containers.holdings.chains() == {CHAIN}
+    async with containers.ended("one"):
+        await containers.forget("one")
+    fabricated(records, "one", stopped(0), chain=other)
+    assert await containers.holdings.chains() == {other}
+
+
+async def test_an_old_directory_is_not_looked_through_again(records: Records, containers: Containers) -> None:
+    record = fabricated(records, "one", stopped(0))
+    long_ago = time.time() - 60
+    os.utime(records.directory, (long_ago, long_ago))
+    assert await containers.holdings.chains() == {CHAIN}
+    (record.path / "container.json").write_text("damaged after it was read")
+    assert await containers.holdings.chains() == {CHAIN}
+
+
+async def test_who_runs_on_a_snapshot_is_told_until_it_has_ended(records: Records, containers: Containers) -> None:
+    record = fabricated(records, "one", Status(status="running", pid=1, start_time=0), snapshot="one-key")
+    with supervised(record):
+        assert await containers.user_of("one-key") == "one"
+        assert await containers.user_of("one-other") is None
+        assert await containers.user_of("other") is None
+        record.put_status(stopped(0))
+        assert await containers.user_of("one-key") is None
+
+
+async def test_a_deletion_that_was_begun_is_unfinished(records: Records, containers: Containers) -> None:
+    fabricated(records, "begun", stopped(0))
+    fabricated(records, "kept", stopped(0))
+    async with containers.ended("begun"):
+        await containers.keep("begun")
+    assert await containers.unfinished() == ["begun"]
+
+
+async def test_the_id_of_a_deleted_one_that_is_used_again_is_no_begun_deletion(
+    records: Records, containers: Containers
+) -> None:
+    fabricated(records, "one", stopped(0), created="2026-01-01T00:00:00Z")
+    async with containers.ended("one"):
+        await containers.keep("one")
+        await containers.forget("one")
+    fabricated(records, "one", stopped(0), created="2026-01-02T00:00:00Z")
+    assert await containers.unfinished() == []
+
+
+async def test_one_that_was_to_go_with_its_process_is_unfinished_once_that_ended(
+    records: Records, containers: Containers
+) -> None:
+    record = fabricated(records, "one", Status(status="running", pid=1, start_time=0), remove=True)
+    with supervised(record):
+        assert await containers.unfinished() == []
+    assert await containers.unfinished() == ["one"]
+
+
+async def test_what_was_kept_is_outlived_after_its_time(records: Records, containers: Containers) -> None:
+    for id in ("old", "new"):
+        fabricated(records, id, stopped(0))
+        async with containers.ended(id):
+            await containers.keep(id)
+            await containers.forget(id)
+    before = time.time() - 2 * DAY
+    os.utime(records.deleted / "old.json", (before, before))
+    assert [id for id, _ in await containers.outlived()] == ["old"]
+    await containers.forget_deleted("old")
+    assert containers.deleted.ids() == ["new"]
+    with pytest.raises(NotFound):
+        await containers.forget_deleted("old")

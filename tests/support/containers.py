@@ -1,0 +1,82 @@
+"""Records of containers without containers: written as a supervisor would, their locks held by other processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from imgfs.execution.record import Container, Runtime, Status, encode, now
+from imgfs.execution.records import Record, Records
+
+CHAIN = f"sha256:{'c' * 64}"
+_HOLD = """\
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def fabricated(records: Records, id: str, status: Status, **changes: object) -> Record:
+    """A whole record of a container that nobody ever made."""
+    record = records.make()
+    facts = {
+        "id": id,
+        "image": "registry.test/app:1",
+        "digest": f"sha256:{'d' * 64}",
+        "platform": "linux/amd64",
+        "chain": CHAIN,
+        "snapshot": id,
+        "created": now(),
+        "args": ["/bin/app", "an argument"],
+        "tty": False,
+        "detach": True,
+        "remove": False,
+        "runtime": Runtime("runc", "/usr/sbin/runc"),
+        "stop_signal": "SIGTERM",
+        "labels": {"some.label": "a value"},
+        "mountpoint": "/mnt",
+    }
+    record.put_container(Container(**(facts | changes)))  # pyright: ignore[reportArgumentType]
+    record.bundle.mkdir()
+    record.config.write_text(json.dumps({"ociVersion": "1.0.2", "process": {"args": ["/bin/app"], "cwd": "/"}}))
+    record.lock.touch(0o600)
+    record.put_status(status)
+    return records.publish(record, id)
+
+
+def many(records: Records, count: int) -> None:
+    """So many records of stopped containers, in less time than `fabricated` takes: nothing is synced."""
+    template = fabricated(records, "template", stopped(0))
+    container, status = template.container(), template.written_status()
+    for number in range(count - 1):
+        id = f"many-{number}"
+        path = records.directory / id
+        path.mkdir()
+        facts = {"id": id, "snapshot": id}
+        for name, value in (("container.json", container), ("status.json", status)):
+            text = json.loads(encode(value))
+            (path / name).write_text(json.dumps(text | facts if name == "container.json" else text))
+
+
+def stopped(exit_code: int | None, **more: object) -> Status:
+    """A status with an end."""
+    facts = {"status": "stopped", "exit_code": exit_code, "started": now(), "finished": now()}
+    return Status(**(facts | more))  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def supervised(record: Record) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the lock of a record, and ends with the block."""
+    words = [sys.executable, "-c", _HOLD, os.fspath(record.lock)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
