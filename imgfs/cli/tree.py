@@ -170,6 +170,19 @@ class Tree:
         """Where a snapshot's files are. Walking there mounts it."""
         return f"{self.snapshot(id)}/rootfs"
 
+    @property
+    def containers(self) -> str:
+        """The directory of containers."""
+        return f"{self.path}/containers"
+
+    def container(self, id: str) -> str:
+        """The directory of a container."""
+        return f"{self.containers}/{id}"
+
+    def deleted_container(self, id: str) -> str:
+        """The file that tells how a deleted container ended."""
+        return f"{self.path}/.imgfs/deleted/containers/{id}"
+
     def names(self) -> Iterator[RegisteredName]:
         """Every registered name, sorted."""
         return self._below("")
@@ -233,6 +246,11 @@ class Tree:
         """The failure of an operation on a snapshot, in the daemon's words where its directory has some."""
         subject = f"snapshot {id}"
         return self._gone(error, subject) or from_os_error(error, subject, self.reason(self.snapshot(id)), self.log)
+
+    def container_failure(self, error: OSError, id: str) -> Failure:
+        """The failure of an operation on a container, in the daemon's words where its directory has some."""
+        subject = f"container {id}"
+        return self._gone(error, subject) or from_os_error(error, subject, self.reason(self.container(id)), self.log)
 
     def blob_failure(self, error: OSError, path: str, subject: str) -> Failure:
         """The failure of an operation on a blob, an ingest or a layer's tar, in the daemon's words if it left some."""

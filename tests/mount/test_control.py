@@ -23,8 +23,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
-def test_the_top_has_four_directories_and_is_private(scene: Scene) -> None:
-    assert sorted(os.listdir(scene.mount.path)) == [".imgfs", "content", "images", "snapshots"]
+def test_the_top_has_five_directories_and_is_private(scene: Scene) -> None:
+    assert sorted(os.listdir(scene.mount.path)) == [".imgfs", "containers", "content", "images", "snapshots"]
     assert stat.S_IMODE(os.stat(scene.mount.path).st_mode) == 0o700
 
 
@@ -143,7 +143,7 @@ def test_nothing_is_made_or_removed_at_the_top(scene: Scene) -> None:
             os.open(directory / "new", os.O_CREAT | os.O_WRONLY)
         with refused(errno.EPERM):
             os.chmod(directory, 0o777)
-    for name in ("images", "content", "snapshots", ".imgfs"):
+    for name in ("images", "content", "snapshots", "containers", ".imgfs"):
         with refused(errno.EPERM):
             os.rmdir(scene.mount.path / name)
         with refused(errno.EPERM):

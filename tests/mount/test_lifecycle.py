@@ -89,7 +89,7 @@ def idle(tmp_path: Path) -> Iterator[Mounted]:
 
 
 def test_mount_returns_when_the_tree_answers_and_its_daemon_is_on_its_own(mounted: Mounted) -> None:
-    assert sorted(os.listdir(mounted.path)) == [".imgfs", "content", "images", "snapshots"]
+    assert sorted(os.listdir(mounted.path)) == [".imgfs", "containers", "content", "images", "snapshots"]
     pid = mounted.pid()
     assert pid is not None
     assert os.getsid(pid) == pid
