@@ -14,7 +14,21 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import contacts, fetch, ingests, kernel_views, memory, metadata, report, scale, starts, targets, views, writable
+from . import (
+    contacts,
+    fetch,
+    ingests,
+    kernel_views,
+    memory,
+    metadata,
+    report,
+    runs,
+    scale,
+    starts,
+    targets,
+    views,
+    writable,
+)
 from .bench import Bench, say
 from .disks import RAM, Rooms, scratch
 from .images import Catalogue
@@ -34,6 +48,7 @@ EXPERIMENTS: Mapping[str, tuple[Callable[[Bench], None], ...]] = {
     "fetch": (fetch.single, fetch.small_layers, memory.loading),
     "metadata": (metadata.measure,),
     "active": (writable.compare_active,),
+    "run": (runs.compare_runs,),
 }
 PUBLISHED_REPEATS = 5
 ROOT = Path(__file__).resolve().parents[2]

@@ -112,6 +112,11 @@ class Imgfs(Contestant):
     def pull(self, registry: Address, label: str) -> float | None:
         self.imgfs("pull", "--mountpoint", self.mountpoint, f"{registry.host}/{label}")
 
+    def run_true(self, registry: Address, label: str, id: str) -> None:
+        """Run `true` in a container and remove that. Raises Failed."""
+        where = ("--mountpoint", self.mountpoint)
+        self.imgfs("run", *where, "--rm", "--name", id, f"{registry.host}/{label}", "true")
+
     def disk(self) -> int:
         return used_bytes(self.state)
 
@@ -248,6 +253,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
         self.pull(registry, label)
         return self._ctr("run", "--rm", f"{registry.host}/{label}", "bench", "cat", f"/{OS_RELEASE}")
 
+    def run_true(self, registry: Address, label: str, id: str) -> None:
+        """As Imgfs.run_true."""
+        self._ctr("run", "--rm", f"{registry.host}/{label}", id, "true")
+
     def pull(self, registry: Address, label: str) -> None:
         self._ctr("images", "pull", "--plain-http", f"{registry.host}/{label}")
 
@@ -286,6 +295,13 @@ class Podman(Contestant):
         return self.run("podman", *places, *kinds, *words)
 
     def first_cat(self, registry: Address, label: str) -> str:
+        return self._run_rm(registry, label, "cat", f"/{OS_RELEASE}")
+
+    def run_true(self, registry: Address, label: str, id: str) -> None:
+        """As Imgfs.run_true."""
+        self._run_rm(registry, label, "true", name=id)
+
+    def _run_rm(self, registry: Address, label: str, *command: str, name: str = "bench") -> str:
         # Podman's own limits are above what a process without CAP_SYS_RESOURCE may set.
         limits = (
             "--ulimit",
@@ -298,7 +314,8 @@ class Podman(Contestant):
             "host",
         )
         image = f"{registry.host}/{label}"
-        return self._podman("run", "--rm", "--quiet", "--tls-verify=false", *limits, image, "cat", f"/{OS_RELEASE}")
+        words = ("run", "--rm", "--quiet", "--name", name, "--tls-verify=false", *limits, image, *command)
+        return self._podman(*words)
 
     def pull(self, registry: Address, label: str) -> None:
         self._podman("pull", "--quiet", "--tls-verify=false", f"{registry.host}/{label}")

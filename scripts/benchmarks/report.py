@@ -28,6 +28,7 @@ TITLES = {
     "fetch": "Fetching: one large layer, many small ones",
     "metadata": "The kernel's metadata image of 104,000 files",
     "active": "A writable snapshot",
+    "run": "A container of a present image that runs `true`, from the command to its end",
 }
 PACKAGES = ("containerd", "podman", "runc", "skopeo", "umoci", "docker-registry", "isal", "zstd", "erofs-utils")
 FAILURE_SHOWN = 400

@@ -1,8 +1,9 @@
-"""P12: what a look-up and a listing cost when 10, 1,000 or 10,000 images, blobs and snapshots are known."""
+"""P12: what a look-up and a listing cost when 10, 1,000 or 10,000 images, blobs, snapshots and containers are known."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from .results import Row, Unit
 NUMBERS = "P12"
 KNOWN = (10, 1_000, 10_000)
 LOOKED_UP = 10
-IMAGES, BLOBS, SNAPSHOTS = "name", "blob", "snapshot"
-KINDS = (IMAGES, BLOBS, SNAPSHOTS)
-_PLACES = {IMAGES: "images", BLOBS: "content", SNAPSHOTS: "snapshots/active"}
+IMAGES, BLOBS, SNAPSHOTS, CONTAINERS = "name", "blob", "snapshot", "container"
+KINDS = (IMAGES, BLOBS, SNAPSHOTS, CONTAINERS)
+_PLACES = {IMAGES: "images", BLOBS: "content", SNAPSHOTS: "snapshots/active", CONTAINERS: "containers"}
+_INFO = {CONTAINERS: "/state.json"}
+"""What tells all of one, where that is not the thing itself: its size is known only when it is made."""
 
 
 def lookup(kind: str) -> str:
@@ -51,7 +54,8 @@ def _ask(bench: Bench, reader: Reader, mount: Imgfs, known: int, kind: str) -> N
     looked, listed = (_row(bench, case, known) for case in (lookup(kind), listing(kind)))
     place = mount.mountpoint / _PLACES[kind]
     with recorded(looked, listed):
-        names = [_name(kind, number * known // LOOKED_UP) for number in range(LOOKED_UP)]
+        known_ones = (_name(kind, number * known // LOOKED_UP) for number in range(LOOKED_UP))
+        names = [f"{name}{_INFO.get(kind, '')}" for name in known_ones]
         looked.samples.append(1e6 / reader.measure(place, "look", *names).rate)
         found = reader.measure(place, "list", state=COLD)
         if found.amount < known:
@@ -65,7 +69,8 @@ def _row(bench: Bench, case: str, known: int) -> Row:
 
 def _name(kind: str, number: int) -> str:
     digest = f"sha256:{hashlib.sha256(_blob(number)).hexdigest()}"
-    return {IMAGES: f"local-{number}", BLOBS: digest, SNAPSHOTS: f"key-{number}"}[kind]
+    names = {IMAGES: f"local-{number}", BLOBS: digest, SNAPSHOTS: f"key-{number}", CONTAINERS: f"container-{number}"}
+    return names[kind]
 
 
 def _blob(number: int) -> bytes:
@@ -73,7 +78,7 @@ def _blob(number: int) -> bytes:
 
 
 class Populated(Imgfs):
-    """A daemon that knows `known` names, blobs and writable snapshots."""
+    """A daemon that knows `known` names, blobs, writable snapshots and containers."""
 
     def __init__(self, room: Path, known: int, bench: Bench) -> None:
         super().__init__(room, bench)
@@ -82,6 +87,7 @@ class Populated(Imgfs):
     def __enter__(self) -> Imgfs:
         for number in range(self._known):
             self._store_blob(number)
+            self._record_container(number)
         mount = super().__enter__()
         for number in range(self._known):
             (self.mountpoint / "images" / _name(IMAGES, number)).symlink_to(_name(BLOBS, number))
@@ -94,3 +100,28 @@ class Populated(Imgfs):
         path = self.state / "blobs/sha256" / digest[:2] / digest
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_blob(number))
+
+    def _record_container(self, number: int) -> None:
+        """One that has ended, as its supervisor leaves it (imgfs/execution/record.py)."""
+        id = _name(CONTAINERS, number)
+        path = self.state / "containers" / id
+        path.mkdir(parents=True)
+        made: dict[str, object] = {
+            "id": id,
+            "image": "local-0",
+            "digest": _name(BLOBS, 0),
+            "platform": "linux/amd64",
+            "chain": _name(BLOBS, 0),
+            "snapshot": _name(SNAPSHOTS, number),
+            "created": "2026-01-01T00:00:00Z",
+            "args": ["true"],
+            "tty": False,
+            "detach": True,
+            "remove": False,
+            "runtime": {"name": "runc", "path": "/usr/sbin/runc"},
+            "stop_signal": "SIGTERM",
+            "labels": {},
+            "mountpoint": str(self.mountpoint),
+        }
+        (path / "container.json").write_text(json.dumps(made))
+        (path / "status.json").write_text(json.dumps({"status": "stopped", "exit_code": 0}))

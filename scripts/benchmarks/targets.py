@@ -5,11 +5,12 @@ Owns the bounds; the figures come from `results`, the words go to `report`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import contacts, fetch, ingests, kernel_views, memory, metadata, scale, scenes, starts, views, writable
+from . import contacts, fetch, ingests, kernel_views, memory, metadata, runs, scale, scenes, starts, views, writable
 from .contestants import PEERS, Imgfs, ShellFloor, SkopeoUmoci, ThreadPipeline
 from .images import RECIPE_OF
 from .reading import WARM
@@ -42,6 +43,8 @@ FLAT = 1.25
 LISTING_SECONDS = 0.2
 OF_CURL = 0.5
 ABOVE_IDEAL = 1.2
+RUN_RATIO, RUN_SECONDS = 1.2, 0.05
+"""Of the runtime alone on a prepared bundle, and so many seconds besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     yield from _metadata(results)
     yield from _active(results)
     yield from _fetch(results)
+    yield from _runs(results)
 
 
 def _ratio(over: float | None, under: float | None) -> float | None:
@@ -264,3 +268,17 @@ def _fetch(results: Results) -> Iterator[Verdict]:
             yield Verdict(fetch.FETCH, case, "imgfs / thread pipeline", floor, ABOVE_PIPELINE, at_least=False)
             peer = _ratio(results.least(fetch.FETCH, case, PEERS), own)
             yield Verdict(fetch.FETCH, case, "best peer / imgfs", peer, 1.0, at_least=True)
+
+
+def _runs(results: Results) -> Iterator[Verdict]:
+    if not results.cases(runs.RUN):
+        return
+    own, crowd = (results.median(runs.RUN, case, Imgfs.name) for case in (runs.ALONE, runs.CROWD))
+    for peer in runs.PEERS:
+        value = _ratio(results.median(runs.RUN, runs.ALONE, peer), own)
+        yield Verdict(runs.RUN, runs.ALONE, f"{peer} / imgfs", value, 1.0, at_least=True)
+    floor = results.least(runs.RUN, runs.ALONE, runs.FLOORS)
+    bound = RUN_RATIO * floor + RUN_SECONDS if floor is not None else RUN_SECONDS
+    yield Verdict(runs.RUN, runs.ALONE, "imgfs, s", own, bound, at_least=False)
+    together = runs.AT_ONCE * own / (os.cpu_count() or 1) if own is not None else 0.0
+    yield Verdict(runs.RUN, runs.CROWD, "imgfs, s", crowd, together, at_least=False)

@@ -1,0 +1,101 @@
+"""`run`: a container that does nothing, of a present image, from the command to its end; alone and twenty at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Protocol
+
+from .bench import Bench, given_up, recorded, say, timed
+from .contestants import Containerd, Contestant, Imgfs, Podman, SkopeoUmoci
+from .results import Row, Unit
+from .servers import Address
+
+RUN = "run"
+IMAGE = "tiny:gz"
+ALONE, CROWD = "one", "20 at once"
+AT_ONCE = 20
+RUNTIMES = ("crun", "runc")
+
+
+class Runner(Protocol):
+    """A contestant that has the image here."""
+
+    def run_true(self, registry: Address, label: str, id: str) -> None:
+        """Run `true` in a container and remove that. Raises Failed."""
+        ...
+
+
+class PreparedBundle(SkopeoUmoci):
+    """The floor: an OCI runtime alone, on a bundle that umoci made before, writing into its one rootfs."""
+
+    runtime: str
+
+    def pull(self, registry: Address, label: str) -> None:
+        super().pull(registry, label)
+        path = self.room / "bundle/config.json"
+        config = json.loads(path.read_text())
+        config["process"] |= {"args": ["true"], "terminal": False}
+        config["linux"].pop("resources", None)
+        path.write_text(json.dumps(config))
+
+    def run_true(self, registry: Address, label: str, id: str) -> None:
+        self.run(self.runtime, "--root", self.room / "states", "run", "--bundle", self.room / "bundle", id)
+
+
+class Runc(PreparedBundle):
+    name = "runc, prepared bundle"
+    runtime = "runc"
+
+
+class Crun(PreparedBundle):
+    name = "crun, prepared bundle"
+    runtime = "crun"
+
+
+FLOORS = (Crun.name, Runc.name)
+PEERS = (Containerd.name, Podman.name)
+
+
+def compare_runs(bench: Bench) -> None:
+    """Everybody's daemon runs and everybody's image is here; they take turns."""
+    say(RUN)
+    (image,) = bench.images([IMAGE])
+    kinds: list[type[Contestant]] = [Imgfs, Containerd, Podman, Runc, *([Crun] if shutil.which("crun") else [])]
+    address = bench.registry.near
+    with ExitStack() as stack:
+        ready: dict[type[Contestant], Contestant] = {}
+        for kind in kinds:
+            with recorded(_row(bench, ALONE, kind), _row(bench, CROWD, kind)):
+                contestant = stack.enter_context(bench.entered(kind))
+                contestant.pull(address, image.label)
+                _runner(contestant).run_true(address, image.label, "first")
+                ready[kind] = contestant
+        for number, kind in enumerate(bench.rounds(kinds)):
+            if kind in ready:
+                _measure(
+                    bench, kind, lambda id, one=ready[kind]: _runner(one).run_true(address, image.label, id), number
+                )
+
+
+def _measure(bench: Bench, kind: type[Contestant], run_true: Callable[[str], None], number: int) -> None:
+    alone, crowd = _row(bench, ALONE, kind), _row(bench, CROWD, kind)
+    if not given_up(alone):
+        with recorded(alone):
+            alone.samples.append(timed(lambda: run_true(f"alone-{number}"))[0])
+    if not given_up(crowd):
+        with recorded(crowd), ThreadPoolExecutor(AT_ONCE) as threads:
+            ids = [f"crowd-{number}-{one}" for one in range(AT_ONCE)]
+            crowd.samples.append(timed(lambda: list(threads.map(run_true, ids)))[0])
+
+
+def _row(bench: Bench, case: str, kind: type[Contestant]) -> Row:
+    return bench.results.row(RUN, case, kind.name, Unit.SECONDS)
+
+
+def _runner(contestant: Contestant) -> Runner:
+    assert isinstance(contestant, Imgfs | Containerd | Podman | PreparedBundle)
+    return contestant
