@@ -51,7 +51,8 @@ def kill(id: str, name: str | None, everybody: bool, mountpoint: str) -> None:
 def wait(ids: tuple[str, ...], mountpoint: str) -> None:
     """Wait until containers have ended; print how they did.
 
-    The exit status of each, one a line: 128 and the number of the signal for one that was killed. Of one that was deleted what is kept of it is told.
+    The exit status of each, one a line: 128 and the number of the signal for one that was killed. Of one that was
+    deleted what is kept of it is told.
     """
     tree = Tree.open(mountpoint)
     failures = [failure for id in ids if (failure := _tell(wait_end(tree, existing_or_deleted(tree, id))))]
@@ -68,8 +69,8 @@ def wait(ids: tuple[str, ...], mountpoint: str) -> None:
 def delete(id: str, force: bool, mountpoint: str) -> None:
     """Delete a container and what it wrote.
 
-    Prints its exit status and exits with it. Busy (exit code 7) while it runs or somebody is in its files. How it ended is kept in .imgfs/deleted/containers/ID;
-    of one that was deleted already that is told again. Exit code 125: nobody knows how it ended.
+    Prints its exit status and exits with it; 125 where nobody knows it. Busy (exit code 7) while it runs or somebody is
+    in its files. How it ended is kept in .imgfs/deleted/containers/ID, and told again for one that was deleted before.
     """
     tree = Tree.open(mountpoint)
     one = existing_or_deleted(tree, id)
