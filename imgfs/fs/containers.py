@@ -108,7 +108,7 @@ class ContainerDirectory(Directory):
         return StatusFile(self._subsystems, self._id, name.decode(), mode, render)
 
     async def _rootfs(self) -> Node:
-        found = await self._containers.read(self._id)
+        found = await run_disk(self._containers.read, self._id)
         target = f"../../{rootfs_of(active_id(found.container.snapshot))}"
         return Link(f"containers/{self._id}/rootfs", self._shown, target)
 
@@ -139,8 +139,11 @@ class StatusFile(Node):
         return BytesHandle(data)
 
     async def _rendered(self) -> tuple[bytes, int]:
-        found = await self._subsystems.containers.read(self._id)
-        return await run_disk(self._render, found), found.changed
+        return await run_disk(self._look)
+
+    def _look(self) -> tuple[bytes, int]:
+        found = self._subsystems.containers.read(self._id)
+        return self._render(found), found.changed
 
 
 def _state_json(found: Found) -> bytes:

@@ -44,7 +44,7 @@ async def test_without_any_there_is_nothing(containers: Containers) -> None:
     assert await containers.unfinished() == []
     assert await containers.outlived() == []
     with pytest.raises(NotFound):
-        await containers.read("none")
+        containers.read("none")
     with pytest.raises(NotFound):
         async with containers.ended("none"):
             pass
@@ -59,7 +59,7 @@ async def test_what_is_half_made_is_not_listed(records: Records, containers: Con
 async def test_status_is_the_supervisors_as_long_as_it_lives(records: Records, containers: Containers) -> None:
     record = fabricated(records, "one", Status(status="running", pid=1, start_time=0))
     with supervised(record):
-        found = await containers.read("one")
+        found = containers.read("one")
         assert (found.status.status, found.status.pid) == ("running", 1)
         with pytest.raises(Busy, match="runs"):
             async with containers.ended("one"):
@@ -71,7 +71,7 @@ async def test_an_end_that_nobody_saw_is_told_as_such(records: Records, containe
     with supervised(record) as supervisor:
         supervisor.kill()
         supervisor.wait()
-        found = await containers.read("one")
+        found = containers.read("one")
     assert (found.status.status, found.status.exit_code, found.status.reason) == ("stopped", None, LOST)
     async with containers.ended("one"):
         await containers.keep("one")
@@ -84,11 +84,11 @@ async def test_a_process_without_its_supervisor_runs_and_keeps_its_record(
 ) -> None:
     with sleeping() as process:
         fabricated(records, "one", Status(status="running", pid=process.pid, start_time=start_time(process.pid)))
-        assert (await containers.read("one")).status.status == "running"
+        assert containers.read("one").status.status == "running"
         with pytest.raises(Busy):
             async with containers.ended("one"):
                 pass
-    assert (await containers.read("one")).status.reason == LOST
+    assert containers.read("one").status.reason == LOST
 
 
 async def test_who_deletes_keeps_others_from_starting_it(records: Records, containers: Containers) -> None:
