@@ -1,7 +1,8 @@
 """Talking to a supervisor: one JSON object a message, over a socket that keeps messages apart (SOCK_SEQPACKET).
 
 {"do": "kill", "signal": n, "all": bool}, {"do": "resize", "rows": n, "columns": n}, and {"do": "wait"}, which is
-answered at the end with the status. Answers are {"ok": true, ...} or {"error": ..., "errno": n}.
+answered at the end with the status. Whoever starts a container may say {"do": "cancel"} before he is answered.
+Answers are {"ok": true, ...} or {"error": ..., "errno": n}.
 """
 
 from __future__ import annotations

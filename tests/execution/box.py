@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from imgfs.cli.site import site_of
 from imgfs.cli.tree import Tree
 from imgfs.execution.control import Connection, Json
@@ -20,7 +22,7 @@ from imgfs.execution.records import Record, Records
 from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_new
 from imgfs.execution.wish import Wish
 from imgfs.testing.build import Image
-from imgfs.testing.images import ARM64, busybox_image
+from imgfs.testing.images import ARM64, busybox_image, image
 from tests.support.mounted import IMGFS, Mounted
 
 T = TypeVar("T")
@@ -95,9 +97,9 @@ class Box:
     def ended(self, started: Started) -> Status:
         """Wait for a container to end, and for its supervisor."""
         with started.control:
-            started.control.ask({"do": "wait"})
+            told = started.control.ask({"do": "wait"})
         assert started.supervisor.wait(PATIENCE) == 0
-        return self.record(started.id).status()
+        return msgspec.convert(told["status"], Status)
 
     def ask(self, id: str, message: Json) -> Json:
         """Ask a supervisor, as commands do."""
@@ -126,7 +128,7 @@ class Box:
         assert f"{self.records.directory}/" not in table
         assert f"{self.mount.snapshots}/active/" not in table
         assert not [one for id in ids for one in Path("/sys/fs/cgroup").glob(f"**/imgfs-{id}")]
-        assert not supervisors(self.mount.state)
+        until(lambda: not supervisors(self.mount.state))
 
 
 def _take_away(records: Records, record: Record) -> None:
@@ -159,10 +161,11 @@ def until(condition: Callable[[], T]) -> T:
 
 
 def images() -> Iterator[tuple[str, Image]]:
-    """The images above, and one for another machine."""
+    """The images above, and one for another machine; all of the same layers."""
+    layers = busybox_image().layers
     for name, process in IMAGES.items():
-        yield name, busybox_image(config={"config": process})
-    yield "foreign", busybox_image(platform=ARM64)
+        yield name, image(layers, config={"config": process})
+    yield "foreign", image(layers, platform=ARM64)
 
 
 @contextmanager
@@ -170,8 +173,8 @@ def boxed(directory: Path, config: str = "") -> Generator[Box]:
     """A mount with all images here; whatever a test leaves is taken away."""
     layout = directory / "layout"
     layout.mkdir()
-    for name, image in images():
-        image.write_layout(layout, name)
+    for name, made in images():
+        made.write_layout(layout, name)
     with Mounted(directory, config) as mount:
         mount.start()
         done = mount.run("import", str(layout))

@@ -1,0 +1,140 @@
+"""Whoever dies, what became of a container is known, and no more than is known is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from imgfs.execution.record import LOST
+from imgfs.execution.removal import delete
+from tests.execution.box import Box, boxed, supervisors, until
+from tests.support.programs import program
+
+COUNT = "i=0; while true; do i=$((i+1)); echo $i > /now; echo $i; sleep 0.05; done"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """A mount whose daemon may be killed."""
+    with boxed(tmp_path_factory.mktemp("own")) as box:
+        yield box
+
+
+def goes_on(box: Box, id: str) -> None:
+    """Assert that a container writes more than it had."""
+    record = box.record(id)
+    before = record.log.stat().st_size
+    until(lambda: record.log.stat().st_size > before)
+    assert record.status().status == "running"
+
+
+def inside(box: Box, id: str, *command: str) -> str:
+    """Run a command in a container, by its runtime."""
+    words = [program("runc"), "--root", str(box.records.runtime_root), "exec", id, *command]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def test_container_outlives_stop_and_death_of_the_daemon_and_is_found_again(own: Box) -> None:
+    own.start("box", "sh", "-c", COUNT, id="one")
+    goes_on(own, "one")
+    own.mount.stop()
+    goes_on(own, "one")
+    assert inside(own, "one", "cat", "/etc/os-release").startswith("ID=imgfs-test")
+    own.mount.start()
+    assert (own.rootfs("one") / "now").read_text()
+    own.mount.kill()
+    goes_on(own, "one")
+    assert inside(own, "one", "cat", "/usr/share/greeting") == "upper\n"
+    own.mount.start()
+    assert (own.rootfs("one") / "usr/share/greeting").read_text() == "upper\n"
+    (own.rootfs("one") / "from-outside").write_text("seen")
+    assert inside(own, "one", "cat", "/from-outside") == "seen"
+    with pytest.raises(OSError, match="busy"):
+        own.rootfs("one").parent.rmdir()
+    own.kill("one")
+    until(lambda: own.record("one").status().status == "stopped")
+    assert own.record("one").status().exit_code == 137
+    own.take_away()
+    own.assert_nothing_stays("one")
+
+
+def test_one_that_ends_while_the_daemon_is_dead_is_known(own: Box) -> None:
+    started = own.start("box", "sh", "-c", "while [ ! -e /end ]; do sleep 0.02; done; exit 9", id="two", remove=True)
+    own.mount.kill()
+    inside(own, "two", "touch", "/end")
+    status = own.ended(started)
+    assert (status.status, status.exit_code) == ("stopped", 9)
+    own.mount.start()
+    own.take_away()
+    own.assert_nothing_stays("two")
+
+
+def test_killed_process_is_told_by_its_signal(box: Box) -> None:
+    started = box.start("box", "sleep", "100", id="three")
+    pid = box.record("three").status().pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    status = box.ended(started)
+    assert (status.exit_code, status.signal, status.oom) == (137, 9, False)
+
+
+def test_killed_supervisor_leaves_a_process_that_runs_and_a_status_that_nobody_knows(box: Box) -> None:
+    started = box.start("box", "sh", "-c", COUNT, id="four")
+    record = box.record("four")
+    running = record.status()
+    started.supervisor.send_signal(signal.SIGKILL)
+    started.supervisor.wait()
+    assert not supervisors(box.mount.state)
+    assert record.status() == running
+    assert running.pid
+    os.kill(running.pid, signal.SIGKILL)
+    lost = until(lambda: (status := record.status()).status == "stopped" and status)
+    assert (lost.exit_code, lost.signal, lost.finished, lost.reason) == (None, None, None, LOST)
+    assert lost.started == running.started
+    delete(box.records, record)
+    kept = box.records.find_deleted("four")
+    assert kept is not None
+    assert kept.status == lost
+    box.assert_nothing_stays("four")
+
+
+def test_supervisor_that_is_told_to_end_asks_the_program_to(box: Box) -> None:
+    script = 'trap "echo asked; exit 6" USR1; echo ready; while true; do sleep 0.02; done'
+    started = box.start("service", script, id="five")
+    until(lambda: box.record("five").log.read_bytes() == b"ready\n")
+    started.supervisor.send_signal(signal.SIGHUP)
+    started.supervisor.send_signal(signal.SIGTERM)
+    assert box.ended(started).exit_code == 6
+    assert box.record("five").log.read_bytes() == b"ready\nasked\n"
+
+
+def test_what_a_killed_start_left_goes_with_the_next_start(box: Box) -> None:
+    kept = box.start("box", "sleep", "100", id="six")
+    record = box.records.make()
+    os.close(record.take_lock())
+    made = box.record("six").container()
+    key = "seven-00000000"
+    (record.path / "container.json").write_bytes(
+        (box.record("six").path / "container.json").read_bytes().replace(made.snapshot.encode(), key.encode())
+    )
+    (box.mount.snapshots / "active" / key).mkdir()
+    gone = box.records.directory / ".gone-x"
+    gone.mkdir()
+    box.ended(box.start("box", "sleep", "1", id="eight", remove=True))
+    until(lambda: not record.path.exists() and not gone.exists())
+    assert box.snapshots() == [made.snapshot]
+    kept.control.close()
+
+
+def test_message_that_is_none_is_refused_and_the_container_lives(box: Box) -> None:
+    box.start("box", "sleep", "100", id="nine")
+    for message in ({}, {"do": "dance"}, {"do": "kill", "signal": "x"}, {"do": "kill", "signal": 10**9}):
+        with pytest.raises(Exception, match="control: "):
+            box.ask("nine", message)
+    with pytest.raises(Exception, match="ioctl"):
+        box.ask("nine", {"do": "resize", "rows": 1, "columns": 1})
+    assert box.record("nine").status().status == "running"

@@ -1,0 +1,141 @@
+"""Records on disk: whole or not there, found without a search, and who is alive told by a lock."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import AlreadyExists, Busy, ImgfsError, NotFound, StorageFailed
+from imgfs.execution.record import LOST, Container, Runtime, Status, now
+from imgfs.execution.records import Record, Records, new_key, start_time
+
+
+def container(id: str, key: str | None = None) -> Container:
+    return Container(
+        id=id,
+        image="box",
+        digest="sha256:" + "0" * 64,
+        platform="linux/amd64",
+        chain="sha256:" + "1" * 64,
+        snapshot=key or new_key(id),
+        created=now(),
+        args=["true"],
+        tty=False,
+        detach=True,
+        remove=False,
+        runtime=Runtime("runc", "/usr/sbin/runc"),
+        stop_signal="SIGTERM",
+        labels={"a": "b"},
+        mountpoint="/mnt",
+    )
+
+
+def made(records: Records, id: str, status: Status) -> Record:
+    record = records.make()
+    os.close(record.take_lock())
+    record.put_container(container(id))
+    record.put_status(status)
+    return records.publish(record, id)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    """Of an empty state directory."""
+    return Records(tmp_path)
+
+
+def test_record_has_its_name_only_when_it_is_whole(records: Records) -> None:
+    record = records.make()
+    assert [one.path for one in records.unfinished()] == [record.path]
+    with pytest.raises(NotFound):
+        records.get("one")
+    record.put_container(container("one"))
+    published = records.publish(record, "one")
+    assert records.get("one") == published
+    assert published.container().labels == {"a": "b"}
+    assert records.unfinished() == []
+    records.forget(published)
+    assert list(records.directory.glob("*")) == [records.runtime_root]
+
+
+def test_name_is_taken_once(records: Records) -> None:
+    made(records, "one", Status(status="stopped"))
+    other = records.make()
+    other.put_container(container("one"))
+    with pytest.raises(AlreadyExists, match="container one: exists already"):
+        records.publish(other, "one")
+
+
+def test_snapshot_leads_to_its_container(records: Records) -> None:
+    stopped = made(records, "one-two", Status(status="stopped"))
+    key = stopped.container().snapshot
+    assert records.user_of(key) == stopped
+    assert not records.is_used(key)
+    assert records.rootfs_of(key) is None
+    for other in ("one-two", "one-two-00000000", "x", "", "../x-1", "-", "a/b-c"):
+        assert records.user_of(other) is None
+    alive = Status(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
+    assert records.is_used(made(records, "three", alive).container().snapshot)
+
+
+def test_lock_tells_whether_there_is_a_supervisor(records: Records) -> None:
+    record = made(records, "one", Status(status="running", pid=1, start_time=0, started="then"))
+    lock = record.take_lock()
+    assert record.is_supervised()
+    assert record.status().status == "running"
+    with pytest.raises(Busy, match="container one: is running"):
+        record.take_lock()
+    os.close(lock)
+    assert record.status() == Status(status="stopped", started="then", reason=LOST)
+
+
+def test_pid_alone_is_no_proof_of_life(records: Records) -> None:
+    with subprocess.Popen(["sleep", "100"]) as process:
+        started = start_time(process.pid)
+        assert started
+        alive = Status(status="running", pid=process.pid, start_time=started)
+        assert made(records, "one", alive).status() == alive
+        other = Status(status="running", pid=process.pid, start_time=started - 1)
+        assert made(records, "two", other).status().status == "stopped"
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert records.get("one").status().reason == LOST  # a zombie is not alive
+
+
+def test_one_that_was_never_started_says_so(records: Records) -> None:
+    record = made(records, "one", Status(status="created"))
+    assert "never started" in record.status().reason
+
+
+def test_what_is_kept_of_a_deleted_one_reads_back(records: Records) -> None:
+    record = made(records, "one", Status(status="stopped", exit_code=137, signal=9, oom=True, reason="killed"))
+    kept = records.keep_deleted(record)
+    assert records.find_deleted("one") == kept
+    assert (kept.container, kept.status) == (record.container(), record.status())
+    assert records.find_deleted("two") is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"status":"dancing"}', b"\xff", b'{"status":"running","pid":"x"}']
+)
+def test_damaged_record_is_told(records: Records, data: bytes) -> None:
+    record = made(records, "one", Status(status="stopped"))
+    (record.path / "status.json").write_bytes(data)
+    with pytest.raises(StorageFailed, match="container one: is damaged"):
+        record.status()
+    (record.path / "container.json").write_bytes(data)
+    with pytest.raises(StorageFailed, match="container one: is damaged"):
+        record.container()
+    assert records.user_of("one-00000000") is None
+
+
+def test_path_longer_than_a_sockets_address_is_no_hindrance(tmp_path: Path) -> None:
+    from imgfs.execution.control import Connection
+
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    with pytest.raises(ImgfsError, match="has no supervisor"):
+        Connection.open(deep / "control")

@@ -1,0 +1,158 @@
+"""Runtimes that hang, crash, refuse or say nothing, and whoever is killed over one: told, and nothing stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from imgfs.errors import ImgfsError, NoSpace
+from imgfs.execution.record import Runtime
+from imgfs.execution.starting import Attached, Manner, Site, start_new
+from imgfs.execution.wish import Wish
+from tests.content.full_disk import fill, small_disk
+from tests.execution.box import PATIENCE, Box, boxed, calls, fake_runtime, set_quirks, supervisors, until
+from tests.support.mounted import IMGFS
+
+
+@pytest.mark.parametrize(
+    ("command", "quirk", "told"),
+    [
+        ("create", "hang", r"runtime fake: `create` gave no answer for 1.5 s and was killed"),
+        ("start", "hang", r"runtime fake: `start` gave no answer for 1.5 s and was killed"),
+        ("create", "crash", r"runtime fake: create: it said nothing \(signal 9\)"),
+        ("create", "silent", r"runtime fake: create: it said nothing \(exit code 3\)"),
+        ("create", "no such cgroup", r"runtime fake: create: no such cgroup"),
+        ("start", "cannot start", r"runtime fake: start: cannot start"),
+    ],
+)
+def test_runtime_that_fails(faked: Box, runtime: Path, command: str, quirk: str, told: str) -> None:
+    set_quirks(runtime, **{command: quirk})
+    with pytest.raises(ImgfsError, match=told):
+        faked.start("box", "true", id="one")
+    until(lambda: not supervisors(faked.mount.state))
+    faked.assert_nothing_stays("one")
+
+
+def test_runtime_that_cannot_forget_costs_no_status(faked: Box, runtime: Path) -> None:
+    set_quirks(runtime, delete="busy")
+    status = faked.ended(faked.start("box", "sh", "-c", "exit 3", id="two"))
+    assert (status.status, status.exit_code) == ("stopped", 3)
+    set_quirks(runtime)
+    faked.take_away()
+    faked.assert_nothing_stays("two")
+
+
+def test_runtime_that_is_gone(faked: Box) -> None:
+    site = faked.site
+    gone = Site(site.mountpoint, site.state, [Runtime("gone", "/nowhere/gone")], site.log_bytes, site.deadline)
+    with pytest.raises(ImgfsError, match="runtime gone: /nowhere/gone is gone; install it again"):
+        start_new(gone, faked.source("box"), Wish(), Manner(detach=True), Attached())
+    faked.assert_nothing_stays()
+
+
+def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp_path: Path) -> None:
+    refusing = fake_runtime(tmp_path / "refusing", create="cgroups in hybrid mode not supported")
+    site = faked.site
+    both = [Runtime("first", str(refusing)), *site.runtimes]
+    wide = Site(site.mountpoint, site.state, both, site.log_bytes, site.deadline)
+    started = start_new(wide, faked.source("box"), Wish(arguments=("true",)), Manner("three", detach=True), Attached())
+    told = "runtime first: create: cgroups in hybrid mode not supported; fake is used, until the next boot"
+    assert started.notes == (told,)
+    assert faked.record("three").container().runtime == site.runtimes[0]
+    assert "hybrid mode" in (faked.records.runtime_root / "refused.json").read_text()
+    faked.ended(started)
+    # That the program is not there is no refusal of the host.
+    asked = calls(refusing)
+    with pytest.raises(ImgfsError, match="not found"):
+        start_new(site, faked.source("box"), Wish(arguments=("nothing",)), Manner("four", detach=True), Attached())
+    assert calls(refusing) == asked
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_command_that_is_killed_while_it_starts_leaves_nothing(
+    faked: Box, runtime: Path, number: signal.Signals, code: int
+) -> None:
+    set_quirks(runtime, create="hang")
+    before = len(calls(runtime))
+    with subprocess.Popen(
+        [*IMGFS, "run", "--name", "five", "box", "true"], stderr=subprocess.PIPE, env=faked.environment
+    ) as process:
+        until(lambda: len(calls(runtime)) > before)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code
+    assert said == (b"imgfs: runtime fake: `create` was given up\n" if number == signal.SIGINT else b"")
+    until(lambda: not supervisors(faked.mount.state))
+    faked.assert_nothing_stays("five")
+
+
+def test_runtime_that_is_killed_while_it_starts(faked: Box, runtime: Path) -> None:
+    set_quirks(runtime, create="hang")
+    before = len(calls(runtime))
+    command = [*IMGFS, "run", "--name", "six", "box", "true"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=faked.environment) as process:
+        until(lambda: len(calls(runtime)) > before)
+        until(lambda: [os.kill(pid, signal.SIGKILL) or pid for pid in _running(runtime)])
+        _, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (125, b"imgfs: runtime fake: create: it said nothing (signal 9)\n")
+    faked.assert_nothing_stays("six")
+
+
+def test_log_is_bounded(faked: Box) -> None:
+    script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done"
+    faked.ended(faked.start("box", "sh", "-c", script, id="seven"))
+    log = faked.record("seven").log
+    assert log.read_bytes().endswith(b"line 1999\n")
+    older = log.with_name("log.1").read_bytes() + log.read_bytes()
+    assert b"line 0\n" + older[-20:] not in older
+    assert len(older) <= 2 * (4096 + 65536)
+
+
+def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path / "runtime")
+    with small_disk(tmp_path / "disk", 32 << 20) as disk, boxed(disk, _config(runtime)) as box:
+        source, site = box.source("box"), box.site
+        filler = fill(disk)
+        with pytest.raises(ImgfsError) as caught:
+            start_new(site, source, Wish(arguments=("true",)), Manner("eight", detach=True), Attached())
+        assert caught.value.errno == NoSpace.errno
+        filler.unlink()
+        box.assert_nothing_stays("eight")
+
+
+def test_disk_that_is_full_at_the_end_loses_output_and_no_status(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path / "runtime", delete="busy")  # so that it makes no room
+    with small_disk(tmp_path / "disk", 32 << 20) as disk, boxed(disk, _config(runtime)) as box:
+        script = f"while [ ! -e {tmp_path}/end ]; do sleep 0.02; done; echo lost; exit 4"
+        started = box.start("box", "sh", "-c", script, id="nine")
+        filler = fill(disk)
+        (tmp_path / "end").touch()
+        with pytest.raises(subprocess.TimeoutExpired):
+            started.supervisor.wait(1)
+        assert box.record("nine").written_status().status == "running"
+        filler.unlink()
+        assert box.ended(started).exit_code == 4
+        status = box.record("nine").status()
+        assert (status.exit_code, status.reason) == (4, "5 bytes of its output did not fit on the disk")
+        set_quirks(runtime)
+
+
+def _config(runtime: Path) -> str:
+    return f'[plugins.execution.oci]\nruntime = "{runtime}"\n'
+
+
+def _running(runtime: Path) -> list[int]:
+    """The pids of the fake runtime's own processes."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(runtime) in words[:3]:
+            found.append(int(path.parent.name))
+    return found
