@@ -204,6 +204,15 @@ class Records:
         fsync_path(self.directory)
         return named
 
+    def withdraw(self, record: Record) -> Record:
+        """Take the name of a record away again: it is one that is being made. Raises OSError."""
+        if record.path.name.startswith(NEW):
+            return record
+        withdrawn = Record(self.directory / f"{NEW}{uuid.uuid4().hex}")
+        os.rename(record.path, withdrawn.path)
+        fsync_path(self.directory)
+        return withdrawn
+
     def forget(self, record: Record) -> None:
         """Take a record away at once, and then from disk. Raises OSError; what is left is collected later."""
         gone = self.directory / f"{GONE}{uuid.uuid4().hex}"

@@ -113,8 +113,12 @@ def _collect(records: Records, record: Record) -> None:
 
 
 def unmake(records: Records, record: Record, container: Container) -> None:
-    """Take away a container that never ran, of which nothing is kept. Raises as `remove_snapshot`, OSError."""
+    """Take away a container that never ran, of which nothing is kept. Raises as `remove_snapshot`, OSError.
+
+    It has no name any more when its snapshot goes: who is killed in between leaves what `collect` knows.
+    """
     unmount_rootfs(record)
+    record = records.withdraw(record)
     remove_snapshot(container)
     records.forget(record)
 
