@@ -102,7 +102,8 @@ class _Relay:
             self._sources[0] = self._type
 
     def run(self) -> tuple[Status, list[str]]:
-        self._control.send({"do": "wait"})
+        with suppress(OSError):  # it may have ended already: what is told of that lies there
+            self._control.send({"do": "wait"})
         while self._ended is None or (self._terminal is not None and self._terminal.fileno() in self._sources):
             for source in select.select(list(self._sources), [], [])[0]:
                 if source in self._sources:

@@ -60,7 +60,8 @@ class Connection:
         try:
             data = self._end.recv(MESSAGE_MAX)
         except ConnectionResetError:
-            return None
+            # The other side left without reading all that it was told; its own last words lie behind that, once.
+            data = self._end.recv(MESSAGE_MAX)
         if not data:
             return None
         try:
