@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed, from_os
+from imgfs.errors import Busy, ImgfsError, NoSpace, NotFound, StorageFailed, from_os
 from imgfs.execution.deleted import DeletedContainers
 from imgfs.execution.holdings import Holdings
 from imgfs.execution.record import Container, Status, encode
@@ -25,6 +25,7 @@ from imgfs.execution.records import Record, Records
 from imgfs.execution.removal import discard_runtime
 from imgfs.plugins.contract import Kind
 
+_OUTPUT = ("log", "log.1")
 _log = logging.getLogger("imgfs.execution")
 
 
@@ -118,6 +119,10 @@ class Containers:
         """What of deleted containers was kept long enough: ids, sorted, and the bytes that each takes on disk."""
         return await run_disk(self.deleted.older, time.time_ns() - int(self._keep_deleted * 1e9))
 
+    async def sweep(self) -> None:
+        """Remove what killed processes left half written of deleted containers. For the start."""
+        await run_disk(self.deleted.sweep)
+
     async def unfinished(self) -> list[str]:
         """Ids of what has ended and was to be gone: its deletion was begun, or it was to go with its process."""
         made = dict(await self.holdings.containers())
@@ -150,12 +155,21 @@ class Containers:
     def _keep(self, id: str) -> None:
         record = self.records.get(id)
         try:
+            self._keep_known(record)
+        except NoSpace:
+            # Deleting makes room: what it wrote goes in any case, and gives the few blocks that are needed before.
+            for name in _OUTPUT:
+                (record.path / name).unlink(missing_ok=True)
+            self._keep_known(record)
+
+    def _keep_known(self, record: Record) -> None:
+        try:
             self.records.keep_deleted(record, is_held=True)
         except (NotFound, StorageFailed) as error:
-            _log.warning("of a damaged container little is kept", extra={"id": id, "reason": error.message})
-            self.deleted.write(id, encode({"id": id, "reason": error.message}))
+            _log.warning("of a damaged container little is kept", extra={"id": record.id, "reason": error.message})
+            self.deleted.write(record.id, encode({"id": record.id, "reason": error.message}))
         except OSError as error:
-            raise from_os(error, f"container {id}") from None
+            raise from_os(error, f"container {record.id}") from None
 
     def _forget(self, id: str) -> None:
         try:

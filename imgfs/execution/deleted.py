@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from imgfs.content.durable import make_directory, write_file
+from imgfs.content.durable import TEMPORARY, make_directory, write_file
 from imgfs.errors import NotFound, from_os
 from imgfs.execution.records import is_id
 
 _SUFFIX = ".json"
+_WRITING_SECONDS = 60.0
+"""How long writing one may take: supervisors write them too."""
 
 
 class DeletedContainers:
@@ -69,6 +72,13 @@ class DeletedContainers:
                 if status.st_mtime_ns < moment:
                     found.append((id, status.st_blocks * 512))
         return found
+
+    def sweep(self) -> None:
+        """Remove what is half written, but for what somebody may be writing still."""
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(self._directory):
+                if entry.name.startswith(TEMPORARY) and time.time() - entry.stat().st_mtime > _WRITING_SECONDS:
+                    os.unlink(entry.path)
 
     def _path(self, id: str) -> Path:
         return self._directory / f"{id}{_SUFFIX}"

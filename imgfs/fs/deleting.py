@@ -32,6 +32,7 @@ async def delete(subsystems: Subsystems, id: str, caller: Caller) -> None:
 
 async def finish_deletions(subsystems: Subsystems) -> None:
     """Delete what a killed daemon left half deleted, and what was to go with its process and ended without a daemon."""
+    await subsystems.containers.sweep()
     for id in await subsystems.containers.unfinished():
         try:
             await subsystems.works.join(("container", id), lambda id=id: _delete(subsystems, id))

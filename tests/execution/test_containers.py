@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.content.durable import TEMPORARY
 from imgfs.errors import Busy, NotFound
 from imgfs.execution.containers import Containers
 from imgfs.execution.record import LOST, Status
@@ -207,3 +208,17 @@ async def test_what_was_kept_is_outlived_after_its_time(records: Records, contai
     assert containers.deleted.ids() == ["new"]
     with pytest.raises(NotFound):
         await containers.forget_deleted("old")
+
+
+async def test_what_is_half_written_goes_unless_somebody_may_be_writing_it(
+    records: Records, containers: Containers
+) -> None:
+    await containers.sweep()
+    records.deleted.mkdir(parents=True)
+    long_ago = time.time() - 3600
+    for name in (f"{TEMPORARY}old", f"{TEMPORARY}new", "kept.json"):
+        (records.deleted / name).touch()
+    for name in (f"{TEMPORARY}old", "kept.json"):
+        os.utime(records.deleted / name, (long_ago, long_ago))
+    await containers.sweep()
+    assert sorted(os.listdir(records.deleted)) == [f"{TEMPORARY}new", "kept.json"]

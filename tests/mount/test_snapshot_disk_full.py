@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.execution.records import Records
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.preparing import Workshop, add_base, digest_of, kind, small_disk
 from tests.mount.scene import Scene, error_of, refused, succeed
+from tests.support.containers import fabricated, stopped
 from tests.support.mounted import Mounted
 
 SIZE = 24 << 20
@@ -139,3 +142,13 @@ def test_it_starts_on_a_full_disk_and_shows_everything(shop: Workshop) -> None:
     assert (shop.active("active") / "rootfs/file").read_text() == "1"
     assert (shop.at("committed") / "rootfs/file").read_text() == "2"
     succeed("rmdir", shop.active("active"))
+
+
+def test_a_container_can_be_deleted_to_make_room_and_is_told_of(shop: Workshop) -> None:
+    records = Records(shop.mount.state)
+    (shop.prepare("full", shop.base) / "big").write_bytes(bytes(1 << 20))
+    fabricated(records, "full", stopped(3)).log.write_bytes(bytes(1 << 16))
+    fill(filler(shop))
+    os.rmdir(shop.mount.path / "containers/full")
+    assert json.loads((shop.mount.path / ".imgfs/deleted/containers/full").read_bytes())["exit_code"] == 3
+    assert os.listdir(shop.active("full").parent) == []
