@@ -67,10 +67,12 @@ def compare_runs(bench: Bench) -> None:
     kinds: list[type[Contestant]] = [Imgfs, Containerd, Podman, Runc, *([Crun] if shutil.which("crun") else [])]
     address = bench.registry.near
     with ExitStack() as stack:
+        # Rooms before daemons: closing a room ends whatever daemon is still there.
+        rooms = {kind: stack.enter_context(bench.rooms.room()) for kind in kinds}
         ready: dict[type[Contestant], Contestant] = {}
         for kind in kinds:
             with recorded(_row(bench, ALONE, kind), _row(bench, CROWD, kind)):
-                contestant = stack.enter_context(bench.entered(kind))
+                contestant = stack.enter_context(kind(rooms[kind], bench))
                 contestant.pull(address, image.label)
                 _runner(contestant).run_true(address, image.label, "first")
                 ready[kind] = contestant
