@@ -7,6 +7,7 @@ temporary directory and on loopback, and are gone at the end, also after Ctrl-C.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from imgfs.testing.images import busybox_image
 from imgfs.testing.registry import FakeRegistry
 
 IMGFS = Path(sys.executable).with_name("imgfs")
+RUNTIMES = ("crun", "runc", "youki")
+"""What runs containers; the demo installs none."""
 
 
 class Stage:
@@ -73,6 +76,8 @@ def tell(stage: Stage, registry: FakeRegistry) -> None:
     enter(stage, name)
     if os.geteuid() == 0:
         write(stage, f"{registry.host}/demo/busybox:1")
+        if any(map(shutil.which, RUNTIMES)):
+            contain(stage, f"{registry.host}/demo/busybox:1")
     stage.say("Without the daemon's memory: unmount, mount again, read. The state directory has it all.")
     stage.run("imgfs umount mnt && imgfs mount mnt --state state")
     stage.run(f"cat mnt/{name}/rootfs/etc/os-release | head -n 1; du -sh state | cut -f 1")
@@ -106,6 +111,18 @@ def write(stage: Stage, image: str) -> None:
     stage.run("imgfs snapshot export site | tar t; cat mnt/snapshots/active/next/rootfs/srv/index")
     stage.run("imgfs snapshot rm site", may_fail=True)
     stage.run("imgfs snapshot rm active/next site")
+
+
+def contain(stage: Stage, image: str) -> None:
+    """A container: run, looked at, entered, ended, deleted. Root's, where an OCI runtime is installed."""
+    stage.say("A container is a process on such a snapshot, and a directory that tells of it.")
+    stage.run(f"imgfs run -d --name web {image} sh -c 'trap \"exit 3\" TERM; echo up; while :; do sleep 0.1; done'")
+    stage.run("imgfs ps; cat mnt/containers/web/status; ls mnt/containers/web; ls mnt/containers/web/rootfs/")
+    stage.run("imgfs exec web sh -c 'echo Hello from $(hostname) > /srv.txt'; cat mnt/containers/web/rootfs/srv.txt")
+    stage.run("rmdir mnt/containers/web", may_fail=True)
+    stage.say("Deleted once it has ended, with its snapshot; how it ended is kept.")
+    stage.run("imgfs kill web; imgfs wait web; imgfs logs web; imgfs ps -a")
+    stage.run("rmdir mnt/containers/web; grep exit_code mnt/.imgfs/deleted/containers/web; ls mnt/snapshots/active")
 
 
 def main() -> None:
