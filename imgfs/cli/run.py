@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from imgfs.cli.failure import INTERRUPTED, from_error, from_os_error
 from imgfs.cli.options import Command, complete_name, mountpoint_option, quiet_option
 from imgfs.errors import ImgfsError
+
+if TYPE_CHECKING:
+    from imgfs.execution.launching import Waiting
 
 FAILED = 125
 """The exit code where imgfs failed, not what was run."""
@@ -84,9 +88,10 @@ def run(image: str, mountpoint: str, quiet: bool, **wanted: Any) -> None:
     program does: its exit code, 128 + n after signal n; 127 where it is not found, 126 where it cannot be executed, and
     125 where imgfs failed, which leaves no container.
     """
+    waiting = _supervisor(mountpoint)
     from imgfs.cli.running import run_new
 
-    run_new(mountpoint, image, quiet=quiet, **wanted)
+    run_new(waiting, mountpoint, image, quiet=quiet, **wanted)
 
 
 @click.command(cls=RunCommand)
@@ -99,6 +104,15 @@ def start(id: str, attach: bool, interactive: bool, mountpoint: str) -> None:
 
     Its files are as they are now. Prints its id; with -a exits as the program does, otherwise as `imgfs run`.
     """
+    waiting = _supervisor(mountpoint)
     from imgfs.cli.running import run_again
 
-    run_again(mountpoint, id, attach=attach, interactive=interactive)
+    run_again(waiting, mountpoint, id, attach=attach, interactive=interactive)
+
+
+def _supervisor(mountpoint: str) -> Waiting:
+    """Begin with what takes longest: the rest is loaded and done beside it."""
+    from imgfs.execution.launching import Waiting, check_root
+
+    check_root()
+    return Waiting(os.path.abspath(mountpoint))

@@ -17,14 +17,14 @@ from imgfs.cli.failure import Failure
 from imgfs.cli.naming import Found, find
 from imgfs.cli.site import site_of
 from imgfs.cli.tree import Tree
+from imgfs.execution.launching import Waiting
 from imgfs.execution.records import Records
-from imgfs.execution.starting import Attached, Manner, Source, Started, check_root, start_again, start_new
+from imgfs.execution.starting import Attached, Manner, Source, Started, start_again, start_new
 from imgfs.execution.wish import Wish, parse_memory, parse_variable, parse_volume
 
 
-def run_new(mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:
+def run_new(waiting: Waiting, mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:
     """Make a container of an image, which comes here first. `wanted` are the options of `imgfs run`."""
-    check_root()
     wish = _wish(**wanted)
     detach = bool(wanted["detach"])
     tree = Tree.open(mountpoint)
@@ -32,16 +32,15 @@ def run_new(mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:
     source = _source(tree, find(tree, image, quiet=quiet), image, quiet=quiet)
     front = Front(terminal=wish.terminal, interactive=wish.interactive) if not detach else None
     manner = Manner(wanted["id"], detach, bool(wanted["remove"]))
-    _follow(front, lambda attached: start_new(site, source, wish, manner, attached))
+    _follow(front, lambda attached: start_new(site, source, wish, manner, attached, waiting))
 
 
-def run_again(mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
+def run_again(waiting: Waiting, mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
     """Start a container that has ended once more."""
-    check_root()
     site = site_of(Tree.open(mountpoint))
     container = Records(site.state).get(id).container()
     front = Front(terminal=container.tty, interactive=interactive) if attach else None
-    _follow(front, lambda attached: start_again(site, id, attached))
+    _follow(front, lambda attached: start_again(site, id, attached, waiting))
 
 
 def _follow(front: Front | None, begin: Callable[[Attached], Started]) -> None:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from imgfs.cli.failure import from_os_error
+from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.tree import Tree
-from imgfs.errors import Invalid
 from imgfs.execution.choice import accepted, installed
-from imgfs.execution.kinds import RUNTIME, Options
+from imgfs.execution.options import Options, Program
 from imgfs.execution.records import Records
 from imgfs.execution.starting import Site
-from imgfs.plugins.alone import objects_of
 
 
 def site_of(tree: Tree) -> Site:
     """Where containers are started. Raises NotFound where no runtime is installed."""
-    state, options = state_of(tree), _options(tree)
-    runtimes = installed(objects_of(RUNTIME), options.runtime)
+    state = state_of(tree)
+    options = msgspec.convert(_facts(tree, "execution/oci/config"), Options)
+    runtimes = installed(_programs(tree), options.runtime)
     return Site(
-        tree.path, state, accepted(runtimes, Records(state).runtime_root), options.log_bytes, options.deadline_seconds
+        mountpoint=tree.path,
+        state=state,
+        runtimes=accepted(runtimes, Records(state).runtime_root),
+        log_bytes=options.log_bytes,
+        deadline=options.deadline_seconds,
     )
 
 
@@ -35,12 +42,25 @@ def state_of(tree: Tree) -> Path:
         raise from_os_error(error, path) from None
 
 
-def _options(tree: Tree) -> Options:
-    path = f"{tree.path}/.imgfs/plugins/execution/oci/config"
+def _programs(tree: Tree) -> Iterator[Program]:
+    """The runtimes that the plugins of this mount name, in their order."""
+    for id in sorted(os.listdir(f"{tree.path}/.imgfs/plugins/runtime")):
+        program = _facts(tree, f"runtime/{id}/exports").get("program")
+        if isinstance(program, str) and _read(tree, f"runtime/{id}/status").strip() == b"running":
+            yield Program(id, program)
+
+
+def _facts(tree: Tree, name: str) -> dict[str, Any]:
+    return tomllib.loads(_read(tree, name).decode(errors="replace"))
+
+
+def _read(tree: Tree, name: str) -> bytes:
+    path = f"{tree.path}/.imgfs/plugins/{name}"
     try:
         with open(path, "rb") as file:
-            return msgspec.convert(tomllib.load(file), Options)
+            return file.read()
     except FileNotFoundError:
-        raise Invalid("execution.oci: is no plugin of this mount; see `imgfs plugins`") from None
+        plugin = ".".join(name.split("/")[:2])
+        raise Failure(f"{plugin}: is no plugin of this mount; see `imgfs plugins`", errno.ENOENT) from None
     except OSError as error:
         raise from_os_error(error, path) from None

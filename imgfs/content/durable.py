@@ -9,7 +9,6 @@ import errno
 import os
 import re
 import shutil
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +22,7 @@ DAMAGED = ".damaged"
 
 def temporary_name() -> str:
     """A fresh name that `sweep` recognises."""
-    return f"{TEMPORARY}{uuid.uuid4().hex}"
+    return f"{TEMPORARY}{os.urandom(16).hex()}"
 
 
 def is_temporary_name(name: str) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 
 from imgfs.content.durable import write_file
 from imgfs.errors import NotFound
-from imgfs.execution.kinds import Program
+from imgfs.execution.options import Program
 from imgfs.execution.record import Runtime
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

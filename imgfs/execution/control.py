@@ -72,6 +72,15 @@ class Connection:
             raise Malformed("control: a message that is no JSON object")
         return cast("Json", message)
 
+    def send_files(self, data: bytes, files: list[int]) -> None:
+        """Send a message with open files, which stay open here too. Raises OSError."""
+        socket.send_fds(self._end, [data], files)
+
+    def receive_files(self, most: int) -> tuple[bytes, list[int]]:
+        """The next message with its files, which are closed on exec; no bytes when the other side is gone."""
+        data, files, _, _ = socket.recv_fds(self._end, MESSAGE_MAX, most, socket.MSG_CMSG_CLOEXEC)
+        return data, files
+
     def answer(self) -> Json:
         """The next message, which has to be there. Raises Refused for an error, NotFound where nobody is there."""
         message = self.receive()

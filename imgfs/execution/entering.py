@@ -13,10 +13,12 @@ import subprocess
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
+
+import msgspec
 
 from imgfs.errors import Malformed
 from imgfs.execution.runtime import OciRuntime
@@ -46,7 +48,7 @@ def enter(runtime: OciRuntime, id: str, spec: Mapping[str, Any], entry: Entry) -
     with tempfile.TemporaryDirectory(prefix="imgfs-exec-") as directory:
         process = Path(directory, "process.json")
         process.write_text(json.dumps(process_of(spec, entry)))
-        mine = replace(runtime, log=Path(directory, "log"))
+        mine = msgspec.structs.replace(runtime, log=Path(directory, "log"))
         stdin = None if entry.interactive or entry.terminal else subprocess.DEVNULL
         with _handing_on() as begun:
             child = subprocess.Popen(mine.words("exec", "--process", str(process), id), stdin=stdin)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -28,8 +27,7 @@ class _Config(msgspec.Struct):
     config: _Process | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ImageProcess:
+class ImageProcess(msgspec.Struct, frozen=True):
     """The process as the image has it."""
 
     user: str = ""
@@ -38,7 +36,7 @@ class ImageProcess:
     cmd: tuple[str, ...] = ()
     working_dir: str = ""
     stop_signal: str = ""
-    labels: dict[str, str] = field(default_factory=dict[str, str])
+    labels: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 def parse_process(data: bytes) -> tuple[ImageConfig, ImageProcess]:

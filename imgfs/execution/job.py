@@ -1,4 +1,4 @@
-"""What a supervisor is started with: one JSON argument that names the record and the descriptors it inherits."""
+"""What a supervisor is to do: a message that it gets first, with the open files that belong to it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from imgfs.execution.record import Runtime
 
 NONE = -1
 """In place of a descriptor: none."""
+_FILES = ("lock", "stdin", "stdout", "stderr", "terminal")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Descriptors are numbers that are open in the new process."""
+    """One container to run. Descriptors are numbers of the process that has the job."""
 
     state: str
     id: str
     lock: int
     """The record's lock, held."""
-    client: int
-    """A control connection to whoever starts it: gets the first answer when the program runs, or why it does not."""
     stdin: int = NONE
     stdout: int = NONE
     stderr: int = NONE
@@ -34,3 +33,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     is_logged: bool
     is_new: bool
     """Whether the container goes if it cannot be started."""
+
+    def encode(self) -> tuple[bytes, list[int]]:
+        """The message, and the files that go with it, in its order."""
+        return msgspec.json.encode(self), [one for one in self._descriptors if one != NONE]
+
+    @property
+    def _descriptors(self) -> list[int]:
+        return [getattr(self, name) for name in _FILES]
+
+
+def decode_job(data: bytes, files: list[int]) -> Job:
+    """The job of a message: its descriptors are those of `files`."""
+    job, left = msgspec.json.decode(data, type=Job), iter(files)
+    here = {name: next(left) for name in _FILES if getattr(job, name) != NONE}
+    return msgspec.structs.replace(job, **here)

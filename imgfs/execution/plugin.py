@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from imgfs.execution.containers import CONTAINERS, Containers, Keeping
-from imgfs.execution.kinds import EXECUTION, RUNTIME, Options, Program
+from imgfs.execution.kinds import EXECUTION, RUNTIME
+from imgfs.execution.options import Options, Program
 from imgfs.execution.records import Records
 from imgfs.plugins.contract import Context, Plugin
 
@@ -18,6 +19,6 @@ def _containers(context: Context) -> Containers:
 
 LOCAL = Plugin(CONTAINERS, "local", _containers, requires=(EXECUTION,), options=Keeping)
 OCI = Plugin(EXECUTION, "oci", _records, options=Options)
-CRUN = Plugin(RUNTIME, "crun", lambda _: Program("crun", "crun"), optional=True)
-RUNC = Plugin(RUNTIME, "runc", lambda _: Program("runc", "runc"), optional=True)
-YOUKI = Plugin(RUNTIME, "youki", lambda _: Program("youki", "youki"), optional=True)
+CRUN = Plugin(RUNTIME, "crun", lambda _: Program("crun", "crun"), optional=True, exports={"program": "crun"})
+RUNC = Plugin(RUNTIME, "runc", lambda _: Program("runc", "runc"), optional=True, exports={"program": "runc"})
+YOUKI = Plugin(RUNTIME, "youki", lambda _: Program("youki", "youki"), optional=True, exports={"program": "youki"})

@@ -9,13 +9,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import shutil
 import time
-import uuid
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from imgfs.content.durable import fsync_path, make_directory, write_file
 from imgfs.errors import AlreadyExists, Busy, ImgfsError, Invalid, NotFound, from_os
@@ -34,13 +33,13 @@ from imgfs.execution.record import (
 NEW, GONE = ".new-", ".gone-"
 """How the names of records begin that are being made, and of those that are being removed."""
 ID_MAX = 128
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+_OTHERS = str.maketrans("", "", "_.-")
 _LOCK_PATIENCE = 1.0
 """Seconds in which whoever only looks whether a lock is held lets go of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One container's directory."""
 
     path: Path
@@ -186,7 +185,7 @@ class Records:
         """A new record under a temporary name. Raises OSError."""
         for directory in (self.directory, self.deleted, self.runtime_root):
             make_directory(directory)
-        record = Record(self.directory / f"{NEW}{uuid.uuid4().hex}")
+        record = Record(self.directory / f"{NEW}{os.urandom(16).hex()}")
         os.mkdir(record.path, 0o700)
         return record
 
@@ -208,14 +207,14 @@ class Records:
         """Take the name of a record away again: it is one that is being made. Raises OSError."""
         if record.path.name.startswith(NEW):
             return record
-        withdrawn = Record(self.directory / f"{NEW}{uuid.uuid4().hex}")
+        withdrawn = Record(self.directory / f"{NEW}{os.urandom(16).hex()}")
         os.rename(record.path, withdrawn.path)
         fsync_path(self.directory)
         return withdrawn
 
     def forget(self, record: Record) -> None:
         """Take a record away at once, and then from disk. Raises OSError; what is left is collected later."""
-        gone = self.directory / f"{GONE}{uuid.uuid4().hex}"
+        gone = self.directory / f"{GONE}{os.urandom(16).hex()}"
         try:
             os.rename(record.path, gone)
         except FileNotFoundError:
@@ -280,12 +279,12 @@ class Records:
 
 def new_key(id: str) -> str:
     """A key for the snapshot of a container of that id: no earlier one of the same id had it."""
-    return f"{id}-{uuid.uuid4().hex[:8]}"
+    return f"{id}-{os.urandom(4).hex()}"
 
 
 def is_id(id: str) -> bool:
     """Whether a container may be called so: what runtimes, file names and host names all take."""
-    return len(id) <= ID_MAX and bool(_ID.match(id))
+    return len(id) <= ID_MAX and id[:1] in _LETTERS and _LETTERS.issuperset(id.translate(_OTHERS))
 
 
 def check_id(id: str) -> None:

@@ -1,7 +1,7 @@
-"""Taking a container away: what became of it is written down, then its snapshot goes, then its record.
+"""Taking away what is left of a container: what its runtime keeps, its mount; all of it where it never ran.
 
-Killed in between, it is done again: a record without a snapshot can still be deleted, and what was written down is
-written again. A snapshot has a key that no other had, so removing it twice harms nobody.
+A snapshot has a key that no other had, so removing it twice harms nobody. Containers that ran are deleted by the
+daemon (fs/deleting.py).
 """
 
 from __future__ import annotations
@@ -24,20 +24,6 @@ GOING_SECONDS = 5.0
 _POLL = 0.02
 _BEGINNING_SECONDS = 60.0
 """How old a record without a word in it is before it is taken for a dead one's. One with words has its lock held."""
-
-
-def delete(records: Records, record: Record) -> None:
-    """Delete a container that has ended. Raises Busy while it runs, NotFound, StorageFailed, NoSpace.
-
-    For whoever is outside of the daemon: the snapshot is removed through the mount. Blocks.
-    """
-    if record.status().status != "stopped":
-        raise Busy(f"container {record.id}: is running; `imgfs kill {record.id}` ends it")
-    records.keep_deleted(record)
-    container = record.container()
-    discard_runtime(records, record, container)
-    remove_snapshot(container)
-    records.forget(record)
 
 
 def remove_snapshot(container: Container) -> None:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -28,15 +27,13 @@ _LOG_READ = 1 << 16
 _COMPLAINT_MAX = 1000
 _UMASK = 0o022
 _ERRORS = ("error", "fatal")
-_NO_PROGRAM = re.compile(
+_NO_PROGRAM = (
     r"executable file (not found|.* not found)|exec.*no such file or directory|no such file or directory.*exec"
-    r"|failed to find .*executable|executable .* not found",
-    re.IGNORECASE | re.DOTALL,
+    r"|failed to find .*executable|executable .* not found"
 )
-_NO_PERMISSION = re.compile(
+_NO_PERMISSION = (
     r"exec.*(permission denied|is a directory|exec format error)|open executable: permission denied"
-    r"|not executable|executable permission",
-    re.IGNORECASE | re.DOTALL,
+    r"|not executable|executable permission"
 )
 NO_PROGRAM, NOT_EXECUTABLE = 127, 126
 """What a shell exits with where a command is not found, or cannot be executed."""
@@ -59,8 +56,7 @@ class _Line(msgspec.Struct):
     fields: dict[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class OciRuntime:
+class OciRuntime(msgspec.Struct, frozen=True):
     """An installed runtime. `root` is where it keeps its state; blocking calls, all of them."""
 
     name: str
@@ -181,9 +177,10 @@ class OciRuntime:
 
 
 def _shell_code(said: str) -> int | None:
-    if _NO_PERMISSION.search(said):
+    flags = re.IGNORECASE | re.DOTALL
+    if re.search(_NO_PERMISSION, said, flags):
         return NOT_EXECUTABLE
-    return NO_PROGRAM if _NO_PROGRAM.search(said) else None
+    return NO_PROGRAM if re.search(_NO_PROGRAM, said, flags) else None
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -7,8 +7,9 @@ seccomp filter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from imgfs.execution.process import HOST_NAME_MAX, Process
 from imgfs.execution.wish import Network, Volume
@@ -29,8 +30,7 @@ _OPEN_FILES = 1024
 _UMASK = 0o022
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """Where a process runs."""
 
     id: str

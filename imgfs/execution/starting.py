@@ -8,16 +8,11 @@ names its snapshot before there is one, and whoever makes it holds its lock, so 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import secrets
 import select
-import socket
 import subprocess
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -28,7 +23,6 @@ from imgfs.errors import (
     Busy,
     ImgfsError,
     NotFound,
-    NotPermitted,
     StorageFailed,
     Unsupported,
     from_os,
@@ -38,6 +32,7 @@ from imgfs.execution.descriptors import opened
 from imgfs.execution.image import ImageProcess, parse_process
 from imgfs.execution.inside import make_directory, read_file
 from imgfs.execution.job import NONE, Job
+from imgfs.execution.launching import Waiting, check_root
 from imgfs.execution.process import Process, arguments, environment, working_directory
 from imgfs.execution.record import Container, Runtime, Status, encode, now
 from imgfs.execution.records import Record, Records, new_key
@@ -53,8 +48,7 @@ _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
 _STOP_SIGNAL = "SIGTERM"
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(msgspec.Struct, frozen=True):
     """Where containers are started: a mounted tree, its state directory, and how its daemon wants them."""
 
     mountpoint: str
@@ -69,8 +63,7 @@ class Site:
         return f"{self.mountpoint}/snapshots/active/{key}/rootfs"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """An image of which all is here."""
 
     name: str
@@ -79,8 +72,7 @@ class Source:
     config: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(msgspec.Struct, frozen=True):
     """What becomes of the container, besides what runs in it."""
 
     id: str | None = None
@@ -88,8 +80,7 @@ class Manner:
     remove: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(msgspec.Struct, frozen=True):
     """Descriptors of whoever starts it, which stay his. `terminal` is a stream socket, in place of the others."""
 
     stdin: int = NONE
@@ -101,8 +92,7 @@ class Attached:
     """When it is readable before the program runs, the program is not to run any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """A container whose program runs. `control` is told of its end; closing it does not end anything."""
 
     id: str
@@ -111,19 +101,15 @@ class Started:
     notes: tuple[str, ...]
 
 
-def check_root() -> None:
-    """Raise NotPermitted for an ordinary user."""
-    if os.geteuid():
-        raise NotPermitted("containers: are started by root only; there are no rootless ones")
-
-
 def new_id() -> str:
     """An id that nobody has."""
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()
 
 
-def start_new(site: Site, source: Source, wish: Wish, manner: Manner, attached: Attached) -> Started:
-    """Make a container and start it; returns when its program runs.
+def start_new(
+    site: Site, source: Source, wish: Wish, manner: Manner, attached: Attached, waiting: Waiting | None = None
+) -> Started:
+    """Make a container and start it; returns when its program runs. Its supervisor is `waiting`, or a new one.
 
     Raises AlreadyExists for an id that is taken, Invalid and NotFound for what image or wish get wrong, Unsupported for
     an image of another architecture, NoSpace, StorageFailed, and Refused with the runtime's words. Then there is no
@@ -159,13 +145,13 @@ def start_new(site: Site, source: Source, wish: Wish, manner: Manner, attached: 
     try:
         is_logged = manner.detach or not wish.interactive
         job = _job(site, container, lock, attached, is_logged=is_logged, is_new=True)
-        return _launch(record, job, attached.interrupted)
+        return _launch(record, job, attached.interrupted, waiting)
     finally:
         os.close(lock)
 
 
-def start_again(site: Site, id: str, attached: Attached) -> Started:
-    """Start a container that has ended once more, on its snapshot as it is now.
+def start_again(site: Site, id: str, attached: Attached, waiting: Waiting | None = None) -> Started:
+    """Start a container that has ended once more, on its snapshot as it is now. For the rest as `start_new`.
 
     Raises NotFound, Busy while it runs, and as `start_new`; then it is as it was.
     """
@@ -178,7 +164,7 @@ def start_again(site: Site, id: str, attached: Attached) -> Started:
             raise Busy(f"container {id}: is running")
         _walk(site, container.snapshot)
         job = _job(site, container, lock, attached, is_logged=True, is_new=False)
-        return _launch(record, job, attached.interrupted)
+        return _launch(record, job, attached.interrupted, waiting)
     finally:
         os.close(lock)
 
@@ -284,7 +270,6 @@ def _job(site: Site, container: Container, lock: int, attached: Attached, *, is_
         state=str(site.state),
         id=container.id,
         lock=lock,
-        client=NONE,
         stdin=attached.stdin,
         stdout=attached.stdout,
         stderr=attached.stderr,
@@ -298,23 +283,20 @@ def _job(site: Site, container: Container, lock: int, attached: Attached, *, is_
     )
 
 
-def _launch(record: Record, job: Job, interrupted: int) -> Started:
-    """Start the supervisor, in a session of its own, and hear whether the program runs."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    control = Connection(ours)
+def _launch(record: Record, job: Job, interrupted: int, waiting: Waiting | None) -> Started:
+    """Give a supervisor its job, and hear whether the program runs."""
+    chosen = waiting or Waiting(record.container().mountpoint)
+    control = chosen.control
     try:
-        with theirs, ExitStack() as copies:
-            process = _spawn(_inherited(msgspec.structs.replace(job, client=theirs.fileno()), copies))
+        control.send_files(*job.encode())
         _await(control, interrupted)
         first = control.answer()
     except BaseException as error:
         control.close()  # one that has not begun the program begins it no more
-        if isinstance(error, NotFound):
+        if isinstance(error, NotFound | OSError):
             raise StorageFailed(f"container {job.id}: its supervisor died; see the log of the kernel") from None
-        if isinstance(error, OSError):
-            raise StorageFailed(f"container {job.id}: its supervisor cannot be started: {error.strerror}") from None
         raise
-    return Started(job.id, control, process, tuple(str(note) for note in first.get("notes", ())))
+    return Started(job.id, control, chosen.process, tuple(str(note) for note in first.get("notes", ())))
 
 
 def _await(control: Connection, interrupted: int) -> None:
@@ -324,33 +306,6 @@ def _await(control: Connection, interrupted: int) -> None:
         waiting.register(descriptor, select.POLLIN)
     if control.fileno() not in dict(waiting.poll()):
         control.send({"do": "cancel"})
-
-
-def _inherited(job: Job, copies: ExitStack) -> Job:
-    """The same with descriptors that are none of the first three, which are the supervisor's own."""
-
-    def copied(descriptor: int) -> int:
-        if descriptor == NONE:
-            return NONE
-        copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-        copies.callback(os.close, copy)
-        return copy
-
-    names = ("lock", "client", "stdin", "stdout", "stderr", "terminal")
-    return msgspec.structs.replace(job, **{name: copied(getattr(job, name)) for name in names})
-
-
-def _spawn(job: Job) -> subprocess.Popen[bytes]:
-    kept = {job.lock, job.client, job.stdin, job.stdout, job.stderr, job.terminal} - {NONE}
-    return subprocess.Popen(
-        [sys.executable, "-m", "imgfs.execution.supervisor", msgspec.json.encode(job).decode()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=sorted(kept),
-        cwd="/",
-        start_new_session=True,
-    )
 
 
 def _taken(id: str) -> AlreadyExists:

@@ -7,7 +7,8 @@ rules are those of Docker and podman (image-spec, config.md, "User").
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from imgfs.errors import Invalid, NotFound
 
@@ -17,8 +18,7 @@ GROUPS_MAX = 65536
 """NGROUPS_MAX of the kernel."""
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """Numbers for the kernel, and where the user's home is."""
 
     uid: int
@@ -28,16 +28,14 @@ class User:
     home: str = "/"
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
+class _Account(msgspec.Struct, frozen=True):
     name: bytes
     uid: int
     gid: int
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(msgspec.Struct, frozen=True):
     name: bytes
     gid: int
     members: tuple[bytes, ...]

@@ -6,21 +6,21 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from imgfs.errors import Invalid, NotFound
 from imgfs.execution.image import WORDS_MAX
 
 Network = Literal["host", "none"]
-_SIZE = re.compile(r"([0-9]+)([bkmgt]?)", re.IGNORECASE)
+_SIZE = r"([0-9]+)([bkmgtBKMGT]?)"
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MEMORY_LEAST = 6 << 20
 """Bytes; with less not even the runtime's own start fits in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(msgspec.Struct, frozen=True):
     """A directory or file of the host, shown in the container."""
 
     source: str
@@ -28,8 +28,7 @@ class Volume:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """What is to run and how. Empty and None mean: as the image says.
 
     `cwd` of relative volumes and the values of `-e NAME` are resolved before (parse_volume, parse_variable).
@@ -86,7 +85,7 @@ def parse_variable(text: str, environment: Mapping[str, str]) -> tuple[str, str 
 
 def parse_memory(text: str) -> int:
     """Read a size in bytes, or with k, m, g behind it. Raises Invalid."""
-    found = _SIZE.fullmatch(text)
+    found = re.fullmatch(_SIZE, text)
     size = int(found[1]) * _UNITS[found[2].lower()] if found and len(text) < 20 else 0
     if not MEMORY_LEAST <= size < 1 << 60:
         raise Invalid(

@@ -19,6 +19,7 @@ from imgfs.cli.tree import Tree
 from imgfs.execution.control import Connection, Json
 from imgfs.execution.record import Status
 from imgfs.execution.records import Record, Records
+from imgfs.execution.removal import discard_runtime
 from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_new
 from imgfs.execution.wish import Wish
 from imgfs.testing.build import Image
@@ -128,25 +129,24 @@ class Box:
         assert f"{self.records.directory}/" not in table
         assert f"{self.mount.snapshots}/active/" not in table
         assert not [one for id in ids for one in Path("/sys/fs/cgroup").glob(f"**/imgfs-{id}")]
-        until(lambda: not supervisors(self.mount.state))
+        until(lambda: not supervisors(self.mount.path))
 
 
 def _take_away(records: Records, record: Record) -> None:
-    from imgfs.execution.removal import delete, discard_runtime
-
     discard_runtime(records, record, record.container())
     until(lambda: record.status().status == "stopped")
     until(lambda: not record.is_supervised())
-    delete(records, record)
+    with suppress(FileNotFoundError):
+        os.rmdir(f"{record.container().mountpoint}/containers/{record.id}")
 
 
-def supervisors(state: Path) -> list[int]:
-    """The pids of supervisors of containers of a state directory."""
+def supervisors(mountpoint: Path) -> list[int]:
+    """The pids of supervisors of containers of a mount."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            command = path.read_bytes()
-            if b"imgfs.execution.supervisor" in command and f'"{state}"'.encode() in command:
+            words = path.read_bytes().split(b"\0")
+            if b"imgfs.execution.supervisor" in words and os.fsencode(mountpoint) in words:
                 found.append(int(path.parent.name))
     return found
 

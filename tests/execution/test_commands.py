@@ -136,9 +136,9 @@ def test_a_log_that_is_full_goes_on_in_another_one(faked: Box) -> None:
 
 def test_the_end_of_a_container_without_its_supervisor_is_not_invented(box: Box) -> None:
     ready(box, "left")
-    (supervisor,) = supervisors(box.mount.state)
+    (supervisor,) = supervisors(box.mount.path)
     os.kill(supervisor, signal.SIGKILL)
-    until(lambda: not supervisors(box.mount.state))
+    until(lambda: not supervisors(box.mount.path))
     assert told(box, "ps", "-q") == "left\n"
     with refused(errno.EBUSY):
         os.rmdir(at(box, "left"))
@@ -171,7 +171,7 @@ def test_one_that_was_to_go_and_ended_without_a_daemon_is_deleted_by_the_next(bo
     box.mount.kill()
     box.kill("unseen")
     started.control.close()
-    until(lambda: len(supervisors(box.mount.state)) == 1)
+    until(lambda: len(supervisors(box.mount.path)) == 1)
     box.mount.start()
     until(lambda: sorted(os.listdir(at(box, "unseen").parent)) == ["temporary"])
     assert json.loads((box.mount.path / ".imgfs/deleted/containers/unseen").read_bytes())["signal"] == 9

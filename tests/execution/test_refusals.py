@@ -9,7 +9,7 @@ import pytest
 
 from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, Unsupported
 from imgfs.execution.choice import accepted, installed, remember_refusal
-from imgfs.execution.kinds import Program
+from imgfs.execution.options import Program
 from imgfs.execution.record import Runtime
 from imgfs.execution.wish import Wish
 from tests.execution.box import Box

@@ -33,7 +33,7 @@ def test_runtime_that_fails(faked: Box, runtime: Path, command: str, quirk: str,
     set_quirks(runtime, **{command: quirk})
     with pytest.raises(ImgfsError, match=told):
         faked.start("box", "true", id="one")
-    until(lambda: not supervisors(faked.mount.state))
+    until(lambda: not supervisors(faked.mount.path))
     faked.assert_nothing_stays("one")
 
 
@@ -86,7 +86,7 @@ def test_command_that_is_killed_while_it_starts_leaves_nothing(
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert said == (b"imgfs: runtime fake: `create` was given up\n" if number == signal.SIGINT else b"")
-    until(lambda: not supervisors(faked.mount.state))
+    until(lambda: not supervisors(faked.mount.path))
     faked.assert_nothing_stays("five")
 
 

@@ -1,12 +1,11 @@
-"""`python -m imgfs.execution.supervisor JOB`."""
+"""`python -m imgfs.execution.supervisor DESCRIPTOR MOUNTPOINT`: a control connection that the job comes by."""
 
 from __future__ import annotations
 
+import socket
 import sys
 
-import msgspec
-
-from imgfs.execution.job import Job
+from imgfs.execution.control import Connection
 from imgfs.execution.supervisor.life import supervise
 
-supervise(msgspec.json.decode(sys.argv[1], type=Job))
+supervise(Connection(socket.socket(fileno=int(sys.argv[1]))))

@@ -6,15 +6,14 @@ more; the lock is let go last. What cannot be started leaves nothing, or what wa
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
-import socket
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -23,10 +22,10 @@ from imgfs.errors import Cancelled, ImgfsError, from_os
 from imgfs.execution.choice import remember_refusal
 from imgfs.execution.control import Connection, Json
 from imgfs.execution.image import signal_number
-from imgfs.execution.job import Job
+from imgfs.execution.job import Job, decode_job
 from imgfs.execution.record import Container, Runtime, Status, now
 from imgfs.execution.records import Records, start_time
-from imgfs.execution.removal import collect, delete, unmake, unmount_rootfs
+from imgfs.execution.removal import collect, unmake, unmount_rootfs
 from imgfs.execution.runtime import OciRuntime, RuntimeFailed
 from imgfs.execution.supervisor.groups import oom_counter, oom_kills
 from imgfs.execution.supervisor.output import Log
@@ -38,15 +37,23 @@ from imgfs.kernel.process import adopt_orphans
 _RETRY = 1.0
 """Seconds after which a status that the disk did not take is written again."""
 _SIGNALS = 64
+_FILES_MAX = 8
 
 
-def supervise(job: Job) -> None:
-    """Run the container of a job to its end. The first answer to `job.client` says whether its program runs."""
+def supervise(client: Connection) -> None:
+    """Run the container of the job that `client` sends to its end; without a job there is nothing to do.
+
+    The first answer says whether its program runs.
+    """
+    data, files = client.receive_files(_FILES_MAX)
+    if not data:
+        return
+    job = decode_job(data, files)
     adopt_orphans()
     os.umask(0o077)
     os.ftruncate(job.lock, 0)
     os.pwrite(job.lock, f"pid {os.getpid()}\n".encode(), 0)
-    client = Connection(socket.socket(fileno=job.client))
+    Path("/proc/self/comm").write_text(f"imgfs:{job.id}")
     life = _Life(job, client)
     try:
         life.begin()
@@ -92,7 +99,7 @@ class _Life:
         if _is_gone(self._client):
             raise Cancelled(f"container {record.id}: whoever started it wants it no more")
         started = now()
-        replace(self._runtime, stop=self._client.fileno()).start(record.id)
+        msgspec.structs.replace(self._runtime, stop=self._client.fileno()).start(record.id)
         self._status = Status(status="running", pid=pid, start_time=start_time(pid), started=started)
         if not _is_ready(self._process):  # what has ended already is never said to run
             record.put_status(self._status)
@@ -144,11 +151,9 @@ class _Life:
             if self._log.lost:
                 self._note(f"{self._log.lost} bytes of its output did not fit on the disk")
         if self._container.remove:
-            os.close(self._job.lock)  # while it is held the snapshot is in use
-            try:
-                delete(self._records, self.record)
-            except (ImgfsError, OSError) as error:
-                told["notes"] = [str(error)]
+            os.close(self._job.lock)  # while it is held nobody else may delete it
+            if why := self._delete():
+                told["notes"] = [why]
         with suppress(OSError):
             self._client.send(told)
 
@@ -163,6 +168,16 @@ class _Life:
         os.stat(place)
         bind(place, str(self.record.rootfs), trusted=True)
 
+    def _delete(self) -> str:
+        """Delete the container as anybody would. Returns why it stays; the next start of the daemon deletes it then."""
+        try:
+            os.rmdir(f"{self._container.mountpoint}/containers/{self.record.id}")
+        except OSError as error:
+            if error.errno != errno.ENOENT or self.record.path.exists():
+                reason = os.strerror(error.errno or errno.EIO)
+                return f"container {self.record.id}: stays until imgfs is mounted again, or `imgfs delete`: {reason}"
+        return ""
+
     def _create(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
         """Have the first runtime make it that can; which refused this host is remembered. Raises what the first did."""
         refused: list[tuple[Runtime, RuntimeFailed]] = []
@@ -170,7 +185,7 @@ class _Life:
             runtime = self._called(one)
             stdio, console, complaint = streams.stdio, streams.console, streams.complaint
             try:
-                called = replace(runtime, stop=self._client.fileno())
+                called = msgspec.structs.replace(runtime, stop=self._client.fileno())
                 called.create(self.record.id, self.record.bundle, pid_file, stdio, console, complaint)
             except RuntimeFailed as error:
                 with suppress(ImgfsError):

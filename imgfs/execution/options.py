@@ -1,0 +1,25 @@
+"""What can be chosen of execution, in words that the daemon and the command line share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+
+class Program(msgspec.Struct, frozen=True):
+    """An OCI runtime: what people call it, and the program that is looked for in PATH."""
+
+    name: str
+    program: str
+
+
+class Options(msgspec.Struct, frozen=True):
+    """`[plugins.execution.oci]`."""
+
+    runtime: str = ""
+    """The only runtime to use: a name, or an absolute path; empty for the first that is here and takes the host."""
+    log_bytes: Annotated[int, msgspec.Meta(ge=1 << 12)] = 16 << 20
+    """How long a container's log becomes before it is log.1 and another one begins."""
+    deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+    """How long a call of a runtime may take."""
