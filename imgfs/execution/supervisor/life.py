@@ -99,7 +99,7 @@ class _Life:
         if _is_gone(self._client):
             raise Cancelled(f"container {record.id}: whoever started it wants it no more")
         started = now()
-        msgspec.structs.replace(self._runtime, stop=self._client.fileno()).start(record.id)
+        self._runtime.start(record.id)  # not given up any more: the program may have begun
         self._status = Status(status="running", pid=pid, start_time=start_time(pid), started=started)
         if not _is_ready(self._process):  # what has ended already is never said to run
             record.put_status(self._status)

@@ -16,7 +16,7 @@ _PIECE = 1 << 16
 
 
 class Log:
-    """`log`, and before it `log.1`: raw bytes in the order of their arrival, each of `limit` bytes and a piece at most.
+    """`log`, and before it `log.1`: raw bytes in the order of their arrival, `limit` bytes in each at most.
 
     What the disk does not take is lost and counted; the container goes on.
     """
@@ -34,10 +34,12 @@ class Log:
         """Append. Called by several threads."""
         with self._writing:
             try:
-                if self._size >= self._limit:
-                    self._rotate()
-                _write_all(self._file, data)
-                self._size += len(data)
+                while data:
+                    if self._size >= self._limit:
+                        self._rotate()
+                    written = os.write(self._file, data[: self._limit - self._size])
+                    self._size += written
+                    data = data[written:]
             except OSError:
                 self.lost += len(data)
 
