@@ -21,12 +21,12 @@ import msgspec
 from imgfs.errors import Cancelled, ImgfsError, from_os
 from imgfs.execution.choice import remember_refusal
 from imgfs.execution.control import Connection, Json
-from imgfs.execution.image import signal_number
 from imgfs.execution.job import Job, decode_job
 from imgfs.execution.record import Container, Runtime, Status, now
 from imgfs.execution.records import Records, start_time
 from imgfs.execution.removal import collect, unmake, unmount_rootfs
 from imgfs.execution.runtime import OciRuntime, RuntimeFailed
+from imgfs.execution.signals import signal_number
 from imgfs.execution.supervisor.groups import oom_counter, oom_kills
 from imgfs.execution.supervisor.output import Log
 from imgfs.execution.supervisor.server import Server, number_of, unknown
