@@ -16,6 +16,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     id: str
+    record: str
+    """What the record's directory is called: the id, or a temporary name: then a start that fails leaves nothing."""
     lock: int
     """The record's lock, held."""
     stdin: int = NONE
@@ -31,8 +33,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float
     log_bytes: int
     is_logged: bool
-    is_new: bool
-    """Whether the container goes if it cannot be started."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is the container's first start."""
+        return self.record != self.id
 
     def encode(self) -> tuple[bytes, list[int]]:
         """The message, and the files that go with it, in its order."""

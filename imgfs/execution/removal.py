@@ -9,15 +9,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
+from imgfs.execution.groups import end_groups
 from imgfs.execution.record import Container
 from imgfs.execution.records import Record, Records
 from imgfs.execution.runtime import OciRuntime, RuntimeFailed
-from imgfs.kernel.mounts import unmount
+from imgfs.kernel.mounts import mounts_below, unmount
 
 GOING_SECONDS = 5.0
 """How long the mounts of a container that has ended may take to go: they go with the last process in them."""
@@ -54,12 +56,28 @@ def remove_snapshot(container: Container) -> None:
 def discard_runtime(records: Records, record: Record, container: Container) -> None:
     """Have the runtime forget a container whose supervisor could not tell it: it was killed, or the machine was.
 
-    Takes the mount of its rootfs away too. Blocks. What the runtime refuses is left to it.
+    Takes the mount of its rootfs away too. Blocks.
     """
-    if (records.runtime_root / record.id).exists():
+    if (records.runtime_root / container.id).exists():
         with suppress(RuntimeFailed, NotFound):
-            runtime_of(records, record, container).delete(record.id, force=True)
+            runtime_of(records, record, container).delete(container.id, force=True)
+    clear_leavings(records, container)
     unmount_rootfs(record)
+
+
+def clear_leavings(records: Records, container: Container) -> None:
+    """Remove what a runtime that was killed does not know of itself: processes, cgroups, its directory, mounts in it.
+
+    Blocks.
+    """
+    end_groups(container.snapshot)
+    place = records.runtime_root / container.id
+    if not place.exists():
+        return
+    for mount in mounts_below(str(place)):
+        with suppress(ImgfsError):
+            unmount(mount.mountpoint, detach=True)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def unmount_rootfs(record: Record) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from imgfs.execution.groups import group_of
 from imgfs.execution.process import HOST_NAME_MAX, Process
 from imgfs.execution.wish import Network, Volume
 
@@ -34,6 +35,8 @@ class Setting(msgspec.Struct, frozen=True):
     """Where a process runs."""
 
     id: str
+    key: str
+    """The key of its snapshot."""
     rootfs: str
     """An absolute path of the host."""
     read_only: bool = False
@@ -52,7 +55,7 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def cgroup(self) -> str:
         """Its cgroup, below the root of each hierarchy; so nobody else's end is its own."""
-        return f"/imgfs-{self.id}"
+        return f"/{group_of(self.key)}"
 
 
 def runtime_spec(process: Process, setting: Setting) -> Json:

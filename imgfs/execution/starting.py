@@ -144,7 +144,7 @@ def start_new(
     record, lock = _make(site, records, container, image, wish)
     try:
         is_logged = manner.detach or not wish.interactive
-        job = _job(site, container, lock, attached, is_logged=is_logged, is_new=True)
+        job = _job(site, container, record, lock, attached, is_logged=is_logged)
         return _launch(record, job, attached.interrupted, waiting)
     finally:
         os.close(lock)
@@ -163,7 +163,7 @@ def start_again(site: Site, id: str, attached: Attached, waiting: Waiting | None
         if record.status().status != "stopped":
             raise Busy(f"container {id}: is running")
         _walk(site, container.snapshot)
-        job = _job(site, container, lock, attached, is_logged=True, is_new=False)
+        job = _job(site, container, record, lock, attached, is_logged=True)
         return _launch(record, job, attached.interrupted, waiting)
     finally:
         os.close(lock)
@@ -189,7 +189,7 @@ def _is_emulated(architecture: str) -> bool:
 
 
 def _make(site: Site, records: Records, container: Container, image: ImageProcess, wish: Wish) -> tuple[Record, int]:
-    """The record, whole and with its name, and its lock. Raises as start_new."""
+    """The record, whole but for its name, and its lock. Raises as start_new."""
     lock = NONE
     record: Record | None = None
     try:
@@ -203,7 +203,7 @@ def _make(site: Site, records: Records, container: Container, image: ImageProces
         write_file(record.config, encode(spec))
         record.put_status(Status(status="created"))
         fsync_path(record.path)
-        return records.publish(record, container.id), lock
+        return record, lock
     except BaseException as error:
         if record is not None:
             with suppress(ImgfsError, OSError):
@@ -238,6 +238,7 @@ def _spec(site: Site, named: Record, container: Container, image: ImageProcess, 
     host_files = tuple(path for path in _HOST_FILES if os.path.exists(path)) if wish.network == "host" else ()
     setting = Setting(
         id=container.id,
+        key=container.snapshot,
         rootfs=str(named.rootfs),
         read_only=wish.read_only,
         network=wish.network,
@@ -265,10 +266,12 @@ def _mount_error(error: OSError, key: str, directory: str) -> ImgfsError:
     return Refused(f"snapshot active/{key}: {reason}", error.errno or errno.EIO)
 
 
-def _job(site: Site, container: Container, lock: int, attached: Attached, *, is_logged: bool, is_new: bool) -> Job:
+def _job(site: Site, container: Container, record: Record, lock: int, attached: Attached, *, is_logged: bool) -> Job:
+    is_new = record.path.name != container.id
     return Job(
         state=str(site.state),
         id=container.id,
+        record=record.path.name,
         lock=lock,
         stdin=attached.stdin,
         stdout=attached.stdout,
@@ -279,7 +282,6 @@ def _job(site: Site, container: Container, lock: int, attached: Attached, *, is_
         deadline=site.deadline,
         log_bytes=site.log_bytes,
         is_logged=is_logged,
-        is_new=is_new,
     )
 
 

@@ -128,7 +128,7 @@ class Box:
         table = Path("/proc/self/mountinfo").read_text()
         assert f"{self.records.directory}/" not in table
         assert f"{self.mount.snapshots}/active/" not in table
-        assert not [one for id in ids for one in Path("/sys/fs/cgroup").glob(f"**/imgfs-{id}")]
+        assert not [one for id in ids for one in Path("/sys/fs/cgroup").glob(f"*/imgfs-{id}-*")]
         until(lambda: not supervisors(self.mount.path))
 
 

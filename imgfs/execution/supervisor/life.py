@@ -21,13 +21,13 @@ import msgspec
 from imgfs.errors import Cancelled, ImgfsError, from_os
 from imgfs.execution.choice import remember_refusal
 from imgfs.execution.control import Connection, Json
+from imgfs.execution.groups import oom_kills
 from imgfs.execution.job import Job, decode_job
 from imgfs.execution.record import Container, Runtime, Status, now
-from imgfs.execution.records import Records, start_time
-from imgfs.execution.removal import collect, unmake, unmount_rootfs
+from imgfs.execution.records import Record, Records, start_time
+from imgfs.execution.removal import clear_leavings, collect, discard_runtime, unmake, unmount_rootfs
 from imgfs.execution.runtime import OciRuntime, RuntimeFailed
 from imgfs.execution.signals import signal_number
-from imgfs.execution.supervisor.groups import oom_counter, oom_kills
 from imgfs.execution.supervisor.output import Log
 from imgfs.execution.supervisor.server import Server, number_of, unknown
 from imgfs.execution.supervisor.streams import Streams, streams_of
@@ -36,6 +36,8 @@ from imgfs.kernel.process import adopt_orphans
 
 _RETRY = 1.0
 """Seconds after which a status that the disk did not take is written again."""
+_BUSY_SECONDS = 60.0
+"""How long a container that is to go may be busy after its end."""
 _SIGNALS = 64
 _FILES_MAX = 8
 
@@ -72,7 +74,7 @@ class _Life:
         self._job = job
         self._client = client
         self._records = Records(Path(job.state))
-        self.record = self._records.find(job.id)
+        self.record = Record(self._records.directory / job.record)
         self._container = self.record.container()
         self._before = self.record.written_status()
         self._status = Status(status="created")
@@ -81,11 +83,13 @@ class _Life:
         self._streams: Streams | None = None
         self._server: Server | None = None
         self._process = -1
-        self._counter: Path | None = None
 
     def begin(self) -> None:
         """Have the container made and its program begun. Raises ImgfsError and OSError; then call `undo`."""
-        job, record = self._job, self.record
+        job = self._job
+        if job.is_new:
+            self.record = self._records.publish(self.record, job.id)
+        record = self.record
         self._log = Log(record.log, job.log_bytes) if job.is_logged else None
         self._streams = streams_of(job, record, self._log)
         self._server = Server(record.control, self._client, self._answer)
@@ -94,7 +98,6 @@ class _Life:
         self._runtime, notes = self._create(job.runtimes, pid_file, self._streams)
         pid = int(pid_file.read_text())
         self._process = os.pidfd_open(pid)
-        self._counter = oom_counter(pid)
         self._streams.begin()
         if _is_gone(self._client):
             raise Cancelled(f"container {record.id}: whoever started it wants it no more")
@@ -109,11 +112,9 @@ class _Life:
     def undo(self, error: ImgfsError) -> None:
         """Take away what was begun, and tell why; a container that is not new is as it was."""
         notes: list[str] = []
-        if self._runtime is not None:
+        if self.record.path.name == self._job.id:  # or what is of that id is another container's
             with suppress(ImgfsError):
-                self._runtime.delete(self.record.id, force=True)
-        with suppress(ImgfsError):
-            unmount_rootfs(self.record)
+                discard_runtime(self._records, self.record, self._container)
         if self._streams is not None:
             self._streams.abandon()
         if self._server is not None:
@@ -169,14 +170,25 @@ class _Life:
         bind(place, str(self.record.rootfs), trusted=True)
 
     def _delete(self) -> str:
-        """Delete the container as anybody would. Returns why it stays; the next start of the daemon deletes it then."""
-        try:
-            os.rmdir(f"{self._container.mountpoint}/containers/{self.record.id}")
-        except OSError as error:
-            if error.errno != errno.ENOENT or self.record.path.exists():
-                reason = os.strerror(error.errno or errno.EIO)
-                return f"container {self.record.id}: stays until imgfs is mounted again, or `imgfs delete`: {reason}"
-        return ""
+        """Delete the container as anybody would. Returns why it stays; the next start of the daemon deletes it then.
+
+        Busy it is as long as a namespace holds its mounts that was made while they were there: those of containers that
+        are starting, for as long as that takes.
+        """
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                os.rmdir(f"{self._container.mountpoint}/containers/{self.record.id}")
+                return ""
+            except OSError as error:
+                if error.errno == errno.ENOENT and not self.record.path.exists():
+                    return ""
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    reason = os.strerror(error.errno or errno.EIO)
+                    return (
+                        f"container {self.record.id}: stays until imgfs is mounted again, or `imgfs delete`: {reason}"
+                    )
+            time.sleep(_RETRY)
 
     def _create(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
         """Have the first runtime make it that can; which refused this host is remembered. Raises what the first did."""
@@ -188,16 +200,13 @@ class _Life:
                 called = msgspec.structs.replace(runtime, stop=self._client.fileno())
                 called.create(self.record.id, self.record.bundle, pid_file, stdio, console, complaint)
             except RuntimeFailed as error:
-                with suppress(ImgfsError):
-                    runtime.delete(self.record.id, force=True)
                 if error.exit_code is not None or error.hangs:
                     raise
                 refused.append((one, error))
-                continue
-            except BaseException:
                 with suppress(ImgfsError):
                     runtime.delete(self.record.id, force=True)
-                raise
+                clear_leavings(self._records, self._container)
+                continue
             for other, error in refused:
                 remember_refusal(other, error.message, self._records.runtime_root)
             self._keep_runtime(one)
@@ -234,7 +243,7 @@ class _Life:
     def _ended(self) -> Status:
         """How it ended, by the kernel's own word to its parent."""
         found = os.waitid(os.P_PIDFD, self._process, os.WEXITED)
-        finished, kills = now(), oom_kills(self._counter)
+        finished, kills = now(), oom_kills(self._container.snapshot)
         by_signal = found is not None and found.si_code != os.CLD_EXITED
         value = found.si_status if found is not None else 0
         words = [f"ended by signal {value} ({_name(value)})"] if by_signal else []
@@ -259,6 +268,7 @@ class _Life:
         except ImgfsError:
             with suppress(ImgfsError):
                 self._runtime.delete(self.record.id, force=True)
+            clear_leavings(self._records, self._container)
         with suppress(ImgfsError):
             unmount_rootfs(self.record)
 
