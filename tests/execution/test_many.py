@@ -34,3 +34,4 @@ def test_of_many_that_want_one_name_one_gets_it(box: Box) -> None:
     assert sorted(process.returncode for process in processes) == [0, 125, 125, 125]
     assert sum(b"container same: exists already" in errors for _, errors in said) == 3
     assert len(box.snapshots()) == 1
+    assert box.record("same").status().status == "running"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import NotFound
-from imgfs.kernel.bind import bind_read_only
+from imgfs.kernel.bind import bind, bind_read_only
 from imgfs.kernel.mounts import unmount
 from tests.kernel.pieces import directory, mounts_of, options, powerless
 
@@ -21,6 +21,16 @@ def test_second_place_is_read_only_and_the_first_is_not(place: Path, trusted: bo
         (target / "a").write_text("2")
     (source / "a").write_text("3")
     assert (target / "a").read_text() == "3"
+
+
+def test_second_place_is_as_trusted_as_wanted_whatever_the_first_is(place: Path) -> None:
+    source, first, second = directory(place / "source", a="1"), directory(place / "first"), directory(place / "second")
+    bind(str(source), str(first), trusted=False)
+    assert options(first) & {"ro", "nosuid", "nodev"} == {"nosuid", "nodev"}
+    bind(str(first), str(second), trusted=True)
+    assert not options(second) & {"ro", "nosuid", "nodev"}
+    (second / "a").write_text("2")
+    assert (source / "a").read_text() == "2"
 
 
 def test_directory_over_itself(place: Path) -> None:

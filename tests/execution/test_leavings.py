@@ -1,0 +1,76 @@
+"""What is left where a runtime was killed: processes in cgroups, cgroups, its directory with mounts in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgfs.execution.groups import end_groups, group_of, oom_kills
+from imgfs.execution.record import Status
+from imgfs.execution.records import Records
+from imgfs.execution.removal import clear_leavings, discard_runtime
+from imgfs.kernel.bind import bind
+from tests.execution.test_records import made
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+def hierarchies() -> list[Path]:
+    """Where cgroups can be made."""
+    places = [path.parent for path in (ROOT, *ROOT.iterdir()) for path in path.glob("cgroup.procs")]
+    assert places, f"{ROOT}: no cgroups here; mount them"
+    return places
+
+
+@pytest.fixture
+def key() -> Iterator[str]:
+    """A container's key, with a cgroup of that name, and one in it, in every hierarchy."""
+    key = f"left-{os.urandom(4).hex()}"
+    for place in hierarchies():
+        (place / group_of(key) / "inner").mkdir(parents=True)
+    yield key
+    end_groups(key)
+
+
+def test_processes_in_cgroups_end_and_the_cgroups_go(key: str) -> None:
+    groups = [place / group_of(key) for place in hierarchies()]
+    with subprocess.Popen(["sleep", "100"]) as inside:
+        entered = [group for group in groups if _enter(group / "inner", inside.pid)]
+        assert entered
+        end_groups(key)
+        assert inside.wait(10) == -9
+    end_groups(key)
+    assert not [group for group in groups if group.exists()]
+    assert oom_kills(key) == 0
+
+
+def test_directory_of_a_runtime_goes_with_the_mounts_in_it_and_not_what_they_show(tmp_path: Path) -> None:
+    records = Records(tmp_path / "state")
+    record = made(records, "one", Status(status="stopped"))
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    (shown / "kept").write_text("kept")
+    place = records.runtime_root / "one"
+    (place / "mounted").mkdir(parents=True)
+    record.rootfs.mkdir()
+    bind(str(shown), str(place / "mounted"), trusted=True)
+    bind(str(shown), str(record.rootfs), trusted=True)
+    bind(str(shown), str(record.rootfs), trusted=True)
+    clear_leavings(records, record.container())
+    assert not place.exists()
+    discard_runtime(records, record, record.container())
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    assert (shown / "kept").read_text() == "kept"
+
+
+def _enter(group: Path, pid: int) -> bool:
+    """Not every hierarchy takes processes: cpuset of v1 has to be told first which."""
+    try:
+        (group / "cgroup.procs").write_text(str(pid))
+    except OSError:
+        return False
+    return True
