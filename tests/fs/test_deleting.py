@@ -1,0 +1,177 @@
+"""The order in which a container goes, and what is left where a step fails or the daemon is killed behind it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
+from imgfs.execution.containers import Containers
+from imgfs.execution.records import Records
+from imgfs.fs.caller import Caller, Waiters
+from imgfs.fs.deleting import delete, finish_deletions
+from imgfs.fs.subsystems import Subsystems
+from imgfs.transfer.failures import Failures
+from tests.support.containers import fabricated, stopped
+
+NAME = "active/one"
+
+
+class FakeRest:
+    """Rootfs, places and snapshots in one: a snapshot is a name in a set. `stop` is called before each step."""
+
+    def __init__(self) -> None:
+        self.here = {NAME}
+        self.stop: Callable[[str], None] = lambda step: None
+
+    @property
+    def places(self) -> FakeRest:
+        return self
+
+    @contextmanager
+    def closed(self, *places: str) -> Generator[None]:
+        assert set(places) == {f"snapshots/{NAME}/rootfs", f"snapshots/{NAME}/diff"}
+        yield
+
+    async def leave(self, id: str) -> None:
+        self.stop("leave")
+
+    def find_own(self, id: str) -> object:
+        return id if id in self.here else None
+
+    async def remove(self, id: str) -> None:
+        self.stop("remove")
+        self.here.remove(id)
+
+
+class FakeSubsystems:
+    """As much of Subsystems as a deletion needs."""
+
+    def __init__(self, state: Path, nursery: trio.Nursery) -> None:
+        self.records = Records(state)
+        self.containers = Containers(self.records, keep_deleted=60)
+        self.rest = FakeRest()
+        self.rootfs = self.snapshots = self.rest
+        self.failures = Failures()
+        self.works: Flights[None] = Flights(nursery, grace=0, memory=0)
+
+    @property
+    def value(self) -> Subsystems:
+        return cast(Subsystems, self)
+
+    def add(self, **changes: object) -> None:
+        """A container that ended a minute ago."""
+        record = fabricated(self.records, "one", stopped(3), **changes)
+        long_ago = time.time() - 60
+        os.utime(record.path / "status.json", (long_ago, long_ago))
+
+    async def delete(self) -> None:
+        await delete(self.value, "one", Caller(0, 0, Waiters(trio.Event())))
+
+    def left(self) -> tuple[bool, bool, bool]:
+        """Whether there are record, snapshot, and what is kept of a deleted one."""
+        return bool(self.records.ids()), bool(self.rest.here), bool(self.containers.deleted.ids())
+
+
+@pytest.fixture
+def scene(tmp_path: Path, nursery: trio.Nursery) -> FakeSubsystems:
+    made = FakeSubsystems(tmp_path, nursery)
+    made.add()
+    return made
+
+
+def failing(step: str, error: ImgfsError) -> Callable[[str], None]:
+    def stop(name: str) -> None:
+        if name == step:
+            raise error
+
+    return stop
+
+
+async def test_all_goes_but_how_it_ended(scene: FakeSubsystems) -> None:
+    seen: list[tuple[str, tuple[bool, bool, bool]]] = []
+    scene.rest.stop = lambda step: seen.append((step, scene.left()))
+    await scene.delete()
+    assert seen == [("leave", (True, True, False)), ("remove", (True, True, True))]
+    assert scene.left() == (False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("step", "error"), [("leave", Busy("somebody is in it")), ("remove", StorageFailed("the disk refused"))]
+)
+async def test_where_the_snapshot_stays_all_is_as_before_and_the_reason_told(
+    scene: FakeSubsystems, step: str, error: ImgfsError
+) -> None:
+    scene.rest.stop = failing(step, error)
+    with pytest.raises(type(error)):
+        await scene.delete()
+    assert scene.left() == (True, True, False)
+    assert scene.failures.get("containers/one") == error.message
+    scene.rest.stop = lambda _: None
+    await scene.delete()
+    assert scene.left() == (False, False, True)
+    assert scene.failures.get("containers/one") is None
+
+
+async def test_a_container_that_has_just_ended_is_let_go_of_by_the_kernel_in_a_moment(scene: FakeSubsystems) -> None:
+    os.utime(scene.records.find("one").path / "status.json")
+    busy = [Busy("the kernel is not done")] * 2
+
+    def stop(step: str) -> None:
+        if step == "leave" and busy:
+            raise busy.pop()
+
+    scene.rest.stop = stop
+    await scene.delete()
+    assert scene.left() == (False, False, True)
+
+
+@pytest.mark.parametrize("is_snapshot_gone", [False, True])
+async def test_a_start_ends_what_a_killed_daemon_began(scene: FakeSubsystems, is_snapshot_gone: bool) -> None:
+    async with scene.containers.ended("one"):
+        await scene.containers.keep("one")
+    if is_snapshot_gone:
+        scene.rest.here.clear()
+    await finish_deletions(scene.value)
+    assert scene.left() == (False, False, True)
+
+
+async def test_a_start_leaves_what_nobody_deleted(scene: FakeSubsystems) -> None:
+    await finish_deletions(scene.value)
+    assert scene.left() == (True, True, False)
+
+
+async def test_one_that_cannot_be_deleted_keeps_no_start_from_going_on(scene: FakeSubsystems) -> None:
+    async with scene.containers.ended("one"):
+        await scene.containers.keep("one")
+    scene.rest.stop = failing("leave", Busy("somebody is in it"))
+    await finish_deletions(scene.value)
+    assert scene.left() == (True, True, True)
+
+
+async def test_who_is_interrupted_leaves_a_deletion_that_is_begun_to_its_end(scene: FakeSubsystems) -> None:
+    inside, go_on = trio.Event(), trio.Event()
+    remove = scene.rest.remove
+
+    async def slow(id: str) -> None:
+        inside.set()
+        await go_on.wait()
+        await remove(id)
+
+    scene.rest.remove = slow  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.delete)
+        await inside.wait()
+        nursery.cancel_scope.cancel()
+    go_on.set()
+    with trio.fail_after(10), pytest.raises(NotFound):
+        await scene.delete()  # which waits for the one that is on its way out
+    assert scene.left() == (False, False, True)
