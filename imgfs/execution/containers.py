@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,7 +19,7 @@ import trio
 from imgfs.aio.threads import run_disk
 from imgfs.errors import Busy, ImgfsError, NoSpace, NotFound, StorageFailed, from_os
 from imgfs.execution.deleted import DeletedContainers
-from imgfs.execution.holdings import Holdings
+from imgfs.execution.holdings import Held, Holdings
 from imgfs.execution.record import Container, Status, encode
 from imgfs.execution.records import Record, Records
 from imgfs.execution.removal import discard_runtime
@@ -125,8 +125,7 @@ class Containers:
 
     async def unfinished(self) -> list[str]:
         """Ids of what has ended and was to be gone: its deletion was begun, or it was to go with its process."""
-        made = dict(await self.holdings.containers())
-        return await run_disk(self._unfinished, made)
+        return await run_disk(self._unfinished, await self.holdings.containers())
 
     def _ids(self) -> list[str]:
         ids = sorted(self.records.ids())
@@ -181,18 +180,18 @@ class Containers:
         record = self.records.find(id)
         return record.is_supervised() or _is_left(record)
 
-    def _unfinished(self, made: dict[str, Container]) -> list[str]:
-        deleted = {id for id in self.deleted.ids() if id in made and self._is_of(id, made[id])}
+    def _unfinished(self, made: Mapping[str, Held]) -> list[str]:
+        deleted = {id for id in self.deleted.ids() if id in made and self._is_of(id, made[id].created)}
         wanted = (id for id, one in made.items() if one.remove or id in deleted)
         return sorted(id for id in wanted if not self._is_live(id))
 
-    def _is_of(self, id: str, container: Container) -> bool:
+    def _is_of(self, id: str, created: str) -> bool:
         """Whether what was kept under the id is of this very container: an id may be used again."""
         try:
             kept = self.records.find_deleted(id)
         except StorageFailed:
             return False
-        return kept is not None and kept.container.created == container.created
+        return kept is not None and kept.container.created == created
 
 
 def _was_told(record: Record) -> bool:
