@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
-from collections.abc import Iterator
 from datetime import datetime
 
 import click
 
-from imgfs.cli.containers import State, has_ended, ids
-from imgfs.cli.failure import from_os_error
+from imgfs.cli.containers import State, has_ended
+from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.options import Command, format_option, mountpoint_option
 from imgfs.cli.table import local_time, render_json, render_table
 from imgfs.cli.tree import Tree
@@ -29,7 +29,7 @@ def ps(mountpoint: str, form: str, everything: bool, quiet: bool) -> None:
     STATUS says since when, or how it ended. JSON is an array of what containers/ID/state.json tells.
     """
     tree = Tree.open(mountpoint)
-    found = [one for one in _states(tree) if everything or not has_ended(one)]
+    found = _states(tree, everything=everything)
     if quiet:
         for one in found:
             click.echo(one["id"])
@@ -39,19 +39,15 @@ def ps(mountpoint: str, form: str, everything: bool, quiet: bool) -> None:
         click.echo(render_table(("ID", "IMAGE", "COMMAND", "CREATED", "STATUS"), [_row(one) for one in found]))
 
 
-def _states(tree: Tree) -> Iterator[State]:
+def _states(tree: Tree, *, everything: bool) -> list[State]:
     try:
-        listed = ids(tree)
+        states = tree.read_json(tree.container_states(running=not everything))
     except OSError as error:
         raise from_os_error(error, "containers", None, tree.log) from None
-    for id in listed:
-        try:
-            yield tree.read_json(f"{tree.container(id)}/state.json")
-        except FileNotFoundError:
-            continue  # it was deleted meanwhile
-        except OSError as error:
-            # One that is damaged keeps nobody from seeing the others.
-            tree.container_failure(error, id).show()
+    for one in states:
+        if "error" in one:  # it keeps nobody from seeing the others
+            Failure(one["error"], errno.EIO).show()
+    return [one for one in states if "error" not in one]
 
 
 def _row(one: State) -> tuple[str, ...]:

@@ -175,6 +175,10 @@ class Tree:
         """The directory of containers."""
         return f"{self.path}/containers"
 
+    def container_states(self, *, running: bool) -> str:
+        """The unlisted file with the states of all containers, or of those that have not ended."""
+        return f"{self.containers}/{'_running' if running else '_all'}"
+
     def container(self, id: str) -> str:
         """The directory of a container."""
         return f"{self.containers}/{id}"

@@ -1,16 +1,47 @@
-"""How a container is told of: as the OCI runtime specification tells a state (runtime.md, "State"), and as a line."""
+"""How containers are told of: as the OCI runtime specification tells a state (runtime.md, "State"), and as a line."""
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from imgfs.errors import NotFound, StorageFailed
+from imgfs.execution.containers import Containers, Found
 from imgfs.execution.record import Container, Status
 
 OCI_VERSION = "1.0.2"
 """The version of the runtime specification whose fields a state has."""
+
+
+def states_of(containers: Containers, *, running: bool) -> bytes:
+    """A JSON array of the states of all, or of those that have not ended. Blocks, as long as there are many.
+
+    Of one that is damaged there are the id, and an `error`. Raises StorageFailed.
+    """
+    return b"[\n" + b",\n".join(_states(containers, running=running)) + b"\n]\n"
+
+
+def _states(containers: Containers, *, running: bool) -> Iterator[bytes]:
+    for id in sorted(containers.records.ids()):
+        try:
+            found = containers.read(id)
+        except NotFound:
+            continue  # it was deleted meanwhile
+        except StorageFailed as error:
+            yield msgspec.json.encode({"id": id, "error": error.message})
+            continue
+        if not running or found.status.status != "stopped":
+            yield msgspec.json.encode(state_of_found(found))
+
+
+def state_of_found(found: Found) -> dict[str, Any]:
+    """Info of a container as it was found."""
+    bundle = os.fsencode(found.record.bundle).decode(errors="backslashreplace")
+    return state_of(found.container, found.status, bundle)
 
 
 def state_of(container: Container, status: Status, bundle: str) -> dict[str, Any]:

@@ -8,20 +8,23 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pyfuse3
+import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import from_os
 from imgfs.execution.containers import Containers, Found
 from imgfs.execution.records import is_id
-from imgfs.execution.telling import line_of, state_of
+from imgfs.execution.telling import line_of, state_of_found, states_of
 from imgfs.fs.caller import Caller
 from imgfs.fs.deleting import delete
 from imgfs.fs.files import WRITING, BytesHandle
 from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number, missing
 from imgfs.fs.output import OUTPUT, find_output
+from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
 from imgfs.rootfs.rootfs import rootfs_of
 from imgfs.snapshots.ids import active_id
@@ -29,10 +32,14 @@ from imgfs.snapshots.ids import active_id
 OPEN, CLOSED = 0o444, 0o400
 """What a container was given and what it wrote may hold secrets: that is the owner's, whoever else gets in."""
 _ROOTFS = b"rootfs"
+_MANY = {b"_all": False, b"_running": True}
 
 
 class ContainersDirectory(Directory):
-    """Lists the ids; looking one up costs the same among any number."""
+    """Lists the ids; looking one up costs the same among any number.
+
+    Unlisted are `_all` and `_running`: the states of many in one file, for who wants them all. No id begins so.
+    """
 
     __slots__ = ("_subsystems",)
 
@@ -41,6 +48,8 @@ class ContainersDirectory(Directory):
         self._subsystems = subsystems
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if name in _MANY:
+            return ReportFile(self._subsystems, f"containers/{name.decode()}", partial(self._states, _MANY[name]))
         id = os.fsdecode(name)
         if not is_id(id):
             raise missing(name)
@@ -51,6 +60,10 @@ class ContainersDirectory(Directory):
     async def entries(self, caller: Caller) -> Listing:
         ids = await self._subsystems.containers.ids()
         return [(id.encode(), ContainerDirectory(self._subsystems, id)) for id in ids]
+
+    async def _states(self, is_running: bool) -> bytes:
+        look = partial(states_of, self._subsystems.containers, running=is_running)
+        return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
         id = os.fsdecode(name)
@@ -147,8 +160,7 @@ class StatusFile(Node):
 
 
 def _state_json(found: Found) -> bytes:
-    state = state_of(found.container, found.status, os.fsencode(found.record.bundle).decode(errors="backslashreplace"))
-    return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(state_of_found(found)), indent=2) + b"\n"
 
 
 def _status(found: Found) -> bytes:

@@ -28,6 +28,9 @@ class PlainTree:
         (path / UNLISTED).mkdir()
         self.transfers = path / ".imgfs/transfers"
         self.transfers.mkdir(parents=True)
+        (path / "containers").mkdir()
+        for name in ("_all", "_running"):
+            (path / "containers" / name).write_text("[]")
         (path / ".imgfs/version").write_text("0\n")
 
     def add(self, image: Image, *names: str, here: int = 0, index: Index | None = None, **changes: Any) -> Digest:

@@ -29,7 +29,7 @@ def loaded(tree: PlainTree, *arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
 
 
-@pytest.mark.parametrize("arguments", [("ls",), ("ls", "--format", "json"), ("status",), ("snapshot", "ls")])
+@pytest.mark.parametrize("arguments", [("ls",), ("ls", "--format", "json"), ("status",), ("snapshot", "ls"), ("ps",)])
 def test_everyday_commands_load_nothing_heavy(tree: PlainTree, arguments: tuple[str, ...]) -> None:
     assert loaded(tree, *arguments).isdisjoint(HEAVY)
 

@@ -60,6 +60,21 @@ def test_a_container_is_a_directory_of_facts(shop: Workshop, records: Records) -
         assert os.stat(directory / name).st_size == len((directory / name).read_bytes())
 
 
+def test_the_states_of_many_are_one_file_that_is_not_listed(shop: Workshop, records: Records) -> None:
+    fabricated(records, "one-of-many", stopped(3))
+    record = fabricated(records, "another", RUNNING)
+    (fabricated(records, "damaged", stopped(3)).path / "status.json").write_text("{")
+    top = at(shop, "_all").parent
+    with supervised(record):
+        every = {one["id"]: one for one in json.loads((top / "_all").read_bytes())}
+        running = json.loads((top / "_running").read_bytes())
+    assert every.keys() == set(os.listdir(top))
+    assert every["one-of-many"] == json.loads((top / "one-of-many/state.json").read_bytes())
+    assert "is damaged" in every["damaged"]["error"]
+    assert [one["id"] for one in running if "error" not in one] == ["another"]
+    os.rmdir(top / "damaged")
+
+
 def test_only_the_owner_reads_what_may_be_secret(shop: Workshop, records: Records) -> None:
     fabricated(records, "modes", stopped(0))
     names = ("state.json", "status", "pid", "config.json", "log")
