@@ -32,8 +32,12 @@ _log = logging.getLogger("imgfs.execution")
 class Keeping(msgspec.Struct, frozen=True):
     """`[plugins.containers.local]`."""
 
-    keep_deleted_days: Annotated[float, msgspec.Meta(ge=0, le=36500)] = 7.0
-    """How long it is kept how a deleted container ended; then `imgfs gc` takes it."""
+    keep_deleted_days: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=36500, description="How long it is kept how a deleted container ended; then `imgfs gc` takes it."
+        ),
+    ] = 7.0
 
 
 @dataclass(frozen=True, slots=True)
