@@ -84,6 +84,8 @@ def _handing_on() -> Generator[list[subprocess.Popen[bytes]]]:
     children: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
+        if not children:
+            raise SystemExit(128 + number)
         for child in children:
             child.send_signal(number)
 
