@@ -61,7 +61,8 @@ def line_of(container: Container, status: Status) -> str:
     if status.status == "running":
         return f"running since {status.started} (pid {status.pid})"
     when = f" at {status.finished}" if status.finished else ""
-    why = f": {status.reason}" if status.reason else ""
+    reason = " ".join(status.reason.split())  # a runtime's words, which may have lines
+    why = f": {reason}" if reason else ""
     memory = ", out of memory" if status.oom else ""
     return f"{_end(status)}{memory}{when}{why}"
 

@@ -49,6 +49,7 @@ def test_a_state_has_a_pid_only_as_long_as_there_is_a_process(record: Record) ->
         (stopped(162, signal=34, finished=None), "killed by SIGRTMIN"),
         (stopped(163, signal=35, finished=None), "killed by signal 35"),
         (Status(status="stopped", reason=LOST), f"ended: {LOST}"),
+        (Status(status="stopped", reason="two\nlines\n"), "ended: two lines"),
     ],
 )
 def test_a_line_for_people(tmp_path: Path, status: Status, line: str) -> None:
