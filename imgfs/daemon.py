@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -149,12 +150,11 @@ def _manner(mounting: Mounting) -> Manner:
 
 async def _tidy(subsystems: Subsystems) -> None:
     """Take away what removals and killed processes left; others need not wait for it."""
-    try:
-        await finish_deletions(subsystems)
-        await subsystems.snapshots.sweep()
-        await subsystems.content.sweep_labels()
-    except ImgfsError as error:
-        _log.warning("not all could be tidied up; the next start goes on", extra={"reason": error.message})
+    for work in (partial(finish_deletions, subsystems), subsystems.snapshots.sweep, subsystems.content.sweep_labels):
+        try:
+            await work()
+        except ImgfsError as error:
+            _log.warning("not all could be tidied up; the next start goes on", extra={"reason": error.message})
 
 
 @contextmanager
