@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -17,9 +18,15 @@ class Program(msgspec.Struct, frozen=True):
 class Options(msgspec.Struct, frozen=True):
     """`[plugins.execution.oci]`."""
 
-    runtime: str = ""
-    """The only runtime to use: a name, or an absolute path; empty for the first that is here and takes the host."""
-    log_bytes: Annotated[int, msgspec.Meta(ge=1 << 12)] = 16 << 20
-    """How long a container's log becomes before it is log.1 and another one begins."""
-    deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
-    """How long a call of a runtime may take."""
+    runtime: Annotated[
+        str,
+        Meta(
+            description="The only runtime to use: a name, or an absolute path; empty for the first that is here and "
+            "takes the host."
+        ),
+    ] = ""
+    log_bytes: Annotated[
+        int,
+        Meta(ge=1 << 12, description="How long a container's log becomes before it is log.1 and another one begins."),
+    ] = 16 << 20
+    deadline_seconds: Annotated[float, Meta(gt=0, le=3600, description="How long a call of a runtime may take.")] = 60.0
