@@ -44,7 +44,7 @@ def test_container_outlives_stop_and_death_of_the_daemon_and_is_found_again(own:
     goes_on(own, "one")
     assert inside(own, "one", "cat", "/etc/os-release").startswith("ID=imgfs-test")
     own.mount.start()
-    assert (own.rootfs("one") / "now").read_text()
+    until(lambda: (own.rootfs("one") / "now").read_text())
     own.mount.kill()
     goes_on(own, "one")
     assert inside(own, "one", "cat", "/usr/share/greeting") == "upper\n"
