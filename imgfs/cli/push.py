@@ -133,13 +133,17 @@ def _progress(door: str, quiet: bool) -> Generator[Callable[[], None]]:
     from imgfs.cli.progress import push_progress
 
     with push_progress() as draw:
+        total = 0
 
         def look() -> None:
+            nonlocal total
             with suppress(OSError, ValueError, KeyError):
                 told = json.loads(os.getxattr(door, "user.imgfs.progress"))
-                draw(told["done"], told["total"], told["running"])
+                total = told["total"]
+                draw(told["done"], total, told["running"])
 
         yield look
+        draw(total, total, 0)
 
 
 def _table(report: Report) -> str:
