@@ -274,6 +274,9 @@ def test_progress_is_told_while_it_runs(scene: Scene, pushes: PushRegistry) -> N
         told = until(lambda: json.loads(os.getxattr(door, "user.imgfs.progress")))
         assert told["total"] == sum(map(len, made.blobs.values()))
         assert told["running"] >= 1
+        status = json.loads(scene.mounted.run("status", "--format", "json").stdout)
+        sent = [one for one in status["transfers"] if one["direction"] == "push"]
+        assert {(one["host"], one["repository"], one["names"][0]) for one in sent} == {(pushes.host, "box", name)}
         pushes.release()
         output, _ = process.communicate(timeout=PATIENCE)
     assert json.loads(output)["digest"] == made.digest

@@ -129,6 +129,13 @@ async def test_every_part_may_break_as_long_as_something_arrives(mock_clock: Moc
     assert pushing.fake.blob(REPOSITORY, blob.descriptor.digest) == LARGE
 
 
+async def test_each_try_that_fails_is_told(mock_clock: MockClock, pushing: Pushing) -> None:
+    pushing.fake.cuts, told = [1500, 1500], list[ImgfsError]()
+    destination, blob = await pushing.destination(), Bytes(LARGE)
+    await destination.upload(blob.descriptor, blob.read, pushing.offsets.append, told.append)
+    assert [type(one) for one in told] == [Unreachable] * 2
+
+
 async def test_crumbs_are_no_progress(mock_clock: MockClock, pushing: Pushing) -> None:
     pushing.fake.cuts = [10] * 100
     with pytest.raises(Unreachable):

@@ -22,7 +22,7 @@ from imgfs.registry.push.answers import DONE, JUDGED, closed, following, refusal
 from imgfs.registry.push.referring import entry_of, with_entry
 from imgfs.registry.push.sessions import Sessions
 from imgfs.registry.push.upload import Read, Upload
-from imgfs.registry.retry import Tries
+from imgfs.registry.retry import Told, Tries, nobody
 
 ACCESS = "pull,push"
 Document = Callable[[Reference, Endpoint, Tries], Awaitable[tuple[Descriptor, bytes]]]
@@ -107,7 +107,9 @@ class Destination:
                 self._begun[digest] = begun
         return None
 
-    async def upload(self, descriptor: Descriptor, read: Read, at: Callable[[int], object]) -> None:
+    async def upload(
+        self, descriptor: Descriptor, read: Read, at: Callable[[int], object], failed: Told = nobody
+    ) -> None:
         """On return the repository has the blob; see Upload. At most `limits.uploads` go to a host at a time."""
         digest = descriptor.digest
         template = replace(
@@ -115,7 +117,7 @@ class Destination:
         )
         async with self._gates.uploads:
             upload = Upload(
-                self._exchange, self._sessions, template, descriptor, read, lambda: self.has_blob(digest), at
+                self._exchange, self._sessions, template, descriptor, read, lambda: self.has_blob(digest), at, failed
             )
             await upload.run(self._begun.pop(digest, ""))
 

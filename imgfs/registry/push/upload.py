@@ -19,7 +19,7 @@ from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.paging import with_query
 from imgfs.registry.push.answers import DONE, JUDGED, NO_SUCH_METHOD, closed, following, last_received, refusal
 from imgfs.registry.push.sessions import Place, Sessions
-from imgfs.registry.retry import Tries
+from imgfs.registry.retry import Told, Tries, nobody
 
 if TYPE_CHECKING:
     from imgfs.registry.transport import Answer
@@ -34,7 +34,7 @@ class Upload:
 
     `template` is a call that begins an upload there; the others are made of it. `is_there` asks whether the registry
     has the blob. `at` is told the offset up to which the registry has it, whenever that is known: it may be less than
-    was sent.
+    was sent. `failed` is told of each try that fails, also if another one mends it.
 
     A blob of at most `limits.chunk` bytes goes in one request (distribution-spec, "POST then PUT"), a larger one in
     parts of that size ("Pushing a blob in chunks"). Whatever breaks, the registry is asked how much it has, and the
@@ -50,6 +50,7 @@ class Upload:
         read: Read,
         is_there: Callable[[], Awaitable[bool]],
         at: Callable[[int], object],
+        failed: Told = nobody,
     ) -> None:
         self._exchange = exchange
         self._sessions = sessions
@@ -59,7 +60,7 @@ class Upload:
         self._read = read
         self._is_there = is_there
         self._at = at
-        self._tries = exchange.tries(template.host)
+        self._tries = exchange.tries(template.host, failed=failed)
         self._place = Place(template.endpoint.base, template.repository, descriptor.digest)
         self._chunk = exchange.limits.chunk
         self._url = ""

@@ -92,7 +92,7 @@ class OutgoingBlobs:
             ) as sending,
             opened(self._content, descriptor.digest, sending.advance) as blob,
         ):
-            await to.upload(descriptor, blob.read, sending.at)
+            await to.upload(descriptor, blob.read, sending.at, sending.failed)
 
     def _check_size(self, descriptor: Descriptor) -> None:
         info = self._content.info(descriptor.digest)
