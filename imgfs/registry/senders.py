@@ -22,13 +22,13 @@ class Sent:
         self.able: frozenset[str] = frozenset()
         self.by: set[str] = set()
         """The hosts that were asked."""
-        self.from_: set[str] = set()
+        self.origins: set[str] = set()
         """Where the bytes came from: the hosts themselves, or where they redirect to."""
 
     def add(self, host: Endpoint, origin: str) -> None:
         """Bytes came from `origin`, which `host` led to."""
         self.by.add(host.authority)
-        self.from_.add(origin)
+        self.origins.add(origin)
 
 
 class Senders:
@@ -53,7 +53,7 @@ class Senders:
         if sent is None or not sent.by:
             return error
         kind = SenderLeft if len(sent.able) > 1 and self._leave(sent, digest) else VerificationFailed
-        names = ", ".join(sorted(sent.from_))
+        names = ", ".join(sorted(sent.origins))
         return kind(f"{error.message}; sent by {names}: read again, or pull from another registry")
 
     def _leave(self, sent: Sent, digest: Digest) -> bool:
