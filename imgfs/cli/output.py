@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgfs.cli.failure import from_os_error
-from imgfs.content.durable import fsync_path, publish, temporary_name
+from imgfs.content.durable import publish, temporary_name
 
 PIECE = 1 << 20
 
@@ -73,13 +73,36 @@ def _write(pieces: Iterable[bytes], file: BinaryIO, draw: Draw) -> str:
 
 
 def _write_whole(pieces: Iterable[bytes], final: Path, draw: Draw) -> str:
+    """It has no name until it is whole, where the filesystem can do that: so a kill leaves nothing there."""
     temporary = final.parent / temporary_name()
     try:
-        with temporary.open("xb") as file:
+        with _nameless(final.parent) or temporary.open("xb") as file:
             digest = _write(pieces, file, draw)
-        fsync_path(temporary)
+            file.flush()
+            os.fsync(file.fileno())
+            if not os.fstat(file.fileno()).st_nlink:
+                _name(file, temporary)
         publish(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return digest
+
+
+def _nameless(directory: Path) -> BinaryIO | None:
+    """A new file without a name; None where there can be none (open(2), O_TMPFILE)."""
+    try:
+        return os.fdopen(os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666), "wb")
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return None
+        raise
+
+
+def _name(file: BinaryIO, path: Path) -> None:
+    """Give it its first name. With a descriptor for a directory, os.link follows links; without, it does not."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=directory, follow_symlinks=True)
+    finally:
+        os.close(directory)

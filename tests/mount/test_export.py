@@ -171,6 +171,7 @@ def test_killed_export_to_a_file_leaves_the_file_as_it_was(scene: Scene, tmp_pat
     (tmp_path / "a.tar").write_text("before")
     made = killed_in_the_middle(scene, "killed-file", "-o", tmp_path / "a.tar")
     assert (tmp_path / "a.tar").read_text() == "before"
+    assert os.listdir(tmp_path) == ["a.tar"]
     done(scene, "export", made.digest, "-o", tmp_path / "a.tar")
     assert json.loads(skopeo("inspect", f"oci-archive:{tmp_path}/a.tar"))["Digest"] == made.digest
 
