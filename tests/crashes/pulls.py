@@ -49,7 +49,7 @@ class Pulls(Place):
 
         Of a pull that was refused other blobs may be on their way still, so these are waited for.
         """
-        until(lambda: b"\nimgfs_transfers_running 0\n" in (self.tree / ".imgfs/metrics").read_bytes())
+        until(lambda: not os.listdir(self.tree / ".imgfs/transfers"))
         listed, leases = self._listed(), os.listdir(self.tree / ".imgfs/leases")
         found: dict[str, Fact] = {}
         with self.scene.silence():
