@@ -21,12 +21,16 @@ class Options(msgspec.Struct, frozen=True):
     runtime: Annotated[
         str,
         Meta(
-            description="The only runtime to use: a name, or an absolute path; empty for the first that is here and "
-            "takes the host."
+            description="The only runtime to use, a name or an absolute path; empty for the first that is here and takes "
+            "this host."
         ),
     ] = ""
     log_bytes: Annotated[
         int,
-        Meta(ge=1 << 12, description="How long a container's log becomes before it is log.1 and another one begins."),
+        Meta(
+            ge=1 << 12, le=1 << 40, description="How long a container's log becomes before it is log.1 and begins anew."
+        ),
     ] = 16 << 20
-    deadline_seconds: Annotated[float, Meta(gt=0, le=3600, description="How long a call of a runtime may take.")] = 60.0
+    deadline_seconds: Annotated[float, Meta(ge=0.1, le=3600, description="How long a call of a runtime may take.")] = (
+        60.0
+    )
