@@ -21,7 +21,7 @@ class Options(msgspec.Struct, frozen=True):
     runtime: Annotated[
         str,
         Meta(
-            description="The only runtime to use, a name or an absolute path; empty for the first that is here and takes "
+            description="The only runtime to use, a name or an absolute path; empty for the first here that takes "
             "this host."
         ),
     ] = ""
