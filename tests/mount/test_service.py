@@ -94,7 +94,7 @@ def test_manager_hears_of_ready_life_and_end(idle: Mounted, manager: socket.sock
     with serve(idle, WATCHDOG_USEC="300000") as process:
         try:
             assert heard(manager, "READY=1") == ["READY=1", f"STATUS=Serving {idle.path}"]
-            assert sorted(os.listdir(idle.path)) == [".imgfs", "content", "images", "snapshots"]
+            assert sorted(os.listdir(idle.path)) == [".imgfs", "containers", "content", "images", "snapshots"]
             heard(manager, "WATCHDOG=1")
             process.send_signal(signal.SIGTERM)
             assert heard(manager, "STOPPING=1")[1] == f"STATUS=Unmounting {idle.path}"
