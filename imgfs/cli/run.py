@@ -115,4 +115,7 @@ def _supervisor(mountpoint: str) -> Waiting:
     from imgfs.execution.launching import Waiting, check_root
 
     check_root()
+    while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a stream that the shell closed; a socket would take its place
+        pass
+    os.close(null)
     return Waiting(os.path.abspath(mountpoint))

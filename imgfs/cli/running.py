@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -88,7 +87,7 @@ def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> Source:
 
     try:
         # Of what is here already there is nothing to draw.
-        drawn = not quiet and sys.stderr.isatty() and not tree.status(found.digest)["complete"]
+        drawn = not quiet and os.isatty(2) and not tree.status(found.digest)["complete"]
         bring(tree, found, pull, quiet=not drawn)
         with open(f"{tree.image(found.digest)}/config.json", "rb") as file:
             config = file.read()

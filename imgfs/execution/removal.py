@@ -28,13 +28,14 @@ _BEGINNING_SECONDS = 60.0
 """How old a record without a word in it is before it is taken for a dead one's. One with words has its lock held."""
 
 
-def remove_snapshot(container: Container) -> None:
+def remove_snapshot(container: Container, patience: float = GOING_SECONDS) -> None:
     """Remove the snapshot through the mount; one that is gone is fine. Raises Busy, StorageFailed, NotFound: no mount.
 
-    Waits a little while it is busy: the kernel lets go of a container's mounts when it has buried its processes.
+    Waits for up to `patience` seconds while it is busy: the kernel lets go of a container's mounts when it has buried
+    its processes.
     """
     path = f"{container.mountpoint}/snapshots/active/{container.snapshot}"
-    deadline = time.monotonic() + GOING_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         try:
             os.rmdir(path)
@@ -111,19 +112,19 @@ def _collect(records: Records, record: Record) -> None:
     lock = os.open(record.lock, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        unmake(records, record, record.container())
+        unmake(records, record, record.container(), patience=0)
     finally:
         os.close(lock)
 
 
-def unmake(records: Records, record: Record, container: Container) -> None:
+def unmake(records: Records, record: Record, container: Container, patience: float = GOING_SECONDS) -> None:
     """Take away a container that never ran, of which nothing is kept. Raises as `remove_snapshot`, OSError.
 
     It has no name any more when its snapshot goes: who is killed in between leaves what `collect` knows.
     """
     unmount_rootfs(record)
     record = records.withdraw(record)
-    remove_snapshot(container)
+    remove_snapshot(container, patience)
     records.forget(record)
 
 

@@ -36,7 +36,7 @@ from imgfs.execution.launching import Waiting, check_root
 from imgfs.execution.process import Process, arguments, environment, working_directory
 from imgfs.execution.record import Container, Runtime, Status, encode, now
 from imgfs.execution.records import Record, Records, new_key
-from imgfs.execution.removal import unmake
+from imgfs.execution.removal import discard_runtime, unmake
 from imgfs.execution.spec import Setting, runtime_spec
 from imgfs.execution.users import resolve_user
 from imgfs.execution.wish import Wish
@@ -90,6 +90,10 @@ class Attached(msgspec.Struct, frozen=True):
     size: tuple[int, int] = (0, 0)
     interrupted: int = NONE
     """When it is readable before the program runs, the program is not to run any more."""
+
+
+class _Died(StorageFailed):
+    """A supervisor ended without a word."""
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -146,6 +150,9 @@ def start_new(
         is_logged = manner.detach or not wish.interactive
         job = _job(site, container, record, lock, attached, is_logged=is_logged)
         return _launch(record, job, attached.interrupted, waiting)
+    except _Died:
+        _take_back(records, record, container)
+        raise
     finally:
         os.close(lock)
 
@@ -296,7 +303,7 @@ def _launch(record: Record, job: Job, interrupted: int, waiting: Waiting | None)
     except BaseException as error:
         control.close()  # one that has not begun the program begins it no more
         if isinstance(error, NotFound | OSError):
-            raise StorageFailed(f"container {job.id}: its supervisor died; see the log of the kernel") from None
+            raise _Died(f"container {job.id}: its supervisor died; see the log of the kernel") from None
         raise
     return Started(job.id, control, chosen.process, tuple(str(note) for note in first.get("notes", ())))
 
@@ -308,6 +315,16 @@ def _await(control: Connection, interrupted: int) -> None:
         waiting.register(descriptor, select.POLLIN)
     if control.fileno() not in dict(waiting.poll()):
         control.send({"do": "cancel"})
+
+
+def _take_back(records: Records, record: Record, container: Container) -> None:
+    """Do what a supervisor would have done that died before it said that the program runs. The lock is held."""
+    named = records.find(container.id)
+    with suppress(ImgfsError, OSError):
+        if not record.path.exists() and named.container().created == container.created:
+            discard_runtime(records, named, container)
+            record = named
+        unmake(records, record, container)
 
 
 def _taken(id: str) -> AlreadyExists:

@@ -112,6 +112,14 @@ def test_start_in_front_exits_as_it_does(box: Box) -> None:
     assert (missing.returncode, b"does not exist" in missing.stderr) == (125, True)
 
 
+def test_streams_that_the_shell_closed_are_nobodys(box: Box) -> None:
+    for closed in ("1>&-", "0<&-", "1>&- 2>&- 0<&-"):
+        command = f'exec "$@" {closed}'
+        words = [*IMGFS, "run", "-i", "--rm", "box", "sh", "-c", "cat; echo out; echo err >&2; exit 6"]
+        done = subprocess.run(["sh", "-c", command, "sh", *words], check=False, timeout=PATIENCE, env=box.environment)
+        assert done.returncode == 6, closed
+
+
 def test_signals_to_the_command_are_the_containers(box: Box) -> None:
     script = 'trap "echo caught; exit 5" TERM; echo ready; while true; do sleep 0.05; done'
     command = [*IMGFS, "run", "--rm", "box", "sh", "-c", script]

@@ -102,6 +102,24 @@ def test_runtime_that_is_killed_while_it_starts(faked: Box, runtime: Path) -> No
     faked.assert_nothing_stays("six")
 
 
+def test_supervisor_that_is_killed_while_it_starts(faked: Box, runtime: Path) -> None:
+    set_quirks(runtime, create="hang")
+    before = len(calls(runtime))
+    command = [*IMGFS, "run", "--name", "ten", "box", "true"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=faked.environment) as process:
+        until(lambda: len(calls(runtime)) > before)
+        for pid in supervisors(faked.mount.path):
+            os.kill(pid, signal.SIGKILL)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (
+        125,
+        b"imgfs: container ten: its supervisor died; see the log of the kernel\n",
+    )
+    faked.assert_nothing_stays("ten")
+    for pid in _running(runtime):
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_log_is_bounded(faked: Box) -> None:
     script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done"
     faked.ended(faked.start("box", "sh", "-c", script, id="seven"))
