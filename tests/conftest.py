@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import Mounted
+
+# No test asserts a time, and two processes share the machine.
+settings.register_profile("imgfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("imgfs")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

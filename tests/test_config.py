@@ -176,7 +176,6 @@ def test_a_platform_is_parsed() -> None:
     assert Config(platform="linux/arm/v7").chosen_platform == Platform("linux", "arm", "v7")
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         Config,
@@ -205,7 +204,7 @@ LEAVES = st.one_of(
 PAIRS = st.lists(st.tuples(KEYS, LEAVES), max_size=4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.lists(KEYS, max_size=3), PAIRS), max_size=4))
 def test_lines_of_keys_are_found(tables: list[tuple[list[str], list[tuple[str, object]]]]) -> None:
     written: list[str] = []

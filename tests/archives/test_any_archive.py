@@ -50,7 +50,7 @@ def everything(draw: st.DrawFn) -> Image | Index:
 
 
 @given(st.dictionaries(NAMES, everything(), min_size=1, max_size=3), st.randoms(), st.integers(1, 5000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_export_and_import_into_a_fresh_store_is_identity(
     made: dict[str, Image | Index], shuffler: random.Random, piece: int
 ) -> None:
@@ -70,7 +70,7 @@ def test_export_and_import_into_a_fresh_store_is_identity(
 
 
 @given(st.lists(IMAGES, min_size=1, max_size=3), st.randoms(), st.integers(1, 5000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_docker_archive_is_the_config_and_the_tars_whatever_they_were_packed_with(
     made: list[Image], shuffler: random.Random, piece: int
 ) -> None:
@@ -89,7 +89,7 @@ def test_docker_archive_is_the_config_and_the_tars_whatever_they_were_packed_wit
 
 
 @given(IMAGES, COMPRESSIONS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_compressed_archives_and_compressed_layers_in_them_are_read(made: Image, outer: str) -> None:
     files = saved(made, "box:1")
     plain = MemoryStore()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imgfs.cli.mount_options import MountOptions, option_names, parse_options
@@ -70,7 +70,6 @@ def test_sloppy_passes_the_unknown_over() -> None:
     assert parse_options(["nonsense,acess=all,ro"], sloppy=True) == MountOptions(is_read_only=True)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_options_or_a_sentence(text: str) -> None:
     try:

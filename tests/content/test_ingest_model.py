@@ -258,7 +258,7 @@ class Machine:
         await self.do_kill()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(steps, max_size=25))
 def test_any_sequence_of_calls_does_what_the_model_does(sequence: list[tuple[object, ...]]) -> None:
     async def run(root: Path) -> None:

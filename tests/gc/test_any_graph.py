@@ -251,7 +251,7 @@ def expected(plan: Plan, before: set[tuple[str, str]], *, everything: bool) -> s
     return kept | {("catalogue", id) for kind, id in before if kind == "catalogue" and id in stays}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(plans(), st.booleans())
 def test_what_a_root_reaches_stays_and_all_else_goes(plan: Plan, everything: bool) -> None:
     async def judge() -> None:

@@ -251,4 +251,4 @@ class NamesAgainstADictionary(RuleBasedStateMachine):
 
 
 TestNamesAgainstADictionary = NamesAgainstADictionary.TestCase
-TestNamesAgainstADictionary.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestNamesAgainstADictionary.settings = settings(max_examples=25, stateful_step_count=20)

@@ -87,7 +87,7 @@ def test_garbage_is_told(kind: str) -> None:
 
 
 @BOTH
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_damage_is_told_or_harmless(kind: str, where: int, flip: int) -> None:
     packed = bytearray(pack(kind, TEXT))
@@ -202,7 +202,7 @@ def test_streams_of_the_command_line_tools(kind: str, command: list[str]) -> Non
 
 
 @BOTH
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=3000), min_size=1, max_size=5), st.data())
 def test_random_members_at_random_splits(kind: str, parts: list[bytes], data: st.DataObject) -> None:
     packed = b"".join(pack(kind, part) for part in parts)

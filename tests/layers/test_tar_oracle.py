@@ -100,7 +100,7 @@ FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(st.data())
 def test_entries_equal_tarfile_at_every_split(form: int, data: st.DataObject) -> None:
     made = data.draw(members(form))
@@ -152,7 +152,7 @@ def mend(damaged: bytearray) -> bytes:
     return bytes(damaged)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(
         st.tuples(st.integers(0, len(VALID) - 1), st.sampled_from(b"\0\1\x809-,= \nxLKSg/.\xff") | st.integers(0, 255)),
@@ -173,7 +173,7 @@ def test_damage_is_told_or_harmless(flips: list[tuple[int, int]], mended: bool) 
         assert all(extent.offset + extent.length <= len(data) for extent in entry.extents or ())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=3000))
 def test_noise_is_told_or_harmless(noise: bytes) -> None:
     for data in (noise, member(b"p", b"x", noise[:2000]) + member(), member(b"p", b"L", noise) + member()):

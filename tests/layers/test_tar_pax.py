@@ -149,7 +149,7 @@ def test_xattrs_are_kept_in_order_but_for_those_that_are_obeyed() -> None:
     assert only(data).xattrs == ((b"user.b", b"1\0\n="), (b"user.a", b"2"))
 
 
-CAPABILITIES = {b"\0\0\0\x01" + bytes(8), b"\1\0\0\x02" + bytes(16), b"\0\0\0\x03" + bytes(20)}
+CAPABILITIES = [b"\0\0\0\x01" + bytes(8), b"\1\0\0\x02" + bytes(16), b"\0\0\0\x03" + bytes(20)]
 
 
 @pytest.mark.parametrize(

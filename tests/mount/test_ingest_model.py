@@ -373,6 +373,4 @@ def test_any_sequence_of_operations_does_what_the_model_does(tmp_path: Path) -> 
             def __init__(self) -> None:
                 super().__init__(scene)
 
-        run_state_machine_as_test(
-            OnOneMount, settings=settings(max_examples=EXAMPLES, stateful_step_count=30, deadline=None)
-        )
+        run_state_machine_as_test(OnOneMount, settings=settings(max_examples=EXAMPLES, stateful_step_count=30))

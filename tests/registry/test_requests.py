@@ -244,7 +244,7 @@ async def test_the_media_type_is_the_content_types_if_it_says_one(
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "identity"])
 async def test_a_compressed_manifest_is_read(mock_clock: MockClock, scene: Scene, encoding: str) -> None:
-    body = MANIFEST if encoding == "identity" else gzip.compress(MANIFEST)
+    body = MANIFEST if encoding == "identity" else gzip.compress(MANIFEST, mtime=0)
     scene.fake.fault(faults.status(200, body, Content_Type=OCI_MANIFEST, Content_Encoding=encoding))
     assert await scene.ask("manifest") == MANIFEST
 
@@ -252,8 +252,8 @@ async def test_a_compressed_manifest_is_read(mock_clock: MockClock, scene: Scene
 @pytest.mark.parametrize(
     ("body", "encoding", "error"),
     [
-        (gzip.compress(bytes(5 << 20)), "gzip", TooLarge),
-        (gzip.compress(MANIFEST)[:-9], "gzip", Malformed),
+        (gzip.compress(bytes(5 << 20), mtime=0), "gzip", TooLarge),
+        (gzip.compress(MANIFEST, mtime=0)[:-9], "gzip", Malformed),
         (MANIFEST, "gzip", Malformed),
         (MANIFEST, "br", Malformed),
     ],

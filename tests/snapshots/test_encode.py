@@ -6,7 +6,7 @@ import io
 import tarfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imgfs.layers.entry import Entry, Kind
@@ -53,7 +53,6 @@ def tar_of(*made: Entry) -> bytes:
     return b"".join(encode_entry(one) + padded(b"x" * one.size) for one in made) + END
 
 
-@settings(deadline=None)
 @given(st.lists(entries(), max_size=4))
 def test_the_walk_reads_what_was_written(made: list[Entry]) -> None:
     found = [Entry(*(getattr(one, name) for name in one.__struct_fields__)) for one in walk(tar_of(*made))]
@@ -65,7 +64,6 @@ def without_offset(entry: Entry) -> Entry:
     return Entry(**(fields | {"offset": 0}))
 
 
-@settings(deadline=None)
 @given(st.lists(entries(), max_size=4))
 def test_tarfile_reads_what_was_written(made: list[Entry]) -> None:
     plain = io.BytesIO(tar_of(*made))

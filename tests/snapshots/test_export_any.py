@@ -56,7 +56,7 @@ def resolves_inside(root: Path, path: Path) -> bool:
     return Path(os.path.realpath(path.parent)).is_relative_to(root)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(STEPS, min_size=2, max_size=3))
 def test_any_changes_merge_to_what_the_kernel_shows(levels: list[list[tuple[str, str, str]]]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
