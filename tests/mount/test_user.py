@@ -146,7 +146,8 @@ def namespace(directory: Path) -> Generator[int]:
     """The pid of a process in a mount namespace where users may use FUSE and run this Python."""
     os.mknod(directory / "fuse", 0o20666, os.makedev(10, 229))
     (directory / "fuse").chmod(0o666)
-    others = "grep -F fuse.imgfs /proc/self/mountinfo | cut -d ' ' -f 5 | tac | xargs -r umount -l"
+    # Mounts of other tests, which run beside this one and may be gone by then.
+    others = "grep -F fuse.imgfs /proc/self/mountinfo | cut -d ' ' -f 5 | tac | xargs -r umount -l 2> /dev/null || true"
     script = f"{others}; mount --bind {directory}/fuse /dev/fuse; {_opened_ways(directory)} echo ready; exec cat"
     command = [program("unshare"), "-m", "--propagation", "private", "sh", "-ec", script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
