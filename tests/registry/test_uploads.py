@@ -411,6 +411,22 @@ async def test_a_push_that_was_broken_off_goes_on_in_the_next(mock_clock: MockCl
     assert pushing.fake.blob(REPOSITORY, blob.descriptor.digest) == LARGE
 
 
+async def test_what_was_broken_off_goes_on_although_a_mount_has_begun_another_upload(
+    mock_clock: MockClock, pushing: Pushing
+) -> None:
+    pushing.fake.mounts = False
+    blob = Bytes(LARGE)
+    pushing.fake.fault(status(403), "PUT", times=1)
+    with pytest.raises(AccessDenied):
+        await pushing.upload(blob)
+    pushing.fake.log.clear()
+    destination = await pushing.destination()
+    assert await destination.mount(blob.descriptor.digest, ["team/base"]) is None
+    await destination.upload(blob.descriptor, blob.read, pushing.offsets.append)
+    assert pushing.fake.sent() < CHUNK
+    assert pushing.fake.blob(REPOSITORY, blob.descriptor.digest) == LARGE
+
+
 async def test_an_old_upload_that_the_registry_has_forgotten_costs_a_request(
     mock_clock: MockClock, pushing: Pushing
 ) -> None:

@@ -63,6 +63,8 @@ class Upload:
         self._tries = exchange.tries(template.host, failed=failed)
         self._place = Place(template.endpoint.base, template.repository, descriptor.digest)
         self._chunk = exchange.limits.chunk
+        self._begun = ""
+        """Where an upload was opened to which nothing has been sent."""
         self._url = ""
         """Where the upload goes on; "" where none has begun."""
         self._offset: int | None = 0
@@ -72,14 +74,14 @@ class Upload:
         """Whether parts of this one were refused."""
 
     async def run(self, begun: str = "") -> None:
-        """On return the registry has the blob. `begun` is the URL of an upload that was opened just now.
+        """On return the registry has the blob. `begun` is the URL of an upload that was opened just now; one that was
+        broken off goes on before it.
 
         Raises VerificationFailed where the registry finds another digest, Unsupported where it takes no pushes, and
         what every call raises. Cancelled, or failed, it leaves an upload from which the next one goes on.
         """
-        if begun:
-            self._began_at(begun)
-        elif kept := self._sessions.get(self._place):
+        self._begun = begun
+        if kept := self._sessions.get(self._place):
             self._url, self._offset = kept, None
         while not await self._step():
             pass
@@ -115,6 +117,10 @@ class Upload:
         return start == 0 and (self._size <= self._chunk or self._is_undivided)
 
     async def _begin(self) -> None:
+        if self._begun:
+            self._began_at(self._begun)
+            self._begun = ""
+            return
         answer = await self._exchange.open(self._template, self._tries)
         code = await closed(answer)
         url = following(self._template, answer) if answer.status in DONE else None
