@@ -91,7 +91,9 @@ def push(
 
 def _target(found: Found, name: str | None, *, quiet: bool) -> Reference:
     """Where it goes. What has a host is meant; a familiar name is completed."""
-    text = name or found.name or ""
+    text = (found.name or "") if name is None else name
+    if name == "":
+        raise click.UsageError("NAME is empty; say where to push it to, or leave it out for its own name")
     if not text or (not is_host(text.partition("/")[0]) and name is None):
         raise click.UsageError(f"{found.subject} has no name at a registry; say where to push it to")
     target = expand_familiar(text)

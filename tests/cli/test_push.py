@@ -78,6 +78,14 @@ def test_what_has_no_name_at_a_registry_needs_one(run: Run, tree: PlainTree, ima
     assert "say where to push it to" in done.stderr
 
 
+def test_an_empty_name_is_not_the_image_s_own(run: Run, tree: PlainTree) -> None:
+    tree.add(BOX, TARGET)
+    door(tree, TARGET, report("present"))
+    done = run("push", TARGET, "")
+    assert done.exit_code == 2
+    assert "NAME is empty" in done.stderr
+
+
 def test_a_familiar_name_is_completed_and_told_unless_quiet(run: Run, tree: PlainTree) -> None:
     tree.add(BOX, "box")
     door(tree, "docker.io/me/box:latest", report("sent", name="docker.io/me/box:latest"))
