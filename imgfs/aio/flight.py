@@ -83,6 +83,17 @@ class Flights(Generic[T]):
             flight.scope.cancel()
         return flight is not None
 
+    def cancel_abandoned(self, key: Hashable) -> bool:
+        """End the flight of `key` before its grace is over, if nobody waits for it. Returns whether nobody does.
+
+        Work that calls this where it can stop at no loss need not be torn off in the middle.
+        """
+        flight = self._flying.get(key)
+        if flight is None or flight.waiters:
+            return False
+        flight.scope.cancel()
+        return True
+
     async def _wait(self, flight: _Flight[T]) -> None:
         flight.waiters += 1
         flight.scope.deadline = math.inf

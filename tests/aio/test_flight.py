@@ -176,6 +176,18 @@ async def test_an_abandoned_flight_ends_after_the_grace_and_not_before(
     assert ("key" in flights, work.cancelled) == (False, 1)
 
 
+async def test_an_abandoned_flight_may_end_before_the_grace_is_over(
+    flights: Flights[int], work: Work, nursery: trio.Nursery
+) -> None:
+    assert not flights.cancel_abandoned("key")
+    (waiter,) = await joined(nursery, flights, work)
+    assert not flights.cancel_abandoned("key")
+    await waiter.leave()
+    assert flights.cancel_abandoned("key")
+    await wait_all_tasks_blocked()
+    assert ("key" in flights, work.cancelled) == (False, 1)
+
+
 async def test_a_flight_that_was_joined_on_its_way_ends_when_both_have_left(
     flights: Flights[int], work: Work, nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:

@@ -40,12 +40,13 @@ from imgfs.transfer.status import StatusReporter
 from tests.support.compressions import COMPRESSIONS
 
 REPOSITORY = "team/app"
+DEFAULTS = Limits()
 
 
 class Scene:
     """Every room, introduced to the others as the daemon does it."""
 
-    def __init__(self, root: Path, fake: FakeRegistry, clock: MockClock, nursery: trio.Nursery) -> None:
+    def __init__(self, root: Path, fake: FakeRegistry, clock: MockClock, nursery: trio.Nursery, limits: Limits) -> None:
         self.root = root
         self.fake = fake
         self.clock = clock
@@ -58,7 +59,7 @@ class Scene:
         self.content = ContentStore(root)
         self.stored = LayerStore(root)
         self.transfers, self.failures = Transfers(), Failures()
-        self.client = Registry(limits=Limits(), sleep=self._sleep)
+        self.client = Registry(limits=limits, sleep=self._sleep)
         shared = self.catalog, self.client, self.transfers, self.failures, nursery
         self.ingests = IngestStore(self.content, nursery)
         self.blobs = Blobs(self.content, self.ingests, *shared)
@@ -132,10 +133,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def opened(root: Path, fake: FakeRegistry, clock: MockClock) -> AsyncIterator[Scene]:
+async def opened(root: Path, fake: FakeRegistry, clock: MockClock, limits: Limits = DEFAULTS) -> AsyncIterator[Scene]:
     """A scene for as long as the context lasts; opening `root` again is a restart of the daemon."""
     async with trio.open_nursery() as nursery:
-        scene = Scene(root, fake, clock, nursery)
+        scene = Scene(root, fake, clock, nursery, limits)
         async with scene.client:
             yield scene
             nursery.cancel_scope.cancel()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from imgfs.aio.flight import GRACE
 from imgfs.database import FrozenDatabase
 from imgfs.errors import Invalid, NotFound, RegistryFailed, Unsupported
 from imgfs.images import catalog
@@ -19,6 +22,7 @@ from imgfs.leases.resource import content
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
+from imgfs.registry.limits import Limits
 from imgfs.testing.build import AMD64, ARM64, Image, Index, image, index, layer, referrer
 from imgfs.testing.entries import File
 from imgfs.testing.faults import status
@@ -355,7 +359,9 @@ async def test_two_pushes_at_once_send_each_blob_once(outward: Outward) -> None:
     assert len(outward.sending()) == 0
 
 
-async def test_a_push_that_nobody_waits_for_ends_and_goes_on_in_the_next(outward: Outward) -> None:
+async def test_a_push_that_nobody_waits_for_ends_and_goes_on_in_the_next(
+    outward: Outward, mock_clock: MockClock
+) -> None:
     made = two_layers()
     digest = await outward.scene.pulled(made)
     outward.target.fault(lambda reply: Reply(201, hold=-1), "PUT .*uploads/", times=None)
@@ -370,12 +376,43 @@ async def test_a_push_that_nobody_waits_for_ends_and_goes_on_in_the_next(outward
         assert {content(one) for one in (digest, *made.blobs)} <= set(outward.pins)
         nursery.cancel_scope.cancel()
     await wait_all_tasks_blocked(0.01)
-    assert len(outward.sending()) == len(outward.pins) == 0
+    assert len(outward.pins) == 0
     assert outward.pushes.progress(Wanted(digest, outward.name(), AMD64)) is None
+    assert outward.sending(), "what is on its way has a moment to arrive"
+    mock_clock.jump(GRACE)
+    await wait_all_tasks_blocked(0.01)
+    assert not outward.sending()
     outward.target.reset()
     await outward.push(digest)
     outward.assert_there(made)
     assert "GET upload" in outward.target.asked("upload")
+
+
+async def test_a_push_that_nobody_waits_for_ends_with_its_part_and_no_byte_goes_twice(
+    tmp_path: Path, source: PushRegistry, target: PushRegistry, mock_clock: MockClock
+) -> None:
+    async with opened(tmp_path / "state", source, mock_clock, Limits(chunk=4096)) as scene:
+        outward = Outward(scene, source, target)
+        made = image([layer([File("x", random.Random(5).randbytes(10000))])])
+        digest = await scene.pulled(made)
+        target.fault(lambda reply: replace(reply, hold=-1), "PATCH")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outward.push, digest)
+            await trio.to_thread.run_sync(target.valve.wait_arrival, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+        await wait_all_tasks_blocked(0.01)
+        assert outward.sending(), "a part that is on its way is not cut"
+        target.release()
+        with trio.fail_after(60):
+            while outward.sending():
+                await wait_all_tasks_blocked(0.01)
+        assert target.asked("upload").count("PATCH upload") == 1
+        await outward.push(digest)
+        outward.assert_there(made)
+        assert target.asked("upload").count("GET upload") == 1
+        parts = [len(one.body) for one in target.log if one.method == "PATCH"]
+        assert len(parts) > 2
+        assert sum(parts) == len(made.layers[0].blob)
 
 
 async def test_a_tag_that_nobody_confirmed_is_looked_at_before_it_is_set_again(outward: Outward) -> None:

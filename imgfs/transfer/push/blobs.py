@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -29,6 +29,14 @@ Sent = tuple[Outcome, str | None]
 """How a blob got there, and out of which repository."""
 
 
+class _Going(NamedTuple):
+    """What an upload is shared by."""
+
+    digest: Digest
+    authority: str
+    repository: str
+
+
 class OutgoingBlobs:
     """Gets blobs to repositories. However many pushes bring one blob to one repository at once, it is sent once."""
 
@@ -39,17 +47,23 @@ class OutgoingBlobs:
         self._catalog = catalog
         self._blobs = blobs
         self._transfers = transfers
-        self._flights: Flights[Sent] = Flights(nursery, grace=0, memory=0)
+        self._flights: Flights[Sent] = Flights(nursery, memory=0)
 
     async def bring(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> Sent:
         """On return the repository `to`, which is `place`, has the blob.
 
-        `own` are the places of its image. A cancelled caller leaves it to the others; without others the upload ends,
-        and the next goes on where it was. Raises what Destination and Blobs.ensure raise.
+        `own` are the places of its image. A cancelled caller leaves it to the others; without others the upload ends
+        with the part that is on its way, or after Flights' grace, and the next goes on where it was: some registries
+        (docker-registry) forget all of an upload of which a part was cut. Raises what Destination and Blobs.ensure
+        raise.
         """
-        return await self._flights.join(
-            (descriptor.digest, to.authority, to.repository), lambda: self._bring(descriptor, own, to, place)
-        )
+        return await self._flights.join(_going(descriptor, to), lambda: self._bring(descriptor, own, to, place))
+
+    def end_abandoned(self, to: Destination) -> None:
+        """End at once what is on its way to `to` and nobody waits for: the next push begins it anew."""
+        for key in self._flights.flying():
+            if isinstance(key, _Going) and key[1:] == (to.authority, to.repository):
+                self._flights.cancel_abandoned(key)
 
     async def _bring(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> Sent:
         digest = descriptor.digest
@@ -92,7 +106,12 @@ class OutgoingBlobs:
             ) as sending,
             opened(self._content, descriptor.digest, sending.advance) as blob,
         ):
-            await to.upload(descriptor, blob.read, sending.at, sending.failed)
+
+            def at(offset: int) -> None:
+                sending.at(offset)
+                self._flights.cancel_abandoned(_going(descriptor, to))
+
+            await to.upload(descriptor, blob.read, at, sending.failed)
 
     def _check_size(self, descriptor: Descriptor) -> None:
         info = self._content.info(descriptor.digest)
@@ -110,3 +129,7 @@ class OutgoingBlobs:
                     self._content.set_aside(digest)
         except NotFound:
             return
+
+
+def _going(descriptor: Descriptor, to: Destination) -> _Going:
+    return _Going(descriptor.digest, to.authority, to.repository)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from imgfs.aio.gather import gather
-from imgfs.errors import NoSpace, ReadOnly, StorageFailed, TooLarge
+from imgfs.errors import ImgfsError, NoSpace, ReadOnly, StorageFailed, TooLarge
 from imgfs.images.catalog import Catalog, Source
 from imgfs.leases.pins import Pin
 from imgfs.leases.resource import content
@@ -108,11 +109,19 @@ class TreePush:
         if isinstance(document, Index):
             for start in range(0, len(children), ABREAST):
                 some = children[start : start + ABREAST]
-                await gather([partial(self._push_child, one, own, depth + 1) for one in some])
+                await self._gather([partial(self._push_child, one, own, depth + 1) for one in some])
             return
         for one in children:
             self._progress.want(one.digest, 0 if one.is_foreign else one.size)
-        await gather([partial(self._push_blob, document, one, own) for one in children])
+        await self._gather([partial(self._push_blob, document, one, own) for one in children])
+
+    async def _gather(self, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+        """All of `works`. When one fails the registry is at fault: what others had on the way is not waited for."""
+        try:
+            await gather(works)
+        except ImgfsError:
+            self._outgoing.end_abandoned(self._to)
+            raise
 
     async def _push_child(self, child: Descriptor, own: tuple[Source, ...], depth: int) -> None:
         """Once, however many indexes list it."""
