@@ -82,9 +82,18 @@ class Blobs:
         if descriptor.digest in self._content:
             self._transfers.hit("blob", descriptor.size)
         else:
-            key = _Wanted(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
+            key = _wanted(descriptor, own)
             self._transfers.missed("blob", shared=key in self._flights)
             await self._flights.join(key, lambda: self._fetch(descriptor, own))
+
+    async def ensure_with_others(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
+        """As `ensure` where a fetch of the blob runs that asks the same registries; nothing where none does."""
+        if _wanted(descriptor, own) in self._flights:
+            await self.ensure(descriptor, own)
+        elif _wanted(descriptor, ()) in self._flights:
+            everywhere = tuple(await self._catalog.sources(descriptor.digest))
+            if hosts_of(everywhere) == hosts_of(own):
+                await self.ensure(descriptor)
 
     def cancel(self, digest: Digest) -> bool:
         """End every running fetch of `digest`; those who wait get Cancelled. Returns whether there was one."""
@@ -160,6 +169,10 @@ class Blobs:
                 await writer.write(piece)
                 transfer.advance(len(piece))
             await writer.commit()
+
+
+def _wanted(descriptor: Descriptor, own: tuple[Source, ...]) -> _Wanted:
+    return _Wanted(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
 
 
 async def known_descriptor(catalog: Catalog, digest: Digest) -> Descriptor:

@@ -23,6 +23,7 @@ from imgfs.layers.store import Layer, LayerStore, LayerWriter
 from imgfs.layers.unpack import unpack
 from imgfs.oci.descriptor import Descriptor, layer_compression, refuse_foreign
 from imgfs.oci.digest import Digest
+from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.copies import keeping, open_copy, resumed
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.places import hosts_of, try_each
@@ -74,6 +75,7 @@ class Layers:
         content: ContentStore,
         ingests: IngestStore,
         compressions: Compressions,
+        blobs: Blobs,
         catalog: Catalog,
         registry: Registry,
         transfers: Transfers,
@@ -84,6 +86,7 @@ class Layers:
         self._content = content
         self._ingests = ingests
         self._compressions = compressions
+        self._blobs = blobs
         self._catalog = catalog
         self._registry = registry
         self._transfers = transfers
@@ -156,6 +159,8 @@ class Layers:
 
     async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest | None) -> Layer:
         try:
+            # Whoever reads it as content, or pushes it, has it come: the same bytes come once.
+            await self._blobs.ensure_with_others(descriptor, own)
             if descriptor.digest in self._content:
                 layer = await self._unpack_stored(descriptor)
             else:

@@ -34,7 +34,7 @@ def _transfer(context: Context) -> Transferring:
     transfers, failures = Transfers(), Failures()
     compressions = Compressions(context.all(COMPRESSION))
     blobs = Blobs(content, ingests, known, registry, transfers, failures, nursery)
-    layers = Layers(stored, content, ingests, compressions, known, registry, transfers, failures, nursery)
+    layers = Layers(stored, content, ingests, compressions, blobs, known, registry, transfers, failures, nursery)
     documents = Documents(content, known, blobs, context.one(CONFIG).chosen_platform)
     images = Images(documents, blobs, layers, chains, content, stored, known, failures, holds.pins, holds.uses.touched)
     resolver = Resolver(names, known, documents, registry, failures, nursery, holds.pins)

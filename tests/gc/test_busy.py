@@ -49,7 +49,7 @@ class Busy(World):
         self.transfers, failures = Transfers(), Failures()
         shared = self.catalog, client, self.transfers, failures, nursery
         blobs = Blobs(self.content, self.ingests, *shared)
-        self.fetcher = Layers(self.layers, self.content, self.ingests, COMPRESSIONS, *shared)
+        self.fetcher = Layers(self.layers, self.content, self.ingests, COMPRESSIONS, blobs, *shared)
         documents = Documents(self.content, self.catalog, blobs, AMD64)
         self.resolver = Resolver(self.names, self.catalog, documents, client, failures, nursery, self.pins)
         self.pulling = Images(

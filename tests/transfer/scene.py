@@ -63,7 +63,7 @@ class Scene:
         shared = self.catalog, self.client, self.transfers, self.failures, nursery
         self.ingests = IngestStore(self.content, nursery)
         self.blobs = Blobs(self.content, self.ingests, *shared)
-        self.layers = Layers(self.stored, self.content, self.ingests, COMPRESSIONS, *shared)
+        self.layers = Layers(self.stored, self.content, self.ingests, COMPRESSIONS, self.blobs, *shared)
         self.documents = Documents(self.content, self.catalog, self.blobs, AMD64)
         self.resolver = Resolver(self.names, self.catalog, self.documents, self.client, self.failures, nursery, Pins())
         self.images = Images(

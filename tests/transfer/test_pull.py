@@ -35,6 +35,7 @@ from imgfs.testing.build import Image
 from imgfs.testing.faults import cut_at, stall, status, wrong_bytes
 from imgfs.testing.images import AMD64, ARM64, File, image, layer
 from imgfs.testing.registry import FakeRegistry
+from imgfs.transfer.blobs import known_descriptor
 from imgfs.transfer.layers import BREATH
 from tests.transfer.scene import REPOSITORY, Scene, opened
 
@@ -127,6 +128,35 @@ async def test_a_blob_that_was_read_as_content_is_unpacked_without_a_request(sce
     await scene.blobs.ensure(Descriptor(BASE.digest, len(BASE.blob), f"{OCI_LAYER}+gzip"))
     await scene.images.pull(digest)
     assert len([one for one in scene.fake.log if BASE.digest in one.path]) == 1
+
+
+async def test_a_blob_that_is_being_read_as_content_is_unpacked_from_there(scene: Scene) -> None:
+    made = image([layer([File("f")])])
+    digest = await scene.resolved(made)
+    blob = made.layers[0].blob
+    descriptor = await known_descriptor(scene.catalog, Digest.of(blob))
+    scene.fake.fault(stall(len(blob) // 2), f"blobs/{descriptor.digest}")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.blobs.ensure, descriptor)
+        await scene.stalled()
+        nursery.start_soon(scene.images.pull, digest)
+        await wait_all_tasks_blocked(0.01)
+        scene.fake.release()
+    assert len([one for one in scene.fake.log if descriptor.digest in one.path]) == 1
+    assert made.diff_ids[0] in scene.stored
+
+
+async def test_a_blob_that_another_registry_is_asked_for_too_holds_no_image_up(scene: Scene) -> None:
+    made = image([layer([File("f")])])
+    digest = await scene.resolved(made)
+    descriptor = await known_descriptor(scene.catalog, Digest.of(made.layers[0].blob))
+    await scene.catalog.add([descriptor], [Source("127.0.0.1:1", "elsewhere")])
+    scene.fake.fault(stall(1), f"blobs/{descriptor.digest}")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.blobs.ensure, descriptor)
+        await scene.stalled()
+        await scene.images.pull(digest)
+        scene.fake.release()
 
 
 async def test_an_uncompressed_layer_is_content_at_once(scene: Scene) -> None:
