@@ -82,6 +82,21 @@ def test_stdin_passes_whole_and_ends(box: Box) -> None:
     assert box.run("--rm", "box", "sh", "-c", "cat", stdin=data).stdout == b""
 
 
+def test_program_whose_reader_has_gone_ends_as_in_a_shell(box: Box) -> None:
+    command = [*IMGFS, "run", "-i", "--rm", "--name", "yes", "box", "busybox", "yes"]
+    done = subprocess.run(
+        ["bash", "-c", '"$@" | head -n 1; echo ${PIPESTATUS[0]}', "bash", *command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
+        env=box.environment,
+    )
+    first, code = done.stdout.split()
+    assert (first, code != b"0") == (b"y", True)
+    box.assert_nothing_stays("yes")
+
+
 def test_detached_one_is_told_logged_and_started_again(box: Box) -> None:
     script = "echo n >> /n; wc -l < /n; echo said >&2; sleep 100"
     assert box.run("-d", "--name", "four", "box", "sh", "-c", script).stdout == b"four\n"

@@ -59,7 +59,7 @@ class Pump:
     """Takes bytes from a descriptor until its end, in a thread; closes it then."""
 
     def __init__(self, source: int, *sinks: Callable[[bytes], None]) -> None:
-        """A sink that raises OSError is not asked again."""
+        """A sink that raises OSError is not asked again; after the last `source` is closed, as in a shell's pipe."""
         self._source = source
         self._sinks = list(sinks)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -71,11 +71,14 @@ class Pump:
 
     def _run(self) -> None:
         while data := self._read():
+            wanted = bool(self._sinks)
             for sink in list(self._sinks):
                 try:
                     sink(data)
                 except OSError:
                     self._sinks.remove(sink)
+            if wanted and not self._sinks:
+                break
         os.close(self._source)
 
     def _read(self) -> bytes:
