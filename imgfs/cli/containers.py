@@ -23,6 +23,8 @@ from imgfs.cli.tree import Tree
 RARELY = 0.5
 """Seconds between two looks at a container whose supervisor's lock only root may wait for."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_MADE_UP = re.compile(r"[0-9a-f]{12}\Z")
+"""An id that nobody chose. Its beginning may stand for it; `imgfs delete -f web` is never to hit `web2`."""
 
 
 class Runtime(TypedDict):
@@ -63,7 +65,7 @@ def ids(tree: Tree) -> list[str]:
 
 
 def existing(tree: Tree, text: str) -> str:
-    """The id of the container that `text` means: an id, or the beginning of one. Fails where there is none."""
+    """The id of the container that `text` means: an id, or the beginning of one nobody chose. Fails without any."""
     id = _meant(tree, text, tree.containers)
     if id is None:
         raise Failure(f"container {text}: does not exist; `imgfs ps -a` lists all", errno.ENOENT)
@@ -143,7 +145,7 @@ def _meant(tree: Tree, text: str, directory: str) -> str | None:
     if os.path.lexists(f"{directory}/{text}"):
         return text
     try:
-        found = sorted(id for id in os.listdir(directory) if id.startswith(text))
+        found = sorted(id for id in os.listdir(directory) if id.startswith(text) and _MADE_UP.match(id))
     except OSError as error:
         raise from_os_error(error, directory, None, tree.log) from None
     if len(found) > 1:

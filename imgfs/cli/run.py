@@ -65,7 +65,7 @@ def _exit_code(error: ImgfsError) -> int:
 @click.option("-t", "--tty", "terminal", is_flag=True, help="Give it a terminal.")
 @click.option("-d", "--detach", is_flag=True, help="Leave it behind, and print its id.")
 @click.option("--rm", "remove", is_flag=True, help="Delete it as soon as it has ended.")
-@click.option("--name", "id", metavar="ID", help="How it is called. Default: a random word.")
+@click.option("--name", "id", metavar="ID", help="How it is called. Default: 12 random hex digits.")
 @click.option("-v", "--volume", "volumes", multiple=True, metavar="SRC:DST[:ro]", help="Show SRC of the host at DST.")
 @click.option("-e", "--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or pass it on.")
 @click.option("-w", "--workdir", metavar="DIR", help="Where it begins. Default: as the image says.")

@@ -83,16 +83,27 @@ def test_one_damaged_container_keeps_nobody_from_seeing_the_others(tree: PlainTr
     assert (done.exit_code, done.stdout, done.stderr) == (0, "good\n", "imgfs: container bad: is damaged\n")
 
 
-def test_an_id_may_be_cut_short_as_long_as_it_is_the_only_one(tree: PlainTree, run: Run, deleted: Path) -> None:
-    add(tree, "abc1", b"one\n")
-    add(tree, "abc2", b"two\n")
+def test_an_id_nobody_chose_may_be_cut_short_as_long_as_it_is_the_only_one(
+    tree: PlainTree, run: Run, deleted: Path
+) -> None:
+    add(tree, "abc100000000", b"one\n")
+    add(tree, "abc200000000", b"two\n")
     add(tree, "abc", b"three\n")
     assert run("logs", "abc1").stdout == "one\n"
     assert run("logs", "abc").stdout == "three\n"
     done = run("logs", "ab")
-    assert (done.exit_code, done.stderr) == (2, "imgfs: container ab: 3 ids begin so; write more of it\n")
+    assert (done.exit_code, done.stderr) == (2, "imgfs: container ab: 2 ids begin so; write more of it\n")
     assert run("logs", "x").exit_code == 3
     assert run("logs", "../abc").exit_code == 2
+
+
+def test_a_name_somebody_chose_is_never_meant_by_its_beginning(tree: PlainTree, run: Run, deleted: Path) -> None:
+    add(tree, "web2", exit_code=5)
+    for command in ("kill", "wait", "delete", "logs"):
+        assert run(command, "web").exit_code == 3
+    (deleted / "web").write_text(json.dumps({"id": "web", "exit_code": 3}))
+    assert run("delete", "web").stdout == run("wait", "web").stdout == "3\n"
+    assert (tree.path / "containers/web2").exists()
 
 
 def test_logs_begin_with_what_was_set_aside(tree: PlainTree, run: Run, deleted: Path) -> None:

@@ -57,7 +57,7 @@ def test_from_its_start_to_its_deletion_it_is_told_of(box: Box) -> None:
         os.rmdir(at(box, "life"))
     with refused(errno.EBUSY):
         os.rmdir(box.rootfs("life").parent)
-    told(box, "kill", "li")  # the image's StopSignal
+    told(box, "kill", "life")  # the image's StopSignal
     assert told(box, "wait", "life") == "9\n"
     assert told(box, "ps", "-q") == ""
     assert "exited with 9" in told(box, "ps", "-a")
