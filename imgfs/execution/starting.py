@@ -181,10 +181,10 @@ def check_platform(platform: Platform, subject: str) -> None:
     here = local_platform()
     if choose(here, [platform]) is not None or (platform.os == here.os and _is_emulated(platform.architecture)):
         return
-    raise Unsupported(
-        f"{subject}: is for {platform}, and this machine is {here}; get another platform of it, or register an "
-        "emulator (qemu-user-static)"
-    )
+    cure = "get another platform of it"
+    if platform.os == here.os:
+        cure += ", or register an emulator (qemu-user-static)"
+    raise Unsupported(f"{subject}: is for {platform}, and this machine is {here}; {cure}")
 
 
 def _is_emulated(architecture: str) -> bool:

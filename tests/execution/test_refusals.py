@@ -11,7 +11,9 @@ from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, Unsupport
 from imgfs.execution.choice import accepted, installed, remember_refusal
 from imgfs.execution.options import Program
 from imgfs.execution.record import Runtime
+from imgfs.execution.starting import check_platform
 from imgfs.execution.wish import Wish
+from imgfs.oci.platform import Platform
 from tests.execution.box import Box
 
 
@@ -33,6 +35,13 @@ def test_image_or_wish_that_cannot_be_run(box: Box, image: str, wish: Wish, erro
     with pytest.raises(error, match=told):
         box.start(image, wish=wish, id="one")
     box.assert_nothing_stays("one")
+
+
+@pytest.mark.parametrize(("os_name", "helps"), [("linux", True), ("windows", False)])
+def test_an_emulator_is_a_cure_for_another_machine_and_not_for_another_system(os_name: str, helps: bool) -> None:
+    with pytest.raises(Unsupported, match=f"app: is for {os_name}/mips, .*get another platform of it") as raised:
+        check_platform(Platform(os=os_name, architecture="mips"), "app")
+    assert ("emulator" in str(raised.value)) is helps
 
 
 @pytest.mark.parametrize("id", ["", "..", "a/b", ".new-a", "-a", "a b", "x" * 129, "a\n", "é"])
