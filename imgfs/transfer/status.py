@@ -111,7 +111,8 @@ class StatusReporter:
                 self._failures.note(manifest.config.digest, error)
         for descriptor, promised in zip(manifest.layers, diff_ids, strict=True):
             diff_id = promised or await self._catalog.diff_id(descriptor.digest)
-            local = diff_id is not None and diff_id in self._layers
+            # A blob that is here is unpacked without asking anybody: imported, or after its tar made room for others.
+            local = diff_id is not None and (diff_id in self._layers or descriptor.digest in self._content)
             parts.append(self._part("layer", descriptor, local=local, diff_id=diff_id))
         return parts
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from imgfs.errors import ImgfsError
-from imgfs.oci.descriptor import OCI_CONFIG, Descriptor
+from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.testing.faults import stall, status
 from imgfs.testing.images import ARM64, File, image, index, layer
@@ -61,6 +61,18 @@ async def test_a_complete_image_is_local_in_all_its_parts(scene: Scene) -> None:
     assert all(part.offset == part.size for part in found.parts)
     assert found.parts[2].diff_id == LAYER.diff_id
     assert "complete  yes" in render_status(found)
+
+
+async def test_a_layer_that_was_stored_and_not_unpacked_is_local(scene: Scene) -> None:
+    digest = await scene.resolved(BOX)
+    blob = Descriptor(LAYER.digest, len(LAYER.blob), OCI_LAYER)
+    for descriptor in (CONFIG, blob):
+        await scene.blobs.ensure(descriptor)
+    found = await scene.status.image(digest)
+    assert (found.complete, set(states(found).values())) == (True, {"local"})
+    asked = scene.fake.requests()
+    await scene.images.pull(digest)
+    assert scene.fake.requests() == asked
 
 
 async def test_what_is_on_its_way_says_how_far_it_is_and_from_where(scene: Scene) -> None:
