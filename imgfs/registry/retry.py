@@ -19,6 +19,8 @@ Told = Callable[[ImgfsError], object]
 """Who is told of each try that failed, whether another one mends it or not."""
 _GRAIN = 0.001
 """Seconds not worth waiting for; clocks round."""
+_BRIEF = 1.0
+"""Seconds: who asks for less rest than that is tried again as one who fails."""
 
 _log = logging.getLogger("imgfs.registry")
 
@@ -83,6 +85,8 @@ class Tries:
         self._tell = failed
         self._failed = 0
         self._rested = 0.0
+        self._asked = 0.0
+        """Seconds of rest that were asked of this call, though another may have waited for them."""
         self._since = trio.current_time() if since is None else since
 
     async def again(self, error: RemoteError, gained: bool = False) -> None:
@@ -105,9 +109,17 @@ class Tries:
         self._since = trio.current_time()
 
     def rest(self, error: RemoteError, wanted: float) -> float:
-        """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits."""
+        """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits.
+
+        A registry that says when it will answer does not fail: what bounds it is the rest that a call may take. So
+        a limit of requests a second slows many callers down and fails none.
+        """
         self._counters.pauses += 1
-        self._count(error, self._rested >= self._limits.pause)
+        enough = max(self._rested, self._asked) >= self._limits.pause
+        if wanted >= _BRIEF:
+            self._asked += wanted
+            self._failed -= 1
+        self._count(error, enough)
         return min(wanted, self._limits.pause - self._rested)
 
     def grant(self, wanted: float) -> float:
