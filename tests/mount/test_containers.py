@@ -250,7 +250,7 @@ def test_the_command_line_tells_the_same(shop: Workshop, records: Records) -> No
         assert shop.mount.run("delete", "commanded").returncode == 7
         environment = os.environ | {"IMGFS_MOUNTPOINT": str(shop.mount.path)}
         with subprocess.Popen(
-            [*IMGFS, "wait", "comman"], stdout=subprocess.PIPE, text=True, env=environment
+            [*IMGFS, "wait", "commanded"], stdout=subprocess.PIPE, text=True, env=environment
         ) as waiting:
             until(lambda: _waits_for_lock(waiting.pid))
             record.put_status(stopped(5))
