@@ -11,6 +11,7 @@ import os
 import re
 import select
 import time
+from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
 import click
@@ -109,12 +110,14 @@ def has_ended(found: State) -> bool:
 
 def wait_end(tree: Tree, id: str) -> State:
     """Wait until a container has ended and its supervisor too; how it ended. Asks no more often than something ends."""
+    from imgfs.execution.records import Record
+
     while True:
         found = last_state(tree, id)
         record = record_of(found)
         if record is None:
             return found
-        if has_ended(found) and _is_free(record):
+        if has_ended(found) and not Record(Path(record)).is_supervised():
             return last_state(tree, id)
         try:
             _wait_unlocked(record)
@@ -151,21 +154,6 @@ def _meant(tree: Tree, text: str, directory: str) -> str | None:
     if len(found) > 1:
         raise Failure(f"container {text}: {len(found)} ids begin so; write more of it", errno.EINVAL)
     return found[0] if found else None
-
-
-def _is_free(record: str) -> bool:
-    """Whether no supervisor holds the lock, as far as one may know."""
-    try:
-        file = os.open(f"{record}/supervisor.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(file)
-    return True
 
 
 def _wait_unlocked(record: str) -> None:

@@ -26,10 +26,15 @@ NAME = "active/one"
 
 
 class FakeRest:
-    """Rootfs, places and snapshots in one: a snapshot is a name in a set. `stop` is called before each step."""
+    """Rootfs, places and snapshots in one: a snapshot is a name in a set. `stop` is called before each step.
+
+    A removal says that it has `begun`, and goes on when it `may_end`.
+    """
 
     def __init__(self) -> None:
         self.here = {NAME}
+        self.begun, self.may_end = trio.Event(), trio.Event()
+        self.may_end.set()
         self.stop: Callable[[str], None] = lambda step: None
 
     @property
@@ -49,6 +54,8 @@ class FakeRest:
 
     async def remove(self, id: str) -> None:
         self.stop("remove")
+        self.begun.set()
+        await self.may_end.wait()
         self.here.remove(id)
 
 
@@ -158,20 +165,12 @@ async def test_one_that_cannot_be_deleted_keeps_no_start_from_going_on(scene: Fa
 
 
 async def test_who_is_interrupted_leaves_a_deletion_that_is_begun_to_its_end(scene: FakeSubsystems) -> None:
-    inside, go_on = trio.Event(), trio.Event()
-    remove = scene.rest.remove
-
-    async def slow(id: str) -> None:
-        inside.set()
-        await go_on.wait()
-        await remove(id)
-
-    scene.rest.remove = slow  # type: ignore[method-assign]
+    scene.rest.may_end = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.delete)
-        await inside.wait()
+        await scene.rest.begun.wait()
         nursery.cancel_scope.cancel()
-    go_on.set()
+    scene.rest.may_end.set()
     with trio.fail_after(10), pytest.raises(NotFound):
         await scene.delete()  # which waits for the one that is on its way out
     assert scene.left() == (False, False, True)
