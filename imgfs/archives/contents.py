@@ -8,13 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from imgfs.archives import docker, layout
-from imgfs.archives.contract import Payload, Store
+from imgfs.archives.contract import Moved, Payload, SoFar, Store
 from imgfs.archives.names import LINKS_MAX, blob_name, clean, promised_digest
 from imgfs.archives.stream import PIECE, ByteStream
 from imgfs.archives.tar_reader import Member, read_members
@@ -26,8 +26,6 @@ from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 DOCUMENTS = (layout.LAYOUT_FILE, layout.INDEX_FILE, docker.MANIFEST_FILE)
 _LEGACY = ("VERSION", "json", "repositories")
 """What docker before 1.10 read; it says nothing that manifest.json does not say."""
-
-Moved = Callable[[int], object]
 
 
 class Contents(Protocol):
@@ -132,12 +130,12 @@ class TarContents(_Stored):
 class DirectoryContents(_Stored):
     """A directory: only what somebody asks for is read."""
 
-    def __init__(self, path: Path, store: Store, moved: Moved = lambda _: None) -> None:
-        """`moved` is told how many bytes of files were read so far."""
+    def __init__(self, path: Path, store: Store, read: SoFar = lambda _: None) -> None:
+        """`read` is told how many bytes of files were read so far."""
         super().__init__(store)
         self._path = Path(os.path.realpath(path))
-        self._moved = moved
-        self._done = 0
+        self._tell = read
+        self._read = 0
 
     def named(self, name: str) -> bytes | None:
         """See Contents."""
@@ -185,8 +183,8 @@ class DirectoryContents(_Stored):
             yield FilePayload(file, self._count)
 
     def _count(self, read: int) -> None:
-        self._done += read
-        self._moved(self._done)
+        self._read += read
+        self._tell(self._read)
 
 
 class FilePayload:

@@ -1,11 +1,17 @@
-"""What reading an archive needs of the world, in three Protocols: bytes that come, a store, and a way to the blobs."""
+"""What archives need of the world: bytes that come, a store, a way to the blobs, and somebody to tell how far it is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
+
+Moved = Callable[[int], object]
+"""Told of each piece how many bytes it had."""
+SoFar = Callable[[int], object]
+"""Told how many bytes went by so far."""
 
 
 class Payload(Protocol):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from imgfs.archives import layout
+from imgfs.archives.contract import Moved
 from imgfs.archives.exporting import Open, verified
 from imgfs.archives.layout import Listed
 from imgfs.archives.names import blob_name
@@ -23,9 +24,6 @@ from imgfs.content.durable import fsync_path, is_temporary_name, publish, tempor
 from imgfs.errors import AlreadyExists, Busy, Malformed
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import check_depth
-
-Moved = Callable[[int], object]
-"""Told of each piece how many bytes it had."""
 
 
 def write_layout(

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
+from imgfs.archives.contract import SoFar
 from imgfs.errors import Malformed, Truncated
 from imgfs.layers.compression import Piece, open_decompressor
 
 PIECE = 1 << 20
 MAGIC_BYTES = 6
 _MAGICS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-
-Moved = Callable[[int], object]
-"""Told how many bytes of the source were read so far."""
 
 
 class ByteStream(Protocol):
@@ -51,39 +49,42 @@ def compression_of(head: bytes) -> str:
     return next((kind for magic, kind in _MAGICS.items() if head.startswith(magic)), "none")
 
 
-def open_stream(file: BinaryIO, moved: Moved = lambda _: None) -> ByteStream:
-    """The bytes of `file`, a plain file or a pipe, decompressed. The caller closes the file."""
+def open_stream(file: BinaryIO, read: SoFar = lambda _: None) -> ByteStream:
+    """The bytes of `file`, a plain file or a pipe, decompressed. The caller closes the file.
+
+    `read` is told how many bytes of `file` were read so far.
+    """
     is_plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() == 0
     head = file.read(MAGIC_BYTES)
     kind = compression_of(head)
     if is_plain and kind == "none":
         file.seek(0)
-        return FileStream(file, moved)
-    return PieceStream(_pieces(file, head, kind, moved))
+        return FileStream(file, read)
+    return PieceStream(_pieces(file, head, kind, read))
 
 
 class FileStream:
     """A plain file: what is not wanted is not read."""
 
-    def __init__(self, file: BinaryIO, moved: Moved) -> None:
+    def __init__(self, file: BinaryIO, read: SoFar) -> None:
         self.position = 0
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
-        self._moved = moved
+        self._tell = read
 
     def read(self, size: int) -> bytes:
         """See ByteStream."""
         data = self._file.read(size)
         self.position += len(data)
-        self._moved(self.position)
+        self._tell(self.position)
         return data
 
     def skip(self, size: int) -> None:
         """See ByteStream."""
         if self.position + size > self._size:
-            raise _cut(self._size)
+            raise cut(self._size)
         self.back_to(self.position + size)
-        self._moved(self.position)
+        self._tell(self.position)
 
     def back_to(self, position: int) -> bool:
         """See ByteStream."""
@@ -93,7 +94,7 @@ class FileStream:
 
     def finish(self) -> None:
         """See ByteStream."""
-        self._moved(self._size)
+        self._tell(self._size)
 
 
 class PieceStream:
@@ -119,7 +120,7 @@ class PieceStream:
         """See ByteStream."""
         while size:
             if not (piece := self.read(min(size, PIECE))):
-                raise _cut(self.position)
+                raise cut(self.position)
             size -= len(piece)
 
     def back_to(self, position: int) -> bool:
@@ -139,14 +140,14 @@ class PieceStream:
         return False
 
 
-def _pieces(file: BinaryIO, head: bytes, kind: str, moved: Moved) -> Iterator[Piece]:
+def _pieces(file: BinaryIO, head: bytes, kind: str, read: SoFar) -> Iterator[Piece]:
     """The decompressed bytes of `head` and the rest of `file`."""
     decompressor = open_decompressor(kind)
     taken, piece = 0, head
     while piece:
         taken += len(piece)
         yield from decompressor.feed(piece)
-        moved(taken)
+        read(taken)
         piece = file.read(PIECE)
     try:
         decompressor.close()
@@ -154,5 +155,6 @@ def _pieces(file: BinaryIO, head: bytes, kind: str, moved: Moved) -> Iterator[Pi
         raise Truncated(f"archive: {error.message}; get all of it and import again") from None
 
 
-def _cut(size: int) -> Truncated:
+def cut(size: int) -> Truncated:
+    """The error for an archive that ends after `size` bytes, where it must go on."""
     return Truncated(f"archive: ends after {size} bytes, inside a member; get all of it and import again")

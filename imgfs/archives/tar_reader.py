@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imgfs.archives.names import clean, link_target
-from imgfs.archives.stream import PIECE, ByteStream
-from imgfs.errors import Malformed, TooLarge, Truncated, Unsupported
+from imgfs.archives.stream import PIECE, ByteStream, cut
+from imgfs.errors import Malformed, TooLarge, Unsupported
 from imgfs.layers.extended import TYPES as EXTENDED
 from imgfs.layers.extended import Extended
 from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, read_header
@@ -48,7 +48,7 @@ class TarPayload:
         left = self._left
         data = self._stream.read(min(size, left))
         if left and size and not data:
-            raise _cut(self._stream)
+            raise cut(self._stream.position)
         return data
 
     def rewind(self) -> bool:
@@ -112,7 +112,7 @@ def _next_header(stream: ByteStream) -> Header | None:
     if not block:
         return None
     if len(block) < BLOCK:
-        raise _cut(stream)
+        raise cut(stream.position)
     if block == ZEROS:
         if stream.read(BLOCK) not in (ZEROS, b""):
             raise Malformed("archive: a block follows one zero block, expected two at the end: the tar is damaged")
@@ -159,7 +159,7 @@ def _checked_size(header: Header) -> int:
 def _whole(payload: TarPayload, stream: ByteStream) -> bytes:
     data = payload.read(PIECE) if payload.size else b""
     if len(data) < payload.size:
-        raise _cut(stream)
+        raise cut(stream.position)
     return data
 
 
@@ -168,7 +168,3 @@ def _text(name: bytes) -> str:
         return name.decode()
     except UnicodeDecodeError:
         raise Malformed(f"archive member {name[:200]!r}: its name is no UTF-8") from None
-
-
-def _cut(stream: ByteStream) -> Truncated:
-    return Truncated(f"archive: ends after {stream.position} bytes, inside a member; get all of it and import again")
