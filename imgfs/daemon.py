@@ -24,7 +24,7 @@ from imgfs.fs.deleting import finish_deletions
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
-from imgfs.kernel.fuse import Manner
+from imgfs.kernel.fuse import FuseMount
 from imgfs.kernel.guard import guarded
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 from imgfs.lock import locked
@@ -126,7 +126,7 @@ async def _show(
     subsystems = assemble(mounting, opened, running)
     operations, rootfs, nursery = Operations(subsystems), subsystems.rootfs, running.nursery
     ending = subsystems.served.waiters.ending
-    with Session(operations, str(mounting.mountpoint), _manner(mounting)) as session:
+    with Session(operations, str(mounting.mountpoint), _fuse_mount(mounting)) as session:
         nursery.start_soon(manager.attend, answering, ending, told(mounting.mountpoint))
         nursery.start_soon(_set_on_signal, signalled)
         nursery.start_soon(trio.to_thread.run_sync, running.one(REGISTRY).warm)
@@ -142,10 +142,10 @@ async def _show(
                 await opened.keeper.save_logged()
 
 
-def _manner(mounting: Mounting) -> Manner:
+def _fuse_mount(mounting: Mounting) -> FuseMount:
     """How the tree is mounted. Others than the daemon's user pass where `access` lets somebody in."""
     is_shared = os.geteuid() == 0 or not mounting.config.is_private
-    return Manner(is_shared, mounting.is_trusted, mounting.is_read_only, mounting.source)
+    return FuseMount(is_shared, mounting.is_trusted, mounting.is_read_only, mounting.source)
 
 
 async def _tidy(subsystems: Subsystems) -> None:

@@ -13,8 +13,8 @@ import trio
 from imgfs.aio.gather import plain_nursery
 from imgfs.errors import ImgfsError
 from imgfs.fs.operations import Operations
-from imgfs.kernel.fuse import INIT_BUFFER, Manner, amend_init, open_fuse
-from imgfs.kernel.mounts import mount_at, set_read_ahead, unmount, watch_mounts
+from imgfs.kernel.fuse import INIT_BUFFER, FuseMount, amend_init, open_fuse, set_read_ahead
+from imgfs.kernel.mounts import mount_at, unmount, watch_mounts
 
 MAX_TASKS = 2500
 """Requests in work at once. A reader that waits for a registry holds one, so this is well above WAITERS_MAX."""
@@ -27,18 +27,18 @@ _UNMOUNT_PATIENCE = 10.0
 
 
 class Session:
-    """A tree that is mounted in some `manner`. Use as a context; leaving it unmounts."""
+    """A tree that is mounted at `mountpoint`, as `mount` says. Use as a context; leaving it unmounts."""
 
-    def __init__(self, operations: Operations, mountpoint: str, manner: Manner) -> None:
+    def __init__(self, operations: Operations, mountpoint: str, mount: FuseMount) -> None:
         self._operations = operations
         self._mountpoint = mountpoint
-        self._manner = manner
+        self._mount = mount
         self._device = -1
         self._library: socket.socket | None = None
 
     def __enter__(self) -> Session:
         """Mount. Raises NotFound, NotPermitted, Busy or Unsupported, saying what to do."""
-        self._device = open_fuse(self._mountpoint, self._manner)
+        self._device = open_fuse(self._mountpoint, self._mount)
         return self
 
     def __exit__(self, *_: object) -> None:

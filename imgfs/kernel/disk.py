@@ -7,20 +7,19 @@ import os
 import sys
 from pathlib import Path
 
+from imgfs.kernel.libc import AT_FDCWD, LIBC, last_error
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_AT_FDCWD = -100
 _STATX_MNT_ID_UNIQUE = 0x4000
 _STATX_SIZE, _MASK_AT, _MNT_ID_AT = 256, 0, 144
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def sync_filesystem(path: Path) -> None:
     """Write everything of the filesystem that `path` lies on to disk. Blocks; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _libc.syncfs(descriptor):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
+        if LIBC.syncfs(descriptor):
+            raise last_error(str(path))
     finally:
         os.close(descriptor)
 
@@ -28,7 +27,7 @@ def sync_filesystem(path: Path) -> None:
 def mount_number(path: str | Path) -> int | None:
     """The number of the topmost mount at `path`, never given again; None before Linux 6.8, or where nothing is."""
     found = ctypes.create_string_buffer(_STATX_SIZE)
-    if _libc.statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_MNT_ID_UNIQUE, found):
+    if LIBC.statx(AT_FDCWD, os.fsencode(path), 0, _STATX_MNT_ID_UNIQUE, found):
         return None
     if not int.from_bytes(found.raw[_MASK_AT : _MASK_AT + 4], sys.byteorder) & _STATX_MNT_ID_UNIQUE:
         return None

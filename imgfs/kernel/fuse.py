@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import socket
 import struct
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted, Unsupported
+from imgfs.kernel.libc import LIBC
 from imgfs.kernel.mounts import FILESYSTEM
 
 DEVICE = "/dev/fuse"
@@ -32,11 +35,11 @@ _FLAGS = 12
 _MAX_BACKGROUND = 16
 """Offset of `max_background` and `congestion_threshold` in fuse_init_out."""
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
-_libc = ctypes.CDLL(None, use_errno=True)
+_log = logging.getLogger("imgfs.kernel")
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class FuseMount:
     """How a tree is mounted.
 
     `others`: more users than the one who mounts may pass (their permissions are checked by mode). `trusted`: setuid
@@ -60,7 +63,7 @@ class Manner:
         return (0 if self.trusted else _MS_NOSUID | _MS_NODEV) | (_MS_RDONLY if self.read_only else 0)
 
 
-def open_fuse(mountpoint: str, manner: Manner) -> int:
+def open_fuse(mountpoint: str, mount: FuseMount) -> int:
     """Mount at `mountpoint` and return the device; closing its last descriptor ends the connection.
 
     Without CAP_SYS_ADMIN it goes through fusermount3, which never trusts. Raises NotFound, NotPermitted, Busy or
@@ -69,10 +72,10 @@ def open_fuse(mountpoint: str, manner: Manner) -> int:
     if not os.path.exists(DEVICE):
         raise NotFound(f"{DEVICE}: is missing; load the fuse module, or give the container the device")
     if os.geteuid() == 0:
-        device = _mount_as_root(mountpoint, manner)
+        device = _mount_as_root(mountpoint, mount)
         if device is not None:
             return device
-    return _mount_as_user(mountpoint, manner)
+    return _mount_as_user(mountpoint, mount)
 
 
 def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
@@ -92,7 +95,19 @@ def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
     return bytes(amended)
 
 
-def _mount_as_root(mountpoint: str, manner: Manner) -> int | None:
+def set_read_ahead(device: tuple[int, int], kilobytes: int) -> None:
+    """Let the kernel ask for up to `kilobytes` at once when a file is read in order.
+
+    At the default of 128 kB the trips to user space are what it costs, and libfuse cannot ask for more. Where it cannot
+    be set (an ordinary user) a line in the log says so.
+    """
+    try:
+        Path(f"/sys/class/bdi/{device[0]}:{device[1]}/read_ahead_kb").write_text(str(kilobytes))
+    except OSError as error:
+        _log.info("kernel default kept", extra={"path": error.filename, "reason": error.strerror})
+
+
+def _mount_as_root(mountpoint: str, mount: FuseMount) -> int | None:
     """The device, or None where this root may not mount (a container without CAP_SYS_ADMIN)."""
     try:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -101,9 +116,9 @@ def _mount_as_root(mountpoint: str, manner: Manner) -> int | None:
             f"{DEVICE}: {error.strerror}; load the fuse module, or allow the container the device"
         ) from None
     owner = [f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
-    data = ",".join([f"fd={device}", "rootmode=40000", *owner, *manner.options])
-    source, target = os.fsencode(manner.source), os.fsencode(mountpoint)
-    if _libc.mount(source, target, FILESYSTEM.encode(), manner.flags, data.encode()) == 0:
+    data = ",".join([f"fd={device}", "rootmode=40000", *owner, *mount.options])
+    source, target = os.fsencode(mount.source), os.fsencode(mountpoint)
+    if LIBC.mount(source, target, FILESYSTEM.encode(), mount.flags, data.encode()) == 0:
         return device
     code = ctypes.get_errno()
     os.close(device)
@@ -120,12 +135,12 @@ def _refused(code: int, mountpoint: str) -> ImgfsError:
     return NotPermitted(f"{mountpoint}: cannot be mounted: {os.strerror(code)}")
 
 
-def _mount_as_user(mountpoint: str, manner: Manner) -> int:
+def _mount_as_user(mountpoint: str, mount: FuseMount) -> int:
     """Let the setuid fusermount3 mount, and take the device from it (fusermount3(1), _FUSE_COMMFD)."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        source = manner.source.replace("\\", r"\\").replace(",", r"\,")
-        options = [f"fsname={source}", "subtype=imgfs", *manner.options, *(["ro"] if manner.read_only else [])]
+        source = mount.source.replace("\\", r"\\").replace(",", r"\,")
+        options = [f"fsname={source}", "subtype=imgfs", *mount.options, *(["ro"] if mount.read_only else [])]
         command = ["fusermount3", "-o", ",".join(options), "--", mountpoint]
         environment = os.environ | {"_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
         try:

@@ -8,7 +8,6 @@ in D state for good. So somebody outside aborts the connection; then all are tol
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from imgfs.errors import ImgfsError
+from imgfs.kernel.libc import LIBC
 from imgfs.kernel.mountapi import Context
 from imgfs.kernel.mounts import mount_at
 
@@ -24,7 +24,6 @@ _PR_SET_PDEATHSIG = 1
 _GRACE = 0.1
 """Seconds in which what is killed dies, unless it waits for itself."""
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
@@ -55,9 +54,9 @@ def guarded(mountpoint: str) -> Generator[None]:
 def _watch(parent: int, mountpoint: str, ready: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.setsid()
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
+    LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     os.write(ready, b"1")
-    _let_go_of_all()
+    _close_all()
     watched = os.pidfd_open(parent)
     if os.getppid() == parent:
         signal.sigwait([signal.SIGUSR1])
@@ -65,7 +64,7 @@ def _watch(parent: int, mountpoint: str, ready: int) -> None:
         abort(mountpoint)
 
 
-def _let_go_of_all() -> None:
+def _close_all() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
@@ -81,16 +80,16 @@ def abort(mountpoint: str) -> None:
     mount = mount_at(mountpoint)
     if mount is None or not mount.filesystem.startswith("fuse"):
         return
-    door = Path(str(mount.device[1])) / "abort"
+    control = Path(str(mount.device[1])) / "abort"
     try:
-        (_CONNECTIONS / door).write_text("1")
+        (_CONNECTIONS / control).write_text("1")
     except OSError:
-        _abort_by_a_mount_of_our_own(door)
+        _abort_through_own_mount(control)
 
 
-def _abort_by_a_mount_of_our_own(door: Path) -> None:
+def _abort_through_own_mount(control: Path) -> None:
     try:
         with Context("fusectl", "the control filesystem of FUSE") as context, context.create(0) as connections:
-            Path(f"/proc/self/fd/{connections.fileno()}", door).write_text("1")
+            Path(f"/proc/self/fd/{connections.fileno()}", control).write_text("1")
     except (ImgfsError, OSError):
         return  # nobody is left to tell; the next start finds the state directory locked, and says by whom

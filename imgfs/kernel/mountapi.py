@@ -28,6 +28,7 @@ from imgfs.errors import (
     StorageFailed,
     Unsupported,
 )
+from imgfs.kernel.libc import AT_FDCWD, LIBC
 
 RDONLY, NOSUID, NODEV, NOATIME = 1, 2, 4, 16
 """Mount attributes (MOUNT_ATTR_*, linux/mount.h)."""
@@ -42,7 +43,7 @@ _PRIVATE = 1 << 18
 """MS_PRIVATE: mounts over this one and over the one it was made from stay apart."""
 _CLOEXEC = 1
 """FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC."""
-_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _MOVE_FROM_DESCRIPTOR = 4
 _MESSAGE = 4096
@@ -73,8 +74,6 @@ _ADVICE = {
     errno.ENOTCONN: "the daemon that serves it is gone; mount it again",
 }
 _NO_HINTS: Mapping[int, str] = MappingProxyType({})
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _MountAttr(ctypes.Structure):
@@ -118,7 +117,7 @@ class Detached(_Descriptor):
     def attach(self, target: str) -> None:
         """Put it over `target`, whose last component is not followed. Raises NotFound, NotPermitted or Busy."""
         flags = _MOVE_FROM_DESCRIPTOR
-        code = _call(_MOVE_MOUNT, self.fileno(), b"", _AT_FDCWD, os.fsencode(target), flags)[1]
+        code = _call(_MOVE_MOUNT, self.fileno(), b"", AT_FDCWD, os.fsencode(target), flags)[1]
         if code:
             advice = "mount a directory over a directory" if code in (errno.EINVAL, errno.ENOTDIR) else ""
             raise explain(code, target, "cannot be mounted over", advice=advice)
@@ -222,7 +221,7 @@ def clone(source: str) -> Detached:
     It shares superblock and page cache with the first, but no later mounts. Raises NotFound, NotPermitted or
     Unsupported.
     """
-    return _clone(_AT_FDCWD, os.fsencode(source), 0, source)
+    return _clone(AT_FDCWD, os.fsencode(source), 0, source)
 
 
 def clone_mount(mount: Detached) -> Detached:
@@ -232,7 +231,7 @@ def clone_mount(mount: Detached) -> Detached:
 
 def restrict(path: str, attributes: int) -> None:
     """Set mount attributes on the mount at `path`; none is taken away, its other mounts stay as they are."""
-    _set(_AT_FDCWD, os.fsencode(path), _MountAttr(attr_set=attributes), 0, path)
+    _set(AT_FDCWD, os.fsencode(path), _MountAttr(attr_set=attributes), 0, path)
 
 
 def explain(code: int, subject: str, what: str, words: str = "", advice: str = "") -> ImgfsError:
@@ -263,7 +262,7 @@ def _set(directory: int, path: bytes, wanted: _MountAttr, flags: int, subject: s
 
 def _call(number: int, *arguments: object) -> tuple[int, int]:
     """The result and errno (0: done). Numbers go as long, since syscall(2) is variadic; the GIL is free meanwhile."""
-    result = _libc.syscall(
+    result = LIBC.syscall(
         ctypes.c_long(number), *(ctypes.c_long(item) if isinstance(item, int) else item for item in arguments)
     )
     return result, ctypes.get_errno() if result < 0 else 0

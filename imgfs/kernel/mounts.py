@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import logging
 import os
 import re
 import select
@@ -18,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted
+from imgfs.kernel.libc import LIBC
 
 FILESYSTEM = "fuse.imgfs"
 MNT_DETACH = 2
 MNT_EXPIRE = 4
 UMOUNT_NOFOLLOW = 8
 
-_log = logging.getLogger("imgfs.kernel")
-_libc = ctypes.CDLL(None, use_errno=True)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -101,7 +99,7 @@ def unmount(path: str, *, detach: bool = False) -> None:
     fusermount3.
     """
     flags = UMOUNT_NOFOLLOW | (MNT_DETACH if detach else 0)
-    if _libc.umount2(os.fsencode(_absolute(path)), flags) == 0:
+    if LIBC.umount2(os.fsencode(_absolute(path)), flags) == 0:
         return
     code = ctypes.get_errno()
     if code == errno.EPERM:
@@ -116,7 +114,7 @@ def expire(path: str) -> bool:
     The first call marks it (umount2(2), MNT_EXPIRE). Users without CAP_SYS_ADMIN cannot mark: theirs goes at the first
     call that finds it unused. Mounts of others stay.
     """
-    if _libc.umount2(os.fsencode(_absolute(path)), UMOUNT_NOFOLLOW | MNT_EXPIRE) == 0:
+    if LIBC.umount2(os.fsencode(_absolute(path)), UMOUNT_NOFOLLOW | MNT_EXPIRE) == 0:
         return True
     code = ctypes.get_errno()
     if code != errno.EPERM:
@@ -146,18 +144,6 @@ def _explain(code: int, path: str) -> ImgfsError:
     if code in (errno.EINVAL, errno.ENOENT):
         return NotFound(f"{path}: nothing is mounted there")
     return NotPermitted(f"{path}: cannot be unmounted: {os.strerror(code)}")
-
-
-def set_read_ahead(device: tuple[int, int], kilobytes: int) -> None:
-    """Let the kernel ask for up to `kilobytes` at once when a file is read in order.
-
-    At the default of 128 kB the trips to user space are what it costs, and libfuse cannot ask for more. Where it cannot
-    be set (an ordinary user) a line in the log says so.
-    """
-    try:
-        Path(f"/sys/class/bdi/{device[0]}:{device[1]}/read_ahead_kb").write_text(str(kilobytes))
-    except OSError as error:
-        _log.info("kernel default kept", extra={"path": error.filename, "reason": error.strerror})
 
 
 def _height(mount: Mount, everything: dict[int, Mount]) -> int:

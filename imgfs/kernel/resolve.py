@@ -6,11 +6,12 @@ import ctypes
 import errno
 import os
 
+from imgfs.kernel.libc import LIBC, last_error
+
 _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _TRIES = 32
 """How often the kernel may say that a directory was moved while it went through `..`."""
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _How(ctypes.Structure):
@@ -23,14 +24,14 @@ def open_in_root(root: int, path: bytes, flags: int) -> int:
     Returns a descriptor of the caller's, closed on exec. Blocks as open(2) does; raises OSError.
     """
     how = _How(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    code = errno.EAGAIN
+    error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), os.fsdecode(path))
     for _ in range(_TRIES):
-        found = _libc.syscall(
+        found = LIBC.syscall(
             ctypes.c_long(_OPENAT2), ctypes.c_long(root), path, ctypes.byref(how), ctypes.c_long(ctypes.sizeof(how))
         )
         if found >= 0:
             return found
-        code = ctypes.get_errno()
-        if code not in (errno.EAGAIN, errno.EINTR):
+        error = last_error(os.fsdecode(path))
+        if error.errno not in (errno.EAGAIN, errno.EINTR):
             break
-    raise OSError(code, os.strerror(code), os.fsdecode(path))
+    raise error

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from imgfs.errors import NotPermitted
-from imgfs.kernel.fuse import Manner, amend_init, open_fuse
+from imgfs.kernel.fuse import FuseMount, amend_init, open_fuse
 
 PARALLEL = 1 << 18
 
@@ -45,4 +45,4 @@ def test_a_refusal_stays_a_refusal() -> None:
 
 def test_a_mountpoint_that_is_not_there_is_told() -> None:
     with pytest.raises(NotPermitted, match="/nonexistent/mnt: cannot be mounted: No such file"):
-        open_fuse("/nonexistent/mnt", Manner(others=True, trusted=True))
+        open_fuse("/nonexistent/mnt", FuseMount(others=True, trusted=True))
