@@ -11,7 +11,6 @@ import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import msgspec
 import trio
 
 from imgfs import __version__
@@ -21,6 +20,7 @@ from imgfs.config import Config, Settings
 from imgfs.content import labels
 from imgfs.content.kinds import CONTENT, ERA, INGESTS, Era
 from imgfs.database import Database
+from imgfs.encoding import indented_json
 from imgfs.execution.containers import CONTAINERS
 from imgfs.figures import exposed
 from imgfs.fs.caller import Waiters
@@ -46,7 +46,7 @@ from imgfs.rescue.kinds import TABLES as TABLES_KIND
 from imgfs.rescue.rebuild import Rebuilt, Tables
 from imgfs.rescue.relearn import relearn
 from imgfs.rootfs.kinds import ROOTFS, TERMS
-from imgfs.rootfs.rootfs import Terms
+from imgfs.rootfs.terms import Terms
 from imgfs.snapshots import graph, notes, rows
 from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
 from imgfs.transfer.kinds import PUSH, TRANSFER
@@ -214,7 +214,7 @@ def _describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt |
         "database": asdict(rebuilt) if rebuilt else "whole",
         "mounts": {name: one.reason or "works" for name, one in _named(terms.capabilities).items()},
     }
-    return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+    return indented_json(state)
 
 
 def told(path: Path) -> str:

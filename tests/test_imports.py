@@ -15,7 +15,7 @@ STOREYS = [
     {"errors"},
     {"oci"},
     {"erofs"},
-    {"aio", "metrics", "state"},
+    {"aio", "encoding", "metrics", "state"},
     {"log", "lock", "config", "database", "notify"},
     {"plugins"},
     {"content", "registry", "kernel"},

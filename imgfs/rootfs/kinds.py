@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from imgfs.plugins.contract import Kind
 from imgfs.rootfs.metadata import MetadataImages
-from imgfs.rootfs.rootfs import Rootfs, Terms
+from imgfs.rootfs.rootfs import Rootfs
+from imgfs.rootfs.terms import Terms
 
 ROOTFS = Kind("rootfs", Rootfs)
 METADATA = Kind("metadata", MetadataImages)

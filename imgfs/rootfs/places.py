@@ -16,8 +16,7 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound
-from imgfs.kernel.disk import mount_number
-from imgfs.kernel.mounts import expire, mount_at, mounts, mounts_below, unmount
+from imgfs.rootfs.kernel import HOST, Kernel
 
 Attach = Callable[[str], object]
 """Mounts something over the path it is given; runs in a thread, raises ImgfsError."""
@@ -29,8 +28,9 @@ _log = logging.getLogger("imgfs.rootfs")
 class Places:
     """The mounts below one mountpoint. A place is a path relative to it."""
 
-    def __init__(self, mountpoint: str, nursery: trio.Nursery) -> None:
+    def __init__(self, mountpoint: str, nursery: trio.Nursery, kernel: Kernel = HOST) -> None:
         self._mountpoint = mountpoint
+        self._kernel = kernel
         self._mounted: dict[str, object] = {}
         """In the order they were made, so that what lies over others goes first; each with a mark of its own."""
         self._closed: Counter[str] = Counter()
@@ -77,10 +77,10 @@ class Places:
         if not await trio.to_thread.run_sync(self._is_topmost, place, mark, limiter=self._unmounting):
             raise Busy(f"{place}: another filesystem is mounted over it; `umount {self.path(place)}` first")
         try:
-            await trio.to_thread.run_sync(unmount, self.path(place), limiter=self._unmounting)
+            await trio.to_thread.run_sync(self._kernel.unmount, self.path(place), limiter=self._unmounting)
         except Busy:
             path = self.path(place)
-            if inside := await trio.to_thread.run_sync(mounts_below, path, limiter=self._unmounting):
+            if inside := await trio.to_thread.run_sync(self._kernel.mounts_below, path, limiter=self._unmounting):
                 raise Busy(f"{place}: has mounts in it; `umount -R` them first: {inside[-1].mountpoint}") from None
             raise Busy(f"{place}: is in use; end the processes in it (`fuser -vm {path}` shows them)") from None
         except NotFound:
@@ -99,19 +99,21 @@ class Places:
     async def is_gone(self, place: str) -> bool:
         """Whether a mount was made there that is no more; it is forgotten then."""
         mark = self._mounted.get(place)
-        if mark is None or await trio.to_thread.run_sync(mount_at, self.path(place), limiter=self._unmounting):
+        if mark is None:
+            return False
+        if await trio.to_thread.run_sync(self._kernel.mount_at, self.path(place), limiter=self._unmounting):
             return False
         self._forget(place, mark)
         return place not in self._mounted
 
     async def expire(self) -> None:
         """Take away what nobody has used since the last call, and nobody has mounted something else over."""
-        stacked = await trio.to_thread.run_sync(_stacked, limiter=self._unmounting)
+        stacked = await trio.to_thread.run_sync(self._stacked, limiter=self._unmounting)
         for place in self:
             mark = self._mounted.get(place)
             if self.path(place) in stacked:
                 continue
-            if await trio.to_thread.run_sync(expire, self.path(place), limiter=self._unmounting):
+            if await trio.to_thread.run_sync(self._kernel.expire, self.path(place), limiter=self._unmounting):
                 self._forget(place, mark)
                 _log.info("idle view unmounted", extra={"place": place})
 
@@ -134,31 +136,28 @@ class Places:
         if place in self._mounted:
             return False
         self._mounted[place] = await trio.to_thread.run_sync(
-            _attached, attach, self.path(place), limiter=self._mounting
+            self._attached, attach, self.path(place), limiter=self._mounting
         )
         return True
 
     def _is_topmost(self, place: str, mark: object) -> bool:
         """Whether nobody mounted something else over ours, as far as can be told; ours may be gone, too."""
-        return not isinstance(mark, int) or mount_number(self.path(place)) in (
-            mark,
-            None,
-            mount_number(self._mountpoint),
-        )
+        if not isinstance(mark, int):
+            return True
+        number = self._kernel.mount_number
+        return number(self.path(place)) in (mark, None, number(self._mountpoint))
 
     def _forget(self, place: str, mark: object) -> None:
         """The mount of that mark is no more. Another one may have been made there while a thread found that out."""
         if self._mounted.get(place) is mark:
             self._mounted.pop(place, None)
 
+    def _attached(self, attach: Attach, path: str) -> object:
+        """Mount, and return a mark of this very mount: its number where the kernel gives one for good."""
+        attach(path)
+        return self._kernel.mount_number(path) or object()
 
-def _attached(attach: Attach, path: str) -> object:
-    """Mount, and return a mark of this very mount: its number where the kernel gives one for good."""
-    attach(path)
-    return mount_number(path) or object()
-
-
-def _stacked() -> set[str]:
-    """Where more than one mount lies. Read from the table: walking into a mount would count as a use of it."""
-    counts = Counter(mount.mountpoint for mount in mounts())
-    return {path for path, count in counts.items() if count > 1}
+    def _stacked(self) -> set[str]:
+        """Where more than one mount lies. Read from the table: walking into a mount would count as a use of it."""
+        counts = Counter(mount.mountpoint for mount in self._kernel.mounts())
+        return {path for path, count in counts.items() if count > 1}

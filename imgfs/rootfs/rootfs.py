@@ -7,33 +7,27 @@ snapshots and what was committed from them need a mount; without one they are re
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Container, Generator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import trio
 
-from imgfs.aio.flight import Flights
 from imgfs.aio.threads import run_disk
-from imgfs.errors import Busy, ImgfsError, Malformed, NotPermitted, TooLarge, Unsupported
+from imgfs.errors import Busy, ImgfsError, NotPermitted
 from imgfs.execution.records import Records
-from imgfs.kernel.bind import bind, bind_read_only
-from imgfs.kernel.erofs import detached_erofs
-from imgfs.kernel.fuse_overlay import mount_fuse_overlay
-from imgfs.kernel.mountapi import Detached, clone_mount
-from imgfs.kernel.overlay import check_unused, mount_overlay
-from imgfs.kernel.probe import Capabilities
-from imgfs.layers.store import Layer, LayerStore
+from imgfs.kernel.mountapi import Detached
+from imgfs.layers.store import LayerStore
 from imgfs.oci.digest import Digest, is_digest
+from imgfs.rootfs.kernel import HOST, Kernel
+from imgfs.rootfs.lowers import Lowers
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.places import Places
+from imgfs.rootfs.refusals import Refusals
+from imgfs.rootfs.terms import Terms
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
-from imgfs.snapshots.root import RootAttributes, root_of
+from imgfs.snapshots.root import RootAttributes
 from imgfs.snapshots.rows import Info, Kind
 from imgfs.snapshots.store import SnapshotStore, Stack
 from imgfs.snapshots.views import Views
@@ -43,42 +37,12 @@ BREATH = 0.2
 
 SMALL = 32 << 20
 """Bytes of tars whose entries are so few that their first reader need not be spared the building."""
-REFUSED_SECONDS = 60.0
-"""How long a refusal that may pass (a full disk) is believed."""
 
 _CLOSED = (
     'fusermount3 walks to it as root, who is kept out of an ordinary user\'s mount; set access = "all" in imgfs.toml, '
     "have root set user_allow_other in /etc/fuse.conf, and mount again (or mount imgfs as root)"
 )
 _log = logging.getLogger("imgfs.rootfs")
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How this daemon may mount. `trusted`: setuid bits and device nodes work. `private`: others cannot walk here."""
-
-    mountpoint: str
-    capabilities: Capabilities
-    is_root: bool
-    trusted: bool
-    private: bool = False
-    read_only: bool = False
-    """Whether active snapshots are shown as they are, for nobody to write to."""
-
-
-class _Refusal:
-    """Why a chain is not shown by the kernel: for good where that is the tree's own fault, else for a while."""
-
-    def __init__(self, error: ImgfsError) -> None:
-        self.reason = error.message
-        self._until = math.inf if isinstance(error, Unsupported | TooLarge) else trio.current_time() + REFUSED_SECONDS
-
-    def holds(self) -> bool:
-        return trio.current_time() < self._until
-
-
-def _holds(refusal: _Refusal | None) -> bool:
-    return refusal is not None and refusal.holds()
 
 
 class Rootfs:
@@ -94,8 +58,9 @@ class Rootfs:
         layers: LayerStore,
         containers: Records,
         nursery: trio.Nursery,
+        kernel: Kernel = HOST,
     ) -> None:
-        self.places = Places(terms.mountpoint, nursery)
+        self.places = Places(terms.mountpoint, nursery, kernel)
         self._terms = terms
         self._images = images
         self._graph = graph
@@ -104,15 +69,12 @@ class Rootfs:
         self._layers = layers
         self._containers = containers
         self._nursery = nursery
-        self._lowers: dict[Digest, Detached] = {}
-        """One mount of each chain in use that is in no tree: all others of it share its page cache."""
+        self._kernel = kernel
+        self._lowers = Lowers(terms, images, graph, views, layers, kernel, nursery)
         self._users: dict[str, Digest] = {}
         """The chain below each place."""
-        self._held: Counter[Digest] = Counter()
-        """How many are about to mount each chain, or something over it."""
-        self._opening: Flights[Detached] = Flights(nursery, memory=0)
-        self._refused: dict[Digest, _Refusal] = {}
-        self._unbound: dict[Digest, _Refusal] = {}
+        self._refused = Refusals()
+        self._unbound = Refusals()
         """Chains that could not even have a read-only mount of their FUSE view."""
         self._bound: set[str] = set()
         """Places whose last mount was a read-only one of the FUSE view beneath."""
@@ -121,7 +83,7 @@ class Rootfs:
     @property
     def is_kernel(self) -> bool:
         """Whether chains are shown by the kernel here."""
-        return self._terms.is_root and bool(self._terms.capabilities.erofs)
+        return self._terms.is_kernel
 
     @property
     def is_mounting(self) -> bool:
@@ -135,8 +97,7 @@ class Rootfs:
 
     def refusal(self, chain_id: Digest) -> str | None:
         """Why the kernel does not show this chain; None if it does or was not asked yet."""
-        refused = self._refused.get(chain_id) or self._unbound.get(chain_id)
-        return refused.reason if refused else None
+        return self._refused.reason(chain_id) or self._unbound.reason(chain_id)
 
     def is_shown(self, snapshot: Snapshot) -> bool:
         """Whether the chain is mounted, or is going to be without anybody's waiting, or cannot be."""
@@ -145,7 +106,7 @@ class Rootfs:
             not self._terms.is_root
             or rootfs_of(chain_id) in self.places
             or chain_id in self._preparing
-            or _holds(self._unbound.get(chain_id))
+            or self._unbound.hold(chain_id)
         )
 
     def is_bound(self, snapshot: Snapshot) -> bool:
@@ -178,7 +139,7 @@ class Rootfs:
         """
         if self.is_shown(snapshot):
             return False
-        if not self.is_kernel or _holds(self._refused.get(snapshot.chain_id)):
+        if not self.is_kernel or self._refused.hold(snapshot.chain_id):
             return await self._show_read_only(snapshot)
         if not await self.is_lazy(snapshot):
             await self._views.get(snapshot)
@@ -186,7 +147,7 @@ class Rootfs:
             return await self._show(snapshot)
         except ImgfsError as error:
             _log.warning("view stays in FUSE", extra={"chain_id": snapshot.chain_id, "reason": error.message})
-            self._refused[snapshot.chain_id] = _Refusal(error)
+            self._refused.note(snapshot.chain_id, error)
             return await self._show_read_only(snapshot)
 
     async def show_user(self, id: str) -> bool:
@@ -203,11 +164,11 @@ class Rootfs:
         info = self._snapshots.stat(id)
         if info.kind is Kind.ACTIVE and (mounted := await run_disk(self._containers.rootfs_of, info.name)):
             # An upper has one overlay at a time, and this one's container goes on with it without us.
-            return await self.places.mount(place, lambda target: bind(str(mounted), target, trusted=self._trusted))
+            return await self.places.mount(place, partial(self._kernel.bind, str(mounted), trusted=self._trusted))
         stack = self._snapshots.stack(id, read_only=info.kind is Kind.ACTIVE and await self._takes_no_change())
         self._check_writable(id)
         chain = self._graph.find(stack.chain) if stack.chain else None
-        with self._holding(chain):
+        with self._lowers.holding(chain):
             lower = await self._lower_or_view(chain) if chain else None
             if stack.upper is not None:
                 await self._snapshots.mark_used(info.name, await self._root(chain, lower), seen=info)
@@ -238,7 +199,7 @@ class Rootfs:
         if not self._terms.is_root:
             raise NotPermitted(f"snapshot {id}: showing its changes takes a bind mount; mount imgfs as root")
         upper = str(self._snapshots.upper(id))
-        return await self.places.mount(place, lambda target: bind_read_only(upper, target, trusted=False))
+        return await self.places.mount(place, partial(self._kernel.bind_read_only, upper, trusted=False))
 
     async def leave(self, id: str) -> None:
         """Take the mounts of a snapshot away. Raises Busy while it is used, also by what an earlier daemon mounted."""
@@ -297,17 +258,18 @@ class Rootfs:
     def _check_of(self, info: Info) -> Callable[[], None] | None:
         if info.kind is not Kind.ACTIVE or not info.used or info.damaged or not self._terms.is_root:
             return None
-        return partial(check_unused, self._snapshots.upper(info.id), self._snapshots.empty, f"snapshot {info.id}")
+        upper, empty = self._snapshots.upper(info.id), self._snapshots.empty
+        return partial(self._kernel.check_unused, upper, empty, f"snapshot {info.id}")
 
     async def _show(self, snapshot: Snapshot) -> bool:
         place = rootfs_of(snapshot.chain_id)
-        with self._holding(snapshot):
-            lower = await self._lower(snapshot)
+        with self._lowers.holding(snapshot):
+            lower = await self._lowers.get(snapshot)
             self._users[place] = snapshot.chain_id
-            is_new = await self.places.mount(place, partial(_attach_clone, lower))
+            is_new = await self.places.mount(place, partial(self._kernel.attach_clone, lower))
             if is_new:
                 self._bound.discard(place)
-        self._refused.pop(snapshot.chain_id, None)
+        self._refused.clear(snapshot.chain_id)
         return is_new
 
     async def _show_read_only(self, snapshot: Snapshot) -> bool:
@@ -315,13 +277,13 @@ class Rootfs:
         place = rootfs_of(snapshot.chain_id)
         try:
             is_new = await self.places.mount(
-                place, lambda target: bind_read_only(target, target, trusted=self._trusted)
+                place, lambda target: self._kernel.bind_read_only(target, target, trusted=self._trusted)
             )
             if is_new:
                 self._bound.add(place)
             return is_new
         except ImgfsError as error:
-            self._unbound[snapshot.chain_id] = _Refusal(error)
+            self._unbound.note(snapshot.chain_id, error)
             return False
 
     async def _prepare(self, snapshot: Snapshot) -> None:
@@ -330,55 +292,11 @@ class Rootfs:
         with suppress(ImgfsError):  # told to whoever reads
             await self.show(snapshot)
 
-    @contextmanager
-    def _holding(self, chain: Snapshot | None) -> Generator[None]:
-        """Keep the EROFS of a chain from being closed between its opening and its use."""
-        if chain is not None:
-            self._held[chain.chain_id] += 1
-        try:
-            yield
-        finally:
-            if chain is not None:
-                self._held[chain.chain_id] -= 1
-
-    async def _lower(self, snapshot: Snapshot) -> Detached:
-        """The EROFS of a chain, in no tree; kept while anything uses it. Built now if need be."""
-        found = self._lowers.get(snapshot.chain_id)
-        return found or await self._opening.join(snapshot.chain_id, lambda: self._open(snapshot))
-
-    async def _open(self, snapshot: Snapshot) -> Detached:
-        chain_id = snapshot.chain_id
-        image = await self._images.find(chain_id)
-        if image is None:
-            image = await self._images.make(await self._views.get(snapshot))
-        try:
-            lower = await self._mount_image(snapshot, image)
-        except Malformed:
-            await self._images.remove(chain_id)
-            raise
-        self._lowers[chain_id] = lower
-        return lower
-
-    async def _mount_image(self, snapshot: Snapshot, image: Path) -> Detached:
-        diff_ids = [layer.diff_id for layer in self._graph.layers(snapshot)]
-        held = {one: self._layers.get(one) for one in diff_ids if one in self._layers}
-        devices = [self._device(one, held.get(one)) for one in diff_ids]
-        return await trio.to_thread.run_sync(lambda: detached_erofs(image, devices, trusted=self._trusted))
-
-    def _device(self, diff_id: Digest, layer: Layer | None) -> Path:
-        """The layer's own file where it is here, so that its readers need no daemon; else the door that gets it.
-
-        By its descriptor: the file's name changes while a new layer settles. Whoever mounts holds the Layer meanwhile.
-        """
-        if layer is not None:
-            return Path(f"/proc/self/fd/{layer.descriptor()}")
-        return Path(self._terms.mountpoint) / ".imgfs" / "layers" / diff_id
-
     async def _lower_or_view(self, chain: Snapshot) -> Detached | str:
         """What lies below a user's changes: the chain's EROFS, or its FUSE view as a directory."""
         if self.is_kernel and self._terms.capabilities.overlay_over_erofs:
             try:
-                return await self._lower(chain)
+                return await self._lowers.get(chain)
             except ImgfsError as error:
                 _log.warning("overlay over FUSE", extra={"chain_id": chain.chain_id, "reason": error.message})
         await self._views.get(chain)
@@ -386,8 +304,8 @@ class Rootfs:
 
     async def _root(self, chain: Snapshot | None, lower: Detached | str | None) -> RootAttributes | None:
         """What the root of a chain looks like: an overlay shows that of its upper."""
-        if isinstance(lower, Detached):
-            return await trio.to_thread.run_sync(root_of, Path(f"/proc/self/fd/{lower.fileno()}"))
+        if lower is not None and not isinstance(lower, str):
+            return await trio.to_thread.run_sync(self._kernel.root_of, lower)
         if chain is None:
             return None
         root = (await self._views.get(chain)).tree.root
@@ -399,10 +317,11 @@ class Rootfs:
     def _user_attachment(self, stack: Stack, lower: Detached | str | None) -> Callable[[str], object]:
         below = lower if lower is not None else str(self._snapshots.empty)
         lowers: Sequence[str | Detached] = [*map(str, stack.lowers), below]
+        kernel, upper, work, trusted = self._kernel, stack.upper, stack.work, self._trusted
         if not self._terms.is_root:
             paths = [one for one in lowers if isinstance(one, str)]
-            return lambda target: mount_fuse_overlay(paths, target, stack.upper, stack.work)
-        return lambda target: mount_overlay(lowers, target, upper=stack.upper, work=stack.work, trusted=self._trusted)
+            return lambda target: kernel.mount_fuse_overlay(paths, target, upper, work)
+        return lambda target: kernel.mount_overlay(lowers, target, upper=upper, work=work, trusted=trusted)
 
     def _check_writable(self, id: str) -> None:
         """Raise NotPermitted where no overlay can be mounted, saying what is missing."""
@@ -415,9 +334,7 @@ class Rootfs:
 
     def _close_unused(self) -> None:
         self._users = {place: chain for place, chain in self._users.items() if self.places.is_taken(place)}
-        used = {*self._users.values(), *(+self._held)}
-        for chain_id in [one for one in self._lowers if one not in used]:
-            self._lowers.pop(chain_id).close()
+        self._lowers.close_unused(self._users.values())
 
 
 def rootfs_of(id: str) -> str:
@@ -428,8 +345,3 @@ def rootfs_of(id: str) -> str:
 def diff_of(id: str) -> str:
     """The place of a snapshot's own changes."""
     return f"snapshots/{id}/diff"
-
-
-def _attach_clone(lower: Detached, target: str) -> None:
-    with clone_mount(lower) as mount:
-        mount.attach(target)

@@ -13,14 +13,14 @@ from tests.rootfs.scene import Scene
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+def kernel() -> FakeKernel:
     """In the place of the real one."""
-    return FakeKernel().install(monkeypatch)
+    return FakeKernel()
 
 
 @pytest.fixture
-async def scene(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path, kernel: FakeKernel, nursery: trio.Nursery) -> AsyncIterator[Scene]:
     """A state directory with nothing in it."""
-    made = Scene(tmp_path, nursery)
+    made = Scene(tmp_path, kernel, nursery)
     yield made
     made.database.close()

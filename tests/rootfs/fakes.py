@@ -6,11 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pytest
-
 from imgfs.errors import Busy, ImgfsError, NotFound
 from imgfs.kernel.mounts import Mount
-from imgfs.rootfs import places, rootfs
 from imgfs.snapshots.root import RootAttributes
 
 PATIENCE = 10
@@ -73,15 +70,6 @@ class FakeKernel:
         """By the first word of the call: what it raises."""
         self.gates = {"attach": Gate(), "unmount": Gate(), "expire": Gate(), "erofs": Gate()}
 
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
-        """Stand in for the kernel's room in imgfs/rootfs/."""
-        for name in ("unmount", "expire", "mount_at"):
-            monkeypatch.setattr(places, name, getattr(self, name))
-        for name in ("detached_erofs", "mount_overlay", "clone_mount", "bind_read_only", "root_of"):
-            monkeypatch.setattr(rootfs, name, getattr(self, name))
-        monkeypatch.setattr(rootfs, "Detached", FakeDetached)
-        return self
-
     def attach(self, shows: str) -> Callable[[str], object]:
         """An attachment for Places.mount."""
 
@@ -111,8 +99,17 @@ class FakeKernel:
         self.gates["expire"]()
         return is_gone
 
+    def mounts(self) -> list[Mount]:
+        return [Mount(path, shows, "", (0, 0), 1, 0) for path, shows in self.mounted.items()]
+
     def mount_at(self, path: str) -> Mount | None:
-        return Mount(path, self.mounted[path], "", (0, 0), 1, 0) if path in self.mounted else None
+        return next((one for one in self.mounts() if one.mountpoint == path), None)
+
+    def mounts_below(self, path: str) -> list[Mount]:
+        return [one for one in self.mounts() if one.mountpoint.startswith(f"{path}/")]
+
+    def mount_number(self, path: str) -> None:
+        """As before Linux 6.8."""
 
     def detached_erofs(self, image: Path, devices: Sequence[Path], *, trusted: bool) -> FakeDetached:
         self._call(f"erofs {image.name} {' '.join('local' if '/fd/' in str(one) else 'door' for one in devices)}")
@@ -132,15 +129,26 @@ class FakeKernel:
         self._call(f"overlay {below[-1]}")
         self.attach(f"overlay {below[-1]}")(target)
 
-    def clone_mount(self, mount: FakeDetached) -> FakeDetached:
+    def attach_clone(self, mount: FakeDetached, target: str) -> None:
         mount.fileno()
-        return FakeDetached(self, mount.shows)
+        self.attach(mount.shows)(target)
+
+    def bind(self, source: str, target: str, *, trusted: bool) -> None:
+        self._call(f"bind {source}")
+        self.attach("bind")(target)
 
     def bind_read_only(self, source: str, target: str, *, trusted: bool) -> None:
         self._call(f"bind {source}")
         self.attach("bind")(target)
 
-    def root_of(self, path: Path) -> RootAttributes:
+    def mount_fuse_overlay(self, lowers: Sequence[str], target: str, upper: Path | None, work: Path | None) -> None:
+        self._call(f"fuse-overlayfs {lowers[-1]}")
+        self.attach(f"fuse-overlayfs {lowers[-1]}")(target)
+
+    def check_unused(self, upper: Path, lower: Path, subject: str) -> None:
+        """Nobody else writes to any."""
+
+    def root_of(self, mount: FakeDetached) -> RootAttributes:
         return RootAttributes(0o755, 0, 0, 0, ())
 
     def _call(self, call: str) -> None:

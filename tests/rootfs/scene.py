@@ -11,8 +11,10 @@ from imgfs.database import Database
 from imgfs.execution.records import Records
 from imgfs.kernel.probe import Capabilities, Capability
 from imgfs.layers.store import Layer, LayerStore
+from imgfs.rootfs.kernel import Kernel
 from imgfs.rootfs.metadata import MetadataImages
-from imgfs.rootfs.rootfs import Rootfs, Terms
+from imgfs.rootfs.rootfs import Rootfs
+from imgfs.rootfs.terms import Terms
 from imgfs.snapshots import graph, rows
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
 from imgfs.snapshots.store import SnapshotStore
@@ -46,8 +48,9 @@ class Provider:
 class Scene:
     """One state directory. `start` is the next daemon on it: what was only in memory is gone."""
 
-    def __init__(self, state: Path, nursery: trio.Nursery) -> None:
+    def __init__(self, state: Path, kernel: Kernel, nursery: trio.Nursery) -> None:
         self.state = state
+        self.kernel = kernel
         self.nursery = nursery
         self.database = Database(state / "imgfs.db", [graph.SCHEMA, rows.SCHEMA])
         self.start()
@@ -61,7 +64,15 @@ class Scene:
         self.images = MetadataImages(self.state)
         terms = Terms("/mnt", capabilities, is_root, trusted=True)
         self.rootfs = Rootfs(
-            terms, self.images, self.graph, self.views, self.snapshots, self.layers, Records(self.state), self.nursery
+            terms,
+            self.images,
+            self.graph,
+            self.views,
+            self.snapshots,
+            self.layers,
+            Records(self.state),
+            self.nursery,
+            self.kernel,
         )
         return self.rootfs
 

@@ -15,8 +15,8 @@ A, B, C = "snapshots/a/rootfs", "snapshots/b/rootfs", "snapshots/c/rootfs"
 
 
 @pytest.fixture
-def places(nursery: trio.Nursery) -> Places:
-    return Places("/mnt", nursery)
+def places(kernel: FakeKernel, nursery: trio.Nursery) -> Places:
+    return Places("/mnt", nursery, kernel)
 
 
 async def reached(gate: Gate) -> None:

@@ -10,7 +10,8 @@ from trio.testing import MockClock
 
 from imgfs.errors import Busy, ImgfsError, Malformed, NoSpace, NotPermitted, TooLarge, Unreachable, Unsupported
 from imgfs.kernel.probe import Capability
-from imgfs.rootfs.rootfs import BREATH, REFUSED_SECONDS, diff_of, rootfs_of
+from imgfs.rootfs.refusals import REFUSED_SECONDS
+from imgfs.rootfs.rootfs import BREATH, diff_of, rootfs_of
 from imgfs.snapshots.graph import Snapshot
 from tests.rootfs.fakes import FakeKernel
 from tests.rootfs.scene import ALL, BASE, TOP, Scene

@@ -1,0 +1,144 @@
+"""The system calls through which rootfs/ mounts and unmounts, so that a test can record, hold and fail them.
+
+Owns the list of calls and the host's kernel. How each is made is the matter of imgfs/kernel/. All of them block, many
+until a path is walked that may lead through the daemon's own tree: they are made in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from imgfs.kernel import bind, disk, erofs, fuse_overlay, mounts, overlay
+from imgfs.kernel.mountapi import Detached, clone_mount
+from imgfs.kernel.mounts import Mount
+from imgfs.snapshots.root import RootAttributes, root_of
+
+
+class Kernel(Protocol):
+    """What mounts and unmounts. Errors are those of imgfs/kernel/, where each call is described."""
+
+    def mounts(self) -> list[Mount]:
+        """Every mount."""
+        ...
+
+    def mount_at(self, path: str) -> Mount | None:
+        """The topmost mount at `path`."""
+        ...
+
+    def mounts_below(self, path: str) -> list[Mount]:
+        """The mounts below `path`, deepest first."""
+        ...
+
+    def mount_number(self, path: str) -> int | None:
+        """The number, never given again, of the topmost mount at `path`; None where the kernel gives none."""
+        ...
+
+    def unmount(self, path: str) -> None:
+        """Take the topmost mount at `path` away. Raises Busy, NotFound, NotPermitted."""
+        ...
+
+    def expire(self, path: str) -> bool:
+        """Take it away if nobody has used it since the last call; tell whether it is gone."""
+        ...
+
+    def detached_erofs(self, image: Path, devices: Sequence[Path], *, trusted: bool) -> Detached:
+        """Mount a metadata image in no tree."""
+        ...
+
+    def attach_clone(self, mount: Detached, target: str) -> None:
+        """Mount over `target` what a detached mount shows."""
+        ...
+
+    def root_of(self, mount: Detached) -> RootAttributes:
+        """What the root directory of a detached mount looks like."""
+        ...
+
+    def bind(self, source: str, target: str, *, trusted: bool) -> None:
+        """Show `source` at `target` too."""
+        ...
+
+    def bind_read_only(self, source: str, target: str, *, trusted: bool) -> None:
+        """The same read-only; `target` may be `source` itself."""
+        ...
+
+    def mount_overlay(
+        self, lowers: Sequence[str | Detached], target: str, *, upper: Path | None, work: Path | None, trusted: bool
+    ) -> None:
+        """Mount directories of changes over one another at `target`."""
+        ...
+
+    def mount_fuse_overlay(self, lowers: Sequence[str], target: str, upper: Path | None, work: Path | None) -> None:
+        """The same by a program, for those who may not mount."""
+        ...
+
+    def check_unused(self, upper: Path, lower: Path, subject: str) -> None:
+        """Raise Busy while any overlay writes to `upper`."""
+        ...
+
+
+class HostKernel:
+    """The kernel itself."""
+
+    def mounts(self) -> list[Mount]:
+        """See Kernel."""
+        return mounts.mounts()
+
+    def mount_at(self, path: str) -> Mount | None:
+        """See Kernel."""
+        return mounts.mount_at(path)
+
+    def mounts_below(self, path: str) -> list[Mount]:
+        """See Kernel."""
+        return mounts.mounts_below(path)
+
+    def mount_number(self, path: str) -> int | None:
+        """See Kernel."""
+        return disk.mount_number(path)
+
+    def unmount(self, path: str) -> None:
+        """See Kernel."""
+        mounts.unmount(path)
+
+    def expire(self, path: str) -> bool:
+        """See Kernel."""
+        return mounts.expire(path)
+
+    def detached_erofs(self, image: Path, devices: Sequence[Path], *, trusted: bool) -> Detached:
+        """See Kernel."""
+        return erofs.detached_erofs(image, devices, trusted=trusted)
+
+    def attach_clone(self, mount: Detached, target: str) -> None:
+        """See Kernel."""
+        with clone_mount(mount) as clone:
+            clone.attach(target)
+
+    def root_of(self, mount: Detached) -> RootAttributes:
+        """See Kernel."""
+        return root_of(Path(f"/proc/self/fd/{mount.fileno()}"))
+
+    def bind(self, source: str, target: str, *, trusted: bool) -> None:
+        """See Kernel."""
+        bind.bind(source, target, trusted=trusted)
+
+    def bind_read_only(self, source: str, target: str, *, trusted: bool) -> None:
+        """See Kernel."""
+        bind.bind_read_only(source, target, trusted=trusted)
+
+    def mount_overlay(
+        self, lowers: Sequence[str | Detached], target: str, *, upper: Path | None, work: Path | None, trusted: bool
+    ) -> None:
+        """See Kernel."""
+        overlay.mount_overlay(lowers, target, upper=upper, work=work, trusted=trusted)
+
+    def mount_fuse_overlay(self, lowers: Sequence[str], target: str, upper: Path | None, work: Path | None) -> None:
+        """See Kernel."""
+        fuse_overlay.mount_fuse_overlay(lowers, target, upper, work)
+
+    def check_unused(self, upper: Path, lower: Path, subject: str) -> None:
+        """See Kernel."""
+        overlay.check_unused(upper, lower, subject)
+
+
+HOST = HostKernel()

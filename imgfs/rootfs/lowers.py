@@ -1,0 +1,106 @@
+"""The EROFS mounts of chains, each in no tree: what is shown of a chain is a clone, or an overlay that lies on it.
+
+So all that shows a chain shares its page cache, and a chain is opened once however many snapshots lie on it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.errors import Malformed
+from imgfs.kernel.mountapi import Detached
+from imgfs.layers.store import Layer, LayerStore
+from imgfs.oci.digest import Digest
+from imgfs.rootfs.kernel import Kernel
+from imgfs.rootfs.metadata import MetadataImages
+from imgfs.rootfs.terms import Terms
+from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.views import Views
+
+
+class Lowers:
+    """One mount of each chain in use, made when it is first wanted."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        images: MetadataImages,
+        graph: SnapshotGraph,
+        views: Views,
+        layers: LayerStore,
+        kernel: Kernel,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._terms = terms
+        self._images = images
+        self._graph = graph
+        self._views = views
+        self._layers = layers
+        self._kernel = kernel
+        self._opened: dict[Digest, Detached] = {}
+        self._opening: Flights[Detached] = Flights(nursery, memory=0)
+        self._held: Counter[Digest] = Counter()
+        """How many are about to mount each chain, or something over it."""
+
+    def __iter__(self) -> Iterator[Digest]:
+        """The chains that are open."""
+        return iter(list(self._opened))
+
+    @contextmanager
+    def holding(self, chain: Snapshot | None) -> Generator[None]:
+        """Keep the mount of a chain from being closed between its opening and its use."""
+        if chain is not None:
+            self._held[chain.chain_id] += 1
+        try:
+            yield
+        finally:
+            if chain is not None:
+                self._held[chain.chain_id] -= 1
+
+    async def get(self, chain: Snapshot) -> Detached:
+        """The mount of a chain. Its metadata image is built now if need be, which takes its layers.
+
+        Raises what building and mounting it raises; Malformed where the kernel refuses the image, which is removed.
+        """
+        found = self._opened.get(chain.chain_id)
+        return found or await self._opening.join(chain.chain_id, lambda: self._open(chain))
+
+    def close_unused(self, used: Iterable[Digest]) -> None:
+        """Close the mounts of all chains but those `used` and held; what is mounted from one stays."""
+        kept = {*used, *(+self._held)}
+        for chain_id in [one for one in self._opened if one not in kept]:
+            self._opened.pop(chain_id).close()
+
+    async def _open(self, chain: Snapshot) -> Detached:
+        image = await self._images.find(chain.chain_id)
+        if image is None:
+            image = await self._images.make(await self._views.get(chain))
+        try:
+            opened = await self._mount(chain, image)
+        except Malformed:
+            await self._images.remove(chain.chain_id)
+            raise
+        self._opened[chain.chain_id] = opened
+        return opened
+
+    async def _mount(self, chain: Snapshot, image: Path) -> Detached:
+        diff_ids = [layer.diff_id for layer in self._graph.layers(chain)]
+        held = {one: self._layers.get(one) for one in diff_ids if one in self._layers}
+        devices = [self._device(one, held.get(one)) for one in diff_ids]
+        trusted = self._terms.trusted
+        return await trio.to_thread.run_sync(lambda: self._kernel.detached_erofs(image, devices, trusted=trusted))
+
+    def _device(self, diff_id: Digest, layer: Layer | None) -> Path:
+        """The layer's own file where it is here, so that its readers need no daemon; else the file that gets it.
+
+        By its descriptor: the file's name changes while a new layer settles. Whoever mounts holds the Layer meanwhile.
+        """
+        if layer is not None:
+            return Path(f"/proc/self/fd/{layer.descriptor()}")
+        return Path(self._terms.mountpoint) / ".imgfs" / "layers" / diff_id

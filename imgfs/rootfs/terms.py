@@ -1,0 +1,25 @@
+"""How a daemon may mount."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgfs.kernel.probe import Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How this daemon may mount. `trusted`: setuid bits and device nodes work. `private`: others cannot walk here."""
+
+    mountpoint: str
+    capabilities: Capabilities
+    is_root: bool
+    trusted: bool
+    private: bool = False
+    read_only: bool = False
+    """Whether active snapshots are shown as they are, for nobody to write to."""
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether chains are shown by the kernel here."""
+        return self.is_root and bool(self.capabilities.erofs)
