@@ -14,6 +14,7 @@ import msgspec
 
 from imgfs.content.disk import Disk, write_all
 from imgfs.content.durable import write_file
+from imgfs.encoding import indented_json
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.oci.digest import Digest
 
@@ -50,7 +51,7 @@ def encode(meta: Meta) -> bytes:
     ref = quote_from_bytes(os.fsencode(meta.ref), _READABLE)
     expected = None if meta.expected is None else str(meta.expected)
     file = _File(ref, meta.started, meta.updated, meta.era, meta.durable, meta.total, expected)
-    return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
+    return indented_json(file)
 
 
 def decode(data: bytes) -> Meta:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from imgfs.errors import Invalid, NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.deleting import check_unused
 from imgfs.fs.node import Directory, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
-from imgfs.fs.user import UserSnapshot, commit, remove
+from imgfs.fs.user import UserSnapshot, remove
+from imgfs.rootfs.rootfs import diff_of, rootfs_of
 from imgfs.snapshots.ids import active_id, check_name
 from imgfs.snapshots.rows import Kind
 
@@ -57,4 +59,22 @@ class ActiveDirectory(Directory):
             raise NotPermitted(error.message) from None
         key = os.fsdecode(old)
         await check_unused(self._subsystems, key)
-        await commit(self._subsystems, key, name, caller)
+        await _commit(self._subsystems, key, name, caller)
+
+
+async def _commit(subsystems: Subsystems, key: str, name: str, caller: Caller) -> None:
+    """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit.
+
+    Who is interrupted while the disk is written finds it active; it is busy until the disk has answered.
+    """
+    work = partial(_leave_and_commit, subsystems, key, name)
+    await caller.wait(lambda: subsystems.works.join(("commit", key, name), work))
+
+
+async def _leave_and_commit(subsystems: Subsystems, key: str, name: str) -> None:
+    id = active_id(key)
+    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+        subsystems.snapshots.check_commit(key, name)
+        await subsystems.rootfs.settle(id)
+        await subsystems.rootfs.leave(id)
+        await subsystems.snapshots.commit(key, name)

@@ -10,11 +10,12 @@ import pyfuse3
 
 from imgfs.errors import ImgfsError, ReadOnly
 from imgfs.fs.caller import Caller
-from imgfs.fs.labels import as_moment, as_xattrs, remove_label, set_label
+from imgfs.fs.labels import as_xattrs, remove_label, set_label
 from imgfs.fs.layer import LAYER, ChainLayer
 from imgfs.fs.node import ENDLESS, SOON, Directory, Link, Listing, Node, Stale, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.fs.view import ViewNode
+from imgfs.fs.xattrs import as_error, as_moment
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Face, Snapshot
 from imgfs.snapshots.views import View
@@ -63,9 +64,8 @@ class ChainDirectory(Directory):
             b"user.imgfs.usage": str(self._usage()).encode(),
         }
         rootfs, images = self._subsystems.rootfs, self._subsystems.images
-        if error := images.snapshot_failure(self._snapshot) or rootfs.refusal(chain_id):
-            facts[b"user.imgfs.error"] = error.encode(errors="backslashreplace")
-        return facts | as_xattrs(store.labels(chain_id))
+        error = images.snapshot_failure(self._snapshot) or rootfs.refusal(chain_id)
+        return facts | as_error(error) | as_xattrs(store.labels(chain_id))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         await set_label(self._subsystems.snapshots, self._snapshot.chain_id, name, value)

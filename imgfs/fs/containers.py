@@ -10,11 +10,11 @@ import stat
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 import pyfuse3
 import trio
 
 from imgfs.aio.threads import run_disk
+from imgfs.encoding import indented_json
 from imgfs.errors import from_os
 from imgfs.execution.containers import Containers, Found
 from imgfs.execution.records import is_id
@@ -26,6 +26,7 @@ from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number
 from imgfs.fs.output import OUTPUT, find_output
 from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.xattrs import as_error
 from imgfs.rootfs.rootfs import rootfs_of
 from imgfs.snapshots.ids import active_id
 
@@ -109,8 +110,7 @@ class ContainerDirectory(Directory):
         ]
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        error = self._subsystems.failures.get(f"containers/{self._id}")
-        return {b"user.imgfs.error": error.encode(errors="backslashreplace")} if error else {}
+        return as_error(self._subsystems.failures.get(f"containers/{self._id}"))
 
     @property
     def _containers(self) -> Containers:
@@ -160,7 +160,7 @@ class StatusFile(Node):
 
 
 def _state_json(found: Found) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(state_of_found(found)), indent=2) + b"\n"
+    return indented_json(state_of_found(found))
 
 
 def _status(found: Found) -> bytes:

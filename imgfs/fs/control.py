@@ -9,11 +9,12 @@ from imgfs import __version__
 from imgfs.fs.caller import Caller
 from imgfs.fs.deleted import DeletedDirectory
 from imgfs.fs.files import RenderedFile, called, constant
+from imgfs.fs.fixed import FixedDirectory
 from imgfs.fs.gc import GcDirectory
 from imgfs.fs.layer import LayerDevices
 from imgfs.fs.leases import LeasesDirectory
-from imgfs.fs.node import Directory, Listing, Node, missing
-from imgfs.fs.plugins import Fixed, plugins_directory
+from imgfs.fs.node import Node
+from imgfs.fs.plugins import plugins_directory
 from imgfs.fs.repair import RepairFile
 from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
@@ -24,45 +25,29 @@ from imgfs.oci.digest import Digest
 _LOG_SHOWN = 1 << 20
 
 
-class ControlDirectory(Directory):
+class ControlDirectory(FixedDirectory):
     """version, config, state.json, metrics, log, repair, and directories; unlisted: layers/, for the kernel."""
 
-    __slots__ = ("_children", "_gc", "_layers", "_rootfs")
+    __slots__ = ("_gc", "_layers", "_rootfs")
 
     def __init__(self, subsystems: Subsystems) -> None:
-        super().__init__(".imgfs", subsystems.shown)
+        self._gc = GcDirectory(subsystems)
         self._layers = LayerDevices(subsystems)
         self._rootfs = subsystems.rootfs
-        renderers = {
-            "version": constant(f"{__version__}\n".encode()),
-            "config": constant(subsystems.settings.encode()),
-            "state.json": called(subsystems.describe),
-            "log": called(lambda: _tail(subsystems.state / "log")),
-        }
-        self._gc = GcDirectory(subsystems)
-        self._children: dict[bytes, Node] = {
-            name.encode(): RenderedFile(f".imgfs/{name}", subsystems.shown, render)
-            for name, render in renderers.items()
-        }
-        # Its size costs a walk over the stores, which nobody who lists this directory asked for.
-        self._children[b"metrics"] = ReportFile(subsystems, ".imgfs/metrics", subsystems.metrics)
         deleted = DeletedDirectory(subsystems.shown, subsystems.containers.deleted)
-        self._children[b"deleted"] = Fixed(".imgfs/deleted", subsystems.shown, {b"containers": deleted})
-        self._children[b"gc"] = self._gc
-        self._children[b"leases"] = LeasesDirectory(subsystems)
-        self._children[b"plugins"] = plugins_directory(subsystems.shown, subsystems.plugins)
-        self._children[b"transfers"] = TransfersDirectory(subsystems)
-        self._children[b"repair"] = RepairFile(subsystems)
+        children: dict[bytes, Node] = {
+            **_documents(subsystems),
+            b"deleted": FixedDirectory(".imgfs/deleted", subsystems.shown, {b"containers": deleted}),
+            b"gc": self._gc,
+            b"leases": LeasesDirectory(subsystems),
+            b"plugins": plugins_directory(subsystems.shown, subsystems.plugins),
+            b"transfers": TransfersDirectory(subsystems),
+            b"repair": RepairFile(subsystems),
+        }
+        super().__init__(".imgfs", subsystems.shown, children)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
-        if name == b"layers":
-            return self._layers
-        if name not in self._children:
-            raise missing(name)
-        return self._children[name]
-
-    async def entries(self, caller: Caller) -> Listing:
-        return list(self._children.items())
+        return self._layers if name == b"layers" else await super().lookup(name, caller)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """`user.imgfs.views` with `unmount`: take the kernel's views away, which keep the tree busy for umount(2).
@@ -80,6 +65,23 @@ class ControlDirectory(Directory):
             await caller.wait(lambda: self._gc.discard(unwanted))
         else:
             raise self.refusal()
+
+
+def _documents(subsystems: Subsystems) -> dict[bytes, Node]:
+    renderers = {
+        "version": constant(f"{__version__}\n".encode()),
+        "config": constant(subsystems.settings.encode()),
+        "state.json": called(subsystems.describe),
+        "log": called(lambda: _tail(subsystems.state / "log")),
+    }
+    return {
+        **{
+            name.encode(): RenderedFile(f".imgfs/{name}", subsystems.shown, render)
+            for name, render in renderers.items()
+        },
+        # Its size costs a walk over the stores, which nobody who lists this directory asked for.
+        b"metrics": ReportFile(subsystems, ".imgfs/metrics", subsystems.metrics),
+    }
 
 
 def _tail(path: Path) -> bytes:

@@ -11,8 +11,8 @@ from imgfs.aio.threads import run_disk
 from imgfs.execution.deleted import DeletedContainers
 from imgfs.execution.records import is_id
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import WRITING, BytesHandle
-from imgfs.fs.node import Directory, Handle, Listing, Node, Shown, control_number, missing
+from imgfs.fs.files import Document
+from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missing
 
 
 class DeletedDirectory(Directory):
@@ -42,12 +42,10 @@ class DeletedDirectory(Directory):
         await run_disk(self._deleted.remove, id)
 
 
-class DeletedFile(Node):
+class DeletedFile(Document):
     """One record, as JSON."""
 
     __slots__ = ("_deleted", "_id", "_shown")
-
-    direct_io = True
 
     def __init__(self, shown: Shown, deleted: DeletedContainers, id: str) -> None:
         super().__init__(control_number(f".imgfs/deleted/containers/{id}"))
@@ -59,7 +57,5 @@ class DeletedFile(Node):
         status = self._deleted.stat(self._id)
         return self._shown.entry(self.number, stat.S_IFREG | 0o444, size=status.st_size, time=status.st_mtime_ns)
 
-    async def open(self, flags: int, caller: Caller) -> Handle:
-        if flags & WRITING:
-            raise self.refusal()
-        return BytesHandle(await run_disk(self._deleted.read, self._id))
+    async def content(self, caller: Caller) -> bytes:
+        return await run_disk(self._deleted.read, self._id)

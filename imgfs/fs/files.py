@@ -1,4 +1,4 @@
-"""Files outside of views: documents that are rendered when asked for, and whole blobs of the content store."""
+"""Files outside of views: documents that are made when they are opened, and whole files of the state directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 import pyfuse3
 
 from imgfs.aio.reading import read_at
-from imgfs.errors import NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import Handle, Node, Shown, control_number
 
@@ -47,12 +46,27 @@ class FileHandle:
         os.close(self._file)
 
 
-class RenderedFile(Node):
+class Document(Node):
+    """A file that nobody writes to and whose bytes are made for who opens it. A kind says what stat shows of it."""
+
+    __slots__ = ()
+
+    direct_io = True
+
+    async def content(self, caller: Caller) -> bytes:
+        """What whoever opens it now reads."""
+        raise NotImplementedError
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & WRITING:
+            raise self.refusal()
+        return BytesHandle(await self.content(caller))
+
+
+class RenderedFile(Document):
     """A small document that is made anew for each stat and open, such as `status.json`."""
 
     __slots__ = ("_render", "_shown")
-
-    direct_io = True
 
     def __init__(self, key: str, shown: Shown, render: Callable[[], Awaitable[bytes]]) -> None:
         super().__init__(control_number(key))
@@ -63,10 +77,8 @@ class RenderedFile(Node):
         size = len(await self._render())
         return self._shown.entry(self.number, stat.S_IFREG | 0o444, size=size, disk=0)
 
-    async def open(self, flags: int, caller: Caller) -> Handle:
-        if flags & WRITING:
-            raise NotPermitted("imgfs writes this file; it is read-only")
-        return BytesHandle(await self._render())
+    async def content(self, caller: Caller) -> bytes:
+        return await self._render()
 
 
 def constant(data: bytes) -> Callable[[], Awaitable[bytes]]:

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from imgfs.fs.caller import Caller
-from imgfs.fs.node import Directory, Listing, Node, missing
+from imgfs.fs.fixed import FixedDirectory
 from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
 from imgfs.oci.digest import Digest
 
 
-class GcDirectory(Directory):
+class GcDirectory(FixedDirectory):
     """`dry-run`, `dry-run-all` (with what cannot be fetched again) and `last`."""
 
-    __slots__ = ("_children", "_last", "_room")
+    __slots__ = ("_last", "_room")
 
     def __init__(self, subsystems: Subsystems) -> None:
-        super().__init__(".imgfs/gc", subsystems.shown)
-        self._room = subsystems.room
-        self._last = b"{}\n"
         renderers = {
             b"dry-run": self._dry_run,
             b"dry-run-all": self._dry_run_all,
             b"last": self._tell_last,
         }
-        self._children: dict[bytes, Node] = {
+        children = {
             name: ReportFile(subsystems, f".imgfs/gc/{name.decode()}", render) for name, render in renderers.items()
         }
-
-    async def lookup(self, name: bytes, caller: Caller) -> Node:
-        if name not in self._children:
-            raise missing(name)
-        return self._children[name]
-
-    async def entries(self, caller: Caller) -> Listing:
-        return list(self._children.items())
+        super().__init__(".imgfs/gc", subsystems.shown, children)
+        self._room = subsystems.room
+        self._last = b"{}\n"
 
     async def run(self, *, everything: bool) -> None:
         """Collect garbage, and keep the report."""

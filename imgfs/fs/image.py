@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import stat
 
-import msgspec
 import pyfuse3
 
 from imgfs.aio.gather import gather
+from imgfs.encoding import indented_json
 from imgfs.errors import ImgfsError
 from imgfs.fs.blob import BlobFile
 from imgfs.fs.caller import Caller
 from imgfs.fs.chain import check_merge
-from imgfs.fs.files import WRITING, BytesHandle, RenderedFile
-from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number, missing
+from imgfs.fs.files import Document, RenderedFile
+from imgfs.fs.fixed import FixedDirectory
+from imgfs.fs.node import Directory, Link, Listing, Node, control_number, missing
 from imgfs.fs.push import push_directory
 from imgfs.fs.referrers import ReferrersDirectory
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.xattrs import as_error
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Index, Manifest
@@ -44,8 +46,8 @@ class PlatformDirectory(Directory):
             return self._rootfs()
         if name == b"pull":
             return PullFile(self._subsystems, self._digest, self._platform, f"{self._key()}/pull")
-        if door := push_directory(self._subsystems, self._digest, self._platform, os.fsdecode(name)):
-            return door
+        if pushing := push_directory(self._subsystems, self._digest, self._platform, os.fsdecode(name)):
+            return pushing
         if name not in (b"manifest.json", b"config.json", b"layers"):
             raise missing(name)
         image = await self._known() or await caller.wait(self._fetch)
@@ -67,13 +69,13 @@ class PlatformDirectory(Directory):
             return None
 
     async def _parts(self, image: PlatformImage) -> dict[bytes, Node]:
-        parts = self._subsystems
-        own = await parts.catalog.descriptor(image.digest)
-        size = info.size if (info := parts.content.info(image.digest)) else own.size if own else 0
+        subsystems = self._subsystems
+        own = await subsystems.catalog.descriptor(image.digest)
+        size = info.size if (info := subsystems.content.info(image.digest)) else own.size if own else 0
         return {
-            b"manifest.json": BlobFile(parts, Descriptor(image.digest, size, image.manifest.media_type)),
-            b"config.json": BlobFile(parts, image.manifest.config),
-            b"layers": LayersDirectory(parts, image, f"{self._key()}/layers", self._depth + 1),
+            b"manifest.json": BlobFile(subsystems, Descriptor(image.digest, size, image.manifest.media_type)),
+            b"config.json": BlobFile(subsystems, image.manifest.config),
+            b"layers": _layers_directory(subsystems, image, f"{self._key()}/layers", self._depth + 1),
         }
 
     def _rootfs(self) -> Node:
@@ -97,7 +99,8 @@ class ImageDirectory(PlatformDirectory):
             return found
         if name in (b"index.json", b"platforms"):
             document = await caller.wait(lambda: self._subsystems.documents.read(self._digest))
-            return (await self._of_index(document)).get(name) or self._missing(name)
+            if found := (await self._of_index(document)).get(name):
+                return found
         return await super().lookup(name, caller)
 
     async def entries(self, caller: Caller) -> Listing:
@@ -116,8 +119,7 @@ class ImageDirectory(PlatformDirectory):
             await caller.wait(lambda name=name: self._subsystems.resolver.refresh(name.name))
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        error = self._subsystems.images.failure(self._digest)
-        return {b"user.imgfs.error": error.encode()} if error else {}
+        return as_error(self._subsystems.images.failure(self._digest))
 
     def _own(self) -> dict[bytes, Node]:
         shown = self._subsystems.shown
@@ -134,21 +136,17 @@ class ImageDirectory(PlatformDirectory):
         own = Descriptor(self._digest, info.size if info else 0, document.media_type)
         return {
             b"index.json": BlobFile(self._subsystems, own),
-            b"platforms": PlatformsDirectory(self._subsystems, self._digest, document),
+            b"platforms": _platforms_directory(self._subsystems, self._digest, document),
         }
 
     async def _status_text(self) -> bytes:
         return render_status(await self._subsystems.status.image(self._digest)).encode()
 
     async def _status_json(self) -> bytes:
-        status = await self._subsystems.status.image(self._digest)
-        return msgspec.json.format(msgspec.json.encode(status, enc_hook=str), indent=2) + b"\n"
-
-    def _missing(self, name: bytes) -> Node:
-        raise missing(name)
+        return indented_json(await self._subsystems.status.image(self._digest))
 
 
-class PullFile(Node):
+class PullFile(Document):
     """`pull`: opening it brings the whole image here, durably; it holds the chain ID. Unlisted, so that nobody pulls
     by accident.
 
@@ -156,8 +154,6 @@ class PullFile(Node):
     """
 
     __slots__ = ("_digest", "_platform", "_subsystems")
-
-    direct_io = True
 
     def __init__(self, subsystems: Subsystems, digest: Digest, platform: Platform, key: str) -> None:
         super().__init__(control_number(key))
@@ -168,11 +164,9 @@ class PullFile(Node):
     async def attributes(self) -> pyfuse3.EntryAttributes:
         return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444, size=len(self._digest) + 1, disk=0)
 
-    async def open(self, flags: int, caller: Caller) -> Handle:
-        if flags & WRITING:
-            raise self.refusal()
+    async def content(self, caller: Caller) -> bytes:
         snapshot = await caller.wait(self._pull)
-        return BytesHandle(f"{snapshot.chain_id}\n".encode())
+        return f"{snapshot.chain_id}\n".encode()
 
     async def _pull(self) -> Snapshot:
         """Layers that cannot be merged are told now, and not to whoever walks there some day."""
@@ -184,43 +178,22 @@ class PullFile(Node):
         return snapshot
 
 
-class LayersDirectory(Directory):
+def _layers_directory(subsystems: Subsystems, image: PlatformImage, key: str, depth: int) -> Directory:
     """layers/: a link into content/ for each layer, base first, numbered from 0."""
-
-    __slots__ = ("_links",)
-
-    def __init__(self, subsystems: Subsystems, image: PlatformImage, key: str, depth: int) -> None:
-        super().__init__(key, subsystems.shown)
-        up = "../" * (depth + 1)
-        self._links = {
-            str(n).encode(): Link(f"{key}/{n}", subsystems.shown, f"{up}content/{layer.digest}")
-            for n, layer in enumerate(image.manifest.layers)
-        }
-
-    async def lookup(self, name: bytes, caller: Caller) -> Node:
-        return self._links.get(name) or await super().lookup(name, caller)
-
-    async def entries(self, caller: Caller) -> Listing:
-        return list(self._links.items())
+    up = "../" * (depth + 1)
+    links = {
+        str(n).encode(): Link(f"{key}/{n}", subsystems.shown, f"{up}content/{layer.digest}")
+        for n, layer in enumerate(image.manifest.layers)
+    }
+    return FixedDirectory(key, subsystems.shown, links)
 
 
-class PlatformsDirectory(Directory):
+def _platforms_directory(subsystems: Subsystems, digest: Digest, index: Index) -> Directory:
     """platforms/: one directory for each platform of the index."""
-
-    __slots__ = ("_platforms",)
-
-    def __init__(self, subsystems: Subsystems, digest: Digest, index: Index) -> None:
-        super().__init__(f"images/{digest}/platforms", subsystems.shown)
-        self._platforms = {
-            one.platform.slug.encode(): PlatformDirectory(
-                subsystems, digest, one.platform, f"images/{digest}/platforms/{one.platform.slug}", 3
-            )
-            for one in index.manifests
-            if one.media_type in MANIFEST_TYPES | INDEX_TYPES and one.platform and one.platform.os != "unknown"
-        }
-
-    async def lookup(self, name: bytes, caller: Caller) -> Node:
-        return self._platforms.get(name) or await super().lookup(name, caller)
-
-    async def entries(self, caller: Caller) -> Listing:
-        return list(self._platforms.items())
+    key = f"images/{digest}/platforms"
+    platforms = {
+        one.platform.slug.encode(): PlatformDirectory(subsystems, digest, one.platform, f"{key}/{one.platform.slug}", 3)
+        for one in index.manifests
+        if one.media_type in MANIFEST_TYPES | INDEX_TYPES and one.platform and one.platform.os != "unknown"
+    }
+    return FixedDirectory(key, subsystems.shown, platforms)

@@ -18,11 +18,10 @@ from imgfs.fs.image import ImageDirectory
 from imgfs.fs.listing import list_file
 from imgfs.fs.node import Directory, Link, Listing, Node, missing
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.xattrs import as_error
 from imgfs.images.names import Name, check_name, reference_of
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.oci.reference import Reference, expand_familiar, is_host, is_repository_part
-
-_RENAME_NOREPLACE = 1
 
 
 class NotEmpty(ImgfsError):
@@ -42,7 +41,7 @@ class NamesDirectory(Directory):
         self._prefix = prefix
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
-        component = _decode(name)
+        component = os.fsdecode(name)
         path = self._path(component)
         if not self._prefix and is_digest(component):
             return await self._image(Digest(component))
@@ -54,7 +53,7 @@ class NamesDirectory(Directory):
         if reference is None or self._subsystems.config.resolve == "registered":
             raise missing(name)
         await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
-        return self._link(path) or self._raise_missing(name)
+        return self._registered(path, name)
 
     async def entries(self, caller: Caller) -> Listing:
         listing: list[tuple[bytes, Node]] = []
@@ -67,10 +66,10 @@ class NamesDirectory(Directory):
         return listing
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
-        component = _decode(name)
+        component = os.fsdecode(name)
         path = self._path(component)
-        digest = await self._target(_decode(target), caller)
-        if self._is_nameable(path):
+        digest = await self._target(os.fsdecode(target), caller)
+        if _is_nameable(path):
             await caller.wait(lambda: self._subsystems.resolver.register(path, digest))
         elif is_repository_part(component) or not self._prefix or _is_meant_as_name(component):
             raise Invalid(f"image name {path!r}: expected host/repository:tag, host/repository@digest or a plain word")
@@ -78,29 +77,29 @@ class NamesDirectory(Directory):
             raise AlreadyExists(f"{path!r}: is taken")
         else:
             self._subsystems.private[path] = digest
-        return self._link(path) or self._raise_missing(name)
+        return self._registered(path, name)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
-        path = self._path(_decode(name))
+        path = self._path(os.fsdecode(name))
         if self._subsystems.private.pop(path, None) is None:
             await self._subsystems.names.remove(path)
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
         """An empty directory of names is not kept anywhere, so removing it always succeeds."""
-        component = _decode(name)
+        component = os.fsdecode(name)
         if is_digest(component):
             raise NotPermitted(f"images/{component}: goes when its last name goes")
         if self._subsystems.names.below(self._path(component)):
             raise NotEmpty(f"images/{self._path(component)}: holds names")
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
-        if not isinstance(target, NamesDirectory) or flags & ~_RENAME_NOREPLACE:
+        if not isinstance(target, NamesDirectory) or flags & ~pyfuse3.RENAME_NOREPLACE:
             raise NotPermitted("an image name can only be moved within images/")
         names, private = self._subsystems.names, self._subsystems.private
-        before, after = self._path(_decode(old)), target._path(_decode(new))
-        if not target._is_nameable(after):
+        before, after = self._path(os.fsdecode(old)), target._path(os.fsdecode(new))
+        if not _is_nameable(after):
             raise NotPermitted(f"image name {after[:200]!r}: expected host/repository:tag or a plain word")
-        if flags & _RENAME_NOREPLACE and names.get(after):
+        if flags & pyfuse3.RENAME_NOREPLACE and names.get(after):
             raise AlreadyExists(f"image {after}: is registered already")
         if before in private:
             await self._subsystems.resolver.register(after, private[before], replace=True)
@@ -111,12 +110,11 @@ class NamesDirectory(Directory):
             raise NotPermitted(f"images/{before}: is a directory; only names can be moved, one by one")
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        error = self._subsystems.failures.get(f"images/{self._prefix}")
-        return {b"user.imgfs.error": error.encode()} if error else {}
+        return as_error(self._subsystems.failures.get(f"images/{self._prefix}"))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """`user.imgfs.tag` on images/ with `NAME DIGEST`: register without the lookup, which may need a registry."""
-        text, _, digest = _decode(value).rpartition(" ")
+        text, _, digest = os.fsdecode(value).rpartition(" ")
         if self._prefix or name != b"user.imgfs.tag":
             raise self.refusal()
         await self._subsystems.resolver.register(text, Digest.parse(digest), replace=True)
@@ -131,6 +129,13 @@ class NamesDirectory(Directory):
             return PrivateLink(f"private/{path}", self._subsystems.shown, _link_target(path, digest))
         return None
 
+    def _registered(self, path: str, name: bytes) -> Node:
+        """The link of what was registered just now. Raises NotFound where somebody has taken it away since."""
+        link = self._link(path)
+        if link is None:
+            raise missing(name)
+        return link
+
     def _is_directory(self, path: str, component: str) -> bool:
         if not self._prefix:
             return is_host(component)
@@ -141,13 +146,6 @@ class NamesDirectory(Directory):
             raise NotFound(f"images/{digest}: no name and no known index mentions it")
         return ImageDirectory(self._subsystems, digest)
 
-    def _is_nameable(self, path: str) -> bool:
-        try:
-            check_name(path)
-        except Invalid:
-            return False
-        return True
-
     async def _target(self, text: str, caller: Caller) -> Digest:
         """The digest that a link's target stands for: written as such, as a path to one, or as a reference."""
         last = text.rpartition("/")[2]
@@ -157,9 +155,6 @@ class NamesDirectory(Directory):
             return found.digest
         reference = _reference(text)
         return await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
-
-    def _raise_missing(self, name: bytes) -> Node:
-        raise missing(name)
 
 
 class NameLink(Link):
@@ -211,8 +206,13 @@ def _link_target(name: str, digest: Digest) -> str:
     return "../" * name.count("/") + digest
 
 
-def _decode(name: bytes) -> str:
-    return os.fsdecode(name)
+def _is_nameable(path: str) -> bool:
+    """Whether what lies there may be registered as a name."""
+    try:
+        check_name(path)
+    except Invalid:
+        return False
+    return True
 
 
 def _is_meant_as_name(component: str) -> bool:

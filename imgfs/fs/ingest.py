@@ -19,9 +19,9 @@ from imgfs.content.status import Status
 from imgfs.content.writer import Writer
 from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
-from imgfs.fs.labels import as_moment
 from imgfs.fs.node import Directory, Handle, Listing, NoAttribute, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.xattrs import as_error, as_moment
 from imgfs.oci.digest import Digest
 from imgfs.transfer.failures import Failures
 
@@ -163,9 +163,9 @@ class IngestFile(Node):
             _EXPECTED: status.expected,
             b"user.imgfs.digest": status.digest if status.hashed == status.offset else None,
             b"user.imgfs.started": os.fsdecode(as_moment(status.started)),
-            b"user.imgfs.error": self._subsystems.failures.get(_subject(self._ref)),
         }
-        return {name: os.fsencode(value) for name, value in facts.items() if value is not None}
+        told = {name: os.fsencode(value) for name, value in facts.items() if value is not None}
+        return told | as_error(self._subsystems.failures.get(_subject(self._ref)))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """Declare: the latest wins, also while a writer is at work."""

@@ -7,7 +7,6 @@ So whoever may write to content/ or snapshots/ labels what is in there by an xat
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
@@ -76,8 +75,3 @@ async def remove_label(store: SnapshotStore, id: str, name: bytes) -> None:
 def as_xattrs(labels: Mapping[str, bytes]) -> dict[bytes, bytes]:
     """Labels by the names of their xattrs."""
     return {f"{_PREFIX}{key}".encode(errors="surrogateescape"): value for key, value in labels.items()}
-
-
-def as_moment(nanoseconds: int) -> bytes:
-    """A time as xattrs tell it: RFC 3339, in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanoseconds // 10**9)).encode()

@@ -11,9 +11,9 @@ import pyfuse3
 
 from imgfs.errors import Invalid
 from imgfs.fs.caller import Caller
-from imgfs.fs.labels import as_moment
 from imgfs.fs.node import Directory, Link, Listing, NoAttribute, Node, missing
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.xattrs import as_moment
 from imgfs.leases.resource import parse_resource
 from imgfs.leases.store import Lease
 

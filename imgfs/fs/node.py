@@ -68,6 +68,11 @@ def control_number(key: str) -> int:
     return int.from_bytes(hashed) & (_CONTROL - 1) | _CONTROL
 
 
+def is_control(number: int) -> bool:
+    """Whether the inode of that number is outside of views, where the kernel's counts have to be kept."""
+    return number >= _CONTROL or number == pyfuse3.ROOT_INODE
+
+
 class Node:
     """One inode. Methods that a kind does not override refuse with the contract's errno."""
 

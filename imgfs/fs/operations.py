@@ -23,7 +23,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.chain import ChainRootfs
 from imgfs.fs.ingest import WriterHandle
 from imgfs.fs.inodes import Inodes
-from imgfs.fs.node import Handle, Listing, NoAttribute, Node
+from imgfs.fs.node import Handle, Listing, NoAttribute, Node, is_control
 from imgfs.fs.root import Root
 from imgfs.fs.subsystems import Subsystems
 from imgfs.fs.view import ViewNode
@@ -32,7 +32,6 @@ from imgfs.snapshots.graph import Face
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_VIEWS_BELOW = 1 << 62
 _log = logging.getLogger("imgfs.fs")
 
 
@@ -257,7 +256,7 @@ class Operations(pyfuse3.Operations):
                 continue  # it went between opendir and here
             if not pyfuse3.readdir_reply(token, name, entry, position + 3):
                 return
-            if child.number >= _VIEWS_BELOW:
+            if is_control(child.number):
                 self._inodes.count(child)
 
     @guarded
@@ -308,7 +307,7 @@ class Operations(pyfuse3.Operations):
         return Caller(ctx.pid, ctx.uid, self._waiters)
 
     async def _node(self, number: int, ctx: pyfuse3.RequestContext) -> Node:
-        if number == pyfuse3.ROOT_INODE or number >= _VIEWS_BELOW:
+        if is_control(number):
             return self._inodes.get(number)
         snapshot, face, node = self._subsystems.graph.locate(number)
         if face is Face.ROOTFS and node == 1:
@@ -320,7 +319,7 @@ class Operations(pyfuse3.Operations):
 
     async def _counted(self, node: Node) -> pyfuse3.EntryAttributes:
         entry = await node.attributes()
-        if node.number >= _VIEWS_BELOW or node.number == pyfuse3.ROOT_INODE:
+        if is_control(node.number):
             self._inodes.count(node)
         return entry
 

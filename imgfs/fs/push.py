@@ -15,9 +15,10 @@ import pyfuse3
 
 from imgfs.errors import Invalid
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import WRITING, BytesHandle
-from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
+from imgfs.fs.files import Document
+from imgfs.fs.node import Directory, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.xattrs import as_error
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
 from imgfs.oci.reference import is_host, is_repository, parse_reference
@@ -71,12 +72,10 @@ class PushDirectory(Directory):
         return []
 
 
-class PushFile(Node):
+class PushFile(Document):
     """One push. `user.imgfs.progress` tells how far it is while it runs, `user.imgfs.error` why it failed last."""
 
     __slots__ = ("_subsystems", "_wanted")
-
-    direct_io = True
 
     def __init__(self, subsystems: Subsystems, wanted: Wanted) -> None:
         super().__init__(control_number(str(wanted)))
@@ -86,17 +85,12 @@ class PushFile(Node):
     async def attributes(self) -> pyfuse3.EntryAttributes:
         return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o400)
 
-    async def open(self, flags: int, caller: Caller) -> Handle:
-        if flags & WRITING:
-            raise self.refusal()
+    async def content(self, caller: Caller) -> bytes:
         report = await caller.wait(lambda: self._subsystems.pushes.push(self._wanted))
-        return BytesHandle(report.encode())
+        return report.encode()
 
     async def xattrs(self) -> dict[bytes, bytes]:
         pushes = self._subsystems.pushes
-        facts: dict[bytes, bytes] = {}
-        if told := pushes.progress(self._wanted):
-            facts[b"user.imgfs.progress"] = msgspec.json.encode(told)
-        if error := pushes.failure(self._wanted):
-            facts[b"user.imgfs.error"] = error.encode(errors="backslashreplace")
-        return facts
+        told = pushes.progress(self._wanted)
+        progress = {b"user.imgfs.progress": msgspec.json.encode(told)} if told else {}
+        return progress | as_error(pushes.failure(self._wanted))

@@ -17,6 +17,7 @@ from imgfs.fs.files import WRITING
 from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
 from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.xattrs import as_error
 from imgfs.images.referrers import Referrer
 from imgfs.oci.digest import Digest
 from imgfs.transfer.referrers import place_of
@@ -51,8 +52,7 @@ class ReferrersDirectory(Directory):
         return [(f"{one.descriptor.digest}{_SUFFIX}".encode(), ReferrerFile(self._subsystems, one)) for one in known]
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        error = self._subsystems.failures.get(place_of(self._digest))
-        return {b"user.imgfs.error": error.encode()} if error else {}
+        return as_error(self._subsystems.failures.get(place_of(self._digest)))
 
     def _refresh(self, artifact_type: str, name: str) -> Node:
         async def render() -> bytes:

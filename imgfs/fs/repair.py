@@ -13,23 +13,21 @@ import pyfuse3
 
 from imgfs.errors import ImgfsError
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import WRITING, BytesHandle
-from imgfs.fs.node import Handle, Node, control_number
+from imgfs.fs.files import Document
+from imgfs.fs.node import control_number
 from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.xattrs import as_error
 
 _DOOR = b"user.imgfs.repair"
-_ERROR = b"user.imgfs.error"
 
 
-class RepairFile(Node):
+class RepairFile(Document):
     """`user.imgfs.repair` with a path of the state directory looks at that thing and mends it.
 
     Reading tells what was mended since the mount, a JSON object a line, the latest last.
     """
 
     __slots__ = ("_error", "_mender", "_shown")
-
-    direct_io = True
 
     def __init__(self, subsystems: Subsystems) -> None:
         super().__init__(control_number(".imgfs/repair"))
@@ -40,13 +38,11 @@ class RepairFile(Node):
     async def attributes(self) -> pyfuse3.EntryAttributes:
         return self._shown.entry(self.number, stat.S_IFREG | 0o600, size=len(self._report()), disk=0)
 
-    async def open(self, flags: int, caller: Caller) -> Handle:
-        if flags & WRITING:
-            raise self.refusal()
-        return BytesHandle(self._report())
+    async def content(self, caller: Caller) -> bytes:
+        return self._report()
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        return {_ERROR: self._error.encode()} if self._error else {}
+        return as_error(self._error)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         if name != _DOOR:

@@ -8,17 +8,15 @@ from collections.abc import Awaitable, Callable
 import pyfuse3
 
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import WRITING, BytesHandle
-from imgfs.fs.node import Handle, Node, control_number
+from imgfs.fs.files import Document
+from imgfs.fs.node import control_number
 from imgfs.fs.subsystems import Subsystems
 
 
-class ReportFile(Node):
+class ReportFile(Document):
     """A report that is made when it is opened; its size is not known before."""
 
     __slots__ = ("_render", "_subsystems")
-
-    direct_io = True
 
     def __init__(self, subsystems: Subsystems, key: str, render: Callable[[], Awaitable[bytes]]) -> None:
         super().__init__(control_number(key))
@@ -28,7 +26,5 @@ class ReportFile(Node):
     async def attributes(self) -> pyfuse3.EntryAttributes:
         return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444)
 
-    async def open(self, flags: int, caller: Caller) -> Handle:
-        if flags & WRITING:
-            raise self.refusal()
-        return BytesHandle(await caller.wait(self._render))
+    async def content(self, caller: Caller) -> bytes:
+        return await caller.wait(self._render)

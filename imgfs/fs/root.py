@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import pyfuse3
 
-from imgfs.fs.caller import Caller
 from imgfs.fs.containers import ContainersDirectory
 from imgfs.fs.content import ContentDirectory
 from imgfs.fs.control import ControlDirectory
+from imgfs.fs.fixed import FixedDirectory
 from imgfs.fs.images import NamesDirectory
-from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.snapshots import SnapshotsDirectory
 from imgfs.fs.subsystems import Subsystems
 
 
-class Root(Directory):
+class Root(FixedDirectory):
     """Its mode decides who gets in: root alone, or whoever the config's `access` names."""
 
-    __slots__ = ("_children", "_group", "_mode")
+    __slots__ = ("_group", "_mode")
 
     def __init__(self, subsystems: Subsystems) -> None:
-        super().__init__("", subsystems.shown)
-        self.number = int(pyfuse3.ROOT_INODE)
-        self._mode = subsystems.config.root_mode
-        self._group = subsystems.config.root_group
-        self._children: dict[bytes, Node] = {
+        children = {
             b"images": NamesDirectory(subsystems, ""),
             b"content": ContentDirectory(subsystems),
             b"snapshots": SnapshotsDirectory(subsystems),
             b"containers": ContainersDirectory(subsystems),
             b".imgfs": ControlDirectory(subsystems),
         }
+        super().__init__("", subsystems.shown, children)
+        self.number = int(pyfuse3.ROOT_INODE)
+        self._mode = subsystems.config.root_mode
+        self._group = subsystems.config.root_group
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         entry = await super().attributes()
@@ -39,11 +38,3 @@ class Root(Directory):
         if self._group is not None:
             entry.st_gid = self._group
         return entry
-
-    async def lookup(self, name: bytes, caller: Caller) -> Node:
-        if name not in self._children:
-            raise missing(name)
-        return self._children[name]
-
-    async def entries(self, caller: Caller) -> Listing:
-        return list(self._children.items())

@@ -21,8 +21,6 @@ from imgfs.snapshots.graph import Snapshot
 from imgfs.snapshots.ids import ACTIVE
 from imgfs.snapshots.rows import Info, Kind
 
-_RENAME_NOREPLACE = 1
-
 
 class SnapshotsDirectory(Directory):
     """Lists the chains whose layers are all here, so that walking what is listed needs no registry, and users' own."""
@@ -81,7 +79,7 @@ class SnapshotsDirectory(Directory):
         if target is not self and not isinstance(target, SnapshotsDirectory):
             raise NotPermitted("a snapshot can only be moved within snapshots/")
         _check_users(os.fsdecode(old))
-        if flags & ~_RENAME_NOREPLACE:
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise NotPermitted("snapshots cannot be exchanged")
         await self._subsystems.snapshots.rename_view(os.fsdecode(old), os.fsdecode(new))
 

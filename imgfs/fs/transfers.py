@@ -7,13 +7,13 @@ import stat
 
 import pyfuse3
 
+from imgfs.encoding import indented_json
 from imgfs.errors import NotFound
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import WRITING, BytesHandle
-from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
+from imgfs.fs.files import Document
+from imgfs.fs.node import Directory, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.transfer.progress import Transfer
-from imgfs.transfer.running import render_transfer
 
 
 class TransfersDirectory(Directory):
@@ -35,12 +35,10 @@ class TransfersDirectory(Directory):
         return [(one.name.encode(), TransferFile(self._subsystems, one)) for one in self._subsystems.transfers]
 
 
-class TransferFile(Node):
+class TransferFile(Document):
     """One transfer as JSON (transfer/running.py says what the keys mean); its time is when it began."""
 
     __slots__ = ("_subsystems", "_transfer")
-
-    direct_io = True
 
     def __init__(self, subsystems: Subsystems, transfer: Transfer) -> None:
         # Another transfer of the same name is another file.
@@ -53,12 +51,10 @@ class TransferFile(Node):
         mode = stat.S_IFREG | 0o444
         return self._subsystems.shown.entry(self.number, mode, size=len(self._render()), time=began, disk=0)
 
-    async def open(self, flags: int, caller: Caller) -> Handle:
-        if flags & WRITING:
-            raise self.refusal()
-        return BytesHandle(self._render())
+    async def content(self, caller: Caller) -> bytes:
+        return self._render()
 
     def _render(self) -> bytes:
         if self._subsystems.transfers.named(self._transfer.name) is not self._transfer:
             raise NotFound(f"transfer {self._transfer.name}: has ended")
-        return render_transfer(self._subsystems.running.status(self._transfer))
+        return indented_json(self._subsystems.running.status(self._transfer))

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from imgfs.encoding import indented_json
+
 Mode = Literal["collect", "evict"]
 Sort = Literal["snapshot", "metadata", "layer", "blob", "ingest", "catalogue", "container"]
 """A chain's row; its metadata image; an uncompressed tar; a blob; a part of one; what is known of a digest; how a
@@ -41,5 +43,4 @@ class Report(msgspec.Struct, kw_only=True):
 
     def encode(self) -> bytes:
         """As JSON, with an end of line."""
-        document = msgspec.structs.asdict(self) | {"bytes": self.bytes}
-        return msgspec.json.format(msgspec.json.encode(document, enc_hook=str), indent=2) + b"\n"
+        return indented_json(msgspec.structs.asdict(self) | {"bytes": self.bytes})

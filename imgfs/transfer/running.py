@@ -67,8 +67,3 @@ class TransferReporter:
         beside = self._pins.beside(content(digest))
         images = [Digest(one.id) for one in beside if one.kind is Kind.CONTENT]
         return sorted(name.name for image in images for name in self._names.of(image))
-
-
-def render_transfer(status: TransferStatus) -> bytes:
-    """As JSON, with an end of line."""
-    return msgspec.json.format(msgspec.json.encode(status, enc_hook=str), indent=2) + b"\n"

@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from imgfs.fs.caller import Caller, Waiters
+from imgfs.fs.mountpoint import Mountpoint
 from imgfs.fs.node import Stale
 from imgfs.fs.subsystems import Subsystems
-from imgfs.fs.user import Mountpoint
 from imgfs.rootfs.rootfs import rootfs_of
 
 

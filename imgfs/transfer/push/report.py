@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from imgfs.encoding import indented_json
+
 Outcome = Literal["sent", "mounted", "present", "foreign"]
 PartKind = Literal["index", "manifest", "config", "layer"]
 
@@ -37,7 +39,7 @@ class Report(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """As JSON, indented, with a newline."""
-        return msgspec.json.format(msgspec.json.encode(self, enc_hook=str), indent=2) + b"\n"
+        return indented_json(self)
 
 
 def report(name: str, digest: str, media_type: str, parts: list[Part]) -> Report:

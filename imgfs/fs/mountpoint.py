@@ -1,0 +1,60 @@
+"""Where a user's snapshot is shown: `rootfs` and `diff` of its directory."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Awaitable, Callable
+
+import pyfuse3
+
+from imgfs.errors import NotPermitted
+from imgfs.fs.caller import Caller
+from imgfs.fs.node import SOON, Listing, Node, Stale, control_number, missing
+from imgfs.fs.subsystems import Subsystems
+
+
+class Mountpoint(Node):
+    """An empty directory that its snapshot is mounted over as soon as somebody walks to it."""
+
+    __slots__ = ("_number", "_place", "_show", "_subsystems")
+
+    def __init__(
+        self,
+        subsystems: Subsystems,
+        number: int,
+        name: str,
+        show: Callable[[str], Awaitable[bool]],
+        place: Callable[[str], str],
+    ) -> None:
+        super().__init__(control_number(f"snapshot/{number}/{name}"))
+        self._subsystems = subsystems
+        self._number = number
+        self._show = show
+        self._place = place
+
+    async def reached(self, caller: Caller) -> None:
+        if caller.is_daemon:
+            return
+        id = self._subsystems.snapshots.numbered(self._number).id
+        with self._subsystems.failures.noting(f"snapshots/{id}"):
+            is_new = await caller.wait(lambda: self._show(id))
+            if not is_new and caller.is_elsewhere:
+                raise NotPermitted(
+                    f"snapshot {id}: is mounted, but not in the mount namespace of process {caller.pid}; "
+                    "bind the tree there with rslave propagation"
+                )
+        # Whoever is here although something was mounted before went by while that was done: he is beneath it.
+        raise Stale(f"{self._place(id)}: is mounted now; walk again")
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        entry = self._subsystems.shown.entry(self.number, stat.S_IFDIR | 0o755)
+        entry.entry_timeout = SOON
+        return entry
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        raise missing(name)
+
+    async def entries(self, caller: Caller) -> Listing:
+        """Nobody but the daemon, on its way to mount, gets the empty list: it would be taken for the snapshot's."""
+        await self.reached(caller)
+        return []
