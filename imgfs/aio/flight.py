@@ -109,7 +109,7 @@ class Flights(Generic[T]):
             await self._outcome(flight, work)
         finally:
             if not flight.result and flight.error is None:
-                flight.error = Cancelled("the transfer was cancelled; read again to start it again")
+                flight.error = Cancelled("what was waited for was cancelled; ask for it again")
             elif flight.error is not None and not isinstance(flight.error, Cancelled):
                 self._remember(key, flight.error)
             del self._flying[key]
@@ -124,8 +124,8 @@ class Flights(Generic[T]):
         except OSError as error:
             flight.error = from_os(error, error.filename or "state directory")
         except Exception as error:  # noqa: BLE001
-            # A bug in one transfer must end that transfer, not the daemon that serves all the others.
-            _log.exception("transfer failed unexpectedly")
+            # A bug in one piece of work must end that, and not the daemon that serves all the others.
+            _log.exception("a flight failed unexpectedly")
             flight.error = ImgfsError(f"internal error: {type(error).__name__}: {error}; see .imgfs/log")
 
     def _remember(self, key: Hashable, error: ImgfsError) -> None:

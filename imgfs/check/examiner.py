@@ -26,6 +26,8 @@ from imgfs.snapshots.rows import Kind
 _CONFIG = "imgfs.toml"
 _DEPTHS = {"blobs": 4, "layers": 3, "views": 2, "ingest": 2, "snapshots": 2}
 """How many words the places below each directory have."""
+_HASHED = ("blobs/*/*/*", "layers/*/*/tar")
+"""What a deep check reads to its last byte."""
 
 
 def nothing_moved(_: int) -> None:
@@ -142,9 +144,6 @@ class Examiner:
     def _told(self, paths: Iterator[Path]) -> Iterator[str]:
         for path in sorted(paths):
             yield str(path.relative_to(self._state))
-
-
-_HASHED = ("blobs/*/*/*", "layers/*/*/tar")
 
 
 def _size(path: Path) -> int:

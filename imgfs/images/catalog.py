@@ -37,6 +37,11 @@ CREATE TABLE IF NOT EXISTS diff_ids (
 ) WITHOUT ROWID;
 """
 
+_SMALL_TYPES = ("", *sorted(INDEX_TYPES | MANIFEST_TYPES | CONFIG_TYPES))
+_SMALL = ", ".join("?" * len(_SMALL_TYPES))
+_EVERY = "SELECT digest FROM descriptors UNION SELECT digest FROM sources UNION SELECT digest FROM diff_ids"
+_WORD = "SELECT size, media_type FROM descriptors"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -201,12 +206,6 @@ def proven_size(db: sqlite3.Connection, digest: Digest) -> int | None:
 def _replace(db: sqlite3.Connection, descriptor: Descriptor) -> None:
     row = descriptor.digest, descriptor.size, descriptor.media_type
     db.execute("INSERT OR REPLACE INTO descriptors VALUES (?, ?, ?, 1)", row)
-
-
-_SMALL_TYPES = ("", *sorted(INDEX_TYPES | MANIFEST_TYPES | CONFIG_TYPES))
-_SMALL = ", ".join("?" * len(_SMALL_TYPES))
-_EVERY = "SELECT digest FROM descriptors UNION SELECT digest FROM sources UNION SELECT digest FROM diff_ids"
-_WORD = "SELECT size, media_type FROM descriptors"
 
 
 def _best_word(db: sqlite3.Connection, digest: Digest) -> tuple[int, str] | None:

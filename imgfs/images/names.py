@@ -116,7 +116,8 @@ class Names:
 
     async def create(self, name: str, digest: Digest) -> Name:
         """Register a new name, durably. Raises AlreadyExists, Invalid, NoSpace, StorageFailed."""
-        _refuse_taken(name, name in self._names)
+        if name in self._names:
+            raise _taken(name)
         return await self._write(name, digest, _insert)
 
     async def put(self, name: str, digest: Digest) -> Name:
@@ -202,14 +203,14 @@ def check_name(name: str) -> None:
         )
 
 
-def _refuse_taken(name: str, taken: bool) -> None:
-    if taken:
-        raise AlreadyExists(f"image {name}: is registered already; `ln -sfn` replaces it")
+def _taken(name: str) -> AlreadyExists:
+    return AlreadyExists(f"image {name}: is registered already; `ln -sfn` replaces it")
 
 
 def _insert(db: sqlite3.Connection, name: Name) -> None:
     """Looks once more: two may create one name at once."""
-    _refuse_taken(name.name, db.execute("SELECT 1 FROM names WHERE name = ?", (name.name,)).fetchone() is not None)
+    if db.execute("SELECT 1 FROM names WHERE name = ?", (name.name,)).fetchone() is not None:
+        raise _taken(name.name)
     _upsert(db, name)
 
 

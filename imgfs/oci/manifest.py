@@ -27,6 +27,8 @@ from imgfs.oci.descriptor import (
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.platform import Platform, checked_platform
 
+T = TypeVar("T")
+
 MANIFEST_SIZE_MAX = 4 << 20
 CONFIG_SIZE_MAX = 16 << 20
 LAYERS_MAX = 512
@@ -213,10 +215,7 @@ def _digest(text: str, where: str) -> Digest:
         raise Malformed(f"{where}: {error.message}") from None
 
 
-_T = TypeVar("_T")
-
-
-def _decode(data: bytes, shape: type[_T], what: str) -> _T:
+def _decode(data: bytes, shape: type[T], what: str) -> T:
     check_depth(data, what)
     try:
         return msgspec.json.decode(data, type=shape)

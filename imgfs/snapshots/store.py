@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -351,26 +352,27 @@ class SnapshotStore:
 
     def labels(self, id: str) -> dict[str, bytes]:
         """The labels of a snapshot, of image chains too. Raises NotFound."""
-        return self._labels.of(self._subject(id))
+        return self._labels.of(self._labelled(id))
 
     async def set_label(self, id: str, key: str, value: bytes) -> None:
         """Set or replace a label. Raises NotFound, Invalid."""
-        subject = self._subject(id)
-        await self._labels.put(subject, key, value, lambda db: is_digest(subject) or rows.exists(db, int(subject)))
+        labelled = self._labelled(id)
+        await self._labels.put(labelled, key, value, partial(_exists, labelled))
 
     async def update_labels(self, id: str, changes: Mapping[str, bytes | None]) -> None:
         """Set several labels, remove those that are None; all or nothing. Raises NotFound, Invalid."""
-        subject = self._subject(id)
-        await self._labels.update(subject, changes, lambda db: is_digest(subject) or rows.exists(db, int(subject)))
+        labelled = self._labelled(id)
+        await self._labels.update(labelled, changes, partial(_exists, labelled))
 
     async def remove_label(self, id: str, key: str) -> None:
         """Remove a label. Raises NotFound, for the snapshot or the label."""
-        await self._labels.remove(self._subject(id), key)
+        await self._labels.remove(self._labelled(id), key)
 
     def _chain(self, id: str) -> Snapshot | None:
         return self._graph.find(Digest(id)) if is_digest(id) else None
 
-    def _subject(self, id: str) -> str:
+    def _labelled(self, id: str) -> str:
+        """What labels of a snapshot are kept with: of a user's its number, which a commit leaves as it is."""
         return id if self._chain(id) else str(self._user(id).number)
 
     def _user(self, id: str) -> Info:
@@ -464,6 +466,11 @@ def _seen(info: Info, directories: set[int]) -> Info:
         return info
     _log.warning("snapshot without its directory", extra={"snapshot": shown(info.id), "number": info.number})
     return replace(info, damaged=True)
+
+
+def _exists(labelled: str, db: sqlite3.Connection) -> bool:
+    """Whether a chain or a user's snapshot is there to have labels."""
+    return is_digest(labelled) or rows.exists(db, int(labelled))
 
 
 def _replace(db: sqlite3.Connection, there: Info | None, made: Info) -> None:
