@@ -50,9 +50,7 @@ def write_docker(tree: Tree, listed: list[Listed], output: str | None, *, quiet:
     sizes: dict[Digest, int] = {}
     for image in _merged(listed):
         digest = image.descriptor.digest
-        bring(
-            tree, Found(digest, next(iter(image.names), None)), lambda digest=digest: _pull(tree, digest), quiet=quiet
-        )
+        bring(tree, Found(digest, next(iter(image.names), None)), lambda digest=digest: tree.pull(digest), quiet=quiet)
         closure = Closure()
         closure.add(image.descriptor, blobs)
         config = blobs.whole(closure.manifests[digest].config)
@@ -90,8 +88,3 @@ def _summed(draw: Callable[[int], None]) -> Callable[[int], None]:
         draw(done)
 
     return moved
-
-
-def _pull(tree: Tree, digest: str) -> None:
-    with open(tree.pull_door(digest), "rb"):
-        pass

@@ -18,7 +18,7 @@ from imgfs.cli.containers import (
     state,
     wait_end,
 )
-from imgfs.cli.failure import Failure
+from imgfs.cli.failure import Failure, raise_first
 from imgfs.cli.options import Command, mountpoint_option
 from imgfs.cli.signalling import send_signal
 from imgfs.cli.tree import Tree
@@ -55,11 +55,7 @@ def wait(ids: tuple[str, ...], mountpoint: str) -> None:
     deleted what is kept of it is told.
     """
     tree = Tree.open(mountpoint)
-    failures = [failure for id in ids if (failure := _tell(wait_end(tree, existing_or_deleted(tree, id))))]
-    for failure in failures[1:]:
-        failure.show()
-    if failures:
-        raise failures[0]
+    raise_first([failure for id in ids if (failure := _tell(wait_end(tree, existing_or_deleted(tree, id))))])
 
 
 @click.command(cls=Command)

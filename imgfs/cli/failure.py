@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 
 import click
 
@@ -55,6 +56,14 @@ class Failure(click.ClickException):
         click.echo(f"imgfs: {printable(self.message)}", err=True)
         if self.more:
             click.echo(f"imgfs: for more see {printable(self.more)}", err=True)
+
+
+def raise_first(failures: Sequence[Failure]) -> None:
+    """End a command that went on after failures: it tells of each, and its exit code is that of the first."""
+    for failure in failures[1:]:
+        failure.show()
+    if failures:
+        raise failures[0]
 
 
 def printable(text: str) -> str:

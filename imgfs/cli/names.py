@@ -7,7 +7,7 @@ import os
 
 import click
 
-from imgfs.cli.failure import Failure, from_os_error
+from imgfs.cli.failure import Failure, from_os_error, raise_first
 from imgfs.cli.naming import find, is_digest_like, new_name, registered_name
 from imgfs.cli.options import Command, complete_name, image_argument, mountpoint_option, quiet_option
 from imgfs.cli.tree import Tree
@@ -49,10 +49,7 @@ def rm(names: tuple[str, ...], mountpoint: str, quiet: bool) -> None:
             _remove(tree, name, quiet)
         except Failure as failure:
             failures.append(failure)
-    for failure in failures[1:]:
-        failure.show()
-    if failures:
-        raise failures[0]
+    raise_first(failures)
 
 
 def register(tree: Tree, name: str, digest: str, subject: str) -> None:

@@ -24,11 +24,5 @@ def pull(image: str, mountpoint: str, refresh: bool, quiet: bool) -> None:
     """
     tree = Tree.open(mountpoint)
     found = find(tree, image, quiet=quiet, refresh=refresh)
-    bring(tree, found, lambda: _pull(tree, found.digest), quiet=quiet)
+    bring(tree, found, lambda: tree.pull(found.digest), quiet=quiet)
     click.echo(found.digest)
-
-
-def _pull(tree: Tree, digest: str) -> None:
-    """Opening the image's unlisted `pull` returns when all of it is here and on disk."""
-    with open(tree.pull_door(digest), "rb"):
-        pass

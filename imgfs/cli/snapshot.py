@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import click
 
-from imgfs.cli.failure import Failure
+from imgfs.cli.failure import Failure, raise_first
 from imgfs.cli.label import label_snapshot
 from imgfs.cli.options import Command, Group, mountpoint_option, quiet_option
 from imgfs.cli.snapshot_export import export
@@ -117,10 +117,7 @@ def rm(ids: tuple[str, ...], mountpoint: str) -> None:
             _remove(tree, existing(tree, id))
         except Failure as failure:
             failures.append(failure)
-    for failure in failures[1:]:
-        failure.show()
-    if failures:
-        raise failures[0]
+    raise_first(failures)
 
 
 @snapshot.command(cls=Command)

@@ -102,6 +102,11 @@ class Tree:
         """The unlisted file that brings all of an image here when it is opened."""
         return f"{self.image(digest)}/pull"
 
+    def pull(self, digest: str) -> str:
+        """Bring all of an image here, durably; returns the chain ID. Raises OSError."""
+        with open(self.pull_door(digest), encoding="utf-8") as door:
+            return door.read().strip()
+
     def push_door(self, digest: str, name: str, *, all_platforms: bool, referrers: bool) -> str:
         """The unlisted file that pushes an image to `name` when it is opened, and holds the report."""
         options = ",".join(word for word, on in (("all", all_platforms), ("referrers", referrers)) if on)
