@@ -13,14 +13,11 @@ import json
 import mmap
 import re
 import signal
-import socket
 import ssl
-import struct
 import threading
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
@@ -31,9 +28,9 @@ from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.testing.faults import Action, Fault
 from imgfs.testing.reply import CATALOG, PATH, Body, Reply, Request, error, json_reply
+from imgfs.testing.server import Server
 from imgfs.testing.valve import Valve
 
-PIECE = 1 << 20
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 _REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -73,7 +70,7 @@ class FakeRegistry:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._address = address
-        self._server = _Server((address, port), self)
+        self._server = Server((address, port), self)
         self._scheme = "http" if tls is None else "https"
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
@@ -309,94 +306,6 @@ def _part(whole: Reply, first: str, last: str) -> Reply:
 
 def _mapped(descriptor: int, size: int) -> Body:
     return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b""
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
-    def __init__(self, address: tuple[str, int], registry: FakeRegistry) -> None:
-        self.registry = registry
-        super().__init__(address, _Handler)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Stay quiet: clients that go away in the middle are what this registry is for."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, b"", self.client_address[1])
-        whole = self.server.registry.receive(request, int(headers.get("content-length", "0")), self.rfile)
-        reply = self.server.registry.answer(request) if whole else None
-        if reply is None or (reply.hold == -1 and not self.server.registry.valve.hold(self.connection)):
-            self.close_connection = True
-            return
-        if not reply.bare:
-            self._send_headers(reply)
-        if self.command != "HEAD" or reply.bare:
-            self._send_body(request, reply)
-        self.close_connection = self.close_connection or reply.cut is not None or reply.bare
-        if reply.reset:
-            self._reset()
-
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Stay quiet."""
-
-    def _send_headers(self, reply: Reply) -> None:
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        if reply.length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(len(reply.body) if reply.length == -1 else reply.length))
-        self.end_headers()
-
-    def _send_body(self, request: Request, reply: Reply) -> None:
-        body = memoryview(reply.body)
-        stop = len(body) if reply.cut is None else min(reply.cut, len(body))
-        chunked = reply.length is None and not reply.bare
-        while True:
-            for start, end in _pieces(stop, reply):
-                request.sent += end - start
-                self._send_piece(body[start:end], chunked)
-                if (reply.trickle or end == reply.hold) and not self.server.registry.valve.hold(self.connection):
-                    self.close_connection = True
-                    return
-            if not reply.endless:
-                break
-        if chunked and reply.cut is None:
-            self.wfile.write(b"0\r\n\r\n")
-
-    def _reset(self) -> None:
-        """Closing with nothing to wait for is a reset; what was sent before may be lost with it, as it is in a net."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-
-    def _send_piece(self, piece: memoryview, chunked: bool) -> None:
-        if chunked and len(piece):
-            self.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
-        elif not chunked:
-            self.wfile.write(piece)
-
-
-def _pieces(stop: int, reply: Reply) -> list[tuple[int, int]]:
-    """The bounds to send `stop` bytes in: large, but single bytes of a trickle, and split where the reply stalls."""
-    step = 1 if reply.trickle else PIECE
-    bounds = {*range(0, stop, step), stop}
-    if reply.hold is not None and reply.hold >= 0:
-        bounds.add(min(reply.hold, stop))
-    if reply.hold == 0:
-        return [(0, 0), *zip(sorted(bounds), sorted(bounds)[1:], strict=False)]
-    return list(zip(sorted(bounds), sorted(bounds)[1:], strict=False))
 
 
 def main() -> None:

@@ -1,0 +1,118 @@
+"""Replies on the wire: an HTTP server that sends what was planned, byte for byte, cut or stalled where it says so."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
+from typing import Protocol
+
+from imgfs.testing.reply import Reply, Request
+from imgfs.testing.valve import Valve
+
+PIECE = 1 << 20
+
+
+class Planner(Protocol):
+    """Who knows the answers. Called from a thread for each connection."""
+
+    valve: Valve
+
+    def receive(self, request: Request, length: int, file: BufferedIOBase) -> bool:
+        """Read the body of `request`, of `length` bytes; False where it did not come whole, and there is no answer."""
+        ...
+
+    def answer(self, request: Request) -> Reply | None:
+        """What to answer; None closes the connection instead."""
+        ...
+
+
+class Server(ThreadingHTTPServer):
+    """A socket on which every request is answered as `planner` says."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+    def __init__(self, address: tuple[str, int], planner: Planner) -> None:
+        self.planner = planner
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay quiet: clients that go away in the middle are what it is for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, headers, b"", self.client_address[1])
+        whole = self.server.planner.receive(request, int(headers.get("content-length", "0")), self.rfile)
+        reply = self.server.planner.answer(request) if whole else None
+        if reply is None or (reply.hold == -1 and not self.server.planner.valve.hold(self.connection)):
+            self.close_connection = True
+            return
+        if not reply.bare:
+            self._send_headers(reply)
+        if self.command != "HEAD" or reply.bare:
+            self._send_body(request, reply)
+        self.close_connection = self.close_connection or reply.cut is not None or reply.bare
+        if reply.reset:
+            self._reset()
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay quiet."""
+
+    def _send_headers(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if reply.length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(reply.body) if reply.length == -1 else reply.length))
+        self.end_headers()
+
+    def _send_body(self, request: Request, reply: Reply) -> None:
+        body = memoryview(reply.body)
+        stop = len(body) if reply.cut is None else min(reply.cut, len(body))
+        chunked = reply.length is None and not reply.bare
+        while True:
+            for start, end in _pieces(stop, reply):
+                request.sent += end - start
+                self._send_piece(body[start:end], chunked)
+                if (reply.trickle or end == reply.hold) and not self.server.planner.valve.hold(self.connection):
+                    self.close_connection = True
+                    return
+            if not reply.endless:
+                break
+        if chunked and reply.cut is None:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _reset(self) -> None:
+        """Closing with nothing to wait for is a reset; what was sent before may be lost with it, as it is in a net."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def _send_piece(self, piece: memoryview, chunked: bool) -> None:
+        if chunked and len(piece):
+            self.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
+        elif not chunked:
+            self.wfile.write(piece)
+
+
+def _pieces(stop: int, reply: Reply) -> list[tuple[int, int]]:
+    """The bounds to send `stop` bytes in: large, but single bytes of a trickle, and split where the reply stalls."""
+    step = 1 if reply.trickle else PIECE
+    bounds = {*range(0, stop, step), stop}
+    if reply.hold is not None and reply.hold >= 0:
+        bounds.add(min(reply.hold, stop))
+    if reply.hold == 0:
+        return [(0, 0), *zip(sorted(bounds), sorted(bounds)[1:], strict=False)]
+    return list(zip(sorted(bounds), sorted(bounds)[1:], strict=False))
