@@ -133,6 +133,7 @@ async def _show(
         nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
         if not opened.is_frozen:
             nursery.start_soon(_tidy, subsystems)
+            nursery.start_soon(rootfs.follow_losses)
             nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
             nursery.start_soon(opened.keeper.watch)
         await session.serve(signalled, ending, answers, rootfs.clear)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from imgfs.check.finding import Finding
 from imgfs.check.repair import Repair
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
-from imgfs.errors import ImgfsError, Malformed, NotFound, NotPermitted, VerificationFailed, from_os
+from imgfs.errors import ImgfsError, Malformed, NotPermitted, VerificationFailed, from_os
 from imgfs.images.catalog import Catalog
 from imgfs.layers.reindex import reindex
 from imgfs.layers.store import LayerStore
@@ -32,8 +32,8 @@ from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import Tables
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.rootfs import Rootfs
-from imgfs.snapshots.graph import Snapshot, SnapshotGraph
-from imgfs.snapshots.views import LayerProvider, Views
+from imgfs.snapshots.graph import SnapshotGraph
+from imgfs.snapshots.views import LayerProvider
 from imgfs.transfer.blobs import Blobs, known_descriptor
 from imgfs.transfer.documents import Documents
 
@@ -64,7 +64,6 @@ class Wards:
     layers: LayerStore
     metadata: MetadataImages
     rootfs: Rootfs
-    views: Views
     graph: SnapshotGraph
     catalog: Catalog
     documents: Documents
@@ -109,6 +108,8 @@ class Mender:
     async def _mend(self, finding: Finding) -> Mended:
         words = finding.path.split("/")
         match words[0], finding.mend:
+            case _, "none":
+                raise self._refused(finding)
             case "blobs", "aside":
                 return await self._mend_blob(finding, Digest(f"{words[1]}:{words[-1]}"))
             case "layers", "aside":
@@ -124,7 +125,11 @@ class Mender:
             case _, "copy":
                 return await self._mend_copy(finding)
             case _:
-                raise NotPermitted(f"{finding.path}: {finding.what}; unmount, `imgfs repair`, mount again")
+                raise self._refused(finding)
+
+    @staticmethod
+    def _refused(finding: Finding) -> NotPermitted:
+        return NotPermitted(f"{finding.path}: {finding.what}; unmount, `imgfs repair`, mount again")
 
     async def _mend_blob(self, finding: Finding, digest: Digest) -> Mended:
         wards = self._wards
@@ -151,9 +156,7 @@ class Mender:
     async def _serve_anew(self, finding: Finding, diff_id: Digest, done: str) -> Mended:
         """Nobody new reads the old tar; who has it open goes on with it, and is told of."""
         wards = self._wards
-        wards.views.drop({diff_id})
-        busy = await wards.rootfs.renew(self._chains_with(diff_id))
-        if busy:
+        if busy := await wards.rootfs.renew_layers({diff_id}):
             done = f"{done}; until they are unmounted, these read the damaged one: {', '.join(busy)}"
 
         async def fetch() -> None:
@@ -189,17 +192,6 @@ class Mender:
         if (self._state / finding.path).exists() and await self._look(finding.path):
             await _run(partial(os.unlink, self._state / finding.path))
         return Mended(finding.path, finding.what, "written anew from the database")
-
-    def _chains_with(self, diff_id: Digest) -> Container[Digest]:
-        graph = self._wards.graph
-        return {one.chain_id for one in graph if diff_id in _diff_ids(graph, one)}
-
-
-def _diff_ids(graph: SnapshotGraph, chain: Snapshot) -> list[Digest]:
-    try:
-        return [layer.diff_id for layer in graph.layers(chain)]
-    except NotFound:
-        return []  # it was removed, and so is not mounted
 
 
 async def _again(finding: Finding, done: str, fetch: Callable[[], Awaitable[None]]) -> Mended:

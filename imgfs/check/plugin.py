@@ -10,7 +10,7 @@ from imgfs.layers.kinds import LAYERS
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.rescue.kinds import KEEPER, TABLES
 from imgfs.rootfs.kinds import METADATA, ROOTFS
-from imgfs.snapshots.kinds import CHAINS, VIEWS
+from imgfs.snapshots.kinds import CHAINS
 from imgfs.transfer.kinds import TRANSFER
 
 
@@ -22,7 +22,6 @@ def _mender(context: Context) -> Mender:
         layers=context.one(LAYERS),
         metadata=context.one(METADATA),
         rootfs=context.one(ROOTFS),
-        views=context.one(VIEWS),
         graph=context.one(CHAINS),
         catalog=context.one(CATALOG),
         documents=transfer.documents,
@@ -37,5 +36,5 @@ MEND = Plugin(
     CHECK,
     "mend",
     _mender,
-    requires=(CONTENT, INGESTS, LAYERS, METADATA, ROOTFS, VIEWS, CHAINS, CATALOG, TRANSFER, KEEPER, TABLES),
+    requires=(CONTENT, INGESTS, LAYERS, METADATA, ROOTFS, CHAINS, CATALOG, TRANSFER, KEEPER, TABLES),
 )

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import trio
+
 from imgfs.aio.reading import read_at
 from imgfs.aio.threads import run_disk
 from imgfs.content.durable import aside_name, fsync_path, open_directory, publish, temporary_name
@@ -124,6 +126,8 @@ class LayerStore:
         """Open the store below `root`, create it if needed, and sweep what a crash left behind."""
         self._root = root / "layers"
         self._layers: dict[Digest, Layer] = {}
+        self._lost: set[Digest] = set()
+        self._loss = trio.Event()
         self._is_read_only = False
         self._placing = threading.Lock()
         """Held while a final name is given or taken away."""
@@ -239,10 +243,21 @@ class LayerStore:
     def _final(self, diff_id: Digest) -> Path:
         return self._root / diff_id.algorithm / diff_id.hex
 
-    def forget(self, layer: Layer) -> None:
-        """Serve this very Layer no more; whoever holds it reads on. Its files are its writer's to remove."""
+    def lose(self, layer: Layer) -> None:
+        """The disk did not take the bytes of this very Layer: it is served no more, and `wait_lost` tells of it.
+
+        Its files are its writer's to remove.
+        """
         if self.is_served(layer):
             del self._layers[layer.diff_id]
+            self._lost.add(layer.diff_id)
+            self._loss.set()
+
+    async def wait_lost(self) -> set[Digest]:
+        """The diff IDs of what was lost since this was asked before, as soon as there is any; for one who asks."""
+        await self._loss.wait()
+        lost, self._lost, self._loss = self._lost, set(), trio.Event()
+        return lost
 
     def place(self, layer: Layer) -> None:
         """Give a synced layer its final name, in a thread; an equal one that is there already stays, unless damaged."""
@@ -284,11 +299,20 @@ class LayerWriter:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
+            if self.is_lost:
+                self._take_back(self._file)
             os.close(self._file)
             self._file = None
         if self._layer is None or self.is_lost:
             with suppress(OSError):  # what the disk does not let go, the next start sweeps
                 _remove(self._directory)
+
+    @staticmethod
+    def _take_back(file: int) -> None:
+        """Readers that have it open get an error from now on: memory has the right bytes until it lets go of them, and
+        then what the disk has in their place."""
+        with suppress(OSError):
+            os.ftruncate(file, 0)
 
     def append(self, piece: bytes | bytearray | memoryview) -> None:
         """Write the next piece of the tar. Raises NoSpace or StorageFailed."""

@@ -236,6 +236,17 @@ class Rootfs:
         self._close_unused()
         return left
 
+    async def renew_layers(self, diff_ids: Container[Digest]) -> list[str]:
+        """As `renew`, for all that reads one of these layers: nobody new reads what was opened of them."""
+        self._views.drop(diff_ids)
+        return await self.renew(self._graph.over(diff_ids))
+
+    async def follow_losses(self) -> None:
+        """For ever: take away what reads a layer that the disk has lost; the next walk gets the layer again."""
+        while True:
+            for place in await self.renew_layers(await self._layers.wait_lost()):
+                _log.warning("in use upon a layer that the disk lost: reading it fails", extra={"place": place})
+
     @property
     def _trusted(self) -> bool:
         return self._terms.trusted

@@ -11,7 +11,7 @@ import math
 import sqlite3
 import time
 from bisect import bisect_right, insort
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -125,6 +125,16 @@ class SnapshotGraph:
             chain.append(SnapshotLayer(here.blob, here.diff_id))
             here = self._parent(here)
         return chain[::-1]
+
+    def over(self, diff_ids: Container[Digest]) -> set[Digest]:
+        """The chain IDs of all that have one of these layers."""
+        return {one.chain_id for one in self if any(layer.diff_id in diff_ids for layer in self._known_layers(one))}
+
+    def _known_layers(self, snapshot: Snapshot) -> list[SnapshotLayer]:
+        try:
+            return self.layers(snapshot)
+        except NotFound:
+            return []  # it was removed
 
     def layer(self, diff_id: Digest) -> SnapshotLayer | None:
         """A layer of any chain by its diff ID, or None."""

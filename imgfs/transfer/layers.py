@@ -264,7 +264,7 @@ class Layers:
         finally:
             is_lost = passed.writer.is_lost
             if is_lost:
-                self._layers.forget(layer)
+                self._layers.lose(layer)
             # Another failure stays, with the writer: this layer is served, and whoever asks has it tried again.
             if settling.error is None or is_lost:
                 passed.writer.__exit__()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from imgfs.content.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
@@ -192,7 +193,7 @@ async def test_the_order_is_bytes_index_directory_then_name(
 @pytest.mark.parametrize(
     ("call", "code", "error"), [("fsync", 5, StorageFailed), ("rename", 28, NoSpace), ("fsync", 122, NoSpace)]
 )
-async def test_a_layer_that_does_not_settle_is_served_and_says_why(
+async def test_a_layer_that_does_not_settle_says_why(
     tmp_path: Path, store: LayerStore, monkeypatch: pytest.MonkeyPatch, call: str, code: int, error: type[ImgfsError]
 ) -> None:
     with store.writer() as writer:
@@ -202,8 +203,21 @@ async def test_a_layer_that_does_not_settle_is_served_and_says_why(
             Calls(patch).errors[call] = OSError(code, "no")
             with pytest.raises(error, match=f"layer {MADE.diff_id}: no"):
                 writer.settle(encode_index([]))
-    assert os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
+    is_readable = os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
+    assert is_readable == (call != "fsync")  # what was not synced, memory may lose: then the disk's bytes would be read
     assert list(reopened(tmp_path)) == []
+
+
+async def test_a_lost_layer_is_served_no_more_and_told_of_once(store: LayerStore) -> None:
+    await stored(store, MADE)
+    layer = store.get(MADE.diff_id)
+    store.lose(layer)
+    store.lose(layer)
+    assert MADE.diff_id not in store
+    assert await store.wait_lost() == {MADE.diff_id}
+    with trio.move_on_after(0.01):
+        await store.wait_lost()
+        pytest.fail("nothing was lost since")
 
 
 async def test_a_full_disk_is_no_space_leaves_nothing_and_heals(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from imgfs.errors import Busy, ImgfsError, Malformed, NoSpace, NotPermitted, TooLarge, Unreachable, Unsupported
@@ -96,6 +97,20 @@ async def test_a_tree_that_erofs_cannot_hold_is_tried_once_a_daemon(
         await scene.rootfs.places.unmount(rootfs_of(chain.chain_id))
     assert sum(call.startswith("erofs") for call in kernel.calls) == 1
     assert scene.rootfs.refusal(chain.chain_id) == "never"
+
+
+async def test_what_reads_a_layer_that_the_disk_lost_is_taken_away(kernel: FakeKernel, scene: Scene) -> None:
+    lost, other = await scene.chain(BASE, TOP), await scene.chain(BASE)
+    for chain in (lost, other):
+        assert await scene.rootfs.show(chain)
+    scene.nursery.start_soon(scene.rootfs.follow_losses)
+    scene.layers.lose(scene.layers.get(TOP.diff_id))
+    with trio.fail_after(10):
+        while rootfs_of(lost.chain_id) in shown(kernel):
+            await trio.testing.wait_all_tasks_blocked(0.001)
+    assert shown(kernel) == {rootfs_of(other.chain_id): "erofs"}
+    assert scene.views.kept(lost) is None
+    assert TOP.diff_id not in scene.layers
 
 
 async def test_where_not_even_a_bind_is_allowed_the_first_reason_is_told(
