@@ -13,7 +13,7 @@ from pathlib import Path
 
 from imgfs.check.content import Moved, check_blob, check_ingest, check_layer, check_view, is_temporary
 from imgfs.check.finding import Finding, aside
-from imgfs.check.records import check_config, check_copy, check_database, check_snapshot
+from imgfs.check.records import check_config, check_copy, check_database, check_directory, check_plain, check_snapshot
 from imgfs.database import ASIDE, FILE, Kept, read_only
 from imgfs.images.catalog import proven_size
 from imgfs.oci.digest import Digest, is_digest
@@ -24,6 +24,7 @@ from imgfs.snapshots.ids import shown
 from imgfs.snapshots.rows import Kind
 
 _CONFIG = "imgfs.toml"
+_PLAIN = ("lock", "log", "log.1")
 _DEPTHS = {"blobs": 4, "layers": 3, "views": 2, "ingest": 2, "snapshots": 2}
 """How many words the places below each directory have."""
 _HASHED = ("blobs/*/*/*", "layers/*/*/tar")
@@ -60,7 +61,7 @@ class Examiner:
 
     def places(self) -> Iterator[str]:
         """All there is to look at, the database first, for the others are judged by it."""
-        yield from (FILE, COPY, OLD, _CONFIG)
+        yield from (FILE, COPY, OLD, _CONFIG, *_PLAIN, *_DEPTHS)
         yield from self._told(self._state.glob(f"{ASIDE}*"))
         yield from sorted({*self._below("snapshots"), *(f"snapshots/{one}" for one in self._numbers())})
         for top in ("blobs", "layers", "views", "ingest"):
@@ -77,6 +78,9 @@ class Examiner:
 
     def _examine(self, place: str) -> Iterator[Finding]:
         path, (top, *below) = self._state / place, place.split("/")
+        if place in _DEPTHS:
+            yield from check_directory(path, place)
+            return
         if ".." in below or len(below) + 1 != _DEPTHS.get(top, 1) or is_temporary(path.name):
             return
         place = shown(place)
@@ -101,6 +105,8 @@ class Examiner:
             yield from check_copy(path, place, self._kept)
         elif place == _CONFIG:
             yield from check_config(self._state)
+        elif place in _PLAIN:
+            yield from check_plain(path, place)
         elif place.startswith(ASIDE):
             yield aside(place)
 

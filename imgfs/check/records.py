@@ -1,7 +1,11 @@
-"""Checking what holds facts: the database, its copy, users' snapshots, the configuration. Nothing is changed."""
+"""Checking what holds facts: the database, its copy, users' snapshots, the configuration; and what holds all of it.
+
+Nothing is changed.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -18,6 +22,7 @@ from imgfs.snapshots.ids import shown
 from imgfs.snapshots.rows import Info, Kind
 
 _LOST = "names, labels, leases and snapshots are not known"
+_STUCK = "the daemon does not start, and repair cannot"
 _REBUILT = "repair and the next mount set it aside and rebuild it from its copy and from files"
 
 
@@ -70,6 +75,18 @@ def check_snapshot(state: Path, place: str, info: Info | None, *, is_removed: bo
     elif info is None and not is_removed and upper.is_dir() and any(upper.iterdir()):
         what, follows = "holds changes and is no snapshot that the database knows", "nobody finds it"
         yield Finding(place, what, follows, "repair, without a daemon, makes a snapshot of it", "adopt")
+
+
+def check_plain(path: Path, place: str) -> Iterator[Finding]:
+    """A file that nobody misses, but that must not be anything else."""
+    if not is_plain(path):
+        yield Finding(place, "is no plain file", _STUCK, "move it away; the next mount makes it anew")
+
+
+def check_directory(path: Path, place: str) -> Iterator[Finding]:
+    """A directory of the state directory; one that is not there is made when it is needed."""
+    if os.path.lexists(path) and not path.is_dir():
+        yield Finding(place, "is no directory", _STUCK, "move it away; the next mount makes it anew")
 
 
 def check_config(state: Path) -> Iterator[Finding]:
