@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes
 
@@ -86,12 +87,19 @@ class Kept:
         """The rows that can be read, and what is wrong with each of the others. Raises sqlite3.Error for the tables."""
         for table in self.tables:
             check(db, table)
-        db.text_factory = _text
+        return self._sift(db)
+
+    def check_rows(self, db: sqlite3.Connection) -> None:
+        """Raise sqlite3.Error where a row cannot be read, of tables that SQLite has checked already."""
+        _, wrong = self._sift(db)
+        if wrong:
+            raise _damage(wrong[0])
+
+    def _sift(self, db: sqlite3.Connection) -> tuple[list[Row], list[str]]:
+        found = self._fetch(db)
+        if self._are_sound(found):
+            return found, []
         rows, wrong = list[Row](), list[str]()
-        try:
-            found = db.execute(self.select).fetchall()
-        except sqlite3.OperationalError as error:
-            raise _damage(str(error)) if error.sqlite_errorcode == sqlite3.SQLITE_ERROR else error from None
         for row in found:
             if (reason := self._reason(row)) is None:
                 rows.append(row)
@@ -106,6 +114,28 @@ class Kept:
             db.execute(f"DELETE FROM {self.name}")
             self.restore(db, rows)
         return wrong
+
+    def _fetch(self, db: sqlite3.Connection) -> list[Row]:
+        """All rows, by SQLite's own decoding unless some text is none: it takes a third of the time."""
+        try:
+            db.text_factory = str
+            with suppress(sqlite3.OperationalError):
+                return db.execute(self.select).fetchall()
+        finally:
+            db.text_factory = _text
+        try:
+            return db.execute(self.select).fetchall()
+        except sqlite3.OperationalError as error:
+            raise _damage(str(error)) if error.sqlite_errorcode == sqlite3.SQLITE_ERROR else error from None
+
+    def _are_sound(self, rows: list[Row]) -> bool:
+        """Whether all of them are: that is told faster than of one after the other."""
+        try:
+            for row in msgspec.convert(rows, GenericAlias(list, (self.row,))):
+                self.sound(*row)
+        except (ImgfsError, ValueError, msgspec.ValidationError):
+            return False
+        return True
 
     def _reason(self, row: Row) -> str | None:
         try:

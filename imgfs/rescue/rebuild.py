@@ -84,7 +84,7 @@ def _sound(database: Database, kept: Sequence[Kept]) -> Database:
     """The database, if all rows can be read that no file can rebuild; else it is closed. Raises Damaged."""
     try:
         for one in kept:
-            database.read_now(one.dump)
+            database.read_now(one.check_rows)
     except BaseException:
         database.close()
         raise
