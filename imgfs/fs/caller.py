@@ -106,10 +106,13 @@ class Caller:
         return results[0]
 
     async def _watch(self, waiting: trio.CancelScope) -> None:
+        """The first look comes after a while: what is done sooner, as nearly everything is, costs none."""
         ending = self._waiters.ending
-        while not ending.is_set() and not is_interrupted(self.pid, gone=not self._may_leave):
+        while not ending.is_set():
             with trio.move_on_after(self._waiters.poll):
                 await ending.wait()
+            if is_interrupted(self.pid, gone=not self._may_leave):
+                break
         waiting.cancel()
 
 

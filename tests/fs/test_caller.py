@@ -45,7 +45,7 @@ async def test_a_process_that_is_gone_waits_no_more(waiters: Waiters) -> None:
 
 async def test_a_file_is_read_on_when_its_opener_is_gone(waiters: Waiters) -> None:
     async def look_twice() -> int:
-        await trio.testing.wait_all_tasks_blocked()  # by now the process was looked at
+        await trio.sleep(2 * waiters.poll)  # by then the process was looked at
         return 7
 
     gone = int(await trio.to_thread.run_sync(subprocess.check_output, ["sh", "-c", "echo $$"]))
