@@ -28,16 +28,21 @@ SIDE_BY_SIDE = 8
 
 @dataclass(slots=True, eq=False)
 class Naming:
-    """A file on its way from `old` to its final name. `file` is open, or None if its bytes are durable already.
+    """A file on its way from `old` to its final name, as which it is read-only.
 
-    With `keep` it has both names afterwards. `is_lost` tells, after a failure, that it was the sync of its bytes: then
-    nobody knows which of them are on disk. Any other failure leaves them as they were, and can be tried again.
+    `file` is its descriptor, if it is open. Unless its bytes `are_durable`, they are synced first. With `keep` they
+    are, and the file has both names afterwards. `clear` takes away what is left where it came from: it is called in a
+    thread once the name is durable, and must not fail. `is_lost` tells, after a failure, that it was the sync of its
+    bytes: then nobody knows which of them are on disk. Any other failure leaves them as they were, and can be tried
+    again.
     """
 
     old: Path
     final: Path
     file: int | None = None
+    are_durable: bool = False
     keep: bool = False
+    clear: Callable[[], object] | None = None
     is_synced: bool = field(default=False, init=False)
     is_lost: bool = field(default=False, init=False)
     is_named: bool = field(default=False, init=False)
@@ -91,13 +96,23 @@ class GroupCommit:
 
     def _sync_bytes(self, naming: Naming) -> None:
         try:
-            if naming.file is not None:
-                self._disk.seal(naming.file)
-                naming.is_lost = True  # until it is synced
-                self._disk.fsync(naming.file)
-            naming.is_synced, naming.is_lost = True, False
+            if not naming.keep:
+                self._seal(naming)
+            naming.is_synced = True
         except OSError as error:
             naming.error = error
+
+    def _seal(self, naming: Naming) -> None:
+        file = self._disk.open(naming.old) if naming.file is None else naming.file
+        try:
+            self._disk.seal(file)
+            if not naming.are_durable:
+                naming.is_lost = True  # until it is synced
+                self._disk.fsync(file)
+                naming.is_lost = False
+        finally:
+            if naming.file is None:
+                os.close(file)
 
     def _name(self, batch: list[Naming]) -> list[Naming]:
         """Rename or link the synced files of a batch; returns those that could be."""
@@ -134,12 +149,15 @@ class GroupCommit:
         path, batch = shelf
         try:
             self._disk.fsync_directory(path)
-            for naming in batch:
-                naming.error = None
         except OSError as error:
             for naming in batch:
                 naming.error = error
                 self._take_back(naming)
+            return
+        for naming in batch:
+            naming.error = None
+            if naming.clear is not None:
+                naming.clear()
 
     def _take_back(self, naming: Naming) -> None:
         """What was not acknowledged gets its old name again, so that it can be tried again or removed."""

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -32,6 +32,9 @@ _log = logging.getLogger("imgfs.content.ingest")
 RECORD_BYTES = 64 << 20
 RECORD_SECONDS = 5.0
 """A crash of the machine costs at most so much of what was written."""
+
+_BEHIND = trio.CapacityLimiter(8)
+"""Ingests that are synced behind their writers at a time, of all stores: the disk's threads are for others too."""
 
 
 def idle() -> None:
@@ -70,7 +73,11 @@ class Ingest:
         self._hashing = trio.Lock()
         self._generation = 0
         self._file: int | None = None
-        self._is_ragged = False
+        self.is_ragged = True
+        """Whether the file may hold bytes beyond `offset`: known when it was opened."""
+        self._cuts = 0
+        self._synced: tuple[int, int, int] | None = None
+        """The file as it was when its bytes were synced last, as `_shape` tells it."""
         self._is_recorder_running = False
         self._is_hasher_running = False
         self._much = trio.Event()
@@ -90,6 +97,16 @@ class Ingest:
     def generation(self) -> int:
         """Another one than before, if bytes were taken away since."""
         return self._generation
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether all bytes so far are on disk, and nothing else is in the file."""
+        return not self.is_ragged and self._synced == self._shape
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Another one whenever the file changed."""
+        return self._generation, self._cuts, self.offset
 
     @property
     def _algorithm(self) -> str:
@@ -112,10 +129,11 @@ class Ingest:
         try:
             if self._file is None:
                 self._file = await run_disk(self._disk.open, self.data)
-                self._is_ragged = os.fstat(self._file).st_size != self.offset
-            if self._is_ragged:
+                self.is_ragged = os.fstat(self._file).st_size != self.offset
+            if self.is_ragged:
                 await run_disk(self._disk.truncate, self._file, self.offset)
-                self._is_ragged = False
+                self.is_ragged = False
+                self._cuts += 1
             return self._file
         except OSError as error:
             raise from_os(error, self.subject) from None
@@ -126,6 +144,22 @@ class Ingest:
             os.close(self._file)
             self._file = None
 
+    def rest(self) -> None:
+        """Its writer is done: the file is closed, once what was written is synced, which a commit then finds done.
+
+        By the descriptor that it was written with, which hears of every failure. Where the disk has much to do already,
+        that is left to the commit, or to the clock.
+        """
+        file, self._file = self._file, None
+        if file is None:
+            return
+        if self.gone is None and not self.is_ragged and not self.is_durable and not self.is_copy:
+            with suppress(trio.WouldBlock):
+                _BEHIND.acquire_on_behalf_of_nowait(file)
+                self._nursery.start_soon(self._sync_behind, file)
+                return
+        os.close(file)
+
     async def append(self, piece: bytes | memoryview) -> None:
         """Write at the end. What was written before an error stays and counts. Raises NoSpace, StorageFailed."""
         file = await self.open_file()
@@ -133,7 +167,7 @@ class Ingest:
         hashes = running.position == start
         written, longer, error = await run_cpu(self._append, file, piece, running if hashes else None, start)
         if generation != self._generation:
-            self._is_ragged = True
+            self.is_ragged = True
             self.check_alive()
             raise self.failed or OffsetMismatch(f"{self.subject}: was restarted meanwhile")
         self.offset += written
@@ -142,7 +176,7 @@ class Ingest:
             self.running = longer
         self._follow_up()
         if error is not None:
-            self._is_ragged = True
+            self.is_ragged = True
             raise from_os(error, self.subject)
 
     def _append(
@@ -173,7 +207,7 @@ class Ingest:
         """A thread has cut the file to nothing; what follows is as after `restart`, but for the record on disk."""
         if self.offset:
             self._generation += 1
-            self.offset, self._is_ragged, self.failed = 0, True, None
+            self.offset, self.is_ragged, self.failed = 0, True, None
             self.running = RunningDigest.start(self._algorithm)
 
     async def restart(self) -> None:
@@ -185,7 +219,7 @@ class Ingest:
         async with self._recording:
             if self.meta.durable:
                 await self._write_meta(msgspec.structs.replace(self.meta, durable=0))
-        self.offset, self._is_ragged, self.failed = 0, True, None
+        self.offset, self.is_ragged, self.failed = 0, True, None
         self.running = RunningDigest.start(self._algorithm)
         await self.open_file()
         self.updated = time.time_ns()
@@ -195,7 +229,7 @@ class Ingest:
 
         The caller holds the lock. What the disk refuses here is logged.
         """
-        if not self._is_ragged or self.gone is not None:
+        if not self.is_ragged or self.gone is not None:
             return
         was_open = self._file is not None
         try:
@@ -205,6 +239,15 @@ class Ingest:
         finally:
             if not was_open:
                 self.close_file()
+
+    async def check_kept(self) -> None:
+        """Raise the failed sync that nobody has continued after, with what it gave up out of the file.
+
+        The caller holds the lock.
+        """
+        if self.failed is not None:
+            await self.cut()
+            raise self.failed
 
     def resume(self, *, as_copy: bool) -> None:
         """Somebody opened it: bytes that a failed sync took are his to send again, and the prefix is hashed."""
@@ -222,22 +265,44 @@ class Ingest:
         if offset == self.meta.durable and self.is_rooted:
             return
         async with self._syncing:
-            if generation == self._generation:
+            if generation == self._generation and not self.is_durable:
                 await self._sync(offset)
         async with self._recording:
             if generation == self._generation and self.gone is None:
                 await self._write_meta(msgspec.structs.replace(self.meta, durable=offset))
 
     async def _sync(self, offset: int) -> None:
+        """The caller holds `_syncing`."""
         try:
             file = os.dup(self._file) if self._file is not None else await run_disk(self._disk.open, self.data)
             try:
-                await run_disk(self._disk.fsync, file)
+                await self._fsync(file)
             finally:
                 os.close(file)
         except OSError as error:
             self.check_alive()
             raise self.fall_back(error, offset) from None
+
+    async def _fsync(self, file: int) -> None:
+        shape = self._shape
+        await run_disk(self._disk.fsync, file)
+        self._synced = shape
+
+    async def _sync_behind(self, file: int) -> None:
+        """For a descriptor that `rest` gives away, with its place in `_BEHIND`."""
+        generation, offset = self._generation, self.offset
+        try:
+            async with self._syncing:
+                if generation == self._generation and not self.is_durable:
+                    await self._fsync(file)
+        except OSError as error:
+            if generation == self._generation:
+                self.fall_back(error, offset)
+                async with self.lock:
+                    await self.cut()
+        finally:
+            os.close(file)
+            _BEHIND.release_on_behalf_of(file)
 
     def fall_back(self, error: OSError, offset: int) -> ImgfsError:
         """A sync of the first `offset` bytes failed: give up what was not recorded; returns what to raise."""
@@ -247,7 +312,7 @@ class Ingest:
             f"{failure.message}; bytes {durable} to {offset} are lost, continue at byte {durable}"
         )
         self._generation += 1
-        self.offset, self._is_ragged = durable, True
+        self.offset, self.is_ragged = durable, True
         if self.running.position > durable:
             self.running = RunningDigest.start(self._algorithm)
         _log.warning("fsync failed, ingest falls back", extra={"ref": self.meta.ref, "offset": durable})

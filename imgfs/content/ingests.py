@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVarTuple
 
@@ -188,16 +189,17 @@ class IngestStore:
 
     async def _commit(self, ingest: Ingest, digest: Digest) -> BlobInfo:
         if digest in self._content:
+            self._content.rely(digest)
             reason = stored_already(digest)
             await self._remove(ingest, reason)
             raise reason
         await verify(ingest, digest)
         with trio.CancelScope(shield=True):
             async with ingest.at_rest():
-                if ingest.failed is not None:
-                    raise ingest.failed
+                await ingest.check_kept()
                 await self._publish(ingest, digest)
-            await self._remove(ingest, NotFound(f"{ingest.subject}: was committed as {digest}"), remove_committed)
+                ingest.end(NotFound(f"{ingest.subject}: was committed as {digest}"))
+                self._drop(ingest)
         info = self._content.info(digest)
         assert info is not None
         self._counted["committed"] += 1
@@ -205,7 +207,10 @@ class IngestStore:
         return info
 
     async def _publish(self, ingest: Ingest, digest: Digest) -> None:
-        naming = Naming(ingest.data, self._content.path(digest), await ingest.open_file())
+        """In one trip to a thread, unless bytes have to be cut off first: trips would take longer than the disk."""
+        file = await ingest.open_file() if ingest.is_ragged else None
+        clear = partial(remove_committed, self._disk, ingest.path)
+        naming = Naming(ingest.data, self._content.path(digest), file, are_durable=ingest.is_durable, clear=clear)
         try:
             await self._content.publish(digest, naming)
         except OSError as error:
@@ -308,6 +313,7 @@ class IngestStore:
                 await ingest.record()
             except ImgfsError as error:
                 _log.warning("ingest not synced", extra={"ref": ingest.meta.ref, "error": error.message})
+            if ingest.failed is not None:  # now, or behind its writer just before
                 async with ingest.lock:
                     await ingest.cut()
 
@@ -409,6 +415,7 @@ class IngestStore:
     async def _refuse_stored(self, ingest: Ingest | None, digest: Digest | None) -> None:
         if digest is None or digest not in self._content:
             return
+        self._content.rely(digest)
         reason = stored_already(digest)
         if ingest is not None:
             async with ingest.lock:

@@ -196,4 +196,6 @@ def content_of(state: Path, database: Database) -> ContentStore:
 
     Nothing is made or mended where the database is frozen. Raises NoSpace, StorageFailed.
     """
-    return ContentStore(state, Labels(database), read_only=database.is_frozen)
+    store = ContentStore(state, Labels(database), read_only=database.is_frozen)
+    store.make_shelves()
+    return store

@@ -14,7 +14,8 @@ class Status:
     """An ingest as it stands: times are ns since the epoch, sizes are bytes.
 
     `offset` bytes are on disk, the first `hashed` of them are in `digest`, the first `durable` are recorded as synced.
-    `path` is the file of the bytes. So many seconds at most it `rests` without anybody who held or declared it.
+    `path` is the file of the bytes. `is_copy`: it is kept beside what somebody verifies now, and goes then. So many
+    seconds at most it `rests` without anybody who held or declared it.
     """
 
     ref: str
@@ -27,6 +28,7 @@ class Status:
     started: int
     updated: int
     is_live: bool
+    is_copy: bool
     rests: float
     path: Path
 
@@ -46,6 +48,7 @@ def status_of(ingest: Ingest) -> Status:
         started=meta.started,
         updated=ingest.updated,
         is_live=ingest.is_held,
+        is_copy=ingest.is_held and ingest.is_copy,
         rests=0.0 if ingest.is_held else ingest.touched.age(),
         path=ingest.data,
     )

@@ -57,6 +57,7 @@ class ContentStore:
         self.disk = disk
         self._labels = labels
         self._stored: dict[Digest, BlobInfo] = {}
+        self._relied: dict[Digest, BlobInfo] = {}
         self._shelves: set[Path] = set()
         self._commits = GroupCommit(disk, self._shelves)
         self.is_read_only = read_only or not self._prepare()
@@ -80,6 +81,22 @@ class ContentStore:
                 raise
             return False
 
+    def make_shelves(self) -> None:
+        """Make the directories of sha256 ahead, so that no commit has to make one durable; blocks.
+
+        Where the disk refuses, the commits that need one ask again.
+        """
+        top = self.root / "blobs" / "sha256"
+        missing = {top / f"{number:02x}" for number in range(256)} - self._shelves
+        if self.is_read_only or not missing:
+            return
+        with suppress(OSError):
+            for shelf in sorted(missing):
+                with suppress(FileExistsError):
+                    self.disk.mkdir(shelf)
+            self.disk.fsync_directory(top)
+            self._shelves |= missing
+
     @property
     def ingest(self) -> Path:
         """The directory of unfinished bytes."""
@@ -97,6 +114,15 @@ class ContentStore:
     def info(self, digest: Digest) -> BlobInfo | None:
         """What is known of a stored blob; None if it is not stored."""
         return self._stored.get(digest)
+
+    def rely(self, digest: Digest) -> None:
+        """Somebody was told that it is stored already, and sends no byte of it."""
+        self._relied[digest] = self._stored[digest]
+
+    def is_relied_on(self, digest: Digest) -> bool:
+        """Whether `rely` was told so of this very blob, since the store was opened."""
+        info = self._stored.get(digest)
+        return info is not None and self._relied.get(digest) is info
 
     def open(self, digest: Digest) -> int:
         """A file descriptor for reading; it outlives `delete`. The caller closes it. Raises NotFound, StorageFailed."""
@@ -271,7 +297,8 @@ class ContentStore:
     def _settle(self) -> None:
         """Names that an earlier run was killed over are made durable before they count as stored."""
         since = time.time() - _SETTLED_SECONDS
-        fresh = [shelf for shelf in self._shelves if shelf.stat().st_mtime > since]
+        shelves = {self.path(digest).parent for digest in self._stored}
+        fresh = [shelf for shelf in shelves if shelf.stat().st_mtime > since]
         with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
             list(threads.map(self.disk.fsync_directory, fresh))
 

@@ -14,16 +14,14 @@ TOTAL_MAX = 2**53
 async def verify(ingest: Ingest, digest: Digest) -> None:
     """Raise what speaks against storing the bytes as `digest`."""
     meta = ingest.meta
-    if ingest.failed is not None:
-        raise ingest.failed
+    await ingest.check_kept()
     if meta.total not in (None, ingest.offset):
         raise VerificationFailed(f"{ingest.subject}: got {ingest.offset} bytes, expected {meta.total}; send the rest")
     if meta.expected not in (None, digest):
         raise VerificationFailed(f"{ingest.subject}: expected {meta.expected}, commit says {digest}")
     ingest.hash_with(digest.algorithm)
     await ingest.catch_up()
-    if ingest.failed is not None:
-        raise ingest.failed
+    await ingest.check_kept()
     if ingest.running.digest != digest:
         got = ingest.running.digest
         raise VerificationFailed(f"{ingest.subject}: the bytes have digest {got}, commit says {digest}; not stored")
@@ -35,5 +33,6 @@ def stored_already(digest: Digest) -> AlreadyExists:
 
 
 def check_total(total: int | UnsetType | None) -> None:
+    """Raise Invalid for a size that no blob has."""
     if isinstance(total, int) and not 0 <= total <= TOTAL_MAX:
         raise Invalid(f"ingest total {total}: expected 0 to {TOTAL_MAX}")

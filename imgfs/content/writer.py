@@ -121,7 +121,7 @@ class Writer:
             self._is_closed = True
             with trio.CancelScope(shield=True):
                 async with self._ingest.lock:
-                    self._ingest.close_file()
+                    self._ingest.rest()
                     self._store.release(self._ingest)
 
     def _check_room(self, offset: int, piece: bytes | memoryview) -> None:

@@ -67,16 +67,18 @@ class Collector:
     async def discard(self, digests: Iterable[Digest]) -> Report:
         """Take those of these blobs away that no root reaches, whether they can be had again or not.
 
-        For who brought them for nothing: somebody else may have found them here meanwhile, and leased or named them.
-        Raises as `collect`.
+        For who brought them for nothing: somebody else may have found them here meanwhile, and leased or named them, or
+        was told that he need not bring them. Raises as `collect`.
         """
         await self._rooms.content.check_writable("garbage collection")
         async with self._running:
             report = Report(mode="collect")
             with self._rooms.pins.noting() as pinned:
                 cycle = Cycle(self._rooms, report, pinned, holds_only=False)
-                found = [info for digest in digests if (info := self._rooms.content.info(digest))]
+                content = self._rooms.content
+                found = [info for digest in digests if (info := content.info(digest))]
                 await cycle.mark()
+                cycle.marker.blobs.update(info.digest for info in found if content.is_relied_on(info.digest))
                 await self._sweep_blobs(cycle, [(info, info.allocated) for info in found])
             return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -185,12 +186,12 @@ async def test_bytes_are_recorded_after_so_many(ingests: IngestStore, mock_clock
 async def test_the_end_of_the_daemon_makes_all_durable(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk
 ) -> None:
-    for ref in "abc":
-        async with await ingests.open(ref) as writer:
-            await writer.write(DATA)
-    disk.errors["fsync"] = errno.EIO
-    await ingests.sync()
-    disk.errors.clear()
+    async with AsyncExitStack() as writers:
+        for ref in "abc":
+            await (await writers.enter_async_context(await ingests.open(ref))).write(DATA)
+        disk.errors["fsync"] = errno.EIO
+        await ingests.sync()
+        disk.errors.clear()
     for ref in "abc":
         async with await ingests.open(ref) as writer:
             await writer.write(DATA)
@@ -389,6 +390,8 @@ async def test_a_read_only_state_directory_is_read(tmp_path: Path, nursery: trio
         await content.add(DIGEST, DATA)
         async with await ingests.open("r") as writer:
             await writer.write(DATA[:10])
+        await ingests.sync()
+        await trio.testing.wait_all_tasks_blocked()
         run("mount", "-o", "remount,ro", str(small))
         content = ContentStore(small)
         ingests = IngestStore(content, nursery)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from imgfs.errors import NotFound, StorageFailed
+from imgfs.errors import AlreadyExists, NotFound, StorageFailed
 from imgfs.gc.cycle import Cycle
 from imgfs.gc.marker import Marker
 from imgfs.gc.report import Report
@@ -178,6 +178,22 @@ async def test_only_what_is_named_is_discarded_and_only_if_nothing_refers_to_it(
     report = await world.collector.discard([digest, other, held])
     assert [item.id for item in report.removed] == [other]
     assert {digest, held, Digest.of(BASE)} <= world.stored()
+
+
+async def test_what_somebody_was_told_he_need_not_bring_is_not_discarded(world: World) -> None:
+    digests = [await world.blob(name) for name in (b"sent", b"declared", b"alone")]
+    async with await world.ingests.open("mine") as writer:
+        await writer.write(b"sent")
+    with pytest.raises(AlreadyExists):
+        await world.ingests.commit("mine", digests[0])
+    with pytest.raises(AlreadyExists):
+        await world.ingests.open("other", expected=digests[1])
+    await world.collector.discard(digests)
+    assert world.stored() == set(digests[:2])
+    await world.content.delete(digests[0])
+    await world.blob(b"sent")
+    await world.collector.discard(digests)
+    assert world.stored() == {digests[1]}
 
 
 async def test_without_its_config_an_image_keeps_the_layers_that_its_blobs_were_unpacked_to(world: World) -> None:

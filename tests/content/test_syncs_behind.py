@@ -1,0 +1,92 @@
+"""What a writer wrote is synced behind it, so that a commit has the name alone to make durable; and no less."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from imgfs.content.ingests import IngestStore
+from imgfs.content.store import ContentStore
+from imgfs.errors import StorageFailed
+from imgfs.oci.digest import Digest
+from tests.content.disks import FaultyDisk, Recorder
+
+DATA, OTHER = b"some bytes", b"else bytes"
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    return FaultyDisk()
+
+
+@pytest.fixture
+async def ingests(tmp_path: Path, disk: FaultyDisk, nursery: trio.Nursery) -> IngestStore:
+    content = ContentStore(tmp_path, disk=disk)
+    content.make_shelves()
+    return IngestStore(content, nursery, era="one")
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not is_so():
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def written(ingests: IngestStore, data: bytes = DATA) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.truncate(0)
+        await writer.write(data)
+
+
+async def test_a_commit_finds_the_bytes_on_disk(ingests: IngestStore, disk: FaultyDisk) -> None:
+    await written(ingests)
+    await until(lambda: "fsync" in disk.calls)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    disk.calls.clear()
+    await ingests.commit("r", Digest.of(DATA))
+    assert disk.calls == ["seal", "rename", "fsync_directory", "unlink", "unlink"]
+
+
+async def test_a_failure_behind_the_writer_is_the_commits(ingests: IngestStore, disk: FaultyDisk) -> None:
+    disk.errors["fsync"] = errno.EIO
+    await written(ingests)
+    await until(lambda: ingests.status("r").offset == 0)
+    disk.errors.clear()
+    with pytest.raises(StorageFailed, match="bytes 0 to 10 are lost, continue at byte 0"):
+        await ingests.commit("r", Digest.of(DATA))
+    await written(ingests)
+    await ingests.commit("r", Digest.of(DATA))
+
+
+async def test_bytes_that_took_the_place_of_synced_ones_are_synced_again(tmp_path: Path, nursery: trio.Nursery) -> None:
+    disk = Recorder(tmp_path)
+    ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
+    await written(ingests)
+    await until(lambda: any(op.kind == "fsync" for op in disk.log))
+    await written(ingests, OTHER)
+    await ingests.commit("r", Digest.of(OTHER))
+    kinds = [op.kind for op in disk.log]
+    last = max(at for at, op in enumerate(disk.log) if op.kind == "write" and op.data == OTHER)
+    assert "fsync" in kinds[last : kinds.index("rename", last)]
+
+
+async def test_shelves_are_made_once_and_by_the_commits_where_the_disk_refuses(
+    tmp_path: Path, disk: FaultyDisk, ingests: IngestStore
+) -> None:
+    assert len(list((tmp_path / "blobs/sha256").iterdir())) == 256
+    disk.calls.clear()
+    ContentStore(tmp_path, disk=disk).make_shelves()
+    assert "mkdir" not in disk.calls
+    digest = Digest.of(DATA)
+    (tmp_path / "blobs/sha256" / digest.hex[:2]).rmdir()
+    disk.errors["mkdir"] = errno.ENOSPC
+    again = ContentStore(tmp_path, disk=disk)
+    again.make_shelves()
+    disk.errors.clear()
+    await again.add(digest, DATA)
+    assert digest in ContentStore(tmp_path)
