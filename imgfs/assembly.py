@@ -27,6 +27,7 @@ from imgfs.fs.caller import Waiters
 from imgfs.fs.node import Shown
 from imgfs.fs.served import Served
 from imgfs.fs.subsystems import Subsystems
+from imgfs.gc.allowance import Allowance
 from imgfs.gc.kinds import GC
 from imgfs.gc.space import Space, space_of
 from imgfs.gc.watch import Limits, Room
@@ -141,6 +142,7 @@ def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems
         containers=running.one(CONTAINERS),
         leases=running.one(LEASES).leases,
         room=room,
+        allowance=Allowance(room, limits_of(mounting.config)),
         mender=running.one(CHECK),
         documents=transfer.documents,
         resolver=transfer.resolver,

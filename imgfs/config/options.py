@@ -86,7 +86,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             description="What content and layers may take on disk; 0: as much as there is. Above it, what can be "
-            "fetched again goes.",
+            "fetched again goes; where that does not help, what users write into content/ingest, imports too, is "
+            "refused (ENOSPC).",
         ),
     ] = 0
     free_space_bytes: Annotated[

@@ -16,12 +16,14 @@ import pyfuse3
 from imgfs.content.download import download_ref
 from imgfs.content.refs import parse_ref, promised_digest, ref_name
 from imgfs.content.status import Status
+from imgfs.content.verification import check_total
 from imgfs.content.writer import Writer
 from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import Directory, Handle, Listing, NoAttribute, Node, control_number, missing
 from imgfs.fs.subsystems import Subsystems
 from imgfs.fs.xattrs import as_error, as_moment
+from imgfs.gc.allowance import Allowance
 from imgfs.oci.digest import Digest
 from imgfs.transfer.failures import Failures
 
@@ -142,7 +144,7 @@ class IngestFile(Node):
             except BaseException:
                 await writer.close()
                 raise
-        return WriterHandle(writer, self._subsystems.failures)
+        return WriterHandle(writer, self._subsystems.failures, self._subsystems.allowance)
 
     async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
         """chmod, chown and utimes change nothing."""
@@ -175,7 +177,10 @@ class IngestFile(Node):
         ingests = self._subsystems.ingests
         with self._noting():
             if name == _TOTAL:
-                await ingests.declare(self._known_ref(), total=_number(value))
+                total = _number(value)
+                check_total(total)
+                await self._subsystems.allowance.check(total - self._status().offset)
+                await ingests.declare(self._known_ref(), total=total)
             elif name == _EXPECTED:
                 await ingests.declare(self._known_ref(), expected=Digest.parse(os.fsdecode(value).strip()))
             else:
@@ -228,16 +233,18 @@ class _SealedHandle:
 class WriterHandle(_SealedHandle):
     """An ingest opened to write. Closing it commits nothing."""
 
-    __slots__ = ("_failures", "_writer")
+    __slots__ = ("_allowance", "_failures", "_writer")
 
-    def __init__(self, writer: Writer, failures: Failures) -> None:
+    def __init__(self, writer: Writer, failures: Failures, allowance: Allowance) -> None:
         super().__init__(writer.ref)
         self._writer = writer
         self._failures = failures
+        self._allowance = allowance
 
     async def write(self, offset: int, data: bytes) -> int:
         """How much was written: all, or what a full disk took, so that the rest is not mistaken for new bytes."""
         with self._noting():
+            await self._allowance.take(len(data))
             try:
                 await self._writer.write_at(offset, data)
             except NoSpace:

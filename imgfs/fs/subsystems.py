@@ -14,6 +14,7 @@ from imgfs.content.store import ContentStore
 from imgfs.execution.containers import Containers
 from imgfs.fs.node import Shown
 from imgfs.fs.served import Served
+from imgfs.gc.allowance import Allowance
 from imgfs.gc.space import Space
 from imgfs.gc.watch import Room
 from imgfs.images.catalog import Catalog
@@ -61,6 +62,7 @@ class Subsystems:
     containers: Containers
     leases: Leases
     room: Room
+    allowance: Allowance
     mender: Mender
     documents: Documents
     resolver: Resolver

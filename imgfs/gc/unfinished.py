@@ -40,6 +40,12 @@ async def abandoned(ingests: IngestStore, patience: float) -> list[tuple[Status,
     return await run_disk(lambda: [(status, found) for status in idle if (found := _taken(status)) is not None])
 
 
+async def taken(ingests: IngestStore) -> int:
+    """Bytes on disk of all unfinished writes but copies that run: they go when what they are a copy of is here."""
+    lasting = [status for status in ingests if not status.is_copy]
+    return await run_disk(lambda: sum(_taken(status) or 0 for status in lasting))
+
+
 def rests(status: Status, patience: float) -> bool:
     """Whether it has no writer and has had none for so many seconds."""
     return not status.is_live and status.rests >= patience

@@ -21,7 +21,7 @@ from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
 from imgfs.gc.report import Report
 from imgfs.gc.rooms import Rooms
-from imgfs.gc.unfinished import unfinished
+from imgfs.gc.unfinished import taken
 from imgfs.metrics.family import Family, gauge
 
 _log = logging.getLogger("imgfs.gc")
@@ -68,9 +68,9 @@ class Room:
         self.evictor = Evictor(rooms, running)
 
     async def used(self) -> int:
-        """Bytes on disk of all blobs, layers and downloads that broke off. Raises StorageFailed.
+        """Bytes on disk of all blobs, layers and unfinished writes. Raises StorageFailed.
 
-        Those that run count nothing: what they keep goes with their end.
+        Copies of layers that come right now count nothing: they go with their end.
         """
         return sum((await self.usage()).values())
 
@@ -78,8 +78,8 @@ class Room:
         """The same by kind: `blobs`, without those that are a layer's tar too, `layers` and `unfinished`."""
         tars = [layer.tar for layer in self._rooms.layers]
         alone = [info.allocated for info in self._rooms.content if info.digest not in self._rooms.layers]
-        parts = [one.bytes for one in await unfinished(self._rooms.ingests)]
-        return {"blobs": sum(alone), "layers": await run_disk(_allocated, tars), "unfinished": sum(parts)}
+        parts = await taken(self._rooms.ingests)
+        return {"blobs": sum(alone), "layers": await run_disk(_allocated, tars), "unfinished": parts}
 
     async def families(self) -> list[Family]:
         """What metrics tell of the disk and of garbage; what the disk does not tell now is left out."""
@@ -104,15 +104,18 @@ class Room:
         return limits.need(used, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
 
     async def make(self, limits: Limits) -> list[Report]:
-        """Make room if a limit is passed: garbage goes first, then what can be fetched again. Raises StorageFailed."""
-        reports: list[Report] = []
-        if need := await self.need(limits):
-            reports.append(await self.collector.collect())
-            if need > reports[0].bytes:
-                reports.append(await self.evictor.evict(need - reports[0].bytes))
-            missing = need - sum(report.bytes for report in reports)
-            if missing > 0:
-                _log.warning("no more room can be made", extra={"missing": missing})
+        """Make room if a limit is passed. Raises StorageFailed."""
+        need = await self.need(limits)
+        return await self.free(need) if need else []
+
+    async def free(self, need: int) -> list[Report]:
+        """Make room for `need` bytes: garbage goes first, then what can be fetched again. Raises StorageFailed."""
+        reports = [await self.collector.collect()]
+        if need > reports[0].bytes:
+            reports.append(await self.evictor.evict(need - reports[0].bytes))
+        missing = need - sum(report.bytes for report in reports)
+        if missing > 0:
+            _log.warning("no more room can be made", extra={"missing": missing})
         return reports
 
     async def watch(self, limits: Limits, interval: float) -> None:
