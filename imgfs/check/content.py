@@ -26,7 +26,7 @@ Moved = Callable[[int], object]
 """Told how many bytes were read; what it raises ends the check."""
 
 
-def check_blob(path: Path, place: str, size: int | None, deep: bool, moved: Moved) -> Iterator[Finding]:
+def check_blob(path: Path, place: str, size: int | None, *, deep: bool, moved: Moved) -> Iterator[Finding]:
     """A blob under its name, of `size` bytes if that is known; `deep` hashes it."""
     digest = f"{path.parent.parent.name}:{path.name}"
     if path.name.endswith(DAMAGED):
@@ -41,7 +41,7 @@ def check_blob(path: Path, place: str, size: int | None, deep: bool, moved: Move
         yield damaged(place, "its bytes have another digest")
 
 
-def check_layer(directory: Path, place: str, deep: bool, moved: Moved) -> Iterator[Finding]:
+def check_layer(directory: Path, place: str, *, deep: bool, moved: Moved) -> Iterator[Finding]:
     """A layer: its tar is there, of the size that its index has; `deep` hashes it. A missing index is no harm."""
     diff_id, tar, index = f"{directory.parent.name}:{directory.name}", directory / "tar", directory / "index"
     if directory.name.endswith(DAMAGED):

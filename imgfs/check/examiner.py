@@ -86,9 +86,9 @@ class Examiner:
         place = shown(place)
         match top:
             case "blobs":
-                yield from check_blob(path, place, self._size_of_blob(below), self._deep, self._moved)
+                yield from check_blob(path, place, self._size_of_blob(below), deep=self._deep, moved=self._moved)
             case "layers":
-                yield from check_layer(path, place, self._deep, self._moved)
+                yield from check_layer(path, place, deep=self._deep, moved=self._moved)
             case "views":
                 yield from check_view(path, place, self._moved)
             case "ingest":
@@ -100,7 +100,7 @@ class Examiner:
 
     def _examine_file(self, path: Path, place: str) -> Iterator[Finding]:
         if place == FILE:
-            yield from check_database(self._state, self._kept, self._deep)
+            yield from check_database(self._state, self._kept, deep=self._deep)
         elif place in (COPY, OLD):
             yield from check_copy(path, place, self._kept)
         elif place == _CONFIG:

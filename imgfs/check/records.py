@@ -26,7 +26,7 @@ _STUCK = "the daemon does not start, and repair cannot"
 _REBUILT = "repair and the next mount set it aside and rebuild it from its copy and from files"
 
 
-def check_database(state: Path, kept: Sequence[Kept], deep: bool) -> Iterator[Finding]:
+def check_database(state: Path, kept: Sequence[Kept], *, deep: bool) -> Iterator[Finding]:
     """The database: there if it ever was, of an imgfs that is known here, and whole by SQLite's own check."""
     path = state / FILE
     if not is_plain(path):

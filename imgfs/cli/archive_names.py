@@ -23,7 +23,7 @@ def names_for(images: list[Listed], name: str | None, *, quiet: bool) -> dict[st
     a name; raises Malformed where one name means two images, Invalid.
     """
     found: dict[str, Listed] = {}
-    for image, chosen in _chosen(images, name, quiet):
+    for image, chosen in _chosen(images, name, quiet=quiet):
         check_name(chosen)
         if found.setdefault(chosen, image).descriptor.digest != image.descriptor.digest:
             raise Malformed(f"archive: two images are named {chosen}; import with a name of your own")
@@ -63,7 +63,7 @@ def docker_tag(name: str) -> str | None:
     return tagged
 
 
-def _chosen(images: list[Listed], name: str | None, quiet: bool) -> Iterable[tuple[Listed, str]]:
+def _chosen(images: list[Listed], name: str | None, *, quiet: bool) -> Iterable[tuple[Listed, str]]:
     if name is None:
         return [(one, full) for one in images for raw in one.names if (full := local_name(raw))]
     if len({one.descriptor.digest for one in images}) == 1:

@@ -33,10 +33,11 @@ def write_oci(tree: Tree, listed: list[Listed], output: str | None, *, is_direct
         click.echo(f"imgfs: not exported, because it is neither here nor known where it can be had: {absent}", err=True)
     sizes = {digest: descriptor.size for digest, descriptor in closure.blobs.items()}
     if not is_directory:
-        _write(layout_tar(layout.write_index(_merged(listed)), sizes, blobs.pieces), output, sum(sizes.values()), quiet)
+        pieces = layout_tar(layout.write_index(_merged(listed)), sizes, blobs.pieces)
+        _write(pieces, output, sum(sizes.values()), quiet=quiet)
         return
     assert output is not None
-    with progress(sum(sizes.values()), not quiet) as draw:
+    with progress(sum(sizes.values()), is_wanted=not quiet) as draw:
         try:
             write_layout(Path(output), _merged(listed), sizes, blobs.pieces, _summed(draw))
         except OSError as error:
@@ -58,7 +59,7 @@ def write_docker(tree: Tree, listed: list[Listed], output: str | None, *, quiet:
         tags = dict.fromkeys(tag for name in image.names if (tag := docker_tag(name)))
         images.append(DockerExport(config, diff_ids, tuple(tags)))
         sizes |= {diff_id: os.stat(tree.layer(diff_id)).st_size for diff_id in diff_ids}
-    _write(docker_tar(images, sizes, blobs.layer_pieces), output, sum(sizes.values()), quiet)
+    _write(docker_tar(images, sizes, blobs.layer_pieces), output, sum(sizes.values()), quiet=quiet)
 
 
 def _merged(listed: list[Listed]) -> list[Listed]:
@@ -70,9 +71,9 @@ def _merged(listed: list[Listed]) -> list[Listed]:
     return [Listed(first[digest], tuple(names[digest])) for digest in names]
 
 
-def _write(pieces: Iterator[bytes], output: str | None, total: int, quiet: bool) -> None:
+def _write(pieces: Iterator[bytes], output: str | None, total: int, *, quiet: bool) -> None:
     # No progress without a file: who reads a pipe may write to the same terminal.
-    with progress(total, output is not None and not quiet) as draw:
+    with progress(total, is_wanted=output is not None and not quiet) as draw:
         if output is None:
             write_out(pieces, draw)
         else:

@@ -25,7 +25,7 @@ def bring(tree: Tree, found: Found, wait: Callable[[], object], *, quiet: bool) 
     ends it as it ends `beside`.
     """
     try:
-        with _progress(quiet) as draw:
+        with _progress(quiet=quiet) as draw:
             beside(wait, lambda: _show(tree, found.digest, draw))
     except OSError as error:
         raise tree.failure(error, found.digest, found.subject) from None
@@ -65,7 +65,7 @@ def _show(tree: Tree, digest: str, draw: Draw | None) -> None:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Generator[Draw | None]:
+def _progress(*, quiet: bool) -> Generator[Draw | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return

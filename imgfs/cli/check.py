@@ -40,7 +40,7 @@ deep_option = click.option("--deep", is_flag=True, help="Read and hash every byt
 @mountpoint_option
 @deep_option
 @format_option("table")
-def check(state: Path | None, mountpoint: str, deep: bool, form: str) -> None:
+def check(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> None:
     """Look for damage in the state directory, and change nothing.
 
     Also while it is mounted. Each finding is a line: what, what follows, and the cure. The exit code is 0 where all is
@@ -48,7 +48,7 @@ def check(state: Path | None, mountpoint: str, deep: bool, form: str) -> None:
     """
     from imgfs.cli.damage import told
 
-    found = list(_found(_chosen(state, mountpoint), deep))
+    found = list(_found(_chosen(state, mountpoint), deep=deep))
     if form == "json":
         click.echo(render_json([told(one) for one in found]))
     else:
@@ -63,7 +63,7 @@ def check(state: Path | None, mountpoint: str, deep: bool, form: str) -> None:
 @mountpoint_option
 @deep_option
 @format_option("table")
-def repair(state: Path | None, mountpoint: str, deep: bool, form: str) -> None:
+def repair(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> None:
     """Mend what `imgfs check` finds.
 
     Damaged content is set aside, what is made from other files is made anew. Never deletes the only copy of anything.
@@ -76,10 +76,10 @@ def repair(state: Path | None, mountpoint: str, deep: bool, form: str) -> None:
     held = holder(chosen)
     try:
         if held is not None and held.mountpoint is not None:
-            done = list(mending_mounted(Tree.open(held.mountpoint), _found(chosen, deep)))
+            done = list(mending_mounted(Tree.open(held.mountpoint), _found(chosen, deep=deep)))
         else:
             with reading() as progress:
-                done = list(mending(chosen, deep, progress))
+                done = list(mending(chosen, deep=deep, progress=progress))
     except ImgfsError as error:
         raise from_error(error) from None
     _show(done, form)
@@ -112,7 +112,7 @@ def _state_of(mountpoint: str) -> str | None:
         return None
 
 
-def _found(state: Path, deep: bool) -> Iterator[Finding]:
+def _found(state: Path, *, deep: bool) -> Iterator[Finding]:
     """What is wrong, as it is found. Beside a daemon, what a second look confirms, after the last first look."""
     from imgfs.assembly import TABLES
     from imgfs.check.examiner import Examiner

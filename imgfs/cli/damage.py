@@ -65,7 +65,7 @@ def told(finding: Finding) -> dict[str, object]:
     }
 
 
-def mending(state: Path, deep: bool, progress: Reading) -> Iterator[Mended]:
+def mending(state: Path, *, deep: bool, progress: Reading) -> Iterator[Mended]:
     """Mend each thing as it is found; what the disk refuses is left. Raises Busy if somebody uses it, NoSpace."""
     from imgfs.assembly import TABLES
 

@@ -34,7 +34,7 @@ UNKNOWN = 125
 )
 @click.option("-a", "--all", "everybody", is_flag=True, help="To every process of the container.")
 @mountpoint_option
-def kill(id: str, name: str | None, everybody: bool, mountpoint: str) -> None:
+def kill(id: str, name: str | None, *, everybody: bool, mountpoint: str) -> None:
     """Send a signal to the first process of a container.
 
     The kernel keeps from the first process what it has no handler for, but for KILL and STOP.
@@ -62,7 +62,7 @@ def wait(ids: tuple[str, ...], mountpoint: str) -> None:
 @click.argument("id", metavar="ID", shell_complete=complete_container)
 @click.option("-f", "--force", is_flag=True, help="End it with SIGKILL if it runs.")
 @mountpoint_option
-def delete(id: str, force: bool, mountpoint: str) -> None:
+def delete(id: str, *, force: bool, mountpoint: str) -> None:
     """Delete a container and what it wrote.
 
     Prints its exit status and exits with it; 125 where nobody knows it. Busy (exit code 7) while it runs or somebody is

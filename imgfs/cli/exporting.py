@@ -34,6 +34,7 @@ def export(
     output: str | None,
     form: str | None,
     platform: str | None,
+    *,
     all_platforms: bool,
     mountpoint: str,
     quiet: bool,
@@ -47,7 +48,7 @@ def export(
     """
     output = None if output == "-" else output
     form = form or _form(output)
-    _check(output, form, platform, all_platforms)
+    _check(output, form, platform, all_platforms=all_platforms)
     from imgfs.cli.archive_writing import write_docker, write_oci
     from imgfs.cli.choosing import choose_image
     from imgfs.oci.platform import parse_platform
@@ -66,7 +67,7 @@ def _form(output: str | None) -> str:
     return OCI_DIRECTORY if output and (output.endswith("/") or os.path.isdir(output)) else OCI
 
 
-def _check(output: str | None, form: str, platform: str | None, all_platforms: bool) -> None:
+def _check(output: str | None, form: str, platform: str | None, *, all_platforms: bool) -> None:
     if output is None and form == OCI_DIRECTORY:
         raise click.UsageError(f"--as {OCI_DIRECTORY} needs a directory; name one with -o")
     if output is None and sys.stdout.isatty():

@@ -23,7 +23,7 @@ Report = dict[str, Any]
 @format_option("table")
 @click.option("-n", "--dry-run", is_flag=True, help="Only tell what would go.")
 @click.option("--all", "everything", is_flag=True, help="Take also what cannot be fetched again, or has no name left.")
-def gc(mountpoint: str, form: str, dry_run: bool, everything: bool) -> None:
+def gc(mountpoint: str, form: str, *, dry_run: bool, everything: bool) -> None:
     """Remove what no name or snapshot refers to any more.
 
     Leases and containerd's gc labels hold content too. What is in use stays, and so does what no registry is known to

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="[NAME]", required=False)
 @mountpoint_option
 @quiet_option
-def import_(source: str, name: str | None, mountpoint: str, quiet: bool) -> None:
+def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> None:
     """Bring in images from a file, a pipe or a directory.
 
     SOURCE is a tar (also gzip or zstd; `-` is stdin) or a directory, with an OCI image layout or with what
@@ -59,7 +59,7 @@ def import_(source: str, name: str | None, mountpoint: str, quiet: bool) -> None
         told.add(ref)
 
     with leased_store(tree, waits) as store:
-        chosen, imported = _import(source, name, store, quiet)
+        chosen, imported = _import(source, name, store, quiet=quiet)
         for full, image in chosen.items():
             register(tree, full, image.descriptor.digest, f"{source} as {full}")
             click.echo(f"{full} {image.descriptor.digest}")
@@ -68,7 +68,7 @@ def import_(source: str, name: str | None, mountpoint: str, quiet: bool) -> None
         click.echo(f"imgfs: not in the archive, though an index lists it: {absent}", err=True)
 
 
-def _import(source: str, name: str | None, store: MountStore, quiet: bool) -> tuple[dict[str, Listed], Imported]:
+def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) -> tuple[dict[str, Listed], Imported]:
     """What is wrong with an archive leaves nothing of it here; what it only lacks the end of goes on next time."""
     from imgfs.archives.importing import import_images, list_images
     from imgfs.cli.archive_names import names_for
@@ -77,7 +77,7 @@ def _import(source: str, name: str | None, store: MountStore, quiet: bool) -> tu
     from imgfs.plugins.alone import objects_of
 
     try:
-        with _contents(source, store, quiet) as contents:
+        with _contents(source, store, quiet=quiet) as contents:
             chosen = names_for(list_images(contents, store), name, quiet=quiet)
             wanted = list({one.descriptor.digest: one for one in chosen.values()}.values())
             imported = import_images(wanted, contents, store, Compressions(objects_of(COMPRESSION)))
@@ -92,15 +92,15 @@ def _import(source: str, name: str | None, store: MountStore, quiet: bool) -> tu
 
 
 @contextmanager
-def _contents(source: str, store: MountStore, quiet: bool) -> Generator[Contents]:
+def _contents(source: str, store: MountStore, *, quiet: bool) -> Generator[Contents]:
     from imgfs.archives.contents import DirectoryContents, TarContents
     from imgfs.archives.stream import open_stream
 
     if os.path.isdir(source):
-        with progress(None, not quiet) as draw:
+        with progress(None, is_wanted=not quiet) as draw:
             yield DirectoryContents(Path(source), store, draw)
         return
-    with _opened(source) as file, progress(_size(file), not quiet) as draw:
+    with _opened(source) as file, progress(_size(file), is_wanted=not quiet) as draw:
         try:
             contents = TarContents(open_stream(file, draw), store)
         except OSError as error:

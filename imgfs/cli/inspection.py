@@ -42,7 +42,7 @@ class Inspection(TypedDict):
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, show this one. Default: the mount's.")
 @format_option("json")
 @quiet_option
-def inspect(image: str, mountpoint: str, platform: str | None, form: str, quiet: bool) -> None:
+def inspect(image: str, mountpoint: str, platform: str | None, form: str, *, quiet: bool) -> None:
     """Show what IMAGE's manifest and config say.
 
     JSON has name, digest, platforms, layers, and the documents as they are. Fetches the documents if they are not

@@ -29,7 +29,7 @@ _PLAIN = "/:@+,~()[]"
 @mountpoint_option
 @format_option("table")
 @quiet_option
-def label(image: str, changes: tuple[str, ...], mountpoint: str, form: str, quiet: bool) -> None:
+def label(image: str, changes: tuple[str, ...], mountpoint: str, form: str, *, quiet: bool) -> None:
     """Show, set and remove labels of content.
 
     IMAGE is a registered name, whose manifest is meant, or the digest of any stored blob. KEY=VALUE sets a label, KEY-

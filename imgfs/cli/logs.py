@@ -26,7 +26,7 @@ BREATH = 0.2
 @click.option("-f", "--follow", is_flag=True, help="Go on until the container has ended.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @mountpoint_option
-def logs(id: str, follow: bool, tail: int | None, mountpoint: str) -> None:
+def logs(id: str, *, follow: bool, tail: int | None, mountpoint: str) -> None:
     """Print what a container wrote.
 
     Output of a terminal is not kept, nor what is older than the configured size.

@@ -26,7 +26,7 @@ class Row(TypedDict):
 @mountpoint_option
 @format_option("table")
 @click.option("-q", "--quiet", is_flag=True, help="Only the names, one a line.")
-def ls(mountpoint: str, form: str, quiet: bool) -> None:
+def ls(mountpoint: str, form: str, *, quiet: bool) -> None:
     """List the registered image names.
 
     SIZE is what the image's blobs are for the mount's platform; COMPLETE says whether all of them are here. Asks no

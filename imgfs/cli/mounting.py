@@ -32,6 +32,7 @@ _END_PATIENCE = 20
 @mount_options_option
 def mount(
     mountpoint: Path,
+    *,
     foreground: bool,
     state: Path | None,
     config_path: Path | None,
@@ -64,7 +65,7 @@ def mount(
 @click.option(
     "-l", "--lazy", is_flag=True, help="Take it from the tree at once, and for good when its last user is gone."
 )
-def umount(mountpoint: Path, lazy: bool) -> None:
+def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount the tree and wait until its daemon has ended.
 
     MOUNTPOINT is $IMGFS_MOUNTPOINT by default, else /var/lib/imgfs. Takes away what a dead daemon left, too. While

@@ -20,7 +20,7 @@ from imgfs.oci.digest import is_digest
 @click.argument("name", metavar="NAME")
 @mountpoint_option
 @quiet_option
-def tag(image: str, name: str, mountpoint: str, quiet: bool) -> None:
+def tag(image: str, name: str, mountpoint: str, *, quiet: bool) -> None:
     """Give IMAGE one more name.
 
     NAME is a word (`mytool`), which stays local and is never asked for at a registry, or a registry's name, which
@@ -28,7 +28,7 @@ def tag(image: str, name: str, mountpoint: str, quiet: bool) -> None:
     may be a digest that nobody here has seen: it is asked for when somebody reads it.
     """
     tree = Tree.open(mountpoint)
-    chosen = _checked(name, quiet)
+    chosen = _checked(name, quiet=quiet)
     digest = image if is_digest(image) else find(tree, image, quiet=quiet).digest
     register(tree, chosen, digest, f"{image} as {chosen}")
 
@@ -37,7 +37,7 @@ def tag(image: str, name: str, mountpoint: str, quiet: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_name)
 @mountpoint_option
 @quiet_option
-def rm(names: tuple[str, ...], mountpoint: str, quiet: bool) -> None:
+def rm(names: tuple[str, ...], mountpoint: str, *, quiet: bool) -> None:
     """Remove names; what they stood for stays here.
 
     A name that cannot be removed is reported and the others go all the same; the exit code is that of the first.
@@ -46,7 +46,7 @@ def rm(names: tuple[str, ...], mountpoint: str, quiet: bool) -> None:
     failures: list[Failure] = []
     for name in names:
         try:
-            _remove(tree, name, quiet)
+            _remove(tree, name, quiet=quiet)
         except Failure as failure:
             failures.append(failure)
     raise_first(failures)
@@ -63,13 +63,13 @@ def register(tree: Tree, name: str, digest: str, subject: str) -> None:
         raise from_os_error(error, subject, reason, tree.log) from None
 
 
-def _checked(name: str, quiet: bool) -> str:
+def _checked(name: str, *, quiet: bool) -> str:
     if is_digest_like(name):
         raise Failure(f"{name}: is a digest and cannot be a name; expected host/repository:tag or a word", errno.EINVAL)
     return new_name(name, quiet=quiet)
 
 
-def _remove(tree: Tree, text: str, quiet: bool) -> None:
+def _remove(tree: Tree, text: str, *, quiet: bool) -> None:
     if is_digest_like(text):
         raise Failure(f"{text}: is a digest and no name; `imgfs status {text}` shows its names", errno.EINVAL)
     try:

@@ -51,7 +51,7 @@ def unwritten(error: OSError, where: str) -> Exception:
 
 
 @contextmanager
-def progress(total: int | None, is_wanted: bool) -> Generator[Draw]:
+def progress(total: int | None, *, is_wanted: bool) -> Generator[Draw]:
     """Draws on a terminal, if it is wanted; `total` is None where nobody knows it yet."""
     if not is_wanted or not sys.stderr.isatty():
         yield lambda done: None

@@ -23,7 +23,7 @@ _COMMAND_MAX = 40
 @format_option("table")
 @click.option("-a", "--all", "everything", is_flag=True, help="Those that have ended too.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids, one a line.")
-def ps(mountpoint: str, form: str, everything: bool, quiet: bool) -> None:
+def ps(mountpoint: str, form: str, *, everything: bool, quiet: bool) -> None:
     """List the containers that run.
 
     STATUS says since when, or how it ended. JSON is an array of what containers/ID/state.json tells.

@@ -15,7 +15,7 @@ from imgfs.cli.tree import Tree
 @mountpoint_option
 @click.option("--refresh", is_flag=True, help="Ask the registry what the name stands for now, though it is known here.")
 @quiet_option
-def pull(image: str, mountpoint: str, refresh: bool, quiet: bool) -> None:
+def pull(image: str, mountpoint: str, *, refresh: bool, quiet: bool) -> None:
     """Get the whole of IMAGE here and print its digest.
 
     IMAGE is a name (`alpine:3.20` stands for docker.io/library/alpine:3.20), a registered local name, or a digest. On

@@ -32,7 +32,7 @@ class Referrer(TypedDict):
 @click.option("--local", is_flag=True, help="Ask no registry: show what is known already.")
 @format_option("table")
 @quiet_option
-def referrers(image: str, mountpoint: str, artifact_type: str | None, local: bool, form: str, quiet: bool) -> None:
+def referrers(image: str, mountpoint: str, artifact_type: str | None, *, local: bool, form: str, quiet: bool) -> None:
     """List what refers to IMAGE: SBOMs, signatures, attestations.
 
     Asks the image's registries for the list and fetches nothing on it; reading a PATH below images/DIGEST/referrers

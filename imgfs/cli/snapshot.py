@@ -38,7 +38,7 @@ snapshot.add_command(ls)
 @click.argument("parent", required=False, metavar="[PARENT]", shell_complete=complete_base)
 @mountpoint_option
 @quiet_option
-def prepare(key: str, parent: str | None, mountpoint: str, quiet: bool) -> None:
+def prepare(key: str, parent: str | None, mountpoint: str, *, quiet: bool) -> None:
     """Make a writable snapshot and print where its files are.
 
     PARENT is what it starts as: a snapshot's id, or an image as `imgfs pull` takes it; a snapshot wins over an image
@@ -59,7 +59,7 @@ def prepare(key: str, parent: str | None, mountpoint: str, quiet: bool) -> None:
 @click.argument("target", metavar="TARGET", shell_complete=complete_base)
 @mountpoint_option
 @quiet_option
-def view(name: str, target: str, mountpoint: str, quiet: bool) -> None:
+def view(name: str, target: str, mountpoint: str, *, quiet: bool) -> None:
     """Give a snapshot one more name and print where its files are.
 
     TARGET is a snapshot's id, or an image as `imgfs pull` takes it. As long as the view is there, nobody can remove

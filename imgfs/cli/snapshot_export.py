@@ -30,7 +30,7 @@ from imgfs.cli.tree import Tree
 )
 @mountpoint_option
 @quiet_option
-def export(id: str, output: Path | None, mountpoint: str, quiet: bool) -> None:
+def export(id: str, output: Path | None, mountpoint: str, *, quiet: bool) -> None:
     """Write a snapshot's own changes as a layer.
 
     An uncompressed tar in the OCI format: what it adds and changes, and whiteouts for what it removes. It goes to
@@ -42,7 +42,7 @@ def export(id: str, output: Path | None, mountpoint: str, quiet: bool) -> None:
     tree = Tree.open(mountpoint)
     id = existing(tree, id)
     # No progress without a file: who reads a pipe may write to the same terminal.
-    with _layer(tree, id) as layer, progress(_size(layer), output is not None and not quiet) as draw:
+    with _layer(tree, id) as layer, progress(_size(layer), is_wanted=output is not None and not quiet) as draw:
         if output is None:
             write_out(_pieces(tree, id, layer), draw)
         else:

@@ -36,7 +36,7 @@ class Row(TypedDict):
 @format_option("table")
 @click.option("-a", "--all", "is_all", is_flag=True, help="The chains of images too, as far as they are here.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids, one a line.")
-def ls(mountpoint: str, form: str, is_all: bool, quiet: bool) -> None:
+def ls(mountpoint: str, form: str, *, is_all: bool, quiet: bool) -> None:
     """List the snapshots.
 
     USAGE is what a snapshot's own changes take on disk; a writable one is measured for it. CHILDREN counts those that

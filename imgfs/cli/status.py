@@ -27,14 +27,14 @@ class _Seen:
 @format_option("table")
 @click.option("--watch", is_flag=True, help="Draw again and again on the terminal, until all is here or Ctrl-C.")
 @quiet_option
-def status(image: str | None, mountpoint: str, form: str, watch: bool, quiet: bool) -> None:
+def status(image: str | None, mountpoint: str, form: str, *, watch: bool, quiet: bool) -> None:
     """Show how much of IMAGE, or of every image, is here.
 
     Of IMAGE each part gets a line. Without IMAGE each named image does, and then each blob that is pulled or pushed
     just now, with its rate and the time it still takes. JSON is the image's status.json; without IMAGE an object of
     two arrays, `images` and `transfers`. Asks no registry.
     """
-    _check_watch(watch, form)
+    _check_watch(watch=watch, form=form)
     tree = Tree.open(mountpoint)
     found = find_registered(tree, image, quiet=quiet) if image is not None else None
     if watch:
@@ -51,7 +51,7 @@ def status(image: str | None, mountpoint: str, form: str, watch: bool, quiet: bo
         click.echo(render_json(seen.images[0]))
 
 
-def _check_watch(watch: bool, form: str) -> None:
+def _check_watch(*, watch: bool, form: str) -> None:
     if watch and form == "json":
         raise click.UsageError("--watch draws a table; poll status.json of the image for JSON")
     if watch and not sys.stdout.isatty():

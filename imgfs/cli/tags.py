@@ -16,7 +16,7 @@ from imgfs.oci.reference import expand_repository
 @mountpoint_option
 @format_option("table")
 @quiet_option
-def tags(place: str, mountpoint: str, form: str, quiet: bool) -> None:
+def tags(place: str, mountpoint: str, form: str, *, quiet: bool) -> None:
     """List a repository's tags or a registry's repositories.
 
     REPOSITORY is a name without a tag (`alpine` stands for docker.io/library/alpine), HOST a registry; many do not tell

@@ -35,7 +35,7 @@ def push_directory(subsystems: Subsystems, digest: Digest, platform: Platform, n
     if door != DOOR or not {*options} <= {_ALL, _REFERRERS} or len({*options}) < len(options):
         return None
     which = None if _ALL in options else platform
-    return PushDirectory(subsystems, digest, which, _REFERRERS in options, "")
+    return PushDirectory(subsystems, digest, which, referrers=_REFERRERS in options)
 
 
 class PushDirectory(Directory):
@@ -46,7 +46,7 @@ class PushDirectory(Directory):
     mode = 0o700
 
     def __init__(
-        self, subsystems: Subsystems, digest: Digest, platform: Platform | None, referrers: bool, prefix: str
+        self, subsystems: Subsystems, digest: Digest, platform: Platform | None, *, referrers: bool, prefix: str = ""
     ) -> None:
         which = platform.slug if platform is not None else _ALL
         super().__init__(f"images/{digest}/push/{which}/{referrers}/{prefix}", subsystems.shown)
@@ -61,7 +61,7 @@ class PushDirectory(Directory):
         path = f"{self._prefix}/{component}" if self._prefix else component
         host, _, repository = path.partition("/")
         if is_host(host) and (not repository or is_repository(repository)):
-            return PushDirectory(self._subsystems, self._digest, self._platform, self._referrers, path)
+            return PushDirectory(self._subsystems, self._digest, self._platform, referrers=self._referrers, prefix=path)
         try:
             reference = parse_reference(path)
         except Invalid:

@@ -58,7 +58,7 @@ class Collector:
         async with self._running:
             report = Report(mode="collect", dry_run=dry_run)
             with self._rooms.pins.noting() as pinned:
-                await self._run(Cycle(self._rooms, report, pinned, holds_only=False), everything)
+                await self._run(Cycle(self._rooms, report, pinned, holds_only=False), everything=everything)
             told = {"removed": len(report.removed), "bytes": report.bytes, "dry_run": dry_run}
             _log.info("collected garbage", extra=told)
             self._rooms.totals.add(report)
@@ -82,7 +82,7 @@ class Collector:
                 await self._sweep_blobs(cycle, [(info, info.allocated) for info in found])
             return report
 
-    async def _run(self, cycle: Cycle, everything: bool) -> None:
+    async def _run(self, cycle: Cycle, *, everything: bool) -> None:
         found = await candidates(self._rooms)
         await cycle.mark()
         if not everything and not cycle.roots.durable and (found.blobs or found.layers):

@@ -126,7 +126,7 @@ class Room:
         is_helped = True
         while True:
             with trio.move_on_after(interval):
-                await self._wait_pressed(limits, is_helped)
+                await self._wait_pressed(limits, is_helped=is_helped)
             is_helped = False
             try:
                 await self._rooms.leases.expire()
@@ -137,7 +137,7 @@ class Room:
             except ImgfsError as error:
                 _log.warning("no room was made", extra={"reason": error.message})
 
-    async def _wait_pressed(self, limits: Limits, is_helped: bool) -> None:
+    async def _wait_pressed(self, limits: Limits, *, is_helped: bool) -> None:
         """Until a limit is passed while somebody writes; for ever where the last attempt to make room was in vain."""
         while True:
             await trio.sleep(LOOK_SECONDS if limits and is_helped else math.inf)

@@ -30,7 +30,7 @@ from imgfs.errors import (
 )
 from imgfs.kernel.libc import AT_FDCWD, LIBC
 
-RDONLY, NOSUID, NODEV, NOATIME = 1, 2, 4, 16
+RDONLY, NOSUID, NODEV = 1, 2, 4
 """Mount attributes (MOUNT_ATTR_*, linux/mount.h)."""
 
 LONGEST_STRING = 255

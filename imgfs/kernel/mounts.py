@@ -103,7 +103,7 @@ def unmount(path: str, *, detach: bool = False) -> None:
         return
     code = ctypes.get_errno()
     if code == errno.EPERM:
-        _unmount_as_user(path, detach)
+        _unmount_as_user(path, detach=detach)
         return
     raise _explain(code, path)
 
@@ -124,7 +124,7 @@ def expire(path: str) -> bool:
     return mount_at(path) is None
 
 
-def _unmount_as_user(path: str, detach: bool) -> None:
+def _unmount_as_user(path: str, *, detach: bool) -> None:
     try:
         done = subprocess.run(
             ["fusermount3", "-u", *(["-z"] if detach else []), "--", path], capture_output=True, text=True, check=False

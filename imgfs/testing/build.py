@@ -66,7 +66,7 @@ class Layer:
         """The digest of the blob."""
         return Digest.of(self.blob)
 
-    def media_type(self, docker: bool) -> str:
+    def media_type(self, *, docker: bool) -> str:
         """What a manifest says this layer is."""
         base, joint = (_DOCKER_LAYER, ".") if docker else (OCI_LAYER, "+")
         return base if self.compression == "none" else f"{base}{joint}{self.compression}"
@@ -174,7 +174,7 @@ def image(
         "schemaVersion": 2,
         "mediaType": media_type,
         "config": _descriptor(DOCKER_CONFIG if docker else OCI_CONFIG, config_bytes),
-        "layers": [_descriptor(one.media_type(docker), one.blob, one.annotations) for one in layers],
+        "layers": [_descriptor(one.media_type(docker=docker), one.blob, one.annotations) for one in layers],
     }
     if annotations:
         document["annotations"] = dict(annotations)

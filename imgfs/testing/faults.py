@@ -63,7 +63,7 @@ def wrong_bytes() -> Action:
     return lambda reply: replace(reply, body=bytes([reply.body[0] ^ 0xFF]) + bytes(reply.body[1:]))
 
 
-def longer(count: int, announced: bool = False) -> Action:
+def longer(count: int, *, announced: bool = False) -> Action:
     """Send `count` bytes more than there are: in chunks, or `announced` by Content-Length."""
     return lambda reply: replace(reply, body=bytes(reply.body) + bytes(count), length=-1 if announced else None)
 
@@ -169,7 +169,7 @@ def html() -> Action:
     return status(200, b"<!DOCTYPE html><title>Sign in</title>" + b" " * 400, Content_Type="text/html; charset=utf-8")
 
 
-def huge(size: int, announced: bool = True) -> Action:
+def huge(size: int, *, announced: bool = True) -> Action:
     """Answer with `size` zeros of the planned type."""
     return lambda reply: replace(reply, body=bytes(size), length=-1 if announced else None)
 

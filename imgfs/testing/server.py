@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         while True:
             for start, end in _pieces(stop, reply):
                 request.sent += end - start
-                self._send_piece(body[start:end], chunked)
+                self._send_piece(body[start:end], chunked=chunked)
                 if (reply.trickle or end == reply.hold) and not self.server.planner.valve.hold(self.connection):
                     self.close_connection = True
                     return
@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
-    def _send_piece(self, piece: memoryview, chunked: bool) -> None:
+    def _send_piece(self, piece: memoryview, *, chunked: bool) -> None:
         if chunked and len(piece):
             self.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
         elif not chunked:

@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Files, type[ImgfsError], str]] = {
     ),
     "layer that does not inflate": (broken_layer(), Malformed, "layer sha256:"),
     "layer of another compression": (
-        rewritten(lambda document: document["layers"][1].update(mediaType=f"{BOX.layers[0].media_type(False)}")),
+        rewritten(lambda document: document["layers"][1].update(mediaType=f"{BOX.layers[0].media_type(docker=False)}")),
         Malformed,
         "gzip",
     ),

@@ -62,7 +62,7 @@ class PlainTree:
                 "kind": "layer",
                 "digest": one.digest,
                 "size": len(one.blob),
-                "media_type": one.media_type(False),
+                "media_type": one.media_type(docker=False),
                 "state": "local" if here >= len(one.blob) else "loading" if here else "absent",
                 "offset": min(here, len(one.blob)),
                 "diff_id": None,

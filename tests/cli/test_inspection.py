@@ -31,7 +31,7 @@ def test_json_has_documents_and_layers(run: Run, tree: PlainTree) -> None:
             {
                 "digest": one.digest,
                 "diff_id": one.diff_id,
-                "media_type": one.media_type(False),
+                "media_type": one.media_type(docker=False),
                 "size": len(one.blob),
             }
             for one in BOX.layers

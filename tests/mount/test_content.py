@@ -156,7 +156,7 @@ def test_facts_are_told(scene: Scene) -> None:
     descriptor = made.layers[0]
     facts = {
         "size": str(len(descriptor.blob)),
-        "media_type": descriptor.media_type(False),
+        "media_type": descriptor.media_type(docker=False),
         "source": f"{scene.registry.host}/facts",
         "resident": "0",
     }

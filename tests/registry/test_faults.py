@@ -174,7 +174,7 @@ async def test_a_pause_is_for_every_call_to_that_host(
 
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_manifest_over_the_limit_is_not_read_on(mock_clock: MockClock, scene: Scene, announced: bool) -> None:
-    scene.fake.fault(faults.huge((4 << 20) + 1, announced))
+    scene.fake.fault(faults.huge((4 << 20) + 1, announced=announced))
     with pytest.raises(TooLarge):
         await scene.ask("manifest")
 

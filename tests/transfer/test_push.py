@@ -202,7 +202,7 @@ async def test_an_image_without_a_registry_is_pushed_and_can_be_had_from_there(o
         assert await outward.scene.catalog.sources(one) == [place]
     await outward.scene.content.delete(made.layers[0].digest)
     await outward.scene.blobs.ensure(
-        Descriptor(made.layers[0].digest, len(made.layers[0].blob), made.layers[0].media_type(False))
+        Descriptor(made.layers[0].digest, len(made.layers[0].blob), made.layers[0].media_type(docker=False))
     )
 
 
@@ -315,7 +315,7 @@ async def test_a_blob_that_is_damaged_here_is_fetched_anew_and_sent_again(outwar
     made = two_layers()
     digest = await outward.scene.pulled(made)
     await outward.scene.blobs.ensure(
-        Descriptor(made.layers[0].digest, len(made.layers[0].blob), made.layers[0].media_type(False))
+        Descriptor(made.layers[0].digest, len(made.layers[0].blob), made.layers[0].media_type(docker=False))
     )
     path = outward.scene.content.path(made.layers[0].digest)
     path.chmod(0o600)
