@@ -15,7 +15,7 @@ STOREYS = [
     {"errors"},
     {"oci"},
     {"erofs"},
-    {"aio", "encoding", "metrics", "state"},
+    {"aio", "encoding", "metrics", "spelling", "state"},
     {"log", "lock", "config", "database", "notify"},
     {"plugins"},
     {"content", "registry", "kernel"},

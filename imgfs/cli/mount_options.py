@@ -5,7 +5,6 @@ mount(8) hands on all that stands in fstab, also what is meant for itself or for
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imgfs.errors import Invalid, Unsupported
+from imgfs.spelling import hint
 
 SPELLINGS = (
     ("state=DIR", "Where content is kept; the same as --state."),
@@ -97,6 +97,5 @@ def _with(options: MountOptions, name: str, value: str | None, *, sloppy: bool) 
     if sloppy:
         return options
     known = [*(one.rstrip("=") for one in option_names()), *sorted({*_PASSED_OVER, *_OPPOSITES})]
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else "mount.imgfs(8) and imgfs.toml(5) tell which there are"
-    raise Invalid(f"mount option {name[:80]!r}: is unknown, or has no value where it needs one; {hint}")
+    advice = hint(name, known, "mount.imgfs(8) and imgfs.toml(5) tell which there are")
+    raise Invalid(f"mount option {name[:80]!r}: is unknown, or has no value where it needs one; {advice}")

@@ -6,7 +6,6 @@ the place where they stand.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from imgfs.config.options import Config, Option, table
 from imgfs.config.places import FILE_NAME
 from imgfs.config.toml import dotted, written
 from imgfs.errors import ImgfsError, Invalid, NotPermitted
+from imgfs.spelling import hint
 
 SIZE_MAX = 64 << 10
 """Bytes of a file."""
@@ -90,9 +90,7 @@ def load_config(path: Path | None, state: Path) -> Config:
 
 def unknown(name: str, known: Collection[str]) -> str:
     """The sentence for a name that is none of `known`."""
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-    return f"unknown option {name[:_SHOWN_MAX]!r}; {hint}"
+    return f"unknown option {name[:_SHOWN_MAX]!r}; {hint(name, known)}"
 
 
 def parse_settings(text: str) -> dict[str, Said]:

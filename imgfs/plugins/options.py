@@ -5,7 +5,6 @@ The table has a name of its own, because a kind may be called like an option of 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
@@ -15,6 +14,7 @@ import msgspec
 from imgfs.config.toml import dotted, written
 from imgfs.errors import Invalid
 from imgfs.plugins.contract import Plugin
+from imgfs.spelling import hint
 
 Sections = Mapping[str, Mapping[str, Mapping[str, object]]]
 """What imgfs.toml says below `plugins`: options by kind and id."""
@@ -32,11 +32,11 @@ def check_names(
     for name in _names(sections):
         if name not in known:
             place = _place(places, f"plugins.{name}.")
-            raise Invalid(f"{place}: [plugins.{name}]: no such plugin is installed; {_hint(name, known)}")
+            raise Invalid(f"{place}: [plugins.{name}]: no such plugin is installed; {hint(name, known)}")
     for name in disabled:
         if name not in known:
             place = _place(places, "disabled_plugins")
-            raise Invalid(f"{place}: disabled_plugins: {name!r} is not installed; {_hint(name, known)}")
+            raise Invalid(f"{place}: disabled_plugins: {name!r} is not installed; {hint(name, known)}")
 
 
 def read_options(plugin: Plugin[object], sections: Sections, places: Places = NOWHERE) -> msgspec.Struct | None:
@@ -45,9 +45,9 @@ def read_options(plugin: Plugin[object], sections: Sections, places: Places = NO
     known = [field.name for field in msgspec.structs.fields(plugin.options)] if plugin.options else []
     for key in section:
         if key not in known:
-            hint = _hint(key, known) if known else "it has none"
+            advice = hint(key, known) if known else "it has none"
             place = _place(places, dotted(("plugins", plugin.kind.name, plugin.id, key)))
-            raise Invalid(f"{place}: [plugins.{plugin.name}]: unknown option {key!r}; {hint}")
+            raise Invalid(f"{place}: [plugins.{plugin.name}]: unknown option {key!r}; {advice}")
     if plugin.options is None:
         return None
     try:
@@ -75,8 +75,3 @@ def _key_of(error: str) -> str:
 
 def _names(sections: Sections) -> Iterator[str]:
     return (f"{kind}.{one}" for kind, section in sections.items() for one in section)
-
-
-def _hint(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

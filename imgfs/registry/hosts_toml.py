@@ -7,7 +7,6 @@ docs/hosts.md.
 
 from __future__ import annotations
 
-import difflib
 import posixpath
 import re
 import tomllib
@@ -20,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 from imgfs.errors import RegistryFailed
 from imgfs.registry.hosts import CAPABILITIES, Endpoint, authority_of, host_of, is_plain
 from imgfs.registry.trust import CertFile, Trust
+from imgfs.spelling import hint
 
 T = TypeVar("T")
 Table = dict[str, object]
@@ -111,7 +111,7 @@ class _File:
     def unknown(self, table: Table, known: Collection[str], where: str) -> list[str]:
         """A sentence for each key that means nothing here."""
         odd = [key for key in table if key not in known]
-        return [f"{self._path}: {where}unknown key {key[:80]!r} is ignored; {_hint(key, known)}" for key in odd]
+        return [f"{self._path}: {where}unknown key {key[:80]!r} is ignored; {hint(key, known)}" for key in odd]
 
     def server(self, root: Table) -> Endpoint:
         """The registry itself, with the settings at the top of the file."""
@@ -242,8 +242,3 @@ def _listed(value: object, error: RegistryFailed) -> list[object]:
 def _shown(address: str) -> str:
     """An address without the secrets that it should not have."""
     return repr(address.rpartition("@")[2].partition("?")[0][:200])
-
-
-def _hint(key: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(key, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
