@@ -148,11 +148,6 @@ def challenger() -> Iterator[Challenger]:
         yield server
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
-
-
 @pytest.fixture(params=["with a login", "without"])
 async def scene(
     request: pytest.FixtureRequest, challenger: Challenger, traps: dict[str, TokenServer], desk: Desk

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from trio.testing import MockClock
 
 from imgfs.testing.registry import FakeRegistry
+from tests.registry.credentials.desk import Desk
+from tests.registry.logins import PASSWORD, with_desk
 from tests.registry.scene import Scene
+from tests.support.token_server import TokenServer, token_server
 
 
 @pytest.fixture
@@ -36,4 +40,41 @@ async def scene(mock_clock: MockClock, fake: FakeRegistry) -> AsyncIterator[Scen
     """A test must ask for `mock_clock` itself: the run takes its clock from there."""
     scene = Scene(mock_clock, fake)
     async with scene.registry:
+        yield scene
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """A home of one's own."""
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+async def private(mock_clock: MockClock, desk: Desk, fake: FakeRegistry) -> AsyncIterator[Scene]:
+    """A registry that wants Basic, and an empty desk."""
+    fake.logins["user"] = PASSWORD
+    async with with_desk(mock_clock, fake, desk) as scene:
+        yield scene
+
+
+@pytest.fixture
+def tokens(guarded: FakeRegistry) -> Iterator[TokenServer]:
+    """The endpoint that the guarded registry sends clients to."""
+
+    def issue(scope: str, user: str) -> str:
+        token = f"canary-token-{len(guarded.tokens)}"
+        guarded.tokens[f"Bearer {token}"] = scope if user else "nothing"
+        return token
+
+    with token_server(issue) as server:
+        server.logins["user"] = PASSWORD
+        server.identities["canary-identity"] = "user"
+        guarded.realm = server.url
+        yield server
+
+
+@pytest.fixture
+async def locked(mock_clock: MockClock, desk: Desk, guarded: FakeRegistry, tokens: TokenServer) -> AsyncIterator[Scene]:
+    """A registry that wants bearer tokens, which are given to logins only."""
+    async with with_desk(mock_clock, guarded, desk) as scene:
         yield scene
