@@ -17,9 +17,7 @@ from imgfs.errors import (
     Malformed,
     RateLimited,
     RegistryFailed,
-    TooLarge,
     Unreachable,
-    Unsupported,
     VerificationFailed,
 )
 from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
@@ -105,11 +103,11 @@ async def test_the_subject_that_was_seen_is_told(mock_clock: MockClock, pushing:
         (400, RegistryFailed),
         (401, AccessDenied),
         (403, AccessDenied),
-        (405, Unsupported),
-        (413, TooLarge),
+        (405, RegistryFailed),
+        (413, RegistryFailed),
         (429, RateLimited),
         (500, RegistryFailed),
-        (501, Unsupported),
+        (501, RegistryFailed),
     ],
 )
 async def test_every_refusal_has_its_error(

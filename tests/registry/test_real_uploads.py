@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.errors import TooLarge
+from imgfs.errors import RegistryFailed
 from imgfs.registry.client import Registry
 from imgfs.registry.limits import Limits
 from tests.registry.pushing import Bytes
@@ -71,7 +71,7 @@ async def test_a_proxy_that_limits_requests_is_told(real: DockerRegistry, tmp_pa
     with nginx(tmp_path / "nginx", passing_to(real.host, "client_max_body_size 1m")) as proxy:
         async with Registry(limits=Limits(chunk=3 * CHUNK)) as registry:
             destination = await registry.destination(proxy.authority, "limited/box")
-            with pytest.raises(TooLarge, match=f"413 to {3 * CHUNK} bytes"):
+            with pytest.raises(RegistryFailed, match=f"413 to {3 * CHUNK} bytes"):
                 await destination.upload(blob.descriptor, blob.read, lambda offset: None)
         async with Registry(limits=Limits(chunk=CHUNK)) as registry:
             destination = await registry.destination(proxy.authority, "limited/box")

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from imgfs.errors import ImgfsError, RegistryFailed, TooLarge, Unsupported
+from imgfs.errors import RegistryFailed
 from imgfs.registry.body import drain
 from imgfs.registry.call import Call
 from imgfs.registry.hosts import check_url
@@ -57,12 +57,12 @@ async def closed(answer: Answer) -> str:
     return error_code(await drain(answer))
 
 
-def refusal(call: Call, answer: Answer, code: str) -> ImgfsError:
+def refusal(call: Call, answer: Answer, code: str) -> RegistryFailed:
     """The error for a status of JUDGED that ends a push."""
     sent = call.outgoing.length if call.outgoing is not None else 0
     said = f"{call.subject}: registry {call.host} answered {answer.status}{f' {code}' if code else ''}"
     if answer.status in NO_SUCH_METHOD or code == "UNSUPPORTED":
-        return Unsupported(f"{said} to a push: it takes none; push to a registry that does, or to what it mirrors")
+        return RegistryFailed(f"{said} to a push: it takes none; push to a registry that does, or to what it mirrors")
     if answer.status == 413:
-        return TooLarge(f"{said} to {sent} bytes; have its operator raise the limit of requests")
+        return RegistryFailed(f"{said} to {sent} bytes; have its operator raise the limit of requests")
     return RegistryFailed(f"{said} to a push; check what it accepts, and try again")

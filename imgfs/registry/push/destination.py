@@ -42,7 +42,7 @@ class Destination:
     """A repository at the host that pushes of its registry go to.
 
     Every method raises NotFound (the repository, by the registry's word), AccessDenied, RateLimited, RegistryFailed,
-    Unreachable, TimedOut; those that send also Unsupported where the registry takes no pushes. Cancelling one closes
+    Unreachable, TimedOut; those that send RegistryFailed also where the registry takes no pushes. Cancelling one closes
     its connection. `gates` bound what goes on at the host at once.
     """
 

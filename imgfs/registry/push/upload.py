@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from imgfs.errors import AccessDenied, ImgfsError, NotFound, RegistryFailed, RemoteError, VerificationFailed
+from imgfs.errors import AccessDenied, NotFound, RegistryFailed, RemoteError, VerificationFailed
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import is_digest
 from imgfs.registry.call import Call
@@ -77,8 +77,8 @@ class Upload:
         """On return the registry has the blob. `begun` is the URL of an upload that was opened just now; one that was
         broken off goes on before it.
 
-        Raises VerificationFailed where the registry finds another digest, Unsupported where it takes no pushes, and
-        what every call raises. Cancelled, or failed, it leaves an upload from which the next one goes on.
+        Raises VerificationFailed where the registry finds another digest, RegistryFailed also where it takes no pushes,
+        and what every call raises. Cancelled, or failed, it leaves an upload from which the next one goes on.
         """
         self._begun = begun
         if kept := self._sessions.get(self._place):
@@ -105,7 +105,7 @@ class Upload:
             return await self._is_there()
         except NotFound as error:
             self._is_whole = self._is_whole or self._offset == 0
-            await self._lose(error)
+            await self._lose(RegistryFailed(error.message))
         return False
 
     @property
@@ -238,10 +238,10 @@ class Upload:
         """Count a failure, and wait a moment; raises `error` at the limit."""
         await self._tries.again(error)
 
-    async def _lose(self, error: ImgfsError) -> None:
+    async def _lose(self, error: RegistryFailed) -> None:
         """The upload is of no use any more: begin another one."""
         self._forget()
-        await self._count(error if isinstance(error, RemoteError) else RegistryFailed(error.message))
+        await self._count(error)
 
     def _forget(self) -> None:
         self._sessions.drop(self._place)
