@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.reset:
             self._reset()
 
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Stay quiet."""

@@ -21,7 +21,7 @@ from imgfs.testing.reply import Reply, Request, error, json_reply
 _UPLOAD = re.compile(r"/v2/(.+)/blobs/uploads/([^/]*)\Z")
 _OBJECT = re.compile(r"/v2/(.+)/(blobs|manifests)/([^/]+)\Z")
 _CONTENT_RANGE = re.compile(r"(\d+)-(\d+)\Z")
-_SENDING = frozenset({"POST", "PATCH", "PUT"})
+_SENDING = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class PushRegistry(FakeRegistry):
         return super()._plan(request)
 
     def _upload(self, request: Request, repository: str, id: str, query: dict[str, list[str]]) -> Reply:
-        scopes = f"repository:{repository}:pull,push"
+        scopes = f"repository:{repository}:{'delete' if request.method == 'DELETE' else 'pull,push'}"
         origin = query.get("from", [""])[0]
         if refused := self._refused(request, f"{scopes} repository:{origin}:pull" if origin else scopes):
             return refused
@@ -145,6 +145,9 @@ class PushRegistry(FakeRegistry):
         session = self.sessions.get(id)
         if session is None or session.repository != repository:
             return error(404, "BLOB_UPLOAD_UNKNOWN")
+        if request.method == "DELETE":
+            del self.sessions[id]
+            return Reply(204)
         if request.method == "GET":
             return error(400, "BLOB_UPLOAD_INVALID") if self.forgets else self._state(id, 204)
         if request.method == "PATCH" and not self.takes_parts:

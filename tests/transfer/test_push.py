@@ -190,6 +190,17 @@ async def test_a_registry_that_mounts_nothing_gets_the_blobs(within: Outward) ->
     assert within.source.asked("upload").count("POST upload") == 3
 
 
+async def test_what_cannot_be_fetched_after_a_refused_mount_leaves_no_upload_behind(within: Outward) -> None:
+    within.source.mounts = False
+    digest = await within.scene.resolved(two_layers())
+    within.source.fault(status(500), "GET .*/blobs/", times=None)
+    with pytest.raises(RegistryFailed):
+        await within.push(digest)
+    await wait_all_tasks_blocked(0.01)
+    assert "DELETE upload" in within.source.asked("upload")
+    assert within.source.sessions == {}
+
+
 async def test_an_image_without_a_registry_is_pushed_and_can_be_had_from_there(outward: Outward) -> None:
     made = two_layers()
     digest = await outward.stored(made)

@@ -20,6 +20,8 @@ DONE = frozenset({200, 201, 202, 204})
 NO_SUCH_METHOD = frozenset({405, 501})
 JUDGED = DONE | NO_SUCH_METHOD | {400, 413, 415, 416}
 """Statuses that uploads and manifests have their own words for; others mean what they always mean."""
+ENDED = DONE | NO_SUCH_METHOD | {400, 404}
+"""What is answered to the wish that an upload be forgotten, where it is, or cannot be."""
 _RANGE = re.compile(r"(?:bytes[= ])?0-(\d{1,19})\Z")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import trio
 
-from imgfs.errors import AccessDenied, NotFound, RegistryFailed, VerificationFailed
+from imgfs.errors import AccessDenied, ImgfsError, NotFound, RegistryFailed, VerificationFailed
 from imgfs.oci.descriptor import OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.reference import Reference
@@ -18,13 +19,16 @@ from imgfs.registry.hosts import Endpoint
 from imgfs.registry.lists import fallback_tag
 from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.paging import with_query
-from imgfs.registry.push.answers import DONE, JUDGED, closed, following, refusal
+from imgfs.registry.push.answers import DONE, ENDED, JUDGED, closed, following, refusal
 from imgfs.registry.push.referring import entry_of, with_entry
-from imgfs.registry.push.sessions import Sessions
+from imgfs.registry.push.sessions import Place, Sessions
 from imgfs.registry.push.upload import Read, Upload
 from imgfs.registry.retry import Told, Tries, nobody
 
 ACCESS = "pull,push"
+ENDING = "pull,push,delete"
+"""For docker-registry, forgetting an upload is deleting."""
+_log = logging.getLogger("imgfs.registry")
 Document = Callable[[Reference, Endpoint, Tries], Awaitable[tuple[Descriptor, bytes]]]
 """Fetches a manifest or an index from this very host."""
 
@@ -63,8 +67,6 @@ class Destination:
         self._accept = accept
         self._document = document
         self._gates = gates
-        self._begun: dict[Digest, str] = {}
-        """Uploads that refused mounts have opened."""
 
     @property
     def authority(self) -> str:
@@ -84,7 +86,8 @@ class Destination:
     async def mount(self, digest: Digest, repositories: Iterable[str]) -> str | None:
         """Let the registry take the blob over from one of its other repositories; returns which, None if it does not.
 
-        That is no failure: the blob has to be sent then.
+        That is no failure: the blob has to be sent then, by `upload`. Who does not after all calls `leave`, as a refused
+        mount has opened an upload (distribution-spec, "Mounting a blob from another repository").
         """
         for repository in repositories:
             url = with_query(self._where.uploads(self.repository), mount=digest)
@@ -102,10 +105,20 @@ class Destination:
             except (NotFound, AccessDenied, RegistryFailed):
                 continue  # of the other repository, maybe; the upload will show
             if answer.status == 201:
+                await self.leave(digest)
                 return repository
-            if answer.status == 202 and (begun := following(call, answer)):
-                self._begun[digest] = begun
+            if (
+                answer.status == 202
+                and (begun := following(call, answer))
+                and not self._sessions.spare(self._place(digest), begun)
+            ):
+                await self._end(digest, begun)
         return None
+
+    async def leave(self, digest: Digest) -> None:
+        """End the upload that a refused mount of the blob has opened and nobody took. Raises nothing."""
+        if spare := self._sessions.take(self._place(digest)):
+            await self._end(digest, spare)
 
     async def upload(
         self, descriptor: Descriptor, read: Read, at: Callable[[int], object], failed: Told = nobody
@@ -119,7 +132,8 @@ class Destination:
             upload = Upload(
                 self._exchange, self._sessions, template, descriptor, read, lambda: self.has_blob(digest), at, failed
             )
-            await upload.run(self._begun.pop(digest, ""))
+            await upload.run()
+        await self.leave(digest)
 
     async def put_manifest(self, selector: str, descriptor: Descriptor, data: bytes) -> Digest | None:
         """Give the manifest or index the tag or digest `selector`; returns the subject that the registry has seen.
@@ -188,6 +202,18 @@ class Destination:
             # Who cannot tell (caches answer 500) is sent it, and says why not if that cannot be either.
             return None
         return answer.headers.get("docker-content-digest", "")
+
+    async def _end(self, digest: Digest, url: str) -> None:
+        """Ask that an upload be forgotten. What cannot do that forgets it by itself, some day."""
+        call = replace(self._call("upload", digest), method="DELETE", url=url, expects=ENDED, access=ENDING)
+        try:
+            async with self._gates.questions:
+                await drain(await self._exchange.open(call, self._tries()))
+        except ImgfsError as error:
+            _log.info("an upload stays open", extra={"host": self._where.host, "error": error.message})
+
+    def _place(self, digest: Digest) -> Place:
+        return Place(self._where.base, self.repository, digest)
 
     def _call(self, kind: str, what: str) -> Call:
         place = f"{self._where.host}/{self.repository}"

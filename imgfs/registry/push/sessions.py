@@ -32,6 +32,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Place, tuple[str, float]] = OrderedDict()
+        self._spare: dict[Place, str] = {}
         self.undivided: set[str] = set()
         """Servers that take no blob in parts."""
 
@@ -50,3 +51,13 @@ class Sessions:
     def drop(self, place: Place) -> None:
         """The upload of `place` is over."""
         self._kept.pop(place, None)
+
+    def spare(self, place: Place, url: str) -> bool:
+        """An upload was opened that nobody had asked for, by a refused mount; returns whether there is a use for it."""
+        if len(self._spare) >= KEPT_MAX:
+            return False
+        return self._spare.setdefault(place, url) == url
+
+    def take(self, place: Place) -> str:
+        """The spare upload of `place`, which is the caller's from now on; "" if there is none."""
+        return self._spare.pop(place, "")

@@ -63,8 +63,6 @@ class Upload:
         self._tries = exchange.tries(template.host, failed=failed)
         self._place = Place(template.endpoint.base, template.repository, descriptor.digest)
         self._chunk = exchange.limits.chunk
-        self._begun = ""
-        """Where an upload was opened to which nothing has been sent."""
         self._url = ""
         """Where the upload goes on; "" where none has begun."""
         self._offset: int | None = 0
@@ -73,14 +71,12 @@ class Upload:
         self._is_whole = False
         """Whether parts of this one were refused."""
 
-    async def run(self, begun: str = "") -> None:
-        """On return the registry has the blob. `begun` is the URL of an upload that was opened just now; one that was
-        broken off goes on before it.
+    async def run(self) -> None:
+        """On return the registry has the blob. An upload that was broken off goes on, before a spare one is begun with.
 
         Raises VerificationFailed where the registry finds another digest, RegistryFailed also where it takes no pushes,
         and what every call raises. Cancelled, or failed, it leaves an upload from which the next one goes on.
         """
-        self._begun = begun
         if kept := self._sessions.get(self._place):
             self._url, self._offset = kept, None
         while not await self._step():
@@ -117,9 +113,8 @@ class Upload:
         return start == 0 and (self._size <= self._chunk or self._is_undivided)
 
     async def _begin(self) -> None:
-        if self._begun:
-            self._began_at(self._begun)
-            self._begun = ""
+        if spare := self._sessions.take(self._place):
+            self._began_at(spare)
             return
         answer = await self._exchange.open(self._template, self._tries)
         code = await closed(answer)

@@ -9,7 +9,7 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.content.store import ContentStore
-from imgfs.errors import Malformed, NotFound, VerificationFailed
+from imgfs.errors import ImgfsError, Malformed, NotFound, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
@@ -72,9 +72,13 @@ class OutgoingBlobs:
         neighbours = await self._neighbours(digest, own, place)
         if neighbours and (source := await to.mount(digest, neighbours)):
             return "mounted", source
-        await self._blobs.ensure(descriptor, own)
-        self._check_size(descriptor)
-        await self._send(descriptor, own, to, place)
+        try:
+            await self._blobs.ensure(descriptor, own)
+            self._check_size(descriptor)
+            await self._send(descriptor, own, to, place)
+        except ImgfsError:
+            await to.leave(digest)
+            raise
         return "sent", None
 
     async def _neighbours(self, digest: Digest, own: tuple[Source, ...], place: Source) -> list[str]:
