@@ -136,7 +136,7 @@ class Authenticator:
         ready = auth.without_token(login, challenge, challenges, trio.current_time())
         if ready is not None:
             if stale is not None and ready.header == stale.header:
-                raise status.refused(call.subject, f"registry {call.host} answered 401", login, shown=True)
+                raise status.refused(call, f"registry {call.host} answered 401", login, shown=True)
             return ready
         if challenge is None:
             raise unanswerable(call, challenges, login)
@@ -216,7 +216,7 @@ class Authenticator:
     def _asking(self, asked: _Asked, url: str, header: str) -> Call:
         grant = auth.Grant(header, math.inf, asked.login)
         call = asked.call
-        return Call("token", call.endpoint, call.repository, url, subject_of(call), grant=grant)
+        return Call("token", call.endpoint, call.repository, url, subject_of(call), access=call.access, grant=grant)
 
 
 def subject_of(call: Call) -> str:
@@ -233,6 +233,6 @@ def unanswerable(call: Call, challenges: list[Challenge], login: Login) -> Acces
     if login.credential is not None:
         return AccessDenied(
             f"{call.subject}: {said} and wants {schemes}, for which the login from {login.source} is not enough; "
-            f"{login.advice}"
+            f"{login.advice(call.act)}"
         )
-    return status.refused(call.subject, f"{said} and wants a login ({schemes})", login, shown=False)
+    return status.refused(call, f"{said} and wants a login ({schemes})", login, shown=False)

@@ -47,6 +47,16 @@ class Call:
         return f"{own} {scope_of(self.source, 'pull')}" if self.source else own
 
     @property
+    def pushes(self) -> bool:
+        """Whether it is a part of a push."""
+        return "push" in self.access
+
+    @property
+    def act(self) -> str:
+        """What a refusal refuses, as messages say it."""
+        return "push to it" if self.pushes else "read it"
+
+    @property
     def grant_key(self) -> tuple[str, str, str]:
         """What a grant for this call is kept under: it goes to nobody but this very server."""
         return self.endpoint.scheme, self.endpoint.authority, self.scope

@@ -268,8 +268,7 @@ class Exchange:
         """The error that an answer's status stands for."""
         if answer.foreign:
             return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
-        is_token = call.kind == "token"
-        who = f"the token endpoint {answer.authority}" if is_token else f"registry {call.host}"
+        who = f"the token endpoint {answer.authority}" if call.kind == "token" else f"registry {call.host}"
         login = await self._authenticator.login_of(call, grant) if answer.status in {401, 403} else None
         code, shown = status.error_code(body), grant is not None
-        return status.own_failure(answer.status, call.subject, who, code, login, shown, absent=not is_token)
+        return status.own_failure(call, answer.status, who, code, login, shown)

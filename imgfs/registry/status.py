@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from imgfs.errors import AccessDenied, ImgfsError, NotFound, RateLimited, RegistryFailed
+from imgfs.registry.call import Call
 from imgfs.registry.credentials.credential import Login
 
 _CODE = re.compile(rb'"code"\s*:\s*"([A-Z_]{1,40})"')
@@ -17,18 +18,19 @@ def error_code(body: bytes) -> str:
 
 
 def own_failure(
-    status: int, subject: str, who: str, code: str, login: Login | None = None, shown: bool = False, absent: bool = True
+    call: Call, status: int, who: str, code: str, login: Login | None = None, shown: bool = False
 ) -> ImgfsError:
-    """The error for `status` of `who`: the registry itself, or its token endpoint.
+    """The error for `status` of `who`: the registry itself, or its token endpoint, whose 404 tells of nothing absent.
 
-    `login`: what there was to show, as far as somebody looked; and whether it was `shown`. `absent`: whether a 404 says
-    that `subject` is not there.
+    `login`: what there was to show, as far as somebody looked; and whether it was `shown`.
     """
+    subject, absent = call.subject, call.kind != "token"
     said = f"{who} answered {status}{f' {code}' if code else ''}"
     if status == 404 and absent:
-        return NotFound(f"{subject}: {said}; check the repository and the tag or digest")
+        advice = "make the repository first" if call.pushes else "check the repository and the tag or digest"
+        return NotFound(f"{subject}: {said}; {advice}")
     if status in {401, 403}:
-        return refused(subject, said, login, shown)
+        return refused(call, said, login, shown)
     if status == 429:
         return RateLimited(f"{subject}: {said}, also after waiting; it limits requests, wait some minutes or log in")
     if status >= 500:
@@ -37,15 +39,16 @@ def own_failure(
     return RegistryFailed(f"{subject}: {said}; {advice}")
 
 
-def refused(subject: str, said: str, login: Login | None, shown: bool) -> AccessDenied:
+def refused(call: Call, said: str, login: Login | None, shown: bool) -> AccessDenied:
     """The error for a 401 or 403: whose login it was, or where none was found, and who can write one."""
+    subject = call.subject
     if login is None:
         return AccessDenied(f"{subject}: {said} to an anonymous request; check the name, or log in")
     if login.credential is None:
-        return AccessDenied(f"{subject}: {said} to an anonymous request; check the name, {login.advice}")
+        return AccessDenied(f"{subject}: {said} to an anonymous request; check the name, {login.advice(call.act)}")
     if not shown:
         return AccessDenied(f"{subject}: {said} and does not ask for the login from {login.source}; check the name")
-    return AccessDenied(f"{subject}: {said} to the login from {login.source}; {login.advice}")
+    return AccessDenied(f"{subject}: {said} to the login from {login.source}; {login.advice(call.act)}")
 
 
 def foreign_failure(status: int, subject: str, host: str, authority: str) -> ImgfsError:

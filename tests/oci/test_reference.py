@@ -106,6 +106,13 @@ def test_what_is_no_reference(text: str) -> None:
             read(text)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:99999", "box:65536", "[::1]:70000", "a.b:123456789"])
+def test_a_port_that_is_none_is_told(host: str) -> None:
+    for read in (parse_reference, expand_familiar):
+        with pytest.raises(Invalid, match=f"{host.rpartition(':')[2]} is no port, they end at 65535"):
+            read(f"{host}/app:1")
+
+
 def test_the_full_form_needs_host_and_tag() -> None:
     for text in ("alpine:1", "user/app:1", "quay.io/app"):
         with pytest.raises(Invalid):

@@ -9,6 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, ImgfsError, NotFound, RegistryFailed
+from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
+from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.auth import REUSE
 from imgfs.testing import faults
@@ -28,6 +30,26 @@ async def test_basic_is_sent_when_it_is_asked_for_and_from_then_on(
     assert await private.ask("manifest") == MANIFEST
     assert await private.ask("blob") == BLOB
     assert sent(private.fake) == ["", "Basic", "Basic"]
+
+
+async def put(scene: Scene) -> None:
+    """Push a manifest."""
+    destination = await scene.registry.destination(scene.host, REPOSITORY)
+    await destination.put_manifest("1", Descriptor(Digest.of(MANIFEST), len(MANIFEST), OCI_MANIFEST), MANIFEST)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_refused_push_says_that_one_may_not_push(
+    mock_clock: MockClock, desk: Desk, private: Scene, locked: Scene, is_known: bool
+) -> None:
+    for scene in (private, locked):
+        log_in(desk, scene, PASSWORD if is_known else "canary-wrong")
+        scene.fake.fault(faults.status(403), "PUT", times=None if is_known else 0)
+        with pytest.raises(AccessDenied, match="may not push to it"):
+            await put(scene)
+        scene.fake.fault(faults.status(403), "GET .*/manifests/", times=None if is_known else 0)
+        with pytest.raises(AccessDenied, match="may not read it"):
+            await scene.ask("manifest")
 
 
 async def test_an_open_registry_is_not_shown_the_login(mock_clock: MockClock, desk: Desk, scene: Scene) -> None:

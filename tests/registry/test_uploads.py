@@ -307,7 +307,7 @@ async def test_who_may_not_push_is_told(mock_clock: MockClock, pushing: Pushing)
 
 async def test_a_repository_that_has_to_be_made_first_is_told(mock_clock: MockClock, pushing: Pushing) -> None:
     pushing.fake.fault(status(404, b'{"errors":[{"code":"NAME_UNKNOWN"}]}'), "POST", times=None)
-    with pytest.raises(NotFound, match="404 NAME_UNKNOWN"):
+    with pytest.raises(NotFound, match="404 NAME_UNKNOWN; make the repository first"):
         await pushing.upload(Bytes(SMALL))
 
 

@@ -44,12 +44,11 @@ class Login:
     troubles: tuple[str, ...] = ()
     """Why something that was found could not be used."""
 
-    @property
-    def advice(self) -> str:
-        """What to do about a refusal, in one sentence."""
+    def advice(self, act: str = "read it") -> str:
+        """What to do about a refusal, in one sentence; `act` is what was refused."""
         renew = f"`skopeo login {self.host}` or `podman login {self.host}`, run as the daemon's user,"
         if self.credential is not None:
-            return f"{renew} renews that login, or this account may not read it"
+            return f"{renew} renews that login, or this account may not {act}"
         told = "; ".join(self.troubles)
         if told:
             return f"it may not exist or need a login, and {told}"

@@ -30,8 +30,8 @@ async def user(credentials: Credentials, repository: str = "a/b", host: str = HO
 async def test_without_any_file_access_is_anonymous(desk: Desk) -> None:
     login = await of(desk).find(HOST, "a")
     assert login == Login(HOST)
-    assert "there is no auth file" in login.advice
-    assert f"`skopeo login {HOST}`" in login.advice
+    assert "there is no auth file" in login.advice()
+    assert f"`skopeo login {HOST}`" in login.advice()
 
 
 async def test_the_first_file_with_a_login_counts(desk: Desk) -> None:
@@ -112,7 +112,7 @@ async def test_what_cannot_be_used_is_told_and_access_is_anonymous(
         f"{configuration}: docker-credential-gone, which it names, is not in PATH",
         f"{desk.docker}: not the JSON of an auth file",
     )
-    assert login.troubles[1] in login.advice
+    assert login.troubles[1] in login.advice()
     assert [vars(record)["reason"] for record in caplog.records if hasattr(record, "reason")] == [*login.troubles]
     assert "canary" not in f"{login}{caplog.text}"
 
@@ -196,4 +196,4 @@ async def test_nothing_that_holds_logins_shows_them(desk: Desk) -> None:
     credentials = of(desk)
     logins = [await credentials.find(host, "a") for host in (HOST, "s.example")]
     assert all(login.credential for login in logins)
-    assert "canary" not in f"{logins} {vars(credentials)} {[login.advice for login in logins]}"
+    assert "canary" not in f"{logins} {vars(credentials)} {[login.advice() for login in logins]}"
