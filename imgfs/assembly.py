@@ -41,6 +41,7 @@ from imgfs.leases import clock, store
 from imgfs.leases.kinds import LEASES
 from imgfs.plugins.program import CONFIG, DATABASE
 from imgfs.plugins.running import Given, Running
+from imgfs.registry.push import sessions
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.kinds import KEEPER
 from imgfs.rescue.kinds import TABLES as TABLES_KIND
@@ -61,6 +62,7 @@ TABLES = Tables(
         labels.SCHEMA,
         store.SCHEMA,
         clock.SCHEMA,
+        sessions.SCHEMA,
     ),
     kept=(names.KEPT, labels.KEPT, *rows.KEPT, graph.KEPT, *store.KEPT),
     finders=(notes.adopt, relearn),

@@ -74,7 +74,7 @@ def push(
 
     Without NAME under its own. Only what the registry has not is sent: the rest is there, or is taken over from another
     of its repositories; what is not here is fetched before. Prints what became of each part. The login is the daemon's,
-    as for pulling. What Ctrl-C interrupts goes on where it was when somebody pushes again, as long as the daemon runs.
+    as for pulling. What Ctrl-C interrupts goes on where it was when somebody pushes again within an hour.
     """
     if platform and all_platforms:
         raise click.UsageError("--platform and --all-platforms exclude each other")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from imgfs.aio.fair import FairLimiter
+from imgfs.database import Database
 from imgfs.errors import Invalid, RegistryFailed, TooLarge, VerificationFailed
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest, is_digest
@@ -50,7 +51,8 @@ class Registry:
     `hosts_path` are the directories of `certs_d`: mirrors, certificates and headers. Where a registry has mirrors they
     are asked in order, then itself; each call ends at the first that does what it is asked for.
     `sleep` does the waiting between tries, `ssl_context` replaces the system's certificates. `credentials` are shown to
-    registries that ask for a login; without them access is anonymous.
+    registries that ask for a login; without them access is anonymous. With a `database` that has the tables of
+    `push.sessions`, uploads of which parts have arrived go on after a restart.
 
     No ping comes first: an open registry sees one request a call, one with tokens two more for the first call to each
     repository; the ping comes where a registry refuses without asking for the login that there is. Every method raises,
@@ -69,6 +71,7 @@ class Registry:
         sleep: Sleep = trio.sleep,
         ssl_context: ssl.SSLContext | None = None,
         credentials: Credentials | None = None,
+        database: Database | None = None,
     ) -> None:
         self._plain_http = frozenset(plain_http)
         self._directories = HostDirectories(hosts_path, plain_http)
@@ -77,7 +80,7 @@ class Registry:
         self._lists = Lists(self._exchange, self._ask, self.manifest)
         self._gates: dict[str, FairLimiter] = {}
         self._senders = Senders(self._exchange.health)
-        self._sessions = Sessions()
+        self._sessions = Sessions(database)
         self._push_gates: dict[str, Gates] = {}
 
     async def __aenter__(self) -> Registry:

@@ -10,7 +10,7 @@ import trio
 from msgspec import Meta
 
 from imgfs.plugins.contract import Context, Plugin
-from imgfs.plugins.program import CONFIG
+from imgfs.plugins.program import CONFIG, DATABASE
 from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.kinds import REGISTRY
@@ -69,7 +69,8 @@ def _registry(context: Context) -> Registry:
         plain_http=config.plain_http,
         hosts_path=config.hosts_path,
         credentials=credentials,
+        database=context.one(DATABASE),
     )
 
 
-HTTP = Plugin(REGISTRY, "http", _registry, requires=(CONFIG,), options=Options)
+HTTP = Plugin(REGISTRY, "http", _registry, requires=(CONFIG, DATABASE), options=Options)

@@ -30,6 +30,8 @@ from tests.support.servers import DockerRegistry, Upload, docker_registry
 
 LARGE = 40 << 20
 """Bytes of a layer that goes in parts."""
+SENT = ["PATCH upload"] * 2 + ["POST upload"] * 2 + ["PUT upload"] * 2
+"""How it and a config are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,26 @@ def test_ctrl_c_ends_a_push_and_the_next_one_goes_on(scene: Scene, pushes: PushR
     assert pushes.asked("upload").count("GET upload") >= 1
     files = [path for path in scene.mounted.state.rglob("*") if path.is_file()]
     assert not [path for path in files if b"canary-session" in path.read_bytes()]
+
+
+def test_a_push_goes_on_after_the_daemon_was_killed(scene: Scene, pushes: PushRegistry, tmp_path: Path) -> None:
+    made = image([layer([File("noise", random.Random(2).randbytes(LARGE))], "none")])
+    name = scene.serve(made, "killed")
+    with Mounted(tmp_path, CONFIG) as mounted:
+        mounted.start()
+        pushes.fault(lambda reply: Reply(201, hold=-1), "PUT .*uploads/", times=None)
+        with subprocess.Popen(["cat", mounted.image(name) / "push" / pushes.host / "box:1"]) as process:
+            until(lambda: sorted(pushes.asked("upload")) == SENT)
+            mounted.kill()
+            assert process.wait(PATIENCE) != 0
+        assert (mounted.state / "imgfs.db").stat().st_mode & 0o077 == 0
+        pushes.reset()
+        mounted.start()
+        done = mounted.run("push", name, f"{pushes.host}/box:1")
+        assert done.returncode == 0, done.stderr
+    assert pushes.manifest("box", "1") == (made.document, made.media_type)
+    assert pushes.sent() < LARGE // 10
+    assert "PATCH upload" not in pushes.asked("upload")
 
 
 def test_progress_is_told_while_it_runs(scene: Scene, pushes: PushRegistry) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
+from imgfs.database import Database
 from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.registry.client import Registry
@@ -41,11 +42,19 @@ class Bytes:
 class Pushing:
     """`registry` pushes to `fake`, in parts of CHUNK bytes. Waits between tries take no time."""
 
-    def __init__(self, clock: MockClock, fake: PushRegistry, hosts_path: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        clock: MockClock,
+        fake: PushRegistry,
+        hosts_path: Sequence[Path] = (),
+        database: Database | None = None,
+    ) -> None:
         self.fake = fake
         self.slept: list[float] = []
         self._clock = clock
-        self.registry = Registry(limits=Limits(chunk=CHUNK), sleep=self._sleep, hosts_path=hosts_path)
+        self.registry = Registry(
+            limits=Limits(chunk=CHUNK), sleep=self._sleep, hosts_path=hosts_path, database=database
+        )
         self.offsets: list[int] = []
         """What was told of the progress."""
 

@@ -1,21 +1,41 @@
-"""Uploads that have begun and are not over, so that the next push of the blob goes on. In memory only.
+"""Uploads that have begun and are not over, so that the next push of the blob goes on.
 
-A session's URL may be as good as a login, so it is on no disk and in no message: after a restart of the daemon an
-upload begins anew.
+A session's URL may be as good as a login: it is in no message, and on disk only in the database of the state directory,
+which nobody but the daemon's user reads, for an hour, and only where parts of a blob have arrived.
 """
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import trio
 
+from imgfs.database import Database
+from imgfs.errors import ImgfsError
 from imgfs.oci.digest import Digest
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS uploads (
+    base TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    url TEXT NOT NULL,
+    kept REAL NOT NULL,
+    PRIMARY KEY (base, repository, digest)
+) WITHOUT ROWID;
+"""
+"""Losing it costs what has arrived of uploads. `kept` is the wall clock's time."""
 
 KEPT_MAX = 256
 KEPT_SECONDS = 3600.0
 """Registries forget sessions after some hours or days; one that is gone costs a request."""
+_WHERE = "base = ? AND repository = ? AND digest = ?"
+_log = logging.getLogger("imgfs.registry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +46,52 @@ class Place:
     repository: str
     digest: Digest
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The row's key."""
+        return self.base, self.repository, self.digest
+
+
+class _Kept(NamedTuple):
+    """Where an upload goes on, until when (trio's clock), and whether that has a row."""
+
+    url: str
+    until: float
+    is_written: bool
+
 
 class Sessions:
-    """The URLs at which uploads go on."""
+    """The URLs at which uploads go on; with a `database`, also after a restart."""
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Place, tuple[str, float]] = OrderedDict()
+    def __init__(self, database: Database | None = None) -> None:
+        self._database = database
+        self._kept: OrderedDict[Place, _Kept] = OrderedDict()
         self._spare: dict[Place, str] = {}
         self.undivided: set[str] = set()
         """Servers that take no blob in parts."""
 
-    def get(self, place: Place) -> str | None:
+    async def get(self, place: Place) -> str | None:
         """Where the upload of `place` goes on, if one was broken off."""
-        url, until = self._kept.get(place, ("", 0.0))
-        return url if trio.current_time() < until else None
+        if place not in self._kept and (written := await self._read(place)):
+            self._remember(place, written, is_written=True)
+        kept = self._kept.get(place)
+        return kept.url if kept is not None and trio.current_time() < kept.until else None
 
-    def keep(self, place: Place, url: str) -> None:
-        """The upload of `place` goes on at `url`."""
-        self._kept[place] = url, trio.current_time() + KEPT_SECONDS
-        self._kept.move_to_end(place)
-        if len(self._kept) > KEPT_MAX:
-            self._kept.popitem(last=False)
+    async def keep(self, place: Place, url: str, *, lasting: bool) -> None:
+        """The upload of `place` goes on at `url`; where that is `lasting`, it is durable on return.
 
-    def drop(self, place: Place) -> None:
+        What cannot be written down is logged: it is known until the daemon ends.
+        """
+        before = self._kept.get(place)
+        self._remember(place, url, is_written=lasting or (before is not None and before.is_written))
+        if lasting:
+            await self._write(place, url)
+
+    async def drop(self, place: Place) -> None:
         """The upload of `place` is over."""
-        self._kept.pop(place, None)
+        kept = self._kept.pop(place, None)
+        if kept is not None and kept.is_written:
+            await self._write(place, None)
 
     def spare(self, place: Place, url: str) -> bool:
         """An upload was opened that nobody had asked for, by a refused mount; returns whether there is a use for it."""
@@ -61,3 +102,40 @@ class Sessions:
     def take(self, place: Place) -> str:
         """The spare upload of `place`, which is the caller's from now on; "" if there is none."""
         return self._spare.pop(place, "")
+
+    def _remember(self, place: Place, url: str, *, is_written: bool) -> None:
+        self._kept[place] = _Kept(url, trio.current_time() + KEPT_SECONDS, is_written)
+        self._kept.move_to_end(place)
+        if len(self._kept) > KEPT_MAX:
+            self._kept.popitem(last=False)
+
+    async def _read(self, place: Place) -> str | None:
+        if self._database is None:
+            return None
+        try:
+            row = await self._database.read(
+                lambda db: db.execute(f"SELECT url, kept FROM uploads WHERE {_WHERE}", place.key).fetchone()
+            )
+        except ImgfsError as error:
+            _log.warning("where an upload goes on cannot be read", extra={"error": error.message})
+            return None
+        return row[0] if row and 0 <= time.time() - row[1] < KEPT_SECONDS else None
+
+    async def _write(self, place: Place, url: str | None) -> None:
+        if self._database is None:
+            return
+        try:
+            await self._database.write(lambda db: _replace(db, place, url), frees=url is None)
+        except ImgfsError as error:
+            _log.warning("where an upload goes on cannot be written down", extra={"error": error.message})
+
+
+def _replace(db: sqlite3.Connection, place: Place, url: str | None) -> None:
+    """Let the row of `place` say `url`, or remove it; and remove all that are too old or too many."""
+    now = time.time()
+    db.execute("DELETE FROM uploads WHERE kept NOT BETWEEN ? AND ?", (now - KEPT_SECONDS, now))
+    db.execute(f"DELETE FROM uploads WHERE {_WHERE}", place.key)
+    if url is not None:
+        kept = "SELECT kept FROM uploads ORDER BY kept DESC LIMIT 1 OFFSET ?"
+        db.execute(f"DELETE FROM uploads WHERE kept <= ({kept})", (KEPT_MAX - 1,))
+        db.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?)", (*place.key, url, now))

@@ -77,11 +77,11 @@ class Upload:
         Raises VerificationFailed where the registry finds another digest, RegistryFailed also where it takes no pushes,
         and what every call raises. Cancelled, or failed, it leaves an upload from which the next one goes on.
         """
-        if kept := self._sessions.get(self._place):
+        if kept := await self._sessions.get(self._place):
             self._url, self._offset = kept, None
         while not await self._step():
             pass
-        self._sessions.drop(self._place)
+        await self._sessions.drop(self._place)
         self._at(self._size)
 
     async def _step(self) -> bool:
@@ -114,7 +114,7 @@ class Upload:
 
     async def _begin(self) -> None:
         if spare := self._sessions.take(self._place):
-            self._began_at(spare)
+            await self._began_at(spare)
             return
         answer = await self._exchange.open(self._template, self._tries)
         code = await closed(answer)
@@ -129,23 +129,23 @@ class Upload:
         least = answer.headers.get("oci-chunk-min-length", "")
         if least.isascii() and least.isdigit():
             self._chunk = max(self._chunk, int(least))
-        self._began_at(url)
+        await self._began_at(url)
 
     async def _ask_offset(self) -> None:
         """Ask how much has arrived; where the registry cannot tell, begin anew."""
         if self._is_undivided:
-            self._forget()
+            await self._forget()
             return
         try:
             answer = await self._exchange.open(self._call("GET", self._url), self._tries)
         except (NotFound, AccessDenied, RegistryFailed):
-            self._forget()  # and what made it be asked has been counted
+            await self._forget()  # and what made it be asked has been counted
             return
         await closed(answer)
         last = last_received(answer)
         # Of no byte some registries say `0-0`, as of one: that is not worth going on from.
         if answer.status not in DONE or not last or last >= self._size:
-            self._forget()
+            await self._forget()
             return
         self._url = following(self._template, answer) or self._url
         self._arrived(last + 1)
@@ -156,7 +156,7 @@ class Upload:
         answer = await self._exchange.open(replace(call, headers={"Content-Range": f"{start}-{end - 1}"}), self._tries)
         code = await closed(answer)
         if answer.status in DONE:
-            self._go_on_at(following(call, answer) or self._url)
+            await self._go_on_at(following(call, answer) or self._url, lasting=True)
             last = last_received(answer)
             arrived = end if last is None else last + 1
             if start < arrived <= end:
@@ -169,7 +169,7 @@ class Upload:
             self._offset = None
         elif answer.status in NO_SUCH_METHOD:
             self._sessions.undivided.add(self._template.endpoint.base)
-            self._forget()
+            await self._forget()
         elif answer.status in {400, 415, 416}:
             self._is_whole = start == 0
             await self._lose(refusal(call, answer, code))
@@ -187,7 +187,7 @@ class Upload:
                 raise self._wrong(f"stored it as {stated}")
             return True
         if code in _WRONG:
-            self._forget()
+            await self._forget()
             raise self._wrong(f"answered {answer.status} {code}")
         if answer.status == 416:
             await self._count(_unfit(call, answer))
@@ -211,14 +211,14 @@ class Upload:
         watched = replace(outgoing, pieces=lambda: _Watched(outgoing.pieces(), self._tries))
         return replace(self._call(method, url), outgoing=watched, repeatable=False)
 
-    def _began_at(self, url: str) -> None:
-        self._go_on_at(url)
+    async def _began_at(self, url: str) -> None:
+        await self._go_on_at(url, lasting=False)
         self._offset = 0
         self._at(0)
 
-    def _go_on_at(self, url: str) -> None:
+    async def _go_on_at(self, url: str, *, lasting: bool) -> None:
         self._url = url
-        self._sessions.keep(self._place, url)
+        await self._sessions.keep(self._place, url, lasting=lasting)
 
     def _arrived(self, offset: int) -> None:
         """The registry has the blob up to `offset`; enough of it is progress, and the count of tries starts anew."""
@@ -235,11 +235,11 @@ class Upload:
 
     async def _lose(self, error: RegistryFailed) -> None:
         """The upload is of no use any more: begin another one."""
-        self._forget()
+        await self._forget()
         await self._count(error)
 
-    def _forget(self) -> None:
-        self._sessions.drop(self._place)
+    async def _forget(self) -> None:
+        await self._sessions.drop(self._place)
         self._url, self._offset = "", 0
 
 
