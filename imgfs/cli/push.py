@@ -43,6 +43,7 @@ class Report(TypedDict):
     """What `imgfs push --format json` prints."""
 
     name: str
+    mirror: str | None
     digest: str
     media_type: str
     sent: int
@@ -84,6 +85,8 @@ def push(
     digest = _chosen(tree, found, platform) if platform else found.digest
     door = tree.push_door(digest, str(target), all_platforms=all_platforms, referrers=referrers)
     report = _push(tree, door, str(target), quiet=quiet)
+    if report["mirror"] and not quiet:
+        click.echo(f"imgfs: {target.host} is pushed to at {report['mirror']}, as its hosts.toml says", err=True)
     click.echo(render_json(report) if form == "json" else _table(report))
     if not quiet and any(part["outcome"] == "foreign" for part in report["parts"]):
         click.echo("imgfs: foreign layers are not pushed, as registries do not distribute them", err=True)

@@ -59,25 +59,16 @@ def read_hosts(text: bytes, path: Path, host: str, plain_http: Collection[str] =
     tables = file.table(root, "host")
     warnings = file.unknown(root, _ROOT_KEYS, "")
     mirrors: list[Endpoint] = []
-    silent: list[Endpoint] = []
-    """Those of which the file does not say what they can."""
     for address in tables:
         table = file.table(tables, address)
         warnings += file.unknown(table, _HOST_KEYS, f"host.{address!r}: ")
         mirrors.append(file.endpoint(address, table))
-        silent += [] if "capabilities" in table else mirrors[-1:]
     server = file.server(root)
     twin = [one for one in mirrors if (one.base, one.path) == (server.base, server.path)]
     # A table for the server itself is how settings of the server are written mostly; asking it twice helps nobody.
     settled = any(one.capabilities >= server.capabilities for one in twin)
     everybody = [replace(one, mirror=False) if one in twin else one for one in mirrors]
-    pushable = [_without_pushes(one) if one in silent else one for one in everybody]
-    return Hosts((*pushable, *(() if settled else (server,))), tuple(warnings))
-
-
-def _without_pushes(mirror: Endpoint) -> Endpoint:
-    """What one pushes is meant for the registry that one names: a mirror gets it only where somebody wrote so."""
-    return replace(mirror, capabilities=mirror.capabilities - {"push"})
+    return Hosts((*everybody, *(() if settled else (server,))), tuple(warnings))
 
 
 def _decoded(text: bytes, path: Path) -> Table:

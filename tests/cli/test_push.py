@@ -19,7 +19,7 @@ BOX = image([layer([File("f", bytes(3000))])])
 TARGET = "registry.test:5000/team/box:1"
 
 
-def report(*outcomes: str, name: str = TARGET) -> dict[str, Any]:
+def report(*outcomes: str, name: str = TARGET, mirror: str | None = None) -> dict[str, Any]:
     """What the door answers."""
     parts = [
         {
@@ -33,7 +33,7 @@ def report(*outcomes: str, name: str = TARGET) -> dict[str, Any]:
         for number, outcome in enumerate(outcomes, 1)
     ]
     totals = {"sent": 1500, "mounted": 3000, "present": 0}
-    return {"name": name, "digest": BOX.digest, "media_type": "m", **totals, "parts": parts}
+    return {"name": name, "mirror": mirror, "digest": BOX.digest, "media_type": "m", **totals, "parts": parts}
 
 
 def door(tree: PlainTree, name: str, said: dict[str, Any], options: str = "", digest: str = BOX.digest) -> Path:
@@ -56,6 +56,14 @@ def test_each_part_is_told_and_the_sums(run: Run, tree: PlainTree) -> None:
         f"mounted  layer  {short}  3.0 kB  team/base",
         f"{TARGET} is {BOX.digest}: 1.5 kB sent, 3.0 kB mounted, 0 B there already",
     ]
+
+
+def test_a_mirror_that_gets_it_is_named(run: Run, tree: PlainTree) -> None:
+    tree.add(BOX, "box")
+    door(tree, TARGET, report("sent", mirror="mirror.test"))
+    told = "imgfs: registry.test:5000 is pushed to at mirror.test, as its hosts.toml says\n"
+    assert run("push", "box", TARGET).stderr == told
+    assert run("push", "-q", "box", TARGET).stderr == ""
 
 
 def test_json_is_the_report(run: Run, tree: PlainTree) -> None:

@@ -27,7 +27,7 @@ from imgfs.registry.push.referring import entry_of, with_entry
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry
-from tests.registry.pushing import REPOSITORY, SMALL, Pushing
+from tests.registry.pushing import REPOSITORY, SMALL, Bytes, Pushing
 
 CONFIG = b"{}"
 
@@ -147,16 +147,35 @@ async def pushed_to(mock_clock: MockClock, path: Path, fake: PushRegistry, text:
         return (await pushing.registry.destination("registry.example", REPOSITORY)).authority
 
 
-async def test_a_mirror_is_not_pushed_to(mock_clock: MockClock, tmp_path: Path, fake: PushRegistry) -> None:
-    text = f'[host."{fake.url}"]\n'
+@pytest.mark.parametrize("capabilities", ["", 'capabilities = ["pull", "resolve", "push"]\n'])
+async def test_the_first_mirror_that_may_be_pushed_to_is(
+    mock_clock: MockClock, tmp_path: Path, fake: PushRegistry, capabilities: str
+) -> None:
+    """As containerd has it: who does not say what a mirror can, says that it can all."""
+    first = '[host."https://first.example"]\ncapabilities = ["pull"]\n'
+    assert await pushed_to(mock_clock, tmp_path, fake, f'{first}[host."{fake.url}"]\n{capabilities}') == fake.host
+
+
+async def test_a_mirror_that_may_only_pull_is_not_pushed_to(
+    mock_clock: MockClock, tmp_path: Path, fake: PushRegistry
+) -> None:
+    text = f'[host."{fake.url}"]\ncapabilities = ["pull", "resolve"]\n'
     assert await pushed_to(mock_clock, tmp_path, fake, text) == "registry.example"
 
 
-async def test_a_mirror_is_pushed_to_where_somebody_wrote_so(
+async def test_a_mirror_that_takes_no_pushes_is_told_with_the_cure(
     mock_clock: MockClock, tmp_path: Path, fake: PushRegistry
 ) -> None:
-    text = f'[host."{fake.url}"]\ncapabilities = ["pull", "resolve", "push"]\n'
-    assert await pushed_to(mock_clock, tmp_path, fake, text) == fake.host
+    directory = tmp_path / "registry.example"
+    directory.mkdir()
+    (directory / "hosts.toml").write_text(f'[host."{fake.url}"]\n')
+    fake.takes_pushes = False
+    pushing = Pushing(mock_clock, fake, [tmp_path])
+    async with pushing.registry:
+        destination, blob = await pushing.registry.destination("registry.example", REPOSITORY), Bytes(SMALL)
+        assert destination.mirror == fake.host
+        with pytest.raises(RegistryFailed, match="405.*hosts.toml.*capabilities.*without push"):
+            await destination.upload(blob.descriptor, blob.read, pushing.offsets.append)
 
 
 async def test_the_registry_s_own_table_takes_its_pushes(

@@ -64,7 +64,10 @@ def refusal(call: Call, answer: Answer, code: str) -> RegistryFailed:
     sent = call.outgoing.length if call.outgoing is not None else 0
     said = f"{call.subject}: registry {call.host} answered {answer.status}{f' {code}' if code else ''}"
     if answer.status in NO_SUCH_METHOD or code == "UNSUPPORTED":
-        return RegistryFailed(f"{said} to a push: it takes none; push to a registry that does, or to what it mirrors")
+        advice = "push to a registry that does, or to what it mirrors"
+        if call.endpoint.mirror:
+            advice = f"in hosts.toml of {call.endpoint.ns} give this mirror capabilities without push"
+        return RegistryFailed(f"{said} to a push: it takes none; {advice}")
     if answer.status == 413:
         return RegistryFailed(f"{said} to {sent} bytes; have its operator raise the limit of requests")
     return RegistryFailed(f"{said} to a push; check what it accepts, and try again")

@@ -73,6 +73,11 @@ class Destination:
         """The host that is pushed to, as URLs say it."""
         return self._where.authority
 
+    @property
+    def mirror(self) -> str | None:
+        """The same where it is a mirror, which gets what is meant for its registry."""
+        return self._where.authority if self._where.mirror else None
+
     async def has_blob(self, digest: Digest) -> bool:
         """Whether the repository has the blob: one HEAD (distribution-spec, "Checking if content exists")."""
         return await self._exists(self._where.url(self.repository, "blobs", digest), str(digest)) is not None

@@ -118,7 +118,7 @@ class Pushes:
                 descriptor = await tree.push(root, wanted.reference.selector, None, own)
                 if wanted.referrers:
                     await self._push_referrers(tree, root)
-                return report(str(wanted.reference), root, descriptor.media_type, tree.parts)
+                return report(str(wanted.reference), to.mirror, root, descriptor.media_type, tree.parts)
         finally:
             del self._progress[wanted]
 

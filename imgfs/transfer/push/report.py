@@ -24,12 +24,13 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A push of `digest` to `name`. `sent`, `mounted` and `present` are bytes; parts are in the order of their arrival.
+    """A push of `digest` to `name`, or to the `mirror` that hosts.toml gives pushes of it. `sent`, `mounted` and `present` are bytes; parts are in the order of their arrival.
 
     Below a document that was present nothing was looked at.
     """
 
     name: str
+    mirror: str | None
     digest: str
     media_type: str
     sent: int
@@ -42,10 +43,10 @@ class Report(msgspec.Struct, frozen=True):
         return indented_json(self)
 
 
-def report(name: str, digest: str, media_type: str, parts: list[Part]) -> Report:
+def report(name: str, mirror: str | None, digest: str, media_type: str, parts: list[Part]) -> Report:
     """The report of a push that is over."""
 
     def total(outcome: Outcome) -> int:
         return sum(part.size for part in parts if part.outcome == outcome)
 
-    return Report(name, digest, media_type, total("sent"), total("mounted"), total("present"), parts)
+    return Report(name, mirror, digest, media_type, total("sent"), total("mounted"), total("present"), parts)
