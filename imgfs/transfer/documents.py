@@ -87,6 +87,11 @@ class Documents:
         claims = await self._catalog.claims(digest)
         return tuple(one.source for one in claims if one.descriptor is None or one.descriptor.media_type in _IMAGES)
 
+    async def read_places(self, digest: Digest) -> tuple[Source, ...]:
+        """Of its places those that have shown it, and do not only have a name for it."""
+        claims = await self._catalog.claims(digest)
+        return tuple(one.source for one in claims if one.descriptor and one.descriptor.media_type in _IMAGES)
+
     async def read(
         self, digest: Digest, said: Descriptor | None = None, own: tuple[Source, ...] = ()
     ) -> Manifest | Index:

@@ -15,6 +15,7 @@ from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.progress import Transfers
+from imgfs.transfer.push.origins import Origins
 from imgfs.transfer.push.reading import opened
 from imgfs.transfer.push.report import Outcome
 
@@ -49,14 +50,17 @@ class OutgoingBlobs:
         self._transfers = transfers
         self._flights: Flights[Sent] = Flights(nursery, memory=0)
 
-    async def bring(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> Sent:
+    async def bring(self, descriptor: Descriptor, origins: Origins, to: Destination, place: Source) -> Sent:
         """On return the repository `to`, which is `place`, has the blob.
 
-        `own` are the places of its image. A cancelled caller leaves it to the others; without others the upload ends
+        `origins` are its image's. A cancelled caller leaves it to the others; without others the upload ends
         with the part that is on its way, or after Flights' grace, and the next goes on where it was: some registries
-        (docker-registry) forget all of an upload of which a part was cut. Raises what Destination and Blobs.ensure
-        raise.
+        (docker-registry) forget all of an upload of which a part was cut. Raises what Origins.prove, Destination
+        and Blobs.ensure raise.
         """
+        if await origins.strangers(descriptor.digest) and not await to.has_blob(descriptor.digest):
+            await origins.prove(descriptor)
+        own = origins.own
         return await self._flights.join(_going(descriptor, to), lambda: self._bring(descriptor, own, to, place))
 
     def end_abandoned(self, to: Destination) -> None:

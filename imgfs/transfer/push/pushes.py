@@ -22,6 +22,7 @@ from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.blobs import OutgoingBlobs
+from imgfs.transfer.push.origins import Origins
 from imgfs.transfer.push.progress import Progress, Told
 from imgfs.transfer.push.report import Report, report
 from imgfs.transfer.push.tree import TreePush
@@ -115,9 +116,10 @@ class Pushes:
                     pin,
                 )
                 own = await self._documents.places(wanted.digest)
-                descriptor = await tree.push(root, wanted.reference.selector, None, own)
+                origins = self._origins(own, await self._documents.read_places(wanted.digest), place)
+                descriptor = await tree.push(root, wanted.reference.selector, None, origins)
                 if wanted.referrers:
-                    await self._push_referrers(tree, root)
+                    await self._push_referrers(tree, root, place)
                 return report(str(wanted.reference), to.mirror, root, descriptor.media_type, tree.parts)
         finally:
             del self._progress[wanted]
@@ -133,7 +135,10 @@ class Pushes:
             raise Invalid(f"push to {wanted.reference}: what is pushed is {root}, which that digest is not; {advice}")
         return root
 
-    async def _push_referrers(self, tree: TreePush, root: Digest) -> None:
+    def _origins(self, own: tuple[Source, ...], read: tuple[Source, ...], place: Source) -> Origins:
+        return Origins(self._catalog, self._registry, own, read, place)
+
+    async def _push_referrers(self, tree: TreePush, root: Digest, place: Source) -> None:
         """What refers to the image, to its platforms, and to what refers to those."""
         document = await self._documents.read(root)
         subjects = [root, *(child.digest for child in document.children if isinstance(document, Index))]
@@ -147,4 +152,6 @@ class Pushes:
                     seen.add(digest)
                     subjects.append(digest)
                     await self._referrers.read(one)
-                    await tree.push(digest, digest, one.descriptor, one.sources)
+                    await tree.push(
+                        digest, digest, one.descriptor, self._origins(one.sources, one.sources, place)
+                    )

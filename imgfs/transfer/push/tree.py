@@ -20,6 +20,7 @@ from imgfs.oci.manifest import INDEX_NESTING_MAX, Index, Manifest
 from imgfs.transfer.blobs import UNKNOWN_SIZE, Blobs
 from imgfs.transfer.documents import Documents
 from imgfs.transfer.push.blobs import OutgoingBlobs
+from imgfs.transfer.push.origins import Origins
 from imgfs.transfer.push.progress import Progress
 from imgfs.transfer.push.report import Outcome, Part, PartKind
 
@@ -61,13 +62,13 @@ class TreePush:
         self.parts: list[Part] = []
 
     async def push(
-        self, digest: Digest, selector: str, said: Descriptor | None, own: tuple[Source, ...], depth: int = 0
+        self, digest: Digest, selector: str, said: Descriptor | None, origins: Origins, depth: int = 0
     ) -> Descriptor:
         """On return the repository has the manifest or index `digest` under `selector`, and all that it mentions.
 
-        `said` is what the index above it says of it, `own` where the image can be had. Manifests go after their blobs
-        and indexes after their manifests (distribution-spec, "Push"). Raises TooLarge for indexes nested too deep, and
-        what Documents.read and Destination raise.
+        `said` is what the index above it says of it, `origins` where the image can be had. Manifests go after their
+        blobs and indexes after their manifests (distribution-spec, "Push"). Raises TooLarge for indexes nested too
+        deep, and what Documents.read, Origins.prove and Destination raise.
         """
         if depth > INDEX_NESTING_MAX:
             raise TooLarge(f"image index {digest}: nested deeper than {INDEX_NESTING_MAX}")
@@ -76,13 +77,15 @@ class TreePush:
         if is_there and said is not None and await self._documents.stored(digest) is None:
             self._note("index" if said.media_type in INDEX_TYPES else "manifest", said, "present")
             return said
-        document = await self._documents.read(digest, said, own)
-        descriptor, data = await self._bytes(digest, document, own)
+        if said is not None and not is_there:
+            await origins.prove(said)
+        document = await self._documents.read(digest, said, origins.own)
+        descriptor, data = await self._bytes(digest, document, origins.own)
         if is_there and await self._is_listed(digest, document):
             self._note(_kind(document), descriptor, "present")
             return descriptor
         if selector == digest or not await self._to.has_manifest(digest, digest):
-            await self._push_children(document, own, depth)
+            await self._push_children(document, origins, depth)
         await self._put(selector, descriptor, data, document)
         self._note(_kind(document), descriptor, "sent")
         await self._record(descriptor, document)
@@ -103,17 +106,17 @@ class TreePush:
         data = await self._blobs.read(known, own)
         return Descriptor(digest, len(data), known.media_type), data
 
-    async def _push_children(self, document: Manifest | Index, own: tuple[Source, ...], depth: int) -> None:
+    async def _push_children(self, document: Manifest | Index, origins: Origins, depth: int) -> None:
         children = list({one.digest: one for one in document.children}.values())
         self._pin.add(*(content(one.digest) for one in children))
         if isinstance(document, Index):
             for start in range(0, len(children), ABREAST):
                 some = children[start : start + ABREAST]
-                await self._gather([partial(self._push_child, one, own, depth + 1) for one in some])
+                await self._gather([partial(self._push_child, one, origins, depth + 1) for one in some])
             return
         for one in children:
             self._progress.want(one.digest, 0 if one.is_foreign else one.size)
-        await self._gather([partial(self._push_blob, document, one, own) for one in children])
+        await self._gather([partial(self._push_blob, document, one, origins) for one in children])
 
     async def _gather(self, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
         """All of `works`. When one fails the registry is at fault: what others had on the way is not waited for."""
@@ -123,22 +126,22 @@ class TreePush:
             self._outgoing.end_abandoned(self._to)
             raise
 
-    async def _push_child(self, child: Descriptor, own: tuple[Source, ...], depth: int) -> None:
+    async def _push_child(self, child: Descriptor, origins: Origins, depth: int) -> None:
         """Once, however many indexes list it."""
         begun = self._children.get(child.digest)
         if begun is not None:
             await begun.wait()
             return
         done = self._children[child.digest] = trio.Event()
-        await self.push(child.digest, child.digest, child, own, depth)
+        await self.push(child.digest, child.digest, child, origins, depth)
         done.set()
 
-    async def _push_blob(self, manifest: Manifest, blob: Descriptor, own: tuple[Source, ...]) -> None:
+    async def _push_blob(self, manifest: Manifest, blob: Descriptor, origins: Origins) -> None:
         kind: PartKind = "config" if blob.digest == manifest.config.digest else "layer"
         if blob.is_foreign:
             self._note(kind, blob, "foreign")
             return
-        outcome, source = await self._outgoing.bring(blob, own, self._to, self._place)
+        outcome, source = await self._outgoing.bring(blob, origins, self._to, self._place)
         self._progress.arrived(blob.digest)
         self._note(kind, blob, outcome, source)
 
