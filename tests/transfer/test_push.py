@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.aio.flight import GRACE
 from imgfs.database import FrozenDatabase
-from imgfs.errors import Invalid, NotFound, RegistryFailed, Unsupported
+from imgfs.errors import Invalid, NotFound, RegistryFailed, Unreachable
 from imgfs.images import catalog
 from imgfs.images.catalog import Catalog, Source
 from imgfs.leases.pins import Pins
@@ -25,7 +25,7 @@ from imgfs.oci.reference import Reference
 from imgfs.registry.limits import Limits
 from imgfs.testing.build import AMD64, ARM64, Image, Index, image, index, layer, referrer
 from imgfs.testing.entries import File
-from imgfs.testing.faults import status
+from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry
 from imgfs.transfer.progress import Transfer
@@ -306,6 +306,22 @@ async def test_a_name_by_digest_must_be_the_image_s(outward: Outward) -> None:
     assert outward.target.manifest(TARGET, digest) == (made.document, made.media_type)
 
 
+async def test_of_a_complete_image_whose_registry_is_gone_it_is_told_which_layers_are_wanted(outward: Outward) -> None:
+    made = two_layers()
+    digest = await outward.scene.pulled(made)
+    await outward.scene.blobs.ensure(
+        Descriptor(made.layers[0].digest, len(made.layers[0].blob), made.layers[0].media_type(docker=False))
+    )
+    outward.source.fault(close(), "", times=None)
+    with pytest.raises(Unreachable) as caught:
+        await outward.push(digest)
+    told = caught.value.message
+    assert f"are {made.layers[1].digest}: {outward.source.host}/{REPOSITORY}" in told
+    assert made.layers[0].digest not in told
+    assert "hosts.toml" in told
+    assert outward.target.manifest(TARGET, "1") is None
+
+
 async def test_what_is_nowhere_is_told(outward: Outward) -> None:
     made = two_layers()
     digest = await outward.stored(made)
@@ -318,7 +334,7 @@ async def test_what_is_nowhere_is_told(outward: Outward) -> None:
 
 async def test_a_registry_that_takes_none_is_told(outward: Outward) -> None:
     outward.target.takes_pushes = False
-    with pytest.raises(Unsupported, match="405"):
+    with pytest.raises(RegistryFailed, match="405"):
         await outward.push(await outward.scene.pulled(two_layers()))
 
 

@@ -91,8 +91,8 @@ class Destination:
     async def mount(self, digest: Digest, repositories: Iterable[str]) -> str | None:
         """Let the registry take the blob over from one of its other repositories; returns which, None if it does not.
 
-        That is no failure: the blob has to be sent then, by `upload`. Who does not after all calls `leave`, as a refused
-        mount has opened an upload (distribution-spec, "Mounting a blob from another repository").
+        That is no failure: the blob has to be sent then, by `upload`. Who does not after all calls `leave`, as a
+        refused mount has opened an upload (distribution-spec, "Mounting a blob from another repository").
         """
         for repository in repositories:
             url = with_query(self._where.uploads(self.repository), mount=digest)

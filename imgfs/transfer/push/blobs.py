@@ -9,10 +9,11 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.content.store import ContentStore
-from imgfs.errors import ImgfsError, Malformed, NotFound, VerificationFailed
+from imgfs.errors import ImgfsError, Malformed, NotFound, RemoteError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import Manifest
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.origins import Origins
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MOUNTS_MAX = 3
 """Repositories that are asked for a blob before it is sent."""
+TOLD_MAX = 4
+"""Digests in one message."""
 _log = logging.getLogger("imgfs.transfer")
 
 Sent = tuple[Outcome, str | None]
@@ -50,18 +53,24 @@ class OutgoingBlobs:
         self._transfers = transfers
         self._flights: Flights[Sent] = Flights(nursery, memory=0)
 
-    async def bring(self, descriptor: Descriptor, origins: Origins, to: Destination, place: Source) -> Sent:
+    async def bring(
+        self, descriptor: Descriptor, manifest: Manifest, origins: Origins, to: Destination, place: Source
+    ) -> Sent:
         """On return the repository `to`, which is `place`, has the blob.
 
-        `origins` are its image's. A cancelled caller leaves it to the others; without others the upload ends
-        with the part that is on its way, or after Flights' grace, and the next goes on where it was: some registries
-        (docker-registry) forget all of an upload of which a part was cut. Raises what Origins.prove, Destination
-        and Blobs.ensure raise.
+        `manifest` lists it, and `origins` are that image's. A cancelled caller leaves it to the others; without others
+        the upload ends with the part that is on its way, or after Flights' grace, and the next goes on where it was:
+        some registries (docker-registry) forget all of an upload of which a part was cut. Raises what Origins.prove,
+        Destination and Blobs.ensure raise.
         """
         if await origins.strangers(descriptor.digest) and not await to.has_blob(descriptor.digest):
             await origins.prove(descriptor)
         own = origins.own
-        return await self._flights.join(_going(descriptor, to), lambda: self._bring(descriptor, own, to, place))
+
+        async def bring() -> Sent:
+            return await self._bring(descriptor, manifest, own, to, place)
+
+        return await self._flights.join(_going(descriptor, to), bring)
 
     def end_abandoned(self, to: Destination) -> None:
         """End at once what is on its way to `to` and nobody waits for: the next push begins it anew."""
@@ -69,7 +78,9 @@ class OutgoingBlobs:
             if isinstance(key, _Going) and key[1:] == (to.authority, to.repository):
                 self._flights.cancel_abandoned(key)
 
-    async def _bring(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> Sent:
+    async def _bring(
+        self, descriptor: Descriptor, manifest: Manifest, own: tuple[Source, ...], to: Destination, place: Source
+    ) -> Sent:
         digest = descriptor.digest
         if await to.has_blob(digest):
             return "present", None
@@ -77,13 +88,33 @@ class OutgoingBlobs:
         if neighbours and (source := await to.mount(digest, neighbours)):
             return "mounted", source
         try:
-            await self._blobs.ensure(descriptor, own)
+            await self._fetch(descriptor, manifest, own, place)
             self._check_size(descriptor)
             await self._send(descriptor, own, to, place)
         except ImgfsError:
             await to.leave(digest)
             raise
         return "sent", None
+
+    async def _fetch(
+        self, descriptor: Descriptor, manifest: Manifest, own: tuple[Source, ...], place: Source
+    ) -> None:
+        """Have the bytes here as registries keep them: compressed again, an unpacked layer would be another one."""
+        try:
+            await self._blobs.ensure(descriptor, own)
+        except (NotFound, RemoteError) as error:
+            raise type(error)(
+                f"push to {place}: to be fetched, as they are not here the way registries keep them (unpacked layers "
+                f"do not serve), are {self._missing(manifest)}: {error.message}; push again when that registry or a "
+                "mirror of it (hosts.toml) answers, or import an archive of the image. What was read once, "
+                "`cat content/DIGEST > /dev/null`, is kept"
+            ) from None
+
+    def _missing(self, manifest: Manifest) -> str:
+        """What is not here of an image, for people."""
+        missing = [one.digest for one in manifest.children if not one.is_foreign and one.digest not in self._content]
+        more = len(missing) - TOLD_MAX
+        return ", ".join(missing[:TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
 
     async def _neighbours(self, digest: Digest, own: tuple[Source, ...], place: Source) -> list[str]:
         """Other repositories of the same registry that are known to have the blob."""

@@ -82,8 +82,9 @@ class Pushes:
         """On return the image is at the registry under its name there; what was there already was not sent.
 
         Who is cancelled leaves the push to those who want it too; without them it ends, and uploads go on in the next
-        one. Raises Invalid where a name by digest is another image's, RegistryFailed where the registry takes no pushes,
-        NotFound for what is nowhere, and what Destination, Documents.read and Blobs.ensure raise.
+        one. Raises Invalid where a name by digest is another image's, RegistryFailed where the registry takes no
+        pushes, NotFound for what is nowhere, and what Origins.prove, Destination, Documents.read and Blobs.ensure
+        raise.
         """
         with self._failures.noting(str(wanted)):
             return await self._flights.join(wanted, lambda: self._push(wanted))

@@ -24,9 +24,10 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A push of `digest` to `name`, or to the `mirror` that hosts.toml gives pushes of it. `sent`, `mounted` and `present` are bytes; parts are in the order of their arrival.
+    """A push of `digest` to `name`, at the `mirror` that hosts.toml gives what is pushed to that registry, if it does.
 
-    Below a document that was present nothing was looked at.
+    `sent`, `mounted` and `present` are bytes; parts are in the order of their arrival. Below a document that was
+    present nothing was looked at.
     """
 
     name: str

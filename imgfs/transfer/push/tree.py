@@ -141,7 +141,7 @@ class TreePush:
         if blob.is_foreign:
             self._note(kind, blob, "foreign")
             return
-        outcome, source = await self._outgoing.bring(blob, origins, self._to, self._place)
+        outcome, source = await self._outgoing.bring(blob, manifest, origins, self._to, self._place)
         self._progress.arrived(blob.digest)
         self._note(kind, blob, outcome, source)
 
