@@ -65,7 +65,7 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
 
 
 def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> None:
-    _raise_file_limit()
+    _set_limits()
     # Trees of a hundred thousand nodes make the collector's default pace a cost, and threads wait for the loop.
     gc.set_threshold(50_000, 20, 100)
     sys.setswitchinterval(_SWITCH_INTERVAL)
@@ -198,6 +198,12 @@ def _clear_stale(mountpoint: str) -> None:
         unmount(mountpoint, detach=True)
 
 
-def _raise_file_limit() -> None:
+def _set_limits() -> None:
+    """As many open files as may be; and no core, which would hold logins and tokens.
+
+    A limit of 1 keeps the kernel from handing a core to a program as well (core(5)); 0 does not.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else 1, hard))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,12 @@ def everything_shown(mounted: Mounted) -> dict[str, bytes]:
     for name in ("cmdline", "environ", "status"):
         shown[f"process {name}"] = Path(f"/proc/{mounted.pid()}/{name}").read_bytes()
     return shown
+
+
+def test_a_daemon_that_crashes_leaves_no_core(mounted: Mounted) -> None:
+    pid = mounted.pid()
+    assert pid is not None
+    assert resource.prlimit(pid, resource.RLIMIT_CORE)[0] <= 1
 
 
 def test_no_secret_is_seen_anywhere(tmp_path: Path, home: Home, mounted: Mounted) -> None:
