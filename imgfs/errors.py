@@ -107,6 +107,12 @@ class Interrupted(ImgfsError):
     errno = errno.EINTR
 
 
+class Stopping(ImgfsError):
+    """The daemon is stopping, and nobody begins to wait any more: what is interrupted may be tried again, this not."""
+
+    errno = errno.ENOTCONN
+
+
 class NoSpace(ImgfsError):
     """The disk of the state directory is full."""
 

@@ -266,17 +266,18 @@ class Tree:
         return self._gone(error, subject) or from_os_error(error, subject, self.reason(path), self.log)
 
     def _gone(self, error: OSError, subject: str) -> Failure | None:
-        """The failure where the tree was unmounted meanwhile; one whose daemon died stays behind, dead."""
-        if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED) or not self._is_unmounted():
+        """The failure where the tree is or was unmounted meanwhile; one whose daemon died stays behind, dead."""
+        if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED) or not self._is_going(error):
             return None
         return Failure(f"{subject}: the daemon is stopping; `imgfs mount {self.path}` starts it again", errno.EINTR)
 
-    def _is_unmounted(self) -> bool:
+    def _is_going(self, failure: OSError) -> bool:
+        """Whether the tree is there no more, or answers that it will not be soon."""
         try:
             os.stat(f"{self.path}/.imgfs/version")
         except OSError as error:
             return error.errno == errno.ENOENT
-        return False
+        return failure.errno == errno.ENOTCONN
 
     def _below(self, prefix: str) -> Iterator[RegisteredName]:
         try:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from imgfs.errors import Busy, Interrupted
+from imgfs.errors import Busy, Interrupted, Stopping
 from imgfs.metrics.histogram import Histogram
 
 T = TypeVar("T")
@@ -77,7 +77,9 @@ class Caller:
     async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, or raise Interrupted as soon as the process has a signal to handle or the daemon ends.
 
-        `work` is cancelled then, so it must leave shared fetches to their flights. Raises Busy where too many wait.
+        `work` is cancelled then, so it must leave shared fetches to their flights. Raises Busy where too many wait, and
+        Stopping where the daemon was ending before: Python calls again and again what was interrupted, and would hold
+        up the unmounting.
         """
         if self._waiters.count >= WAITERS_MAX:
             raise Busy(f"{WAITERS_MAX} processes wait for registries already; try again later")
@@ -92,6 +94,7 @@ class Caller:
     async def _wait(self, work: Callable[[], Awaitable[T]]) -> T:
         results: list[T] = []
         failures: list[Exception] = []
+        is_late = self._waiters.ending.is_set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, nursery.cancel_scope)
             try:
@@ -101,6 +104,8 @@ class Caller:
             nursery.cancel_scope.cancel()
         if failures:
             raise failures[0]
+        if not results and is_late:
+            raise Stopping("the daemon is stopping; mount again")
         if not results:
             raise Interrupted(f"process {self.pid} was interrupted while it waited")
         return results[0]

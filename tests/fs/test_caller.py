@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.errors import Busy, Interrupted, NotFound
+from imgfs.errors import Busy, Interrupted, NotFound, Stopping
 from imgfs.fs import caller
 from imgfs.fs.caller import Caller, Waiters, is_interrupted
 
@@ -64,6 +64,8 @@ async def test_the_end_of_the_daemon_answers_every_wait(waiters: Waiters) -> Non
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         waiters.ending.set()
+    with pytest.raises(Stopping):
+        await Caller(os.getpid(), 0, waiters).wait(trio.sleep_forever)
 
 
 async def test_a_crowd_is_turned_away_before_it_takes_every_task(

@@ -174,7 +174,7 @@ async def test_a_mirror_that_takes_no_pushes_is_told_with_the_cure(
     async with pushing.registry:
         destination, blob = await pushing.registry.destination("registry.example", REPOSITORY), Bytes(SMALL)
         assert destination.mirror == fake.host
-        with pytest.raises(RegistryFailed, match="405.*hosts.toml.*capabilities.*without push"):
+        with pytest.raises(RegistryFailed, match=r"405.*hosts\.toml.*capabilities.*without push"):
             await destination.upload(blob.descriptor, blob.read, pushing.offsets.append)
 
 

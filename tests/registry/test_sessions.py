@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,10 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def fake() -> Iterator[PushRegistry]:
     with PushRegistry() as fake:
         yield fake
+
+
+def kept_at(when: float, db: sqlite3.Connection) -> None:
+    db.execute("UPDATE uploads SET kept = ?", (when,))
 
 
 def rows(database: Database) -> list[tuple[str, str, str, str]]:
@@ -93,7 +99,7 @@ async def test_after_an_hour_it_is_not_gone_on_with(database: Database) -> None:
     await Sessions(database).keep(PLACE, URL, lasting=True)
     assert await Sessions(database).get(PLACE) == URL
     for age in (KEPT_SECONDS + 1, -60):
-        await database.write(lambda db, kept=time.time() - age: db.execute("UPDATE uploads SET kept = ?", (kept,)))
+        await database.write(partial(kept_at, time.time() - age))
         assert await Sessions(database).get(PLACE) is None
     other = Place(PLACE.base, "team/other", PLACE.digest)
     await Sessions(database).keep(other, URL, lasting=True)

@@ -313,7 +313,7 @@ async def test_a_repository_that_has_to_be_made_first_is_told(mock_clock: MockCl
 
 async def test_a_registry_that_takes_no_pushes_is_told(mock_clock: MockClock, pushing: Pushing) -> None:
     pushing.fake.takes_pushes = False
-    with pytest.raises(RegistryFailed, match="405.*it takes none; push to a registry that does"):
+    with pytest.raises(RegistryFailed, match=r"405.*it takes none; push to a registry that does"):
         await pushing.upload(Bytes(SMALL))
 
 
@@ -491,9 +491,7 @@ async def test_of_several_refused_mounts_one_upload_stays_open_and_is_used(
 
 
 @pytest.mark.parametrize("code", [404, 405, 500])
-async def test_an_upload_that_cannot_be_ended_harms_nobody(
-    mock_clock: MockClock, pushing: Pushing, code: int
-) -> None:
+async def test_an_upload_that_cannot_be_ended_harms_nobody(mock_clock: MockClock, pushing: Pushing, code: int) -> None:
     pushing.fake.fault(status(code), "DELETE", times=None)
     destination, digest = await pushing.destination(), Bytes(SMALL).descriptor.digest
     assert await destination.mount(digest, ["team/a"]) is None

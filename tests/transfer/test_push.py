@@ -190,14 +190,22 @@ async def test_a_registry_that_mounts_nothing_gets_the_blobs(within: Outward) ->
     assert within.source.asked("upload").count("POST upload") == 3
 
 
-async def test_what_cannot_be_fetched_after_a_refused_mount_leaves_no_upload_behind(within: Outward) -> None:
+async def test_what_a_refused_mount_has_opened_is_ended_or_used_by_the_next_push(within: Outward) -> None:
+    """Nothing can be fetched: the first failure ends its own upload, those of the others wait."""
     within.source.mounts = False
-    digest = await within.scene.resolved(two_layers())
+    made = two_layers()
+    digest = await within.scene.resolved(made)
     within.source.fault(status(500), "GET .*/blobs/", times=None)
     with pytest.raises(RegistryFailed):
         await within.push(digest)
-    await wait_all_tasks_blocked(0.01)
     assert "DELETE upload" in within.source.asked("upload")
+    with trio.fail_after(60):
+        while list(within.scene.transfers):
+            await wait_all_tasks_blocked(0.01)
+    within.source.reset()
+    within.scene.forget_failures()
+    await within.push(digest)
+    within.assert_there(made)
     assert within.source.sessions == {}
 
 
@@ -466,7 +474,7 @@ async def greedy(outward: Outward, has: bool, of_config: bool = False) -> tuple[
     secret = two_layers("secret")
     await outward.scene.resolved(secret, repository=SECRET)
     own = two_layers("greedy")
-    made = Image(own.media_type, secret.document.replace(b"}", b' }', 1), AMD64, secret.config, secret.layers)
+    made = Image(own.media_type, secret.document.replace(b"}", b" }", 1), AMD64, secret.config, secret.layers)
     if not of_config:
         made = image([*own.layers, secret.layers[0]])
     wanted = Digest.of(made.config) if of_config else secret.layers[0].digest

@@ -96,9 +96,7 @@ class OutgoingBlobs:
             raise
         return "sent", None
 
-    async def _fetch(
-        self, descriptor: Descriptor, manifest: Manifest, own: tuple[Source, ...], place: Source
-    ) -> None:
+    async def _fetch(self, descriptor: Descriptor, manifest: Manifest, own: tuple[Source, ...], place: Source) -> None:
         """Have the bytes here as registries keep them: compressed again, an unpacked layer would be another one."""
         try:
             await self._blobs.ensure(descriptor, own)

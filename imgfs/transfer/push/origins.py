@@ -46,7 +46,7 @@ class Origins:
         That costs a request for one byte. Raises what the registries say who do not, with the reason why it matters.
         """
         if not (strangers := await self.strangers(descriptor.digest)):
-            return
+            return None
         failures = list[ImgfsError]()
         for source in self._read:
             try:

@@ -153,6 +153,4 @@ class Pushes:
                     seen.add(digest)
                     subjects.append(digest)
                     await self._referrers.read(one)
-                    await tree.push(
-                        digest, digest, one.descriptor, self._origins(one.sources, one.sources, place)
-                    )
+                    await tree.push(digest, digest, one.descriptor, self._origins(one.sources, one.sources, place))
