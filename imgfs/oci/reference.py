@@ -61,8 +61,10 @@ def is_host(component: str) -> bool:
     return component == "localhost" or "." in component or ":" in component
 
 
-def _check_port(text: str, first: str) -> None:
-    """Raise Invalid where `first` would be a host if its port were one: what it is taken for else explains nothing."""
+def _check_host(text: str, first: str) -> None:
+    """Raise Invalid where `first` can only be meant for a host and is none: what it is taken for explains nothing."""
+    if first.startswith("[") and not is_host(re.sub(r"\]:\d+\Z", "]", first)):
+        raise Invalid(f"reference {text[:300]!r}: {first[:80]!r} is no IPv6 address in brackets with a port")
     port = first.rpartition(":")[2]
     if ":" in first and port.isascii() and port.isdigit() and int(port[:6]) > PORT_MAX:
         raise Invalid(f"reference {text[:300]!r}: {port[:20]} is no port, they end at {PORT_MAX}")
@@ -94,7 +96,7 @@ def parse_reference(text: str) -> Reference:
     """Read the full form, host first, with a tag or a digest; raises Invalid."""
     host, slash, rest = text.partition("/")
     if slash:
-        _check_port(text, host)
+        _check_host(text, host)
     if not slash or not is_host(host):
         raise Invalid(f"reference {text[:300]!r}: expected host/repository:tag or host/repository@digest")
     repository, tag, digest = _split(text, rest)
@@ -107,7 +109,7 @@ def expand_familiar(text: str) -> Reference:
     """Read what people type (`alpine`, `user/app:1`, `quay.io/x/y`): docker.io, library/ and :latest are filled in."""
     first, slash, rest = text.partition("/")
     if slash:
-        _check_port(text, first)
+        _check_host(text, first)
     if slash and is_host(first):
         host, path = first, rest
     else:

@@ -113,6 +113,13 @@ def test_a_port_that_is_none_is_told(host: str) -> None:
             read(f"{host}/app:1")
 
 
+@pytest.mark.parametrize("host", ["[::1:1", "[1.2.3.4]:1", "[]", "[::1]x"])
+def test_brackets_without_an_address_are_told(host: str) -> None:
+    for read in (parse_reference, expand_familiar):
+        with pytest.raises(Invalid, match="is no IPv6 address in brackets"):
+            read(f"{host}/app:1")
+
+
 def test_the_full_form_needs_host_and_tag() -> None:
     for text in ("alpine:1", "user/app:1", "quay.io/app"):
         with pytest.raises(Invalid):

@@ -190,7 +190,9 @@ async def test_a_registry_that_mounts_nothing_gets_the_blobs(within: Outward) ->
     assert within.source.asked("upload").count("POST upload") == 3
 
 
-async def test_what_a_refused_mount_has_opened_is_ended_or_used_by_the_next_push(within: Outward) -> None:
+async def test_what_a_refused_mount_has_opened_is_ended_or_used_by_the_next_push(
+    within: Outward, mock_clock: MockClock
+) -> None:
     """Nothing can be fetched: the first failure ends its own upload, those of the others wait."""
     within.source.mounts = False
     made = two_layers()
