@@ -17,7 +17,7 @@ from imgfs.fs.subsystems import Subsystems
 from imgfs.rootfs.rootfs import diff_of, rootfs_of
 from imgfs.snapshots.ids import active_id, subject
 
-_POLL = 0.02
+_POLL_FIRST, _POLL_MOST = 0.001, 0.02
 _log = logging.getLogger("imgfs.execution")
 
 
@@ -68,7 +68,7 @@ async def _leave(subsystems: Subsystems, id: str, snapshot: str) -> None:
 
     Where the container has just ended, the kernel may not have taken its mounts away yet: that is waited for.
     """
-    going = subsystems.containers.changed(id) / 1e9 + GOING_SECONDS
+    going, pause = subsystems.containers.changed(id) / 1e9 + GOING_SECONDS, _POLL_FIRST
     while True:
         try:
             await subsystems.rootfs.leave(snapshot)
@@ -76,7 +76,8 @@ async def _leave(subsystems: Subsystems, id: str, snapshot: str) -> None:
         except Busy:
             if not time.time() < going < time.time() + 2 * GOING_SECONDS:
                 raise
-        await trio.sleep(_POLL)
+        await trio.sleep(pause)
+        pause = min(2 * pause, _POLL_MOST)
 
 
 async def _take(subsystems: Subsystems, id: str, snapshot: str | None) -> None:

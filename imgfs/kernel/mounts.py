@@ -42,16 +42,18 @@ class Mount:
 
 def mounts() -> list[Mount]:
     """Every mount this process sees, in the order they were made."""
-    table = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n")
-    return [_parse(os.fsdecode(line)) for line in table.split(b"\n")]  # a path may hold whatever else ends lines
+    return [_parse(os.fsdecode(line)) for line in _lines()]
 
 
 def mount_at(path: str) -> Mount | None:
     """The topmost mount at exactly `path`, or None. Does not touch `path` itself."""
-    real = _absolute(path)
-    everything = {mount.number: mount for mount in mounts()}
-    found = [mount for mount in everything.values() if mount.mountpoint == real]
-    return max(found, key=lambda mount: _height(mount, everything), default=None)
+    real, lines = _absolute(path), _lines()
+    found = [line for line in lines if _place(line) == real]
+    if len(found) < 2:  # so of hundreds no other line is read
+        return _parse(os.fsdecode(found[0])) if found else None
+    everything = {mount.number: mount for mount in (_parse(os.fsdecode(line)) for line in lines)}
+    stacked = [mount for mount in everything.values() if mount.mountpoint == real]
+    return max(stacked, key=lambda mount: _height(mount, everything))
 
 
 def mounts_below(path: str) -> list[Mount]:
@@ -162,6 +164,15 @@ def _absolute(path: str) -> str:
     return os.path.join(os.path.realpath(head), tail)
 
 
+def _lines() -> list[bytes]:
+    table = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n")
+    return table.split(b"\n")  # a path may hold whatever else ends lines
+
+
+def _place(line: bytes) -> str:
+    return _unescape(os.fsdecode(line.split(b" ", 5)[4]))
+
+
 def _parse(line: str) -> Mount:
     left, _, right = line.partition(" - ")
     fields, kind = left.split(" "), right.split(" ")
@@ -171,4 +182,4 @@ def _parse(line: str) -> Mount:
 
 
 def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+    return text if "\\" not in text else _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
