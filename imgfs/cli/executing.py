@@ -11,7 +11,7 @@ import click
 from imgfs.cli.containers import complete_container, existing, has_ended, state
 from imgfs.cli.failure import Failure
 from imgfs.cli.options import mountpoint_option
-from imgfs.cli.run import RunCommand
+from imgfs.cli.run import FAILED, RunCommand
 from imgfs.cli.tree import Tree
 
 
@@ -41,6 +41,7 @@ def exec(
     from imgfs.execution.entering import Entry, enter
     from imgfs.execution.records import Records
     from imgfs.execution.removal import runtime_of
+    from imgfs.execution.runtime import RuntimeFailed
     from imgfs.execution.wish import parse_variable
 
     tree = Tree.open(mountpoint)
@@ -58,4 +59,9 @@ def exec(
     entry = Entry(command, terminal=terminal, interactive=interactive, cwd=workdir, env=env)
     records = Records(state_of(tree))
     record = records.get(one)
-    raise SystemExit(enter(runtime_of(records, record, record.container()), one, spec, entry))
+    runtime, root = runtime_of(records, record, record.container()), f"/proc/{found.get('pid')}/root"
+    try:
+        code = enter(runtime, one, spec, entry, root)
+    except RuntimeFailed as error:
+        code = error.exit_code or FAILED  # crun, runc and youki say why on stderr, too
+    raise SystemExit(code)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,11 +21,16 @@ from typing import Any, cast
 import msgspec
 
 from imgfs.errors import Malformed
-from imgfs.execution.runtime import OciRuntime
+from imgfs.execution.descriptors import opened
+from imgfs.execution.executable import refusal
+from imgfs.execution.runtime import OciRuntime, shell_code
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SHARED = (signal.SIGINT, signal.SIGQUIT)
 """What a terminal sends to everybody in front: the runtime gets it too, and passes it on."""
+
+_GIVEN_UP = 1
+"""What a runtime's process ends with, by then in the container, when the kernel did not make a program of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +44,17 @@ class Entry:
     env: Mapping[str, str | None] | None = None
 
 
-def enter(runtime: OciRuntime, id: str, spec: Mapping[str, Any], entry: Entry) -> int:
+def enter(runtime: OciRuntime, id: str, spec: Mapping[str, Any], entry: Entry, root: str) -> int:
     """Run it with the caller's stdout, stderr and, if it is interactive, stdin; its exit status, as shells tell it.
 
-    `spec` is the container's config.json. Signals that end this process are passed on. Raises RuntimeFailed, with an
-    exit code where it was about the command itself, and Malformed.
+    `spec` is the container's config.json, `root` its root directory as processes in it see it. Signals that end this
+    process are passed on. Raises RuntimeFailed, with an exit code where it was about the command itself, and Malformed;
+    what the runtime has to say of that stands on stderr then.
     """
+    made = process_of(spec, entry)
     with tempfile.TemporaryDirectory(prefix="imgfs-exec-") as directory:
         process = Path(directory, "process.json")
-        process.write_text(json.dumps(process_of(spec, entry)))
+        process.write_text(json.dumps(made))
         mine = msgspec.structs.replace(runtime, log=Path(directory, "log"))
         stdin = None if entry.interactive or entry.terminal else subprocess.DEVNULL
         with _handing_on() as begun:
@@ -56,7 +63,16 @@ def enter(runtime: OciRuntime, id: str, spec: Mapping[str, Any], entry: Entry) -
             code = child.wait()
         if refusal := mine.refusal("exec", code):
             raise refusal
+        if code == _GIVEN_UP and (number := _refusal(made, root)):
+            return shell_code(number)
         return 128 - code if code < 0 else code
+
+
+def _refusal(process: Mapping[str, Any], root: str) -> int:
+    """Why the kernel did not execute it. Of one whose container has ended meanwhile there is no telling."""
+    with suppress(OSError), opened(root) as directory:
+        return refusal(process, directory)
+    return 0
 
 
 def process_of(spec: Mapping[str, Any], entry: Entry) -> dict[str, Any]:

@@ -39,6 +39,12 @@ NO_PROGRAM, NOT_EXECUTABLE = 127, 126
 """What a shell exits with where a command is not found, or cannot be executed."""
 
 
+_BEFORE_PROGRAM = ("runc:[", "youki:[")
+"""How runtimes name the process that is to become a container's program. The kernel gives it another name when it does
+(execve(2)); it keeps this one when it was refused. crun gives it none of its own.
+"""
+
+
 class RuntimeFailed(ImgfsError):
     """A runtime refused, or did not answer. `exit_code` is a shell's where it was about the command itself."""
 
@@ -68,7 +74,7 @@ class OciRuntime(msgspec.Struct, frozen=True):
     stop: int = NONE
     """When this is readable, a call is given up."""
 
-    def create(
+    def run(
         self,
         id: str,
         bundle: Path,
@@ -77,14 +83,16 @@ class OciRuntime(msgspec.Struct, frozen=True):
         console: str | None = None,
         complaint: Callable[[], str] = lambda: "",
     ) -> None:
-        """Make the container, up to the moment before its program. Raises RuntimeFailed.
+        """Make the container and begin its program, which does not wait for the runtime. Raises RuntimeFailed.
 
-        `stdio` are the three descriptors of the process; `console` is the socket that gets the terminal instead. What
-        a runtime that failed said on these is asked for by `complaint`.
+        After a failure the program may have begun: `delete` it by force. A program that the kernel refuses is none
+        (`is_before_program`). `stdio` are the three descriptors of the process; `console` is the socket that gets the
+        terminal instead. What a runtime that failed said on these is asked for by `complaint`.
         """
         terminal = ["--console-socket", console] if console else []
         self._call(
-            "create",
+            "run",
+            "--detach",
             "--bundle",
             str(bundle),
             "--pid-file",
@@ -94,10 +102,6 @@ class OciRuntime(msgspec.Struct, frozen=True):
             stdio=stdio,
             complaint=complaint,
         )
-
-    def start(self, id: str) -> None:
-        """Let the program begin. Raises RuntimeFailed."""
-        self._call("start", id)
 
     def delete(self, id: str, *, force: bool = False) -> None:
         """Remove what the runtime keeps, and the cgroup; with `force` end the processes first. Raises RuntimeFailed."""
@@ -172,11 +176,28 @@ class OciRuntime(msgspec.Struct, frozen=True):
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         text = said or f"it said nothing ({how})"
         return RuntimeFailed(
-            f"runtime {self.name}: {command}: {text}", _shell_code(said) if command in ("create", "exec") else None
+            f"runtime {self.name}: {command}: {text}", shell_code_of(said) if command in ("run", "exec") else None
         )
 
 
-def _shell_code(said: str) -> int | None:
+def is_before_program(pid: int) -> bool:
+    """Whether a process, which may have ended and is not buried, never became the program that it was to become.
+
+    The name is the kernel's word; a runtime that does not name its processes is not known to have failed.
+    """
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith(_BEFORE_PROGRAM)
+    except OSError:
+        return False
+
+
+def shell_code(number: int) -> int:
+    """What a shell exits with where execve(2) fails so."""
+    return NO_PROGRAM if number == errno.ENOENT else NOT_EXECUTABLE
+
+
+def shell_code_of(said: str) -> int | None:
+    """The same by a runtime's words; None where they are of something else."""
     flags = re.IGNORECASE | re.DOTALL
     if re.search(_NO_PERMISSION, said, flags):
         return NOT_EXECUTABLE

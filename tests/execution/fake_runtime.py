@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A runtime that contains nothing, with the command line of the real ones: for tests of who calls it.
 
-`quirks.json` beside it says what a command does instead: {"create": "hang"}, "refuse", "silent", "crash".
+`quirks.json` beside it says what a command does instead: {"run": "hang"}, "refuse", "silent", "crash", "late"
+(it hangs when it has done its work).
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ def main(words: list[str]) -> None:
         options[words[0]] = words[1]
         words = words[2:]
     command, *rest = words
-    flags = [word for word in rest if word in ("--force", "--all")]
+    flags = [word for word in rest if word in ("--force", "--all", "--detach")]
     rest = [word for word in rest if word not in flags]
     while rest[0].startswith("--"):
         options[rest[0]] = rest[1]
         rest = rest[2:]
     note_call(command, rest)
-    quirk(command, options)
+    late = quirk(command, options)
     place = Path(options["--root"]) / rest[0]
-    if command == "create":
-        create(place, options)
-    elif command == "start":
-        (place / "gate").write_text("go")
+    if command == "run":
+        begin(place, options)
+        if late:
+            time.sleep(1000)
     elif command == "kill":
         os.kill(int((place / "pid").read_text()), int(rest[1]))
     elif command == "delete":
@@ -45,10 +46,12 @@ def note_call(command: str, rest: list[str]) -> None:
         calls.write(f"{command} {rest[0]}\n")
 
 
-def quirk(command: str, options: dict[str, str]) -> None:
+def quirk(command: str, options: dict[str, str]) -> bool:
     path = Path(__file__).with_name("quirks.json")
     quirks = json.loads(path.read_text()) if path.exists() else {}
     what = quirks.get(command)
+    if what == "late":
+        return True
     if what == "hang":
         time.sleep(1000)
     elif what == "crash":
@@ -58,6 +61,7 @@ def quirk(command: str, options: dict[str, str]) -> None:
     elif what:
         say(options, what)
         sys.exit(1)
+    return False
 
 
 def say(options: dict[str, str], message: str) -> None:
@@ -66,18 +70,16 @@ def say(options: dict[str, str], message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def create(place: Path, options: dict[str, str]) -> None:
+def begin(place: Path, options: dict[str, str]) -> None:
     process = json.loads((Path(options["--bundle"]) / "config.json").read_text())["process"]
     program = shutil.which(process["args"][0])
     if program is None:
         say(options, f'exec: "{process["args"][0]}": executable file not found in $PATH')
         sys.exit(1)
     place.mkdir()
-    os.mkfifo(place / "gate")
     pid = os.fork()
     if not pid:
         os.setsid()
-        (place / "gate").read_text()
         variables = dict(one.split("=", 1) for one in process["env"])
         os.execve(program, process["args"], variables)
     (place / "pid").write_text(str(pid))

@@ -77,8 +77,9 @@ def test_exec_passes_output_input_and_exit_code_exactly(box: Box) -> None:
     assert box.imgfs("exec", "entered", "cat", stdin=b"not passed on").stdout == b""
     for script, code in (("exit 255", 255), ("kill -9 $$", 137), ("kill -TERM $$", 143)):
         told(box, "exec", "entered", "sh", "-c", script, code=code)
-    told(box, "exec", "entered", "no-such-program", code=127)
-    told(box, "exec", "entered", "/etc/os-release", code=126)
+    for missing, code in (("no-such-program", 127), ("/etc/os-release", 126)):
+        done = box.imgfs("exec", "entered", missing)
+        assert (done.returncode, done.stdout, done.stderr.count(missing.encode())) == (code, b"", 1)
     told(box, "exec", "nobody", "true", code=125)
 
 

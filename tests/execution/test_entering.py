@@ -69,7 +69,7 @@ def test_a_spec_without_a_process_is_damaged(spec: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 126, 127, 255])
 def test_an_exit_code_without_a_complaint_is_the_programs(tmp_path: Path, code: int) -> None:
-    assert enter(runtime(tmp_path, code), "one", SPEC, Entry(["true"])) == code
+    assert enter(runtime(tmp_path, code), "one", SPEC, Entry(["true"]), "/") == code
     assert json.loads((tmp_path / "process.json").read_text())["args"] == ["true"]
     assert (tmp_path / "stdin").read_text() == ""
 
@@ -84,9 +84,19 @@ def test_an_exit_code_without_a_complaint_is_the_programs(tmp_path: Path, code: 
 )
 def test_what_the_runtime_complains_of_is_told_apart(tmp_path: Path, complaint: str, code: int | None) -> None:
     with pytest.raises(RuntimeFailed, match="runtime fake: exec: ") as caught:
-        enter(runtime(tmp_path, 255, complaint), "one", SPEC, Entry(["x"]))
+        enter(runtime(tmp_path, 255, complaint), "one", SPEC, Entry(["x"]), "/")
     assert caught.value.exit_code == code
 
 
 def test_a_complaint_of_what_went_well_is_none(tmp_path: Path) -> None:
-    assert enter(runtime(tmp_path, 0, "a warning at most"), "one", SPEC, Entry(["true"])) == 0
+    assert enter(runtime(tmp_path, 0, "a warning at most"), "one", SPEC, Entry(["true"]), "/") == 0
+
+
+def test_what_the_kernel_refused_is_126_and_not_the_1_of_the_runtimes_process(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("no program")
+    text.chmod(0o755)
+    refused = Entry([str(text)])
+    assert enter(runtime(tmp_path, 1), "one", SPEC, refused, "/") == 126
+    assert enter(runtime(tmp_path, 2), "one", SPEC, refused, "/") == 2
+    assert enter(runtime(tmp_path, 1), "one", SPEC, refused, "/proc/self/nowhere") == 1

@@ -36,6 +36,34 @@ def test_command_that_cannot_be_run_is_a_shells_code_and_no_container(
     box.assert_nothing_stays("two")
 
 
+def test_what_the_kernel_refuses_is_a_shells_code_and_told_once(box: Box, tmp_path: Path) -> None:
+    odd = {"text": ("text\n", 126), "empty": ("", 126), "lost": ("#!/bin/no\n", 127), "directory": ("#!/etc\n", 126)}
+    for name, (text, _) in odd.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    volume = ("-v", f"{tmp_path}:/odd")
+    assert box.run("-d", "--name", "open", *volume, "box", "sleep", "1000").returncode == 0
+    for name, (_, code) in odd.items():
+        for words in (("run", "--rm", *volume, "box"), ("exec", "open")):
+            done = box.imgfs(*words, f"/odd/{name}")
+            assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (code, b"", 1), (
+                words,
+                name,
+                done.stderr,
+            )
+
+
+def test_a_word_that_the_kernel_does_not_take_is_126_too(box: Box) -> None:
+    started = box.start("box", "true", "x" * (1 << 17), id="long")
+    status = box.ended(started)
+    assert (status.exit_code, status.signal) == (126, None)
+    assert status.reason == "the kernel refused it: exec /bin/true: argument list too long"
+    assert box.record("long").log.read_bytes().count(b"\n") == 1
+    assert box.imgfs("wait", "long").stdout == b"126\n"
+    assert box.imgfs("start", "-a", "long").returncode == 126
+    assert box.run("--rm", "box", "sh", "-c", "exit 1").returncode == 1
+
+
 def test_environment_user_directory_and_host_name(box: Box) -> None:
     script = "echo $FROM $NEW $PASSED $HOSTNAME $HOME; hostname; id -u; id -g; pwd; umask; ls -ld ."
     words = ("-e", "NEW=a b", "-e", "PASSED", "-u", "nobody:7", "-w", "/var/made", "--name", "three")

@@ -21,20 +21,20 @@ from tests.support.mounted import IMGFS
 @pytest.mark.parametrize(
     ("command", "quirk", "told"),
     [
-        ("create", "hang", r"runtime fake: `create` gave no answer for 1.5 s and was killed"),
-        ("start", "hang", r"runtime fake: `start` gave no answer for 1.5 s and was killed"),
-        ("create", "crash", r"runtime fake: create: it said nothing \(signal 9\)"),
-        ("create", "silent", r"runtime fake: create: it said nothing \(exit code 3\)"),
-        ("create", "no such cgroup", r"runtime fake: create: no such cgroup"),
-        ("start", "cannot start", r"runtime fake: start: cannot start"),
+        ("run", "hang", r"runtime fake: `run` gave no answer for 1.5 s and was killed"),
+        ("run", "late", r"runtime fake: `run` gave no answer for 1.5 s and was killed"),
+        ("run", "crash", r"runtime fake: run: it said nothing \(signal 9\)"),
+        ("run", "silent", r"runtime fake: run: it said nothing \(exit code 3\)"),
+        ("run", "no such cgroup", r"runtime fake: run: no such cgroup"),
     ],
 )
 def test_runtime_that_fails(faked: Box, runtime: Path, command: str, quirk: str, told: str) -> None:
     set_quirks(runtime, **{command: quirk})
     with pytest.raises(ImgfsError, match=told):
-        faked.start("box", "true", id="one")
+        faked.start("box", "sleep", "86399", id="one")
     until(lambda: not supervisors(faked.mount.path))
     faked.assert_nothing_stays("one")
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if _words(path) == [b"sleep", b"86399", b""]]
 
 
 def test_runtime_that_cannot_forget_costs_no_status(faked: Box, runtime: Path) -> None:
@@ -55,12 +55,12 @@ def test_runtime_that_is_gone(faked: Box) -> None:
 
 
 def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp_path: Path) -> None:
-    refusing = fake_runtime(tmp_path / "refusing", create="cgroups in hybrid mode not supported")
+    refusing = fake_runtime(tmp_path / "refusing", run="cgroups in hybrid mode not supported")
     site = faked.site
     both = [Runtime("first", str(refusing)), *site.runtimes]
     wide = Site(site.mountpoint, site.state, both, site.log_bytes, site.deadline)
     started = start_new(wide, faked.source("box"), Wish(arguments=("true",)), Manner("three", detach=True), Attached())
-    told = "runtime first: create: cgroups in hybrid mode not supported; fake is used, until the next boot"
+    told = "runtime first: run: cgroups in hybrid mode not supported; fake is used, until the next boot"
     assert started.notes == (told,)
     assert faked.record("three").container().runtime == site.runtimes[0]
     assert "hybrid mode" in (faked.records.runtime_root / "refused.json").read_text()
@@ -76,7 +76,7 @@ def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp
 def test_command_that_is_killed_while_it_starts_leaves_nothing(
     faked: Box, runtime: Path, number: signal.Signals, code: int
 ) -> None:
-    set_quirks(runtime, create="hang")
+    set_quirks(runtime, run="hang")
     before = len(calls(runtime))
     with subprocess.Popen(
         [*IMGFS, "run", "--name", "five", "box", "true"], stderr=subprocess.PIPE, env=faked.environment
@@ -85,25 +85,25 @@ def test_command_that_is_killed_while_it_starts_leaves_nothing(
         process.send_signal(number)
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
-    assert said == (b"imgfs: runtime fake: `create` was given up\n" if number == signal.SIGINT else b"")
+    assert said == (b"imgfs: runtime fake: `run` was given up\n" if number == signal.SIGINT else b"")
     until(lambda: not supervisors(faked.mount.path))
     faked.assert_nothing_stays("five")
 
 
 def test_runtime_that_is_killed_while_it_starts(faked: Box, runtime: Path) -> None:
-    set_quirks(runtime, create="hang")
+    set_quirks(runtime, run="hang")
     before = len(calls(runtime))
     command = [*IMGFS, "run", "--name", "six", "box", "true"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=faked.environment) as process:
         until(lambda: len(calls(runtime)) > before)
         until(lambda: [os.kill(pid, signal.SIGKILL) or pid for pid in _running(runtime)])
         _, said = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, said) == (125, b"imgfs: runtime fake: create: it said nothing (signal 9)\n")
+    assert (process.returncode, said) == (125, b"imgfs: runtime fake: run: it said nothing (signal 9)\n")
     faked.assert_nothing_stays("six")
 
 
 def test_supervisor_that_is_killed_while_it_starts(faked: Box, runtime: Path) -> None:
-    set_quirks(runtime, create="hang")
+    set_quirks(runtime, run="hang")
     before = len(calls(runtime))
     command = [*IMGFS, "run", "--name", "ten", "box", "true"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=faked.environment) as process:
@@ -162,14 +162,15 @@ def _config(runtime: Path) -> str:
     return f'[plugins.execution.oci]\nruntime = "{runtime}"\n'
 
 
+def _words(path: Path) -> list[bytes]:
+    """A command line; none of a process that has gone."""
+    try:
+        return path.read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def _running(runtime: Path) -> list[int]:
     """The pids of the fake runtime's own processes."""
-    found: list[int] = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if os.fsencode(runtime) in words[:3]:
-            found.append(int(path.parent.name))
-    return found
+    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if os.fsencode(runtime) in _words(path)[:3]]
+    return [int(path.parent.name) for path in found]

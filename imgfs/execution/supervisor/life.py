@@ -26,7 +26,7 @@ from imgfs.execution.job import Job, decode_job
 from imgfs.execution.record import Container, Runtime, Status, now
 from imgfs.execution.records import Record, Records, start_time
 from imgfs.execution.removal import clear_leavings, collect, discard_runtime, unmake, unmount_rootfs
-from imgfs.execution.runtime import OciRuntime, RuntimeFailed
+from imgfs.execution.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, is_before_program, shell_code_of
 from imgfs.execution.signals import signal_number
 from imgfs.execution.supervisor.output import Log
 from imgfs.execution.supervisor.server import Server, number_of, unknown
@@ -95,14 +95,12 @@ class _Life:
         self._server = Server(record.control, self._client, self._answer)
         pid_file = record.path / "pid"
         self._mount()
-        self._runtime, notes = self._create(job.runtimes, pid_file, self._streams)
-        pid = int(pid_file.read_text())
-        self._process = os.pidfd_open(pid)
-        self._streams.begin()
         if _is_gone(self._client):
             raise Cancelled(f"container {record.id}: whoever started it wants it no more")
-        started = now()
-        self._runtime.start(record.id)  # not given up any more: the program may have begun
+        self._runtime, notes = self._run(job.runtimes, pid_file, self._streams)
+        pid, started = int(pid_file.read_text()), now()
+        self._process = os.pidfd_open(pid)
+        self._streams.begin()
         self._status = Status(status="running", pid=pid, start_time=start_time(pid), started=started)
         if not _is_ready(self._process):  # what has ended already is never said to run
             record.put_status(self._status)
@@ -190,15 +188,15 @@ class _Life:
                     )
             time.sleep(_RETRY)
 
-    def _create(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
-        """Have the first runtime make it that can; which refused this host is remembered. Raises what the first did."""
+    def _run(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
+        """Have the first runtime run it that can; which refused this host is remembered. Raises what the first did."""
         refused: list[tuple[Runtime, RuntimeFailed]] = []
         for one in runtimes:
             runtime = self._called(one)
             stdio, console, complaint = streams.stdio, streams.console, streams.complaint
             try:
                 called = msgspec.structs.replace(runtime, stop=self._client.fileno())
-                called.create(self.record.id, self.record.bundle, pid_file, stdio, console, complaint)
+                called.run(self.record.id, self.record.bundle, pid_file, stdio, console, complaint)
             except RuntimeFailed as error:
                 if error.exit_code is not None or error.hangs:
                     raise
@@ -242,11 +240,18 @@ class _Life:
 
     def _ended(self) -> Status:
         """How it ended, by the kernel's own word to its parent."""
+        was_refused = self._status.pid is not None and is_before_program(self._status.pid)
         found = os.waitid(os.P_PIDFD, self._process, os.WEXITED)
         finished, kills = now(), oom_kills(self._container.snapshot)
         by_signal = found is not None and found.si_code != os.CLD_EXITED
         value = found.si_status if found is not None else 0
-        words = [f"ended by signal {value} ({_name(value)})"] if by_signal else []
+        words: list[str] = []
+        if by_signal:
+            words.append(f"ended by signal {value} ({_name(value)})")
+        elif value and was_refused and self._streams:
+            said = self._streams.first()  # nobody's but the runtime's, as no program was there
+            value = shell_code_of(said) or NOT_EXECUTABLE
+            words.append(f"the kernel refused it: {said}")
         if kills:
             words.append("the kernel killed for want of memory")
         return msgspec.structs.replace(

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PIECE = 1 << 16
+_FIRST = 1000
 
 
 class Log:
@@ -62,6 +63,8 @@ class Pump:
         """A sink that raises OSError is not asked again; after the last `source` is closed, as in a shell's pipe."""
         self._source = source
         self._sinks = list(sinks)
+        self._first = b""
+        self._has_come = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -69,8 +72,16 @@ class Pump:
         """Wait until all is out."""
         self._thread.join()
 
+    def first(self) -> bytes:
+        """The beginning of what came first; waits for that, or for the end."""
+        self._has_come.wait()
+        return self._first
+
     def _run(self) -> None:
         while data := self._read():
+            if not self._first:
+                self._first = data[:_FIRST]
+                self._has_come.set()
             wanted = bool(self._sinks)
             for sink in list(self._sinks):
                 try:
@@ -79,6 +90,7 @@ class Pump:
                     self._sinks.remove(sink)
             if wanted and not self._sinks:
                 break
+        self._has_come.set()
         os.close(self._source)
 
     def _read(self) -> bytes:

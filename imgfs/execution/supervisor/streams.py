@@ -40,11 +40,15 @@ class Streams(Protocol):
         ...
 
     def begin(self) -> None:
-        """Start moving; the container is made, its program has not begun. Raises TimedOut, OSError."""
+        """Start moving; the runtime has done its work. Raises TimedOut, OSError."""
         ...
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell the terminal its size."""
+        ...
+
+    def first(self) -> str:
+        """What came first on the way of errors; the container has ended."""
         ...
 
     def end(self) -> None:
@@ -92,6 +96,9 @@ class _Pipes:
 
     def resize(self, rows: int, columns: int) -> None:
         raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    def first(self) -> str:
+        return self._pumps[-1].first().decode(errors="replace").strip()
 
     def end(self) -> None:
         for pump in self._pumps:
@@ -148,6 +155,9 @@ class _Terminal:
 
     def resize(self, rows: int, columns: int) -> None:
         termios.tcsetwinsize(self._master, (rows, columns))
+
+    def first(self) -> str:
+        return self._pumps[-1].first().decode(errors="replace").strip()
 
     def end(self) -> None:
         for pump in self._pumps:
