@@ -15,7 +15,7 @@ STOREYS = [
     {"errors"},
     {"oci"},
     {"erofs"},
-    {"aio", "encoding", "metrics", "spelling", "state"},
+    {"aio", "encoding", "filename", "metrics", "spelling", "state"},
     {"log", "lock", "config", "database", "notify"},
     {"plugins"},
     {"content", "registry", "kernel"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from imgfs.database import Database, Kept
-from imgfs.errors import AlreadyExists, Invalid, NotFound
+from imgfs.errors import AlreadyExists, NotFound
+from imgfs.filename import check_file_name
 from imgfs.leases.resource import Resource, parse_resource
 
 SCHEMA = """
@@ -41,7 +41,7 @@ def _check_lease(id: bytes, created: int, expires: int | None) -> None:
 
 def _check_link(lease: bytes, name: bytes, resource: bytes) -> None:
     check_id(os.fsdecode(lease))
-    _check_component(os.fsdecode(name), "lease link")
+    check_file_name(os.fsdecode(name), "lease link")
     parse_resource(os.fsdecode(resource))
 
 
@@ -61,8 +61,6 @@ KEPT = (
         _check_link,
     ),
 )
-
-ID_BYTES_MAX = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +144,7 @@ class Leases:
 
         It is pinned from the call on, before it is durable, so that nothing can come between.
         """
-        _check_component(name, "lease link")
+        check_file_name(name, "lease link")
         lease = self.stat(id)
         if name in lease.links:
             raise AlreadyExists(f"lease {id!r}: has a link {name!r} already; remove it first")
@@ -214,17 +212,7 @@ class Leases:
 
 def check_id(id: str) -> None:
     """Raise Invalid unless a lease may have this id: one file name of 1 to 255 bytes."""
-    _check_component(id, "lease id")
-
-
-def _check_component(text: str, what: str) -> None:
-    try:
-        size = len(os.fsencode(text))
-    except UnicodeEncodeError:
-        raise Invalid(f"{what} {text[:80]!r}: is no text that a file name can hold") from None
-    controls = any(unicodedata.category(one) == "Cc" for one in text)
-    if not 0 < size <= ID_BYTES_MAX or "/" in text or text in (".", "..") or controls:
-        raise Invalid(f"{what} {text[:80]!r}: expected one file name of 1 to {ID_BYTES_MAX} bytes")
+    check_file_name(id, "lease id")
 
 
 def _with(links: Mapping[str, Resource], name: str, resource: Resource) -> Mapping[str, Resource]:

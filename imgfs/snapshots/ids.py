@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import unicodedata
 
 from imgfs.errors import Invalid
+from imgfs.filename import check_file_name
 from imgfs.oci.digest import HEX_LENGTH
 
 ACTIVE = "active"
 """The directory of active snapshots, below snapshots/."""
-
-BYTES_MAX = 255
 
 _DIGEST_LIKE = re.compile(rf"((?:{'|'.join(HEX_LENGTH)}):.*|[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-f]{{32,}}(?:@.*)?)\Z")
 """Chain IDs, `<image digest>@<platform>`, and what a program that knows more algorithms would take for one."""
@@ -53,7 +50,7 @@ def shown(id: str) -> str:
 
 def check_key(key: str) -> None:
     """Raise Invalid unless an active snapshot may have this key: one file name of 1 to 255 bytes."""
-    _check_component(key, "snapshot key")
+    check_file_name(key, "snapshot key")
 
 
 def check_name(name: str) -> None:
@@ -61,19 +58,8 @@ def check_name(name: str) -> None:
 
     Digests name the snapshots of images, whose content they promise.
     """
-    _check_component(name, "snapshot name")
+    check_file_name(name, "snapshot name")
     if name == ACTIVE:
         raise Invalid(f"snapshot name {name!r}: is the directory of active snapshots; choose another")
     if _DIGEST_LIKE.match(name):
         raise Invalid(f"snapshot name {name[:140]!r}: digests name the snapshots of images; choose a word")
-
-
-def _check_component(text: str, what: str) -> None:
-    try:
-        size = len(os.fsencode(text))
-    except UnicodeEncodeError:
-        raise Invalid(f"{what} {text[:80]!r}: is no text that a file name can hold") from None
-    if not 0 < size <= BYTES_MAX:
-        raise Invalid(f"{what} {text[:80]!r}: has {size} bytes, expected 1 to {BYTES_MAX}")
-    if "/" in text or text in (".", "..") or any(unicodedata.category(one) == "Cc" for one in text):
-        raise Invalid(f"{what} {text!r}: expected one file name without control characters")
