@@ -128,7 +128,7 @@ def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems
     content, transfer, room = running.one(CONTENT), running.one(TRANSFER), running.one(GC)
     return Subsystems(
         config=mounting.config,
-        settings=mounting.settings.render(),
+        settings=mounting.settings.render({name: report.settings for name, report in running.reports.items()}),
         state=mounting.state,
         shown=Shown(os.geteuid(), os.getegid(), started),
         plugins=running.reports,

@@ -101,6 +101,20 @@ def test_each_goes_before_the_one_before_and_says_where_it_is_from(tmp_path: Pat
     )
 
 
+def test_of_plugins_that_could_be_asked_every_option_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "imgfs.toml"
+    path.write_text("[plugins.k.two]\nb = 1\nc.d = 2\n[plugins.k.gone]\nkey = 3\n")
+    found = load_settings(None, tmp_path)
+    said = found.said({"k.two": {"b": 1, "c": {"d": 2}, "e": ["x"]}, "k.one": {"a": None}})
+    of_plugins = {name.removeprefix("plugins.k."): one for name, one in said.items() if name.startswith("plugins.")}
+    assert list(of_plugins) == ["gone.key", "one.a", "two.b", "two.c", "two.e"]
+    assert of_plugins["two.b"] == Said(1, f"{path}:2")
+    assert of_plugins["two.c"] == Said({"d": 2}, f"{path}:3")
+    assert of_plugins["two.e"] == Said(["x"], "default")
+    assert of_plugins["one.a"] == Said(None, "default")
+    assert parse_settings(found.render({"k.two": {"b": 1}}))["plugins.k.two.b"] == of_plugins["two.b"]
+
+
 def test_words_become_lists_and_numbers(tmp_path: Path) -> None:
     given = [("plain_http", "a:5000 b"), ("plain_http", "c"), ("view_idle_seconds", "2.5")]
     config = load_settings(None, tmp_path, {"IMGFS_DISABLED_PLUGINS": " x.y  z.w "}, given).config

@@ -50,7 +50,7 @@ def config() -> None:
 @mount_options_option
 @format_option("table")
 def show(mountpoint: str, state: Path | None, config_path: Path | None, options: tuple[str, ...], form: str) -> None:
-    """Print each option, its value and its origin.
+    """Print each option, those of plugins too, its value and its origin.
 
     Of the tree that is mounted, as its .imgfs/config has it. Where none is, and with --state, --config or -o: what
     `imgfs mount` would find if it were called alike.
@@ -88,6 +88,12 @@ def _in_force(mountpoint: str) -> Mapping[str, Said]:
 
 def _found(state: Path | None, config_path: Path | None, options: tuple[str, ...]) -> Mapping[str, Said]:
     from imgfs.config import load_settings
+    from imgfs.plugins.finding import find_plugins
+    from imgfs.plugins.options import check_names, options_in_force
 
     asked = asked_for(options, state, config_path)
-    return load_settings(asked.config, state_of(asked), os.environ, asked.given).said()
+    settings = load_settings(asked.config, state_of(asked), os.environ, asked.given)
+    sections, off, places = settings.config.plugins, settings.config.disabled_plugins, settings.origins
+    found = find_plugins(off)
+    check_names(sections, off, [one.name for one in found], places)
+    return settings.said(options_in_force((one.plugin for one in found if one.plugin), sections, places))

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import msgspec
@@ -24,6 +25,7 @@ from imgfs.spelling import hint
 SIZE_MAX = 64 << 10
 """Bytes of a file."""
 DEFAULT, COMMAND_LINE = "default", "command line"
+NOTHING: Mapping[str, Mapping[str, object]] = MappingProxyType({})
 _SHOWN_MAX = 80
 
 
@@ -43,19 +45,37 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     """Where what is no default is from. Options of plugins are told apart: `plugins.<kind>.<id>.<key>`."""
 
-    def said(self) -> dict[str, Said]:
-        """Every option of the daemon by its name, and those of plugins that the file sets."""
-        values = {name: getattr(self.config, name) for name, option in table().items() if not option.is_table}
-        for kind, plugins in self.config.plugins.items():
-            for one, options in plugins.items():
-                values |= {dotted(("plugins", kind, one, key)): value for key, value in options.items()}
-        return {name: Said(value, self.origins.get(name, DEFAULT)) for name, value in values.items()}
+    def said(self, plugins: Mapping[str, Mapping[str, object]] = NOTHING) -> dict[str, Said]:
+        """Every option of the daemon by its name, and those of plugins.
 
-    def render(self) -> str:
-        """The same as TOML, each below a comment that says where it is from."""
+        `plugins` has what is in force of those that could be asked, by `<kind>.<id>`; of the others there is what the
+        file sets.
+        """
+        values = {name: getattr(self.config, name) for name, option in table().items() if not option.is_table}
+        of_plugins: dict[str, object] = {}
+        for kind, ones in self.config.plugins.items():
+            for one, options in ones.items():
+                of_plugins |= _dotted(kind, one, options)
+        for name, options in plugins.items():
+            kind, _, one = name.partition(".")
+            of_plugins |= _dotted(kind, one, options)
+        values |= dict(sorted(of_plugins.items()))
+        return {name: Said(value, self._origin(name)) for name, value in values.items()}
+
+    def _origin(self, name: str) -> str:
+        """Where an option is from; one that is a table, where its first key stands."""
+        below = (place for option, place in self.origins.items() if option == name or option.startswith(f"{name}."))
+        return next(below, DEFAULT)
+
+    def render(self, plugins: Mapping[str, Mapping[str, object]] = NOTHING) -> str:
+        """What is `said`, as TOML, each below a comment that says where it is from."""
         return "".join(
-            f"# {_on_one_line(one.origin)}\n{name} = {written(one.value)}\n" for name, one in self.said().items()
+            f"# {_on_one_line(one.origin)}\n{name} = {written(one.value)}\n" for name, one in self.said(plugins).items()
         )
+
+
+def _dotted(kind: str, one: str, options: Mapping[str, object]) -> dict[str, object]:
+    return {dotted(("plugins", kind, one, key)): value for key, value in options.items()}
 
 
 def load_settings(

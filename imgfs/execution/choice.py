@@ -19,6 +19,7 @@ from imgfs.content.durable import write_file
 from imgfs.errors import NotFound
 from imgfs.execution.options import Program
 from imgfs.execution.record import Runtime
+from imgfs.execution.records import Records
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FILE = "refused.json"
@@ -37,13 +38,24 @@ class _Refusals(msgspec.Struct, frozen=True):
     refusals: list[_Refusal]
 
 
+def obstacle(program: Program, state: Path) -> str:
+    """What keeps a runtime from getting containers: it is not here, or has refused this host. Empty where nothing does.
+
+    Looks at PATH and two small files.
+    """
+    path = _path_of(program)
+    if path is None:
+        return f"{program.program} is not installed: no such program in PATH"
+    refusal = _refusal(path, _read(Records(state).runtime_root))
+    return f"refused this host: {' '.join(refusal.reason.split())}" if refusal else ""
+
+
 def installed(programs: Iterable[Program], wanted: str) -> list[Runtime]:
     """The runtimes that are here: all of `programs`, or the one that is `wanted`, a name or a path. Raises NotFound."""
-    path = f"{os.environ.get('PATH', '')}:{_MORE}"
     if wanted:
         programs = [one for one in programs if one.name == wanted] or [Program(os.path.basename(wanted), wanted)]
-    named = [(one, shutil.which(one.program, path=path)) for one in programs]
-    found = [Runtime(one.name, os.path.realpath(place)) for one, place in named if place]
+    named = [(one, _path_of(one)) for one in programs]
+    found = [Runtime(one.name, path) for one, path in named if path]
     if not found:
         names = ", ".join(one.program for one, _ in named)
         raise NotFound(
@@ -55,9 +67,8 @@ def installed(programs: Iterable[Program], wanted: str) -> list[Runtime]:
 
 def accepted(runtimes: Sequence[Runtime], root: Path) -> list[Runtime]:
     """Those that are not known to refuse this host; all, where that would leave none."""
-    refused = {one.path: one for one in _read(root).refusals}
-    kept = [one for one in runtimes if one.path not in refused or refused[one.path].changed != _changed(one.path)]
-    return kept or list(runtimes)
+    known = _read(root)
+    return [one for one in runtimes if _refusal(one.path, known) is None] or list(runtimes)
 
 
 def remember_refusal(runtime: Runtime, reason: str, root: Path) -> None:
@@ -67,6 +78,16 @@ def remember_refusal(runtime: Runtime, reason: str, root: Path) -> None:
     kept = _Refusals(known.boot, [*others, _Refusal(runtime.path, _changed(runtime.path), reason)])
     with suppress(OSError):
         write_file(root / _FILE, msgspec.json.encode(kept))
+
+
+def _path_of(program: Program) -> str | None:
+    place = shutil.which(program.program, path=f"{os.environ.get('PATH', '')}:{_MORE}")
+    return os.path.realpath(place) if place else None
+
+
+def _refusal(path: str, known: _Refusals) -> _Refusal | None:
+    """How the program at `path`, as it is now, refused this host."""
+    return next((one for one in known.refusals if one.path == path and one.changed == _changed(path)), None)
 
 
 def _read(root: Path) -> _Refusals:

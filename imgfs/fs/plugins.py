@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from imgfs.aio.threads import run_disk
 from imgfs.fs.files import RenderedFile, constant
 from imgfs.fs.fixed import FixedDirectory
 from imgfs.fs.node import Directory, Node, Shown
@@ -12,7 +13,7 @@ from imgfs.plugins.running import Report
 
 
 def plugins_directory(shown: Shown, reports: Mapping[str, Report]) -> Directory:
-    """Kinds, in them ids, in them `status`, `config` and `exports`. Reports do not change after the start."""
+    """Kinds, in them ids, in them `status`, `config` and `exports`. Only the status may change after the start."""
     kinds: dict[bytes, dict[bytes, Node]] = {}
     for name, report in reports.items():
         kind, _, one = name.partition(".")
@@ -22,12 +23,17 @@ def plugins_directory(shown: Shown, reports: Mapping[str, Report]) -> Directory:
 
 
 def _plugin(key: str, shown: Shown, report: Report) -> Directory:
-    def file(name: str, text: str) -> tuple[bytes, Node]:
-        return name.encode(), RenderedFile(f"{key}/{name}", shown, constant(text.encode(errors="backslashreplace")))
+    async def status() -> bytes:
+        return _encoded(f"{await run_disk(lambda: report.status)}\n")
 
-    files = [
-        file("status", f"{report.status}\n"),
-        file("config", render(report.settings)),
-        file("exports", render(report.exports)),
-    ]
-    return FixedDirectory(key, shown, dict(files))
+    documents = {
+        "status": status,
+        "config": constant(_encoded(render(report.settings))),
+        "exports": constant(_encoded(render(report.exports))),
+    }
+    files = {name.encode(): RenderedFile(f"{key}/{name}", shown, made) for name, made in documents.items()}
+    return FixedDirectory(key, shown, files)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -28,6 +28,12 @@ class Kind(Generic[T_co]):
 
     name: str
     type: type[T_co]
+    obstacle: Callable[[Any, Path], str] | None = None
+    """Why an object of this kind is of no use at the moment, empty where it is: what may change while it runs.
+
+    Gets the object and the state directory whenever somebody reads the plugin's status, in a thread, so it may block
+    for as long as a few stats take.
+    """
 
 
 class Context(Protocol):

@@ -6,18 +6,16 @@ A plugin's module is foreign code that runs here for the first time: whatever it
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
-from typing import cast
 
 from imgfs.errors import Invalid
 from imgfs.plugins.contract import Kind, Plugin
+from imgfs.plugins.shape import NAME, checked
 
 GROUP = "imgfs.plugins"
-_NAME = re.compile(r"[a-z0-9_-]+\.[a-z0-9_-]+")
 _log = logging.getLogger("imgfs.plugins")
 
 
@@ -49,7 +47,7 @@ def find_plugins(disabled: Iterable[str] = (), kind: Kind[object] | None = None)
 
 def _refuse_odd_names(points: list[EntryPoint]) -> None:
     for point in points:
-        if not _NAME.fullmatch(point.name):
+        if not NAME.fullmatch(point.name):
             raise Invalid(
                 f"plugin {point.name!r} of {_distribution(point)}: expected <kind>.<id> of small letters, digits, - "
                 "and _; uninstall it, or have its author mend it"
@@ -67,19 +65,10 @@ def _refuse_duplicates(points: list[EntryPoint]) -> None:
 
 def _load(point: EntryPoint) -> Found:
     try:
-        return Found(point.name, _distribution(point), _checked(point.name, point.load()))
-    except Exception as error:  # noqa: BLE001 - foreign code; its failure is told, and others run without it
+        return Found(point.name, _distribution(point), checked(point.name, point.load()))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code, even one that would end the program
         _log.warning("a plugin cannot be loaded", exc_info=error, extra={"plugin": point.name})
         return Found(point.name, _distribution(point), None, reason_of(error))
-
-
-def _checked(name: str, found: object) -> Plugin[object]:
-    if not isinstance(found, Plugin):
-        raise TypeError(f"the entry point gives {type(found).__name__}, expected a Plugin of imgfs.plugins.contract")
-    plugin = cast("Plugin[object]", found)
-    if plugin.name != name:
-        raise ValueError(f"the entry point gives the plugin {plugin.name}; both need the same name")
-    return plugin
 
 
 def _distribution(point: EntryPoint) -> str:

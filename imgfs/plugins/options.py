@@ -6,7 +6,7 @@ The table has a name of its own, because a kind may be called like an option of 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -55,6 +55,19 @@ def read_options(plugin: Plugin[object], sections: Sections, places: Places = NO
     except msgspec.ValidationError as error:
         place = _place(places, f"plugins.{plugin.name}.{_key_of(str(error))}")
         raise Invalid(f"{place}: [plugins.{plugin.name}]: {error}") from None
+
+
+def options_in_force(
+    plugins: Iterable[Plugin[object]], sections: Sections, places: Places = NOWHERE
+) -> dict[str, dict[str, object]]:
+    """Every option of `plugins` as `sections` set it, by their names. Raises Invalid for an unknown or a wrong one."""
+    read = {plugin.name: read_options(plugin, sections, places) for plugin in plugins}
+    return {name: settings_of(options) for name, options in read.items()}
+
+
+def settings_of(options: msgspec.Struct | None) -> dict[str, object]:
+    """Options by their keys."""
+    return msgspec.structs.asdict(options) if options is not None else {}
 
 
 def render(facts: Mapping[str, object]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
@@ -11,7 +13,8 @@ import trio
 
 from imgfs.errors import ImgfsError, Invalid
 from imgfs.plugins.contract import Kind, Plugin
-from imgfs.plugins.finding import Found
+from imgfs.plugins.finding import Found, reason_of
+from imgfs.plugins.options import settings_of
 from imgfs.plugins.order import named
 
 T = TypeVar("T")
@@ -40,21 +43,24 @@ class Report:
     found: Found
     reason: str = ""
     options: msgspec.Struct | None = None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its object is in use."""
-        return not self.reason
+    obstacle: Callable[[], str] = lambda: ""
+    """What Kind.obstacle says of its object."""
 
     @property
     def status(self) -> str:
-        """`running`, or `off: ` and why."""
-        return "running" if self.is_running else f"off: {self.reason}"
+        """`running`; `off: ` and why it did not start; `unavailable: ` and why it is of no use now. May block."""
+        if self.reason:
+            return f"off: {self.reason}"
+        try:
+            why = self.obstacle()
+        except Exception as error:  # noqa: BLE001 - foreign code; of one that cannot be asked no good is told
+            why = reason_of(error)
+        return f"unavailable: {why}" if why else "running"
 
     @property
     def settings(self) -> dict[str, object]:
         """Its options in force."""
-        return msgspec.structs.asdict(self.options) if self.options is not None else {}
+        return settings_of(self.options)
 
     @property
     def exports(self) -> dict[str, object]:
@@ -96,9 +102,10 @@ class Running:
         """A plugin runs."""
         self._objects.setdefault(plugin.kind.name, {})[plugin.name] = value
 
-    def note(self, plugin: Plugin[object], reason: str, options: msgspec.Struct | None) -> None:
-        """Report how a start went; `reason` is empty where the plugin runs."""
-        self.reports[plugin.name] = Report(self._found[plugin.name], reason, options)
+    def note(self, plugin: Plugin[object], reason: str, options: msgspec.Struct | None, state: Path) -> None:
+        """Report how a start went; `reason` is empty where the plugin runs. `state` is the state directory."""
+        obstacle = partial(self._obstacle, plugin, state)
+        self.reports[plugin.name] = Report(self._found[plugin.name], reason, options, obstacle)
 
     def unmet(self, plugin: Plugin[object]) -> str:
         """Why a plugin's requirements are not fulfilled; empty where they are."""
@@ -108,6 +115,10 @@ class Running:
             if not running or ("." in name and name not in running):
                 return f"requires {name}, which does not run{self._why(need)}"
         return ""
+
+    def _obstacle(self, plugin: Plugin[object], state: Path) -> str:
+        asked = plugin.kind.obstacle
+        return asked(self._objects[plugin.kind.name][plugin.name], state) if asked else ""
 
     def _why(self, need: Kind[object] | str) -> str:
         reasons = [f"{name}: {self.reports[name].reason}" for name in named(need, self.reports)]

@@ -52,7 +52,8 @@ async def started(
             running = Running(work.nursery, found, given)
             for plugin in order:
                 context = _Context(plugin, options[plugin.name], state, running)
-                running.note(plugin, await _start(plugin, context, running, held), options[plugin.name])
+                reason = await _start(plugin, context, running, held)
+                running.note(plugin, reason, options[plugin.name], state)
             yield running
         finally:
             await work.end()  # before anything is closed that it uses
@@ -98,7 +99,7 @@ async def _start(plugin: Plugin[object], context: _Context, running: Running, he
         try:
             running.add(plugin, await _made(plugin, context, held))
             return ""
-        except Exception as error:  # noqa: BLE001 - foreign code; its failure is told, and others may run without it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code; its failure is told, and others may run
             failure = _explained(plugin, error)
     if not plugin.optional:
         raise failure
@@ -115,7 +116,7 @@ async def _made(plugin: Plugin[object], context: _Context, held: AsyncExitStack)
     return made
 
 
-def _explained(plugin: Plugin[object], error: Exception) -> NotStarted:
+def _explained(plugin: Plugin[object], error: BaseException) -> NotStarted:
     if isinstance(error, OSError):
         error = from_os(error, os.fsdecode(error.filename or plugin.name))
     if isinstance(error, ImgfsError):

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.execution.choice import remember_refusal
+from imgfs.execution.record import Runtime
+from imgfs.execution.records import Records
 from imgfs.kernel.mounts import mount_at
 from imgfs.testing.build import Layer, image
 from imgfs.testing.entries import File
@@ -20,6 +23,13 @@ from tests.mount.scene import Scene, refused, serving
 from tests.plugins.plugging import install
 from tests.support.mounted import Mounted
 
+RUNTIME = """
+from imgfs.execution.kinds import RUNTIME
+from imgfs.execution.options import Program
+from imgfs.plugins.contract import Plugin
+NAME = "imgfs-test-runtime"
+PLUGIN = Plugin(RUNTIME, "own", lambda _: Program("own", NAME), exports={"program": NAME})
+"""
 PLUGIN = "from imgfs.plugins.contract import Kind, Plugin\nPLUGIN = Plugin(Kind('word', str), 'it', {})\n"
 
 
@@ -70,6 +80,7 @@ def test_each_installed_plugin_is_a_directory(scene: Scene) -> None:
     assert sorted(os.listdir(xz)) == ["config", "exports", "status"]
     assert (xz / "status").read_text() == "running\n"
     assert tomllib.loads((xz / "config").read_text()) == {"memory_mib": 128}
+    assert "# default\nplugins.compression.xz.memory_mib = 128\n" in (scene.mount.path / ".imgfs/config").read_text()
     exports = tomllib.loads((xz / "exports").read_text())
     assert exports["type"] == "imgfs.layers.compression.Compression"
     assert exports["media_type"].endswith("tar+xz")
@@ -79,6 +90,25 @@ def test_each_installed_plugin_is_a_directory(scene: Scene) -> None:
         (xz / "status").write_text("stopped\n")
     with refused(errno.ENOENT):
         os.stat(xz.parent / "brotli")
+
+
+def test_a_runtime_says_whenever_it_is_asked_whether_it_is_of_use(
+    site: Path, mount: Mounted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "imgfs-test-runtime"
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{tmp_path}")
+    install(site, "mount_runtime", RUNTIME, "runtime.own = mount_runtime:PLUGIN")
+    mount.start()
+    status = mount.path / ".imgfs/plugins/runtime/own/status"
+    missing = "unavailable: imgfs-test-runtime is not installed: no such program in PATH"
+    assert status.read_text() == f"{missing}\n"
+    assert missing in mount.run("plugins").stdout
+    program.touch(0o755)
+    assert status.read_text() == "running\n"
+    root = Records(mount.state).runtime_root
+    root.mkdir(parents=True)
+    remember_refusal(Runtime("own", str(program)), "no\ncgroups", root)
+    assert status.read_text() == "unavailable: refused this host: no cgroups\n"
 
 
 def test_the_command_lists_them(scene: Scene) -> None:

@@ -18,6 +18,16 @@ PLUGIN = Plugin(Kind("word", str), "it", lambda _: "it")
 """
 
 
+FLAWED = """
+import msgspec
+from imgfs.plugins.contract import Kind, Plugin
+class Options(msgspec.Struct):
+    size: int
+WORD = Kind("word", str)
+PLUGIN = Plugin({}, "it", {})
+"""
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of installed distributions besides those of the environment."""
@@ -46,6 +56,15 @@ def test_a_plugin_is_found_with_its_distribution(site: Path) -> None:
         ("finding_torn", "def", "SyntaxError"),
         ("finding_empty", "", "has no attribute 'PLUGIN'"),
         ("finding_other", "PLUGIN = 1", "gives int, expected a Plugin"),
+        ("finding_exiting", "raise SystemExit('I leave')", "SystemExit: I leave"),
+        ("finding_kindless", FLAWED.format("'word'", "str"), "`kind` is str, expected a Kind"),
+        ("finding_unmade", FLAWED.format("WORD", "'it'"), "`make` is str, expected a function of a Context"),
+        ("finding_one", FLAWED.format("WORD", "str, requires='a.b'"), "`requires` is str, expected a tuple"),
+        ("finding_kind", FLAWED.format("WORD", "str, requires=WORD"), "`requires` is Kind, expected a tuple"),
+        ("finding_bare", FLAWED.format("WORD", "str, requires=('a',)"), "`requires` has 'a', expected a Kind or"),
+        ("finding_dict", FLAWED.format("WORD", "str, options=dict"), "expected a subclass of msgspec.Struct"),
+        ("finding_no_default", FLAWED.format("WORD", "str, options=Options"), "`options`: size has no default"),
+        ("finding_told", FLAWED.format("WORD", "str, exports='home'"), "`exports` is str, expected a dict"),
         ("finding_misnamed", CODE.replace('"it"', '"that"'), "gives the plugin word.that; both need the same name"),
     ],
 )

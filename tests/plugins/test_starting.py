@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from imgfs.errors import Invalid, NoSpace
-from imgfs.plugins.contract import Context, Plugin
+from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.running import Given, NotStarted
 from tests.plugins.plugging import NUMBER, OTHER, WORD, broken, failing, running, word
 
@@ -81,6 +81,35 @@ async def test_a_needed_one_that_fails_stops_the_start_with_its_errno(tmp_path: 
         async with running(tmp_path, word("a", make=full)):
             pass
     assert caught.value.errno == errno.ENOSPC
+
+
+async def test_one_that_would_end_the_program_is_skipped_too(tmp_path: Path) -> None:
+    def leave(_: Context) -> str:
+        raise SystemExit("I leave")
+
+    async with running(tmp_path, word("a", make=leave, optional=True), word("b")) as made:
+        assert made.reports["word.a"].status == "off: SystemExit: I leave"
+        assert made.one(WORD) == "b"
+
+
+async def test_what_is_of_no_use_at_the_moment_says_why_and_its_kind_is_asked_each_time(tmp_path: Path) -> None:
+    def obstacle(value: str, state: Path) -> str:
+        return "" if (state / value).exists() else f"{value} is missing"
+
+    plugin = Plugin(Kind("tool", str, obstacle), "a", lambda _: "hammer")
+    async with running(tmp_path, plugin) as made:
+        report = made.reports["tool.a"]
+        assert report.status == "unavailable: hammer is missing"
+        (tmp_path / "hammer").touch()
+        assert report.status == "running"
+
+
+async def test_one_that_cannot_be_asked_harms_nobody(tmp_path: Path) -> None:
+    def obstacle(value: str, state: Path) -> str:
+        raise ZeroDivisionError("no\nluck")
+
+    async with running(tmp_path, Plugin(Kind("tool", str, obstacle), "a", lambda _: "hammer")) as made:
+        assert made.reports["tool.a"].status == "unavailable: ZeroDivisionError: no luck"
 
 
 async def test_an_object_of_another_type_is_refused(tmp_path: Path) -> None:
