@@ -80,10 +80,10 @@ class Containers:
 
     def changed(self, id: str) -> int:
         """When the status of a container changed, in ns since the epoch. A stat, which blocks. Raises NotFound."""
-        path = self.records.find(id).path
+        path = os.fspath(self.records.find(id).path)
         for name in ("status.json", "container.json", "."):  # what is damaged is shown all the same
             try:
-                return os.stat(path / name).st_mtime_ns
+                return os.stat(f"{path}/{name}").st_mtime_ns
             except FileNotFoundError:
                 continue
             except OSError as error:

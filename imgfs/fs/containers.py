@@ -1,14 +1,16 @@
 """containers/: a process on a snapshot as a directory. Reading tells how it is now, rmdir deletes one that has ended.
 
-What is shown changes without the daemon, so the kernel keeps nothing of it.
+What is shown changes without the daemon, so the kernel keeps nothing of it but what a listing has just told: `ls -l` of
+many would otherwise ask for each once more.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import overload
 
 import pyfuse3
 import trio
@@ -22,7 +24,7 @@ from imgfs.execution.telling import line_of, state_of_found, states_of
 from imgfs.fs.caller import Caller
 from imgfs.fs.deleting import delete
 from imgfs.fs.files import WRITING, BytesHandle
-from imgfs.fs.node import Directory, Handle, Link, Listing, Node, control_number, missing
+from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, Node, control_number, missing
 from imgfs.fs.output import OUTPUT, find_output
 from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import Subsystems
@@ -59,8 +61,7 @@ class ContainersDirectory(Directory):
         return container
 
     async def entries(self, caller: Caller) -> Listing:
-        ids = await self._subsystems.containers.ids()
-        return [(id.encode(), ContainerDirectory(self._subsystems, id)) for id in ids]
+        return _Ids(self._subsystems, await self._subsystems.containers.ids())
 
     async def _states(self, is_running: bool) -> bytes:
         look = partial(states_of, self._subsystems.containers, running=is_running)
@@ -71,6 +72,27 @@ class ContainersDirectory(Directory):
         if not is_id(id):
             raise missing(name)
         await delete(self._subsystems, id, caller)
+
+
+class _Ids(Sequence[tuple[bytes, Node]]):
+    """A listing whose nodes are made when they are told of: 100,000 at once would hold the event loop."""
+
+    def __init__(self, subsystems: Subsystems, ids: list[str]) -> None:
+        self._subsystems = subsystems
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[bytes, Node]: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[tuple[bytes, Node]]: ...
+    def __getitem__(self, at: int | slice) -> tuple[bytes, Node] | Sequence[tuple[bytes, Node]]:
+        if isinstance(at, slice):
+            return _Ids(self._subsystems, self._ids[at])
+        id = self._ids[at]
+        return id.encode(), ContainerDirectory(self._subsystems, id)
 
 
 class ContainerDirectory(Directory):
@@ -89,6 +111,11 @@ class ContainerDirectory(Directory):
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         return self._shown.entry(self.number, stat.S_IFDIR | self.mode, time=self._containers.changed(self._id))
+
+    async def listed(self) -> pyfuse3.EntryAttributes:
+        entry = await self.attributes()
+        entry.entry_timeout = entry.attr_timeout = SOON
+        return entry
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if name == _ROOTFS:

@@ -88,6 +88,10 @@ class Node:
         """What stat shows."""
         raise NotImplementedError
 
+    async def listed(self) -> pyfuse3.EntryAttributes:
+        """What readdir tells of it. A list may be believed for longer than who asked for this one alone."""
+        return await self.attributes()
+
     async def reached(self, caller: Caller) -> None:
         """Somebody walks to this inode or asks for its attributes: the moment to mount over it, and raise Stale."""
 

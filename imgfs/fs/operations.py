@@ -251,7 +251,7 @@ class Operations(pyfuse3.Operations):
         for position in range(max(start_id - 2, 0), len(listing)):
             name, child = listing[position]
             try:
-                entry = await child.attributes()
+                entry = await child.listed()
             except NotFound:
                 continue  # it went between opendir and here
             if not pyfuse3.readdir_reply(token, name, entry, position + 3):
