@@ -30,6 +30,7 @@ def site_of(tree: Tree) -> Site:
         runtimes=accepted(runtimes, Records(state).runtime_root),
         log_bytes=options.log_bytes,
         deadline=options.deadline_seconds,
+        seccomp=options.seccomp,
     )
 
 
@@ -43,10 +44,10 @@ def state_of(tree: Tree) -> Path:
 
 
 def _programs(tree: Tree) -> Iterator[Program]:
-    """The runtimes that the plugins of this mount name, in their order."""
+    """The runtimes that the plugins of this mount name, in their order, those too that may not be installed."""
     for id in sorted(os.listdir(f"{tree.path}/.imgfs/plugins/runtime")):
         program = _facts(tree, f"runtime/{id}/exports").get("program")
-        if isinstance(program, str) and _read(tree, f"runtime/{id}/status").strip() == b"running":
+        if isinstance(program, str) and not _read(tree, f"runtime/{id}/status").startswith(b"off: "):
             yield Program(id, program)
 
 

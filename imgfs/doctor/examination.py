@@ -10,7 +10,10 @@ from imgfs.config import Settings
 from imgfs.doctor import host, registries, storage
 from imgfs.doctor.diagnosis import Diagnosis, fail, ok, warn
 from imgfs.errors import ImgfsError
+from imgfs.execution.kinds import RUNTIME
+from imgfs.execution.seccomp import default_profile
 from imgfs.kernel.probe import probe
+from imgfs.plugins.alone import objects_of
 from imgfs.plugins.finding import find_plugins
 from imgfs.plugins.options import check_names, read_options
 from imgfs.plugins.order import ordered
@@ -30,7 +33,7 @@ def examine(state: Path, settings: Settings | ImgfsError, environment: Mapping[s
     yield host.capabilities(Path("/proc/self/status").read_text(), is_root=is_root)
     yield host.user_namespaces()
     yield from _storage(state, is_root=is_root)
-    yield host.runtimes()
+    yield from _containers(state)
     yield host.clock()
     yield from host.trees()
     yield from host.variables(environment)
@@ -48,6 +51,15 @@ def _storage(state: Path, *, is_root: bool) -> Iterator[Diagnosis]:
         yield from host.views(probe(place), is_root=is_root)
     except ImgfsError as error:
         yield fail("views", error.message, "look after the state directory first")
+
+
+def _containers(state: Path) -> Iterator[Diagnosis]:
+    try:
+        programs = list(objects_of(RUNTIME))
+    except ImgfsError:
+        programs = []  # what is wrong is told of the plugins
+    yield host.runtimes(programs, state)
+    yield host.system_calls(default_profile())
 
 
 def _plugins(settings: Settings) -> Iterator[Diagnosis]:

@@ -10,18 +10,18 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from imgfs.config.options import table
 from imgfs.doctor.diagnosis import Diagnosis, fail, of_reason, ok, warn
 from imgfs.errors import ImgfsError, Unsupported
+from imgfs.execution.choice import obstacle
+from imgfs.execution.options import Program
 from imgfs.kernel.mountapi import Context
 from imgfs.kernel.mounts import FILESYSTEM, mounts
 from imgfs.kernel.probe import Capabilities
 
-RUNTIMES = ("crun", "runc", "youki")
-"""Programs that run containers, as the OCI runtime specification has them."""
 _FUSE = os.makedev(10, 229)
 _SYS_ADMIN = 1 << 21
 _MOUNT_API, _EROFS_FROM_FILES = (5, 2), (6, 12)
@@ -142,12 +142,22 @@ def views(found: Capabilities, *, is_root: bool) -> Iterator[Diagnosis]:
         yield of_reason("fuse-overlayfs", f"snapshots are not writable: {found.fuse_overlayfs.reason}")
 
 
-def runtimes(search: str | None = None) -> Diagnosis:
-    """Which runtimes PATH has."""
-    found = [path for name in RUNTIMES if (path := shutil.which(name, path=search))]
-    if not found:
-        return warn("runtimes", f"none of {', '.join(RUNTIMES)} is in PATH", "install one, if containers are to run")
-    return ok("runtimes", ", ".join(found))
+def runtimes(programs: Iterable[Program], state: Path) -> Diagnosis:
+    """Which of the runtimes that plugins name can get the containers of `state`, and why others cannot."""
+    found = {one.name: obstacle(one, state) for one in programs}
+    useful = [name for name, reason in found.items() if not reason]
+    if useful:
+        return ok("runtimes", ", ".join(useful))
+    reasons = "; ".join(reason for reason in found.values()) or "no plugin names one"
+    return warn("runtimes", reasons, "install crun or runc, if containers are to run")
+
+
+def system_calls(profile: str | None) -> Diagnosis:
+    """Which profile filters the system calls of containers, where no other is chosen."""
+    if profile is None:
+        cure = "install containers-common (Debian: golang-github-containers-common), if containers are to run"
+        return warn("seccomp", "this host has no default profile; containers may make all system calls", cure)
+    return ok("seccomp", f"containers may make the system calls of {profile}")
 
 
 def trees() -> Iterator[Diagnosis]:

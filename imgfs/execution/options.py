@@ -34,3 +34,11 @@ class Options(msgspec.Struct, frozen=True):
     deadline_seconds: Annotated[float, Meta(ge=0.1, le=3600, description="How long a call of a runtime may take.")] = (
         60.0
     )
+    seccomp: Annotated[
+        str,
+        Meta(
+            pattern="^(default|none|/.*)$",
+            description="Which system calls containers may make: those of the profile of this host, if it has one "
+            "(default), all (none), or those of the profile at an absolute path.",
+        ),
+    ] = "default"

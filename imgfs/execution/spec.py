@@ -1,7 +1,6 @@
 """The OCI runtime spec of a container, config.json (runtime-spec, config.md and config-linux.md). Pure.
 
-Where there is a choice it is containerd's default: capabilities, masked and read-only paths, device rules. There is no
-seccomp filter.
+Where there is a choice it is containerd's default: capabilities, masked and read-only paths, device rules.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from imgfs.execution.wish import Network, Volume
 
 OCI_VERSION = "1.0.2"
 Json = dict[str, Any]
-_CAPABILITIES = [
+CAPABILITIES = [
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID"),
     *("CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL"),
     "CAP_AUDIT_WRITE",
@@ -46,6 +45,8 @@ class Setting(msgspec.Struct, frozen=True):
     """Files of the host that a container on its network gets: names would be resolved otherwise."""
     memory: int | None = None
     labels: Mapping[str, str] | None = None
+    seccomp: Json | None = None
+    """The filter of its system calls (seccomp.py); None for none."""
 
     @property
     def hostname(self) -> str:
@@ -73,6 +74,7 @@ def runtime_spec(process: Process, setting: Setting) -> Json:
             "cgroupsPath": setting.cgroup,
             "maskedPaths": _MASKED,
             "readonlyPaths": _READ_ONLY,
+            **({} if setting.seccomp is None else {"seccomp": setting.seccomp}),
         },
     }
 
@@ -85,7 +87,7 @@ def _process(process: Process) -> Json:
         "args": list(process.args),
         "env": list(process.env),
         "cwd": process.cwd,
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
         "rlimits": [{"type": "RLIMIT_NOFILE", "hard": _OPEN_FILES, "soft": _OPEN_FILES}],
         "noNewPrivileges": False,
         "oomScoreAdj": 0,

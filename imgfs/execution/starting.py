@@ -37,7 +37,8 @@ from imgfs.execution.process import Process, arguments, environment, working_dir
 from imgfs.execution.record import Container, Runtime, Status, encode, now
 from imgfs.execution.records import Record, Records, new_key
 from imgfs.execution.removal import discard_runtime, unmake
-from imgfs.execution.spec import Setting, runtime_spec
+from imgfs.execution.seccomp import DEFAULT, filter_of
+from imgfs.execution.spec import CAPABILITIES, Setting, runtime_spec
 from imgfs.execution.users import resolve_user
 from imgfs.execution.wish import Wish
 from imgfs.oci.platform import Platform, choose, local_platform
@@ -57,6 +58,8 @@ class Site(msgspec.Struct, frozen=True):
     """Those that may be taken, the best first."""
     log_bytes: int
     deadline: float
+    seccomp: str = DEFAULT
+    """As `filter_of` wants it."""
 
     def rootfs(self, key: str) -> str:
         """Where the files of an active snapshot are."""
@@ -253,6 +256,7 @@ def _spec(site: Site, named: Record, container: Container, image: ImageProcess, 
         host_files=host_files,
         memory=wish.memory,
         labels=container.labels,
+        seccomp=filter_of(site.seccomp, CAPABILITIES),
     )
     cwd = working_directory(image, wish)
     _walk(site, container.snapshot)

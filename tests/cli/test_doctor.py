@@ -12,7 +12,7 @@ from imgfs.cli import main
 SUBJECTS = {
     "/dev/fuse", "fusermount3", "kernel", "mount API", "capabilities", "user namespaces", "state directory",
     "filesystem", "room", "sync", "holes", "extended attributes", "EROFS", "overlay", "overlay over EROFS",
-    "fuse-overlayfs", "runtimes", "clock", "configuration", "plugins", "hosts_path",
+    "fuse-overlayfs", "runtimes", "seccomp", "clock", "configuration", "plugins", "hosts_path",
 }  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from imgfs.doctor import host
+from imgfs.doctor.diagnosis import Diagnosis
+from imgfs.execution.options import Program
 from imgfs.kernel.probe import Capabilities, Capability
 
 WORKS = Capability()
@@ -86,10 +88,21 @@ def test_what_cannot_be_mounted_is_told_to_root_only() -> None:
     assert set(user.values()) == {"ok"}
 
 
-def test_runtimes_are_those_of_the_path(tmp_path: Path) -> None:
-    assert host.runtimes(str(tmp_path)).grade == "warn"
-    found = [program(tmp_path, name) for name in ("crun", "youki")]
-    assert host.runtimes(str(tmp_path)).what == f"{found[0]}, {found[1]}"
+def test_runtimes_are_those_of_plugins_that_are_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    known = [Program("one", "imgfs-test-one"), Program("two", "imgfs-test-two")]
+    told = host.runtimes(known, tmp_path)
+    assert told.grade == "warn"
+    assert "imgfs-test-one is not installed" in told.what
+    assert "imgfs-test-two is not installed" in told.what
+    assert host.runtimes([], tmp_path).what == "no plugin names one"
+    program(tmp_path, "imgfs-test-two")
+    assert host.runtimes(known, tmp_path) == Diagnosis("runtimes", "ok", "two")
+
+
+def test_system_calls_are_filtered_where_there_is_a_profile() -> None:
+    assert host.system_calls(None).grade == "warn"
+    assert "/etc/x.json" in host.system_calls("/etc/x.json").what
 
 
 def test_a_clock_before_this_was_written_is_wrong() -> None:

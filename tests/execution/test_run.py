@@ -7,8 +7,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from imgfs.execution.starting import Attached, Manner, start_new
 from imgfs.execution.wish import Wish
 from tests.execution.box import PATIENCE, Box, until
 from tests.support.mounted import IMGFS
@@ -94,6 +96,22 @@ def test_volumes_and_a_read_only_rootfs(box: Box, tmp_path: Path) -> None:
     assert done.stderr.count(b"Read-only file system") == 2
     assert (tmp_path / "new").read_text() == "new\n"
     assert sorted(os.listdir(tmp_path)) == ["new", "there"]
+
+
+def test_system_calls_are_filtered_by_the_profile_of_the_host_or_another_or_none(box: Box, tmp_path: Path) -> None:
+    wish = Wish(arguments=("sh", "-c", "busybox grep ^Seccomp: /proc/self/status; mkdir /made"))
+    profile = tmp_path / "profile.json"
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errno": "EXDEV"}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    said: dict[str, str] = {}
+    for chosen in ("default", "none", str(profile)):
+        site, id = msgspec.structs.replace(box.site, seccomp=chosen), f"filtered-{len(said)}"
+        box.ended(start_new(site, box.source("box"), wish, Manner(id, detach=True), Attached()))
+        said[chosen] = box.record(id).log.read_text()
+    assert said["default"] == "Seccomp:\t2\n"
+    assert said["none"] == "Seccomp:\t0\n"
+    assert said[str(profile)].startswith("Seccomp:\t2\n")
+    assert "Invalid cross-device link" in said[str(profile)]
 
 
 def test_network_is_its_own_or_the_hosts(box: Box) -> None:
