@@ -68,6 +68,8 @@ def raise_first(failures: Sequence[Failure]) -> None:
 
 def printable(text: str) -> str:
     """`text` on one line and without what could drive a terminal: parts of it come from registries and file names."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)
 
 

@@ -66,7 +66,7 @@ class Containers:
 
     def read(self, id: str) -> Found:
         """One container, at the same cost among any number. Blocks. Raises NotFound."""
-        record = self.records.get(id)
+        record = self.records.find(id)
         try:
             return Found(record, record.container(), record.status(), self.changed(id))
         except NotFound:

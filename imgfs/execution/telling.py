@@ -12,6 +12,7 @@ import msgspec
 from imgfs.errors import NotFound, StorageFailed
 from imgfs.execution.containers import Containers, Found
 from imgfs.execution.record import Container, Status
+from imgfs.execution.records import Record
 
 OCI_VERSION = "1.0.2"
 """The version of the runtime specification whose fields a state has."""
@@ -27,6 +28,8 @@ def states_of(containers: Containers, *, running: bool) -> bytes:
 
 def _states(containers: Containers, *, running: bool) -> Iterator[bytes]:
     for id in sorted(containers.records.ids()):
+        if running and _has_ended(containers.records.find(id)):
+            continue
         try:
             found = containers.read(id)
         except NotFound:
@@ -36,6 +39,14 @@ def _states(containers: Containers, *, running: bool) -> Iterator[bytes]:
             continue
         if not running or found.status.status != "stopped":
             yield msgspec.json.encode(state_of_found(found))
+
+
+def _has_ended(record: Record) -> bool:
+    """Whether it says so itself: then there is no need to look further, and of most it does."""
+    try:
+        return record.written_status().status == "stopped"
+    except (NotFound, StorageFailed):
+        return False
 
 
 def state_of_found(found: Found) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 
-from imgfs.errors import ImgfsError, NotFound, NotPermitted
+from imgfs.errors import ImgfsError, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
 from imgfs.fs.chain import ChainRootfs
 from imgfs.fs.ingest import WriterHandle
@@ -32,6 +32,8 @@ from imgfs.snapshots.graph import Face
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_FOREIGN = frozenset((b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"))
+"""What only files of images have. `ls -l` asks each file for these, unless it was told that there are none here."""
 _log = logging.getLogger("imgfs.fs")
 
 
@@ -280,7 +282,10 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        value = await (await self._node(inode, ctx)).xattr(name, self._caller(ctx))
+        node = await self._node(inode, ctx)
+        if name in _FOREIGN and is_control(node.number):
+            raise Unsupported(f"{name!r}: nothing outside of views has any")
+        value = await node.xattr(name, self._caller(ctx))
         if value is None:
             raise NoAttribute(f"{name!r}: no such attribute")
         return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import time
@@ -284,8 +285,21 @@ def test_a_begun_deletion_is_ended_by_the_next_start(tmp_path: Path) -> None:
         assert deleted(shop, "temporary").exists()
 
 
+def requests(mounted: Mounted, operation: str) -> int:
+    """How many of them the kernel has sent."""
+    text = (mounted.path / ".imgfs/metrics").read_text()
+    found = re.search(rf'^imgfs_fuse_operation_seconds_count{{operation="{operation}"}} (\d+)$', text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def test_a_thousand_containers_are_listed_and_found(mounted: Mounted) -> None:
     many(Records(mounted.state), 1000)
     containers = mounted.path / "containers"
+    before = requests(mounted, "getxattr")
     assert len(succeed("ls", "-l", containers).splitlines()) == 1001
+    assert requests(mounted, "getxattr") - before < 50  # once it was told that there are no ACLs and no labels
+    with refused(errno.EOPNOTSUPP):
+        os.getxattr(containers / "many-1", "system.posix_acl_access")
+    with refused(errno.ENODATA):
+        os.getxattr(containers / "many-1", "user.imgfs.error")
     assert json.loads((containers / "many-500/state.json").read_bytes())["id"] == "many-500"
