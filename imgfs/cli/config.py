@@ -11,6 +11,7 @@ import click
 from imgfs.cli.failure import from_os_error
 from imgfs.cli.options import Command, Group, format_option, mountpoint_option
 from imgfs.cli.serving_options import asked_for, config_option, mount_options_option, state_of, state_option
+from imgfs.cli.silence import silent
 from imgfs.cli.table import render_json, render_table
 from imgfs.cli.tree import Tree
 
@@ -94,6 +95,7 @@ def _found(state: Path | None, config_path: Path | None, options: tuple[str, ...
     asked = asked_for(options, state, config_path)
     settings = load_settings(asked.config, state_of(asked), os.environ, asked.given)
     sections, off, places = settings.config.plugins, settings.config.disabled_plugins, settings.origins
-    found = find_plugins(off)
+    with silent():  # `imgfs plugins` and `imgfs doctor` tell of those that cannot be loaded
+        found = find_plugins(off)
     check_names(sections, off, [one.name for one in found], places)
     return settings.said(options_in_force((one.plugin for one in found if one.plugin), sections, places))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +14,7 @@ import click
 from imgfs.cli.failure import Failure, printable
 from imgfs.cli.options import Command, format_option
 from imgfs.cli.serving_options import asked_for, config_option, mount_options_option, state_of, state_option
+from imgfs.cli.silence import silent
 from imgfs.cli.table import render_json
 from imgfs.errors import ImgfsError
 
@@ -42,7 +41,7 @@ def doctor(state: Path | None, config_path: Path | None, options: tuple[str, ...
 
     asked = asked_for(options, state, config_path)
     chosen = state_of(asked)
-    with _silent(logging.getLogger("imgfs")):
+    with silent():
         found = list(examine(chosen, _settings(asked.config, chosen, asked.given), os.environ))
     if form == "json":
         click.echo(render_json([asdict(one) for one in found]))
@@ -51,17 +50,6 @@ def doctor(state: Path | None, config_path: Path | None, options: tuple[str, ...
             click.echo(line)
     if failed := [one.subject for one in found if one.grade == "fail"]:
         raise Failure(f"doctor: does not work: {', '.join(failed)}", errno.EIO)
-
-
-@contextmanager
-def _silent(logger: logging.Logger) -> Generator[None]:
-    """What the rooms below would log is among the findings."""
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _settings(path: Path | None, state: Path, given: Sequence[tuple[str, str]]) -> Settings | ImgfsError:

@@ -15,6 +15,7 @@ from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.names import register
 from imgfs.cli.options import Command, mountpoint_option, quiet_option
 from imgfs.cli.output import progress
+from imgfs.cli.silence import silent
 from imgfs.cli.tree import Tree
 from imgfs.errors import ImgfsError, Truncated
 
@@ -80,7 +81,9 @@ def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) ->
         with _contents(source, store, quiet=quiet) as contents:
             chosen = names_for(list_images(contents, store), name, quiet=quiet)
             wanted = list({one.descriptor.digest: one for one in chosen.values()}.values())
-            imported = import_images(wanted, contents, store, Compressions(objects_of(COMPRESSION)))
+            with silent():
+                compressions = Compressions(objects_of(COMPRESSION))
+            imported = import_images(wanted, contents, store, compressions)
     except Truncated:
         raise
     except ImgfsError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from imgfs.cli import mount_helper
 from imgfs.cli.mount_options import SPELLINGS
 from imgfs.cli.roff import escaped, example, heading, paragraphs, see_also, tagged, title
+from imgfs.cli.silence import silent
 
 if TYPE_CHECKING:
     from imgfs.config.options import Option
@@ -73,7 +74,9 @@ def _plugins() -> Iterator[str]:
     from imgfs.config.options import options_of
     from imgfs.plugins.finding import find_plugins
 
-    for found in find_plugins():
+    with silent():
+        plugins = find_plugins()
+    for found in plugins:
         if found.plugin and found.plugin.options:
             yield f".SS {escaped(f'[plugins.{found.name}]')}"
             yield from tagged(option_texts(options_of(found.plugin.options)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import cast
@@ -24,6 +25,8 @@ def checked(name: str, found: object) -> Plugin[object]:
         raise ValueError(f"the entry point gives the plugin {plugin.name}; both need the same name")
     if not callable(plugin.make):
         raise TypeError(f"`make` is {_type(plugin.make)}, expected a function of a Context")
+    if inspect.iscoroutinefunction(plugin.make):
+        raise TypeError("`make` is a coroutine, expected an ordinary function, or an @asynccontextmanager")
     _check_requires(plugin.requires)
     _check_options(plugin.options)
     if not isinstance(cast("object", plugin.exports), Mapping):

@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import trio
@@ -110,10 +110,26 @@ async def _start(plugin: Plugin[object], context: _Context, running: Running, he
 async def _made(plugin: Plugin[object], context: _Context, held: AsyncExitStack) -> object:
     made = plugin.make(context)
     if isinstance(made, AbstractAsyncContextManager):
-        made = await held.enter_async_context(cast("AbstractAsyncContextManager[object]", made))
+        made = await _entered(plugin, cast("AbstractAsyncContextManager[object]", made), held)
     if not isinstance(made, plugin.kind.type):
         raise TypeError(f"gives {type(made).__name__}, expected {plugin.kind.type.__name__}")
     return made
+
+
+async def _entered(plugin: Plugin[object], made: AbstractAsyncContextManager[object], held: AsyncExitStack) -> object:
+    if not plugin.optional:
+        return await held.enter_async_context(made)
+    value = await made.__aenter__()
+
+    async def leave(*raised: Any) -> bool:
+        try:
+            return bool(await made.__aexit__(*raised))
+        except Exception as error:  # noqa: BLE001 - foreign code; the end of the daemon is none of its business
+            _log.error("a plugin fails as it is closed", exc_info=error, extra={"plugin": plugin.name})
+            return False
+
+    held.push_async_exit(leave)
+    return value
 
 
 def _explained(plugin: Plugin[object], error: BaseException) -> NotStarted:

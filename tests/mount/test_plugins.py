@@ -127,6 +127,9 @@ def test_one_of_others_that_cannot_be_imported_is_told_and_the_tree_is_shown(sit
     assert (mount.path / ".imgfs/plugins/word/it/status").read_text() == f"{reason}\n"
     assert reason in mount.run("plugins").stdout
     assert "no_such_module" in mount.log()
+    for command in (("config", "show", "--state", str(mount.state)), ("man", "imgfs.toml")):
+        done = mount.run(*command)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
 @pytest.mark.parametrize(

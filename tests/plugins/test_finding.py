@@ -24,6 +24,8 @@ from imgfs.plugins.contract import Kind, Plugin
 class Options(msgspec.Struct):
     size: int
 WORD = Kind("word", str)
+async def work(context):
+    return "it"
 PLUGIN = Plugin({}, "it", {})
 """
 
@@ -59,6 +61,7 @@ def test_a_plugin_is_found_with_its_distribution(site: Path) -> None:
         ("finding_exiting", "raise SystemExit('I leave')", "SystemExit: I leave"),
         ("finding_kindless", FLAWED.format("'word'", "str"), "`kind` is str, expected a Kind"),
         ("finding_unmade", FLAWED.format("WORD", "'it'"), "`make` is str, expected a function of a Context"),
+        ("finding_async", FLAWED.format("WORD", "work"), "`make` is a coroutine, expected an ordinary function"),
         ("finding_one", FLAWED.format("WORD", "str, requires='a.b'"), "`requires` is str, expected a tuple"),
         ("finding_kind", FLAWED.format("WORD", "str, requires=WORD"), "`requires` is Kind, expected a tuple"),
         ("finding_bare", FLAWED.format("WORD", "str, requires=('a',)"), "`requires` has 'a', expected a Kind or"),

@@ -176,6 +176,26 @@ async def test_a_start_that_fails_closes_what_had_started(tmp_path: Path) -> Non
     assert scene.told == ["open first", "close first"]
 
 
+async def test_an_optional_one_that_cannot_be_closed_keeps_nobody_from_ending(tmp_path: Path) -> None:
+    scene = Scene()
+
+    @asynccontextmanager
+    async def bad(_: Context) -> AsyncGenerator[str]:
+        yield "bad"
+        raise RuntimeError("no luck")
+
+    first, last = word("a", make=scene.first), word("b", "word.a", make=bad, optional=True)
+    async with running(tmp_path, first, last) as made:
+        assert made.all(WORD) == ["first", "bad"]
+    assert scene.told == ["open first", "close first"]
+    with pytest.raises(RuntimeError, match="no luck"):
+        async with running(tmp_path, word("b", make=bad)):
+            pass
+    with pytest.raises(ZeroDivisionError):
+        async with running(tmp_path, last, first):
+            raise ZeroDivisionError
+
+
 async def test_work_that_fails_ends_everything_with_its_own_error(tmp_path: Path) -> None:
     async def fail() -> None:
         raise ZeroDivisionError
