@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Container, Mapping
+from typing import cast
 
 from imgfs.database import Database, Kept
 from imgfs.errors import Invalid, NotFound
@@ -41,7 +42,9 @@ KEPT = kept("content_labels")
 
 
 def check_label(key: str, value: bytes) -> None:
-    """Raise Invalid for what no label may be."""
+    """Raise Invalid for what no label may be; a library's caller may bring anything."""
+    if not isinstance(cast("object", value), bytes):
+        raise Invalid(f"label {key[:80]!r}: value is {type(value).__name__}, expected bytes")
     if not key or not key.isprintable() or len(key.encode()) > KEY_BYTES_MAX:
         raise Invalid(f"label key {key[:80]!r}: expected 1 to {KEY_BYTES_MAX} printable bytes")
     if len(key.encode()) + len(value) > SIZE_MAX:
@@ -73,7 +76,7 @@ class Labels:
     ) -> None:
         """Set or replace labels, and remove those that are None, if there are such; all or nothing. Raises as `put`."""
         for key, value in changes.items():
-            check_label(key, value or b"")
+            check_label(key, b"" if value is None else value)
 
         def change(db: sqlite3.Connection) -> None:
             if not exists(db):

@@ -25,7 +25,7 @@ from imgfs.content.status import Status
 from imgfs.content.store import ContentStore
 from imgfs.content.writer import Writer
 from imgfs.database import Database
-from imgfs.errors import NotFound, NotPermitted, ReadOnly
+from imgfs.errors import Invalid, NotFound, NotPermitted, ReadOnly
 from imgfs.oci.digest import Digest
 
 
@@ -44,6 +44,7 @@ class Store:
 
     Calls may come from several tasks. What a call changed is durable when it returns. Every change raises ReadOnly in a
     store that was opened for reading or lies on a read-only filesystem, and every call NotPermitted once it is closed.
+    A digest is any text, and Invalid unless it is well-formed.
     """
 
     def __init__(self, root: Path, content: ContentStore, ingests: IngestStore) -> None:
@@ -55,7 +56,7 @@ class Store:
 
     @asynccontextmanager
     async def writer(
-        self, ref: str, *, total: int | None = None, expected: Digest | None = None
+        self, ref: str, *, total: int | None = None, expected: str | None = None
     ) -> AsyncGenerator[Writer]:
         """Start or resume the one writer of `ref`, at `writer.offset`. Leaving it commits nothing and drops nothing.
 
@@ -63,16 +64,17 @@ class Store:
         another writer lives; AlreadyExists if what is promised is stored already: no byte needs to be sent; TooLarge,
         NoSpace, StorageFailed.
         """
-        async with await self._changing.open(ref, total=total, expected=expected) as writer:
+        promised = None if expected is None else Digest.parse(expected)
+        async with await self._changing.open(ref, total=total, expected=promised) as writer:
             yield writer
 
-    async def commit(self, ref: str, digest: Digest) -> Info:
+    async def commit(self, ref: str, digest: str) -> Info:
         """Verify what an idle `ref` has, and store it as `digest`: then it survives a power cut, and the ref is free.
 
         Raises NotFound; Busy while a writer lives; VerificationFailed, and the ingest stays; AlreadyExists, and it
         goes; NoSpace, StorageFailed. Cancelled only while it still hashes.
         """
-        await self._changing.commit(ref, digest)
+        await self._changing.commit(ref, Digest.parse(digest))
         return self.info(digest)
 
     async def abort(self, ref: str) -> None:
@@ -87,12 +89,13 @@ class Store:
         """How all unfinished writes stand, by ref."""
         return tuple(sorted(self._ingests, key=lambda status: status.ref))
 
-    def info(self, digest: Digest) -> Info:
+    def info(self, digest: str) -> Info:
         """What is known of a stored blob. Raises NotFound."""
-        found = self._content.info(digest)
+        wanted = Digest.parse(digest)
+        found = self._content.info(wanted)
         if found is None:
             raise NotFound(f"content {digest}: is not stored here")
-        return Info(digest, found.size, found.committed, self._content.labels(digest))
+        return Info(wanted, found.size, found.committed, self._content.labels(wanted))
 
     def walk(self) -> Iterator[Info]:
         """Every stored blob, by digest. What is deleted on the way is left out, what comes in may be."""
@@ -100,34 +103,40 @@ class Store:
             if digest in self._content:
                 yield self.info(digest)
 
-    async def update(self, digest: Digest, labels: Mapping[str, bytes | None]) -> Info:
+    async def update(self, digest: str, labels: Mapping[str, bytes | None]) -> Info:
         """Set labels, and remove those whose value is None; others stay. All of it or nothing.
 
         Raises NotFound, Invalid for what no label may be, NoSpace, StorageFailed.
         """
         self._check_writable()
-        await self._content.update_labels(digest, labels)
+        await self._content.update_labels(Digest.parse(digest), labels)
         return self.info(digest)
 
-    async def read_at(self, digest: Digest, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`; fewer only at the end, none behind it. Raises NotFound, StorageFailed."""
+    async def read_at(self, digest: str, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end, none behind it.
+
+        Raises NotFound, Invalid for what is below 0, StorageFailed.
+        """
+        if offset < 0 or size < 0:
+            raise Invalid(f"content {digest}: {size} bytes from {offset}: expected no negative numbers")
         file, end = self.open(digest), self.info(digest).size
         try:
-            return bytes(await read_at(file, max(0, min(size, end - offset)), offset, f"content {digest}"))
+            size = min(size, end - offset)
+            return bytes(await read_at(file, size, offset, f"content {digest}")) if size > 0 else b""
         finally:
             os.close(file)
 
-    def open(self, digest: Digest) -> int:
+    def open(self, digest: str) -> int:
         """A file descriptor of a blob, which goes on reading when it is deleted; the caller closes it.
 
         Raises NotFound, StorageFailed.
         """
-        return self._content.open(digest)
+        return self._content.open(Digest.parse(digest))
 
-    async def delete(self, digest: Digest) -> None:
+    async def delete(self, digest: str) -> None:
         """Remove a blob and its labels, whoever refers to it. Raises NotFound, StorageFailed."""
         self._check_writable()
-        await self._content.delete(digest)
+        await self._content.delete(Digest.parse(digest))
 
     async def close(self) -> None:
         """Make what came in durable, and end every writer. Twice is once."""

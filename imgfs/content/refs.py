@@ -21,7 +21,11 @@ _PROMISE = re.compile(r".+?-(sha(?:256|512):[0-9a-f]+)\Z", re.DOTALL)
 def parse_ref(name: str) -> str:
     """The ref that a name stands for, `%2F` turned into `/`. Raises Invalid."""
     ref = name.replace("%2F", "/")
-    if name in ("", ".", "..") or len(os.fsencode(ref_name(ref))) > REF_BYTES_MAX:
+    try:
+        size = len(os.fsencode(ref_name(ref)))
+    except UnicodeEncodeError:
+        raise Invalid(f"ingest ref {name[:80]!r}: is no text that a file name can hold") from None
+    if name in (".", "..") or not 0 < size <= REF_BYTES_MAX:
         raise Invalid(f"ingest ref {name[:80]!r}: expected 1 to {REF_BYTES_MAX} bytes, and neither `.` nor `..`")
     if any(unicodedata.category(character) == "Cc" for character in ref):
         raise Invalid(f"ingest ref {name[:80]!r}: holds a control character; choose another name")

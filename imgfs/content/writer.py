@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgfs.errors import ImgfsError, Invalid, OffsetMismatch, TooLarge
+from imgfs.errors import ImgfsError, Invalid, NotPermitted, OffsetMismatch, TooLarge
 from imgfs.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -105,15 +105,16 @@ class Writer:
                 await ingest.cut()
                 raise
 
-    async def commit(self, digest: Digest | None = None) -> BlobInfo:
+    async def commit(self, digest: str | None = None) -> BlobInfo:
         """Close, verify and store: as `digest`, else as what was expected, else as what the bytes are.
 
-        Nobody else gets the ref in between. Raises as IngestStore.commit.
+        Nobody else gets the ref in between. Raises as IngestStore.commit, and Invalid for a malformed digest.
         """
+        wanted = None if digest is None else Digest.parse(digest)
         async with self._turn() as ingest:
-            digest = digest or self.expected or await ingest.whole_digest()
+            wanted = wanted or self.expected or await ingest.whole_digest()
         await self.close()
-        return await self._store.commit(self.ref, digest)
+        return await self._store.commit(self.ref, wanted)
 
     async def close(self) -> None:
         """Release the ref, without a commit; what was written stays for whoever resumes it. Never raises."""
@@ -130,5 +131,6 @@ class Writer:
             raise TooLarge(f"{self._ingest.subject}: more than the {total} bytes it was declared with")
 
     def _turn(self) -> AbstractAsyncContextManager[Ingest]:
-        assert not self._is_closed, "the writer is closed"
+        if self._is_closed:
+            raise NotPermitted(f"{self._ingest.subject}: its writer was closed; open another")
         return self._ingest.turn()

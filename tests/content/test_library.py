@@ -16,7 +16,7 @@ import trio.testing
 from imgfs.content import Info, Store, open_store
 from imgfs.content.durable import temporary_name
 from imgfs.content.writer import Writer
-from imgfs.errors import AlreadyExists, Busy, Cancelled, NotFound, NotPermitted, ReadOnly, StorageFailed
+from imgfs.errors import AlreadyExists, Busy, Cancelled, Invalid, NotFound, NotPermitted, ReadOnly, StorageFailed
 from imgfs.kernel.bind import bind_read_only
 from imgfs.kernel.mounts import unmount
 from imgfs.oci.digest import Digest
@@ -47,6 +47,52 @@ async def test_it_makes_its_directory_and_what_was_stored_is_found_again(tmp_pat
         assert list(store.walk()) == [made] == [store.info(DIGEST)]
         assert made == Info(DIGEST, len(DATA), made.committed, {"a": b"1"})
         assert await store.read_at(DIGEST, 255, 3) == b"\xff\x00\x01"
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:1", "../x", "\0", DIGEST.upper(), "md5:" + "0" * 32])
+async def test_a_digest_is_any_text_that_is_one(tmp_path: Path, digest: str) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store)
+        assert store.info(str(DIGEST)).digest == DIGEST
+        with pytest.raises(AlreadyExists):
+            async with store.writer("again", expected=str(DIGEST)):
+                pass
+        for call in (store.info, store.open):
+            with pytest.raises(Invalid):
+                call(digest)
+        with pytest.raises(Invalid):
+            await store.read_at(digest, 0, 1)
+        with pytest.raises(Invalid):
+            await store.update(digest, {"a": b"1"})
+        with pytest.raises(Invalid):
+            await store.delete(digest)
+        with pytest.raises(Invalid):
+            async with store.writer("promised", expected=digest):
+                pass
+        async with store.writer("other") as writer:
+            with pytest.raises(Invalid):
+                await writer.commit(digest)
+        with pytest.raises(Invalid):
+            await store.commit("other", digest)
+
+
+async def test_what_no_type_checker_has_seen_is_refused(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store)
+        assert await store.read_at(DIGEST, 2**70, 5) == b""
+        for offset, size in ((-1, 1), (0, -1)):
+            with pytest.raises(Invalid, match="no negative numbers"):
+                await store.read_at(DIGEST, offset, size)
+        for value in ("text", "", 1):
+            with pytest.raises(Invalid, match="label 'a': value is"):
+                await store.update(DIGEST, {"a": value})  # pyright: ignore[reportArgumentType]
+        with pytest.raises(Invalid, match="no text that a file name can hold"):
+            async with store.writer("a\ud800"):
+                pass
+        async with store.writer("closed") as writer:
+            await writer.close()
+            with pytest.raises(NotPermitted, match="its writer was closed; open another"):
+                await writer.write(b"x")
 
 
 async def test_a_relative_path_means_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
