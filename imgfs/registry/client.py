@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -78,7 +79,7 @@ class Registry:
         self._limits = limits
         self._exchange = Exchange(limits, sleep, ssl_context, credentials, self._plain_http)
         self._lists = Lists(self._exchange, self._ask, self.manifest)
-        self._gates: dict[str, FairLimiter] = {}
+        self._gates: dict[tuple[str, bool], FairLimiter] = {}
         self._senders = Senders(self._exchange.health)
         self._sessions = Sessions(database)
         self._push_gates: dict[str, Gates] = {}
@@ -92,8 +93,9 @@ class Registry:
         await self._exchange.aclose()
 
     def warm(self) -> None:
-        """Import and create what is slow (httpx, the TLS context). Call it in a thread before the first request."""
+        """Import and create what is slow: httpx, TLS context, IDNA. Call it in a thread before the first request."""
         self._exchange.wire().context()
+        "".encode("idna")
 
     def statistics(self) -> Statistics:
         """The counters so far."""
@@ -152,8 +154,9 @@ class Registry:
         is resumed where it broke. **The digest is not verified here**: the consumer hashes. Raises VerificationFailed
         for a length or a Content-Range other than the descriptor's, before the last byte is handed out. Leaving the
         context closes the connection without draining it; after the last byte it is kept for the next call. At most
-        `limits.streams` of a host are open at a time, others wait on entering, repositories by turns. `failed` is told
-        of each try that fails, also if another one mends it. Source: distribution-spec, "Pulling blobs".
+        `limits.streams` of a host are open at a time, and `short_streams` of short ones; others wait on entering,
+        repositories by turns. `failed` is told of each try that fails, also if another one mends it. Source:
+        distribution-spec, "Pulling blobs".
         """
         span = Span(offset, descriptor.size if end is None else end, descriptor.size)
         if not 0 <= span.start <= span.end <= span.size:
@@ -191,8 +194,9 @@ class Registry:
             url = where.url(repository, "blobs", descriptor.digest)
             return Call("blob", where, repository, url, subject, expects=frozenset({200, 206, 416}))
 
+        gate = partial(self._gate, is_short=span.end - span.start <= self._limits.short)
         sent = self._senders.of(host, descriptor.digest, able)
-        stream = BlobStream(self._exchange, turns, call, span, descriptor.media_type, self._gate, sent, failed)
+        stream = BlobStream(self._exchange, turns, call, span, descriptor.media_type, gate, sent, failed)
         try:
             await stream.open()
             yield stream
@@ -201,9 +205,13 @@ class Registry:
         finally:
             await stream.aclose()
 
-    def _gate(self, where: Endpoint) -> FairLimiter:
+    def _gate(self, where: Endpoint, *, is_short: bool) -> FairLimiter:
         limits = self._limits
-        return self._gates.setdefault(where.authority, FairLimiter(limits.streams, limits.spare_streams))
+        if is_short:
+            fresh = FairLimiter(limits.short_streams, limits.spare_short_streams)
+        else:
+            fresh = FairLimiter(limits.streams, limits.spare_streams)
+        return self._gates.setdefault((where.authority, is_short), fresh)
 
     async def _turns(self, host: str, capability: str, what: object) -> Turns:
         """Who is asked for `what`, in order. Raises as `_able`."""

@@ -40,6 +40,12 @@ class Limits:
     """Blob streams to one registry at a time."""
     spare_streams: int = 2
     """Further ones for repositories that have none, so that a large image does not keep others waiting."""
+    short: int = 1 << 20
+    """Bytes of a stream that is short: on a far link most of its time is the way there and back."""
+    short_streams: int = 32
+    """Short ones at a time, beside the others."""
+    spare_short_streams: int = 8
+    """As `spare_streams`."""
     uploads: int = 4
     """Blobs on their way to one registry at a time."""
     taking: float = 75.0
@@ -50,3 +56,8 @@ class Limits:
     """Bytes a full answer to a Range may waste, whatever the blob's size; half of the blob is always allowed."""
     keep_alive: float = 30.0
     """How long an idle connection is kept."""
+
+    @property
+    def connections(self) -> int:
+        """As many as there may be streams of blobs to one registry."""
+        return self.streams + self.spare_streams + self.short_streams + self.spare_short_streams

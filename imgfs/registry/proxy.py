@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -14,9 +15,13 @@ from imgfs.registry.hosts import PORTS, is_loopback
 _ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?\Z")
 
 
-def proxy_of(url: str) -> str | None:
-    """The environment's proxy for `url`; none on loopback, ever."""
-    proxies = getproxies()
+def proxies_of_environment() -> Mapping[str, str]:
+    """The proxies by scheme, and those that need none by `no`. To be kept: it goes through the whole environment."""
+    return getproxies()
+
+
+def proxy_of(url: str, proxies: Mapping[str, str]) -> str | None:
+    """Which of `proxies` is for `url`; none on loopback, ever."""
     proxy = proxies.get(url.partition(":")[0]) or proxies.get("all")
     parts = urlsplit(url)
     name, port = parts.hostname or "", parts.port or PORTS[parts.scheme]

@@ -30,7 +30,7 @@ from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
 from imgfs.registry.network import InnerAddress, Network, WideStream
 from imgfs.registry.outgoing import Outgoing
-from imgfs.registry.proxy import inner_failure, proxy_of, refuse_literal
+from imgfs.registry.proxy import inner_failure, proxies_of_environment, proxy_of, refuse_literal
 from imgfs.registry.statistics import HostStatistics, Origin
 from imgfs.registry.trust import SYSTEM, Trust, system_context
 
@@ -56,7 +56,7 @@ class DirectTransport(httpx.AsyncHTTPTransport):
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             max_connections=None,
-            max_keepalive_connections=4 * limits.streams,
+            max_keepalive_connections=limits.connections,
             keepalive_expiry=limits.keep_alive,
             network_backend=Network(permitted),
         )
@@ -73,7 +73,7 @@ class ProxiedTransport(httpx.AsyncHTTPTransport):
             proxy_ssl_context=proxy.ssl_context,
             ssl_context=context,
             max_connections=None,
-            max_keepalive_connections=4 * limits.streams,
+            max_keepalive_connections=limits.connections,
             keepalive_expiry=limits.keep_alive,
             network_backend=Network(None),
         )
@@ -222,6 +222,7 @@ class Wire:
         self._limits = limits
         self._contexts: dict[Trust, ssl.SSLContext] = {} if context is None else {SYSTEM: context}
         self._context_lock = threading.Lock()
+        self._proxies = proxies_of_environment()
         self._transports: dict[_Key, httpx.AsyncHTTPTransport] = {}
 
     def context(self, trust: Trust = SYSTEM) -> ssl.SSLContext:
@@ -289,7 +290,7 @@ class Wire:
 
     async def _transport(self, url: str, manner: Manner, subject: str) -> httpx.AsyncHTTPTransport:
         tls = url.startswith("https:")
-        proxy = manner.proxy or proxy_of(url)
+        proxy = manner.proxy or proxy_of(url, self._proxies)
         if proxy is not None and not proxy.startswith(("http://", "https://")):
             raise RegistryFailed(f"{subject}: the proxy is neither http nor https; check HTTPS_PROXY and ALL_PROXY")
         if proxy is not None and manner.permitted is not None:

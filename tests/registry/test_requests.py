@@ -121,8 +121,9 @@ async def test_a_cancelled_stream_leaves_the_registry_usable(mock_clock: MockClo
     assert await scene.read() == BLOB
 
 
-async def test_streams_to_one_host_are_limited(mock_clock: MockClock, fake: FakeRegistry) -> None:
-    scene = Scene(mock_clock, fake, Limits(streams=2))
+@pytest.mark.parametrize("limits", [Limits(streams=2, short=0), Limits(streams=1, short_streams=2)])
+async def test_streams_to_one_host_are_limited(mock_clock: MockClock, fake: FakeRegistry, limits: Limits) -> None:
+    scene = Scene(mock_clock, fake, limits)
     fake.fault(faults.stall(after=10), times=None)
     async with scene.registry, trio.open_nursery() as nursery:
         for _ in range(5):
@@ -133,6 +134,19 @@ async def test_streams_to_one_host_are_limited(mock_clock: MockClock, fake: Fake
         assert fake.requests() == 2
         fake.release(5)
     assert fake.requests() == 5
+
+
+async def test_short_streams_and_long_ones_do_not_wait_for_each_other(
+    mock_clock: MockClock, fake: FakeRegistry
+) -> None:
+    scene = Scene(mock_clock, fake, Limits(streams=1, spare_streams=0, short=len(BLOB) - 1, short_streams=1))
+    fake.fault(faults.stall(after=10))
+    async with scene.registry, trio.open_nursery() as nursery:
+        nursery.start_soon(scene.read)
+        await trio.to_thread.run_sync(fake.valve.wait_arrival)
+        async with scene.registry.blob(fake.host, REPOSITORY, scene.blob, 1) as stream:
+            assert b"".join([piece async for piece in stream]) == BLOB[1:]
+        fake.release()
 
 
 async def test_statistics_count_requests_bytes_and_retries(mock_clock: MockClock, scene: Scene) -> None:

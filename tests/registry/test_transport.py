@@ -19,7 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from imgfs.errors import RegistryFailed, TimedOut
 from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
-from imgfs.registry.proxy import proxy_of, refuse_literal
+from imgfs.registry.proxy import proxies_of_environment, proxy_of, refuse_literal
 from imgfs.registry.retry import retry_after
 from imgfs.registry.statistics import HostStatistics
 from imgfs.registry.transport import Wire
@@ -93,7 +93,7 @@ def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url:
     monkeypatch.setenv("HTTPS_PROXY", "proxy.test:3128")
     monkeypatch.setenv("http_proxy", "http://other.test")
     monkeypatch.setenv("NO_PROXY", "inside.example")
-    assert proxy_of(url) == proxy
+    assert proxy_of(url, proxies_of_environment()) == proxy
 
 
 async def test_a_connection_may_have_less_time_than_others(mock_clock: MockClock) -> None:
