@@ -6,11 +6,15 @@ resolving the names again, so losing the table costs requests and no data.
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+import trio
+
 from imgfs.database import Database
+from imgfs.errors import ImgfsError
 from imgfs.images import referrers
 from imgfs.images.source import Source
 from imgfs.oci.descriptor import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Descriptor
@@ -51,6 +55,15 @@ class Claim:
     descriptor: Descriptor | None
 
 
+@dataclass(slots=True, eq=False)
+class _Proof:
+    """A row on its way."""
+
+    blob: Descriptor
+    diff_id: Digest
+    error: ImgfsError | None = None
+
+
 class Catalog:
     """Everything that is known of digests beyond their bytes.
 
@@ -60,6 +73,8 @@ class Catalog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._proofs: list[_Proof] = []
+        self._proving = trio.Lock()
         self.referrers = referrers.Referrers(database)
 
     async def add(
@@ -107,13 +122,32 @@ class Catalog:
         return [claim.source for claim in await self.claims(digest)]
 
     async def prove_diff_id(self, blob: Descriptor, diff_id: Digest) -> None:
-        """Record which uncompressed tar the verified blob holds, and that its descriptor told the truth."""
+        """Record which uncompressed tar the verified blob holds, and that its descriptor told the truth.
 
+        Those that come while one transaction is with the disk share the next. Once begun it is not cancelled.
+        """
+        proof = _Proof(blob, diff_id)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._proofs.append(proof)
+        with trio.CancelScope(shield=True):
+            async with self._proving:
+                if proof in self._proofs:
+                    batch, self._proofs = self._proofs, []
+                    await self._prove(batch)
+        if proof.error is not None:
+            raise copy.copy(proof.error)
+
+    async def _prove(self, batch: list[_Proof]) -> None:
         def change(db: sqlite3.Connection) -> None:
-            _replace(db, blob)
-            db.execute("INSERT OR REPLACE INTO diff_ids VALUES (?, ?)", (blob.digest, diff_id))
+            for one in batch:
+                _replace(db, one.blob)
+                db.execute("INSERT OR REPLACE INTO diff_ids VALUES (?, ?)", (one.blob.digest, one.diff_id))
 
-        await self._database.write(change)
+        try:
+            await self._database.write(change)
+        except ImgfsError as error:
+            for one in batch:
+                one.error = error
 
     async def fetchable(self, digests: Iterable[Digest]) -> set[Digest]:
         """Those of `digests` that can be had somewhere. A name alone is no proof: what was imported may have any."""

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from imgfs.database import Database
+from imgfs.errors import NoSpace
 from imgfs.images.catalog import SCHEMA, Catalog, Source
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, SIZE_MAX, Descriptor
 from imgfs.oci.digest import Digest
 
-A, B = Digest.of(b"a"), Digest.of(b"b", "sha512")
+A, B, C = Digest.of(b"a"), Digest.of(b"b", "sha512"), Digest.of(b"c")
 HERE, THERE = Source("h.io", "team/x"), Source("a.io", "y")
 
 
@@ -75,6 +77,41 @@ async def test_what_a_blob_holds_is_what_the_last_pass_proved(catalog: Catalog, 
     await catalog.prove_diff_id(blob, B)
     await catalog.prove_diff_id(blob, A)
     assert await catalog.diff_id(A) == await Catalog(database).diff_id(A) == A
+
+
+async def test_proofs_at_the_same_time_share_transactions(catalog: Catalog, database: Database) -> None:
+    blobs = [Digest.of(b"%d" % number) for number in range(40)]
+    before = database.version
+    async with trio.open_nursery() as nursery:
+        for blob in blobs:
+            nursery.start_soon(catalog.prove_diff_id, Descriptor(blob, 5, OCI_LAYER), B)
+    assert database.version - before <= 2, "one for the first, one for those that came while that was written"
+    assert await catalog.unpacked(blobs) == dict.fromkeys(blobs, B)
+
+
+async def test_proofs_that_cannot_be_written_fail_everybody_who_waits(
+    catalog: Catalog, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[NoSpace] = []
+
+    async def full(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise NoSpace("the disk is full")
+
+    async def prove(digest: Digest) -> None:
+        try:
+            await catalog.prove_diff_id(Descriptor(digest, 5, OCI_LAYER), B)
+        except NoSpace as error:
+            failed.append(error)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "write", full)
+        async with trio.open_nursery() as nursery:
+            for digest in (A, B, C):
+                nursery.start_soon(prove, digest)
+    assert len({id(error) for error in failed}) == 3
+    await prove(A)
+    assert await catalog.diff_id(A) == B
 
 
 async def test_what_was_proven_goes_before_what_was_said_first_or_later(catalog: Catalog) -> None:
