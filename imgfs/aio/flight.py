@@ -68,6 +68,11 @@ class Flights(Generic[T]):
             raise copy.copy(flight.error)
         return flight.result[0]
 
+    async def accompany(self, key: Hashable) -> None:
+        """Wait for the end of the flight of `key`, if there is one, as one of those it is for; whatever comes of it."""
+        if flight := self._flying.get(key):
+            await self._wait(flight)
+
     def flying(self) -> list[Hashable]:
         """The keys of all flights."""
         return list(self._flying)

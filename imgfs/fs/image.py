@@ -171,7 +171,7 @@ class PullFile(Document):
     async def _pull(self) -> Snapshot:
         """Layers that cannot be merged are told now, and not to whoever walks there some day."""
         images = self._subsystems.images
-        snapshot = await images.snapshot(self._digest, self._platform)
+        snapshot = await images.snapshot(self._digest, self._platform, hurried=True)
         await gather(
             [lambda: images.pull(self._digest, self._platform), lambda: check_merge(self._subsystems, snapshot)]
         )

@@ -8,7 +8,7 @@ with; it costs a write, as its digest is the pass's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from imgfs.aio.threads import run_cpu
 from imgfs.content.copy import Copy
 from imgfs.content.running import RunningDigest
 from imgfs.errors import ImgfsError, Malformed, NoSpace, TooLarge, Unsupported, VerificationFailed
-from imgfs.layers.compression import Decompressor
+from imgfs.layers.compression import Decompressor, Stored
 from imgfs.layers.entry import Entry
 from imgfs.layers.index import encode_index
 from imgfs.layers.store import LayerWriter
@@ -58,12 +58,48 @@ async def unpack(
     Cancellation waits for the piece in work.
     """
     prove, inflate = _Prove(descriptor, copy), _Inflate(descriptor, decompressor)
-    absorb = _Absorb(writer, partial(_make_room, copy, inflate))
+    absorb = _Absorb(writer, partial(_make_room, copy, inflate), _known_diff_id(descriptor, decompressor))
     await run_pipeline(_coalesce(stream, moved), prove, inflate, absorb)
     prove.close()
     inflate.close()
     entries = await run_cpu(absorb.close)
-    return Unpacked(Digest.from_hash(absorb.hash), entries, await run_cpu(encode_index, entries))
+    return Unpacked(absorb.diff_id, entries, await run_cpu(encode_index, entries))
+
+
+async def unpack_whole(
+    descriptor: Descriptor, decompressor: Decompressor, blob: Sequence[bytes], writer: LayerWriter
+) -> Unpacked:
+    """As `unpack`, for a blob whose bytes are all here, in pieces: in one trip to a thread.
+
+    Handing pieces from thread to thread costs more than a small layer itself. Nothing is inflated before the digest is
+    proved. Cancellation waits for the piece in work, of at most 1 MiB of tar.
+    """
+    work = partial(_pass_whole, descriptor, decompressor, blob, writer)
+    return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+
+
+def _pass_whole(
+    descriptor: Descriptor, decompressor: Decompressor, blob: Sequence[bytes], writer: LayerWriter
+) -> Unpacked:
+    prove, inflate = _Prove(descriptor, None), _Inflate(descriptor, decompressor)
+    absorb = _Absorb(writer, lambda _: False, _known_diff_id(descriptor, decompressor))
+    for piece in blob:
+        for _ in prove(piece):
+            trio.from_thread.check_cancelled()
+    prove.close()
+    for piece in blob:
+        for made in inflate(piece):
+            trio.from_thread.check_cancelled()
+            absorb(made)
+    inflate.close()
+    entries = absorb.close()
+    return Unpacked(absorb.diff_id, entries, encode_index(entries))
+
+
+def _known_diff_id(descriptor: Descriptor, decompressor: Decompressor) -> Digest | None:
+    """What the tar's digest will be once the blob's is proved: the same, where the bytes are. Else None."""
+    is_tar = isinstance(decompressor, Stored) and descriptor.digest.algorithm == "sha256"
+    return descriptor.digest if is_tar else None
 
 
 class _Prove:
@@ -139,13 +175,19 @@ class _Inflate:
 class _Absorb:
     """Last stage: compute the diff ID, walk the headers, keep the tar. A fault is kept for `close`, as above."""
 
-    def __init__(self, writer: LayerWriter, make_room: Callable[[int], bool]) -> None:
-        """`make_room` is asked when the disk is full; True is worth another try."""
-        self.hash = hashlib.sha256()
+    def __init__(self, writer: LayerWriter, make_room: Callable[[int], bool], known: Digest | None) -> None:
+        """`make_room` is asked when the disk is full; True is worth another try. A `known` diff ID is not computed."""
+        self._hash = hashlib.sha256()
+        self._known = known
         self.walk = TarWalk()
         self._writer = writer
         self._make_room = make_room
         self._fault: Malformed | Unsupported | None = None
+
+    @property
+    def diff_id(self) -> Digest:
+        """The digest of the tar."""
+        return self._known or Digest.from_hash(self._hash)
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
         if self._fault is None:
@@ -164,7 +206,8 @@ class _Absorb:
     def _absorb(self, piece: Piece) -> None:
         if self._writer.offset + len(piece) > INFLATED_MAX:
             raise TooLarge(f"layer: inflates to more than {INFLATED_MAX} bytes")
-        self.hash.update(piece)
+        if self._known is None:
+            self._hash.update(piece)
         self.walk.feed(piece)
         try:
             self._writer.append(piece)

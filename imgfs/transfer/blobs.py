@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -12,14 +12,15 @@ from imgfs.aio.flight import Flights
 from imgfs.content.download import download, download_ref
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
-from imgfs.errors import Busy, NotFound, VerificationFailed
+from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, RemoteError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 from imgfs.oci.reference import Reference
 from imgfs.transfer.failures import Failures
-from imgfs.transfer.places import hosts_of, try_each
+from imgfs.transfer.passes import Passes
+from imgfs.transfer.places import Wanted, hosts_of, try_each, wanted
 from imgfs.transfer.progress import Transfer, Transfers
 
 if TYPE_CHECKING:
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
 
 UNKNOWN_SIZE = MANIFEST_SIZE_MAX
 """Stands in the descriptor of a manifest that only a name mentions: what it is will show."""
-
-
-class _Wanted(NamedTuple):
-    """What a fetch is shared by: the same bytes, promised alike, from the same registries.
-
-    Not the digest alone: an image that lies, or whose registry is dead, must not pass its failure on to others.
-    """
-
-    digest: Digest
-    size: int
-    media_type: str
-    hosts: frozenset[str]
 
 
 class Blobs:
@@ -53,6 +42,7 @@ class Blobs:
         registry: Registry,
         transfers: Transfers,
         failures: Failures,
+        passes: Passes,
         nursery: trio.Nursery,
     ) -> None:
         self._content = content
@@ -61,6 +51,7 @@ class Blobs:
         self._registry = registry
         self._transfers = transfers
         self._failures = failures
+        self._passes = passes
         self._flights: Flights[None] = Flights(nursery)
 
     async def read(self, descriptor: Descriptor, own: tuple[Source, ...] = ()) -> bytes:
@@ -82,22 +73,22 @@ class Blobs:
         if descriptor.digest in self._content:
             self._transfers.hit("blob", descriptor.size)
         else:
-            key = _wanted(descriptor, own)
+            key = wanted(descriptor, own)
             self._transfers.missed("blob", shared=key in self._flights)
             await self._flights.join(key, lambda: self._fetch(descriptor, own))
 
     async def ensure_with_others(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
         """As `ensure` where a fetch of the blob runs that asks the same registries; nothing where none does."""
-        if _wanted(descriptor, own) in self._flights:
+        if wanted(descriptor, own) in self._flights:
             await self.ensure(descriptor, own)
-        elif _wanted(descriptor, ()) in self._flights:
+        elif wanted(descriptor, ()) in self._flights:
             everywhere = tuple(await self._catalog.sources(descriptor.digest))
             if hosts_of(everywhere) == hosts_of(own):
                 await self.ensure(descriptor)
 
     def cancel(self, digest: Digest) -> bool:
         """End every running fetch of `digest`; those who wait get Cancelled. Returns whether there was one."""
-        keys = [key for key in self._flights.flying() if isinstance(key, _Wanted) and key.digest == digest]
+        keys = [key for key in self._flights.flying() if isinstance(key, Wanted) and key.digest == digest]
         for key in keys:
             self._flights.cancel(key)
         return bool(keys)
@@ -105,7 +96,27 @@ class Blobs:
     async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
         with self._failures.noting(descriptor.digest):
             refuse_foreign(descriptor)
-            await self._fetch_somewhere(descriptor, own)
+            if not await self._comes_with_pass(descriptor, own):
+                await self._fetch_somewhere(descriptor, own)
+
+    async def _comes_with_pass(self, descriptor: Descriptor, own: tuple[Source, ...]) -> bool:
+        """Whether a pass over it as a layer, from the same registries, left the blob here. Raises what they did wrong.
+
+        Whatever else a pass fails of does not concern the blob.
+        """
+        passing = self._passes.find(wanted(descriptor, own))
+        if passing is None and not own and self._passes.is_passing(descriptor.digest):
+            everywhere = tuple(await self._catalog.sources(descriptor.digest))
+            passing = self._passes.find(wanted(descriptor, everywhere))
+        if passing is None:
+            return False
+        try:
+            await passing.wait()
+        except (RemoteError, NotFound, VerificationFailed, Cancelled):
+            raise
+        except ImgfsError:
+            return False
+        return descriptor.digest in self._content
 
     async def _fetch_somewhere(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
         claims = {} if own else {one.source: one.descriptor for one in await self._catalog.claims(descriptor.digest)}
@@ -169,10 +180,6 @@ class Blobs:
                 await writer.write(piece)
                 transfer.advance(len(piece))
             await writer.commit()
-
-
-def _wanted(descriptor: Descriptor, own: tuple[Source, ...]) -> _Wanted:
-    return _Wanted(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
 
 
 async def known_descriptor(catalog: Catalog, digest: Digest) -> Descriptor:

@@ -39,14 +39,17 @@ COPIED_MIN = 1 << 20
 """Bytes of the smallest layer that is worth a copy: a smaller one is sooner asked for again."""
 
 
+def is_small(descriptor: Descriptor) -> bool:
+    """Whether a layer is gathered whole in memory, and not copied as it comes."""
+    return descriptor.size < COPIED_MIN
+
+
 async def open_copy(ingests: IngestStore, descriptor: Descriptor) -> Copy | None:
     """The copy to keep a layer in, at what an earlier pass left; None if the pass has to do without.
 
-    That is: the layer is small, somebody else writes under the ref, or the disk has no room for it. Raises Cancelled if
-    the ref is taken away in this moment.
+    That is: somebody else writes under the ref, or the disk has no room for it. Raises Cancelled if the ref is taken
+    away in this moment.
     """
-    if descriptor.size < COPIED_MIN:
-        return None
     try:
         copy = await ingests.copy(descriptor.digest, descriptor.size)
     except TooLarge:  # what is there was for another promise

@@ -87,17 +87,18 @@ class Images:
             self._assembled[digest, platform] = snapshot
         return snapshot
 
-    async def snapshot(self, digest: Digest, platform: Platform | None = None) -> Snapshot:
+    async def snapshot(self, digest: Digest, platform: Platform | None = None, *, hurried: bool = False) -> Snapshot:
         """The committed snapshot of the image's rootfs, with every layer here and verified.
 
-        Config and layers come side by side. Raises whatever a part of it raises; `user.imgfs.error` of the image
+        Config and layers come side by side. `hurried`: they are made durable as they come, not behind a reader; that is
+        not waited for. Raises whatever a part of it raises; `user.imgfs.error` of the image
         tells the same.
         """
         try:
             with self._pins.hold(content(digest)) as pin:
                 image = await self._documents.platform_image(digest, platform)
                 pin.add(*(content(child.digest) for child in image.manifest.children))
-                snapshot = await self._assemble(image, await self._documents.places(digest), pin)
+                snapshot = await self._assemble(image, await self._documents.places(digest), pin, hurried)
         except ImgfsError as error:
             self._failures.note(digest, error)
             raise
@@ -122,7 +123,7 @@ class Images:
     async def pull(self, digest: Digest, platform: Platform | None = None) -> Snapshot:
         """As `snapshot`, and on return everything survives a power cut."""
         with self._pins.hold(content(digest)):
-            snapshot = await self.snapshot(digest, platform)
+            snapshot = await self.snapshot(digest, platform, hurried=True)
             await self._layers.settled(*await self.provide(self._graph.layers(snapshot)))
             return snapshot
 
@@ -136,18 +137,19 @@ class Images:
             return self._stored.get(layer.diff_id)
         return await self._layers.ensure(await known_descriptor(self._catalog, layer.blob), layer.diff_id)
 
-    async def _assemble(self, image: PlatformImage, own: tuple[Source, ...], pin: Pin) -> Snapshot:
+    async def _assemble(self, image: PlatformImage, own: tuple[Source, ...], pin: Pin, hurried: bool) -> Snapshot:
         manifest = image.manifest
         check_config_size(manifest.config)
         for descriptor in manifest.layers:
             self._layers.check_readable(descriptor)
-        is_first = manifest.config.digest not in self._content
-        if is_first:
+        brought: list[Descriptor] = []
+        if manifest.config.digest not in self._content:
             # The layers need not wait for the config: what their tars are is compared below.
+            brought = await self._layers.missing(manifest.layers)
             await gather(
                 [
                     partial(self._blobs.ensure, manifest.config, own),
-                    *(partial(self._prefetch, descriptor, own, image.digest) for descriptor in manifest.layers),
+                    *(partial(self._bring, descriptor, own, image.digest, hurried) for descriptor in brought),
                 ]
             )
         config = await self._documents.config(manifest, own)
@@ -155,8 +157,12 @@ class Images:
         pin.add(*map(layer, config.diff_ids), *map(snapshot, chain_ids(config.diff_ids) or [EMPTY]))
         for diff_id in config.diff_ids:
             self._touched(diff_id)
-        await gather([partial(self._layers.ensure, *pair, own, image.digest, again=is_first) for pair in pairs])
+        await gather(
+            [partial(self._layers.ensure, *pair, own, image.digest, again=pair[0] in brought) for pair in pairs]
+        )
         return await self._graph.record(pairs)
 
-    async def _prefetch(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest) -> None:
-        await self._layers.ensure(descriptor, None, own, image)
+    async def _bring(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest, hurried: bool) -> None:
+        layer = await self._layers.bring(descriptor, own, image)
+        if hurried:
+            self._layers.hurry(layer)

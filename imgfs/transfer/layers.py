@@ -1,11 +1,15 @@
-"""Layers on their way into the layer store: one flight a blob, one pass, served when verified, durable soon after."""
+"""Layers on their way into the layer store: one flight a blob, one pass, served when verified, durable soon after.
+
+A large layer is unpacked while it comes. A small one is gathered in memory first, and unpacked in one go: so requests
+for many of them are on the way at once, and no place at the registry waits for a disk.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack, aclosing
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,52 +22,52 @@ from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
-from imgfs.layers.compression import Compressions
+from imgfs.layers.compression import Compressions, Decompressor
 from imgfs.layers.store import Layer, LayerStore, LayerWriter
-from imgfs.layers.unpack import unpack
-from imgfs.oci.descriptor import Descriptor, layer_compression, refuse_foreign
+from imgfs.layers.unpack import Unpacked, unpack, unpack_whole
+from imgfs.oci.descriptor import Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
 from imgfs.transfer.blobs import Blobs
-from imgfs.transfer.copies import keeping, open_copy, resumed
+from imgfs.transfer.copies import is_small, keeping, open_copy, resumed
 from imgfs.transfer.failures import Failures
-from imgfs.transfer.places import hosts_of, try_each
+from imgfs.transfer.passes import Passes, Passing
+from imgfs.transfer.places import try_each, wanted
 from imgfs.transfer.progress import Transfer, Transfers
+from imgfs.transfer.settling import Passed, Settling
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
 
+_GoOver = Callable[[Decompressor, LayerWriter], Awaitable[Unpacked]]
+"""Makes a layer of a blob: goes over it with a decompressor, into a writer."""
+
 PASSES_A_HOST = 6
-"""Layers that are unpacked side by side from one registry: more would cost memory (about 20 MiB each) and no time.
+"""Layers that are unpacked while they come, side by side from one registry: more would cost memory (about 20 MiB each)
+and no time.
 
 A limit for each host and not for all: a registry that does not answer must not hold back the others.
 """
 SPARE_PASSES = 2
 """Further ones for images that have none: a small image does not wait until a large one is here."""
 
-BREATH = 0.2
-"""Seconds that the first reader of a new layer has for himself before it is made durable, unless somebody asks."""
+GATHERED_A_HOST = 24
+SPARE_GATHERED = 8
+"""The same of small layers, at most so many MiB: enough for a link of 100 MB/s where a trip takes 50 ms, and fewer than
+one registry may be asked for at a time, so that another image of the same repository gets through."""
+
+UNPACKED_AT_ONCE = 4
+SPARE_UNPACKED = 2
+"""Of all that are gathered, those that are unpacked now."""
 
 _READ = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Passed:
-    """A layer that is verified and served, with what is left to do about it."""
+class _Lanes:
+    """The places at one registry."""
 
-    descriptor: Descriptor
-    layer: Layer
-    writer: LayerWriter
-    index: bytes
-    copy: Copy | None
-
-
-@dataclass(slots=True)
-class _Settling:
-    passed: _Passed
-    wanted: trio.Event = field(default_factory=trio.Event)
-    """Somebody waits for the end."""
-    done: trio.Event = field(default_factory=trio.Event)
-    error: ImgfsError | None = None
+    def __init__(self) -> None:
+        self.passes = FairLimiter(PASSES_A_HOST, SPARE_PASSES)
+        self.gathered = FairLimiter(GATHERED_A_HOST, SPARE_GATHERED)
 
 
 class Layers:
@@ -80,6 +84,7 @@ class Layers:
         registry: Registry,
         transfers: Transfers,
         failures: Failures,
+        passes: Passes,
         nursery: trio.Nursery,
     ) -> None:
         self._layers = layers
@@ -91,12 +96,11 @@ class Layers:
         self._registry = registry
         self._transfers = transfers
         self._failures = failures
-        self._nursery = nursery
         self._flights: Flights[Layer] = Flights(nursery)
-        self._settling: dict[Digest, _Settling] = {}
-        self._passes: dict[str, FairLimiter] = {}
-        self._passed: dict[Digest, Digest] = {}
-        """Diff IDs by blob, from the passes of this daemon: the catalogue has them only when the layer has settled."""
+        self._settling = Settling(layers, content, ingests, catalog, failures, passes, nursery)
+        self._passes = passes
+        self._lanes: dict[str, _Lanes] = {}
+        self._unpacking = FairLimiter(UNPACKED_AT_ONCE, SPARE_UNPACKED)
 
     async def ensure(
         self,
@@ -114,36 +118,45 @@ class Layers:
         cancelled caller leaves the pass to the others. `again`: the same caller asked just before, which counts once.
         """
         known = diff_id if diff_id is not None and diff_id in self._layers else None
-        # The passes of this daemon are asked last: one may have ended while the catalogue was read.
-        known = known or await self._catalog.diff_id(descriptor.digest) or self._passed.get(descriptor.digest)
+        known = known or await self._catalog.diff_id(descriptor.digest)
         if known is not None and known in self._layers:
             layer = self._layers.get(known)
             if not again:
                 self._transfers.hit("layer", descriptor.size)
         else:
-            key = descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own)
-            self._transfers.missed("layer", shared=key in self._flights)
-            layer = await self._flights.join(key, lambda: self._fetch(descriptor, own, image))
+            layer = await self.bring(descriptor, own, image)
         if diff_id is not None:
             self._check(descriptor, layer, diff_id)
         return layer
+
+    async def missing(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+        """Those of which nobody knows that they are here; one look at the catalogue for all of them."""
+        known = await self._catalog.unpacked([descriptor.digest for descriptor in descriptors])
+        here = {blob for blob, diff_id in known.items() if diff_id in self._layers}
+        return [descriptor for descriptor in descriptors if descriptor.digest not in here]
+
+    async def bring(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest | None) -> Layer:
+        """As `ensure` for a layer that is not in the catalogue and whose diff ID nobody has said yet."""
+        # What passes of this daemon found is not in the catalogue at once: one may have ended while that was read.
+        found = self._settling.diff_id(descriptor.digest)
+        if found is not None and found in self._layers:
+            self._transfers.hit("layer", descriptor.size)
+            return self._layers.get(found)
+        key = wanted(descriptor, own)
+        self._transfers.missed("layer", shared=key in self._flights)
+        return await self._flights.join(key, lambda: self._fetch(descriptor, own, image))
 
     def settling(self) -> list[Digest]:
         """The diff IDs of layers that are here but not yet on record."""
         return list(self._settling)
 
+    def hurry(self, layer: Layer) -> None:
+        """Begin to make it survive a power cut, and let the caller go on."""
+        self._settling.hurry(layer)
+
     async def settled(self, *layers: Layer) -> None:
         """Wait until `layers` survive a power cut; what failed before is tried again. Raises NoSpace, StorageFailed."""
-        for settling in [self._settling[one.diff_id] for one in layers if one.diff_id in self._settling]:
-            if settling.error is not None:
-                self._settle_behind(settling.passed)
-        behind = [settling for layer in layers if (settling := self._settling.get(layer.diff_id))]
-        for settling in behind:
-            settling.wanted.set()
-        for settling in behind:
-            await settling.done.wait()
-            if settling.error is not None:
-                raise settling.error
+        await self._settling.wait(*layers)
 
     def check_readable(self, descriptor: Descriptor) -> None:
         """Raise Unsupported where a layer is no tar, or none whose compression can be undone here."""
@@ -158,119 +171,139 @@ class Layers:
             raise error
 
     async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest | None) -> Layer:
+        key = wanted(descriptor, own)
+        passing = Passing(key, lambda: self._flights.accompany(key))
         try:
-            # Whoever reads it as content, or pushes it, has it come: the same bytes come once.
-            await self._blobs.ensure_with_others(descriptor, own)
             if descriptor.digest in self._content:
-                layer = await self._unpack_stored(descriptor)
+                layer = await self._unpack_stored(descriptor, passing)
             else:
                 refuse_foreign(descriptor)
-                layer = await try_each(
-                    self._catalog, descriptor.digest, lambda source: self._unpack_from(source, descriptor, image), own
-                )
+                fetch = partial(self._unpack_from, descriptor, own, image, passing)
+                layer = await try_each(self._catalog, descriptor.digest, fetch, own)
         except ImgfsError as fault:
             error = _naming(descriptor, fault)
+            self._passes.end(passing, error)
             self._failures.note(descriptor.digest, error)
             raise error from None
+        except BaseException:
+            self._passes.end(passing)
+            raise
         self._failures.clear(descriptor.digest)
         return layer
 
-    async def _unpack_from(self, source: Source, descriptor: Descriptor, image: Digest | None) -> Layer:
-        limiter = self._passes.setdefault(source.host, FairLimiter(PASSES_A_HOST, SPARE_PASSES))
-        async with limiter.place(image):
-            with self._transfers.begin(
-                direction="pull",
-                digest=descriptor.digest,
-                total=descriptor.size,
-                host=source.host,
-                repository=source.repository,
-                ref=copy_ref(descriptor.digest),
-            ) as transfer:
-                copy = await open_copy(self._ingests, descriptor)
-                if copy is None:
-                    return await self._download(source, descriptor, transfer, None)
-                return await keeping(copy, lambda: self._download(source, descriptor, transfer, copy))
+    async def _unpack_from(
+        self,
+        descriptor: Descriptor,
+        own: tuple[Source, ...],
+        image: Digest | None,
+        passing: Passing,
+        source: Source,
+    ) -> Layer:
+        lanes = self._lanes.setdefault(source.host, _Lanes())
+        small = is_small(descriptor)
+        async with (lanes.gathered if small else lanes.passes).place(image):
+            if passing not in self._passes:
+                # Whoever reads it as content, or pushes it, has it come: the same bytes come once.
+                await self._blobs.ensure_with_others(descriptor, own)
+                if descriptor.digest in self._content:
+                    return await self._unpack_stored(descriptor, passing)
+                self._passes.begin(passing)
+            if small:
+                return await self._unpack_gathered(source, descriptor, image, passing)
+            return await self._unpack_coming(source, descriptor, passing)
 
-    async def _download(self, source: Source, descriptor: Descriptor, transfer: Transfer, copy: Copy | None) -> Layer:
-        def ask(at: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-            return self._registry.blob(source.host, source.repository, descriptor, at, failed=transfer.failed)
+    async def _unpack_gathered(
+        self, source: Source, descriptor: Descriptor, image: Digest | None, passing: Passing
+    ) -> Layer:
+        blob = list[bytes]()
 
+        async def go_over(decompressor: Decompressor, writer: LayerWriter) -> Unpacked:
+            try:
+                return await unpack_whole(descriptor, decompressor, blob, writer)
+            except VerificationFailed as error:
+                raise self._registry.blame(source.host, descriptor.digest, error) from None
+
+        with self._transfer(source, descriptor) as transfer:
+            async with self._ask(source, descriptor, transfer, 0) as stream:
+                async for piece in stream:
+                    transfer.advance(len(piece))
+                    blob.append(piece)
+            async with self._unpacking.place(image):
+                return await self._pass(descriptor, passing, go_over, blob=blob)
+
+    async def _unpack_coming(self, source: Source, descriptor: Descriptor, passing: Passing) -> Layer:
+        with self._transfer(source, descriptor) as transfer:
+            copy = await open_copy(self._ingests, descriptor)
+            if copy is None:
+                self._passes.end(passing)  # nothing is kept that could become the blob
+                return await self._download(source, descriptor, transfer, None, passing)
+            return await keeping(copy, lambda: self._download(source, descriptor, transfer, copy, passing))
+
+    def _transfer(self, source: Source, descriptor: Descriptor) -> AbstractContextManager[Transfer]:
+        return self._transfers.begin(
+            direction="pull",
+            digest=descriptor.digest,
+            total=descriptor.size,
+            host=source.host,
+            repository=source.repository,
+            ref=copy_ref(descriptor.digest),
+        )
+
+    def _ask(
+        self, source: Source, descriptor: Descriptor, transfer: Transfer, at: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return self._registry.blob(source.host, source.repository, descriptor, at, failed=transfer.failed)
+
+    async def _download(
+        self, source: Source, descriptor: Descriptor, transfer: Transfer, copy: Copy | None, passing: Passing
+    ) -> Layer:
+        ask = partial(self._ask, source, descriptor, transfer)
         if copy is not None and copy.start:
             transfer.at(copy.start)
+            moved = _beyond(copy.start, transfer.advance)
             async with aclosing(resumed(copy, ask, descriptor.size)) as whole:
-                return await self._pass(descriptor, whole, _beyond(copy.start, transfer.advance), copy)
+                return await self._pass_stream(descriptor, whole, moved, passing, copy)
         async with ask(0) as stream:
-            return await self._pass(descriptor, stream, transfer.advance, copy)
+            return await self._pass_stream(descriptor, stream, transfer.advance, passing, copy)
 
-    async def _unpack_stored(self, descriptor: Descriptor) -> Layer:
+    async def _unpack_stored(self, descriptor: Descriptor, passing: Passing) -> Layer:
         """The blob was read as content before: no request for bytes that are here."""
         file = self._content.open(descriptor.digest)
         try:
-            return await self._pass(descriptor, _read_file(file), lambda _: None)
+            return await self._pass_stream(descriptor, _read_file(file), lambda _: None, passing, None)
         finally:
             os.close(file)
 
-    async def _pass(
+    async def _pass_stream(
         self,
         descriptor: Descriptor,
         stream: AsyncIterable[bytes],
         moved: Callable[[int], None],
+        passing: Passing,
+        copy: Copy | None,
+    ) -> Layer:
+        def go_over(decompressor: Decompressor, writer: LayerWriter) -> Awaitable[Unpacked]:
+            return unpack(descriptor, decompressor, stream, writer, moved, copy)
+
+        return await self._pass(descriptor, passing, go_over, copy)
+
+    async def _pass(
+        self,
+        descriptor: Descriptor,
+        passing: Passing,
+        go_over: _GoOver,
         copy: Copy | None = None,
+        blob: Sequence[bytes] = (),
     ) -> Layer:
         with ExitStack() as undo:
             writer = undo.enter_context(self._layers.writer())
             decompressor = self._compressions.of(descriptor.media_type).open()
-            unpacked = await unpack(descriptor, decompressor, stream, writer, moved, copy)
+            unpacked = await go_over(decompressor, writer)
             layer = writer.adopt(unpacked.diff_id, unpacked.entries)
             undo.pop_all()
-        self._settle_behind(_Passed(descriptor, layer, writer, unpacked.index, copy))
+        whole = b"".join(blob) if passing.is_read else b""
+        self._settling.settle_behind(Passed(descriptor, layer, writer, unpacked.index, passing, copy, whole))
         return layer
-
-    def _settle_behind(self, passed: _Passed) -> None:
-        settling, diff_id = _Settling(passed), passed.layer.diff_id
-        self._passed[passed.descriptor.digest] = diff_id
-        if (running := self._settling.get(diff_id)) is None or running.passed is passed:
-            self._settling[diff_id] = settling
-        self._nursery.start_soon(self._settle_soon, passed, settling, running)
-
-    async def _settle_soon(self, passed: _Passed, settling: _Settling, running: _Settling | None) -> None:
-        """Settle as soon as somebody waits for it or the daemon is told to stop, else after a breath."""
-        try:
-            if running is None and not self._layers.is_settled(passed.layer):
-                with trio.move_on_after(BREATH):
-                    await settling.wanted.wait()
-        finally:
-            await self._settle(passed, settling, running)
-
-    async def _settle(self, passed: _Passed, settling: _Settling, running: _Settling | None) -> None:
-        """Runs shielded: once verified, a layer is kept even if the daemon is told to stop in this moment."""
-        descriptor, layer = passed.descriptor, passed.layer
-        try:
-            with trio.CancelScope(shield=True):
-                if passed.copy is not None:
-                    await passed.copy.close(keep=False)  # first: what is gone before it is synced, costs no disk
-                if running is not None:
-                    await running.done.wait()  # an equal layer from another blob is on its way to its final name
-                await run_disk(passed.writer.settle, passed.index)
-                if layer_compression(descriptor.media_type) == "none":
-                    await self._content.adopt(descriptor.digest, layer.tar)
-                    await self._content.share(descriptor.digest, layer.tar)
-                await self._catalog.prove_diff_id(descriptor, layer.diff_id)
-            if running is not None and running.passed is passed:
-                self._failures.clear(descriptor.digest)
-        except ImgfsError as error:
-            settling.error = error
-            self._failures.note(descriptor.digest, error)
-        finally:
-            is_lost = passed.writer.is_lost
-            if is_lost:
-                self._layers.lose(layer)
-            # Another failure stays, with the writer: this layer is served, and whoever asks has it tried again.
-            if settling.error is None or is_lost:
-                passed.writer.__exit__()
-                if self._settling.get(layer.diff_id) is settling:
-                    del self._settling[layer.diff_id]
-            settling.done.set()
 
 
 def _beyond(start: int, advance: Callable[[int], None]) -> Callable[[int], None]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import NamedTuple, TypeVar
 
 from imgfs.errors import AccessDenied, ImgfsError, NotFound, RateLimited, RemoteError, SenderLeft, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
+from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 
 T = TypeVar("T")
@@ -23,18 +25,31 @@ async def try_each(
     place first, and at each place as often as there is another host to ask. Raises NotFound if no place is known or all
     of them say so, else the failure that tells most.
     """
-    sources = list(dict.fromkeys((*own, *await catalog.sources(digest))))
-    if not sources:
-        raise NotFound(f"content {digest}: is not stored here, and no known image says where it can be had")
     failures: list[ImgfsError] = []
-    for source in (*sources, sources[0]):
-        if len(failures) == len(sources) and not any(isinstance(one, VerificationFailed) for one in failures):
-            break
-        try:
-            return await _of_any_host(source, fetch)
-        except (RemoteError, NotFound, VerificationFailed) as error:
-            failures.append(error)
+    async with aclosing(_places(catalog, digest, own, failures)) as places:
+        async for source in places:
+            try:
+                return await _of_any_host(source, fetch)
+            except (RemoteError, NotFound, VerificationFailed) as error:
+                failures.append(error)
+    if not failures:
+        raise NotFound(f"content {digest}: is not stored here, and no known image says where it can be had")
     raise min(failures, key=_weight)
+
+
+async def _places(
+    catalog: Catalog, digest: Digest, own: tuple[Source, ...], failures: Sequence[ImgfsError]
+) -> AsyncGenerator[Source]:
+    """Whom to ask, one after the other; `failures` are those of who was asked."""
+    asked = list(dict.fromkeys(own))
+    for source in asked:
+        yield source
+    # Read only now: of many small blobs, most come from where they should.
+    others = [source for source in await catalog.sources(digest) if source not in asked]
+    for source in others:
+        yield source
+    if any(isinstance(one, VerificationFailed) for one in failures):
+        yield [*asked, *others][0]
 
 
 async def _of_any_host(source: Source, fetch: Callable[[Source], Awaitable[T]]) -> T:
@@ -44,6 +59,23 @@ async def _of_any_host(source: Source, fetch: Callable[[Source], Awaitable[T]]) 
             return await fetch(source)
         except SenderLeft:
             continue
+
+
+class Wanted(NamedTuple):
+    """What a fetch is shared by: the same bytes, promised alike, from the same registries.
+
+    Not the digest alone: an image that lies, or whose registry is dead, must not pass its failure on to others.
+    """
+
+    digest: Digest
+    size: int
+    media_type: str
+    hosts: frozenset[str]
+
+
+def wanted(descriptor: Descriptor, own: tuple[Source, ...]) -> Wanted:
+    """What is wanted of `descriptor` by an image with the places `own`; by whoever takes it from anywhere, of none."""
+    return Wanted(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
 
 
 def hosts_of(places: tuple[Source, ...]) -> frozenset[str]:

@@ -19,6 +19,7 @@ from imgfs.transfer.images import Images
 from imgfs.transfer.kinds import PUSH, TRANSFER, Transferring
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.listings import Listings
+from imgfs.transfer.passes import Passes
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
@@ -31,10 +32,11 @@ def _transfer(context: Context) -> Transferring:
     content, ingests, stored = context.one(CONTENT), context.one(INGESTS), context.one(LAYERS)
     names, known, registry = context.one(NAMES), context.one(CATALOG), context.one(REGISTRY)
     chains, holds, nursery = context.one(CHAINS), context.one(LEASES), context.nursery
-    transfers, failures = Transfers(), Failures()
+    transfers, failures, passes = Transfers(), Failures(), Passes()
     compressions = Compressions(context.all(COMPRESSION))
-    blobs = Blobs(content, ingests, known, registry, transfers, failures, nursery)
-    layers = Layers(stored, content, ingests, compressions, blobs, known, registry, transfers, failures, nursery)
+    shared = known, registry, transfers, failures, passes, nursery
+    blobs = Blobs(content, ingests, *shared)
+    layers = Layers(stored, content, ingests, compressions, blobs, *shared)
     documents = Documents(content, known, blobs, context.one(CONFIG).chosen_platform)
     images = Images(documents, blobs, layers, chains, content, stored, known, failures, holds.pins, holds.uses.touched)
     resolver = Resolver(names, known, documents, registry, failures, nursery, holds.pins)

@@ -330,3 +330,18 @@ async def test_the_memory_of_failures_is_bounded(
         with pytest.raises(NotFound):
             await flights.join(key, work)
     assert len(flights._failed) <= 10
+
+
+async def test_who_accompanies_a_flight_keeps_it_going_and_starts_none(
+    flights: Flights[int], work: Work, nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    await flights.accompany("key")
+    (waiter,) = await joined(nursery, flights, work)
+    nursery.start_soon(flights.accompany, "key")
+    await waiter.leave()
+    await pass_time(mock_clock, 2 * GRACE)
+    assert (work.runs, work.cancelled) == (1, 0)
+    work.error = NotFound("it is not told")
+    work.go.set()
+    await wait_all_tasks_blocked()
+    assert "key" not in flights

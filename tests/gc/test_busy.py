@@ -28,6 +28,7 @@ from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
+from imgfs.transfer.passes import Passes
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
 from tests.gc.world import World
@@ -47,7 +48,7 @@ class Busy(World):
         super().__init__(root, nursery)
         self.fake = fake
         self.transfers, failures = Transfers(), Failures()
-        shared = self.catalog, client, self.transfers, failures, nursery
+        shared = self.catalog, client, self.transfers, failures, Passes(), nursery
         blobs = Blobs(self.content, self.ingests, *shared)
         self.fetcher = Layers(self.layers, self.content, self.ingests, COMPRESSIONS, blobs, *shared)
         documents = Documents(self.content, self.catalog, blobs, AMD64)

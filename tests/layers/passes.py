@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from imgfs.errors import ImgfsError
 from imgfs.layers.compression import Decompressor
 from imgfs.layers.entry import Entry
 from imgfs.layers.store import Layer, LayerStore
-from imgfs.layers.unpack import Unpacked, unpack
+from imgfs.layers.unpack import Unpacked, unpack, unpack_whole
 from imgfs.oci.descriptor import Descriptor
 from imgfs.testing.build import Layer as Made
 from tests.support.compressions import COMPRESSIONS
@@ -32,9 +33,23 @@ async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
 
 
 async def passed(store: LayerStore, descriptor: Descriptor, *pieces: bytes) -> Unpacked:
-    """Unpack and throw away."""
-    with store.writer() as writer:
-        return await unpack(*passing(descriptor), stream(*pieces), writer, lambda _: None)
+    """Unpack and throw away: while it comes, and whole; either way the outcome is the same."""
+    with store.writer() as coming, store.writer() as whole:
+        first = await _outcome(unpack(*passing(descriptor), stream(*pieces), coming, lambda _: None))
+        second = await _outcome(unpack_whole(*passing(descriptor), pieces, whole))
+    assert str(first) == str(second)
+    if isinstance(first, ImgfsError):
+        assert type(first) is type(second)
+        raise first
+    assert first == second
+    return first
+
+
+async def _outcome(work: Awaitable[Unpacked]) -> Unpacked | ImgfsError:
+    try:
+        return await work
+    except ImgfsError as error:
+        return error
 
 
 async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer:

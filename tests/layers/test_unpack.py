@@ -13,8 +13,8 @@ from trio.testing import MockClock
 
 from imgfs.errors import ImgfsError, Malformed, StorageFailed, TooLarge, Unreachable, Unsupported, VerificationFailed
 from imgfs.layers import unpack as room
-from imgfs.layers.store import LayerStore
-from imgfs.layers.unpack import _coalesce, unpack
+from imgfs.layers.store import LayerStore, LayerWriter
+from imgfs.layers.unpack import _coalesce, unpack, unpack_whole
 from imgfs.oci.digest import Digest
 from imgfs.testing.images import Directory, File, layer
 from tests.layers.passes import described, files, passed, passing, paths, stream
@@ -187,4 +187,21 @@ async def test_a_cancelled_pass_leaves_nothing(tmp_path: Path, store: LayerStore
         with store.writer() as writer:
             await unpack(*passing(described(GOOD)), stalled(), writer, lambda _: None)
     assert scope.cancelled_caught
+    assert files(tmp_path) == []
+
+
+async def test_a_cancelled_pass_over_a_whole_bomb_ends_long_before_the_bomb_does(
+    tmp_path: Path, store: LayerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb, appended = layer([File("zeros", bytes(64 << 20))]), list[int]()
+
+    def append(_: LayerWriter, piece: bytes) -> None:
+        appended.append(len(piece))
+        trio.from_thread.run_sync(scope.cancel)
+
+    monkeypatch.setattr(LayerWriter, "append", append)
+    with trio.CancelScope() as scope, store.writer() as writer:
+        await unpack_whole(*passing(described(bomb)), [bomb.blob], writer)
+    assert scope.cancelled_caught
+    assert sum(appended) < 16 << 20
     assert files(tmp_path) == []

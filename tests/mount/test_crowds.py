@@ -17,7 +17,7 @@ from imgfs.testing.build import AMD64, Image, image, layer
 from imgfs.testing.entries import File
 from imgfs.testing.faults import stall
 from imgfs.testing.registry import FakeRegistry
-from imgfs.transfer.layers import PASSES_A_HOST
+from imgfs.transfer.layers import GATHERED_A_HOST
 from tests.mount.kernel_views import forget_layers
 from tests.mount.scene import Scene, serving, small, succeed, until
 from tests.support.exposition import parse
@@ -123,7 +123,7 @@ def test_an_image_of_99_layers_and_99_who_walk_there_hold_up_nobody(scene: Scene
     os.stat(name)
     sibling = scene.serve(small("sibling"), "layers", "2")
     with crowd(scene, layers_of(made), [lambda: os.listdir(f"{name}/rootfs/")] * READERS, 1):
-        until(lambda: len(os.listdir(scene.mount.path / ".imgfs/transfers")) == PASSES_A_HOST)
+        until(lambda: len(os.listdir(scene.mount.path / ".imgfs/transfers")) == GATHERED_A_HOST)
         assert_nobody_notices(scene, "layers")
         assert (sibling / "rootfs/mark").read_text() == "sibling/0\n"
 

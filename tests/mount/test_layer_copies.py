@@ -20,6 +20,7 @@ from imgfs.testing.faults import stall
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.preparing import small_disk
 from tests.mount.scene import CONFIG, PATIENCE, Scene, assert_verified, refused, serving, succeed, until
+from tests.mount.test_crowds import waiting
 from tests.mount.test_ingest_crashes import PIECE, ingest, noise, write
 from tests.support.mounted import Mounted
 
@@ -102,6 +103,20 @@ def test_it_is_seen_like_any_ingest(scene: Scene) -> None:
     case.pull()
     assert case.asked() == [None]
     assert not list(scene.mount.state.glob("ingest/*"))
+
+
+def test_who_reads_the_blob_meanwhile_gets_the_bytes_that_come(scene: Scene) -> None:
+    case = Case(scene, "read")
+    case.stalled()
+    with case.pulling() as puller:
+        case.arrived()
+        with subprocess.Popen(["cat", scene.blob(case.layer.digest)], stdout=subprocess.PIPE) as reader:
+            until(lambda: waiting(scene) == 2)
+            scene.registry.release()
+            assert reader.communicate(timeout=PATIENCE)[0] == case.layer.blob
+        assert puller.wait(timeout=PATIENCE) == 0
+    case.pull()
+    assert case.asked() == [None]
 
 
 def test_after_a_kill_it_goes_on_by_range(scene: Scene) -> None:

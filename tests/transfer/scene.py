@@ -34,6 +34,7 @@ from imgfs.transfer.documents import Documents
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
+from imgfs.transfer.passes import Passes
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.status import StatusReporter
@@ -60,7 +61,7 @@ class Scene:
         self.stored = LayerStore(root)
         self.transfers, self.failures = Transfers(), Failures()
         self.client = Registry(limits=limits, sleep=self._sleep)
-        shared = self.catalog, self.client, self.transfers, self.failures, nursery
+        shared = self.catalog, self.client, self.transfers, self.failures, Passes(), nursery
         self.ingests = IngestStore(self.content, nursery)
         self.blobs = Blobs(self.content, self.ingests, *shared)
         self.layers = Layers(self.stored, self.content, self.ingests, COMPRESSIONS, self.blobs, *shared)

@@ -36,7 +36,9 @@ from imgfs.testing.faults import cut_at, stall, status, wrong_bytes
 from imgfs.testing.images import AMD64, ARM64, File, image, layer
 from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.blobs import known_descriptor
-from imgfs.transfer.layers import BREATH
+from imgfs.transfer.copies import COPIED_MIN
+from imgfs.transfer.layers import GATHERED_A_HOST, PASSES_A_HOST
+from imgfs.transfer.settling import BREATH
 from tests.transfer.scene import REPOSITORY, Scene, opened
 
 BASE = layer([File("base", b"base" * 1000)])
@@ -331,6 +333,17 @@ async def test_a_new_layer_is_synced_when_somebody_waits_for_it(scene: Scene) ->
     assert all(map(scene.stored.is_settled, scene.stored))
 
 
+async def test_layers_of_a_pull_are_synced_while_others_come(scene: Scene) -> None:
+    digest = await scene.resolved(BOX)
+    scene.fake.fault(stall(10), BASE.digest)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.images.pull, digest)
+        while not (TOP.diff_id in scene.stored and scene.stored.is_settled(scene.stored.get(TOP.diff_id))):
+            await trio.lowlevel.checkpoint()
+        assert BASE.diff_id not in scene.stored
+        scene.fake.release()
+
+
 async def test_a_new_layer_is_synced_a_breath_behind_its_first_reader(scene: Scene) -> None:
     await scene.images.snapshot(await scene.resolved(BOX))
     await wait_all_tasks_blocked(0.01)
@@ -434,17 +447,24 @@ async def test_an_image_without_layers(scene: Scene) -> None:
     assert set((await scene.views.get(snapshot)).tree.root.children or ()) == set()
 
 
-async def test_many_layers_come_side_by_side_but_no_more_than_a_host_gets(scene: Scene) -> None:
-    made = image([layer([File(f"{n}", b"x" * n)]) for n in range(12)])
+@pytest.mark.parametrize(
+    ("copied_min", "at_once"), [(1, PASSES_A_HOST), (COPIED_MIN, GATHERED_A_HOST)], ids=["large", "small"]
+)
+async def test_many_layers_come_side_by_side_but_no_more_than_a_host_gets(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, copied_min: int, at_once: int
+) -> None:
+    monkeypatch.setattr("imgfs.transfer.copies.COPIED_MIN", copied_min)
+    made = image([layer([File(f"{n}", b"x" * n)]) for n in range(30)])
     digest = await scene.resolved(made)
     scene.fake.fault(stall(1), "blobs", times=None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.images.pull, digest)
-        await scene.stalled()
+        while len(scene.transfers) <= at_once:  # the config is one too
+            await trio.lowlevel.checkpoint()
         await wait_all_tasks_blocked(0.05)
-        assert len(list(scene.transfers)) <= 8
-        scene.fake.release(13)
-    assert scene.transfers.completed["pull"] == 13
+        assert len(scene.transfers) == at_once + 1
+        scene.fake.release(31)
+    assert scene.transfers.completed["pull"] == 31
     assert scene.transfers.moved["pull"] == len(made.config) + sum(len(one.blob) for one in made.layers)
 
 

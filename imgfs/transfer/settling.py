@@ -1,0 +1,173 @@
+"""What is left to do once a layer is verified and served: its copy, its final name, its row. Behind its readers.
+
+Owns which layers are here but would not survive a power cut yet, and what becomes of one whose disk fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import trio
+
+from imgfs.aio.threads import run_disk
+from imgfs.content.copy import Copy, copy_ref
+from imgfs.content.ingests import IngestStore
+from imgfs.content.store import ContentStore
+from imgfs.errors import ImgfsError
+from imgfs.images.catalog import Catalog
+from imgfs.layers.store import Layer, LayerStore, LayerWriter
+from imgfs.oci.descriptor import Descriptor, layer_compression
+from imgfs.oci.digest import Digest
+from imgfs.transfer.failures import Failures
+from imgfs.transfer.passes import Passes, Passing
+
+_log = logging.getLogger("imgfs.transfer")
+
+BREATH = 0.2
+"""Seconds that the first reader of a new layer has for himself before it is made durable, unless somebody asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A layer that is verified and served, with what is left to do about it."""
+
+    descriptor: Descriptor
+    layer: Layer
+    writer: LayerWriter
+    index: bytes
+    passing: Passing
+    copy: Copy | None
+    blob: bytes
+    """All of it, if somebody waits for it and there is no copy; else nothing."""
+
+
+@dataclass(slots=True)
+class _Settling:
+    passed: Passed
+    done: trio.Event = field(default_factory=trio.Event)
+    error: ImgfsError | None = None
+
+
+class Settling:
+    """Makes layers survive a power cut. `nursery` outlives whoever brought them."""
+
+    def __init__(
+        self,
+        layers: LayerStore,
+        content: ContentStore,
+        ingests: IngestStore,
+        catalog: Catalog,
+        failures: Failures,
+        passes: Passes,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._layers = layers
+        self._content = content
+        self._ingests = ingests
+        self._catalog = catalog
+        self._failures = failures
+        self._passes = passes
+        self._nursery = nursery
+        self._settling: dict[Digest, _Settling] = {}
+        self._diff_ids: dict[Digest, Digest] = {}
+
+    def __iter__(self) -> Iterator[Digest]:
+        """The diff IDs of layers that are not on record."""
+        return iter(list(self._settling))
+
+    def diff_id(self, blob: Digest) -> Digest | None:
+        """What a pass of this daemon found in `blob`: the catalogue has it only when the layer has settled."""
+        return self._diff_ids.get(blob)
+
+    async def wait(self, *layers: Layer) -> None:
+        """Wait until `layers` survive a power cut; what failed before is tried again. Raises NoSpace, StorageFailed."""
+        for settling in [self._settling[one.diff_id] for one in layers if one.diff_id in self._settling]:
+            if settling.error is not None:
+                self.settle_behind(settling.passed)
+        behind = [settling for layer in layers if (settling := self._settling.get(layer.diff_id))]
+        for layer in layers:
+            self.hurry(layer)
+        for settling in behind:
+            await settling.done.wait()
+            if settling.error is not None:
+                raise settling.error
+
+    def hurry(self, layer: Layer) -> None:
+        """Somebody wants it to survive a power cut, and will wait for that later."""
+        if settling := self._settling.get(layer.diff_id):
+            settling.passed.passing.hurried.set()
+
+    def settle_behind(self, passed: Passed) -> None:
+        """Begin, and let the caller go on."""
+        settling, diff_id = _Settling(passed), passed.layer.diff_id
+        self._diff_ids[passed.descriptor.digest] = diff_id
+        if (running := self._settling.get(diff_id)) is None or running.passed is passed:
+            self._settling[diff_id] = settling
+        self._nursery.start_soon(self._settle_soon, passed, settling, running)
+
+    async def _settle_soon(self, passed: Passed, settling: _Settling, running: _Settling | None) -> None:
+        """Settle as soon as somebody waits for it or the daemon is told to stop, else after a breath."""
+        try:
+            if running is None and not self._layers.is_settled(passed.layer):
+                with trio.move_on_after(BREATH):
+                    await passed.passing.hurried.wait()
+        finally:
+            await self._settle(passed, settling, running)
+
+    async def _settle(self, passed: Passed, settling: _Settling, running: _Settling | None) -> None:
+        """Runs shielded: once verified, a layer is kept even if the daemon is told to stop in this moment."""
+        descriptor, layer = passed.descriptor, passed.layer
+        try:
+            with trio.CancelScope(shield=True):
+                await self._close_copy(passed)
+                if running is not None:
+                    await running.done.wait()  # an equal layer from another blob is on its way to its final name
+                await run_disk(passed.writer.settle, passed.index)
+                if _is_its_blob(passed):
+                    await self._content.adopt(descriptor.digest, layer.tar)
+                    await self._content.share(descriptor.digest, layer.tar)
+                await self._catalog.prove_diff_id(descriptor, layer.diff_id)
+            if running is not None and running.passed is passed:
+                self._failures.clear(descriptor.digest)
+        except ImgfsError as error:
+            settling.error = error
+            self._failures.note(descriptor.digest, error)
+        finally:
+            is_lost = passed.writer.is_lost
+            if is_lost:
+                self._layers.lose(layer)
+            # Another failure stays, with the writer: this layer is served, and whoever asks has it tried again.
+            if settling.error is None or is_lost:
+                passed.writer.__exit__()
+                if self._settling.get(layer.diff_id) is settling:
+                    del self._settling[layer.diff_id]
+            self._passes.end(passed.passing)
+            settling.done.set()
+
+    async def _close_copy(self, passed: Passed) -> None:
+        """It becomes the blob, if somebody waits for that; else what is gone before it is synced costs no disk."""
+        if not _is_its_blob(passed):
+            if passed.passing.is_read:
+                await self._keep_blob(passed)
+            self._passes.end(passed.passing)  # from here on nothing is kept that could become the blob
+        if passed.copy is not None:
+            await passed.copy.close(keep=False)
+
+    async def _keep_blob(self, passed: Passed) -> None:
+        """Where that fails, who waits has the blob come, and is told what is wrong."""
+        digest = passed.descriptor.digest
+        try:
+            if passed.copy is not None and passed.copy.is_whole:
+                await passed.copy.close(keep=True)
+                await self._ingests.commit(copy_ref(digest), digest)
+            elif passed.blob:
+                await self._content.add(digest, passed.blob)
+        except ImgfsError as error:
+            _log.warning("blob not kept", extra={"digest": digest, "error": error.message})
+
+
+def _is_its_blob(passed: Passed) -> bool:
+    """Whether the tar has the very bytes of the blob, so that one file serves as both."""
+    return layer_compression(passed.descriptor.media_type) == "none"
