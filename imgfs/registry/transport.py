@@ -271,7 +271,7 @@ class Wire:
                 f"{subject}: the address of {authority} is malformed; check the registry's redirects"
             ) from None
         except httpx.HTTPError as error:
-            raise translated(error, subject, authority) from None
+            raise translated(error, subject, authority, manner.proxy or proxy_of(url)) from None
         if isinstance(stream := response.extensions.get("network_stream"), WideStream):
             stream.widen()
         counters.first_byte.observe(trio.current_time() - asked)
@@ -377,8 +377,10 @@ def hang_up(response: httpx.Response) -> None:
         response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
-def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreachable | RegistryFailed | TooLarge:
-    """What `error`, met before the headers of an answer, means for a reader."""
+def translated(
+    error: httpx.HTTPError, subject: str, authority: str, proxy: str | None
+) -> Unreachable | RegistryFailed | TooLarge:
+    """What `error`, met before the headers of an answer, means for a reader; `proxy` is the one on the way."""
     causes = list(_causes(error))
     hints = [hint for cause in causes if (hint := getattr(cause, "error_status_hint", 0))]
     if 431 in hints:
@@ -400,6 +402,11 @@ def translated(error: httpx.HTTPError, subject: str, authority: str) -> Unreacha
     if isinstance(error, httpx.UnsupportedProtocol | httpx.ProxyError):
         return RegistryFailed(
             f"{subject}: the proxy for {authority} refused; check HTTPS_PROXY, NO_PROXY and hosts.toml"
+        )
+    if proxy and isinstance(error, httpx.ConnectError):
+        return Unreachable(
+            f"{subject}: the proxy {urlsplit(proxy).netloc.rpartition('@')[2]} for {authority} cannot be reached "
+            f"({reason(error)}); check HTTPS_PROXY, NO_PROXY and hosts.toml"
         )
     return Unreachable(
         f"{subject}: {authority} cannot be reached ({reason(error)}); check the name, the network and the registry"

@@ -10,7 +10,7 @@ import pytest
 import trustme
 from trio.testing import MockClock
 
-from imgfs.errors import RegistryFailed
+from imgfs.errors import RegistryFailed, Unreachable
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, MANIFEST, Scene
 from tests.support.tunnel import tunnel
@@ -64,6 +64,17 @@ async def test_a_hosts_own_proxy_goes_before_the_environments(
         async with scene.registry:
             assert await scene.ask("manifest") == MANIFEST
     assert (len(own.asked), other.asked) == (1, [])
+
+
+async def test_a_proxy_that_is_not_there_is_named(
+    mock_clock: MockClock, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:canary@127.0.0.1:1")
+    scene = Scene(mock_clock, fake, host=HOST)
+    async with scene.registry:
+        with pytest.raises(Unreachable, match=rf"the proxy 127\.0\.0\.1:1 for {HOST}.*HTTPS_PROXY") as caught:
+            await scene.ask("manifest")
+    assert "canary" not in caught.value.message
 
 
 async def test_a_proxy_that_refuses_is_named_as_the_cause_and_the_next_host_asked(
