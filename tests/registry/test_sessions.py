@@ -106,6 +106,19 @@ async def test_after_an_hour_it_is_not_gone_on_with(database: Database) -> None:
     assert [row[1] for row in rows(database)] == ["team/other"]
 
 
+async def test_an_upload_that_nobody_took_is_forgotten_after_an_hour(mock_clock: MockClock) -> None:
+    sessions = Sessions()
+    assert sessions.spare(PLACE, URL)
+    assert not sessions.spare(PLACE, "another")
+    assert sessions.take(PLACE) == URL
+    assert sessions.take(PLACE) == ""
+    assert sessions.spare(PLACE, URL)
+    mock_clock.jump(KEPT_SECONDS)
+    assert sessions.spare(PLACE, "another")
+    mock_clock.jump(KEPT_SECONDS)
+    assert sessions.take(PLACE) == ""
+
+
 async def test_the_latest_are_kept(database: Database) -> None:
     sessions = Sessions(database)
     for n in range(KEPT_MAX + 5):

@@ -28,6 +28,7 @@ from imgfs.registry.retry import Told, Tries, nobody
 ACCESS = "pull,push"
 ENDING = "pull,push,delete"
 """For docker-registry, forgetting an upload is deleting."""
+LEAVING_SECONDS = 1.0
 _log = logging.getLogger("imgfs.registry")
 Document = Callable[[Reference, Endpoint, Tries], Awaitable[tuple[Descriptor, bytes]]]
 """Fetches a manifest or an index from this very host."""
@@ -121,9 +122,13 @@ class Destination:
         return None
 
     async def leave(self, digest: Digest) -> None:
-        """End the upload that a refused mount of the blob has opened and nobody took. Raises nothing."""
+        """End the upload that a refused mount of the blob has opened and nobody took. Raises nothing.
+
+        Where the caller is cancelled it has a second for that.
+        """
         if spare := self._sessions.take(self._place(digest)):
-            await self._end(digest, spare)
+            with trio.CancelScope(deadline=trio.current_time() + LEAVING_SECONDS, shield=True):
+                await self._end(digest, spare)
 
     async def upload(
         self, descriptor: Descriptor, read: Read, at: Callable[[int], object], failed: Told = nobody

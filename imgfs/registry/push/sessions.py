@@ -66,7 +66,7 @@ class Sessions:
     def __init__(self, database: Database | None = None) -> None:
         self._database = database
         self._kept: OrderedDict[Place, _Kept] = OrderedDict()
-        self._spare: dict[Place, str] = {}
+        self._spare: dict[Place, tuple[str, float]] = {}
         self.undivided: set[str] = set()
         """Servers that take no blob in parts."""
 
@@ -95,13 +95,17 @@ class Sessions:
 
     def spare(self, place: Place, url: str) -> bool:
         """An upload was opened that nobody had asked for, by a refused mount; returns whether there is a use for it."""
-        if len(self._spare) >= KEPT_MAX:
+        now = trio.current_time()
+        self._spare = {other: kept for other, kept in self._spare.items() if now < kept[1]}
+        if place in self._spare or len(self._spare) >= KEPT_MAX:
             return False
-        return self._spare.setdefault(place, url) == url
+        self._spare[place] = url, now + KEPT_SECONDS
+        return True
 
     def take(self, place: Place) -> str:
         """The spare upload of `place`, which is the caller's from now on; "" if there is none."""
-        return self._spare.pop(place, "")
+        url, until = self._spare.pop(place, ("", 0.0))
+        return url if trio.current_time() < until else ""
 
     def _remember(self, place: Place, url: str, *, is_written: bool) -> None:
         self._kept[place] = _Kept(url, trio.current_time() + KEPT_SECONDS, is_written)
