@@ -29,8 +29,9 @@ from imgfs.fs.served import Served
 from imgfs.fs.subsystems import Subsystems
 from imgfs.gc.allowance import Allowance
 from imgfs.gc.kinds import GC
+from imgfs.gc.limits import Limits
+from imgfs.gc.room import Room
 from imgfs.gc.space import Space, space_of
-from imgfs.gc.watch import Limits, Room
 from imgfs.images import catalog, names
 from imgfs.images.kinds import CATALOG, NAMES
 from imgfs.kernel.disk import era

@@ -15,8 +15,8 @@ from imgfs.execution.containers import Containers
 from imgfs.fs.node import Shown
 from imgfs.fs.served import Served
 from imgfs.gc.allowance import Allowance
+from imgfs.gc.room import Room
 from imgfs.gc.space import Space
-from imgfs.gc.watch import Room
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore

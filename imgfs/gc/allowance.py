@@ -1,7 +1,7 @@
 """How much users may still write into content/ingest under a quota: more is refused before it is taken.
 
 What imgfs gets by itself is not: a read must not fail because its image is larger than what is left. That is made room
-for behind it (watch.py).
+for behind it (room.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from contextlib import suppress
 import trio
 
 from imgfs.errors import ImgfsError, NoSpace
-from imgfs.gc.watch import Limits, Room
+from imgfs.gc.limits import Limits
+from imgfs.gc.room import Room
 
 CHUNK = 64 << 20
 """Bytes that may be written until the disk is looked at again: by as much may pulls meanwhile make the sum wrong."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from imgfs.aio.threads import run_disk
 from imgfs.content.status import Status
 from imgfs.content.store import BlobInfo
-from imgfs.gc.rooms import Rooms
+from imgfs.gc.stores import Stores
 from imgfs.gc.unfinished import Unfinished, abandoned, unfinished
 from imgfs.layers.store import Layer
 from imgfs.oci.digest import Digest
@@ -51,19 +51,19 @@ class Candidates:
         return 0 if blob.digest in self.unpacked else blob.allocated
 
 
-async def candidates(rooms: Rooms) -> Candidates:
+async def candidates(stores: Stores) -> Candidates:
     """Look at everything that is here now. Raises StorageFailed."""
-    chains = list(rooms.graph)
-    blobs = sorted(rooms.content, key=lambda info: info.digest)
-    settled = [layer for layer in rooms.layers if rooms.layers.is_settled(layer)]
-    known = await rooms.catalog.digests()
+    chains = list(stores.graph)
+    blobs = sorted(stores.content, key=lambda info: info.digest)
+    settled = [layer for layer in stores.layers if stores.layers.is_settled(layer)]
+    known = await stores.catalog.digests()
     layers = await run_disk(_measure, settled)
-    metadata = sorted(await run_disk(rooms.images.stored))
+    metadata = sorted(await run_disk(stores.images.stored))
     return Candidates(
         blobs=blobs,
         layers=layers,
-        unfinished=await unfinished(rooms.ingests),
-        abandoned=await abandoned(rooms.ingests, rooms.patience),
+        unfinished=await unfinished(stores.ingests),
+        abandoned=await abandoned(stores.ingests, stores.patience),
         chains=chains,
         metadata=metadata,
         known=known,

@@ -21,7 +21,7 @@ from imgfs.gc.candidates import Candidates, candidates
 from imgfs.gc.cycle import Cycle
 from imgfs.gc.marker import Marker
 from imgfs.gc.report import Item, Report
-from imgfs.gc.rooms import Rooms
+from imgfs.gc.stores import Stores
 from imgfs.gc.taking import take_blob
 from imgfs.gc.unfinished import Unfinished, rests, shown
 from imgfs.layers.store import Layer
@@ -42,8 +42,8 @@ _NO_ROOTS = (
 class Collector:
     """Takes garbage away, one cycle at a time; `running` is held meanwhile, by evictions too."""
 
-    def __init__(self, rooms: Rooms, running: trio.Lock) -> None:
-        self._rooms = rooms
+    def __init__(self, stores: Stores, running: trio.Lock) -> None:
+        self._stores = stores
         self._running = running
 
     async def collect(self, *, everything: bool = False, dry_run: bool = False) -> Report:
@@ -54,14 +54,14 @@ class Collector:
         then nothing was.
         """
         if not dry_run:
-            await self._rooms.content.check_writable("garbage collection")
+            await self._stores.content.check_writable("garbage collection")
         async with self._running:
             report = Report(mode="collect", dry_run=dry_run)
-            with self._rooms.pins.noting() as pinned:
-                await self._run(Cycle(self._rooms, report, pinned, holds_only=False), everything=everything)
+            with self._stores.pins.noting() as pinned:
+                await self._run(Cycle(self._stores, report, pinned, holds_only=False), everything=everything)
             told = {"removed": len(report.removed), "bytes": report.bytes, "dry_run": dry_run}
             _log.info("collected garbage", extra=told)
-            self._rooms.totals.add(report)
+            self._stores.totals.add(report)
             return report
 
     async def discard(self, digests: Iterable[Digest]) -> Report:
@@ -70,12 +70,12 @@ class Collector:
         For who brought them for nothing: somebody else may have found them here meanwhile, and leased or named them, or
         was told that he need not bring them. Raises as `collect`.
         """
-        await self._rooms.content.check_writable("garbage collection")
+        await self._stores.content.check_writable("garbage collection")
         async with self._running:
             report = Report(mode="collect")
-            with self._rooms.pins.noting() as pinned:
-                cycle = Cycle(self._rooms, report, pinned, holds_only=False)
-                content = self._rooms.content
+            with self._stores.pins.noting() as pinned:
+                cycle = Cycle(self._stores, report, pinned, holds_only=False)
+                content = self._stores.content
                 found = [info for digest in digests if (info := content.info(digest))]
                 await cycle.mark()
                 cycle.marker.blobs.update(info.digest for info in found if content.is_relied_on(info.digest))
@@ -83,7 +83,7 @@ class Collector:
             return report
 
     async def _run(self, cycle: Cycle, *, everything: bool) -> None:
-        found = await candidates(self._rooms)
+        found = await candidates(self._stores)
         await cycle.mark()
         if not everything and not cycle.roots.durable and (found.blobs or found.layers):
             cycle.report.refused = _NO_ROOTS
@@ -94,7 +94,7 @@ class Collector:
 
     async def _keep_what_is_alone(self, cycle: Cycle, found: Candidates) -> None:
         """Reach what cannot be had again: it is a root until somebody asks for everything."""
-        marker, catalog = cycle.marker, self._rooms.catalog
+        marker, catalog = cycle.marker, self._stores.catalog
         blobs = [info for info in found.blobs if info.digest not in marker.blobs]
         layers = [one for one in found.layers if one.layer.diff_id not in marker.layers]
         fetchable = await catalog.fetchable(info.digest for info in blobs)
@@ -119,7 +119,7 @@ class Collector:
         for chain_id, size in found.metadata:
             item = Item("metadata", chain_id, size, _GARBAGE)
             is_garbage = partial(_is_unmarked, chain_id, cycle.marker.chains, cycle.marker.unbuilt)
-            await cycle.remove(item, is_garbage, partial(self._rooms.images.remove, chain_id))
+            await cycle.remove(item, is_garbage, partial(self._stores.images.remove, chain_id))
         await self._sweep_unfinished(cycle, found)
         await self._sweep_abandoned(cycle, found)
         await self._sweep_layers(cycle, found)
@@ -130,7 +130,7 @@ class Collector:
     async def _sweep_chains(self, cycle: Cycle, found: Candidates) -> None:
         """All at once: a chain must not go before those that lie on it."""
         await cycle.mark()
-        graph, marked = self._rooms.graph, cycle.marker.chains
+        graph, marked = self._stores.graph, cycle.marker.chains
         old = {chain.chain_id: chain for chain in found.chains}
         for chain in graph:
             if old.get(chain.chain_id) is not chain:  # recorded meanwhile, on top of old ones maybe
@@ -148,15 +148,15 @@ class Collector:
     async def _sweep_unfinished(self, cycle: Cycle, found: Candidates) -> None:
         """What a download left of something that nobody wants, or that came here another way."""
         digests = [one.digest for one in found.unfinished]
-        fetchable = await self._rooms.catalog.fetchable(digests)
-        unpacked = await self._rooms.catalog.unpacked(digests)
+        fetchable = await self._stores.catalog.fetchable(digests)
+        unpacked = await self._stores.catalog.unpacked(digests)
         for one in found.unfinished:
             if one.digest in fetchable:
                 diff_id = unpacked.get(one.digest)
-                is_here = one.digest in self._rooms.content or (diff_id is not None and diff_id in self._rooms.layers)
+                is_here = one.digest in self._stores.content or (diff_id is not None and diff_id in self._stores.layers)
                 item = Item("ingest", shown(one.status.ref), one.bytes, _HERE if is_here else _GARBAGE)
                 is_garbage = partial(self._is_needless, one, cycle.marker, is_here=is_here)
-                await cycle.remove(item, is_garbage, partial(self._rooms.ingests.reclaim, one.status))
+                await cycle.remove(item, is_garbage, partial(self._stores.ingests.reclaim, one.status))
 
     async def _sweep_abandoned(self, cycle: Cycle, found: Candidates) -> None:
         gone = {item.id for item in cycle.report.removed if item.kind == "ingest"}
@@ -164,11 +164,11 @@ class Collector:
             if shown(status.ref) not in gone:
                 item = Item("ingest", shown(status.ref), size, _why_abandoned(status))
                 is_garbage = partial(self._is_abandoned, status, cycle.marker.ingests)
-                await cycle.remove(item, is_garbage, partial(self._rooms.ingests.reclaim, status))
+                await cycle.remove(item, is_garbage, partial(self._stores.ingests.reclaim, status))
 
     def _is_abandoned(self, old: Status, marked: set[str]) -> bool:
-        ingests = self._rooms.ingests
-        return old.ref not in marked and old.ref in ingests and rests(ingests.status(old.ref), self._rooms.patience)
+        ingests = self._stores.ingests
+        return old.ref not in marked and old.ref in ingests and rests(ingests.status(old.ref), self._stores.patience)
 
     @staticmethod
     def _is_needless(one: Unfinished, marker: Marker, *, is_here: bool) -> bool:
@@ -180,7 +180,7 @@ class Collector:
             diff_id = one.layer.diff_id
             item = Item("layer", diff_id, one.bytes, _GARBAGE)
             is_garbage = partial(self._is_old_layer, one.layer, cycle.marker.layers)
-            if await cycle.remove(item, is_garbage, partial(self._rooms.layers.evict, diff_id)):
+            if await cycle.remove(item, is_garbage, partial(self._stores.layers.evict, diff_id)):
                 gone.add(diff_id)
         await self._forget(cycle, gone)
 
@@ -190,49 +190,49 @@ class Collector:
         for info, size in found:
             item = Item("blob", info.digest, size, _GARBAGE)
             is_garbage = partial(self._is_old_blob, info, cycle.marker.blobs)
-            if await cycle.remove(item, is_garbage, partial(take_blob, self._rooms.content, info.digest)):
+            if await cycle.remove(item, is_garbage, partial(take_blob, self._stores.content, info.digest)):
                 gone.add(info.digest)
         await self._forget(cycle, gone)
         if gone and not cycle.report.dry_run:
-            await self._rooms.content.sweep_labels()
+            await self._stores.content.sweep_labels()
 
     def _is_old_blob(self, info: BlobInfo, marked: set[Digest]) -> bool:
-        return info.digest not in marked and self._rooms.content.info(info.digest) is info
+        return info.digest not in marked and self._stores.content.info(info.digest) is info
 
     def _is_old_layer(self, layer: Layer, marked: set[Digest]) -> bool:
-        return layer.diff_id not in marked and self._rooms.layers.is_served(layer)
+        return layer.diff_id not in marked and self._stores.layers.is_served(layer)
 
     async def _forget(self, cycle: Cycle, gone: set[Digest]) -> None:
         if gone and not cycle.report.dry_run:
-            self._rooms.views.drop(gone)
-            await self._rooms.clock.forget(gone)
+            self._stores.views.drop(gone)
+            await self._stores.clock.forget(gone)
 
     async def _sweep_deleted(self, cycle: Cycle) -> None:
-        containers = self._rooms.containers
+        containers = self._stores.containers
         for id, size in await containers.outlived():
             item = Item("container", id, size, _OUTLIVED)
             await cycle.remove(item, lambda: True, partial(containers.forget_deleted, id))
 
     async def _sweep_catalogue(self, cycle: Cycle, known: set[Digest]) -> None:
         """Forget where to find what nobody refers to and what is not here, neither as a blob nor unpacked."""
-        rooms, marker, report = self._rooms, cycle.marker, cycle.report
+        stores, marker, report = self._stores, cycle.marker, cycle.report
         would_go = {(item.kind, item.id) for item in report.removed} if report.dry_run else set[tuple[str, str]]()
         while True:
             await cycle.mark()
-            absent = [one for one in known - marker.blobs if one not in rooms.content or ("blob", one) in would_go]
-            unpacked = await rooms.catalog.unpacked(absent)
-            here = {layer.diff_id for layer in rooms.layers if ("layer", layer.diff_id) not in would_go}
+            absent = [one for one in known - marker.blobs if one not in stores.content or ("blob", one) in would_go]
+            unpacked = await stores.catalog.unpacked(absent)
+            here = {layer.diff_id for layer in stores.layers if ("layer", layer.diff_id) not in would_go}
             gone = sorted(one for one in absent if unpacked.get(one) not in here)
             if not gone or report.dry_run:
                 break
-            rooms.forgotten(gone)
-            if await rooms.catalog.forget(gone, unless=partial(self._is_late, cycle, gone)):
+            stores.forgotten(gone)
+            if await stores.catalog.forget(gone, unless=partial(self._is_late, cycle, gone)):
                 break
         report.removed += [Item("catalogue", digest, 0, _GARBAGE) for digest in gone]
 
     def _is_late(self, cycle: Cycle, gone: list[Digest]) -> bool:
         """Whether the mark is behind; called in a thread, while nothing can be added to the catalogue."""
-        return cycle.roots.is_new() or cycle.marker.has_work() or any(one in self._rooms.content for one in gone)
+        return cycle.roots.is_new() or cycle.marker.has_work() or any(one in self._stores.content for one in gone)
 
 
 def _why_abandoned(status: Status) -> str:

@@ -15,8 +15,8 @@ import trio
 from imgfs.errors import Busy, ImgfsError, NotFound
 from imgfs.gc.marker import Marker
 from imgfs.gc.report import Item, Report
-from imgfs.gc.rooms import Rooms
 from imgfs.gc.roots import Roots
+from imgfs.gc.stores import Stores
 from imgfs.leases.resource import Resource
 
 _log = logging.getLogger("imgfs.gc")
@@ -28,9 +28,9 @@ _LOOKS = 64
 class Cycle:
     """A mark and the report of what was done by it."""
 
-    def __init__(self, rooms: Rooms, report: Report, pinned: set[Resource], *, holds_only: bool) -> None:
-        self.marker = Marker(rooms)
-        self.roots = Roots(rooms, self.marker, pinned, holds_only=holds_only)
+    def __init__(self, stores: Stores, report: Report, pinned: set[Resource], *, holds_only: bool) -> None:
+        self.marker = Marker(stores)
+        self.roots = Roots(stores, self.marker, pinned, holds_only=holds_only)
         self.report = report
         self._removals = 0
 

@@ -20,7 +20,7 @@ from imgfs.content.store import BlobInfo, ContentStore
 from imgfs.gc.candidates import Candidates, candidates
 from imgfs.gc.cycle import Cycle
 from imgfs.gc.report import Item, Report
-from imgfs.gc.rooms import Rooms
+from imgfs.gc.stores import Stores
 from imgfs.gc.taking import take_blob
 from imgfs.oci.digest import Digest
 
@@ -47,8 +47,8 @@ class _Choice:
 class Evictor:
     """Makes room, one run at a time; `running` is held meanwhile, by collections too."""
 
-    def __init__(self, rooms: Rooms, running: trio.Lock) -> None:
-        self._rooms = rooms
+    def __init__(self, stores: Stores, running: trio.Lock) -> None:
+        self._stores = stores
         self._running = running
 
     async def evict(self, need: int, *, dry_run: bool = False) -> Report:
@@ -58,16 +58,16 @@ class Evictor:
         """
         async with self._running:
             report = Report(mode="evict", dry_run=dry_run)
-            with self._rooms.pins.noting() as pinned:
-                cycle = Cycle(self._rooms, report, pinned, holds_only=True)
-                found = await candidates(self._rooms)
+            with self._stores.pins.noting() as pinned:
+                cycle = Cycle(self._stores, report, pinned, holds_only=True)
+                found = await candidates(self._stores)
                 await cycle.mark()
                 choices = [*await self._layers(cycle, found), *await self._blobs(cycle, found)]
                 choices += await self._parts(cycle, found)
                 await self._go(cycle, sorted(choices, key=lambda one: one.order), need)
             told = {"removed": len(report.removed), "bytes": report.bytes, "need": need, "dry_run": dry_run}
             _log.info("evicted", extra=told)
-            self._rooms.totals.add(report)
+            self._stores.totals.add(report)
             return report
 
     async def _go(self, cycle: Cycle, choices: list[_Choice], need: int) -> None:
@@ -81,14 +81,14 @@ class Evictor:
                 if choice.item.kind != "ingest":
                     gone.add(Digest(choice.item.id))
         if not cycle.report.dry_run:
-            self._rooms.views.drop(gone)
-            await self._rooms.clock.forget(gone)
+            self._stores.views.drop(gone)
+            await self._stores.clock.forget(gone)
 
     async def _layers(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
-        fetchable = await self._rooms.catalog.fetchable_layers()
-        blobs = await self._rooms.catalog.unpacked([info.digest for info in found.blobs])
+        fetchable = await self._stores.catalog.fetchable_layers()
+        blobs = await self._stores.catalog.unpacked([info.digest for info in found.blobs])
         again = {diff_id for blob, diff_id in blobs.items() if blob != diff_id}  # else it is the very same file
-        marked, store = cycle.marker.layers, self._rooms.layers
+        marked, store = cycle.marker.layers, self._stores.layers
         return [
             _Choice(
                 self._used(one.layer.diff_id, one.stored),
@@ -101,21 +101,21 @@ class Evictor:
         ]
 
     async def _blobs(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
-        fetchable = await self._rooms.catalog.fetchable_data()
+        fetchable = await self._stores.catalog.fetchable_data()
         blobs = [info for info in found.blobs if info.digest in fetchable]
-        unpacked = await self._rooms.catalog.unpacked([info.digest for info in blobs])
+        unpacked = await self._stores.catalog.unpacked([info.digest for info in blobs])
         choices: list[_Choice] = []
         for info in blobs:
             why = _TWICE if unpacked.get(info.digest) in found.unpacked else _UNUSED
             item = Item("blob", info.digest, found.bytes_of(info), why)
-            may_go = partial(_may_go, info, cycle.marker.blobs, self._rooms.content)
-            remove = partial(take_blob, self._rooms.content, info.digest)
+            may_go = partial(_may_go, info, cycle.marker.blobs, self._stores.content)
+            remove = partial(take_blob, self._stores.content, info.digest)
             choices.append(_Choice(self._used(info.digest, info.committed), item, may_go, remove))
         return choices
 
     async def _parts(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
-        fetchable = await self._rooms.catalog.fetchable(one.digest for one in found.unfinished)
-        marker, ingests = cycle.marker, self._rooms.ingests
+        fetchable = await self._stores.catalog.fetchable(one.digest for one in found.unfinished)
+        marker, ingests = cycle.marker, self._stores.ingests
         return [
             _Choice(
                 one.status.updated,
@@ -128,7 +128,7 @@ class Evictor:
         ]
 
     def _used(self, digest: Digest, stored: int) -> int:
-        return self._rooms.clock.last_used(digest) or stored
+        return self._stores.clock.last_used(digest) or stored
 
 
 def _may_go(info: BlobInfo, held: set[Digest], stored: ContentStore) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imgfs.gc.watch import Room
+from imgfs.gc.room import Room
 from imgfs.plugins.contract import Kind
 
 GC = Kind("gc", Room)

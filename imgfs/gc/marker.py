@@ -14,7 +14,7 @@ from imgfs.content.refs import promised_digest
 from imgfs.errors import NotFound
 from imgfs.gc.documents import Wanted, read_diff_ids, read_documents
 from imgfs.gc.labels import References, references
-from imgfs.gc.rooms import Rooms
+from imgfs.gc.stores import Stores
 from imgfs.leases.resource import Kind, Resource, content, snapshot
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
@@ -28,7 +28,7 @@ _IMAGES = INDEX_TYPES | MANIFEST_TYPES
 class Marker:
     """What is reached so far: `blobs` by digest, `layers` by diff ID, `chains` by chain ID."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, stores: Stores) -> None:
         self.blobs: set[Digest] = set()
         self.layers: set[Digest] = set()
         self.chains: set[Digest] = set()
@@ -38,7 +38,7 @@ class Marker:
         """Chains that are reached and that no row tells of."""
         self.unresolved: set[Digest] = set()
         """Reached, but not stored, so nobody knows what they refer to."""
-        self._rooms = rooms
+        self._stores = stores
         self._walked: set[Digest] = set()
         self._documents: list[Digest] = []
         self._configs: list[tuple[Digest, tuple[Descriptor, ...]]] = []
@@ -57,7 +57,7 @@ class Marker:
     def names(self) -> None:
         """What refers back to a name is reached, if that is registered."""
         for target in self._back:
-            if target.kind is Kind.IMAGE and self._rooms.names.get(target.id) is not None:
+            if target.kind is Kind.IMAGE and self._stores.names.get(target.id) is not None:
                 self._follow_back(target)
 
     def resource(self, resource: Resource) -> None:
@@ -70,7 +70,7 @@ class Marker:
             self._ingest(resource.id.replace("%2F", "/"))
         elif resource.kind is Kind.SNAPSHOT:
             self._snapshot(resource.id)
-        elif resource.kind is Kind.IMAGE and (name := self._rooms.names.get(resource.id)):
+        elif resource.kind is Kind.IMAGE and (name := self._stores.names.get(resource.id)):
             self.image(name.digest)
 
     def image(self, digest: Digest, *, may_be_layer: bool = False) -> None:
@@ -80,7 +80,7 @@ class Marker:
         self._walked.add(digest)
         self._subjects.append(digest)
         self.blob(digest)
-        info = self._rooms.content.info(digest)
+        info = self._stores.content.info(digest)
         if info is None:
             self.unresolved.add(digest)
         elif info.size <= MANIFEST_SIZE_MAX:
@@ -93,13 +93,13 @@ class Marker:
         """Reach a blob, and what its labels name."""
         if digest not in self.blobs:
             self.blobs.add(digest)
-            self._follow(references(self._rooms.labels(digest)), content(digest))
+            self._follow(references(self._stores.labels(digest)), content(digest))
 
     def chain(self, chain_id: Digest) -> None:
         """Reach a chain with its parents, their layers and their blobs."""
         here: Digest | None = chain_id
         while here is not None and here not in self.chains:
-            found = self._rooms.graph.find(here)
+            found = self._stores.graph.find(here)
             if found is None:
                 self.unbuilt.add(here)
                 self._follow_back(snapshot(here))
@@ -115,16 +115,16 @@ class Marker:
     def has_work(self) -> bool:
         """Whether `run` has to walk on, or something came that was reached before it was here."""
         queued = self._pending or self._documents or self._configs or self._plain or self._subjects
-        here = self._rooms.content
+        here = self._stores.content
         return bool(queued) or any(one in here for one in self.unresolved) or any(one in here for one in self._unread)
 
     def take_news(self) -> None:
         """Walk on from what came meanwhile."""
-        for digest in [one for one in self.unresolved if one in self._rooms.content]:
+        for digest in [one for one in self.unresolved if one in self._stores.content]:
             self.unresolved.discard(digest)
             self._walked.discard(digest)
             self.image(digest)
-        for digest in [one for one in self._unread if one in self._rooms.content]:
+        for digest in [one for one in self._unread if one in self._stores.content]:
             self._unread.discard(digest)
             self._configs.append((digest, ()))
 
@@ -149,7 +149,7 @@ class Marker:
                 self._index(document)
             else:
                 self._plain.append(digest)
-                if document == "missing" and digest not in self._rooms.content:
+                if document == "missing" and digest not in self._stores.content:
                     self.unresolved.add(digest)
 
     def _index(self, index: Index) -> None:
@@ -170,7 +170,7 @@ class Marker:
             diff_ids = found.get(digest)
             if diff_ids is None:  # what the layers hold was told by those who unpacked them
                 self._plain += [layer.digest for layer in layers]
-                if digest not in self._rooms.content:
+                if digest not in self._stores.content:
                     self._unread.add(digest)
             else:
                 self._rootfs(diff_ids)
@@ -183,7 +183,7 @@ class Marker:
     async def _find_layers(self) -> None:
         """A blob that is no document may be a layer: then its tar is reached too."""
         batch = self._plain[:_BATCH]
-        self.layers.update((await self._rooms.catalog.unpacked(batch)).values())
+        self.layers.update((await self._stores.catalog.unpacked(batch)).values())
         del self._plain[: len(batch)]
 
     def _ingest(self, ref: str) -> None:
@@ -195,7 +195,7 @@ class Marker:
     async def _find_referrers(self) -> None:
         """What is known to refer to an image stays with it, and what that mentions."""
         batch = self._subjects[:_BATCH]
-        for digest in await self._rooms.catalog.referrers.of_any(batch):
+        for digest in await self._stores.catalog.referrers.of_any(batch):
             self.image(digest)
         del self._subjects[: len(batch)]
 
@@ -206,7 +206,7 @@ class Marker:
 
     def _snapshot_labels(self, id: str) -> dict[str, bytes]:
         try:
-            return self._rooms.snapshots.labels(id)
+            return self._stores.snapshots.labels(id)
         except NotFound:
             return {}
 
@@ -218,8 +218,8 @@ class Marker:
         self._pending += [content(blob) for blob in self._back.get(own, ())]
 
     def _wanted(self, digest: Digest) -> Wanted:
-        return digest, self._rooms.content.path(digest)
+        return digest, self._stores.content.path(digest)
 
     def _size(self, digest: Digest) -> int:
-        info = self._rooms.content.info(digest)
+        info = self._stores.content.info(digest)
         return info.size if info is not None else 0

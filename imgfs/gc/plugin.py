@@ -1,13 +1,13 @@
-"""Collecting and evicting, over the rooms of this state directory."""
+"""Collecting and evicting, over the stores of this state directory."""
 
 from __future__ import annotations
 
 from imgfs.content.kinds import CONTENT, INGESTS
 from imgfs.execution.containers import CONTAINERS
 from imgfs.gc.kinds import GC
-from imgfs.gc.rooms import Rooms
+from imgfs.gc.room import Room
+from imgfs.gc.stores import Stores
 from imgfs.gc.using import Using
-from imgfs.gc.watch import Room
 from imgfs.images.kinds import CATALOG, NAMES
 from imgfs.layers.kinds import LAYERS
 from imgfs.leases.kinds import LEASES
@@ -21,7 +21,7 @@ from imgfs.transfer.kinds import TRANSFER
 def _room(context: Context) -> Room:
     content, transfer, holds = context.one(CONTENT), context.one(TRANSFER), context.one(LEASES)
     containers = context.one(CONTAINERS)
-    rooms = Rooms(
+    stores = Stores(
         names=context.one(NAMES),
         catalog=context.one(CATALOG),
         content=content,
@@ -40,7 +40,7 @@ def _room(context: Context) -> Room:
         forgotten=transfer.documents.forget,
         patience=context.one(CONFIG).ingest_idle_seconds,
     )
-    return Room(context.state, rooms)
+    return Room(context.state, stores)
 
 
 MARK = Plugin(

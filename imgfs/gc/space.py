@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from imgfs.gc.watch import Limits
+from imgfs.gc.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from trio.testing import MockClock
 from imgfs.errors import NoSpace
 from imgfs.gc import allowance
 from imgfs.gc.allowance import PATIENCE, Allowance
-from imgfs.gc.watch import Limits, Room
+from imgfs.gc.limits import Limits
+from imgfs.gc.room import Room
 from imgfs.oci.digest import Digest
 from tests.gc.world import World
 
@@ -17,7 +18,7 @@ TAR = b"t" * 200_000
 
 @pytest.fixture
 def room(world: World) -> Room:
-    return Room(world.content.root, world.rooms)
+    return Room(world.content.root, world.stores)
 
 
 async def put(world: World, allowed: Allowance, ref: str, size: int) -> None:

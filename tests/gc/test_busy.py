@@ -66,7 +66,7 @@ class Busy(World):
             self.clock.touched,
         )
         self.views = Views(self.graph, self.pulling, nursery)
-        self.introduce(replace(self.rooms, views=self.views, forgotten=documents.forget))
+        self.introduce(replace(self.stores, views=self.views, forgotten=documents.forget))
 
     async def _in_use(self) -> set[object]:
         return {

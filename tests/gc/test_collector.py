@@ -226,7 +226,7 @@ async def test_a_long_chain_of_labels_is_followed_to_its_end(world: World) -> No
     digests = [Digest.of(name) for name in names]
     following = dict(zip(digests, [*digests[1:], None], strict=True))
     marker = Marker(
-        replace(world.rooms, labels=lambda digest: {"containerd.io/gc.ref.content": following[digest] or ""})
+        replace(world.stores, labels=lambda digest: {"containerd.io/gc.ref.content": following[digest] or ""})
     )
     marker.image(digests[0])
     await marker.run()

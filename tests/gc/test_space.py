@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from imgfs.gc.limits import Limits
 from imgfs.gc.space import Space, space_of
-from imgfs.gc.watch import Limits
 
 BLOCK = 1024
 DISK = os.statvfs_result((4096, BLOCK, 1000, 400, 350, 77, 33, 30, 0, 255))

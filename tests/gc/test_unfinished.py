@@ -10,7 +10,8 @@ import trio.testing
 
 from imgfs.content.copy import copy_ref
 from imgfs.content.download import download_ref
-from imgfs.gc.watch import Limits, Room
+from imgfs.gc.limits import Limits
+from imgfs.gc.room import Room
 from imgfs.leases.resource import Kind, Resource, content
 from imgfs.oci.descriptor import OCI_LAYER
 from imgfs.oci.digest import Digest
@@ -96,7 +97,7 @@ async def test_gc_leaves_what_a_named_image_waits_for(world: World) -> None:
 
 
 async def test_they_count_against_the_quota(world: World, tmp_path: Path) -> None:
-    room = Room(tmp_path, world.rooms)
+    room = Room(tmp_path, world.stores)
     before = await room.used()
     ref = await left(world, copy_ref(await known(world, LOST)))
     assert await room.used() >= before + 50_000

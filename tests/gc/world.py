@@ -17,7 +17,7 @@ from imgfs.execution.containers import Containers
 from imgfs.execution.records import Records
 from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
-from imgfs.gc.rooms import Rooms
+from imgfs.gc.stores import Stores
 from imgfs.images import catalog, names
 from imgfs.images.catalog import Source
 from imgfs.layers.store import LayerStore
@@ -44,7 +44,7 @@ class Nobody:
 
 
 class World:
-    """The stores, and the rooms of them. `now` is the time of leases and uses, in ns."""
+    """Stores, and what collects and evicts in them. `now` is the time of leases and uses, in ns."""
 
     def __init__(self, root: Path, nursery: trio.Nursery) -> None:
         make_directory(root)
@@ -66,7 +66,7 @@ class World:
         self.clock = clock.AccessClock(self.database, lambda: self.now)
         self.containers = Containers(Records(root), keep_deleted=3600)
         self.introduce(
-            Rooms(
+            Stores(
                 names=self.names,
                 catalog=self.catalog,
                 content=self.content,
@@ -86,11 +86,11 @@ class World:
             )
         )
 
-    def introduce(self, rooms: Rooms) -> None:
+    def introduce(self, stores: Stores) -> None:
         """Collect and evict in these from now on."""
-        self.rooms, running = rooms, trio.Lock()
-        self.collector = Collector(rooms, running)
-        self.evictor = Evictor(rooms, running)
+        self.stores, running = stores, trio.Lock()
+        self.collector = Collector(stores, running)
+        self.evictor = Evictor(stores, running)
 
     async def _in_use(self) -> set[Resource]:
         return self.used

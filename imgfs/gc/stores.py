@@ -1,4 +1,4 @@
-"""The rooms that garbage collection looks into, introduced by the daemon, and the pulse of their roots."""
+"""The stores that garbage collection looks into, introduced by the daemon, and the pulse of their roots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Labels = Callable[[Digest], Mapping[str, str | bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
+class Stores:
     """`in_use` says what is open, mounted or on its way to its place right now; it is asked at each mark.
 
     `forgotten` is told what is neither here nor known of any more, so that nobody goes on from what he remembers.

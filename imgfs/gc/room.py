@@ -1,4 +1,4 @@
-"""The daemon's loop: expired leases go, uses are written down, and room is made where a limit is passed.
+"""How much room there is, and making more: the daemon's loop, in which leases expire and uses are written down too.
 
 A limit is looked after each second while bytes come in, for a disk may be full in a minute. Without pressure nothing is
 collected: garbage is a cache that costs nothing while there is room.
@@ -10,7 +10,6 @@ import logging
 import math
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -19,53 +18,27 @@ from imgfs.aio.threads import run_disk
 from imgfs.errors import ImgfsError, StorageFailed, from_os
 from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
+from imgfs.gc.limits import Limits
 from imgfs.gc.report import Report
-from imgfs.gc.rooms import Rooms
+from imgfs.gc.stores import Stores
 from imgfs.gc.unfinished import taken
 from imgfs.metrics.family import Family, gauge
 
 _log = logging.getLogger("imgfs.gc")
 
-_SLACK = 20
-"""A limit that is passed is made room for by its twentieth more, so that the next byte does not pass it again."""
-
-
 LOOK_SECONDS = 1.0
 """How often a limit is looked after while somebody writes content."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """`quota` bytes of blobs and layers at most, `free` bytes and `free_percent` of the disk at least; 0: no limit."""
-
-    quota: int = 0
-    free: int = 0
-    free_percent: float = 0.0
-
-    def __bool__(self) -> bool:
-        return bool(self.quota or self.free or self.free_percent)
-
-    def need(self, used: int, available: int, size: int) -> int:
-        """How many bytes must go, when `used` are taken here and `available` of the disk's `size` are free."""
-        lowest = self.lowest(size)
-        over = used - self.quota if self.quota else 0
-        short = lowest - available
-        return max(over + self.quota // _SLACK if over > 0 else 0, short + lowest // _SLACK if short > 0 else 0)
-
-    def lowest(self, size: int) -> int:
-        """How many bytes of a disk of `size` are to be kept free."""
-        return max(self.free, math.ceil(size * self.free_percent / 100))
 
 
 class Room:
     """How much room there is, and making more."""
 
-    def __init__(self, state: Path, rooms: Rooms) -> None:
+    def __init__(self, state: Path, stores: Stores) -> None:
         self._state = state
-        self._rooms = rooms
+        self._stores = stores
         running = trio.Lock()
-        self.collector = Collector(rooms, running)
-        self.evictor = Evictor(rooms, running)
+        self.collector = Collector(stores, running)
+        self.evictor = Evictor(stores, running)
 
     async def used(self) -> int:
         """Bytes on disk of all blobs, layers and unfinished writes. Raises StorageFailed.
@@ -76,9 +49,9 @@ class Room:
 
     async def usage(self) -> dict[str, int]:
         """The same by kind: `blobs`, without those that are a layer's tar too, `layers` and `unfinished`."""
-        tars = [layer.tar for layer in self._rooms.layers]
-        alone = [info.allocated for info in self._rooms.content if info.digest not in self._rooms.layers]
-        parts = await taken(self._rooms.ingests)
+        tars = [layer.tar for layer in self._stores.layers]
+        alone = [info.allocated for info in self._stores.content if info.digest not in self._stores.layers]
+        parts = await taken(self._stores.ingests)
         return {"blobs": sum(alone), "layers": await run_disk(_allocated, tars), "unfinished": parts}
 
     async def families(self) -> list[Family]:
@@ -86,9 +59,9 @@ class Room:
         try:
             usage = await self.usage()
         except StorageFailed:
-            return self._rooms.totals.families()
+            return self._stores.totals.families()
         bytes_of = {(kind,): size for kind, size in usage.items()}
-        return [gauge("imgfs_store_bytes", "Bytes on disk.", ("kind",), bytes_of), *self._rooms.totals.families()]
+        return [gauge("imgfs_store_bytes", "Bytes on disk.", ("kind",), bytes_of), *self._stores.totals.families()]
 
     async def disk(self) -> os.statvfs_result:
         """What the disk of the state directory says of itself. Raises StorageFailed."""
@@ -129,11 +102,11 @@ class Room:
                 await self._wait_pressed(limits, is_helped=is_helped)
             is_helped = False
             try:
-                await self._rooms.leases.expire()
+                await self._stores.leases.expire()
                 if limits:
                     await self.make(limits)
                     is_helped = not await self.need(limits)
-                await self._rooms.clock.save()
+                await self._stores.clock.save()
             except ImgfsError as error:
                 _log.warning("no room was made", extra={"reason": error.message})
 
@@ -142,7 +115,7 @@ class Room:
         while True:
             await trio.sleep(LOOK_SECONDS if limits and is_helped else math.inf)
             with suppress(ImgfsError):
-                if self._rooms.ingests.is_filling and await self.need(limits):
+                if self._stores.ingests.is_filling and await self.need(limits):
                     return
 
 

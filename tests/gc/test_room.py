@@ -9,8 +9,9 @@ import trio
 from trio.testing import MockClock
 
 from imgfs.errors import StorageFailed
+from imgfs.gc.limits import Limits
 from imgfs.gc.report import Report
-from imgfs.gc.watch import Limits, Room
+from imgfs.gc.room import Room
 from imgfs.oci.digest import Digest
 from tests.gc.world import World
 
@@ -40,7 +41,7 @@ def test_limits_are_true_where_there_is_one() -> None:
 
 
 async def test_garbage_goes_before_what_is_named(world: World) -> None:
-    room = Room(world.content.root, world.rooms)
+    room = Room(world.content.root, world.stores)
     await world.image("a.test/box:1", *TARS[:2])
     await world.image("", *TARS[2:])
     used = await room.used()
@@ -58,7 +59,7 @@ async def test_garbage_goes_before_what_is_named(world: World) -> None:
 async def test_abandoned_writes_go_only_when_room_is_short(world: World) -> None:
     async with await world.ingests.open("mine") as writer:
         await writer.write(bytes(100_000))
-    room = Room(world.content.root, replace(world.rooms, patience=0.0))
+    room = Room(world.content.root, replace(world.stores, patience=0.0))
     await world.image("a.test/box:1", *TARS[:2])
     used = await room.used()
     await room.make(Limits(quota=used))
@@ -71,7 +72,7 @@ async def test_the_loop_expires_leases_writes_uses_down_and_outlives_failures(
     world: World, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     mock_clock.autojump_threshold = 0.1
-    room = Room(world.content.root, world.rooms)
+    room = Room(world.content.root, world.stores)
     await world.leases.create("one", expires=1_001)
     world.now = 1 << 62
     world.clock.touched(Digest.of(b"x"))
@@ -95,7 +96,7 @@ async def test_a_limit_that_is_passed_while_bytes_come_in_is_not_left_for_a_minu
     world: World, mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     mock_clock.autojump_threshold = 0.1
-    room = Room(world.content.root, world.rooms)
+    room = Room(world.content.root, world.stores)
     await world.image("a.test/box:1", TARS[0])
     limits = Limits(quota=await room.used() + 10_000)
     nursery.start_soon(room.watch, limits, 60.0)
@@ -112,7 +113,7 @@ async def test_where_no_room_can_be_made_that_is_not_tried_each_second(
     world: World, mock_clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mock_clock.autojump_threshold = 0.1
-    room = Room(world.content.root, world.rooms)
+    room = Room(world.content.root, world.stores)
     await world.blob(b"own" * 10_000)
     made, make = list[float](), room.make
 
