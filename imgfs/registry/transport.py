@@ -271,7 +271,7 @@ class Wire:
                 f"{subject}: the address of {authority} is malformed; check the registry's redirects"
             ) from None
         except httpx.HTTPError as error:
-            raise translated(error, subject, authority, manner.proxy or proxy_of(url)) from None
+            raise translated(error, subject, authority, self._proxy(url, manner)) from None
         if isinstance(stream := response.extensions.get("network_stream"), WideStream):
             stream.widen()
         counters.first_byte.observe(trio.current_time() - asked)
@@ -288,9 +288,12 @@ class Wire:
                 "report it to the registry's operator"
             )
 
+    def _proxy(self, url: str, manner: Manner) -> str | None:
+        return manner.proxy or proxy_of(url, self._proxies)
+
     async def _transport(self, url: str, manner: Manner, subject: str) -> httpx.AsyncHTTPTransport:
         tls = url.startswith("https:")
-        proxy = manner.proxy or proxy_of(url, self._proxies)
+        proxy = self._proxy(url, manner)
         if proxy is not None and not proxy.startswith(("http://", "https://")):
             raise RegistryFailed(f"{subject}: the proxy is neither http nor https; check HTTPS_PROXY and ALL_PROXY")
         if proxy is not None and manner.permitted is not None:
