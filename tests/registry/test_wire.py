@@ -112,9 +112,10 @@ async def test_what_is_no_answer_is_told_as_what_it_is(
 
 @pytest.mark.parametrize("action", [faults.endless_interim(), faults.endless_headers()], ids=["interim", "headers"])
 async def test_a_flood_through_a_proxy_ends_too(
-    wire: Wire, fake: FakeRegistry, action: Action, monkeypatch: pytest.MonkeyPatch
+    fake: FakeRegistry, action: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", fake.url)
+    wire = Wire(Limits())
     fake.fault(action)
     with pytest.raises(TooLarge, match=r"registry\.example sent more headers"):
         await wire.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
