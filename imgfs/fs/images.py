@@ -53,7 +53,8 @@ class NamesDirectory(Directory):
         if reference is None or self._subsystems.config.resolve == "registered":
             raise missing(name)
         await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
-        return self._registered(path, name)
+        # `repository:tag@digest` is recorded without the tag, which counts for nothing beside a digest.
+        return self._registered(str(reference), name)
 
     async def entries(self, caller: Caller) -> Listing:
         listing: list[tuple[bytes, Node]] = []

@@ -53,6 +53,17 @@ def test_a_name_by_digest_is_resolved_too(scene: Scene) -> None:
         assert os.readlink(name) == f"../{digest}"
 
 
+def test_a_tag_beside_a_digest_counts_for_nothing(scene: Scene) -> None:
+    made = small("pinned")
+    digest = made.add_to(scene.registry, "pinned")
+    name = scene.name("pinned").with_name(f"pinned:any@{digest}")
+    with scene.requests("manifest"):
+        assert os.readlink(name) == f"../{digest}"
+    with scene.silence():
+        assert (name / "manifest.json").read_bytes() == made.document
+        assert f"pinned@{digest}" in os.listdir(name.parent)
+
+
 def test_an_index_brings_the_manifest_of_the_platform_and_nothing_else(scene: Scene) -> None:
     both = index([image([marked_layer(f"multi {one}")], platform=one) for one in (AMD64, ARM64)])
     name = scene.serve(both, "multi")
