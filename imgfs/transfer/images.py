@@ -7,11 +7,12 @@ cancelled reader leaves the others alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from imgfs.aio.gather import gather
 from imgfs.content.store import ContentStore
-from imgfs.errors import ImgfsError
+from imgfs.errors import ImgfsError, NotFound, RemoteError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.store import Layer, LayerStore
 from imgfs.leases.pins import Pin, Pins
@@ -25,6 +26,9 @@ from imgfs.transfer.blobs import Blobs, known_descriptor
 from imgfs.transfer.documents import Documents, PlatformImage, check_config_size
 from imgfs.transfer.failures import Failures
 from imgfs.transfer.layers import Layers
+
+_HAD_ELSEWHERE = (NotFound, RemoteError, VerificationFailed)
+"""What of one blob says nothing of another that holds the same tar."""
 
 
 def _ignored(_: Digest) -> None:
@@ -59,6 +63,9 @@ class Images:
         self._catalog = catalog
         self._failures = failures
         self._assembled: dict[tuple[Digest, Platform], Snapshot] = {}
+        self._blobs_of: dict[Digest, dict[Digest, None]] = {}
+        """By diff ID, which blobs hold it by the word of the images that were asked for: one tar may have been
+        compressed in several ways, and a chain knows the first one only."""
 
     def local_snapshot(self, digest: Digest, platform: Platform) -> Snapshot | None:
         """As `snapshot` if it was asked for before and all of it is still here; never waits.
@@ -84,6 +91,7 @@ class Images:
         chain = chain_ids(config.diff_ids)
         snapshot = self._graph.find(chain[-1] if chain else EMPTY)
         if snapshot is not None:
+            self._note_blobs(image.manifest.layers, config.diff_ids)
             self._assembled[digest, platform] = snapshot
         return snapshot
 
@@ -135,7 +143,20 @@ class Images:
         self._touched(layer.diff_id)
         if layer.diff_id in self._stored:
             return self._stored.get(layer.diff_id)
-        return await self._layers.ensure(await known_descriptor(self._catalog, layer.blob), layer.diff_id)
+        try:
+            return await self._ensure(layer.blob, layer.diff_id)
+        except _HAD_ELSEWHERE:
+            for blob in [one for one in self._blobs_of.get(layer.diff_id, ()) if one != layer.blob]:
+                with suppress(*_HAD_ELSEWHERE):
+                    return await self._ensure(blob, layer.diff_id)
+            raise
+
+    async def _ensure(self, blob: Digest, diff_id: Digest) -> Layer:
+        return await self._layers.ensure(await known_descriptor(self._catalog, blob), diff_id)
+
+    def _note_blobs(self, layers: Sequence[Descriptor], diff_ids: Sequence[Digest]) -> None:
+        for descriptor, diff_id in zip(layers, diff_ids, strict=True):
+            self._blobs_of.setdefault(diff_id, {})[descriptor.digest] = None
 
     async def _assemble(self, image: PlatformImage, own: tuple[Source, ...], pin: Pin, hurried: bool) -> Snapshot:
         manifest = image.manifest
@@ -154,6 +175,7 @@ class Images:
             )
         config = await self._documents.config(manifest, own)
         pairs = list(zip(manifest.layers, config.diff_ids, strict=True))
+        self._note_blobs(manifest.layers, config.diff_ids)
         pin.add(*map(layer, config.diff_ids), *map(snapshot, chain_ids(config.diff_ids) or [EMPTY]))
         for diff_id in config.diff_ids:
             self._touched(diff_id)

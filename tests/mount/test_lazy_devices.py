@@ -42,13 +42,17 @@ MISSING: dict[str, tuple[int, ...]] = {
 """Which layers of each image are missing; all have three."""
 BIG = os.urandom(5 << 20)
 BIG_IMAGE = image([layer([File("big", BIG), File("after", b"after\n")])], platform=AMD64)
+TWICE = [File("twice", b"compressed twice\n" * 1000)]
+FIRST, SECOND = (image([layer(TWICE, compression)], platform=AMD64) for compression in ("gzip", "zstd"))
+"""One tar in two blobs; the chain is on record with the first."""
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """All images here were used once, by a daemon before this one; then some of their layers were taken away."""
     with serving(tmp_path_factory.mktemp("lazy")) as scene:
-        made = {repository: small(repository, layers=3) for repository in MISSING} | {"big": BIG_IMAGE}
+        made = {repository: small(repository, layers=3) for repository in MISSING}
+        made |= {"big": BIG_IMAGE, "first": FIRST, "second": SECOND}
         for repository, one in made.items():
             os.listdir(f"{scene.serve(one, repository)}/rootfs/")
         scene.mount.stop()
@@ -239,3 +243,10 @@ def test_device_files_are_unlisted_read_only_and_refuse_what_is_no_layer(scene: 
         with refused(errno.ENOENT):
             os.stat(devices / name)
     assert run("rm", "-f", device).returncode == 1
+
+
+def test_what_one_blob_has_no_more_another_of_the_same_tar_has(scene: Scene) -> None:
+    (blob,) = FIRST.layers
+    scene.registry.fault(status(404), f"GET .*/blobs/{blob.digest}", times=None)
+    with scene.requests("blob", "blob"):
+        assert (scene.name("second") / "rootfs/twice").read_bytes() == b"compressed twice\n" * 1000
