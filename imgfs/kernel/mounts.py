@@ -38,11 +38,13 @@ class Mount:
     number: int
     parent: int
     """The `number` of the mount that it is mounted on."""
+    groups: frozenset[str] = frozenset()
+    """The peer groups that tell it of mounts made and taken away in them (mount_namespaces(7))."""
 
 
-def mounts() -> list[Mount]:
-    """Every mount this process sees, in the order they were made."""
-    return [_parse(os.fsdecode(line)) for line in _lines()]
+def mounts(process: int | str = "self") -> list[Mount]:
+    """Every mount that a process sees, this one or another, in the order they were made. Raises OSError."""
+    return [_parse(os.fsdecode(line)) for line in _lines(process)]
 
 
 def mount_at(path: str) -> Mount | None:
@@ -164,8 +166,8 @@ def _absolute(path: str) -> str:
     return os.path.join(os.path.realpath(head), tail)
 
 
-def _lines() -> list[bytes]:
-    table = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n")
+def _lines(process: int | str = "self") -> list[bytes]:
+    table = Path(f"/proc/{process}/mountinfo").read_bytes().rstrip(b"\n")
     return table.split(b"\n")  # a path may hold whatever else ends lines
 
 
@@ -178,7 +180,9 @@ def _parse(line: str) -> Mount:
     fields, kind = left.split(" "), right.split(" ")
     major, _, minor = fields[2].partition(":")
     device = int(major), int(minor)
-    return Mount(_unescape(fields[4]), kind[0], _unescape(kind[1]), device, int(fields[0]), int(fields[1]))
+    tags = [tag.partition(":") for tag in fields[6:]]
+    groups = frozenset(group for how, _, group in tags if how in ("shared", "master"))
+    return Mount(_unescape(fields[4]), kind[0], _unescape(kind[1]), device, int(fields[0]), int(fields[1]), groups)
 
 
 def _unescape(text: str) -> str:

@@ -6,11 +6,11 @@ until a path is walked that may lead through the daemon's own tree: they are mad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from imgfs.kernel import bind, disk, erofs, fuse_overlay, mounts, overlay
+from imgfs.kernel import bind, disk, elsewhere, erofs, fuse_overlay, mounts, overlay
 from imgfs.kernel.mountapi import Detached, clone_mount
 from imgfs.kernel.mounts import Mount
 from imgfs.snapshots.root import RootAttributes, root_of
@@ -21,6 +21,10 @@ class Kernel(Protocol):
 
     def mounts(self) -> list[Mount]:
         """Every mount."""
+        ...
+
+    def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
+        """Those whose filesystem is mounted at another place too, which outlasts them."""
         ...
 
     def mount_at(self, path: str) -> Mount | None:
@@ -84,6 +88,10 @@ class HostKernel:
     def mounts(self) -> list[Mount]:
         """See Kernel."""
         return mounts.mounts()
+
+    def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
+        """See Kernel."""
+        return elsewhere.mounted_elsewhere(wanted)
 
     def mount_at(self, path: str) -> Mount | None:
         """See Kernel."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 
 import trio
@@ -22,6 +22,8 @@ Attach = Callable[[str], object]
 """Mounts something over the path it is given; runs in a thread, raises ImgfsError."""
 
 THREADS = 8
+_WRITABLE = ("overlay", "fuse.fuse-overlayfs")
+"""What a writable snapshot may be mounted as."""
 _log = logging.getLogger("imgfs.rootfs")
 
 
@@ -107,11 +109,16 @@ class Places:
         return place not in self._mounted
 
     async def expire(self) -> None:
-        """Take away what nobody has used since the last call, and nobody has mounted something else over."""
-        stacked = await trio.to_thread.run_sync(self._stacked, limiter=self._unmounting)
+        """Take away what nobody has used since the last call, and nobody has mounted something else over.
+
+        An overlay that is mounted elsewhere too (a bind, a copy in another mount namespace) is in use there: taken away
+        here, it could not be mounted again, as nobody else may write to its upper.
+        """
+        paths = {self.path(place) for place in self}
+        used = await trio.to_thread.run_sync(self._used, paths, limiter=self._unmounting)
         for place in self:
             mark = self._mounted.get(place)
-            if self.path(place) in stacked:
+            if self.path(place) in used:
                 continue
             if await trio.to_thread.run_sync(self._kernel.expire, self.path(place), limiter=self._unmounting):
                 self._forget(place, mark)
@@ -157,7 +164,12 @@ class Places:
         attach(path)
         return self._kernel.mount_number(path) or object()
 
-    def _stacked(self) -> set[str]:
-        """Where more than one mount lies. Read from the table: walking into a mount would count as a use of it."""
-        counts = Counter(mount.mountpoint for mount in self._kernel.mounts())
-        return {path for path, count in counts.items() if count > 1}
+    def _used(self, paths: Collection[str]) -> set[str]:
+        """Those of `paths` where more than one mount lies, or a writable one that is mounted elsewhere too.
+
+        Read from the tables of mounts: walking into a mount would count as a use of it.
+        """
+        ours = [mount for mount in self._kernel.mounts() if mount.mountpoint in paths]
+        counts = Counter(mount.mountpoint for mount in ours)
+        copied = self._kernel.mounted_elsewhere([mount for mount in ours if mount.filesystem in _WRITABLE])
+        return {path for path, count in counts.items() if count > 1} | {mount.mountpoint for mount in copied}

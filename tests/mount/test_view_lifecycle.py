@@ -163,6 +163,23 @@ def test_what_nobody_uses_goes_what_is_used_stays_and_the_next_use_mounts_again(
         until(lambda: shown(scene.mount) == [])
 
 
+def test_a_writable_rootfs_that_is_mounted_elsewhere_too_is_used(tmp_path: Path) -> None:
+    with serving(tmp_path, IDLE) as scene:
+        _, idle = pulled(scene, "idle")
+        rootfs, elsewhere = prepare(scene, "bound", idle.name) / "rootfs", tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        os.listdir(rootfs)
+        succeed("mount", "--bind", rootfs, elsewhere)
+        try:
+            os.listdir(idle / "rootfs")
+            until(lambda: shown_at(scene.mount, idle) == [])  # two looks at what is idle, and so at the other one
+            (elsewhere / "new").write_bytes(b"there\n")
+            assert (rootfs / "new").read_bytes() == b"there\n"
+        finally:
+            succeed("umount", elsewhere)
+        until(lambda: shown(scene.mount) == [])
+
+
 def test_numbers_are_the_same_after_an_unmount(own: Scene) -> None:
     rootfs = used(own)
     paths = (rootfs, own.mount.snapshots / "active/key/rootfs")

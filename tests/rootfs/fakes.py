@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, NotFound
@@ -59,11 +59,13 @@ class FakeDetached:
 
 
 class FakeKernel:
-    """`mounted`: what each path shows; `used`: paths in use, that stay; `gate`: where each call stops at its end."""
+    """`mounted`: what each path shows; `used`: paths in use, that stay; `elsewhere`: paths whose filesystem is mounted
+    at another place too; `gate`: where each call stops at its end."""
 
     def __init__(self) -> None:
         self.mounted: dict[str, str] = {}
         self.used: set[str] = set()
+        self.elsewhere: set[str] = set()
         self.marked: set[str] = set()
         self.calls: list[str] = []
         self.errors: dict[str, ImgfsError] = {}
@@ -101,6 +103,9 @@ class FakeKernel:
 
     def mounts(self) -> list[Mount]:
         return [Mount(path, shows, "", (0, 0), 1, 0) for path, shows in self.mounted.items()]
+
+    def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
+        return [one for one in wanted if one.mountpoint in self.elsewhere]
 
     def mount_at(self, path: str) -> Mount | None:
         return next((one for one in self.mounts() if one.mountpoint == path), None)

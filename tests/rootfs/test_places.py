@@ -129,6 +129,19 @@ async def test_what_is_unused_between_two_calls_expires(kernel: FakeKernel, plac
     assert kernel.mounted == {f"/mnt/{B}": "b"}
 
 
+async def test_what_can_be_written_stays_while_it_is_mounted_elsewhere_too(kernel: FakeKernel, places: Places) -> None:
+    await places.mount(A, kernel.attach("overlay"))
+    await places.mount(B, kernel.attach("erofs"))
+    kernel.elsewhere = {f"/mnt/{A}", f"/mnt/{B}"}
+    for _ in range(3):
+        await places.expire()
+    assert list(places) == [A]
+    kernel.elsewhere.clear()
+    for _ in range(2):
+        await places.expire()
+    assert list(places) == []
+
+
 def _expire(places: Places) -> Awaitable[object]:
     return places.expire()
 

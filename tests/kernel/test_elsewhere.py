@@ -1,0 +1,70 @@
+"""Copies of a mount that outlast it, in this mount namespace and in others."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from imgfs.kernel.elsewhere import mounted_elsewhere
+from imgfs.kernel.mountapi import Context
+from imgfs.kernel.mounts import mount_at, unmount
+from tests.kernel.pieces import directory
+from tests.mount.scene import succeed
+
+
+@pytest.fixture
+def mounted(place: Path) -> Path:
+    """A tmpfs upon a mount that tells its peers and slaves of what is mounted in it."""
+    above = directory(place / "above")
+    with Context("tmpfs", "above") as context, context.create(0) as mount:
+        mount.attach(str(above))
+    succeed("mount", "--make-shared", above)
+    with Context("tmpfs", "here") as context, context.create(0) as mount:
+        mount.attach(str(directory(above / "mounted")))
+    return above / "mounted"
+
+
+def is_elsewhere(path: Path) -> bool:
+    mount = mount_at(str(path))
+    assert mount is not None
+    return mounted_elsewhere([mount]) == [mount]
+
+
+@contextmanager
+def namespace(propagation: str, root: Path | None = None) -> Generator[None]:
+    """A process in a mount namespace of its own, made from this one; its root directory there is `root`."""
+    inside = "from os import chdir, chroot; import sys; sys.argv[1:] and (chroot(sys.argv[1]), chdir('/')); "
+    code = inside + "print(flush=True); sys.stdin.read()"
+    command = ["unshare", "-m", "--propagation", propagation, "python3", "-c", code, *([str(root)] if root else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield
+
+
+def test_a_mount_alone_is_nowhere_else(mounted: Path) -> None:
+    assert not is_elsewhere(mounted)
+    assert mounted_elsewhere([]) == []
+
+
+def test_a_bind_is_elsewhere(mounted: Path, place: Path) -> None:
+    succeed("mount", "--bind", mounted, directory(place / "bind"))
+    assert is_elsewhere(mounted)
+    unmount(str(place / "bind"))
+    assert not is_elsewhere(mounted)
+
+
+@pytest.mark.parametrize(("propagation", "outlasts"), [("private", True), ("slave", False), ("shared", False)])
+def test_a_copy_in_another_namespace_counts_unless_it_goes_too(mounted: Path, propagation: str, outlasts: bool) -> None:
+    with namespace(propagation):
+        assert is_elsewhere(mounted) is outlasts
+    assert not is_elsewhere(mounted)
+
+
+def test_what_is_a_root_directory_elsewhere_is_found(mounted: Path) -> None:
+    with namespace("private", mounted):
+        assert is_elsewhere(mounted)
