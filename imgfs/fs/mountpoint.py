@@ -37,14 +37,24 @@ class Mountpoint(Node):
             return
         id = self._subsystems.snapshots.numbered(self._number).id
         with self._subsystems.failures.noting(f"snapshots/{id}"):
-            is_new = await caller.wait(lambda: self._show(id))
-            if not is_new and caller.is_elsewhere:
-                raise NotPermitted(
-                    f"snapshot {id}: is mounted, but not in the mount namespace of process {caller.pid}; "
-                    "bind the tree there with rslave propagation"
-                )
+            if not await caller.wait(lambda: self._show(id)):
+                await self._refuse_passed_by(id, caller)
         # Whoever is here although something was mounted before went by while that was done: he is beneath it.
         raise Stale(f"{self._place(id)}: is mounted now; walk again")
+
+    async def _refuse_passed_by(self, id: str, caller: Caller) -> None:
+        """Raise NotPermitted for who comes to the directory beneath the mount by a way that never leads into it."""
+        if caller.is_elsewhere:
+            raise NotPermitted(
+                f"snapshot {id}: is mounted, but not in the mount namespace of process {caller.pid}; "
+                "bind the tree there with rslave propagation"
+            )
+        places, place = self._subsystems.rootfs.places, self._place(id)
+        if bind := await places.bind_beneath(place, caller.pid):
+            raise NotPermitted(
+                f"snapshot {id}: {bind} was bound before anything was mounted at {places.path(place)}, and shows what "
+                f"is beneath; `umount {bind}`, `ls {places.path(place)}`, then bind it again"
+            )
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         entry = self._subsystems.shown.entry(self.number, stat.S_IFDIR | 0o755)

@@ -58,7 +58,7 @@ def _tables_of_others() -> Iterator[list[Mount]]:
         with suppress(OSError):  # it has ended, or is somebody's whom an ordinary user may not ask
             if (view := _view_of(process)) not in seen:
                 seen.add(view)
-                yield mounts(process)
+                yield mounts(int(process))
 
 
 def _view_of(process: str) -> _View:

@@ -40,9 +40,11 @@ class Mount:
     """The `number` of the mount that it is mounted on."""
     groups: frozenset[str] = frozenset()
     """The peer groups that tell it of mounts made and taken away in them (mount_namespaces(7))."""
+    root: str = "/"
+    """Which directory of its filesystem is shown there."""
 
 
-def mounts(process: int | str = "self") -> list[Mount]:
+def mounts(process: int | None = None) -> list[Mount]:
     """Every mount that a process sees, this one or another, in the order they were made. Raises OSError."""
     return [_parse(os.fsdecode(line)) for line in _lines(process)]
 
@@ -166,8 +168,8 @@ def _absolute(path: str) -> str:
     return os.path.join(os.path.realpath(head), tail)
 
 
-def _lines(process: int | str = "self") -> list[bytes]:
-    table = Path(f"/proc/{process}/mountinfo").read_bytes().rstrip(b"\n")
+def _lines(process: int | None = None) -> list[bytes]:
+    table = Path(f"/proc/{process or 'self'}/mountinfo").read_bytes().rstrip(b"\n")
     return table.split(b"\n")  # a path may hold whatever else ends lines
 
 
@@ -182,7 +184,8 @@ def _parse(line: str) -> Mount:
     device = int(major), int(minor)
     tags = [tag.partition(":") for tag in fields[6:]]
     groups = frozenset(group for how, _, group in tags if how in ("shared", "master"))
-    return Mount(_unescape(fields[4]), kind[0], _unescape(kind[1]), device, int(fields[0]), int(fields[1]), groups)
+    mountpoint, source, root = map(_unescape, (fields[4], kind[1], fields[3]))
+    return Mount(mountpoint, kind[0], source, device, int(fields[0]), int(fields[1]), groups, root)
 
 
 def _unescape(text: str) -> str:

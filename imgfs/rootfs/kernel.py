@@ -19,8 +19,8 @@ from imgfs.snapshots.root import RootAttributes, root_of
 class Kernel(Protocol):
     """What mounts and unmounts. Errors are those of imgfs/kernel/, where each call is described."""
 
-    def mounts(self) -> list[Mount]:
-        """Every mount."""
+    def mounts(self, process: int | None = None) -> list[Mount]:
+        """Every mount that this process sees, or another one. Raises OSError for one that has ended."""
         ...
 
     def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
@@ -85,9 +85,9 @@ class Kernel(Protocol):
 class HostKernel:
     """The kernel itself."""
 
-    def mounts(self) -> list[Mount]:
+    def mounts(self, process: int | None = None) -> list[Mount]:
         """See Kernel."""
-        return mounts.mounts()
+        return mounts.mounts(process)
 
     def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
         """See Kernel."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -107,6 +107,18 @@ class Places:
             return False
         self._forget(place, mark)
         return place not in self._mounted
+
+    async def bind_beneath(self, place: str, process: int) -> str | None:
+        """Where the process sees a bind of the place's own directory, made when nothing was mounted over that."""
+        return await trio.to_thread.run_sync(self._bind_beneath, place, process, limiter=self._unmounting)
+
+    def _bind_beneath(self, place: str, process: int) -> str | None:
+        tree = self._kernel.mount_at(self._mountpoint)
+        with suppress(OSError):  # it has ended
+            seen = self._kernel.mounts(process) if tree else []
+            binds = (one for one in seen if tree and (one.device, one.root) == (tree.device, f"/{place}"))
+            return next((one.mountpoint for one in binds), None)
+        return None
 
     async def expire(self) -> None:
         """Take away what nobody has used since the last call, and nobody has mounted something else over.

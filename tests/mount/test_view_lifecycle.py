@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from imgfs.kernel.mounts import mounts, mounts_below
 from imgfs.testing.build import Image
 from imgfs.testing.images import busybox_image
 from tests.mount.kernel_views import chain_of, prepare, shown, shown_at
-from tests.mount.scene import CONFIG, Scene, refused, run, serving, small, succeed, until
+from tests.mount.scene import CONFIG, Scene, error_of, refused, run, serving, small, succeed, until
 
 END = 15
 """Seconds within which a daemon that was told to end has ended."""
@@ -178,6 +179,23 @@ def test_a_writable_rootfs_that_is_mounted_elsewhere_too_is_used(tmp_path: Path)
         finally:
             succeed("umount", elsewhere)
         until(lambda: shown(scene.mount) == [])
+
+
+def test_a_bind_from_beneath_a_writable_rootfs_says_how_to_mend_it(scene: Scene, tmp_path: Path) -> None:
+    directory = prepare(scene, "beneath", pulled(scene, "beneath")[1].name)
+    succeed("mount", "--bind", directory / "rootfs", tmp_path)
+    try:
+        with refused(errno.EPERM):
+            os.listdir(tmp_path)
+        assert f"`umount {tmp_path}`" in error_of(directory)
+    finally:
+        succeed("umount", tmp_path)
+    succeed("ls", directory / "rootfs")
+    succeed("mount", "--bind", directory / "rootfs", tmp_path)
+    try:
+        assert (tmp_path / "mark").read_bytes() == b"beneath/1\n"
+    finally:
+        succeed("umount", tmp_path)
 
 
 def test_numbers_are_the_same_after_an_unmount(own: Scene) -> None:

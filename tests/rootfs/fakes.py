@@ -101,7 +101,7 @@ class FakeKernel:
         self.gates["expire"]()
         return is_gone
 
-    def mounts(self) -> list[Mount]:
+    def mounts(self, process: int | None = None) -> list[Mount]:
         return [Mount(path, shows, "", (0, 0), 1, 0) for path, shows in self.mounted.items()]
 
     def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
