@@ -26,8 +26,8 @@ from imgfs.fs.session import Session
 from imgfs.fs.subsystems import Subsystems
 from imgfs.kernel.fuse import FuseMount
 from imgfs.kernel.guard import guarded
-from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
-from imgfs.lock import locked
+from imgfs.kernel.mounts import is_dead, is_ours, mount_at, mounts, unmount
+from imgfs.lock import holder, locked
 from imgfs.log import configure_log
 from imgfs.notify import Manager
 from imgfs.plugins.finding import find_plugins
@@ -71,6 +71,7 @@ def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> Non
     sys.setswitchinterval(_SWITCH_INTERVAL)
     _check(mounting)
     os.umask(0o077)  # only now: others may have to pass the directories above the mountpoint
+    _refuse_unmounted(mounting.state)
     with locked(mounting.state, f"at {told(mounting.mountpoint)}"):
         configure_log(
             mounting.state / "log",
@@ -186,6 +187,16 @@ def _check(mounting: Mounting) -> None:
             mountpoint.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise from_os(error, str(error.filename or state)) from None
+
+
+def _refuse_unmounted(state: Path) -> None:
+    """Raise Busy with the cure while a daemon holds `state` whose tree was unmounted, but not by all who use it."""
+    held = holder(state)
+    if held and held.mountpoint and not any(told(Path(one.mountpoint)) == held.mountpoint for one in mounts()):
+        raise Busy(
+            f"{state}: is in use by {held.told}, where no tree is mounted now: it goes on while a file in it is open, "
+            "or a copy of it is mounted elsewhere or in another mount namespace; end what uses that, or kill that pid"
+        )
 
 
 def _clear_stale(mountpoint: str) -> None:

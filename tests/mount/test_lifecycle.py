@@ -226,6 +226,17 @@ def test_umount_of_a_used_tree_is_busy_and_lazy_takes_it_away(idle: Mounted, reg
         assert process.wait(PATIENCE) == 0
 
 
+def test_mounting_again_while_somebody_keeps_the_old_tree_says_what_to_do(idle: Mounted) -> None:
+    with foreground(idle) as process:
+        with (idle.path / ".imgfs/version").open():
+            run("umount", "-l", idle.path)
+            done = idle.try_start()
+            assert done.returncode == 7
+            assert f"pid {process.pid} at {idle.path}, where no tree is mounted now" in done.stderr
+        assert process.wait(PATIENCE) == 0
+    idle.start()
+
+
 def test_kill_leaves_a_dead_mount_that_the_next_start_takes_over(mounted: Mounted, registry: FakeRegistry) -> None:
     name = add(registry)
     assert mounted.run("pull", name).returncode == 0
