@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 
 import pyfuse3
 
@@ -148,14 +149,27 @@ class NamesDirectory(Directory):
         return ImageDirectory(self._subsystems, digest)
 
     async def _target(self, text: str, caller: Caller) -> Digest:
-        """The digest that a link's target stands for: written as such, as a path to one, or as a reference."""
+        """The digest that a link's target stands for: as such, as a path to one or to a name, or as a reference."""
         last = text.rpartition("/")[2]
         if is_digest(last):
             return Digest(last)
-        if found := self._subsystems.names.get(text):
+        name = self._followed(text)
+        if found := self._subsystems.names.get(name):
             return found.digest
-        reference = _reference(text)
+        reference = _reference(name)
         return await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
+
+    def _followed(self, text: str) -> str:
+        """The name that a target leads to from the directory of its link, unless it begins with a host or leads out.
+
+        Below a host, `app:1` is that registry's, as it is for whoever follows a link, and not Docker Hub's.
+        """
+        images = self._subsystems.rootfs.places.path("images")
+        path = posixpath.normpath(posixpath.join(images, self._prefix, text))
+        first, slash, _ = text.partition("/")
+        if (slash and is_host(first)) or not path.startswith(f"{images}/"):
+            return text
+        return path.removeprefix(f"{images}/")
 
 
 class NameLink(Link):
@@ -228,4 +242,6 @@ def _reference(text: str) -> Reference:
             raise Invalid(text)
         return expand_familiar(text)
     except Invalid:
-        raise Invalid(f"link target {text[:200]!r}: expected a digest, ../content/<digest> or a reference") from None
+        raise Invalid(
+            f"link target {text[:200]!r}: expected a digest, ../content/<digest>, a name or a reference"
+        ) from None

@@ -128,6 +128,26 @@ def test_a_reference_as_target_is_resolved(scene: Scene) -> None:
     assert os.readlink(scene.images / "aliased") == made.digest
 
 
+@pytest.mark.parametrize(
+    "form", ["linked:1", "./linked:1", "../{host}/linked:1", "../../images/{host}/linked:1", "{name}"]
+)
+def test_a_path_to_a_name_as_target_is_that_names_digest(scene: Scene, form: str) -> None:
+    made = small("linked")
+    name = scene.serve(made, "linked")
+    os.lstat(name)
+    os.symlink(form.format(host=scene.registry.host, name=name), name.with_name("alias:1"))
+    assert os.readlink(name.with_name("alias:1")) == f"../{made.digest}"
+    os.unlink(name.with_name("alias:1"))
+
+
+def test_a_target_below_a_host_is_asked_for_there(scene: Scene) -> None:
+    made = small("asked")
+    name = scene.serve(made, "asked")
+    with scene.requests("manifest", "manifest"):  # the link's own name is looked up before it is made
+        os.symlink("asked:1", name.with_name("alias:2"))
+    assert os.readlink(name.with_name("alias:2")) == f"../{made.digest}"
+
+
 @pytest.mark.parametrize("target", ["sha256:12", "sha256:" + "A" * 64, "sha512:" + "0" * 64, "Not A Reference", "/"])
 def test_malformed_targets_are_invalid(scene: Scene, target: str) -> None:
     with scene.silence(), refused(errno.EINVAL):
