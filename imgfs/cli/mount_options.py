@@ -32,7 +32,7 @@ _PASSED_OVER = frozenset(
     )
 )
 """Flags that mean something to others, or what holds anyway."""
-_PASSED_OVER_WITH_VALUE = ("x-", "X-", "comment=", "user=", "fsname=", "subtype=")
+_PASSED_OVER_WITH_VALUE = ("x-", "X-", "comment=", "user=", "fsname=", "subtype=", "user_id=", "group_id=")
 _REFUSED = {
     "noexec": "a rootfs is a mount of its own that it would not reach; leave it out, or write `exec` behind `user`",
     "remount": "a mounted tree keeps its options; unmount it and mount it again",

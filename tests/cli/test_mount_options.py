@@ -58,6 +58,7 @@ def test_a_path_is_of_where_it_was_said(tmp_path: Path, monkeypatch: pytest.Monk
         ("zzzzzzzz", Invalid, "imgfs.toml(5) tell"),
         ("noexec", Unsupported, "leave it out"),
         ("remount,ro", Unsupported, "unmount it and mount it again"),
+        ("rw,relatime,user_id=0,group_id=0,allow_other,remount,ro", Unsupported, "unmount it and mount it again"),
     ],
 )
 def test_what_is_unknown_is_refused_with_the_likely_spelling(text: str, kind: type[ImgfsError], said: str) -> None:
