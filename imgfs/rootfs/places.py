@@ -108,6 +108,12 @@ class Places:
         self._forget(place, mark)
         return place not in self._mounted
 
+    async def check_only_here(self, place: str) -> None:
+        """Raise Busy if what can be written there is mounted elsewhere too."""
+        path = self.path(place)
+        if await trio.to_thread.run_sync(self._copied, {path}, limiter=self._unmounting):
+            raise Busy(f"{place}: is mounted elsewhere too, by a bind or in another mount namespace; end that first")
+
     async def bind_beneath(self, place: str, process: int) -> str | None:
         """Where the process sees a bind of the place's own directory, made when nothing was mounted over that."""
         return await trio.to_thread.run_sync(self._bind_beneath, place, process, limiter=self._unmounting)
@@ -181,7 +187,11 @@ class Places:
 
         Read from the tables of mounts: walking into a mount would count as a use of it.
         """
+        counts = Counter(mount.mountpoint for mount in self._kernel.mounts() if mount.mountpoint in paths)
+        return {path for path, count in counts.items() if count > 1} | self._copied(paths)
+
+    def _copied(self, paths: Collection[str]) -> set[str]:
+        """Those of `paths` where something writable lies that is mounted elsewhere too."""
         ours = [mount for mount in self._kernel.mounts() if mount.mountpoint in paths]
-        counts = Counter(mount.mountpoint for mount in ours)
         copied = self._kernel.mounted_elsewhere([mount for mount in ours if mount.filesystem in _WRITABLE])
-        return {path for path, count in counts.items() if count > 1} | {mount.mountpoint for mount in copied}
+        return {mount.mountpoint for mount in copied}

@@ -202,7 +202,12 @@ class Rootfs:
         return await self.places.mount(place, partial(self._kernel.bind_read_only, upper, trusted=False))
 
     async def leave(self, id: str) -> None:
-        """Take the mounts of a snapshot away. Raises Busy while it is used, also by what an earlier daemon mounted."""
+        """Take the mounts of a snapshot away. Raises Busy while it is used, also by what an earlier daemon mounted.
+
+        One that is mounted elsewhere too stays mounted: taken away, it could not be mounted again beside that.
+        """
+        if self._check_of(self._snapshots.stat(id)):
+            await self.places.check_only_here(rootfs_of(id))
         await self.places.unmount(diff_of(id))
         await self.places.unmount(rootfs_of(id))
         await self._check_unused(self._snapshots.stat(id))

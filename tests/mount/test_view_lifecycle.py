@@ -175,6 +175,8 @@ def test_a_writable_rootfs_that_is_mounted_elsewhere_too_is_used(tmp_path: Path)
             os.listdir(idle / "rootfs")
             until(lambda: shown_at(scene.mount, idle) == [])  # two looks at what is idle, and so at the other one
             (elsewhere / "new").write_bytes(b"there\n")
+            with refused(errno.EBUSY):
+                os.rename(rootfs.parent, scene.mount.snapshots / "committed")
             assert (rootfs / "new").read_bytes() == b"there\n"
         finally:
             succeed("umount", elsewhere)

@@ -102,7 +102,7 @@ class FakeKernel:
         return is_gone
 
     def mounts(self, process: int | None = None) -> list[Mount]:
-        return [Mount(path, shows, "", (0, 0), 1, 0) for path, shows in self.mounted.items()]
+        return [Mount(path, shows.partition(" ")[0], "", (0, 0), 1, 0) for path, shows in self.mounted.items()]
 
     def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
         return [one for one in wanted if one.mountpoint in self.elsewhere]

@@ -265,6 +265,18 @@ async def test_changes_are_a_read_only_bind_and_both_are_left(kernel: FakeKernel
     assert shown(kernel) == {}
 
 
+async def test_what_is_mounted_elsewhere_too_is_not_left(kernel: FakeKernel, scene: Scene) -> None:
+    id = await active(scene, "key")
+    await scene.rootfs.show_user(id)
+    kernel.elsewhere.add(f"/mnt/{rootfs_of(id)}")
+    with pytest.raises(Busy, match="elsewhere"):
+        await scene.rootfs.leave(id)
+    assert shown(kernel) == {rootfs_of(id): "overlay"}
+    kernel.elsewhere.clear()
+    await scene.rootfs.leave(id)
+    assert shown(kernel) == {}
+
+
 async def test_a_mount_that_somebody_took_is_made_again(kernel: FakeKernel, scene: Scene) -> None:
     id = await active(scene, "key")
     await scene.rootfs.show_user(id)
