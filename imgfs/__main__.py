@@ -1,5 +1,5 @@
 """`python -m imgfs`."""
 
-from imgfs.cli import main
+from imgfs.entry import main
 
 main()

@@ -20,6 +20,7 @@ from imgfs import __version__
 from imgfs.assembly import TABLES, Mounting, Opened, assemble, given, limits_of, told
 from imgfs.content.durable import make_directory, open_directory
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
+from imgfs.execution.starter import attend_starter
 from imgfs.fs.deleting import finish_deletions
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
@@ -137,6 +138,8 @@ async def _show(
             nursery.start_soon(rootfs.follow_losses)
             nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
             nursery.start_soon(opened.keeper.watch)
+            if os.geteuid() == 0:  # nobody else starts containers
+                nursery.start_soon(attend_starter, mounting.state, mounting.mountpoint)
         await session.serve(signalled, ending, answers, rootfs.clear)
         with trio.CancelScope(shield=True):
             await subsystems.ingests.sync()

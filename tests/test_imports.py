@@ -15,7 +15,7 @@ STOREYS = [
     {"errors"},
     {"oci"},
     {"erofs"},
-    {"aio", "encoding", "filename", "metrics", "spelling", "state"},
+    {"aio", "encoding", "filename", "metrics", "mountpoint", "spelling", "state"},
     {"log", "lock", "config", "database", "notify"},
     {"plugins"},
     {"content", "registry", "kernel"},
@@ -31,6 +31,7 @@ STOREYS = [
     {"assembly"},
     {"daemon"},
     {"cli"},
+    {"entry"},
     {"testing"},
 ]
 """From the ground up. Rooms of one storey are blind to one another; imports for types count too."""

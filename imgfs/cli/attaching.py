@@ -21,32 +21,10 @@ import msgspec
 from imgfs.execution.control import Connection
 from imgfs.execution.job import NONE
 from imgfs.execution.record import Status
+from imgfs.execution.signals import PASSED_ON
 from imgfs.execution.starting import Attached
 
 _PIECE = 1 << 16
-_FORWARDED = [
-    number
-    for number in signal.valid_signals()
-    if number
-    not in (
-        signal.SIGKILL,
-        signal.SIGSTOP,
-        signal.SIGCHLD,
-        signal.SIGCONT,
-        signal.SIGTSTP,
-        signal.SIGTTIN,
-        signal.SIGTTOU,
-        signal.SIGWINCH,
-        signal.SIGPIPE,
-        signal.SIGURG,
-        signal.SIGSEGV,
-        signal.SIGBUS,
-        signal.SIGILL,
-        signal.SIGFPE,
-        signal.SIGABRT,
-    )
-]
-"""What is passed on. The rest is about this process alone, or the shell's to stop and go on with it."""
 
 
 def terminal_size() -> tuple[int, int]:
@@ -153,7 +131,7 @@ def _signals() -> Generator[int]:
     """A descriptor that gets the number of each signal that is to be passed on."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, _heard) for number in (*_FORWARDED, signal.SIGWINCH)}
+    handlers = {number: signal.signal(number, _heard) for number in (*PASSED_ON, signal.SIGWINCH)}
     try:
         yield reading
     finally:

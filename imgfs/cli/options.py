@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from imgfs.cli.tree import Tree
+from imgfs.mountpoint import DEFAULT_MOUNTPOINT, VARIABLE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,16 +38,9 @@ class Group(click.Group):
         return list(self.commands)
 
 
-def default_mountpoint() -> str:
-    """Where the tree is mounted unless somebody says otherwise."""
-    from imgfs.config import DEFAULT_MOUNTPOINT
-
-    return DEFAULT_MOUNTPOINT
-
-
 def tree_of(ctx: click.Context) -> Tree:
     """The tree that a command line is about while it is still being typed."""
-    return Tree(os.fspath(ctx.params.get("mountpoint") or os.environ.get("IMGFS_MOUNTPOINT") or default_mountpoint()))
+    return Tree(os.fspath(ctx.params.get("mountpoint") or os.environ.get(VARIABLE) or DEFAULT_MOUNTPOINT))
 
 
 def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -73,8 +67,8 @@ def format_option(default: str) -> Callable[[F], F]:
 mountpoint_option = click.option(
     "--mountpoint",
     type=click.Path(file_okay=False, readable=False),
-    default=default_mountpoint,
-    envvar="IMGFS_MOUNTPOINT",
+    default=DEFAULT_MOUNTPOINT,
+    envvar=VARIABLE,
     metavar="DIR",
     help="Where the tree is mounted. Default: $IMGFS_MOUNTPOINT, else /var/lib/imgfs.",
 )
@@ -82,8 +76,8 @@ mountpoint_option = click.option(
 mountpoint_argument = click.argument(
     "mountpoint",
     type=click.Path(file_okay=False, readable=False, path_type=Path),
-    default=default_mountpoint,
-    envvar="IMGFS_MOUNTPOINT",
+    default=DEFAULT_MOUNTPOINT,
+    envvar=VARIABLE,
     metavar="[MOUNTPOINT]",
 )
 

@@ -11,6 +11,7 @@ import click
 
 from imgfs.cli.failure import INTERRUPTED, from_error, from_os_error
 from imgfs.cli.options import Command, complete_name, mountpoint_option, quiet_option
+from imgfs.cli.served import Declined, served
 from imgfs.errors import ImgfsError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def run(image: str, mountpoint: str, quiet: bool, **wanted: Any) -> None:
     program does: its exit code, 128 + n after signal n; 127 where it is not found, 126 where it cannot be executed, and
     125 where imgfs failed, which leaves no container.
     """
-    waiting = _supervisor(mountpoint)
+    waiting = _supervisor(mountpoint, at_terminal=wanted["terminal"] or (wanted["interactive"] and os.isatty(0)))
     from imgfs.cli.running import run_new
 
     run_new(waiting, mountpoint, image, quiet=quiet, **wanted)
@@ -104,18 +105,21 @@ def start(id: str, attach: bool, interactive: bool, mountpoint: str) -> None:
 
     Its files are as they are now. Prints its id; with -a exits as the program does, otherwise as `imgfs run`.
     """
-    waiting = _supervisor(mountpoint)
+    waiting = _supervisor(mountpoint, at_terminal=attach and os.isatty(0))
     from imgfs.cli.running import run_again
 
     run_again(waiting, mountpoint, id, attach=attach, interactive=interactive)
 
 
-def _supervisor(mountpoint: str) -> Waiting:
-    """Begin with what takes longest: the rest is loaded and done beside it."""
+def _supervisor(mountpoint: str, *, at_terminal: bool) -> Waiting:
+    """Begin with what takes longest: the rest is loaded and done beside it. Raises Declined."""
+    is_served = served() is not None
+    if is_served and at_terminal:
+        raise Declined
     from imgfs.execution.launching import Waiting, check_root
 
     check_root()
     while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a stream that the shell closed; a socket would take its place
         pass
     os.close(null)
-    return Waiting(os.path.abspath(mountpoint))
+    return Waiting(os.path.abspath(mountpoint), forked=is_served)

@@ -14,11 +14,12 @@ from imgfs.cli.attaching import Front
 from imgfs.cli.bringing import bring
 from imgfs.cli.failure import Failure
 from imgfs.cli.naming import Found, find
+from imgfs.cli.served import served
 from imgfs.cli.site import site_of
 from imgfs.cli.tree import Tree
 from imgfs.execution.launching import Waiting
 from imgfs.execution.records import Records
-from imgfs.execution.starting import Attached, Manner, Source, Started, start_again, start_new
+from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_again, start_new
 from imgfs.execution.wish import Wish, parse_memory, parse_variable, parse_volume
 
 
@@ -27,7 +28,7 @@ def run_new(waiting: Waiting, mountpoint: str, image: str, *, quiet: bool, **wan
     wish = _wish(**wanted)
     detach = bool(wanted["detach"])
     tree = Tree.open(mountpoint)
-    site = site_of(tree)
+    site = _site(tree)
     source = _source(tree, find(tree, image, quiet=quiet), image, quiet=quiet)
     front = Front(terminal=wish.terminal, interactive=wish.interactive) if not detach else None
     manner = Manner(wanted["id"], detach, bool(wanted["remove"]))
@@ -36,10 +37,15 @@ def run_new(waiting: Waiting, mountpoint: str, image: str, *, quiet: bool, **wan
 
 def run_again(waiting: Waiting, mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
     """Start a container that has ended once more."""
-    site = site_of(Tree.open(mountpoint))
+    site = _site(Tree.open(mountpoint))
     container = Records(site.state).get(id).container()
     front = Front(terminal=container.tty, interactive=interactive) if attach else None
     _follow(front, lambda attached: start_again(site, id, attached, waiting))
+
+
+def _site(tree: Tree) -> Site:
+    by = served()
+    return site_of(tree, by.facts if by else None)
 
 
 def _follow(front: Front | None, begin: Callable[[Attached], Started]) -> None:

@@ -19,18 +19,40 @@ from imgfs.execution.records import Records
 from imgfs.execution.starting import Site
 
 
-def site_of(tree: Tree) -> Site:
-    """Where containers are started. Raises NotFound where no runtime is installed."""
-    state = state_of(tree)
-    options = msgspec.convert(_facts(tree, "execution/oci/config"), Options)
-    runtimes = installed(_programs(tree), options.runtime)
+class Facts(msgspec.Struct, frozen=True):
+    """What the daemon of a tree says of itself: the same as long as it lives."""
+
+    mountpoint: str
+    device: int
+    """The mount's number: another mount at that place has another one."""
+    state: Path
+    options: Options
+    programs: tuple[Program, ...]
+
+
+def facts_of(tree: Tree) -> Facts:
+    """Ask the tree, file by file."""
+    return Facts(
+        mountpoint=tree.path,
+        device=os.stat(tree.path).st_dev,
+        state=state_of(tree),
+        options=msgspec.convert(_facts(tree, "execution/oci/config"), Options),
+        programs=tuple(_programs(tree)),
+    )
+
+
+def site_of(tree: Tree, known: Facts | None = None) -> Site:
+    """Where containers are started; what is `known` of it is not asked for. Raises NotFound without a runtime."""
+    if known is None or (known.mountpoint, known.device) != (tree.path, os.stat(tree.path).st_dev):
+        known = facts_of(tree)
+    runtimes = installed(known.programs, known.options.runtime)
     return Site(
         mountpoint=tree.path,
-        state=state,
-        runtimes=accepted(runtimes, Records(state).runtime_root),
-        log_bytes=options.log_bytes,
-        deadline=options.deadline_seconds,
-        seccomp=options.seccomp,
+        state=known.state,
+        runtimes=accepted(runtimes, Records(known.state).runtime_root),
+        log_bytes=known.options.log_bytes,
+        deadline=known.options.deadline_seconds,
+        seccomp=known.options.seccomp,
     )
 
 

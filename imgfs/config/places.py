@@ -7,7 +7,6 @@ from pathlib import Path
 
 from imgfs.errors import Invalid
 
-DEFAULT_MOUNTPOINT = "/var/lib/imgfs"
 FILE_NAME = "imgfs.toml"
 
 

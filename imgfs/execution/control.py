@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +20,7 @@ from imgfs.execution.descriptors import address, opened
 
 MESSAGE_MAX = 1 << 16
 Json = dict[str, Any]
+_BACKLOG = 64
 
 
 class Refused(ImgfsError):
@@ -27,6 +30,25 @@ class Refused(ImgfsError):
         super().__init__(message)
         self.errno = errno
         self.exit_code = exit_code
+
+
+def listening_at(path: Path) -> socket.socket:
+    """A socket for Connection.open at `path`, of this user alone; accepting does not block. Raises OSError.
+
+    What is there is taken for one that a killed process left.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        with opened(path.parent) as directory:
+            listener.bind(address(directory, path.name))
+        os.chmod(path, 0o600)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 class Connection:

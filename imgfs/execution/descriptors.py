@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,12 @@ def opened(directory: str | Path) -> Generator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def keep_only(descriptor: int) -> None:
+    """Close all that this process has open but `descriptor` and the three streams."""
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def address(directory: int, name: str) -> str:

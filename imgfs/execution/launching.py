@@ -6,29 +6,32 @@ import os
 import socket
 import subprocess
 import sys
+from typing import NoReturn
 
 from imgfs.errors import NotPermitted, StorageFailed
 from imgfs.execution.control import Connection
+from imgfs.execution.descriptors import keep_only
 
 
 class Waiting:
     """A supervisor without a job. It ends when nobody holds the other end of its connection."""
 
-    def __init__(self, mountpoint: str) -> None:
-        """Start it, in a session of its own. Raises StorageFailed. `mountpoint` is for people who list processes."""
+    def __init__(self, mountpoint: str, *, forked: bool = False) -> None:
+        """Start it, in a session of its own. Raises StorageFailed. `mountpoint` is for people who list processes.
+
+        `forked`: out of this process, which has no other thread and has loaded already what a supervisor needs.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = Connection(ours)
+        self.process: subprocess.Popen[bytes] | None = None
+        """Where it is a program of its own."""
         with theirs:
             try:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "imgfs.execution.supervisor", str(theirs.fileno()), mountpoint],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    cwd="/",
-                    start_new_session=True,
-                )
+                if forked:
+                    if not os.fork():
+                        _supervise(theirs)
+                else:
+                    self.process = _called(theirs, mountpoint)
             except OSError as error:
                 self.control.close()
                 raise StorageFailed(f"a supervisor cannot be started: {error.strerror}") from None
@@ -38,3 +41,31 @@ def check_root() -> None:
     """Raise NotPermitted for an ordinary user."""
     if os.geteuid():
         raise NotPermitted("containers: are started by root only; there are no rootless ones")
+
+
+def _called(theirs: socket.socket, mountpoint: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "imgfs.execution.supervisor", str(theirs.fileno()), mountpoint],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def _supervise(theirs: socket.socket) -> NoReturn:
+    """Be a supervisor: with nothing open but the connection, and in nobody's session."""
+    try:
+        from imgfs.execution.supervisor.life import supervise
+
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        keep_only(theirs.fileno())
+        supervise(Connection(theirs))
+    finally:
+        os._exit(0)

@@ -6,6 +6,15 @@ import signal
 
 from imgfs.errors import Invalid
 
+PASSED_ON = signal.valid_signals() - {
+    *(signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+    *(signal.SIGWINCH, signal.SIGPIPE, signal.SIGURG, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE),
+    signal.SIGABRT,
+}
+"""What whoever stands in front of a program passes on to it. The rest is about himself alone, or the shell's to stop
+and go on with him.
+"""
+
 
 def signal_number(text: str, subject: str) -> int:
     """The number of a signal, given as `SIGTERM`, `TERM`, `RTMIN+3` or `15`. Raises Invalid."""

@@ -104,7 +104,8 @@ class Started(msgspec.Struct, frozen=True):
 
     id: str
     control: Connection
-    supervisor: subprocess.Popen[bytes]
+    supervisor: subprocess.Popen[bytes] | None
+    """Where it is a program of its own."""
     notes: tuple[str, ...]
 
 

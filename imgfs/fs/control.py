@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from imgfs import __version__
+from imgfs.execution.starter import SOCKET
 from imgfs.fs.caller import Caller
 from imgfs.fs.deleted import DeletedDirectory
 from imgfs.fs.files import RenderedFile, called, constant
@@ -13,7 +14,7 @@ from imgfs.fs.fixed import FixedDirectory
 from imgfs.fs.gc import GcDirectory
 from imgfs.fs.layer import LayerDevices
 from imgfs.fs.leases import LeasesDirectory
-from imgfs.fs.node import Node
+from imgfs.fs.node import Link, Node
 from imgfs.fs.plugins import plugins_directory
 from imgfs.fs.repair import RepairFile
 from imgfs.fs.report import ReportFile
@@ -26,13 +27,16 @@ _LOG_SHOWN = 1 << 20
 
 
 class ControlDirectory(FixedDirectory):
-    """version, config, state.json, metrics, log, repair, and directories; unlisted: layers/, for the kernel."""
+    """version, config, state.json, metrics, log, repair, and directories; unlisted: layers/ and starter."""
 
-    __slots__ = ("_gc", "_layers", "_rootfs")
+    __slots__ = ("_gc", "_rootfs", "_unlisted")
 
     def __init__(self, subsystems: Subsystems) -> None:
         self._gc = GcDirectory(subsystems)
-        self._layers = LayerDevices(subsystems)
+        self._unlisted: dict[bytes, Node] = {
+            b"layers": LayerDevices(subsystems),
+            b"starter": Link(".imgfs/starter", subsystems.shown, os.fspath(subsystems.state / SOCKET)),
+        }
         self._rootfs = subsystems.rootfs
         deleted = DeletedDirectory(subsystems.shown, subsystems.containers.deleted)
         children: dict[bytes, Node] = {
@@ -47,7 +51,7 @@ class ControlDirectory(FixedDirectory):
         super().__init__(".imgfs", subsystems.shown, children)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
-        return self._layers if name == b"layers" else await super().lookup(name, caller)
+        return self._unlisted[name] if name in self._unlisted else await super().lookup(name, caller)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """`user.imgfs.views` with `unmount`: take the kernel's views away, which keep the tree busy for umount(2).

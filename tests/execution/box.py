@@ -16,6 +16,7 @@ import msgspec
 
 from imgfs.cli.site import site_of
 from imgfs.cli.tree import Tree
+from imgfs.errors import NotFound
 from imgfs.execution.control import Connection, Json
 from imgfs.execution.record import Status
 from imgfs.execution.records import Record, Records
@@ -118,7 +119,8 @@ class Box:
     def take_away(self) -> None:
         """End and delete all containers, whatever state they are in."""
         for path in self.records.directory.glob("[!.]*"):
-            _take_away(self.records, Record(path))
+            with suppress(NotFound):  # a daemon that has just begun deletes what was to go
+                _take_away(self.records, Record(path))
 
     def assert_nothing_stays(self, *ids: str) -> None:
         """Assert that of these containers there is no record, snapshot, mount, process, cgroup or runtime's state."""
@@ -141,14 +143,23 @@ def _take_away(records: Records, record: Record) -> None:
 
 
 def supervisors(mountpoint: Path) -> list[int]:
-    """The pids of supervisors of containers of a mount."""
-    found: list[int] = []
+    """The pids of supervisors of containers of a mount, ascending: programs of their own, and forked by the starter."""
+    forked = [pid for pid, name in _called("imgfs.entry.starter", mountpoint) if name.startswith("imgfs:")]
+    return sorted([*(pid for pid, _ in _called("imgfs.execution.supervisor", mountpoint)), *forked])
+
+
+def starters(mountpoint: Path) -> list[int]:
+    """The pids of the starter of a mount, and of what it does for others now."""
+    return [pid for pid, name in _called("imgfs.entry.starter", mountpoint) if not name.startswith("imgfs:")]
+
+
+def _called(module: str, mountpoint: Path) -> Iterator[tuple[int, str]]:
+    """Pids and names of the processes that run a module for a mount."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = path.read_bytes().split(b"\0")
-            if b"imgfs.execution.supervisor" in words and os.fsencode(mountpoint) in words:
-                found.append(int(path.parent.name))
-    return found
+            if module.encode() in words and os.fsencode(mountpoint) in words:
+                yield int(path.parent.name), path.with_name("comm").read_text()
 
 
 def until(condition: Callable[[], T]) -> T:

@@ -6,14 +6,12 @@ import errno
 import os
 import selectors
 import signal
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from imgfs.errors import ImgfsError, Invalid, Unsupported
-from imgfs.execution.control import Connection, Json
-from imgfs.execution.descriptors import address, opened
+from imgfs.execution.control import Connection, Json, listening_at
 
 CLIENTS_MAX = 256
 _ENDING = (signal.SIGTERM,)
@@ -33,7 +31,7 @@ class Server:
         self._waiting: list[Connection] = []
         self._others: set[Connection] = set()
         self._selector = selectors.DefaultSelector()
-        self._listener = _listen(path)
+        self._listener = listening_at(path)  # who holds the lock is the only one
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(client, selectors.EVENT_READ, lambda: self._hear(client))
         self._signals = _signal_pipe()
@@ -125,17 +123,6 @@ def number_of(message: Json, key: str, most: int) -> int:
 def unknown(message: Json) -> Unsupported:
     """The failure for what no supervisor does."""
     return Unsupported(f"control: {str(message.get('do'))[:40]!r}: expected kill, resize or wait")
-
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    with suppress(FileNotFoundError):
-        os.unlink(path)  # of a supervisor that was killed: who holds the lock is the only one
-    with opened(path.parent) as directory:
-        listener.bind(address(directory, path.name))
-    os.chmod(path, 0o600)
-    listener.listen(64)
-    return listener
 
 
 def _signal_pipe() -> int:

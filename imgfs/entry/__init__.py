@@ -1,0 +1,25 @@
+"""Where a command begins: what starts containers is done by the daemon's starter if there is one, the rest here.
+
+Whatever is imported on this way is waited for by everybody who starts a container.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+SERVED = ("run", "start")
+"""The commands that the starter is asked for."""
+
+
+def main() -> None:
+    """The program `imgfs`."""
+    if sys.argv[1:2] and sys.argv[1] in SERVED:
+        from imgfs.entry.asking import ask
+
+        code = ask(sys.argv)
+        if code is not None:
+            os._exit(code)  # nothing was written here, and nothing is open
+    from imgfs.cli import main as program
+
+    program()

@@ -1,0 +1,104 @@
+"""How a process that was forked elsewhere becomes one that another process might have forked.
+
+What can be taken over is: cgroups, limits, niceness, login, what the kernel thinks of killing it. All else that a child
+inherits has to be the same already: namespaces, root, users, capabilities, scheduling, and what confines it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+
+_STATUS = (
+    *(b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb"),
+    *(b"NoNewPrivs", b"Seccomp", b"Seccomp_filters", b"Cpus_allowed", b"Mems_allowed"),
+)
+"""Lines of proc_pid_status(5)."""
+_LIMITS = {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
+_GROUPS = (b"cgroup", b"cgroup2")
+_TAKEN_OVER = ("oom_score_adj", "loginuid")
+"""Of whom the kernel is to be rid first, and whose login audit(8) tells of; a daemon belongs to none."""
+_LABEL = "attr/current"
+"""What a security module calls it (AppArmor, SELinux)."""
+_IGNORED = b"SigIgn:"
+_PIECE = 1 << 16
+
+
+def become_like(pid: int) -> bool:
+    """Whether this process now is as a child of process `pid` would be. Raises OSError where it cannot become so."""
+    _join_groups(pid)
+    for limit in _LIMITS:
+        if (wanted := resource.prlimit(pid, limit)) != resource.getrlimit(limit):
+            resource.setrlimit(limit, wanted)
+    if (nice := os.getpriority(os.PRIO_PROCESS, pid)) != os.getpriority(os.PRIO_PROCESS, 0):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    for name in _TAKEN_OVER:
+        if (theirs := _told(pid, name)) != _told("self", name):
+            _write(f"/proc/self/{name}", theirs)
+    return _inherited("self") == _inherited(pid)
+
+
+def ignored_by(pid: int) -> set[int]:
+    """The signals that a process ignores. Raises OSError."""
+    line = next(line for line in _read(pid, "status").splitlines() if line.startswith(_IGNORED))
+    mask = int(line.removeprefix(_IGNORED), 16)
+    return {number for number in range(1, mask.bit_length() + 1) if mask >> (number - 1) & 1}
+
+
+def _inherited(pid: int | str) -> list[object]:
+    """What has to be the same."""
+    root = os.stat(f"/proc/{pid}/root")
+    lines = [line for line in _read(pid, "status").splitlines() if line.partition(b":")[0] in _STATUS]
+    spaces = [os.readlink(f"/proc/{pid}/ns/{name}") for name in sorted(os.listdir(f"/proc/{pid}/ns"))]
+    policy = os.sched_getscheduler(0 if isinstance(pid, str) else pid)
+    return [(root.st_dev, root.st_ino), lines, spaces, policy, _told(pid, _LABEL), _read(pid, "cgroup")]
+
+
+def _told(pid: int | str, name: str) -> bytes:
+    """A file that not every kernel has."""
+    try:
+        return _read(pid, name)
+    except OSError:
+        return b""
+
+
+def _join_groups(pid: int) -> None:
+    wanted, here = _read(pid, "cgroup"), _read("self", "cgroup")
+    if wanted == here:
+        return
+    for line in set(wanted.splitlines()) - set(here.splitlines()):
+        _, controllers, path = line.split(b":", 2)
+        for place in _places(controllers):
+            _write(os.fsdecode(place + path) + "/cgroup.procs", b"0")
+
+
+def _places(controllers: bytes) -> Iterator[bytes]:
+    """Where the hierarchy of these controllers is mounted, from its root on (cgroups(7)); v2 is that of none."""
+    for line in _read("self", "mountinfo").splitlines():
+        left, _, right = line.partition(b" - ")
+        kind, _, options = right.split(b" ", 2)
+        fields = left.split(b" ")
+        is_it = set(controllers.split(b",")) <= set(options.split(b",")) if controllers else kind == b"cgroup2"
+        if kind in _GROUPS and fields[3] == b"/" and is_it:
+            yield fields[4]
+            return
+
+
+def _read(pid: int | str, name: str) -> bytes:
+    file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(file, _PIECE)
+        while more := os.read(file, _PIECE):
+            data += more
+    finally:
+        os.close(file)
+    return data
+
+
+def _write(path: str, data: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(file, data)
+    finally:
+        os.close(file)

@@ -1,0 +1,58 @@
+"""What the starter is asked for: a command line, and what a child would inherit, as the bytes of a file.
+
+Beside the file come the descriptors of stdin, stdout, stderr and the directory. Then the starter's child says TAKEN,
+with a pidfd of itself; the asking one GO, after which it writes nothing more; and the child at last the exit code, or
+DECLINED: nothing was done, and the asking one does it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import imgfs
+
+SOCKET = ".imgfs/starter"
+"""Below the mountpoint: a link to the starter's socket (SOCK_SEQPACKET)."""
+TAKEN, GO, DECLINED = b"taken", b"go", b"declined"
+FILES = 5
+"""stdin, stdout, stderr, the directory, the request."""
+PATIENCE = 10.0
+"""Seconds that either side waits for the other until GO."""
+
+
+class Request:
+    """`words` begin with how the program is called; `variables` are NAME=VALUE; `program` is program_here()."""
+
+    __slots__ = ("program", "umask", "variables", "words")
+
+    def __init__(self, words: list[bytes], variables: list[bytes], umask: int, program: list[bytes]) -> None:
+        self.words = words
+        self.variables = variables
+        self.umask = umask
+        self.program = program
+
+    @classmethod
+    def of_this_process(cls, words: list[str]) -> Request:
+        """What this process would do itself."""
+        umask = os.umask(0o077)
+        os.umask(umask)
+        variables = [name + b"=" + value for name, value in os.environb.items()]
+        return cls([os.fsencode(word) for word in words], variables, umask, program_here())
+
+    def encode(self) -> bytes:
+        """As bytes; none of the parts holds a NUL."""
+        counts = [b"%d" % self.umask, b"%d" % len(self.words)]
+        return b"\0".join([*self.program, *counts, *self.words, *self.variables])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Request:
+        """What `encode` made. Raises ValueError and IndexError for what it did not make."""
+        parts = data.split(b"\0")
+        program, umask, end = parts[:3], int(parts[3]), 5 + int(parts[4])
+        return cls(parts[5:end], parts[end:], umask, program)
+
+
+def program_here() -> list[bytes]:
+    """Which program this is: of two versions neither does what the other one is asked for."""
+    return [imgfs.__version__.encode(), os.fsencode(os.path.dirname(imgfs.__file__)), os.fsencode(sys.executable)]

@@ -1,0 +1,56 @@
+"""Being in front of what another process does: it gets the signals that this one gets, and both end alike."""
+
+from __future__ import annotations
+
+import os
+import signal
+from _socket import socket
+
+from imgfs.entry.request import DECLINED, GO
+from imgfs.execution.signals import PASSED_ON
+
+_FAILED = 125
+
+
+def stay(starter: socket, process: int) -> int | None:
+    """Let the process of that pidfd begin, and wait for it; its exit code. None where it declined, and did nothing."""
+    return _Stay(starter, process).run()
+
+
+class _Stay:
+    def __init__(self, starter: socket, process: int) -> None:
+        self._starter = starter
+        self._process = process
+        self._passed: list[int] = []
+
+    def run(self) -> int | None:
+        before = {number: signal.signal(number, self._pass_on) for number in PASSED_ON}
+        word = self._word()
+        if word == DECLINED:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            return None
+        return int(word) if word else self._killed()
+
+    def _word(self) -> bytes:
+        try:
+            self._starter.send(GO)
+            self._starter.settimeout(None)
+            return self._starter.recv(len(DECLINED))
+        except OSError:
+            return b""
+
+    def _pass_on(self, number: int, _: object) -> None:
+        self._passed.append(number)
+        try:
+            signal.pidfd_send_signal(self._process, number)
+        except ProcessLookupError:
+            return  # what it left to say is on its way
+
+    def _killed(self) -> int:
+        """It went without a word: of a signal that this process got, and dies of, too; or by somebody's hand."""
+        if self._passed:
+            signal.signal(self._passed[-1], signal.SIG_DFL)
+            os.kill(os.getpid(), self._passed[-1])
+        os.write(2, b"imgfs: the process that did this ended without a word; `imgfs ps -a` shows what became of it\n")
+        return _FAILED

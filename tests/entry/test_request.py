@@ -1,0 +1,31 @@
+"""What the starter is asked for arrives as it was meant."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgfs.entry.request import Request, program_here
+
+WORDS = st.lists(st.binary(max_size=40).filter(lambda word: b"\0" not in word), max_size=6)
+
+
+@given(WORDS, WORDS, st.integers(0, 0o777))
+def test_a_request_arrives_as_it_was_made(words: list[bytes], variables: list[bytes], umask: int) -> None:
+    made = Request.decode(Request(words, variables, umask, program_here()).encode())
+    assert (made.words, made.variables, made.umask, made.program) == (words, variables, umask, program_here())
+
+
+def test_it_tells_of_this_process_and_changes_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODD", "a=b\nc")
+    before = os.umask(0o027)
+    try:
+        made = Request.of_this_process(["imgfs", "run"])
+        assert os.umask(before) == 0o027
+    finally:
+        os.umask(before)
+    assert (made.words, made.umask) == ([b"imgfs", b"run"], 0o027)
+    assert b"ODD=a=b\nc" in made.variables

@@ -1,0 +1,173 @@
+"""Commands that the starter does: nobody can tell, but by how soon they are done."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgfs.entry.asking import ask
+from tests.execution.box import PATIENCE, Box, boxed, set_quirks, starters, supervisors, until
+from tests.support.mounted import IMGFS
+
+GROUP = Path("/sys/fs/cgroup/freezer/imgfs-test-caller")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """A mount whose daemon may be killed."""
+    with boxed(tmp_path_factory.mktemp("own")) as box:
+        yield box
+
+
+def begin(box: Box, id: str, *before: str) -> int:
+    """Start one in the background by the command line, behind other words; the pid of its supervisor."""
+    words = [*before, *IMGFS, "run", "-d", "--name", id, "box", "sleep", "100"]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{id}\n".encode(), b"")
+    return int(box.record(id).lock.read_text().split()[1])
+
+
+def is_forked(pid: int) -> bool:
+    """Whether the starter's child became that process."""
+    return b"imgfs.entry.starter" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+def ignored(pid: int) -> set[int]:
+    """The signals that a process ignores."""
+    lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    mask = int(lines["SigIgn"], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
+def descriptors(pid: int) -> set[str]:
+    """What a process has open, by kind."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link.partition(":")[0] for link in links}
+
+
+def test_the_first_command_begins_it_and_all_are_done_by_it(box: Box) -> None:
+    for id in ("first", "second"):
+        assert is_forked(begin(box, id))
+    assert len(starters(box.mount.path)) == 1
+
+
+def test_a_supervisor_holds_nothing_of_the_daemon_or_the_starter(box: Box) -> None:
+    pid = begin(box, "held")
+    log, lock = str(box.record("held").log), str(box.record("held").lock)
+    assert descriptors(pid) == {"/dev/null", "socket", "pipe", "anon_inode", log, lock}
+    status = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    assert int(status[3]) == pid  # a session of its own
+
+
+def test_containers_outlive_the_daemon_and_its_starter(own: Box) -> None:
+    pid = begin(own, "lasting")
+    assert is_forked(pid)
+    (starter,) = starters(own.mount.path)
+    own.mount.kill()
+    until(lambda: not Path(f"/proc/{starter}").exists())
+    assert own.record("lasting").status().status == "running"
+    assert own.run("box", "true").returncode == 125
+    own.mount.start()
+    again = begin(own, "again")
+    assert is_forked(again)
+    own.mount.stop()
+    assert not starters(own.mount.path)
+    assert not (own.mount.state / "starter").exists()
+    assert supervisors(own.mount.path) == sorted([pid, again])
+    own.mount.start()
+
+
+def test_without_a_starter_commands_do_it_themselves(own: Box) -> None:
+    begin(own, "before")
+    (starter,) = starters(own.mount.path)
+    os.kill(starter, signal.SIGSTOP)
+    try:
+        with subprocess.Popen([*IMGFS, "run", "box", "true"], env=own.environment) as waiting:
+            until(lambda: "socket" in descriptors(waiting.pid))
+            os.kill(starter, signal.SIGKILL)
+            assert waiting.wait(PATIENCE) == 0
+    finally:
+        until(lambda: not Path(f"/proc/{starter}").exists())
+    until(lambda: "the starter failed" in own.mount.log())
+    assert not is_forked(begin(own, "after"))
+
+
+def test_what_a_child_inherits_comes_along(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("host\n")
+    limits = ("prlimit", "--nofile=333:4444", "nice", "-n", "5")
+    script = 'umask 027; cd "$1"; shift; exec "$@"'
+    words = [*IMGFS, "run", "-d", "--name", "alike", "-e", "ODD", "-v", "here:/here", "box", "sh", "-c"]
+    subprocess.run(
+        [*limits, "sh", "-c", script, "sh", str(tmp_path), *words, "cat /here; echo $ODD; sleep 100"],
+        check=True,
+        timeout=PATIENCE,
+        env=box.environment | {"ODD": "a b"},
+    )
+    until(lambda: box.record("alike").log.read_bytes() == b"host\na b\n")
+    (pid,) = supervisors(box.mount.path)
+    assert is_forked(pid)
+    assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (333, 4444)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + 5
+    assert b"ODD=a b" not in Path(f"/proc/{pid}/environ").read_bytes()  # the kernel shows what it began with
+
+
+def test_it_is_in_the_callers_cgroups(box: Box) -> None:
+    GROUP.mkdir()
+    try:
+        pid = begin(box, "grouped", "sh", "-c", f'echo 0 > {GROUP}/cgroup.procs; exec "$@"', "sh")
+        assert is_forked(pid)
+        assert f":freezer:/{GROUP.name}\n" in Path(f"/proc/{pid}/cgroup").read_text()
+    finally:
+        box.take_away()
+        until(lambda: not (GROUP / "cgroup.procs").read_text())
+        GROUP.rmdir()
+
+
+def test_it_is_of_the_callers_login_and_as_dear_to_the_kernel(box: Box) -> None:
+    script = 'echo 1234 > /proc/self/loginuid; echo 77 > /proc/self/oom_score_adj; exec "$@"'
+    pid = begin(box, "login", "sh", "-c", script, "sh")
+    assert is_forked(pid)
+    assert Path(f"/proc/{pid}/loginuid").read_text() == "1234"
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "77\n"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ("unshare", "--net"),
+        ("unshare", "--uts"),
+        ("setpriv", "--bounding-set=-sys_boot"),
+        ("taskset", "1"),
+        ("chrt", "--batch", "0"),
+    ],
+)
+def test_for_who_is_confined_otherwise_it_does_nothing(box: Box, before: tuple[str, ...]) -> None:
+    begin(box, "plain")
+    pid = begin(box, "confined", *before)
+    assert not is_forked(pid)
+    namespace = os.readlink(f"/proc/{pid}/ns/net")
+    assert (namespace == os.readlink("/proc/self/ns/net")) is ("--net" not in before)
+
+
+def test_what_the_caller_ignores_is_ignored_and_what_kills_him_ends_it(faked: Box, runtime: Path) -> None:
+    set_quirks(runtime, run="hang")
+    words = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *IMGFS, "run", "-d", "--name", "deaf", "box", "true"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, env=faked.environment) as process:
+        until(lambda: supervisors(faked.mount.path))
+        assert any(signal.SIGINT in ignored(pid) for pid in starters(faked.mount.path))
+        process.terminate()
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+    until(lambda: not supervisors(faked.mount.path))
+    faked.assert_nothing_stays("deaf")
+
+
+def test_nobody_is_asked_where_nothing_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGFS_MOUNTPOINT", str(tmp_path))
+    assert ask(["imgfs", "run", "box"]) is None
+    assert ask(["imgfs", "run", f"--mountpoint={tmp_path}/nowhere", "box"]) is None
