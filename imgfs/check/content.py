@@ -16,8 +16,7 @@ from imgfs.content.durable import DAMAGED, TEMPORARY
 from imgfs.content.meta import decode
 from imgfs.erofs.superblock import is_whole
 from imgfs.errors import ImgfsError, StorageFailed
-from imgfs.layers.index import decode_index
-from imgfs.layers.store import SIZE_BYTES
+from imgfs.layers.index import SIZE_BYTES, decode_index
 from imgfs.oci.digest import Digest, is_digest
 
 _PIECE = 1 << 20

@@ -14,7 +14,7 @@ from imgfs.content.status import Status
 from imgfs.content.store import BlobInfo
 from imgfs.gc.stores import Stores
 from imgfs.gc.unfinished import Unfinished, abandoned, unfinished
-from imgfs.layers.store import Layer
+from imgfs.layers.layer import Layer
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Snapshot
 

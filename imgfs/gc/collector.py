@@ -24,7 +24,7 @@ from imgfs.gc.report import Item, Report
 from imgfs.gc.stores import Stores
 from imgfs.gc.taking import take_blob
 from imgfs.gc.unfinished import Unfinished, rests, shown
-from imgfs.layers.store import Layer
+from imgfs.layers.layer import Layer
 from imgfs.oci.digest import Digest
 
 _log = logging.getLogger("imgfs.gc")

@@ -1,6 +1,6 @@
 """The index of a stored layer: its entries as one checked file, so that nothing walks a tar twice.
 
-Derived from the tar and rebuilt from it whenever it does not read back (layers/store.py). Layout: a magic line, the
+Derived from the tar and rebuilt from it whenever it does not read back (layers/layer.py). Layout: a magic line, the
 BLAKE2b-256 of the payload, the payload: a MessagePack list of entries.
 """
 
@@ -15,6 +15,8 @@ from imgfs.layers.entry import Entry
 
 MAGIC = b"imgfs layer index 1\n"
 """How an index begins."""
+SIZE_BYTES = 8
+"""Bytes before the index in its file: the size of the tar, so that a start sees a cut one at once."""
 _SUM = 32
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Entry])

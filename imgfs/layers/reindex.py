@@ -7,8 +7,7 @@ from pathlib import Path
 
 from imgfs.content.durable import fsync_path, publish, temporary_name
 from imgfs.errors import VerificationFailed
-from imgfs.layers.index import encode_index
-from imgfs.layers.store import SIZE_BYTES
+from imgfs.layers.index import SIZE_BYTES, encode_index
 from imgfs.layers.tar import TarWalk
 from imgfs.oci.digest import Digest
 

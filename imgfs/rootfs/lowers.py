@@ -15,7 +15,8 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.errors import Malformed
 from imgfs.kernel.mountapi import Detached
-from imgfs.layers.store import Layer, LayerStore
+from imgfs.layers.layer import Layer
+from imgfs.layers.store import LayerStore
 from imgfs.oci.digest import Digest
 from imgfs.rootfs.kernel import Kernel
 from imgfs.rootfs.metadata import MetadataImages

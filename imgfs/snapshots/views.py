@@ -15,7 +15,7 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.aio.reading import read_at, read_exactly
 from imgfs.aio.threads import run_cpu, run_disk
-from imgfs.layers.store import Layer
+from imgfs.layers.layer import Layer
 from imgfs.layers.tree import Node, Tree, changes, merge
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Face, Snapshot, SnapshotGraph, SnapshotLayer

@@ -14,7 +14,8 @@ from imgfs.aio.gather import gather
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, NotFound, RemoteError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
-from imgfs.layers.store import Layer, LayerStore
+from imgfs.layers.layer import Layer
+from imgfs.layers.store import LayerStore
 from imgfs.leases.pins import Pin, Pins
 from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.chain import EMPTY, chain_ids

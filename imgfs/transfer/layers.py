@@ -23,7 +23,8 @@ from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.compression import Compressions, Decompressor
-from imgfs.layers.store import Layer, LayerStore, LayerWriter
+from imgfs.layers.layer import Layer
+from imgfs.layers.store import LayerStore, LayerWriter
 from imgfs.layers.unpack import Unpacked, unpack, unpack_whole
 from imgfs.oci.descriptor import Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest

@@ -17,7 +17,8 @@ from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError
 from imgfs.images.catalog import Catalog
-from imgfs.layers.store import Layer, LayerStore, LayerWriter
+from imgfs.layers.layer import Layer
+from imgfs.layers.store import LayerStore, LayerWriter
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
 from imgfs.transfer.failures import Failures

@@ -10,7 +10,8 @@ from pathlib import Path
 from imgfs.errors import ImgfsError
 from imgfs.layers.compression import Decompressor
 from imgfs.layers.entry import Entry
-from imgfs.layers.store import Layer, LayerStore
+from imgfs.layers.layer import Layer
+from imgfs.layers.store import LayerStore
 from imgfs.layers.unpack import Unpacked, unpack, unpack_whole
 from imgfs.oci.descriptor import Descriptor
 from imgfs.testing.build import Layer as Made

@@ -10,7 +10,8 @@ import trio
 from imgfs.database import Database
 from imgfs.execution.records import Records
 from imgfs.kernel.probe import Capabilities, Capability
-from imgfs.layers.store import Layer, LayerStore
+from imgfs.layers.layer import Layer
+from imgfs.layers.store import LayerStore
 from imgfs.rootfs.kernel import Kernel
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.rootfs import Rootfs

@@ -11,7 +11,8 @@ import trio
 
 from imgfs.database import Database
 from imgfs.errors import StorageFailed, Unreachable
-from imgfs.layers.store import Layer, LayerStore
+from imgfs.layers.layer import Layer
+from imgfs.layers.store import LayerStore
 from imgfs.layers.tree import Node, walk
 from imgfs.snapshots import graph as graphs
 from imgfs.snapshots import views as room

@@ -1,0 +1,102 @@
+"""A layer that is here: its tar, which is read where it lies, and its entries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from pathlib import Path
+
+from imgfs.aio.reading import read_at
+from imgfs.aio.threads import run_disk
+from imgfs.errors import StorageFailed, from_os
+from imgfs.layers.entry import Entry
+from imgfs.layers.index import SIZE_BYTES, decode_index
+from imgfs.layers.tar import TarWalk
+from imgfs.oci.digest import Digest
+
+_log = logging.getLogger("imgfs.layers")
+
+_READ = 1 << 20
+
+
+class Layer:
+    """A layer that is here: `size` bytes of uncompressed tar whose digest is `diff_id`."""
+
+    def __init__(self, diff_id: Digest, directory: Path, entries: list[Entry] | None = None) -> None:
+        self.diff_id = diff_id
+        self._directory = directory
+        self._entries = entries
+        self._file: int | None = None
+        self._closing: weakref.finalize[..., Layer] | None = None
+
+    @property
+    def tar(self) -> Path:
+        """Where the tar lies; changes once, when the layer settles."""
+        return self._directory / "tar"
+
+    def descriptor(self) -> int:
+        """A file descriptor for reading the tar, shared by all readers. Raises StorageFailed.
+
+        It is closed with the store; of a layer that was evicted, when nobody has the Layer any more.
+        """
+        if self._file is None:
+            try:
+                self._file = os.open(self.tar, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise from_os(error, f"layer {self.diff_id}") from None
+            self._closing = weakref.finalize(self, os.close, self._file)
+        return self._file
+
+    def size(self) -> int:
+        """Bytes of uncompressed tar."""
+        return os.fstat(self.descriptor()).st_size
+
+    def allocated(self) -> int:
+        """Bytes that the tar takes on disk."""
+        return os.fstat(self.descriptor()).st_blocks * 512
+
+    async def read_at(self, offset: int, size: int) -> bytes | bytearray:
+        """Up to `size` bytes of the tar, short only at its end. Raises StorageFailed."""
+        size = min(size, self.size() - offset)
+        return await read_at(self.descriptor(), size, offset, f"layer {self.diff_id}") if size > 0 else b""
+
+    async def entries(self) -> list[Entry]:
+        """The entries in tar order, from memory right after the pull, else from the index, else from the tar again."""
+        if self._entries is not None:
+            entries, self._entries = self._entries, None
+            return entries
+        return await run_disk(self._load)
+
+    def moved(self, directory: Path) -> None:
+        """The store gave this layer its final name."""
+        self._directory = directory
+
+    def close(self) -> None:
+        """Close the descriptor; further reads through it fail."""
+        if self._closing is not None:
+            self._closing()
+            self._file = self._closing = None
+
+    def _load(self) -> list[Entry]:
+        try:
+            return decode_index((self._directory / "index").read_bytes()[SIZE_BYTES:])
+        except (StorageFailed, FileNotFoundError) as error:
+            _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
+        except OSError as error:
+            raise from_os(error, f"layer {self.diff_id}") from None
+        return self._walk()
+
+    def _walk(self) -> list[Entry]:
+        walk, running = TarWalk(), self.diff_id.new_hash()
+        file, offset = self.descriptor(), 0
+        try:
+            while piece := os.pread(file, _READ, offset):
+                running.update(piece)
+                walk.feed(piece)
+                offset += len(piece)
+        except OSError as error:
+            raise from_os(error, f"layer {self.diff_id}") from None
+        if running.hexdigest() != self.diff_id.hex:
+            raise StorageFailed(f"layer {self.diff_id}: the stored tar is damaged; remove it and pull again")
+        return walk.close()
