@@ -22,6 +22,7 @@ from imgfs.state import is_read_only
 _SIZE, _DEVICES, _ROOT = 4096, 1152, 1280
 """Bytes: the image, and where in it the device table and the root inode are."""
 _CHUNKED_FILE, _DEVICE_TABLE = 4, 8
+_MEMORY = Path("/dev/shm")
 PREFIX = ".tmp-probe-"
 """Of the directory that exists in the state directory for as long as the probe takes."""
 
@@ -53,14 +54,17 @@ class Capabilities:
 def probe(state: Path) -> Capabilities:
     """Try each mount with files in `state`, in a few milliseconds; nothing is left and nothing was to be seen.
 
-    Where that is read-only or full, with files in a directory for temporary ones, which is the next best: a start must
-    not need room. Raises NoSpace or StorageFailed where `state` cannot be written for another reason, or neither can.
+    Where that is read-only or full, with files in a directory for temporary ones, which is the next best, and where
+    there is no room either, in memory, which no EROFS can be mounted from: a start must not need room. Raises NoSpace
+    or StorageFailed where `state` cannot be written for another reason, or none of them can.
     """
     try:
         if not is_read_only(state):
             with suppress(NoSpace):
                 return _probe_in(state)
-        return _probe_in(None)
+        with suppress(NoSpace, FileNotFoundError):  # which is tempfile's word for directories that are all full
+            return _probe_in(None)
+        return _probe_in(_MEMORY)
     except OSError as error:
         raise from_os(error, str(state)) from None
 

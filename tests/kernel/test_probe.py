@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,23 @@ def test_a_disk_without_room_is_no_reason_not_to_start(place: Path) -> None:
             (state / f"{number}").touch()
         assert probe(state).fuse_overlayfs
         assert sorted(os.listdir(state)) == ["0", "1"]
+    finally:
+        unmount(str(state), detach=True)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_nor_is_a_full_disk_that_temporary_files_lie_on_too(
+    place: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    state = directory(place / "state")
+    run("mount", "-t", "tmpfs", "-o", "nr_inodes=2", "small", str(state))
+    monkeypatch.setattr(tempfile, "tempdir", str(state) if is_known else None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(state)])
+    try:
+        (state / "0").touch()
+        found = probe(state)
+        assert (bool(found.erofs), found.overlay) == (False, WORKS)
+        assert os.listdir(state) == ["0"]
     finally:
         unmount(str(state), detach=True)
 
