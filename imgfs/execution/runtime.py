@@ -38,11 +38,12 @@ _NO_PERMISSION = (
 NO_PROGRAM, NOT_EXECUTABLE = 127, 126
 """What a shell exits with where a command is not found, or cannot be executed."""
 
-
-_BEFORE_PROGRAM = ("runc:[", "youki:[")
-"""How runtimes name the process that is to become a container's program. The kernel gives it another name when it does
-(execve(2)); it keeps this one when it was refused. crun gives it none of its own.
+_FORKED_ONLY = 0x40
+"""PF_FORKNOEXEC, of the flags in proc_pid_stat(5): forked, and no execve(2) since. Runtimes fork what is to become the
+program; nothing that it does once it is the program sets this again, as a process may do with its name.
 """
+_FLAGS = 6
+"""Fields of that file between the name and the flags."""
 
 
 class RuntimeFailed(ImgfsError):
@@ -181,14 +182,12 @@ class OciRuntime(msgspec.Struct, frozen=True):
 
 
 def is_before_program(pid: int) -> bool:
-    """Whether a process, which may have ended and is not buried, never became the program that it was to become.
-
-    The name is the kernel's word; a runtime that does not name its processes is not known to have failed.
-    """
+    """Whether a process, which may have ended and is not buried, never became the program that it was to become."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().startswith(_BEFORE_PROGRAM)
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
     except OSError:
         return False
+    return bool(int(fields[_FLAGS]) & _FORKED_ONLY)
 
 
 def shell_code(number: int) -> int:

@@ -66,6 +66,12 @@ def test_a_word_that_the_kernel_does_not_take_is_126_too(box: Box) -> None:
     assert box.run("--rm", "box", "sh", "-c", "exit 1").returncode == 1
 
 
+def test_a_program_that_takes_the_name_of_the_runtimes_process_was_not_refused(box: Box) -> None:
+    script = "printf 'runc:[2:INIT]' > /proc/self/comm; echo no such file >&2; exit 3"
+    done = box.run("--rm", "box", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (3, b"no such file\n")
+
+
 def test_environment_user_directory_and_host_name(box: Box) -> None:
     script = "echo $FROM $NEW $PASSED $HOSTNAME $HOME; hostname; id -u; id -g; pwd; umask; ls -ld ."
     words = ("-e", "NEW=a b", "-e", "PASSED", "-u", "nobody:7", "-w", "/var/made", "--name", "three")
