@@ -56,8 +56,19 @@ class Wish(msgspec.Struct, frozen=True):
             words += [name, value or ""]
         if any("\0" in word for word in words):
             raise Invalid("run: a NUL in an argument, a name or a value")
+        places = [place for one in self.volumes for place in (one.source, one.destination)]
+        for word in filter(_is_not_text, (*words, *places)):
+            raise Invalid(f"run: {word[:80]!r} is not UTF-8, and an OCI runtime's config holds nothing else")
         if sum(len(word) for word in words) > WORDS_MAX:
             raise Invalid(f"run: arguments and environment are over {WORDS_MAX} bytes")
+
+
+def _is_not_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # what os.fsdecode made of other bytes
+        return True
+    return False
 
 
 def parse_volume(text: str) -> Volume:

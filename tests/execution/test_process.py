@@ -134,3 +134,18 @@ def test_nul_in_a_wish_is_invalid() -> None:
         Wish(arguments=("a\0",)).check()
     with pytest.raises(Invalid, match="NUL"):
         Wish(env={"a": "\0"}).check()
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish(arguments=("a", "\udcff")),
+        Wish(env={"a": "\udcff"}),
+        Wish(working_dir="/\udcff"),
+        Wish(volumes=(Volume("/\udcff", "/a"),)),
+        Wish(volumes=(Volume("/a", "/\udcff"),)),
+    ],
+)
+def test_bytes_that_are_no_text_are_invalid(wish: Wish) -> None:
+    with pytest.raises(Invalid, match="UTF-8"):
+        wish.check()
