@@ -21,7 +21,7 @@ import msgspec
 from imgfs.execution.control import Connection
 from imgfs.execution.job import NONE
 from imgfs.execution.record import Status
-from imgfs.execution.signals import PASSED_ON
+from imgfs.execution.signals import PASSED_ON, not_ignored
 from imgfs.execution.starting import Attached
 
 _PIECE = 1 << 16
@@ -131,7 +131,7 @@ def _signals() -> Generator[int]:
     """A descriptor that gets the number of each signal that is to be passed on."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, _heard) for number in (*PASSED_ON, signal.SIGWINCH)}
+    handlers = {number: signal.signal(number, _heard) for number in not_ignored({*PASSED_ON, signal.SIGWINCH})}
     try:
         yield reading
     finally:

@@ -20,6 +20,9 @@ def main() -> None:
         code = ask(sys.argv)
         if code is not None:
             os._exit(code)  # nothing was written here, and nothing is open
+    import signal
+
     from imgfs.cli import main as program
 
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it is not told how his children ended
     program()

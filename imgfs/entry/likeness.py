@@ -1,7 +1,8 @@
 """How a process that was forked elsewhere becomes one that another process might have forked.
 
-What can be taken over is: cgroups, limits, niceness, login, what the kernel thinks of killing it. All else that a child
-inherits has to be the same already: namespaces, root, users, capabilities, scheduling, and what confines it.
+What can be taken over is: cgroups, limits, niceness (also on disks), login, what the kernel thinks of killing it. All
+else that a child inherits has to be the same already: namespaces, root, users, capabilities, scheduling, personality,
+blocked signals, and what confines it.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import os
 import resource
 from collections.abc import Iterator
 
+from imgfs.kernel.process import io_priority, set_io_priority
+
 _STATUS = (
     *(b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb"),
-    *(b"NoNewPrivs", b"Seccomp", b"Seccomp_filters", b"Cpus_allowed", b"Mems_allowed"),
+    *(b"SigBlk", b"NoNewPrivs", b"Seccomp", b"Seccomp_filters", b"Cpus_allowed", b"Mems_allowed"),
 )
 """Lines of proc_pid_status(5)."""
 _LIMITS = {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 _GROUPS = (b"cgroup", b"cgroup2")
-_TAKEN_OVER = ("oom_score_adj", "loginuid")
-"""Of whom the kernel is to be rid first, and whose login audit(8) tells of; a daemon belongs to none."""
-_LABEL = "attr/current"
-"""What a security module calls it (AppArmor, SELinux)."""
+_TAKEN_OVER = ("oom_score_adj", "loginuid", "timerslack_ns")
+"""Of whom the kernel is to be rid first, whose login audit(8) tells of, how late timers may be."""
+_TOLD = ("attr/current", "personality", "cgroup")
+"""The first is what a security module calls it (AppArmor, SELinux)."""
 _IGNORED = b"SigIgn:"
 _PIECE = 1 << 16
 
@@ -33,6 +36,8 @@ def become_like(pid: int) -> bool:
             resource.setrlimit(limit, wanted)
     if (nice := os.getpriority(os.PRIO_PROCESS, pid)) != os.getpriority(os.PRIO_PROCESS, 0):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
+    if (urgency := io_priority(pid)) != io_priority():
+        set_io_priority(urgency)
     for name in _TAKEN_OVER:
         if (theirs := _told(pid, name)) != _told("self", name):
             _write(f"/proc/self/{name}", theirs)
@@ -52,7 +57,7 @@ def _inherited(pid: int | str) -> list[object]:
     lines = [line for line in _read(pid, "status").splitlines() if line.partition(b":")[0] in _STATUS]
     spaces = [os.readlink(f"/proc/{pid}/ns/{name}") for name in sorted(os.listdir(f"/proc/{pid}/ns"))]
     policy = os.sched_getscheduler(0 if isinstance(pid, str) else pid)
-    return [(root.st_dev, root.st_ino), lines, spaces, policy, _told(pid, _LABEL), _read(pid, "cgroup")]
+    return [(root.st_dev, root.st_ino), lines, spaces, policy, *(_told(pid, name) for name in _TOLD)]
 
 
 def _told(pid: int | str, name: str) -> bytes:

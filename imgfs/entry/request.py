@@ -37,7 +37,7 @@ class Request:
         """What this process would do itself."""
         umask = os.umask(0o077)
         os.umask(umask)
-        variables = [name + b"=" + value for name, value in os.environb.items()]
+        variables = [name + b"=" + value for name, value in os.environb.items() if name]
         return cls([os.fsencode(word) for word in words], variables, umask, program_here())
 
     def encode(self) -> bytes:

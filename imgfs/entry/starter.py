@@ -61,8 +61,9 @@ def _load(mountpoint: str) -> Facts | None:
     """
     for module in _LOADED_LATE:
         importlib.import_module(module)
-    for command in (run, start):
-        command.make_context(command.name, ["x"], resilient_parsing=True)
+    with program.make_context("imgfs", ["x"], resilient_parsing=True) as above:  # whose settings are theirs
+        for command in (run, start):
+            command.make_context(command.name, ["x"], parent=above, resilient_parsing=True)
     facts = None
     with suppress(OSError, click.ClickException):
         facts = facts_of(Tree.open(mountpoint))

@@ -7,7 +7,7 @@ import signal
 from _socket import socket
 
 from imgfs.entry.request import DECLINED, GO
-from imgfs.execution.signals import PASSED_ON
+from imgfs.execution.signals import PASSED_ON, not_ignored
 
 _FAILED = 125
 
@@ -24,7 +24,7 @@ class _Stay:
         self._passed: list[int] = []
 
     def run(self) -> int | None:
-        before = {number: signal.signal(number, self._pass_on) for number in PASSED_ON}
+        before = {number: signal.signal(number, self._pass_on) for number in not_ignored(PASSED_ON)}
         word = self._word()
         if word == DECLINED:
             for number, handler in before.items():
@@ -33,10 +33,16 @@ class _Stay:
         return int(word) if word else self._killed()
 
     def _word(self) -> bytes:
+        """What is said at the end, nothing where it was killed; DECLINED where it went without being told to begin.
+
+        It does so when this process was stopped (SIGSTOP) for longer than it waits.
+        """
         try:
             self._starter.send(GO)
             self._starter.settimeout(None)
             return self._starter.recv(len(DECLINED))
+        except (BrokenPipeError, ConnectionResetError):
+            return b"" if self._passed else DECLINED
         except OSError:
             return b""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.entry.asking import ask
+from imgfs.kernel.process import io_priority
 from tests.execution.box import PATIENCE, Box, boxed, set_quirks, starters, supervisors, until
 from tests.support.mounted import IMGFS
 
@@ -100,7 +101,7 @@ def test_without_a_starter_commands_do_it_themselves(own: Box) -> None:
 
 def test_what_a_child_inherits_comes_along(box: Box, tmp_path: Path) -> None:
     (tmp_path / "here").write_text("host\n")
-    limits = ("prlimit", "--nofile=333:4444", "nice", "-n", "5")
+    limits = ("prlimit", "--nofile=333:4444", "nice", "-n", "5", "ionice", "-c", "3")
     script = 'umask 027; cd "$1"; shift; exec "$@"'
     words = [*IMGFS, "run", "-d", "--name", "alike", "-e", "ODD", "-v", "here:/here", "box", "sh", "-c"]
     subprocess.run(
@@ -114,6 +115,7 @@ def test_what_a_child_inherits_comes_along(box: Box, tmp_path: Path) -> None:
     assert is_forked(pid)
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (333, 4444)
     assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + 5
+    assert io_priority(pid) >> 13 == 3  # IOPRIO_CLASS_IDLE
     assert b"ODD=a b" not in Path(f"/proc/{pid}/environ").read_bytes()  # the kernel shows what it began with
 
 
@@ -145,6 +147,7 @@ def test_it_is_of_the_callers_login_and_as_dear_to_the_kernel(box: Box) -> None:
         ("setpriv", "--bounding-set=-sys_boot"),
         ("taskset", "1"),
         ("chrt", "--batch", "0"),
+        ("setarch", "--addr-no-randomize"),
     ],
 )
 def test_for_who_is_confined_otherwise_it_does_nothing(box: Box, before: tuple[str, ...]) -> None:
@@ -165,6 +168,43 @@ def test_what_the_caller_ignores_is_ignored_and_what_kills_him_ends_it(faked: Bo
         assert process.wait(PATIENCE) == -signal.SIGTERM
     until(lambda: not supervisors(faked.mount.path))
     faked.assert_nothing_stays("deaf")
+
+
+DIRECT = ("unshare", "--uts")
+"""In front of a command that the starter is not to do."""
+
+
+@pytest.mark.parametrize("before", [(), DIRECT])
+def test_what_the_caller_ignores_is_not_passed_on(box: Box, before: tuple[str, ...]) -> None:
+    script = "trap 'exit 9' USR1; trap 'echo hangup' HUP; touch /here/begun; while :; do sleep 0.05; done"
+    words = [*before, *IMGFS, "run", "--rm", "-v", f"{box.mount.state}:/here", "box", "sh", "-c", script]
+    begun = box.mount.state / "begun"
+    ignoring = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *words]
+    with subprocess.Popen(ignoring, stdout=subprocess.PIPE, env=box.environment) as process:
+        until(begun.exists)
+        begun.unlink()
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGUSR1)
+        assert process.communicate(timeout=PATIENCE)[0] == b""
+        assert process.returncode == 9
+
+
+@pytest.mark.parametrize("before", [(), DIRECT])
+def test_who_ignores_how_children_end_is_told_how_a_program_ended(box: Box, before: tuple[str, ...]) -> None:
+    words = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", *before, *IMGFS, "run", "--rm", "box", "sh", "-c", "exit 7"]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
+def test_its_help_is_that_of_the_command(box: Box) -> None:
+    helps = [[*before, *IMGFS, "run", "--help"] for before in ((), DIRECT)]
+    served, direct = (subprocess.check_output(words, timeout=PATIENCE, env=box.environment) for words in helps)
+    assert served == direct
+
+
+def test_a_variable_without_a_name_harms_nobody(box: Box) -> None:
+    words = ["env", "--unset=x", "=odd", *IMGFS, "run", "--rm", "box", "true"]
+    assert subprocess.run(words, check=False, timeout=PATIENCE, env=box.environment).returncode == 0
 
 
 def test_nobody_is_asked_where_nothing_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
