@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Iterator
 
+from imgfs.execution.signals import PASSED_ON
 from imgfs.kernel.process import io_priority, set_io_priority
 
 _STATUS = (
@@ -44,8 +46,18 @@ def become_like(pid: int) -> bool:
     return _inherited("self") == _inherited(pid)
 
 
-def ignored_by(pid: int) -> set[int]:
-    """The signals that a process ignores. Raises OSError."""
+def ignore_like(pid: int) -> None:
+    """Ignore, of the signals that are passed on, those that process `pid` ignores: no other one that a daemon does.
+
+    Raises OSError.
+    """
+    ignored = _ignored_by(pid)
+    for number in PASSED_ON:
+        begun = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in ignored else begun)
+
+
+def _ignored_by(pid: int) -> set[int]:
     line = next(line for line in _read(pid, "status").splitlines() if line.startswith(_IGNORED))
     mask = int(line.removeprefix(_IGNORED), 16)
     return {number for number in range(1, mask.bit_length() + 1) if mask >> (number - 1) & 1}

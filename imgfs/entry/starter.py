@@ -24,9 +24,8 @@ from imgfs.cli.run import run, start
 from imgfs.cli.served import Declined, Served
 from imgfs.cli.site import Facts, facts_of
 from imgfs.cli.tree import Tree
-from imgfs.entry.likeness import become_like, ignored_by
+from imgfs.entry.likeness import become_like, ignore_like
 from imgfs.entry.request import DECLINED, FILES, GO, PATIENCE, TAKEN, Request, program_here
-from imgfs.execution.signals import PASSED_ON
 
 _IDLE = 300.0
 """Seconds without a command after which it ends; the daemon starts another one when somebody asks."""
@@ -88,7 +87,7 @@ def _serve_one(asking: socket.socket, served: Served) -> None:
     pid, user = _peer(asking)
     if user != os.geteuid() or request.program != program_here() or not become_like(pid):
         return
-    ignored = PASSED_ON & ignored_by(pid)  # until it hears TAKEN
+    ignore_like(pid)  # until it hears TAKEN it is as it was begun
     own = os.pidfd_open(os.getpid())
     socket.send_fds(asking, [TAKEN], [own])
     os.close(own)
@@ -96,8 +95,6 @@ def _serve_one(asking: socket.socket, served: Served) -> None:
         return
     asking.settimeout(None)
     _die_with(asking)
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
     _become(request, files)
     asking.send(_do(served))
 
