@@ -27,6 +27,7 @@ _TAKEN_OVER = ("oom_score_adj", "loginuid", "timerslack_ns")
 _TOLD = ("attr/current", "personality", "cgroup")
 """The first is what a security module calls it (AppArmor, SELinux)."""
 _IGNORED = b"SigIgn:"
+_MOUNT = b"mnt_id:"
 _PIECE = 1 << 16
 
 
@@ -65,11 +66,20 @@ def _ignored_by(pid: int) -> set[int]:
 
 def _inherited(pid: int | str) -> list[object]:
     """What has to be the same."""
-    root = os.stat(f"/proc/{pid}/root")
     lines = [line for line in _read(pid, "status").splitlines() if line.partition(b":")[0] in _STATUS]
     spaces = [os.readlink(f"/proc/{pid}/ns/{name}") for name in sorted(os.listdir(f"/proc/{pid}/ns"))]
     policy = os.sched_getscheduler(0 if isinstance(pid, str) else pid)
-    return [(root.st_dev, root.st_ino), lines, spaces, policy, *(_told(pid, name) for name in _TOLD)]
+    return [root_of(pid), lines, spaces, policy, *(_told(pid, name) for name in _TOLD)]
+
+
+def root_of(pid: int | str) -> tuple[int, int, bytes]:
+    """Which directory, in which mount: chroot(2) to a bind of `/` finds the same one without what is mounted there."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+    try:
+        found, lines = os.fstat(root), _read("self", f"fdinfo/{root}").splitlines()
+    finally:
+        os.close(root)
+    return found.st_dev, found.st_ino, next(line for line in lines if line.startswith(_MOUNT))
 
 
 def _told(pid: int | str, name: str) -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+
+from imgfs.entry.likeness import root_of
 
 PROGRAM = """
 import os, signal
@@ -23,3 +26,16 @@ def test_the_caller_says_which_signals_are_ignored_and_not_the_daemon() -> None:
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert done.stdout == b"False False True\n"
+
+
+def test_a_bind_of_the_root_is_another_root() -> None:
+    other = "mount --bind / /mnt && exec chroot /mnt sh -c 'echo begun; exec sleep 100'"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", other], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"begun\n"
+            theirs, own = root_of(process.pid), root_of("self")
+        finally:
+            process.kill()
+    assert theirs[:2] == own[:2]
+    assert theirs != own == root_of(os.getpid())
