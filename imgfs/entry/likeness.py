@@ -102,7 +102,7 @@ def _join_groups(pid: int) -> None:
 
 def _places(controllers: bytes) -> Iterator[bytes]:
     """Where the hierarchy of these controllers is mounted, from its root on (cgroups(7)); v2 is that of none."""
-    for line in _read("self", "mountinfo").splitlines():
+    for line in _read("self", "mountinfo").rstrip(b"\n").split(b"\n"):
         left, _, right = line.partition(b" - ")
         kind, _, options = right.split(b" ", 2)
         fields = left.split(b" ")

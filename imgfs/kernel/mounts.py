@@ -170,7 +170,8 @@ def _absolute(path: str) -> str:
 
 def _lines(process: int | None = None) -> list[bytes]:
     table = Path(f"/proc/{process or 'self'}/mountinfo").read_bytes().rstrip(b"\n")
-    return table.split(b"\n")  # a path may hold whatever else ends lines
+    # A path may hold whatever else ends lines. A process whose root was taken away (pivot_root(2)) sees no mount.
+    return table.split(b"\n") if table else []
 
 
 def _place(line: bytes) -> str:

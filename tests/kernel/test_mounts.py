@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,24 @@ import pytest
 from imgfs.errors import Busy
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.mountapi import Context, Detached
-from imgfs.kernel.mounts import mount_at, mounts_below, unmount
+from imgfs.kernel.mounts import mount_at, mounts, mounts_below, unmount
 from imgfs.kernel.overlay import mount_overlay
 from imgfs.testing.images import File, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.kernel.pieces import directory, erofs_image, mounts_of
 from tests.support.mounted import Mounted
+
+UPROOTED = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+assert libc.mount(b"here", b"/mnt", b"tmpfs", 0, None) == 0
+old = os.open("/", os.O_RDONLY)
+os.chroot("/mnt")
+os.fchdir(old)
+assert libc.umount2(b"mnt", 2) == 0  # MNT_DETACH
+print("begun", flush=True)
+input()
+"""
 
 
 def tmpfs() -> Detached:
@@ -83,3 +97,13 @@ def test_views_of_a_dead_daemon_are_listed_and_go_with_its_tree(
         unmount(str(mounted.path))
     unmount(str(mounted.path), detach=True)
     assert mounts_of(mounted.path) == []
+
+
+def test_a_process_whose_root_was_taken_away_sees_no_mount() -> None:
+    words = ["unshare", "--mount", sys.executable, "-c", UPROOTED]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"begun\n"
+        assert mounts(process.pid) == []
+        process.stdin.write(b"\n")
