@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.support.mounted import Mounted
 # No test asserts a time, and two processes share the machine.
 settings.register_profile("imgfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("imgfs")
+
+
+# A shell has what it puts in the background ignore Ctrl-C, and whoever is begun by that inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

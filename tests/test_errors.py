@@ -26,6 +26,7 @@ ERRNO = {
     "OffsetMismatch": errno.ERANGE,
     "Cancelled": errno.ECANCELED,
     "Interrupted": errno.EINTR,
+    "Stopping": errno.ENOTCONN,
     "NoSpace": errno.ENOSPC,
     "StorageFailed": errno.EIO,
     "RemoteError": errno.EREMOTEIO,
