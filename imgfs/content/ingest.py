@@ -290,14 +290,15 @@ class Ingest:
 
     async def _sync_behind(self, file: int) -> None:
         """For a descriptor that `rest` gives away, with its place in `_BEHIND`."""
-        generation, offset = self._generation, self.offset
+        generation = self._generation
         try:
             async with self._syncing:
                 if generation == self._generation and not self.is_durable:
                     await self._fsync(file)
         except OSError as error:
-            if generation == self._generation:
-                self.fall_back(error, offset)
+            # The disk tells of a failure once: it may be that of bytes which took the place of the old ones meanwhile.
+            if self.gone is None:
+                self.fall_back(error, self.offset)
                 async with self.lock:
                     await self.cut()
         finally:

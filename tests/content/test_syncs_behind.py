@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +92,36 @@ async def test_shelves_are_made_once_and_by_the_commits_where_the_disk_refuses(
     disk.errors.clear()
     await again.add(digest, DATA)
     assert digest in ContentStore(tmp_path)
+
+
+class Dying(FaultyDisk):
+    """A disk whose first sync of bytes fails, not before `let_go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def fsync(self, file: int) -> None:
+        self._called("fsync")
+        if self.calls.count("fsync") == 1:
+            self.let_go.wait(10)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().fsync(file)
+
+
+async def test_a_failure_may_be_that_of_bytes_which_took_the_place_of_others_meanwhile(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    disk = Dying()
+    ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
+    await written(ingests)
+    await until(lambda: "fsync" in disk.calls)
+    async with await ingests.open("r") as writer:
+        await writer.truncate(0)
+        await writer.write(OTHER)
+        disk.let_go.set()
+        await until(lambda: writer.offset == 0)
+        with pytest.raises(StorageFailed, match="bytes 0 to 10 are lost, continue at byte 0"):
+            await writer.fsync()
+    with pytest.raises(StorageFailed, match="continue at byte 0"):
+        await ingests.commit("r", Digest.of(OTHER))
