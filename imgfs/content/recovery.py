@@ -43,6 +43,8 @@ def recover(disk: Disk, directory: Path, era: str) -> Iterator[Found]:
         try:
             sweep(path)
             found = read(path, era)
+            if found.offset > found.meta.durable:
+                _forget_cached(path / "data")
         except (FileNotFoundError, Malformed) as error:
             _log.warning("ingest removed", extra={"path": str(path), "error": str(error)})
             shutil.rmtree(path, ignore_errors=True)
@@ -66,6 +68,19 @@ def read(path: Path, era: str) -> Found:
         raise Malformed("ingest data: has a second name, so it may be a stored blob; the ingest cannot be resumed")
     offset = status.st_size if meta.era == era else min(meta.durable, status.st_size)
     return Found(path, msgspec.structs.replace(meta, updated=max(meta.updated, status.st_mtime_ns)), offset)
+
+
+def _forget_cached(data: Path) -> None:
+    """What is hashed from now on is what the disk has. Raises OSError.
+
+    A sync that failed while its process was killed has told nobody, and no later one fails again: memory then has bytes
+    that the disk does not. Those that are still to be written stay in memory, as their failure is still to be told.
+    """
+    file = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)
 
 
 def _mend(disk: Disk, found: Found, era: str) -> Found:
