@@ -49,6 +49,8 @@ class LayerStore:
             self._is_read_only = not open_directory(shelf)
             if self._is_read_only and not shelf.is_dir():
                 continue
+            if not self._is_read_only:
+                fsync_path(shelf)  # a name that a killed daemon gave counts from now on
             for entry in os.scandir(shelf):
                 diff_id = Digest(f"{algorithm}:{entry.name}")
                 if is_digest(diff_id) and os.path.isfile(f"{entry.path}/tar"):
@@ -173,8 +175,18 @@ class LayerStore:
         with self._placing:
             if not (final / "tar").exists():
                 _remove(final)
-                publish(layer.tar.parent, final)
+                self._publish(layer.tar.parent, final)
                 layer.moved(final)
+
+    @staticmethod
+    def _publish(directory: Path, final: Path) -> None:
+        """What could not be made durable gets its old name again, so that it can be tried again."""
+        try:
+            publish(directory, final)
+        except OSError:
+            with suppress(OSError):
+                final.rename(directory)
+            raise
 
     def close(self) -> None:
         """Close every descriptor."""

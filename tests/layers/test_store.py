@@ -208,6 +208,39 @@ async def test_a_layer_that_does_not_settle_says_why(
     assert list(reopened(tmp_path)) == []
 
 
+async def test_a_name_that_the_disk_did_not_take_is_tried_again(
+    tmp_path: Path, store: LayerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, real = tmp_path / "layers/sha256", os.fsync
+
+    def failing(file: int) -> None:
+        if os.readlink(f"/proc/self/fd/{file}") == str(shelf):
+            raise OSError(5, "no")
+        real(file)
+
+    with store.writer() as writer:
+        writer.append(MADE.tar)
+        layer = writer.adopt(MADE.diff_id, [])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", failing)
+            for _ in range(2):
+                with pytest.raises(StorageFailed, match="no"):
+                    writer.settle(encode_index([]))
+                assert not store.is_settled(layer)
+        writer.settle(encode_index([]))
+    assert store.is_settled(layer)
+    assert files(tmp_path) == [f"layers/sha256/{MADE.diff_id.hex}/{name}" for name in ("index", "tar")]
+
+
+async def test_names_that_a_killed_daemon_gave_are_durable_before_they_count(
+    tmp_path: Path, store: LayerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stored(store, MADE)
+    calls = Calls(monkeypatch)
+    reopened(tmp_path)
+    assert ("fsync", str(tmp_path / "layers/sha256")) in calls.seen
+
+
 async def test_a_lost_layer_is_served_no_more_and_told_of_once(store: LayerStore) -> None:
     await stored(store, MADE)
     layer = store.get(MADE.diff_id)
