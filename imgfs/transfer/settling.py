@@ -15,7 +15,7 @@ from imgfs.aio.threads import run_disk
 from imgfs.content.copy import Copy, copy_ref
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
-from imgfs.errors import ImgfsError
+from imgfs.errors import ImgfsError, StorageFailed
 from imgfs.images.catalog import Catalog
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore, LayerWriter
@@ -84,6 +84,9 @@ class Settling:
 
     async def wait(self, *layers: Layer) -> None:
         """Wait until `layers` survive a power cut; what failed before is tried again. Raises NoSpace, StorageFailed."""
+        for one in layers:
+            if one.diff_id not in self._layers:
+                raise StorageFailed(f"layer {one.diff_id}: was taken away before it was on disk; read again")
         for settling in [self._settling[one.diff_id] for one in layers if one.diff_id in self._settling]:
             if settling.error is not None:
                 self.settle_behind(settling.passed)

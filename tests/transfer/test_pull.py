@@ -411,6 +411,14 @@ async def test_a_layer_whose_sync_failed_is_not_served_any_more_and_comes_again(
     assert all(map(scene.stored.is_settled, scene.stored))
 
 
+async def test_a_layer_that_was_lost_before_anybody_waited_for_it_is_told_of(scene: Scene) -> None:
+    await scene.pulled(BOX)
+    layer = scene.stored.get(BASE.diff_id)
+    scene.stored.lose(layer)
+    with pytest.raises(StorageFailed, match=f"layer {BASE.diff_id}: was taken away before it was on disk"):
+        await scene.layers.settled(layer)
+
+
 async def test_a_disk_full_at_the_link_of_a_plain_layer_leaves_the_daemon_alive(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
