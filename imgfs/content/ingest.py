@@ -281,7 +281,7 @@ class Ingest:
                 os.close(file)
         except OSError as error:
             self.check_alive()
-            raise self.fall_back(error, offset) from None
+            raise await self._give_up(error, offset) from None
 
     async def _fsync(self, file: int) -> None:
         shape = self._shape
@@ -294,19 +294,38 @@ class Ingest:
         try:
             async with self._syncing:
                 if generation == self._generation and not self.is_durable:
-                    await self._fsync(file)
-        except OSError as error:
-            # The disk tells of a failure once: it may be that of bytes which took the place of the old ones meanwhile.
-            if self.gone is None:
-                self.fall_back(error, self.offset)
+                    await self._fsync_behind(file)
+            if self.failed is not None:
                 async with self.lock:
                     await self.cut()
         finally:
             os.close(file)
             _BEHIND.release_on_behalf_of(file)
 
+    async def _fsync_behind(self, file: int) -> None:
+        """The caller holds `_syncing`, until it is known what the failure costs: a commit that waits for it has to hear
+        of that."""
+        try:
+            await self._fsync(file)
+        except OSError as error:
+            # The disk tells of a failure once: it may be that of bytes which took the place of the old ones meanwhile.
+            if self.gone is None:
+                await self._give_up(error, self.offset)
+
+    async def _give_up(self, error: OSError, offset: int) -> ImgfsError:
+        """As `fall_back`, when the record that is being written is: it must not vouch for more than is left then."""
+        with trio.CancelScope(shield=True):
+            await self._recording.acquire()
+        try:
+            return self.fall_back(error, offset)
+        finally:
+            self._recording.release()
+
     def fall_back(self, error: OSError, offset: int) -> ImgfsError:
-        """A sync of the first `offset` bytes failed: give up what was not recorded; returns what to raise."""
+        """A sync of the first `offset` bytes failed: give up what was not recorded; returns what to raise.
+
+        The caller holds `_recording`.
+        """
         durable = self.meta.durable
         failure = from_os(error, self.subject)
         self.failed = type(failure)(

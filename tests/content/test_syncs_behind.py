@@ -125,3 +125,50 @@ async def test_a_failure_may_be_that_of_bytes_which_took_the_place_of_others_mea
             await writer.fsync()
     with pytest.raises(StorageFailed, match="continue at byte 0"):
         await ingests.commit("r", Digest.of(OTHER))
+
+
+class Slow(FaultyDisk):
+    """A disk whose second sync of a file of bytes fails, and that renames nothing before `let_go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+        self.is_failing = False
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._called("rename")
+        self.let_go.wait(10)
+        super().rename(old, new)
+
+    def fsync(self, file: int) -> None:
+        self._called("fsync")
+        if self.is_failing and os.readlink(f"/proc/self/fd/{file}").endswith("/data"):
+            self.calls.append("failed")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().fsync(file)
+
+
+async def test_a_failure_leaves_what_is_just_being_recorded(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgfs.content.ingest.RECORD_SECONDS", 0.001)
+    disk = Slow()
+    ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+        await until(lambda: "rename" in disk.calls)
+        disk.is_failing = True
+        await writer.write(OTHER)
+    await until(lambda: "failed" in disk.calls)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    disk.let_go.set()
+    await until(lambda: "truncate" in disk.calls)
+    assert ingests.status("r").offset == len(DATA)
+    disk.is_failing = False
+    async with await ingests.open("r") as writer:
+        assert writer.offset == len(DATA)
+        await writer.write(OTHER)
+        disk.calls.clear()
+        await writer.fsync()
+        assert "fsync" in disk.calls
+    await ingests.commit("r", Digest.of(DATA + OTHER))
