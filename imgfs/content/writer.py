@@ -104,6 +104,9 @@ class Writer:
             except ImgfsError:
                 await ingest.cut()
                 raise
+            # The sync that failed may have been another's, which this one waited for.
+            ingest.check_alive()
+            await ingest.check_kept()
 
     async def commit(self, digest: str | None = None) -> BlobInfo:
         """Close, verify and store: as `digest`, else as what was expected, else as what the bytes are.

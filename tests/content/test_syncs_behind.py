@@ -14,6 +14,7 @@ import trio.testing
 
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
+from imgfs.content.writer import Writer
 from imgfs.errors import StorageFailed
 from imgfs.oci.digest import Digest
 from tests.content.disks import FaultyDisk, Recorder
@@ -172,3 +173,27 @@ async def test_a_failure_leaves_what_is_just_being_recorded(
         await writer.fsync()
         assert "fsync" in disk.calls
     await ingests.commit("r", Digest.of(DATA + OTHER))
+
+
+async def test_who_waits_for_the_sync_of_the_clock_is_told_that_it_failed(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgfs.content.ingest.RECORD_SECONDS", 0.001)
+    disk = Dying()
+    ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
+    told = list[StorageFailed]()
+
+    async def sync(writer: Writer) -> None:
+        try:
+            await writer.fsync()
+        except StorageFailed as error:
+            told.append(error)
+
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+        await until(lambda: "fsync" in disk.calls)
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(sync, writer)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            disk.let_go.set()
+    assert [one.message for one in told if "bytes 0 to 10 are lost, continue at byte 0" in one.message]
