@@ -213,14 +213,15 @@ class Ingest:
     async def restart(self) -> None:
         """Drop the bytes and their digest; total and expected stay.
 
-        The record goes first: a crash must not find new bytes under the word of the old ones.
+        The record goes first: a crash must not find new bytes under the word of the old ones. Until it is written they
+        are all there, so a sync that begins meanwhile is one of them, and records nothing afterwards.
         """
-        self._generation += 1
         async with self._recording:
             if self.meta.durable:
                 await self._write_meta(msgspec.structs.replace(self.meta, durable=0))
-        self.offset, self.is_ragged, self.failed = 0, True, None
-        self.running = RunningDigest.start(self._algorithm)
+            self._generation += 1
+            self.offset, self.is_ragged, self.failed = 0, True, None
+            self.running = RunningDigest.start(self._algorithm)
         await self.open_file()
         self.updated = time.time_ns()
 

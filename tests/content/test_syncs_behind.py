@@ -197,3 +197,28 @@ async def test_who_waits_for_the_sync_of_the_clock_is_told_that_it_failed(
             await trio.testing.wait_all_tasks_blocked(0.01)
             disk.let_go.set()
     assert [one.message for one in told if "bytes 0 to 10 are lost, continue at byte 0" in one.message]
+
+
+async def test_a_sync_that_begins_while_the_bytes_go_vouches_for_none_that_follow(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    disk = Slow()
+    disk.let_go.set()
+    ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
+    async with await ingests.open("r") as writer:
+        await writer.write(DATA)
+        await writer.fsync()
+        await writer.write(OTHER)
+        disk.let_go.clear()
+        disk.calls.clear()
+        async with trio.open_nursery() as both:
+            both.start_soon(writer.restart)
+            await until(lambda: "rename" in disk.calls)
+            both.start_soon(ingests.sync)
+            await until(lambda: disk.calls.count("fsync") == 2)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            disk.let_go.set()
+        await writer.write(OTHER + DATA)
+        disk.calls.clear()
+        await writer.fsync()
+        assert "fsync" in disk.calls
