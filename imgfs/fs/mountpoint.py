@@ -37,23 +37,29 @@ class Mountpoint(Node):
             return
         id = self._subsystems.snapshots.numbered(self._number).id
         with self._subsystems.failures.noting(f"snapshots/{id}"):
-            if not await caller.wait(lambda: self._show(id)):
-                await self._refuse_passed_by(id, caller)
+            is_new = await caller.wait(lambda: self._show(id))
+            is_lost = self._subsystems.rootfs.places.passes_again(self._place(id), caller.pid)
+            if not is_new:
+                await self._refuse_passed_by(id, caller, is_lost=is_lost)
         # Whoever is here although something was mounted before went by while that was done: he is beneath it.
         raise Stale(f"{self._place(id)}: is mounted now; walk again")
 
-    async def _refuse_passed_by(self, id: str, caller: Caller) -> None:
-        """Raise NotPermitted for who comes to the directory beneath the mount by a way that never leads into it."""
+    async def _refuse_passed_by(self, id: str, caller: Caller, *, is_lost: bool) -> None:
+        """Raise NotPermitted for who comes to the directory beneath the mount by a way that never leads into it.
+
+        `is_lost`: walking again has led him here again.
+        """
         if caller.is_elsewhere:
             raise NotPermitted(
                 f"snapshot {id}: is mounted, but not in the mount namespace of process {caller.pid}; "
                 "bind the tree there with rslave propagation"
             )
         places, place = self._subsystems.rootfs.places, self._place(id)
-        if bind := await places.bind_beneath(place, caller.pid):
+        if is_lost and (bind := await places.bind_beneath(place, caller.pid)):
             raise NotPermitted(
-                f"snapshot {id}: {bind} was bound before anything was mounted at {places.path(place)}, and shows what "
-                f"is beneath; `umount {bind}`, `ls {places.path(place)}`, then bind it again"
+                f"snapshot {id}: is mounted at {places.path(place)}, and {bind} is a bind that does not show it; "
+                f"`umount {bind}`, then `mount --rbind` it again; after `mount --make-shared` of the tree that shows "
+                "what is mounted later, too"
             )
 
     async def attributes(self) -> pyfuse3.EntryAttributes:

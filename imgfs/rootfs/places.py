@@ -11,11 +11,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
+from pathlib import PurePosixPath
 
 import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound
+from imgfs.kernel.mounts import Mount
 from imgfs.rootfs.kernel import HOST, Kernel
 
 Attach = Callable[[str], object]
@@ -36,6 +38,8 @@ class Places:
         self._mounted: dict[str, object] = {}
         """In the order they were made, so that what lies over others goes first; each with a mark of its own."""
         self._closed: Counter[str] = Counter()
+        self._passed_by: dict[str, int] = {}
+        """Who came last to the directory beneath each mount."""
         self._flights: Flights[bool] = Flights(nursery, memory=0)
         self._mounting = trio.CapacityLimiter(THREADS)
         self._unmounting = trio.CapacityLimiter(THREADS)
@@ -114,16 +118,30 @@ class Places:
         if await trio.to_thread.run_sync(self._copied, {path}, limiter=self._unmounting):
             raise Busy(f"{place}: is mounted elsewhere too, by a bind or in another mount namespace; end that first")
 
+    def passes_again(self, place: str, process: int) -> bool:
+        """Whether the process came to the directory beneath this mount before, and nobody else since.
+
+        The first time, it may have been on its way while the mount was made: the next time it is led into it.
+        """
+        before, self._passed_by[place] = self._passed_by.get(place), process
+        return before == process
+
     async def bind_beneath(self, place: str, process: int) -> str | None:
-        """Where the process sees a bind of the place's own directory, made when nothing was mounted over that."""
+        """Where the process sees a bind, of the place's own directory or one above, that shows what is beneath it."""
         return await trio.to_thread.run_sync(self._bind_beneath, place, process, limiter=self._unmounting)
 
     def _bind_beneath(self, place: str, process: int) -> str | None:
         tree = self._kernel.mount_at(self._mountpoint)
+        if tree is None:
+            return None
         with suppress(OSError):  # it has ended
-            seen = self._kernel.mounts(process) if tree else []
-            binds = (one for one in seen if tree and (one.device, one.root) == (tree.device, f"/{place}"))
-            return next((one.mountpoint for one in binds), None)
+            seen = self._kernel.mounts(process)
+            covered = {(one.parent, one.mountpoint) for one in seen}
+            for bind in seen:
+                shown = _shown_at(bind, f"/{place}")
+                is_ours = bind.device == tree.device and bind.number != tree.number
+                if is_ours and shown is not None and (bind.number, shown) not in covered:
+                    return bind.mountpoint
         return None
 
     async def expire(self) -> None:
@@ -176,6 +194,7 @@ class Places:
         """The mount of that mark is no more. Another one may have been made there while a thread found that out."""
         if self._mounted.get(place) is mark:
             self._mounted.pop(place, None)
+            self._passed_by.pop(place, None)
 
     def _attached(self, attach: Attach, path: str) -> object:
         """Mount, and return a mark of this very mount: its number where the kernel gives one for good."""
@@ -195,3 +214,10 @@ class Places:
         ours = [mount for mount in self._kernel.mounts() if mount.mountpoint in paths]
         copied = self._kernel.mounted_elsewhere([mount for mount in ours if mount.filesystem in _WRITABLE])
         return {mount.mountpoint for mount in copied}
+
+
+def _shown_at(mount: Mount, path: str) -> str | None:
+    """Where `mount` shows a path of its filesystem; None if it does not."""
+    root = PurePosixPath(mount.root)
+    wanted = PurePosixPath(path)
+    return str(PurePosixPath(mount.mountpoint) / wanted.relative_to(root)) if wanted.is_relative_to(root) else None

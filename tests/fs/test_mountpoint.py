@@ -14,7 +14,9 @@ from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.mountpoint import Mountpoint
 from imgfs.fs.node import Stale
 from imgfs.fs.subsystems import Subsystems
+from imgfs.rootfs.places import Places
 from imgfs.rootfs.rootfs import rootfs_of
+from tests.rootfs.fakes import FakeKernel
 
 
 class Mounting:
@@ -28,23 +30,24 @@ class Mounting:
         return True
 
 
-def mountpoint(mounting: Mounting) -> Mountpoint:
+def mountpoint(mounting: Mounting, nursery: trio.Nursery) -> Mountpoint:
     subsystems = SimpleNamespace(
         snapshots=SimpleNamespace(numbered=lambda number: SimpleNamespace(id=f"snap{number}")),
         failures=SimpleNamespace(noting=lambda subject: nullcontext()),
+        rootfs=SimpleNamespace(places=Places("/mnt", nursery, FakeKernel())),
     )
     return Mountpoint(cast(Subsystems, subsystems), 7, "rootfs", mounting.show, rootfs_of)
 
 
-async def test_listing_it_mounts_and_has_the_path_walked_again() -> None:
+async def test_listing_it_mounts_and_has_the_path_walked_again(nursery: trio.Nursery) -> None:
     mounting = Mounting()
     stranger = Caller(os.getppid(), 0, Waiters(trio.Event()))
     with pytest.raises(Stale):
-        await mountpoint(mounting).entries(stranger)
+        await mountpoint(mounting, nursery).entries(stranger)
     assert mounting.shown == ["snap7"]
 
 
-async def test_the_daemon_on_its_way_to_mount_passes() -> None:
+async def test_the_daemon_on_its_way_to_mount_passes(nursery: trio.Nursery) -> None:
     mounting = Mounting()
-    assert await mountpoint(mounting).entries(Caller(os.getpid(), 0, Waiters(trio.Event()))) == []
+    assert await mountpoint(mounting, nursery).entries(Caller(os.getpid(), 0, Waiters(trio.Event()))) == []
     assert mounting.shown == []

@@ -200,6 +200,28 @@ def test_a_bind_from_beneath_a_writable_rootfs_says_how_to_mend_it(scene: Scene,
         succeed("umount", tmp_path)
 
 
+@pytest.mark.parametrize("above", ["snapshots/active/inside", "snapshots", "."])
+def test_a_bind_above_a_writable_rootfs_says_how_to_mend_it(scene: Scene, tmp_path: Path, above: str) -> None:
+    directory = scene.mount.snapshots / "active/inside"
+    if not directory.exists():
+        prepare(scene, "inside", pulled(scene, "inside")[1].name)
+    source = scene.mount.path / above
+    passing = tmp_path / directory.relative_to(source) / "rootfs"
+    succeed("mount", "--bind", source, tmp_path)
+    try:
+        with refused(errno.EPERM):
+            os.listdir(passing)
+        assert f"`umount {tmp_path}`" in error_of(directory)
+        assert (directory / "rootfs/mark").read_bytes() == b"inside/1\n"
+    finally:
+        succeed("umount", tmp_path)
+    succeed("mount", "--rbind", source, tmp_path)
+    try:
+        assert (passing / "mark").read_bytes() == b"inside/1\n"
+    finally:
+        succeed("umount", "--recursive", tmp_path)
+
+
 def test_numbers_are_the_same_after_an_unmount(own: Scene) -> None:
     rootfs = used(own)
     paths = (rootfs, own.mount.snapshots / "active/key/rootfs")

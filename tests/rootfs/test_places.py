@@ -32,6 +32,14 @@ async def test_a_mount_is_made_once(kernel: FakeKernel, places: Places) -> None:
     assert (A in places, B in places, len(places), list(places)) == (True, False, 1, [A])
 
 
+async def test_only_who_passes_by_a_mount_again_is_lost(kernel: FakeKernel, places: Places) -> None:
+    await places.mount(A, kernel.attach("a"))
+    assert [places.passes_again(A, process) for process in (1, 2, 1, 1)] == [False, False, False, True]
+    assert not places.passes_again(B, 1)
+    await places.unmount(A)
+    assert not places.passes_again(A, 1)
+
+
 async def test_who_asks_meanwhile_waits_for_the_same_mount(kernel: FakeKernel, places: Places) -> None:
     gate = kernel.gates["attach"]
     gate.shut()
