@@ -24,6 +24,10 @@ Attach = Callable[[str], object]
 """Mounts something over the path it is given; runs in a thread, raises ImgfsError."""
 
 THREADS = 8
+PASSING_SECONDS = 0.5
+"""How long a copy of a mount may be in passing: whatever starts in a mount namespace of its own has one of every mount
+until it has drawn up its own, and so has each container that starts on this host."""
+_POLL_FIRST, _POLL_MOST = 0.001, 0.05
 _WRITABLE = ("overlay", "fuse.fuse-overlayfs")
 """What a writable snapshot may be mounted as."""
 _log = logging.getLogger("imgfs.rootfs")
@@ -113,10 +117,13 @@ class Places:
         return place not in self._mounted
 
     async def check_only_here(self, place: str) -> None:
-        """Raise Busy if what can be written there is mounted elsewhere too."""
-        path = self.path(place)
-        if await trio.to_thread.run_sync(self._copied, {path}, limiter=self._unmounting):
-            raise Busy(f"{place}: is mounted elsewhere too, by a bind or in another mount namespace; end that first")
+        """Raise Busy if what can be written there is mounted elsewhere too, and stays so for PASSING_SECONDS."""
+        path, deadline, pause = self.path(place), trio.current_time() + PASSING_SECONDS, _POLL_FIRST
+        while await trio.to_thread.run_sync(self._copied, {path}, limiter=self._unmounting):
+            if trio.current_time() > deadline:
+                raise Busy(f"{place}: is mounted elsewhere too, by a bind or in another mount namespace; end that")
+            await trio.sleep(pause)
+            pause = min(2 * pause, _POLL_MOST)
 
     def passes_again(self, place: str, process: int) -> bool:
         """Whether the process came to the directory beneath this mount before, and nobody else since.

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import Busy, ImgfsError, Malformed, NoSpace, NotPermitted, TooLarge, Unreachable, Unsupported
 from imgfs.kernel.probe import Capability
+from imgfs.rootfs.places import PASSING_SECONDS
 from imgfs.rootfs.refusals import REFUSED_SECONDS
 from imgfs.rootfs.rootfs import BREATH, diff_of, rootfs_of
 from imgfs.snapshots.graph import Snapshot
@@ -273,6 +274,22 @@ async def test_what_is_mounted_elsewhere_too_is_not_left(kernel: FakeKernel, sce
         await scene.rootfs.leave(id)
     assert shown(kernel) == {rootfs_of(id): "overlay"}
     kernel.elsewhere.clear()
+    await scene.rootfs.leave(id)
+    assert shown(kernel) == {}
+
+
+async def test_a_copy_in_passing_is_waited_for(
+    kernel: FakeKernel, scene: Scene, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    id = await active(scene, "key")
+    await scene.rootfs.show_user(id)
+    kernel.elsewhere.add(f"/mnt/{rootfs_of(id)}")
+
+    async def start() -> None:
+        await trio.sleep(PASSING_SECONDS / 2)
+        kernel.elsewhere.clear()
+
+    nursery.start_soon(start)
     await scene.rootfs.leave(id)
     assert shown(kernel) == {}
 
