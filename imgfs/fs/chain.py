@@ -115,7 +115,11 @@ class ChainRootfs(Node):
         rootfs = self._subsystems.rootfs
         if caller.is_daemon:
             return
-        if not rootfs.is_shown(self._snapshot) and await caller.wait(lambda: show(self._subsystems, self._snapshot)):
+        is_new = not rootfs.is_shown(self._snapshot) and await caller.wait(
+            lambda: show(self._subsystems, self._snapshot)
+        )
+        # An overlay that lies on this directory has it open: its readers cannot walk again, and see the same files.
+        if is_new and not rootfs.is_lower(self._snapshot):
             raise Stale(f"snapshot {self._snapshot.chain_id}: is mounted now; walk again")
         await seen(self._subsystems, self._snapshot, caller)
 

@@ -73,6 +73,8 @@ class Rootfs:
         self._lowers = Lowers(terms, images, graph, views, layers, kernel, nursery)
         self._users: dict[str, Digest] = {}
         """The chain below each place."""
+        self._directories: dict[str, Digest] = {}
+        """Those of them that lie there as their directory in the tree."""
         self._refused = Refusals()
         self._unbound = Refusals()
         """Chains that could not even have a read-only mount of their FUSE view."""
@@ -113,6 +115,10 @@ class Rootfs:
         """Whether what is seen of the chain is its FUSE view under a read-only mount of itself."""
         place = rootfs_of(snapshot.chain_id)
         return place in self.places and place in self._bound
+
+    def is_lower(self, snapshot: Snapshot) -> bool:
+        """Whether a user's snapshot lies on the chain's directory in the tree, so that who reads it comes by there."""
+        return snapshot.chain_id in self._directories.values()
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Have the kernel show the chain soon, behind a reader who has just brought it here and reads the FUSE view.
@@ -175,6 +181,8 @@ class Rootfs:
             self._check_same(info)
             if chain is not None:
                 self._users[place] = chain.chain_id
+                if isinstance(lower, str):
+                    self._directories[place] = chain.chain_id
             return await self.places.mount(place, self._checked(info, self._user_attachment(stack, lower)))
 
     async def _takes_no_change(self) -> bool:
@@ -350,6 +358,7 @@ class Rootfs:
 
     def _close_unused(self) -> None:
         self._users = {place: chain for place, chain in self._users.items() if self.places.is_taken(place)}
+        self._directories = {place: chain for place, chain in self._directories.items() if place in self._users}
         self._lowers.close_unused(self._users.values())
 
 

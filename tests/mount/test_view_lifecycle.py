@@ -164,6 +164,21 @@ def test_what_nobody_uses_goes_what_is_used_stays_and_the_next_use_mounts_again(
         until(lambda: shown(scene.mount) == [])
 
 
+def test_a_snapshot_over_fuse_is_read_whatever_is_mounted_below_it(tmp_path: Path) -> None:
+    with serving(tmp_path, IDLE + 'views = "fuse"\n') as scene:
+        _, chain = pulled(scene, "below")
+        rootfs = prepare(scene, "upon", chain.name) / "rootfs"
+        names = sorted(["mark", *(str(number) for number in range(2)), "new"])
+        (rootfs / "new").touch()
+        scene.mount.stop()
+        scene.mount.start()
+        assert sorted(os.listdir(rootfs)) == names  # nobody has come by the chain since
+        with inside(rootfs):
+            until(lambda: shown_at(scene.mount, chain) == [])
+            assert sorted(os.listdir(rootfs)) == names
+            assert (rootfs / "mark").read_bytes() == b"below/1\n"
+
+
 def test_a_writable_rootfs_that_is_mounted_elsewhere_too_is_used(tmp_path: Path) -> None:
     with serving(tmp_path, IDLE) as scene:
         _, idle = pulled(scene, "idle")
