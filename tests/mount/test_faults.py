@@ -134,10 +134,18 @@ def _document(world: World, case: Case) -> Struck:
         (name / "manifest.json").read_bytes,
         image.document,
         image.digest,
-        lambda: error_of(name),
+        lambda: _told_of(name),
         registry.host,
         fault,
     )
+
+
+def _told_of(name: Path) -> str:
+    """Its last error. Where the name itself cannot be had, as the host rests for another case, its host has it."""
+    try:
+        return error_of(name)
+    except OSError:
+        return error_of(name.parent.parent)
 
 
 def _touch(world: World, case: Case) -> Struck:
