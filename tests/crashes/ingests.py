@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from imgfs.content.durable import TEMPORARY
 from imgfs.content.meta import decode
 from imgfs.content.refs import ref_id
 from imgfs.oci.digest import Digest
@@ -67,11 +69,12 @@ class Ingests(Place):
         return Bytes(data, None if total is None else int(total))
 
     def _directory(self, ref: str) -> Path:
-        """Where its bytes lie: a renaming that the disk refused half-way leaves the directory for the next start."""
+        """Where its bytes lie. A renaming that the disk refused half-way leaves the directory for the next start, and
+        perhaps that of the one in whose place it came.
+        """
         places = self.scene.mount.state / "ingest"
-        if (places / ref_id(ref)).is_dir():
-            return places / ref_id(ref)
-        return next(path for path in places.iterdir() if decode((path / "meta").read_bytes()).ref == ref)
+        names = (name for name in os.listdir(places) if name != ref_id(ref) and not name.startswith(TEMPORARY))
+        return next((places / name for name in names if _ref_in(places / name) == ref), places / ref_id(ref))
 
     def _labelled(self, digest: str) -> Fact:
         path = self.tree / "content" / digest
@@ -159,3 +162,10 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+
+
+def _ref_in(path: Path) -> str | None:
+    """The ref that the record in a directory names; None where it goes away in this moment."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return decode((path / "meta").read_bytes()).ref
+    return None
