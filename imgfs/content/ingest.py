@@ -76,6 +76,8 @@ class Ingest:
         self.is_ragged = True
         """Whether the file may hold bytes beyond `offset`: known when it was opened."""
         self._cuts = 0
+        self._is_recorded = True
+        """Whether the record on disk is `meta`: not where writing it anew failed, for it may be there all the same."""
         self._synced: tuple[int, int, int] | None = None
         """The file as it was when its bytes were synced last, as `_shape` tells it."""
         self._is_recorder_running = False
@@ -263,7 +265,7 @@ class Ingest:
         """
         self.progress()
         generation, offset = self._generation, self.offset
-        if offset == self.meta.durable and self.is_rooted:
+        if offset == self.meta.durable and self.is_rooted and self._is_recorded:
             return
         async with self._syncing:
             if generation == self._generation and not self.is_durable:
@@ -353,7 +355,13 @@ class Ingest:
             if isinstance(total, int) and total < self.offset:
                 raise TooLarge(f"{self.subject}: has {self.offset} bytes already, more than the {total} declared now")
             changed = {name: value for name, value in given.items() if value is not UNSET}
-            await self._write_meta(msgspec.structs.replace(self.meta, **changed))
+            try:
+                await self._write_meta(msgspec.structs.replace(self.meta, **changed))
+            except ImgfsError:
+                # It may be on disk, and a start would believe it: that this is another's ref, which goes for it.
+                with suppress(ImgfsError):
+                    await self._write_meta(self.meta)
+                raise
         self.touched.now()
         self.hash_with(self._algorithm)
 
@@ -366,8 +374,9 @@ class Ingest:
                 await run_disk(self._disk.fsync_directory, self.path.parent)
                 self.is_rooted = True
         except OSError as error:
+            self._is_recorded = False
             raise from_os(error, self.subject) from None
-        self.meta = meta
+        self.meta, self._is_recorded = meta, True
 
     @asynccontextmanager
     async def at_rest(self) -> AsyncGenerator[None]:

@@ -355,6 +355,39 @@ async def writer_declares(ingests: IngestStore) -> None:
     await ingests.declare("r", total=8)
 
 
+class Forgetting(FaultyDisk):
+    """A disk that fails so many times to make a name durable: the name is there all the same."""
+
+    due = 0
+
+    def fsync_directory(self, path: Path) -> None:
+        super().fsync_directory(path)
+        if self.due:
+            self.due -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("failures", [1, 2], ids=["once", "when it is put back, too"])
+async def test_a_renaming_that_was_refused_is_not_made_by_the_next_start(
+    tmp_path: Path, nursery: trio.Nursery, failures: int
+) -> None:
+    disk = Forgetting()
+    ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
+    for ref in ("one", "two"):
+        async with await ingests.open(ref) as writer:
+            await writer.write(ref.encode())
+            await writer.fsync()
+    disk.due = failures
+    with pytest.raises(StorageFailed):
+        await ingests.rename("one", "two")
+    async with await ingests.open("two") as writer:
+        await writer.write(b" more")
+        await writer.fsync()
+    await ingests.sync()
+    again = IngestStore(ContentStore(tmp_path), nursery, era="one")
+    assert {one.ref: one.path.read_bytes() for one in again} == {"one": b"one", "two": b"two more"}
+
+
 async def test_a_renaming_that_fails_half_way_is_finished_by_the_next_start(
     content: ContentStore,
     ingests: IngestStore,
