@@ -68,11 +68,13 @@ class Passwords:
 
 
 @contextmanager
-def registry_with_passwords(directory: Path, redirect: str = "") -> Generator[tuple[DockerRegistry, Passwords]]:
-    """A docker-registry that wants Basic, and has its blobs at `redirect` if that is given."""
+def registry_with_passwords(
+    directory: Path, redirect: str = "", s3: dict[str, object] | None = None
+) -> Generator[tuple[DockerRegistry, Passwords]]:
+    """A docker-registry that wants Basic, and has its blobs at `redirect` or in `s3` if that is given."""
     passwords = Passwords(directory)
     auth: dict[str, object] = {"htpasswd": {"realm": "private", "path": str(passwords.path)}}
-    with docker_registry(directory / "registry", auth, redirect=redirect) as registry:
+    with docker_registry(directory / "registry", auth, redirect=redirect, s3=s3) as registry:
         yield registry, passwords
 
 

@@ -30,18 +30,25 @@ class DockerRegistry:
     """A docker-registry that may be stopped and started again on the same port, with the same storage.
 
     With `remote`, the URL of another registry, it is that one's pull-through cache. With `redirect`, the URL of a
-    server that shows `storage`/data, it redirects there for blobs.
+    server that shows `storage`/data, it redirects there for blobs. With `s3`, options of its driver, it keeps them in
+    an object storage, and redirects there.
     """
 
     def __init__(
-        self, storage: Path, auth: dict[str, object] | None = None, remote: str = "", redirect: str = ""
+        self,
+        storage: Path,
+        auth: dict[str, object] | None = None,
+        remote: str = "",
+        redirect: str = "",
+        s3: dict[str, object] | None = None,
     ) -> None:
         self.port = free_port()
         self.log = storage / "registry.log"
         self._config = storage / "config.json"
         self._process: subprocess.Popen[bytes] | None = None
         storage.mkdir(parents=True, exist_ok=True)
-        self._config.write_text(json.dumps(_config(storage / "data", self.port, auth, remote, redirect)))
+        kept = {"s3": s3} if s3 else {"filesystem": {"rootdirectory": str(storage / "data")}}
+        self._config.write_text(json.dumps(_config(kept, self.port, auth, remote, redirect)))
 
     @property
     def host(self) -> str:
@@ -56,9 +63,9 @@ class DockerRegistry:
     def start(self) -> None:
         """Start and wait until it accepts connections."""
         assert not self.running, f"registry {self.host}: is already running"
-        self._process = start(
-            "docker-registry", ["serve", str(self._config)], self.log, {"OTEL_TRACES_EXPORTER": "none"}
-        )
+        # The S3 driver would fail on an empty file of certificates, and needs none.
+        environment = {"OTEL_TRACES_EXPORTER": "none", "AWS_CA_BUNDLE": ""}
+        self._process = start("docker-registry", ["serve", str(self._config)], self.log, environment)
         wait_ready(self._process, lambda: accepts(self.port), self.log)
 
     def stop(self) -> None:
@@ -78,14 +85,18 @@ class DockerRegistry:
 
 @contextmanager
 def docker_registry(
-    storage: Path, auth: dict[str, object] | None = None, remote: str = "", redirect: str = ""
+    storage: Path,
+    auth: dict[str, object] | None = None,
+    remote: str = "",
+    redirect: str = "",
+    s3: dict[str, object] | None = None,
 ) -> Generator[DockerRegistry]:
     """A running registry that keeps everything below `storage`, ended when the block is left.
 
     `auth` is that part of its configuration; without it everybody may do everything. `remote` is what it caches,
-    `redirect` where its blobs are read.
+    `redirect` where its blobs are read, `s3` the storage that keeps them.
     """
-    registry = DockerRegistry(storage, auth, remote, redirect)
+    registry = DockerRegistry(storage, auth, remote, redirect, s3)
     try:
         registry.start()
         yield registry
@@ -143,14 +154,16 @@ class Upload:
             connection.close()
 
 
-def _config(data: Path, port: int, auth: dict[str, object] | None, remote: str, redirect: str) -> dict[str, object]:
+def _config(
+    kept: dict[str, dict[str, object]], port: int, auth: dict[str, object] | None, remote: str, redirect: str
+) -> dict[str, object]:
     elsewhere = {"storage": [{"name": "redirect", "options": {"baseurl": redirect}}]}
     return {
         **({"proxy": {"remoteurl": remote}} if remote else {}),
         **({"middleware": elsewhere} if redirect else {}),
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": False}},
-        "storage": {"filesystem": {"rootdirectory": str(data)}, "delete": {"enabled": True}},
+        "storage": {**kept, "delete": {"enabled": True}},
         "http": {"addr": f"127.0.0.1:{port}"},
         **({"auth": auth} if auth else {}),
     }
