@@ -47,7 +47,8 @@ class DockerRegistry:
         self._config = storage / "config.json"
         self._process: subprocess.Popen[bytes] | None = None
         storage.mkdir(parents=True, exist_ok=True)
-        kept = {"s3": s3} if s3 else {"filesystem": {"rootdirectory": str(storage / "data")}}
+        files: dict[str, object] = {"rootdirectory": str(storage / "data")}
+        kept = {"s3": s3} if s3 else {"filesystem": files}
         self._config.write_text(json.dumps(_config(kept, self.port, auth, remote, redirect)))
 
     @property
