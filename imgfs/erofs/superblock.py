@@ -72,7 +72,8 @@ def head(layout: Layout, devices: Sequence[Device]) -> bytes:
 def seal(image: bytearray) -> None:
     """Put the UUID and the checksum of the superblock into a finished image."""
     image[_UUID] = _digest(image)
-    image[_CHECKSUM] = _crc32c(image[SUPERBLOCK_AT : SUPERBLOCK_AT + BLOCK]).to_bytes(4, "little")
+    end = SUPERBLOCK_AT + BLOCK - SUPERBLOCK_AT % BLOCK  # of the block that it lies in
+    image[_CHECKSUM] = _crc32c(image[SUPERBLOCK_AT:end]).to_bytes(4, "little")
 
 
 def is_whole(image: Image) -> bool:
