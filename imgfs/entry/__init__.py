@@ -10,10 +10,19 @@ import sys
 
 SERVED = ("run", "start")
 """The commands that the starter is asked for."""
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """The program `imgfs`."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # before there was a command that says so
+        os.write(2, b"imgfs: interrupted\n")
+        sys.exit(_INTERRUPTED)
+
+
+def _main() -> None:
     if sys.argv[1:2] and sys.argv[1] in SERVED:
         from imgfs.entry.asking import ask
 

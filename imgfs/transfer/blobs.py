@@ -145,14 +145,7 @@ class Blobs:
 
     async def _fetch_blob(self, source: Source, descriptor: Descriptor) -> None:
         """By the same writer as everybody's, so that it goes on where a crash or a dead registry cut it off."""
-        with self._transfers.begin(
-            direction="pull",
-            digest=descriptor.digest,
-            total=descriptor.size,
-            host=source.host,
-            repository=source.repository,
-            ref=download_ref(descriptor.digest),
-        ) as transfer:
+        with self._transfers.pull(descriptor, source, download_ref(descriptor.digest)) as transfer:
             begun = 0
 
             def stream(at: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:

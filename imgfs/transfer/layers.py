@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -224,7 +224,7 @@ class Layers:
             except VerificationFailed as error:
                 raise self._registry.blame(source.host, descriptor.digest, error) from None
 
-        with self._transfer(source, descriptor) as transfer:
+        with self._transfers.pull(descriptor, source, copy_ref(descriptor.digest)) as transfer:
             async with self._ask(source, descriptor, transfer, 0) as stream:
                 async for piece in stream:
                     transfer.advance(len(piece))
@@ -233,22 +233,12 @@ class Layers:
                 return await self._pass(descriptor, passing, go_over, blob=blob)
 
     async def _unpack_coming(self, source: Source, descriptor: Descriptor, passing: Passing) -> Layer:
-        with self._transfer(source, descriptor) as transfer:
+        with self._transfers.pull(descriptor, source, copy_ref(descriptor.digest)) as transfer:
             copy = await open_copy(self._ingests, descriptor)
             if copy is None:
                 self._passes.end(passing)  # nothing is kept that could become the blob
                 return await self._download(source, descriptor, transfer, None, passing)
             return await keeping(copy, lambda: self._download(source, descriptor, transfer, copy, passing))
-
-    def _transfer(self, source: Source, descriptor: Descriptor) -> AbstractContextManager[Transfer]:
-        return self._transfers.begin(
-            direction="pull",
-            digest=descriptor.digest,
-            total=descriptor.size,
-            host=source.host,
-            repository=source.repository,
-            ref=copy_ref(descriptor.digest),
-        )
 
     def _ask(
         self, source: Source, descriptor: Descriptor, transfer: Transfer, at: int

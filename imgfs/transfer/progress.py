@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 from imgfs.errors import ImgfsError
 from imgfs.images.source import Source
 from imgfs.metrics.family import Family, counter, gauge
+from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 
 Direction = Literal["pull", "push"]
@@ -213,6 +214,17 @@ class Transfers:
             del self._running[name]
             if self._pulls.get(digest) is one:
                 del self._pulls[digest]
+
+    def pull(self, blob: Descriptor, source: Source, ref: str) -> AbstractContextManager[Transfer]:
+        """A transfer of a blob from `source`, as `begin`."""
+        return self.begin(
+            direction="pull",
+            digest=blob.digest,
+            total=blob.size,
+            host=source.host,
+            repository=source.repository,
+            ref=ref,
+        )
 
     def hit(self, kind: Kind, size: int) -> None:
         """Somebody wanted what is here; of `size` bytes, as registries count them."""

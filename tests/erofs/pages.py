@@ -17,8 +17,8 @@ _PAGE_BITS = 12
 
 def main(directory: Path) -> None:
     """Put `image.erofs`, its devices, and the contents of its files as `files/<name>` into `directory`."""
-    numbers.BLOCK_BITS, numbers.BLOCK = _PAGE_BITS, 1 << _PAGE_BITS  # type: ignore[misc]
-    numbers.CHUNK_BITS_MAX = _PAGE_BITS + 31  # type: ignore[misc]
+    numbers.BLOCK_BITS, numbers.BLOCK = _PAGE_BITS, 1 << _PAGE_BITS
+    numbers.CHUNK_BITS_MAX = _PAGE_BITS + 31
     from imgfs.erofs.writer import build
     from tests.erofs import scene
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,109 +16,21 @@ from imgfs.database import FrozenDatabase
 from imgfs.errors import Invalid, NotFound, RegistryFailed, Unreachable
 from imgfs.images import catalog
 from imgfs.images.catalog import Catalog, Source
-from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.limits import Limits
-from imgfs.testing.build import AMD64, ARM64, Image, Index, image, index, layer, referrer
+from imgfs.testing.build import AMD64, ARM64, Image, Index, image, index, layer
 from imgfs.testing.entries import File
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry
-from imgfs.transfer.progress import Transfer
-from imgfs.transfer.push.pushes import Pushes, Wanted
-from imgfs.transfer.push.report import Report
-from imgfs.transfer.referrers import Referrers
-from tests.transfer.scene import REPOSITORY, Scene, opened
+from imgfs.transfer.push.pushes import Wanted
+from tests.transfer.outward import TARGET, Outward, two_layers
+from tests.transfer.scene import REPOSITORY, opened
 
-TARGET = "mine/app"
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
-
-
-class Outward:
-    """A scene whose images come from `source` and go to `target`; both may be the same."""
-
-    def __init__(self, scene: Scene, source: PushRegistry, target: PushRegistry) -> None:
-        self.scene = scene
-        self.source = source
-        self.target = target
-        self.pins = Pins()
-        shared = scene.client, scene.failures, scene.nursery
-        self.referrers = Referrers(scene.catalog, scene.documents, *shared, self.pins)
-        self.pushes = self.pushes_with(scene.catalog)
-
-    def pushes_with(self, known: Catalog) -> Pushes:
-        """Pushes that write down in `known` where things can be had."""
-        scene, more = self.scene, (self.referrers, self.scene.client, self.scene.transfers)
-        return Pushes(
-            scene.content, known, scene.documents, scene.blobs, *more, scene.failures, scene.nursery, self.pins
-        )
-
-    def sending(self) -> list[Transfer]:
-        """The blobs that are on their way out."""
-        return [one for one in self.scene.transfers if one.direction == "push"]
-
-    def name(self, tag: str = "1", repository: str = TARGET) -> Reference:
-        """Where to push to."""
-        return Reference(self.target.host, repository, tag)
-
-    async def push(
-        self,
-        digest: Digest,
-        to: Reference | None = None,
-        *,
-        all_platforms: bool = False,
-        referrers: bool = False,
-    ) -> Report:
-        """Push what was resolved."""
-        platform = None if all_platforms else AMD64
-        return await self.pushes.push(Wanted(digest, to or self.name(), platform, referrers))
-
-    async def stored(self, made: Image) -> Digest:
-        """An image that came in by itself, from no registry."""
-        for data in (*made.blobs.values(), made.document):
-            await self.scene.content.add(Digest.of(data), data)
-        return made.digest
-
-    def assert_there(self, made: Image | Index, selector: str = "1") -> None:
-        """All of it is at the target, byte for byte."""
-        assert self.target.manifest(TARGET, selector) == (made.document, made.media_type)
-        for one in made.images if isinstance(made, Index) else [made]:
-            assert self.target.manifest(TARGET, one.digest) == (one.document, one.media_type)
-            assert {digest: self.target.blob(TARGET, digest) for digest in one.blobs} == one.blobs
-
-
-@pytest.fixture
-def source() -> Iterator[PushRegistry]:
-    with PushRegistry() as source:
-        yield source
-
-
-@pytest.fixture
-def target() -> Iterator[PushRegistry]:
-    with PushRegistry() as target:
-        yield target
-
-
-@pytest.fixture
-async def outward(
-    tmp_path: Path, source: PushRegistry, target: PushRegistry, mock_clock: MockClock
-) -> AsyncIterator[Outward]:
-    async with opened(tmp_path / "state", source, mock_clock) as scene:
-        yield Outward(scene, source, target)
-
-
-@pytest.fixture
-async def within(tmp_path: Path, source: PushRegistry, mock_clock: MockClock) -> AsyncIterator[Outward]:
-    """From one repository of a registry into another one."""
-    async with opened(tmp_path / "state", source, mock_clock) as scene:
-        yield Outward(scene, source, source)
-
-
-def two_layers(mark: str = "x", **more: bool) -> Image:
-    return image([layer([File(f"{mark}{n}", f"{mark} {n}".encode() * 300)]) for n in range(2)], **more)
 
 
 async def test_an_image_that_was_pulled_is_pushed_to_another_registry(outward: Outward) -> None:
@@ -454,166 +365,3 @@ async def test_a_tag_that_nobody_confirmed_is_looked_at_before_it_is_set_again(o
     await outward.push(digest)
     assert [one for one in outward.target.asked("manifests") if one == "PUT manifests"] == ["PUT manifests"]
     outward.assert_there(made)
-
-
-SECRET, GREEDY = "corp/secret", "greedy/app"
-
-
-async def greedy(outward: Outward, has: bool, of_config: bool = False) -> tuple[Digest, Digest]:
-    """An image here that lists a layer, or has the config, of somebody's private one, and that digest.
-
-    `has`: whether its own repository has it as well.
-    """
-    secret = two_layers("secret")
-    await outward.scene.resolved(secret, repository=SECRET)
-    own = two_layers("greedy")
-    made = Image(own.media_type, secret.document.replace(b"}", b" }", 1), AMD64, secret.config, secret.layers)
-    if not of_config:
-        made = image([*own.layers, secret.layers[0]])
-    wanted = Digest.of(made.config) if of_config else secret.layers[0].digest
-    digest = await outward.scene.resolved(made, repository=GREEDY)
-    if not has:
-        outward.source.repositories[GREEDY].discard(wanted)
-    outward.source.reset()
-    return digest, wanted
-
-
-@pytest.mark.parametrize("of_config", [False, True])
-@pytest.mark.parametrize("is_stored", [False, True])
-async def test_an_image_takes_nothing_along_that_only_others_have(
-    within: Outward, is_stored: bool, of_config: bool
-) -> None:
-    digest, wanted = await greedy(within, has=False, of_config=of_config)
-    if is_stored:
-        await within.scene.content.add(wanted, bytes(within.source._blobs[wanted]))
-    with pytest.raises(NotFound, match=f"{wanted} is not pushed: .*404.*{SECRET}"):
-        await within.push(digest)
-    assert within.source.blob(TARGET, wanted) is None
-    assert within.source.manifest(TARGET, "1") is None
-    assert not [one for one in within.source.log if SECRET in one.path]
-
-
-async def test_what_its_own_registry_has_goes_along_by_mount_also_from_others(within: Outward) -> None:
-    digest, shared = await greedy(within, has=True)
-    report = await within.push(digest)
-    assert {part.digest: part.outcome for part in report.parts}[shared] == "mounted"
-    asked = [one for one in within.source.log if one.method == "GET" and shared in one.path]
-    assert [one.headers["range"] for one in asked] == ["bytes=0-0"]
-    assert within.source.manifest(TARGET, "1") is not None
-
-
-async def test_what_was_brought_here_by_hand_is_the_user_s(within: Outward) -> None:
-    secret = two_layers("secret")
-    await within.scene.resolved(secret, repository=SECRET)
-    digest = await within.stored(image([*two_layers("own").layers, secret.layers[0]]))
-    report = await within.push(digest)
-    assert {part.digest: part.outcome for part in report.parts}[secret.layers[0].digest] == "mounted"
-
-
-async def test_an_index_takes_no_manifest_along_that_only_others_have(within: Outward) -> None:
-    secret, own = two_layers("secret"), two_layers("own")
-    await within.scene.resolved(secret, repository=SECRET)
-    digest = await within.scene.resolved(index([own, secret]), repository=GREEDY)
-    within.source.repositories[GREEDY].discard(secret.digest)
-    with pytest.raises(NotFound, match=f"{secret.digest} is not pushed"):
-        await within.push(digest, all_platforms=True)
-    assert within.source.manifest(TARGET, secret.digest) is None
-
-
-async def test_an_origin_that_does_not_answer_proves_nothing(outward: Outward) -> None:
-    digest, wanted = await greedy(outward, has=True)
-    await outward.scene.content.add(wanted, bytes(outward.source._blobs[wanted]))
-    outward.source.fault(status(500), f"GET .*/blobs/{wanted}", times=None)
-    with pytest.raises(RegistryFailed, match=f"{wanted} is not pushed"):
-        await outward.push(digest)
-    assert outward.target.blob(TARGET, wanted) is None
-
-
-async def test_a_registry_that_sees_subjects_gets_no_list(outward: Outward) -> None:
-    made = two_layers()
-    sbom = referrer(made, "application/spdx+json", b"{}" * 40)
-    await outward.push(await outward.stored(sbom), outward.name("sbom"))
-    assert outward.target.tagged_names() == ["sbom"]
-
-
-async def test_a_lost_answer_leaves_no_needless_list(outward: Outward) -> None:
-    made = two_layers()
-    sbom = referrer(made, "application/spdx+json", b"{}" * 40)
-
-    def stored(reply: Reply) -> None:
-        outward.target.add_manifest(TARGET, "sbom", sbom.document, sbom.media_type)
-
-    outward.target.fault(stored, "PUT .*/manifests/sbom")
-    await outward.push(await outward.stored(sbom), outward.name("sbom"))
-    assert outward.target.tagged_names() == ["sbom"]
-
-
-async def test_a_registry_that_does_not_gets_a_list_under_a_tag(outward: Outward) -> None:
-    outward.target.tells_subject = outward.target.has_referrers = False
-    made = two_layers()
-    first = referrer(made, "application/spdx+json", b"{}" * 40, annotations={"by": "us"})
-    second = referrer(made, "application/vnd.example.signature", b"sig")
-    tag = f"sha256-{made.digest.hex}"
-    await outward.push(await outward.stored(first), outward.name("sbom"))
-    await outward.push(await outward.stored(second), Reference(outward.target.host, TARGET, digest=second.digest))
-    found = outward.target.manifest(TARGET, tag)
-    assert found is not None
-    assert json.loads(found[0]) == {
-        "schemaVersion": 2,
-        "mediaType": OCI_INDEX,
-        "manifests": [
-            {
-                **first.descriptor,
-                "artifactType": "application/spdx+json",
-                "annotations": {"by": "us"},
-            },
-            {**second.descriptor, "artifactType": "application/vnd.example.signature"},
-        ],
-    }
-    outward.target.log.clear()
-    await outward.push(second.digest, Reference(outward.target.host, TARGET, digest=second.digest))
-    assert outward.target.sent() == 0
-    listed = await outward.scene.client.referrers(outward.target.host, TARGET, made.digest)
-    assert [one.digest for one in listed] == [first.digest, second.digest]
-
-
-async def test_a_list_that_was_left_undone_is_done_by_the_next_push(outward: Outward) -> None:
-    outward.target.tells_subject = outward.target.has_referrers = False
-    made = two_layers()
-    sbom = referrer(made, "application/spdx+json", b"{}")
-    digest = await outward.stored(sbom)
-    tag = f"sha256-{made.digest.hex}"
-    outward.target.fault(status(500), f"PUT .*/manifests/{tag}", times=3)
-    with pytest.raises(RegistryFailed):
-        await outward.push(digest)
-    await outward.push(digest)
-    assert outward.target.manifest(TARGET, tag) is not None
-
-
-async def test_a_tag_that_is_no_list_is_left_alone(outward: Outward) -> None:
-    outward.target.tells_subject = outward.target.has_referrers = False
-    made = two_layers()
-    tag = f"sha256-{made.digest.hex}"
-    outward.target.add_manifest(TARGET, tag, made.document)
-    with pytest.raises(Exception, match="is no index"):
-        await outward.push(await outward.stored(referrer(made, "application/spdx+json", b"{}")))
-    assert outward.target.manifest(TARGET, tag) == (made.document, made.media_type)
-
-
-async def test_referrers_go_along_when_they_are_wanted(outward: Outward) -> None:
-    made = two_layers()
-    sbom = referrer(made, "application/spdx+json", b"{}" * 40)
-    signature = referrer(sbom, "application/vnd.example.signature", b"sig")
-    digest = await outward.scene.pulled(made)
-    for one in (sbom, signature):
-        one.add_to(outward.source, REPOSITORY)
-    await outward.referrers.refresh(digest)
-    for one in await outward.referrers.known(digest):
-        await outward.referrers.read(one)
-    await outward.referrers.refresh(sbom.digest)
-    await outward.push(digest)
-    assert outward.target.manifest(TARGET, sbom.digest) is None
-    await outward.push(digest, referrers=True)
-    for one in (sbom, signature):
-        assert outward.target.manifest(TARGET, one.digest) == (one.document, one.media_type)
-        assert outward.target.blob(TARGET, one.layers[0].digest) == one.layers[0].blob

@@ -1,0 +1,75 @@
+"""A scene that pushes: images come from one registry and go to another."""
+
+from __future__ import annotations
+
+from imgfs.images.catalog import Catalog
+from imgfs.leases.pins import Pins
+from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Reference
+from imgfs.testing.build import AMD64, Image, Index, image, layer
+from imgfs.testing.entries import File
+from imgfs.testing.uploads import PushRegistry
+from imgfs.transfer.progress import Transfer
+from imgfs.transfer.push.pushes import Pushes, Wanted
+from imgfs.transfer.push.report import Report
+from imgfs.transfer.referrers import Referrers
+from tests.transfer.scene import Scene
+
+TARGET = "mine/app"
+
+
+class Outward:
+    """A scene whose images come from `source` and go to `target`; both may be the same."""
+
+    def __init__(self, scene: Scene, source: PushRegistry, target: PushRegistry) -> None:
+        self.scene = scene
+        self.source = source
+        self.target = target
+        self.pins = Pins()
+        shared = scene.client, scene.failures, scene.nursery
+        self.referrers = Referrers(scene.catalog, scene.documents, *shared, self.pins)
+        self.pushes = self.pushes_with(scene.catalog)
+
+    def pushes_with(self, known: Catalog) -> Pushes:
+        """Pushes that write down in `known` where things can be had."""
+        scene, more = self.scene, (self.referrers, self.scene.client, self.scene.transfers)
+        return Pushes(
+            scene.content, known, scene.documents, scene.blobs, *more, scene.failures, scene.nursery, self.pins
+        )
+
+    def sending(self) -> list[Transfer]:
+        """The blobs that are on their way out."""
+        return [one for one in self.scene.transfers if one.direction == "push"]
+
+    def name(self, tag: str = "1", repository: str = TARGET) -> Reference:
+        """Where to push to."""
+        return Reference(self.target.host, repository, tag)
+
+    async def push(
+        self,
+        digest: Digest,
+        to: Reference | None = None,
+        *,
+        all_platforms: bool = False,
+        referrers: bool = False,
+    ) -> Report:
+        """Push what was resolved."""
+        platform = None if all_platforms else AMD64
+        return await self.pushes.push(Wanted(digest, to or self.name(), platform, referrers))
+
+    async def stored(self, made: Image) -> Digest:
+        """An image that came in by itself, from no registry."""
+        for data in (*made.blobs.values(), made.document):
+            await self.scene.content.add(Digest.of(data), data)
+        return made.digest
+
+    def assert_there(self, made: Image | Index, selector: str = "1") -> None:
+        """All of it is at the target, byte for byte."""
+        assert self.target.manifest(TARGET, selector) == (made.document, made.media_type)
+        for one in made.images if isinstance(made, Index) else [made]:
+            assert self.target.manifest(TARGET, one.digest) == (one.document, one.media_type)
+            assert {digest: self.target.blob(TARGET, digest) for digest in one.blobs} == one.blobs
+
+
+def two_layers(mark: str = "x", *, docker: bool = False) -> Image:
+    return image([layer([File(f"{mark}{n}", f"{mark} {n}".encode() * 300)]) for n in range(2)], docker=docker)
