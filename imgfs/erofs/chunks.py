@@ -1,7 +1,8 @@
-"""Where a file's data is: the chunk format of its inode and the index of each chunk.
+"""Where a file's data is: at one address, or the chunk format of its inode and the index of each chunk.
 
-Source: Linux, fs/erofs/data.c (chunk based files). A chunk is a power of two of blocks, from any block of one
-device on, or a hole. The last one ends with the file. One chunk covers a whole file that is not sparse.
+Source: Linux, fs/erofs/data.c. A file that is not sparse needs no chunks where its device is in the common address
+space. Else a chunk is a power of two of blocks, from any block of one device on, or a hole. The last one ends with the
+file. One chunk covers a whole file that is not sparse.
 """
 
 from __future__ import annotations
@@ -45,6 +46,16 @@ def misfit(found: Sequence[Region], size: int, device_size: int) -> str | None:
             return f"sparse with a hole off the blocks of {BLOCK} bytes"
         if blocks(offset + length) * BLOCK > device_size:
             return "data in the last block of its layer, which is cut"
+    return None
+
+
+def address(found: Sequence[Region], size: int, place: int) -> int | None:
+    """The first block of a file of that size in the common address space; None where only chunks can tell.
+
+    `place` is where its device begins there.
+    """
+    if place and len(found) == 1 and found[0][0] == 0 and found[0][2] == size:
+        return place + (found[0][1] >> BLOCK_BITS)
     return None
 
 

@@ -30,7 +30,9 @@ UUID_AT: Final = 48
 UUID_SIZE: Final = 16
 
 DEVICE: Final = Struct("<64s II 56x")
-"""tag, blocks, place in a unified address space (0: none)."""
+"""tag, blocks, place in the common address space (0: none)."""
+IMAGE_BLOCKS_MAX: Final = 1 << 26
+"""Of the common address space, what the image itself has; its devices have what follows, one after the other."""
 
 SLOT_BITS: Final = 5
 SLOT: Final = 1 << SLOT_BITS

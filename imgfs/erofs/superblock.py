@@ -20,6 +20,7 @@ from imgfs.erofs.format import (
     COMPAT_MTIME,
     DEVICE,
     HOLE,
+    IMAGE_BLOCKS_MAX,
     INCOMPAT_CHUNKED_FILE,
     INCOMPAT_DEVICE_TABLE,
     MAGIC,
@@ -35,7 +36,7 @@ from imgfs.errors import Invalid, TooLarge
 DEVICES_MAX = 65535
 TAG_MAX = 64
 
-_EDITION: Final = b"imgfs erofs 1"
+_EDITION: Final = b"imgfs erofs 2"
 """Goes into the digest; to be raised when the writer lays images out in another way."""
 _TABLE_AT: Final = SUPERBLOCK_AT + SUPERBLOCK.size
 _CHECKSUM: Final = slice(SUPERBLOCK_AT + CHECKSUM_AT, SUPERBLOCK_AT + CHECKSUM_AT + 4)
@@ -61,11 +62,29 @@ def first_blocks(devices: Sequence[Device]) -> int:
     return blocks(_TABLE_AT + DEVICE.size * len(devices))
 
 
+def places(devices: Sequence[Device]) -> list[int]:
+    """Where each device begins in the common address space; 0 for one that finds no room in it.
+
+    A block there is told by its address alone, so the inode of a file that is not sparse has all that is to be known of
+    it. Elsewhere a chunk tells device and block.
+    """
+    found: list[int] = []
+    end = IMAGE_BLOCKS_MAX
+    for device in devices:
+        size = blocks(device.size)
+        fits = end + size < HOLE
+        found.append(end if fits else 0)
+        end += size if fits else 0
+    return found
+
+
 def head(layout: Layout, devices: Sequence[Device]) -> bytes:
-    """The first blocks, not sealed yet; raises TooLarge or Invalid for a device that EROFS cannot hold."""
+    """The first blocks, not sealed yet; raises TooLarge or Invalid for what EROFS cannot hold."""
+    if layout.blocks > IMAGE_BLOCKS_MAX:
+        raise TooLarge(f"image of {layout.blocks} blocks, the limit is {IMAGE_BLOCKS_MAX}; use the FUSE view")
     if len(devices) > DEVICES_MAX:
         raise TooLarge(f"image of {len(devices)} layers, EROFS holds {DEVICES_MAX}")
-    packed = bytes(SUPERBLOCK_AT) + _superblock(layout, len(devices)) + b"".join(map(_device, devices))
+    packed = bytes(SUPERBLOCK_AT) + _superblock(layout, len(devices)) + b"".join(map(_device, devices, places(devices)))
     return packed.ljust(first_blocks(devices) * BLOCK, b"\0")
 
 
@@ -111,12 +130,12 @@ def _superblock(layout: Layout, devices: int) -> bytes:
     )
 
 
-def _device(device: Device) -> bytes:
+def _device(device: Device, place: int) -> bytes:
     if len(device.tag) > TAG_MAX:
         raise Invalid(f"device {device.tag!r}: a tag of {len(device.tag)} bytes, expected at most {TAG_MAX}")
     if blocks(device.size) >= HOLE:
         raise TooLarge(f"layer {device.tag!r} of {device.size} bytes, EROFS holds less than {HOLE * BLOCK}")
-    return DEVICE.pack(device.tag, blocks(device.size), 0)
+    return DEVICE.pack(device.tag, blocks(device.size), place)
 
 
 def _digest(image: bytearray | memoryview) -> bytes:

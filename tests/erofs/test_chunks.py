@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from imgfs.erofs.chunks import Region, misfit, plan, regions
+from imgfs.erofs.chunks import Region, address, misfit, plan, regions
 from imgfs.layers.entry import Extent
 from tests.erofs.scene import node
 
@@ -45,6 +45,23 @@ def test_chunks_are_as_large_as_the_holes_allow(
     found: list[Region], size: int, expected: tuple[int, list[int | None]]
 ) -> None:
     assert chunks_of(found, size) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "size", "place", "expected"),
+    [
+        ([(0, 1536, 5 * GIB)], 5 * GIB, 1000, 1003),
+        ([(0, 1536, 5)], 5, 0, None),
+        ([(0, 1536, 4 * KIB)], 8 * KIB, 1000, None),
+        ([(4 * KIB, 1536, 4 * KIB)], 8 * KIB, 1000, None),
+        ([], 8 * KIB, 1000, None),
+    ],
+    ids=["whole", "device without a place", "hole behind", "hole before", "all a hole"],
+)
+def test_one_address_is_enough_for_a_file_without_holes(
+    found: list[Region], size: int, place: int, expected: int | None
+) -> None:
+    assert address(found, size, place) == expected
 
 
 def test_the_device_is_in_every_index() -> None:

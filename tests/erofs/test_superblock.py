@@ -10,7 +10,7 @@ import pytest
 
 from imgfs.erofs.format import BLOCK, DEVICE, DIRENT, INDEX, INODE, SUPERBLOCK, UUID_AT, XATTR, XATTR_BODY
 from imgfs.erofs.inode import Device
-from imgfs.erofs.superblock import is_whole
+from imgfs.erofs.superblock import is_whole, places
 from imgfs.erofs.writer import build
 from imgfs.errors import ImgfsError
 from tests.erofs.scene import Data, directory, mounted, node, symlink, tree
@@ -42,6 +42,13 @@ def test_the_order_of_children_does_not_count() -> None:
     names = [b"b", b"a", b"c"]
     one, two = ({name: node(stat.S_IFREG, number=7) for name in order} for order in (names, names[::-1]))
     assert build(directory(one), []) == build(directory(two), [])
+
+
+def test_devices_lie_one_after_the_other_as_far_as_32_bits_reach() -> None:
+    sizes = [1, 0, 1025, 1 << 40, 1 << 40, 512, 1 << 40]
+    first = 1 << 26
+    expected = [first, first + 1, first + 1, first + 4, 0, first + 4 + (1 << 31), 0]
+    assert places([Device(size) for size in sizes]) == expected
 
 
 @pytest.mark.parametrize("devices", [0, 1, 3, 4, 50])
