@@ -16,7 +16,8 @@ from imgfs.content.durable import DAMAGED, TEMPORARY
 from imgfs.content.meta import decode
 from imgfs.erofs.superblock import is_whole
 from imgfs.errors import ImgfsError, StorageFailed
-from imgfs.layers.index import SIZE_BYTES, decode_index
+from imgfs.layers import files
+from imgfs.layers.index import decode_index
 from imgfs.oci.digest import Digest, is_digest
 
 _PIECE = 1 << 20
@@ -42,7 +43,7 @@ def check_blob(path: Path, place: str, size: int | None, *, deep: bool, moved: M
 
 def check_layer(directory: Path, place: str, *, deep: bool, moved: Moved) -> Iterator[Finding]:
     """A layer: its tar is there, of the size that its index has; `deep` hashes it. A missing index is no harm."""
-    diff_id, tar, index = f"{directory.parent.name}:{directory.name}", directory / "tar", directory / "index"
+    diff_id, tar, index = f"{directory.parent.name}:{directory.name}", directory / files.TAR, directory / files.INDEX
     if directory.name.endswith(DAMAGED):
         yield aside(place)
     elif not is_digest(diff_id):
@@ -121,11 +122,11 @@ def _size_of(path: Path) -> int | None:
 def _index_size(path: Path) -> int | None:
     """The size of the tar as its index has it; None for an index that does not read back."""
     try:
-        data = path.read_bytes()
-        decode_index(data[SIZE_BYTES:])
+        size, index = files.unpack(path.read_bytes())
+        decode_index(index)
     except (OSError, StorageFailed):
         return None
-    return int.from_bytes(data[:SIZE_BYTES])
+    return size
 
 
 def _is_whole(path: Path, moved: Moved) -> bool:

@@ -15,8 +15,6 @@ from imgfs.layers.entry import Entry
 
 MAGIC = b"imgfs layer index 1\n"
 """How an index begins."""
-SIZE_BYTES = 8
-"""Bytes before the index in its file: the size of the tar, so that a start sees a cut one at once."""
 _SUM = 32
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Entry])

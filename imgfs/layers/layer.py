@@ -10,8 +10,9 @@ from pathlib import Path
 from imgfs.aio.reading import read_at
 from imgfs.aio.threads import run_disk
 from imgfs.errors import StorageFailed, from_os
+from imgfs.layers import files
 from imgfs.layers.entry import Entry
-from imgfs.layers.index import SIZE_BYTES, decode_index
+from imgfs.layers.index import decode_index
 from imgfs.layers.tar import TarWalk
 from imgfs.oci.digest import Digest
 
@@ -33,7 +34,7 @@ class Layer:
     @property
     def tar(self) -> Path:
         """Where the tar lies; changes once, when the layer settles."""
-        return self._directory / "tar"
+        return self._directory / files.TAR
 
     def descriptor(self) -> int:
         """A file descriptor for reading the tar, shared by all readers. Raises StorageFailed.
@@ -80,7 +81,8 @@ class Layer:
 
     def _load(self) -> list[Entry]:
         try:
-            return decode_index((self._directory / "index").read_bytes()[SIZE_BYTES:])
+            _, index = files.unpack((self._directory / files.INDEX).read_bytes())
+            return decode_index(index)
         except (StorageFailed, FileNotFoundError) as error:
             _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
         except OSError as error:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from imgfs.content.durable import fsync_path, publish, temporary_name
 from imgfs.errors import VerificationFailed
-from imgfs.layers.index import SIZE_BYTES, encode_index
+from imgfs.layers import files
+from imgfs.layers.index import encode_index
 from imgfs.layers.tar import TarWalk
 from imgfs.oci.digest import Digest
 
@@ -21,7 +22,7 @@ def reindex(directory: Path, diff_id: Digest, moved: Callable[[int], object]) ->
     leaves lies beside the layer under a temporary name, where the store sweeps.
     """
     walk, running, size = TarWalk(), diff_id.new_hash(), 0
-    with (directory / "tar").open("rb", buffering=0) as tar:
+    with (directory / files.TAR).open("rb", buffering=0) as tar:
         while piece := tar.read(_READ):
             running.update(piece)
             walk.feed(piece)
@@ -31,8 +32,8 @@ def reindex(directory: Path, diff_id: Digest, moved: Callable[[int], object]) ->
         raise VerificationFailed(f"layer {diff_id}: its tar has another digest; it is set aside")
     temporary = directory.with_name(temporary_name())
     try:
-        temporary.write_bytes(size.to_bytes(SIZE_BYTES) + encode_index(walk.close()))
+        temporary.write_bytes(files.pack(size, encode_index(walk.close())))
         fsync_path(temporary)
-        publish(temporary, directory / "index")
+        publish(temporary, directory / files.INDEX)
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,8 +22,8 @@ from imgfs.errors import ImgfsError, Malformed, NoSpace, TooLarge, Unsupported, 
 from imgfs.layers.compression import Decompressor, Stored
 from imgfs.layers.entry import Entry
 from imgfs.layers.index import encode_index
-from imgfs.layers.store import LayerWriter
 from imgfs.layers.tar import TarWalk
+from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 

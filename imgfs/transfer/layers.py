@@ -24,8 +24,9 @@ from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.compression import Compressions, Decompressor
 from imgfs.layers.layer import Layer
-from imgfs.layers.store import LayerStore, LayerWriter
+from imgfs.layers.store import LayerStore
 from imgfs.layers.unpack import Unpacked, unpack, unpack_whole
+from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
 from imgfs.transfer.blobs import Blobs

@@ -18,7 +18,8 @@ from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, StorageFailed
 from imgfs.images.catalog import Catalog
 from imgfs.layers.layer import Layer
-from imgfs.layers.store import LayerStore, LayerWriter
+from imgfs.layers.store import LayerStore
+from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
 from imgfs.transfer.failures import Failures

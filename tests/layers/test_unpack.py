@@ -13,8 +13,9 @@ from trio.testing import MockClock
 
 from imgfs.errors import ImgfsError, Malformed, StorageFailed, TooLarge, Unreachable, Unsupported, VerificationFailed
 from imgfs.layers import unpack as room
-from imgfs.layers.store import LayerStore, LayerWriter
+from imgfs.layers.store import LayerStore
 from imgfs.layers.unpack import _coalesce, unpack, unpack_whole
+from imgfs.layers.writer import LayerWriter
 from imgfs.oci.digest import Digest
 from imgfs.testing.images import Directory, File, layer
 from tests.layers.passes import described, files, passed, passing, paths, stream

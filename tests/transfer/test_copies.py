@@ -17,7 +17,7 @@ from imgfs.content.copy import copy_ref
 from imgfs.content.disk import HOST
 from imgfs.errors import Cancelled, ImgfsError, Malformed, NoSpace, RangeIgnored, Unreachable
 from imgfs.images.catalog import Source
-from imgfs.layers.store import LayerWriter
+from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor
 from imgfs.testing.faults import close, content_range, cut_at, html, stall, wrong_bytes
 from imgfs.testing.images import File, image, layer

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.errors import ImgfsError, Malformed, NoSpace, Unreachable
-from imgfs.layers.store import LayerWriter
+from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor
 from imgfs.testing.build import Layer as Made
 from imgfs.testing.faults import close, cut_at, stall
