@@ -26,7 +26,7 @@ from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.hosts import hostname, is_loopback
 
 if TYPE_CHECKING:
-    from imgfs.registry.transport import Answer
+    from imgfs.registry.answer import Answer
 
 _log = logging.getLogger("imgfs.registry")
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -24,7 +24,7 @@ from imgfs.registry.senders import Sent
 from imgfs.registry.turns import FAULTS, Turns
 
 if TYPE_CHECKING:
-    from imgfs.registry.transport import Answer
+    from imgfs.registry.answer import Answer
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z")
 END_SECONDS = 2.0

@@ -11,7 +11,7 @@ import trio
 from imgfs.errors import Malformed, RemoteError, TooLarge, Unreachable
 
 if TYPE_CHECKING:
-    from imgfs.registry.transport import Answer
+    from imgfs.registry.answer import Answer
 
 SHOWN = 200
 """Bytes of an answer of the wrong kind that the log shows."""

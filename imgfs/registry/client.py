@@ -35,7 +35,7 @@ from imgfs.registry.statistics import Statistics
 from imgfs.registry.turns import FAULTS, Turns
 
 if TYPE_CHECKING:
-    from imgfs.registry.transport import Answer
+    from imgfs.registry.answer import Answer
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class Registry:
 
     def warm(self) -> None:
         """Import and create what is slow: httpx, TLS context, IDNA. Call it in a thread before the first request."""
-        self._exchange.wire().context()
+        self._exchange.transport().warm()
         "".encode("idna")
 
     def statistics(self) -> Statistics:

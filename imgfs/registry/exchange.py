@@ -30,7 +30,8 @@ from imgfs.registry.statistics import Counters
 from imgfs.registry.turns import Turns
 
 if TYPE_CHECKING:
-    from imgfs.registry.transport import Answer, Wire
+    from imgfs.registry.answer import Answer
+    from imgfs.registry.transport import Transport
 
 T = TypeVar("T")
 
@@ -71,26 +72,26 @@ class Exchange:
         self.counters = Counters()
         self._sleep = sleep
         self._context = context
-        self._wire: Wire | None = None
-        self._wire_lock = threading.Lock()
+        self._transport: Transport | None = None
+        self._transport_lock = threading.Lock()
         self._authenticator = Authenticator(credentials, plain_http, limits.token, self.fetch)
         self._pauses = Pauses(sleep)
         self.health = Health()
         self._reaches: dict[str, Reach] = {}
 
-    def wire(self) -> Wire:
+    def transport(self) -> Transport:
         """The connections; slow the first time, and safe in a thread."""
-        with self._wire_lock:
-            if self._wire is None:
-                from imgfs.registry.transport import Wire
+        with self._transport_lock:
+            if self._transport is None:
+                from imgfs.registry.transport import Transport
 
-                self._wire = Wire(self.limits, self._context)
-            return self._wire
+                self._transport = Transport(self.limits, self._context)
+            return self._transport
 
     async def aclose(self) -> None:
         """Close every connection."""
-        if self._wire is not None:
-            await self._wire.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
 
     def tries(self, host: str, turns: Turns | None = None, failed: Told = nobody) -> Tries:
         """A fresh count of attempts for one call to `host`, which may be one of several whose turn it is.
@@ -234,7 +235,7 @@ class Exchange:
 
     async def _send(self, call: Call, url: str, grant: auth.Grant | None, redirected: bool) -> Answer:
         authority = urlsplit(url).netloc
-        wire = self._wire or await trio.to_thread.run_sync(self.wire)
+        transport = self._transport or await trio.to_thread.run_sync(self.transport)
         ours = {"accept-encoding": "identity", **{name.lower(): value for name, value in call.headers.items()}}
         ours |= call.outgoing.headers if call.outgoing is not None else {}
         headers = {"user-agent": "imgfs", **call.endpoint.headers_at(url), **ours}
@@ -245,7 +246,9 @@ class Exchange:
         counters.requests["redirect" if redirected else call.kind] += 1
         there = call.endpoint
         manner = Manner(permitted, there.trust_at(url), there.proxy, there.connect if there.owns(url) else None)
-        answer = await wire.send(call.method, url, headers, manner, counters, call.subject, call.body, call.outgoing)
+        answer = await transport.send(
+            call.method, url, headers, manner, counters, call.subject, call.body, call.outgoing
+        )
         counters.answered(answer.status)
         if not there.owns(url):
             answer.origin = "storage"

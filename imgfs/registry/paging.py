@@ -18,7 +18,7 @@ from imgfs.registry.hosts import Endpoint, check_url, origin
 from imgfs.registry.retry import Tries
 
 if TYPE_CHECKING:
-    from imgfs.registry.transport import Answer
+    from imgfs.registry.answer import Answer
 
 PAGE = 1000
 """Entries to ask for in one page; registries give fewer if they want."""

@@ -20,13 +20,13 @@ def proxies_of_environment() -> Mapping[str, str]:
     return getproxies()
 
 
-def proxy_of(url: str, proxies: Mapping[str, str]) -> str | None:
-    """Which of `proxies` is for `url`; none on loopback, ever."""
+def proxy_of(url: str, proxies: Mapping[str, str]) -> str:
+    """Which of `proxies` is for `url`, "" for none; none on loopback, ever."""
     proxy = proxies.get(url.partition(":")[0]) or proxies.get("all")
     parts = urlsplit(url)
     name, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     if not proxy or is_loopback(name) or is_excepted(name, port, proxies.get("no", "")):
-        return None
+        return ""
     return proxy if "://" in proxy else f"http://{proxy}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,29 @@ class Trust:
 
 SYSTEM = Trust()
 """The system's certificates and nothing else."""
+
+
+class Contexts:
+    """The TLS contexts of one Registry, each made once. Safe in threads.
+
+    `system` replaces the system's certificates where no others are configured.
+    """
+
+    def __init__(self, system: ssl.SSLContext | None = None) -> None:
+        self._contexts: dict[Trust, ssl.SSLContext] = {} if system is None else {SYSTEM: system}
+        self._lock = threading.Lock()
+
+    def get(self, trust: Trust = SYSTEM) -> ssl.SSLContext:
+        """The context for `trust`; slow the first time. Raises RegistryFailed for certificates of no use."""
+        with self._lock:
+            if trust not in self._contexts:
+                self._contexts[trust] = trust.context()
+            return self._contexts[trust]
+
+    def drop(self, trust: Trust) -> None:
+        """Forget the one for `trust`, whose files have changed."""
+        with self._lock:
+            self._contexts.pop(trust, None)
 
 
 def system_context() -> ssl.SSLContext:

@@ -50,4 +50,4 @@ def test_no_proxy_names_hosts_networks_and_ports(no_proxy: str, name: str, port:
 def test_an_ipv6_literal_is_judged_as_an_address(monkeypatch: pytest.MonkeyPatch, url: str, proxied: bool) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
     monkeypatch.setenv("no_proxy", "[2001:db8::1]")
-    assert (proxy_of(url, proxies_of_environment()) is not None) is proxied
+    assert bool(proxy_of(url, proxies_of_environment())) is proxied

@@ -22,7 +22,7 @@ from imgfs.registry.manner import Manner
 from imgfs.registry.proxy import proxies_of_environment, proxy_of, refuse_literal
 from imgfs.registry.retry import retry_after
 from imgfs.registry.statistics import HostStatistics
-from imgfs.registry.transport import Wire
+from imgfs.registry.transport import Transport
 from imgfs.testing.registry import FakeRegistry
 
 
@@ -46,35 +46,35 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 
 async def test_tls_is_spoken_to_a_trusted_registry(secure: FakeRegistry, authority: trustme.CA) -> None:
-    wire = Wire(Limits(), trusting(authority))
-    answer = await wire.send("GET", f"{secure.url}/v2/", {}, Manner(), HostStatistics(), "x")
+    transport = Transport(Limits(), trusting(authority))
+    answer = await transport.send("GET", f"{secure.url}/v2/", {}, Manner(), HostStatistics(), "x")
     assert (answer.status, await answer.read()) == (200, b"{}")
     await answer.aclose()
-    await wire.aclose()
+    await transport.aclose()
 
 
 async def test_a_stranger_is_refused_and_the_reason_said(secure: FakeRegistry) -> None:
-    wire = Wire(Limits())
+    transport = Transport(Limits())
     with pytest.raises(RegistryFailed, match=r"TLS with .* failed .*certificate"):
-        await wire.send("GET", f"{secure.url}/v2/", {}, Manner(), HostStatistics(), "x")
+        await transport.send("GET", f"{secure.url}/v2/", {}, Manner(), HostStatistics(), "x")
     assert secure.requests() == 0
-    await wire.aclose()
+    await transport.aclose()
 
 
 async def test_a_wrong_name_is_refused(secure: FakeRegistry, authority: trustme.CA) -> None:
-    wire = Wire(Limits(), trusting(authority))
+    transport = Transport(Limits(), trusting(authority))
     url = secure.url.replace("127.0.0.1", "localhost")
     with pytest.raises(RegistryFailed, match="TLS with"):
-        await wire.send("GET", f"{url}/v2/", {}, Manner(), HostStatistics(), "x")
-    await wire.aclose()
+        await transport.send("GET", f"{url}/v2/", {}, Manner(), HostStatistics(), "x")
+    await transport.aclose()
 
 
 async def test_a_registry_without_tls_is_never_spoken_to_in_plain(fake: FakeRegistry) -> None:
-    wire = Wire(Limits())
+    transport = Transport(Limits())
     with pytest.raises(RegistryFailed, match="plain HTTP"):
-        await wire.send("GET", f"https://{fake.host}/v2/", {}, Manner(), HostStatistics(), "x")
+        await transport.send("GET", f"https://{fake.host}/v2/", {}, Manner(), HostStatistics(), "x")
     assert fake.requests() == 0
-    await wire.aclose()
+    await transport.aclose()
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ async def test_a_registry_without_tls_is_never_spoken_to_in_plain(fake: FakeRegi
     [
         ("https://quay.io/v2/", "http://proxy.test:3128"),
         ("http://plain.example/v2/", "http://other.test"),
-        ("https://inside.example/v2/", None),
-        ("https://deep.inside.example:444/v2/", None),
-        ("http://127.0.0.1:5000/v2/", None),
-        ("http://[::1]:5000/v2/", None),
-        ("http://localhost/v2/", None),
+        ("https://inside.example/v2/", ""),
+        ("https://deep.inside.example:444/v2/", ""),
+        ("http://127.0.0.1:5000/v2/", ""),
+        ("http://[::1]:5000/v2/", ""),
+        ("http://localhost/v2/", ""),
     ],
 )
-def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url: str, proxy: str | None) -> None:
+def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url: str, proxy: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "proxy.test:3128")
     monkeypatch.setenv("http_proxy", "http://other.test")
     monkeypatch.setenv("NO_PROXY", "inside.example")
@@ -97,18 +97,18 @@ def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url:
 
 
 async def test_a_connection_may_have_less_time_than_others(mock_clock: MockClock) -> None:
-    wire = Wire(Limits())
+    transport = Transport(Limits())
     with deaf_port() as port:
 
         async def ask() -> None:
             with pytest.raises(TimedOut, match="could not be connected"):
-                await wire.send("GET", f"http://127.0.0.1:{port}/", {}, Manner(connect=0.2), HostStatistics(), "x")
+                await transport.send("GET", f"http://127.0.0.1:{port}/", {}, Manner(connect=0.2), HostStatistics(), "x")
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             await wait_all_tasks_blocked()
             mock_clock.jump(0.3)
-    await wire.aclose()
+    await transport.aclose()
 
 
 @contextmanager
@@ -128,29 +128,29 @@ async def test_a_proxy_is_spoken_to_by_tls_with_the_systems_certificates(
 ) -> None:
     monkeypatch.setenv("http_proxy", secure.url)
     for context, refused in ((None, True), (trusting(authority), False)):
-        wire = Wire(Limits(), context)
+        transport = Transport(Limits(), context)
         with pytest.raises(RegistryFailed, match="TLS with") if refused else nullcontext():
-            answer = await wire.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
+            answer = await transport.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
             await answer.aclose()
-        await wire.aclose()
+        await transport.aclose()
     assert [one.path for one in secure.log] == ["http://registry.example/v2/"]
 
 
 async def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch, fake: FakeRegistry) -> None:
     monkeypatch.setenv("http_proxy", fake.url)
-    wire = Wire(Limits())
-    answer = await wire.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
+    transport = Transport(Limits())
+    answer = await transport.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
     await answer.aclose()
-    await wire.aclose()
+    await transport.aclose()
     assert fake.log[0].path == "http://registry.example/v2/"
     assert fake.log[0].headers["host"] == "registry.example"
 
 
 async def test_a_proxy_of_another_kind_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "socks5://user:canary@proxy.test")
-    wire = Wire(Limits())
+    transport = Transport(Limits())
     with pytest.raises(RegistryFailed, match="neither http nor https") as caught:
-        await wire.send("GET", "https://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
+        await transport.send("GET", "https://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
     assert "canary" not in caught.value.message
 
 

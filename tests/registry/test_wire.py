@@ -9,11 +9,12 @@ import trio
 import trustme
 
 from imgfs.errors import Garbled, RegistryFailed, TooLarge, Unreachable
+from imgfs.registry.answer import Answer
 from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
 from imgfs.registry.network import HEAD_MAX
 from imgfs.registry.statistics import HostStatistics
-from imgfs.registry.transport import Answer, Wire
+from imgfs.registry.transport import Transport
 from imgfs.testing import faults
 from imgfs.testing.faults import Action
 from imgfs.testing.registry import FakeRegistry
@@ -26,17 +27,17 @@ MANY_TURNS = 12
 
 
 @pytest.fixture
-async def wire() -> Wire:
-    return Wire(Limits())
+async def transport() -> Transport:
+    return Transport(Limits())
 
 
-async def ask(wire: Wire, fake: FakeRegistry, method: str = "GET") -> Answer:
-    return await wire.send(method, f"{fake.url}/v2/", {}, Manner(), HostStatistics(), "x")
+async def ask(transport: Transport, fake: FakeRegistry, method: str = "GET") -> Answer:
+    return await transport.send(method, f"{fake.url}/v2/", {}, Manner(), HostStatistics(), "x")
 
 
-async def read(wire: Wire, fake: FakeRegistry, method: str = "GET") -> tuple[int, bytes]:
+async def read(transport: Transport, fake: FakeRegistry, method: str = "GET") -> tuple[int, bytes]:
     """Status and body of an answer that is read to its end."""
-    answer = await ask(wire, fake, method)
+    answer = await ask(transport, fake, method)
     body = b""
     while piece := await answer.read():
         body += piece
@@ -48,40 +49,44 @@ def ports(fake: FakeRegistry) -> list[int]:
     return [request.peer for request in fake.log]
 
 
-async def test_a_connection_is_used_again(wire: Wire, fake: FakeRegistry) -> None:
-    assert [await read(wire, fake) for _ in range(3)] == [(200, b"{}")] * 3
+async def test_a_connection_is_used_again(transport: Transport, fake: FakeRegistry) -> None:
+    assert [await read(transport, fake) for _ in range(3)] == [(200, b"{}")] * 3
     assert len(set(ports(fake))) == 1
-    await wire.aclose()
+    await transport.aclose()
 
 
 @pytest.mark.parametrize("more", [ABSENT, b"x", b"\r\n" * 1000])
-async def test_what_follows_an_answer_is_not_the_next_one(wire: Wire, fake: FakeRegistry, more: bytes) -> None:
+async def test_what_follows_an_answer_is_not_the_next_one(
+    transport: Transport, fake: FakeRegistry, more: bytes
+) -> None:
     fake.fault(faults.more_than_said(more), times=2)
-    assert [await read(wire, fake) for _ in range(3)] == [(200, b"{}")] * 3
+    assert [await read(transport, fake) for _ in range(3)] == [(200, b"{}")] * 3
     assert len(set(ports(fake))) == 3
-    await wire.aclose()
+    await transport.aclose()
 
 
 async def test_what_follows_an_answer_over_tls_is_not_the_next_one() -> None:
     authority, here, there = trustme.CA(), ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.configure_trust(here)
     authority.issue_cert("127.0.0.1").configure_cert(there)
-    wire = Wire(Limits(), here)
+    transport = Transport(Limits(), here)
     with FakeRegistry(tls=there) as fake:
         fake.fault(faults.more_than_said(ABSENT))
-        assert [await read(wire, fake) for _ in range(3)] == [(200, b"{}")] * 3
+        assert [await read(transport, fake) for _ in range(3)] == [(200, b"{}")] * 3
         assert len(set(ports(fake))) == 2
-        await wire.aclose()
+        await transport.aclose()
 
 
-async def test_a_body_that_follows_the_answer_to_head_is_not_the_next_answer(wire: Wire, fake: FakeRegistry) -> None:
+async def test_a_body_that_follows_the_answer_to_head_is_not_the_next_answer(
+    transport: Transport, fake: FakeRegistry
+) -> None:
     def with_body(reply: Reply) -> Reply:
         return reply.wire("Content-Length: 2", ABSENT)
 
     fake.fault(with_body)
-    assert await read(wire, fake, "HEAD") == (200, b"")
-    assert await read(wire, fake) == (200, b"{}")
-    await wire.aclose()
+    assert await read(transport, fake, "HEAD") == (200, b"")
+    assert await read(transport, fake) == (200, b"{}")
+    await transport.aclose()
 
 
 @pytest.mark.parametrize(
@@ -98,16 +103,16 @@ async def test_a_body_that_follows_the_answer_to_head_is_not_the_next_answer(wir
     ids=["TLS", "status", "length", "no end", "reset", "headers", "interim"],
 )
 async def test_what_is_no_answer_is_told_as_what_it_is(
-    wire: Wire, fake: FakeRegistry, action: Action, error: type[RegistryFailed]
+    transport: Transport, fake: FakeRegistry, action: Action, error: type[RegistryFailed]
 ) -> None:
     fake.fault(action)
     with pytest.raises(error) as caught:
-        await ask(wire, fake)
+        await ask(transport, fake)
     assert type(caught.value) is error
     assert fake.host in caught.value.message
     assert fake.log[0].sent < HEAD_MAX + (8 << 20)
-    assert await read(wire, fake) == (200, b"{}")
-    await wire.aclose()
+    assert await read(transport, fake) == (200, b"{}")
+    await transport.aclose()
 
 
 @pytest.mark.parametrize("action", [faults.endless_interim(), faults.endless_headers()], ids=["interim", "headers"])
@@ -115,25 +120,25 @@ async def test_a_flood_through_a_proxy_ends_too(
     fake: FakeRegistry, action: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", fake.url)
-    wire = Wire(Limits())
+    transport = Transport(Limits())
     fake.fault(action)
     with pytest.raises(TooLarge, match=r"registry\.example sent more headers"):
-        await wire.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
+        await transport.send("GET", "http://registry.example/v2/", {}, Manner(), HostStatistics(), "x")
     assert fake.log[0].path == "http://registry.example/v2/"
-    await wire.aclose()
+    await transport.aclose()
 
 
-async def test_interim_answers_before_the_answer_are_fine(wire: Wire, fake: FakeRegistry) -> None:
+async def test_interim_answers_before_the_answer_are_fine(transport: Transport, fake: FakeRegistry) -> None:
     def later(reply: Reply) -> Reply:
         final = reply.wire("Content-Length: 2", b"{}")
         return Reply(body=b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 3 + bytes(final.body), bare=True)
 
     fake.fault(later)
-    assert await read(wire, fake) == (200, b"{}")
-    await wire.aclose()
+    assert await read(transport, fake) == (200, b"{}")
+    await transport.aclose()
 
 
-async def test_a_body_in_chunks_of_a_byte_lets_others_have_their_turn(wire: Wire, fake: FakeRegistry) -> None:
+async def test_a_body_in_chunks_of_a_byte_lets_others_have_their_turn(transport: Transport, fake: FakeRegistry) -> None:
     fake.fault(lambda reply: reply.wire("Transfer-Encoding: chunked", b"1\r\nx\r\n" * CHUNKS + b"0\r\n\r\n"))
     turns = 0
 
@@ -146,7 +151,7 @@ async def test_a_body_in_chunks_of_a_byte_lets_others_have_their_turn(wire: Wire
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(others)
-        assert await read(wire, fake) == (200, b"x" * CHUNKS)
+        assert await read(transport, fake) == (200, b"x" * CHUNKS)
         nursery.cancel_scope.cancel()
     assert turns > MANY_TURNS
-    await wire.aclose()
+    await transport.aclose()

@@ -14,7 +14,7 @@ from imgfs.registry.paging import with_query
 from imgfs.registry.status import error_code
 
 if TYPE_CHECKING:
-    from imgfs.registry.transport import Answer
+    from imgfs.registry.answer import Answer
 
 DONE = frozenset({200, 201, 202, 204})
 NO_SUCH_METHOD = frozenset({405, 501})

@@ -22,7 +22,7 @@ from imgfs.registry.push.sessions import Place, Sessions
 from imgfs.registry.retry import Told, Tries, nobody
 
 if TYPE_CHECKING:
-    from imgfs.registry.transport import Answer
+    from imgfs.registry.answer import Answer
 
 Read = Callable[[int, int], Outgoing]
 """The bytes of a blob from one offset up to another, which may be asked for more than once."""
