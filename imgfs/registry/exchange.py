@@ -25,6 +25,7 @@ from imgfs.registry.health import Health
 from imgfs.registry.hosts import Endpoint, check_url, hostname, origin
 from imgfs.registry.limits import Limits
 from imgfs.registry.manner import Manner
+from imgfs.registry.remedies import Again, Remedy, remedy_for
 from imgfs.registry.retry import Pauses, Sleep, Told, Tries, nobody, retry_after
 from imgfs.registry.statistics import Counters
 from imgfs.registry.turns import Turns
@@ -38,11 +39,6 @@ T = TypeVar("T")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEEPING = frozenset({307, 308})
 """Redirects that leave method and body as they are (RFC 9110, 15.4)."""
-_UNSHOWN = {401: "grant", 403: "unasked", 404: "unasked"}
-_SHOWN = {401: "grant", 403: "login"}
-"""Remedies by status, for requests that showed nothing and for those that showed a grant."""
-_EXPIRED = frozenset({400, 401, 403})
-"""What storages answer to an address whose time is over: Google's says 400 (ExpiredToken), others 403."""
 _log = logging.getLogger("imgfs.registry")
 
 
@@ -114,7 +110,7 @@ class Exchange:
         is not repeatable again. Cancellation closes the connection.
         """
         grant = self._authenticator.current(call)
-        remedies: set[str] = set()
+        tried = set[Remedy]()
         while True:
             try:
                 answer = await self._follow(call, grant, tries)
@@ -125,16 +121,15 @@ class Exchange:
             if answer.status in call.expects:
                 return answer
             body = await drain(answer)
-            remedy = self._remedy(call, answer, grant)
-            helps, shown = False, grant
-            if remedy not in {"", *remedies}:
-                helps, shown = await self._remedied(call, answer, grant, remedy)
-            if not helps:
-                error = await self._failure(call, answer, body, grant)
-                await self._fail(answer, error, tries)
-                self._refuse_again(call, error)
-            remedies.add(remedy)
-            grant = shown
+            remedy = remedy_for(call, answer, grant)
+            if remedy is not None and remedy not in tried:
+                tried.add(remedy)
+                if (again := await self._apply(remedy, call, answer, grant)) is not None:
+                    grant = again.grant
+                    continue
+            error = await self._failure(call, answer, body, grant)
+            await self._fail(answer, error, tries)
+            self._refuse_again(call, error)
 
     def _refuse_again(self, call: Call, error: ImgfsError) -> None:
         """Let the caller find out what became of a call before it is made again, unless that does no harm."""
@@ -151,31 +146,19 @@ class Exchange:
             except (Unreachable, TimedOut) as error:
                 await tries.again(error)
 
-    def _remedy(self, call: Call, answer: Answer, grant: auth.Grant | None) -> str:
-        """What may cure a refusal, once.
-
-        A fresh grant; the login of another user, if it changed meanwhile; a login at all, where the registry does not
-        ask for one; or a fresh redirect in place of one that expired.
-        """
-        if answer.foreign:
-            return "redirect" if answer.status in _EXPIRED else ""
-        if call.kind in {"token", "ping"}:
-            return ""
-        return (_UNSHOWN if grant is None else _SHOWN).get(answer.status, "")
-
-    async def _remedied(
-        self, call: Call, answer: Answer, grant: auth.Grant | None, remedy: str
-    ) -> tuple[bool, auth.Grant | None]:
-        """Whether `remedy` is worth another request, and what that shows."""
-        if remedy == "grant":
-            return True, await self._authenticator.renewed(call, answer, grant)
-        if remedy == "login":
-            # Shown nothing, the registry says again what it wants.
-            return await self._authenticator.changed(call, grant), None
-        if remedy == "unasked":
-            found = await self._authenticator.unasked(call)
-            return found is not None, found
-        return True, grant
+    async def _apply(self, remedy: Remedy, call: Call, answer: Answer, grant: auth.Grant | None) -> Again | None:
+        """Try `remedy` for a `call` that showed `grant`; None where it is of no use."""
+        match remedy:
+            case Remedy.FRESH_GRANT:
+                return Again(await self._authenticator.renewed(call, answer, grant))
+            case Remedy.CHANGED_LOGIN:
+                # Shown nothing, the registry says again what it wants.
+                return Again(None) if await self._authenticator.changed(call, grant) else None
+            case Remedy.UNASKED_LOGIN:
+                found = await self._authenticator.unasked(call)
+                return Again(found) if found is not None else None
+            case Remedy.FRESH_REDIRECT:
+                return Again(grant)
 
     async def _fail(self, answer: Answer, error: ImgfsError, tries: Tries) -> None:
         """Wait for another try where one is due, else raise `error`, which the answer's status means."""

@@ -1,0 +1,65 @@
+"""What may cure a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from imgfs.registry.answer import Answer
+from imgfs.registry.auth import Grant
+from imgfs.registry.call import Call
+from imgfs.registry.credentials.credential import Login
+from imgfs.registry.hosts import endpoint
+from imgfs.registry.remedies import Remedy, remedy_for
+
+GRANT = Grant("Bearer canary", 0.0, Login("registry.example"))
+CALL = Call("blob", endpoint("registry.example"), "team/app", "https://registry.example/v2/", "x")
+
+
+class Refusal:
+    """As much of an Answer as is looked at."""
+
+    def __init__(self, status: int, *, foreign: bool = False) -> None:
+        self.status = status
+        self.foreign = foreign
+
+
+def remedy(status: int, *, foreign: bool = False, grant: Grant | None = None, kind: str = "blob") -> Remedy | None:
+    refusal = cast(Answer, Refusal(status, foreign=foreign))
+    return remedy_for(replace(CALL, kind=kind), refusal, grant)
+
+
+@pytest.mark.parametrize(
+    ("status", "unshown", "shown"),
+    [
+        (400, None, None),
+        (401, Remedy.FRESH_GRANT, Remedy.FRESH_GRANT),
+        (403, Remedy.UNASKED_LOGIN, Remedy.CHANGED_LOGIN),
+        (404, Remedy.UNASKED_LOGIN, None),
+        (429, None, None),
+        (500, None, None),
+    ],
+)
+def test_what_a_registry_refuses_may_be_cured_by_what_is_shown(
+    status: int, unshown: Remedy | None, shown: Remedy | None
+) -> None:
+    assert (remedy(status), remedy(status, grant=GRANT)) == (unshown, shown)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("grant", [None, GRANT])
+def test_what_a_storage_refuses_may_have_expired(status: int, grant: Grant | None) -> None:
+    assert remedy(status, foreign=True, grant=grant) is Remedy.FRESH_REDIRECT
+
+
+@pytest.mark.parametrize("status", [404, 429, 500])
+def test_what_a_storage_has_not_a_login_does_not_bring(status: int) -> None:
+    assert remedy(status, foreign=True) is None
+
+
+@pytest.mark.parametrize("kind", ["token", "ping"])
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_who_asks_for_a_grant_needs_none(kind: str, status: int) -> None:
+    assert remedy(status, kind=kind) is remedy(status, kind=kind, grant=GRANT) is None
