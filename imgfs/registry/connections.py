@@ -13,9 +13,9 @@ from imgfs.errors import RegistryFailed
 from imgfs.registry.addresses import Reach
 from imgfs.registry.hosts import hostname
 from imgfs.registry.limits import Limits
-from imgfs.registry.manner import Manner
 from imgfs.registry.network import Network
 from imgfs.registry.proxy import refuse_literal
+from imgfs.registry.route import Route
 from imgfs.registry.trust import SYSTEM, Contexts, Trust
 
 
@@ -27,17 +27,17 @@ class Connections:
         self._contexts = contexts
         self._pools: dict[_Key, Pool] = {}
 
-    async def pool(self, url: str, manner: Manner, subject: str) -> Pool:
+    async def pool(self, url: str, route: Route, subject: str) -> Pool:
         """The pool for a request to `url`; nothing is connected yet.
 
         Raises RegistryFailed for certificates of no use, a proxy that is neither http nor https, and an address that
         is not permitted and that a proxy would connect to.
         """
-        if manner.proxy and not manner.proxy.startswith(("http://", "https://")):
+        if route.proxy and not route.proxy.startswith(("http://", "https://")):
             raise RegistryFailed(f"{subject}: the proxy is neither http nor https; check HTTPS_PROXY and ALL_PROXY")
-        if manner.proxy and manner.permitted is not None:
-            refuse_literal(hostname(url), manner.permitted, subject)
-        key = _Key.of(url, manner)
+        if route.proxy and route.permitted is not None:
+            refuse_literal(hostname(url), route.permitted, subject)
+        key = _Key.of(url, route)
         if key not in self._pools:
             context, proxy_context = await self._contexts_of(key, subject)
             if key not in self._pools:
@@ -87,10 +87,10 @@ class _Key:
     permitted: Reach | None
 
     @classmethod
-    def of(cls, url: str, manner: Manner) -> _Key:
-        trust = manner.trust if manner.proxy or url.startswith("https:") else None
+    def of(cls, url: str, route: Route) -> _Key:
+        trust = route.trust if route.proxy or url.startswith("https:") else None
         # Whom a proxy connects to is its own business.
-        return cls(trust, manner.proxy, None if manner.proxy else manner.permitted)
+        return cls(trust, route.proxy, None if route.proxy else route.permitted)
 
     def differs_by_files(self, newer: _Key) -> bool:
         """Whether `newer` is the same but for certificates that changed."""

@@ -24,7 +24,6 @@ from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.health import Health
 from imgfs.registry.hosts import Endpoint, check_url, hostname, origin
 from imgfs.registry.limits import Limits
-from imgfs.registry.manner import Manner
 from imgfs.registry.remedies import Again, Remedy, remedy_for
 from imgfs.registry.retry import Pauses, Sleep, Told, Tries, nobody, retry_after
 from imgfs.registry.statistics import Counters
@@ -228,9 +227,9 @@ class Exchange:
         counters = self.counters[call.host]
         counters.requests["redirect" if redirected else call.kind] += 1
         there = call.endpoint
-        manner = Manner(permitted, there.trust_at(url), there.proxy, there.connect if there.owns(url) else None)
+        route = there.route(url, permitted)
         answer = await transport.send(
-            call.method, url, headers, manner, counters, call.subject, call.body, call.outgoing
+            call.method, url, headers, route, counters, call.subject, call.body, call.outgoing
         )
         counters.answered(answer.status)
         if not there.owns(url):

@@ -10,6 +10,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from imgfs.errors import Invalid, RegistryFailed
 from imgfs.oci.reference import DEFAULT_HOST, is_host
+from imgfs.registry.addresses import Reach
+from imgfs.registry.route import Route
 from imgfs.registry.trust import SYSTEM, Trust
 
 _ALIASES = {DEFAULT_HOST: "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -70,9 +72,11 @@ class Endpoint:
         """Whether `url` is at this registry's own origin."""
         return origin(url) == origin(self.base)
 
-    def trust_at(self, url: str) -> Trust:
-        """What TLS believes and shows at `url`, where this registry led."""
-        return self.trust if self.owns(url) else self.trust.abroad()
+    def route(self, url: str, permitted: Reach | None) -> Route:
+        """The way to `url`, where this registry led; `permitted` as Route has it."""
+        if self.owns(url):
+            return Route(permitted, self.trust, self.proxy, self.connect)
+        return Route(permitted, self.trust.abroad(), self.proxy)
 
     def headers_at(self, url: str) -> dict[str, str]:
         """The configured headers that `url` may see."""

@@ -21,10 +21,10 @@ from imgfs.registry.answer import Answer
 from imgfs.registry.connections import Connections
 from imgfs.registry.failures import NO_ANSWER, unanswered
 from imgfs.registry.limits import Limits
-from imgfs.registry.manner import Manner
 from imgfs.registry.network import WideStream
 from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.proxy import proxies_of_environment, proxy_of
+from imgfs.registry.route import Route
 from imgfs.registry.statistics import HostStatistics
 from imgfs.registry.trust import Contexts
 
@@ -54,7 +54,7 @@ class Transport:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        manner: Manner,
+        route: Route,
         counters: HostStatistics,
         subject: str,
         body: bytes = b"",
@@ -68,19 +68,19 @@ class Transport:
         what is permitted), which it will not, and TooLarge.
         """
         authority, asked = urlsplit(url).netloc, trio.current_time()
-        manner = replace(manner, proxy=manner.proxy or proxy_of(url, self._proxies))
-        limits, connect = self._limits, manner.connect or self._limits.connect
+        route = replace(route, proxy=route.proxy or proxy_of(url, self._proxies))
+        limits, connect = self._limits, route.connect or self._limits.connect
         silence = limits.silence if outgoing is None else limits.taking
         times = {"connect": connect, "read": silence, "write": limits.silence, "pool": None}
         try:
-            pool = await self._connections.pool(url, manner, subject)
+            pool = await self._connections.pool(url, route, subject)
             request = httpx.Request(method, url, headers=headers, content=body or None, extensions={"timeout": times})
             with counters.sending(), trio.fail_after(connect + limits.silence) as scope:
                 if outgoing is not None:
                     request.stream = _Body(outgoing, scope, limits.taking, counters)
                 response = await pool.handle_async_request(request)
         except NO_ANSWER as error:
-            raise unanswered(error, subject, authority, manner.proxy) from None
+            raise unanswered(error, subject, authority, route.proxy) from None
         if isinstance(stream := response.extensions.get("network_stream"), WideStream):
             stream.widen()
         counters.first_byte.observe(trio.current_time() - asked)
