@@ -30,7 +30,7 @@ from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.limits import Limits
 from tests.registry.credentials.desk import Desk
-from tests.registry.pushing import Bytes
+from tests.registry.push.pushing import Bytes
 from tests.support.isolation import settle
 from tests.support.mounted import Mounted
 from tests.support.token_server import TokenServer, basic, token_server

@@ -1,10 +1,11 @@
-"""NO_PROXY, in all its spellings."""
+"""Which proxy a request goes through: what the environment says, NO_PROXY in all its spellings, and no way inside."""
 
 from __future__ import annotations
 
 import pytest
 
-from imgfs.registry.proxy import is_excepted, proxies_of_environment, proxy_of
+from imgfs.errors import RegistryFailed
+from imgfs.registry.proxy import is_excepted, proxies_of_environment, proxy_of, refuse_literal
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,29 @@ def test_an_ipv6_literal_is_judged_as_an_address(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
     monkeypatch.setenv("no_proxy", "[2001:db8::1]")
     assert bool(proxy_of(url, proxies_of_environment())) is proxied
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("https://quay.io/v2/", "http://proxy.test:3128"),
+        ("http://plain.example/v2/", "http://other.test"),
+        ("https://inside.example/v2/", ""),
+        ("https://deep.inside.example:444/v2/", ""),
+        ("http://127.0.0.1:5000/v2/", ""),
+        ("http://[::1]:5000/v2/", ""),
+        ("http://localhost/v2/", ""),
+    ],
+)
+def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url: str, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.test:3128")
+    monkeypatch.setenv("http_proxy", "http://other.test")
+    monkeypatch.setenv("NO_PROXY", "inside.example")
+    assert proxy_of(url, proxies_of_environment()) == proxy
+
+
+def test_a_proxy_is_no_way_around_the_inner_networks() -> None:
+    refuse_literal("storage.example", frozenset(), "x")
+    refuse_literal("10.0.0.1", frozenset({"private"}), "x")
+    with pytest.raises(RegistryFailed):
+        refuse_literal("169.254.169.254", frozenset({"private"}), "x")

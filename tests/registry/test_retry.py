@@ -1,6 +1,9 @@
-"""Waiting as such: how long one call rests, whoever asked for it."""
+"""Waiting as such: what Retry-After asks for, and how long one call rests, whoever asked for it."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 import trio
@@ -8,7 +11,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import RateLimited, RegistryFailed
 from imgfs.registry.limits import Limits
-from imgfs.registry.retry import Pauses, Tries
+from imgfs.registry.retry import Pauses, Tries, retry_after
 from imgfs.registry.statistics import HostStatistics
 
 
@@ -54,3 +57,17 @@ async def test_who_comes_when_the_rest_is_over_does_not_wait(mock_clock: MockClo
     before = trio.current_time()
     await crowd.pauses.wait("a.example", crowd.tries, "mine")
     assert trio.current_time() == before
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-1", None, "9" * 400, "Fri, 99 Foo 2020"])
+def test_an_unusable_retry_after_is_none_or_a_number(value: str | None) -> None:
+    found = retry_after(value)
+    assert found is None or found >= 0
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after(" 17 ") == 17
+    later = retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True))
+    assert later is not None
+    assert 500 < later <= 600
+    assert retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)) == 0

@@ -1,4 +1,4 @@
-"""TLS, proxies, Retry-After, and what importing costs."""
+"""How a request travels: TLS, proxies, time for a connection, and what importing all of that costs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pytest
 import trio
@@ -18,8 +16,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.errors import RegistryFailed, TimedOut
 from imgfs.registry.limits import Limits
-from imgfs.registry.proxy import proxies_of_environment, proxy_of, refuse_literal
-from imgfs.registry.retry import retry_after
 from imgfs.registry.route import Route
 from imgfs.registry.statistics import HostStatistics
 from imgfs.registry.transport import Transport
@@ -75,25 +71,6 @@ async def test_a_registry_without_tls_is_never_spoken_to_in_plain(fake: FakeRegi
         await transport.send("GET", f"https://{fake.host}/v2/", {}, Route(), HostStatistics(), "x")
     assert fake.requests() == 0
     await transport.aclose()
-
-
-@pytest.mark.parametrize(
-    ("url", "proxy"),
-    [
-        ("https://quay.io/v2/", "http://proxy.test:3128"),
-        ("http://plain.example/v2/", "http://other.test"),
-        ("https://inside.example/v2/", ""),
-        ("https://deep.inside.example:444/v2/", ""),
-        ("http://127.0.0.1:5000/v2/", ""),
-        ("http://[::1]:5000/v2/", ""),
-        ("http://localhost/v2/", ""),
-    ],
-)
-def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, url: str, proxy: str) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "proxy.test:3128")
-    monkeypatch.setenv("http_proxy", "http://other.test")
-    monkeypatch.setenv("NO_PROXY", "inside.example")
-    assert proxy_of(url, proxies_of_environment()) == proxy
 
 
 async def test_a_connection_may_have_less_time_than_others(mock_clock: MockClock) -> None:
@@ -152,27 +129,6 @@ async def test_a_proxy_of_another_kind_is_refused_without_showing_it(monkeypatch
     with pytest.raises(RegistryFailed, match="neither http nor https") as caught:
         await transport.send("GET", "https://registry.example/v2/", {}, Route(), HostStatistics(), "x")
     assert "canary" not in caught.value.message
-
-
-def test_a_proxy_is_no_way_around_the_inner_networks() -> None:
-    refuse_literal("storage.example", frozenset(), "x")
-    refuse_literal("10.0.0.1", frozenset({"private"}), "x")
-    with pytest.raises(RegistryFailed):
-        refuse_literal("169.254.169.254", frozenset({"private"}), "x")
-
-
-@pytest.mark.parametrize("value", ["", "soon", "-1", None, "9" * 400, "Fri, 99 Foo 2020"])
-def test_an_unusable_retry_after_is_none_or_a_number(value: str | None) -> None:
-    found = retry_after(value)
-    assert found is None or found >= 0
-
-
-def test_retry_after_is_seconds_or_a_date() -> None:
-    assert retry_after(" 17 ") == 17
-    later = retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True))
-    assert later is not None
-    assert 500 < later <= 600
-    assert retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)) == 0
 
 
 def test_importing_the_client_does_not_import_httpx() -> None:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from imgfs.errors import ImgfsError
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry
-from tests.registry.pushing import CHUNK, REPOSITORY, Bytes, Pushing
+from tests.registry.push.pushing import CHUNK, REPOSITORY, Bytes, Pushing
 
 STATUSES = (200, 201, 202, 204, 301, 400, 403, 404, 405, 409, 413, 415, 416, 429, 500, 503)
 REQUESTS_MAX = 150

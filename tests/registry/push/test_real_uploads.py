@@ -12,7 +12,7 @@ import pytest
 from imgfs.errors import RegistryFailed
 from imgfs.registry.client import Registry
 from imgfs.registry.limits import Limits
-from tests.registry.pushing import Bytes
+from tests.registry.push.pushing import Bytes
 from tests.support.cutting import CuttingProxy, cutting_proxy
 from tests.support.nginx import nginx, passing_to
 from tests.support.servers import DockerRegistry, docker_registry

@@ -107,3 +107,12 @@ class Slow(AsyncIterator[bytes]):
         self._clock.jump(20)
         piece, self._left = self._left[: self._size], self._left[self._size :]
         return piece
+
+
+def parts(fake: PushRegistry) -> list[tuple[str, str | None, int]]:
+    """Method, Content-Range and bytes of each request that sends some."""
+    return [
+        (one.method, one.headers.get("content-range"), len(one.body))
+        for one in fake.log
+        if one.method in ("PATCH", "PUT")
+    ]

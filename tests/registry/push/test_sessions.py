@@ -18,7 +18,7 @@ from imgfs.oci.digest import Digest
 from imgfs.registry.push.sessions import KEPT_MAX, KEPT_SECONDS, SCHEMA, Place, Sessions
 from imgfs.testing.faults import status
 from imgfs.testing.uploads import PushRegistry
-from tests.registry.pushing import CHUNK, LARGE, REPOSITORY, SMALL, Bytes, Pushing
+from tests.registry.push.pushing import CHUNK, LARGE, REPOSITORY, SMALL, Bytes, Pushing
 
 PLACE = Place("https://registry.example", REPOSITORY, Digest.of(LARGE))
 URL = "https://registry.example/v2/x?canary"
@@ -28,12 +28,6 @@ URL = "https://registry.example/v2/x?canary"
 def database(tmp_path: Path) -> Iterator[Database]:
     with closing(Database(tmp_path / "imgfs.db", [SCHEMA])) as database:
         yield database
-
-
-@pytest.fixture
-def fake() -> Iterator[PushRegistry]:
-    with PushRegistry() as fake:
-        yield fake
 
 
 def kept_at(when: float, db: sqlite3.Connection) -> None:

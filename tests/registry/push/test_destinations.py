@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from imgfs.registry.push.referring import entry_of, with_entry
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry
-from tests.registry.pushing import REPOSITORY, SMALL, Bytes, Pushing
+from tests.registry.push.pushing import REPOSITORY, SMALL, Bytes, Pushing
 
 CONFIG = b"{}"
 
@@ -37,13 +37,6 @@ def fake() -> Iterator[PushRegistry]:
     with PushRegistry() as fake:
         fake.add(REPOSITORY, CONFIG)
         yield fake
-
-
-@pytest.fixture
-async def pushing(mock_clock: MockClock, fake: PushRegistry) -> AsyncIterator[Pushing]:
-    pushing = Pushing(mock_clock, fake)
-    async with pushing.registry:
-        yield pushing
 
 
 def manifest(mark: str = "", **more: object) -> bytes:
