@@ -162,7 +162,7 @@ class BlobStream(AsyncIterator[bytes]):
             self._exit()
             return
         try:
-            await self._tries.again(error, gained)
+            await self._tries.again(error, gained=gained)
         except (Unreachable, TimedOut):
             self._leave(error)
 

@@ -34,7 +34,7 @@ class DirectBody(AsyncIterator[bytes]):
     def __init__(self, connection: trio.socket.SocketType, length: int, silence: float) -> None:
         # A descriptor of its own: httpcore may close the connection's while a thread is about to use it.
         self._socket = socket.fromfd(connection.fileno(), connection.family, connection.type)
-        self._socket.setblocking(True)
+        self._socket.settimeout(None)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK)
         self._using = threading.Lock()
         self._limiter = trio.CapacityLimiter(1)

@@ -179,7 +179,7 @@ class Exchange:
         while True:
             seen.add(url)
             await self._pauses.wait(urlsplit(url).netloc, tries, call.subject)
-            answer = await self._send(call, url, None if foreign else grant, len(seen) > 1)
+            answer = await self._send(call, url, None if foreign else grant, redirected=len(seen) > 1)
             answer.url, answer.foreign = url, foreign
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
@@ -215,7 +215,7 @@ class Exchange:
             raise RegistryFailed(f"{what}: more than {self.limits.redirects} in a row; report it to its operator")
         return target
 
-    async def _send(self, call: Call, url: str, grant: auth.Grant | None, redirected: bool) -> Answer:
+    async def _send(self, call: Call, url: str, grant: auth.Grant | None, *, redirected: bool) -> Answer:
         authority = urlsplit(url).netloc
         transport = self._transport or await trio.to_thread.run_sync(self.transport)
         ours = {"accept-encoding": "identity", **{name.lower(): value for name, value in call.headers.items()}}
@@ -255,5 +255,5 @@ class Exchange:
             return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
         who = f"the token endpoint {answer.authority}" if call.kind == "token" else f"registry {call.host}"
         login = await self._authenticator.login_of(call, grant) if answer.status in {401, 403} else None
-        code, shown = status.error_code(body), grant is not None
-        return status.own_failure(call, answer.status, who, code, login, shown)
+        code = status.error_code(body)
+        return status.own_failure(call, answer.status, who, code, login, shown=grant is not None)

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 from urllib.parse import SplitResult, urlsplit
 
 from imgfs.errors import RegistryFailed
@@ -21,7 +21,6 @@ from imgfs.registry.hosts import CAPABILITIES, Endpoint, authority_of, host_of, 
 from imgfs.registry.trust import CertFile, Trust
 from imgfs.spelling import hint
 
-T = TypeVar("T")
 Table = dict[str, object]
 
 CONNECT_MAX = 60.0
@@ -106,7 +105,7 @@ class _File:
 
     def server(self, root: Table) -> Endpoint:
         """The registry itself, with the settings at the top of the file."""
-        address = self._get(root, "server", str, "a URL", "")
+        address = self._text(root, "server", "a URL")
         if address:
             return replace(self.endpoint(address, root), mirror=False)
         return replace(self.endpoint(authority_of(self._host), root), mirror=False)
@@ -120,7 +119,7 @@ class _File:
             host_of(authority),
             url.scheme,
             authority,
-            path=self._root(url.path, self._get(table, "override_path", bool, "true or false", False)),
+            path=self._root(url.path, override=self._flag(table, "override_path")),
             ns="" if authority == authority_of(self._host) else self._host,
             mirror=True,
             capabilities=self._capabilities(table),
@@ -143,7 +142,7 @@ class _File:
             raise self.wrong(_shown(address), "the http or https address of a registry, without user and query")
         return url
 
-    def _root(self, path: str, override: bool) -> str:
+    def _root(self, path: str, *, override: bool) -> str:
         """Where repositories begin: below /v2, unless the path is to be taken as it is."""
         clean = posixpath.normpath(path).lstrip("/") if path else ""
         clean = f"/{clean}" if clean else ""
@@ -160,7 +159,7 @@ class _File:
         return Trust(
             tuple(self._file(one, "ca") for one in self._strings(table, "ca", "a path or a list of paths")),
             tuple(self._clients(table)),
-            verify=not self._get(table, "skip_verify", bool, "true or false", False),
+            verify=not self._flag(table, "skip_verify"),
         )
 
     def _clients(self, table: Table) -> Iterable[tuple[CertFile, CertFile | None]]:
@@ -192,7 +191,7 @@ class _File:
             yield name.lower(), value
 
     def _timeout(self, table: Table) -> float | None:
-        text = self._get(table, "dial_timeout", str, "a duration like '3s'", "")
+        text = self._text(table, "dial_timeout", "a duration like '3s'")
         if not text:
             return None
         parts = _DURATION.findall(text)
@@ -202,7 +201,7 @@ class _File:
         return min(seconds, CONNECT_MAX)
 
     def _proxy(self, table: Table) -> str:
-        proxy = self._get(table, "proxy", str, "a URL", "")
+        proxy = self._text(table, "proxy", "a URL")
         if proxy and not re.fullmatch(r"https?://[\x21-\x7e]+", proxy):
             raise self.wrong("proxy", "the http or https address of a proxy")
         return proxy
@@ -214,10 +213,18 @@ class _File:
             raise error
         return cast(list[str], found)
 
-    def _get(self, table: Table, key: str, kind: type[T], expected: str, default: T) -> T:
-        found = table.get(key, default)
-        if not isinstance(found, kind):
+    def _text(self, table: Table, key: str, expected: str) -> str:
+        """The string `key`, "" if there is none."""
+        found = table.get(key, "")
+        if not isinstance(found, str):
             raise self.wrong(key, expected)
+        return found
+
+    def _flag(self, table: Table, key: str) -> bool:
+        """Whether `key` is set, and to true."""
+        found = table.get(key, False)
+        if not isinstance(found, bool):
+            raise self.wrong(key, "true or false")
         return found
 
 

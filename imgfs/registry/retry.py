@@ -89,14 +89,14 @@ class Tries:
         """Seconds of rest that were asked of this call, though another may have waited for them."""
         self._since = trio.current_time() if since is None else since
 
-    async def again(self, error: RemoteError, gained: bool = False) -> None:
+    async def again(self, error: RemoteError, *, gained: bool = False) -> None:
         """Count a failed try and wait a moment; raises `error` when it is time to give up.
 
         A try that `gained` something before it failed is none without progress: the count starts after it.
         """
         if gained:
             self._failed, self._since = -1, trio.current_time()
-        self._count(error, trio.current_time() - self._since > self._limits.patience)
+        self._count(error, enough=trio.current_time() - self._since > self._limits.patience)
         pause = self._limits.backoff * 2 ** max(0, self._failed - 1)
         await self._sleep(pause * random.uniform(0.5, 1.5))
 
@@ -119,7 +119,7 @@ class Tries:
         if wanted >= _BRIEF:
             self._asked += wanted
             self._failed -= 1
-        self._count(error, enough)
+        self._count(error, enough=enough)
         return min(wanted, self._limits.pause - self._rested)
 
     def grant(self, wanted: float) -> float:
@@ -133,7 +133,7 @@ class Tries:
         self._counters.failed(error)
         self._tell(error)
 
-    def _count(self, error: RemoteError, enough: bool) -> None:
+    def _count(self, error: RemoteError, *, enough: bool) -> None:
         self._failed += 1
         self._counters.failed(error)
         self._tell(error)

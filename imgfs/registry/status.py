@@ -17,9 +17,7 @@ def error_code(body: bytes) -> str:
     return found[1].decode() if found else ""
 
 
-def own_failure(
-    call: Call, status: int, who: str, code: str, login: Login | None = None, shown: bool = False
-) -> ImgfsError:
+def own_failure(call: Call, status: int, who: str, code: str, login: Login | None, *, shown: bool) -> ImgfsError:
     """The error for `status` of `who`: the registry itself, or its token endpoint, whose 404 tells of nothing absent.
 
     `login`: what there was to show, as far as somebody looked; and whether it was `shown`.
@@ -30,7 +28,7 @@ def own_failure(
         advice = "make the repository first" if call.pushes else "check the repository and the tag or digest"
         return NotFound(f"{subject}: {said}; {advice}")
     if status in {401, 403}:
-        return refused(call, said, login, shown)
+        return refused(call, said, login, shown=shown)
     if status == 429:
         return RateLimited(f"{subject}: {said}, also after waiting; it limits requests, wait some minutes or log in")
     if status >= 500:
@@ -39,7 +37,7 @@ def own_failure(
     return RegistryFailed(f"{subject}: {said}; {advice}")
 
 
-def refused(call: Call, said: str, login: Login | None, shown: bool) -> AccessDenied:
+def refused(call: Call, said: str, login: Login | None, *, shown: bool) -> AccessDenied:
     """The error for a 401 or 403: whose login it was, or where none was found, and who can write one."""
     subject = call.subject
     if login is None:

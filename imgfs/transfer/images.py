@@ -107,7 +107,7 @@ class Images:
             with self._pins.hold(content(digest)) as pin:
                 image = await self._documents.platform_image(digest, platform)
                 pin.add(*(content(child.digest) for child in image.manifest.children))
-                snapshot = await self._assemble(image, await self._documents.places(digest), pin, hurried)
+                snapshot = await self._assemble(image, await self._documents.places(digest), pin, hurried=hurried)
         except ImgfsError as error:
             self._failures.note(digest, error)
             raise
@@ -159,7 +159,7 @@ class Images:
         for descriptor, diff_id in zip(layers, diff_ids, strict=True):
             self._blobs_of.setdefault(diff_id, {})[descriptor.digest] = None
 
-    async def _assemble(self, image: PlatformImage, own: tuple[Source, ...], pin: Pin, hurried: bool) -> Snapshot:
+    async def _assemble(self, image: PlatformImage, own: tuple[Source, ...], pin: Pin, *, hurried: bool) -> Snapshot:
         manifest = image.manifest
         check_config_size(manifest.config)
         for descriptor in manifest.layers:
@@ -171,7 +171,7 @@ class Images:
             await gather(
                 [
                     partial(self._blobs.ensure, manifest.config, own),
-                    *(partial(self._bring, descriptor, own, image.digest, hurried) for descriptor in brought),
+                    *(partial(self._bring, descriptor, own, image.digest, hurried=hurried) for descriptor in brought),
                 ]
             )
         config = await self._documents.config(manifest, own)
@@ -185,7 +185,7 @@ class Images:
         )
         return await self._graph.record(pairs)
 
-    async def _bring(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest, hurried: bool) -> None:
+    async def _bring(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest, *, hurried: bool) -> None:
         layer = await self._layers.bring(descriptor, own, image)
         if hurried:
             self._layers.hurry(layer)

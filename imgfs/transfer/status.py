@@ -89,7 +89,16 @@ class StatusReporter:
         complete = len(parts) > 1 and all(part.state == "local" for part in parts)
         names = [name.name for name in self._names.of(digest)]
         error = self._images.failure(digest)
-        return ImageStatus(digest, names, str(self._documents.platform), complete, False, NOT_LAZY, error, parts)
+        return ImageStatus(
+            digest,
+            names,
+            str(self._documents.platform),
+            complete=complete,
+            lazy=False,
+            why=NOT_LAZY,
+            error=error,
+            parts=parts,
+        )
 
     async def _manifest(self, digest: Digest) -> PlatformImage | Descriptor | None:
         """The default platform's manifest, or its descriptor where it is not here, or nothing where none is known."""

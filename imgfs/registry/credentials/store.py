@@ -73,7 +73,7 @@ class Credentials:
         names = tuple(file.name for file in files)
         for file in files:
             troubles += [f"{file.name}: {file.trouble}"] if file.trouble else []
-            credential, source, trouble = await self._in_file(file, host, repository, fresh)
+            credential, source, trouble = await self._in_file(file, host, repository, fresh=fresh)
             if credential is not None:
                 return Login(host, credential, source, names, tuple(troubles))
             troubles += [f"{file.name}: {one}" for one in trouble]
@@ -82,12 +82,12 @@ class Credentials:
         return Login(host, None, "", names, tuple(troubles))
 
     async def _in_file(
-        self, file: _Read, host: str, repository: str, fresh: bool
+        self, file: _Read, host: str, repository: str, *, fresh: bool
     ) -> tuple[Credential | None, str, list[str]]:
         """The login in `file`, where it came from, and what went wrong on the way."""
         helper, troubles = file.content.helpers.get(host, ""), list[str]()
         if program := helper or file.content.store:
-            credential, trouble = await self._from_program(program, host, fresh)
+            credential, trouble = await self._from_program(program, host, fresh=fresh)
             if credential is not None:
                 return credential, f"docker-credential-{program} ({file.name})", []
             troubles += [trouble] if trouble else []
@@ -98,7 +98,7 @@ class Credentials:
                 troubles += [entry.trouble] if entry.trouble else []
         return None, "", troubles
 
-    async def _from_program(self, program: str, host: str, fresh: bool) -> tuple[Credential | None, str]:
+    async def _from_program(self, program: str, host: str, *, fresh: bool) -> tuple[Credential | None, str]:
         since = trio.current_time()
         trouble = ""
         for server in server_keys(host):
