@@ -19,7 +19,7 @@ from imgfs.check.kinds import CHECK
 from imgfs.config import Config, Settings
 from imgfs.content import labels
 from imgfs.content.kinds import CONTENT, ERA, INGESTS, Era
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.encoding import indented_json
 from imgfs.execution.containers import CONTAINERS
 from imgfs.figures import exposed

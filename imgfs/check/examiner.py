@@ -14,7 +14,9 @@ from pathlib import Path
 from imgfs.check.content import Moved, check_blob, check_ingest, check_layer, check_view, is_temporary
 from imgfs.check.finding import Finding, aside
 from imgfs.check.records import check_config, check_copy, check_database, check_directory, check_plain, check_snapshot
-from imgfs.database import ASIDE, FILE, Kept, read_only
+from imgfs.database.connections import read_only
+from imgfs.database.files import ASIDE, FILE
+from imgfs.database.kept import Kept
 from imgfs.images.catalog import proven_size
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.rescue.copy import FILE as COPY

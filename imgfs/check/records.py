@@ -15,7 +15,11 @@ from imgfs.check.content import is_plain
 from imgfs.check.finding import Finding
 from imgfs.config import load_config
 from imgfs.content.opening import lost
-from imgfs.database import FILE, Foreign, Kept, check, check_origin, is_damage, read_only
+from imgfs.database.connections import read_only
+from imgfs.database.damage import check, is_damage
+from imgfs.database.files import FILE
+from imgfs.database.format import Foreign, check_origin
+from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.rescue.copy import read
 from imgfs.snapshots.ids import shown

@@ -21,7 +21,8 @@ from imgfs.check.finding import Finding, Mend
 from imgfs.content.disk import HOST
 from imgfs.content.durable import aside_name, fsync_path, publish, temporary_name
 from imgfs.content.meta import decode, write_again
-from imgfs.database import FILE, read_only
+from imgfs.database.connections import read_only
+from imgfs.database.files import FILE
 from imgfs.errors import Malformed, VerificationFailed, from_os
 from imgfs.layers.reindex import reindex
 from imgfs.oci.digest import Digest

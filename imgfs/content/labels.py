@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import Callable, Container, Mapping
 from typing import cast
 
-from imgfs.database import Database, Kept
+from imgfs.database.database import Database
+from imgfs.database.kept import Kept
 from imgfs.errors import Invalid, NotFound
 
 KEY_BYTES_MAX = 244

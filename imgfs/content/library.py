@@ -24,7 +24,7 @@ from imgfs.content.opening import opened
 from imgfs.content.status import Status
 from imgfs.content.store import ContentStore
 from imgfs.content.writer import Writer
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import Invalid, NotFound, NotPermitted, ReadOnly
 from imgfs.oci.digest import Digest
 

@@ -8,7 +8,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from imgfs.content.durable import TEMPORARY, make_directory, open_directory
-from imgfs.database import ASIDE, COPY, COPY_OLD, FILE, Database, FrozenDatabase
+from imgfs.database.database import Database
+from imgfs.database.files import ASIDE, COPY, COPY_OLD, FILE
+from imgfs.database.frozen import FrozenDatabase
 from imgfs.errors import NotFound, StorageFailed, from_os
 from imgfs.lock import locked
 from imgfs.state import is_read_only

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import ImgfsError
 from imgfs.images import referrers
 from imgfs.images.source import Source

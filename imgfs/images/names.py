@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from imgfs.database import Database, Kept
+from imgfs.database.database import Database
+from imgfs.database.kept import Kept
 from imgfs.errors import AlreadyExists, Invalid, NotFound
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.oci.reference import Reference, is_host, parse_reference

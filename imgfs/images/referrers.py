@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.images.source import Source
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.oci.digest import Digest
 
 SCHEMA = """

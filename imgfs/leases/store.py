@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from imgfs.database import Database, Kept
+from imgfs.database.database import Database
+from imgfs.database.kept import Kept
 from imgfs.errors import AlreadyExists, NotFound
 from imgfs.filename import check_file_name
 from imgfs.leases.resource import Resource, parse_resource

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgfs.config import Config
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.plugins.contract import Kind
 
 CONFIG = Kind("config", Config)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from imgfs.aio.fair import FairLimiter
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import Invalid, RegistryFailed, TooLarge, VerificationFailed
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest, is_digest

@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from imgfs.content.durable import temporary_name, write_file
-from imgfs.database import COPY, COPY_OLD, Kept, Row
+from imgfs.database.files import COPY, COPY_OLD
+from imgfs.database.kept import Kept, Row
 from imgfs.errors import Malformed
 
 FILE = COPY

@@ -19,7 +19,14 @@ from pathlib import Path
 
 from imgfs.content.durable import fsync_path, publish, temporary_name
 from imgfs.content.opening import lost, size_of
-from imgfs.database import ASIDE, FILE, Damaged, Database, FrozenDatabase, Kept, Reserve, Row, is_full, read_only
+from imgfs.database.connections import read_only
+from imgfs.database.damage import Damaged
+from imgfs.database.database import Database
+from imgfs.database.failures import is_full
+from imgfs.database.files import ASIDE, FILE
+from imgfs.database.frozen import FrozenDatabase
+from imgfs.database.kept import Kept, Row
+from imgfs.database.reserve import Reserve
 from imgfs.errors import from_os
 from imgfs.rescue.copy import Copy, newest
 

@@ -15,7 +15,8 @@ from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from imgfs.database import Database, Kept
+from imgfs.database.database import Database
+from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, NoSpace, NotFound, ReadOnly, StorageFailed
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor

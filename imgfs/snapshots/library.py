@@ -16,7 +16,7 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.content.opening import opened
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import Busy, NotPermitted, ReadOnly, Unsupported
 from imgfs.kernel.disk import sync_filesystem
 from imgfs.kernel.mounts import unmount

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from imgfs.content import labels
-from imgfs.database import Kept
+from imgfs.database.kept import Kept
 from imgfs.snapshots.ids import active_id
 from imgfs.snapshots.usage import Usage
 

@@ -21,7 +21,7 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.content.labels import Labels
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import (
     AlreadyExists,
     Busy,

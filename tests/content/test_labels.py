@@ -12,7 +12,7 @@ import trio
 
 from imgfs.content.labels import KEY_BYTES_MAX, SCHEMA, SIZE_MAX, Labels
 from imgfs.content.store import ContentStore
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import Invalid, NoSpace, NotFound, NotPermitted
 from imgfs.oci.digest import Digest
 

@@ -12,7 +12,7 @@ from imgfs.content import labels
 from imgfs.content.durable import make_directory
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.execution.containers import Containers
 from imgfs.execution.records import Records
 from imgfs.gc.collector import Collector

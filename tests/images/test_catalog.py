@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import NoSpace
 from imgfs.images.catalog import SCHEMA, Catalog, Source
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, SIZE_MAX, Descriptor

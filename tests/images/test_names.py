@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound
 from imgfs.images.names import NAME_MAX, SCHEMA, Names, check_name, is_local_name, reference_of
 from imgfs.oci.digest import Digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.leases.clock import COARSE, SCHEMA, AccessClock
 from imgfs.oci.digest import Digest
 

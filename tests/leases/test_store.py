@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound
 from imgfs.leases import clock
 from imgfs.leases import store as leases

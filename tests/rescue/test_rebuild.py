@@ -15,7 +15,7 @@ import trio
 
 from imgfs.assembly import TABLES
 from imgfs.content.labels import Labels
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import NoSpace
 from imgfs.images.catalog import Catalog, Source
 from imgfs.images.names import Names

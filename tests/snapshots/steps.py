@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 
 CALLS = ("mkdir", "chmod", "chown", "utime", "setxattr", "fsync", "rename", "rmdir", "unlink")
 

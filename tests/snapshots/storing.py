@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.oci.descriptor import OCI_LAYER, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.snapshots import graph, rows

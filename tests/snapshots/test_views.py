@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import StorageFailed, Unreachable
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore

@@ -17,7 +17,7 @@ from imgfs.aio.flight import MEMORY
 from imgfs.content.durable import make_directory
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.images import catalog, names
 from imgfs.layers.store import LayerStore
 from imgfs.leases.pins import Pins

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import (
     AccessDenied,
     ImgfsError,

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.aio.flight import GRACE
-from imgfs.database import FrozenDatabase
+from imgfs.database.frozen import FrozenDatabase
 from imgfs.errors import Invalid, NotFound, RegistryFailed, Unreachable
 from imgfs.images import catalog
 from imgfs.images.catalog import Catalog, Source

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import trio
 
-from imgfs.database import Database
+from imgfs.database.database import Database
 from imgfs.errors import ImgfsError
 from imgfs.oci.digest import Digest
 

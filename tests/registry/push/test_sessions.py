@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from imgfs.database import Database, FrozenDatabase
+from imgfs.database.database import Database
+from imgfs.database.frozen import FrozenDatabase
 from imgfs.errors import AccessDenied
 from imgfs.oci.digest import Digest
 from imgfs.registry.push.sessions import KEPT_MAX, KEPT_SECONDS, SCHEMA, Place, Sessions

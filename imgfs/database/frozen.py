@@ -1,0 +1,88 @@
+"""The database of a state directory that is only looked at: copied into memory, with what a crash left in its WAL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from imgfs.database.connections import read_only
+from imgfs.database.damage import Damaged, check
+from imgfs.database.database import Database
+from imgfs.database.failures import is_unwritable
+from imgfs.database.format import check_origin
+from imgfs.database.schema import check_columns, declared
+from imgfs.errors import begun_read_only, from_os
+
+T = TypeVar("T")
+
+_SHARED = "/dev/shm"
+"""Memory as files; it is there also where no disk can be written."""
+
+
+class FrozenDatabase(Database):
+    """The database of a state directory that cannot or shall not be changed: a copy in memory, never written.
+
+    It is of the moment when it was opened, also while somebody else is at work. Where there is no file it is empty.
+    """
+
+    is_frozen = True
+
+    def __init__(self, path: Path, schemas: Sequence[str]) -> None:
+        """Copy `path`. Raises Damaged and Foreign as Database, StorageFailed where it cannot be read."""
+        self._path = path
+        self.version = 0
+        self._changed = trio.Event()
+        self._reading = trio.Lock()
+        self._reader = self._writer = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        try:
+            _copy(path, self._reader)
+            check_origin(self._reader, path, declared(schemas))
+            check(self._reader)
+            check_columns(self._reader, schemas)
+            for schema in schemas:
+                self._reader.executescript(schema)
+        except sqlite3.Error as error:
+            hint = "where its filesystem is read-only, remount it, so that it can be rebuilt; else run `imgfs repair`"
+            raise Damaged(f"{path}: {error}; {hint}") from None
+        except OSError as error:
+            raise from_os(error, str(path)) from None
+
+    async def write(self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False) -> T:
+        """Raises ReadOnly."""
+        raise begun_read_only(str(self._path))
+
+
+def _copy(path: Path, target: sqlite3.Connection) -> None:
+    """Copy a database into `target`: through SQLite if somebody has it open, so that it is of one moment."""
+    if path.with_name(f"{path.name}-shm").exists():
+        try:
+            with closing(read_only(path)) as source:
+                source.backup(target)
+                return
+        except sqlite3.OperationalError as error:
+            if not is_unwritable(error):
+                raise
+    _copy_files(path, target)
+
+
+def _copy_files(path: Path, target: sqlite3.Connection) -> None:
+    """Copy a database that nobody writes to, and its WAL file, if there is one, into `target`.
+
+    SQLite itself cannot open a file in WAL mode where it can make no other beside it, and what a crash left in the WAL
+    counts too.
+    """
+    with tempfile.TemporaryDirectory(dir=_SHARED if os.access(_SHARED, os.W_OK) else None) as directory:
+        copied = Path(directory) / path.name
+        for name in (path.name, f"{path.name}-wal"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(path.with_name(name), copied.with_name(name))
+        with closing(sqlite3.connect(copied)) as source:
+            source.backup(target)

@@ -1,0 +1,82 @@
+"""The copy in memory of a database that is only looked at: of one moment, whole, never written."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from imgfs.database.database import Database
+from imgfs.database.frozen import FrozenDatabase
+from imgfs.errors import ReadOnly, StorageFailed
+from tests.database.facts import SCHEMA, insert, select
+
+
+async def test_of_a_state_that_cannot_change_it_is_a_copy_with_all_that_was_committed(tmp_path: Path) -> None:
+    """Copied while it is open: what was committed last is in the WAL, as after a crash."""
+    opened = Database(tmp_path / "imgfs.db", [SCHEMA])
+    await opened.write(lambda db: insert(db, "late"))
+    before = sorted(os.listdir(tmp_path))
+    frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
+    assert sorted(os.listdir(tmp_path)) == before
+    opened.close()
+    assert frozen.read_now(select) == await frozen.read(select) == ["late"]
+    with pytest.raises(ReadOnly, match="mount imgfs anew"):
+        await frozen.write(lambda db: insert(db, "more"))
+    frozen.close()
+
+
+def test_where_there_is_none_its_copy_is_empty(tmp_path: Path) -> None:
+    frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
+    assert frozen.read_now(select) == []
+    assert os.listdir(tmp_path) == []
+    frozen.close()
+
+
+def test_what_is_no_database_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "imgfs.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StorageFailed, match="remount"):
+        FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
+
+
+async def test_a_copy_is_of_one_moment_with_all_tables(tmp_path: Path, database: Database) -> None:
+    await database.write(lambda db: insert(db, "before"))
+    frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA, "CREATE TABLE IF NOT EXISTS others (other TEXT);"])
+    await database.write(lambda db: insert(db, "after"))
+    assert frozen.read_now(select) == ["before"]
+    assert await frozen.read(lambda db: db.execute("SELECT * FROM others").fetchall()) == []
+    assert (frozen.is_frozen, database.is_frozen) == (True, False)
+    frozen.close()
+
+
+def test_a_copy_beside_a_writer_at_work_is_of_one_moment(tmp_path: Path, database: Database) -> None:
+    """Each transaction counts on in one of ten pages, and what was written ahead goes to the file all the time."""
+    rows = 10
+
+    def count(db: sqlite3.Connection, number: int) -> None:
+        db.execute("DELETE FROM facts WHERE rowid = ?", (number % rows + 1,))
+        fact = f"{number} {'x' * 3000}"
+        db.execute("INSERT INTO facts (rowid, fact) VALUES (?, ?)", (number % rows + 1, fact))
+
+    async def write() -> None:
+        for number in range(300):
+            await database.write(lambda db, number=number: count(db, number))
+            if number % 3 == 0:
+                await database.read(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+
+    writer = threading.Thread(target=trio.run, args=(write,))
+    writer.start()
+    moments: set[int] = set()
+    while writer.is_alive():
+        frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
+        found = sorted(int(row.split()[0]) for row in frozen.read_now(select))
+        last = found[-1] if found else -1
+        assert found == list(range(max(0, last - rows + 1), last + 1))
+        moments.add(last)
+        frozen.close()
+    writer.join()
+    assert moments
