@@ -17,14 +17,20 @@ from pathlib import Path
 import trio
 
 from imgfs import __version__
-from imgfs.assembly import TABLES, Mounting, Opened, assemble, given, limits_of, told
+from imgfs.assembly.description import told
+from imgfs.assembly.given import Opened, given
+from imgfs.assembly.mounting import Mounting
+from imgfs.assembly.tables import TABLES
+from imgfs.assembly.tree import assemble
 from imgfs.content.durable import make_directory, open_directory
+from imgfs.content.kinds import CONTENT, INGESTS
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.execution.starter import attend_starter
 from imgfs.fs.deleting import finish_deletions
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ContainerSubsystems
+from imgfs.gc.kinds import GC
 from imgfs.kernel.fuse import FuseMount
 from imgfs.kernel.guard import guarded
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, mounts, unmount
@@ -37,6 +43,8 @@ from imgfs.plugins.starting import started
 from imgfs.registry.kinds import REGISTRY
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import open_database, open_frozen
+from imgfs.rootfs.kinds import ROOTFS
+from imgfs.snapshots.kinds import SNAPSHOTS
 from imgfs.state import is_read_only
 
 _SWITCH_INTERVAL = 0.001
@@ -126,7 +134,7 @@ async def _show(
         ready()
 
     subsystems = assemble(mounting, opened, running)
-    operations, rootfs, nursery = Operations(subsystems), subsystems.rootfs, running.nursery
+    operations, rootfs, nursery = Operations(subsystems), running.one(ROOTFS), running.nursery
     ending = subsystems.served.waiters.ending
     with Session(operations, str(mounting.mountpoint), _fuse_mount(mounting)) as session:
         nursery.start_soon(manager.attend, answering, ending, told(mounting.mountpoint))
@@ -134,15 +142,15 @@ async def _show(
         nursery.start_soon(trio.to_thread.run_sync, running.one(REGISTRY).warm)
         nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
         if not opened.is_frozen:
-            nursery.start_soon(_tidy, subsystems)
+            nursery.start_soon(_tidy, subsystems.containers, running)
             nursery.start_soon(rootfs.follow_losses)
-            nursery.start_soon(subsystems.room.watch, limits_of(mounting.config), GC_SECONDS)
+            nursery.start_soon(running.one(GC).watch, mounting.limits, GC_SECONDS)
             nursery.start_soon(opened.keeper.watch)
             if os.geteuid() == 0:  # nobody else starts containers
                 nursery.start_soon(attend_starter, mounting.state, mounting.mountpoint)
         await session.serve(signalled, ending, answers, rootfs.clear)
         with trio.CancelScope(shield=True):
-            await subsystems.ingests.sync()
+            await running.one(INGESTS).sync()
             if not opened.is_frozen:
                 await opened.keeper.save_logged()
 
@@ -153,9 +161,10 @@ def _fuse_mount(mounting: Mounting) -> FuseMount:
     return FuseMount(is_shared, mounting.is_trusted, mounting.is_read_only, mounting.source)
 
 
-async def _tidy(subsystems: Subsystems) -> None:
+async def _tidy(containers: ContainerSubsystems, running: Running) -> None:
     """Take away what removals and killed processes left; others need not wait for it."""
-    for work in (partial(finish_deletions, subsystems), subsystems.snapshots.sweep, subsystems.content.sweep_labels):
+    snapshots, content = running.one(SNAPSHOTS), running.one(CONTENT)
+    for work in (partial(finish_deletions, containers), snapshots.sweep, content.sweep_labels):
         try:
             await work()
         except ImgfsError as error:

@@ -114,7 +114,7 @@ def _state_of(mountpoint: str) -> str | None:
 
 def _found(state: Path, *, deep: bool) -> Iterator[Finding]:
     """What is wrong, as it is found. Beside a daemon, what a second look confirms, after the last first look."""
-    from imgfs.assembly import TABLES
+    from imgfs.assembly.tables import TABLES
     from imgfs.check.examiner import Examiner
     from imgfs.check.repair import place_of
 

@@ -67,7 +67,7 @@ def told(finding: Finding) -> dict[str, object]:
 
 def mending(state: Path, *, deep: bool, progress: Reading) -> Iterator[Mended]:
     """Mend each thing as it is found; what the disk refuses is left. Raises Busy if somebody uses it, NoSpace."""
-    from imgfs.assembly import TABLES
+    from imgfs.assembly.tables import TABLES
 
     with locked(state, "for repair"):
         mender = Repair(state, TABLES, progress.moved)

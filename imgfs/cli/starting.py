@@ -8,7 +8,7 @@ import os
 import resource
 from pathlib import Path
 
-from imgfs.assembly import Mounting
+from imgfs.assembly.mounting import Mounting
 from imgfs.cli.failure import Failure
 from imgfs.cli.mount_options import MountOptions
 from imgfs.cli.serving_options import state_of

@@ -9,7 +9,7 @@ from imgfs.errors import Invalid, NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.deleting import check_unused
 from imgfs.fs.node import Directory, Listing, Node, control_number, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import UserSubsystems
 from imgfs.fs.user import UserSnapshot, remove
 from imgfs.rootfs.rootfs import diff_of, rootfs_of
 from imgfs.snapshots.ids import active_id, check_name
@@ -21,7 +21,7 @@ class ActiveDirectory(Directory):
 
     __slots__ = ("_subsystems",)
 
-    def __init__(self, subsystems: Subsystems) -> None:
+    def __init__(self, subsystems: UserSubsystems) -> None:
         super().__init__("snapshots/active", subsystems.shown)
         self._subsystems = subsystems
 
@@ -43,7 +43,7 @@ class ActiveDirectory(Directory):
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
         key = os.fsdecode(name)
-        await check_unused(self._subsystems, key)
+        await self._check_unused(key)
         await remove(self._subsystems, active_id(key), caller)
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
@@ -58,11 +58,14 @@ class ActiveDirectory(Directory):
             # EINVAL of a rename would be told as "a subdirectory of itself".
             raise NotPermitted(error.message) from None
         key = os.fsdecode(old)
-        await check_unused(self._subsystems, key)
+        await self._check_unused(key)
         await _commit(self._subsystems, key, name, caller)
 
+    async def _check_unused(self, key: str) -> None:
+        await check_unused(self._subsystems.containers, self._subsystems.failures, key)
 
-async def _commit(subsystems: Subsystems, key: str, name: str, caller: Caller) -> None:
+
+async def _commit(subsystems: UserSubsystems, key: str, name: str, caller: Caller) -> None:
     """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit.
 
     Who is interrupted while the disk is written finds it active; it is busy until the disk has answered.
@@ -71,7 +74,7 @@ async def _commit(subsystems: Subsystems, key: str, name: str, caller: Caller) -
     await caller.wait(lambda: subsystems.works.join(("commit", key, name), work))
 
 
-async def _leave_and_commit(subsystems: Subsystems, key: str, name: str) -> None:
+async def _leave_and_commit(subsystems: UserSubsystems, key: str, name: str) -> None:
     id = active_id(key)
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
         subsystems.snapshots.check_commit(key, name)

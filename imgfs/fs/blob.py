@@ -11,7 +11,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, FileHandle
 from imgfs.fs.labels import as_xattrs, label_key
 from imgfs.fs.node import SOON, Handle, NoAttribute, Node, control_number
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import BlobSubsystems
 from imgfs.oci.descriptor import Descriptor
 
 
@@ -23,7 +23,7 @@ class BlobFile(Node):
 
     __slots__ = ("_descriptor", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, descriptor: Descriptor) -> None:
+    def __init__(self, subsystems: BlobSubsystems, descriptor: Descriptor) -> None:
         super().__init__(control_number(f"content/{descriptor.digest}"))
         self._subsystems = subsystems
         self._descriptor = descriptor

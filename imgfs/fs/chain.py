@@ -13,7 +13,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.labels import as_xattrs, remove_label, set_label
 from imgfs.fs.layer import LAYER, ChainLayer
 from imgfs.fs.node import ENDLESS, SOON, Directory, Link, Listing, Node, Stale, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ChainSubsystems
 from imgfs.fs.view import ViewNode
 from imgfs.fs.xattrs import as_error, as_moment
 from imgfs.oci.digest import Digest
@@ -26,7 +26,7 @@ class ChainDirectory(Directory):
 
     __slots__ = ("_snapshot", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, snapshot: Snapshot) -> None:
+    def __init__(self, subsystems: ChainSubsystems, snapshot: Snapshot) -> None:
         super().__init__(f"snapshots/{snapshot.chain_id}", subsystems.shown)
         self._subsystems = subsystems
         self._snapshot = snapshot
@@ -106,7 +106,7 @@ class ChainRootfs(Node):
 
     __slots__ = ("_snapshot", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, snapshot: Snapshot, number: int) -> None:
+    def __init__(self, subsystems: ChainSubsystems, snapshot: Snapshot, number: int) -> None:
         super().__init__(number)
         self._subsystems = subsystems
         self._snapshot = snapshot
@@ -161,12 +161,12 @@ class ChainRootfs(Node):
         return ViewNode(view, view.tree.root, self._subsystems.owner)
 
 
-async def seen(subsystems: Subsystems, snapshot: Snapshot, caller: Caller) -> View:
+async def seen(subsystems: ChainSubsystems, snapshot: Snapshot, caller: Caller) -> View:
     """The FUSE view of a chain, made now if need be; what fails is told by its directory's `user.imgfs.error`."""
     return subsystems.views.kept(snapshot) or await caller.wait(lambda: _make(subsystems, snapshot))
 
 
-async def check_merge(subsystems: Subsystems, snapshot: Snapshot) -> Snapshot:
+async def check_merge(subsystems: ChainSubsystems, snapshot: Snapshot) -> Snapshot:
     """Merge the layers of a chain unless they were merged before; raises what speaks against it, and notes it.
 
     A chain whose inodes have numbers was merged, by this daemon or an earlier one.
@@ -176,12 +176,12 @@ async def check_merge(subsystems: Subsystems, snapshot: Snapshot) -> Snapshot:
     return snapshot
 
 
-async def _make(subsystems: Subsystems, snapshot: Snapshot) -> View:
+async def _make(subsystems: ChainSubsystems, snapshot: Snapshot) -> View:
     with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
         return await subsystems.views.get(snapshot)
 
 
-async def show(subsystems: Subsystems, snapshot: Snapshot) -> bool:
+async def show(subsystems: ChainSubsystems, snapshot: Snapshot) -> bool:
     """Have the kernel show a chain (Rootfs.show); what fails is told as `seen` tells it."""
     with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
         return await subsystems.rootfs.show(snapshot)

@@ -27,7 +27,7 @@ from imgfs.fs.files import WRITING, BytesHandle
 from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, Node, control_number, missing
 from imgfs.fs.output import OUTPUT, find_output
 from imgfs.fs.report import ReportFile
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.rootfs.rootfs import rootfs_of
 from imgfs.snapshots.ids import active_id
@@ -46,13 +46,13 @@ class ContainersDirectory(Directory):
 
     __slots__ = ("_subsystems",)
 
-    def __init__(self, subsystems: Subsystems) -> None:
+    def __init__(self, subsystems: ContainerSubsystems) -> None:
         super().__init__("containers", subsystems.shown)
         self._subsystems = subsystems
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if name in _MANY:
-            return ReportFile(self._subsystems, f"containers/{name.decode()}", partial(self._states, _MANY[name]))
+            return ReportFile(f"containers/{name.decode()}", self._shown, partial(self._states, _MANY[name]))
         id = os.fsdecode(name)
         if not is_id(id):
             raise missing(name)
@@ -77,7 +77,7 @@ class ContainersDirectory(Directory):
 class _Ids(Sequence[tuple[bytes, Node]]):
     """A listing whose nodes are made when they are told of: 100,000 at once would hold the event loop."""
 
-    def __init__(self, subsystems: Subsystems, ids: list[str]) -> None:
+    def __init__(self, subsystems: ContainerSubsystems, ids: list[str]) -> None:
         self._subsystems = subsystems
         self._ids = ids
 
@@ -100,7 +100,7 @@ class ContainerDirectory(Directory):
 
     __slots__ = ("_id", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, id: str) -> None:
+    def __init__(self, subsystems: ContainerSubsystems, id: str) -> None:
         super().__init__(f"containers/{id}", subsystems.shown)
         self._subsystems = subsystems
         self._id = id
@@ -160,7 +160,9 @@ class StatusFile(Node):
 
     direct_io = True
 
-    def __init__(self, subsystems: Subsystems, id: str, name: str, mode: int, render: Callable[[Found], bytes]) -> None:
+    def __init__(
+        self, subsystems: ContainerSubsystems, id: str, name: str, mode: int, render: Callable[[Found], bytes]
+    ) -> None:
         super().__init__(control_number(f"containers/{id}/{name}"))
         self._subsystems = subsystems
         self._id = id

@@ -10,7 +10,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.ingest import IngestDirectory
 from imgfs.fs.labels import LABEL, parse_labelling
 from imgfs.fs.node import Directory, Listing, Node, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import BlobSubsystems, IngestSubsystems
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest, is_digest
 
@@ -20,10 +20,10 @@ class ContentDirectory(Directory):
 
     __slots__ = ("_ingest", "_sound", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems) -> None:
+    def __init__(self, subsystems: BlobSubsystems, ingests: IngestSubsystems) -> None:
         super().__init__("content", subsystems.shown)
         self._subsystems = subsystems
-        self._ingest = IngestDirectory(subsystems)
+        self._ingest = IngestDirectory(ingests)
         self._sound: dict[Digest, BlobInfo] = {}
         """Stored blobs whose size is known to be right: looking one up again costs no query."""
 

@@ -18,7 +18,7 @@ from imgfs.fs.node import Link, Node
 from imgfs.fs.plugins import plugins_directory
 from imgfs.fs.repair import RepairFile
 from imgfs.fs.report import ReportFile
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ControlSubsystems
 from imgfs.fs.transfers import TransfersDirectory
 from imgfs.log import ASIDE, unwritten_lines
 from imgfs.oci.digest import Digest
@@ -31,22 +31,22 @@ class ControlDirectory(FixedDirectory):
 
     __slots__ = ("_gc", "_rootfs", "_unlisted")
 
-    def __init__(self, subsystems: Subsystems) -> None:
-        self._gc = GcDirectory(subsystems)
+    def __init__(self, subsystems: ControlSubsystems) -> None:
+        self._gc = GcDirectory(subsystems.shown, subsystems.collector)
         self._unlisted: dict[bytes, Node] = {
-            b"layers": LayerDevices(subsystems),
+            b"layers": LayerDevices(subsystems.chains),
             b"starter": Link(".imgfs/starter", subsystems.shown, os.fspath(subsystems.state / SOCKET)),
         }
-        self._rootfs = subsystems.rootfs
+        self._rootfs = subsystems.chains.rootfs
         deleted = DeletedDirectory(subsystems.shown, subsystems.containers.deleted)
         children: dict[bytes, Node] = {
             **_documents(subsystems),
             b"deleted": FixedDirectory(".imgfs/deleted", subsystems.shown, {b"containers": deleted}),
             b"gc": self._gc,
-            b"leases": LeasesDirectory(subsystems),
+            b"leases": LeasesDirectory(subsystems.shown, subsystems.leases),
             b"plugins": plugins_directory(subsystems.shown, subsystems.plugins),
-            b"transfers": TransfersDirectory(subsystems),
-            b"repair": RepairFile(subsystems),
+            b"transfers": TransfersDirectory(subsystems.shown, subsystems.transfers, subsystems.running),
+            b"repair": RepairFile(subsystems.shown, subsystems.mender),
         }
         super().__init__(".imgfs", subsystems.shown, children)
 
@@ -71,7 +71,7 @@ class ControlDirectory(FixedDirectory):
             raise self.refusal()
 
 
-def _documents(subsystems: Subsystems) -> dict[bytes, Node]:
+def _documents(subsystems: ControlSubsystems) -> dict[bytes, Node]:
     renderers = {
         "version": constant(f"{__version__}\n".encode()),
         "config": constant(subsystems.settings.encode()),
@@ -84,7 +84,7 @@ def _documents(subsystems: Subsystems) -> dict[bytes, Node]:
             for name, render in renderers.items()
         },
         # Its size costs a walk over the stores, which nobody who lists this directory asked for.
-        b"metrics": ReportFile(subsystems, ".imgfs/metrics", subsystems.metrics),
+        b"metrics": ReportFile(".imgfs/metrics", subsystems.shown, subsystems.metrics),
     }
 
 

@@ -11,17 +11,19 @@ import time
 import trio
 
 from imgfs.errors import Busy, ImgfsError
+from imgfs.execution.containers import Containers
 from imgfs.execution.removal import GOING_SECONDS
 from imgfs.fs.caller import Caller
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.rootfs.rootfs import diff_of, rootfs_of
 from imgfs.snapshots.ids import active_id, subject
+from imgfs.transfer.failures import Failures
 
 _POLL_FIRST, _POLL_MOST = 0.001, 0.02
 _log = logging.getLogger("imgfs.execution")
 
 
-async def delete(subsystems: Subsystems, id: str, caller: Caller) -> None:
+async def delete(subsystems: ContainerSubsystems, id: str, caller: Caller) -> None:
     """Delete a container that has ended, with its snapshot. Raises NotFound, Busy while it or its snapshot is used,
     NoSpace, StorageFailed; then it is there as before.
 
@@ -30,7 +32,7 @@ async def delete(subsystems: Subsystems, id: str, caller: Caller) -> None:
     await caller.wait(lambda: subsystems.works.join(("container", id), lambda: _delete(subsystems, id)))
 
 
-async def finish_deletions(subsystems: Subsystems) -> None:
+async def finish_deletions(subsystems: ContainerSubsystems) -> None:
     """Delete what a killed daemon left half deleted, and what was to go with its process and ended without a daemon."""
     await subsystems.containers.sweep()
     for id in await subsystems.containers.unfinished():
@@ -40,16 +42,16 @@ async def finish_deletions(subsystems: Subsystems) -> None:
             _log.warning("container stays; delete it", extra={"id": id, "reason": error.message})
 
 
-async def check_unused(subsystems: Subsystems, key: str) -> None:
+async def check_unused(containers: Containers, failures: Failures, key: str) -> None:
     """Raise Busy if the active snapshot is that of a container which runs: the kernel does not see its mounts."""
-    id, user = active_id(key), await subsystems.containers.user_of(key)
+    id, user = active_id(key), await containers.user_of(key)
     if user is not None:
         error = Busy(f"{subject(id)}: container {user} runs on it; `imgfs delete -f {user}` ends and removes both")
-        subsystems.failures.note(f"snapshots/{id}", error)
+        failures.note(f"snapshots/{id}", error)
         raise error
 
 
-async def _delete(subsystems: Subsystems, id: str) -> None:
+async def _delete(subsystems: ContainerSubsystems, id: str) -> None:
     with subsystems.failures.noting(f"containers/{id}"):
         async with subsystems.containers.ended(id) as container:
             if container is not None:
@@ -63,7 +65,7 @@ async def _delete(subsystems: Subsystems, id: str) -> None:
                 await _take(subsystems, id, snapshot)
 
 
-async def _leave(subsystems: Subsystems, id: str, snapshot: str) -> None:
+async def _leave(subsystems: ContainerSubsystems, id: str, snapshot: str) -> None:
     """Unmount the snapshot. Raises Busy, before anything is written.
 
     Where the container has just ended, the kernel may not have taken its mounts away yet: that is waited for.
@@ -80,7 +82,7 @@ async def _leave(subsystems: Subsystems, id: str, snapshot: str) -> None:
         pause = min(2 * pause, _POLL_MOST)
 
 
-async def _take(subsystems: Subsystems, id: str, snapshot: str | None) -> None:
+async def _take(subsystems: ContainerSubsystems, id: str, snapshot: str | None) -> None:
     with trio.CancelScope(shield=True):
         await subsystems.containers.keep(id)
         try:

@@ -12,7 +12,7 @@ import trio
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
 from imgfs.fs.node import Handle, Node, control_number
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import UserSubsystems
 from imgfs.snapshots.export import export_layer, layer_size
 from imgfs.snapshots.removal import run_walk
 from imgfs.snapshots.rows import Info, Kind
@@ -26,7 +26,7 @@ class UserLayer(Node):
 
     direct_io = True
 
-    def __init__(self, subsystems: Subsystems, number: int) -> None:
+    def __init__(self, subsystems: UserSubsystems, number: int) -> None:
         super().__init__(control_number(f"snapshot/{number}/layer.tar"))
         self._subsystems = subsystems
         self._number = number
@@ -69,7 +69,7 @@ class ExportHandle:
     The snapshot is in use while it is open.
     """
 
-    def __init__(self, subsystems: Subsystems, info: Info, caller: Caller) -> None:
+    def __init__(self, subsystems: UserSubsystems, info: Info, caller: Caller) -> None:
         self._caller = caller.opener()
         self._snapshots = subsystems.snapshots
         self._failures = subsystems.failures

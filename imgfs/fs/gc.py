@@ -5,42 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from imgfs.fs.fixed import FixedDirectory
+from imgfs.fs.node import Shown
 from imgfs.fs.report import ReportFile
-from imgfs.fs.subsystems import Subsystems
+from imgfs.gc.collector import Collector
 from imgfs.oci.digest import Digest
 
 
 class GcDirectory(FixedDirectory):
     """`dry-run`, `dry-run-all` (with what cannot be fetched again) and `last`."""
 
-    __slots__ = ("_last", "_room")
+    __slots__ = ("_collector", "_last")
 
-    def __init__(self, subsystems: Subsystems) -> None:
+    def __init__(self, shown: Shown, collector: Collector) -> None:
         renderers = {
             b"dry-run": self._dry_run,
             b"dry-run-all": self._dry_run_all,
             b"last": self._tell_last,
         }
-        children = {
-            name: ReportFile(subsystems, f".imgfs/gc/{name.decode()}", render) for name, render in renderers.items()
-        }
-        super().__init__(".imgfs/gc", subsystems.shown, children)
-        self._room = subsystems.room
+        children = {name: ReportFile(f".imgfs/gc/{name.decode()}", shown, render) for name, render in renderers.items()}
+        super().__init__(".imgfs/gc", shown, children)
+        self._collector = collector
         self._last = b"{}\n"
 
     async def run(self, *, everything: bool) -> None:
         """Collect garbage, and keep the report."""
-        self._last = (await self._room.collector.collect(everything=everything)).encode()
+        self._last = (await self._collector.collect(everything=everything)).encode()
 
     async def discard(self, digests: Iterable[Digest]) -> None:
         """Take away what nothing refers to of these blobs, and keep the report."""
-        self._last = (await self._room.collector.discard(digests)).encode()
+        self._last = (await self._collector.discard(digests)).encode()
 
     async def _dry_run(self) -> bytes:
-        return (await self._room.collector.collect(dry_run=True)).encode()
+        return (await self._collector.collect(dry_run=True)).encode()
 
     async def _dry_run_all(self) -> bytes:
-        return (await self._room.collector.collect(everything=True, dry_run=True)).encode()
+        return (await self._collector.collect(everything=True, dry_run=True)).encode()
 
     async def _tell_last(self) -> bytes:
         return self._last

@@ -15,10 +15,10 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.chain import check_merge
 from imgfs.fs.files import Document, RenderedFile
 from imgfs.fs.fixed import FixedDirectory
-from imgfs.fs.node import Directory, Link, Listing, Node, control_number, missing
+from imgfs.fs.node import Directory, Link, Listing, Node, Shown, control_number, missing
 from imgfs.fs.push import push_directory
 from imgfs.fs.referrers import ReferrersDirectory
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ImageSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
@@ -34,7 +34,7 @@ class PlatformDirectory(Directory):
 
     __slots__ = ("_depth", "_digest", "_platform", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, digest: Digest, platform: Platform, key: str, depth: int) -> None:
+    def __init__(self, subsystems: ImageSubsystems, digest: Digest, platform: Platform, key: str, depth: int) -> None:
         super().__init__(key, subsystems.shown)
         self._subsystems = subsystems
         self._digest = digest
@@ -46,7 +46,7 @@ class PlatformDirectory(Directory):
             return self._rootfs()
         if name == b"pull":
             return PullFile(self._subsystems, self._digest, self._platform, f"{self._key()}/pull")
-        if pushing := push_directory(self._subsystems, self._digest, self._platform, os.fsdecode(name)):
+        if pushing := self._push(os.fsdecode(name)):
             return pushing
         if name not in (b"manifest.json", b"config.json", b"layers"):
             raise missing(name)
@@ -69,14 +69,17 @@ class PlatformDirectory(Directory):
             return None
 
     async def _parts(self, image: PlatformImage) -> dict[bytes, Node]:
-        subsystems = self._subsystems
-        own = await subsystems.catalog.descriptor(image.digest)
-        size = info.size if (info := subsystems.content.info(image.digest)) else own.size if own else 0
+        blob_files = self._subsystems.blob_files
+        own = await blob_files.catalog.descriptor(image.digest)
+        size = info.size if (info := blob_files.content.info(image.digest)) else own.size if own else 0
         return {
-            b"manifest.json": BlobFile(subsystems, Descriptor(image.digest, size, image.manifest.media_type)),
-            b"config.json": BlobFile(subsystems, image.manifest.config),
-            b"layers": _layers_directory(subsystems, image, f"{self._key()}/layers", self._depth + 1),
+            b"manifest.json": BlobFile(blob_files, Descriptor(image.digest, size, image.manifest.media_type)),
+            b"config.json": BlobFile(blob_files, image.manifest.config),
+            b"layers": _layers_directory(self._shown, image, f"{self._key()}/layers", self._depth + 1),
         }
+
+    def _push(self, name: str) -> Node | None:
+        return push_directory(self._shown, self._subsystems.pushes, self._digest, self._platform, name)
 
     def _rootfs(self) -> Node:
         target = f"{'../' * (self._depth + 1)}snapshots/{self._digest}@{self._platform.slug}/rootfs"
@@ -91,7 +94,7 @@ class ImageDirectory(PlatformDirectory):
 
     __slots__ = ()
 
-    def __init__(self, subsystems: Subsystems, digest: Digest) -> None:
+    def __init__(self, subsystems: ImageSubsystems, digest: Digest) -> None:
         super().__init__(subsystems, digest, subsystems.documents.platform, f"images/{digest}", 1)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
@@ -122,20 +125,20 @@ class ImageDirectory(PlatformDirectory):
         return as_error(self._subsystems.images.failure(self._digest))
 
     def _own(self) -> dict[bytes, Node]:
-        shown = self._subsystems.shown
+        subsystems = self._subsystems
         return {
-            b"status": RenderedFile(f"{self._key()}/status", shown, self._status_text),
-            b"status.json": RenderedFile(f"{self._key()}/status.json", shown, self._status_json),
-            b"referrers": ReferrersDirectory(self._subsystems, self._digest),
+            b"status": RenderedFile(f"{self._key()}/status", self._shown, self._status_text),
+            b"status.json": RenderedFile(f"{self._key()}/status.json", self._shown, self._status_json),
+            b"referrers": ReferrersDirectory(subsystems.blob_files, subsystems.referrers, self._digest),
         }
 
     async def _of_index(self, document: Manifest | Index) -> dict[bytes, Node]:
         if not isinstance(document, Index):
             return {}
-        info = self._subsystems.content.info(self._digest)
+        info = self._subsystems.blob_files.content.info(self._digest)
         own = Descriptor(self._digest, info.size if info else 0, document.media_type)
         return {
-            b"index.json": BlobFile(self._subsystems, own),
+            b"index.json": BlobFile(self._subsystems.blob_files, own),
             b"platforms": _platforms_directory(self._subsystems, self._digest, document),
         }
 
@@ -155,7 +158,7 @@ class PullFile(Document):
 
     __slots__ = ("_digest", "_platform", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, digest: Digest, platform: Platform, key: str) -> None:
+    def __init__(self, subsystems: ImageSubsystems, digest: Digest, platform: Platform, key: str) -> None:
         super().__init__(control_number(key))
         self._subsystems = subsystems
         self._digest = digest
@@ -173,22 +176,22 @@ class PullFile(Document):
         images = self._subsystems.images
         snapshot = await images.snapshot(self._digest, self._platform, hurried=True)
         await gather(
-            [lambda: images.pull(self._digest, self._platform), lambda: check_merge(self._subsystems, snapshot)]
+            [lambda: images.pull(self._digest, self._platform), lambda: check_merge(self._subsystems.chains, snapshot)]
         )
         return snapshot
 
 
-def _layers_directory(subsystems: Subsystems, image: PlatformImage, key: str, depth: int) -> Directory:
+def _layers_directory(shown: Shown, image: PlatformImage, key: str, depth: int) -> Directory:
     """layers/: a link into content/ for each layer, base first, numbered from 0."""
     up = "../" * (depth + 1)
     links = {
-        str(n).encode(): Link(f"{key}/{n}", subsystems.shown, f"{up}content/{layer.digest}")
+        str(n).encode(): Link(f"{key}/{n}", shown, f"{up}content/{layer.digest}")
         for n, layer in enumerate(image.manifest.layers)
     }
-    return FixedDirectory(key, subsystems.shown, links)
+    return FixedDirectory(key, shown, links)
 
 
-def _platforms_directory(subsystems: Subsystems, digest: Digest, index: Index) -> Directory:
+def _platforms_directory(subsystems: ImageSubsystems, digest: Digest, index: Index) -> Directory:
     """platforms/: one directory for each platform of the index."""
     key = f"images/{digest}/platforms"
     platforms = {

@@ -18,7 +18,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.image import ImageDirectory
 from imgfs.fs.listing import list_file
 from imgfs.fs.node import Directory, Link, Listing, Node, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ImageSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.images.names import Name, check_name, reference_of
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
@@ -36,7 +36,7 @@ class NamesDirectory(Directory):
 
     __slots__ = ("_prefix", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, prefix: str) -> None:
+    def __init__(self, subsystems: ImageSubsystems, prefix: str) -> None:
         super().__init__(f"images/{prefix}", subsystems.shown)
         self._subsystems = subsystems
         self._prefix = prefix
@@ -46,14 +46,15 @@ class NamesDirectory(Directory):
         path = self._path(component)
         if not self._prefix and is_digest(component):
             return await self._image(Digest(component))
-        if found := self._link(path) or list_file(self._subsystems, self._prefix, component):
+        subsystems = self._subsystems
+        if found := self._link(path) or list_file(self._shown, subsystems.listings, self._prefix, component):
             return found
         if self._is_directory(path, component):
-            return NamesDirectory(self._subsystems, path)
+            return NamesDirectory(subsystems, path)
         reference = reference_of(path)
-        if reference is None or self._subsystems.config.resolve == "registered":
+        if reference is None or not subsystems.is_resolving:
             raise missing(name)
-        await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
+        await caller.wait(lambda: subsystems.resolver.resolve(reference))
         # `repository:tag@digest` is recorded without the tag, which counts for nothing beside a digest.
         return self._registered(str(reference), name)
 
@@ -164,7 +165,7 @@ class NamesDirectory(Directory):
 
         Below a host, `app:1` is that registry's, as it is for whoever follows a link, and not Docker Hub's.
         """
-        images = self._subsystems.rootfs.places.path("images")
+        images = self._subsystems.chains.rootfs.places.path("images")
         path = posixpath.normpath(posixpath.join(images, self._prefix, text))
         first, slash, _ = text.partition("/")
         if (slash and is_host(first)) or not path.startswith(f"{images}/"):
@@ -179,7 +180,7 @@ class NameLink(Link):
 
     keep = 0.0
 
-    def __init__(self, subsystems: Subsystems, name: Name) -> None:
+    def __init__(self, subsystems: ImageSubsystems, name: Name) -> None:
         super().__init__(f"name/{name.name}", subsystems.shown, _link_target(name.name, name.digest), name.updated)
         self._subsystems = subsystems
         self._name = name.name

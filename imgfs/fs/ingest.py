@@ -21,7 +21,7 @@ from imgfs.content.writer import Writer
 from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import Directory, Handle, Listing, NoAttribute, Node, control_number, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import IngestSubsystems
 from imgfs.fs.xattrs import as_error, as_moment
 from imgfs.gc.allowance import Allowance
 from imgfs.oci.digest import Digest
@@ -35,7 +35,7 @@ class IngestDirectory(Directory):
 
     __slots__ = ("_subsystems",)
 
-    def __init__(self, subsystems: Subsystems) -> None:
+    def __init__(self, subsystems: IngestSubsystems) -> None:
         super().__init__("content/ingest", subsystems.shown)
         self._subsystems = subsystems
 
@@ -116,7 +116,7 @@ class IngestFile(Node):
 
     direct_io = True
 
-    def __init__(self, subsystems: Subsystems, ref: str) -> None:
+    def __init__(self, subsystems: IngestSubsystems, ref: str) -> None:
         self._seen = subsystems.ingests.status(ref)
         # A ref that was removed and started again is another file: an old writer's descriptor stays with the old one.
         super().__init__(control_number(f"content/ingest/{ref}\0{self._seen.started}"))

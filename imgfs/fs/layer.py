@@ -10,7 +10,7 @@ import pyfuse3
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, FileHandle
 from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ChainSubsystems
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Snapshot, SnapshotLayer
 
@@ -27,7 +27,7 @@ class ChainLayer(Node):
 
     __slots__ = ("_snapshot", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, snapshot: Snapshot) -> None:
+    def __init__(self, subsystems: ChainSubsystems, snapshot: Snapshot) -> None:
         super().__init__(control_number(f"snapshots/{snapshot.chain_id}/layer.tar"))
         self._subsystems = subsystems
         self._snapshot = snapshot
@@ -57,7 +57,7 @@ class LayerDevices(Directory):
 
     __slots__ = ("_subsystems",)
 
-    def __init__(self, subsystems: Subsystems) -> None:
+    def __init__(self, subsystems: ChainSubsystems) -> None:
         super().__init__(".imgfs/layers", subsystems.shown)
         self._subsystems = subsystems
 
@@ -78,7 +78,7 @@ class LayerDevice(Node):
 
     direct_io = True
 
-    def __init__(self, subsystems: Subsystems, layer: SnapshotLayer) -> None:
+    def __init__(self, subsystems: ChainSubsystems, layer: SnapshotLayer) -> None:
         super().__init__(control_number(f".imgfs/layers/{layer.diff_id}"))
         self._subsystems = subsystems
         self._layer = layer
@@ -99,7 +99,7 @@ class LayerHandle:
 
     __slots__ = ("_caller", "_layer", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, layer: SnapshotLayer, caller: Caller) -> None:
+    def __init__(self, subsystems: ChainSubsystems, layer: SnapshotLayer, caller: Caller) -> None:
         self._subsystems = subsystems
         self._layer = layer
         self._caller = caller.anonymous()

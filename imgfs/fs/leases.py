@@ -11,11 +11,10 @@ import pyfuse3
 
 from imgfs.errors import Invalid
 from imgfs.fs.caller import Caller
-from imgfs.fs.node import Directory, Link, Listing, NoAttribute, Node, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.node import Directory, Link, Listing, NoAttribute, Node, Shown, missing
 from imgfs.fs.xattrs import as_moment
 from imgfs.leases.resource import parse_resource
-from imgfs.leases.store import Lease
+from imgfs.leases.store import Lease, Leases
 
 _EXPIRES = b"user.imgfs.expires"
 _SECOND = 10**9
@@ -26,26 +25,26 @@ _LATEST = (1 << 63) // _SECOND - 1
 class LeasesDirectory(Directory):
     """mkdir makes a lease, rmdir lets everything go that it pins."""
 
-    __slots__ = ("_subsystems",)
+    __slots__ = ("_leases",)
 
-    def __init__(self, subsystems: Subsystems) -> None:
-        super().__init__(".imgfs/leases", subsystems.shown)
-        self._subsystems = subsystems
+    def __init__(self, shown: Shown, leases: Leases) -> None:
+        super().__init__(".imgfs/leases", shown)
+        self._leases = leases
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
-        lease = self._subsystems.leases.get(os.fsdecode(name))
+        lease = self._leases.get(os.fsdecode(name))
         if lease is None:
             raise missing(name)
-        return LeaseDirectory(self._subsystems, lease)
+        return LeaseDirectory(self._shown, self._leases, lease)
 
     async def entries(self, caller: Caller) -> Listing:
-        return [(os.fsencode(lease.id), LeaseDirectory(self._subsystems, lease)) for lease in self._subsystems.leases]
+        return [(os.fsencode(lease.id), LeaseDirectory(self._shown, self._leases, lease)) for lease in self._leases]
 
     async def mkdir(self, name: bytes, caller: Caller) -> Node:
-        return LeaseDirectory(self._subsystems, await self._subsystems.leases.create(os.fsdecode(name)))
+        return LeaseDirectory(self._shown, self._leases, await self._leases.create(os.fsdecode(name)))
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
-        await self._subsystems.leases.delete(os.fsdecode(name))
+        await self._leases.delete(os.fsdecode(name))
 
 
 class LeaseDirectory(Directory):
@@ -54,11 +53,11 @@ class LeaseDirectory(Directory):
     It does not expire while somebody has the directory open.
     """
 
-    __slots__ = ("_created", "_id", "_subsystems")
+    __slots__ = ("_created", "_id", "_leases")
 
-    def __init__(self, subsystems: Subsystems, lease: Lease) -> None:
-        super().__init__(f".imgfs/leases/{lease.id}/{lease.created}", subsystems.shown)
-        self._subsystems = subsystems
+    def __init__(self, shown: Shown, leases: Leases, lease: Lease) -> None:
+        super().__init__(f".imgfs/leases/{lease.id}/{lease.created}", shown)
+        self._leases = leases
         self._id = lease.id
         self._created = lease.created
 
@@ -75,32 +74,32 @@ class LeaseDirectory(Directory):
         return self._links()
 
     def held(self) -> AbstractContextManager[object]:
-        return self._subsystems.leases.held(self._id)
+        return self._leases.held(self._id)
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
-        await self._subsystems.leases.add(self._id, os.fsdecode(name), parse_resource(os.fsdecode(target)))
+        await self._leases.add(self._id, os.fsdecode(name), parse_resource(os.fsdecode(target)))
         return await self.lookup(name, caller)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
-        await self._subsystems.leases.remove(self._id, os.fsdecode(name))
+        await self._leases.remove(self._id, os.fsdecode(name))
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        expires = self._subsystems.leases.stat(self._id).expires
+        expires = self._leases.stat(self._id).expires
         return {} if expires is None else {_EXPIRES: as_moment(expires)}
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """`user.imgfs.expires`: a moment as RFC 3339 has it, or seconds since the epoch."""
         if name != _EXPIRES:
             raise self.refusal()
-        await self._subsystems.leases.set_expiry(self._id, _moment(value))
+        await self._leases.set_expiry(self._id, _moment(value))
 
     async def remove_xattr(self, name: bytes, caller: Caller) -> None:
         if name not in await self.xattrs():
             raise NoAttribute(f"{name!r}: no such attribute")
-        await self._subsystems.leases.set_expiry(self._id, None)
+        await self._leases.set_expiry(self._id, None)
 
     def _links(self) -> list[tuple[bytes, Node]]:
-        lease = self._subsystems.leases.stat(self._id)
+        lease = self._leases.stat(self._id)
         return [
             (os.fsencode(name), Link(f".imgfs/leases/{lease.id}/{name}", self._shown, f"../../../{resource}"))
             for name, resource in lease.links.items()

@@ -6,20 +6,20 @@ not begin with an underscore.
 
 from __future__ import annotations
 
-from imgfs.fs.node import Node
+from imgfs.fs.node import Node, Shown
 from imgfs.fs.report import ReportFile
-from imgfs.fs.subsystems import Subsystems
+from imgfs.transfer.listings import Listings
 
 TAGS = "_tags"
 CATALOG = "_catalog"
 
 
-def list_file(subsystems: Subsystems, prefix: str, name: str) -> Node | None:
+def list_file(shown: Shown, listings: Listings, prefix: str, name: str) -> Node | None:
     """The file `name` of the directory `images/<prefix>`, if that is one of these."""
     host, _, repository = prefix.partition("/")
-    key, listings = f"images/{prefix}/{name}", subsystems.listings
+    key = f"images/{prefix}/{name}"
     if name == CATALOG and host and not repository:
-        return ReportFile(subsystems, key, lambda: listings.repositories(host))
+        return ReportFile(key, shown, lambda: listings.repositories(host))
     if name == TAGS and repository:
-        return ReportFile(subsystems, key, lambda: listings.tags(host, repository))
+        return ReportFile(key, shown, lambda: listings.tags(host, repository))
     return None

@@ -10,7 +10,7 @@ import pyfuse3
 from imgfs.errors import NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import SOON, Listing, Node, Stale, control_number, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import UserSubsystems
 
 
 class Mountpoint(Node):
@@ -20,7 +20,7 @@ class Mountpoint(Node):
 
     def __init__(
         self,
-        subsystems: Subsystems,
+        subsystems: UserSubsystems,
         number: int,
         name: str,
         show: Callable[[str], Awaitable[bool]],

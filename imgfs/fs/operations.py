@@ -78,7 +78,8 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, subsystems: Subsystems) -> None:
         super().__init__()
-        self._subsystems = subsystems
+        self._chains = subsystems.chains
+        self._space = subsystems.space
         self.served = subsystems.served
         self._waiters = subsystems.served.waiters
         self._inodes = Inodes(Root(subsystems))
@@ -271,7 +272,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        space = await self._caller(ctx).wait(self._subsystems.space)
+        space = await self._caller(ctx).wait(self._space)
         answer = pyfuse3.StatvfsData()
         answer.f_bsize = answer.f_frsize = space.block
         answer.f_blocks, answer.f_bfree, answer.f_bavail = space.total, space.free, space.available
@@ -314,13 +315,13 @@ class Operations(pyfuse3.Operations):
     async def _node(self, number: int, ctx: pyfuse3.RequestContext) -> Node:
         if is_control(number):
             return self._inodes.get(number)
-        snapshot, face, node = self._subsystems.graph.locate(number)
+        snapshot, face, node = self._chains.graph.locate(number)
         if face is Face.ROOTFS and node == 1:
-            return ChainRootfs(self._subsystems, snapshot, number)
-        view = self._subsystems.views.kept(snapshot, face)
+            return ChainRootfs(self._chains, snapshot, number)
+        view = self._chains.views.kept(snapshot, face)
         if view is None:
-            view = await self._caller(ctx).wait(lambda: self._subsystems.views.get(snapshot, face))
-        return ViewNode(view, view.node(node), self._subsystems.owner)
+            view = await self._caller(ctx).wait(lambda: self._chains.views.get(snapshot, face))
+        return ViewNode(view, view.node(node), self._chains.owner)
 
     async def _counted(self, node: Node) -> pyfuse3.EntryAttributes:
         entry = await node.attributes()

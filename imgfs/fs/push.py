@@ -16,41 +16,47 @@ import pyfuse3
 from imgfs.errors import Invalid
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import Document
-from imgfs.fs.node import Directory, Listing, Node, control_number, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missing
 from imgfs.fs.xattrs import as_error
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
 from imgfs.oci.reference import is_host, is_repository, parse_reference
-from imgfs.transfer.push.pushes import Wanted
+from imgfs.transfer.push.pushes import Pushes, Wanted
 
 DOOR = "push"
 _ALL, _REFERRERS = "all", "referrers"
 
 
-def push_directory(subsystems: Subsystems, digest: Digest, platform: Platform, name: str) -> Node | None:
+def push_directory(shown: Shown, pushes: Pushes, digest: Digest, platform: Platform, name: str) -> Node | None:
     """The directory `name` of an image, if that is one of these. `platform` is what it pushes unless it says `all`."""
     door, colon, text = name.partition(":")
     options = text.split(",") if colon else []
     if door != DOOR or not {*options} <= {_ALL, _REFERRERS} or len({*options}) < len(options):
         return None
     which = None if _ALL in options else platform
-    return PushDirectory(subsystems, digest, which, referrers=_REFERRERS in options)
+    return PushDirectory(shown, pushes, digest, which, referrers=_REFERRERS in options)
 
 
 class PushDirectory(Directory):
     """Where names at registries lie to which the image may be pushed: a host or a part of a repository's name."""
 
-    __slots__ = ("_digest", "_platform", "_prefix", "_referrers", "_subsystems")
+    __slots__ = ("_digest", "_platform", "_prefix", "_pushes", "_referrers")
 
     mode = 0o700
 
     def __init__(
-        self, subsystems: Subsystems, digest: Digest, platform: Platform | None, *, referrers: bool, prefix: str = ""
+        self,
+        shown: Shown,
+        pushes: Pushes,
+        digest: Digest,
+        platform: Platform | None,
+        *,
+        referrers: bool,
+        prefix: str = "",
     ) -> None:
         which = platform.slug if platform is not None else _ALL
-        super().__init__(f"images/{digest}/push/{which}/{referrers}/{prefix}", subsystems.shown)
-        self._subsystems = subsystems
+        super().__init__(f"images/{digest}/push/{which}/{referrers}/{prefix}", shown)
+        self._pushes = pushes
         self._digest = digest
         self._platform = platform
         self._referrers = referrers
@@ -61,12 +67,14 @@ class PushDirectory(Directory):
         path = f"{self._prefix}/{component}" if self._prefix else component
         host, _, repository = path.partition("/")
         if is_host(host) and (not repository or is_repository(repository)):
-            return PushDirectory(self._subsystems, self._digest, self._platform, referrers=self._referrers, prefix=path)
+            return PushDirectory(
+                self._shown, self._pushes, self._digest, self._platform, referrers=self._referrers, prefix=path
+            )
         try:
             reference = parse_reference(path)
         except Invalid:
             raise missing(name) from None
-        return PushFile(self._subsystems, Wanted(self._digest, reference, self._platform, self._referrers))
+        return PushFile(self._shown, self._pushes, Wanted(self._digest, reference, self._platform, self._referrers))
 
     async def entries(self, caller: Caller) -> Listing:
         return []
@@ -75,22 +83,23 @@ class PushDirectory(Directory):
 class PushFile(Document):
     """One push. `user.imgfs.progress` tells how far it is while it runs, `user.imgfs.error` why it failed last."""
 
-    __slots__ = ("_subsystems", "_wanted")
+    __slots__ = ("_pushes", "_shown", "_wanted")
 
-    def __init__(self, subsystems: Subsystems, wanted: Wanted) -> None:
+    def __init__(self, shown: Shown, pushes: Pushes, wanted: Wanted) -> None:
         super().__init__(control_number(str(wanted)))
-        self._subsystems = subsystems
+        self._shown = shown
+        self._pushes = pushes
         self._wanted = wanted
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
-        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o400)
+        return self._shown.entry(self.number, stat.S_IFREG | 0o400)
 
     async def content(self, caller: Caller) -> bytes:
-        report = await caller.wait(lambda: self._subsystems.pushes.push(self._wanted))
+        report = await caller.wait(lambda: self._pushes.push(self._wanted))
         return report.encode()
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        pushes = self._subsystems.pushes
+        pushes = self._pushes
         told = pushes.progress(self._wanted)
         progress = {b"user.imgfs.progress": msgspec.json.encode(told)} if told else {}
         return progress | as_error(pushes.failure(self._wanted))

@@ -16,11 +16,11 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
 from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
 from imgfs.fs.report import ReportFile
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import BlobSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.images.referrers import Referrer
 from imgfs.oci.digest import Digest
-from imgfs.transfer.referrers import place_of
+from imgfs.transfer.referrers import Referrers, place_of
 
 _SUFFIX = ".json"
 _ANNOTATIONS_MAX = 60 << 10
@@ -30,11 +30,12 @@ _ANNOTATIONS_MAX = 60 << 10
 class ReferrersDirectory(Directory):
     """What is known to refer to the image `digest`."""
 
-    __slots__ = ("_digest", "_subsystems")
+    __slots__ = ("_blob_files", "_digest", "_referrers")
 
-    def __init__(self, subsystems: Subsystems, digest: Digest) -> None:
-        super().__init__(f"images/{digest}/referrers", subsystems.shown)
-        self._subsystems = subsystems
+    def __init__(self, blob_files: BlobSubsystems, referrers: Referrers, digest: Digest) -> None:
+        super().__init__(f"images/{digest}/referrers", blob_files.shown)
+        self._blob_files = blob_files
+        self._referrers = referrers
         self._digest = digest
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
@@ -48,33 +49,36 @@ class ReferrersDirectory(Directory):
         raise missing(name)
 
     async def entries(self, caller: Caller) -> Listing:
-        known = await self._subsystems.referrers.known(self._digest)
-        return [(f"{one.descriptor.digest}{_SUFFIX}".encode(), ReferrerFile(self._subsystems, one)) for one in known]
+        return [
+            (f"{one.descriptor.digest}{_SUFFIX}".encode(), ReferrerFile(self._blob_files, self._referrers, one))
+            for one in await self._referrers.known(self._digest)
+        ]
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        return as_error(self._subsystems.failures.get(place_of(self._digest)))
+        return as_error(self._blob_files.failures.get(place_of(self._digest)))
 
     def _refresh(self, artifact_type: str, name: str) -> Node:
         async def render() -> bytes:
-            found = await self._subsystems.referrers.refresh(self._digest, artifact_type)
+            found = await self._referrers.refresh(self._digest, artifact_type)
             return "".join(f"{one.descriptor.digest}\n" for one in found).encode()
 
-        return ReportFile(self._subsystems, f"images/{self._digest}/referrers/{name}", render)
+        return ReportFile(f"images/{self._digest}/referrers/{name}", self._shown, render)
 
 
 class ReferrerFile(BlobFile):
     """The document of one referrer: read only if it does refer to the image it is listed for."""
 
-    __slots__ = ("_referrer",)
+    __slots__ = ("_referrer", "_referrers")
 
-    def __init__(self, subsystems: Subsystems, referrer: Referrer) -> None:
-        super().__init__(subsystems, referrer.descriptor)
+    def __init__(self, blob_files: BlobSubsystems, referrers: Referrers, referrer: Referrer) -> None:
+        super().__init__(blob_files, referrer.descriptor)
         self.number = control_number(f"images/{referrer.subject}/referrers/{referrer.descriptor.digest}")
+        self._referrers = referrers
         self._referrer = referrer
 
     async def open(self, flags: int, caller: Caller) -> Handle:
         if not flags & WRITING:
-            await caller.wait(lambda: self._subsystems.referrers.read(self._referrer))
+            await caller.wait(lambda: self._referrers.read(self._referrer))
         return await super().open(flags, caller)
 
     async def xattrs(self) -> dict[bytes, bytes]:

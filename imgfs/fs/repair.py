@@ -11,11 +11,11 @@ import stat
 import msgspec
 import pyfuse3
 
+from imgfs.check.mender import Mender
 from imgfs.errors import ImgfsError
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import Document
-from imgfs.fs.node import control_number
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.node import Shown, control_number
 from imgfs.fs.xattrs import as_error
 
 _DOOR = b"user.imgfs.repair"
@@ -29,10 +29,10 @@ class RepairFile(Document):
 
     __slots__ = ("_error", "_mender", "_shown")
 
-    def __init__(self, subsystems: Subsystems) -> None:
+    def __init__(self, shown: Shown, mender: Mender) -> None:
         super().__init__(control_number(".imgfs/repair"))
-        self._mender = subsystems.mender
-        self._shown = subsystems.shown
+        self._mender = mender
+        self._shown = shown
         self._error = ""
 
     async def attributes(self) -> pyfuse3.EntryAttributes:

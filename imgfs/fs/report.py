@@ -9,22 +9,21 @@ import pyfuse3
 
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import Document
-from imgfs.fs.node import control_number
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.node import Shown, control_number
 
 
 class ReportFile(Document):
     """A report that is made when it is opened; its size is not known before."""
 
-    __slots__ = ("_render", "_subsystems")
+    __slots__ = ("_render", "_shown")
 
-    def __init__(self, subsystems: Subsystems, key: str, render: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, key: str, shown: Shown, render: Callable[[], Awaitable[bytes]]) -> None:
         super().__init__(control_number(key))
-        self._subsystems = subsystems
+        self._shown = shown
         self._render = render
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
-        return self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o444)
+        return self._shown.entry(self.number, stat.S_IFREG | 0o444)
 
     async def content(self, caller: Caller) -> bytes:
         return await caller.wait(self._render)

@@ -20,11 +20,11 @@ class Root(FixedDirectory):
 
     def __init__(self, subsystems: Subsystems) -> None:
         children = {
-            b"images": NamesDirectory(subsystems, ""),
-            b"content": ContentDirectory(subsystems),
-            b"snapshots": SnapshotsDirectory(subsystems),
-            b"containers": ContainersDirectory(subsystems),
-            b".imgfs": ControlDirectory(subsystems),
+            b"images": NamesDirectory(subsystems.images, ""),
+            b"content": ContentDirectory(subsystems.blob_files, subsystems.ingests),
+            b"snapshots": SnapshotsDirectory(subsystems.chains, subsystems.users, subsystems.images.resolver),
+            b"containers": ContainersDirectory(subsystems.containers),
+            b".imgfs": ControlDirectory(subsystems.control),
         }
         super().__init__("", subsystems.shown, children)
         self.number = int(pyfuse3.ROOT_INODE)

@@ -13,66 +13,69 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.chain import ChainDirectory, show
 from imgfs.fs.labels import LABEL, parse_labelling
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ChainSubsystems, UserSubsystems
 from imgfs.fs.user import UserSnapshot, meant, remove
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.platform import Platform, parse_platform
 from imgfs.snapshots.graph import Snapshot
 from imgfs.snapshots.ids import ACTIVE
 from imgfs.snapshots.rows import Info, Kind
+from imgfs.transfer.resolver import Resolver
 
 
 class SnapshotsDirectory(Directory):
     """Lists the chains whose layers are all here, so that walking what is listed needs no registry, and users' own."""
 
-    __slots__ = ("_active", "_subsystems")
+    __slots__ = ("_active", "_chains", "_resolver", "_users")
 
-    def __init__(self, subsystems: Subsystems) -> None:
-        super().__init__("snapshots", subsystems.shown)
-        self._subsystems = subsystems
-        self._active = ActiveDirectory(subsystems)
+    def __init__(self, chains: ChainSubsystems, users: UserSubsystems, resolver: Resolver) -> None:
+        super().__init__("snapshots", users.shown)
+        self._chains = chains
+        self._users = users
+        self._resolver = resolver
+        self._active = ActiveDirectory(users)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         text = os.fsdecode(name)
         if text == ACTIVE:
             return self._active
-        if info := self._subsystems.snapshots.find_own(text):
+        if info := self._users.snapshots.find_own(text):
             return self._own(info)
         digest, at, slug = text.partition("@")
         if not is_digest(digest):
             raise missing(name)
         if at:
             return await self._of_image(name, Digest(digest), slug)
-        snapshot = self._subsystems.graph.find(Digest(digest))
+        snapshot = self._chains.graph.find(Digest(digest))
         if snapshot is None:
             raise missing(name)
-        return ChainDirectory(self._subsystems, snapshot)
+        return ChainDirectory(self._chains, snapshot)
 
     async def entries(self, caller: Caller) -> Listing:
         chains: Listing = [
-            (snapshot.chain_id.encode(), ChainDirectory(self._subsystems, snapshot))
-            for snapshot in self._subsystems.graph
+            (snapshot.chain_id.encode(), ChainDirectory(self._chains, snapshot))
+            for snapshot in self._chains.graph
             if self._is_local(snapshot)
         ]
-        own = [info for info in self._subsystems.snapshots if info.kind is not Kind.ACTIVE]
+        own = [info for info in self._users.snapshots if info.kind is not Kind.ACTIVE]
         return [(b"active", self._active), *chains, *((os.fsencode(info.name), self._own(info)) for info in own)]
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
         """View: another name for a committed snapshot, which pins it."""
-        info = await self._subsystems.snapshots.view(os.fsdecode(name), meant(self._subsystems, os.fsdecode(target)))
+        info = await self._users.snapshots.view(os.fsdecode(name), meant(self._users, os.fsdecode(target)))
         return self._own(info)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
         text = os.fsdecode(name)
         _check_users(text)
-        if self._subsystems.snapshots.stat(text).kind is not Kind.VIEW:
+        if self._users.snapshots.stat(text).kind is not Kind.VIEW:
             raise NotPermitted(f"snapshot {text}: is no view")
-        await self._subsystems.snapshots.remove(text)
+        await self._users.snapshots.remove(text)
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
         text = os.fsdecode(name)
         _check_users(text)
-        await remove(self._subsystems, text, caller)
+        await remove(self._users, text, caller)
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Of a view: rename it, over another view too (`ln -sfn`). Committed snapshots keep their names."""
@@ -81,34 +84,34 @@ class SnapshotsDirectory(Directory):
         _check_users(os.fsdecode(old))
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise NotPermitted("snapshots cannot be exchanged")
-        await self._subsystems.snapshots.rename_view(os.fsdecode(old), os.fsdecode(new))
+        await self._users.snapshots.rename_view(os.fsdecode(old), os.fsdecode(new))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """Label a snapshot, for those who may not write to its directory."""
         if name != LABEL:
             raise self.refusal()
         change = parse_labelling(value)
-        with self._subsystems.failures.noting(f"snapshots/{change.id}"):
+        with self._users.failures.noting(f"snapshots/{change.id}"):
             directory, _, key = change.id.rpartition("/")
             above = self._active if directory == ACTIVE else self
             await change.apply(await above.lookup(os.fsencode(key), caller), caller)
 
     def _own(self, info: Info) -> Node:
         if info.kind is Kind.VIEW:
-            return Link(f"snapshot/{info.number}", self._subsystems.shown, info.parent or "", info.created)
-        return UserSnapshot(self._subsystems, info)
+            return Link(f"snapshot/{info.number}", self._shown, info.parent or "", info.created)
+        return UserSnapshot(self._users, info)
 
     def _is_local(self, snapshot: Snapshot) -> bool:
-        return all(layer.diff_id in self._subsystems.layers for layer in self._subsystems.graph.layers(snapshot))
+        return all(layer.diff_id in self._chains.layers for layer in self._chains.graph.layers(snapshot))
 
     async def _of_image(self, name: bytes, digest: Digest, slug: str) -> Node:
         try:
             platform = parse_platform(slug)
         except Invalid:
             raise missing(name) from None
-        if not await self._subsystems.resolver.is_known(digest):
+        if not await self._resolver.is_known(digest):
             raise missing(name)
-        return ImageLink(self._subsystems, digest, platform)
+        return ImageLink(self._chains, digest, platform)
 
 
 def _check_users(name: str) -> None:
@@ -125,7 +128,7 @@ class ImageLink(Node):
 
     __slots__ = ("_digest", "_platform", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, digest: Digest, platform: Platform) -> None:
+    def __init__(self, subsystems: ChainSubsystems, digest: Digest, platform: Platform) -> None:
         super().__init__(control_number(f"snapshots/{digest}@{platform.slug}"))
         self._subsystems = subsystems
         self._digest = digest

@@ -11,50 +11,56 @@ from imgfs.encoding import indented_json
 from imgfs.errors import NotFound
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import Document
-from imgfs.fs.node import Directory, Listing, Node, control_number, missing
-from imgfs.fs.subsystems import Subsystems
-from imgfs.transfer.progress import Transfer
+from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missing
+from imgfs.transfer.progress import Transfer, Transfers
+from imgfs.transfer.running import TransferReporter
 
 
 class TransfersDirectory(Directory):
     """Called by direction and digest; a number follows where the same bytes go to or come from several places."""
 
-    __slots__ = ("_subsystems",)
+    __slots__ = ("_running", "_transfers")
 
-    def __init__(self, subsystems: Subsystems) -> None:
-        super().__init__(".imgfs/transfers", subsystems.shown)
-        self._subsystems = subsystems
+    def __init__(self, shown: Shown, transfers: Transfers, running: TransferReporter) -> None:
+        super().__init__(".imgfs/transfers", shown)
+        self._transfers = transfers
+        self._running = running
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
-        found = self._subsystems.transfers.named(os.fsdecode(name))
+        found = self._transfers.named(os.fsdecode(name))
         if found is None:
             raise missing(name)
-        return TransferFile(self._subsystems, found)
+        return self._file(found)
 
     async def entries(self, caller: Caller) -> Listing:
-        return [(one.name.encode(), TransferFile(self._subsystems, one)) for one in self._subsystems.transfers]
+        return [(one.name.encode(), self._file(one)) for one in self._transfers]
+
+    def _file(self, transfer: Transfer) -> Node:
+        return TransferFile(self._shown, self._transfers, self._running, transfer)
 
 
 class TransferFile(Document):
     """One transfer as JSON (transfer/running.py says what the keys mean); its time is when it began."""
 
-    __slots__ = ("_subsystems", "_transfer")
+    __slots__ = ("_running", "_shown", "_transfer", "_transfers")
 
-    def __init__(self, subsystems: Subsystems, transfer: Transfer) -> None:
+    def __init__(self, shown: Shown, transfers: Transfers, running: TransferReporter, transfer: Transfer) -> None:
         # Another transfer of the same name is another file.
         super().__init__(control_number(f".imgfs/transfers/{transfer.name}/{transfer.serial}"))
-        self._subsystems = subsystems
+        self._shown = shown
+        self._transfers = transfers
+        self._running = running
         self._transfer = transfer
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         began = round(self._transfer.started * 1e9)
         mode = stat.S_IFREG | 0o444
-        return self._subsystems.shown.entry(self.number, mode, size=len(self._render()), time=began, disk=0)
+        return self._shown.entry(self.number, mode, size=len(self._render()), time=began, disk=0)
 
     async def content(self, caller: Caller) -> bytes:
         return self._render()
 
     def _render(self) -> bytes:
-        if self._subsystems.transfers.named(self._transfer.name) is not self._transfer:
+        if self._transfers.named(self._transfer.name) is not self._transfer:
             raise NotFound(f"transfer {self._transfer.name}: has ended")
-        return indented_json(self._subsystems.running.status(self._transfer))
+        return indented_json(self._running.status(self._transfer))

@@ -15,7 +15,7 @@ from imgfs.fs.labels import as_xattrs, remove_label, set_label
 from imgfs.fs.layer import LAYER
 from imgfs.fs.mountpoint import Mountpoint
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, missing
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import UserSubsystems
 from imgfs.fs.xattrs import as_error, as_moment
 from imgfs.rootfs.rootfs import diff_of, rootfs_of
 from imgfs.snapshots.ids import ACTIVE, ids_of_target
@@ -30,7 +30,7 @@ class UserSnapshot(Directory):
 
     __slots__ = ("_number", "_subsystems")
 
-    def __init__(self, subsystems: Subsystems, info: Info) -> None:
+    def __init__(self, subsystems: UserSubsystems, info: Info) -> None:
         super().__init__(f"snapshot/{info.number}", subsystems.shown)
         self._subsystems = subsystems
         self._number = info.number
@@ -142,7 +142,7 @@ class ParentLink(Link):
     keep = 0.0
 
 
-async def remove(subsystems: Subsystems, id: str, caller: Caller) -> None:
+async def remove(subsystems: UserSubsystems, id: str, caller: Caller) -> None:
     """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used.
 
     Who is interrupted may find it there still, or gone; its disk is given back behind him.
@@ -150,13 +150,13 @@ async def remove(subsystems: Subsystems, id: str, caller: Caller) -> None:
     await caller.wait(lambda: subsystems.works.join(("remove", id), lambda: _remove(subsystems, id)))
 
 
-async def _remove(subsystems: Subsystems, id: str) -> None:
+async def _remove(subsystems: UserSubsystems, id: str) -> None:
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
         await subsystems.rootfs.leave(id)
         await subsystems.snapshots.remove(id)
 
 
-def meant(subsystems: Subsystems, target: str, *base: str) -> str:
+def meant(subsystems: UserSubsystems, target: str, *base: str) -> str:
     """The id that a link's target means: of those it may mean, the first that is there."""
     ids = ids_of_target(target, *base)
     return next((id for id in ids if subsystems.snapshots.find(id)), ids[0])

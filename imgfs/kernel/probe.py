@@ -9,7 +9,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from imgfs.errors import ImgfsError, NoSpace, from_os
@@ -49,6 +49,10 @@ class Capabilities:
     overlay: Capability
     overlay_over_erofs: Capability
     fuse_overlayfs: Capability
+
+    def by_name(self) -> dict[str, Capability]:
+        """Each with what it is called here."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def probe(state: Path) -> Capabilities:

@@ -9,4 +9,4 @@ from imgfs.plugins.contract import Kind
 CONFIG = Kind("config", Config)
 """The options of the daemon, which are not a plugin's own."""
 DATABASE = Kind("database", Database)
-"""The tables of the state directory; those of imgfs's rooms, as assembly.py names them."""
+"""The tables of the state directory; those of imgfs's rooms, as assembly/tables.py names them."""

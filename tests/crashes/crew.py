@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imgfs.assembly import TABLES
+from imgfs.assembly.tables import TABLES
 from imgfs.check.examiner import Examiner
 from imgfs.content.durable import TEMPORARY
 from imgfs.oci.chain import chain_ids

@@ -9,7 +9,7 @@ import pytest
 
 from imgfs.fs.chain import ChainRootfs
 from imgfs.fs.node import ENDLESS, SOON, Shown
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ChainSubsystems
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Snapshot
 
@@ -46,6 +46,6 @@ class FakeSubsystems:
     ],
 )
 async def test_the_kernel_keeps_the_attributes_of_a_rootfs(is_mounting: bool, bound: bool, seconds: float) -> None:
-    subsystems = cast(Subsystems, FakeSubsystems(FakeRootfs(is_mounting, bound)))
+    subsystems = cast(ChainSubsystems, FakeSubsystems(FakeRootfs(is_mounting, bound)))
     entry = await ChainRootfs(subsystems, CHAIN, 2).attributes()
     assert entry.attr_timeout == pytest.approx(seconds)

@@ -18,7 +18,7 @@ from imgfs.execution.containers import Containers
 from imgfs.execution.records import Records
 from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.deleting import delete, finish_deletions
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.transfer.failures import Failures
 from tests.support.containers import fabricated, stopped
 
@@ -60,7 +60,7 @@ class FakeRest:
 
 
 class FakeSubsystems:
-    """As much of Subsystems as a deletion needs."""
+    """As much of ContainerSubsystems as a deletion needs."""
 
     def __init__(self, state: Path, nursery: trio.Nursery) -> None:
         self.records = Records(state)
@@ -71,8 +71,8 @@ class FakeSubsystems:
         self.works: Flights[None] = Flights(nursery, grace=0, memory=0)
 
     @property
-    def value(self) -> Subsystems:
-        return cast(Subsystems, self)
+    def value(self) -> ContainerSubsystems:
+        return cast(ContainerSubsystems, self)
 
     def add(self, **changes: object) -> None:
         """A container that ended a minute ago."""

@@ -13,7 +13,7 @@ import trio
 from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.mountpoint import Mountpoint
 from imgfs.fs.node import Stale
-from imgfs.fs.subsystems import Subsystems
+from imgfs.fs.subsystems import UserSubsystems
 from imgfs.rootfs.places import Places
 from imgfs.rootfs.rootfs import rootfs_of
 from tests.rootfs.fakes import FakeKernel
@@ -36,7 +36,7 @@ def mountpoint(mounting: Mounting, nursery: trio.Nursery) -> Mountpoint:
         failures=SimpleNamespace(noting=lambda subject: nullcontext()),
         rootfs=SimpleNamespace(places=Places("/mnt", nursery, FakeKernel())),
     )
-    return Mountpoint(cast(Subsystems, subsystems), 7, "rootfs", mounting.show, rootfs_of)
+    return Mountpoint(cast(UserSubsystems, subsystems), 7, "rootfs", mounting.show, rootfs_of)
 
 
 async def test_listing_it_mounts_and_has_the_path_walked_again(nursery: trio.Nursery) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgfs.assembly import TABLES
+from imgfs.assembly.tables import TABLES
 from imgfs.errors import Malformed
 from imgfs.rescue.copy import FILE, OLD, Copy, decode, encode, newest, save
 

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from imgfs.assembly import TABLES
+from imgfs.assembly.tables import TABLES
 from imgfs.database.damage import Damaged
 from imgfs.database.database import Database
 from imgfs.images.names import Names

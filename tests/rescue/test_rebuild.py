@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.assembly import TABLES
+from imgfs.assembly.tables import TABLES
 from imgfs.content.labels import Labels
 from imgfs.database.database import Database
 from imgfs.errors import NoSpace

@@ -1,0 +1,27 @@
+"""The tables of the database: all rooms', as one value."""
+
+from __future__ import annotations
+
+from imgfs.content import labels
+from imgfs.images import catalog, names
+from imgfs.leases import clock, store
+from imgfs.registry.push import sessions
+from imgfs.rescue.rebuild import Tables
+from imgfs.rescue.relearn import relearn
+from imgfs.snapshots import graph, notes, rows
+
+TABLES = Tables(
+    schemas=(
+        names.SCHEMA,
+        catalog.SCHEMA,
+        graph.SCHEMA,
+        rows.SCHEMA,
+        labels.SCHEMA,
+        store.SCHEMA,
+        clock.SCHEMA,
+        sessions.SCHEMA,
+    ),
+    kept=(names.KEPT, labels.KEPT, *rows.KEPT, graph.KEPT, *store.KEPT),
+    finders=(notes.adopt, relearn),
+)
+"""What the database consists of, and what of it files cannot rebuild."""

@@ -1,0 +1,171 @@
+"""The tree's subsystems, out of the plugins that run."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import trio
+
+from imgfs.aio.flight import Flights
+from imgfs.assembly.description import describe
+from imgfs.assembly.given import Opened
+from imgfs.assembly.mounting import Mounting
+from imgfs.check.kinds import CHECK
+from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.execution.containers import CONTAINERS
+from imgfs.figures import exposed
+from imgfs.fs.caller import Waiters
+from imgfs.fs.node import Shown
+from imgfs.fs.served import Served
+from imgfs.fs.subsystems import (
+    BlobSubsystems,
+    ChainSubsystems,
+    ContainerSubsystems,
+    ControlSubsystems,
+    ImageSubsystems,
+    IngestSubsystems,
+    Subsystems,
+    UserSubsystems,
+)
+from imgfs.gc.allowance import Allowance
+from imgfs.gc.kinds import GC
+from imgfs.gc.limits import Limits
+from imgfs.gc.room import Room
+from imgfs.gc.space import Space, space_of
+from imgfs.images.kinds import CATALOG, NAMES
+from imgfs.layers.kinds import LAYERS
+from imgfs.leases.kinds import LEASES
+from imgfs.plugins.running import Running
+from imgfs.rootfs.kinds import ROOTFS, TERMS
+from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
+from imgfs.transfer.kinds import PUSH, TRANSFER
+
+
+def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems:
+    """Everything that the tree shows, out of the plugins. Raises NotStarted where one that it needs does not run."""
+    served, works = Served(Waiters(trio.Event())), Flights[None](running.nursery, grace=0, memory=0)
+    shown = Shown(os.geteuid(), os.getegid(), time.time_ns())
+    room, limits = running.one(GC), mounting.limits
+    blob_files, chains = _blob_files(running, shown), _chains(running, shown)
+    return Subsystems(
+        shown=shown,
+        config=mounting.config,
+        served=served,
+        space=lambda: _space(room, limits),
+        images=_images(running, blob_files, chains, is_resolving=mounting.config.resolve != "registered"),
+        blob_files=blob_files,
+        ingests=_ingests(running, shown, Allowance(room, limits)),
+        chains=chains,
+        users=_users(running, shown, works),
+        containers=_containers(running, shown, works),
+        control=_control(mounting, opened, running, chains, served),
+    )
+
+
+def _blob_files(running: Running, shown: Shown) -> BlobSubsystems:
+    transfer = running.one(TRANSFER)
+    return BlobSubsystems(
+        shown=shown,
+        failures=transfer.failures,
+        content=running.one(CONTENT),
+        catalog=running.one(CATALOG),
+        blobs=transfer.blobs,
+        transfers=transfer.transfers,
+    )
+
+
+def _ingests(running: Running, shown: Shown, allowance: Allowance) -> IngestSubsystems:
+    transfer = running.one(TRANSFER)
+    return IngestSubsystems(
+        shown=shown,
+        failures=transfer.failures,
+        ingests=running.one(INGESTS),
+        allowance=allowance,
+        blobs=transfer.blobs,
+    )
+
+
+def _chains(running: Running, shown: Shown) -> ChainSubsystems:
+    transfer = running.one(TRANSFER)
+    return ChainSubsystems(
+        shown=shown,
+        failures=transfer.failures,
+        graph=running.one(CHAINS),
+        layers=running.one(LAYERS),
+        images=transfer.images,
+        views=running.one(VIEWS),
+        rootfs=running.one(ROOTFS),
+        snapshots=running.one(SNAPSHOTS),
+        owner=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()),
+    )
+
+
+def _users(running: Running, shown: Shown, works: Flights[None]) -> UserSubsystems:
+    return UserSubsystems(
+        shown=shown,
+        failures=running.one(TRANSFER).failures,
+        snapshots=running.one(SNAPSHOTS),
+        rootfs=running.one(ROOTFS),
+        containers=running.one(CONTAINERS),
+        works=works,
+    )
+
+
+def _containers(running: Running, shown: Shown, works: Flights[None]) -> ContainerSubsystems:
+    return ContainerSubsystems(
+        shown=shown,
+        failures=running.one(TRANSFER).failures,
+        containers=running.one(CONTAINERS),
+        snapshots=running.one(SNAPSHOTS),
+        rootfs=running.one(ROOTFS),
+        works=works,
+    )
+
+
+def _images(
+    running: Running, blob_files: BlobSubsystems, chains: ChainSubsystems, *, is_resolving: bool
+) -> ImageSubsystems:
+    transfer = running.one(TRANSFER)
+    return ImageSubsystems(
+        shown=chains.shown,
+        failures=transfer.failures,
+        names=running.one(NAMES),
+        resolver=transfer.resolver,
+        is_resolving=is_resolving,
+        listings=transfer.listings,
+        documents=transfer.documents,
+        images=transfer.images,
+        status=transfer.status,
+        referrers=transfer.referrers,
+        pushes=running.one(PUSH),
+        blob_files=blob_files,
+        chains=chains,
+    )
+
+
+def _control(
+    mounting: Mounting, opened: Opened, running: Running, chains: ChainSubsystems, served: Served
+) -> ControlSubsystems:
+    started, terms, transfer = chains.shown.started, running.one(TERMS), running.one(TRANSFER)
+    is_read_only = running.one(CONTENT).is_read_only
+    return ControlSubsystems(
+        shown=chains.shown,
+        state=mounting.state,
+        settings=mounting.settings.render({name: report.settings for name, report in running.reports.items()}),
+        plugins=running.reports,
+        describe=lambda: describe(mounting, started, terms, opened.rebuilt, is_read_only=is_read_only),
+        metrics=lambda: exposed(running, served, started),
+        collector=running.one(GC).collector,
+        leases=running.one(LEASES).leases,
+        mender=running.one(CHECK),
+        transfers=transfer.transfers,
+        running=transfer.running,
+        containers=running.one(CONTAINERS),
+        chains=chains,
+    )
+
+
+async def _space(room: Room, limits: Limits) -> Space:
+    """What `df` says of the tree. Raises StorageFailed."""
+    return space_of(await room.disk(), limits, await room.used() if limits.quota else 0)
