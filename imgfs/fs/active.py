@@ -11,7 +11,7 @@ from imgfs.fs.deleting import check_unused
 from imgfs.fs.node import Directory, Listing, Node, control_number, missing
 from imgfs.fs.subsystems import UserSubsystems
 from imgfs.fs.user import UserSnapshot, remove
-from imgfs.rootfs.rootfs import diff_of, rootfs_of
+from imgfs.rootfs.places import diff_of, rootfs_of
 from imgfs.snapshots.ids import active_id, check_name
 from imgfs.snapshots.rows import Kind
 
@@ -78,6 +78,6 @@ async def _leave_and_commit(subsystems: UserSubsystems, key: str, name: str) -> 
     id = active_id(key)
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
         subsystems.snapshots.check_commit(key, name)
-        await subsystems.rootfs.settle(id)
-        await subsystems.rootfs.leave(id)
+        await subsystems.rootfs.users.settle(id)
+        await subsystems.rootfs.users.leave(id)
         await subsystems.snapshots.commit(key, name)

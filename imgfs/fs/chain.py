@@ -64,7 +64,7 @@ class ChainDirectory(Directory):
             b"user.imgfs.usage": str(self._usage()).encode(),
         }
         rootfs, images = self._subsystems.rootfs, self._subsystems.images
-        error = images.snapshot_failure(self._snapshot) or rootfs.refusal(chain_id)
+        error = images.snapshot_failure(self._snapshot) or rootfs.chains.refusal(chain_id)
         return facts | as_error(error) | as_xattrs(store.labels(chain_id))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
@@ -80,7 +80,7 @@ class ChainDirectory(Directory):
 
     async def _rootfs(self, caller: Caller) -> Node:
         first = self._subsystems.graph.first_inode(self._snapshot)
-        if first is None or not self._subsystems.rootfs.is_kernel:
+        if first is None or not self._subsystems.rootfs.chains.is_kernel:
             view = await seen(self._subsystems, self._snapshot, caller)
             first = view.first
         return ChainRootfs(self._subsystems, self._snapshot, first)
@@ -115,11 +115,11 @@ class ChainRootfs(Node):
         rootfs = self._subsystems.rootfs
         if caller.is_daemon:
             return
-        is_new = not rootfs.is_shown(self._snapshot) and await caller.wait(
+        is_new = not rootfs.chains.is_shown(self._snapshot) and await caller.wait(
             lambda: show(self._subsystems, self._snapshot)
         )
         # An overlay that lies on this directory has it open: its readers cannot walk again, and see the same files.
-        if is_new and not rootfs.is_lower(self._snapshot):
+        if is_new and not rootfs.chains.is_lower(self._snapshot):
             raise Stale(f"snapshot {self._snapshot.chain_id}: is mounted now; walk again")
         await seen(self._subsystems, self._snapshot, caller)
 
@@ -139,9 +139,9 @@ class ChainRootfs(Node):
         Under a mount of itself nobody need come by, for a second after that is gone neither: the files are the same.
         """
         rootfs = self._subsystems.rootfs
-        if not rootfs.is_mounting:
+        if not rootfs.chains.is_mounting:
             return ENDLESS
-        return SOON if rootfs.is_bound(self._snapshot) else 0.0
+        return SOON if rootfs.chains.is_bound(self._snapshot) else 0.0
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         return await (await self._root(caller)).lookup(name, caller)
@@ -184,4 +184,4 @@ async def _make(subsystems: ChainSubsystems, snapshot: Snapshot) -> View:
 async def show(subsystems: ChainSubsystems, snapshot: Snapshot) -> bool:
     """Have the kernel show a chain (Rootfs.show); what fails is told as `seen` tells it."""
     with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
-        return await subsystems.rootfs.show(snapshot)
+        return await subsystems.rootfs.chains.show(snapshot)

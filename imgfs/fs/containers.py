@@ -29,7 +29,7 @@ from imgfs.fs.output import OUTPUT, find_output
 from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.fs.xattrs import as_error
-from imgfs.rootfs.rootfs import rootfs_of
+from imgfs.rootfs.places import rootfs_of
 from imgfs.snapshots.ids import active_id
 
 OPEN, CLOSED = 0o444, 0o400

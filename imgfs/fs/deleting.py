@@ -15,7 +15,7 @@ from imgfs.execution.containers import Containers
 from imgfs.execution.removal import GOING_SECONDS
 from imgfs.fs.caller import Caller
 from imgfs.fs.subsystems import ContainerSubsystems
-from imgfs.rootfs.rootfs import diff_of, rootfs_of
+from imgfs.rootfs.places import diff_of, rootfs_of
 from imgfs.snapshots.ids import active_id, subject
 from imgfs.transfer.failures import Failures
 
@@ -73,7 +73,7 @@ async def _leave(subsystems: ContainerSubsystems, id: str, snapshot: str) -> Non
     going, pause = subsystems.containers.changed(id) / 1e9 + GOING_SECONDS, _POLL_FIRST
     while True:
         try:
-            await subsystems.rootfs.leave(snapshot)
+            await subsystems.rootfs.users.leave(snapshot)
             return
         except Busy:
             if not time.time() < going < time.time() + 2 * GOING_SECONDS:

@@ -44,7 +44,7 @@ class UserLayer(Node):
             raise self.refusal()
         info = self._subsystems.snapshots.numbered(self._number)
         with self._subsystems.failures.noting(f"snapshots/{info.id}"):
-            await caller.wait(lambda: self._subsystems.rootfs.settle(info.id))
+            await caller.wait(lambda: self._subsystems.rootfs.users.settle(info.id))
             return ExportHandle(self._subsystems, info, caller)
 
     async def _measure(self) -> int:

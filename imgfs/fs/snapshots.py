@@ -143,19 +143,19 @@ class ImageLink(Node):
         snapshot = images.local_snapshot(self._digest, self._platform)
         if snapshot is None:
             snapshot = await caller.wait(self._bring)
-        elif not rootfs.is_shown(snapshot):
+        elif not rootfs.chains.is_shown(snapshot):
             await caller.wait(lambda: show(self._subsystems, snapshot))
         return snapshot.chain_id.encode()
 
     async def _bring(self) -> Snapshot:
         images, rootfs = self._subsystems.images, self._subsystems.rootfs
         known = await images.known_snapshot(self._digest, self._platform)
-        if known is not None and await rootfs.is_lazy(known):
+        if known is not None and await rootfs.chains.is_lazy(known):
             await show(self._subsystems, known)
             return known
         snapshot = await images.snapshot(self._digest, self._platform)
-        if rootfs.is_small(snapshot):
+        if rootfs.chains.is_small(snapshot):
             await show(self._subsystems, snapshot)
         else:
-            rootfs.prepare(snapshot)
+            rootfs.chains.prepare(snapshot)
         return snapshot

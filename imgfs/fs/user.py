@@ -17,7 +17,7 @@ from imgfs.fs.mountpoint import Mountpoint
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, missing
 from imgfs.fs.subsystems import UserSubsystems
 from imgfs.fs.xattrs import as_error, as_moment
-from imgfs.rootfs.rootfs import diff_of, rootfs_of
+from imgfs.rootfs.places import diff_of, rootfs_of
 from imgfs.snapshots.ids import ACTIVE, ids_of_target
 from imgfs.snapshots.rows import Info, Kind
 
@@ -118,9 +118,9 @@ class UserSnapshot(Directory):
     def _children(self) -> Iterator[tuple[bytes, Node]]:
         info, subsystems = self._info, self._subsystems
         rootfs = subsystems.rootfs
-        yield b"rootfs", Mountpoint(subsystems, self._number, "rootfs", rootfs.show_user, rootfs_of)
-        if rootfs.is_mounting:
-            yield b"diff", Mountpoint(subsystems, self._number, "diff", rootfs.show_changes, diff_of)
+        yield b"rootfs", Mountpoint(subsystems, self._number, "rootfs", rootfs.users.show, rootfs_of)
+        if rootfs.chains.is_mounting:
+            yield b"diff", Mountpoint(subsystems, self._number, "diff", rootfs.users.show_changes, diff_of)
         elif not info.damaged:  # no bind mount for an ordinary user, whose directory it is
             yield b"diff", self._link(b"diff", str(subsystems.snapshots.upper(info.id)))
         if info.parent is not None:
@@ -152,7 +152,7 @@ async def remove(subsystems: UserSubsystems, id: str, caller: Caller) -> None:
 
 async def _remove(subsystems: UserSubsystems, id: str) -> None:
     with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
-        await subsystems.rootfs.leave(id)
+        await subsystems.rootfs.users.leave(id)
         await subsystems.snapshots.remove(id)
 
 

@@ -6,7 +6,7 @@ So all that shows a chain shares its page cache, and a chain is opened once howe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,10 @@ class Lowers:
         self._opening: Flights[Detached] = Flights(nursery, memory=0)
         self._held: Counter[Digest] = Counter()
         """How many are about to mount each chain, or something over it."""
+        self._users: dict[str, Digest] = {}
+        """The chain that shows at each place, or below it."""
+        self._directories: set[str] = set()
+        """Those of them that lie on the chain's directory in the tree."""
 
     def __iter__(self) -> Iterator[Digest]:
         """The chains that are open."""
@@ -72,9 +76,28 @@ class Lowers:
         found = self._opened.get(chain.chain_id)
         return found or await self._opening.join(chain.chain_id, lambda: self._open(chain))
 
-    def close_unused(self, used: Iterable[Digest]) -> None:
-        """Close the mounts of all chains but those `used` and held; what is mounted from one stays."""
-        kept = {*used, *(+self._held)}
+    def use(self, place: str, chain_id: Digest, *, as_directory: bool = False) -> None:
+        """A chain is going to show at a place: by its mount, or in the tree `as_directory`."""
+        self._users[place] = chain_id
+        if as_directory:
+            self._directories.add(place)
+
+    def users(self) -> dict[str, Digest]:
+        """The chain at each place."""
+        return dict(self._users)
+
+    def is_directory(self, chain_id: Digest) -> bool:
+        """Whether something lies on the chain's directory in the tree, so that who reads it comes by there."""
+        return any(self._users[place] == chain_id for place in self._directories)
+
+    def close_unused(self, is_taken: Callable[[str], bool]) -> None:
+        """Close the mounts of all chains but those held and those at places that are taken.
+
+        What is mounted from one stays.
+        """
+        self._users = {place: chain for place, chain in self._users.items() if is_taken(place)}
+        self._directories &= self._users.keys()
+        kept = {*self._users.values(), *(+self._held)}
         for chain_id in [one for one in self._opened if one not in kept]:
             self._opened.pop(chain_id).close()
 

@@ -228,3 +228,13 @@ def _shown_at(mount: Mount, path: str) -> str | None:
     root = PurePosixPath(mount.root)
     wanted = PurePosixPath(path)
     return str(PurePosixPath(mount.mountpoint) / wanted.relative_to(root)) if wanted.is_relative_to(root) else None
+
+
+def rootfs_of(id: str) -> str:
+    """The place of a snapshot's rootfs."""
+    return f"snapshots/{id}/rootfs"
+
+
+def diff_of(id: str) -> str:
+    """The place of a snapshot's own changes."""
+    return f"snapshots/{id}/diff"

@@ -17,12 +17,17 @@ CHAIN = Snapshot(1, Digest.of(b"chain"), None, None, None, 0)
 
 
 @dataclass
-class FakeRootfs:
+class FakeChains:
     is_mounting: bool
     bound: bool
 
     def is_bound(self, _: Snapshot) -> bool:
         return self.bound
+
+
+@dataclass
+class FakeRootfs:
+    chains: FakeChains
 
 
 class NoViews:
@@ -46,6 +51,6 @@ class FakeSubsystems:
     ],
 )
 async def test_the_kernel_keeps_the_attributes_of_a_rootfs(is_mounting: bool, bound: bool, seconds: float) -> None:
-    subsystems = cast(ChainSubsystems, FakeSubsystems(FakeRootfs(is_mounting, bound)))
+    subsystems = cast(ChainSubsystems, FakeSubsystems(FakeRootfs(FakeChains(is_mounting, bound))))
     entry = await ChainRootfs(subsystems, CHAIN, 2).attributes()
     assert entry.attr_timeout == pytest.approx(seconds)

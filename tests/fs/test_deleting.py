@@ -41,6 +41,10 @@ class FakeRest:
     def places(self) -> FakeRest:
         return self
 
+    @property
+    def users(self) -> FakeRest:
+        return self
+
     @contextmanager
     def closed(self, *places: str) -> Generator[None]:
         assert set(places) == {f"snapshots/{NAME}/rootfs", f"snapshots/{NAME}/diff"}

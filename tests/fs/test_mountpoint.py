@@ -14,8 +14,7 @@ from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.mountpoint import Mountpoint
 from imgfs.fs.node import Stale
 from imgfs.fs.subsystems import UserSubsystems
-from imgfs.rootfs.places import Places
-from imgfs.rootfs.rootfs import rootfs_of
+from imgfs.rootfs.places import Places, rootfs_of
 from tests.rootfs.fakes import FakeKernel
 
 
