@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,12 @@ import click
 from imgfs.cli.failure import Failure, from_error
 from imgfs.cli.options import Command, mountpoint_argument
 from imgfs.cli.serving_options import asked_for, config_option, mount_options_option, state_of, state_option
-from imgfs.errors import ImgfsError
+from imgfs.errors import Busy, ImgfsError
 
 _END_PATIENCE = 20
+"""Seconds that a daemon has to end."""
+_BUSY_PATIENCE = 1.0
+"""Seconds in which a tree that was left comes to rest."""
 
 
 @click.command(cls=Command)
@@ -78,14 +82,33 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
         raise Failure(f"{path}: what is mounted there is no tree of imgfs; `umount {path}` takes it away", errno.EPERM)
     is_orphan = is_dead(path)
     pid = None if is_orphan else _daemon_of(path)
-    if pid is not None and not lazy:
+    if pid is None or lazy:
+        unmount(path, detach=lazy or is_orphan)
+        return
+    _unmount(path)
+    # A copy of the mount in another namespace keeps the connection alive, and would keep its daemon too.
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    _wait_for_end(pid)
+
+
+def _unmount(path: str) -> None:
+    """Take the tree away, and before it what the daemon mounted below it. Raises Busy.
+
+    Somebody who has just left may have had a view mounted that comes between the two: then once more.
+    """
+    from imgfs.kernel.mounts import unmount
+
+    deadline = time.monotonic() + _BUSY_PATIENCE
+    while True:
         _take_views_away(path)
-    unmount(path, detach=lazy or is_orphan)
-    if pid is not None and not lazy:
-        # A copy of the mount in another namespace keeps the connection alive, and would keep its daemon too.
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        _wait_for_end(pid)
+        try:
+            unmount(path)
+            return
+        except Busy:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_BUSY_PATIENCE / 20)
 
 
 def _daemon_of(path: str) -> int | None:

@@ -62,7 +62,7 @@ class Chains:
         """Chains that could not even have a read-only mount of their FUSE view."""
         self._bound: set[str] = set()
         """Places whose last mount was a read-only one of the FUSE view beneath."""
-        self._preparing: set[Digest] = set()
+        self._preparing: dict[Digest, trio.CancelScope] = {}
 
     @property
     def is_kernel(self) -> bool:
@@ -107,8 +107,13 @@ class Chains:
         Building the metadata image of a big one takes about a tenth of the time that bringing it here took.
         """
         if not self.is_shown(snapshot):
-            self._preparing.add(snapshot.chain_id)
+            self._preparing[snapshot.chain_id] = trio.CancelScope()
             self._nursery.start_soon(self._prepare, snapshot)
+
+    def forgo(self) -> None:
+        """Leave those that are going to be mounted to the next walk: the tree is about to be unmounted."""
+        for scope in self._preparing.values():
+            scope.cancel()
 
     def is_small(self, snapshot: Snapshot) -> bool:
         """Whether its metadata image is built in no time worth the mention."""
@@ -163,7 +168,9 @@ class Chains:
             return False
 
     async def _prepare(self, snapshot: Snapshot) -> None:
-        await trio.sleep(BREATH)
-        self._preparing.discard(snapshot.chain_id)
-        with suppress(ImgfsError):  # told to whoever reads
-            await self.show(snapshot)
+        with self._preparing[snapshot.chain_id] as breath:
+            await trio.sleep(BREATH)
+        del self._preparing[snapshot.chain_id]
+        if not breath.cancelled_caught:
+            with suppress(ImgfsError):  # told to whoever reads
+                await self.show(snapshot)

@@ -67,6 +67,7 @@ class Rootfs:
 
     async def clear(self) -> None:
         """Take every mount away, so that the tree can be unmounted. Raises Busy while one is used."""
+        self.chains.forgo()
         try:
             await self.places.clear()
         finally:

@@ -226,6 +226,14 @@ def test_umount_of_a_used_tree_is_busy_and_lazy_takes_it_away(idle: Mounted, reg
         assert process.wait(PATIENCE) == 0
 
 
+def test_umount_waits_a_moment_for_somebody_who_is_just_leaving(idle: Mounted) -> None:
+    with foreground(idle) as process, subprocess.Popen(["sleep", "0.3"], cwd=idle.path / "images") as leaving:
+        done = idle.run("umount", str(idle.path))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert process.wait(PATIENCE) == 0
+        assert leaving.wait() == 0
+
+
 def test_mounting_again_while_somebody_keeps_the_old_tree_says_what_to_do(idle: Mounted) -> None:
     with foreground(idle) as process:
         with (idle.path / ".imgfs/version").open():

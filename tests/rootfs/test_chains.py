@@ -176,6 +176,18 @@ async def test_an_ordinary_user_mounts_nothing(kernel: FakeKernel, scene: Scene)
         await rootfs.users.show_changes(await active(scene, "mine"))
 
 
+async def test_before_the_tree_is_unmounted_nothing_more_is_mounted_by_itself(
+    kernel: FakeKernel, scene: Scene, autojump_clock: MockClock
+) -> None:
+    chain = await scene.chain(BASE)
+    scene.rootfs.chains.prepare(chain)
+    await scene.rootfs.clear()
+    await trio.sleep(2 * BREATH)
+    assert kernel.calls == []
+    assert not scene.rootfs.chains.is_shown(chain)
+    assert await scene.rootfs.chains.show(chain)
+
+
 async def test_the_first_reader_of_a_new_image_has_a_breath(
     kernel: FakeKernel, scene: Scene, autojump_clock: MockClock
 ) -> None:
