@@ -17,7 +17,8 @@ from imgfs.errors import TimedOut
 from imgfs.registry.direct import DirectBody, direct_body
 from imgfs.registry.failures import broken_off
 from imgfs.registry.limits import Limits
-from imgfs.registry.statistics import HostStatistics, Origin
+from imgfs.registry.request import Request
+from imgfs.registry.statistics import HostStatistics
 
 TURN = 0.01
 """Seconds after which others get their turn: one read from the network may hold many thousand chunks of a byte."""
@@ -29,26 +30,19 @@ class Answer:
     def __init__(
         self,
         response: httpx.Response,
-        subject: str,
-        authority: str,
+        request: Request,
         limits: Limits,
         counters: HostStatistics,
         asked: float,
     ) -> None:
+        self.request = request
+        """What it answers in the end, behind redirects."""
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        self.authority = authority
-        self.url = ""
-        """What was asked in the end, behind redirects."""
-        self.foreign = False
-        """Whether it comes from where a registry redirected to, not from the registry."""
-        self.confidential = False
-        """Whether it answers a request that showed a login, which it may echo."""
-        self.origin: Origin = "registry"
+        self.authority = request.authority
         self.slow = False
         """Whether the body was given up for its pace, so that its bytes are no progress."""
         self._response = response
-        self._subject = subject
         # Not aiter_raw: at the end it gives the connection away, before anybody has looked what is left on it.
         self._raw = aiter(cast(AsyncIterable[bytes], response.stream))
         self._direct: DirectBody | None = None
@@ -65,6 +59,11 @@ class Answer:
         return self._response.headers.get_list(name)
 
     @property
+    def media_type(self) -> str:
+        """Content-Type without its parameters, in lower case; "" where there is none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
     def length(self) -> int | None:
         """Content-Length, if there is a usable one."""
         text = self.headers.get("content-length", "")
@@ -76,13 +75,13 @@ class Answer:
         try:
             piece = await anext(self._direct or self._raw, b"")
         except httpx.HTTPError as error:
-            raise broken_off(error, self._subject, self.authority, self._limits.silence) from None
+            raise broken_off(error, self.request.subject, self.authority, self._limits.silence) from None
         if piece and not self._reading:
             self._direct = direct_body(self._response, len(piece), self._limits.silence)
         self._reading = bool(piece)
         await self._take_turns()
         self._counters.received += len(piece)
-        self._counters.sources[self.origin] += len(piece)
+        self._counters.sources[self.request.origin] += len(piece)
         self._judge_pace(len(piece), trio.current_time() - before)
         return piece
 
@@ -113,8 +112,8 @@ class Answer:
         if self._pace.is_too_slow(received, waited):
             self.slow = True
             raise TimedOut(
-                f"{self._subject}: {self.authority} sent {self._pace.received} bytes in {self._pace.waited:.0f} s, "
-                f"below {self._limits.slow_rate} bytes/s; check the network, then read again"
+                f"{self.request.subject}: {self.authority} sent {self._pace.received} bytes in "
+                f"{self._pace.waited:.0f} s, below {self._limits.slow_rate} bytes/s; check the network, then read again"
             )
 
 

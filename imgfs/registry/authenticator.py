@@ -115,7 +115,7 @@ class Authenticator:
 
         async def read(answer: Answer) -> None:
             await drain(answer)
-            if answer.status == 401 and not answer.foreign:
+            if answer.status == 401 and not answer.request.foreign:
                 found.extend(parse_challenges(answer.header_values("www-authenticate")))
 
         asking = Call("ping", call.endpoint, call.repository, where, call.subject, expects=_ANY_ANSWER)

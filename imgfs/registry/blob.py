@@ -246,8 +246,7 @@ class BlobStream(AsyncIterator[bytes]):
         )
 
     async def _judge_whole(self, answer: Answer) -> None:
-        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "text/html" and not self._media_type.startswith("text/"):
+        if answer.media_type == "text/html" and not self._media_type.startswith("text/"):
             raise await refuse_kind(answer, self._call.subject)
         if answer.length not in {None, self._span.size}:
             raise VerificationFailed(

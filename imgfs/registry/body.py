@@ -70,7 +70,7 @@ async def refuse_kind(answer: Answer, subject: str) -> Malformed:
     Nothing is repeated of an answer that may echo a login.
     """
     start, kind = (await drain(answer))[:SHOWN], answer.headers.get("content-type", "")[:100]
-    if answer.confidential:
+    if answer.request.confidential:
         start, kind = b"(not shown: the request held a login)", "(not shown)"
     _log.warning("answer of the wrong type", extra={"host": answer.authority, "content_type": kind, "start": start})
     return Malformed(

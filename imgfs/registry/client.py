@@ -245,7 +245,7 @@ class Registry:
         answer = await self._exchange.open(call, tries)
         await drain(answer)
         digest = answer.headers.get("docker-content-digest", "")
-        media_type = content_type(answer.headers.get("content-type", ""))
+        media_type = answer.media_type
         encoded = answer.headers.get("content-encoding", "identity") != "identity"
         if answer.length is None or encoded or not is_digest(digest) or media_type not in _DOCUMENTS:
             return (await self._document(reference, where, tries))[0]
@@ -271,7 +271,7 @@ class Registry:
         return Call(kind, where, reference.repository, url, str(reference), method, {"Accept": _ACCEPT})
 
     async def _read_document(self, reference: Reference, where: Endpoint, answer: Answer) -> tuple[Descriptor, bytes]:
-        media_type = content_type(answer.headers.get("content-type", ""))
+        media_type = answer.media_type
         if media_type not in _DOCUMENTS | _UNSAID:
             raise await refuse_kind(answer, str(reference))
         data = await read_all(answer, self._limits.manifest, str(reference))
@@ -287,8 +287,3 @@ class Registry:
                 f"{reference}: registry {where.host} answered with {got}, expected {expected}; refused, "
                 "try again later or pull from another registry"
             )
-
-
-def content_type(value: str) -> str:
-    """A Content-Type without its parameters, in lower case."""
-    return value.partition(";")[0].strip().lower()

@@ -25,8 +25,9 @@ from imgfs.registry.health import Health
 from imgfs.registry.hosts import Endpoint, check_url, hostname, origin
 from imgfs.registry.limits import Limits
 from imgfs.registry.remedies import Again, Remedy, remedy_for
+from imgfs.registry.request import Request
 from imgfs.registry.retry import Pauses, Sleep, Told, Tries, nobody, retry_after
-from imgfs.registry.statistics import Counters
+from imgfs.registry.statistics import Counters, Origin
 from imgfs.registry.turns import Turns
 
 if TYPE_CHECKING:
@@ -179,8 +180,7 @@ class Exchange:
         while True:
             seen.add(url)
             await self._pauses.wait(urlsplit(url).netloc, tries, call.subject)
-            answer = await self._send(call, url, None if foreign else grant, redirected=len(seen) > 1)
-            answer.url, answer.foreign = url, foreign
+            answer = await self._send(call, url, grant, foreign=foreign)
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
@@ -215,32 +215,33 @@ class Exchange:
             raise RegistryFailed(f"{what}: more than {self.limits.redirects} in a row; report it to its operator")
         return target
 
-    async def _send(self, call: Call, url: str, grant: auth.Grant | None, *, redirected: bool) -> Answer:
-        authority = urlsplit(url).netloc
+    async def _send(self, call: Call, url: str, grant: auth.Grant | None, *, foreign: bool) -> Answer:
+        """Send what `call` asks to `url`, which is `foreign` where the registry led elsewhere, and count it."""
         transport = self._transport or await trio.to_thread.run_sync(self.transport)
-        ours = {"accept-encoding": "identity", **{name.lower(): value for name, value in call.headers.items()}}
-        ours |= call.outgoing.headers if call.outgoing is not None else {}
-        headers = {"user-agent": "imgfs", **call.endpoint.headers_at(url), **ours}
-        if grant is not None and grant.header:
-            headers["authorization"] = grant.header
-        permitted = None if hostname(url) == call.endpoint.name else await self._reach(call.endpoint)
+        request = await self._request(call, url, None if foreign else grant, foreign=foreign)
         counters = self.counters[call.host]
-        counters.requests["redirect" if redirected else call.kind] += 1
-        there = call.endpoint
-        route = there.route(url, permitted)
-        answer = await transport.send(
-            call.method, url, headers, route, counters, call.subject, call.body, call.outgoing
-        )
+        counters.requests[call.kind if url == call.url else "redirect"] += 1
+        answer = await transport.send(request, counters)
         counters.answered(answer.status)
-        if not there.owns(url):
-            answer.origin = "storage"
-        elif there.mirror:
-            answer.origin = "mirror"
-        answer.confidential = bool(there.headers) or (grant is not None and grant.login.credential is not None)
-        _log.debug(
-            "request", extra={"kind": call.kind, "method": call.method, "host": authority, "status": answer.status}
-        )
+        facts = {"kind": call.kind, "method": call.method, "host": answer.authority, "status": answer.status}
+        _log.debug("request", extra=facts)
         return answer
+
+    async def _request(self, call: Call, url: str, grant: auth.Grant | None, *, foreign: bool) -> Request:
+        where = call.endpoint
+        permitted = None if hostname(url) == where.name else await self._reach(where)
+        return Request(
+            call.method,
+            url,
+            call.subject,
+            _headers(call, url, grant),
+            where.route(url, permitted),
+            call.body,
+            call.outgoing,
+            origin=_sender(where, url),
+            foreign=foreign,
+            confidential=bool(where.headers) or (grant is not None and grant.login.credential is not None),
+        )
 
     async def _reach(self, endpoint: Endpoint) -> Reach:
         """The inner networks that the registry is in itself, and may therefore name."""
@@ -251,9 +252,24 @@ class Exchange:
 
     async def _failure(self, call: Call, answer: Answer, body: bytes, grant: auth.Grant | None) -> ImgfsError:
         """The error that an answer's status stands for."""
-        if answer.foreign:
+        if answer.request.foreign:
             return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
         who = f"the token endpoint {answer.authority}" if call.kind == "token" else f"registry {call.host}"
         login = await self._authenticator.login_of(call, grant) if answer.status in {401, 403} else None
         code = status.error_code(body)
         return status.own_failure(call, answer.status, who, code, login, shown=grant is not None)
+
+
+def _headers(call: Call, url: str, grant: auth.Grant | None) -> dict[str, str]:
+    """What `url` sees, names in lower case; of two that say the same the call's own before the configured."""
+    own = {name.lower(): value for name, value in call.headers.items()}
+    outgoing = call.outgoing.headers if call.outgoing is not None else {}
+    shown = {"authorization": grant.header} if grant is not None and grant.header else {}
+    configured = call.endpoint.headers_at(url)
+    return {"user-agent": "imgfs", **configured, "accept-encoding": "identity", **own, **outgoing, **shown}
+
+
+def _sender(where: Endpoint, url: str) -> Origin:
+    if not where.owns(url):
+        return "storage"
+    return "mirror" if where.mirror else "registry"

@@ -72,7 +72,7 @@ async def _read_page(exchange: Exchange, call: Call, types: Collection[str], lim
         if answer.status in NO_SUCH_API:
             await drain(answer)
             raise NotFound(f"{call.subject}: registry {call.host} answered {answer.status}; it has no such list")
-        if answer.headers.get("content-type", "").partition(";")[0].strip().lower() not in types:
+        if answer.media_type not in types:
             raise await refuse_kind(answer, call.subject)
         data = await read_all(answer, limit, call.subject)
         link = next_link(answer.headers.get("link", ""))

@@ -46,7 +46,7 @@ _OF_A_GRANT = {401: Remedy.FRESH_GRANT, 403: Remedy.CHANGED_LOGIN}
 
 def remedy_for(call: Call, answer: Answer, grant: Grant | None) -> Remedy | None:
     """What may cure `answer`, which refuses a `call` that showed `grant`; None where nothing does."""
-    if answer.foreign:
+    if answer.request.foreign:
         return Remedy.FRESH_REDIRECT if answer.status in _EXPIRED else None
     if call.kind in {"token", "ping"}:
         return None

@@ -9,22 +9,21 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 import httpx
 import trio
 
 from imgfs.errors import TooLarge
 from imgfs.registry.answer import Answer
-from imgfs.registry.connections import Connections
+from imgfs.registry.connections import Connections, Pool
 from imgfs.registry.failures import NO_ANSWER, unanswered
 from imgfs.registry.limits import Limits
 from imgfs.registry.network import WideStream
 from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.proxy import proxies_of_environment, proxy_of
-from imgfs.registry.route import Route
+from imgfs.registry.request import Request
 from imgfs.registry.statistics import HostStatistics
 from imgfs.registry.trust import Contexts
 
@@ -49,55 +48,55 @@ class Transport:
         """Read the system's certificates, which is slow; safe in a thread."""
         self._contexts.get()
 
-    async def send(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        route: Route,
-        counters: HostStatistics,
-        subject: str,
-        body: bytes = b"",
-        outgoing: Outgoing | None = None,
-    ) -> Answer:
-        """Send a request, with `body` or `outgoing`, and wait for the headers of its answer; `subject` begins messages.
+    async def send(self, request: Request, counters: HostStatistics) -> Answer:
+        """Send a request, and wait for the headers of its answer.
 
-        An answer that comes before all of `outgoing` was taken is as good as any.
+        An answer that comes before all of `request.outgoing` was taken is as good as any.
 
         Raises Unreachable, TimedOut and Garbled, which another try may cure, RegistryFailed (TLS, an address outside
         what is permitted), which it will not, and TooLarge.
         """
-        authority, asked = urlsplit(url).netloc, trio.current_time()
-        route = replace(route, proxy=route.proxy or proxy_of(url, self._proxies))
-        limits, connect = self._limits, route.connect or self._limits.connect
-        silence = limits.silence if outgoing is None else limits.taking
-        times = {"connect": connect, "read": silence, "write": limits.silence, "pool": None}
+        asked = trio.current_time()
+        route = replace(request.route, proxy=request.route.proxy or proxy_of(request.url, self._proxies))
         try:
-            pool = await self._connections.pool(url, route, subject)
-            request = httpx.Request(method, url, headers=headers, content=body or None, extensions={"timeout": times})
-            with counters.sending(), trio.fail_after(connect + limits.silence) as scope:
-                if outgoing is not None:
-                    request.stream = _Body(outgoing, scope, limits.taking, counters)
-                response = await pool.handle_async_request(request)
+            pool = await self._connections.pool(request.url, route, request.subject)
+            response = await self._exchanged(request, pool, counters)
         except NO_ANSWER as error:
-            raise unanswered(error, subject, authority, route.proxy) from None
+            raise unanswered(error, request.subject, request.authority, route.proxy) from None
         if isinstance(stream := response.extensions.get("network_stream"), WideStream):
             stream.widen()
         counters.first_byte.observe(trio.current_time() - asked)
-        answer = Answer(response, subject, authority, limits, counters, asked)
-        await self._check_headers(answer, response, subject)
+        answer = Answer(response, request, self._limits, counters, asked)
+        await self._check_headers(answer, response)
         return answer
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._connections.aclose()
 
-    async def _check_headers(self, answer: Answer, response: httpx.Response, subject: str) -> None:
-        size = sum(len(name) + len(value) + 4 for name, value in response.headers.raw)
-        if size > self._limits.headers:
+    async def _exchanged(self, request: Request, pool: Pool, counters: HostStatistics) -> httpx.Response:
+        limits, outgoing = self._limits, request.outgoing
+        connect = request.route.connect or limits.connect
+        silence = limits.silence if outgoing is None else limits.taking
+        times = {"connect": connect, "read": silence, "write": limits.silence, "pool": None}
+        sent = httpx.Request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            content=request.body or None,
+            extensions={"timeout": times},
+        )
+        with counters.sending(), trio.fail_after(connect + limits.silence) as scope:
+            if outgoing is not None:
+                sent.stream = _Body(outgoing, scope, limits.taking, counters)
+            return await pool.handle_async_request(sent)
+
+    async def _check_headers(self, answer: Answer, response: httpx.Response) -> None:
+        size, limit = sum(len(name) + len(value) + 4 for name, value in response.headers.raw), self._limits.headers
+        if size > limit:
             await answer.aclose()
             raise TooLarge(
-                f"{subject}: {answer.authority} sent {size} bytes of headers, the limit is {self._limits.headers}; "
+                f"{answer.request.subject}: {answer.authority} sent {size} bytes of headers, the limit is {limit}; "
                 "report it to the registry's operator"
             )
 

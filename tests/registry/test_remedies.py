@@ -13,6 +13,7 @@ from imgfs.registry.call import Call
 from imgfs.registry.credentials.credential import Login
 from imgfs.registry.hosts import endpoint
 from imgfs.registry.remedies import Remedy, remedy_for
+from imgfs.registry.request import Request
 
 GRANT = Grant("Bearer canary", 0.0, Login("registry.example"))
 CALL = Call("blob", endpoint("registry.example"), "team/app", "https://registry.example/v2/", "x")
@@ -23,7 +24,7 @@ class Refusal:
 
     def __init__(self, status: int, *, foreign: bool = False) -> None:
         self.status = status
-        self.foreign = foreign
+        self.request = Request("GET", CALL.url, "x", foreign=foreign)
 
 
 def remedy(status: int, *, foreign: bool = False, grant: Grant | None = None, kind: str = "blob") -> Remedy | None:

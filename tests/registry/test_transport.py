@@ -16,6 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.errors import RegistryFailed, TimedOut
 from imgfs.registry.limits import Limits
+from imgfs.registry.request import Request
 from imgfs.registry.route import Route
 from imgfs.registry.statistics import HostStatistics
 from imgfs.registry.transport import Transport
@@ -43,7 +44,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 async def test_tls_is_spoken_to_a_trusted_registry(secure: FakeRegistry, authority: trustme.CA) -> None:
     transport = Transport(Limits(), trusting(authority))
-    answer = await transport.send("GET", f"{secure.url}/v2/", {}, Route(), HostStatistics(), "x")
+    answer = await transport.send(Request("GET", f"{secure.url}/v2/", "x"), HostStatistics())
     assert (answer.status, await answer.read()) == (200, b"{}")
     await answer.aclose()
     await transport.aclose()
@@ -52,7 +53,7 @@ async def test_tls_is_spoken_to_a_trusted_registry(secure: FakeRegistry, authori
 async def test_a_stranger_is_refused_and_the_reason_said(secure: FakeRegistry) -> None:
     transport = Transport(Limits())
     with pytest.raises(RegistryFailed, match=r"TLS with .* failed .*certificate"):
-        await transport.send("GET", f"{secure.url}/v2/", {}, Route(), HostStatistics(), "x")
+        await transport.send(Request("GET", f"{secure.url}/v2/", "x"), HostStatistics())
     assert secure.requests() == 0
     await transport.aclose()
 
@@ -61,14 +62,14 @@ async def test_a_wrong_name_is_refused(secure: FakeRegistry, authority: trustme.
     transport = Transport(Limits(), trusting(authority))
     url = secure.url.replace("127.0.0.1", "localhost")
     with pytest.raises(RegistryFailed, match="TLS with"):
-        await transport.send("GET", f"{url}/v2/", {}, Route(), HostStatistics(), "x")
+        await transport.send(Request("GET", f"{url}/v2/", "x"), HostStatistics())
     await transport.aclose()
 
 
 async def test_a_registry_without_tls_is_never_spoken_to_in_plain(fake: FakeRegistry) -> None:
     transport = Transport(Limits())
     with pytest.raises(RegistryFailed, match="plain HTTP"):
-        await transport.send("GET", f"https://{fake.host}/v2/", {}, Route(), HostStatistics(), "x")
+        await transport.send(Request("GET", f"https://{fake.host}/v2/", "x"), HostStatistics())
     assert fake.requests() == 0
     await transport.aclose()
 
@@ -78,8 +79,9 @@ async def test_a_connection_may_have_less_time_than_others(mock_clock: MockClock
     with deaf_port() as port:
 
         async def ask() -> None:
+            request = Request("GET", f"http://127.0.0.1:{port}/", "x", route=Route(connect=0.2))
             with pytest.raises(TimedOut, match="could not be connected"):
-                await transport.send("GET", f"http://127.0.0.1:{port}/", {}, Route(connect=0.2), HostStatistics(), "x")
+                await transport.send(request, HostStatistics())
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
@@ -107,7 +109,7 @@ async def test_a_proxy_is_spoken_to_by_tls_with_the_systems_certificates(
     for context, refused in ((None, True), (trusting(authority), False)):
         transport = Transport(Limits(), context)
         with pytest.raises(RegistryFailed, match="TLS with") if refused else nullcontext():
-            answer = await transport.send("GET", "http://registry.example/v2/", {}, Route(), HostStatistics(), "x")
+            answer = await transport.send(Request("GET", "http://registry.example/v2/", "x"), HostStatistics())
             await answer.aclose()
         await transport.aclose()
     assert [one.path for one in secure.log] == ["http://registry.example/v2/"]
@@ -116,7 +118,7 @@ async def test_a_proxy_is_spoken_to_by_tls_with_the_systems_certificates(
 async def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch, fake: FakeRegistry) -> None:
     monkeypatch.setenv("http_proxy", fake.url)
     transport = Transport(Limits())
-    answer = await transport.send("GET", "http://registry.example/v2/", {}, Route(), HostStatistics(), "x")
+    answer = await transport.send(Request("GET", "http://registry.example/v2/", "x"), HostStatistics())
     await answer.aclose()
     await transport.aclose()
     assert fake.log[0].path == "http://registry.example/v2/"
@@ -127,7 +129,7 @@ async def test_a_proxy_of_another_kind_is_refused_without_showing_it(monkeypatch
     monkeypatch.setenv("all_proxy", "socks5://user:canary@proxy.test")
     transport = Transport(Limits())
     with pytest.raises(RegistryFailed, match="neither http nor https") as caught:
-        await transport.send("GET", "https://registry.example/v2/", {}, Route(), HostStatistics(), "x")
+        await transport.send(Request("GET", "https://registry.example/v2/", "x"), HostStatistics())
     assert "canary" not in caught.value.message
 
 

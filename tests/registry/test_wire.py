@@ -12,7 +12,7 @@ from imgfs.errors import Garbled, RegistryFailed, TooLarge, Unreachable
 from imgfs.registry.answer import Answer
 from imgfs.registry.limits import Limits
 from imgfs.registry.network import HEAD_MAX
-from imgfs.registry.route import Route
+from imgfs.registry.request import Request
 from imgfs.registry.statistics import HostStatistics
 from imgfs.registry.transport import Transport
 from imgfs.testing import faults
@@ -32,7 +32,7 @@ async def transport() -> Transport:
 
 
 async def ask(transport: Transport, fake: FakeRegistry, method: str = "GET") -> Answer:
-    return await transport.send(method, f"{fake.url}/v2/", {}, Route(), HostStatistics(), "x")
+    return await transport.send(Request(method, f"{fake.url}/v2/", "x"), HostStatistics())
 
 
 async def read(transport: Transport, fake: FakeRegistry, method: str = "GET") -> tuple[int, bytes]:
@@ -123,7 +123,7 @@ async def test_a_flood_through_a_proxy_ends_too(
     transport = Transport(Limits())
     fake.fault(action)
     with pytest.raises(TooLarge, match=r"registry\.example sent more headers"):
-        await transport.send("GET", "http://registry.example/v2/", {}, Route(), HostStatistics(), "x")
+        await transport.send(Request("GET", "http://registry.example/v2/", "x"), HostStatistics())
     assert fake.log[0].path == "http://registry.example/v2/"
     await transport.aclose()
 

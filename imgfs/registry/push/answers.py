@@ -42,13 +42,13 @@ def following(call: Call, answer: Answer) -> str | None:
         return None
     where, what = call.endpoint, f"{call.subject}: where registry {call.host} wants it"
     try:
-        joined = urljoin(answer.url, location)
+        joined = urljoin(answer.request.url, location)
         authority = urlsplit(joined).netloc.lower()
     except ValueError:
         joined = authority = ""
     if authority == where.authority.lower():
         joined = urlsplit(joined)._replace(scheme=where.scheme).geturl()
-    url = check_url(joined, answer.url, what)
+    url = check_url(joined, answer.request.url, what)
     if where.ns and where.owns(url) and "ns=" not in urlsplit(url).query:
         url = with_query(url, ns=where.ns)
     return url
