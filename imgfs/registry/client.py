@@ -8,18 +8,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import trio
 
 from imgfs.aio.fair import FairLimiter
 from imgfs.database.database import Database
-from imgfs.errors import Invalid, RegistryFailed, TooLarge, VerificationFailed
-from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST, Descriptor
-from imgfs.oci.digest import Digest, is_digest
+from imgfs.errors import Invalid, RegistryFailed, VerificationFailed
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.blob import BlobStream, Span
-from imgfs.registry.body import drain, read_all, refuse_kind
 from imgfs.registry.call import Call
 from imgfs.registry.certs_d import HostDirectories
 from imgfs.registry.credentials.store import Credentials
@@ -27,6 +26,7 @@ from imgfs.registry.exchange import Exchange
 from imgfs.registry.hosts import Endpoint, endpoint
 from imgfs.registry.limits import Limits
 from imgfs.registry.lists import Lists
+from imgfs.registry.manifests import Manifests
 from imgfs.registry.push.destination import Destination, Gates
 from imgfs.registry.push.sessions import Sessions
 from imgfs.registry.retry import Sleep, Told, Tries, nobody
@@ -34,15 +34,7 @@ from imgfs.registry.senders import Senders
 from imgfs.registry.statistics import Statistics
 from imgfs.registry.turns import FAULTS, Turns
 
-if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
-
 T = TypeVar("T")
-
-_ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
-_DOCUMENTS = frozenset({OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST, *DOCKER_SCHEMA1})
-_UNSAID = frozenset({"", "application/json", "application/octet-stream"})
-"""Content types of registries that do not say what they send; the document says it itself."""
 
 
 class Registry:
@@ -59,8 +51,8 @@ class Registry:
     repository; the ping comes where a registry refuses without asking for the login that there is. Every method raises,
     besides its own: NotFound (the registry's own 404 and nothing else), AccessDenied, RateLimited, RegistryFailed,
     Unreachable, TimedOut, TooLarge, Malformed (an answer that is no registry's), Invalid (no host). Messages hold no
-    login, no token and no query of a URL. Each call ends within two minutes without progress, and
-    can be cancelled at any time: that closes its connection and leaves the other calls alone.
+    login, no token and no query of a URL. Each call ends within two minutes without progress, and can be cancelled at
+    any time: that closes its connection and leaves the other calls alone.
     """
 
     def __init__(
@@ -78,6 +70,7 @@ class Registry:
         self._directories = HostDirectories(hosts_path, plain_http)
         self._limits = limits
         self._exchange = Exchange(limits, sleep, ssl_context, credentials, self._plain_http)
+        self._manifests = Manifests(self._exchange)
         self._lists = Lists(self._exchange, self._ask, self.manifest)
         self._gates: dict[tuple[str, bool], FairLimiter] = {}
         self._senders = Senders(self._exchange.health)
@@ -108,7 +101,7 @@ class Registry:
         Source: distribution-spec, "Checking if content exists in the registry".
         """
         turns = await self._turns(reference.host, "resolve", reference)
-        return await self._each(turns, lambda where, tries: self._resolve(reference, where, tries))
+        return await self._each(turns, lambda where, tries: self._manifests.resolve(reference, where, tries))
 
     async def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         """Fetch the manifest or index that `reference` names, in one request: its descriptor and exact bytes.
@@ -172,7 +165,7 @@ class Registry:
         where = (await self._able(host, "push", f"{host}/{repository}"))[0]
         fresh = Gates(trio.Semaphore(self._limits.streams), trio.Semaphore(self._limits.uploads))
         gates = self._push_gates.setdefault(where.authority, fresh)
-        return Destination(self._exchange, self._sessions, where, repository, _ACCEPT, self._document, gates)
+        return Destination(self._exchange, self._sessions, self._manifests, where, repository, gates)
 
     def blame(self, host: str, digest: Digest, error: VerificationFailed) -> VerificationFailed:
         """The bytes of a blob that `blob` gave were wrong: leave whoever sent them, for this blob, for ten minutes.
@@ -240,50 +233,9 @@ class Registry:
                 turns.well()
                 return found
 
-    async def _resolve(self, reference: Reference, where: Endpoint, tries: Tries) -> Descriptor:
-        call = self._manifest_call(reference, where, "HEAD")
-        answer = await self._exchange.open(call, tries)
-        await drain(answer)
-        digest = answer.headers.get("docker-content-digest", "")
-        media_type = answer.media_type
-        encoded = answer.headers.get("content-encoding", "identity") != "identity"
-        if answer.length is None or encoded or not is_digest(digest) or media_type not in _DOCUMENTS:
-            return (await self._document(reference, where, tries))[0]
-        if answer.length > self._limits.manifest:
-            raise TooLarge(f"{reference}: manifest of {answer.length} bytes, the limit is {self._limits.manifest}")
-        self._check_digest(reference, where, Digest(digest), reference.digest)
-        return Descriptor(Digest(digest), answer.length, media_type)
-
     async def _manifest(self, reference: Reference, where: Endpoint, tries: Tries) -> tuple[Descriptor, bytes]:
         if "pull" in where.capabilities:
-            return await self._document(reference, where, tries)
+            return await self._manifests.fetch(reference, where, tries)
         # It may say what a tag means, and others may have it.
-        found = await self._resolve(reference, where, tries)
+        found = await self._manifests.resolve(reference, where, tries)
         return await self.manifest(Reference(reference.host, reference.repository, digest=found.digest))
-
-    async def _document(self, reference: Reference, where: Endpoint, tries: Tries) -> tuple[Descriptor, bytes]:
-        call = self._manifest_call(reference, where, "GET")
-        return await self._exchange.fetch(call, lambda answer: self._read_document(reference, where, answer), tries)
-
-    def _manifest_call(self, reference: Reference, where: Endpoint, method: str) -> Call:
-        url = where.url(reference.repository, "manifests", reference.selector)
-        kind = "tag" if method == "HEAD" else "manifest"
-        return Call(kind, where, reference.repository, url, str(reference), method, {"Accept": _ACCEPT})
-
-    async def _read_document(self, reference: Reference, where: Endpoint, answer: Answer) -> tuple[Descriptor, bytes]:
-        media_type = answer.media_type
-        if media_type not in _DOCUMENTS | _UNSAID:
-            raise await refuse_kind(answer, str(reference))
-        data = await read_all(answer, self._limits.manifest, str(reference))
-        stated = answer.headers.get("docker-content-digest", "")
-        expected = reference.digest or (Digest(stated) if is_digest(stated) else None)
-        digest = Digest.of(data, expected.algorithm if expected else "sha256")
-        self._check_digest(reference, where, digest, expected)
-        return Descriptor(digest, len(data), media_type if media_type in _DOCUMENTS else ""), data
-
-    def _check_digest(self, reference: Reference, where: Endpoint, got: Digest, expected: Digest | None) -> None:
-        if expected is not None and got != expected:
-            raise VerificationFailed(
-                f"{reference}: registry {where.host} answered with {got}, expected {expected}; refused, "
-                "try again later or pull from another registry"
-            )

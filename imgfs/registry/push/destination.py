@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -17,6 +17,7 @@ from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange, Unsure
 from imgfs.registry.hosts import Endpoint
 from imgfs.registry.lists import fallback_tag
+from imgfs.registry.manifests import ACCEPT, Manifests
 from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.paging import with_query
 from imgfs.registry.push.answers import DONE, ENDED, JUDGED, closed, following, refusal
@@ -30,8 +31,6 @@ ENDING = "pull,push,delete"
 """For docker-registry, forgetting an upload is deleting."""
 LEAVING_SECONDS = 1.0
 _log = logging.getLogger("imgfs.registry")
-Document = Callable[[Reference, Endpoint, Tries], Awaitable[tuple[Descriptor, bytes]]]
-"""Fetches a manifest or an index from this very host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +54,16 @@ class Destination:
         self,
         exchange: Exchange,
         sessions: Sessions,
+        manifests: Manifests,
         where: Endpoint,
         repository: str,
-        accept: str,
-        document: Document,
         gates: Gates,
     ) -> None:
         self.repository = repository
         self._exchange = exchange
         self._sessions = sessions
         self._where = where
-        self._accept = accept
-        self._document = document
+        self._manifests = manifests
         self._gates = gates
 
     @property
@@ -86,7 +83,7 @@ class Destination:
     async def has_manifest(self, selector: str, digest: Digest) -> bool:
         """Whether the tag or digest `selector` is, there, the manifest or index of `digest`."""
         url = self._where.url(self.repository, "manifests", selector)
-        stated = await self._exists(url, selector, Accept=self._accept)
+        stated = await self._exists(url, selector, Accept=ACCEPT)
         return stated is not None and (stated == digest or (selector == digest and not is_digest(stated)))
 
     async def mount(self, digest: Digest, repositories: Iterable[str]) -> str | None:
@@ -192,7 +189,7 @@ class Destination:
         reference = Reference(self._where.host, self.repository, tag)
         async with self._gates.lists:
             try:
-                _, known = await self._document(reference, self._where, self._tries())
+                _, known = await self._manifests.fetch(reference, self._where, self._tries())
             except NotFound:
                 known = None
             index = with_entry(known, entry_of(descriptor, data), str(reference))

@@ -1,0 +1,79 @@
+"""Manifests and indexes by name, of one host: asked for, read within the limit, and held against their digest.
+
+Which host is asked is the caller's business, and whether what comes parses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgfs.errors import TooLarge, VerificationFailed
+from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST, Descriptor
+from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.reference import Reference
+from imgfs.registry.body import drain, read_all, refuse_kind
+from imgfs.registry.call import Call
+from imgfs.registry.exchange import Exchange
+from imgfs.registry.hosts import Endpoint
+from imgfs.registry.retry import Tries
+
+if TYPE_CHECKING:
+    from imgfs.registry.answer import Answer
+
+ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
+"""What is asked for: manifests and indexes, of OCI and of Docker."""
+_DOCUMENTS = frozenset({OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST, *DOCKER_SCHEMA1})
+_UNSAID = frozenset({"", "application/json", "application/octet-stream"})
+"""Content types of registries that do not say what they send; the document says it itself."""
+
+
+class Manifests:
+    """Asks by `exchange`. Every method raises what `Exchange.open` raises, and VerificationFailed."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def resolve(self, reference: Reference, where: Endpoint, tries: Tries) -> Descriptor:
+        """What `reference` stands for at `where`, by its word; see Registry.resolve."""
+        answer = await self._exchange.open(_call("tag", "HEAD", reference, where), tries)
+        await drain(answer)
+        digest, limit = answer.headers.get("docker-content-digest", ""), self._exchange.limits.manifest
+        encoded = answer.headers.get("content-encoding", "identity") != "identity"
+        if answer.length is None or encoded or not is_digest(digest) or answer.media_type not in _DOCUMENTS:
+            return (await self.fetch(reference, where, tries))[0]
+        if answer.length > limit:
+            raise TooLarge(f"{reference}: manifest of {answer.length} bytes, the limit is {limit}")
+        _check_digest(reference, where, Digest(digest), reference.digest)
+        return Descriptor(Digest(digest), answer.length, answer.media_type)
+
+    async def fetch(self, reference: Reference, where: Endpoint, tries: Tries) -> tuple[Descriptor, bytes]:
+        """The document that `reference` names at `where`; see Registry.manifest."""
+
+        async def read(answer: Answer) -> tuple[Descriptor, bytes]:
+            return await self._read(reference, where, answer)
+
+        return await self._exchange.fetch(_call("manifest", "GET", reference, where), read, tries)
+
+    async def _read(self, reference: Reference, where: Endpoint, answer: Answer) -> tuple[Descriptor, bytes]:
+        media_type = answer.media_type
+        if media_type not in _DOCUMENTS | _UNSAID:
+            raise await refuse_kind(answer, str(reference))
+        data = await read_all(answer, self._exchange.limits.manifest, str(reference))
+        stated = answer.headers.get("docker-content-digest", "")
+        expected = reference.digest or (Digest(stated) if is_digest(stated) else None)
+        digest = Digest.of(data, expected.algorithm if expected else "sha256")
+        _check_digest(reference, where, digest, expected)
+        return Descriptor(digest, len(data), media_type if media_type in _DOCUMENTS else ""), data
+
+
+def _call(kind: str, method: str, reference: Reference, where: Endpoint) -> Call:
+    url = where.url(reference.repository, "manifests", reference.selector)
+    return Call(kind, where, reference.repository, url, str(reference), method, {"Accept": ACCEPT})
+
+
+def _check_digest(reference: Reference, where: Endpoint, got: Digest, expected: Digest | None) -> None:
+    if expected is not None and got != expected:
+        raise VerificationFailed(
+            f"{reference}: registry {where.host} answered with {got}, expected {expected}; refused, "
+            "try again later or pull from another registry"
+        )
