@@ -18,8 +18,7 @@ from imgfs.errors import Invalid, RegistryFailed, VerificationFailed
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
-from imgfs.registry.blob import BlobStream, Span
-from imgfs.registry.call import Call
+from imgfs.registry.blob import BlobStream
 from imgfs.registry.certs_d import HostDirectories
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.exchange import Exchange
@@ -29,6 +28,7 @@ from imgfs.registry.lists import Lists
 from imgfs.registry.manifests import Manifests
 from imgfs.registry.push.destination import Destination, Gates
 from imgfs.registry.push.sessions import Sessions
+from imgfs.registry.ranges import BlobRange
 from imgfs.registry.retry import Sleep, Told, Tries, nobody
 from imgfs.registry.senders import Senders
 from imgfs.registry.statistics import Statistics
@@ -151,11 +151,11 @@ class Registry:
         repositories by turns. `failed` is told of each try that fails, also if another one mends it. Source:
         distribution-spec, "Pulling blobs".
         """
-        span = Span(offset, descriptor.size if end is None else end, descriptor.size)
-        if not 0 <= span.start <= span.end <= span.size:
+        wanted = BlobRange(host, repository, descriptor, offset, descriptor.size if end is None else end)
+        if not 0 <= wanted.start <= wanted.end <= wanted.size:
             raise Invalid(f"blob {descriptor.digest}: bytes {offset} to {end} are not within its {descriptor.size}")
         endpoint(host)
-        return self._stream(host, repository, descriptor, span, failed)
+        return self._stream(wanted, failed)
 
     async def destination(self, host: str, repository: str) -> Destination:
         """Where what is pushed to `repository` of `host` goes: the first of its hosts that has the capability push.
@@ -176,25 +176,17 @@ class Registry:
         return self._senders.blame(host, digest, error)
 
     @asynccontextmanager
-    async def _stream(
-        self, host: str, repository: str, descriptor: Descriptor, span: Span, failed: Told
-    ) -> AsyncGenerator[AsyncIterator[bytes]]:
-        able = await self._able(host, "pull", descriptor.digest)
-        turns = self._exchange.turns(able, descriptor.digest)
-        subject = f"{host}/{repository}@{descriptor.digest}"
-
-        def call(where: Endpoint) -> Call:
-            url = where.url(repository, "blobs", descriptor.digest)
-            return Call("blob", where, repository, url, subject, expects=frozenset({200, 206, 416}))
-
-        gate = partial(self._gate, is_short=span.end - span.start <= self._limits.short)
-        sent = self._senders.of(host, descriptor.digest, able)
-        stream = BlobStream(self._exchange, turns, call, span, descriptor.media_type, gate, sent, failed)
+    async def _stream(self, wanted: BlobRange, failed: Told) -> AsyncGenerator[AsyncIterator[bytes]]:
+        host, digest = wanted.host, wanted.descriptor.digest
+        able = await self._able(host, "pull", digest)
+        turns = self._exchange.turns(able, digest)
+        gate = partial(self._gate, is_short=wanted.end - wanted.start <= self._limits.short)
+        stream = BlobStream(self._exchange, turns, wanted, gate, self._senders.of(host, digest, able), failed)
         try:
             await stream.open()
             yield stream
         except VerificationFailed as error:
-            raise self.blame(host, descriptor.digest, error) from None
+            raise self.blame(host, digest, error) from None
         finally:
             await stream.aclose()
 
