@@ -1,6 +1,6 @@
 """What requests are allowed by: Basic, and bearer tokens (distribution, "Token Authentication" and its OAuth2 part).
 
-Asked for once, kept until shortly before they expire. How a request for a token travels is the exchange's business.
+Asked for once, kept until shortly before they expire. Asking for one is tokens' business.
 """
 
 from __future__ import annotations
