@@ -39,9 +39,5 @@ async def addresses(name: str, port: int) -> list[str]:
 
 
 async def reach(name: str, port: int) -> Reach:
-    """The inner networks that `name` has an address in; none when it cannot be resolved."""
-    try:
-        found = await addresses(name, port)
-    except OSError:
-        return frozenset()
-    return frozenset(inner_network(address) for address in found) - {""}
+    """The inner networks that `name` has an address in; raises OSError when it cannot be resolved."""
+    return frozenset(inner_network(address) for address in await addresses(name, port)) - {""}

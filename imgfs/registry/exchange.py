@@ -6,6 +6,7 @@ What the answer's body must be is the caller's business. Errors of every status 
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -39,6 +40,8 @@ T = TypeVar("T")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEEPING = frozenset({307, 308})
 """Redirects that leave method and body as they are (RFC 9110, 15.4)."""
+NOWHERE_SECONDS = 30.0
+"""Until a registry's name that could not be resolved is looked up again, to know which networks it is in."""
 _log = logging.getLogger("imgfs.registry")
 
 
@@ -73,7 +76,8 @@ class Exchange:
         self._authenticator = Authenticator(credentials, plain_http, limits.token, self.fetch)
         self._pauses = Pauses(sleep)
         self.health = Health()
-        self._reaches: dict[str, Reach] = {}
+        self._reaches: dict[str, tuple[Reach, float]] = {}
+        """Of registries by authority, and until when that is believed."""
 
     def transport(self) -> Transport:
         """The connections; slow the first time, and safe in a thread."""
@@ -244,11 +248,18 @@ class Exchange:
         )
 
     async def _reach(self, endpoint: Endpoint) -> Reach:
-        """The inner networks that the registry is in itself, and may therefore name."""
-        if endpoint.authority not in self._reaches:
-            _, name, port = origin(f"{endpoint.scheme}://{endpoint.authority}")
-            self._reaches[endpoint.authority] = await reach(name, port)
-        return self._reaches[endpoint.authority]
+        """The inner networks that the registry is in itself, and may therefore name; none while it has no address."""
+        nowhere: Reach = frozenset()
+        known, until = self._reaches.get(endpoint.authority, (nowhere, 0.0))
+        if trio.current_time() < until:
+            return known
+        _, name, port = origin(endpoint.base)
+        try:
+            found = await reach(name, port), math.inf
+        except OSError:
+            found = nowhere, trio.current_time() + NOWHERE_SECONDS
+        self._reaches[endpoint.authority] = found
+        return found[0]
 
     async def _failure(self, call: Call, answer: Answer, body: bytes, grant: auth.Grant | None) -> ImgfsError:
         """The error that an answer's status stands for."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, RateLimited, RegistryFailed, RemoteError, TimedOut, Unreachable
+from imgfs.registry.exchange import NOWHERE_SECONDS
 from imgfs.registry.hosts import check_url
 from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
@@ -152,6 +155,8 @@ class Names(trio.abc.HostnameResolver):
 
     async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
         name = host.decode() if isinstance(host, bytes) else host
+        if name not in self.table:
+            raise socket.gaierror(socket.EAI_AGAIN, "the name server does not answer")
         address = self.table[name]
         return await trio.socket.getaddrinfo(address, port, family, type, proto, flags)
 
@@ -160,8 +165,9 @@ class Names(trio.abc.HostnameResolver):
 
 
 async def named(clock: MockClock, fake: FakeRegistry, table: dict[str, str]) -> Scene:
-    """A scene whose registry has a name, without TLS."""
-    trio.socket.set_custom_hostname_resolver(Names({"registry.test": "127.0.0.1", **table}))
+    """A scene whose registry has a name, without TLS, as long as `table` is not changed."""
+    table["registry.test"] = "127.0.0.1"
+    trio.socket.set_custom_hostname_resolver(Names(table))
     port = fake.host.split(":")[1]
     return Scene(clock, fake, plain_http={"registry.test"}, host=f"registry.test:{port}")
 
@@ -174,6 +180,24 @@ async def test_a_name_on_the_registrys_own_network_is_followed(
     port = storage.host.split(":")[1]
     fake.fault(faults.redirect(f"http://storage.test:{port}/v2/b/blobs/{scene.blob.digest}"), times=None)
     async with scene.registry:
+        assert await scene.read() == BLOB
+
+
+async def test_a_name_server_that_fails_for_a_while_does_not_cut_a_registry_off_from_its_storage(
+    mock_clock: MockClock, fake: FakeRegistry, storage: FakeRegistry
+) -> None:
+    names = {"storage.test": "127.0.0.1"}
+    scene = await named(mock_clock, fake, names)
+    storage.add_blob(BLOB)
+    port = storage.host.split(":")[1]
+    fake.fault(faults.redirect(f"http://storage.test:{port}/v2/b/blobs/{scene.blob.digest}"), "/blobs/", times=None)
+    async with scene.registry:
+        await scene.ask("manifest")
+        del names["registry.test"]
+        with pytest.raises(RegistryFailed, match=r"storage\.test:\d+ is a loopback address"):
+            await scene.read()
+        names["registry.test"] = "127.0.0.1"
+        mock_clock.jump(NOWHERE_SECONDS)
         assert await scene.read() == BLOB
 
 
