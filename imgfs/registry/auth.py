@@ -26,6 +26,8 @@ LIFETIME_MAX = 24 * 3600.0
 MARGIN_MAX = 30.0
 REUSE = 300.0
 """How long what never expires is offered before the files are looked at again."""
+GRANTS_MAX = 4096
+"""Kept at a time: there is one a repository, and which ones are asked for is anybody's choice who may look up names."""
 CLIENT = "imgfs"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,65536}\Z")
 
@@ -92,7 +94,8 @@ class Grants:
     async def _lead(self, key: Hashable, fetch: Callable[[], Awaitable[Grant]]) -> Grant:
         flight = self._flights[key] = _Flight()
         try:
-            flight.grant = self._grants[key] = await fetch()
+            flight.grant = await fetch()
+            self._keep(key, flight.grant)
         except ImgfsError as error:
             flight.error = error
             raise
@@ -100,6 +103,15 @@ class Grants:
             del self._flights[key]
             flight.done.set()
         return flight.grant
+
+    def _keep(self, key: Hashable, grant: Grant) -> None:
+        """Of too many those go that have expired, and if need be the oldest; who needs one asks for it again."""
+        if len(self._grants) >= GRANTS_MAX:
+            now = trio.current_time()
+            valid = [(known, one) for known, one in self._grants.items() if now < one.until]
+            self._grants = dict(valid[-GRANTS_MAX // 2 :])
+        self._grants.pop(key, None)
+        self._grants[key] = grant
 
 
 def scope_of(repository: str, access: str) -> str:
