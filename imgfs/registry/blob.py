@@ -56,7 +56,7 @@ class BlobStream(AsyncIterator[bytes]):
         self._answer: Answer | None = None
         self._position = wanted.start
         self._gained = 0
-        """Bytes since the last break."""
+        """Bytes of the answer that were handed out."""
         self._crumbs = 0
         """Breaks after so few bytes that they are hardly progress."""
         self._skip = 0
@@ -91,7 +91,7 @@ class BlobStream(AsyncIterator[bytes]):
         await self._drop()
 
     async def _drop(self) -> None:
-        answer, self._answer = self._answer, None
+        answer, self._answer, self._gained = self._answer, None, 0
         if answer is not None:
             await answer.aclose()
 
@@ -131,15 +131,14 @@ class BlobStream(AsyncIterator[bytes]):
 
     async def _broken(self, error: Unreachable | TimedOut) -> None:
         """Drop the connection, and turn to the next host or wait for another try; or raise what `error` means."""
-        gained = self._progressed() and self._answer is not None and not self._answer.slow
+        progressed = self._count_progress() and self._answer is not None and not self._answer.slow
         await self._drop()
-        self._gained = 0
-        if gained and self._turns.pass_on(error):
+        if progressed and self._turns.pass_on(error):
             self._tries.count(error)
             self._exit()
             return
         try:
-            await self._tries.again(error, gained=gained)
+            await self._tries.again(error, gained=progressed)
         except (Unreachable, TimedOut):
             self._leave(error)
 
@@ -165,8 +164,8 @@ class BlobStream(AsyncIterator[bytes]):
         if gate is not None:
             gate.release(self._wanted.repository)
 
-    def _progressed(self) -> bool:
-        """Whether enough came since the last break; a registry must not feed a reader crumbs for ever."""
+    def _count_progress(self) -> bool:
+        """Whether enough came of the answer, now that it breaks; a registry must not feed a reader crumbs for ever."""
         limits = self._exchange.limits
         self._crumbs += 0 < self._gained < limits.crumb
         return self._gained >= limits.crumb or (self._gained > 0 and self._crumbs <= limits.crumbs)

@@ -8,6 +8,8 @@ import pytest
 from trio.testing import MockClock
 
 from imgfs.errors import SenderLeft, VerificationFailed
+from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
 from imgfs.registry.health import SHUNNED_SECONDS
 from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
@@ -46,6 +48,23 @@ async def test_of_a_blob_from_several_all_are_left(
     assert (await wrong(scene)).message.startswith(f"wrong; sent by {', '.join(sorted((first.host, second.host)))}: ")
     assert await scene.read() == BLOB
     assert (first.requests(), second.requests(), scene.fake.requests()) == (1, 1, 1)
+
+
+async def test_who_goes_on_where_another_sent_too_much_is_named_too(
+    mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
+) -> None:
+    """The first one's bytes were right, up to where they should have ended."""
+    large = bytes(range(251)) * 4000
+    descriptor = Descriptor(Digest.of(large), len(large), "application/octet-stream")
+    first.add_blob(large)
+    second.add_blob(large)
+    first.fault(faults.longer(1), "/blobs/")
+    second.fault(faults.wrong_bytes(), "/blobs/")
+    async with scene.registry.blob(HOST, REPOSITORY, descriptor) as stream:
+        assert sum([len(piece) async for piece in stream]) == len(large)
+    blamed = scene.registry.blame(HOST, descriptor.digest, VerificationFailed("wrong"))
+    assert second.requests() == 1
+    assert blamed.message.startswith(f"wrong; sent by {', '.join(sorted((first.host, second.host)))}: ")
 
 
 async def test_blame_after_the_stream_is_left_counts_too(
