@@ -132,13 +132,8 @@ class Exchange:
                     grant = again.grant
                     continue
             error = await self._failure(call, answer, body, grant)
-            await self._fail(answer, error, tries)
+            await self._await_next(answer, error, tries)
             self._refuse_again(call, error)
-
-    def _refuse_again(self, call: Call, error: ImgfsError) -> None:
-        """Let the caller find out what became of a call before it is made again, unless that does no harm."""
-        if not call.repeatable:
-            raise Unsure(error)
 
     async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]], tries: Tries | None = None) -> T:
         """`open`, and `read` its answer, which `read` closes; asks again where the body breaks or stalls."""
@@ -149,6 +144,11 @@ class Exchange:
                 return await read(answer)
             except (Unreachable, TimedOut) as error:
                 await tries.again(error)
+
+    def _refuse_again(self, call: Call, error: ImgfsError) -> None:
+        """Let the caller find out what became of a call before it is made again, unless that does no harm."""
+        if not call.repeatable:
+            raise Unsure(error)
 
     async def _apply(self, remedy: Remedy, call: Call, answer: Answer, grant: auth.Grant | None) -> Again | None:
         """Try `remedy` for a `call` that showed `grant`; None where it is of no use."""
@@ -164,7 +164,7 @@ class Exchange:
             case Remedy.FRESH_REDIRECT:
                 return Again(grant)
 
-    async def _fail(self, answer: Answer, error: ImgfsError, tries: Tries) -> None:
+    async def _await_next(self, answer: Answer, error: ImgfsError, tries: Tries) -> None:
         """Wait for another try where one is due, else raise `error`, which the answer's status means."""
         rest = retry_after(answer.headers.get("retry-after"))
         if not isinstance(error, RemoteError) or (answer.status != 429 and answer.status < 500):
@@ -267,8 +267,8 @@ class Exchange:
             return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
         who = f"the token endpoint {answer.authority}" if call.kind == "token" else f"registry {call.host}"
         login = await self._authenticator.login_of(call, grant) if answer.status in {401, 403} else None
-        code = status.error_code(body)
-        return status.own_failure(call, answer.status, who, code, login, shown=grant is not None)
+        said = status.answered(who, answer.status, body)
+        return status.own_failure(call, answer.status, said, login, shown=grant is not None)
 
 
 def _headers(call: Call, url: str, grant: auth.Grant | None) -> dict[str, str]:

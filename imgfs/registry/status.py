@@ -17,13 +17,18 @@ def error_code(body: bytes) -> str:
     return found[1].decode() if found else ""
 
 
-def own_failure(call: Call, status: int, who: str, code: str, login: Login | None, *, shown: bool) -> ImgfsError:
-    """The error for `status` of `who`: the registry itself, or its token endpoint, whose 404 tells of nothing absent.
+def answered(who: str, status: int, body: bytes) -> str:
+    """What `who` answered, as messages have it."""
+    code = error_code(body)
+    return f"{who} answered {status}{f' {code}' if code else ''}"
+
+
+def own_failure(call: Call, status: int, said: str, login: Login | None, *, shown: bool) -> ImgfsError:
+    """The error for `status` of the registry itself, or of its token endpoint, whose 404 tells of nothing absent.
 
     `login`: what there was to show, as far as somebody looked; and whether it was `shown`.
     """
     subject, absent = call.subject, call.kind != "token"
-    said = f"{who} answered {status}{f' {code}' if code else ''}"
     if status == 404 and absent:
         advice = "make the repository first" if call.pushes else "check the repository and the tag or digest"
         return NotFound(f"{subject}: {said}; {advice}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from imgfs.errors import RegistryFailed
+from imgfs.oci.digest import Digest, is_digest
 from imgfs.registry.body import drain
 from imgfs.registry.call import Call
 from imgfs.registry.hosts import check_url
@@ -57,6 +58,17 @@ def following(call: Call, answer: Answer) -> str | None:
 async def closed(answer: Answer) -> str:
     """Read the rest of an answer that is judged by its status, and close it; returns the registry's error code."""
     return error_code(await drain(answer))
+
+
+def another_digest(answer: Answer, digest: Digest) -> Digest | None:
+    """The digest that the registry has stored something under, if that is not `digest`; None where it does not say.
+
+    One of another algorithm says nothing.
+    """
+    stated = answer.headers.get("docker-content-digest", "")
+    if not is_digest(stated) or stated == digest or Digest(stated).algorithm != digest.algorithm:
+        return None
+    return Digest(stated)
 
 
 def refusal(call: Call, answer: Answer, code: str) -> RegistryFailed:

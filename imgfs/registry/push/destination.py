@@ -20,7 +20,7 @@ from imgfs.registry.lists import fallback_tag
 from imgfs.registry.manifests import ACCEPT, Manifests
 from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.paging import with_query
-from imgfs.registry.push.answers import DONE, ENDED, JUDGED, closed, following, refusal
+from imgfs.registry.push.answers import DONE, ENDED, JUDGED, another_digest, closed, following, refusal
 from imgfs.registry.push.referring import entry_of, with_entry
 from imgfs.registry.push.sessions import Place, Sessions
 from imgfs.registry.push.upload import Read, Upload
@@ -167,14 +167,9 @@ class Destination:
         code = await closed(answer)
         if answer.status not in DONE:
             raise refusal(call, answer, code)
-        stated = answer.headers.get("docker-content-digest", "")
-        if (
-            is_digest(stated)
-            and stated != descriptor.digest
-            and Digest(stated).algorithm == descriptor.digest.algorithm
-        ):
+        if other := another_digest(answer, descriptor.digest):
             raise VerificationFailed(
-                f"{call.subject}: registry {call.host} stored it as {stated}, expected {descriptor.digest}; push again"
+                f"{call.subject}: registry {call.host} stored it as {other}, expected {descriptor.digest}; push again"
             )
         subject = answer.headers.get("oci-subject", "")
         return Digest(subject) if is_digest(subject) else None

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING
 
 from imgfs.errors import AccessDenied, NotFound, RegistryFailed, RemoteError, VerificationFailed
 from imgfs.oci.descriptor import Descriptor
-from imgfs.oci.digest import is_digest
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange, Unsure
 from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.paging import with_query
-from imgfs.registry.push.answers import DONE, JUDGED, NO_SUCH_METHOD, closed, following, last_received, refusal
+from imgfs.registry.push.answers import (
+    DONE,
+    JUDGED,
+    NO_SUCH_METHOD,
+    another_digest,
+    closed,
+    following,
+    last_received,
+    refusal,
+)
 from imgfs.registry.push.sessions import Place, Sessions
 from imgfs.registry.retry import Told, Tries, nobody
 
@@ -118,9 +126,9 @@ class Upload:
             return
         answer = await self._exchange.open(self._template, self._tries)
         code = await closed(answer)
-        url = following(self._template, answer) if answer.status in DONE else None
         if answer.status not in DONE:
             raise refusal(self._template, answer, code)
+        url = following(self._template, answer)
         if url is None:
             raise RegistryFailed(
                 f"{self._template.subject}: registry {self._template.host} begins an upload without a Location; "
@@ -182,9 +190,8 @@ class Upload:
         answer = await self._exchange.open(call, self._tries)
         code = await closed(answer)
         if answer.status in DONE:
-            stated = answer.headers.get("docker-content-digest", "")
-            if is_digest(stated) and stated != self._digest and stated.partition(":")[0] == self._digest.algorithm:
-                raise self._wrong(f"stored it as {stated}")
+            if other := another_digest(answer, self._digest):
+                raise self._wrong(f"stored it as {other}")
             return True
         if code in _WRONG:
             await self._forget()
