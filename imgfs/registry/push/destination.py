@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import trio
 
@@ -23,7 +24,7 @@ from imgfs.registry.paging import with_query
 from imgfs.registry.push.answers import DONE, ENDED, JUDGED, another_digest, closed, following, refusal
 from imgfs.registry.push.referring import entry_of, with_entry
 from imgfs.registry.push.sessions import Place, Sessions
-from imgfs.registry.push.upload import Read, Upload
+from imgfs.registry.push.upload import Read, Sending, Upload
 from imgfs.registry.retry import Told, Tries, nobody
 
 ACCESS = "pull,push"
@@ -135,11 +136,9 @@ class Destination:
         template = replace(
             self._call("upload", digest), method="POST", url=self._where.uploads(self.repository), expects=JUDGED
         )
+        blob = Sending(descriptor, read, at, failed)
         async with self._gates.uploads:
-            upload = Upload(
-                self._exchange, self._sessions, template, descriptor, read, lambda: self.has_blob(digest), at, failed
-            )
-            await upload.run()
+            await Upload(self._exchange, self._sessions, template, blob, partial(self.has_blob, digest)).run()
         await self.leave(digest)
 
     async def put_manifest(self, selector: str, descriptor: Descriptor, data: bytes) -> Digest | None:

@@ -7,7 +7,7 @@ that it does not have it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgfs.errors import AccessDenied, NotFound, RegistryFailed, RemoteError, VerificationFailed
@@ -37,12 +37,25 @@ Read = Callable[[int, int], Outgoing]
 _WRONG = frozenset({"DIGEST_INVALID", "SIZE_INVALID"})
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A blob to be sent: what it is, whose bytes `read` gives, and who is told how it goes.
+
+    `at` is told the offset up to which the registry has it, whenever that is known: it may be less than was sent.
+    `failed` is told of each try that fails, also if another one mends it.
+    """
+
+    descriptor: Descriptor
+    read: Read
+    at: Callable[[int], object]
+    failed: Told = nobody
+
+
 class Upload:
-    """Sends the blob that `descriptor` tells of, whose bytes `read` gives; `run` it once.
+    """Sends a blob; `run` it once.
 
     `template` is a call that begins an upload there; the others are made of it. `is_there` asks whether the registry
-    has the blob. `at` is told the offset up to which the registry has it, whenever that is known: it may be less than
-    was sent. `failed` is told of each try that fails, also if another one mends it.
+    has the blob.
 
     A blob of at most `limits.chunk` bytes goes in one request (distribution-spec, "POST then PUT"), a larger one in
     parts of that size ("Pushing a blob in chunks"). Whatever breaks, the registry is asked how much it has, and the
@@ -54,22 +67,19 @@ class Upload:
         exchange: Exchange,
         sessions: Sessions,
         template: Call,
-        descriptor: Descriptor,
-        read: Read,
+        blob: Sending,
         is_there: Callable[[], Awaitable[bool]],
-        at: Callable[[int], object],
-        failed: Told = nobody,
     ) -> None:
         self._exchange = exchange
         self._sessions = sessions
         self._template = template
-        self._size = descriptor.size
-        self._digest = descriptor.digest
-        self._read = read
+        self._size = blob.descriptor.size
+        self._digest = blob.descriptor.digest
+        self._read = blob.read
         self._is_there = is_there
-        self._at = at
-        self._tries = exchange.tries(template.host, failed=failed)
-        self._place = Place(template.endpoint.base, template.repository, descriptor.digest)
+        self._at = blob.at
+        self._tries = exchange.tries(template.host, failed=blob.failed)
+        self._place = Place(template.endpoint.base, template.repository, blob.descriptor.digest)
         self._chunk = exchange.limits.chunk
         self._url = ""
         """Where the upload goes on; "" where none has begun."""
