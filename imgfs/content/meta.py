@@ -33,6 +33,16 @@ class Meta(msgspec.Struct, frozen=True):
     total: int | None = None
     expected: Digest | None = None
 
+    @property
+    def subject(self) -> str:
+        """What messages call the ingest."""
+        return f"ingest {self.ref!r}"
+
+    @property
+    def algorithm(self) -> str:
+        """By which the bytes are hashed as they come."""
+        return self.expected.algorithm if self.expected else "sha256"
+
 
 class _File(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Meta as JSON. The ref is percent-encoded, because it may hold bytes that are no text."""

@@ -76,7 +76,7 @@ class Writer:
             self._check_room(offset, piece)
             if offset == 0 and ingest.offset and piece:
                 await ingest.restart()
-            ingest.failed = None
+            ingest.go_on()
             await ingest.append(piece)
 
     async def truncate(self, size: int) -> None:
