@@ -97,7 +97,7 @@ def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> Non
             _log.warning("the state directory is read-only: what is here is served, and every change is refused")
         try:
             with guarded(str(mounting.mountpoint)):
-                trio.run(_serve, mounting, ready, manager, is_frozen)
+                trio.run(partial(_serve, mounting, ready, manager, is_frozen=is_frozen))
         except ImgfsError:
             raise
         except Exception:
@@ -106,7 +106,7 @@ def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> Non
             raise
 
 
-async def _serve(mounting: Mounting, ready: Callable[[], None], manager: Manager, is_frozen: bool) -> None:
+async def _serve(mounting: Mounting, ready: Callable[[], None], manager: Manager, *, is_frozen: bool) -> None:
     config = mounting.config
     if is_frozen:
         database, rebuilt = open_frozen(mounting.state, TABLES), None

@@ -63,7 +63,7 @@ class Front:
         if self._theirs is not None:
             self._theirs.close()  # the supervisor has it; ours ends when its one does
         is_typing = self._ours is not None and self._is_interactive
-        with _raw(is_typing):
+        with _raw(wanted=is_typing):
             return _Relay(control, self._ours, self._signals, is_typing=is_typing).run()
 
 
@@ -147,7 +147,7 @@ def _heard(*_: object) -> None:
 
 
 @contextmanager
-def _raw(wanted: bool) -> Generator[None]:
+def _raw(*, wanted: bool) -> Generator[None]:
     if not wanted or not sys.stdin.isatty():
         yield
         return

@@ -26,6 +26,7 @@ from imgfs.cli.tree import Tree
 def exec(
     id: str,
     command: tuple[str, ...],
+    *,
     interactive: bool,
     terminal: bool,
     variables: tuple[str, ...],

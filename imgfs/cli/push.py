@@ -65,6 +65,7 @@ def push(
     image: str,
     name: str | None,
     platform: str | None,
+    *,
     all_platforms: bool,
     referrers: bool,
     mountpoint: str,
@@ -115,7 +116,7 @@ def _chosen(tree: Tree, found: Found, platform: str) -> str:
 
 def _push(tree: Tree, door: str, name: str, *, quiet: bool) -> Report:
     try:
-        with _progress(door, quiet) as look:
+        with _progress(door, quiet=quiet) as look:
             data = beside(lambda: _open(door), look)
     except OSError as error:
         if error.errno == errno.EACCES and not os.access(os.path.dirname(door), os.X_OK):
@@ -130,7 +131,7 @@ def _open(door: str) -> bytes:
 
 
 @contextmanager
-def _progress(door: str, quiet: bool) -> Generator[Callable[[], None]]:
+def _progress(door: str, *, quiet: bool) -> Generator[Callable[[], None]]:
     """What draws how far the push is, on a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda: None

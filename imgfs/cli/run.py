@@ -81,7 +81,7 @@ def _exit_code(error: ImgfsError) -> int:
 )
 @mountpoint_option
 @quiet_option
-def run(image: str, mountpoint: str, quiet: bool, **wanted: Any) -> None:
+def run(image: str, mountpoint: str, *, quiet: bool, **wanted: Any) -> None:
     """Run a program in a container made of IMAGE.
 
     IMAGE is what `imgfs pull` takes; all of it comes here first. CMD takes the place of the image's Cmd. What the
@@ -100,7 +100,7 @@ def run(image: str, mountpoint: str, quiet: bool, **wanted: Any) -> None:
 @click.option("-a", "--attach", is_flag=True, help="Stay in front until it has ended, and exit as it does.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass stdin on; with -a.")
 @mountpoint_option
-def start(id: str, attach: bool, interactive: bool, mountpoint: str) -> None:
+def start(id: str, mountpoint: str, *, attach: bool, interactive: bool) -> None:
     """Start a container again after it has ended.
 
     Its files are as they are now. Prints its id; with -a exits as the program does, otherwise as `imgfs run`.

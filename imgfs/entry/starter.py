@@ -37,7 +37,7 @@ _LOADED_LATE = ("imgfs.cli.running", "imgfs.execution.supervisor.life")
 def serve(listener: socket.socket, mountpoint: str) -> None:
     """Serve until the end. SIGCHLD is ignored, so the kernel buries children."""
     facts = _load(mountpoint)
-    listener.setblocking(False)
+    listener.settimeout(0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
@@ -81,7 +81,6 @@ def _child(listener: socket.socket, asking: socket.socket, facts: Facts | None) 
 
 
 def _serve_one(asking: socket.socket, served: Served) -> None:
-    asking.setblocking(True)
     asking.settimeout(PATIENCE)
     request, files = _receive(asking)
     pid, user = _peer(asking)

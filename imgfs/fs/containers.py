@@ -52,7 +52,7 @@ class ContainersDirectory(Directory):
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         if name in _MANY:
-            return ReportFile(f"containers/{name.decode()}", self._shown, partial(self._states, _MANY[name]))
+            return ReportFile(f"containers/{name.decode()}", self._shown, partial(self._states, is_running=_MANY[name]))
         id = os.fsdecode(name)
         if not is_id(id):
             raise missing(name)
@@ -63,7 +63,7 @@ class ContainersDirectory(Directory):
     async def entries(self, caller: Caller) -> Listing:
         return _Ids(self._subsystems, await self._subsystems.containers.ids())
 
-    async def _states(self, is_running: bool) -> bytes:
+    async def _states(self, *, is_running: bool) -> bytes:
         look = partial(states_of, self._subsystems.containers, running=is_running)
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
 

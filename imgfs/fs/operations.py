@@ -232,7 +232,7 @@ class Operations(pyfuse3.Operations):
         await self._files.pop(fh).close()
 
     @guarded
-    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
+    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001 - as pyfuse3 calls it
         if isinstance(self._files[fh], WriterHandle):
             await self._writer(fh).fsync()
 
@@ -267,7 +267,7 @@ class Operations(pyfuse3.Operations):
         self._listings.pop(fh)[2].close()
 
     @guarded
-    async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
+    async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001 - as pyfuse3 calls it
         pass
 
     @guarded

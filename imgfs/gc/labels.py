@@ -26,7 +26,7 @@ class References:
     back: tuple[Resource, ...]
 
 
-NONE = References(False, (), ())
+NONE = References(is_root=False, forward=(), back=())
 
 
 def references(labels: Mapping[str, str | bytes]) -> References:

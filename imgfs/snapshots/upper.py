@@ -47,8 +47,8 @@ class Dialect:
         return bool(found) and (value is None or value in found)
 
 
-KERNEL = Dialect(("trusted.overlay.",), False)
-ROOTLESS = Dialect(("user.overlay.", "user.fuseoverlayfs.", "trusted.overlay."), True)
+KERNEL = Dialect(("trusted.overlay.",), has_marked_files=False)
+ROOTLESS = Dialect(("user.overlay.", "user.fuseoverlayfs.", "trusted.overlay."), has_marked_files=True)
 
 
 @dataclass(frozen=True, slots=True)
