@@ -38,12 +38,15 @@ class Connections:
         if route.proxy and route.permitted is not None:
             refuse_literal(hostname(url), route.permitted, subject)
         key = _Key.of(url, route)
-        if key not in self._pools:
-            context, proxy_context = await self._contexts_of(key, subject)
-            if key not in self._pools:
-                await self._retire(key)
-                self._pools[key] = self._made(key, context, proxy_context)
-        return self._pools[key]
+        if found := self._pools.get(key):
+            return found
+        context, proxy_context = await self._contexts_of(key, subject)
+        if found := self._pools.get(key):
+            return found
+        # Known before anything is waited for, or others would make a second one that nobody closes.
+        made = self._pools[key] = self._made(key, context, proxy_context)
+        await self._retire(key)
+        return made
 
     async def aclose(self) -> None:
         """Close every connection."""
