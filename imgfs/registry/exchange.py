@@ -100,7 +100,7 @@ class Exchange:
         """
         if turns is None:
             return Tries(self.limits, self._sleep, self.counters[host], failed=failed)
-        return Tries(self.limits, self._sleep, self.counters[host], turns.spare, turns.since, failed)
+        return Tries(self.limits, self._sleep, self.counters[host], spare=turns.spare, since=turns.since, failed=failed)
 
     def turns(self, hosts: Sequence[Endpoint], what: str) -> Turns:
         """The order in which `hosts` are asked for `what`, with what is known of them now."""

@@ -74,6 +74,7 @@ class Tries:
         limits: Limits,
         sleep: Sleep,
         counters: HostStatistics,
+        *,
         spare: Callable[[], bool] = lambda: False,
         since: float | None = None,
         failed: Told = nobody,
