@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 DOWN_SECONDS = 30.0
 """How long a host that could not be reached is asked last; it doubles with each time, up to DOWN_MAX."""
 DOWN_MAX = 300.0
 SHUNNED_SECONDS = 600.0
-_SHUNNED_KEPT = 4096
+KEPT_MAX = 4096
+"""Hosts that are down, and wrong blobs, of which something is known at a time: names that are looked up have no end."""
 
 
 @dataclass(slots=True)
@@ -45,6 +50,9 @@ class Health:
         now, found = trio.current_time(), self._down.get(authority)
         if found is None or asked > found.noted:
             seconds = DOWN_SECONDS if found is None else min(2 * found.seconds, DOWN_MAX)
+            self._down.pop(authority, None)
+            if len(self._down) >= KEPT_MAX:
+                self._down = _newest({host: one for host, one in self._down.items() if one.until > now})
             self._down[authority] = _Down(now, now + seconds, seconds)
 
     def well(self, authority: str) -> None:
@@ -54,9 +62,8 @@ class Health:
     def shun(self, authority: str, what: str) -> None:
         """It sent wrong bytes of `what`."""
         now = trio.current_time()
-        if len(self._shunned) >= _SHUNNED_KEPT:
-            self._shunned = {key: until for key, until in self._shunned.items() if until > now}
-            self._shunned = dict(list(self._shunned.items())[-_SHUNNED_KEPT // 2 :])
+        if len(self._shunned) >= KEPT_MAX:
+            self._shunned = _newest({key: until for key, until in self._shunned.items() if until > now})
         self._shunned[authority, what] = now + SHUNNED_SECONDS
 
     def is_shunned(self, authority: str, what: str) -> bool:
@@ -66,3 +73,8 @@ class Health:
     def shunned_for(self, authority: str, what: str) -> float:
         """For how many seconds it is still asked last for `what`; 0 for who sent no wrong bytes."""
         return max(0.0, self._shunned.get((authority, what), 0.0) - trio.current_time())
+
+
+def _newest(known: dict[K, V]) -> dict[K, V]:
+    """Of what was learnt, half of KEPT_MAX at most."""
+    return dict(list(known.items())[-KEPT_MAX // 2 :])
