@@ -1,6 +1,7 @@
 """Checking what holds bytes: blobs, layers, metadata images, unfinished writes. Nothing is changed.
 
-Each function looks at one thing and yields what is wrong with it; what vanishes meanwhile is no finding.
+Each function looks at one thing and returns what is wrong with it, if anything is: the first that is found, for what
+comes behind it would follow from it. What vanishes meanwhile is no finding.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from imgfs.check.finding import Finding, aside, damaged, derived, stranger
@@ -26,73 +27,74 @@ Moved = Callable[[int], object]
 """Told how many bytes were read; what it raises ends the check."""
 
 
-def check_blob(path: Path, place: str, size: int | None, *, deep: bool, moved: Moved) -> Iterator[Finding]:
+def check_blob(path: Path, place: str, size: int | None, *, deep: bool, moved: Moved) -> Finding | None:
     """A blob under its name, of `size` bytes if that is known; `deep` hashes it."""
     digest = f"{path.parent.parent.name}:{path.name}"
     if path.name.endswith(DAMAGED):
-        yield aside(place)
-    elif not is_digest(digest) or path.parent.name != path.name[:2]:
-        yield stranger(place)
-    elif not is_plain(path):
-        yield damaged(place, "is no plain file")
-    elif (found := _size_of(path)) is not None and size not in (None, found):
-        yield damaged(place, f"has {found} bytes, {size} were stored")
-    elif deep and not _has_digest(path, Digest(digest), moved):
-        yield damaged(place, "its bytes have another digest")
+        return aside(place)
+    if not is_digest(digest) or path.parent.name != path.name[:2]:
+        return stranger(place)
+    if not is_plain(path):
+        return damaged(place, "is no plain file")
+    found = _size_of(path)
+    if found is not None and size not in (None, found):
+        return damaged(place, f"has {found} bytes, {size} were stored")
+    if deep and not _has_digest(path, Digest(digest), moved):
+        return damaged(place, "its bytes have another digest")
+    return None
 
 
-def check_layer(directory: Path, place: str, *, deep: bool, moved: Moved) -> Iterator[Finding]:
+def check_layer(directory: Path, place: str, *, deep: bool, moved: Moved) -> Finding | None:
     """A layer: its tar is there, of the size that its index has; `deep` hashes it. A missing index is no harm."""
     diff_id, tar, index = f"{directory.parent.name}:{directory.name}", directory / files.TAR, directory / files.INDEX
     if directory.name.endswith(DAMAGED):
-        yield aside(place)
-    elif not is_digest(diff_id):
-        yield stranger(place)
-    elif not all(map(is_plain, (tar, index))) or _is_no_directory(directory):
-        yield damaged(place, "holds what is no plain file")
-    elif (size := _size_of(tar)) is None:
-        if directory.exists():
-            yield derived(place, "has no tar")
-    else:
-        stored = _index_size(index) if index.exists() else size
-        if stored not in (None, size):
-            yield damaged(place, f"its tar has {size} bytes, {stored} were stored")
-        elif deep and not _has_digest(tar, Digest(diff_id), moved):
-            yield damaged(place, "its tar has another digest")
-        elif stored is None and index.exists():
-            yield derived(f"{place}/index", "is torn, or of another version", "index")
-
-
-def check_view(path: Path, place: str, moved: Moved) -> Iterator[Finding]:
-    """A metadata image, by its checksum."""
-    if not is_plain(path) or not _is_whole(path, moved):
-        yield derived(place, "is torn, or of another version")
-
-
-def check_ingest(directory: Path, place: str) -> Iterator[Finding]:
-    """An unfinished write: its record can be read, and all bytes are there that were recorded as synced."""
-    if directory.name.endswith(DAMAGED):
-        yield aside(place)
-        return
-    if not all(map(is_plain, (directory / "data", directory / "meta"))) or _is_no_directory(directory):
-        what, follows = "holds what is no plain file", "the write cannot go on"
-        yield Finding(place, what, follows, "repair sets it aside; send the bytes again", "aside")
-        return
-    size = _size_of(directory / "data")
+        return aside(place)
+    if not is_digest(diff_id):
+        return stranger(place)
+    if not all(map(is_plain, (tar, index))) or _is_no_directory(directory):
+        return damaged(place, "holds what is no plain file")
+    size = _size_of(tar)
     if size is None:
-        if directory.exists():
-            yield Finding(place, "its bytes are gone", "the write begins again", "repair removes its record", "remove")
-        return
+        return derived(place, "has no tar") if directory.exists() else None
+    stored = _index_size(index) if index.exists() else size
+    if stored not in (None, size):
+        return damaged(place, f"its tar has {size} bytes, {stored} were stored")
+    if deep and not _has_digest(tar, Digest(diff_id), moved):
+        return damaged(place, "its tar has another digest")
+    if stored is None and index.exists():
+        return derived(f"{place}/index", "is torn, or of another version", "index")
+    return None
+
+
+def check_view(path: Path, place: str, moved: Moved) -> Finding | None:
+    """A metadata image, by its checksum."""
+    if is_plain(path) and _is_whole(path, moved):
+        return None
+    return derived(place, "is torn, or of another version")
+
+
+def check_ingest(directory: Path, place: str) -> Finding | None:
+    """An unfinished write: its record can be read, and all bytes are there that were recorded as synced."""
+    data, record = directory / "data", directory / "meta"
+    if directory.name.endswith(DAMAGED):
+        return aside(place)
+    if not all(map(is_plain, (data, record))) or _is_no_directory(directory):
+        what, follows = "holds what is no plain file", "the write cannot go on"
+        return Finding(place, what, follows, "repair sets it aside; send the bytes again", "aside")
+    size = _size_of(data)
+    if size is None:
+        what, follows, cure = "its bytes are gone", "the write begins again", "repair removes its record"
+        return Finding(place, what, follows, cure, "remove") if directory.exists() else None
     try:
-        meta = decode((directory / "meta").read_bytes())
+        durable = decode(record.read_bytes()).durable
     except (OSError, ImgfsError) as error:
-        if directory.exists():
-            what, follows = f"its record cannot be read ({error})", "the write cannot go on under its name"
-            yield Finding(place, what, follows, "repair sets it aside; send the bytes again", "aside")
-        return
-    if size < meta.durable:
-        what, follows = f"has {size} bytes, {meta.durable} were on disk", "the write goes on from there"
-        yield Finding(place, what, follows, "repair corrects its record; send the rest again", "record")
+        what, follows = f"its record cannot be read ({error})", "the write cannot go on under its name"
+        cure = "repair sets it aside; send the bytes again"
+        return Finding(place, what, follows, cure, "aside") if directory.exists() else None
+    if size < durable:
+        what, follows = f"has {size} bytes, {durable} were on disk", "the write goes on from there"
+        return Finding(place, what, follows, "repair corrects its record; send the rest again", "record")
+    return None
 
 
 def is_plain(path: Path) -> bool:

@@ -7,8 +7,9 @@ motion beside a daemon may be one, so a finding counts when a second look, a mom
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from imgfs.check.content import Moved, check_blob, check_ingest, check_layer, check_view, is_temporary
@@ -51,6 +52,13 @@ class Examiner:
         self._db: sqlite3.Connection | None = None
         self._rows: rows.Rows | None = None
         self._by_number: dict[int, rows.Info] = {}
+        self._files: dict[str, Callable[[], Finding | None]] = {
+            FILE: lambda: check_database(state, kept, deep=deep),
+            COPY: lambda: check_copy(state / COPY, COPY, kept),
+            OLD: lambda: check_copy(state / OLD, OLD, kept),
+            _CONFIG: lambda: check_config(state),
+            **{name: partial(check_plain, state / name, name) for name in _PLAIN},
+        }
 
     def __enter__(self) -> Examiner:
         return self
@@ -65,59 +73,48 @@ class Examiner:
         """All there is to look at, the database first, for the others are judged by it."""
         yield from (FILE, COPY, OLD, _CONFIG, *_PLAIN, *_DEPTHS)
         yield from self._told(self._state.glob(f"{ASIDE}*"))
-        yield from sorted({*self._below("snapshots"), *(f"snapshots/{one}" for one in self._numbers())})
+        yield from sorted({*self._found("snapshots"), *(f"snapshots/{one}" for one in self._numbers())})
         for top in ("blobs", "layers", "views", "ingest"):
-            yield from self._below(top)
+            yield from self._found(top)
 
     def size(self) -> int:
         """About how many bytes all this will read."""
         found = self._state.glob("views/*"), *(self._state.glob(one) for one in _HASHED if self._deep)
         return sum(_size(path) for paths in found for path in paths)
 
-    def examine(self, place: str) -> list[Finding]:
+    def examine(self, place: str) -> Finding | None:
         """What is wrong with one thing; nothing for what is none. Raises OSError where the disk cannot be read."""
-        return list(self._examine(place))
-
-    def _examine(self, place: str) -> Iterator[Finding]:
         path, (top, *below) = self._state / place, place.split("/")
         if place in _DEPTHS:
-            yield from check_directory(path, place)
-            return
+            return check_directory(path, place)
         if ".." in below or len(below) + 1 != _DEPTHS.get(top, 1) or is_temporary(path.name):
-            return
+            return None
         place = shown(place)
         match top:
             case "blobs":
-                yield from check_blob(path, place, self._size_of_blob(below), deep=self._deep, moved=self._moved)
+                return check_blob(path, place, self._size_of_blob(path), deep=self._deep, moved=self._moved)
             case "layers":
-                yield from check_layer(path, place, deep=self._deep, moved=self._moved)
+                return check_layer(path, place, deep=self._deep, moved=self._moved)
             case "views":
-                yield from check_view(path, place, self._moved)
+                return check_view(path, place, self._moved)
             case "ingest":
-                yield from check_ingest(path, place)
+                return check_ingest(path, place)
             case "snapshots":
-                yield from self._examine_snapshot(place, below[0])
+                return self._check_snapshot(path, place)
             case _:
-                yield from self._examine_file(path, place)
+                return self._check_file(place)
 
-    def _examine_file(self, path: Path, place: str) -> Iterator[Finding]:
-        if place == FILE:
-            yield from check_database(self._state, self._kept, deep=self._deep)
-        elif place in (COPY, OLD):
-            yield from check_copy(path, place, self._kept)
-        elif place == _CONFIG:
-            yield from check_config(self._state)
-        elif place in _PLAIN:
-            yield from check_plain(path, place)
-        elif place.startswith(ASIDE):
-            yield aside(place)
+    def _check_file(self, place: str) -> Finding | None:
+        if place.startswith(ASIDE):
+            return aside(place)
+        return self._files[place]() if place in self._files else None
 
-    def _examine_snapshot(self, place: str, name: str) -> Iterator[Finding]:
+    def _check_snapshot(self, path: Path, place: str) -> Finding | None:
         found = self._users()
-        if found is not None and name.isdecimal():
-            number = int(name)
-            info = self._by_number.get(number)
-            yield from check_snapshot(self._state, place, info, is_removed=number in found.removed)
+        if found is None or not path.name.isdecimal():
+            return None
+        number = int(path.name)
+        return check_snapshot(self._state, place, self._by_number.get(number), is_removed=number in found.removed)
 
     def _numbers(self) -> list[int]:
         """The snapshots that should have a directory."""
@@ -132,8 +129,8 @@ class Examiner:
                 self._by_number = {one.number: one for one in self._rows.infos}
         return self._rows
 
-    def _size_of_blob(self, words: list[str]) -> int | None:
-        digest = f"{words[0]}:{words[-1]}"
+    def _size_of_blob(self, path: Path) -> int | None:
+        digest = f"{path.parent.parent.name}:{path.name}"
         if is_digest(digest) and (db := self._connect()):
             with suppress(sqlite3.Error):
                 return proven_size(db, Digest(digest))
@@ -145,7 +142,7 @@ class Examiner:
                 self._db = read_only(self._state / FILE)
         return self._db
 
-    def _below(self, top: str) -> Iterator[str]:
+    def _found(self, top: str) -> Iterator[str]:
         pattern = "/".join([top, *"*" * (_DEPTHS[top] - 1)])
         yield from self._told(path for path in self._state.glob(pattern) if path.name != "empty")
 

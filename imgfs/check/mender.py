@@ -83,20 +83,22 @@ class Mender:
         self.done: deque[Mended] = deque(maxlen=KEPT)
         """The latest, oldest first."""
 
-    async def mend(self, place: str) -> list[Mended]:
-        """Look at `place`, every byte of it, and mend what is wrong; returns what was, nothing where all is well.
+    async def mend(self, place: str) -> Mended | None:
+        """Look at `place`, every byte of it, and mend what is wrong; returns what was, None where all is well.
 
         Raises NotPermitted for what cannot be mended beside a daemon, Busy for what is in work, NoSpace, StorageFailed.
         """
         async with self._turn:
-            done = [await self._mend(finding) for finding in await self._look(place) if finding.is_damage]
-        self.done.extend(done)
-        for one in done:
-            _log.warning("mended", extra=msgspec.structs.asdict(one))
+            finding = await self._look(place)
+            if finding is None or not finding.is_damage:
+                return None
+            done = await self._mend(finding)
+        self.done.append(done)
+        _log.warning("mended", extra=msgspec.structs.asdict(done))
         return done
 
-    async def _look(self, place: str) -> list[Finding]:
-        def look() -> list[Finding]:
+    async def _look(self, place: str) -> Finding | None:
+        def look() -> Finding | None:
             with Examiner(self._state, self._tables.kept, deep=True, moved=_until_cancelled) as examiner:
                 return examiner.examine(place)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -30,16 +30,17 @@ _STUCK = "the daemon does not start, and repair cannot"
 _REBUILT = "repair and the next mount set it aside and rebuild it from its copy and from files"
 
 
-def check_database(state: Path, kept: Sequence[Kept], *, deep: bool) -> Iterator[Finding]:
+def check_database(state: Path, kept: Sequence[Kept], *, deep: bool) -> Finding | None:
     """The database: there if it ever was, of an imgfs that is known here, and whole by SQLite's own check."""
     path = state / FILE
     if not is_plain(path):
-        yield Finding(FILE, "is no plain file", _LOST, "move it away; the next mount makes it anew")
-        return
+        return Finding(FILE, "is no plain file", _LOST, "move it away; the next mount makes it anew")
     if reason := lost(state):
-        yield Finding(FILE, f"is lost ({reason.rpartition(' ')[2]})", _LOST, _REBUILT, "database")
-    if not path.exists() or reason:
-        return
+        return Finding(FILE, f"is lost ({reason.rpartition(' ')[2]})", _LOST, _REBUILT, "database")
+    return _check_tables(path, kept, deep=deep) if path.exists() else None
+
+
+def _check_tables(path: Path, kept: Sequence[Kept], *, deep: bool) -> Finding | None:
     try:
         with closing(read_only(path)) as db:
             check_origin(db, path, {table for one in kept for table in one.tables})
@@ -48,54 +49,58 @@ def check_database(state: Path, kept: Sequence[Kept], *, deep: bool) -> Iterator
                 one.dump(db)
     except Foreign as error:
         what, _, cure = error.message.removeprefix(f"{path}: ").partition("; ")
-        yield Finding(FILE, what, "the daemon does not start with it", cure)
+        return Finding(FILE, what, "the daemon does not start with it", cure)
     except sqlite3.Error as error:
         if is_damage(error):
-            yield Finding(FILE, f"is damaged ({error})", _LOST, _REBUILT, "database")
-        else:
-            yield Finding(FILE, str(error), "the daemon may not start", "check the disk and who else uses it")
+            return Finding(FILE, f"is damaged ({error})", _LOST, _REBUILT, "database")
+        return Finding(FILE, str(error), "the daemon may not start", "check the disk and who else uses it")
+    return None
 
 
-def check_copy(path: Path, place: str, kept: Sequence[Kept]) -> Iterator[Finding]:
+def check_copy(path: Path, place: str, kept: Sequence[Kept]) -> Finding | None:
     """A copy of the database: torn, it is of no use; none is no harm."""
     try:
-        if is_plain(path):
-            read(path, kept)
-        else:
+        if not is_plain(path):
             raise Malformed("no plain file")
+        read(path, kept)
     except FileNotFoundError:
-        return
+        return None
     except (OSError, Malformed) as error:
         follows = "names, labels, leases and views would be lost with the database"
-        yield Finding(place, f"cannot be read ({error})", follows, "repair writes it anew from the database", "copy")
+        return Finding(place, f"cannot be read ({error})", follows, "repair writes it anew from the database", "copy")
+    return None
 
 
-def check_snapshot(state: Path, place: str, info: Info | None, *, is_removed: bool) -> Iterator[Finding]:
+def check_snapshot(state: Path, place: str, info: Info | None, *, is_removed: bool) -> Finding | None:
     """A user's snapshot has its row and its directory; `info` is the row."""
     upper = state / place / "upper"
     if info is not None and info.kind is not Kind.VIEW and not upper.is_dir():
         what = f"the changes of snapshot {shown(info.id)} are lost"
-        yield Finding(place, what, "it cannot be used", f"imgfs snapshot rm {shown(info.id)}")
-    elif info is None and not is_removed and upper.is_dir() and any(upper.iterdir()):
+        return Finding(place, what, "it cannot be used", f"imgfs snapshot rm {shown(info.id)}")
+    if info is None and not is_removed and upper.is_dir() and any(upper.iterdir()):
         what, follows = "holds changes and is no snapshot that the database knows", "nobody finds it"
-        yield Finding(place, what, follows, "repair, without a daemon, makes a snapshot of it", "adopt")
+        return Finding(place, what, follows, "repair, without a daemon, makes a snapshot of it", "adopt")
+    return None
 
 
-def check_plain(path: Path, place: str) -> Iterator[Finding]:
+def check_plain(path: Path, place: str) -> Finding | None:
     """A file that nobody misses, but that must not be anything else."""
-    if not is_plain(path):
-        yield Finding(place, "is no plain file", _STUCK, "move it away; the next mount makes it anew")
+    if is_plain(path):
+        return None
+    return Finding(place, "is no plain file", _STUCK, "move it away; the next mount makes it anew")
 
 
-def check_directory(path: Path, place: str) -> Iterator[Finding]:
+def check_directory(path: Path, place: str) -> Finding | None:
     """A directory of the state directory; one that is not there is made when it is needed."""
-    if os.path.lexists(path) and not path.is_dir():
-        yield Finding(place, "is no directory", _STUCK, "move it away; the next mount makes it anew")
+    if path.is_dir() or not os.path.lexists(path):
+        return None
+    return Finding(place, "is no directory", _STUCK, "move it away; the next mount makes it anew")
 
 
-def check_config(state: Path) -> Iterator[Finding]:
+def check_config(state: Path) -> Finding | None:
     """The configuration in the state directory can be read."""
     try:
         load_config(None, state)
     except ImgfsError as error:
-        yield Finding("imgfs.toml", error.message, "the daemon does not start with it", "mend it with an editor")
+        return Finding("imgfs.toml", error.message, "the daemon does not start with it", "mend it with an editor")
+    return None

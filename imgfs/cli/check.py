@@ -127,14 +127,15 @@ def _found(state: Path, *, deep: bool) -> Iterator[Finding]:
                 for place in examiner.places():
                     progress.at(place)
                     found = examiner.examine(place)
-                    if is_held and any(one.is_damage for one in found):
-                        doubtful += dict.fromkeys(map(place_of, found))
-                    else:
-                        yield from found
+                    if found is not None and found.is_damage and is_held:
+                        doubtful.append(place_of(found))
+                    elif found is not None:
+                        yield found
             if doubtful:
                 time.sleep(_SECOND_LOOK)
                 with Examiner(state, TABLES.kept, deep=deep, moved=progress.moved) as examiner:
                     for place in doubtful:
-                        yield from examiner.examine(place)
+                        if (found := examiner.examine(place)) is not None:
+                            yield found
     except OSError as error:
         raise Failure(f"{error.filename or state}: {error.strerror}", error.errno or errno.EIO) from None

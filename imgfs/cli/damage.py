@@ -75,7 +75,7 @@ def mending(state: Path, *, deep: bool, progress: Reading) -> Iterator[Mended]:
             progress.expect(examiner.size())
             for place in examiner.places():
                 progress.at(place)
-                for finding in examiner.examine(place):
+                if (finding := examiner.examine(place)) is not None:
                     yield _mended(mender, finding)
 
 

@@ -62,16 +62,17 @@ class Marker:
 
     def resource(self, resource: Resource) -> None:
         """Reach what a lease, a pin or a label names."""
-        if resource.kind is Kind.CONTENT:
-            self.image(Digest(resource.id), may_be_layer=True)
-        elif resource.kind is Kind.LAYER:
-            self.layers.add(Digest(resource.id))
-        elif resource.kind is Kind.INGEST:
-            self._ingest(resource.id.replace("%2F", "/"))
-        elif resource.kind is Kind.SNAPSHOT:
-            self._snapshot(resource.id)
-        elif resource.kind is Kind.IMAGE and (name := self._stores.names.get(resource.id)):
-            self.image(name.digest)
+        match resource.kind:
+            case Kind.CONTENT:
+                self.image(Digest(resource.id), may_be_layer=True)
+            case Kind.LAYER:
+                self.layers.add(Digest(resource.id))
+            case Kind.INGEST:
+                self._ingest(resource.id.replace("%2F", "/"))
+            case Kind.SNAPSHOT:
+                self._snapshot(resource.id)
+            case Kind.IMAGE:
+                self._name(resource.id)
 
     def image(self, digest: Digest, *, may_be_layer: bool = False) -> None:
         """Reach a blob and, if it is a document, all that it refers to; if it may be a layer, its tar."""
@@ -185,6 +186,10 @@ class Marker:
         batch = self._plain[:_BATCH]
         self.layers.update((await self._stores.catalog.unpacked(batch)).values())
         del self._plain[: len(batch)]
+
+    def _name(self, name: str) -> None:
+        if found := self._stores.names.get(name):
+            self.image(found.digest)
 
     def _ingest(self, ref: str) -> None:
         """With what is known of the blob that it will be, so that somebody can go on with it."""

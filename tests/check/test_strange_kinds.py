@@ -17,7 +17,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
 
 def found(state: Path) -> list[str]:
     with Examiner(state, []) as examiner:
-        return [one.path for place in examiner.places() for one in examiner.examine(place) if one.is_damage]
+        return [one.path for place in examiner.places() if (one := examiner.examine(place)) and one.is_damage]
 
 
 @pytest.mark.parametrize("name", ["lock", "log", "log.1"])
