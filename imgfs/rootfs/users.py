@@ -21,9 +21,10 @@ from imgfs.rootfs.lowers import Lowers
 from imgfs.rootfs.places import Places, diff_of, rootfs_of
 from imgfs.rootfs.terms import Terms
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.lineage import Stack
 from imgfs.snapshots.root import RootAttributes
 from imgfs.snapshots.rows import Info, Kind
-from imgfs.snapshots.store import SnapshotStore, Stack
+from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import Views
 
 _CLOSED = (

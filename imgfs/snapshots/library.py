@@ -24,8 +24,9 @@ from imgfs.kernel.overlay import SOURCE, check_unused, mount_overlay, options_of
 from imgfs.snapshots import graph, rows
 from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.ids import active_id, subject
+from imgfs.snapshots.lineage import Stack
 from imgfs.snapshots.rows import Kind
-from imgfs.snapshots.store import SnapshotStore, Stack
+from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.usage import Usage
 
 _SCHEMAS = [graph.SCHEMA, rows.SCHEMA]

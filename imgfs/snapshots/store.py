@@ -1,9 +1,9 @@
 """User snapshots: prepared, given a parent, committed, viewed, removed; beside the graph of image chains.
 
-Owns the rows, the directories `snapshots/<number>` of the state directory, and who may do what when. An id is a chain
-ID, a name, or `active/<key>` (ids.py). Mounting is not done here: `stack` says of what, `hold` keeps it in place. After
-a crash at any point a snapshot is wholly there or wholly not, and nothing acknowledged is lost: directory, then row; on
-the way out row, then directory.
+Owns the rows, the directories `snapshots/<number>` of the state directory, and who may do what when; what there is, and
+upon what, is lineage.py's. An id is a chain ID, a name, or `active/<key>` (ids.py). Mounting is not done here: `stack`
+says of what, `hold` keeps it in place. After a crash at any point a snapshot is wholly there or wholly not, and nothing
+acknowledged is lost: directory, then row; on the way out row, then directory.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,24 +22,13 @@ import trio
 from imgfs.aio.threads import run_disk
 from imgfs.content.labels import Labels
 from imgfs.database.database import Database
-from imgfs.errors import (
-    AlreadyExists,
-    Busy,
-    Invalid,
-    NoSpace,
-    NotFound,
-    NotPermitted,
-    ReadOnly,
-    StorageFailed,
-    TooLarge,
-    from_os,
-)
-from imgfs.kernel.overlay import MOST_LOWERS
-from imgfs.oci.digest import Digest, is_digest
+from imgfs.errors import AlreadyExists, Busy, NoSpace, NotFound, NotPermitted, ReadOnly, StorageFailed, from_os
+from imgfs.oci.digest import is_digest
 from imgfs.snapshots import notes, rows
-from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.ids import active_id, check_key, check_name, shown, subject
 from imgfs.snapshots.index import Index
+from imgfs.snapshots.lineage import Lineage
 from imgfs.snapshots.removal import Removals, run_walk
 from imgfs.snapshots.root import RootAttributes, apply_root, root_of
 from imgfs.snapshots.rows import Info, Kind
@@ -49,22 +38,7 @@ from imgfs.snapshots.usage import Usage, measure
 _log = logging.getLogger("imgfs.snapshots")
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """What to mount. `lowers` are directories of changes, the nearest first; below them lies `chain`, if there is one.
-
-    `upper` and `work` are None unless the snapshot is active and is to be written; else its own changes are the nearest
-    of `lowers`. Without a chain, an overlay has `SnapshotStore.empty` at the bottom: it wants one lower directory
-    besides an upper, and two without.
-    """
-
-    lowers: tuple[Path, ...]
-    chain: Digest | None
-    upper: Path | None = None
-    work: Path | None = None
-
-
-class SnapshotStore:
+class SnapshotStore(Lineage):
     """All user snapshots of one state directory.
 
     Changes are durable on return and, once begun, not cancelled half-way. Every change may raise NoSpace and
@@ -77,98 +51,22 @@ class SnapshotStore:
         `sync` forces everything below a directory to disk (syncfs(2)) in a thread, and raises OSError. Where the
         database is frozen, no directory is made either.
         """
+        shelf = Shelf(state, read_only=database.is_frozen)
+        found, directories = database.read_now(rows.select), shelf.numbers()
+        super().__init__(graph, Index(_seen(info, directories) for info in found.infos), shelf)
         self._database = database
-        self._graph = graph
         self._sync = sync
-        self._shelf = Shelf(state, read_only=database.is_frozen)
         self._labels = Labels(database, "snapshot_labels")
         self._changing = trio.Lock()
         self._unsafe: set[str] = set()
         """Active snapshots whose data the disk refused once: a second sync would tell a lie."""
-        found = database.read_now(rows.select)
-        directories = self._shelf.numbers()
         self._last = max(found.last, *directories, 0)
         self._usages = found.usages
-        self._index = Index(_seen(info, directories) for info in found.infos)
-        self._removals = Removals(self._shelf, (info.number for info in self._index), found.removed)
-
-    def __iter__(self) -> Iterator[Info]:
-        """Every user snapshot by id, active ones among them."""
-        return iter(self._index)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    @property
-    def version(self) -> int:
-        """Changes whenever a snapshot is made or changed."""
-        return self._index.version
-
-    @property
-    def empty(self) -> Path:
-        """A directory that stays empty, for the bottom of overlays."""
-        return self._shelf.empty
-
-    def find(self, id: str) -> Info | None:
-        """The snapshot of that id, an image chain too, or None."""
-        chain = self._chain(id)
-        if chain is None:
-            return self._index.get(id)
-        return Info(chain.number, Kind.COMMITTED, id, chain.parent, chain.created, chain.created)
-
-    def find_own(self, id: str) -> Info | None:
-        """As `find`, but no image chain."""
-        return self._index.get(id)
-
-    def numbered(self, number: int) -> Info:
-        """The user snapshot of that number, whatever its id is now. Raises NotFound."""
-        found = self._index.numbered(number)
-        if found is None:
-            raise NotFound(f"snapshot number {number}: was removed")
-        return found
-
-    def stat(self, id: str) -> Info:
-        """As `find`. Raises NotFound."""
-        found = self.find(id)
-        if found is None:
-            raise NotFound(f"{subject(id)}: does not exist")
-        return found
-
-    def children(self, id: str) -> list[str]:
-        """Ids of the snapshots whose parent it is and of the views that pin it; of an image chain, chains too."""
-        chains = self._graph.children(Digest(id)) if is_digest(id) else []
-        return sorted([*chains, *self._index.children(id)])
-
-    def stack(self, id: str, *, read_only: bool = False) -> Stack:
-        """What the rootfs is made of, in time linear in its depth; `read_only` without anything to write to.
-
-        Raises NotFound, and StorageFailed for damage.
-        """
-        info = self.stat(id)
-        here: Info | None = info
-        uppers: list[Path] = []
-        chain: Digest | None = None
-        while here is not None:
-            if is_digest(here.id):
-                chain = Digest(here.id)
-                break
-            if here.kind is not Kind.VIEW:
-                uppers.append(self._upper(here))
-            here = self.stat(here.parent) if here.parent else None
-        if info.kind is not Kind.ACTIVE:
-            return Stack(tuple(uppers), chain)
-        if read_only:
-            # One that was never used has no changes, and the looks of its root are its parent's.
-            return Stack(tuple(uppers if info.used else uppers[1:]), chain)
-        return Stack(tuple(uppers[1:]), chain, uppers[0], self._shelf.work(info.number))
+        self._removals = Removals(shelf, (info.number for info in self._index), found.removed)
 
     async def is_read_only(self) -> bool:
         """Whether nothing can be changed here now, because the filesystem of the state directory takes no change."""
         return await run_disk(self._shelf.is_read_only)
-
-    def upper(self, id: str) -> Path:
-        """The directory of its own changes. Raises NotFound, NotPermitted for what has none, StorageFailed."""
-        return self._upper(self._user(id))
 
     async def prepare(self, key: str, parent: str | None = None) -> Info:
         """Make an active snapshot without changes. Raises Invalid, AlreadyExists, and for a parent as `set_parent`."""
@@ -368,18 +266,9 @@ class SnapshotStore:
         """Remove a label. Raises NotFound, for the snapshot or the label."""
         await self._labels.remove(self._labelled(id), key)
 
-    def _chain(self, id: str) -> Snapshot | None:
-        return self._graph.find(Digest(id)) if is_digest(id) else None
-
     def _labelled(self, id: str) -> str:
         """What labels of a snapshot are kept with: of a user's its number, which a commit leaves as it is."""
         return id if self._chain(id) else str(self._user(id).number)
-
-    def _user(self, id: str) -> Info:
-        """The user snapshot. Raises NotFound, NotPermitted for an image chain."""
-        if self._chain(id):
-            raise NotPermitted(f"{subject(id)}: belongs to the images with these layers; remove their names instead")
-        return self.stat(id)
 
     def _active(self, key: str) -> Info:
         return self.stat(active_id(key))
@@ -390,36 +279,6 @@ class SnapshotStore:
         if info.used:
             raise Busy(f"{subject(info.id)}: its rootfs was used already, so its parent is settled; prepare another")
         return info
-
-    def _target(self, id: str) -> str:
-        """The id that can be a parent: of a view, what it pins. Raises NotFound, Invalid for an active one."""
-        info = self.stat(id)
-        if info.kind is Kind.ACTIVE:
-            raise Invalid(f"{subject(id)}: is active and can be no parent; commit it first")
-        return info.parent or id if info.kind is Kind.VIEW else id
-
-    def _foundation(self, parent: str | None) -> str | None:
-        """What an active snapshot lies on if it is put upon `parent`. Raises NotFound, Invalid, TooLarge."""
-        if parent is None:
-            return None
-        target = self._target(parent)
-        self._check_depth(target)
-        return target
-
-    def _check_depth(self, parent: str) -> None:
-        """Raise TooLarge unless what is committed upon `parent` can still be shown: with something at the bottom."""
-        depth, here = 2, self.find_own(parent)
-        while here is not None:
-            depth, here = depth + 1, self.find_own(here.parent) if here.parent else None
-        if depth > MOST_LOWERS:
-            raise TooLarge(f"{subject(parent)}: {depth - 2} snapshots deep, of {MOST_LOWERS - 2} at most; flatten it")
-
-    def _upper(self, info: Info) -> Path:
-        if info.kind is Kind.VIEW:
-            raise NotPermitted(f"{subject(info.id)}: is a view and has no changes of its own")
-        if info.damaged:
-            raise StorageFailed(f"{subject(info.id)}: its directory {info.number} is lost; remove the snapshot")
-        return self._shelf.upper(info.number)
 
     async def _make_durable(self, info: Info) -> None:
         if info.id in self._unsafe:

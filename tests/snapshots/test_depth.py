@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.errors import TooLarge
-from imgfs.snapshots import store as store_module
+from imgfs.snapshots import lineage
 
 from .storing import Warehouse
 
@@ -15,7 +15,7 @@ LIMIT = 5
 async def test_what_could_not_be_shown_once_committed_gets_no_parent(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MOST_LOWERS", LIMIT)
+    monkeypatch.setattr(lineage, "MOST_LOWERS", LIMIT)
     store, parent = warehouse.store, str(await warehouse.chain("base"))
     for level in range(LIMIT - 1):
         await warehouse.committed(f"level-{level}", parent)

@@ -10,9 +10,10 @@ import trio
 
 from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed
 from imgfs.oci.chain import EMPTY
+from imgfs.snapshots.lineage import Stack
 from imgfs.snapshots.root import RootAttributes
 from imgfs.snapshots.rows import Kind
-from imgfs.snapshots.store import SnapshotStore, Stack
+from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.usage import Usage
 
 from .storing import Warehouse, used

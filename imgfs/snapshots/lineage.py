@@ -1,0 +1,153 @@
+"""What snapshots there are, users' own and image chains, and what each lies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgfs.errors import Invalid, NotFound, NotPermitted, StorageFailed, TooLarge
+from imgfs.kernel.overlay import MOST_LOWERS
+from imgfs.oci.digest import Digest, is_digest
+from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.ids import subject
+from imgfs.snapshots.index import Index
+from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.shelf import Shelf
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What to mount. `lowers` are directories of changes, the nearest first; below them lies `chain`, if there is one.
+
+    `upper` and `work` are None unless the snapshot is active and is to be written; else its own changes are the nearest
+    of `lowers`. Without a chain, an overlay has `Lineage.empty` at the bottom: it wants one lower directory
+    besides an upper, and two without.
+    """
+
+    lowers: tuple[Path, ...]
+    chain: Digest | None
+    upper: Path | None = None
+    work: Path | None = None
+
+
+class Lineage:
+    """The snapshots of one state directory, as they are now. Nothing here waits or writes."""
+
+    def __init__(self, graph: SnapshotGraph, index: Index, shelf: Shelf) -> None:
+        self._graph = graph
+        self._index = index
+        self._shelf = shelf
+
+    def __iter__(self) -> Iterator[Info]:
+        """Every user snapshot by id, active ones among them."""
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def version(self) -> int:
+        """Changes whenever a snapshot is made or changed."""
+        return self._index.version
+
+    @property
+    def empty(self) -> Path:
+        """A directory that stays empty, for the bottom of overlays."""
+        return self._shelf.empty
+
+    def find(self, id: str) -> Info | None:
+        """The snapshot of that id, an image chain too, or None."""
+        chain = self._chain(id)
+        if chain is None:
+            return self._index.get(id)
+        return Info(chain.number, Kind.COMMITTED, id, chain.parent, chain.created, chain.created)
+
+    def find_own(self, id: str) -> Info | None:
+        """As `find`, but no image chain."""
+        return self._index.get(id)
+
+    def numbered(self, number: int) -> Info:
+        """The user snapshot of that number, whatever its id is now. Raises NotFound."""
+        found = self._index.numbered(number)
+        if found is None:
+            raise NotFound(f"snapshot number {number}: was removed")
+        return found
+
+    def stat(self, id: str) -> Info:
+        """As `find`. Raises NotFound."""
+        found = self.find(id)
+        if found is None:
+            raise NotFound(f"{subject(id)}: does not exist")
+        return found
+
+    def children(self, id: str) -> list[str]:
+        """Ids of the snapshots whose parent it is and of the views that pin it; of an image chain, chains too."""
+        chains = self._graph.children(Digest(id)) if is_digest(id) else []
+        return sorted([*chains, *self._index.children(id)])
+
+    def stack(self, id: str, *, read_only: bool = False) -> Stack:
+        """What the rootfs is made of, in time linear in its depth; `read_only` without anything to write to.
+
+        Raises NotFound, and StorageFailed for damage.
+        """
+        info = self.stat(id)
+        here: Info | None = info
+        uppers: list[Path] = []
+        chain: Digest | None = None
+        while here is not None:
+            if is_digest(here.id):
+                chain = Digest(here.id)
+                break
+            if here.kind is not Kind.VIEW:
+                uppers.append(self._upper(here))
+            here = self.stat(here.parent) if here.parent else None
+        if info.kind is not Kind.ACTIVE:
+            return Stack(tuple(uppers), chain)
+        if read_only:
+            # One that was never used has no changes, and the looks of its root are its parent's.
+            return Stack(tuple(uppers if info.used else uppers[1:]), chain)
+        return Stack(tuple(uppers[1:]), chain, uppers[0], self._shelf.work(info.number))
+
+    def upper(self, id: str) -> Path:
+        """The directory of its own changes. Raises NotFound, NotPermitted for what has none, StorageFailed."""
+        return self._upper(self._user(id))
+
+    def _chain(self, id: str) -> Snapshot | None:
+        return self._graph.find(Digest(id)) if is_digest(id) else None
+
+    def _user(self, id: str) -> Info:
+        """The user snapshot. Raises NotFound, NotPermitted for an image chain."""
+        if self._chain(id):
+            raise NotPermitted(f"{subject(id)}: belongs to the images with these layers; remove their names instead")
+        return self.stat(id)
+
+    def _target(self, id: str) -> str:
+        """The id that can be a parent: of a view, what it pins. Raises NotFound, Invalid for an active one."""
+        info = self.stat(id)
+        if info.kind is Kind.ACTIVE:
+            raise Invalid(f"{subject(id)}: is active and can be no parent; commit it first")
+        return info.parent or id if info.kind is Kind.VIEW else id
+
+    def _foundation(self, parent: str | None) -> str | None:
+        """What an active snapshot lies on if it is put upon `parent`. Raises NotFound, Invalid, TooLarge."""
+        if parent is None:
+            return None
+        target = self._target(parent)
+        self._check_depth(target)
+        return target
+
+    def _check_depth(self, parent: str) -> None:
+        """Raise TooLarge unless what is committed upon `parent` can still be shown: with something at the bottom."""
+        depth, here = 2, self.find_own(parent)
+        while here is not None:
+            depth, here = depth + 1, self.find_own(here.parent) if here.parent else None
+        if depth > MOST_LOWERS:
+            raise TooLarge(f"{subject(parent)}: {depth - 2} snapshots deep, of {MOST_LOWERS - 2} at most; flatten it")
+
+    def _upper(self, info: Info) -> Path:
+        if info.kind is Kind.VIEW:
+            raise NotPermitted(f"{subject(info.id)}: is a view and has no changes of its own")
+        if info.damaged:
+            raise StorageFailed(f"{subject(info.id)}: its directory {info.number} is lost; remove the snapshot")
+        return self._shelf.upper(info.number)
