@@ -6,8 +6,8 @@ Owns making and removing their directories too, so that a ref is in the table ex
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -98,6 +98,16 @@ class IngestTable:
             ingest.is_held, ingest.released = True, trio.Event()
             return ingest
         raise Busy(f"ingest {ref!r}: its writer is at work; close it first")
+
+    @contextmanager
+    def held(self, ingest: Ingest) -> Generator[None]:
+        """Hold one that nobody holds, at once, for as long as the block runs. It counts as unused all the same."""
+        ingest.is_held, ingest.released = True, trio.Event()
+        try:
+            yield
+        finally:
+            ingest.is_held = False
+            ingest.released.set()
 
     def release(self, ingest: Ingest) -> None:
         """The holder is done."""

@@ -188,9 +188,9 @@ class IngestStore:
         self._refuse_read_only(ingest.subject)
         if ingest.is_held or ingest.gone is not None or ingest.meta.started != status.started:
             raise Busy(f"{ingest.subject}: is in use again")
-        ingest.is_held = True
-        async with ingest.turn():
-            await self._table.remove(ingest, Cancelled(f"{ingest.subject}: was removed to make room"), drop)
+        with self._table.held(ingest):
+            async with ingest.turn():
+                await self._table.remove(ingest, Cancelled(f"{ingest.subject}: was removed to make room"), drop)
 
     async def sync(self) -> None:
         """Make all bytes of all ingests durable: for the end of the daemon. Logs what the disk refuses."""

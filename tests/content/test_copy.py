@@ -273,3 +273,14 @@ async def test_only_an_idle_one_is_reclaimed(ingests: IngestStore) -> None:
     await again.close(keep=True)
     with pytest.raises(Busy, match="in use again"):
         await ingests.reclaim(seen)
+
+
+async def test_who_is_interrupted_while_he_reclaims_leaves_it_to_the_next(ingests: IngestStore) -> None:
+    async with await ingests.open("r") as writer:
+        await writer.write(b"some")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await ingests.reclaim(ingests.status("r"))
+    assert scope.cancelled_caught
+    async with await ingests.open("r") as writer:
+        assert writer.offset == 4
