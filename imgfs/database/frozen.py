@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,18 +42,24 @@ class FrozenDatabase(Database):
         self._changed = trio.Event()
         self._reading = trio.Lock()
         self._reader = self._writer = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        with ExitStack() as opening:
+            opening.callback(self.close)
+            self._fill(schemas)
+            opening.pop_all()
+
+    def _fill(self, schemas: Sequence[str]) -> None:
         try:
-            _copy(path, self._reader)
-            check_origin(self._reader, path, declared(schemas))
+            _copy(self._path, self._reader)
+            check_origin(self._reader, self._path, declared(schemas))
             check(self._reader)
             check_columns(self._reader, schemas)
             for schema in schemas:
                 self._reader.executescript(schema)
         except sqlite3.Error as error:
             hint = "where its filesystem is read-only, remount it, so that it can be rebuilt; else run `imgfs repair`"
-            raise Damaged(f"{path}: {error}; {hint}") from None
+            raise Damaged(f"{self._path}: {error}; {hint}") from None
         except OSError as error:
-            raise from_os(error, str(path)) from None
+            raise from_os(error, str(self._path)) from None
 
     async def write(self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False) -> T:
         """Raises ReadOnly."""

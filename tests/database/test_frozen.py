@@ -43,6 +43,22 @@ def test_what_is_no_database_is_not_copied(tmp_path: Path) -> None:
         FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
 
 
+@pytest.mark.parametrize("form", [Database, FrozenDatabase])
+def test_who_cannot_open_one_keeps_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: type[Database]
+) -> None:
+    (tmp_path / "imgfs.db").write_bytes(b"no database" * 1000)
+    made: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: made.append(connect(*args, **options)) or made[-1])
+    with pytest.raises(StorageFailed):
+        form(tmp_path / "imgfs.db", [SCHEMA])
+    assert made
+    for connection in made:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+
+
 async def test_a_copy_is_of_one_moment_with_all_tables(tmp_path: Path, database: Database) -> None:
     await database.write(lambda db: insert(db, "before"))
     frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA, "CREATE TABLE IF NOT EXISTS others (other TEXT);"])
