@@ -80,3 +80,8 @@ def used(store: SnapshotStore, id: str) -> Iterator[None]:
         yield
     finally:
         store.release(id)
+
+
+def told(store: SnapshotStore) -> dict[str, tuple[str, str | None]]:
+    """Kinds and parents by id."""
+    return {info.id: (info.kind.value, info.parent) for info in store}
