@@ -125,7 +125,8 @@ class Flights(Generic[T]):
             with flight.scope:
                 flight.result.append(await work())
         except ImgfsError as error:
-            flight.error = error
+            # Without its traceback, whose frames have all that the work had: it is remembered.
+            flight.error = copy.copy(error)
         except OSError as error:
             flight.error = from_os(error, error.filename or "state directory")
         except Exception as error:  # noqa: BLE001

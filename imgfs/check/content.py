@@ -18,7 +18,7 @@ from imgfs.content.meta import decode
 from imgfs.erofs.superblock import is_whole
 from imgfs.errors import ImgfsError, StorageFailed
 from imgfs.layers import files
-from imgfs.layers.index import decode_index
+from imgfs.layers.index import Index
 from imgfs.oci.digest import Digest, is_digest
 
 _PIECE = 1 << 20
@@ -124,11 +124,12 @@ def _size_of(path: Path) -> int | None:
 def _index_size(path: Path) -> int | None:
     """The size of the tar as its index has it; None for an index that does not read back."""
     try:
-        size, index = files.unpack(path.read_bytes())
-        decode_index(index)
+        index = Index.open(path)
+        for _ in index:  # what a sound sum is over may be no index
+            pass
+        return index.tar_size
     except (OSError, StorageFailed):
         return None
-    return size
 
 
 def _is_whole(path: Path, moved: Moved) -> bool:

@@ -6,28 +6,14 @@ import errno
 from pathlib import Path
 
 from imgfs.content.durable import aside_name, fsync_path
-from imgfs.layers.index import MAGIC
+from imgfs.layers.index import MAGIC, SIZE_BYTES
 
 TAR, INDEX = "tar", "index"
-_SIZE_BYTES = 8
-"""Before the index in its file: the size of the tar, so that a start sees a cut one at once."""
 
 
-def pack(size: int, index: bytes) -> bytes:
-    """The content of the index file, for a tar of `size` bytes."""
-    return size.to_bytes(_SIZE_BYTES) + index
-
-
-def unpack(content: bytes) -> tuple[int, bytes]:
-    """The size of the tar and the index, of which nothing is proved yet."""
-    return int.from_bytes(content[:_SIZE_BYTES]), content[_SIZE_BYTES:]
-
-
-def keep_index(directory: Path, size: int, index: bytes) -> None:
-    """Write the index of a tar of `size` bytes, durably, its name too. Raises OSError."""
-    kept = directory / INDEX
-    kept.write_bytes(pack(size, index))
-    fsync_path(kept)
+def sync_index(directory: Path) -> None:
+    """Make the index, and the names of all files, survive a power cut. Raises OSError."""
+    fsync_path(directory / INDEX)
     fsync_path(directory)
 
 
@@ -37,10 +23,10 @@ def recorded_size(directory: Path) -> int | None:
         return None
     try:
         with (directory / INDEX).open("rb") as file:
-            size, magic = unpack(file.read(_SIZE_BYTES + len(MAGIC)))
+            head = file.read(SIZE_BYTES + len(MAGIC))
     except OSError:
         return None
-    return size if magic == MAGIC else None
+    return int.from_bytes(head[:SIZE_BYTES]) if head[SIZE_BYTES:] == MAGIC else None
 
 
 def set_aside(directory: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from imgfs.aio.reading import read_at
-from imgfs.aio.threads import run_disk
 from imgfs.errors import StorageFailed, from_os
 from imgfs.layers import files
-from imgfs.layers.entry import Entry
-from imgfs.layers.index import decode_index
-from imgfs.layers.tar import TarWalk
+from imgfs.layers.header import BLOCK
+from imgfs.layers.index import Index, Weight, stored_weight
+from imgfs.layers.reindex import hashing, write_index
+from imgfs.layers.tar import ENTRIES_LIMIT
 from imgfs.oci.digest import Digest
 
 _log = logging.getLogger("imgfs.layers")
@@ -24,10 +25,12 @@ _READ = 1 << 20
 class Layer:
     """A layer that is here: `size` bytes of uncompressed tar whose digest is `diff_id`."""
 
-    def __init__(self, diff_id: Digest, directory: Path, entries: list[Entry] | None = None) -> None:
+    def __init__(self, diff_id: Digest, directory: Path, index: Index | None = None) -> None:
+        """`index` is that of a layer whose directory has no final name yet."""
         self.diff_id = diff_id
         self._directory = directory
-        self._entries = entries
+        self._index = index
+        self._weight = index.weight if index is not None else None
         self._file: int | None = None
         self._closing: weakref.finalize[..., Layer] | None = None
 
@@ -62,16 +65,30 @@ class Layer:
         size = min(size, self.size() - offset)
         return await read_at(self.descriptor(), size, offset, f"layer {self.diff_id}") if size > 0 else b""
 
-    async def entries(self) -> list[Entry]:
-        """The entries in tar order, from memory right after the pull, else from the index, else from the tar again."""
-        if self._entries is not None:
-            entries, self._entries = self._entries, None
-            return entries
-        return await run_disk(self._load)
+    def weight(self) -> Weight:
+        """What the entries may take in a merged tree; blocks for one read."""
+        if self._weight is None:
+            self._weight = stored_weight(self._directory / files.INDEX)
+        # Where no index tells, a tar has at most one entry a block.
+        return self._weight or Weight(min(self.size() // BLOCK, ENTRIES_LIMIT), 0)
+
+    def entries(self) -> Index:
+        """The entries in tar order, from the index, else from the tar again; blocks. Raises StorageFailed."""
+        if (index := self._index) is not None:
+            return index
+        path = self._directory / files.INDEX
+        try:
+            return Index.open(path)
+        except (StorageFailed, FileNotFoundError) as error:
+            _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
+        except OSError as error:
+            raise from_os(error, f"layer {self.diff_id}") from None
+        return self._walk()
 
     def moved(self, directory: Path) -> None:
         """The store gave this layer its final name."""
         self._directory = directory
+        self._index = None
 
     def close(self) -> None:
         """Close the descriptor; further reads through it fail."""
@@ -79,26 +96,24 @@ class Layer:
             self._closing()
             self._file = self._closing = None
 
-    def _load(self) -> list[Entry]:
+    def _walk(self) -> Index:
+        """An index without a name."""
+        running, file = self.diff_id.new_hash(), os.memfd_create("imgfs-index", os.MFD_CLOEXEC)
         try:
-            _, index = files.unpack((self._directory / files.INDEX).read_bytes())
-            return decode_index(index)
-        except (StorageFailed, FileNotFoundError) as error:
-            _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
-        except OSError as error:
-            raise from_os(error, f"layer {self.diff_id}") from None
-        return self._walk()
+            weight = write_index(file, hashing(self._pieces(), running))
+        except BaseException:
+            os.close(file)
+            raise
+        index = Index(file, weight)
+        if running.hexdigest() != self.diff_id.hex:
+            raise StorageFailed(f"layer {self.diff_id}: the stored tar is damaged; remove it and pull again")
+        return index
 
-    def _walk(self) -> list[Entry]:
-        walk, running = TarWalk(), self.diff_id.new_hash()
+    def _pieces(self) -> Iterator[bytes]:
         file, offset = self.descriptor(), 0
         try:
             while piece := os.pread(file, _READ, offset):
-                running.update(piece)
-                walk.feed(piece)
+                yield piece
                 offset += len(piece)
         except OSError as error:
             raise from_os(error, f"layer {self.diff_id}") from None
-        if running.hexdigest() != self.diff_id.hex:
-            raise StorageFailed(f"layer {self.diff_id}: the stored tar is damaged; remove it and pull again")
-        return walk.close()

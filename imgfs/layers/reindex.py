@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from imgfs.content.durable import fsync_path, publish, temporary_name
 from imgfs.errors import VerificationFailed
 from imgfs.layers import files
-from imgfs.layers.index import encode_index
+from imgfs.layers.index import IndexWriter, Weight
 from imgfs.layers.tar import TarWalk
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, Hash
 
 _READ = 1 << 20
+
+
+def write_index(file: int, tar: Iterable[bytes]) -> Weight:
+    """Walk the pieces of a tar and write its index into `file`; blocks.
+
+    Memory holds the entries of a piece. Raises what TarWalk raises, what the pieces raise, OSError.
+    """
+    walk, index, size = TarWalk(), IndexWriter(file), 0
+    for piece in tar:
+        walk.feed(piece)
+        index.append(walk.take())
+        size += len(piece)
+    index.append(walk.close())
+    index.seal(size, walk.weight)
+    return walk.weight
+
+
+def hashing(pieces: Iterable[bytes], running: Hash) -> Iterator[bytes]:
+    """`pieces`, which `running` sees as they go by."""
+    for piece in pieces:
+        running.update(piece)
+        yield piece
 
 
 def reindex(directory: Path, diff_id: Digest, moved: Callable[[int], object]) -> None:
@@ -21,19 +44,23 @@ def reindex(directory: Path, diff_id: Digest, moved: Callable[[int], object]) ->
     Raises VerificationFailed where the tar is not that of `diff_id`, OSError; then the index is as before. What a kill
     leaves lies beside the layer under a temporary name, where the store sweeps.
     """
-    walk, running, size = TarWalk(), diff_id.new_hash(), 0
-    with (directory / files.TAR).open("rb", buffering=0) as tar:
-        while piece := tar.read(_READ):
-            running.update(piece)
-            walk.feed(piece)
-            moved(len(piece))
-            size += len(piece)
-    if running.hexdigest() != diff_id.hex:
-        raise VerificationFailed(f"layer {diff_id}: its tar has another digest; it is set aside")
-    temporary = directory.with_name(temporary_name())
+    running, temporary = diff_id.new_hash(), directory.with_name(temporary_name())
     try:
-        temporary.write_bytes(files.pack(size, encode_index(walk.close())))
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            write_index(file, hashing(_told(directory / files.TAR, moved), running))
+        finally:
+            os.close(file)
+        if running.hexdigest() != diff_id.hex:
+            raise VerificationFailed(f"layer {diff_id}: its tar has another digest; it is set aside")
         fsync_path(temporary)
         publish(temporary, directory / files.INDEX)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _told(path: Path, moved: Callable[[int], object]) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as tar:
+        while piece := tar.read(_READ):
+            moved(len(piece))
+            yield piece

@@ -24,7 +24,9 @@ from imgfs.layers.entry import Entry, Extent, Kind
 from imgfs.layers.extended import TYPES as EXTENDED
 from imgfs.layers.extended import Extended
 from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, device_numbers, read_header
+from imgfs.layers.index import Weight
 from imgfs.layers.paths import check_target, clean, is_marked, whiteout
+from imgfs.layers.tree import IMPLICIT_MAX
 
 ENTRIES_LIMIT = 2_000_000
 EXTENDED_LIMIT = 1 << 20
@@ -58,7 +60,7 @@ class TarWalk:
     """Push parser of one layer's tar. `entries` grows in stream order; whiteouts are entries (image-spec, layer.md).
 
     Raises Malformed, TooLarge and Unsupported, naming the entry and its offset, and the same again ever after. Memory
-    holds the entries, at most 1 MiB of extended headers, and nothing that a header merely claims.
+    holds the entries that nobody took, at most 1 MiB of extended headers, and nothing that a header merely claims.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class TarWalk:
     ) -> None:
         """Start at offset 0; the arguments are limits: entries of the layer, bytes of headers (see the constants)."""
         self.entries: list[Entry] = []
-        self._shared: dict[int, int] = {}
+        self._count = 0
+        self._parent: bytes = b""  # of the last entry
+        self._implied = 0
         self._entries_limit, self._extended_limit, self._metadata_limit = entries, extended, metadata
         self._metadata = 0
         self._fed = 0
@@ -94,8 +98,21 @@ class TarWalk:
         except (Malformed, TooLarge, Unsupported) as error:
             raise self._fail(error) from error
 
+    def take(self) -> list[Entry]:
+        """The entries since the last time; they are the caller's."""
+        taken, self.entries = self.entries, []
+        return taken
+
+    @property
+    def weight(self) -> Weight:
+        """What all entries so far may take in a merged tree."""
+        return Weight(self._count + min(self._implied, IMPLICIT_MAX), self._metadata)
+
     def close(self) -> list[Entry]:
-        """End the stream and return the entries; raises Malformed if it ended inside a header or a payload."""
+        """End the stream and return the entries that nobody took.
+
+        Raises Malformed if it ended inside a header or a payload.
+        """
         if self._failure:
             raise self._failure
         if not self._ended and (self._held or self._fed < self._need):
@@ -191,9 +208,18 @@ class TarWalk:
         entry = whiteout(path) if is_marked(path) else self._entry(path, kind, header, extents)
         if entry is None:
             return
-        if len(self.entries) >= self._entries_limit:
+        if self._count >= self._entries_limit:
             raise TooLarge(f"a layer of more than {self._entries_limit} entries")
+        self._count += 1
+        self._imply(path)
         self.entries.append(entry)
+
+    def _imply(self, path: bytes) -> None:
+        """Count the directories that an entry may bring along: none that the one before lies in."""
+        parent = path.rpartition(b"/")[0]
+        if parent != self._parent:
+            self._parent = parent
+            self._implied += parent.count(b"/") + 1
 
     def _entry(self, path: bytes, kind: Kind, header: Header, extents: tuple[Extent, ...] | None) -> Entry | None:
         """The entry of an unmarked path; None for a 0/0 character device, with which overlay would hide the path."""
@@ -210,11 +236,10 @@ class TarWalk:
             major, minor = device_numbers(header)
             if kind is Kind.CHARACTER and not major and not minor:
                 return None
-        # Most entries have the same few modes, owners and times: one object each, and not a million.
-        share = self._shared.setdefault
-        mode, mtime = share(header.mode, header.mode), share(header.mtime, header.mtime)
-        owner = share(header.uid, header.uid), share(header.gid, header.gid)
-        return Entry(path, kind, mode, *owner, mtime, size, offset, link, major, minor, header.xattrs, extents)
+        owner = header.uid, header.gid
+        return Entry(
+            path, kind, header.mode, *owner, header.mtime, size, offset, link, major, minor, header.xattrs, extents
+        )
 
 
 def _kind(header: Header) -> Kind | None:

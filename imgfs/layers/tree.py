@@ -8,7 +8,7 @@ alone, so they are the same after every restart.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from imgfs.errors import Malformed, TooLarge
 from imgfs.layers.entry import Entry, Extent, Kind
@@ -33,8 +33,9 @@ _FORMAT = {
 class Node:
     """One inode of the merged tree. Names lie in the parent's `children`; hard links are one node under many names.
 
-    `mode` has the type bits. `layer` says in which tar, counted from the base, `offset` and `extents` are. `parent` is
-    set for directories. Slots and shared numbers, because an image has a hundred thousand of these.
+    `mode` has the type bits. `layer` says in which tar, counted from the base, `offset` and `extents` are. Slots and
+    shared numbers, because an image has a hundred thousand of these; and nothing that leads up, so that a tree is gone
+    with the last one who has it, and not when garbage is looked for.
     """
 
     __slots__ = (
@@ -48,7 +49,6 @@ class Node:
         "nlink",
         "number",
         "offset",
-        "parent",
         "rdev",
         "size",
         "uid",
@@ -70,7 +70,6 @@ class Node:
         self.xattrs: tuple[tuple[bytes, bytes], ...] = ()
         self.extents: tuple[Extent, ...] | None = None
         self.children: dict[bytes, Node] | None = None
-        self.parent: Node | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -91,8 +90,8 @@ class Tree:
         self.nodes = _number(root)
 
 
-def merge(layers: Sequence[Sequence[Entry]]) -> Tree:
-    """Apply the entries of `layers`, base first.
+def merge(layers: Iterable[Iterable[Entry]]) -> Tree:
+    """Apply the entries of `layers`, base first. Each is iterated over several times before the next is asked for.
 
     Raises Malformed (a file as parent, a loop of links, a hard link to nothing or to a directory) or TooLarge. Time
     and memory are linear in the entries.
@@ -103,25 +102,38 @@ def merge(layers: Sequence[Sequence[Entry]]) -> Tree:
     return Tree(merging.root)
 
 
-def changes(layers: Sequence[Sequence[Entry]]) -> Tree:
-    """What the topmost of `layers` changes, as overlayfs would keep it: a whiteout is a character device 0/0, an opaque
-    directory has the xattr `trusted.overlay.opaque`.
+def changes(lower: Iterable[Iterable[Entry]], top: Iterable[Entry], position: int) -> Tree:
+    """What the layer `top` changes, which has `position` others below it, as overlayfs would keep it: a whiteout is a
+    character device 0/0, an opaque directory has the xattr `trusted.overlay.opaque`.
 
-    The layers below are looked at only for files that hard links name. Raises as `merge`.
+    The `lower` ones are looked at only for files that hard links name. Raises as `merge`.
     """
-    *lower, top = layers
     merging = _Merge()
     if any(entry.kind is Kind.HARDLINK for entry in top):
         below = _Merge()
-        for position, entries in enumerate(lower):
-            below.apply(position, entries)
+        for number, entries in enumerate(lower):
+            below.apply(number, entries)
         merging.borrow(below, top)
-    hidden = [Entry(entry.path, Kind.CHARACTER) for entry in top if entry.kind is Kind.WHITEOUT]
-    merging.apply(len(lower), [*hidden, *(entry for entry in top if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE))])
+    merging.apply(position, _Whitened(top))
     for entry in top:
         if entry.kind is Kind.OPAQUE:
             merging.mark_opaque(entry)
     return Tree(merging.root)
+
+
+class _Whitened:
+    """The entries of a layer with its whiteouts as devices, in front."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        for entry in self._entries:
+            if entry.kind is Kind.WHITEOUT:
+                yield Entry(entry.path, Kind.CHARACTER)
+        for entry in self._entries:
+            if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
+                yield entry
 
 
 class _Merge:
@@ -135,19 +147,21 @@ class _Merge:
         """Lower links that the layer in work puts directories in the place of: its whiteouts do not follow them."""
         self._lower_targets: dict[bytes, Node] = {}
         self._implicit = 0
+        self._parents: dict[Node, Node] = {}
+        """Of directories."""
 
-    def apply(self, layer: int, entries: Sequence[Entry]) -> None:
+    def apply(self, layer: int, entries: Iterable[Entry]) -> None:
         """Whiteouts first, wherever they stand: they hide lower layers only."""
         self._layer = layer
-        if any(entry.kind is Kind.WHITEOUT or entry.kind is Kind.OPAQUE for entry in entries):
+        if self.root.children and any(entry.kind is Kind.WHITEOUT or entry.kind is Kind.OPAQUE for entry in entries):
             self._lower_targets = dict(self._targets_below(entries))
             self._replaced = set(self._links_made_directories(entries))
-        for entry in entries:
-            if entry.kind is Kind.WHITEOUT:
-                self._white_out(entry)
-            elif entry.kind is Kind.OPAQUE:
-                self._make_opaque(entry)
-        self._replaced.clear()
+            for entry in entries:
+                if entry.kind is Kind.WHITEOUT:
+                    self._white_out(entry)
+                elif entry.kind is Kind.OPAQUE:
+                    self._make_opaque(entry)
+            self._replaced.clear()
         for entry in entries:
             if entry.kind is Kind.HARDLINK:
                 self._link(entry)
@@ -155,7 +169,7 @@ class _Merge:
                 self._add(entry)
         self._lower_targets.clear()
 
-    def borrow(self, below: _Merge, entries: Sequence[Entry]) -> None:
+    def borrow(self, below: _Merge, entries: Iterable[Entry]) -> None:
         """Let hard links of `entries` name files that are not here but `below`."""
         self._lower_targets = dict(below._targets_below(entries))
 
@@ -165,7 +179,7 @@ class _Merge:
         if directory is not None:
             directory.xattrs = (*directory.xattrs, (b"trusted.overlay.opaque", b"y"))
 
-    def _targets_below(self, entries: Sequence[Entry]) -> Iterator[tuple[bytes, Node]]:
+    def _targets_below(self, entries: Iterable[Entry]) -> Iterator[tuple[bytes, Node]]:
         """Hard links may name a lower file that a whiteout of this layer hides: it is found before it goes."""
         for entry in entries:
             if entry.kind is Kind.HARDLINK and (target := self._look_up(entry.link)) is not None:
@@ -176,7 +190,7 @@ class _Merge:
         directory = self._find(parent)
         return directory.children.get(name) if directory is not None and directory.children else None
 
-    def _links_made_directories(self, entries: Sequence[Entry]) -> Iterator[Node]:
+    def _links_made_directories(self, entries: Iterable[Entry]) -> Iterator[Node]:
         for entry in entries:
             if entry.kind is Kind.DIRECTORY:
                 parent, name = _split(entry.path)
@@ -186,6 +200,7 @@ class _Merge:
                     yield present
 
     def _white_out(self, entry: Entry) -> None:
+        self._charge()
         parent, name = _split(entry.path)
         directory = self._find(parent)
         if directory is not None and directory.children:
@@ -193,6 +208,7 @@ class _Merge:
             directory.children.pop(name, None)
 
     def _make_opaque(self, entry: Entry) -> None:
+        self._charge()
         directory = self._find(entry.path)
         if directory is not None and directory.children:
             self._last = None
@@ -213,6 +229,7 @@ class _Merge:
 
     def _add(self, entry: Entry) -> None:
         if not entry.path:
+            self._charge()
             self._describe(self.root, entry)
             return
         parent, name = _split(entry.path)
@@ -220,6 +237,7 @@ class _Merge:
         assert directory.children is not None
         present = directory.children.get(name)
         if present is not None and present.is_directory and entry.kind is Kind.DIRECTORY:
+            self._charge()
             self._describe(present, entry)
             return
         node = _directory(0) if entry.kind is Kind.DIRECTORY else Node(0)
@@ -228,15 +246,19 @@ class _Merge:
 
     def _place(self, directory: Node, name: bytes, node: Node) -> None:
         assert directory.children is not None
-        self._count += 1
-        if self._count > NODES_MAX:
-            raise TooLarge(f"image: more than {NODES_MAX} entries")
+        self._charge()
         replaced = directory.children.get(name)
         if replaced is not None and (replaced.is_directory or replaced.is_symlink):
             self._last = None
         directory.children[name] = node
         if node.children is not None:
-            node.parent = directory
+            self._parents[node] = directory
+
+    def _charge(self) -> None:
+        """Count an entry, also one that makes no node: it costs time."""
+        self._count += 1
+        if self._count > NODES_MAX:
+            raise TooLarge(f"image: more than {NODES_MAX} entries")
 
     def _describe(self, node: Node, entry: Entry) -> None:
         share = self._shared.setdefault
@@ -281,7 +303,7 @@ class _Merge:
             if name in (b"", b"."):
                 continue
             if name == b"..":
-                here = here.parent or self.root
+                here = self._parents.get(here, self.root)
                 continue
             assert here.children is not None
             child = here.children.get(name)

@@ -9,37 +9,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import trio
 
 from imgfs.aio.pipeline import Piece, run_pipeline
-from imgfs.aio.threads import run_cpu
+from imgfs.aio.threads import run_disk
 from imgfs.content.copy import Copy
 from imgfs.content.running import RunningDigest
 from imgfs.errors import ImgfsError, Malformed, NoSpace, TooLarge, Unsupported, VerificationFailed
 from imgfs.layers.compression import Decompressor, Stored
 from imgfs.layers.entry import Entry
-from imgfs.layers.index import encode_index
 from imgfs.layers.tar import TarWalk
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 
+T = TypeVar("T")
+
 INFLATED_MAX = 64 << 30
 _PIECE = 512 << 10
 _SECONDS = 1.0
 """A slow network's pieces are not held back for longer: what is not passed on is in no copy either."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unpacked:
-    """What a pass proved: the diff ID of the tar, its entries in order, and the index file that keeps them."""
-
-    diff_id: Digest
-    entries: list[Entry]
-    index: bytes
 
 
 async def unpack(
@@ -49,8 +41,10 @@ async def unpack(
     writer: LayerWriter,
     moved: Callable[[int], None],
     copy: Copy | None = None,
-) -> Unpacked:
-    """Pass `stream`, the bytes of the blob `descriptor`, through `decompressor` into `writer`.
+) -> Digest:
+    """Pass `stream`, the bytes of the blob `descriptor`, through `decompressor` into `writer`, and seal that.
+
+    Returns the diff ID. Memory holds the pieces in work and the entries of one, however many the layer has.
 
     `moved` is told of compressed bytes as soon as they come. All that came, also before an error of `stream`, is in
     `copy` then, unless its disk is full; closing it is the caller's. Raises VerificationFailed, Malformed, TooLarge,
@@ -62,13 +56,13 @@ async def unpack(
     await run_pipeline(_coalesce(stream, moved), prove, inflate, absorb)
     prove.close()
     inflate.close()
-    entries = await run_cpu(absorb.close)
-    return Unpacked(absorb.diff_id, entries, await run_cpu(encode_index, entries))
+    await run_disk(absorb.close)
+    return absorb.diff_id
 
 
 async def unpack_whole(
     descriptor: Descriptor, decompressor: Decompressor, blob: Sequence[bytes], writer: LayerWriter
-) -> Unpacked:
+) -> Digest:
     """As `unpack`, for a blob whose bytes are all here, in pieces: in one trip to a thread.
 
     Handing pieces from thread to thread costs more than a small layer itself. Nothing is inflated before the digest is
@@ -80,7 +74,7 @@ async def unpack_whole(
 
 def _pass_whole(
     descriptor: Descriptor, decompressor: Decompressor, blob: Sequence[bytes], writer: LayerWriter
-) -> Unpacked:
+) -> Digest:
     prove, inflate = _Prove(descriptor, None), _Inflate(descriptor, decompressor)
     absorb = _Absorb(writer, lambda _: False, _known_diff_id(descriptor, decompressor))
     for piece in blob:
@@ -92,8 +86,8 @@ def _pass_whole(
             trio.from_thread.check_cancelled()
             absorb(made)
     inflate.close()
-    entries = absorb.close()
-    return Unpacked(absorb.diff_id, entries, encode_index(entries))
+    absorb.close()
+    return absorb.diff_id
 
 
 def _known_diff_id(descriptor: Descriptor, decompressor: Decompressor) -> Digest | None:
@@ -173,7 +167,7 @@ class _Inflate:
 
 
 class _Absorb:
-    """Last stage: compute the diff ID, walk the headers, keep the tar. A fault is kept for `close`, as above."""
+    """Last stage: compute the diff ID, walk the headers, keep both. A fault is kept for `close`, as above."""
 
     def __init__(self, writer: LayerWriter, make_room: Callable[[int], bool], known: Digest | None) -> None:
         """`make_room` is asked when the disk is full; True is worth another try. A `known` diff ID is not computed."""
@@ -197,11 +191,12 @@ class _Absorb:
                 self._fault = fault
         return iter(())
 
-    def close(self) -> list[Entry]:
-        """The entries; raises the fault that was kept, or that the tar ends too early."""
+    def close(self) -> None:
+        """Seal the writer; raises the fault that was kept, or that the tar ends too early."""
         if self._fault is not None:
             raise self._fault
-        return self.walk.close()
+        self._keep(self.walk.close())
+        self._writer.seal(self.walk.weight)
 
     def _absorb(self, piece: Piece) -> None:
         if self._writer.offset + len(piece) > INFLATED_MAX:
@@ -209,12 +204,20 @@ class _Absorb:
         if self._known is None:
             self._hash.update(piece)
         self.walk.feed(piece)
+        self._with_room(self._writer.append, piece)
+        self._keep(self.walk.take())
+
+    def _keep(self, entries: list[Entry]) -> None:
+        if entries:
+            self._with_room(self._writer.keep, entries)
+
+    def _with_room(self, write: Callable[[T], None], what: T) -> None:
         try:
-            self._writer.append(piece)
+            write(what)
         except NoSpace:
             if not self._make_room(self._writer.offset):
                 raise
-            self._writer.append(piece)
+            write(what)
 
 
 def _make_room(copy: Copy | None, inflate: _Inflate, offset: int) -> bool:

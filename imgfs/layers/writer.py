@@ -1,4 +1,4 @@
-"""A layer on its way to the disk: the tar as it comes, with holes; then served; then durable."""
+"""A layer on its way to the disk: the tar as it comes, with holes, and its index; then served; then durable."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from imgfs.errors import from_os
 from imgfs.layers import files
 from imgfs.layers.entry import Entry
+from imgfs.layers.index import Index, IndexWriter, Weight
 from imgfs.layers.layer import Layer
 from imgfs.oci.digest import Digest
 
@@ -21,6 +22,8 @@ _HOLE = 512 << 10
 """Bytes of the smallest run of zeros that becomes a hole. The kernel reads ahead to a hole and not beyond it: a tar of
 160 MB with a hundred holes of 64 KiB and more came from a cold disk at nine tenths of the rate of one without."""
 _ZEROS = bytes(_HOLE)
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_WEIGHTLESS = Weight(0, 0)
 
 
 class LayerWriter:
@@ -33,6 +36,9 @@ class LayerWriter:
         self._store = store
         self._directory = directory
         self._file: int | None = None
+        self._index_file: int | None = None
+        self._index: IndexWriter | None = None
+        self._sealed: Index | None = None
         self._layer: Layer | None = None
         self.offset = 0
         self.is_lost = False
@@ -41,8 +47,11 @@ class LayerWriter:
     def __enter__(self) -> LayerWriter:
         try:
             self._directory.mkdir(mode=0o700)
-            self._file = os.open(self._directory / files.TAR, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            self._file = os.open(self._directory / files.TAR, _NEW, 0o400)
+            self._index_file = os.open(self._directory / files.INDEX, _NEW, 0o600)
+            self._index = IndexWriter(self._index_file)
         except OSError as error:
+            self.__exit__()
             raise from_os(error, "layer") from None
         return self
 
@@ -52,6 +61,9 @@ class LayerWriter:
                 self._take_back(self._file)
             os.close(self._file)
             self._file = None
+        if self._index_file is not None and self._sealed is None:
+            os.close(self._index_file)
+        self._index_file = self._sealed = None
         if self._layer is None or self.is_lost:
             with suppress(OSError):  # what the disk does not let go, the next start sweeps
                 files.remove(self._directory)
@@ -76,23 +88,40 @@ class LayerWriter:
             raise from_os(error, "layer") from None
         self.offset += len(view)
 
-    def adopt(self, diff_id: Digest, entries: list[Entry]) -> Layer:
-        """The bytes are verified: serve them from now on. `settle` makes them durable."""
+    def keep(self, entries: list[Entry]) -> None:
+        """Write the next entries of the tar, and take what was written out of the list. Raises NoSpace, StorageFailed;
+        then the rest can be tried again."""
+        assert self._index is not None
+        try:
+            self._index.append(entries)
+        except OSError as error:
+            raise from_os(error, "layer") from None
+
+    def seal(self, weight: Weight = _WEIGHTLESS) -> None:
+        """All bytes and entries are here. Raises NoSpace or StorageFailed."""
         assert self._file is not None
-        os.ftruncate(self._file, self.offset)
-        made = Layer(diff_id, self._directory, entries)
+        assert self._index is not None
+        assert self._index_file is not None
+        try:
+            os.ftruncate(self._file, self.offset)
+            self._index.seal(self.offset, weight)
+        except OSError as error:
+            raise from_os(error, "layer") from None
+        self._sealed = Index(self._index_file, weight)
+
+    def adopt(self, diff_id: Digest) -> Layer:
+        """The bytes are verified and sealed: serve them from now on. `settle` makes them durable."""
+        made = Layer(diff_id, self._directory, self._sealed)
         made.descriptor()  # now, because settling renames the path that it opens
         layer = self._store.adopt(made)
         if layer is made:
             self._layer = made
-            # While it settles, the tar's name changes; so whoever reads by then has the descriptor.
-            made.descriptor()
         else:
             made.close()
         return layer
 
-    def settle(self, index: bytes) -> None:
-        """Make the adopted layer survive a power cut, with its `index` file (layers/index.py).
+    def settle(self) -> None:
+        """Make the adopted layer survive a power cut, with its index.
 
         Raises NoSpace or StorageFailed; it is served all the same, and can be tried again unless it `is_lost`.
         """
@@ -102,7 +131,7 @@ class LayerWriter:
             self.is_lost = True  # until it is synced
             os.fsync(self._file)
             self.is_lost = False
-            files.keep_index(self._directory, self.offset, index)
+            files.sync_index(self._directory)
             self._store.place(self._layer)
         except OSError as error:
             raise from_os(error, f"layer {self._layer.diff_id}") from None

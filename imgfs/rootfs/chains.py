@@ -133,8 +133,12 @@ class Chains:
             return False
         if not self.is_kernel or self._refused.hold(snapshot.chain_id):
             return await self._show_read_only(snapshot)
-        if not await self.is_lazy(snapshot):
-            await self._views.get(snapshot)
+        if await self.is_lazy(snapshot):
+            return await self._show_or_refuse(snapshot)
+        async with self._views.at_work(snapshot):
+            return await self._show_or_refuse(snapshot)
+
+    async def _show_or_refuse(self, snapshot: Snapshot) -> bool:
         try:
             return await self._show(snapshot)
         except ImgfsError as error:

@@ -104,7 +104,8 @@ class Lowers:
     async def _open(self, chain: Snapshot) -> Detached:
         image = await self._images.find(chain.chain_id)
         if image is None:
-            image = await self._images.make(await self._views.get(chain))
+            async with self._views.at_work(chain) as view:
+                image = await self._images.make(view)
         try:
             opened = await self._mount(chain, image)
         except Malformed:

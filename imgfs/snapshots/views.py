@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import AsyncGenerator, Container, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.aio.reading import read_at, read_exactly
+from imgfs.aio.room import Room
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.layers.layer import Layer
 from imgfs.layers.tree import Node, Tree, changes, merge
@@ -22,6 +24,16 @@ from imgfs.snapshots.graph import Face, Snapshot, SnapshotGraph, SnapshotLayer
 
 NODES_KEPT = 400_000
 """Views are dropped, least recently used first, when together they have more nodes than this (about 300 bytes each)."""
+
+NODE_BYTES = 400
+"""What long names, attributes and sparse maps take is counted as nodes of so many bytes."""
+
+LARGE = 100_000
+"""Nodes beyond which views are worked at by turns, so that many hostile images take no more memory than one. Merging
+holds the interpreter, so it takes no longer; others do not wait behind them."""
+
+NODES_AT_WORK = 400_000
+"""Nodes of all views that are worked at, of the large and of the others."""
 
 
 class LayerProvider(Protocol):
@@ -42,6 +54,8 @@ class View:
         self.tree = tree
         self.layers = layers
         """Base first, as the nodes count them."""
+        self.weight = len(tree.nodes) + sum(layer.weight().extra for layer in layers) // NODE_BYTES
+        """How many nodes it counts for."""
         self._files = [layer.descriptor() for layer in layers]
         self._subject = f"snapshot {snapshot.chain_id}"
 
@@ -79,13 +93,18 @@ class View:
 
 
 class Views:
-    """The views in memory; a view that was dropped is made again when it is asked for, with the same numbers."""
+    """The views in memory; a view that was dropped is made again when it is asked for, with the same numbers.
+
+    What is made or worked at at once is bounded in sum, and what is kept beside it gives way.
+    """
 
     def __init__(self, graph: SnapshotGraph, provider: LayerProvider, nursery: trio.Nursery) -> None:
         self._graph = graph
         self._provider = provider
         self._making: Flights[View] = Flights(nursery)
+        self._weighing: Flights[int] = Flights(nursery)
         self._kept: OrderedDict[int, View] = OrderedDict()
+        self._large, self._others = Room(NODES_AT_WORK), Room(NODES_AT_WORK)
 
     def kept(self, snapshot: Snapshot, face: Face = Face.ROOTFS) -> View | None:
         """The view if it is in memory."""
@@ -96,21 +115,54 @@ class Views:
         return view
 
     async def get(self, snapshot: Snapshot, face: Face = Face.ROOTFS) -> View:
-        """The view, made now if need be: missing layers are fetched. Raises what fetching and merging raise."""
+        """The view, made now if need be: missing layers are fetched. Raises what fetching and merging raise.
+
+        Nobody keeps it while he waits for something else: that is what `at_work` is for.
+        """
         return self.kept(snapshot, face) or await self._making.join(
             snapshot.number * face, lambda: self._make(snapshot, face)
         )
 
+    @asynccontextmanager
+    async def at_work(self, snapshot: Snapshot) -> AsyncGenerator[View]:
+        """The view of the rootfs for work that takes long. Large ones take turns; raises as `get`.
+
+        Within it nobody asks for the view of another snapshot. Afterwards it is kept if it is not too large for that.
+        """
+        nodes = await self._weight(snapshot)
+        async with self._place(snapshot.number, nodes):
+            yield await self.get(snapshot)
+        self._drop_idle(NODES_KEPT)
+
+    async def _weight(self, snapshot: Snapshot) -> int:
+        """How many nodes the view has, or may have: its layers are brought here to know."""
+        view = self.kept(snapshot)
+        if view is not None or self._room_of(snapshot.number):
+            return view.weight if view is not None else 0
+        return await self._weighing.join(snapshot.number, lambda: self._weigh(snapshot))
+
+    async def _weigh(self, snapshot: Snapshot) -> int:
+        return await run_disk(_nodes, await self._provider.provide(self._graph.layers(snapshot)))
+
     async def _make(self, snapshot: Snapshot, face: Face) -> View:
         layers = await self._provider.provide(self._graph.layers(snapshot))
-        # Once a layer, however often an image has it: right after a pull the entries are in memory, for one taker.
-        found = {layer.diff_id: await layer.entries() for layer in {one.diff_id: one for one in layers}.values()}
-        entries = [found[layer.diff_id] for layer in layers]
-        tree = await run_cpu(merge if face is Face.ROOTFS or not entries else changes, entries)
-        view = View(snapshot, tree, layers, await self._graph.reserve(snapshot, face, len(tree.nodes)))
-        self._kept[snapshot.number * face] = view
-        self._drop_idle()
-        return view
+        key, nodes = snapshot.number * face, await run_disk(_nodes, layers)
+        async with self._place(key, nodes):
+            self._drop_idle(NODES_KEPT - nodes)
+            tree = await run_cpu(_merged, layers, face)
+            view = View(snapshot, tree, layers, await self._graph.reserve(snapshot, face, len(tree.nodes)))
+            self._kept[key] = view
+            self._drop_idle(NODES_KEPT)
+            return view
+
+    def _place(self, key: int, nodes: int) -> AbstractAsyncContextManager[None]:
+        """A turn of the view `key`, with others who have it now, or else for so many nodes."""
+        room = self._room_of(key)
+        return (room or (self._large if nodes > LARGE else self._others)).place(key, nodes)
+
+    def _room_of(self, key: int) -> Room | None:
+        """Where a view is worked at now."""
+        return next((room for room in (self._large, self._others) if key in room), None)
 
     def drop(self, diff_ids: Container[Digest]) -> None:
         """Drop the views that read one of these layers: its tar is free when the last reader is gone."""
@@ -118,8 +170,25 @@ class Views:
             if any(layer.diff_id in diff_ids for layer in view.layers):
                 del self._kept[key]
 
-    def _drop_idle(self) -> None:
-        total = sum(len(view.tree.nodes) for view in self._kept.values())
-        while total > NODES_KEPT and len(self._kept) > 1:
-            _, dropped = self._kept.popitem(last=False)
-            total -= len(dropped.tree.nodes)
+    def _drop_idle(self, limit: int) -> None:
+        """Drop what was used least recently until `limit` nodes are left at most.
+
+        What is worked at stays: somebody has it anyhow.
+        """
+        total = sum(view.weight for view in self._kept.values())
+        for key in [key for key in self._kept if self._room_of(key) is None]:
+            if total <= limit:
+                return
+            total -= self._kept.pop(key).weight
+
+
+def _nodes(layers: Sequence[Layer]) -> int:
+    """How many nodes a merged tree of these layers counts for at most."""
+    return sum(one.nodes + one.extra // NODE_BYTES for one in (layer.weight() for layer in layers))
+
+
+def _merged(layers: Sequence[Layer], face: Face) -> Tree:
+    """One layer's entries after the other's; none is in memory as a whole."""
+    if face is Face.ROOTFS or not layers:
+        return merge(layer.entries() for layer in layers)
+    return changes((layer.entries() for layer in layers[:-1]), layers[-1].entries(), len(layers) - 1)

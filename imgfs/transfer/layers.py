@@ -25,7 +25,7 @@ from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.compression import Compressions, Decompressor
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
-from imgfs.layers.unpack import Unpacked, unpack, unpack_whole
+from imgfs.layers.unpack import unpack, unpack_whole
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
@@ -40,8 +40,8 @@ from imgfs.transfer.settling import Passed, Settling
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
 
-_GoOver = Callable[[Decompressor, LayerWriter], Awaitable[Unpacked]]
-"""Makes a layer of a blob: goes over it with a decompressor, into a writer."""
+_GoOver = Callable[[Decompressor, LayerWriter], Awaitable[Digest]]
+"""Makes a layer of a blob: goes over it with a decompressor, into a writer. Returns the diff ID."""
 
 PASSES_A_HOST = 6
 """Layers that are unpacked while they come, side by side from one registry: more would cost memory (about 20 MiB each)
@@ -219,7 +219,7 @@ class Layers:
     ) -> Layer:
         blob = list[bytes]()
 
-        async def go_over(decompressor: Decompressor, writer: LayerWriter) -> Unpacked:
+        async def go_over(decompressor: Decompressor, writer: LayerWriter) -> Digest:
             try:
                 return await unpack_whole(descriptor, decompressor, blob, writer)
             except VerificationFailed as error:
@@ -274,7 +274,7 @@ class Layers:
         passing: Passing,
         copy: Copy | None,
     ) -> Layer:
-        def go_over(decompressor: Decompressor, writer: LayerWriter) -> Awaitable[Unpacked]:
+        def go_over(decompressor: Decompressor, writer: LayerWriter) -> Awaitable[Digest]:
             return unpack(descriptor, decompressor, stream, writer, moved, copy)
 
         return await self._pass(descriptor, passing, go_over, copy)
@@ -290,11 +290,10 @@ class Layers:
         with ExitStack() as undo:
             writer = undo.enter_context(self._layers.writer())
             decompressor = self._compressions.of(descriptor.media_type).open()
-            unpacked = await go_over(decompressor, writer)
-            layer = writer.adopt(unpacked.diff_id, unpacked.entries)
+            layer = writer.adopt(await go_over(decompressor, writer))
             undo.pop_all()
         whole = b"".join(blob) if passing.is_read else b""
-        self._settling.settle_behind(Passed(descriptor, layer, writer, unpacked.index, passing, copy, whole))
+        self._settling.settle_behind(Passed(descriptor, layer, writer, passing, copy, whole))
         return layer
 
 

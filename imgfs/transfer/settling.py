@@ -38,7 +38,6 @@ class Passed:
     descriptor: Descriptor
     layer: Layer
     writer: LayerWriter
-    index: bytes
     passing: Passing
     copy: Copy | None
     blob: bytes
@@ -129,7 +128,7 @@ class Settling:
                 await self._close_copy(passed)
                 if running is not None:
                     await running.done.wait()  # an equal layer from another blob is on its way to its final name
-                await run_disk(passed.writer.settle, passed.index)
+                await run_disk(passed.writer.settle)
                 if _is_its_blob(passed):
                     await self._content.adopt(descriptor.digest, layer.tar)
                     await self._content.share(descriptor.digest, layer.tar)

@@ -110,8 +110,9 @@ class World:
         diff_id = Digest.of(data)
         with self.layers.writer() as writer:
             writer.append(data)
-            writer.adopt(diff_id, [])
-            writer.settle(b"")
+            writer.seal()
+            writer.adopt(diff_id)
+            writer.settle()
         return diff_id
 
     async def proven(self, blob: Descriptor, diff_id: Digest) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imgfs.errors import ImgfsError
@@ -12,8 +12,10 @@ from imgfs.layers.compression import Decompressor
 from imgfs.layers.entry import Entry
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
-from imgfs.layers.unpack import Unpacked, unpack, unpack_whole
+from imgfs.layers.unpack import unpack, unpack_whole
+from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.digest import Digest
 from imgfs.testing.build import Layer as Made
 from tests.support.compressions import COMPRESSIONS
 
@@ -33,11 +35,18 @@ async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
         yield piece
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """What a pass left in its writer."""
+
+    diff_id: Digest
+    entries: list[Entry]
+
+
 async def passed(store: LayerStore, descriptor: Descriptor, *pieces: bytes) -> Unpacked:
     """Unpack and throw away: while it comes, and whole; either way the outcome is the same."""
-    with store.writer() as coming, store.writer() as whole:
-        first = await _outcome(unpack(*passing(descriptor), stream(*pieces), coming, lambda _: None))
-        second = await _outcome(unpack_whole(*passing(descriptor), pieces, whole))
+    first = await _outcome(store, lambda writer: unpack(*passing(descriptor), stream(*pieces), writer, lambda _: None))
+    second = await _outcome(store, lambda writer: unpack_whole(*passing(descriptor), pieces, writer))
     assert str(first) == str(second)
     if isinstance(first, ImgfsError):
         assert type(first) is type(second)
@@ -46,21 +55,25 @@ async def passed(store: LayerStore, descriptor: Descriptor, *pieces: bytes) -> U
     return first
 
 
-async def _outcome(work: Awaitable[Unpacked]) -> Unpacked | ImgfsError:
-    try:
-        return await work
-    except ImgfsError as error:
-        return error
+async def _outcome(store: LayerStore, work: Callable[[LayerWriter], Awaitable[Digest]]) -> Unpacked | ImgfsError:
+    with store.writer() as writer:
+        try:
+            diff_id = await work(writer)
+        except ImgfsError as error:
+            return error
+        layer = writer.adopt(diff_id)
+        entries = list(layer.entries())
+        await store.discard(diff_id)
+        return Unpacked(diff_id, entries)
 
 
 async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer:
     """Unpack, serve, and make durable."""
     with ExitStack() as undo:
         writer = undo.enter_context(store.writer())
-        unpacked = await unpack(*passing(described(made)), stream(made.blob), writer, lambda _: None)
-        layer = writer.adopt(unpacked.diff_id, unpacked.entries)
+        layer = writer.adopt(await unpack(*passing(described(made)), stream(made.blob), writer, lambda _: None))
         if settle:
-            writer.settle(unpacked.index)
+            writer.settle()
     return layer
 
 

@@ -11,7 +11,6 @@ import trio
 
 from imgfs.content.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
-from imgfs.layers.index import encode_index
 from imgfs.layers.store import LayerStore
 from imgfs.testing.images import Directory, File, layer
 from tests.content.full_disk import Calls, fill, small_disk
@@ -39,8 +38,8 @@ async def test_a_settled_layer_is_its_tar_and_is_found_after_reopening(tmp_path:
         layer = opened.get(MADE.diff_id)
         assert (MADE.diff_id in opened, list(opened), layer.size()) == (True, [layer], len(MADE.tar))
         assert os.pread(layer.descriptor(), len(MADE.tar) + 1, 0) == MADE.tar
-        assert paths(await layer.entries()) == PATHS
-        assert paths(await layer.entries()) == PATHS
+        assert paths(layer.entries()) == PATHS
+        assert paths(layer.entries()) == PATHS
     again.close()
     assert files(tmp_path) == [f"layers/sha256/{MADE.diff_id.hex}/{name}" for name in ("index", "tar")]
 
@@ -48,11 +47,12 @@ async def test_a_settled_layer_is_its_tar_and_is_found_after_reopening(tmp_path:
 async def test_a_layer_is_served_before_it_is_settled_and_all_the_way(tmp_path: Path, store: LayerStore) -> None:
     writer = store.writer().__enter__()
     writer.append(MADE.tar)
-    layer = writer.adopt(MADE.diff_id, [])
+    writer.seal()
+    layer = writer.adopt(MADE.diff_id)
     assert store.get(MADE.diff_id) is layer
     assert os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
     early = layer.tar
-    writer.settle(encode_index([]))
+    writer.settle()
     writer.__exit__()
     assert not early.exists()
     assert layer.tar.read_bytes() == MADE.tar
@@ -66,14 +66,15 @@ async def test_a_layer_can_be_opened_in_the_midst_of_its_renaming(
     read: list[bytes] = []
     with store.writer() as writer:
         writer.append(MADE.tar)
-        layer = writer.adopt(MADE.diff_id, [])
+        writer.seal()
+        layer = writer.adopt(MADE.diff_id)
 
         def rename_and_read(*names: Path) -> None:
             rename(*names)
             read.append(os.pread(layer.descriptor(), 600, 0))
 
         monkeypatch.setattr(os, "rename", rename_and_read)
-        writer.settle(encode_index([]))
+        writer.settle()
     assert read == [MADE.tar[:600]]
 
 
@@ -104,9 +105,11 @@ async def test_two_equal_layers_at_once_leave_one(tmp_path: Path, store: LayerSt
     with store.writer() as one, store.writer() as other:
         one.append(MADE.tar)
         other.append(MADE.tar)
-        assert one.adopt(MADE.diff_id, []) is other.adopt(MADE.diff_id, [])
-        other.settle(encode_index([]))
-        one.settle(encode_index([]))
+        one.seal()
+        other.seal()
+        assert one.adopt(MADE.diff_id) is other.adopt(MADE.diff_id)
+        other.settle()
+        one.settle()
     assert len(files(tmp_path)) == 2
     assert MADE.diff_id in reopened(tmp_path)
 
@@ -151,7 +154,7 @@ async def test_a_lost_or_damaged_index_is_made_again_from_the_tar(
     index = (await stored(store, MADE)).tar.with_name("index")
     index.unlink() if damage is None else index.write_bytes(damage)
     again = reopened(tmp_path)
-    assert paths(await again.get(MADE.diff_id).entries()) == PATHS
+    assert paths(again.get(MADE.diff_id).entries()) == PATHS
     again.close()
 
 
@@ -165,7 +168,7 @@ async def test_a_damaged_tar_is_never_walked_into_an_index(tmp_path: Path, store
         file.write(bytes([flipped]))
     again = reopened(tmp_path)
     with pytest.raises(StorageFailed, match="the stored tar is damaged"):
-        await again.get(MADE.diff_id).entries()
+        again.get(MADE.diff_id).entries()
     again.close()
 
 
@@ -198,11 +201,12 @@ async def test_a_layer_that_does_not_settle_says_why(
 ) -> None:
     with store.writer() as writer:
         writer.append(MADE.tar)
-        layer = writer.adopt(MADE.diff_id, [])
+        writer.seal()
+        layer = writer.adopt(MADE.diff_id)
         with monkeypatch.context() as patch:
             Calls(patch).errors[call] = OSError(code, "no")
             with pytest.raises(error, match=f"layer {MADE.diff_id}: no"):
-                writer.settle(encode_index([]))
+                writer.settle()
     is_readable = os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
     assert is_readable == (call != "fsync")  # what was not synced, memory may lose: then the disk's bytes would be read
     assert list(reopened(tmp_path)) == []
@@ -220,14 +224,15 @@ async def test_a_name_that_the_disk_did_not_take_is_tried_again(
 
     with store.writer() as writer:
         writer.append(MADE.tar)
-        layer = writer.adopt(MADE.diff_id, [])
+        writer.seal()
+        layer = writer.adopt(MADE.diff_id)
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", failing)
             for _ in range(2):
                 with pytest.raises(StorageFailed, match="no"):
-                    writer.settle(encode_index([]))
+                    writer.settle()
                 assert not store.is_settled(layer)
-        writer.settle(encode_index([]))
+        writer.settle()
     assert store.is_settled(layer)
     assert files(tmp_path) == [f"layers/sha256/{MADE.diff_id.hex}/{name}" for name in ("index", "tar")]
 
@@ -261,7 +266,7 @@ async def test_a_full_disk_is_no_space_leaves_nothing_and_heals(tmp_path: Path) 
         with pytest.raises(NoSpace, match="make room"):
             await stored(store, made)
         filler.unlink()
-        assert await (await stored(store, made)).entries()
+        assert list((await stored(store, made)).entries())
         await store.discard(made.diff_id)
         store.close()
 

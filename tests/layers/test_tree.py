@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from imgfs.errors import Malformed, TooLarge
 from imgfs.layers import tree as room
 from imgfs.layers.entry import Entry, Extent, Kind
-from imgfs.layers.tree import IMPLICIT_MODE, Node, Tree, merge, walk
+from imgfs.layers.tree import IMPLICIT_MODE, Node, Tree, changes, merge, walk
 from tests.layers.unpacking import Refused, Unpacking
 
 
@@ -211,10 +213,31 @@ def test_links_are_counted_as_a_disk_counts_them() -> None:
     assert counts == {"": 4, "a": 3, "a/b": 2, "a/b/c": 2, "e": 2, "a/f": 1, "g": 2, "h": 1}
 
 
-def test_parents_are_those_of_the_tree() -> None:
-    tree = merge([[f("a/b/c")], [f("a")], [d("a"), f("a/b/c")]])
-    a, b = tree.nodes[1:3]
-    assert (tree.root.parent, a.parent, b.parent) == (None, tree.root, a)
+def test_a_directory_in_a_files_place_is_one_and_links_lead_out_of_it() -> None:
+    tree = merge([[f("a/b/c")], [f("a")], [d("a"), f("a/b/c"), s("a/b/up", "../../a"), f("a/b/up/x")]])
+    assert {path for path, _ in walk(tree.root)} == {b"", b"a", b"a/b", b"a/b/c", b"a/b/up", b"a/x"}
+
+
+@pytest.mark.parametrize("build", [lambda made: merge([made, made]), lambda made: changes([made], made, 1)])
+def test_a_tree_is_gone_with_the_last_one_who_has_it(build: Callable[[list[Entry]], Tree]) -> None:
+    """Its memory, which may be a gigabyte, is free then, and not when Python looks for garbage."""
+    made = [f("a/b/c"), d("a/d"), s("a/up", ".."), h("a/e", "a/b/c")]
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(one, Node) for one in gc.get_objects())
+        build(made)
+        assert sum(isinstance(one, Node) for one in gc.get_objects()) == before
+    finally:
+        gc.enable()
+
+
+def test_entries_that_make_no_node_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "NODES_MAX", 5)
+    for again in (d("a"), d(""), w("b"), o("a")):
+        merge([[d("a")], [again] * 4])
+        with pytest.raises(TooLarge, match="more than 5 entries"):
+            merge([[d("a")], [again] * 5])
 
 
 def test_numbers_are_depth_first_and_the_same_every_time() -> None:

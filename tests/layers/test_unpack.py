@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -13,12 +14,13 @@ from trio.testing import MockClock
 
 from imgfs.errors import ImgfsError, Malformed, StorageFailed, TooLarge, Unreachable, Unsupported, VerificationFailed
 from imgfs.layers import unpack as room
+from imgfs.layers.index import Weight
 from imgfs.layers.store import LayerStore
 from imgfs.layers.unpack import _coalesce, unpack, unpack_whole
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.digest import Digest
 from imgfs.testing.images import Directory, File, layer
-from tests.layers.passes import described, files, passed, passing, paths, stream
+from tests.layers.passes import described, files, passed, passing, paths, stored, stream
 from tests.layers.tars import header
 
 ENTRIES = [Directory("d"), File("d/f", b"content" * 500), File("g", bytes(100_000))]
@@ -44,6 +46,37 @@ async def test_a_pass_proves_both_digests_and_finds_the_entries(
     unpacked = await passed(store, described(made), *pieces)
     assert unpacked.diff_id == made.diff_id
     assert paths(unpacked.entries) == [b"d", b"d/f", b"g"]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["while it comes", "whole"])
+async def test_a_pass_and_its_layer_hold_few_entries_however_many_there_are(store: LayerStore, whole: bool) -> None:
+    many = 40_000
+    made = layer(b"".join(header(b"%06d" % number) for number in range(many)) + bytes(1024))
+    with store.writer() as writer:
+        await trio.to_thread.run_sync(int)  # what is made once
+        tracemalloc.start()
+        try:
+            if whole:
+                diff_id = await unpack_whole(*passing(described(made)), [made.blob], writer)
+            else:
+                diff_id = await unpack(*passing(described(made)), stream(made.blob), writer, lambda _: None)
+            held = writer.adopt(diff_id)
+            assert tracemalloc.get_traced_memory()[0] < 1 << 20, "all entries take eight"
+        finally:
+            tracemalloc.stop()
+        writer.settle()
+    assert held.weight() == Weight(many, 0)
+    assert sum(1 for _ in held.entries()) == many
+    assert store.get(made.diff_id).weight() == Weight(many, 0)
+
+
+async def test_the_weight_is_of_all_that_a_tree_may_hold(store: LayerStore) -> None:
+    """Directories that no entry names, and what comes in extended headers."""
+    made = layer([File("a/b/c/f", b""), File("a/b/c/g", b""), File("a/h", b"", xattrs={"user.a": b"x" * 1000})])
+    weight = (await stored(store, made)).weight()
+    assert weight.nodes == 3 + 3 + 1
+    assert 1000 <= weight.extra < 1100
+    assert LayerStore(store.get(made.diff_id).tar.parents[3]).get(made.diff_id).weight() == weight
 
 
 async def test_progress_counts_every_compressed_byte_once_and_as_it_comes(store: LayerStore) -> None:
@@ -158,7 +191,7 @@ async def test_a_bomb_is_stopped_at_the_limit_and_takes_no_disk(
         with pytest.raises(TooLarge):
             await unpack(*passing(described(bomb)), stream(bomb.blob), writer, lambda _: None)
         assert writer.offset <= 8 << 20
-        (tar,) = files(tmp_path)
+        (tar,) = (name for name in files(tmp_path) if name.endswith("/tar"))
         # The piece of tar that the header is in, of 1 MiB at most; the zeros behind it are holes.
         assert (tmp_path / tar).stat().st_blocks * 512 <= 1 << 20 < writer.offset
     assert files(tmp_path) == []

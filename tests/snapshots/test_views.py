@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from imgfs.database.database import Database
 from imgfs.errors import StorageFailed, Unreachable
@@ -52,6 +54,7 @@ class Gallery:
         self.store = LayerStore(root)
         self.graph = SnapshotGraph(self.database)
         self.provider = Provider(self.store)
+        self.nursery = nursery
         self.views = Views(self.graph, self.provider, nursery)
 
     async def snapshot(self, *layers: Made) -> Snapshot:
@@ -181,3 +184,115 @@ async def test_what_keeps_layers_away_is_raised_as_itself_and_nothing_is_kept(ga
 async def test_an_image_without_layers_is_an_empty_root(gallery: Gallery) -> None:
     view = await gallery.views.get(await gallery.snapshot())
     assert set(nodes(view)) == {""}
+
+
+class Merging:
+    """Tells how many trees are merged at once, and holds them up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = self.count = 0
+        self.gate = trio.Event()
+        self._real = room.run_cpu
+        monkeypatch.setattr(room, "run_cpu", self._run)
+        monkeypatch.setattr(room, "run_disk", _at_once)
+
+    async def _run(self, work: Callable[..., object], *arguments: object) -> object:
+        self.count += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self.gate.wait()
+            return await self._real(work, *arguments)
+        finally:
+            self.now -= 1
+
+
+async def _at_once(work: Callable[..., object], *arguments: object) -> object:
+    """Who waits for a thread looks like one who waits for his turn."""
+    return work(*arguments)
+
+
+def by_turns(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From five nodes on a view is large, and one is worked at at a time."""
+    monkeypatch.setattr(room, "LARGE", 4)
+    monkeypatch.setattr(room, "NODES_AT_WORK", 5)
+    gallery.views = Views(gallery.graph, gallery.provider, gallery.nursery)
+
+
+async def many(gallery: Gallery) -> list[Snapshot]:
+    return [await gallery.snapshot(layer([File(f"{mark}{number}") for number in range(5)])) for mark in "abcdef"]
+
+
+async def test_large_views_are_made_by_turns_and_small_ones_beside_them(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_turns(gallery, monkeypatch)
+    snapshots, small = await many(gallery), await gallery.snapshot(layer([File("small")]))
+    merging = Merging(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        for one in snapshots:
+            nursery.start_soon(gallery.views.get, one)
+        await wait_all_tasks_blocked()
+        assert merging.most == 1
+        nursery.start_soon(gallery.views.get, small)
+        await wait_all_tasks_blocked()
+        assert merging.most == 2
+        merging.gate.set()
+    assert (merging.most, merging.count) == (2, 7)
+
+
+async def test_what_is_worked_at_holds_its_turn_and_is_made_once(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_turns(gallery, monkeypatch)
+    monkeypatch.setattr(room, "NODES_KEPT", 1)
+    merging = Merging(monkeypatch)
+    merging.gate.set()
+    working = Counter[Snapshot]()
+
+    async def work(snapshot: Snapshot) -> None:
+        async with gallery.views.at_work(snapshot) as view:
+            working[snapshot] += 1
+            assert list(+working) == [snapshot], "nobody else's view is in memory for long"
+            await trio.lowlevel.checkpoint()
+            assert gallery.views.kept(snapshot) is view
+            assert await gallery.views.get(snapshot) is view
+            working[snapshot] -= 1
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            snapshots = await many(gallery)
+            for one in snapshots * 3:
+                nursery.start_soon(work, one)
+    assert merging.count == 6
+    assert not any(map(gallery.views.kept, snapshots)), "none is small enough to stay"
+
+
+async def test_what_is_kept_gives_way_before_something_large_is_made(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, large = await gallery.snapshot(BASE), await gallery.snapshot(layer([File(str(n)) for n in range(20)]))
+    await gallery.views.get(old)
+    monkeypatch.setattr(room, "NODES_KEPT", 20)
+    merging = Merging(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gallery.views.get, large)
+        await wait_all_tasks_blocked()
+        assert (merging.now, gallery.views.kept(old)) == (1, None)
+        merging.gate.set()
+
+
+async def test_one_who_gives_up_waiting_for_his_turn_keeps_nobody_from_it(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_turns(gallery, monkeypatch)
+    monkeypatch.setattr(room, "run_disk", _at_once)
+    first, second, third, *_ = await many(gallery)
+    async with trio.open_nursery() as nursery, gallery.views.at_work(first):
+        with trio.move_on_after(0.01):
+            async with gallery.views.at_work(second):
+                pytest.fail("it is not its turn")
+        nursery.start_soon(gallery.views.get, third)
+        await wait_all_tasks_blocked()
+        assert gallery.views.kept(third) is None
+    assert gallery.views.kept(third) is not None

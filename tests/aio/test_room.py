@@ -1,0 +1,154 @@
+"""Room for what differs in size: never more than fits, never idle, and none waits for ever."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from imgfs.aio.room import Room
+
+SIZE = 10
+WEIGHTS = {"a": 1, "b": 3, "c": 6, "d": 10, "e": 25}
+
+
+class Crowd:
+    """Tasks that come in under a key and leave when they are told to."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.room = Room(SIZE)
+        self.nursery = nursery
+        self.holding: list[tuple[str, trio.CancelScope]] = []
+        self.waiting: list[tuple[str, trio.CancelScope]] = []
+
+    async def come(self, *keys: str) -> None:
+        for key in keys:
+            scope = trio.CancelScope()
+            self.waiting.append((key, scope))
+            self.nursery.start_soon(self._hold, key, scope)
+            await wait_all_tasks_blocked()
+
+    async def go(self, number: int = 0) -> None:
+        """One who is inside leaves."""
+        self.holding[number][1].cancel()
+        await wait_all_tasks_blocked()
+
+    def inside(self) -> str:
+        """The keys of those inside, sorted: who comes in together does so in any order."""
+        return "".join(sorted(key for key, _ in self.holding))
+
+    async def _hold(self, key: str, scope: trio.CancelScope) -> None:
+        me = key, scope
+        with scope:
+            try:
+                async with self.room.place(key, WEIGHTS[key]):
+                    self.waiting.remove(me)
+                    self.holding.append(me)
+                    await trio.sleep_forever()
+            finally:
+                (self.holding if me in self.holding else self.waiting).remove(me)
+
+
+async def test_as_much_as_fits_comes_in_and_the_rest_in_order(nursery: trio.Nursery) -> None:
+    crowd = Crowd(nursery)
+    await crowd.come(*"cbda")
+    assert crowd.inside() == "bc", "who comes last does not overtake, though he would fit"
+    await crowd.go()
+    assert crowd.inside() == "b"
+    await crowd.go()
+    assert crowd.inside() == "d"
+    await crowd.go()
+    assert crowd.inside() == "a"
+
+
+async def test_one_larger_than_all_is_alone(nursery: trio.Nursery) -> None:
+    crowd = Crowd(nursery)
+    await crowd.come(*"aea")
+    assert crowd.inside() == "aa"
+    await crowd.go()
+    await crowd.come("b")
+    await crowd.go()
+    assert crowd.inside() == "e"
+    await crowd.go()
+    assert crowd.inside() == "b"
+
+
+async def test_a_key_counts_once_and_who_uses_it_may_come_in_again(nursery: trio.Nursery) -> None:
+    crowd = Crowd(nursery)
+    await crowd.come(*"ddbd")
+    assert crowd.inside() == "ddd"
+    assert "d" in crowd.room
+    await crowd.go()
+    await crowd.go()
+    assert crowd.inside() == "d", "it counts until the last one leaves"
+    await crowd.go()
+    assert crowd.inside() == "b"
+    assert "d" not in crowd.room
+
+
+async def test_those_who_wait_for_one_key_come_in_together(nursery: trio.Nursery) -> None:
+    crowd = Crowd(nursery)
+    await crowd.come(*"dccb")
+    await crowd.go()
+    assert crowd.inside() == "bcc"
+
+
+async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nursery) -> None:
+    crowd = Crowd(nursery)
+    await crowd.come(*"cdab")
+    crowd.waiting[0][1].cancel()
+    await wait_all_tasks_blocked()
+    assert crowd.inside() == "abc"
+
+
+async def test_who_is_cancelled_as_he_is_let_in_holds_nothing(nursery: trio.Nursery) -> None:
+    crowd = Crowd(nursery)
+    await crowd.come(*"dcb")
+    crowd.holding[0][1].cancel()
+    crowd.waiting[0][1].cancel()
+    await wait_all_tasks_blocked()
+    await crowd.come("d")
+    assert crowd.inside() == "b"
+    await crowd.go()
+    assert crowd.inside() == "d"
+
+
+async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
+    room = Room(1)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with room.place("a", 1):
+            pytest.fail("it was cancelled before")
+    with trio.fail_after(5):
+        async with room.place("b", 1):
+            assert "a" not in room
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from("abcde+-"), st.integers(0, 30)), max_size=60))
+def test_never_exceeded_and_never_idle(steps: list[tuple[str, int]]) -> None:
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(nursery)
+            for step, number in steps:
+                group = crowd.waiting if step == "-" else crowd.holding
+                if step in WEIGHTS:
+                    await crowd.come(step)
+                elif group:
+                    group[number % len(group)][1].cancel()
+                    await wait_all_tasks_blocked()
+                _judge(crowd)
+            nursery.cancel_scope.cancel()
+
+    trio.run(run)
+
+
+def _judge(crowd: Crowd) -> None:
+    inside = set(crowd.inside())
+    taken = sum(WEIGHTS[key] for key in inside)
+    assert taken <= SIZE or len(inside) == 1
+    assert not inside.intersection(key for key, _ in crowd.waiting)
+    if crowd.waiting:
+        assert inside
+        assert taken + max(WEIGHTS[key] for key, _ in crowd.waiting) > SIZE, "the first one would fit"
