@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
-
 from imgfs.archives import layout
 from imgfs.archives.closure import Closure
 from imgfs.archives.exporting import DockerExport, docker_tar, layout_tar
@@ -16,6 +14,7 @@ from imgfs.archives.layout_directory import write_layout
 from imgfs.cli.archive_names import docker_tag
 from imgfs.cli.bringing import bring
 from imgfs.cli.choosing import MountBlobs
+from imgfs.cli.failure import tell
 from imgfs.cli.naming import Found
 from imgfs.cli.output import progress, unwritten, write_file, write_out
 from imgfs.cli.tree import Tree
@@ -30,7 +29,7 @@ def write_oci(tree: Tree, listed: list[Listed], output: str | None, *, is_direct
         closure.add(image.descriptor, blobs)
     if closure.missing and not quiet:
         absent = ", ".join(sorted({str(one.platform or one.digest) for one in closure.missing}))
-        click.echo(f"imgfs: not exported, because it is neither here nor known where it can be had: {absent}", err=True)
+        tell(f"not exported, because it is neither here nor known where it can be had: {absent}")
     sizes = {digest: descriptor.size for digest, descriptor in closure.blobs.items()}
     if not is_directory:
         pieces = layout_tar(layout.write_index(_merged(listed)), sizes, blobs.pieces)

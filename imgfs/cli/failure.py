@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -53,9 +54,18 @@ class Failure(click.ClickException):
 
     def show(self, file: object = None) -> None:
         """One line on stderr, and a second one if there is more to find."""
-        click.echo(f"imgfs: {printable(self.message)}", err=True)
+        tell(self.message)
         if self.more:
-            click.echo(f"imgfs: for more see {printable(self.more)}", err=True)
+            tell(f"for more see {self.more}")
+
+
+def tell(text: str) -> None:
+    """Say something on stderr.
+
+    Where that takes nothing (a full disk, a reader that is gone) nobody is told, and what is done goes on.
+    """
+    with suppress(OSError):
+        click.echo(f"imgfs: {printable(text)}", err=True)
 
 
 def raise_first(failures: Sequence[Failure]) -> None:

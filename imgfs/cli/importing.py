@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from imgfs.cli.failure import Failure, from_os_error
+from imgfs.cli.failure import Failure, from_os_error, tell
 from imgfs.cli.names import register
 from imgfs.cli.options import Command, mountpoint_option, quiet_option
 from imgfs.cli.output import progress
@@ -56,7 +56,7 @@ def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> N
 
     def waits(ref: str) -> None:
         if not quiet and not told:
-            click.echo(f"imgfs: another writer is at work on {ref}, maybe an import of the same; waiting", err=True)
+            tell(f"another writer is at work on {ref}, maybe an import of the same; waiting")
         told.add(ref)
 
     with leased_store(tree, waits) as store:
@@ -66,7 +66,7 @@ def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> N
             click.echo(f"{full} {image.descriptor.digest}")
     if imported.closure.missing and not quiet:
         absent = ", ".join(sorted({str(one.platform or one.digest) for one in imported.closure.missing}))
-        click.echo(f"imgfs: not in the archive, though an index lists it: {absent}", err=True)
+        tell(f"not in the archive, though an index lists it: {absent}")
 
 
 def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) -> tuple[dict[str, Listed], Imported]:

@@ -9,9 +9,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-import click
-
-from imgfs.cli.failure import Failure, from_os_error
+from imgfs.cli.failure import Failure, from_os_error, tell
 from imgfs.cli.tree import Tree
 from imgfs.oci.digest import is_digest
 from imgfs.oci.reference import expand_familiar, is_host
@@ -88,7 +86,7 @@ def is_digest_like(text: str) -> bool:
 def _familiar(text: str, *, quiet: bool) -> str:
     name = str(expand_familiar(text))
     if name != text and not quiet:
-        click.echo(f"imgfs: {text} stands for {name}", err=True)
+        tell(f"{text} stands for {name}")
     return name
 
 

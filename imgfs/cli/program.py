@@ -6,13 +6,14 @@ import errno
 import gc
 import importlib
 import os
+from contextlib import suppress
 from keyword import iskeyword
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from imgfs import __version__
-from imgfs.cli.failure import EXIT_CODES, INTERRUPTED, from_error, from_os_error
+from imgfs.cli.failure import EXIT_CODES, INTERRUPTED, from_error, from_os_error, tell
 from imgfs.errors import ImgfsError
 
 _COMMANDS = {
@@ -50,6 +51,20 @@ _COMMANDS = {
 }
 
 
+class _Misused(click.ClickException):
+    """What click says of wrong usage, with its exit code also where stderr takes nothing."""
+
+    def __init__(self, error: click.UsageError) -> None:
+        super().__init__(error.message)
+        self._error = error
+        self.exit_code = error.exit_code  # pyright: ignore[reportAttributeAccessIssue] - a class variable in click
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """As ever."""
+        with suppress(OSError):
+            self._error.show(file)
+
+
 class Program(click.Group):
     """The group of all commands."""
 
@@ -59,8 +74,19 @@ class Program(click.Group):
             importlib.import_module("imgfs.cli.completion")
         try:
             return super().main(*args, **extra)
+        except OSError as error:
+            failure = from_os_error(error, str(error.filename or "stdout"))
+            failure.show()
+            raise SystemExit(failure.exit_code) from None
         finally:
             gc.freeze()  # the process ends: looking for cycles among all that was imported would take 7 ms
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """As ever."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise _Misused(error) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of their use."""
@@ -77,8 +103,10 @@ class Program(click.Group):
         """Run the command; every failure it has becomes a sentence and an exit code."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _Misused(error) from None
         except KeyboardInterrupt:
-            click.echo("imgfs: interrupted", err=True)
+            tell("interrupted")
             raise click.exceptions.Exit(INTERRUPTED) from None
         except ImgfsError as error:
             raise from_error(error) from None

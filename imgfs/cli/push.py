@@ -13,7 +13,7 @@ from typing import TypedDict, cast
 import click
 
 from imgfs.cli.bringing import beside
-from imgfs.cli.failure import Failure
+from imgfs.cli.failure import Failure, tell
 from imgfs.cli.naming import Found, find
 from imgfs.cli.options import (
     Command,
@@ -87,10 +87,10 @@ def push(
     door = tree.push_door(digest, str(target), all_platforms=all_platforms, referrers=referrers)
     report = _push(tree, door, str(target), quiet=quiet)
     if report["mirror"] and not quiet:
-        click.echo(f"imgfs: {target.host} is pushed to at {report['mirror']}, as its hosts.toml says", err=True)
+        tell(f"{target.host} is pushed to at {report['mirror']}, as its hosts.toml says")
     click.echo(render_json(report) if form == "json" else _table(report))
     if not quiet and any(part["outcome"] == "foreign" for part in report["parts"]):
-        click.echo("imgfs: foreign layers are not pushed, as registries do not distribute them", err=True)
+        tell("foreign layers are not pushed, as registries do not distribute them")
 
 
 def _target(found: Found, name: str | None, *, quiet: bool) -> Reference:
@@ -102,7 +102,7 @@ def _target(found: Found, name: str | None, *, quiet: bool) -> Reference:
         raise click.UsageError(f"{found.subject} has no name at a registry; say where to push it to")
     target = expand_familiar(text)
     if str(target) != text and not quiet:
-        click.echo(f"imgfs: {text} stands for {target}", err=True)
+        tell(f"{text} stands for {target}")
     return target
 
 

@@ -12,7 +12,7 @@ import click
 
 from imgfs.cli.attaching import Front
 from imgfs.cli.bringing import bring
-from imgfs.cli.failure import Failure
+from imgfs.cli.failure import Failure, tell
 from imgfs.cli.naming import Found, find
 from imgfs.cli.served import served
 from imgfs.cli.site import site_of
@@ -55,16 +55,25 @@ def _follow(front: Front | None, begin: Callable[[Attached], Started]) -> None:
         started = begin(attached)
         held.callback(started.control.close)
         for note in started.notes:
-            click.echo(f"imgfs: {note}", err=True)
+            tell(note)
         if front is None:
-            click.echo(started.id)
+            _name(started.id)
             return
         status, notes = front.stay(started.control)
     for note in notes:
-        click.echo(f"imgfs: {note}", err=True)
+        tell(note)
     if status.exit_code is None:
         raise Failure(status.reason, errno.EIO)
     raise SystemExit(status.exit_code)
+
+
+def _name(id: str) -> None:
+    """Print the id of a container that is left behind. It runs, whoever hears of it: so a stdout that takes nothing is
+    no failure, as it is none for podman and docker, and the id is told on stderr."""
+    try:
+        click.echo(id)
+    except OSError as error:
+        tell(f"container {id}: is started, but its id cannot be written to stdout: {error.strerror}")
 
 
 def _wish(**wanted: Any) -> Wish:

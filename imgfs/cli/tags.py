@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from imgfs.cli.failure import from_os_error
+from imgfs.cli.failure import from_os_error, tell
 from imgfs.cli.options import Command, format_option, mountpoint_option, quiet_option
 from imgfs.cli.table import render_json
 from imgfs.cli.tree import Tree
@@ -26,7 +26,7 @@ def tags(place: str, mountpoint: str, form: str, *, quiet: bool) -> None:
     host, repository = expand_repository(place)
     full = f"{host}/{repository}" if repository else host
     if full != place and not quiet:
-        click.echo(f"imgfs: {place} stands for {full}", err=True)
+        tell(f"{place} stands for {full}")
     names = _read(tree, host, repository)
     click.echo(render_json(names) if form == "json" else "\n".join(names), nl=form == "json" or bool(names))
 

@@ -136,3 +136,32 @@ def test_what_a_command_lets_through_becomes_an_exit_code(
     done = run("ls")
     assert done.exit_code == code
     assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("bogus",), 2),
+        (("ls", "--bogus"), 2),
+        (("run", "--bogus"), 125),
+        (("inspect", "nothing/here:1"), 3),
+        (("run", "nothing/here:1", "true"), 125),
+        ((), 2),
+    ],
+)
+def test_where_stderr_takes_nothing_the_exit_code_tells_all_the_same(
+    tree: PlainTree, arguments: tuple[str, ...], code: int
+) -> None:
+    environment = os.environ | {"IMGFS_MOUNTPOINT": str(tree.path)}
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "imgfs", *arguments]
+        assert subprocess.run(command, stderr=full, stdout=full, check=False, env=environment).returncode == code
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("ls", "--help")])
+def test_a_stdout_that_takes_nothing_is_a_sentence(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "imgfs", *arguments]
+        done = subprocess.run(command, stderr=subprocess.PIPE, stdout=full, check=False, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (8, 1)
+    assert "No space left on device; make room" in done.stderr

@@ -171,6 +171,27 @@ def test_detached_one_is_told_logged_and_started_again(box: Box) -> None:
     box.kill("four")
 
 
+@pytest.mark.parametrize("stderr_too", [False, True])
+def test_one_whose_id_cannot_be_written_runs_all_the_same(box: Box, *, stderr_too: bool) -> None:
+    """As with podman and docker: its caller is not to believe that nothing runs."""
+    name = f"untold-{stderr_too}"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*IMGFS, "run", "-d", "--name", name, "box", "true"],
+            stdout=full,
+            stderr=full if stderr_too else subprocess.PIPE,
+            check=False,
+            env=box.environment,
+        )
+    assert done.returncode == 0
+    if not stderr_too:
+        assert done.stderr == (
+            b"imgfs: container %b: is started, but its id cannot be written to stdout: No space left on device\n"
+            % name.encode()
+        )
+    assert box.imgfs("wait", name).stdout == b"0\n"
+
+
 def test_start_in_front_exits_as_it_does(box: Box) -> None:
     box.ended(box.start("box", "sh", "-c", "echo again; exit 3", id="five"))
     done = box.imgfs("start", "-a", "five")
