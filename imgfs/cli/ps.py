@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import shlex
 import signal
+import sys
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from typing import TextIO, cast
 
 import click
 
+from imgfs.cli.array import array_text
 from imgfs.cli.containers import State, has_ended
 from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.options import Command, format_option, mountpoint_option
-from imgfs.cli.table import local_time, render_json, render_table
+from imgfs.cli.table import local_time, table_lines
 from imgfs.cli.tree import Tree
 
 _COMMAND_MAX = 40
@@ -28,26 +32,35 @@ def ps(mountpoint: str, form: str, *, everything: bool, quiet: bool) -> None:
 
     STATUS says since when, or how it ended. JSON is an array of what containers/ID/state.json tells.
     """
-    tree = Tree.open(mountpoint)
-    found = _states(tree, everything=everything)
+    found = _states(Tree.open(mountpoint), everything=everything)
     if quiet:
-        for one in found:
-            click.echo(one["id"])
+        _print(f"{one['id']}\n" for one in found)
     elif form == "json":
-        click.echo(render_json(found))
+        _print(array_text(found), end="\n")
     else:
-        click.echo(render_table(("ID", "IMAGE", "COMMAND", "CREATED", "STATUS"), [_row(one) for one in found]))
+        rows = [_row(one) for one in found]
+        _print(f"{line}\n" for line in table_lines(("ID", "IMAGE", "COMMAND", "CREATED", "STATUS"), rows))
 
 
-def _states(tree: Tree, *, everything: bool) -> list[State]:
+def _print(pieces: Iterable[str], end: str = "") -> None:
+    """To stdout as they come: there may be a hundred thousand, for which click.echo would write as often."""
+    out = cast("TextIO | None", sys.stdout)
+    if out is None:  # the shell has closed it
+        return
+    out.writelines(pieces)
+    out.write(end)
+    out.flush()
+
+
+def _states(tree: Tree, *, everything: bool) -> Iterator[State]:
     try:
-        states = tree.read_json(tree.container_states(running=not everything))
+        for one in tree.read_json_array(tree.container_states(running=not everything)):
+            if "error" in one:  # it keeps nobody from seeing the others
+                Failure(one["error"], errno.EIO).show()
+            else:
+                yield one
     except OSError as error:
         raise from_os_error(error, "containers", None, tree.log) from None
-    for one in states:
-        if "error" in one:  # it keeps nobody from seeing the others
-            Failure(one["error"], errno.EIO).show()
-    return [one for one in states if "error" not in one]
 
 
 def _row(one: State) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from imgfs.cli.failure import printable
 
@@ -13,17 +13,20 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Columns two spaces apart under their heads; those in `right` end together. No line ends in spaces."""
-    lines = [head, *[[printable(cell) for cell in row] for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(table_lines(head, rows, right))
 
-    def aligned(line: Sequence[str]) -> str:
+
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """The lines of such a table, one after the other."""
+    widths = [len(cell) for cell in head]
+    for row in rows:
+        widths = [max(width, len(printable(cell))) for width, cell in zip(widths, row, strict=True)]
+    for line in (head, *rows):
         cells = (
-            cell.rjust(width) if column in right else cell.ljust(width)
+            printable(cell).rjust(width) if column in right else printable(cell).ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
-        return "  ".join(cells).rstrip()
-
-    return "\n".join(aligned(line) for line in lines)
+        yield "  ".join(cells).rstrip()
 
 
 def render_json(value: object) -> str:

@@ -232,6 +232,16 @@ class Tree:
         except (ValueError, RecursionError) as error:
             raise Failure(f"{path}: is no JSON: {error}", errno.EBADMSG) from None
 
+    def read_json_array(self, path: str) -> Iterator[Any]:
+        """The values of a JSON array in a file of the tree, as they are read. Raises as `read_json`."""
+        from imgfs.cli.array import read_array
+
+        with open(path, encoding="utf-8") as file:
+            try:
+                yield from read_array(file)
+            except (ValueError, RecursionError) as error:
+                raise Failure(f"{path}: is no JSON array: {error}", errno.EBADMSG) from None
+
     def reason(self, *paths: str) -> str | None:
         """The daemon's sentence on what failed last, from the first of `paths` that has one."""
         for path in paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from imgfs.cli.ending import signal_number
 from imgfs.cli.failure import Failure
+from imgfs.cli.ps import ps
 from tests.cli.conftest import Run
 from tests.cli.plain_tree import PlainTree
 
@@ -73,6 +75,28 @@ def test_ps_lists_what_runs_and_all_of_it_if_that_is_asked_for(tree: PlainTree, 
 def test_ps_tells_programs_what_the_files_tell(tree: PlainTree, run: Run, deleted: Path) -> None:
     directory = add(tree, "web", status="running")
     assert json.loads(run("ps", "--format", "json").stdout) == [json.loads((directory / "state.json").read_text())]
+
+
+def test_ps_of_many_holds_few(tree: PlainTree, run: Run, deleted: Path) -> None:
+    """A hundred thousand took a gigabyte."""
+    one = json.loads((add(tree, "one") / "state.json").read_bytes())
+    many = [one | {"id": f"n{number}", "reason": "x" * 1000} for number in range(5000)]
+    (tree.path / "containers/_all").write_text("[\n" + ",\n".join(map(json.dumps, many)) + "\n]\n")
+    with (tree.path / "stdout").open("w") as stdout, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", stdout)
+        tracemalloc.start()
+        try:
+            ps.main(["-a", "--format", "json", "--mountpoint", str(tree.path)], standalone_mode=False)
+            assert tracemalloc.get_traced_memory()[1] < 3 << 20
+        finally:
+            tracemalloc.stop()
+    assert (tree.path / "stdout").read_text() == json.dumps(many, indent=2) + "\n"
+
+
+def test_ps_says_where_there_is_no_list(tree: PlainTree, run: Run) -> None:
+    (tree.path / "containers/_all").write_text('[{"id": "web"}, ')
+    done = run("ps", "-aq")
+    assert (done.exit_code, "_all: is no JSON array" in done.stderr) == (6, True)
 
 
 def test_one_damaged_container_keeps_nobody_from_seeing_the_others(tree: PlainTree, run: Run, deleted: Path) -> None:
