@@ -8,6 +8,7 @@ a credential or the query of a URL.
 from __future__ import annotations
 
 import errno
+import os
 
 
 class ImgfsError(Exception):
@@ -174,7 +175,19 @@ def from_os(error: OSError, subject: str) -> ImgfsError:
     reason = f"{subject}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{reason}; make room on the disk of the state directory (`imgfs gc`) and try again")
+    if advice := too_many_open(error.errno):
+        return StorageFailed(f"{reason}; {advice}")
     return StorageFailed(f"{reason}; check the disk of the state directory")
+
+
+def too_many_open(number: int | None) -> str | None:
+    """What to do where no more files can be opened; None for another errno."""
+    if number == errno.EMFILE:
+        limit = os.sysconf("SC_OPEN_MAX")
+        return f"{limit} at a time are allowed; raise that (`ulimit -n`, LimitNOFILE= of a unit) and try again"
+    if number == errno.ENFILE:
+        return "the whole system may have no more; close some, or raise fs.file-max (sysctl)"
+    return None
 
 
 def begun_read_only(subject: str) -> ReadOnly:

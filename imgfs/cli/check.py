@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgfs.cli.failure import Failure, from_error
+from imgfs.cli.failure import Failure, from_error, from_os_error
 from imgfs.cli.options import Command, format_option, mountpoint_option
 from imgfs.cli.reading import reading
 from imgfs.cli.table import render_json
@@ -138,4 +138,4 @@ def _found(state: Path, *, deep: bool) -> Iterator[Finding]:
                         if (found := examiner.examine(place)) is not None:
                             yield found
     except OSError as error:
-        raise Failure(f"{error.filename or state}: {error.strerror}", error.errno or errno.EIO) from None
+        raise from_os_error(error, str(error.filename or state)) from None

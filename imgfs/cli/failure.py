@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import click
 
-from imgfs.errors import ImgfsError
+from imgfs.errors import ImgfsError, too_many_open
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 denied, 5 network, 6 verification failed, 7 busy, "
@@ -89,12 +89,18 @@ def from_error(error: ImgfsError, more: str = "") -> Failure:
 
 
 def from_os_error(error: OSError, subject: str, reason: str | None = None, more: str = "") -> Failure:
-    """A failure out of an errno that the mount answered, with the daemon's own reason where it gave one."""
+    """A failure out of an errno that the mount answered, with the daemon's own reason where it gave one.
+
+    `subject` may be empty, where nobody knows what it was about.
+    """
     number = error.errno or errno.EIO
+    of = f"{subject}: " if subject else ""
     if number in (errno.ENOTCONN, errno.ECONNABORTED):
-        return Failure(f"{subject}: the daemon of the mount is gone; `imgfs mount` mounts anew", number, more)
+        return Failure(f"{of}the daemon of the mount is gone; `imgfs mount` mounts anew", number, more)
     if number == errno.EINTR:
-        return Failure(f"{subject}: interrupted by a signal, or because the daemon is stopping", number, more)
+        return Failure(f"{of}interrupted by a signal, or because the daemon is stopping", number, more)
     if number == errno.ENOSPC and reason is None:
-        reason = f"{subject}: {os.strerror(number)}; make room on that disk (its own: `imgfs gc`) and try again"
-    return Failure(reason or f"{subject}: {os.strerror(number)}", number, more)
+        reason = f"{of}{os.strerror(number)}; make room on that disk (its own: `imgfs gc`) and try again"
+    if reason is None and (advice := too_many_open(number)):
+        reason = f"{of}{os.strerror(number)}; {advice}"
+    return Failure(reason or f"{of}{os.strerror(number)}", number, more)

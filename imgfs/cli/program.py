@@ -113,7 +113,7 @@ class Program(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            raise from_os_error(error, str(error.filename or "imgfs")) from None
+            raise from_os_error(error, str(error.filename or "")) from None
 
 
 @click.group(

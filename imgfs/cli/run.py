@@ -47,7 +47,7 @@ def _told(work: Callable[[], T]) -> T:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        failure = from_os_error(error, str(error.filename or "imgfs"))
+        failure = from_os_error(error, str(error.filename or ""))
         failure.exit_code = FAILED  # pyright: ignore[reportAttributeAccessIssue]
         raise failure from None
 

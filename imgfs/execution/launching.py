@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import NoReturn
 
-from imgfs.errors import NotPermitted, StorageFailed
+from imgfs.errors import NotPermitted, StorageFailed, too_many_open
 from imgfs.execution.control import Connection
 from imgfs.execution.descriptors import keep_only
 
@@ -34,7 +34,9 @@ class Waiting:
                     self.process = _called(theirs, mountpoint)
             except OSError as error:
                 self.control.close()
-                raise StorageFailed(f"a supervisor cannot be started: {error.strerror}") from None
+                advice = too_many_open(error.errno)
+                reason = f"{error.strerror}; {advice}" if advice else error.strerror
+                raise StorageFailed(f"a supervisor cannot be started: {reason}") from None
 
 
 def check_root() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 
 import pytest
 
@@ -71,3 +72,17 @@ def test_failure_prints_where_more_is_on_a_line_of_its_own(capsys: pytest.Captur
 
 def test_printable_leaves_letters_alone() -> None:
     assert printable("näme\t日本\udc80") == "näme 日本\ufffd"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_is_told_with_the_limit_and_what_to_do(number: int) -> None:
+    message = from_os_error(OSError(number, "x"), "images").message
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert message.startswith("images: Too many open files")
+    assert (
+        f"{limit} at a time are allowed; raise that (`ulimit -n`" if number == errno.EMFILE else "fs.file-max"
+    ) in message
+
+
+def test_what_nobody_knows_the_subject_of_is_told_without_one() -> None:
+    assert from_os_error(OSError(errno.EIO, "x"), "").message == "Input/output error"

@@ -165,3 +165,17 @@ def test_a_stdout_that_takes_nothing_is_a_sentence(arguments: tuple[str, ...]) -
         done = subprocess.run(command, stderr=subprocess.PIPE, stdout=full, check=False, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (8, 1)
     assert "No space left on device; make room" in done.stderr
+
+
+def test_a_program_that_may_open_too_few_files_says_so(tree: PlainTree) -> None:
+    """All of them are taken but the one that loading takes."""
+    script = (
+        "import os, resource, sys; from imgfs.cli import main; import imgfs.cli.ls;"
+        "top = os.dup(0); resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1, top + 1));"
+        "sys.argv = ['imgfs', 'ls']; main()"
+    )
+    environment = os.environ | {"IMGFS_MOUNTPOINT": str(tree.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "Too many open files; " in done.stderr
+    assert "raise that (`ulimit -n`" in done.stderr
