@@ -337,6 +337,22 @@ def test_removing_what_somebody_stands_in_is_busy(shop: Workshop) -> None:
     shop.active("stood-in").rmdir()
 
 
+def test_the_first_to_come_by_o_path_is_told_to_walk_again(shop: Workshop) -> None:
+    """He is beneath what is mounted as he goes on; `rootfs/.` is a walk that mounts."""
+    for key in ("o-path", "o-path-dot"):
+        shop.active(key).mkdir()
+        (shop.active(key) / "parent").symlink_to(f"../../{shop.base}")
+    beneath = os.open(shop.active("o-path") / "rootfs", os.O_PATH)
+    for _ in range(2):
+        with refused(errno.ESTALE):
+            os.stat("etc/os", dir_fd=beneath)
+    os.close(beneath)
+    for path in (shop.active("o-path") / "rootfs", f"{shop.active('o-path-dot')}/rootfs/."):
+        here = os.open(path, os.O_PATH)
+        assert os.stat("etc/os", dir_fd=here).st_size == len("base\n")
+        os.close(here)
+
+
 def test_rm_r_of_a_whole_snapshot_stops_at_its_mounts(shop: Workshop) -> None:
     """rm empties rootfs first, as any tool does; the directory itself goes by rmdir alone."""
     shop.prepare("rm", shop.base)
