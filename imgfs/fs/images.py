@@ -20,7 +20,7 @@ from imgfs.fs.listing import list_file
 from imgfs.fs.node import Directory, Link, Listing, Node, missing
 from imgfs.fs.subsystems import ImageSubsystems
 from imgfs.fs.xattrs import as_error
-from imgfs.images.names import Name, check_name, reference_of
+from imgfs.images.names import HOST_ALONE, Name, check_name, reference_of
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.oci.reference import Reference, expand_familiar, is_host, is_repository_part
 
@@ -75,7 +75,7 @@ class NamesDirectory(Directory):
         if _is_nameable(path):
             await caller.wait(lambda: self._subsystems.resolver.register(path, digest))
         elif is_repository_part(component) or not self._prefix or _is_meant_as_name(component):
-            raise Invalid(f"image name {path!r}: expected host/repository:tag, host/repository@digest or a plain word")
+            raise self._told(path, component)
         elif path in self._subsystems.private:
             raise AlreadyExists(f"{path!r}: is taken")
         else:
@@ -131,6 +131,17 @@ class NamesDirectory(Directory):
         if digest := self._subsystems.private.get(path):
             return PrivateLink(f"private/{path}", self._subsystems.shown, _link_target(path, digest))
         return None
+
+    def _told(self, path: str, component: str) -> Invalid:
+        """What is wrong with a name, also told on the directory: what made it has but an errno to say.
+
+        `ln -s <digest> images/mytool:1` finds a directory and makes the link in it.
+        """
+        error = Invalid(f"image name {path!r}: expected host/repository:tag, host/repository@digest or a plain word")
+        if is_digest(component) and is_host(self._prefix):
+            error = Invalid(f"image name {self._prefix!r}: {HOST_ALONE}")
+        self._subsystems.failures.note(f"images/{self._prefix}", error)
+        return error
 
     def _registered(self, path: str, name: bytes) -> Node:
         """The link of what was registered just now. Raises NotFound where somebody has taken it away since."""

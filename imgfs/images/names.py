@@ -41,6 +41,11 @@ KEPT = Kept(
 )
 
 NAME_MAX = 512
+HOST_ALONE = (
+    "is a registry's host (a number behind `:` is its port); a local name has no tag, or one that is no number, "
+    "and another one its host in front"
+)
+"""What is wrong with a name that ends where a repository should come. A path cannot tell whether `mytool:1` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,8 @@ def check_name(name: str) -> None:
     """Raise Invalid unless `name` may be registered."""
     is_odd = name.partition(":")[0] in HEX_LENGTH or name.startswith(("-", ":")) or name.endswith(":")
     if len(name) > NAME_MAX or (reference_of(name) is None and (is_odd or not is_local_name(name))):
+        if is_host(name):
+            raise Invalid(f"image name {name[:200]!r}: {HOST_ALONE}")
         raise Invalid(
             f"image name {name[:200]!r}: expected host/repository:tag, host/repository@digest or a plain word"
         )

@@ -33,6 +33,12 @@ def names(database: Database) -> Names:
     return Names(database)
 
 
+@pytest.mark.parametrize("name", ["mytool:1", "registry.test", "localhost:5000"])
+def test_a_host_alone_is_told_to_be_one(name: str) -> None:
+    with pytest.raises(Invalid, match="is a registry's host"):
+        check_name(name)
+
+
 async def test_a_created_name_is_there_and_after_reopening(names: Names, database: Database) -> None:
     made = await names.create(X, A)
     for opened in (names, Names(database)):

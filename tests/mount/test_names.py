@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -324,6 +325,19 @@ def test_nothing_but_links_is_made_in_images(scene: Scene) -> None:
 def test_malformed_names_are_invalid(scene: Scene, name: str) -> None:
     with scene.silence(), refused(errno.EINVAL):
         os.symlink(NOBODYS, scene.images / "localhost" / name)
+
+
+def test_a_local_name_whose_tag_is_a_number_is_a_host_with_its_port_and_that_is_told(scene: Scene) -> None:
+    """`images/registry:5000/app:1` begins so: a path cannot tell."""
+    digest = Digest.of(b"whatever")
+    done = subprocess.run(["ln", "-s", digest, scene.images / "mytool:1"], capture_output=True, check=False)
+    assert (done.returncode, b"Invalid argument" in done.stderr) == (1, True)
+    assert "'mytool:1': is a registry's host (a number behind `:` is its port)" in error_of(scene.images / "mytool:1")
+    with refused(errno.EINVAL):
+        os.setxattr(scene.images, "user.imgfs.tag", f"mytool:1 {digest}".encode())
+    assert "mytool:1" not in os.listdir(scene.images)
+    os.symlink(digest, scene.images / "mytool:v1")
+    assert os.readlink(scene.images / "mytool:v1") == digest
 
 
 def test_a_repository_without_a_tag_is_a_directory_and_so_taken(scene: Scene) -> None:
