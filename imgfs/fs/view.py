@@ -16,20 +16,20 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
 from imgfs.fs.node import ENDLESS, Handle, Listing, Node, missing
 from imgfs.layers.tree import Node as TreeNode
-from imgfs.snapshots.views import View
+from imgfs.snapshots.views import Data, View
 
 
 class ViewHandle:
-    """An open regular file of a view."""
+    """An open regular file of a view. However long it is open, the tree of the others may be dropped."""
 
-    __slots__ = ("_node", "_view")
+    __slots__ = ("_data", "_node")
 
-    def __init__(self, view: View, node: TreeNode) -> None:
-        self._view = view
+    def __init__(self, data: Data, node: TreeNode) -> None:
+        self._data = data
         self._node = node
 
     async def read(self, offset: int, size: int) -> bytes | bytearray:
-        return await self._view.read_at(self._node, offset, size)
+        return await self._data.read_at(self._node, offset, size)
 
     async def close(self) -> None:
         pass
@@ -78,7 +78,7 @@ class ViewNode(Node):
     async def open(self, flags: int, caller: Caller) -> Handle:
         if flags & WRITING or flags & os.O_TRUNC:
             raise self.refusal()
-        return ViewHandle(self._view, self._node)
+        return ViewHandle(self._view.data, self._node)
 
     async def xattrs(self) -> dict[bytes, bytes]:
         return dict(self._node.xattrs)

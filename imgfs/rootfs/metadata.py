@@ -80,7 +80,7 @@ class MetadataImages:
 
 
 def _build(view: View) -> bytearray:
-    return build(view.tree.root, _devices(view), view.read_layer)
+    return build(view.tree.root, _devices(view), view.data.read_layer)
 
 
 def _devices(view: View) -> Sequence[Device]:

@@ -44,24 +44,14 @@ class LayerProvider(Protocol):
         ...
 
 
-class View:
-    """The rootfs of one snapshot: nodes by number, bytes by node."""
+class Data:
+    """The bytes behind the nodes of a view, for whoever has a file open: without the tree, which may be dropped."""
 
-    def __init__(self, snapshot: Snapshot, tree: Tree, layers: Sequence[Layer], first: int) -> None:
-        """`first` is the inode number of the root; the others follow in the order of the tree's nodes."""
-        self.snapshot = snapshot
-        self.first = first
-        self.tree = tree
-        self.layers = layers
-        """Base first, as the nodes count them."""
-        self.weight = len(tree.nodes) + sum(layer.weight().extra for layer in layers) // NODE_BYTES
-        """How many nodes it counts for."""
+    def __init__(self, snapshot: Snapshot, layers: Sequence[Layer]) -> None:
+        """`layers` are base first, as nodes count them."""
+        self._layers = layers  # whose files they are
         self._files = [layer.descriptor() for layer in layers]
         self._subject = f"snapshot {snapshot.chain_id}"
-
-    def node(self, number: int) -> Node:
-        """The node of that number, from 1."""
-        return self.tree.nodes[number - 1]
 
     async def read_at(self, node: Node, offset: int, size: int) -> bytes | bytearray:
         """Up to `size` bytes of a regular file from `offset`; short only at its end. Raises StorageFailed."""
@@ -90,6 +80,25 @@ class View:
                 part = read_exactly(self._files[node.layer], end - start, at, self._subject)
                 content[start - offset : end - offset] = part
         return content
+
+
+class View:
+    """The rootfs of one snapshot: nodes by number, bytes by node."""
+
+    def __init__(self, snapshot: Snapshot, tree: Tree, layers: Sequence[Layer], first: int) -> None:
+        """`first` is the inode number of the root; the others follow in the order of the tree's nodes."""
+        self.snapshot = snapshot
+        self.first = first
+        self.tree = tree
+        self.data = Data(snapshot, layers)
+        self.layers = layers
+        """Base first, as the nodes count them."""
+        self.weight = len(tree.nodes) + sum(layer.weight().extra for layer in layers) // NODE_BYTES
+        """How many nodes it counts for."""
+
+    def node(self, number: int) -> Node:
+        """The node of that number, from 1."""
+        return self.tree.nodes[number - 1]
 
 
 class Views:

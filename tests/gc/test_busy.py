@@ -173,10 +173,10 @@ async def test_what_is_evicted_is_fetched_again_by_whoever_reads_it(busy: Busy) 
     assert {Digest(item.id) for item in report.removed if item.kind == "layer"} == set(IMAGES[0].diff_ids)
     assert busy.views.kept(chain) is None
     node = view.tree.root.children[b"f0"]
-    assert bytes(await view.read_at(node, 0, 1 << 20)) == b"0" * 5000
+    assert bytes(await view.data.read_at(node, 0, 1 << 20)) == b"0" * 5000
     busy.fake.reset()
     again = await busy.views.get(chain)
-    assert bytes(await again.read_at(again.tree.root.children[b"f0"], 0, 1 << 20)) == b"0" * 5000
+    assert bytes(await again.data.read_at(again.tree.root.children[b"f0"], 0, 1 << 20)) == b"0" * 5000
     assert busy.fake.requests("manifest") == 0
     assert await busy.pulling.pull(digest) == chain
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from imgfs.database.database import Database
 from imgfs.errors import StorageFailed, Unreachable
+from imgfs.fs.caller import Caller, Waiters
+from imgfs.fs.view import ViewNode
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.layers.tree import Node, walk
@@ -80,7 +83,7 @@ def nodes(view: View) -> dict[str, Node]:
 
 
 async def read(view: View, node: Node) -> bytes:
-    return bytes(await view.read_at(node, 0, node.size))
+    return bytes(await view.data.read_at(node, 0, node.size))
 
 
 async def test_a_view_is_the_merged_tree_and_its_bytes(gallery: Gallery) -> None:
@@ -110,7 +113,7 @@ async def test_a_view_is_the_merged_tree_and_its_bytes(gallery: Gallery) -> None
 )
 async def test_reads_are_short_only_at_the_end(gallery: Gallery, offset: int, size: int, expected: bytes) -> None:
     view = await gallery.views.get(await gallery.snapshot(BASE))
-    assert await view.read_at(nodes(view)["d/big"], offset, size) == expected
+    assert await view.data.read_at(nodes(view)["d/big"], offset, size) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ async def test_reads_are_short_only_at_the_end(gallery: Gallery, offset: int, si
 )
 async def test_sparse_files_read_with_their_holes(gallery: Gallery, offset: int, size: int) -> None:
     view = await gallery.views.get(await gallery.snapshot(BASE))
-    got = await view.read_at(nodes(view)["sparse"], offset, size)
+    got = await view.data.read_at(nodes(view)["sparse"], offset, size)
     assert got == SPARSE.content[offset : offset + size]
 
 
@@ -129,7 +132,7 @@ async def test_a_tar_cut_short_is_a_storage_failure_and_never_zeros(gallery: Gal
     view = await gallery.views.get(snapshot)
     os.truncate(gallery.store.get(BASE.diff_id).tar, 50_000)
     with pytest.raises(StorageFailed, match=f"snapshot {snapshot.chain_id}: is cut short"):
-        await view.read_at(nodes(view)[name], offset, 300)
+        await view.data.read_at(nodes(view)[name], offset, 300)
 
 
 async def test_a_view_is_made_once_however_many_ask(gallery: Gallery) -> None:
@@ -162,6 +165,20 @@ async def test_the_least_recently_used_view_is_dropped_and_comes_back_with_its_n
     again = await gallery.views.get(one)
     assert again is not old
     assert {path: node.number for path, node in nodes(again).items()} == numbers
+
+
+async def test_an_open_file_keeps_its_bytes_and_not_the_tree(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = await gallery.snapshot(BASE)
+    file = await ViewNode(view := await gallery.views.get(snapshot), nodes(view)["d/big"], None).open(
+        os.O_RDONLY, Caller(os.getppid(), 0, Waiters(trio.Event()))
+    )
+    monkeypatch.setattr(room, "NODES_KEPT", 0)
+    other = gallery.views.get(await gallery.snapshot(BASE, TOP))
+    tree = weakref.ref(view)
+    del view
+    await other
+    assert tree() is None
+    assert await file.read(7, 1000) == RANDOM[7:1007]
 
 
 async def test_a_view_larger_than_all_that_is_kept_is_kept_alone(
