@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgfs.aio.reading import read_at
-from imgfs.errors import StorageFailed, from_os
+from imgfs.errors import StorageFailed, VerificationFailed, from_os
 from imgfs.layers import files
 from imgfs.layers.header import BLOCK
 from imgfs.layers.index import Index, Weight, stored_weight
-from imgfs.layers.reindex import hashing, write_index
+from imgfs.layers.reindex import hashing, reindex, write_index
 from imgfs.layers.tar import ENTRIES_LIMIT
 from imgfs.oci.digest import Digest
 
@@ -83,7 +83,7 @@ class Layer:
             _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
         except OSError as error:
             raise from_os(error, f"layer {self.diff_id}") from None
-        return self._walk()
+        return self._rebuilt()
 
     def moved(self, directory: Path) -> None:
         """The store gave this layer its final name."""
@@ -96,18 +96,31 @@ class Layer:
             self._closing()
             self._file = self._closing = None
 
+    def _rebuilt(self) -> Index:
+        """Kept for the next one who wants it, where the disk takes it; else without a name."""
+        try:
+            reindex(self._directory, self.diff_id, lambda _: None)
+            index = Index.open(self._directory / files.INDEX)
+        except VerificationFailed:
+            raise self._damaged() from None
+        except OSError:
+            index = self._walk()
+        self._weight = index.weight
+        return index
+
     def _walk(self) -> Index:
-        """An index without a name."""
         running, file = self.diff_id.new_hash(), os.memfd_create("imgfs-index", os.MFD_CLOEXEC)
         try:
-            weight = write_index(file, hashing(self._pieces(), running))
+            index = Index(file, write_index(file, hashing(self._pieces(), running)))
         except BaseException:
             os.close(file)
             raise
-        index = Index(file, weight)
         if running.hexdigest() != self.diff_id.hex:
-            raise StorageFailed(f"layer {self.diff_id}: the stored tar is damaged; remove it and pull again")
+            raise self._damaged()
         return index
+
+    def _damaged(self) -> StorageFailed:
+        return StorageFailed(f"layer {self.diff_id}: the stored tar is damaged; remove it and pull again")
 
     def _pieces(self) -> Iterator[bytes]:
         file, offset = self.descriptor(), 0

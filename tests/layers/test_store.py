@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import trio
 
 from imgfs.content.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
+from imgfs.layers.index import Index, stored_weight
 from imgfs.layers.store import LayerStore
 from imgfs.testing.images import Directory, File, layer
 from tests.content.full_disk import Calls, fill, small_disk
@@ -147,14 +149,26 @@ async def test_a_layer_without_its_tar_is_not_here_and_can_come_again(tmp_path: 
     assert MADE.diff_id in reopened(tmp_path)
 
 
+def takes_no_change(*_: object) -> None:
+    raise OSError(errno.EROFS, "no change")
+
+
 @pytest.mark.parametrize("damage", [None, b"", b"imgfs layer index 1\n", b"garbage" * 50])
 async def test_a_lost_or_damaged_index_is_made_again_from_the_tar(
-    tmp_path: Path, store: LayerStore, damage: bytes | None
+    tmp_path: Path, store: LayerStore, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
 ) -> None:
     index = (await stored(store, MADE)).tar.with_name("index")
     index.unlink() if damage is None else index.write_bytes(damage)
     again = reopened(tmp_path)
-    assert paths(again.get(MADE.diff_id).entries()) == PATHS
+    layer = again.get(MADE.diff_id)
+    with monkeypatch.context() as patch:
+        patch.setattr("imgfs.layers.layer.reindex", takes_no_change)
+        assert paths(layer.entries()) == PATHS
+    assert stored_weight(index) is None
+    assert paths(layer.entries()) == PATHS
+    assert paths(Index.open(index)) == PATHS
+    assert layer.weight() == stored_weight(index)
+    assert len(files(tmp_path)) == 2
     again.close()
 
 
