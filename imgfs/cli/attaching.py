@@ -20,8 +20,8 @@ import msgspec
 
 from imgfs.execution.control import Connection
 from imgfs.execution.job import NONE
+from imgfs.execution.passing import PASSED_ON, not_ignored
 from imgfs.execution.record import Status
-from imgfs.execution.signals import PASSED_ON, not_ignored
 from imgfs.execution.starting import Attached
 
 _PIECE = 1 << 16

@@ -12,7 +12,7 @@ import resource
 import signal
 from collections.abc import Iterator
 
-from imgfs.execution.signals import PASSED_ON
+from imgfs.execution.passing import PASSED_ON
 from imgfs.kernel.process import io_priority, set_io_priority
 
 _STATUS = (

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 from _socket import socket
 
 from imgfs.entry.request import DECLINED, GO
-from imgfs.execution.signals import PASSED_ON, not_ignored
+from imgfs.execution.passing import PASSED_ON, not_ignored
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # see imgfs.execution.passing
 
 _FAILED = 125
 

@@ -3,23 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
 
 from imgfs.errors import Invalid
-
-PASSED_ON = signal.valid_signals() - {
-    *(signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
-    *(signal.SIGWINCH, signal.SIGPIPE, signal.SIGURG, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE),
-    signal.SIGABRT,
-}
-"""What whoever stands in front of a program passes on to it. The rest is about himself alone, or the shell's to stop
-and go on with him.
-"""
-
-
-def not_ignored(numbers: Iterable[int]) -> set[int]:
-    """Those that this process does not ignore: what `nohup` or a shell's `&` has it ignore is for nobody."""
-    return {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 def signal_number(text: str, subject: str) -> int:
