@@ -60,9 +60,9 @@ def exec(
     entry = Entry(command, terminal=terminal, interactive=interactive, cwd=workdir, env=env)
     records = Records(state_of(tree))
     record = records.get(one)
-    runtime, root = runtime_of(records, record, record.container()), f"/proc/{found.get('pid')}/root"
+    container, root = record.container(), f"/proc/{found.get('pid')}/root"
     try:
-        code = enter(runtime, one, spec, entry, root)
+        code = enter(runtime_of(records, record, container), container.runtime_id, spec, entry, root)
     except RuntimeFailed as error:
         code = error.exit_code or FAILED  # crun, runc and youki say why on stderr, too
     raise SystemExit(code)

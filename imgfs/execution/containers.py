@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -22,7 +23,7 @@ from imgfs.execution.deleted import DeletedContainers
 from imgfs.execution.holdings import Held, Holdings
 from imgfs.execution.record import Container, Status, encode
 from imgfs.execution.records import Record, Records
-from imgfs.execution.removal import discard_runtime
+from imgfs.execution.removal import collect_gone, discard_runtime
 from imgfs.plugins.contract import Kind
 
 _OUTPUT = ("log", "log.1")
@@ -48,6 +49,15 @@ class Found:
     container: Container
     status: Status
     changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A container that does not run. `made` is None where that does not read."""
+
+    made: Container | None
+    is_leaving: bool
+    """Whether its supervisor, who wants it deleted, takes away itself what its runtime keeps."""
 
 
 class Containers:
@@ -91,14 +101,14 @@ class Containers:
         raise _absent(id)
 
     @asynccontextmanager
-    async def ended(self, id: str) -> AsyncGenerator[Container | None]:
+    async def ended(self, id: str) -> AsyncGenerator[Ended]:
         """Keep a container that does not run from being started while the block runs.
 
-        Gives how it was made; None where that does not read. Raises NotFound, and Busy while it runs.
+        Raises NotFound, and Busy while it runs.
         """
-        record, lock = await run_disk(self._end, id)
+        lock, ended = await run_disk(self._end, id)
         try:
-            yield await run_disk(_made, record)
+            yield ended
         finally:
             os.close(lock)
 
@@ -111,9 +121,12 @@ class Containers:
         """Keep what is known of a container before it goes, durably; inside of `ended`. Raises NoSpace."""
         await run_disk(self._keep, id)
 
-    async def forget(self, id: str) -> None:
-        """Remove a container's record; inside of `ended`. Once it is out of sight it is gone."""
-        await run_disk(self._forget, id)
+    async def forget(self, id: str, *, is_left: bool = False) -> None:
+        """Remove a container's record; inside of `ended`. Once it is out of sight it is gone.
+
+        `is_left`: the files are left to its supervisor.
+        """
+        await run_disk(partial(self._forget, id, is_left=is_left))
 
     async def forget_deleted(self, id: str) -> None:
         """Remove what was kept of a deleted container. Raises NotFound."""
@@ -124,8 +137,9 @@ class Containers:
         return await run_disk(self.deleted.older, time.time_ns() - int(self._keep_deleted * 1e9))
 
     async def sweep(self) -> None:
-        """Remove what killed processes left half written of deleted containers. For the start."""
+        """Remove what killed processes left of containers that are out of sight. For the start."""
         await run_disk(self.deleted.sweep)
+        await trio.to_thread.run_sync(collect_gone, self.records)
 
     async def unfinished(self) -> list[str]:
         """Ids of what has ended and was to be gone: its deletion was begun, or it was to go with its process."""
@@ -142,18 +156,18 @@ class Containers:
         record = self.records.user_of(snapshot)
         return record.id if record is not None and self.records.is_used(snapshot) else None
 
-    def _end(self, id: str) -> tuple[Record, int]:
+    def _end(self, id: str) -> tuple[int, Ended]:
         record = self.records.get(id)
         if record.is_supervised() and not _was_told(record):
             raise _runs(id)
-        lock = record.take_lock()
+        lock, is_leaving = record.share_lock()
         try:
             if _is_left(record):
                 raise _runs(id)
+            return lock, Ended(_made(record), is_leaving)
         except BaseException:
             os.close(lock)
             raise
-        return record, lock
 
     def _keep(self, id: str) -> None:
         record = self.records.get(id)
@@ -174,9 +188,9 @@ class Containers:
         except OSError as error:
             raise from_os(error, f"container {record.id}") from None
 
-    def _forget(self, id: str) -> None:
+    def _forget(self, id: str, *, is_left: bool) -> None:
         try:
-            self.records.forget(self.records.get(id))
+            self.records.forget(self.records.get(id), is_left=is_left)
         except OSError as error:
             raise from_os(error, f"container {id}") from None
 

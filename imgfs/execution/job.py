@@ -8,7 +8,7 @@ from imgfs.execution.record import Runtime
 
 NONE = -1
 """In place of a descriptor: none."""
-_FILES = ("lock", "stdin", "stdout", "stderr", "terminal")
+_FILES = ("lock", "rootfs", "stdin", "stdout", "stderr", "terminal")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +20,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What the record's directory is called: the id, or a temporary name: then a start that fails leaves nothing."""
     lock: int
     """The record's lock, held."""
+    rootfs: int
+    """The directory of its files in the tree, by its path alone (O_PATH), so that nobody has to walk there again."""
     stdin: int = NONE
     stdout: int = NONE
     stderr: int = NONE

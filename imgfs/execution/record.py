@@ -47,6 +47,11 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     mountpoint: str
 
+    @property
+    def runtime_id(self) -> str:
+        """What its runtime knows it by. No other ever had it, so an id is free before the runtime has forgotten."""
+        return self.snapshot
+
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json`: what became of it, as its supervisor saw it.

@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -124,7 +125,19 @@ class Record(msgspec.Struct, frozen=True):
         return False
 
     def take_lock(self) -> int:
-        """Hold the lock; the descriptor goes on to the supervisor. Raises Busy, NotFound."""
+        """Hold the lock alone; the descriptor goes on to the supervisor. Raises Busy, NotFound."""
+        return self._locked((fcntl.LOCK_EX,))[0]
+
+    def share_lock(self) -> tuple[int, bool]:
+        """Hold the lock of one that has ended, so that nobody starts it; a descriptor. Raises as `take_lock`.
+
+        Tells too whether its supervisor is there still (`let_delete`): it takes away what its runtime keeps.
+        """
+        file, mode = self._locked((fcntl.LOCK_EX, fcntl.LOCK_SH))
+        return file, mode == fcntl.LOCK_SH
+
+    def _locked(self, modes: Sequence[int]) -> tuple[int, int]:
+        """The lock's descriptor, and the first of `modes` that it can be held in."""
         try:
             file = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
@@ -132,15 +145,25 @@ class Record(msgspec.Struct, frozen=True):
         except OSError as error:
             raise from_os(error, str(self.lock)) from None
         deadline = time.monotonic() + _LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return file
-            except BlockingIOError:
+        try:
+            while True:
+                mode = next((one for one in modes if _is_locked(file, one)), None)
+                if not self._is_lock(file):
+                    raise _absent(self.id)  # it was deleted meanwhile, and what is of that id now is another one
+                if mode is not None:
+                    return file, mode
                 if time.monotonic() > deadline:
-                    os.close(file)
-                    raise Busy(f"container {self.id}: is running") from None
+                    raise Busy(f"container {self.id}: is running")
                 time.sleep(_LOCK_PATIENCE / 100)
+        except BaseException:
+            os.close(file)
+            raise
+
+    def _is_lock(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.lock), os.fstat(file))
+        except FileNotFoundError:
+            return False
 
     def _read(self, name: str) -> bytes:
         try:
@@ -213,15 +236,19 @@ class Records:
         fsync_path(self.directory)
         return withdrawn
 
-    def forget(self, record: Record) -> None:
-        """Take a record away at once, and then from disk. Raises OSError; what is left is collected later."""
+    def forget(self, record: Record, *, is_left: bool = False) -> None:
+        """Take a record away at once, and then from disk. Raises OSError; what is left is collected later.
+
+        `is_left`: only out of sight; the rest is for whoever knows it (`gone`).
+        """
         gone = self.directory / f"{GONE}{os.urandom(16).hex()}"
         try:
             os.rename(record.path, gone)
         except FileNotFoundError:
             return
         fsync_path(self.directory)
-        shutil.rmtree(gone, ignore_errors=True)
+        if not is_left:
+            remove_gone(Record(gone))
 
     def keep_deleted(self, record: Record, *, is_held: bool = False) -> Deleted:
         """Write down what became of a container before its record goes, durably. Raises NotFound, OSError.
@@ -267,15 +294,33 @@ class Records:
             return False
 
     def unfinished(self) -> list[Record]:
-        """What is being made, or was when somebody was killed over it; what was being removed is removed."""
-        found: list[Record] = []
-        with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
-            for entry in entries:
-                if entry.name.startswith(NEW):
-                    found.append(Record(Path(entry.path)))
-                elif entry.name.startswith(GONE):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-        return found
+        """What is being made, or was when somebody was killed over it."""
+        return self._called(NEW)
+
+    def gone(self) -> list[Record]:
+        """What is out of sight already and still being removed, or was when somebody was killed over it."""
+        return self._called(GONE)
+
+    def _called(self, beginning: str) -> list[Record]:
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        return [Record(self.directory / name) for name in names if name.startswith(beginning)]
+
+
+def let_delete(lock: int) -> None:
+    """Of a container that has ended and has to go: keep it from being started again, and no more from being deleted.
+
+    For the supervisor, whose own `lock` it is.
+    """
+    with suppress(BlockingIOError):  # somebody starts or deletes it at this very moment
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def remove_gone(record: Record) -> None:
+    """Remove a record that is out of sight from disk. What cannot be removed is collected later."""
+    shutil.rmtree(record.path, ignore_errors=True)
 
 
 def new_key(id: str) -> str:
@@ -309,6 +354,14 @@ def start_time(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _is_locked(file: int, mode: int) -> bool:
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _absent(id: str) -> NotFound:

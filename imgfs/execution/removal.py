@@ -17,7 +17,7 @@ from pathlib import Path
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.groups import end_groups
 from imgfs.execution.record import Container
-from imgfs.execution.records import Record, Records
+from imgfs.execution.records import Record, Records, remove_gone
 from imgfs.execution.runtime import OciRuntime, RuntimeFailed
 from imgfs.kernel.mounts import mounts_below, unmount
 
@@ -59,9 +59,9 @@ def discard_runtime(records: Records, record: Record, container: Container) -> N
 
     Takes the mount of its rootfs away too. Blocks.
     """
-    if (records.runtime_root / container.id).exists():
+    if (records.runtime_root / container.runtime_id).exists():
         with suppress(RuntimeFailed, NotFound):
-            runtime_of(records, record, container).delete(container.id, force=True)
+            runtime_of(records, record, container).delete(container.runtime_id, force=True)
     clear_leavings(records, container)
     unmount_rootfs(record)
 
@@ -72,7 +72,7 @@ def clear_leavings(records: Records, container: Container) -> None:
     Blocks.
     """
     end_groups(container.snapshot)
-    place = records.runtime_root / container.id
+    place = records.runtime_root / container.runtime_id
     if not place.exists():
         return
     for mount in mounts_below(str(place)):
@@ -95,13 +95,21 @@ def runtime_of(records: Records, record: Record, container: Container, deadline:
 
 
 def collect(records: Records) -> None:
-    """Take away what was begun by somebody who was killed before the container had its name. Blocks.
+    """Take away what was begun by somebody who was killed before the container had its name, or after. Blocks.
 
     What is being made is locked by whoever makes it. What cannot be taken away now is tried again the next time.
     """
     for record in records.unfinished():
         with suppress(ImgfsError, OSError):
             _collect(records, record)
+    collect_gone(records)
+
+
+def collect_gone(records: Records) -> None:
+    """Finish removing what is out of sight already, with what its runtime keeps, where nobody is at it. Blocks."""
+    for record in records.gone():
+        with suppress(ImgfsError, OSError):
+            _finish_gone(records, record)
 
 
 def _collect(records: Records, record: Record) -> None:
@@ -113,6 +121,19 @@ def _collect(records: Records, record: Record) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         unmake(records, record, record.container(), patience=0)
+    finally:
+        os.close(lock)
+
+
+def _finish_gone(records: Records, record: Record) -> None:
+    """Raises OSError where somebody else is at it."""
+    lock = os.open(record.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(NotFound, StorageFailed):  # what says so goes after what it says
+            discard_runtime(records, record, record.container())
+        unmount_rootfs(record)
+        remove_gone(record)
     finally:
         os.close(lock)
 

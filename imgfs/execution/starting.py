@@ -28,7 +28,6 @@ from imgfs.errors import (
     from_os,
 )
 from imgfs.execution.control import Connection, Refused
-from imgfs.execution.descriptors import opened
 from imgfs.execution.image import ImageProcess, parse_process
 from imgfs.execution.inside import make_directory, read_file
 from imgfs.execution.job import NONE, Job
@@ -149,10 +148,10 @@ def start_new(
         labels=image.labels,
         mountpoint=site.mountpoint,
     )
-    record, lock = _make(site, records, container, image, wish)
+    record, lock, root = _make(site, records, container, image, wish)
     try:
         is_logged = manner.detach or not wish.interactive
-        job = _job(site, container, record, lock, attached, is_logged=is_logged)
+        job = _job(site, container, record, (lock, root), attached, is_logged=is_logged)
         return _launch(record, job, attached.interrupted, waiting)
     except _Died:
         _take_back(records, record, container)
@@ -173,8 +172,8 @@ def start_again(site: Site, id: str, attached: Attached, waiting: Waiting | None
         container = record.container()
         if record.status().status != "stopped":
             raise Busy(f"container {id}: is running")
-        _walk(site, container.snapshot)
-        job = _job(site, container, record, lock, attached, is_logged=True)
+        root = _walk(site, container.snapshot)
+        job = _job(site, container, record, (lock, root), attached, is_logged=True)
         return _launch(record, job, attached.interrupted, waiting)
     finally:
         os.close(lock)
@@ -199,23 +198,28 @@ def _is_emulated(architecture: str) -> bool:
         return False
 
 
-def _make(site: Site, records: Records, container: Container, image: ImageProcess, wish: Wish) -> tuple[Record, int]:
-    """The record, whole but for its name, and its lock. Raises as start_new."""
-    lock = NONE
+def _make(
+    site: Site, records: Records, container: Container, image: ImageProcess, wish: Wish
+) -> tuple[Record, int, int]:
+    """The record, whole but for its name, its lock, and the directory of its files. Raises as start_new."""
+    lock = root = NONE
     record: Record | None = None
     try:
         record = records.make()
         lock = record.take_lock()
         record.put_container(container)
         _prepare(site, container)
-        spec = _spec(site, records.find(container.id), container, image, wish)
+        root = _walk(site, container.snapshot)
+        spec = _spec(site, records.find(container.id), container, image, wish, root)
         record.bundle.mkdir(mode=0o700)
         record.rootfs.mkdir(mode=0o700)
         write_file(record.config, encode(spec))
         record.put_status(Status(status="created"))
         fsync_path(record.path)
-        return record, lock
+        return record, lock, root
     except BaseException as error:
+        if root != NONE:
+            os.close(root)
         if record is not None:
             with suppress(ImgfsError, OSError):
                 unmake(records, record, container)
@@ -236,15 +240,19 @@ def _prepare(site: Site, container: Container) -> None:
         raise _mount_error(error, container.snapshot, directory) from None
 
 
-def _walk(site: Site, key: str) -> None:
-    """Have the daemon mount the rootfs: it does when somebody asks what is there. Raises as `_prepare`."""
+def _walk(site: Site, key: str) -> int:
+    """Have the daemon mount the rootfs: it does when somebody asks what is there. The directory, by its path alone.
+
+    Raises as `_prepare`.
+    """
     try:
         os.stat(site.rootfs(key))
+        return os.open(site.rootfs(key), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise _mount_error(error, key, f"{site.mountpoint}/snapshots/active/{key}") from None
 
 
-def _spec(site: Site, named: Record, container: Container, image: ImageProcess, wish: Wish) -> object:
+def _spec(site: Site, named: Record, container: Container, image: ImageProcess, wish: Wish, root: int) -> object:
     """config.json, with what only the rootfs tells: who the user is. `named` is the record as it will be called."""
     host_files = tuple(path for path in _HOST_FILES if os.path.exists(path)) if wish.network == "host" else ()
     setting = Setting(
@@ -260,12 +268,10 @@ def _spec(site: Site, named: Record, container: Container, image: ImageProcess, 
         seccomp=filter_of(site.seccomp, CAPABILITIES),
     )
     cwd = working_directory(image, wish)
-    _walk(site, container.snapshot)
-    with opened(site.rootfs(container.snapshot)) as root:
-        user = resolve_user(
-            image.user if wish.user is None else wish.user, read_file(root, "etc/passwd"), read_file(root, "etc/group")
-        )
-        make_directory(root, cwd, "working directory")
+    user = resolve_user(
+        image.user if wish.user is None else wish.user, read_file(root, "etc/passwd"), read_file(root, "etc/group")
+    )
+    make_directory(root, cwd, "working directory")
     env = environment(image, wish, user, setting.hostname)
     return runtime_spec(Process(tuple(container.args), env, cwd, user, wish.terminal), setting)
 
@@ -278,13 +284,17 @@ def _mount_error(error: OSError, key: str, directory: str) -> ImgfsError:
     return Refused(f"snapshot active/{key}: {reason}", error.errno or errno.EIO)
 
 
-def _job(site: Site, container: Container, record: Record, lock: int, attached: Attached, *, is_logged: bool) -> Job:
+def _job(
+    site: Site, container: Container, record: Record, held: tuple[int, int], attached: Attached, *, is_logged: bool
+) -> Job:
+    """`held` are the record's lock and the directory of its files."""
     is_new = record.path.name != container.id
     return Job(
         state=str(site.state),
         id=container.id,
         record=record.path.name,
-        lock=lock,
+        lock=held[0],
+        rootfs=held[1],
         stdin=attached.stdin,
         stdout=attached.stdout,
         stderr=attached.stderr,
@@ -298,19 +308,35 @@ def _job(site: Site, container: Container, record: Record, lock: int, attached: 
 
 
 def _launch(record: Record, job: Job, interrupted: int, waiting: Waiting | None) -> Started:
-    """Give a supervisor its job, and hear whether the program runs."""
-    chosen = waiting or Waiting(record.container().mountpoint)
-    control = chosen.control
+    """Give a supervisor its job, and hear whether the program runs. Closes the directory of its files."""
     try:
-        control.send_files(*job.encode())
+        chosen = waiting or Waiting(record.container().mountpoint)
+        control = chosen.control
+        _send(control, job)
+    finally:
+        os.close(job.rootfs)  # or the container is busy for him who is to delete it
+    try:
         _await(control, interrupted)
         first = control.answer()
     except BaseException as error:
         control.close()  # one that has not begun the program begins it no more
         if isinstance(error, NotFound | OSError):
-            raise _Died(f"container {job.id}: its supervisor died; see the log of the kernel") from None
+            raise _died(job) from None
         raise
     return Started(job.id, control, chosen.process, tuple(str(note) for note in first.get("notes", ())))
+
+
+def _send(control: Connection, job: Job) -> None:
+    """Raises _Died."""
+    try:
+        control.send_files(*job.encode())
+    except OSError:
+        control.close()
+        raise _died(job) from None
+
+
+def _died(job: Job) -> _Died:
+    return _Died(f"container {job.id}: its supervisor died; see the log of the kernel")
 
 
 def _await(control: Connection, interrupted: int) -> None:

@@ -53,27 +53,28 @@ async def check_unused(containers: Containers, failures: Failures, key: str) -> 
 
 async def _delete(subsystems: ContainerSubsystems, id: str) -> None:
     with subsystems.failures.noting(f"containers/{id}"):
-        async with subsystems.containers.ended(id) as container:
-            if container is not None:
-                await subsystems.containers.discard_runtime(id, container)
-            snapshot = active_id(container.snapshot) if container is not None else None
+        async with subsystems.containers.ended(id) as ended:
+            if ended.made is not None and not ended.is_leaving:
+                await subsystems.containers.discard_runtime(id, ended.made)
+            snapshot = active_id(ended.made.snapshot) if ended.made is not None else None
             if snapshot is None or subsystems.snapshots.find_own(snapshot) is None:
-                await _take(subsystems, id, None)
+                await _take(subsystems, id, None, is_left=ended.is_leaving)
                 return
             with subsystems.rootfs.places.closed(rootfs_of(snapshot), diff_of(snapshot)):
-                await _leave(subsystems, id, snapshot)
-                await _take(subsystems, id, snapshot)
+                await _leave(subsystems, id, snapshot, for_good=ended.is_leaving)
+                await _take(subsystems, id, snapshot, is_left=ended.is_leaving)
 
 
-async def _leave(subsystems: ContainerSubsystems, id: str, snapshot: str) -> None:
+async def _leave(subsystems: ContainerSubsystems, id: str, snapshot: str, *, for_good: bool) -> None:
     """Unmount the snapshot. Raises Busy, before anything is written.
 
-    Where the container has just ended, the kernel may not have taken its mounts away yet: that is waited for.
+    Where the container has just ended, the kernel may not have taken its mounts away yet: that is waited for. Not where
+    it goes `for_good` with its process: then only who is in it by the tree is in its way.
     """
     going, pause = subsystems.containers.changed(id) / 1e9 + GOING_SECONDS, _POLL_FIRST
     while True:
         try:
-            await subsystems.rootfs.users.leave(snapshot)
+            await subsystems.rootfs.users.leave(snapshot, for_good=for_good)
             return
         except Busy:
             if not time.time() < going < time.time() + 2 * GOING_SECONDS:
@@ -82,13 +83,13 @@ async def _leave(subsystems: ContainerSubsystems, id: str, snapshot: str) -> Non
         pause = min(2 * pause, _POLL_MOST)
 
 
-async def _take(subsystems: ContainerSubsystems, id: str, snapshot: str | None) -> None:
+async def _take(subsystems: ContainerSubsystems, id: str, snapshot: str | None, *, is_left: bool) -> None:
     with trio.CancelScope(shield=True):
         await subsystems.containers.keep(id)
         try:
             if snapshot is not None:
                 await subsystems.snapshots.remove(snapshot)
-            await subsystems.containers.forget(id)
+            await subsystems.containers.forget(id, is_left=is_left)
         except BaseException:
             # Not taken back once the snapshot is gone: then there is nothing left to be started again.
             if snapshot is None or subsystems.snapshots.find_own(snapshot) is not None:

@@ -107,11 +107,16 @@ class UserSnapshots:
         upper = str(self._snapshots.upper(id))
         return await self._places.mount(place, partial(self._kernel.bind_read_only, upper, trusted=False))
 
-    async def leave(self, id: str) -> None:
+    async def leave(self, id: str, *, for_good: bool = False) -> None:
         """Take the mounts of a snapshot away. Raises Busy while it is used, also by what an earlier daemon mounted.
 
-        One that is mounted elsewhere too stays mounted: taken away, it could not be mounted again beside that.
+        One that is mounted elsewhere too stays mounted: taken away, it could not be mounted again beside that. Where it
+        goes `for_good`, nobody will, and only the mounts of this tree are asked.
         """
+        if for_good:
+            await self._places.unmount(diff_of(id))
+            await self._places.unmount(rootfs_of(id))
+            return
         if self._check_of(self._snapshots.stat(id)):
             await self._places.check_only_here(rootfs_of(id))
         await self._places.unmount(diff_of(id))

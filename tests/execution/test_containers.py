@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from imgfs.content.durable import TEMPORARY
 from imgfs.errors import Busy, NotFound
 from imgfs.execution.containers import Containers
 from imgfs.execution.record import LOST, Status
-from imgfs.execution.records import Records, start_time
+from imgfs.execution.records import Records, let_delete, start_time
 from tests.support.containers import CHAIN, fabricated, stopped, supervised
 
 DAY = 86400
@@ -94,11 +95,48 @@ async def test_a_process_without_its_supervisor_runs_and_keeps_its_record(
 
 async def test_who_deletes_keeps_others_from_starting_it(records: Records, containers: Containers) -> None:
     record = fabricated(records, "one", stopped(0))
-    async with containers.ended("one") as container:
-        assert container is not None
-        assert container.snapshot == "one"
+    async with containers.ended("one") as ended:
+        assert ended.made == record.container()
+        assert not ended.is_leaving
         assert record.is_supervised()
+        with pytest.raises(Busy):
+            record.take_lock()
     assert not record.is_supervised()
+
+
+async def test_a_supervisor_that_leaves_lets_others_delete_and_nobody_start(
+    records: Records, containers: Containers
+) -> None:
+    record = fabricated(records, "one", stopped(0), remove=True)
+    lock = record.take_lock()
+    let_delete(lock)
+    with pytest.raises(Busy):
+        record.take_lock()
+    async with containers.ended("one") as ended:
+        assert ended.is_leaving
+        await containers.forget("one", is_left=True)
+    assert await containers.ids() == []
+    (left,) = records.gone()
+    await containers.sweep()
+    assert left.container().id == "one"  # it is still there
+    os.close(lock)
+    await containers.sweep()
+    assert records.gone() == []
+
+
+async def test_who_waits_for_the_lock_of_one_that_goes_does_not_get_the_next_of_that_id(
+    records: Records, containers: Containers
+) -> None:
+    record = fabricated(records, "one", stopped(0), remove=True)
+    lock = record.take_lock()
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(record.take_lock)
+        records.forget(record, is_left=True)
+        fabricated(records, "one", stopped(1))
+        with pytest.raises(NotFound):
+            waiting.result()
+    os.close(lock)
+    assert containers.read("one").status.exit_code == 1
 
 
 async def test_how_it_ended_outlives_the_record(records: Records, containers: Containers) -> None:

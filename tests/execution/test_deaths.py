@@ -33,7 +33,14 @@ def goes_on(box: Box, id: str) -> None:
 
 def inside(box: Box, id: str, *command: str) -> str:
     """Run a command in a container, by its runtime."""
-    words = [program("runc"), "--root", str(box.records.runtime_root), "exec", id, *command]
+    words = [
+        program("runc"),
+        "--root",
+        str(box.records.runtime_root),
+        "exec",
+        box.record(id).container().runtime_id,
+        *command,
+    ]
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
@@ -113,14 +120,14 @@ def test_supervisor_that_is_told_to_end_asks_the_program_to(box: Box) -> None:
 
 def test_what_a_killed_start_left_goes_with_the_next_start(box: Box) -> None:
     kept = box.start("box", "sleep", "100", id="six")
-    record = box.records.make()
-    os.close(record.take_lock())
     made = box.record("six").container()
     key = "seven-00000000"
+    (box.mount.snapshots / "active" / key).mkdir()  # before there is a record: the start above may be collecting yet
+    record = box.records.make()
+    os.close(record.take_lock())
     (record.path / "container.json").write_bytes(
         (box.record("six").path / "container.json").read_bytes().replace(made.snapshot.encode(), key.encode())
     )
-    (box.mount.snapshots / "active" / key).mkdir()
     gone = box.records.directory / ".gone-x"
     gone.mkdir()
     box.ended(box.start("box", "sleep", "1", id="eight", remove=True))

@@ -54,7 +54,7 @@ def test_directory_of_a_runtime_goes_with_the_mounts_in_it_and_not_what_they_sho
     shown = tmp_path / "shown"
     shown.mkdir()
     (shown / "kept").write_text("kept")
-    place = records.runtime_root / "one"
+    place = records.runtime_root / record.container().runtime_id
     (place / "mounted").mkdir(parents=True)
     record.rootfs.mkdir()
     bind(str(shown), str(place / "mounted"), trusted=True)

@@ -46,6 +46,25 @@ def test_runtime_that_cannot_forget_costs_no_status(faked: Box, runtime: Path) -
     faked.assert_nothing_stays("two")
 
 
+def test_one_that_goes_is_gone_before_its_runtime_has_forgotten_it(faked: Box, runtime: Path) -> None:
+    set_quirks(runtime, delete="hang")
+    for code in (3, 4):
+        done = faked.run("--rm", "--name", "eleven", "box", "sh", "-c", f"exit {code}")
+        assert (done.returncode, done.stderr) == (code, b"")
+        assert os.listdir(faked.mount.path / "containers") == faked.snapshots() == []
+        kept = faked.records.find_deleted("eleven")
+        assert kept is not None
+        assert kept.status.exit_code == code
+        until(lambda: calls(runtime)[-1].startswith("delete "))
+        for pid in (*supervisors(faked.mount.path), *_running(runtime)):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not supervisors(faked.mount.path))
+        assert len(faked.records.gone()) == code - 2
+    set_quirks(runtime)
+    assert faked.run("--rm", "box", "true").returncode == 0
+    faked.assert_nothing_stays("eleven")
+
+
 def test_runtime_that_is_gone(faked: Box) -> None:
     site = faked.site
     gone = Site(site.mountpoint, site.state, [Runtime("gone", "/nowhere/gone")], site.log_bytes, site.deadline)

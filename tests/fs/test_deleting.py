@@ -50,7 +50,7 @@ class FakeRest:
         assert set(places) == {f"snapshots/{NAME}/rootfs", f"snapshots/{NAME}/diff"}
         yield
 
-    async def leave(self, id: str) -> None:
+    async def leave(self, id: str, *, for_good: bool) -> None:
         self.stop("leave")
 
     def find_own(self, id: str) -> object:

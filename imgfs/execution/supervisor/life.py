@@ -1,7 +1,8 @@
 """The life of a container, from its record to its end: made by a runtime, waited for, told, taken away.
 
-Order: the status is on disk before anybody is told of it; what the runtime keeps is removed before that status says
-more; the lock is let go last. What cannot be started leaves nothing, or what was there before.
+Order: the status is on disk before anybody is told of it; who started it is told when the runtime has forgotten it, or
+where it is to go, when it is gone for everybody; the lock is let go last. What cannot be started leaves nothing, or
+what was there before.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import msgspec
 from imgfs.errors import Cancelled, ImgfsError, from_os
 from imgfs.execution.choice import remember_refusal
 from imgfs.execution.control import Connection, Json
+from imgfs.execution.descriptors import opened
 from imgfs.execution.groups import oom_kills
-from imgfs.execution.job import Job, decode_job
+from imgfs.execution.job import NONE, Job, decode_job
 from imgfs.execution.record import Container, Runtime, Status, now
-from imgfs.execution.records import Record, Records, start_time
+from imgfs.execution.records import GONE, Record, Records, let_delete, remove_gone, start_time
 from imgfs.execution.removal import clear_leavings, collect, discard_runtime, unmake, unmount_rootfs
 from imgfs.execution.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, is_before_program, shell_code_of
 from imgfs.execution.signals import signal_number
@@ -67,6 +69,7 @@ def supervise(client: Connection) -> None:
         return
     life.live()
     life.end()
+    life.leave()
 
 
 class _Life:
@@ -83,6 +86,9 @@ class _Life:
         self._streams: Streams | None = None
         self._server: Server | None = None
         self._process = -1
+        self._rootfs = job.rootfs
+        self._is_forgotten = False
+        self._collecting = threading.Thread(target=collect, args=(self._records,))
 
     def begin(self) -> None:
         """Have the container made and its program begun. Raises ImgfsError and OSError; then call `undo`."""
@@ -109,6 +115,7 @@ class _Life:
 
     def undo(self, error: ImgfsError) -> None:
         """Take away what was begun, and tell why; a container that is not new is as it was."""
+        self._let_go()
         notes: list[str] = []
         if self.record.path.name == self._job.id:  # or what is of that id is another container's
             with suppress(ImgfsError):
@@ -130,29 +137,48 @@ class _Life:
     def live(self) -> None:
         """Wait until the program has ended."""
         assert self._server
-        threading.Thread(target=collect, args=(self._records,), daemon=True).start()  # nobody waits for it
+        self._collecting.start()
         self._server.serve(self._process)
 
     def end(self) -> None:
         """Keep how it ended, tell whoever waits, and take away what has to go."""
+        self._status = self._ended()
+        if not self._container.remove:
+            forgetting = threading.Thread(target=self._forget_runtime)
+            forgetting.start()
+            told = self._keep()
+            forgetting.join()
+            self._tell(told)
+            return
+        told = self._keep()
+        if why := self._delete():
+            told["notes"] = [why]
+        self._tell(told)  # what is left is out of sight, and nobody waits for it
+        if not self._is_forgotten:
+            self._forget_runtime()
+        if self.record.path.name.startswith(GONE):
+            remove_gone(self.record)
+
+    def leave(self) -> None:
+        """Be no more; what others left is collected before."""
+        os.close(self._job.lock)
+        self._collecting.join()
+
+    def _keep(self) -> Json:
+        """Write down how it ended, tell all but who started it, whose answer this returns, and end its output."""
         assert self._server
         assert self._streams
-        self._status = self._ended()
-        forgetting = threading.Thread(target=self._forget_runtime)
-        forgetting.start()
         self._put_status()
         told: Json = {"ok": True, "status": msgspec.to_builtins(self._status)}
         self._server.close(told)
         self._streams.end()
-        forgetting.join()
         if self._log is not None:
             self._log.close()
             if self._log.lost:
                 self._note(f"{self._log.lost} bytes of its output did not fit on the disk")
-        if self._container.remove:
-            os.close(self._job.lock)  # while it is held nobody else may delete it
-            if why := self._delete():
-                told["notes"] = [why]
+        return told
+
+    def _tell(self, told: Json) -> None:
         with suppress(OSError):
             self._client.send(told)
 
@@ -163,30 +189,44 @@ class _Life:
         killed left is taken away first.
         """
         unmount_rootfs(self.record)
-        place = f"{self._container.mountpoint}/snapshots/active/{self._container.snapshot}/rootfs"
-        os.stat(place)
-        bind(place, str(self.record.rootfs), trusted=True)
+        bind(f"/proc/self/fd/{self._rootfs}", str(self.record.rootfs), trusted=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Use the tree no more: nobody could remove the snapshot."""
+        if self._rootfs != NONE:
+            os.close(self._rootfs)
+            self._rootfs = NONE
 
     def _delete(self) -> str:
-        """Delete the container as anybody would. Returns why it stays; the next start of the daemon deletes it then.
+        """Delete the container, whose files stay out of sight. Returns why it stays; the next daemon deletes it then.
 
-        Busy it is as long as a namespace holds its mounts that was made while they were there: those of containers that
-        are starting, for as long as that takes.
+        Busy it is as long as somebody is in it by the tree, or has mounted something there.
         """
+        with suppress(ImgfsError):
+            unmount_rootfs(self.record)
         deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                os.rmdir(f"{self._container.mountpoint}/containers/{self.record.id}")
-                return ""
-            except OSError as error:
-                if error.errno == errno.ENOENT and not self.record.path.exists():
-                    return ""
-                if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                    reason = os.strerror(error.errno or errno.EIO)
+        let_delete(self._job.lock)
+        with suppress(FileNotFoundError), opened(self.record.path) as place:
+            while why := self._try_delete():
+                if why.errno != errno.EBUSY or time.monotonic() > deadline:
+                    reason = os.strerror(why.errno or errno.EIO)
                     return (
                         f"container {self.record.id}: stays until imgfs is mounted again, or `imgfs delete`: {reason}"
                     )
-            time.sleep(_RETRY)
+                if not self._is_forgotten:
+                    self._forget_runtime()  # what is in its way may be its own
+                time.sleep(_RETRY)
+            self.record = Record(Path(os.readlink(f"/proc/self/fd/{place}")))
+            self._runtime = self._called(self._container.runtime)
+        return ""
+
+    def _try_delete(self) -> OSError | None:
+        try:
+            os.rmdir(f"{self._container.mountpoint}/containers/{self.record.id}")
+        except OSError as error:
+            return error if error.errno != errno.ENOENT or self.record.path.exists() else None
+        return None
 
     def _run(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
         """Have the first runtime run it that can; which refused this host is remembered. Raises what the first did."""
@@ -196,13 +236,13 @@ class _Life:
             stdio, console, complaint = streams.stdio, streams.console, streams.complaint
             try:
                 called = msgspec.structs.replace(runtime, stop=self._client.fileno())
-                called.run(self.record.id, self.record.bundle, pid_file, stdio, console, complaint)
+                called.run(self._container.runtime_id, self.record.bundle, pid_file, stdio, console, complaint)
             except RuntimeFailed as error:
                 if error.exit_code is not None or error.hangs:
                     raise
                 refused.append((one, error))
                 with suppress(ImgfsError):
-                    runtime.delete(self.record.id, force=True)
+                    runtime.delete(self._container.runtime_id, force=True)
                 clear_leavings(self._records, self._container)
                 continue
             for other, error in refused:
@@ -234,7 +274,7 @@ class _Life:
 
     def _kill(self, number: int, *, everybody: bool) -> None:
         if everybody and self._runtime is not None:
-            self._runtime.kill(self.record.id, number, all=True)
+            self._runtime.kill(self._container.runtime_id, number, all=True)
         else:
             signal.pidfd_send_signal(self._process, number)
 
@@ -268,11 +308,12 @@ class _Life:
 
     def _forget_runtime(self) -> None:
         assert self._runtime
+        self._is_forgotten = True
         try:
-            self._runtime.delete(self.record.id)
+            self._runtime.delete(self._container.runtime_id)
         except ImgfsError:
             with suppress(ImgfsError):
-                self._runtime.delete(self.record.id, force=True)
+                self._runtime.delete(self._container.runtime_id, force=True)
             clear_leavings(self._records, self._container)
         with suppress(ImgfsError):
             unmount_rootfs(self.record)

@@ -100,18 +100,27 @@ class Pump:
             return b""
 
 
-def to_descriptor(descriptor: int) -> Callable[[bytes], None]:
-    """A sink that writes there; it is closed when nobody reads it any more."""
+class Outlet:
+    """A sink that writes to a descriptor, and closes it when nobody reads it any more."""
 
-    def write(data: bytes) -> None:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._is_open = True
+
+    def __call__(self, data: bytes) -> None:
+        """Raises OSError."""
         try:
-            _write_all(descriptor, data)
+            _write_all(self._descriptor, data)
         except OSError:
-            with suppress(OSError):
-                os.close(descriptor)
+            self.close()
             raise
 
-    return write
+    def close(self) -> None:
+        """Let go of the descriptor, after the last call: whoever reads there waits for that."""
+        if self._is_open:
+            self._is_open = False
+            with suppress(OSError):
+                os.close(self._descriptor)
 
 
 def _appending(path: Path) -> int:

@@ -15,7 +15,7 @@ from imgfs.errors import TimedOut
 from imgfs.execution.descriptors import address, opened
 from imgfs.execution.job import NONE, Job
 from imgfs.execution.records import Record
-from imgfs.execution.supervisor.output import Log, Pump, to_descriptor
+from imgfs.execution.supervisor.output import Log, Outlet, Pump
 
 Sink = Callable[[bytes], None]
 _CONSOLE = "console"
@@ -74,10 +74,10 @@ class _Pipes:
 
     def __init__(self, job: Job, log: Log | None) -> None:
         self._log = log
-        self._sinks = (job.stdout, job.stderr)
+        self._sinks = [None if one == NONE else Outlet(one) for one in (job.stdout, job.stderr)]
         ours, out = os.pipe()
         self._sources: Sequence[int] = (ours,)
-        if self._sinks == (NONE, NONE):  # through one pipe, so that they stay in order
+        if self._sinks == [None, None]:  # through one pipe, so that they stay in order
             err = os.dup(out)
         else:
             errors, err = os.pipe()
@@ -103,15 +103,17 @@ class _Pipes:
     def end(self) -> None:
         for pump in self._pumps:
             pump.join()
+        for sink in filter(None, self._sinks):
+            sink.close()
 
     def abandon(self) -> None:
         descriptors, self.stdio, self._sources = (*self.stdio, *self._sources), (), ()
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def _to(self, sink: int) -> list[Sink]:
+    def _to(self, sink: Outlet | None) -> list[Sink]:
         log: list[Sink] = [self._log.write] if self._log else []
-        return log if sink == NONE else [*log, to_descriptor(sink)]
+        return log if sink is None else [*log, sink]
 
 
 class _Terminal:
@@ -149,8 +151,8 @@ class _Terminal:
         sinks: list[Sink] = [self._log.write] if self._log else []
         if self._job.terminal != NONE:
             self._peer = socket.socket(fileno=self._job.terminal)
-            Pump(os.dup(self._peer.fileno()), to_descriptor(os.dup(self._master)))
-            sinks.append(to_descriptor(os.dup(self._peer.fileno())))
+            Pump(os.dup(self._peer.fileno()), Outlet(os.dup(self._master)))
+            sinks.append(Outlet(os.dup(self._peer.fileno())))
         self._pumps = [Pump(os.dup(self._master), *sinks)]
 
     def resize(self, rows: int, columns: int) -> None:
