@@ -26,6 +26,8 @@ from imgfs.cli.site import Facts, facts_of
 from imgfs.cli.tree import Tree
 from imgfs.entry.likeness import become_like, ignore_like
 from imgfs.entry.request import DECLINED, FILES, GO, PATIENCE, TAKEN, Request, program_here
+from imgfs.execution.rehearsal import rehearse
+from imgfs.execution.seccomp import DEFAULT
 
 _IDLE = 300.0
 """Seconds without a command after which it ends; the daemon starts another one when somebody asks."""
@@ -56,7 +58,7 @@ def serve(listener: socket.socket, mountpoint: str) -> None:
 def _load(mountpoint: str) -> Facts | None:
     """Have all loaded that the commands load when they are called, and leave it where children share it.
 
-    What the tree says of its daemon is asked for once, too.
+    What the tree says of its daemon is asked for once, too, and the documents of a start are made once for nobody.
     """
     for module in _LOADED_LATE:
         importlib.import_module(module)
@@ -66,6 +68,7 @@ def _load(mountpoint: str) -> Facts | None:
     facts = None
     with suppress(OSError, click.ClickException):
         facts = facts_of(Tree.open(mountpoint))
+    rehearse(facts.options.seccomp if facts else DEFAULT)
     gc.collect()
     gc.freeze()
     return facts

@@ -11,6 +11,8 @@ import errno
 import os
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ PLACES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
 SIZE_MAX = 1 << 20
 """Bytes of a profile; that of containers-common has 16 KiB."""
 Json = dict[str, Any]
+_Identity = tuple[int, ...] | None
 _KERNEL = Path("/proc/sys/kernel/seccomp")
 _MACHINES = {
     "amd64": ("SCMP_ARCH_X86_64", "amd64"),
@@ -104,7 +107,7 @@ def filter_of(wanted: str, capabilities: Collection[str]) -> Json | None:
     path = default_profile() if wanted == DEFAULT else wanted
     if path is None or wanted == NONE:
         return None
-    return parse_profile(_read(path), capabilities, this_machine(), f"seccomp profile {path}")
+    return _filter(path, _identity(path), tuple(capabilities))
 
 
 def parse_profile(data: bytes, capabilities: Collection[str], machine: Machine, subject: str) -> Json:
@@ -122,6 +125,19 @@ def parse_profile(data: bytes, capabilities: Collection[str], machine: Machine, 
     if architectures := profile.architectures or _architectures(profile.arch_map or (), machine):
         made["architectures"] = architectures
     return made
+
+
+@lru_cache(maxsize=2)
+def _filter(path: str, _: _Identity, capabilities: tuple[str, ...]) -> Json:
+    """The same as long as the file is: read once by a process that starts many, or whose children do."""
+    return parse_profile(_read(path), capabilities, this_machine(), f"seccomp profile {path}")
+
+
+def _identity(path: str) -> _Identity:
+    with suppress(OSError):  # told by who reads it
+        status = os.stat(path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return None
 
 
 def _read(path: str) -> bytes:

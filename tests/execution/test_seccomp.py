@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgfs.errors import Invalid, NotFound
+from imgfs.execution.rehearsal import rehearse
 from imgfs.execution.seccomp import (
     PLACES,
     SIZE_MAX,
@@ -115,6 +116,25 @@ def test_one_that_is_too_large_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="more than"):
         filter_of(str(tmp_path / "large"), CAPABILITIES)
     with pytest.raises(NotFound, match="does not exist; choose another"):
+        filter_of(str(tmp_path / "none"), CAPABILITIES)
+
+
+def test_a_profile_is_read_once_and_again_when_it_is_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(profile(allowed("read")))
+    rehearse(str(path))
+    first = filter_of(str(path), CAPABILITIES)
+    assert filter_of(str(path), CAPABILITIES) is first
+    assert filter_of(str(path), ()) is not first
+    path.write_bytes(profile(allowed("read"), allowed("write")))
+    second = filter_of(str(path), CAPABILITIES)
+    assert second is not None
+    assert [rule["names"] for rule in second["syscalls"]] == [["read"], ["write"]]
+
+
+def test_a_profile_that_is_none_is_told_to_who_starts_and_not_to_who_rehearses(tmp_path: Path) -> None:
+    rehearse(str(tmp_path / "none"))
+    with pytest.raises(NotFound):
         filter_of(str(tmp_path / "none"), CAPABILITIES)
 
 
