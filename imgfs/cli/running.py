@@ -27,8 +27,7 @@ def run_new(waiting: Waiting, mountpoint: str, image: str, *, quiet: bool, **wan
     """Make a container of an image, which comes here first. `wanted` are the options of `imgfs run`."""
     wish = _wish(**wanted)
     detach = bool(wanted["detach"])
-    tree = Tree.open(mountpoint)
-    site = _site(tree)
+    tree, site = _tree_and_site(mountpoint)
     source = _source(tree, find(tree, image, quiet=quiet), image, quiet=quiet)
     front = Front(terminal=wish.terminal, interactive=wish.interactive) if not detach else None
     manner = Manner(wanted["id"], detach, bool(wanted["remove"]))
@@ -37,15 +36,19 @@ def run_new(waiting: Waiting, mountpoint: str, image: str, *, quiet: bool, **wan
 
 def run_again(waiting: Waiting, mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
     """Start a container that has ended once more."""
-    site = _site(Tree.open(mountpoint))
+    _, site = _tree_and_site(mountpoint)
     container = Records(site.state).get(id).container()
     front = Front(terminal=container.tty, interactive=interactive) if attach else None
     _follow(front, lambda attached: start_again(site, id, attached, waiting))
 
 
-def _site(tree: Tree) -> Site:
-    by = served()
-    return site_of(tree, by.facts if by else None)
+def _tree_and_site(mountpoint: str) -> tuple[Tree, Site]:
+    """Of what the starter knows the tree is not asked: it has just shown the way to the starter."""
+    tree, by = Tree(os.path.abspath(mountpoint)), served()
+    facts = by.facts if by else None
+    if facts is None or not facts.are_of(tree):
+        return (tree := Tree.open(mountpoint)), site_of(tree)
+    return tree, site_of(tree, facts)
 
 
 def _follow(front: Front | None, begin: Callable[[Attached], Started]) -> None:
@@ -97,15 +100,13 @@ def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> Source:
     chain: list[str] = []
 
     def pull() -> None:
-        with open(tree.pull_door(found.digest)) as door:
-            chain.append(door.read().strip())
+        chain.append(tree.pull(found.digest))
 
     try:
         # Of what is here already there is nothing to draw.
         drawn = not quiet and os.isatty(2) and not tree.status(found.digest)["complete"]
         bring(tree, found, pull, quiet=not drawn)
-        with open(f"{tree.image(found.digest)}/config.json", "rb") as file:
-            config = file.read()
+        config = tree.read(f"{tree.image(found.digest)}/config.json")
     except OSError as error:
         raise tree.failure(error, found.digest, found.subject) from None
     return Source(image, found.digest, chain[0], config)

@@ -29,6 +29,13 @@ class Facts(msgspec.Struct, frozen=True):
     options: Options
     programs: tuple[Program, ...]
 
+    def are_of(self, tree: Tree) -> bool:
+        """Whether they are of the tree that is mounted there now."""
+        try:
+            return (self.mountpoint, self.device) == (tree.path, os.stat(tree.path).st_dev)
+        except OSError:
+            return False
+
 
 def facts_of(tree: Tree) -> Facts:
     """Ask the tree, file by file."""
@@ -43,8 +50,7 @@ def facts_of(tree: Tree) -> Facts:
 
 def site_of(tree: Tree, known: Facts | None = None) -> Site:
     """Where containers are started; what is `known` of it is not asked for. Raises NotFound without a runtime."""
-    if known is None or (known.mountpoint, known.device) != (tree.path, os.stat(tree.path).st_dev):
-        known = facts_of(tree)
+    known = known or facts_of(tree)
     runtimes = installed(known.programs, known.options.runtime)
     return Site(
         mountpoint=tree.path,

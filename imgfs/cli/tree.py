@@ -16,6 +16,8 @@ from urllib.parse import quote
 from imgfs.cli.failure import Failure, from_os_error
 from imgfs.oci.digest import is_digest
 
+_PIECE = 1 << 17
+
 
 class Part(TypedDict):
     """One blob of an image in status.json (transfer/status.py says what the keys mean)."""
@@ -104,8 +106,7 @@ class Tree:
 
     def pull(self, digest: str) -> str:
         """Bring all of an image here, durably; returns the chain ID. Raises OSError."""
-        with open(self.pull_door(digest), encoding="utf-8") as door:
-            return door.read().strip()
+        return self.read(self.pull_door(digest)).decode().strip()
 
     def push_door(self, digest: str, name: str, *, all_platforms: bool, referrers: bool) -> str:
         """The unlisted file that pushes an image to `name` when it is opened, and holds the report."""
@@ -223,10 +224,23 @@ class Tree:
                 continue  # it ended while this one looked
         return sorted(found, key=lambda one: (one["started"], one["name"]))
 
+    def read(self, path: str) -> bytes:
+        """All of a file of the tree, in as few trips to the daemon as it takes: `open` asks thrice for its size.
+
+        Raises OSError.
+        """
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            pieces: list[bytes] = []
+            while piece := os.read(file, _PIECE):
+                pieces.append(piece)
+        finally:
+            os.close(file)
+        return b"".join(pieces)
+
     def read_json(self, path: str) -> Any:
         """The JSON value in a file of the tree. Raises OSError; fails where the file holds none."""
-        with open(path, "rb") as file:
-            data = file.read()
+        data = self.read(path)
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
