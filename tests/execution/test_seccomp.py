@@ -23,6 +23,7 @@ from imgfs.execution.seccomp import (
     this_machine,
 )
 from imgfs.execution.spec import CAPABILITIES
+from imgfs.kernel.syscalls import numbers_of
 
 AMD64 = Machine("amd64", "6.1.0-13-amd64")
 MAP = [
@@ -130,6 +131,21 @@ def test_a_profile_is_read_once_and_again_when_it_is_another_one(tmp_path: Path)
     second = filter_of(str(path), CAPABILITIES)
     assert second is not None
     assert [rule["names"] for rule in second["syscalls"]] == [["read"], ["write"]]
+
+
+def test_names_of_a_rule_are_in_the_order_that_costs_least_and_else_all_is_as_it_was() -> None:
+    made = filter_of(PLACES[1], CAPABILITIES)
+    parsed = parse_profile(Path(PLACES[1]).read_bytes(), CAPABILITIES, this_machine(), "")
+    assert made is not None
+    for rule in made["syscalls"]:
+        numbers = list(numbers_of(rule["names"]).values())
+        assert numbers == sorted(numbers, reverse=True)
+    assert made != parsed
+    assert _unordered(made) == _unordered(parsed)
+
+
+def _unordered(made: dict[str, Any]) -> dict[str, Any]:
+    return made | {"syscalls": [rule | {"names": sorted(rule["names"])} for rule in made["syscalls"]]}
 
 
 def test_a_profile_that_is_none_is_told_to_who_starts_and_not_to_who_rehearses(tmp_path: Path) -> None:
