@@ -15,6 +15,7 @@ from pathlib import Path
 from imgfs.check.finding import Finding, aside, damaged, derived, stranger
 from imgfs.content.durable import DAMAGED, TEMPORARY
 from imgfs.content.meta import decode
+from imgfs.content.unproven import final_path
 from imgfs.erofs.superblock import is_whole
 from imgfs.errors import ImgfsError, StorageFailed
 from imgfs.layers import files
@@ -32,6 +33,8 @@ def check_blob(path: Path, place: str, size: int | None, *, deep: bool, moved: M
     digest = f"{path.parent.parent.name}:{path.name}"
     if path.name.endswith(DAMAGED):
         return aside(place)
+    if final_path(path) is not None:
+        return None  # somebody is at work on it, or the next start looks at its bytes
     if not is_digest(digest) or path.parent.name != path.name[:2]:
         return stranger(place)
     if not is_plain(path):

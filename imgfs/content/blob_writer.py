@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.commits import Naming
 from imgfs.content.disk import write_all
+from imgfs.content.unproven import AHEAD_BYTES
 from imgfs.errors import TooLarge, VerificationFailed, from_os
 from imgfs.oci.digest import Digest
 
@@ -67,7 +68,8 @@ class BlobWriter:
             got = Digest.from_hash(self._hash)
             raise VerificationFailed(f"content {self._digest}: the bytes have digest {got}; they are not kept")
         try:
-            naming = Naming(self._temporary, self._store.path(self._digest), self._file)
+            final, is_small = self._store.path(self._digest), self._total <= AHEAD_BYTES
+            naming = Naming(self._temporary, final, self._file, goes_ahead=is_small)
             await self._store.publish(self._digest, naming)
         except OSError as error:
             raise from_os(error, f"content {self._digest}") from None

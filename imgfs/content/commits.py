@@ -1,8 +1,10 @@
 """Group commit: files that get their final names at the same time share the disk's syncs.
 
-Owns the order bytes, fsync(file), name, fsync(directory), answer, for one file and for a thousand. While one batch is
-with the disk the next one gathers. The files of a batch are synced side by side, which the journal turns into a few
-commits, and each directory once; a syncfs would be faster still, but writes everybody's bytes and names no culprit.
+Owns the order bytes, fsync(file), name, fsync(directory), answer, for one file and for a thousand; and the other one,
+for small files: a name that vouches for nothing (unproven.py), fsync(file), fsync(directory), the final name, answer,
+which a journal does in one commit. While one batch is with the disk the next one gathers. The files of a batch are
+synced side by side, which the journal turns into a few commits, and each directory once; a syncfs would be faster
+still, but writes everybody's bytes and names no culprit.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.content.disk import Disk
+from imgfs.content.unproven import unproven_path
 
 T = TypeVar("T")
 
@@ -30,17 +33,19 @@ SIDE_BY_SIDE = 8
 class Naming:
     """A file on its way from `old` to its final name, as which it is read-only.
 
-    `file` is its descriptor, if it is open. Unless its bytes `are_durable`, they are synced first. With `keep` they
-    are, and the file has both names afterwards. `clear` takes away what is left where it came from: it is called in a
-    thread once the name is durable, and must not fail. `is_lost` tells, after a failure, that it was the sync of its
-    bytes: then nobody knows which of them are on disk. Any other failure leaves them as they were, and can be tried
-    again.
+    `file` is its descriptor, if it is open. Unless its bytes `are_durable`, they are synced first; or, if it
+    `goes_ahead`, together with a name that is not final yet: for bytes of which nobody was promised any, as a power cut
+    may take them away. With `keep` they are durable, and the file has both names afterwards. `clear` takes away what is
+    left where it came from: it is called in a thread once the name is durable, and must not fail. `is_lost` tells,
+    after a failure, that it was the sync of its bytes: then nobody knows which of them are on disk. Any other failure
+    leaves them as they were, and can be tried again.
     """
 
     old: Path
     final: Path
     file: int | None = None
     are_durable: bool = False
+    goes_ahead: bool = False
     keep: bool = False
     clear: Callable[[], object] | None = None
     is_synced: bool = field(default=False, init=False)
@@ -48,6 +53,11 @@ class Naming:
     is_named: bool = field(default=False, init=False)
     is_done: bool = field(default=False, init=False)
     error: OSError | None = field(default=None, init=False)
+    named: Path = field(init=False)
+    """The name whose directory is synced."""
+
+    def __post_init__(self) -> None:
+        self.named = unproven_path(self.final) if self.goes_ahead else self.final
 
 
 class GroupCommit:
@@ -81,17 +91,22 @@ class GroupCommit:
         if len(batch) == 1:
             await run_disk(self._write_alone, batch[0])
             return
-        await _side_by_side(self._sync_bytes, batch)
-        named = await run_disk(self._name, [naming for naming in batch if naming.is_synced])
+        await _side_by_side(self._sync_bytes, [naming for naming in batch if not naming.goes_ahead])
+        named = await run_disk(self._name, batch)
+        await _side_by_side(self._sync_bytes, [naming for naming in named if naming.goes_ahead])
         shelves: dict[Path, list[Naming]] = {}
         for naming in named:
-            shelves.setdefault(naming.final.parent, []).append(naming)
+            if naming.is_synced:
+                shelves.setdefault(naming.final.parent, []).append(naming)
         await _side_by_side(self._sync_names, list(shelves.items()))
 
     def _write_alone(self, naming: Naming) -> None:
         """The same for a batch of one, in one trip to a thread: the trips would take longer than the disk."""
-        self._sync_bytes(naming)
-        if naming.is_synced and self._name([naming]):
+        if not naming.goes_ahead:
+            self._sync_bytes(naming)
+        if self._name([naming]) and naming.goes_ahead:
+            self._sync_bytes(naming)
+        if naming.is_named and naming.is_synced:
             self._sync_names((naming.final.parent, [naming]))
 
     def _sync_bytes(self, naming: Naming) -> None:
@@ -101,9 +116,11 @@ class GroupCommit:
             naming.is_synced = True
         except OSError as error:
             naming.error = error
+            if naming.is_named:
+                self._take_back(naming)
 
     def _seal(self, naming: Naming) -> None:
-        file = self._disk.open(naming.old) if naming.file is None else naming.file
+        file = self._disk.open(naming.named if naming.is_named else naming.old) if naming.file is None else naming.file
         try:
             self._disk.seal(file)
             if not naming.are_durable:
@@ -115,7 +132,8 @@ class GroupCommit:
                 os.close(file)
 
     def _name(self, batch: list[Naming]) -> list[Naming]:
-        """Rename or link the synced files of a batch; returns those that could be."""
+        """Rename or link the files of a batch that are synced or go ahead; returns those that could be."""
+        batch = [naming for naming in batch if naming.is_synced or naming.goes_ahead]
         try:
             self._make_shelves({naming.final.parent for naming in batch} - self._shelves)
         except OSError as error:
@@ -143,7 +161,7 @@ class GroupCommit:
             with suppress(FileExistsError):
                 self._disk.link(naming.old, naming.final)
         else:
-            self._disk.rename(naming.old, naming.final)
+            self._disk.rename(naming.old, naming.named)
 
     def _sync_names(self, shelf: tuple[Path, list[Naming]]) -> None:
         path, batch = shelf
@@ -155,15 +173,25 @@ class GroupCommit:
                 self._take_back(naming)
             return
         for naming in batch:
-            naming.error = None
-            if naming.clear is not None:
-                naming.clear()
+            self._finish(naming)
+
+    def _finish(self, naming: Naming) -> None:
+        try:
+            if naming.goes_ahead:
+                self._disk.rename(naming.named, naming.final)
+        except OSError as error:
+            naming.error = error
+            self._take_back(naming)
+            return
+        naming.error = None
+        if naming.clear is not None:
+            naming.clear()
 
     def _take_back(self, naming: Naming) -> None:
         """What was not acknowledged gets its old name again, so that it can be tried again or removed."""
         if not naming.keep:
             with suppress(OSError):
-                self._disk.rename(naming.final, naming.old)
+                self._disk.rename(naming.named, naming.old)
 
 
 async def _side_by_side(work: Callable[[T], None], items: Sequence[T]) -> None:

@@ -26,6 +26,15 @@ class Committer:
         self._table = table
         self._committing: dict[Digest, trio.Event] = {}
 
+    def is_hashed(self, ingest: Ingest, digest: Digest) -> bool:
+        """Whether a commit has nothing to wait for but the disk. Never waits."""
+        running = ingest.running
+        return (
+            (running.position, running.algorithm) == (ingest.offset, digest.algorithm)
+            and not ingest.lock.locked()
+            and digest not in self._committing
+        )
+
     async def commit(self, ingest: Ingest, digest: Digest) -> BlobInfo:
         """Verify the bytes and store them as `digest`; the ref is free then. The caller holds the ingest and its turn.
 
@@ -43,7 +52,7 @@ class Committer:
                     await ingest.check_kept()
                     await self._publish(ingest, digest)
                     ingest.end(NotFound(f"{ingest.subject}: was committed as {digest}"))
-                    self._table.drop(ingest)
+                    self._table.forget(ingest)
             info = self._content.info(digest)
             assert info is not None
             return info
@@ -63,7 +72,8 @@ class Committer:
         """In one trip to a thread, unless bytes have to be cut off first: trips would take longer than the disk."""
         file = await ingest.open_file() if ingest.is_ragged else None
         clear = partial(remove_committed, self._content.disk, ingest.path)
-        naming = Naming(ingest.data, self._content.path(digest), file, are_durable=ingest.is_durable, clear=clear)
+        final, durable, ahead = self._content.path(digest), ingest.is_durable, ingest.goes_ahead
+        naming = Naming(ingest.data, final, file, are_durable=durable, goes_ahead=ahead, clear=clear)
         try:
             await self._content.publish(digest, naming)
         except OSError as error:

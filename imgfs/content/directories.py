@@ -47,7 +47,7 @@ def drop(disk: Disk, path: Path) -> None:
 
 def remove_committed(disk: Disk, path: Path) -> None:
     """Remove what is left of an ingest whose data is a blob now. What stays is removed at the next start."""
-    _empty(disk, path)
+    _empty(disk, path, ("meta",))
 
 
 def move(disk: Disk, old: Path, new: Path) -> None:
@@ -56,8 +56,8 @@ def move(disk: Disk, old: Path, new: Path) -> None:
     disk.fsync_directory(new.parent)
 
 
-def _empty(disk: Disk, path: Path) -> None:
-    for name in ("data", "meta"):
+def _empty(disk: Disk, path: Path, names: tuple[str, ...] = ("data", "meta")) -> None:
+    for name in names:
         with suppress(OSError):
             disk.unlink(path / name)
     with suppress(OSError):

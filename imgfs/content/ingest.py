@@ -27,6 +27,7 @@ from imgfs.content.prefix import PrefixDigest
 from imgfs.content.record import Record
 from imgfs.content.running import RunningDigest
 from imgfs.content.syncing import Syncing
+from imgfs.content.unproven import AHEAD_BYTES
 from imgfs.errors import ImgfsError, OffsetMismatch, TooLarge, from_os
 from imgfs.oci.digest import Digest
 
@@ -126,6 +127,12 @@ class Ingest:
         """Whether all bytes so far are on disk, and nothing else is in the file."""
         return self._syncing.is_durable
 
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether a commit may make its bytes and its name durable together: they are few, and nothing of it was
+        promised to be there after a power cut."""
+        return self.offset <= AHEAD_BYTES and not self._record.is_rooted and not self.is_durable
+
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[Ingest]:
         """The ingest, alive, to one call at a time. Raises why it is gone."""
@@ -152,12 +159,13 @@ class Ingest:
         """Its writer is done: the file is closed, once what was written is synced, which a commit then finds done.
 
         By the descriptor that it was written with, which hears of every failure. Where the disk has much to do already,
-        that is left to the commit, or to the clock.
+        or the commit waits no longer for the bytes and the name than for the name, that is left to it, or to the clock.
         """
         file = self._bytes.give_away()
         if file is None:
             return
-        if self.gone is None and not self.is_ragged and not self.is_durable and not self.is_copy:
+        waits = not self.is_ragged and not self.is_durable and not self.goes_ahead
+        if self.gone is None and waits and not self.is_copy:
             with suppress(trio.WouldBlock):
                 _BEHIND.acquire_on_behalf_of_nowait(file)
                 self._nursery.start_soon(self._sync_behind, file)

@@ -157,8 +157,13 @@ class IngestTable:
         if ingest.data.exists():
             left = Ingest(self._disk, ingest.path, ingest.meta, ingest.offset, self._nursery)
             self._ingests[ingest.meta.ref] = left
+            ingest.released.set()
         else:
-            self._ingests.pop(ingest.meta.ref)
+            self.forget(ingest)
+
+    def forget(self, ingest: Ingest) -> None:
+        """Take an ended ingest from the table whose bytes are somebody else's now."""
+        self._ingests.pop(ingest.meta.ref)
         ingest.released.set()
 
     def enter(self, ref: str, ingest: Ingest | None) -> None:

@@ -25,6 +25,7 @@ from imgfs.content.commits import SIDE_BY_SIDE, GroupCommit, Naming
 from imgfs.content.disk import HOST, Disk
 from imgfs.content.durable import aside_name, make_directory, sweep, temporary_name
 from imgfs.content.labels import Labels
+from imgfs.content.unproven import final_path, prove
 from imgfs.errors import NotFound, NotPermitted, begun_read_only, from_os
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.state import is_read_only
@@ -289,10 +290,17 @@ class ContentStore:
                 continue
             for shelf in (entry for entry in os.scandir(top) if entry.is_dir()):
                 self._shelves.add(Path(shelf.path))
-                for entry in os.scandir(shelf.path):
+                for entry in list(os.scandir(shelf.path)):
                     named = len(entry.name) == length and is_digest(f"{algorithm}:{entry.name}")
                     if named and shelf.name == entry.name[:2] and entry.is_file():
                         yield Path(entry.path), entry.stat()
+                    elif not named and entry.is_file(follow_symlinks=False) and (path := self._prove(Path(entry.path))):
+                        yield path, path.stat()
+
+    def _prove(self, path: Path) -> Path | None:
+        """The blob, if it is one whose name went ahead; on a read-only state directory it waits for another start."""
+        final = final_path(path)
+        return prove(self.disk, path, final) if final is not None and not self.is_read_only else None
 
     def _settle(self) -> None:
         """Names that an earlier run was killed over are made durable before they count as stored."""

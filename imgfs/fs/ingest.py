@@ -94,7 +94,12 @@ class IngestDirectory(Directory):
         except Invalid as error:
             # EINVAL of a rename would be told as "a subdirectory of itself".
             raise NotPermitted(f"ingest {ref}: {error.message}") from None
-        await caller.wait(lambda: self._subsystems.ingests.commit(ref, digest))
+        ingests = self._subsystems.ingests
+        if ingests.is_hashed(ref, digest):
+            # The disk sets nobody free before it is done, and to be ready for that takes as long as a thread does.
+            await ingests.commit(ref, digest)
+        else:
+            await caller.wait(lambda: ingests.commit(ref, digest))
 
     async def _rename(self, ref: str, new: str, flags: int) -> None:
         try:
@@ -124,10 +129,10 @@ class IngestFile(Node):
         self._ref = ref
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
-        entry = self._subsystems.shown.entry(
-            self.number, stat.S_IFREG | 0o200, size=self._status().offset, time=self._seen.updated
-        )
-        if self._named() is None:
+        named = self._named()
+        self._seen = seen = named or self._seen
+        entry = self._subsystems.shown.entry(self.number, stat.S_IFREG | 0o200, size=seen.offset, time=seen.updated)
+        if named is None:
             entry.st_nlink = 0
         return entry
 

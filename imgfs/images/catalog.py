@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sqlite3
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -16,6 +17,7 @@ import trio
 from imgfs.database.database import Database
 from imgfs.errors import ImgfsError
 from imgfs.images import referrers
+from imgfs.images.known import DIGITS, Known
 from imgfs.images.source import Source
 from imgfs.oci.descriptor import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
@@ -44,6 +46,8 @@ CREATE TABLE IF NOT EXISTS diff_ids (
 _SMALL_TYPES = ("", *sorted(INDEX_TYPES | MANIFEST_TYPES | CONFIG_TYPES))
 _SMALL = ", ".join("?" * len(_SMALL_TYPES))
 _EVERY = "SELECT digest FROM descriptors UNION SELECT digest FROM sources UNION SELECT digest FROM diff_ids"
+_BEGINNING = f"substr(digest, instr(digest, ':') + 1, {DIGITS})"
+_BEGINNINGS = f"SELECT {_BEGINNING} FROM descriptors UNION ALL SELECT {_BEGINNING} FROM sources"
 _WORD = "SELECT size, media_type FROM descriptors"
 
 
@@ -75,6 +79,9 @@ class Catalog:
         self._database = database
         self._proofs: list[_Proof] = []
         self._proving = trio.Lock()
+        self._known = Known()
+        self._is_asked = False
+        """Whether all digests were asked for, once, for `_known`."""
         self.referrers = referrers.Referrers(database)
 
     async def add(
@@ -86,23 +93,36 @@ class Catalog:
         so what is here of them is never taken for fetchable.
         """
         found, places = list(descriptors), list(sources)
+        self._known.add(descriptor.digest for descriptor in (*found, *([proven] if proven else [])))
         await self._database.write(lambda db: insert(db, found, places, proven))
 
     async def add_source(self, digest: Digest, source: Source) -> None:
         """Record where a digest whose size nobody knows yet may be had."""
+        self._known.add([digest])
         await self._database.write(lambda db: insert_source(db, digest, source))
 
     async def descriptor(self, digest: Digest) -> Descriptor | None:
         """What is known of `digest`: proven, else what most places say; None if no manifest here mentions it."""
+        if not await self._may_know(digest):
+            return None
         row = await self._database.read(lambda db: _best_word(db, digest))
         return Descriptor(digest, row[0], row[1]) if row else None
 
     async def proven(self, digest: Digest) -> Descriptor | None:
         """What is known of `digest` from its bytes."""
+        if not await self._may_know(digest):
+            return None
         row = await self._database.read(
             lambda db: db.execute(f"{_WORD} WHERE digest = ? AND proven", (digest,)).fetchone()
         )
         return Descriptor(digest, row[0], row[1]) if row else None
+
+    async def _may_know(self, digest: Digest) -> bool:
+        if not self._is_asked:
+            self._is_asked = True
+            with suppress(ImgfsError):  # then every question is one for the database, which says what is wrong with it
+                self._known.complete(await self._database.read(_all_known))
+        return digest in self._known
 
     async def claims(self, digest: Digest) -> list[Claim]:
         """What each place says of `digest`, sorted by place."""
@@ -128,6 +148,7 @@ class Catalog:
         """
         proof = _Proof(blob, diff_id)
         await trio.lowlevel.checkpoint_if_cancelled()
+        self._known.add([blob.digest])
         self._proofs.append(proof)
         with trio.CancelScope(shield=True):
             async with self._proving:
@@ -240,6 +261,10 @@ def proven_size(db: sqlite3.Connection, digest: Digest) -> int | None:
 def _replace(db: sqlite3.Connection, descriptor: Descriptor) -> None:
     row = descriptor.digest, descriptor.size, descriptor.media_type
     db.execute("INSERT OR REPLACE INTO descriptors VALUES (?, ?, ?, 1)", row)
+
+
+def _all_known(db: sqlite3.Connection) -> Known:
+    return Known(row[0] for row in db.execute(_BEGINNINGS))
 
 
 def _best_word(db: sqlite3.Connection, digest: Digest) -> tuple[int, str] | None:

@@ -11,6 +11,7 @@ import trio
 
 from imgfs.content.durable import temporary_name
 from imgfs.content.store import ContentStore
+from imgfs.content.unproven import AHEAD_BYTES, final_path
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed, TooLarge, VerificationFailed
 from imgfs.oci.digest import Digest
 from tests.content.disks import FaultyDisk
@@ -236,17 +237,35 @@ async def test_disk_that_refuses_to_share_leaves_the_blob(
     assert files(tmp_path / "ingest") == []
 
 
-async def test_the_order_is_bytes_then_name_then_directory(
+async def test_the_order_of_much_is_bytes_then_name_then_directory(
     tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(monkeypatch)
-    await store.add(DIGEST, DATA)
-    final = store.path(DIGEST)
+    much = bytes(AHEAD_BYTES + 1)
+    await store.add(Digest.of(much), much)
+    final = store.path(Digest.of(much))
     (bytes_synced, shelf_synced, renamed, name_synced) = calls.seen
     assert bytes_synced[0] == "fsync"
     assert bytes_synced[1].startswith(str(tmp_path / "ingest"))
     assert shelf_synced == ("fsync", str(final.parent.parent))
     assert (renamed, name_synced) == (("rename", str(final)), ("fsync", str(final.parent)))
+
+
+async def test_the_name_of_little_is_final_after_bytes_and_an_unproven_name_are_durable(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(monkeypatch)
+    await store.add(DIGEST, DATA)
+    final = store.path(DIGEST)
+    unproven = calls.seen[1][1]
+    assert final_path(Path(unproven)) == final
+    assert calls.seen == [
+        ("fsync", str(final.parent.parent)),
+        ("rename", unproven),
+        ("fsync", unproven),
+        ("fsync", str(final.parent)),
+        ("rename", str(final)),
+    ]
 
 
 async def test_the_directory_is_synced_after_a_link_and_after_a_delete(
