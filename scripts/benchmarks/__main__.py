@@ -41,7 +41,7 @@ EXPERIMENTS: Mapping[str, tuple[Callable[[Bench], None], ...]] = {
     "P6": (kernel_views.warm,),
     "P7": (kernel_views.cold, kernel_views.cold_on_disk),
     "P8": (views.read_views,),
-    "P9": (ingests.throughput, ingests.commits, ingests.memory),
+    "P9": (ingests.throughput, ingests.commits, ingests.slow_commits, ingests.memory),
     "P10": (memory.start, memory.view, memory.loading),
     "P11": (contacts.requests,),
     "P12": (scale.cost,),

@@ -17,7 +17,7 @@ from pathlib import Path
 from .processes import Failed, end_orphans, run
 
 RAM = "ram"
-_SHM = Path("/dev/shm")
+SHM = Path("/dev/shm")
 _GIB = 1 << 30
 _MNT_DETACH = 2
 _MS_RDONLY = 1
@@ -33,7 +33,7 @@ def scratch(where: str) -> Iterator[Path]:
     if where != RAM:
         Path(where).mkdir(parents=True, exist_ok=True)
     top = Path(tempfile.mkdtemp(prefix="ib-", dir=None if where == RAM else where))
-    backing = _SHM / f"{top.name}.ext4"
+    backing = SHM / f"{top.name}.ext4"
     try:
         if where == RAM:
             _mount_ext4(backing, top)
@@ -45,7 +45,7 @@ def scratch(where: str) -> Iterator[Path]:
 
 
 def _mount_ext4(backing: Path, top: Path) -> None:
-    size = min(16 * _GIB, shutil.disk_usage(_SHM).free * 3 // 4)
+    size = min(16 * _GIB, shutil.disk_usage(SHM).free * 3 // 4)
     if size < 6 * _GIB:
         raise Failed(f"/dev/shm: {size / _GIB:.1f} GiB to use, the rooms need 6: name a directory with --scratch")
     with backing.open("wb") as file:

@@ -65,7 +65,7 @@ class FlushingFile(pyfuse3.Operations):
     async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
         return os.pwrite(self._file, buf, off)
 
-    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
+    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001 - as pyfuse3 calls it
         self._flushes += 1
         time.sleep(self._seconds)  # noqa: ASYNC251 - nothing else is to be answered
 

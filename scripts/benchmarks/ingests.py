@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from .bench import Bench, recorded, say, timed
@@ -12,17 +14,32 @@ from .contestants import Imgfs
 from .processes import run
 from .reading import Reader
 from .results import Row, Unit
+from .slow_disks import SlowDisk, slow_disk
 
 CONTENT = "P9"
 INGEST, READ_WARM = "ingest of 512 MB, to the commit", "warm read of the blob"
 COMMIT = "commit of 4 kB, on the machine's own disk"
 MEMORY = "highest RSS, ingest and read"
 COPIED, SYNCED = "cp and sha256sum", "write and fsync"
+RENAMED = "and rename, fsync of the directory"
+FLUSHES = {2: "a common SSD", 8: "a hard disk"}
+"""Milliseconds that a flush takes, and of what kind of disk."""
 SMALL, LARGE = "8 MB", "1 GB"
 _MEGABYTE = 1_000_000
 _LARGE = 512 * _MEGABYTE
 _COMMITS = 20
 """Of each repeat."""
+_WRITERS, _EACH = 32, 10
+
+
+def commit_when(flush: int) -> str:
+    """The case of one commit on a disk whose flush takes so many milliseconds."""
+    return f"commit of 4 kB, flush of {flush} ms ({FLUSHES[flush]})"
+
+
+def commits_when(flush: int) -> str:
+    """The case of many writers there, from the first byte to the commit."""
+    return f"{_WRITERS} writers of 4 kB, flush of {flush} ms"
 
 
 def throughput(bench: Bench) -> None:
@@ -63,9 +80,70 @@ def commits(bench: Bench) -> None:
     synced = bench.results.row(CONTENT, COMMIT, SYNCED, Unit.MICROSECONDS)
     with recorded(committed, synced), bench.disk.room() as room, Imgfs(room, bench) as mount:
         for number in range(bench.repeats * _COMMITS):
-            data = hashlib.sha256(b"%d" % number).digest() * 128
+            data = _small(number)
             synced.samples.append(_synced(room / "synced", data) * 1e6)
             committed.samples.append(_committed(mount.mountpoint / "content", data) * 1e6)
+
+
+def slow_commits(bench: Bench) -> None:
+    """The same where a flush takes as long as on disks, and by many at once; beside what careful programs do."""
+    for flush in FLUSHES:
+        with slow_disk(flush) as disk:
+            _one_by_one(bench, disk, commit_when(flush))
+            _many_at_once(bench, disk, commits_when(flush))
+
+
+def _slow_rows(bench: Bench, case: str, unit: Unit) -> tuple[tuple[Row, Row], ...]:
+    """Of imgfs, of an fsync, and of a name that lasts: what is measured, and how often the disk is flushed for one."""
+    row = partial(bench.results.row, CONTENT)
+    return tuple(
+        (row(case, name, unit), row(f"{case}, each", name, Unit.FLUSHES)) for name in (Imgfs.name, SYNCED, RENAMED)
+    )
+
+
+def _one_by_one(bench: Bench, disk: SlowDisk, case: str) -> None:
+    say(f"{CONTENT} {case}")
+    committed, synced, renamed = _slow_rows(bench, case, Unit.MICROSECONDS)
+    with recorded(*committed, *synced, *renamed), disk.rooms.room() as room, Imgfs(room, bench) as mount:
+        for number in range(bench.repeats * _COMMITS):
+            data = _small(number)
+            for rows, write in (
+                (synced, lambda data: _synced(room / "synced", data)),
+                (renamed, lambda data: _renamed(room / "renamed", data)),
+                (committed, lambda data: _committed(mount.mountpoint / "content", data)),
+            ):
+                before = disk.flushes()
+                rows[0].samples.append(write(data) * 1e6)
+                rows[1].samples.append(disk.flushes() - before)
+
+
+def _many_at_once(bench: Bench, disk: SlowDisk, case: str) -> None:
+    say(f"{CONTENT} {case}")
+    committed, synced, renamed = _slow_rows(bench, case, Unit.PER_SECOND)
+    committed[0].note = "the kernel gives way to one rename between directories of a filesystem at a time"
+    with recorded(*committed, *synced, *renamed), disk.rooms.room() as room, Imgfs(room, bench) as mount:
+        content = mount.mountpoint / "content"
+        for number in range(bench.repeats):
+            for rows, write in (
+                (synced, lambda writer, data: _synced(room / f"s{writer}", data)),
+                (renamed, lambda writer, data: _renamed(room / f"r{writer}", data)),
+                (committed, lambda writer, data: _committed(content, data, f"w{writer}")),
+            ):
+                before = disk.flushes()
+                rows[0].samples.append(_together(number, write))
+                rows[1].samples.append((disk.flushes() - before) / (_WRITERS * _EACH))
+
+
+def _together(number: int, write: Callable[[int, bytes], object]) -> float:
+    """What so many threads write in a second, each one after the other."""
+
+    def work(writer: int) -> None:
+        for at in range(_EACH):
+            write(writer, _small((number * _WRITERS + writer) * _EACH + at))
+
+    with ThreadPoolExecutor(_WRITERS) as threads:
+        seconds, _ = timed(lambda: list(threads.map(work, range(_WRITERS))))
+    return _WRITERS * _EACH / seconds
 
 
 def memory(bench: Bench) -> None:
@@ -117,10 +195,34 @@ def _synced(path: Path, data: bytes) -> float:
     return seconds
 
 
-def _committed(content: Path, data: bytes) -> float:
+def _renamed(path: Path, data: bytes) -> float:
+    """Seconds of what gives a new file a name that lasts, bytes before name."""
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        seconds, _ = timed(lambda: _publish(file.fileno(), temporary, path))
+    path.unlink()
+    return seconds
+
+
+def _publish(file: int, temporary: Path, path: Path) -> None:
+    os.fsync(file)
+    temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _committed(content: Path, data: bytes, ref: str = "bench") -> float:
     """Seconds of the commit of a written ingest."""
-    ingest = content / "ingest/bench"
+    ingest = content / "ingest" / ref
     ingest.write_bytes(data)
     target = content / f"sha256:{hashlib.sha256(data).hexdigest()}"
     seconds, _ = timed(lambda: ingest.rename(target))
     return seconds
+
+
+def _small(number: int) -> bytes:
+    """4 kB, others for each number."""
+    return hashlib.sha256(b"%d" % number).digest() * 128

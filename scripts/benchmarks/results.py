@@ -17,6 +17,7 @@ class Unit(StrEnum):
     MEGABYTES = "MB"
     BYTES = "bytes"
     REQUESTS = "requests"
+    FLUSHES = "flushes"
 
     @property
     def more_is_better(self) -> bool:

@@ -167,6 +167,7 @@ def _views(results: Results) -> Iterator[Verdict]:
 def _content(results: Results) -> Iterator[Verdict]:
     """Of rates, what was asked is the lower of a figure and a part of what the disk's own file does."""
     bounds = {ingests.INGEST: INGEST_MEGABYTES, ingests.READ_WARM: WARM_MEGABYTES}
+    commits = {ingests.COMMIT, *map(ingests.commit_when, ingests.FLUSHES)}
     medians = {
         (case, name): results.median(ingests.CONTENT, case, name)
         for case in results.cases(ingests.CONTENT)
@@ -178,10 +179,10 @@ def _content(results: Results) -> Iterator[Verdict]:
             copied = medians[case, ingests.COPIED]
             bound = min(bounds[case], OF_THE_DISK * copied) if copied else bounds[case]
             yield Verdict(ingests.CONTENT, case, "imgfs, MB/s", own, bound, at_least=True)
-        elif case == ingests.COMMIT:
+        elif case in commits:
             value = _ratio(own, medians[case, ingests.SYNCED])
             yield Verdict(ingests.CONTENT, case, "imgfs / fsync", value, COMMIT_RATIO, at_least=False)
-        else:
+        elif case == ingests.MEMORY:
             value = _ratio(medians[case, ingests.LARGE], medians[case, ingests.SMALL])
             measured = f"{ingests.LARGE} / {ingests.SMALL}"
             yield Verdict(ingests.CONTENT, case, measured, value, FLAT, at_least=False)
