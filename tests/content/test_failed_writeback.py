@@ -11,6 +11,7 @@ import trio
 
 from imgfs.content.ingests import IngestStore
 from imgfs.content.store import ContentStore
+from imgfs.content.unproven import AHEAD_BYTES, unproven_path
 from imgfs.errors import VerificationFailed
 from imgfs.kernel.mounts import unmount
 from imgfs.oci.digest import Digest
@@ -58,6 +59,23 @@ async def test_bytes_that_the_disk_lost_while_the_daemon_was_killed_are_not_comm
             await writer.write_at(0, DATA)
         await ingests.commit("r", Digest.of(DATA))
         nursery.cancel_scope.cancel()
+
+
+async def test_nor_are_those_whose_name_went_ahead(thin: tuple[Path, Path]) -> None:
+    at, under = thin
+    little = DATA[:AHEAD_BYTES]
+    path = unproven_path(ContentStore(at).path(Digest.of(little)))
+    path.parent.mkdir()
+    path.touch()
+    run("sync", "-f", at)  # or names would fail too
+    with path.open("r+b") as file:  # ext4 would write at once what takes the place of other bytes
+        file.write(little)
+    filler = fill(under)
+    fail_to_sync(path)
+    filler.unlink()
+    assert path.read_bytes() == little, "the page cache still has what the disk has not"
+    assert list(ContentStore(at)) == []
+    assert not path.exists()
 
 
 def fail_to_sync(path: Path) -> None:
