@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from imgfs.aio.threads import run_disk
+from imgfs.aio.threads import run_disk, run_sync
 from imgfs.content.disk import Disk
 from imgfs.content.unproven import unproven_path
 
 T = TypeVar("T")
 
-SIDE_BY_SIDE = 8
-"""Threads of a batch: enough for the journal to gather their commits."""
+SIDE_BY_SIDE = 16
+"""Threads of a batch: enough for the journal to gather their commits, and the disk their flushes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,9 +91,9 @@ class GroupCommit:
         if len(batch) == 1:
             await run_disk(self._write_alone, batch[0])
             return
-        await _side_by_side(self._sync_bytes, [naming for naming in batch if not naming.goes_ahead])
+        await self._sync_all([naming for naming in batch if not naming.goes_ahead])
         named = await run_disk(self._name, batch)
-        await _side_by_side(self._sync_bytes, [naming for naming in named if naming.goes_ahead])
+        await self._sync_all([naming for naming in named if naming.goes_ahead])
         shelves: dict[Path, list[Naming]] = {}
         for naming in named:
             if naming.is_synced:
@@ -103,33 +103,66 @@ class GroupCommit:
     def _write_alone(self, naming: Naming) -> None:
         """The same for a batch of one, in one trip to a thread: the trips would take longer than the disk."""
         if not naming.goes_ahead:
-            self._sync_bytes(naming)
+            self._tried(naming, self._seal_and_sync)
         if self._name([naming]) and naming.goes_ahead:
-            self._sync_bytes(naming)
+            self._tried(naming, self._seal_and_sync)
         if naming.is_named and naming.is_synced:
             self._sync_names((naming.final.parent, [naming]))
 
-    def _sync_bytes(self, naming: Naming) -> None:
+    async def _sync_all(self, batch: list[Naming]) -> None:
+        """All of them are in the journal's next commit, as the disk is told of each before one is waited for."""
+        if not batch:
+            return
+        sealed = await run_disk(lambda: [naming for naming in batch if self._tried(naming, self._seal)])
+        await _side_by_side(lambda naming: self._tried(naming, self._sync), sealed)
+
+    def _tried(self, naming: Naming, work: Callable[[Naming], None]) -> bool:
+        """Whether the disk did not refuse."""
         try:
-            if not naming.keep:
-                self._seal(naming)
-            naming.is_synced = True
+            work(naming)
         except OSError as error:
             naming.error = error
             if naming.is_named:
                 self._take_back(naming)
+            return False
+        return True
 
     def _seal(self, naming: Naming) -> None:
-        file = self._disk.open(naming.named if naming.is_named else naming.old) if naming.file is None else naming.file
+        if not naming.keep:
+            with self._opened(naming, self._disk.open) as file:
+                self._disk.seal(file)
+                if naming.goes_ahead:  # of what is large this would drop what is on disk already
+                    self._disk.begin_to_write(file)
+
+    def _sync(self, naming: Naming) -> None:
+        if not naming.keep and not naming.are_durable:
+            with self._opened(naming, self._disk.open_to_sync) as file:
+                self._fsync(naming, file)
+        naming.is_synced = True
+
+    def _seal_and_sync(self, naming: Naming) -> None:
+        if not naming.keep:
+            with self._opened(naming, self._disk.open) as file:
+                self._disk.seal(file)
+                if not naming.are_durable:
+                    self._fsync(naming, file)
+        naming.is_synced = True
+
+    def _fsync(self, naming: Naming, file: int) -> None:
+        naming.is_lost = True  # until it is synced
+        self._disk.fsync(file)
+        naming.is_lost = False
+
+    @contextmanager
+    def _opened(self, naming: Naming, opening: Callable[[Path], int]) -> Generator[int]:
+        if naming.file is not None:
+            yield naming.file
+            return
+        file = opening(naming.named if naming.is_named else naming.old)
         try:
-            self._disk.seal(file)
-            if not naming.are_durable:
-                naming.is_lost = True  # until it is synced
-                self._disk.fsync(file)
-                naming.is_lost = False
+            yield file
         finally:
-            if naming.file is None:
-                os.close(file)
+            os.close(file)
 
     def _name(self, batch: list[Naming]) -> list[Naming]:
         """Rename or link the files of a batch that are synced or go ahead; returns those that could be."""
@@ -194,7 +227,7 @@ class GroupCommit:
                 self._disk.rename(naming.named, naming.old)
 
 
-async def _side_by_side(work: Callable[[T], None], items: Sequence[T]) -> None:
+async def _side_by_side(work: Callable[[T], object], items: Sequence[T]) -> None:
     """Do `work` on every item, in a few threads."""
 
     def share(first: int) -> None:
@@ -203,4 +236,4 @@ async def _side_by_side(work: Callable[[T], None], items: Sequence[T]) -> None:
 
     async with trio.open_nursery() as nursery:
         for first in range(min(SIDE_BY_SIDE, len(items))):
-            nursery.start_soon(run_disk, share, first)
+            nursery.start_soon(run_sync, share, first)

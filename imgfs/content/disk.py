@@ -21,6 +21,10 @@ class Disk(Protocol):
         """Open an existing file for reading and writing, also one that was sealed."""
         ...
 
+    def open_to_sync(self, path: Path) -> int:
+        """Open an existing file, which stays sealed if it was, for `fsync` alone."""
+        ...
+
     def write(self, file: int, data: bytes | bytearray | memoryview, offset: int) -> int:
         """Write at `offset`; returns how many bytes were taken, which may be fewer."""
         ...
@@ -31,6 +35,13 @@ class Disk(Protocol):
 
     def seal(self, file: int) -> None:
         """Make a file read-only for everybody."""
+        ...
+
+    def begin_to_write(self, file: int) -> None:
+        """Have a file's bytes written now, which nobody waits for: an `fsync` that follows has less to do.
+
+        What is on disk of them may go from memory.
+        """
         ...
 
     def fsync(self, file: int) -> None:
@@ -77,6 +88,10 @@ class HostDisk:
             os.chmod(path, 0o600)
             return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
+    def open_to_sync(self, path: Path) -> int:
+        """See Disk."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
     def write(self, file: int, data: bytes | bytearray | memoryview, offset: int) -> int:
         """See Disk."""
         return os.pwrite(file, data, offset)
@@ -88,6 +103,10 @@ class HostDisk:
     def seal(self, file: int) -> None:
         """See Disk."""
         os.fchmod(file, 0o400)
+
+    def begin_to_write(self, file: int) -> None:
+        """See Disk. What is to be dropped from memory is written first (mm/fadvise.c), and stays until it is."""
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def fsync(self, file: int) -> None:
         """See Disk."""

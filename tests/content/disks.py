@@ -47,6 +47,10 @@ class FaultyDisk(HostDisk):
         self._called("seal")
         super().seal(file)
 
+    def begin_to_write(self, file: int) -> None:
+        self._called("begin_to_write")
+        super().begin_to_write(file)
+
     def fsync(self, file: int) -> None:
         self._called("fsync")
         super().fsync(file)

@@ -97,6 +97,47 @@ async def test_within_a_batch_bytes_and_names_share_the_syncs_and_the_final_name
     assert kinds == ["rename"] * 20 + ["fsync"] * 20 + ["fsync_directory"] + ["rename"] * 20
 
 
+@pytest.mark.parametrize("goes_ahead", [True, False])
+async def test_within_a_batch_the_disk_is_told_of_all_before_one_is_waited_for(
+    tmp_path: Path, disk: FaultyDisk, goes_ahead: bool
+) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    commits = GroupCommit(disk, {shelf})
+    for number in range(5):
+        os.close(disk.create(tmp_path / f"{number}"))
+    disk.calls.clear()
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            naming = Naming(tmp_path / f"{number}", shelf / f"{number}", goes_ahead=goes_ahead)
+            nursery.start_soon(commits.publish, naming)
+    told = [call for call in disk.calls if call != "rename"]
+    each = ["seal", "begin_to_write"] if goes_ahead else ["seal"]
+    assert told == each * 5 + ["fsync"] * 5 + ["fsync_directory"]
+
+
+class OrdinaryUsers(FaultyDisk):
+    """A disk of somebody who may not write to what is sealed."""
+
+    def open(self, path: Path) -> int:
+        if not path.stat().st_mode & 0o200:
+            os.chmod(path, 0o600)
+        return super().open(path)
+
+
+async def test_what_was_sealed_stays_so(tmp_path: Path) -> None:
+    disk, shelf = OrdinaryUsers(), tmp_path / "shelf"
+    shelf.mkdir()
+    commits = GroupCommit(disk, {shelf})
+    for number in range(6):
+        os.close(disk.create(tmp_path / f"{number}"))
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            naming = Naming(tmp_path / f"{number}", shelf / f"{number}", goes_ahead=number % 2 == 0)
+            nursery.start_soon(commits.publish, naming)
+    assert {(shelf / f"{number}").stat().st_mode & 0o777 for number in range(6)} == {0o400}
+
+
 async def test_in_a_batch_of_both_kinds_each_keeps_its_order(tmp_path: Path) -> None:
     kinds = await kinds_of_a_batch(tmp_path, 11, lambda number: number % 2 == 0)
     assert kinds == ["fsync"] * 5 + ["rename"] * 11 + ["fsync"] * 6 + ["fsync_directory"] + ["rename"] * 6
