@@ -26,15 +26,6 @@ class Committer:
         self._table = table
         self._committing: dict[Digest, trio.Event] = {}
 
-    def is_hashed(self, ingest: Ingest, digest: Digest) -> bool:
-        """Whether a commit has nothing to wait for but the disk. Never waits."""
-        running = ingest.running
-        return (
-            (running.position, running.algorithm) == (ingest.offset, digest.algorithm)
-            and not ingest.lock.locked()
-            and digest not in self._committing
-        )
-
     async def commit(self, ingest: Ingest, digest: Digest) -> BlobInfo:
         """Verify the bytes and store them as `digest`; the ref is free then. The caller holds the ingest and its turn.
 

@@ -127,10 +127,6 @@ class IngestStore:
         await self._refuse_stored(ingest, expected if isinstance(expected, Digest) else None)
         await ingest.declare(total=total, expected=expected)
 
-    def is_hashed(self, ref: str, digest: Digest) -> bool:
-        """Whether a commit as `digest` has nothing to wait for but the disk. Never waits. Raises NotFound."""
-        return self._committer.is_hashed(self._table.find(ref), digest)
-
     async def commit(self, ref: str, digest: Digest) -> BlobInfo:
         """Verify the bytes and store them as `digest`; on return they survive a power cut, and the ref is free.
 

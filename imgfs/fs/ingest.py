@@ -94,12 +94,7 @@ class IngestDirectory(Directory):
         except Invalid as error:
             # EINVAL of a rename would be told as "a subdirectory of itself".
             raise NotPermitted(f"ingest {ref}: {error.message}") from None
-        ingests = self._subsystems.ingests
-        if ingests.is_hashed(ref, digest):
-            # The disk sets nobody free before it is done, and to be ready for that takes as long as a thread does.
-            await ingests.commit(ref, digest)
-        else:
-            await caller.wait(lambda: ingests.commit(ref, digest))
+        await caller.wait(lambda: self._subsystems.ingests.commit(ref, digest))
 
     async def _rename(self, ref: str, new: str, flags: int) -> None:
         try:

@@ -333,26 +333,6 @@ async def test_of_two_that_commit_the_same_one_is_told(content: ContentStore, in
     assert await content.read(DIGEST) == DATA
 
 
-async def test_whether_a_commit_waits_for_the_disk_alone(tmp_path: Path, ingests: IngestStore) -> None:
-    await fill(ingests, "r")
-    await fill(ingests, "same")
-    await fill(ingests, "promised", expected=SHA512)
-    assert ingests.is_hashed("r", DIGEST)
-    assert not ingests.is_hashed("r", SHA512)
-    assert ingests.is_hashed("promised", SHA512)
-    with pytest.raises(NotFound):
-        ingests.is_hashed("other", DIGEST)
-    async with trio.open_nursery() as both:
-        both.start_soon(ingests.commit, "r", DIGEST)
-        while ingests.is_hashed("same", DIGEST):
-            await trio.lowlevel.checkpoint()
-        assert "r" in ingests, "the other is at it still"
-    async with trio.open_nursery() as later:
-        restarted = IngestStore(ContentStore(tmp_path), later)
-        assert not restarted.is_hashed("same", DIGEST)
-        later.cancel_scope.cancel()
-
-
 async def test_an_aborted_writer_is_cancelled_and_the_ref_is_free(ingests: IngestStore) -> None:
     writer = await ingests.open("r", total=3)
     await writer.write(b"abc")
