@@ -11,8 +11,6 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -36,6 +34,8 @@ NEW, GONE = ".new-", ".gone-"
 ID_MAX = 128
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _OTHERS = str.maketrans("", "", "_.-")
+_LEAVING = b"leaving"
+"""What is in the lock of a supervisor that has only to take away what is its own."""
 _LOCK_PATIENCE = 1.0
 """Seconds in which whoever only looks whether a lock is held lets go of it."""
 
@@ -126,18 +126,17 @@ class Record(msgspec.Struct, frozen=True):
 
     def take_lock(self) -> int:
         """Hold the lock alone; the descriptor goes on to the supervisor. Raises Busy, NotFound."""
-        return self._locked((fcntl.LOCK_EX,))[0]
+        return self._locked(is_shared=False)[0]
 
     def share_lock(self) -> tuple[int, bool]:
         """Hold the lock of one that has ended, so that nobody starts it; a descriptor. Raises as `take_lock`.
 
         Tells too whether its supervisor is there still (`let_delete`): it takes away what its runtime keeps.
         """
-        file, mode = self._locked((fcntl.LOCK_EX, fcntl.LOCK_SH))
-        return file, mode == fcntl.LOCK_SH
+        return self._locked(is_shared=True)
 
-    def _locked(self, modes: Sequence[int]) -> tuple[int, int]:
-        """The lock's descriptor, and the first of `modes` that it can be held in."""
+    def _locked(self, *, is_shared: bool) -> tuple[int, bool]:
+        """The lock's descriptor, and whether it is shared with a supervisor that leaves, where it may be."""
         try:
             file = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
@@ -147,11 +146,13 @@ class Record(msgspec.Struct, frozen=True):
         deadline = time.monotonic() + _LOCK_PATIENCE
         try:
             while True:
-                mode = next((one for one in modes if _is_locked(file, one)), None)
+                is_alone = _is_locked(file, fcntl.LOCK_EX)
+                # Who only looks shares it for a moment, too.
+                is_leaving = is_shared and not is_alone and _is_left(file) and _is_locked(file, fcntl.LOCK_SH)
                 if not self._is_lock(file):
                     raise _absent(self.id)  # it was deleted meanwhile, and what is of that id now is another one
-                if mode is not None:
-                    return file, mode
+                if is_alone or is_leaving:
+                    return file, is_leaving
                 if time.monotonic() > deadline:
                     raise Busy(f"container {self.id}: is running")
                 time.sleep(_LOCK_PATIENCE / 100)
@@ -314,8 +315,17 @@ def let_delete(lock: int) -> None:
 
     For the supervisor, whose own `lock` it is.
     """
-    with suppress(BlockingIOError):  # somebody starts or deletes it at this very moment
+    try:
+        os.pwrite(lock, _LEAVING, 0)
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # somebody starts or deletes it at this very moment
+    except OSError:  # no room for a word: then who deletes it does all
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _is_left(lock: int) -> bool:
+    return os.pread(lock, len(_LEAVING), 0) == _LEAVING
 
 
 def remove_gone(record: Record) -> None:

@@ -99,7 +99,9 @@ class Box:
     def ended(self, started: Started) -> Status:
         """Wait for a container to end, and for its supervisor."""
         with started.control:
-            told = started.control.ask({"do": "wait"})
+            with suppress(OSError):  # it may have ended already: what is told of that lies there
+                started.control.send({"do": "wait"})
+            told = started.control.answer()
         assert started.supervisor.wait(PATIENCE) == 0
         return msgspec.convert(told["status"], Status)
 

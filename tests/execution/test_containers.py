@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -122,6 +123,26 @@ async def test_a_supervisor_that_leaves_lets_others_delete_and_nobody_start(
     os.close(lock)
     await containers.sweep()
     assert records.gone() == []
+
+
+async def test_who_only_looks_at_the_lock_is_no_supervisor_that_leaves(
+    records: Records, containers: Containers
+) -> None:
+    record = fabricated(records, "one", stopped(0))
+    os.close(record.take_lock())
+    looking = os.open(record.lock, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(record.share_lock)
+        os.close(looking)
+        lock, is_leaving = waiting.result()
+    os.close(lock)
+    assert not is_leaving
+    looking = os.open(record.lock, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    with pytest.raises(Busy):
+        record.share_lock()
+    os.close(looking)
 
 
 async def test_who_waits_for_the_lock_of_one_that_goes_does_not_get_the_next_of_that_id(
