@@ -26,7 +26,7 @@ from imgfs.content.durable import make_directory, open_directory
 from imgfs.content.kinds import CONTENT, INGESTS
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.execution.starter import attend_starter
-from imgfs.fs.deleting import finish_deletions
+from imgfs.fs.containers.deleting import finish_deletions
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import ContainerSubsystems

@@ -17,37 +17,37 @@ from imgfs.cli.failure import EXIT_CODES, INTERRUPTED, from_error, from_os_error
 from imgfs.errors import ImgfsError
 
 _COMMANDS = {
-    "mount": "imgfs.cli.mounting",
-    "umount": "imgfs.cli.mounting",
-    "pull": "imgfs.cli.pull",
-    "push": "imgfs.cli.push",
-    "ls": "imgfs.cli.ls",
-    "status": "imgfs.cli.status",
-    "inspect": "imgfs.cli.inspection",
-    "referrers": "imgfs.cli.referrers",
-    "tags": "imgfs.cli.tags",
-    "tag": "imgfs.cli.names",
-    "rm": "imgfs.cli.names",
-    "import": "imgfs.cli.importing",
-    "export": "imgfs.cli.exporting",
-    "label": "imgfs.cli.label",
-    "gc": "imgfs.cli.gc",
-    "check": "imgfs.cli.check",
-    "repair": "imgfs.cli.check",
-    "snapshot": "imgfs.cli.snapshot",
-    "run": "imgfs.cli.run",
-    "start": "imgfs.cli.run",
-    "ps": "imgfs.cli.ps",
-    "exec": "imgfs.cli.executing",
-    "kill": "imgfs.cli.ending",
-    "wait": "imgfs.cli.ending",
-    "logs": "imgfs.cli.logs",
-    "delete": "imgfs.cli.ending",
-    "plugins": "imgfs.cli.plugins",
-    "config": "imgfs.cli.config",
-    "doctor": "imgfs.cli.doctor",
-    "completion": "imgfs.cli.completion",
-    "man": "imgfs.cli.man",
+    "mount": "imgfs.cli.service.mounting",
+    "umount": "imgfs.cli.service.mounting",
+    "pull": "imgfs.cli.images.pull",
+    "push": "imgfs.cli.images.push",
+    "ls": "imgfs.cli.images.ls",
+    "status": "imgfs.cli.images.status",
+    "inspect": "imgfs.cli.images.inspection",
+    "referrers": "imgfs.cli.images.referrers",
+    "tags": "imgfs.cli.images.tags",
+    "tag": "imgfs.cli.images.names",
+    "rm": "imgfs.cli.images.names",
+    "import": "imgfs.cli.archives.importing",
+    "export": "imgfs.cli.archives.exporting",
+    "label": "imgfs.cli.store.label",
+    "gc": "imgfs.cli.store.gc",
+    "check": "imgfs.cli.store.check",
+    "repair": "imgfs.cli.store.check",
+    "snapshot": "imgfs.cli.snapshots.commands",
+    "run": "imgfs.cli.containers.run",
+    "start": "imgfs.cli.containers.run",
+    "ps": "imgfs.cli.containers.ps",
+    "exec": "imgfs.cli.containers.executing",
+    "kill": "imgfs.cli.containers.ending",
+    "wait": "imgfs.cli.containers.ending",
+    "logs": "imgfs.cli.containers.logs",
+    "delete": "imgfs.cli.containers.ending",
+    "plugins": "imgfs.cli.service.plugins",
+    "config": "imgfs.cli.service.config",
+    "doctor": "imgfs.cli.service.doctor",
+    "completion": "imgfs.cli.manual.completion",
+    "man": "imgfs.cli.manual.man",
 }
 
 
@@ -71,7 +71,7 @@ class Program(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run as a program. A shell that asks for completions gets imgfs's own classes."""
         if "_IMGFS_COMPLETE" in os.environ:
-            importlib.import_module("imgfs.cli.completion")
+            importlib.import_module("imgfs.cli.manual.completion")
         try:
             return super().main(*args, **extra)
         except OSError as error:

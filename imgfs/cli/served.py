@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from imgfs.cli.site import Facts
+    from imgfs.cli.containers.site import Facts
 
 
 class Served:

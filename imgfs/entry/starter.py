@@ -20,9 +20,9 @@ from contextlib import suppress
 import click
 
 from imgfs.cli import main as program
-from imgfs.cli.run import run, start
+from imgfs.cli.containers.run import run, start
+from imgfs.cli.containers.site import Facts, facts_of
 from imgfs.cli.served import Declined, Served
-from imgfs.cli.site import Facts, facts_of
 from imgfs.cli.tree import Tree
 from imgfs.entry.likeness import become_like, ignore_like
 from imgfs.entry.request import DECLINED, FILES, GO, PATIENCE, TAKEN, Request, program_here
@@ -32,7 +32,7 @@ from imgfs.execution.seccomp import DEFAULT
 _IDLE = 300.0
 """Seconds without a command after which it ends; the daemon starts another one when somebody asks."""
 _LIFELINE = 0
-_LOADED_LATE = ("imgfs.cli.running", "imgfs.execution.supervisor.life")
+_LOADED_LATE = ("imgfs.cli.containers.running", "imgfs.execution.supervisor.life")
 """What commands load when they are called."""
 
 

@@ -1,6 +1,6 @@
 """The containers of one state directory, as the daemon sees them: it reads what supervisors write, and deletes.
 
-In which order a deletion goes is the caller's, who knows the snapshots (fs/deleting.py).
+In which order a deletion goes is the caller's, who knows the snapshots (fs/containers/deleting.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Taking away what is left of a container: what its runtime keeps, its mount; all of it where it never ran.
 
 A snapshot has a key that no other had, so removing it twice harms nobody. Containers that ran are deleted by the
-daemon (fs/deleting.py).
+daemon (fs/containers/deleting.py).
 """
 
 from __future__ import annotations

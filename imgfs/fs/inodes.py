@@ -7,7 +7,7 @@ from imgfs.fs.node import Node
 
 
 class Inodes:
-    """Lookup counts (FUSE's `nlookup`). Views need none: their numbers lead back to their nodes (fs/view.py)."""
+    """Lookup counts (FUSE's `nlookup`). Views need none: their numbers lead back to their nodes (snapshots/view.py)."""
 
     def __init__(self, root: Node) -> None:
         self._nodes = {root.number: root}

@@ -27,7 +27,7 @@ SOON = 1.0
 trips to the daemon instead of twelve."""
 
 _CONTROL = 1 << 62
-"""Set in the number of every inode that is not part of a view; views count from below (fs/view.py)."""
+"""Set in the number of every inode that is not part of a view; views count from below (fs/snapshots/view.py)."""
 
 Listing = Sequence[tuple[bytes, "Node"]]
 

@@ -20,13 +20,13 @@ import pyfuse3
 
 from imgfs.errors import ImgfsError, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
-from imgfs.fs.chain import ChainRootfs
-from imgfs.fs.ingest import WriterHandle
+from imgfs.fs.content.ingest import WriterHandle
 from imgfs.fs.inodes import Inodes
 from imgfs.fs.node import Handle, Listing, NoAttribute, Node, is_control
 from imgfs.fs.root import Root
+from imgfs.fs.snapshots.chain import ChainRootfs
+from imgfs.fs.snapshots.view import ViewNode
 from imgfs.fs.subsystems import Subsystems
-from imgfs.fs.view import ViewNode
 from imgfs.snapshots.graph import Face
 
 P = ParamSpec("P")

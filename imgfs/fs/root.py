@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pyfuse3
 
-from imgfs.fs.containers import ContainersDirectory
-from imgfs.fs.content import ContentDirectory
-from imgfs.fs.control import ControlDirectory
+from imgfs.fs.containers.directory import ContainersDirectory
+from imgfs.fs.content.directory import ContentDirectory
+from imgfs.fs.control.directory import ControlDirectory
 from imgfs.fs.fixed import FixedDirectory
-from imgfs.fs.images import NamesDirectory
-from imgfs.fs.snapshots import SnapshotsDirectory
+from imgfs.fs.images.names import NamesDirectory
+from imgfs.fs.snapshots.directory import SnapshotsDirectory
 from imgfs.fs.subsystems import Subsystems
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.archives.layout import Listed
-from imgfs.cli.archive_names import check_own, docker_tag, local_name, names_for
+from imgfs.cli.archives.names import check_own, docker_tag, local_name, names_for
 from imgfs.cli.failure import Failure
 from imgfs.errors import Invalid, Malformed
 from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor

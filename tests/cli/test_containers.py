@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from imgfs.cli.ending import signal_number
+from imgfs.cli.containers.ending import signal_number
+from imgfs.cli.containers.ps import ps
 from imgfs.cli.failure import Failure
-from imgfs.cli.ps import ps
 from tests.cli.conftest import Run
 from tests.cli.plain_tree import PlainTree
 
@@ -198,7 +198,7 @@ def test_signals_by_name_and_number(text: str, number: int | None) -> None:
 def test_completion_knows_the_ids(tree: PlainTree, deleted: Path) -> None:
     import click
 
-    from imgfs.cli.containers import complete_container
+    from imgfs.cli.containers.finding import complete_container
 
     add(tree, "web-1")
     add(tree, "db")

@@ -10,7 +10,9 @@ from typing import Any, NotRequired, get_origin, get_type_hints
 import msgspec
 import pytest
 
-from imgfs.cli import containers, push, tree
+from imgfs.cli import tree
+from imgfs.cli.containers import finding
+from imgfs.cli.images import push
 from imgfs.execution.record import Container, Deleted, Runtime, Status
 from imgfs.execution.telling import state_of
 from imgfs.transfer.push.report import Part, Report
@@ -53,7 +55,7 @@ def required(declared: type) -> set[str]:
         (TransferStatus, tree.Transfer),
         (Part, push.Part),
         (Report, push.Report),
-        (Runtime, containers.Runtime),
+        (Runtime, finding.Runtime),
     ],
     ids=lambda declared: f"{declared.__module__}.{declared.__name__}",
 )
@@ -64,11 +66,11 @@ def test_a_command_reads_the_very_keys_that_are_told(told: type[msgspec.Struct],
 @pytest.mark.parametrize("pid", [None, 1])
 def test_a_command_knows_only_keys_of_a_container_that_are_told(pid: int | None) -> None:
     told = state_of(CONTAINER, Status(status="running", pid=pid), "/bundle")
-    assert required(containers.State) <= told.keys()
-    assert set(keys(containers.State)) - told.keys() <= {"pid"}
+    assert required(finding.State) <= told.keys()
+    assert set(keys(finding.State)) - told.keys() <= {"pid"}
 
 
 def test_of_a_deleted_container_the_same_is_told_but_where_it_lies() -> None:
     deleted = Deleted(container=CONTAINER, status=Status(status="stopped"), deleted="2026-01-31T12:00:01Z")
     told: dict[str, Any] = msgspec.json.decode(deleted.encode())
-    assert required(containers.State) <= told.keys()
+    assert required(finding.State) <= told.keys()

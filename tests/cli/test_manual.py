@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from imgfs.cli import main
-from imgfs.cli.man import command_page, program_page
-from imgfs.cli.mount_helper import EXITS, FLAGS
-from imgfs.cli.mount_options import SPELLINGS
-from imgfs.cli.roff import escaped
+from imgfs.cli.manual.man import command_page, program_page
+from imgfs.cli.manual.roff import escaped
+from imgfs.cli.service.mount_helper import EXITS, FLAGS
+from imgfs.cli.service.mount_options import SPELLINGS
 from imgfs.config.options import table
 from tests.cli.conftest import Run
 from tests.support.programs import program

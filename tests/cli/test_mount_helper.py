@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.cli.mount_helper import run
+from imgfs.cli.service.mount_helper import run
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgfs.cli.mount_options import MountOptions, option_names, parse_options
+from imgfs.cli.service.mount_options import MountOptions, option_names, parse_options
 from imgfs.errors import ImgfsError, Invalid, Unsupported
 
 

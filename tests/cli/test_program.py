@@ -170,7 +170,7 @@ def test_a_stdout_that_takes_nothing_is_a_sentence(arguments: tuple[str, ...]) -
 def test_a_program_that_may_open_too_few_files_says_so(tree: PlainTree) -> None:
     """All of them are taken but the one that loading takes."""
     script = (
-        "import os, resource, sys; from imgfs.cli import main; import imgfs.cli.ls;"
+        "import os, resource, sys; from imgfs.cli import main; import imgfs.cli.images.ls;"
         "top = os.dup(0); resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1, top + 1));"
         "sys.argv = ['imgfs', 'ls']; main()"
     )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from imgfs.cli.site import site_of
+from imgfs.cli.containers.site import site_of
 from imgfs.cli.tree import Tree
 from imgfs.errors import NotFound
 from imgfs.execution.control import Connection, Json

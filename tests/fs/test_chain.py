@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
-from imgfs.fs.chain import ChainRootfs
 from imgfs.fs.node import ENDLESS, SOON, Shown
+from imgfs.fs.snapshots.chain import ChainRootfs
 from imgfs.fs.subsystems import ChainSubsystems
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Snapshot

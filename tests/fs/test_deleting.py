@@ -17,7 +17,7 @@ from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.containers import Containers
 from imgfs.execution.records import Records
 from imgfs.fs.caller import Caller, Waiters
-from imgfs.fs.deleting import delete, finish_deletions
+from imgfs.fs.containers.deleting import delete, finish_deletions
 from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.transfer.failures import Failures
 from tests.support.containers import fabricated, stopped

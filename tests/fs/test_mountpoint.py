@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from imgfs.fs.caller import Caller, Waiters
-from imgfs.fs.mountpoint import Mountpoint
 from imgfs.fs.node import Stale
+from imgfs.fs.snapshots.mountpoint import Mountpoint
 from imgfs.fs.subsystems import UserSubsystems
 from imgfs.rootfs.places import Places, rootfs_of
 from tests.rootfs.fakes import FakeKernel

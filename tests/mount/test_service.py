@@ -60,7 +60,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 def helper(tmp_path: Path) -> Path:
     """mount.imgfs, as pip installs it."""
     path = tmp_path / "mount.imgfs"
-    path.write_text(f"#!{sys.executable}\nfrom imgfs.cli.mount_helper import main\nmain()\n")
+    path.write_text(f"#!{sys.executable}\nfrom imgfs.cli.service.mount_helper import main\nmain()\n")
     path.chmod(0o755)
     return path
 

@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 from imgfs.database.database import Database
 from imgfs.errors import StorageFailed, Unreachable
 from imgfs.fs.caller import Caller, Waiters
-from imgfs.fs.view import ViewNode
+from imgfs.fs.snapshots.view import ViewNode
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.layers.tree import Node, walk

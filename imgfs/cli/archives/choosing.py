@@ -1,0 +1,131 @@
+"""Images of the mount as an archive's: which one of an index is meant, and the bytes of all that it refers to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from imgfs.archives.layout import Listed
+from imgfs.cli.images.naming import Found
+from imgfs.cli.output import PIECE
+from imgfs.cli.tree import Tree
+from imgfs.errors import NotFound, TooLarge, VerificationFailed
+from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from imgfs.oci.digest import Digest
+from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, Index, parse_config, parse_document
+from imgfs.oci.platform import Platform, choose, parse_platform
+
+_IMAGES = INDEX_TYPES | MANIFEST_TYPES
+_STORED, _SOURCE = "user.imgfs.verified", "user.imgfs.source"
+
+
+class MountBlobs:
+    """Blobs (archives/contract.py) below content/: opening one that is not here fetches it."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def ensure(self, descriptor: Descriptor) -> None:
+        """See Blobs."""
+        try:
+            facts = os.listxattr(self._tree.blob(descriptor.digest))
+        except FileNotFoundError:
+            facts = []
+        if not {_STORED, _SOURCE} & set(facts):
+            raise NotFound(f"blob {descriptor.digest}: is not here, and nobody knows where it can be had")
+
+    def document(self, descriptor: Descriptor, limit: int) -> bytes:
+        """See Blobs; for manifests and indexes."""
+        if descriptor.size > limit:
+            raise TooLarge(f"blob {descriptor.digest}: has {descriptor.size} bytes, the limit is {limit}")
+        return self.checked(descriptor, read_document(self._tree, Found(descriptor.digest)))
+
+    def whole(self, descriptor: Descriptor) -> bytes:
+        """All of a blob, in memory."""
+        return self.checked(descriptor, b"".join(self.pieces(descriptor.digest)))
+
+    def checked(self, descriptor: Descriptor, data: bytes) -> bytes:
+        """`data`, if they are what the descriptor promises; raises VerificationFailed."""
+        if len(data) != descriptor.size or Digest.of(data, descriptor.digest.algorithm) != descriptor.digest:
+            raise VerificationFailed(
+                f"blob {descriptor.digest}: {len(data)} bytes came, and not the {descriptor.size} that were promised"
+            )
+        return data
+
+    def pieces(self, digest: Digest) -> Iterator[bytes]:
+        """The bytes of a blob."""
+        return self._pieces(self._tree.blob(digest), f"blob {digest}")
+
+    def layer_pieces(self, diff_id: Digest) -> Iterator[bytes]:
+        """The bytes of a layer's tar."""
+        return self._pieces(self._tree.layer(diff_id), f"layer {diff_id}")
+
+    def _pieces(self, path: str, subject: str) -> Iterator[bytes]:
+        """A failure to read is told in the daemon's words, unlike one of who takes them."""
+        try:
+            file = open(path, "rb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise self._tree.blob_failure(error, path, subject) from None
+        with file:
+            while True:
+                try:
+                    piece = file.read(PIECE)
+                except OSError as error:
+                    raise self._tree.blob_failure(error, path, subject) from None
+                if not piece:
+                    return
+                yield piece
+
+
+def choose_image(tree: Tree, found: Found, wanted: Platform | None, *, all_platforms: bool) -> Listed:
+    """The image to export: all of an index, or the one of it that suits `wanted` (None: the mount's platform).
+
+    Its documents are fetched. Raises NotFound, naming what there is, where nothing suits.
+    """
+    data = read_document(tree, found)
+    document = parse_document(data)
+    names = (found.name,) if found.name else ()
+    root = Descriptor(Digest(found.digest), len(data), document.media_type)
+    if all_platforms:
+        return Listed(root, names)
+    blobs = MountBlobs(tree)
+    if isinstance(document, Index):
+        suited = wanted or parse_platform(tree.status(found.digest)["platform"])
+        return Listed(_descend(found.subject, document, suited, blobs), names)
+    if wanted is not None:
+        offered = parse_config(blobs.whole(document.config)).platform
+        if choose(wanted, [offered]) is None:
+            raise NotFound(f"{found.subject}: has nothing for {wanted}; it has {offered}")
+    return Listed(root, names)
+
+
+def read_document(tree: Tree, found: Found) -> bytes:
+    """An index or a manifest, by the image's directory: so it is fetched, and what it mentions becomes known."""
+    image = tree.image(found.digest)
+    try:
+        try:
+            return _read(f"{image}/index.json")
+        except FileNotFoundError:
+            return _read(f"{image}/manifest.json")
+    except OSError as error:
+        raise tree.failure(error, found.digest, found.subject) from None
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MANIFEST_SIZE_MAX + 1)
+
+
+def _descend(subject: str, index: Index, wanted: Platform, blobs: MountBlobs, depth: int = 0) -> Descriptor:
+    images = [one for one in index.manifests if one.media_type in _IMAGES]
+    chosen = choose(wanted, [one.platform for one in images])
+    if chosen is None:
+        offered = ", ".join(sorted({str(one.platform) for one in images})) or "nothing"
+        raise NotFound(f"{subject}: has nothing for {wanted}; it has {offered}")
+    child = images[chosen]
+    document = parse_document(blobs.document(child, MANIFEST_SIZE_MAX), child.media_type)
+    if not isinstance(document, Index):
+        return Descriptor(child.digest, child.size, child.media_type, platform=child.platform)
+    if depth == INDEX_NESTING_MAX:
+        raise TooLarge(f"{subject}: indexes nested deeper than {INDEX_NESTING_MAX}")
+    return _descend(subject, document, wanted, blobs, depth + 1)

@@ -1,0 +1,119 @@
+"""`imgfs import`: images out of an OCI layout or a docker-archive, verified, and named when all of them is here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from imgfs.cli.failure import Failure, from_os_error, tell
+from imgfs.cli.images.names import register
+from imgfs.cli.options import Command, mountpoint_option, quiet_option
+from imgfs.cli.output import progress
+from imgfs.cli.silence import silent
+from imgfs.cli.tree import Tree
+from imgfs.errors import ImgfsError, Truncated
+
+if TYPE_CHECKING:
+    from imgfs.archives.contents import Contents
+    from imgfs.archives.importing import Imported
+    from imgfs.archives.layout import Listed
+    from imgfs.cli.archives.ingesting import MountStore
+
+
+@click.command("import", cls=Command)
+@click.argument("source", metavar="SOURCE", type=click.Path(allow_dash=True))
+@click.argument("name", metavar="[NAME]", required=False)
+@mountpoint_option
+@quiet_option
+def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> None:
+    """Bring in images from a file, a pipe or a directory.
+
+    SOURCE is a tar (also gzip or zstd; `-` is stdin) or a directory, with an OCI image layout or with what
+    `docker save` writes in it. Everything is verified: digests, sizes, and the tars of layers against the image's
+    config. Names come from the archive, or NAME is that of its only image, or the repository of several. They are set
+    last; each is printed with its digest, and means what it names now from then on.
+
+    No registry is asked, neither now nor when the images are used. What is here already is skipped; an import that was
+    interrupted goes on where it was when it is started again.
+    """
+    if source == "-" and sys.stdin.isatty():
+        raise click.UsageError(
+            "no archive comes from a terminal; name a file, or pipe one: docker save X | imgfs import -"
+        )
+    from imgfs.cli.archives.ingesting import leased_store
+    from imgfs.cli.archives.names import check_own
+
+    if name is not None:
+        check_own(name)
+    tree = Tree.open(mountpoint)
+    told: set[str] = set()
+
+    def waits(ref: str) -> None:
+        if not quiet and not told:
+            tell(f"another writer is at work on {ref}, maybe an import of the same; waiting")
+        told.add(ref)
+
+    with leased_store(tree, waits) as store:
+        chosen, imported = _import(source, name, store, quiet=quiet)
+        for full, image in chosen.items():
+            register(tree, full, image.descriptor.digest, f"{source} as {full}")
+            click.echo(f"{full} {image.descriptor.digest}")
+    if imported.closure.missing and not quiet:
+        absent = ", ".join(sorted({str(one.platform or one.digest) for one in imported.closure.missing}))
+        tell(f"not in the archive, though an index lists it: {absent}")
+
+
+def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) -> tuple[dict[str, Listed], Imported]:
+    """What is wrong with an archive leaves nothing of it here; what it only lacks the end of goes on next time."""
+    from imgfs.archives.importing import import_images, list_images
+    from imgfs.cli.archives.names import names_for
+    from imgfs.layers.compression import Compressions
+    from imgfs.layers.kinds import COMPRESSION
+    from imgfs.plugins.alone import objects_of
+
+    try:
+        with _contents(source, store, quiet=quiet) as contents:
+            chosen = names_for(list_images(contents, store), name, quiet=quiet)
+            wanted = list({one.descriptor.digest: one for one in chosen.values()}.values())
+            with silent():
+                compressions = Compressions(objects_of(COMPRESSION))
+            imported = import_images(wanted, contents, store, compressions)
+    except Truncated:
+        raise
+    except ImgfsError:
+        with suppress(Failure):  # what is wrong with the archive counts more
+            store.discard_all_but(set())
+        raise
+    store.discard_all_but(set(imported.closure.blobs))
+    return chosen, imported
+
+
+@contextmanager
+def _contents(source: str, store: MountStore, *, quiet: bool) -> Generator[Contents]:
+    from imgfs.archives.contents import DirectoryContents, TarContents
+    from imgfs.archives.stream import open_stream
+
+    if os.path.isdir(source):
+        with progress(None, is_wanted=not quiet) as draw:
+            yield DirectoryContents(Path(source), store, draw)
+        return
+    with _opened(source) as file, progress(_size(file), is_wanted=not quiet) as draw:
+        try:
+            contents = TarContents(open_stream(file, draw), store)
+        except OSError as error:
+            raise from_os_error(error, source) from None
+        yield contents
+
+
+def _opened(source: str) -> BinaryIO:
+    return sys.stdin.buffer if source == "-" else open(source, "rb")
+
+
+def _size(file: BinaryIO) -> int | None:
+    return os.fstat(file.fileno()).st_size or None

@@ -1,0 +1,1 @@
+"""Containers: started, watched, entered, ended."""

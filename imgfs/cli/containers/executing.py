@@ -1,0 +1,68 @@
+"""`imgfs exec`: one more program in a container that runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import click
+
+from imgfs.cli.containers.finding import complete_container, existing, has_ended, state
+from imgfs.cli.containers.run import FAILED, RunCommand
+from imgfs.cli.failure import Failure
+from imgfs.cli.options import mountpoint_option
+from imgfs.cli.tree import Tree
+
+
+@click.command("exec", cls=RunCommand, context_settings={"allow_interspersed_args": False})
+@click.argument("id", metavar="ID", shell_complete=complete_container)
+@click.argument("command", nargs=-1, required=True, metavar="CMD...", type=click.UNPROCESSED)
+@click.option("-i", "--interactive", is_flag=True, help="Pass stdin on.")
+@click.option("-t", "--tty", "terminal", is_flag=True, help="Give it a terminal: the one that stdin is.")
+@click.option("-e", "--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or pass it on.")
+@click.option("-w", "--workdir", metavar="DIR", help="Where it begins. Default: as the container does.")
+@mountpoint_option
+def exec(
+    id: str,
+    command: tuple[str, ...],
+    *,
+    interactive: bool,
+    terminal: bool,
+    variables: tuple[str, ...],
+    workdir: str | None,
+    mountpoint: str,
+) -> None:
+    """Run one more program in the container ID, which runs.
+
+    As the container's user, with its environment. Exits as the program does: its exit code, 128 + n after signal n; 127
+    where it is not found, 126 where it cannot be executed, and 125 where imgfs failed.
+    """
+    from imgfs.cli.containers.site import state_of
+    from imgfs.execution.entering import Entry, enter
+    from imgfs.execution.records import Records
+    from imgfs.execution.removal import runtime_of
+    from imgfs.execution.runtime import RuntimeFailed
+    from imgfs.execution.wish import parse_variable
+
+    tree = Tree.open(mountpoint)
+    one = existing(tree, id)
+    found = state(tree, one)
+    if has_ended(found):
+        raise Failure(f"container {one}: does not run; `imgfs start {one}` starts it", errno.ESRCH)
+    if terminal and not sys.stdin.isatty():
+        raise click.UsageError("-t: stdin is no terminal")
+    env = dict(parse_variable(text, os.environ) for text in variables)
+    try:
+        spec = tree.read_json(f"{tree.container(one)}/config.json")
+    except OSError as error:
+        raise tree.container_failure(error, one) from None
+    entry = Entry(command, terminal=terminal, interactive=interactive, cwd=workdir, env=env)
+    records = Records(state_of(tree))
+    record = records.get(one)
+    container, root = record.container(), f"/proc/{found.get('pid')}/root"
+    try:
+        code = enter(runtime_of(records, record, container), container.runtime_id, spec, entry, root)
+    except RuntimeFailed as error:
+        code = error.exit_code or FAILED  # crun, runc and youki say why on stderr, too
+    raise SystemExit(code)

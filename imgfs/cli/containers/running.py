@@ -1,0 +1,112 @@
+"""Containers out of images, in front or behind: what `imgfs run` and `imgfs start` do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import click
+
+from imgfs.cli.containers.attaching import Front
+from imgfs.cli.containers.site import site_of
+from imgfs.cli.failure import Failure, tell
+from imgfs.cli.images.bringing import bring
+from imgfs.cli.images.naming import Found, find
+from imgfs.cli.served import served
+from imgfs.cli.tree import Tree
+from imgfs.execution.launching import Waiting
+from imgfs.execution.records import Records
+from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_again, start_new
+from imgfs.execution.wish import Wish, parse_memory, parse_variable, parse_volume
+
+
+def run_new(waiting: Waiting, mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:
+    """Make a container of an image, which comes here first. `wanted` are the options of `imgfs run`."""
+    wish = _wish(**wanted)
+    detach = bool(wanted["detach"])
+    tree, site = _tree_and_site(mountpoint)
+    source = _source(tree, find(tree, image, quiet=quiet), image, quiet=quiet)
+    front = Front(terminal=wish.terminal, interactive=wish.interactive) if not detach else None
+    manner = Manner(wanted["id"], detach, bool(wanted["remove"]))
+    _follow(front, lambda attached: start_new(site, source, wish, manner, attached, waiting))
+
+
+def run_again(waiting: Waiting, mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
+    """Start a container that has ended once more."""
+    _, site = _tree_and_site(mountpoint)
+    container = Records(site.state).get(id).container()
+    front = Front(terminal=container.tty, interactive=interactive) if attach else None
+    _follow(front, lambda attached: start_again(site, id, attached, waiting))
+
+
+def _tree_and_site(mountpoint: str) -> tuple[Tree, Site]:
+    """Of what the starter knows the tree is not asked: it has just shown the way to the starter."""
+    tree, by = Tree(os.path.abspath(mountpoint)), served()
+    facts = by.facts if by else None
+    if facts is None or not facts.are_of(tree):
+        return (tree := Tree.open(mountpoint)), site_of(tree)
+    return tree, site_of(tree, facts)
+
+
+def _follow(front: Front | None, begin: Callable[[Attached], Started]) -> None:
+    """Start a container, and stay in front of it or say how it is called."""
+    with ExitStack() as held:
+        attached = front.attached(held) if front else Attached()
+        started = begin(attached)
+        held.callback(started.control.close)
+        for note in started.notes:
+            tell(note)
+        if front is None:
+            _name(started.id)
+            return
+        status, notes = front.stay(started.control)
+    for note in notes:
+        tell(note)
+    if status.exit_code is None:
+        raise Failure(status.reason, errno.EIO)
+    raise SystemExit(status.exit_code)
+
+
+def _name(id: str) -> None:
+    """Print the id of a container that is left behind. It runs, whoever hears of it: so a stdout that takes nothing is
+    no failure, as it is none for podman and docker, and the id is told on stderr."""
+    try:
+        click.echo(id)
+    except OSError as error:
+        tell(f"container {id}: is started, but its id cannot be written to stdout: {error.strerror}")
+
+
+def _wish(**wanted: Any) -> Wish:
+    return Wish(
+        arguments=wanted["arguments"],
+        entrypoint=wanted["entrypoint"],
+        env=dict(parse_variable(one, os.environ) for one in wanted["variables"]),
+        user=wanted["user"],
+        working_dir=wanted["workdir"],
+        volumes=tuple(parse_volume(one) for one in wanted["volumes"]),
+        network=wanted["network"],
+        read_only=wanted["read_only"],
+        terminal=wanted["terminal"],
+        interactive=wanted["interactive"],
+        memory=parse_memory(wanted["memory"]) if wanted["memory"] else None,
+    )
+
+
+def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> Source:
+    """The image, all of which is here on return."""
+    chain: list[str] = []
+
+    def pull() -> None:
+        chain.append(tree.pull(found.digest))
+
+    try:
+        # Of what is here already there is nothing to draw.
+        drawn = not quiet and os.isatty(2) and not tree.status(found.digest)["complete"]
+        bring(tree, found, pull, quiet=not drawn)
+        config = tree.read(f"{tree.image(found.digest)}/config.json")
+    except OSError as error:
+        raise tree.failure(error, found.digest, found.subject) from None
+    return Source(image, found.digest, chain[0], config)

@@ -1,0 +1,1 @@
+"""Names and images: getting, listing, telling and giving them."""

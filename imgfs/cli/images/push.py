@@ -1,0 +1,162 @@
+"""`imgfs push`: an image to a registry, what is not there yet, with progress while it goes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import TypedDict, cast
+
+import click
+
+from imgfs.cli.failure import Failure, tell
+from imgfs.cli.images.bringing import beside
+from imgfs.cli.images.naming import Found, find
+from imgfs.cli.options import (
+    Command,
+    complete_name,
+    format_option,
+    image_argument,
+    mountpoint_option,
+    quiet_option,
+)
+from imgfs.cli.table import human_size, render_json, render_table, short_digest
+from imgfs.cli.tree import Tree
+from imgfs.oci.reference import Reference, expand_familiar, is_host
+
+
+class Part(TypedDict):
+    """One blob or document of a report (transfer/push/report.py says what the keys mean)."""
+
+    kind: str
+    digest: str
+    size: int
+    media_type: str
+    outcome: str
+    source: str | None
+
+
+class Report(TypedDict):
+    """What `imgfs push --format json` prints."""
+
+    name: str
+    mirror: str | None
+    digest: str
+    media_type: str
+    sent: int
+    mounted: int
+    present: int
+    parts: list[Part]
+
+
+@click.command(cls=Command)
+@image_argument
+@click.argument("name", required=False, metavar="[NAME]", shell_complete=complete_name)
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, this image. Default: the mount's platform.")
+@click.option("--all-platforms", is_flag=True, help="Of an index, all that it lists, and the index itself.")
+@click.option("--referrers", is_flag=True, help="Also what is known here to refer to it: SBOMs, signatures.")
+@mountpoint_option
+@format_option("table")
+@quiet_option
+def push(
+    image: str,
+    name: str | None,
+    platform: str | None,
+    *,
+    all_platforms: bool,
+    referrers: bool,
+    mountpoint: str,
+    form: str,
+    quiet: bool,
+) -> None:
+    """Push IMAGE to a registry, under NAME.
+
+    Without NAME under its own. Only what the registry has not is sent: the rest is there, or is taken over from another
+    of its repositories; what is not here is fetched before. Prints what became of each part. The login is the daemon's,
+    as for pulling. What Ctrl-C interrupts goes on where it was when somebody pushes again within an hour.
+    """
+    if platform and all_platforms:
+        raise click.UsageError("--platform and --all-platforms exclude each other")
+    tree = Tree.open(mountpoint)
+    found = find(tree, image, quiet=quiet)
+    target = _target(found, name, quiet=quiet)
+    digest = _chosen(tree, found, platform) if platform else found.digest
+    door = tree.push_door(digest, str(target), all_platforms=all_platforms, referrers=referrers)
+    report = _push(tree, door, str(target), quiet=quiet)
+    if report["mirror"] and not quiet:
+        tell(f"{target.host} is pushed to at {report['mirror']}, as its hosts.toml says")
+    click.echo(render_json(report) if form == "json" else _table(report))
+    if not quiet and any(part["outcome"] == "foreign" for part in report["parts"]):
+        tell("foreign layers are not pushed, as registries do not distribute them")
+
+
+def _target(found: Found, name: str | None, *, quiet: bool) -> Reference:
+    """Where it goes. What has a host is meant; a familiar name is completed."""
+    text = (found.name or "") if name is None else name
+    if name == "":
+        raise click.UsageError("NAME is empty; say where to push it to, or leave it out for its own name")
+    if not text or (not is_host(text.partition("/")[0]) and name is None):
+        raise click.UsageError(f"{found.subject} has no name at a registry; say where to push it to")
+    target = expand_familiar(text)
+    if str(target) != text and not quiet:
+        tell(f"{text} stands for {target}")
+    return target
+
+
+def _chosen(tree: Tree, found: Found, platform: str) -> str:
+    """The image of an index for a platform, by the words that `imgfs export` knows."""
+    from imgfs.cli.archives.choosing import choose_image
+    from imgfs.oci.platform import parse_platform
+
+    return choose_image(tree, found, parse_platform(platform), all_platforms=False).descriptor.digest
+
+
+def _push(tree: Tree, door: str, name: str, *, quiet: bool) -> Report:
+    try:
+        with _progress(door, quiet=quiet) as look:
+            data = beside(lambda: _open(door), look)
+    except OSError as error:
+        if error.errno == errno.EACCES and not os.access(os.path.dirname(door), os.X_OK):
+            raise Failure(f"{name}: only who mounted the tree pushes from it", errno.EACCES) from None
+        raise tree.blob_failure(error, door, name) from None
+    return cast("Report", json.loads(data))
+
+
+def _open(door: str) -> bytes:
+    with open(door, "rb") as file:
+        return file.read()
+
+
+@contextmanager
+def _progress(door: str, *, quiet: bool) -> Generator[Callable[[], None]]:
+    """What draws how far the push is, on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from imgfs.cli.progress import push_progress
+
+    with push_progress() as draw:
+        total = 0
+
+        def look() -> None:
+            nonlocal total
+            with suppress(OSError, ValueError, KeyError):
+                told = json.loads(os.getxattr(door, "user.imgfs.progress"))
+                total = told["total"]
+                draw(told["done"], total, told["running"])
+
+        yield look
+        draw(total, total, 0)
+
+
+def _table(report: Report) -> str:
+    rows = [
+        (part["outcome"], part["kind"], short_digest(part["digest"]), human_size(part["size"]), part["source"] or "")
+        for part in report["parts"]
+    ]
+    table = render_table(("", "KIND", "DIGEST", "SIZE", "FROM"), rows, {3})
+    sent, mounted, present = (human_size(report[word]) for word in ("sent", "mounted", "present"))
+    return f"{table}\n{report['name']} is {report['digest']}: {sent} sent, {mounted} mounted, {present} there already"

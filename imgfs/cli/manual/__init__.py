@@ -1,0 +1,1 @@
+"""What tells how commands are used: manual pages, completion."""

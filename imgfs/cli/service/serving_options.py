@@ -1,0 +1,63 @@
+"""The options that say what a daemon serves and how: of `imgfs mount`, and of what looks at the same from outside."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from imgfs.cli.service.mount_options import MountOptions, option_names, parse_options
+
+
+def complete_option(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The last option of a list that begins so, and the values of those that have only some."""
+    from imgfs.config.options import table
+
+    before, comma, word = incomplete.rpartition(",")
+    name, equals, _ = word.partition("=")
+    offered = list(option_names())
+    if equals and name in table():
+        offered = [f"{name}={choice}" for choice in table()[name].choices]
+    return [CompletionItem(f"{before}{comma}{one}") for one in offered if one.startswith(word)]
+
+
+def asked_for(texts: tuple[str, ...], state: Path | None, config: Path | None) -> MountOptions:
+    """What `-o` says, and what `--state` and `--config` say, which go before it. Raises Invalid and Unsupported."""
+    options = parse_options(texts)
+    named = Path(os.path.abspath(config)) if config else options.config  # a daemon is elsewhere when it tells of it
+    return replace(options, state=state or options.state, config=named)
+
+
+def state_of(options: MountOptions) -> Path:
+    """The state directory, in one spelling, whatever links lead there. Raises Invalid where a user has none."""
+    from imgfs.config.places import default_state
+
+    return Path(os.path.realpath(options.state or default_state()))
+
+
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
+    metavar="DIR",
+    help="Where content is kept. Default: $STATE_DIRECTORY, else /var/lib/imgfs-state (root) or the XDG state home.",
+)
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
+    metavar="FILE",
+    help="Options of the daemon, in TOML. Default: imgfs.toml in the state directory; none is needed.",
+)
+
+mount_options_option = click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="OPTIONS",
+    shell_complete=complete_option,
+    help="Options with commas between them, as in fstab: NAME=VALUE of imgfs.toml, ro, allow_other, nosuid.",
+)

@@ -1,0 +1,1 @@
+"""Users' snapshots: `imgfs snapshot`."""

@@ -1,0 +1,132 @@
+"""What people type for a snapshot: its id as `imgfs snapshot ls` shows it, or an image that a new one shall lie on.
+
+An id is a chain ID or the beginning of one, a name, or `active/<key>`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import click
+from click.shell_completion import CompletionItem
+
+from imgfs.cli.failure import Failure
+from imgfs.cli.images.bringing import bring
+from imgfs.cli.images.naming import Found, find, is_digest_like
+from imgfs.cli.options import complete_name, tree_of
+from imgfs.cli.tree import Tree
+from imgfs.errors import ImgfsError
+from imgfs.oci.digest import is_digest
+from imgfs.snapshots.ids import ACTIVE, active_id, check_key, check_name
+
+_ACTIVE = f"{ACTIVE}/"
+
+
+def keys(tree: Tree) -> list[str]:
+    """The keys of all active snapshots, sorted. Raises OSError."""
+    return sorted(os.listdir(tree.snapshot(ACTIVE)))
+
+
+def own(tree: Tree) -> list[str]:
+    """The ids of all snapshots that users made, the active ones first. Raises OSError."""
+    return [*map(active_id, keys(tree)), *(id for id in _listed(tree) if not is_digest(id))]
+
+
+def chains(tree: Tree) -> list[str]:
+    """The chain IDs whose layers are all here, sorted. Raises OSError."""
+    return [id for id in _listed(tree) if is_digest(id)]
+
+
+def key_of(text: str) -> str:
+    """The key of an active snapshot, typed as such or as its id. Raises Invalid."""
+    key = text.removeprefix(_ACTIVE)
+    check_key(key)
+    return key
+
+
+def existing(tree: Tree, text: str) -> str:
+    """The id of the snapshot that `text` means, checked to be one file below snapshots/. Fails where there is none."""
+    id = _whole(tree, text)
+    if id is None or not _is_id(id) or not os.path.lexists(tree.snapshot(id)):
+        hint = f"did you mean {active_id(text)}?" if text in keys(tree) else "`imgfs snapshot ls -a` shows what is here"
+        raise Failure(f"snapshot {text}: does not exist; {hint}", errno.ENOENT)
+    return id
+
+
+def base(tree: Tree, text: str, *, quiet: bool) -> str:
+    """The id of what a new snapshot may lie on: a snapshot, or else the chain of an image, which comes here for it."""
+    if text.startswith(_ACTIVE):
+        raise Failure(f"snapshot {existing(tree, text)}: is active and can be no parent; commit it first", errno.EINVAL)
+    id = _whole(tree, text)
+    if id is not None and _is_id(id) and os.path.lexists(tree.snapshot(id)):
+        return id
+    return _chain(tree, find(tree, text, quiet=quiet), quiet=quiet)
+
+
+def complete_snapshot(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids that begin so; chain IDs only for who has begun to type one."""
+    tree = tree_of(ctx)
+    try:
+        ids = own(tree) + (chains(tree) if incomplete else [])
+    except OSError:
+        return []
+    return [CompletionItem(id) for id in ids if id.startswith(incomplete)]
+
+
+def complete_own(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids that begin so of what users made."""
+    return [item for item in complete_snapshot(ctx, param, incomplete) if not is_digest(item.value)]
+
+
+def complete_base(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a snapshot may lie on and begins so: snapshots that are not active, and images by name."""
+    ids = [item for item in complete_snapshot(ctx, param, incomplete) if not item.value.startswith(_ACTIVE)]
+    return [*ids, *complete_name(ctx, param, incomplete)]
+
+
+def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Keys of active snapshots that begin so."""
+    try:
+        return [CompletionItem(key) for key in keys(tree_of(ctx)) if key.startswith(incomplete)]
+    except OSError:
+        return []
+
+
+def _listed(tree: Tree) -> list[str]:
+    return sorted(name for name in os.listdir(tree.snapshots) if name != ACTIVE)
+
+
+def _is_id(text: str) -> bool:
+    """Whether it is a path below snapshots/ that is a snapshot, and no other file."""
+    try:
+        if text.startswith(_ACTIVE):
+            check_key(text.removeprefix(_ACTIVE))
+        elif not is_digest(text):
+            check_name(text)
+    except ImgfsError:
+        return False
+    return True
+
+
+def _whole(tree: Tree, text: str) -> str | None:
+    """`text` itself, unless it is the beginning of one chain ID; None if it is that of none."""
+    if not is_digest_like(text) or is_digest(text):
+        return text
+    found = [id for id in chains(tree) if id.startswith(text)]
+    if len(found) > 1:
+        raise Failure(f"{text}: {len(found)} chain IDs begin so; write more of it", errno.EINVAL)
+    return found[0] if found else None
+
+
+def _chain(tree: Tree, found: Found, *, quiet: bool) -> str:
+    """The chain of an image: reading the last of the links to its rootfs brings it here and shows it."""
+    chain: list[str] = []
+
+    def resolve() -> None:
+        image = tree.image(found.digest)
+        link = os.path.dirname(os.path.join(image, os.readlink(f"{image}/rootfs")))
+        chain.append(os.path.basename(os.readlink(link)))
+
+    bring(tree, found, resolve, quiet=quiet)
+    return chain[0]

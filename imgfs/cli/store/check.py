@@ -1,0 +1,141 @@
+"""`imgfs check` and `imgfs repair`: the state directory from outside, with a daemon or without."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from imgfs.cli.failure import Failure, from_error, from_os_error
+from imgfs.cli.options import Command, format_option, mountpoint_option
+from imgfs.cli.reading import reading
+from imgfs.cli.table import render_json
+from imgfs.cli.tree import Tree
+from imgfs.errors import ImgfsError
+from imgfs.lock import holder
+
+if TYPE_CHECKING:
+    from imgfs.check.finding import Finding
+    from imgfs.cli.store.damage import Mended
+
+_SECOND_LOOK = 1.0
+"""Seconds, beside a daemon: what was in motion has arrived by then."""
+
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The state directory. Default: that of the mounted tree, else as `imgfs mount` chooses it.",
+)
+deep_option = click.option("--deep", is_flag=True, help="Read and hash every byte. Default: names, sizes, checksums.")
+
+
+@click.command(cls=Command)
+@state_option
+@mountpoint_option
+@deep_option
+@format_option("table")
+def check(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> None:
+    """Look for damage in the state directory, and change nothing.
+
+    Also while it is mounted. Each finding is a line: what, what follows, and the cure. The exit code is 0 where all is
+    well, 6 where something was found. What was set aside before is told, and is no finding.
+    """
+    from imgfs.cli.store.damage import told
+
+    found = list(_found(_chosen(state, mountpoint), deep=deep))
+    if form == "json":
+        click.echo(render_json([told(one) for one in found]))
+    else:
+        for one in found:
+            click.echo(one.line() if one.is_damage else f"note: {one.line()}")
+    if damage := [one for one in found if one.is_damage]:
+        raise Failure(f"check: findings: {len(damage)}; `imgfs repair` mends what can be mended", errno.EBADMSG)
+
+
+@click.command(cls=Command)
+@state_option
+@mountpoint_option
+@deep_option
+@format_option("table")
+def repair(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> None:
+    """Mend what `imgfs check` finds.
+
+    Damaged content is set aside, what is made from other files is made anew. Never deletes the only copy of anything.
+    While it is mounted the daemon does it, and fetches again what a registry has. May be interrupted and repeated. The
+    exit code is 0 where nothing is left, else 6.
+    """
+    from imgfs.cli.store.damage import mending, mending_mounted
+
+    chosen = _chosen(state, mountpoint)
+    held = holder(chosen)
+    try:
+        if held is not None and held.mountpoint is not None:
+            done = list(mending_mounted(Tree.open(held.mountpoint), _found(chosen, deep=deep)))
+        else:
+            with reading() as progress:
+                done = list(mending(chosen, deep=deep, progress=progress))
+    except ImgfsError as error:
+        raise from_error(error) from None
+    _show(done, form)
+    if left := [one for one in done if one.is_left]:
+        raise Failure(f"repair: findings left for you: {len(left)}", errno.EBADMSG)
+
+
+def _show(done: list[Mended], form: str) -> None:
+    if form == "json":
+        click.echo(render_json([one.told() for one in done]))
+    else:
+        for one in done:
+            click.echo(one.line())
+
+
+def _chosen(state: Path | None, mountpoint: str) -> Path:
+    from imgfs.config import default_state
+
+    chosen = Path(os.path.realpath(state or _state_of(mountpoint) or default_state()))
+    if not chosen.is_dir():
+        raise Failure(f"{chosen}: there is no such state directory; name one with --state", errno.ENOENT)
+    return chosen
+
+
+def _state_of(mountpoint: str) -> str | None:
+    """The state directory of the tree mounted there, if one is."""
+    try:
+        return Tree.open(mountpoint).read_json(f"{mountpoint}/.imgfs/state.json")["state"]
+    except (OSError, Failure, KeyError):
+        return None
+
+
+def _found(state: Path, *, deep: bool) -> Iterator[Finding]:
+    """What is wrong, as it is found. Beside a daemon, what a second look confirms, after the last first look."""
+    from imgfs.assembly.tables import TABLES
+    from imgfs.check.examiner import Examiner
+    from imgfs.check.repair import place_of
+
+    is_held = holder(state) is not None
+    doubtful: list[str] = []
+    try:
+        with reading() as progress:
+            with Examiner(state, TABLES.kept, deep=deep, moved=progress.moved) as examiner:
+                progress.expect(examiner.size())
+                for place in examiner.places():
+                    progress.at(place)
+                    found = examiner.examine(place)
+                    if found is not None and found.is_damage and is_held:
+                        doubtful.append(place_of(found))
+                    elif found is not None:
+                        yield found
+            if doubtful:
+                time.sleep(_SECOND_LOOK)
+                with Examiner(state, TABLES.kept, deep=deep, moved=progress.moved) as examiner:
+                    for place in doubtful:
+                        if (found := examiner.examine(place)) is not None:
+                            yield found
+    except OSError as error:
+        raise from_os_error(error, str(error.filename or state)) from None

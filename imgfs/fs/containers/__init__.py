@@ -1,0 +1,1 @@
+"""containers/: processes on snapshots, and what stays of them."""

@@ -1,0 +1,1 @@
+"""content/: stored blobs, and unfinished writes below content/ingest/."""

@@ -1,0 +1,1 @@
+""".imgfs/: the daemon about itself, and doors to what it does."""

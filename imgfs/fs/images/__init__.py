@@ -1,0 +1,1 @@
+"""images/: names, images, and what of registries is reached through them."""

@@ -1,0 +1,91 @@
+"""images/<digest>/referrers/: what refers to an image, as far as somebody asked. Listing it asks nobody.
+
+`<digest>.json` is the referrer's manifest or index, fetched when it is opened. `refresh`, unlisted, asks the registries
+when it is opened and answers with the digests; `refresh:<artifact type>` asks for those of one type, `/` as `%2F`.
+"""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import unquote
+
+import msgspec
+
+from imgfs.fs.caller import Caller
+from imgfs.fs.content.blob import BlobFile
+from imgfs.fs.files import WRITING
+from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
+from imgfs.fs.report import ReportFile
+from imgfs.fs.subsystems import BlobSubsystems
+from imgfs.fs.xattrs import as_error
+from imgfs.images.referrers import Referrer
+from imgfs.oci.digest import Digest
+from imgfs.transfer.referrers import Referrers, place_of
+
+_SUFFIX = ".json"
+_ANNOTATIONS_MAX = 60 << 10
+"""Bytes of annotations that an xattr shows; the kernel takes 64 KiB."""
+
+
+class ReferrersDirectory(Directory):
+    """What is known to refer to the image `digest`."""
+
+    __slots__ = ("_blob_files", "_digest", "_referrers")
+
+    def __init__(self, blob_files: BlobSubsystems, referrers: Referrers, digest: Digest) -> None:
+        super().__init__(f"images/{digest}/referrers", blob_files.shown)
+        self._blob_files = blob_files
+        self._referrers = referrers
+        self._digest = digest
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        text = os.fsdecode(name)
+        door, colon, artifact_type = text.partition(":")
+        if door == "refresh" and bool(colon) == bool(artifact_type):
+            return self._refresh(unquote(artifact_type), text)
+        for known, node in await self.entries(caller):
+            if known == name:
+                return node
+        raise missing(name)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return [
+            (f"{one.descriptor.digest}{_SUFFIX}".encode(), ReferrerFile(self._blob_files, self._referrers, one))
+            for one in await self._referrers.known(self._digest)
+        ]
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        return as_error(self._blob_files.failures.get(place_of(self._digest)))
+
+    def _refresh(self, artifact_type: str, name: str) -> Node:
+        async def render() -> bytes:
+            found = await self._referrers.refresh(self._digest, artifact_type)
+            return "".join(f"{one.descriptor.digest}\n" for one in found).encode()
+
+        return ReportFile(f"images/{self._digest}/referrers/{name}", self._shown, render)
+
+
+class ReferrerFile(BlobFile):
+    """The document of one referrer: read only if it does refer to the image it is listed for."""
+
+    __slots__ = ("_referrer", "_referrers")
+
+    def __init__(self, blob_files: BlobSubsystems, referrers: Referrers, referrer: Referrer) -> None:
+        super().__init__(blob_files, referrer.descriptor)
+        self.number = control_number(f"images/{referrer.subject}/referrers/{referrer.descriptor.digest}")
+        self._referrers = referrers
+        self._referrer = referrer
+
+    async def open(self, flags: int, caller: Caller) -> Handle:
+        if not flags & WRITING:
+            await caller.wait(lambda: self._referrers.read(self._referrer))
+        return await super().open(flags, caller)
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        """Those of a blob, with `artifact_type` and the `annotations` that its list tells, as JSON."""
+        said = self._referrer.descriptor
+        annotations = msgspec.json.encode(said.annotations)
+        facts = {"artifact_type": said.artifact_type.encode(), "media_type": said.media_type.encode()}
+        if len(annotations) <= _ANNOTATIONS_MAX:
+            facts["annotations"] = annotations
+        return await super().xattrs() | {f"user.imgfs.{key}".encode(): value for key, value in facts.items() if value}

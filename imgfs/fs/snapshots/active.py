@@ -1,0 +1,83 @@
+"""snapshots/active/: the writable snapshots. mkdir prepares one, mv commits it, rmdir removes it."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from imgfs.errors import Invalid, NotPermitted
+from imgfs.fs.caller import Caller
+from imgfs.fs.containers.deleting import check_unused
+from imgfs.fs.node import Directory, Listing, Node, control_number, missing
+from imgfs.fs.snapshots.user import UserSnapshot, remove
+from imgfs.fs.subsystems import UserSubsystems
+from imgfs.rootfs.places import diff_of, rootfs_of
+from imgfs.snapshots.ids import active_id, check_name
+from imgfs.snapshots.rows import Kind
+
+
+class ActiveDirectory(Directory):
+    """Lists active snapshots by key."""
+
+    __slots__ = ("_subsystems",)
+
+    def __init__(self, subsystems: UserSubsystems) -> None:
+        super().__init__("snapshots/active", subsystems.shown)
+        self._subsystems = subsystems
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        info = self._subsystems.snapshots.find_own(active_id(os.fsdecode(name)))
+        if info is None:
+            raise missing(name)
+        return UserSnapshot(self._subsystems, info)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return [
+            (os.fsencode(info.name), UserSnapshot(self._subsystems, info))
+            for info in self._subsystems.snapshots
+            if info.kind is Kind.ACTIVE
+        ]
+
+    async def mkdir(self, name: bytes, caller: Caller) -> Node:
+        return UserSnapshot(self._subsystems, await self._subsystems.snapshots.prepare(os.fsdecode(name)))
+
+    async def rmdir(self, name: bytes, caller: Caller) -> None:
+        key = os.fsdecode(name)
+        await self._check_unused(key)
+        await remove(self._subsystems, active_id(key), caller)
+
+    async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
+        """Commit: `mv snapshots/active/K snapshots/<name>`."""
+        if target.number != control_number("snapshots"):
+            # Also `mv active/K NAME` where NAME is taken: mv goes into it, and makes nonsense of EEXIST.
+            raise NotPermitted("an active snapshot is committed by moving it to snapshots/<name>, a new one")
+        name = os.fsdecode(new)
+        try:
+            check_name(name)
+        except Invalid as error:
+            # EINVAL of a rename would be told as "a subdirectory of itself".
+            raise NotPermitted(error.message) from None
+        key = os.fsdecode(old)
+        await self._check_unused(key)
+        await _commit(self._subsystems, key, name, caller)
+
+    async def _check_unused(self, key: str) -> None:
+        await check_unused(self._subsystems.containers, self._subsystems.failures, key)
+
+
+async def _commit(subsystems: UserSubsystems, key: str, name: str, caller: Caller) -> None:
+    """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit.
+
+    Who is interrupted while the disk is written finds it active; it is busy until the disk has answered.
+    """
+    work = partial(_leave_and_commit, subsystems, key, name)
+    await caller.wait(lambda: subsystems.works.join(("commit", key, name), work))
+
+
+async def _leave_and_commit(subsystems: UserSubsystems, key: str, name: str) -> None:
+    id = active_id(key)
+    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+        subsystems.snapshots.check_commit(key, name)
+        await subsystems.rootfs.users.settle(id)
+        await subsystems.rootfs.users.leave(id)
+        await subsystems.snapshots.commit(key, name)

@@ -1,0 +1,162 @@
+"""A user's own snapshot, writable or committed, as a directory: rootfs/, diff/ and parent; layer.tar is unlisted."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+import pyfuse3
+
+from imgfs.errors import Invalid
+from imgfs.fs.caller import Caller
+from imgfs.fs.labels import as_xattrs, remove_label, set_label
+from imgfs.fs.node import SOON, Directory, Link, Listing, Node, missing
+from imgfs.fs.snapshots.export import UserLayer
+from imgfs.fs.snapshots.layer import LAYER
+from imgfs.fs.snapshots.mountpoint import Mountpoint
+from imgfs.fs.subsystems import UserSubsystems
+from imgfs.fs.xattrs import as_error, as_moment
+from imgfs.rootfs.places import diff_of, rootfs_of
+from imgfs.snapshots.ids import ACTIVE, ids_of_target
+from imgfs.snapshots.rows import Info, Kind
+
+_USAGE = b"user.imgfs.usage"
+_PARENT = b"parent"
+
+
+class UserSnapshot(Directory):
+    """`snapshots/<name>` or `snapshots/active/<key>`. It is known by its number, so a commit does not make it stale."""
+
+    __slots__ = ("_number", "_subsystems")
+
+    def __init__(self, subsystems: UserSubsystems, info: Info) -> None:
+        super().__init__(f"snapshot/{info.number}", subsystems.shown)
+        self._subsystems = subsystems
+        self._number = info.number
+
+    @property
+    def _info(self) -> Info:
+        return self._subsystems.snapshots.numbered(self._number)
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        info = self._info
+        mode = stat.S_IFDIR | (0o755 if info.kind is Kind.ACTIVE else 0o555)
+        return self._subsystems.shown.entry(self.number, mode, time=info.updated, keep=SOON)
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        for found, node in self._children():
+            if found == name:
+                return node
+        if name == LAYER:
+            layer = UserLayer(self._subsystems, self._number)
+            await layer.reached(caller)
+            return layer
+        if private := self._subsystems.private_parents.get((self._number, name)):
+            return self._link(name, private)
+        raise missing(name)
+
+    async def entries(self, caller: Caller) -> Listing:
+        return list(self._children())
+
+    async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
+        """Set the parent. `ln -sfn` makes a link of another name first and renames it: that one is kept in memory."""
+        info, text = self._info, os.fsdecode(target)
+        if info.kind is not Kind.ACTIVE:
+            raise self.refusal()
+        if name == _PARENT:
+            with self._subsystems.failures.noting(f"snapshots/{info.id}"):
+                await self._subsystems.snapshots.set_parent(info.name, meant(self._subsystems, text, ACTIVE, info.name))
+            return self._parent(self._info)
+        if not name.startswith(b"Cu"):
+            raise Invalid(f"snapshot {info.id}: only its `parent` can be set, not {os.fsdecode(name)!r}")
+        self._subsystems.private_parents[self._number, name] = text
+        return self._link(name, text)
+
+    async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
+        key = (self._number, old)
+        parent = self._subsystems.private_parents.get(key)
+        if parent is None or target.number != self.number or new != _PARENT:
+            raise self.refusal()
+        await self._subsystems.snapshots.set_parent(
+            self._info.name, meant(self._subsystems, parent, ACTIVE, self._info.name), replacing=True
+        )
+        self._subsystems.private_parents.pop(key, None)
+
+    async def unlink(self, name: bytes, caller: Caller) -> None:
+        if self._subsystems.private_parents.pop((self._number, name), None) is not None:
+            return
+        info = self._info
+        if name != _PARENT or info.kind is not Kind.ACTIVE:
+            raise self.refusal()
+        await self._subsystems.snapshots.clear_parent(info.name)
+
+    async def xattrs(self) -> dict[bytes, bytes]:
+        info, store = self._info, self._subsystems.snapshots
+        facts = {
+            b"user.imgfs.kind": info.kind.value.encode(),
+            b"user.imgfs.created": as_moment(info.created),
+            b"user.imgfs.children": os.fsencode("\n".join(store.children(info.id))),
+            _USAGE: b"",
+        }
+        error = self._subsystems.failures.get(f"snapshots/{info.id}")
+        return facts | as_error(error) | as_xattrs(store.labels(info.id))
+
+    async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
+        """The usage of a writable snapshot is measured when it is asked for, and only then."""
+        if name == _USAGE:
+            usage = await caller.wait(lambda: self._subsystems.snapshots.usage(self._info.id))
+            return str(usage.bytes).encode()
+        return await super().xattr(name, caller)
+
+    async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
+        await set_label(self._subsystems.snapshots, self._info.id, name, value)
+
+    async def remove_xattr(self, name: bytes, caller: Caller) -> None:
+        await remove_label(self._subsystems.snapshots, self._info.id, name)
+
+    def _children(self) -> Iterator[tuple[bytes, Node]]:
+        info, subsystems = self._info, self._subsystems
+        rootfs = subsystems.rootfs
+        yield b"rootfs", Mountpoint(subsystems, self._number, "rootfs", rootfs.users.show, rootfs_of)
+        if rootfs.chains.is_mounting:
+            yield b"diff", Mountpoint(subsystems, self._number, "diff", rootfs.users.show_changes, diff_of)
+        elif not info.damaged:  # no bind mount for an ordinary user, whose directory it is
+            yield b"diff", self._link(b"diff", str(subsystems.snapshots.upper(info.id)))
+        if info.parent is not None:
+            yield _PARENT, self._parent(info)
+
+    def _parent(self, info: Info) -> Node:
+        up = "../../" if info.kind is Kind.ACTIVE else "../"
+        return self._link(_PARENT, f"{up}{info.parent}")
+
+    def _link(self, name: bytes, target: str) -> Node:
+        return ParentLink(f"snapshot/{self._number}/{os.fsdecode(name)}", self._subsystems.shown, target)
+
+
+class ParentLink(Link):
+    """`parent`. A commit moves it along with its directory, and another target is right from that moment on."""
+
+    __slots__ = ()
+
+    keep = 0.0
+
+
+async def remove(subsystems: UserSubsystems, id: str, caller: Caller) -> None:
+    """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used.
+
+    Who is interrupted may find it there still, or gone; its disk is given back behind him.
+    """
+    await caller.wait(lambda: subsystems.works.join(("remove", id), lambda: _remove(subsystems, id)))
+
+
+async def _remove(subsystems: UserSubsystems, id: str) -> None:
+    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+        await subsystems.rootfs.users.leave(id)
+        await subsystems.snapshots.remove(id)
+
+
+def meant(subsystems: UserSubsystems, target: str, *base: str) -> str:
+    """The id that a link's target means: of those it may mean, the first that is there."""
+    ids = ids_of_target(target, *base)
+    return next((id for id in ids if subsystems.snapshots.find(id)), ids[0])
