@@ -14,7 +14,7 @@ from pathlib import Path
 
 from imgfs.check.finding import Finding, aside, damaged, derived, stranger
 from imgfs.content.durable import DAMAGED, TEMPORARY
-from imgfs.content.meta import decode
+from imgfs.content.ingests.meta import decode
 from imgfs.content.unproven import final_path
 from imgfs.erofs.superblock import is_whole
 from imgfs.errors import ImgfsError, StorageFailed

@@ -21,7 +21,7 @@ import trio
 from imgfs.check.examiner import Examiner
 from imgfs.check.finding import Finding
 from imgfs.check.repair import Repair
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, Malformed, NotPermitted, VerificationFailed, from_os
 from imgfs.images.catalog import Catalog

@@ -20,7 +20,7 @@ from imgfs.check.content import Moved, is_plain
 from imgfs.check.finding import Finding, Mend
 from imgfs.content.disk import HOST
 from imgfs.content.durable import aside_name, fsync_path, publish, temporary_name
-from imgfs.content.meta import decode, write_again
+from imgfs.content.ingests.meta import decode, write_again
 from imgfs.database.connections import read_only
 from imgfs.database.files import FILE
 from imgfs.errors import Malformed, VerificationFailed, from_os

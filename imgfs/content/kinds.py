@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.plugins.contract import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Era:
-    """When this is: bytes that nobody synced are believed in the era they were written in (content/recovery.py)."""
+    """When this is: bytes that nobody synced are believed in the era they were written in (ingests/recovery.py)."""
 
     word: str | None
 

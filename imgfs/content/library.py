@@ -18,12 +18,12 @@ from imgfs.aio.gather import plain_nursery
 from imgfs.aio.reading import read_at
 from imgfs.aio.threads import run_disk
 from imgfs.content import labels as label_table
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.status import Status
+from imgfs.content.ingests.store import IngestStore
+from imgfs.content.ingests.writer import Writer
 from imgfs.content.labels import Labels
 from imgfs.content.opening import opened
-from imgfs.content.status import Status
 from imgfs.content.store import ContentStore
-from imgfs.content.writer import Writer
 from imgfs.database.database import Database
 from imgfs.errors import Invalid, NotFound, NotPermitted, ReadOnly
 from imgfs.oci.digest import Digest

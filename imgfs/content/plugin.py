@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.kinds import CONTENT, ERA, INGESTS
 from imgfs.content.library import content_of
 from imgfs.content.store import ContentStore

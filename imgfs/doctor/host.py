@@ -16,8 +16,8 @@ from pathlib import Path
 from imgfs.config.options import table
 from imgfs.doctor.diagnosis import Diagnosis, fail, of_reason, ok, warn
 from imgfs.errors import ImgfsError, Unsupported
-from imgfs.execution.choice import obstacle
 from imgfs.execution.options import Program
+from imgfs.execution.runtimes.choice import obstacle
 from imgfs.kernel.mountapi import Context
 from imgfs.kernel.mounts import FILESYSTEM, mounts
 from imgfs.kernel.probe import Capabilities

@@ -26,8 +26,8 @@ from imgfs.cli.served import Declined, Served
 from imgfs.cli.tree import Tree
 from imgfs.entry.likeness import become_like, ignore_like
 from imgfs.entry.request import DECLINED, FILES, GO, PATIENCE, TAKEN, Request, program_here
+from imgfs.execution.bundle.seccomp import DEFAULT
 from imgfs.execution.rehearsal import rehearse
-from imgfs.execution.seccomp import DEFAULT
 
 _IDLE = 300.0
 """Seconds without a command after which it ends; the daemon starts another one when somebody asks."""

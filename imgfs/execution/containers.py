@@ -19,11 +19,11 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import Busy, ImgfsError, NoSpace, NotFound, StorageFailed, from_os
-from imgfs.execution.deleted import DeletedContainers
-from imgfs.execution.holdings import Held, Holdings
-from imgfs.execution.record import Container, Status, encode
-from imgfs.execution.records import Record, Records
-from imgfs.execution.removal import collect_gone, discard_runtime
+from imgfs.execution.records.deleted import DeletedContainers
+from imgfs.execution.records.holdings import Held, Holdings
+from imgfs.execution.records.record import Container, Status, encode
+from imgfs.execution.records.records import Record, Records
+from imgfs.execution.records.removal import collect_gone, discard_runtime
 from imgfs.plugins.contract import Kind
 
 _OUTPUT = ("log", "log.1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from imgfs.execution.record import Runtime
+from imgfs.execution.records.record import Runtime
 
 NONE = -1
 """In place of a descriptor: none."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from imgfs.execution.choice import obstacle
 from imgfs.execution.options import Program
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
+from imgfs.execution.runtimes.choice import obstacle
 from imgfs.plugins.contract import Kind
 
 EXECUTION = Kind("execution", Records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from imgfs.execution.containers import CONTAINERS, Containers, Keeping
 from imgfs.execution.kinds import EXECUTION, RUNTIME
 from imgfs.execution.options import Options, Program
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
 from imgfs.plugins.contract import Context, Plugin
 
 

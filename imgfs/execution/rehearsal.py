@@ -10,14 +10,14 @@ import json
 from contextlib import suppress
 
 from imgfs.errors import ImgfsError
-from imgfs.execution.image import parse_process
+from imgfs.execution.bundle.image import parse_process
+from imgfs.execution.bundle.process import Process
+from imgfs.execution.bundle.seccomp import filter_of
+from imgfs.execution.bundle.spec import CAPABILITIES, Setting, runtime_spec
+from imgfs.execution.bundle.users import resolve_user
 from imgfs.execution.job import Job, decode_job
-from imgfs.execution.process import Process
-from imgfs.execution.record import Container, Runtime, Status, decode_container, decode_status, encode
-from imgfs.execution.seccomp import filter_of
-from imgfs.execution.spec import CAPABILITIES, Setting, runtime_spec
+from imgfs.execution.records.record import Container, Runtime, Status, decode_container, decode_status, encode
 from imgfs.execution.starting import check_platform
-from imgfs.execution.users import resolve_user
 from imgfs.oci.platform import local_platform
 
 _WHAT = "rehearsal"

@@ -27,19 +27,19 @@ from imgfs.errors import (
     Unsupported,
     from_os,
 )
+from imgfs.execution.bundle.image import ImageProcess, parse_process
+from imgfs.execution.bundle.inside import make_directory, read_file
+from imgfs.execution.bundle.process import Process, arguments, environment, working_directory
+from imgfs.execution.bundle.seccomp import DEFAULT, filter_of
+from imgfs.execution.bundle.spec import CAPABILITIES, Setting, runtime_spec
+from imgfs.execution.bundle.users import resolve_user
+from imgfs.execution.bundle.wish import Wish
 from imgfs.execution.control import Connection, Refused
-from imgfs.execution.image import ImageProcess, parse_process
-from imgfs.execution.inside import make_directory, read_file
 from imgfs.execution.job import NONE, Job
 from imgfs.execution.launching import Waiting, check_root
-from imgfs.execution.process import Process, arguments, environment, working_directory
-from imgfs.execution.record import Container, Runtime, Status, encode, now
-from imgfs.execution.records import Record, Records, new_key
-from imgfs.execution.removal import discard_runtime, unmake
-from imgfs.execution.seccomp import DEFAULT, filter_of
-from imgfs.execution.spec import CAPABILITIES, Setting, runtime_spec
-from imgfs.execution.users import resolve_user
-from imgfs.execution.wish import Wish
+from imgfs.execution.records.record import Container, Runtime, Status, encode, now
+from imgfs.execution.records.records import Record, Records, new_key
+from imgfs.execution.records.removal import discard_runtime, unmake
 from imgfs.oci.platform import Platform, choose, local_platform
 
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")

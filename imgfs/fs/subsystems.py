@@ -9,7 +9,7 @@ from pathlib import Path
 from imgfs.aio.flight import Flights
 from imgfs.check.mender import Mender
 from imgfs.config import Config
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.execution.containers import Containers
 from imgfs.fs.node import Shown

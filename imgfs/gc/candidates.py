@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.status import Status
+from imgfs.content.ingests.status import Status
 from imgfs.content.store import BlobInfo
 from imgfs.gc.stores import Stores
 from imgfs.gc.unfinished import Unfinished, abandoned, unfinished

@@ -14,7 +14,7 @@ from functools import partial
 
 import trio
 
-from imgfs.content.status import Status
+from imgfs.content.ingests.status import Status
 from imgfs.content.store import BlobInfo
 from imgfs.errors import ImgfsError
 from imgfs.gc.candidates import Candidates, candidates

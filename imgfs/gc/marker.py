@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from imgfs.aio.threads import run_cpu
-from imgfs.content.refs import promised_digest
+from imgfs.content.ingests.refs import promised_digest
 from imgfs.errors import NotFound
 from imgfs.gc.documents import Wanted, read_diff_ids, read_documents
 from imgfs.gc.labels import References, references

@@ -14,14 +14,14 @@ import trio
 from imgfs.aio.fair import FairLimiter
 from imgfs.errors import ImgfsError, RemoteError, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.exchange import Exchange
-from imgfs.registry.hosts import Endpoint
+from imgfs.registry.hosts.endpoint import Endpoint
+from imgfs.registry.hosts.senders import Sent
+from imgfs.registry.hosts.turns import FAULTS, Turns
 from imgfs.registry.ranges import BlobRange, RangeRequests
 from imgfs.registry.retry import Told, Tries, nobody
-from imgfs.registry.senders import Sent
-from imgfs.registry.turns import FAULTS, Turns
 
 if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
+    from imgfs.registry.http.answer import Answer
 
 END_SECONDS = 2.0
 """How long to wait for the end of a body whose bytes are all there."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from imgfs.registry.auth import Grant, scope_of
-from imgfs.registry.hosts import Endpoint
-from imgfs.registry.outgoing import Outgoing
+from imgfs.registry.auth.grants import Grant, scope_of
+from imgfs.registry.hosts.endpoint import Endpoint
+from imgfs.registry.http.outgoing import Outgoing
 
 
 @dataclass(frozen=True, slots=True)

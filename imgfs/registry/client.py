@@ -19,10 +19,12 @@ from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
 from imgfs.registry.blob import BlobStream
-from imgfs.registry.certs_d import HostDirectories
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.exchange import Exchange
-from imgfs.registry.hosts import Endpoint, endpoint
+from imgfs.registry.hosts.certs_d import HostDirectories
+from imgfs.registry.hosts.endpoint import Endpoint, endpoint
+from imgfs.registry.hosts.senders import Senders
+from imgfs.registry.hosts.turns import FAULTS, Turns
 from imgfs.registry.limits import Limits
 from imgfs.registry.lists import Lists
 from imgfs.registry.manifests import Manifests
@@ -30,9 +32,7 @@ from imgfs.registry.push.destination import Destination, Gates
 from imgfs.registry.push.sessions import Sessions
 from imgfs.registry.ranges import BlobRange
 from imgfs.registry.retry import Sleep, Told, Tries, nobody
-from imgfs.registry.senders import Senders
 from imgfs.registry.statistics import Statistics
-from imgfs.registry.turns import FAULTS, Turns
 
 T = TypeVar("T")
 

@@ -16,24 +16,25 @@ from urllib.parse import urljoin, urlsplit
 import trio
 
 from imgfs.errors import Garbled, ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable
-from imgfs.registry import auth, status
-from imgfs.registry.addresses import Reach, reach
-from imgfs.registry.authenticator import Authenticator
-from imgfs.registry.body import drain
+from imgfs.registry import status
+from imgfs.registry.auth import grants
+from imgfs.registry.auth.authenticator import Authenticator
 from imgfs.registry.call import Call
 from imgfs.registry.credentials.store import Credentials
-from imgfs.registry.health import Health
-from imgfs.registry.hosts import Endpoint, check_url, hostname, origin
+from imgfs.registry.hosts.endpoint import Endpoint, check_url, hostname, origin
+from imgfs.registry.hosts.health import Health
+from imgfs.registry.hosts.turns import Turns
+from imgfs.registry.http.addresses import Reach, reach
+from imgfs.registry.http.body import drain
+from imgfs.registry.http.request import Request
 from imgfs.registry.limits import Limits
 from imgfs.registry.remedies import Again, Remedy, remedy_for
-from imgfs.registry.request import Request
 from imgfs.registry.retry import Pauses, Sleep, Told, Tries, nobody, retry_after
 from imgfs.registry.statistics import Counters, Origin
-from imgfs.registry.turns import Turns
 
 if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
-    from imgfs.registry.transport import Transport
+    from imgfs.registry.http.answer import Answer
+    from imgfs.registry.http.transport import Transport
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ class Exchange:
         """The connections; slow the first time, and safe in a thread."""
         with self._transport_lock:
             if self._transport is None:
-                from imgfs.registry.transport import Transport
+                from imgfs.registry.http.transport import Transport
 
                 self._transport = Transport(self.limits, self._context)
             return self._transport
@@ -150,7 +151,7 @@ class Exchange:
         if not call.repeatable:
             raise Unsure(error)
 
-    async def _apply(self, remedy: Remedy, call: Call, answer: Answer, grant: auth.Grant | None) -> Again | None:
+    async def _apply(self, remedy: Remedy, call: Call, answer: Answer, grant: grants.Grant | None) -> Again | None:
         """Try `remedy` for a `call` that showed `grant`; None where it is of no use."""
         match remedy:
             case Remedy.FRESH_GRANT:
@@ -177,7 +178,7 @@ class Exchange:
         else:
             await tries.again(error)
 
-    async def _follow(self, call: Call, grant: auth.Grant | None, tries: Tries) -> Answer:
+    async def _follow(self, call: Call, grant: grants.Grant | None, tries: Tries) -> Answer:
         """Send the request and follow its redirects; the grant stays with the registry's own origin."""
         url, foreign, seen = call.url, not call.endpoint.owns(call.url) and call.kind != "token", set[str]()
         began = trio.current_time()
@@ -219,7 +220,7 @@ class Exchange:
             raise RegistryFailed(f"{what}: more than {self.limits.redirects} in a row; report it to its operator")
         return target
 
-    async def _send(self, call: Call, url: str, grant: auth.Grant | None, *, foreign: bool) -> Answer:
+    async def _send(self, call: Call, url: str, grant: grants.Grant | None, *, foreign: bool) -> Answer:
         """Send what `call` asks to `url`, which is `foreign` where the registry led elsewhere, and count it."""
         transport = self._transport or await trio.to_thread.run_sync(self.transport)
         request = await self._request(call, url, None if foreign else grant, foreign=foreign)
@@ -231,7 +232,7 @@ class Exchange:
         _log.debug("request", extra=facts)
         return answer
 
-    async def _request(self, call: Call, url: str, grant: auth.Grant | None, *, foreign: bool) -> Request:
+    async def _request(self, call: Call, url: str, grant: grants.Grant | None, *, foreign: bool) -> Request:
         where = call.endpoint
         permitted = None if hostname(url) == where.name else await self._reach(where)
         return Request(
@@ -261,7 +262,7 @@ class Exchange:
         self._reaches[endpoint.authority] = found
         return found[0]
 
-    async def _failure(self, call: Call, answer: Answer, body: bytes, grant: auth.Grant | None) -> ImgfsError:
+    async def _failure(self, call: Call, answer: Answer, body: bytes, grant: grants.Grant | None) -> ImgfsError:
         """The error that an answer's status stands for."""
         if answer.request.foreign:
             return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
@@ -271,7 +272,7 @@ class Exchange:
         return status.own_failure(call, answer.status, said, login, shown=grant is not None)
 
 
-def _headers(call: Call, url: str, grant: auth.Grant | None) -> dict[str, str]:
+def _headers(call: Call, url: str, grant: grants.Grant | None) -> dict[str, str]:
     """What `url` sees, names in lower case; of two that say the same the call's own before the configured."""
     own = {name.lower(): value for name, value in call.headers.items()}
     outgoing = call.outgoing.headers if call.outgoing is not None else {}

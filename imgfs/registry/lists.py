@@ -14,7 +14,7 @@ from imgfs.oci.manifest import Index, check_depth, parse_document
 from imgfs.oci.reference import Reference, is_repository, is_tag
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
-from imgfs.registry.hosts import Endpoint
+from imgfs.registry.hosts.endpoint import Endpoint
 from imgfs.registry.paging import JSON_TYPES, NO_SUCH_API, PAGE, read_pages, with_query
 from imgfs.registry.retry import Tries
 

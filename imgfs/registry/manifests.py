@@ -11,14 +11,14 @@ from imgfs.errors import TooLarge, VerificationFailed
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.reference import Reference
-from imgfs.registry.body import drain, read_all, refuse_kind
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
-from imgfs.registry.hosts import Endpoint
+from imgfs.registry.hosts.endpoint import Endpoint
+from imgfs.registry.http.body import drain, read_all, refuse_kind
 from imgfs.registry.retry import Tries
 
 if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
+    from imgfs.registry.http.answer import Answer
 
 ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
 """What is asked for: manifests and indexes, of OCI and of Docker."""

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from imgfs.errors import NotFound, RegistryFailed, TooLarge
-from imgfs.registry.body import drain, read_all, refuse_kind
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
-from imgfs.registry.hosts import Endpoint, check_url, origin
+from imgfs.registry.hosts.endpoint import Endpoint, check_url, origin
+from imgfs.registry.http.body import drain, read_all, refuse_kind
 from imgfs.registry.retry import Tries
 
 if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
+    from imgfs.registry.http.answer import Answer
 
 PAGE = 1000
 """Entries to ask for in one page; registries give fewer if they want."""

@@ -13,9 +13,9 @@ from imgfs.plugins.contract import Context, Plugin
 from imgfs.plugins.program import CONFIG, DATABASE
 from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
+from imgfs.registry.http.resolver import Resolver
 from imgfs.registry.kinds import REGISTRY
 from imgfs.registry.limits import Limits
-from imgfs.registry.resolver import Resolver
 
 _DEFAULT = Limits()
 _CALL_SECONDS = 115.0

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from imgfs.errors import RangeIgnored, VerificationFailed
 from imgfs.oci.descriptor import Descriptor
-from imgfs.registry.body import refuse_kind
 from imgfs.registry.call import Call
-from imgfs.registry.hosts import Endpoint
+from imgfs.registry.hosts.endpoint import Endpoint
+from imgfs.registry.http.body import refuse_kind
 
 if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
+    from imgfs.registry.http.answer import Answer
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z")
 

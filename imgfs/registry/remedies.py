@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from imgfs.registry.auth import Grant
+from imgfs.registry.auth.grants import Grant
 from imgfs.registry.call import Call
 
 if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
+    from imgfs.registry.http.answer import Answer
 
 _EXPIRED = frozenset({400, 401, 403})
 """What storages answer to an address whose time is over: Google's says 400 (ExpiredToken), others 403."""

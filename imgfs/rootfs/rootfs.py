@@ -11,7 +11,7 @@ from collections.abc import Container
 import trio
 
 from imgfs.errors import Busy
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
 from imgfs.layers.store import LayerStore
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.rootfs.chains import Chains

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgfs.aio.flight import Flights
-from imgfs.content.download import download, download_ref
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.download import download, download_ref
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, RemoteError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source

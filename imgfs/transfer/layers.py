@@ -17,8 +17,8 @@ import trio
 from imgfs.aio.fair import FairLimiter
 from imgfs.aio.flight import Flights
 from imgfs.aio.threads import run_disk
-from imgfs.content.copy import Copy, copy_ref
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.copy import Copy, copy_ref
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.images.catalog import Catalog, Source

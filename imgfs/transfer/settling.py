@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.copy import Copy, copy_ref
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.copy import Copy, copy_ref
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, StorageFailed
 from imgfs.images.catalog import Catalog

@@ -102,7 +102,7 @@ class Populated(Imgfs):
         path.write_bytes(_blob(number))
 
     def _record_container(self, number: int) -> None:
-        """One that has ended, as its supervisor leaves it (imgfs/execution/record.py)."""
+        """One that has ended, as its supervisor leaves it (imgfs/execution/records/record.py)."""
         id = _name(CONTAINERS, number)
         path = self.state / "containers" / id
         path.mkdir(parents=True)

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.content.copy import Copy, copy_ref
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.copy import Copy, copy_ref
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.running import RunningDigest
 from imgfs.content.store import ContentStore
 from imgfs.errors import AlreadyExists, Busy, Cancelled, TooLarge, VerificationFailed
@@ -136,7 +136,7 @@ async def test_only_the_clock_syncs_it(
     monkeypatch: pytest.MonkeyPatch,
     nursery: trio.Nursery,
 ) -> None:
-    monkeypatch.setattr("imgfs.content.ingest.RECORD_BYTES", STEP)
+    monkeypatch.setattr("imgfs.content.ingests.ingest.RECORD_BYTES", STEP)
     copy = await opened(ingests)
     nursery.start_soon(copy.wait_removed)
     disk.calls.clear()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.content.download import download, download_ref
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.download import download, download_ref
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import Busy, Cancelled, TooLarge, Unreachable, VerificationFailed
 from imgfs.oci.digest import Digest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.content.unproven import AHEAD_BYTES, unproven_path
 from imgfs.errors import VerificationFailed

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.content.ingests import IngestStore
-from imgfs.content.refs import ref_id
-from imgfs.content.status import Status
+from imgfs.content.ingests.refs import ref_id
+from imgfs.content.ingests.status import Status
+from imgfs.content.ingests.store import IngestStore
+from imgfs.content.ingests.writer import Writer
 from imgfs.content.store import ContentStore
-from imgfs.content.writer import Writer
 from imgfs.oci.digest import Digest, is_digest
 from tests.content.disks import Crash, Op, Recorder, power_cuts
 

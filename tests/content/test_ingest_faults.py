@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.content.ingest import RECORD_BYTES, RECORD_SECONDS
-from imgfs.content.ingests import IngestStore
-from imgfs.content.refs import ref_id
+from imgfs.content.ingests.ingest import RECORD_BYTES, RECORD_SECONDS
+from imgfs.content.ingests.refs import ref_id
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, NoSpace, NotFound, OffsetMismatch, ReadOnly, StorageFailed
 from imgfs.oci.digest import Digest

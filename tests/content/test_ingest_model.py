@@ -10,9 +10,9 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
+from imgfs.content.ingests.writer import Writer
 from imgfs.content.store import ContentStore
-from imgfs.content.writer import Writer
 from imgfs.errors import (
     AlreadyExists,
     Busy,

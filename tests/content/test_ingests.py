@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.content.ingests import IngestStore
-from imgfs.content.refs import ref_id
+from imgfs.content.ingests.refs import ref_id
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import (
     AlreadyExists,

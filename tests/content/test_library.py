@@ -15,7 +15,7 @@ import trio.testing
 
 from imgfs.content import Info, Store, open_store
 from imgfs.content.durable import temporary_name
-from imgfs.content.writer import Writer
+from imgfs.content.ingests.writer import Writer
 from imgfs.errors import AlreadyExists, Busy, Cancelled, Invalid, NotFound, NotPermitted, ReadOnly, StorageFailed
 from imgfs.kernel.bind import bind_read_only
 from imgfs.kernel.mounts import unmount

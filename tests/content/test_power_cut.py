@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError
 from imgfs.oci.digest import Digest

@@ -15,9 +15,9 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
+from imgfs.content.ingests.writer import Writer
 from imgfs.content.store import ContentStore
-from imgfs.content.writer import Writer
 from imgfs.errors import StorageFailed
 from imgfs.oci.digest import Digest
 from tests.content.disks import FaultyDisk, Recorder
@@ -27,7 +27,7 @@ DATA, OTHER = b"some bytes", b"else bytes"
 
 @pytest.fixture(autouse=True)
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgfs.content.ingest.AHEAD_BYTES", 0)
+    monkeypatch.setattr("imgfs.content.ingests.ingest.AHEAD_BYTES", 0)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ class Slow(FaultyDisk):
 async def test_a_failure_leaves_what_is_just_being_recorded(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgfs.content.ingest.RECORD_SECONDS", 0.001)
+    monkeypatch.setattr("imgfs.content.ingests.ingest.RECORD_SECONDS", 0.001)
     disk = Slow()
     ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
     async with await ingests.open("r") as writer:
@@ -186,7 +186,7 @@ async def test_a_failure_leaves_what_is_just_being_recorded(
 async def test_who_waits_for_the_sync_of_the_clock_is_told_that_it_failed(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgfs.content.ingest.RECORD_SECONDS", 0.001)
+    monkeypatch.setattr("imgfs.content.ingests.ingest.RECORD_SECONDS", 0.001)
     disk = Dying()
     ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
     told = list[StorageFailed]()

@@ -14,7 +14,7 @@ import trio.testing
 
 from imgfs.check.content import check_blob
 from imgfs.content.commits import GroupCommit, Naming
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.content.unproven import AHEAD_BYTES, final_path, unproven_path
 from imgfs.errors import StorageFailed

@@ -17,12 +17,12 @@ import msgspec
 from imgfs.cli.containers.site import site_of
 from imgfs.cli.tree import Tree
 from imgfs.errors import NotFound
+from imgfs.execution.bundle.wish import Wish
 from imgfs.execution.control import Connection, Json
-from imgfs.execution.record import Status
-from imgfs.execution.records import Record, Records
-from imgfs.execution.removal import discard_runtime
+from imgfs.execution.records.record import Status
+from imgfs.execution.records.records import Record, Records
+from imgfs.execution.records.removal import discard_runtime
 from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_new
-from imgfs.execution.wish import Wish
 from imgfs.testing.build import Image
 from imgfs.testing.images import ARM64, busybox_image, image
 from tests.support.mounted import IMGFS, Mounted

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.record import LOST
-from imgfs.execution.wish import Wish
+from imgfs.execution.bundle.wish import Wish
+from imgfs.execution.records.record import LOST
 from tests.execution.box import PATIENCE, Box, supervisors, until
 from tests.mount.scene import refused
 from tests.support.mounted import IMGFS

@@ -17,8 +17,8 @@ import pytest
 from imgfs.content.durable import TEMPORARY
 from imgfs.errors import Busy, NotFound
 from imgfs.execution.containers import Containers
-from imgfs.execution.record import LOST, Status
-from imgfs.execution.records import Records, let_delete, start_time
+from imgfs.execution.records.record import LOST, Status
+from imgfs.execution.records.records import Records, let_delete, start_time
 from tests.support.containers import CHAIN, fabricated, stopped, supervised
 
 DAY = 86400

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from imgfs.execution.record import LOST
+from imgfs.execution.records.record import LOST
 from tests.execution.box import Box, boxed, supervisors, until
 from tests.support.programs import program
 

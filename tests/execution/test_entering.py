@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from imgfs.errors import Malformed
-from imgfs.execution.entering import Entry, enter, process_of
-from imgfs.execution.runtime import OciRuntime, RuntimeFailed
+from imgfs.execution.runtimes.entering import Entry, enter, process_of
+from imgfs.execution.runtimes.runtime import OciRuntime, RuntimeFailed
 
 SPEC: dict[str, Any] = {
     "process": {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgfs.execution.executable import WORD_MAX, refusal
+from imgfs.execution.runtimes.executable import WORD_MAX, refusal
 from tests.support.programs import program
 
 BUSYBOX = Path(program("busybox")).read_bytes()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Invalid, TooLarge
+from imgfs.execution.bundle.inside import FILE_MAX, make_directory, read_file
 from imgfs.execution.descriptors import opened
-from imgfs.execution.inside import FILE_MAX, make_directory, read_file
 
 
 @pytest.fixture

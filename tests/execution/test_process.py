@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from imgfs.errors import ImgfsError, Invalid, Malformed, NotFound
-from imgfs.execution.image import ImageProcess, parse_process
-from imgfs.execution.process import PATH, arguments, environment, working_directory
+from imgfs.execution.bundle.image import ImageProcess, parse_process
+from imgfs.execution.bundle.process import PATH, arguments, environment, working_directory
+from imgfs.execution.bundle.users import User
+from imgfs.execution.bundle.wish import Volume, Wish, parse_memory, parse_variable, parse_volume
 from imgfs.execution.signals import signal_number
-from imgfs.execution.users import User
-from imgfs.execution.wish import Volume, Wish, parse_memory, parse_variable, parse_volume
 
 BOTH = ImageProcess(entrypoint=("/entry", "-a"), cmd=("one", "two"))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import AlreadyExists, Busy, ImgfsError, NotFound, StorageFailed
-from imgfs.execution.record import LOST, Container, Runtime, Status, now
-from imgfs.execution.records import Record, Records, new_key, start_time
+from imgfs.execution.records.record import LOST, Container, Runtime, Status, now
+from imgfs.execution.records.records import Record, Records, new_key, start_time
 
 
 def container(id: str, key: str | None = None) -> Container:

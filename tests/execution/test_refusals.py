@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, Unsupported
-from imgfs.execution.choice import accepted, installed, remember_refusal
+from imgfs.execution.bundle.wish import Wish
 from imgfs.execution.options import Program
-from imgfs.execution.record import Runtime
+from imgfs.execution.records.record import Runtime
+from imgfs.execution.runtimes.choice import accepted, installed, remember_refusal
 from imgfs.execution.starting import check_platform
-from imgfs.execution.wish import Wish
 from imgfs.oci.platform import Platform
 from tests.execution.box import Box
 

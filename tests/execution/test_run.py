@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from imgfs.execution.bundle.wish import Wish
 from imgfs.execution.starting import Attached, Manner, start_new
-from imgfs.execution.wish import Wish
 from tests.execution.box import PATIENCE, Box, until
 from tests.support.mounted import IMGFS
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import ImgfsError, NoSpace
-from imgfs.execution.record import Runtime
+from imgfs.execution.bundle.wish import Wish
+from imgfs.execution.records.record import Runtime
 from imgfs.execution.starting import Attached, Manner, Site, start_new
-from imgfs.execution.wish import Wish
 from tests.content.full_disk import fill, small_disk
 from tests.execution.box import PATIENCE, Box, boxed, calls, fake_runtime, set_quirks, supervisors, until
 from tests.support.mounted import IMGFS

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgfs.errors import Invalid, NotFound
-from imgfs.execution.rehearsal import rehearse
-from imgfs.execution.seccomp import (
+from imgfs.execution.bundle.seccomp import (
     PLACES,
     SIZE_MAX,
     Machine,
@@ -22,7 +21,8 @@ from imgfs.execution.seccomp import (
     parse_profile,
     this_machine,
 )
-from imgfs.execution.spec import CAPABILITIES
+from imgfs.execution.bundle.spec import CAPABILITIES
+from imgfs.execution.rehearsal import rehearse
 from imgfs.kernel.syscalls import numbers_of
 
 AMD64 = Machine("amd64", "6.1.0-13-amd64")

@@ -182,12 +182,14 @@ DIRECT = ("unshare", "--uts")
 @pytest.mark.parametrize("before", [(), DIRECT])
 def test_what_the_caller_ignores_is_not_passed_on(box: Box, before: tuple[str, ...]) -> None:
     script = "trap 'exit 9' USR1; trap 'echo hangup' HUP; touch /here/begun; while :; do sleep 0.05; done"
-    words = [*before, *IMGFS, "run", "--rm", "-v", f"{box.mount.state}:/here", "box", "sh", "-c", script]
+    here = f"{box.mount.state}:/here"
+    words = [*before, *IMGFS, "run", "--rm", "--name", "ears", "-v", here, "box", "sh", "-c", script]
     begun = box.mount.state / "begun"
     ignoring = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *words]
     with subprocess.Popen(ignoring, stdout=subprocess.PIPE, env=box.environment) as process:
         until(begun.exists)
         begun.unlink()
+        until(lambda: box.record("ears").written_status().status == "running")  # before, a signal calls the start off
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGUSR1)
         assert process.communicate(timeout=PATIENCE)[0] == b""

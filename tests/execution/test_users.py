@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgfs.errors import Invalid, NotFound
-from imgfs.execution.users import ID_LARGEST, User, resolve_user
+from imgfs.execution.bundle.users import ID_LARGEST, User, resolve_user
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/srv:/bin/false\n1000:x:7:8::/odd:\nshort:x:5\n"
 GROUP = b"root:x:0:\nweb:x:33:\nlogs:x:40:web,root\nbackup:x:41:web\nbad:x:many:web\n"

@@ -15,7 +15,7 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.containers import Containers
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
 from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.containers.deleting import delete, finish_deletions
 from imgfs.fs.subsystems import ContainerSubsystems

@@ -10,11 +10,11 @@ import trio
 
 from imgfs.content import labels
 from imgfs.content.durable import make_directory
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.database.database import Database
 from imgfs.execution.containers import Containers
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
 from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
 from imgfs.gc.stores import Stores

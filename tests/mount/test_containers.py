@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.record import LOST, Status
-from imgfs.execution.records import Records, start_time
+from imgfs.execution.records.record import LOST, Status
+from imgfs.execution.records.records import Records, start_time
 from tests.mount.preparing import Workshop, workshop
 from tests.mount.scene import error_of, refused, succeed, until
 from tests.support.containers import fabricated, many, stopped, supervised

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.content.refs import ref_id
+from imgfs.content.ingests.refs import ref_id
 from imgfs.testing.build import AMD64, Image, image, layer
 from imgfs.testing.entries import File
 from imgfs.testing.faults import stall

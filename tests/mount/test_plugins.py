@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.choice import remember_refusal
-from imgfs.execution.record import Runtime
-from imgfs.execution.records import Records
+from imgfs.execution.records.record import Runtime
+from imgfs.execution.records.records import Records
+from imgfs.execution.runtimes.choice import remember_refusal
 from imgfs.kernel.mounts import mount_at
 from imgfs.testing.build import Layer, image
 from imgfs.testing.entries import File

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.preparing import Workshop, add_base, digest_of, kind, small_disk
 from tests.mount.scene import Scene, error_of, refused, succeed

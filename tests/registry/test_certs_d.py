@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Invalid, RegistryFailed
-from imgfs.registry.certs_d import HostDirectories, names
-from imgfs.registry.trust import SYSTEM
+from imgfs.registry.hosts.certs_d import HostDirectories, names
+from imgfs.registry.http.trust import SYSTEM
 
 
 def put(root: Path, name: str, text: str, file: str = "hosts.toml") -> Path:

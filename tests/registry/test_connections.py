@@ -11,10 +11,10 @@ import pytest
 import trio
 import trustme
 
-from imgfs.registry.connections import Connections, Pool
+from imgfs.registry.http.connections import Connections, Pool
+from imgfs.registry.http.route import Route
+from imgfs.registry.http.trust import CertFile, Contexts, Trust
 from imgfs.registry.limits import Limits
-from imgfs.registry.route import Route
-from imgfs.registry.trust import CertFile, Contexts, Trust
 from imgfs.testing.registry import FakeRegistry
 
 URL = "https://registry.example/v2/"

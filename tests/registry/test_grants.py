@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.registry.auth import GRANTS_MAX, Grant, Grants
+from imgfs.registry.auth.grants import GRANTS_MAX, Grant, Grants
 from imgfs.registry.credentials.credential import Login
 
 LOGIN = Login("registry.example")

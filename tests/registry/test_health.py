@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trio.testing import MockClock
 
-from imgfs.registry.health import DOWN_MAX, DOWN_SECONDS, KEPT_MAX, SHUNNED_SECONDS, Health
+from imgfs.registry.hosts.health import DOWN_MAX, DOWN_SECONDS, KEPT_MAX, SHUNNED_SECONDS, Health
 
 
 async def test_who_fails_again_is_down_for_twice_as_long_up_to_a_bound(mock_clock: MockClock) -> None:

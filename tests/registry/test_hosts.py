@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from imgfs.errors import Invalid
-from imgfs.registry.addresses import inner_network
-from imgfs.registry.hosts import endpoint, origin
+from imgfs.registry.hosts.endpoint import endpoint, origin
+from imgfs.registry.http.addresses import inner_network
 
 
 @pytest.mark.parametrize(

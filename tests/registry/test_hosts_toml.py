@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgfs.errors import RegistryFailed
-from imgfs.registry.hosts import CAPABILITIES, Endpoint
-from imgfs.registry.hosts_toml import CONNECT_MAX, Hosts, read_hosts
+from imgfs.registry.hosts.endpoint import CAPABILITIES, Endpoint
+from imgfs.registry.hosts.hosts_toml import CONNECT_MAX, Hosts, read_hosts
 
 PATH = Path("/certs.d/registry.example/hosts.toml")
 

@@ -12,7 +12,7 @@ from imgfs.errors import AccessDenied, ImgfsError, Invalid, Malformed, NotFound,
 from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import expand_repository
-from imgfs.registry.hosts import Endpoint
+from imgfs.registry.hosts.endpoint import Endpoint
 from imgfs.registry.limits import Limits
 from imgfs.registry.lists import REFERRERS_MAX, fallback_tag
 from imgfs.registry.paging import following_url, next_link

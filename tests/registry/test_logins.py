@@ -12,7 +12,7 @@ from imgfs.errors import AccessDenied, ImgfsError, NotFound, RegistryFailed
 from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
-from imgfs.registry.auth import REUSE
+from imgfs.registry.auth.grants import REUSE
 from imgfs.testing import faults
 from imgfs.testing.faults import Action
 from imgfs.testing.registry import FakeRegistry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.errors import RegistryFailed
-from imgfs.registry.proxy import is_excepted, proxies_of_environment, proxy_of, refuse_literal
+from imgfs.registry.http.proxy import is_excepted, proxies_of_environment, proxy_of, refuse_literal
 
 
 @pytest.mark.parametrize(

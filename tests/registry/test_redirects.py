@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, RateLimited, RegistryFailed, RemoteError, TimedOut, Unreachable
 from imgfs.registry.exchange import NOWHERE_SECONDS
-from imgfs.registry.hosts import check_url
+from imgfs.registry.hosts.endpoint import check_url
 from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene

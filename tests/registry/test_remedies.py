@@ -7,13 +7,13 @@ from typing import cast
 
 import pytest
 
-from imgfs.registry.answer import Answer
-from imgfs.registry.auth import Grant
+from imgfs.registry.auth.grants import Grant
 from imgfs.registry.call import Call
 from imgfs.registry.credentials.credential import Login
-from imgfs.registry.hosts import endpoint
+from imgfs.registry.hosts.endpoint import endpoint
+from imgfs.registry.http.answer import Answer
+from imgfs.registry.http.request import Request
 from imgfs.registry.remedies import Remedy, remedy_for
-from imgfs.registry.request import Request
 
 GRANT = Grant("Bearer canary", 0.0, Login("registry.example"))
 CALL = Call("blob", endpoint("registry.example"), "team/app", "https://registry.example/v2/", "x")

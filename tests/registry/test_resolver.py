@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from imgfs.registry.resolver import THREADS, THREADS_A_NAME, Resolver
+from imgfs.registry.http.resolver import THREADS, THREADS_A_NAME, Resolver
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.9", 80))]
 PATIENCE = 20

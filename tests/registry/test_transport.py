@@ -15,11 +15,11 @@ import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.errors import RegistryFailed, TimedOut
+from imgfs.registry.http.request import Request
+from imgfs.registry.http.route import Route
+from imgfs.registry.http.transport import Transport
 from imgfs.registry.limits import Limits
-from imgfs.registry.request import Request
-from imgfs.registry.route import Route
 from imgfs.registry.statistics import HostStatistics
-from imgfs.registry.transport import Transport
 from imgfs.testing.registry import FakeRegistry
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from trio.testing import MockClock
 
 from imgfs.errors import RegistryFailed, Unreachable
-from imgfs.registry.trust import CertFile, Trust
+from imgfs.registry.http.trust import CertFile, Trust
 from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.scene import BLOB, MANIFEST, Scene

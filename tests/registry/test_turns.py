@@ -6,10 +6,10 @@ import pytest
 from trio.testing import MockClock
 
 from imgfs.errors import ImgfsError, NotFound, RegistryFailed, TimedOut, Unreachable, VerificationFailed
-from imgfs.registry.health import Health
-from imgfs.registry.hosts import Endpoint
+from imgfs.registry.hosts.endpoint import Endpoint
+from imgfs.registry.hosts.health import Health
+from imgfs.registry.hosts.turns import Turns
 from imgfs.registry.retry import Pauses
-from imgfs.registry.turns import Turns
 
 PATIENCE = 75.0
 

@@ -9,12 +9,12 @@ import trio
 import trustme
 
 from imgfs.errors import Garbled, RegistryFailed, TooLarge, Unreachable
-from imgfs.registry.answer import Answer
+from imgfs.registry.http.answer import Answer
+from imgfs.registry.http.network import HEAD_MAX
+from imgfs.registry.http.request import Request
+from imgfs.registry.http.transport import Transport
 from imgfs.registry.limits import Limits
-from imgfs.registry.network import HEAD_MAX
-from imgfs.registry.request import Request
 from imgfs.registry.statistics import HostStatistics
-from imgfs.registry.transport import Transport
 from imgfs.testing import faults
 from imgfs.testing.faults import Action
 from imgfs.testing.registry import FakeRegistry

@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 
 from imgfs.database.database import Database
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
 from imgfs.kernel.probe import Capabilities, Capability
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore

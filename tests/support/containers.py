@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imgfs.execution.record import Container, Runtime, Status, encode, now
-from imgfs.execution.records import Record, Records
+from imgfs.execution.records.record import Container, Runtime, Status, encode, now
+from imgfs.execution.records.records import Record, Records
 
 CHAIN = f"sha256:{'c' * 64}"
 _HOLD = """\

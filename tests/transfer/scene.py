@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.aio.flight import MEMORY
 from imgfs.content.durable import make_directory
-from imgfs.content.ingests import IngestStore
+from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.database.database import Database
 from imgfs.images import catalog, names

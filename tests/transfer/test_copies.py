@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.content.copy import copy_ref
 from imgfs.content.disk import HOST
+from imgfs.content.ingests.copy import copy_ref
 from imgfs.errors import Cancelled, ImgfsError, Malformed, NoSpace, RangeIgnored, Unreachable
 from imgfs.images.catalog import Source
 from imgfs.layers.writer import LayerWriter
@@ -37,7 +37,7 @@ CUT = 20_000
 def _small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgfs.transfer.copies.COPIED_MIN", 1)
     monkeypatch.setattr("imgfs.layers.unpack._PIECE", 1000)
-    monkeypatch.setattr("imgfs.content.copy._READ", 1000)
+    monkeypatch.setattr("imgfs.content.ingests.copy._READ", 1000)
 
 
 def described() -> Descriptor:

@@ -13,7 +13,7 @@ from imgfs.content.store import ContentStore
 from imgfs.errors import NotFound, StorageFailed
 from imgfs.images.source import Source
 from imgfs.oci.digest import Digest
-from imgfs.registry.outgoing import Outgoing
+from imgfs.registry.http.outgoing import Outgoing
 from imgfs.transfer.progress import Direction, Transfer, Transfers
 from imgfs.transfer.push.progress import Progress
 from imgfs.transfer.push.reading import PIECE, opened

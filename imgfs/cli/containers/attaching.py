@@ -21,7 +21,7 @@ import msgspec
 from imgfs.execution.control import Connection
 from imgfs.execution.job import NONE
 from imgfs.execution.passing import PASSED_ON, not_ignored
-from imgfs.execution.record import Status
+from imgfs.execution.records.record import Status
 from imgfs.execution.starting import Attached
 
 _PIECE = 1 << 16

@@ -39,11 +39,11 @@ def exec(
     where it is not found, 126 where it cannot be executed, and 125 where imgfs failed.
     """
     from imgfs.cli.containers.site import state_of
-    from imgfs.execution.entering import Entry, enter
-    from imgfs.execution.records import Records
-    from imgfs.execution.removal import runtime_of
-    from imgfs.execution.runtime import RuntimeFailed
-    from imgfs.execution.wish import parse_variable
+    from imgfs.execution.bundle.wish import parse_variable
+    from imgfs.execution.records.records import Records
+    from imgfs.execution.records.removal import runtime_of
+    from imgfs.execution.runtimes.entering import Entry, enter
+    from imgfs.execution.runtimes.runtime import RuntimeFailed
 
     tree = Tree.open(mountpoint)
     one = existing(tree, id)

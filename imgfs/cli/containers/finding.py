@@ -36,7 +36,7 @@ class Runtime(TypedDict):
 
 
 class State(TypedDict):
-    """A container's state.json, or what is kept of it once it is deleted (imgfs/execution/telling.py).
+    """A container's state.json, or what is kept of it once it is deleted (imgfs/execution/records/telling.py).
 
     Of a damaged one no more may be kept than its id, and the reason.
     """
@@ -110,7 +110,7 @@ def has_ended(found: State) -> bool:
 
 def wait_end(tree: Tree, id: str) -> State:
     """Wait until a container has ended and its supervisor too; how it ended. Asks no more often than something ends."""
-    from imgfs.execution.records import Record
+    from imgfs.execution.records.records import Record
 
     while True:
         found = last_state(tree, id)

@@ -17,10 +17,10 @@ from imgfs.cli.images.bringing import bring
 from imgfs.cli.images.naming import Found, find
 from imgfs.cli.served import served
 from imgfs.cli.tree import Tree
+from imgfs.execution.bundle.wish import Wish, parse_memory, parse_variable, parse_volume
 from imgfs.execution.launching import Waiting
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
 from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_again, start_new
-from imgfs.execution.wish import Wish, parse_memory, parse_variable, parse_volume
 
 
 def run_new(waiting: Waiting, mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:

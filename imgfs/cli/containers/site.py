@@ -13,9 +13,9 @@ import msgspec
 
 from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.tree import Tree
-from imgfs.execution.choice import accepted, installed
 from imgfs.execution.options import Options, Program
-from imgfs.execution.records import Records
+from imgfs.execution.records.records import Records
+from imgfs.execution.runtimes.choice import accepted, installed
 from imgfs.execution.starting import Site
 
 

@@ -20,15 +20,15 @@ from pathlib import Path
 import msgspec
 
 from imgfs.errors import Cancelled, ImgfsError, from_os
-from imgfs.execution.choice import remember_refusal
 from imgfs.execution.control import Connection, Json
 from imgfs.execution.descriptors import opened
-from imgfs.execution.groups import oom_kills
 from imgfs.execution.job import NONE, Job, decode_job
-from imgfs.execution.record import Container, Runtime, Status, now
-from imgfs.execution.records import GONE, Record, Records, let_delete, remove_gone, start_time
-from imgfs.execution.removal import clear_leavings, collect, discard_runtime, unmake, unmount_rootfs
-from imgfs.execution.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, is_before_program, shell_code_of
+from imgfs.execution.records.groups import oom_kills
+from imgfs.execution.records.record import Container, Runtime, Status, now
+from imgfs.execution.records.records import GONE, Record, Records, let_delete, remove_gone, start_time
+from imgfs.execution.records.removal import clear_leavings, collect, discard_runtime, unmake, unmount_rootfs
+from imgfs.execution.runtimes.choice import remember_refusal
+from imgfs.execution.runtimes.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, is_before_program, shell_code_of
 from imgfs.execution.signals import signal_number
 from imgfs.execution.supervisor.output import Log
 from imgfs.execution.supervisor.server import Server, number_of, unknown

@@ -14,7 +14,7 @@ from typing import Protocol
 from imgfs.errors import TimedOut
 from imgfs.execution.descriptors import address, opened
 from imgfs.execution.job import NONE, Job
-from imgfs.execution.records import Record
+from imgfs.execution.records.records import Record
 from imgfs.execution.supervisor.output import Log, Outlet, Pump
 
 Sink = Callable[[bytes], None]

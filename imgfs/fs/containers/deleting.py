@@ -12,7 +12,7 @@ import trio
 
 from imgfs.errors import Busy, ImgfsError
 from imgfs.execution.containers import Containers
-from imgfs.execution.removal import GOING_SECONDS
+from imgfs.execution.records.removal import GOING_SECONDS
 from imgfs.fs.caller import Caller
 from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.rootfs.places import diff_of, rootfs_of

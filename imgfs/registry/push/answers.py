@@ -8,14 +8,14 @@ from urllib.parse import urljoin, urlsplit
 
 from imgfs.errors import RegistryFailed
 from imgfs.oci.digest import Digest, is_digest
-from imgfs.registry.body import drain
 from imgfs.registry.call import Call
-from imgfs.registry.hosts import check_url
+from imgfs.registry.hosts.endpoint import check_url
+from imgfs.registry.http.body import drain
 from imgfs.registry.paging import with_query
 from imgfs.registry.status import error_code
 
 if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
+    from imgfs.registry.http.answer import Answer
 
 DONE = frozenset({200, 201, 202, 204})
 NO_SUCH_METHOD = frozenset({405, 501})

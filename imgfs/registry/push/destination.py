@@ -13,13 +13,13 @@ from imgfs.errors import AccessDenied, ImgfsError, NotFound, RegistryFailed, Ver
 from imgfs.oci.descriptor import OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.reference import Reference
-from imgfs.registry.body import drain
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange, Unsure
-from imgfs.registry.hosts import Endpoint
+from imgfs.registry.hosts.endpoint import Endpoint
+from imgfs.registry.http.body import drain
+from imgfs.registry.http.outgoing import Outgoing
 from imgfs.registry.lists import fallback_tag
 from imgfs.registry.manifests import ACCEPT, Manifests
-from imgfs.registry.outgoing import Outgoing
 from imgfs.registry.paging import with_query
 from imgfs.registry.push.answers import DONE, ENDED, JUDGED, another_digest, closed, following, refusal
 from imgfs.registry.push.referring import entry_of, with_entry

@@ -14,7 +14,7 @@ from imgfs.errors import AccessDenied, NotFound, RegistryFailed, RemoteError, Ve
 from imgfs.oci.descriptor import Descriptor
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange, Unsure
-from imgfs.registry.outgoing import Outgoing
+from imgfs.registry.http.outgoing import Outgoing
 from imgfs.registry.paging import with_query
 from imgfs.registry.push.answers import (
     DONE,
@@ -30,7 +30,7 @@ from imgfs.registry.push.sessions import Place, Sessions
 from imgfs.registry.retry import Told, Tries, nobody
 
 if TYPE_CHECKING:
-    from imgfs.registry.answer import Answer
+    from imgfs.registry.http.answer import Answer
 
 Read = Callable[[int, int], Outgoing]
 """The bytes of a blob from one offset up to another, which may be asked for more than once."""

@@ -12,7 +12,7 @@ from imgfs.aio.threads import run_cpu
 from imgfs.content.store import ContentStore
 from imgfs.errors import from_os
 from imgfs.oci.digest import Digest
-from imgfs.registry.outgoing import Outgoing
+from imgfs.registry.http.outgoing import Outgoing
 
 PIECE = 512 << 10
 Advance = Callable[[int], object]

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import TimedOut, Unreachable
 from imgfs.registry.client import Registry
-from imgfs.registry.health import DOWN_SECONDS
+from imgfs.registry.hosts.health import DOWN_SECONDS
 from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.mirrors.hosts import HOST, kill

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, NotFound, RegistryFailed, Unreachable
 from imgfs.registry.credentials.store import Credentials
-from imgfs.registry.health import DOWN_MAX
+from imgfs.registry.hosts.health import DOWN_MAX
 from imgfs.testing import faults
 from imgfs.testing.faults import Action
 from imgfs.testing.registry import FakeRegistry

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from imgfs.errors import SenderLeft, VerificationFailed
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.registry.health import SHUNNED_SECONDS
+from imgfs.registry.hosts.health import SHUNNED_SECONDS
 from imgfs.testing import faults
 from imgfs.testing.registry import FakeRegistry
 from tests.registry.mirrors.hosts import HOST, kill

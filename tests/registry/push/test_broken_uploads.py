@@ -17,8 +17,8 @@ from imgfs.errors import (
     Unreachable,
 )
 from imgfs.registry.client import Registry
+from imgfs.registry.http.outgoing import Outgoing
 from imgfs.registry.limits import Limits
-from imgfs.registry.outgoing import Outgoing
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
 from tests.registry.push.pushing import CHUNK, LARGE, REPOSITORY, SMALL, Bytes, Pushing, Slow, Stopping

@@ -10,8 +10,8 @@ import trustme
 from trio.testing import MockClock
 
 from imgfs.registry.client import Registry
+from imgfs.registry.http.outgoing import Outgoing
 from imgfs.registry.limits import Limits
-from imgfs.registry.outgoing import Outgoing
 from imgfs.testing.uploads import PushRegistry
 from tests.registry.push.pushing import CHUNK, LARGE, REPOSITORY, SMALL, Bytes, Pushing, parts
 

@@ -1,0 +1,1 @@
+"""Unfinished writes: resumable, truncatable, and committed to blobs."""

@@ -1,0 +1,77 @@
+"""The step from an unfinished write to a stored blob."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from imgfs.content.commits import Naming
+from imgfs.content.ingests.directories import remove_committed
+from imgfs.content.ingests.ingest import Ingest
+from imgfs.content.ingests.table import IngestTable
+from imgfs.content.ingests.verification import stored_already, verify
+from imgfs.content.store import BlobInfo, ContentStore
+from imgfs.errors import NotFound, from_os
+from imgfs.oci.digest import Digest
+
+
+class Committer:
+    """Commits ingests of one store; of those that become the same blob, one after the other."""
+
+    def __init__(self, content: ContentStore, table: IngestTable) -> None:
+        self._content = content
+        self._table = table
+        self._committing: dict[Digest, trio.Event] = {}
+
+    async def commit(self, ingest: Ingest, digest: Digest) -> BlobInfo:
+        """Verify the bytes and store them as `digest`; the ref is free then. The caller holds the ingest and its turn.
+
+        Raises and is cancelled as IngestStore.commit.
+        """
+        async with self._alone(digest):
+            if digest in self._content:
+                self._content.rely(digest)
+                reason = stored_already(digest)
+                await self._table.remove(ingest, reason)
+                raise reason
+            await verify(ingest, digest)
+            with trio.CancelScope(shield=True):
+                async with ingest.at_rest():
+                    await ingest.check_kept()
+                    await self._publish(ingest, digest)
+                    ingest.end(NotFound(f"{ingest.subject}: was committed as {digest}"))
+                    self._table.forget(ingest)
+            info = self._content.info(digest)
+            assert info is not None
+            return info
+
+    @asynccontextmanager
+    async def _alone(self, digest: Digest) -> AsyncGenerator[None]:
+        """Wait for who makes the same blob: it is stored then, and nobody needs these bytes."""
+        while digest in self._committing:
+            await self._committing[digest].wait()
+        self._committing[digest] = trio.Event()
+        try:
+            yield
+        finally:
+            self._committing.pop(digest).set()
+
+    async def _publish(self, ingest: Ingest, digest: Digest) -> None:
+        """In one trip to a thread, unless bytes have to be cut off first: trips would take longer than the disk."""
+        file = await ingest.open_file() if ingest.is_ragged else None
+        clear = partial(remove_committed, self._content.disk, ingest.path)
+        final, durable, ahead = self._content.path(digest), ingest.is_durable, ingest.goes_ahead
+        naming = Naming(ingest.data, final, file, are_durable=durable, goes_ahead=ahead, clear=clear)
+        try:
+            await self._content.publish(digest, naming)
+        except OSError as error:
+            if not naming.is_lost:
+                raise from_os(error, ingest.subject) from None
+            failure = ingest.fall_back(error)
+            await ingest.cut()
+            raise failure from None
+        finally:
+            ingest.close_file()

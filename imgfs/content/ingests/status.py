@@ -1,0 +1,54 @@
+"""How an unfinished write stands, for listings and progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgfs.content.ingests.ingest import Ingest
+from imgfs.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """An ingest as it stands: times are ns since the epoch, sizes are bytes.
+
+    `offset` bytes are on disk, the first `hashed` of them are in `digest`, the first `durable` are recorded as synced.
+    `path` is the file of the bytes. `is_copy`: it is kept beside what somebody verifies now, and goes then. So many
+    seconds at most it `rests` without anybody who held or declared it.
+    """
+
+    ref: str
+    offset: int
+    hashed: int
+    durable: int
+    digest: Digest
+    total: int | None
+    expected: Digest | None
+    started: int
+    updated: int
+    is_live: bool
+    is_copy: bool
+    rests: float
+    path: Path
+
+
+def status_of(ingest: Ingest) -> Status:
+    """The status at this moment."""
+    ingest.progress()
+    meta, running = ingest.meta, ingest.running
+    return Status(
+        ref=meta.ref,
+        offset=ingest.offset,
+        hashed=running.position,
+        durable=meta.durable,
+        digest=running.digest,
+        total=meta.total,
+        expected=meta.expected,
+        started=meta.started,
+        updated=ingest.updated,
+        is_live=ingest.is_held,
+        is_copy=ingest.is_held and ingest.is_copy,
+        rests=0.0 if ingest.is_held else ingest.touched.age(),
+        path=ingest.data,
+    )

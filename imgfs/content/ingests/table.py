@@ -1,0 +1,174 @@
+"""Which unfinished writes there are, by ref, and who holds each: one at a time.
+
+Owns making and removing their directories too, so that a ref is in the table exactly as long as it has one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import trio
+
+from imgfs.content.disk import Disk
+from imgfs.content.ingests.directories import make, remove
+from imgfs.content.ingests.ingest import Ingest
+from imgfs.content.ingests.meta import Meta, era_of
+from imgfs.content.ingests.recovery import Found, read, recover, unfinished
+from imgfs.content.ingests.refs import parse_ref, ref_id
+from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
+from imgfs.oci.digest import Digest
+
+RELEASE_SECONDS = 0.1
+"""How long to wait for a writer that is closing: the kernel's RELEASE comes after close(2) has returned."""
+
+
+class IngestTable:
+    """Ingests by ref. While one is renamed it has two."""
+
+    def __init__(self, disk: Disk, directory: Path, nursery: trio.Nursery) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._nursery = nursery
+        self._era = ""
+        self._ingests: dict[str, Ingest] = {}
+
+    def load(self, era: str | None, *, read_only: bool) -> None:
+        """Find what an earlier run left, once. `era` is what era_of says unless somebody knows better; blocks."""
+        if not self._directory.is_dir():
+            return
+        self._era = era or era_of(self._directory)
+        for one in self._peek() if read_only else list(recover(self._disk, self._directory, self._era)):
+            ingest = self._ingests[one.meta.ref] = Ingest(self._disk, one.path, one.meta, one.offset, self._nursery)
+            if one.meta.updated < one.meta.started:
+                ingest.touched.now()  # the clock was set back meanwhile, so nobody knows
+
+    def _peek(self) -> Iterator[Found]:
+        for path in unfinished(self._directory):
+            with suppress(OSError, ImgfsError):
+                yield read(path, self._era)
+
+    def __iter__(self) -> Iterator[Ingest]:
+        """Each once. What comes or goes meanwhile does no harm."""
+        return iter(list(dict.fromkeys(self._ingests.values())))
+
+    def __contains__(self, ref: str) -> bool:
+        return ref in self._ingests
+
+    def get(self, ref: str) -> Ingest | None:
+        """The ingest of a ref, if there is one."""
+        return self._ingests.get(ref)
+
+    def find(self, ref: str) -> Ingest:
+        """The ingest of a ref. Raises NotFound, Invalid."""
+        ingest = self.get(parse_ref(ref))
+        if ingest is None:
+            raise NotFound(f"ingest {ref!r}: does not exist")
+        return ingest
+
+    def path(self, ref: str) -> Path:
+        """The directory of an ingest that is called `ref`."""
+        return self._directory / ref_id(ref)
+
+    async def hold(self, ref: str, total: int | None, expected: Digest | None) -> tuple[Ingest, bool]:
+        """Be the one holder of a ref, which is started if need be: the second value tells whether it was.
+
+        Raises Busy if another holder stays for 100 ms; NoSpace, StorageFailed.
+        """
+        with trio.move_on_after(RELEASE_SECONDS):
+            while True:
+                ingest = self.get(ref)
+                if ingest is None:
+                    return await self._start(ref, total, expected), True
+                if not ingest.is_held and ingest.gone is None:
+                    ingest.is_held, ingest.released = True, trio.Event()
+                    return ingest, False
+                await ingest.released.wait()
+        raise Busy(f"ingest {ref!r}: another writer is at work; wait for it, or remove the ref")
+
+    async def hold_known(self, ref: str) -> Ingest:
+        """As `hold`, without starting one. Raises NotFound, also if the holder took it away."""
+        ingest = self.find(ref)
+        with trio.move_on_after(RELEASE_SECONDS):
+            while ingest.is_held:
+                await ingest.released.wait()
+                ingest = self.find(ref)
+            ingest.is_held, ingest.released = True, trio.Event()
+            return ingest
+        raise Busy(f"ingest {ref!r}: its writer is at work; close it first")
+
+    @contextmanager
+    def held(self, ingest: Ingest) -> Generator[None]:
+        """Hold one that nobody holds, at once, for as long as the block runs. It counts as unused all the same."""
+        ingest.is_held, ingest.released = True, trio.Event()
+        try:
+            yield
+        finally:
+            ingest.is_held = False
+            ingest.released.set()
+
+    def release(self, ingest: Ingest) -> None:
+        """The holder is done."""
+        ingest.touched.now()
+        ingest.is_held = False
+        ingest.released.set()
+
+    async def _start(self, ref: str, total: int | None, expected: Digest | None) -> Ingest:
+        """A new ingest, held by the caller; it is in the table before its directory is made, so that there is one."""
+        now = time.time_ns()
+        meta = Meta(ref, now, now, self._era, 0, total, expected)
+        ingest = Ingest(self._disk, self.path(ref), meta, 0, self._nursery)
+        self._refuse_shared(ingest)
+        ingest.is_held = True
+        self._ingests[ref] = ingest
+        with trio.CancelScope(shield=True):
+            async with ingest.lock:
+                try:
+                    await ingest.on_disk(make, self._disk, ingest.path, meta)
+                except ImgfsError as error:
+                    ingest.end(error)
+                    self._ingests.pop(ref)
+                    self.release(ingest)
+                    raise
+        return ingest
+
+    def _refuse_shared(self, ingest: Ingest) -> None:
+        """A ref whose renaming failed half-way keeps its directory until the next start."""
+        if ingest.path.exists() and any(other.path == ingest.path for other in self._ingests.values()):
+            raise StorageFailed(f"{ingest.subject}: a ref that could not be moved has its directory; start again")
+
+    async def remove(self, ingest: Ingest, reason: ImgfsError, how: Callable[[Disk, Path], None] = remove) -> None:
+        """End an ingest, whose lock the caller holds. The ref is free once the directory is gone.
+
+        Where the disk refuses that, the ref stays with its bytes, for another attempt; a writer is sent away anyhow.
+        """
+        ingest.end(reason)
+        with trio.CancelScope(shield=True):
+            async with ingest.at_rest():
+                try:
+                    await ingest.on_disk(how, self._disk, ingest.path)
+                finally:
+                    self.drop(ingest)
+
+    def drop(self, ingest: Ingest) -> None:
+        """Take an ended ingest from the table; what the disk did not let go is there as if somebody resumed it."""
+        if ingest.data.exists():
+            left = Ingest(self._disk, ingest.path, ingest.meta, ingest.offset, self._nursery)
+            self._ingests[ingest.meta.ref] = left
+            ingest.released.set()
+        else:
+            self.forget(ingest)
+
+    def forget(self, ingest: Ingest) -> None:
+        """Take an ended ingest from the table whose bytes are somebody else's now."""
+        self._ingests.pop(ingest.meta.ref)
+        ingest.released.set()
+
+    def enter(self, ref: str, ingest: Ingest | None) -> None:
+        """Have `ref` mean another ingest, or none."""
+        if ingest is None:
+            self._ingests.pop(ref)
+        else:
+            self._ingests[ref] = ingest

@@ -1,0 +1,154 @@
+"""Taking away what is left of a container: what its runtime keeps, its mount; all of it where it never ran.
+
+A snapshot has a key that no other had, so removing it twice harms nobody. Containers that ran are deleted by the
+daemon (fs/containers/deleting.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
+from imgfs.execution.records.groups import end_groups
+from imgfs.execution.records.record import Container
+from imgfs.execution.records.records import Record, Records, remove_gone
+from imgfs.execution.runtimes.runtime import OciRuntime, RuntimeFailed
+from imgfs.kernel.mounts import mounts_below, unmount
+
+GOING_SECONDS = 5.0
+"""How long the mounts of a container that has ended may take to go: they go with the last process in them."""
+_POLL = 0.02
+_BEGINNING_SECONDS = 60.0
+"""How old a record without a word in it is before it is taken for a dead one's. One with words has its lock held."""
+
+
+def remove_snapshot(container: Container, patience: float = GOING_SECONDS) -> None:
+    """Remove the snapshot through the mount; one that is gone is fine. Raises Busy, StorageFailed, NotFound: no mount.
+
+    Waits for up to `patience` seconds while it is busy: the kernel lets go of a container's mounts when it has buried
+    its processes.
+    """
+    path = f"{container.mountpoint}/snapshots/active/{container.snapshot}"
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            if not os.path.exists(f"{container.mountpoint}/.imgfs/version"):
+                raise NotFound(_unmounted(container)) from None
+            return
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                raise NotFound(_unmounted(container)) from None
+            if error.errno != errno.EBUSY:
+                raise StorageFailed(f"{path}: cannot be removed: {error.strerror}; see the log of imgfs") from None
+            if time.monotonic() > deadline:
+                raise Busy(f"{path}: is in use; end the processes in it") from None
+            time.sleep(_POLL)
+
+
+def discard_runtime(records: Records, record: Record, container: Container) -> None:
+    """Have the runtime forget a container whose supervisor could not tell it: it was killed, or the machine was.
+
+    Takes the mount of its rootfs away too. Blocks.
+    """
+    if (records.runtime_root / container.runtime_id).exists():
+        with suppress(RuntimeFailed, NotFound):
+            runtime_of(records, record, container).delete(container.runtime_id, force=True)
+    clear_leavings(records, container)
+    unmount_rootfs(record)
+
+
+def clear_leavings(records: Records, container: Container) -> None:
+    """Remove what a runtime that was killed does not know of itself: processes, cgroups, its directory, mounts in it.
+
+    Blocks.
+    """
+    end_groups(container.snapshot)
+    place = records.runtime_root / container.runtime_id
+    if not place.exists():
+        return
+    for mount in mounts_below(str(place)):
+        with suppress(ImgfsError):
+            unmount(mount.mountpoint, detach=True)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def unmount_rootfs(record: Record) -> None:
+    """Take the mount of a container's rootfs away, also while somebody from outside is in it. Blocks."""
+    with suppress(NotFound):
+        while True:
+            unmount(str(record.rootfs), detach=True)
+
+
+def runtime_of(records: Records, record: Record, container: Container, deadline: float = 60.0) -> OciRuntime:
+    """The runtime that has a container."""
+    runtime = container.runtime
+    return OciRuntime(runtime.name, runtime.path, records.runtime_root, record.path / "runtime.log", deadline)
+
+
+def collect(records: Records) -> None:
+    """Take away what was begun by somebody who was killed before the container had its name, or after. Blocks.
+
+    What is being made is locked by whoever makes it. What cannot be taken away now is tried again the next time.
+    """
+    for record in records.unfinished():
+        with suppress(ImgfsError, OSError):
+            _collect(records, record)
+    collect_gone(records)
+
+
+def collect_gone(records: Records) -> None:
+    """Finish removing what is out of sight already, with what its runtime keeps, where nobody is at it. Blocks."""
+    for record in records.gone():
+        with suppress(ImgfsError, OSError):
+            _finish_gone(records, record)
+
+
+def _collect(records: Records, record: Record) -> None:
+    if not (record.path / "container.json").exists():
+        if time.time() - record.path.stat().st_mtime > _BEGINNING_SECONDS:
+            records.forget(record)
+        return
+    lock = os.open(record.lock, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unmake(records, record, record.container(), patience=0)
+    finally:
+        os.close(lock)
+
+
+def _finish_gone(records: Records, record: Record) -> None:
+    """Raises OSError where somebody else is at it."""
+    lock = os.open(record.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(NotFound, StorageFailed):  # what says so goes after what it says
+            discard_runtime(records, record, record.container())
+        unmount_rootfs(record)
+        remove_gone(record)
+    finally:
+        os.close(lock)
+
+
+def unmake(records: Records, record: Record, container: Container, patience: float = GOING_SECONDS) -> None:
+    """Take away a container that never ran, of which nothing is kept. Raises as `remove_snapshot`, OSError.
+
+    It has no name any more when its snapshot goes: who is killed in between leaves what `collect` knows.
+    """
+    unmount_rootfs(record)
+    record = records.withdraw(record)
+    remove_snapshot(container, patience)
+    records.forget(record)
+
+
+def _unmounted(container: Container) -> str:
+    where = Path(container.mountpoint)
+    return f"{where}: no tree is mounted there, so the snapshot stays; `imgfs mount {where}`, then `imgfs delete` it"

@@ -1,0 +1,1 @@
+"""The OCI runtimes of this host: chosen, called, and asked to enter what they run."""

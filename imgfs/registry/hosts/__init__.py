@@ -1,0 +1,1 @@
+"""Which hosts stand for a registry, in which order, and what was learnt about each."""

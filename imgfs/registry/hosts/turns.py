@@ -1,0 +1,162 @@
+"""Whose turn it is: the hosts of one call in their order, each left when it fails, and what that says of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from imgfs.errors import (
+    AccessDenied,
+    ImgfsError,
+    Malformed,
+    NotFound,
+    RateLimited,
+    RemoteError,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    VerificationFailed,
+)
+from imgfs.registry.hosts.endpoint import Endpoint
+from imgfs.registry.hosts.health import Health
+from imgfs.registry.retry import Pauses
+
+FAULTS = (RemoteError, NotFound, VerificationFailed, Malformed, TooLarge)
+"""What is one host's failure, where another may do better."""
+
+_WORDS = {
+    NotFound: "has it not",
+    AccessDenied: "denies access",
+    RateLimited: "limits requests",
+    TimedOut: "is too slow",
+    Unreachable: "is not reached",
+    VerificationFailed: "sent wrong bytes",
+}
+_log = logging.getLogger("imgfs.registry")
+
+
+class Turns:
+    """The hosts of one call for `what`, beginning with `current`. Hosts that are down, or were caught lying about
+    `what`, come last."""
+
+    def __init__(self, hosts: Sequence[Endpoint], what: str, health: Health, pauses: Pauses, patience: float) -> None:
+        self.what = what
+        self.alone = len(hosts) == 1
+        self._health = health
+        self._pauses = pauses
+        self._patience = patience
+        self._queue = self._ordered(hosts)
+        self._errors: list[tuple[Endpoint, ImgfsError]] = []
+        self._spent: list[Endpoint] = []
+        self._given = False
+        """Whether somebody gave a part, and therefore has it."""
+        self.since = self._asked = trio.current_time()
+        """When the last progress was."""
+        self._take()
+
+    @property
+    def current(self) -> Endpoint:
+        """Who is asked now."""
+        return self._queue[0]
+
+    def spare(self) -> bool:
+        """Whether somebody should be asked rather than the current one again."""
+        behind = self._queue[1:]
+        return bool(behind) and (any(map(self._usable, behind)) or not self._usable(self.current))
+
+    def waited(self, seconds: float) -> None:
+        """So much time was spent in a queue of our own: it is nobody's."""
+        self.since += seconds
+        self._asked = trio.current_time()
+
+    def well(self) -> None:
+        """The current one did what it was asked for."""
+        if not self.alone:
+            self._health.well(self.current.authority)
+
+    def leave(self, error: ImgfsError) -> None:
+        """The current one failed: the next one's turn.
+
+        Raises what tells most when nobody is left or no time, and at once the word of the registry itself that
+        something is not there.
+        """
+        if self.alone:
+            raise error
+        self._learn(error)
+        host = self.current
+        self._errors.append((host, error))
+        if isinstance(error, NotFound) and not host.mirror and not self._given:
+            raise error
+        if len(self._queue) == 1 or trio.current_time() - self.since > self._patience:
+            raise self._told()
+        if isinstance(error, Unreachable | TimedOut | RateLimited):
+            self._spent.append(host)
+        del self._queue[0]
+        self._log_leaving(host, error)
+        self._take()
+
+    def pass_on(self, error: ImgfsError) -> bool:
+        """The current one broke off after it had given something: is it somebody else's turn now?
+
+        Those who could not be reached before may be by now, but come last if they are known to be down.
+        """
+        host = self.current
+        if isinstance(error, TimedOut):
+            self._learn(error)
+        self.since = trio.current_time()
+        self._errors.clear()
+        self._given = True
+        others = self._ordered([*self._queue[1:], *self._spent])
+        self._spent.clear()
+        up = [one for one in others if self._usable(one)]
+        self._queue = [*up, host, *(one for one in others if one not in up)]
+        if not up:
+            return False
+        self._log_leaving(host, error)
+        self._take()
+        return True
+
+    def _take(self) -> None:
+        self._asked = trio.current_time()
+        self._health.probe(self.current.authority)
+
+    def _ordered(self, hosts: Sequence[Endpoint]) -> list[Endpoint]:
+        """Those who are well first; of those who lied, whose lie is the oldest; among equals, as configured.
+
+        One of several who lied may be wronged, and must get its turn.
+        """
+        return sorted(
+            hosts, key=lambda one: (self._health.shunned_for(one.authority, self.what), not self._usable(one))
+        )
+
+    def _usable(self, host: Endpoint) -> bool:
+        resting = self._health.is_down(host.authority) or self._pauses.resting(host.authority)
+        return not resting and not self._lied(host)
+
+    def _lied(self, host: Endpoint) -> bool:
+        return self._health.is_shunned(host.authority, self.what)
+
+    def _learn(self, error: ImgfsError) -> None:
+        if isinstance(error, VerificationFailed):
+            self._health.shun(self.current.authority, self.what)
+        if isinstance(error, Unreachable | TimedOut):
+            self._health.failed(self.current.authority, self._asked)
+
+    def _log_leaving(self, host: Endpoint, error: ImgfsError) -> None:
+        level = logging.DEBUG if isinstance(error, NotFound) else logging.WARNING
+        facts = {"host": host.authority, "next": self.current.authority, "error": error.message}
+        _log.log(level, "asking another host", extra=facts)
+
+    def _told(self) -> ImgfsError:
+        """The registry's own failure, else the first that is more than an absence, with a word on the others."""
+        chosen = min(self._errors, key=lambda one: (one[0].mirror, isinstance(one[1], NotFound)))
+        others = [f"{host.authority} {_word(error)}" for host, error in self._errors if (host, error) != chosen]
+        if not others:
+            return chosen[1]
+        return type(chosen[1])(f"{chosen[1].message}; {', '.join(dict.fromkeys(others))}")
+
+
+def _word(error: ImgfsError) -> str:
+    return next((word for kind, word in _WORDS.items() if isinstance(error, kind)), "failed")

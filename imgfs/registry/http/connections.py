@@ -1,0 +1,144 @@
+"""Open connections, and which requests may share them: pools over httpx by trust, proxy and permitted networks."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+
+import httpcore
+import httpx
+import trio
+
+from imgfs.errors import RegistryFailed
+from imgfs.registry.hosts.endpoint import hostname
+from imgfs.registry.http.addresses import Reach
+from imgfs.registry.http.network import Network
+from imgfs.registry.http.proxy import refuse_literal
+from imgfs.registry.http.route import Route
+from imgfs.registry.http.trust import SYSTEM, Contexts, Trust
+from imgfs.registry.limits import Limits
+
+
+class Connections:
+    """The pools of one Registry, each made when it is first needed; `contexts` say whom TLS believes."""
+
+    def __init__(self, limits: Limits, contexts: Contexts) -> None:
+        self._limits = limits
+        self._contexts = contexts
+        self._pools: dict[_Key, Pool] = {}
+
+    async def pool(self, url: str, route: Route, subject: str) -> Pool:
+        """The pool for a request to `url`; nothing is connected yet.
+
+        Raises RegistryFailed for certificates of no use, a proxy that is neither http nor https, and an address that
+        is not permitted and that a proxy would connect to.
+        """
+        if route.proxy and not route.proxy.startswith(("http://", "https://")):
+            raise RegistryFailed(f"{subject}: the proxy is neither http nor https; check HTTPS_PROXY and ALL_PROXY")
+        if route.proxy and route.permitted is not None:
+            refuse_literal(hostname(url), route.permitted, subject)
+        key = _Key.of(url, route)
+        if found := self._pools.get(key):
+            return found
+        context, proxy_context = await self._contexts_of(key, subject)
+        if found := self._pools.get(key):
+            return found
+        # Known before anything is waited for, or others would make a second one that nobody closes.
+        made = self._pools[key] = self._made(key, context, proxy_context)
+        await self._retire(key)
+        return made
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        with trio.CancelScope(shield=True):
+            for pool in self._pools.values():
+                await pool.aclose()
+
+    async def _contexts_of(self, key: _Key, subject: str) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+        """What TLS is spoken by with the host, and with the proxy: that is who the system's certificates say it is."""
+        get, proxy_context = self._contexts.get, None
+        if key.trust is None:
+            return None, None
+        try:
+            if key.proxy.startswith("https:"):
+                proxy_context = await trio.to_thread.run_sync(get)
+            return await trio.to_thread.run_sync(get, key.trust), proxy_context
+        except RegistryFailed as error:
+            raise RegistryFailed(f"{subject}: {error.message}") from None
+
+    async def _retire(self, newer: _Key) -> None:
+        """Forget connections that were made with files which have changed since, unless somebody reads from them."""
+        for key, pool in list(self._pools.items()):
+            if key.trust is not None and key.differs_by_files(newer) and pool.is_idle():
+                del self._pools[key]
+                self._contexts.drop(key.trust)
+                await pool.aclose()
+
+    def _made(self, key: _Key, context: ssl.SSLContext | None, proxy_context: ssl.SSLContext | None) -> Pool:
+        if key.proxy:
+            return Pool.behind(httpx.Proxy(key.proxy, ssl_context=proxy_context), context, self._limits)
+        return Pool.direct(key.permitted, context, self._limits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What connections may be shared by."""
+
+    trust: Trust | None
+    """None: without TLS, and without a proxy."""
+    proxy: str = field(repr=False)
+    permitted: Reach | None
+
+    @classmethod
+    def of(cls, url: str, route: Route) -> _Key:
+        trust = route.trust if route.proxy or url.startswith("https:") else None
+        # Whom a proxy connects to is its own business.
+        return cls(trust, route.proxy, None if route.proxy else route.permitted)
+
+    def differs_by_files(self, newer: _Key) -> bool:
+        """Whether `newer` is the same but for certificates that changed."""
+        if self.trust is None or newer.trust is None or self.trust == SYSTEM or self.trust == newer.trust:
+            return False
+        same_way = (self.proxy, self.permitted) == (newer.proxy, newer.permitted)
+        return same_way and self.trust.paths == newer.trust.paths
+
+
+class Pool(httpx.AsyncHTTPTransport):
+    """httpx's transport over a pool whose connections are made by our Network, which httpx has no argument for."""
+
+    def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    @classmethod
+    def direct(cls, permitted: Reach | None, context: ssl.SSLContext | None, limits: Limits) -> Pool:
+        """Straight to the hosts, where they are in a network that is `permitted`."""
+        return cls(
+            httpcore.AsyncConnectionPool(
+                ssl_context=context,
+                max_connections=None,
+                max_keepalive_connections=limits.connections,
+                keepalive_expiry=limits.keep_alive,
+                network_backend=Network(permitted),
+            )
+        )
+
+    @classmethod
+    def behind(cls, proxy: httpx.Proxy, context: ssl.SSLContext | None, limits: Limits) -> Pool:
+        """Through `proxy`, which may be anywhere: who configured it said so."""
+        url = proxy.url
+        return cls(
+            httpcore.AsyncHTTPProxy(
+                proxy_url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                proxy_auth=proxy.raw_auth,
+                proxy_ssl_context=proxy.ssl_context,
+                ssl_context=context,
+                max_connections=None,
+                max_keepalive_connections=limits.connections,
+                keepalive_expiry=limits.keep_alive,
+                network_backend=Network(None),
+            )
+        )
+
+    def is_idle(self) -> bool:
+        """Whether no request is on the way over its connections."""
+        return all(one.is_idle() or one.is_closed() for one in self._pool.connections)
