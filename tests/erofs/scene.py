@@ -100,12 +100,8 @@ def symlink(target: bytes, **facts: object) -> Node:
 
 
 def directory(children: Mapping[bytes, Node], **facts: object) -> Node:
-    """A directory of `children`, whose parent it becomes."""
-    made = node(stat.S_IFDIR | 0o755, children=dict(children), **facts)
-    for child in children.values():
-        if child.children is not None:
-            child.parent = made
-    return made
+    """A directory of `children`."""
+    return node(stat.S_IFDIR | 0o755, children=dict(children), **facts)
 
 
 def tree(children: Mapping[bytes, Node], **facts: object) -> Node:
