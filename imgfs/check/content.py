@@ -16,7 +16,7 @@ from imgfs.check.finding import Finding, aside, damaged, derived, stranger
 from imgfs.content.durable import DAMAGED, TEMPORARY
 from imgfs.content.ingests.meta import decode
 from imgfs.content.unproven import final_path
-from imgfs.erofs.superblock import is_whole
+from imgfs.erofs.superblock import is_outdated, is_whole
 from imgfs.errors import ImgfsError, StorageFailed
 from imgfs.layers import files
 from imgfs.layers.index import Index
@@ -48,7 +48,10 @@ def check_blob(path: Path, place: str, size: int | None, *, deep: bool, moved: M
 
 
 def check_layer(directory: Path, place: str, *, deep: bool, moved: Moved) -> Finding | None:
-    """A layer: its tar is there, of the size that its index has; `deep` hashes it. A missing index is no harm."""
+    """A layer: its tar is there, of the size that its index has; `deep` hashes it.
+
+    No index is no harm, nor is one of an older imgfs: it is made when it is needed.
+    """
     diff_id, tar, index = f"{directory.parent.name}:{directory.name}", directory / files.TAR, directory / files.INDEX
     if directory.name.endswith(DAMAGED):
         return aside(place)
@@ -59,21 +62,21 @@ def check_layer(directory: Path, place: str, *, deep: bool, moved: Moved) -> Fin
     size = _size_of(tar)
     if size is None:
         return derived(place, "has no tar") if directory.exists() else None
-    stored = _index_size(index) if index.exists() else size
+    stored = _stored_size(directory, size)
     if stored not in (None, size):
         return damaged(place, f"its tar has {size} bytes, {stored} were stored")
     if deep and not _has_digest(tar, Digest(diff_id), moved):
         return damaged(place, "its tar has another digest")
-    if stored is None and index.exists():
-        return derived(f"{place}/index", "is torn, or of another version", "index")
+    if stored is None:
+        return derived(f"{place}/index", "is torn", "index")
     return None
 
 
 def check_view(path: Path, place: str, moved: Moved) -> Finding | None:
-    """A metadata image, by its checksum."""
+    """A metadata image, by its checksum. One that an older imgfs made is no harm."""
     if is_plain(path) and _is_whole(path, moved):
         return None
-    return derived(place, "is torn, or of another version")
+    return derived(place, "is torn")
 
 
 def check_ingest(directory: Path, place: str) -> Finding | None:
@@ -124,6 +127,15 @@ def _size_of(path: Path) -> int | None:
         return None
 
 
+def _stored_size(directory: Path, found: int) -> int | None:
+    """The size that a layer's tar had when it was stored: `found` where nothing tells; None where the index is torn."""
+    index = directory / files.INDEX
+    if index.exists() and not files.has_outdated_index(directory):
+        return _index_size(index)
+    recorded = files.recorded_size(directory)
+    return found if recorded is None else recorded
+
+
 def _index_size(path: Path) -> int | None:
     """The size of the tar as its index has it; None for an index that does not read back."""
     try:
@@ -139,7 +151,7 @@ def _is_whole(path: Path, moved: Moved) -> bool:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
             moved(len(mapped))
-            return is_whole(mapped)
+            return is_whole(mapped) or is_outdated(mapped)
     except FileNotFoundError:
         return True
     except (OSError, ValueError):  # ValueError: an empty file cannot be mapped

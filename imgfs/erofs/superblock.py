@@ -38,6 +38,7 @@ TAG_MAX = 64
 
 _EDITION: Final = b"imgfs erofs 2"
 """Goes into the digest; to be raised when the writer lays images out in another way."""
+_EARLIER: Final = (b"imgfs erofs 1",)
 _TABLE_AT: Final = SUPERBLOCK_AT + SUPERBLOCK.size
 _CHECKSUM: Final = slice(SUPERBLOCK_AT + CHECKSUM_AT, SUPERBLOCK_AT + CHECKSUM_AT + 4)
 _UUID: Final = slice(SUPERBLOCK_AT + UUID_AT, SUPERBLOCK_AT + UUID_AT + UUID_SIZE)
@@ -100,10 +101,19 @@ def is_whole(image: Image) -> bool:
 
     Speed is that of blake2b, some 700 MB/s, without the GIL. A file may be given as a map of it.
     """
+    return _is_of(image, _EDITION)
+
+
+def is_outdated(image: Image) -> bool:
+    """Tell the same of an earlier edition of the writer. Such an image is sound and not used: it is built anew."""
+    return any(_is_of(image, edition) for edition in _EARLIER)
+
+
+def _is_of(image: Image, edition: bytes) -> bool:
     with memoryview(image) as view:
         if len(view) <= _TABLE_AT or len(view) % BLOCK:
             return False
-        return bytes(view[_UUID]) == _digest(view)
+        return bytes(view[_UUID]) == _digest(view, edition)
 
 
 def _superblock(layout: Layout, devices: int) -> bytes:
@@ -138,10 +148,10 @@ def _device(device: Device, place: int) -> bytes:
     return DEVICE.pack(device.tag, blocks(device.size), place)
 
 
-def _digest(image: bytearray | memoryview) -> bytes:
+def _digest(image: bytearray | memoryview, edition: bytes = _EDITION) -> bytes:
     """Of all bytes but those that `seal` sets."""
     with memoryview(image) as view:
-        running = blake2b(view[: _CHECKSUM.start], digest_size=UUID_SIZE, person=_EDITION)
+        running = blake2b(view[: _CHECKSUM.start], digest_size=UUID_SIZE, person=edition)
         running.update(view[_CHECKSUM.stop : _UUID.start])
         running.update(view[_UUID.stop :])
     return running.digest()

@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from imgfs.content.durable import aside_name, fsync_path
-from imgfs.layers.index import MAGIC, SIZE_BYTES
+from imgfs.layers.index import MAGIC, SIZE_BYTES, is_outdated, stated_size
 
 TAR, INDEX = "tar", "index"
 
@@ -19,14 +19,23 @@ def sync_index(directory: Path) -> None:
 
 def recorded_size(directory: Path) -> int | None:
     """The size that the tar had when it was stored; None where the index is not whole either (it is rebuilt)."""
+    return stated_size(_index_head(directory))
+
+
+def has_outdated_index(directory: Path) -> bool:
+    """Whether the index is one that another version of imgfs made."""
+    return is_outdated(_index_head(directory))
+
+
+def _index_head(directory: Path) -> bytes:
+    """The first bytes of the index, as far as it has any."""
     if not (directory / INDEX).is_file():  # nor a pipe, which would never be read
-        return None
+        return b""
     try:
         with (directory / INDEX).open("rb") as file:
-            head = file.read(SIZE_BYTES + len(MAGIC))
+            return file.read(SIZE_BYTES + len(MAGIC))
     except OSError:
-        return None
-    return int.from_bytes(head[:SIZE_BYTES]) if head[SIZE_BYTES:] == MAGIC else None
+        return b""
 
 
 def set_aside(directory: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import weakref
 from collections.abc import Iterator
@@ -26,10 +27,11 @@ from imgfs.layers.entry import Entry
 MAGIC = b"imgfs layer index 2\n"
 """How an index begins, behind the size of the tar."""
 SIZE_BYTES = 8
-"""Bytes before the index in its file: the size of the tar, so that a start sees a cut one at once."""
+"""Bytes before the index in its file, in every version: the size of the tar, so that a start sees a cut one at once."""
 BATCH = 2048
 """Entries that are encoded at once, and that are in memory at once when they are read."""
 
+_ANY_MAGIC = re.compile(rb"imgfs layer index [0-9]\n")
 _COUNTS = struct.Struct(">QQ")
 _SUM = 32
 _HEAD = SIZE_BYTES + len(MAGIC) + _COUNTS.size + _SUM
@@ -117,6 +119,16 @@ class IndexWriter:
         self._running.update(counts)
         head = tar_size.to_bytes(SIZE_BYTES) + MAGIC + counts + self._running.digest()
         _write_all(self._file, head, 0)
+
+
+def stated_size(head: bytes) -> int | None:
+    """The size of the tar by the first bytes of an index of any version, unchecked; None where they are of none."""
+    return int.from_bytes(head[:SIZE_BYTES]) if _ANY_MAGIC.match(head, SIZE_BYTES) else None
+
+
+def is_outdated(head: bytes) -> bool:
+    """Whether these are the first bytes of an index of another version: no damage, and replaced once it is read."""
+    return stated_size(head) is not None and not head.startswith(MAGIC, SIZE_BYTES)
 
 
 def stored_weight(path: Path) -> Weight | None:

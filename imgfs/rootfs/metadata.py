@@ -15,7 +15,7 @@ from pathlib import Path
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.durable import open_directory, write_file
 from imgfs.erofs.inode import Device
-from imgfs.erofs.superblock import is_whole
+from imgfs.erofs.superblock import is_outdated, is_whole
 from imgfs.erofs.writer import build
 from imgfs.errors import from_os
 from imgfs.oci.digest import Digest, is_digest
@@ -92,11 +92,12 @@ def _check(path: Path) -> bool:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
             if is_whole(mapped):
                 return True
+            reason = "of an older version" if is_outdated(mapped) else "torn"
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        _log.warning("metadata image cannot be read", extra={"path": str(path), "reason": str(error)})
-    _log.warning("torn metadata image; it is built again", extra={"path": str(path)})
+        reason = str(error)
+    _log.warning("metadata image is built again", extra={"path": str(path), "reason": reason})
     with suppress(OSError):  # the next one replaces it in any case, or is refused for the same reason
         path.unlink()
     return False

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from imgfs.check.content import check_layer
 from imgfs.content.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
-from imgfs.layers.index import Index, stored_weight
+from imgfs.layers.index import SIZE_BYTES, Index, stored_weight
 from imgfs.layers.store import LayerStore
 from imgfs.testing.images import Directory, File, layer
 from tests.content.full_disk import Calls, fill, small_disk
@@ -170,6 +171,29 @@ async def test_a_lost_or_damaged_index_is_made_again_from_the_tar(
     assert layer.weight() == stored_weight(index)
     assert len(files(tmp_path)) == 2
     again.close()
+
+
+def make_outdated(index: Path) -> None:
+    data = index.read_bytes()
+    index.write_bytes(data[:SIZE_BYTES] + b"imgfs layer index 1\n" + bytes(99))
+
+
+async def test_an_index_of_another_version_still_tells_of_a_cut_tar(tmp_path: Path, store: LayerStore) -> None:
+    tar = (await stored(store, MADE)).tar
+    make_outdated(tar.with_name("index"))
+    assert MADE.diff_id in reopened(tmp_path)
+    os.truncate(tar, 1024)
+    assert MADE.diff_id not in reopened(tmp_path)
+
+
+async def test_an_index_of_another_version_is_no_damage_and_a_cut_tar_is(tmp_path: Path, store: LayerStore) -> None:
+    tar = (await stored(store, MADE)).tar
+    make_outdated(tar.with_name("index"))
+    assert check_layer(tar.parent, "it", deep=True, moved=lambda _: None) is None
+    os.truncate(tar, 1024)
+    found = check_layer(tar.parent, "it", deep=False, moved=lambda _: None)
+    assert found is not None
+    assert f"its tar has 1024 bytes, {len(MADE.tar)} were stored" in str(found)
 
 
 async def test_a_damaged_tar_is_never_walked_into_an_index(tmp_path: Path, store: LayerStore) -> None:

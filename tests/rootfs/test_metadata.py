@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from imgfs.check.content import check_view
+from imgfs.erofs.superblock import _digest
 from imgfs.errors import StorageFailed
 from imgfs.oci.digest import Digest
 from imgfs.rootfs.metadata import MetadataImages
@@ -41,10 +44,24 @@ async def test_a_torn_image_is_not_found_and_gone(scene: Scene, damage: str, cap
     images = MetadataImages(scene.state)
     with caplog.at_level(logging.WARNING):
         assert await images.find(view.snapshot.chain_id) is None
-    assert "torn metadata image" in caplog.text
+    assert "metadata image is built again" in caplog.text
     assert not path.exists()
     assert (await images.make(view)).read_bytes() == whole
     assert await images.find(view.snapshot.chain_id) == path
+
+
+async def test_an_image_of_an_older_version_is_built_again_and_is_not_called_torn(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = await scene.view(BASE)
+    with monkeypatch.context() as patch:
+        patch.setattr("imgfs.erofs.superblock._digest", partial(_digest, edition=b"imgfs erofs 1"))
+        path = await scene.images.make(view)
+    assert check_view(path, "views/it", lambda _: None) is None
+    with caplog.at_level(logging.WARNING):
+        assert await MetadataImages(scene.state).find(view.snapshot.chain_id) is None
+    assert [vars(record)["reason"] for record in caplog.records] == ["of an older version"]
+    assert not path.exists()
 
 
 def tear(path: Path, how: str) -> None:
