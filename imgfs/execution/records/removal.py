@@ -54,6 +54,32 @@ def remove_snapshot(container: Container, patience: float = GOING_SECONDS) -> No
             time.sleep(_POLL)
 
 
+def delete_by_tree(container: Container, place: int) -> OSError | None:
+    """Delete a container through the mount; why it is there still, or None when it is out of sight. Blocks.
+
+    `place` is its record's directory, open. What has its id in the tree may be another one by now, where somebody else
+    was faster, or is another state directory's, where one is mounted there since: neither is touched.
+    """
+    try:
+        if not is_named(container, place):
+            return None
+        os.lstat(f"{container.mountpoint}/snapshots/active/{container.snapshot}")
+        os.rmdir(f"{container.mountpoint}/containers/{container.id}")
+    except OSError as error:
+        return error if is_named(container, place) else None
+    return None
+
+
+def is_named(container: Container, place: int) -> bool:
+    """Whether the open directory of a container's record is not out of sight."""
+    return path_of(place).name == container.id
+
+
+def path_of(place: int) -> Path:
+    """Where an open directory is now."""
+    return Path(os.readlink(f"/proc/self/fd/{place}"))
+
+
 def discard_runtime(records: Records, record: Record, container: Container) -> None:
     """Have the runtime forget a container whose supervisor could not tell it: it was killed, or the machine was.
 

@@ -26,7 +26,15 @@ from imgfs.execution.job import NONE, Job, decode_job
 from imgfs.execution.records.groups import oom_kills
 from imgfs.execution.records.record import Container, Runtime, Status, now
 from imgfs.execution.records.records import GONE, Record, Records, let_delete, remove_gone, start_time
-from imgfs.execution.records.removal import clear_leavings, collect, discard_runtime, unmake, unmount_rootfs
+from imgfs.execution.records.removal import (
+    clear_leavings,
+    collect,
+    delete_by_tree,
+    discard_runtime,
+    path_of,
+    unmake,
+    unmount_rootfs,
+)
 from imgfs.execution.runtimes.choice import remember_refusal
 from imgfs.execution.runtimes.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, is_before_program, shell_code_of
 from imgfs.execution.signals import signal_number
@@ -208,25 +216,22 @@ class _Life:
         deadline = time.monotonic() + _BUSY_SECONDS
         let_delete(self._job.lock)
         with suppress(FileNotFoundError), opened(self.record.path) as place:
-            while why := self._try_delete():
+            while why := delete_by_tree(self._container, place):
+                self._move_to(place)
                 if why.errno != errno.EBUSY or time.monotonic() > deadline:
                     reason = os.strerror(why.errno or errno.EIO)
-                    return (
-                        f"container {self.record.id}: stays until imgfs is mounted again, or `imgfs delete`: {reason}"
-                    )
+                    id = self._container.id
+                    return f"container {id}: stays until imgfs is mounted again, or `imgfs delete`: {reason}"
                 if not self._is_forgotten:
                     self._forget_runtime()  # what is in its way may be its own
                 time.sleep(_RETRY)
-            self.record = Record(Path(os.readlink(f"/proc/self/fd/{place}")))
-            self._runtime = self._called(self._container.runtime)
+            self._move_to(place)
         return ""
 
-    def _try_delete(self) -> OSError | None:
-        try:
-            os.rmdir(f"{self._container.mountpoint}/containers/{self.record.id}")
-        except OSError as error:
-            return error if error.errno != errno.ENOENT or self.record.path.exists() else None
-        return None
+    def _move_to(self, place: int) -> None:
+        """Know the record by where it is: out of sight, if it was deleted, and its id is another one's."""
+        self.record = Record(path_of(place))
+        self._runtime = self._called(self._container.runtime)
 
     def _run(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
         """Have the first runtime run it that can; which refused this host is remembered. Raises what the first did."""

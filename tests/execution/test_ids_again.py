@@ -1,0 +1,58 @@
+"""An id stands for one container at a time: one that goes takes along no other that is called so by then."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from imgfs.execution.descriptors import opened
+from imgfs.execution.records.removal import delete_by_tree
+from tests.execution.box import Box, boxed, supervisors, until
+from tests.support.mounted import Mounted
+
+
+def test_one_that_goes_leaves_the_next_of_its_id_alone(box: Box) -> None:
+    box.ended(box.start("box", "true", id="again"))
+    record = box.record("again")
+    container = record.container()
+    with opened(record.path) as place:
+        (box.mount.path / "containers/again").rmdir()
+        box.ended(box.start("box", "sh", "-c", "exit 3", id="again"))
+        assert delete_by_tree(container, place) is None
+    assert box.record("again").status().exit_code == 3
+    with opened(record.path) as place:
+        assert delete_by_tree(box.record("again").container(), place) is None
+    box.assert_nothing_stays("again")
+
+
+def test_one_that_goes_leaves_one_of_another_state_directory_alone(tmp_path: Path) -> None:
+    """It is mounted where the first was, and has a container of the same id."""
+    ending = tmp_path / "ending"
+    with boxed(tmp_path) as box:
+        script = "while [ ! -e /v/ending ]; do sleep 0.02; done; exit 9"
+        done = box.run("-d", "--rm", "--name", "both", "-v", f"{tmp_path}:/v", "box", "sh", "-c", script)
+        assert done.returncode == 0, done.stderr
+        record = box.record("both")
+        box.mount.stop()
+        with Mounted(tmp_path) as other:
+            other.state = tmp_path / "other"
+            other.start()
+            assert other.run("import", str(tmp_path / "layout")).returncode == 0
+            beside = Box(other)
+            assert beside.run("--name", "both", "box", "sh", "-c", "exit 4").returncode == 4
+            ending.touch()
+            until(lambda: not supervisors(box.mount.path))
+            assert beside.record("both").status().exit_code == 4
+            assert beside.imgfs("delete", "both").returncode == 4
+            other.stop()
+        assert record.status().exit_code == 9
+        with opened(record.path) as place:
+            left = delete_by_tree(record.container(), place)
+        assert left is not None
+        assert left.errno == errno.ENOENT
+        box.mount.start()
+        until(lambda: not record.path.exists())
+        kept = box.records.find_deleted("both")
+        assert kept is not None
+        assert kept.status.exit_code == 9
+        box.assert_nothing_stays("both")
