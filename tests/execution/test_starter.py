@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from imgfs.cli.containers.site import facts_of
+from imgfs.cli.tree import Tree
 from imgfs.entry.asking import ask
 from imgfs.kernel.process import io_priority
 from tests.execution.box import PATIENCE, Box, boxed, set_quirks, starters, supervisors, until
@@ -212,6 +215,16 @@ def test_its_help_is_that_of_the_command(box: Box) -> None:
 def test_a_variable_without_a_name_harms_nobody(box: Box) -> None:
     words = ["env", "--unset=x", "=odd", *IMGFS, "run", "--rm", "box", "true"]
     assert subprocess.run(words, check=False, timeout=PATIENCE, env=box.environment).returncode == 0
+
+
+def test_what_one_daemon_said_is_not_believed_of_the_next_at_that_place(own: Box) -> None:
+    tree = Tree(str(own.mount.path))
+    facts = facts_of(tree)
+    assert facts.are_of(tree)
+    own.mount.kill()
+    own.mount.start()
+    given_again = os.stat(tree.path).st_dev, facts.mount[1]  # as the kernel does with numbers of mounts that are gone
+    assert not msgspec.structs.replace(facts, mount=given_again).are_of(tree)
 
 
 def test_nobody_is_asked_where_nothing_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ class Facts(msgspec.Struct, frozen=True):
     """What the daemon of a tree says of itself: the same as long as it lives."""
 
     mountpoint: str
-    device: int
-    """The mount's number: another mount at that place has another one."""
+    mount: tuple[int, int]
+    """Which mount that is (`_mount_of`)."""
     state: Path
     options: Options
     programs: tuple[Program, ...]
@@ -32,7 +32,7 @@ class Facts(msgspec.Struct, frozen=True):
     def are_of(self, tree: Tree) -> bool:
         """Whether they are of the tree that is mounted there now."""
         try:
-            return (self.mountpoint, self.device) == (tree.path, os.stat(tree.path).st_dev)
+            return (self.mountpoint, self.mount) == (tree.path, _mount_of(tree))
         except OSError:
             return False
 
@@ -41,7 +41,7 @@ def facts_of(tree: Tree) -> Facts:
     """Ask the tree, file by file."""
     return Facts(
         mountpoint=tree.path,
-        device=os.stat(tree.path).st_dev,
+        mount=_mount_of(tree),
         state=state_of(tree),
         options=msgspec.convert(_facts(tree, "execution/oci/config"), Options),
         programs=tuple(_programs(tree)),
@@ -69,6 +69,15 @@ def state_of(tree: Tree) -> Path:
         return Path(tree.read_json(path)["state"])
     except OSError as error:
         raise from_os_error(error, path) from None
+
+
+def _mount_of(tree: Tree) -> tuple[int, int]:
+    """The number of the mount, and when its daemon began, in ns: the kernel gives a number again when it is free.
+
+    Raises OSError.
+    """
+    found = os.stat(tree.path)
+    return found.st_dev, found.st_mtime_ns
 
 
 def _programs(tree: Tree) -> Iterator[Program]:
