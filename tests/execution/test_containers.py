@@ -100,7 +100,7 @@ async def test_who_deletes_keeps_others_from_starting_it(records: Records, conta
         assert ended.made == record.container()
         assert not ended.is_leaving
         assert record.is_supervised()
-        with pytest.raises(Busy):
+        with pytest.raises(Busy, match="container one: has ended, and is just being deleted"):
             record.take_lock()
     assert not record.is_supervised()
 

@@ -11,12 +11,13 @@ import fcntl
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from imgfs.content.durable import fsync_path, make_directory, write_file
-from imgfs.errors import AlreadyExists, Busy, ImgfsError, Invalid, NotFound, from_os
+from imgfs.errors import AlreadyExists, Busy, ImgfsError, Invalid, NotFound, StorageFailed, from_os
 from imgfs.execution.records.record import (
     LOST,
     Container,
@@ -154,11 +155,17 @@ class Record(msgspec.Struct, frozen=True):
                 if is_alone or is_leaving:
                     return file, is_leaving
                 if time.monotonic() > deadline:
-                    raise Busy(f"container {self.id}: is running")
+                    raise Busy(f"container {self.id}: {self._why_held()}")
                 time.sleep(_LOCK_PATIENCE / 100)
         except BaseException:
             os.close(file)
             raise
+
+    def _why_held(self) -> str:
+        with suppress(NotFound, StorageFailed):
+            if self.written_status().status == "stopped":
+                return "has ended, and is just being deleted or started again; `imgfs ps -a` tells"
+        return "is running"
 
     def _is_lock(self, file: int) -> bool:
         try:
