@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from imgfs.execution.records.record import LOST
@@ -118,16 +119,16 @@ def test_supervisor_that_is_told_to_end_asks_the_program_to(box: Box) -> None:
     assert box.record("five").log.read_bytes() == b"ready\nasked\n"
 
 
-def test_what_a_killed_start_left_goes_with_the_next_start(box: Box) -> None:
+@pytest.mark.parametrize("place", ["where it was", "elsewhere"])
+def test_what_a_killed_start_left_goes_with_the_next_start(box: Box, place: str) -> None:
     kept = box.start("box", "sleep", "100", id="six")
     made = box.record("six").container()
     key = "seven-00000000"
     (box.mount.snapshots / "active" / key).mkdir()  # before there is a record: the start above may be collecting yet
     record = box.records.make()
     os.close(record.take_lock())
-    (record.path / "container.json").write_bytes(
-        (box.record("six").path / "container.json").read_bytes().replace(made.snapshot.encode(), key.encode())
-    )
+    mountpoint = made.mountpoint if place == "where it was" else "/where/the/tree/was/then"
+    record.put_container(msgspec.structs.replace(made, snapshot=key, mountpoint=mountpoint))
     gone = box.records.directory / ".gone-x"
     gone.mkdir()
     box.ended(box.start("box", "sleep", "1", id="eight", remove=True))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import pytest
+
+from imgfs.errors import NotFound
 from imgfs.execution.descriptors import opened
-from imgfs.execution.records.removal import delete_by_tree
+from imgfs.execution.records.removal import delete_by_tree, remove_snapshot
 from tests.execution.box import Box, boxed, supervisors, until
 from tests.support.mounted import Mounted
 
@@ -43,6 +46,8 @@ def test_one_that_goes_leaves_one_of_another_state_directory_alone(tmp_path: Pat
             ending.touch()
             until(lambda: not supervisors(box.mount.path))
             assert beside.record("both").status().exit_code == 4
+            with pytest.raises(NotFound, match="its tree is not mounted there"):
+                remove_snapshot(box.records, record.container())  # which that tree does not have
             assert beside.imgfs("delete", "both").returncode == 4
             other.stop()
         assert record.status().exit_code == 9

@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.records.groups import end_groups
 from imgfs.execution.records.record import Container
@@ -28,8 +30,15 @@ _BEGINNING_SECONDS = 60.0
 """How old a record without a word in it is before it is taken for a dead one's. One with words has its lock held."""
 
 
-def remove_snapshot(container: Container, patience: float = GOING_SECONDS) -> None:
-    """Remove the snapshot through the mount; one that is gone is fine. Raises Busy, StorageFailed, NotFound: no mount.
+class _Told(msgspec.Struct):
+    """What a tree says of its daemon."""
+
+    state: str
+
+
+def remove_snapshot(records: Records, container: Container, patience: float = GOING_SECONDS) -> None:
+    """Remove the snapshot through the mount; one that is gone is fine. Raises Busy, StorageFailed, and NotFound where
+    the tree that is mounted there, if any, is not that of the records' state directory.
 
     Waits for up to `patience` seconds while it is busy: the kernel lets go of a container's mounts when it has buried
     its processes.
@@ -41,7 +50,7 @@ def remove_snapshot(container: Container, patience: float = GOING_SECONDS) -> No
             os.rmdir(path)
             return
         except FileNotFoundError:
-            if not os.path.exists(f"{container.mountpoint}/.imgfs/version"):
+            if not _is_mounted(records, container.mountpoint):
                 raise NotFound(_unmounted(container)) from None
             return
         except OSError as error:
@@ -120,14 +129,15 @@ def runtime_of(records: Records, record: Record, container: Container, deadline:
     return OciRuntime(runtime.name, runtime.path, records.runtime_root, record.path / "runtime.log", deadline)
 
 
-def collect(records: Records) -> None:
+def collect(records: Records, mountpoint: str) -> None:
     """Take away what was begun by somebody who was killed before the container had its name, or after. Blocks.
 
+    `mountpoint` is where the tree is now, and not where it was when that was begun.
     What is being made is locked by whoever makes it. What cannot be taken away now is tried again the next time.
     """
     for record in records.unfinished():
         with suppress(ImgfsError, OSError):
-            _collect(records, record)
+            _collect(records, record, mountpoint)
     collect_gone(records)
 
 
@@ -138,7 +148,7 @@ def collect_gone(records: Records) -> None:
             _finish_gone(records, record)
 
 
-def _collect(records: Records, record: Record) -> None:
+def _collect(records: Records, record: Record, mountpoint: str) -> None:
     if not (record.path / "container.json").exists():
         if time.time() - record.path.stat().st_mtime > _BEGINNING_SECONDS:
             records.forget(record)
@@ -146,7 +156,8 @@ def _collect(records: Records, record: Record) -> None:
     lock = os.open(record.lock, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        unmake(records, record, record.container(), patience=0)
+        container = msgspec.structs.replace(record.container(), mountpoint=mountpoint)
+        unmake(records, record, container, patience=0)
     finally:
         os.close(lock)
 
@@ -171,10 +182,20 @@ def unmake(records: Records, record: Record, container: Container, patience: flo
     """
     unmount_rootfs(record)
     record = records.withdraw(record)
-    remove_snapshot(container, patience)
+    remove_snapshot(records, container, patience)
     records.forget(record)
 
 
+def _is_mounted(records: Records, mountpoint: str) -> bool:
+    """Whether what is mounted there is the tree of the records' state directory."""
+    try:
+        with open(f"{mountpoint}/.imgfs/state.json", "rb") as file:
+            told = msgspec.json.decode(file.read(), type=_Told)
+        return os.path.samefile(told.state, records.directory.parent)
+    except (OSError, msgspec.MsgspecError):
+        return False
+
+
 def _unmounted(container: Container) -> str:
-    where = Path(container.mountpoint)
-    return f"{where}: no tree is mounted there, so the snapshot stays; `imgfs mount {where}`, then `imgfs delete` it"
+    at = container.mountpoint
+    return f"{at}: its tree is not mounted there, so the snapshot stays; `imgfs mount {at}`, then `imgfs delete` it"

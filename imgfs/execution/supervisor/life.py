@@ -96,7 +96,7 @@ class _Life:
         self._process = -1
         self._rootfs = job.rootfs
         self._is_forgotten = False
-        self._collecting = threading.Thread(target=collect, args=(self._records,))
+        self._collecting = threading.Thread(target=collect, args=(self._records, self._container.mountpoint))
 
     def begin(self) -> None:
         """Have the container made and its program begun. Raises ImgfsError and OSError; then call `undo`."""
