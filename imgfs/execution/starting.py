@@ -163,7 +163,7 @@ def start_new(
 def start_again(site: Site, id: str, attached: Attached, waiting: Waiting | None = None) -> Started:
     """Start a container that has ended once more, on its snapshot as it is now. For the rest as `start_new`.
 
-    Raises NotFound, Busy while it runs, and as `start_new`; then it is as it was.
+    Raises NotFound, Busy while it runs, OSError, and as `start_new`; then it is as it was.
     """
     check_root()
     record = Records(site.state).get(id)
@@ -172,6 +172,9 @@ def start_again(site: Site, id: str, attached: Attached, waiting: Waiting | None
         container = record.container()
         if record.status().status != "stopped":
             raise Busy(f"container {id}: is running")
+        if container.mountpoint != site.mountpoint:  # the tree was elsewhere when it was made
+            container = msgspec.structs.replace(container, mountpoint=site.mountpoint)
+            record.put_container(container)
         root = _walk(site, container.snapshot)
         job = _job(site, container, record, (lock, root), attached, is_logged=True)
         return _launch(record, job, attached.interrupted, waiting)

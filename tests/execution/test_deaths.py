@@ -137,6 +137,20 @@ def test_what_a_killed_start_left_goes_with_the_next_start(box: Box, place: str)
     kept.control.close()
 
 
+def test_one_that_is_started_again_knows_where_the_tree_is_now(box: Box) -> None:
+    box.ended(box.start("box", "sh", "-c", "exit 5", id="moved"))
+    record = box.record("moved")
+    record.put_container(
+        msgspec.structs.replace(record.container(), mountpoint="/where/the/tree/was/then", remove=True)
+    )
+    done = box.imgfs("start", "-a", "moved")
+    assert (done.returncode, done.stderr) == (5, b"")
+    kept = box.records.find_deleted("moved")
+    assert kept is not None
+    assert kept.container.mountpoint == str(box.mount.path)
+    box.assert_nothing_stays("moved")
+
+
 def test_message_that_is_none_is_refused_and_the_container_lives(box: Box) -> None:
     box.start("box", "sleep", "100", id="nine")
     for message in ({}, {"do": "dance"}, {"do": "kill", "signal": "x"}, {"do": "kill", "signal": 10**9}):
