@@ -15,10 +15,10 @@ from imgfs.check.content import is_plain
 from imgfs.check.finding import Finding
 from imgfs.config import load_config
 from imgfs.content.opening import lost
-from imgfs.database.connections import read_only
 from imgfs.database.damage import check, is_damage
 from imgfs.database.files import FILE
 from imgfs.database.format import Foreign, check_origin
+from imgfs.database.frozen import looked_at
 from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.rescue.copy import read
@@ -42,7 +42,7 @@ def check_database(state: Path, kept: Sequence[Kept], *, deep: bool) -> Finding 
 
 def _check_tables(path: Path, kept: Sequence[Kept], *, deep: bool) -> Finding | None:
     try:
-        with closing(read_only(path)) as db:
+        with closing(looked_at(path)) as db:
             check_origin(db, path, {table for one in kept for table in one.tables})
             check(db, deep=deep)
             for one in kept:

@@ -20,6 +20,7 @@ from imgfs.database.failures import is_unwritable
 from imgfs.database.format import check_origin
 from imgfs.database.schema import check_columns, declared
 from imgfs.errors import begun_read_only, from_os
+from imgfs.state import is_read_only
 
 T = TypeVar("T")
 
@@ -64,6 +65,28 @@ class FrozenDatabase(Database):
     async def write(self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False) -> T:
         """Raises ReadOnly."""
         raise begun_read_only(str(self._path))
+
+
+def looked_at(path: Path) -> sqlite3.Connection:
+    """A connection for who only looks: to the file, or to a copy in memory where its disk takes no change.
+
+    The caller closes it. Raises sqlite3.Error, and OSError where nothing can be copied.
+    """
+    try:
+        return _opened(read_only(path), lambda db: db.execute("SELECT 1 FROM sqlite_schema LIMIT 1"))
+    except sqlite3.OperationalError as error:
+        if not (is_unwritable(error) and is_read_only(path.parent)):
+            raise
+    return _opened(sqlite3.connect(":memory:"), lambda db: _copy_files(path, db))
+
+
+def _opened(connection: sqlite3.Connection, begin: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
+    """The connection with its first use behind it, which opens the file; closed where that fails."""
+    with ExitStack() as opening:
+        opening.callback(connection.close)
+        begin(connection)
+        opening.pop_all()
+    return connection
 
 
 def _copy(path: Path, target: sqlite3.Connection) -> None:

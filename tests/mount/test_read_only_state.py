@@ -152,6 +152,12 @@ def assert_refused(world: World, but: str = "") -> None:
     assert not wrong
 
 
+def checked(world: World) -> tuple[int, str]:
+    """What `imgfs check` finds: exit code and lines."""
+    done = world.mount.run("check", "--state", str(world.mount.state))
+    return done.returncode, done.stdout
+
+
 def test_a_read_only_state_directory_is_served_and_refuses_every_change(world: World) -> None:
     world.restart("ro")
     assert_served(world)
@@ -160,6 +166,10 @@ def test_a_read_only_state_directory_is_served_and_refuses_every_change(world: W
     assert "read-only" in (world.mount.path / ".imgfs/log").read_text()
     assert "remount it writable" in error_of(world.blob)
     assert '"read_only": true' in (world.mount.path / ".imgfs/state.json").read_text()
+    assert checked(world) == (0, "")
+    world.mount.stop()
+    assert checked(world) == (0, "")
+    world.mount.start()
     world.restart("rw")
     assert_served(world)
     (world.shop.active("fresh/rootfs") / "new").write_text("1")
