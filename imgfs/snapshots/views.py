@@ -15,8 +15,8 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.aio.reading import read_at, read_exactly
-from imgfs.aio.room import Room
 from imgfs.aio.threads import run_cpu, run_disk
+from imgfs.aio.weighted import WeightedLimiter
 from imgfs.layers.layer import Layer
 from imgfs.layers.tree import Node, Tree, changes, merge
 from imgfs.oci.digest import Digest
@@ -113,7 +113,7 @@ class Views:
         self._making: Flights[View] = Flights(nursery)
         self._weighing: Flights[int] = Flights(nursery)
         self._kept: OrderedDict[int, View] = OrderedDict()
-        self._large, self._others = Room(NODES_AT_WORK), Room(NODES_AT_WORK)
+        self._large, self._others = WeightedLimiter(NODES_AT_WORK), WeightedLimiter(NODES_AT_WORK)
 
     def kept(self, snapshot: Snapshot, face: Face = Face.ROOTFS) -> View | None:
         """The view if it is in memory."""
@@ -146,7 +146,7 @@ class Views:
     async def _weight(self, snapshot: Snapshot) -> int:
         """How many nodes the view has, or may have: its layers are brought here to know."""
         view = self.kept(snapshot)
-        if view is not None or self._room_of(snapshot.number):
+        if view is not None or self._limiter_of(snapshot.number):
             return view.weight if view is not None else 0
         return await self._weighing.join(snapshot.number, lambda: self._weigh(snapshot))
 
@@ -166,12 +166,12 @@ class Views:
 
     def _place(self, key: int, nodes: int) -> AbstractAsyncContextManager[None]:
         """A turn of the view `key`, with others who have it now, or else for so many nodes."""
-        room = self._room_of(key)
-        return (room or (self._large if nodes > LARGE else self._others)).place(key, nodes)
+        limiter = self._limiter_of(key)
+        return (limiter or (self._large if nodes > LARGE else self._others)).place(key, nodes)
 
-    def _room_of(self, key: int) -> Room | None:
+    def _limiter_of(self, key: int) -> WeightedLimiter | None:
         """Where a view is worked at now."""
-        return next((room for room in (self._large, self._others) if key in room), None)
+        return next((one for one in (self._large, self._others) if key in one), None)
 
     def drop(self, diff_ids: Container[Digest]) -> None:
         """Drop the views that read one of these layers: its tar is free when the last reader is gone."""
@@ -185,7 +185,7 @@ class Views:
         What is worked at stays: somebody has it anyhow.
         """
         total = sum(view.weight for view in self._kept.values())
-        for key in [key for key in self._kept if self._room_of(key) is None]:
+        for key in [key for key in self._kept if self._limiter_of(key) is None]:
             if total <= limit:
                 return
             total -= self._kept.pop(key).weight

@@ -1,4 +1,4 @@
-"""Room for what differs in size: never more than fits, never idle, and none waits for ever."""
+"""A limiter of what differs in weight: never more than fits, never idle, and none waits for ever."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from imgfs.aio.room import Room
+from imgfs.aio.weighted import WeightedLimiter
 
 SIZE = 10
 WEIGHTS = {"a": 1, "b": 3, "c": 6, "d": 10, "e": 25}
@@ -18,7 +18,7 @@ class Crowd:
     """Tasks that come in under a key and leave when they are told to."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
-        self.room = Room(SIZE)
+        self.room = WeightedLimiter(SIZE)
         self.nursery = nursery
         self.holding: list[tuple[str, trio.CancelScope]] = []
         self.waiting: list[tuple[str, trio.CancelScope]] = []
@@ -116,7 +116,7 @@ async def test_who_is_cancelled_as_he_is_let_in_holds_nothing(nursery: trio.Nurs
 
 
 async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
-    room = Room(1)
+    room = WeightedLimiter(1)
     with trio.CancelScope() as scope:
         scope.cancel()
         async with room.place("a", 1):

@@ -1,4 +1,4 @@
-"""Room for what differs in size, given in the order of asking: what is under way at once is bounded in sum."""
+"""Places for what differs in weight, given in the order of asking: what is under way at once is bounded in sum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Share:
     users: int = 0
 
 
-class Room:
+class WeightedLimiter:
     """`size` of anything for all keys together. A key has its weight once, however many use it at a time.
 
     A key that is heavier than all of it gets in when nobody else is there, so none waits for ever; and nobody who comes
