@@ -1,6 +1,6 @@
 """The anonymous writer: one blob of known digest and size on its way in, of which nothing stays unless it verifies.
 
-For bytes that are not worth resuming, or whose ref somebody else is writing; ingests.py has the others.
+For bytes that are not worth resuming, or whose ref somebody else is writing; ingests/ has the others.
 """
 
 from __future__ import annotations

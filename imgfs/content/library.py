@@ -1,7 +1,7 @@
 """The content store as a library: what the tree has below content/, as calls, with neither FUSE nor a registry.
 
 The words are containerd's (core/content: Provider, IngestManager, Manager). What is stored, and what a crash leaves, is
-store.py's and ingests.py's; this puts them together for a program that has a state directory to itself.
+store.py's and ingests/'s; this puts them together for a program that has a state directory to itself.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A library of blocking calls. What fails, or is killed, half-way leaves nothing: the record has a temporary name and
 names its snapshot before there is one, and whoever makes it holds its lock, so what the dead left is known
-(removal.collect).
+(records.removal.collect).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """All unfinished writes of one state directory: `ingest/<id>/{data,meta}`, found again by ref.
 
-What can be done with a ref. Who holds one is ingest_table.py's, what the commit does committer.py's, another ref
+What can be done with a ref. Who holds one is table.py's, what the commit does committer.py's, another ref
 renaming.py's; the bytes of one are ingest.py's, what a writer may do writer.py's, what a crash leaves recovery.py's.
 Where bytes come from is transfer/'s and fs/'s.
 """

@@ -1,4 +1,4 @@
-"""The truncatable, resumable writer of one ref. At most one lives at a time; ingests.py hands it out."""
+"""The truncatable, resumable writer of one ref. At most one lives at a time; store.py hands it out."""
 
 from __future__ import annotations
 
