@@ -11,47 +11,11 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from imgfs.aio.fair import FairLimiter
-
-
-class Crowd:
-    """Tasks that take places and give them back when they are told to."""
-
-    def __init__(self, limiter: FairLimiter, nursery: trio.Nursery) -> None:
-        self.limiter = limiter
-        self.nursery = nursery
-        self.holding: list[tuple[str, trio.CancelScope]] = []
-        self.waiting: list[tuple[str, trio.CancelScope]] = []
-
-    async def come(self, *keys: str) -> None:
-        for key in keys:
-            scope = trio.CancelScope()
-            self.waiting.append((key, scope))
-            self.nursery.start_soon(self._hold, key, scope)
-            await wait_all_tasks_blocked()
-
-    async def go(self, number: int = 0) -> None:
-        """One who holds a place leaves."""
-        self.holding[number][1].cancel()
-        await wait_all_tasks_blocked()
-
-    def inside(self) -> str:
-        """The keys of those who hold a place, in the order in which they got it."""
-        return "".join(key for key, _ in self.holding)
-
-    async def _hold(self, key: str, scope: trio.CancelScope) -> None:
-        me = key, scope
-        with scope:
-            try:
-                async with self.limiter.place(key):
-                    self.waiting.remove(me)
-                    self.holding.append(me)
-                    await trio.sleep_forever()
-            finally:
-                (self.holding if me in self.holding else self.waiting).remove(me)
+from tests.aio.crowd import Crowd
 
 
 async def test_keys_take_turns(nursery: trio.Nursery) -> None:
-    crowd = Crowd(FairLimiter(2), nursery)
+    crowd = Crowd(FairLimiter(2).place, nursery)
     await crowd.come(*"aaaaaabbc")
     assert crowd.inside() == "aa"
     order = ""
@@ -62,7 +26,7 @@ async def test_keys_take_turns(nursery: trio.Nursery) -> None:
 
 
 async def test_who_holds_nothing_gets_a_spare_place(nursery: trio.Nursery) -> None:
-    crowd = Crowd(FairLimiter(2, spare=1), nursery)
+    crowd = Crowd(FairLimiter(2, spare=1).place, nursery)
     await crowd.come(*"aaab")
     assert crowd.inside() == "aab"
     await crowd.come("c")
@@ -74,7 +38,7 @@ async def test_who_holds_nothing_gets_a_spare_place(nursery: trio.Nursery) -> No
 
 
 async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nursery) -> None:
-    crowd = Crowd(FairLimiter(1), nursery)
+    crowd = Crowd(FairLimiter(1).place, nursery)
     await crowd.come(*"abb")
     crowd.waiting[0][1].cancel()
     await wait_all_tasks_blocked()
@@ -83,7 +47,7 @@ async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nurse
 
 
 async def test_a_place_that_is_given_to_one_who_leaves_goes_on(nursery: trio.Nursery) -> None:
-    crowd = Crowd(FairLimiter(1), nursery)
+    crowd = Crowd(FairLimiter(1).place, nursery)
     await crowd.come(*"abc")
     crowd.holding[0][1].cancel()
     crowd.waiting[0][1].cancel()
@@ -105,7 +69,7 @@ async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
 def test_places_are_never_exceeded_and_never_idle(spare: int, steps: list[tuple[str, int]]) -> None:
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            crowd = Crowd(FairLimiter(3, spare), nursery)
+            crowd = Crowd(FairLimiter(3, spare).place, nursery)
             for step, number in steps:
                 group = crowd.waiting if step == "-" else crowd.holding
                 if step in "abcd":

@@ -9,110 +9,86 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from imgfs.aio.weighted import WeightedLimiter
+from tests.aio.crowd import Crowd
 
 SIZE = 10
 WEIGHTS = {"a": 1, "b": 3, "c": 6, "d": 10, "e": 25}
 
 
-class Crowd:
-    """Tasks that come in under a key and leave when they are told to."""
+def crowd_of(nursery: trio.Nursery, limiter: WeightedLimiter | None = None) -> Crowd:
+    """Who wants places of one limiter, by WEIGHTS."""
+    limiter = WeightedLimiter(SIZE) if limiter is None else limiter
+    return Crowd(lambda key: limiter.place(key, WEIGHTS[key]), nursery)
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self.room = WeightedLimiter(SIZE)
-        self.nursery = nursery
-        self.holding: list[tuple[str, trio.CancelScope]] = []
-        self.waiting: list[tuple[str, trio.CancelScope]] = []
 
-    async def come(self, *keys: str) -> None:
-        for key in keys:
-            scope = trio.CancelScope()
-            self.waiting.append((key, scope))
-            self.nursery.start_soon(self._hold, key, scope)
-            await wait_all_tasks_blocked()
-
-    async def go(self, number: int = 0) -> None:
-        """One who is inside leaves."""
-        self.holding[number][1].cancel()
-        await wait_all_tasks_blocked()
-
-    def inside(self) -> str:
-        """The keys of those inside, sorted: who comes in together does so in any order."""
-        return "".join(sorted(key for key, _ in self.holding))
-
-    async def _hold(self, key: str, scope: trio.CancelScope) -> None:
-        me = key, scope
-        with scope:
-            try:
-                async with self.room.place(key, WEIGHTS[key]):
-                    self.waiting.remove(me)
-                    self.holding.append(me)
-                    await trio.sleep_forever()
-            finally:
-                (self.holding if me in self.holding else self.waiting).remove(me)
+def inside(crowd: Crowd) -> str:
+    """The keys of those inside, sorted: who comes in together does so in any order."""
+    return "".join(sorted(crowd.inside()))
 
 
 async def test_as_much_as_fits_comes_in_and_the_rest_in_order(nursery: trio.Nursery) -> None:
-    crowd = Crowd(nursery)
+    crowd = crowd_of(nursery)
     await crowd.come(*"cbda")
-    assert crowd.inside() == "bc", "who comes last does not overtake, though he would fit"
+    assert inside(crowd) == "bc", "who comes last does not overtake, though he would fit"
     await crowd.go()
-    assert crowd.inside() == "b"
+    assert inside(crowd) == "b"
     await crowd.go()
-    assert crowd.inside() == "d"
+    assert inside(crowd) == "d"
     await crowd.go()
-    assert crowd.inside() == "a"
+    assert inside(crowd) == "a"
 
 
 async def test_one_larger_than_all_is_alone(nursery: trio.Nursery) -> None:
-    crowd = Crowd(nursery)
+    crowd = crowd_of(nursery)
     await crowd.come(*"aea")
-    assert crowd.inside() == "aa"
+    assert inside(crowd) == "aa"
     await crowd.go()
     await crowd.come("b")
     await crowd.go()
-    assert crowd.inside() == "e"
+    assert inside(crowd) == "e"
     await crowd.go()
-    assert crowd.inside() == "b"
+    assert inside(crowd) == "b"
 
 
 async def test_a_key_counts_once_and_who_uses_it_may_come_in_again(nursery: trio.Nursery) -> None:
-    crowd = Crowd(nursery)
+    limiter = WeightedLimiter(SIZE)
+    crowd = crowd_of(nursery, limiter)
     await crowd.come(*"ddbd")
-    assert crowd.inside() == "ddd"
-    assert "d" in crowd.room
+    assert inside(crowd) == "ddd"
+    assert "d" in limiter
     await crowd.go()
     await crowd.go()
-    assert crowd.inside() == "d", "it counts until the last one leaves"
+    assert inside(crowd) == "d", "it counts until the last one leaves"
     await crowd.go()
-    assert crowd.inside() == "b"
-    assert "d" not in crowd.room
+    assert inside(crowd) == "b"
+    assert "d" not in limiter
 
 
 async def test_those_who_wait_for_one_key_come_in_together(nursery: trio.Nursery) -> None:
-    crowd = Crowd(nursery)
+    crowd = crowd_of(nursery)
     await crowd.come(*"dccb")
     await crowd.go()
-    assert crowd.inside() == "bcc"
+    assert inside(crowd) == "bcc"
 
 
 async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nursery) -> None:
-    crowd = Crowd(nursery)
+    crowd = crowd_of(nursery)
     await crowd.come(*"cdab")
     crowd.waiting[0][1].cancel()
     await wait_all_tasks_blocked()
-    assert crowd.inside() == "abc"
+    assert inside(crowd) == "abc"
 
 
 async def test_who_is_cancelled_as_he_is_let_in_holds_nothing(nursery: trio.Nursery) -> None:
-    crowd = Crowd(nursery)
+    crowd = crowd_of(nursery)
     await crowd.come(*"dcb")
     crowd.holding[0][1].cancel()
     crowd.waiting[0][1].cancel()
     await wait_all_tasks_blocked()
     await crowd.come("d")
-    assert crowd.inside() == "b"
+    assert inside(crowd) == "b"
     await crowd.go()
-    assert crowd.inside() == "d"
+    assert inside(crowd) == "d"
 
 
 async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
@@ -130,7 +106,7 @@ async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
 def test_never_exceeded_and_never_idle(steps: list[tuple[str, int]]) -> None:
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            crowd = Crowd(nursery)
+            crowd = crowd_of(nursery)
             for step, number in steps:
                 group = crowd.waiting if step == "-" else crowd.holding
                 if step in WEIGHTS:
