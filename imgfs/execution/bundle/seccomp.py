@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from imgfs.errors import Invalid, NotFound, from_os
+from imgfs.kernel.abi import runs_x32
 from imgfs.kernel.syscalls import numbers_of
 from imgfs.oci.platform import local_platform
 
@@ -27,6 +28,7 @@ PLACES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
 """Where a host has its default, the administrator's before the distribution's."""
 SIZE_MAX = 1 << 20
 """Bytes of a profile; that of containers-common has 16 KiB."""
+_X32 = "SCMP_ARCH_X32"
 Json = dict[str, Any]
 _Identity = tuple[int, ...] | None
 _KERNEL = Path("/proc/sys/kernel/seccomp")
@@ -133,7 +135,18 @@ def _filter(path: str, _: _Identity, capabilities: tuple[str, ...]) -> Json:
     """The same as long as the file is: read once by a process that starts many, or whose children do."""
     made = parse_profile(_read(path), capabilities, this_machine(), f"seccomp profile {path}")
     _sort_names(made["syscalls"])
+    _leave_out_unknown(made)
     return made
+
+
+def _leave_out_unknown(made: Json) -> None:
+    """Leave x32 out where the kernel knows no such programs: half of what a runtime has to do for the filter.
+
+    Whatever makes such a call there ends by SIGSYS, as for every architecture that is not in a filter, and not with
+    ENOSYS by the kernel.
+    """
+    if _X32 in made.get("architectures", ()) and not runs_x32():
+        made["architectures"].remove(_X32)
 
 
 def _sort_names(rules: Sequence[Json]) -> None:

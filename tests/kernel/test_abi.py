@@ -1,0 +1,30 @@
+"""Which programs the kernel executes."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+import pytest
+
+from imgfs.kernel import abi
+from imgfs.oci.platform import local_platform
+
+X32_GETPID = 1 << 30 | 39
+
+
+@pytest.mark.skipif(local_platform().architecture != "amd64", reason="no other machine has such calls")
+def test_x32_programs_run_where_the_kernel_has_their_calls() -> None:
+    assert abi.runs_x32() is (ctypes.CDLL(None).syscall(X32_GETPID) == os.getpid())
+
+
+@pytest.mark.parametrize(("code", "expected"), [(errno.ENOEXEC, False), (errno.EACCES, True), (errno.EPERM, True)])
+def test_only_a_format_that_is_unknown_says_that_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, code: int, expected: bool
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_spawn", refuse)
+    assert abi.runs_x32() is expected
