@@ -61,14 +61,26 @@ class Database:
         self._reader.close()
         self._writer.close()
 
-    async def write(self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False) -> T:
+    async def write(
+        self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False, then: Callable[[], None] | None = None
+    ) -> T:
         """Run `change` in one transaction: on return it is durable, on an exception nothing of it happened.
+
+        `then` is done in the same thread once it is durable, and raises nothing.
 
         What `frees` room may use up the reserve, so it works on a full disk. A cancelled caller still waits for a
         transaction that has begun. Raises NoSpace, ReadOnly or StorageFailed.
         """
+        transact = self._transact_in_reserve if frees else self._transact
+
+        def change_and_then() -> T:
+            result = transact(change)
+            if then is not None:
+                then()
+            return result
+
         async with self._writing:
-            result = await run_disk(self._transact_in_reserve if frees else self._transact, change)
+            result = await run_disk(change_and_then)
         self.version += 1
         self._changed.set()
         self._changed = trio.Event()

@@ -62,7 +62,9 @@ class FrozenDatabase(Database):
         except OSError as error:
             raise from_os(error, str(self._path)) from None
 
-    async def write(self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False) -> T:
+    async def write(
+        self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False, then: Callable[[], None] | None = None
+    ) -> T:
         """Raises ReadOnly."""
         raise begun_read_only(str(self._path))
 

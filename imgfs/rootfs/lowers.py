@@ -22,6 +22,7 @@ from imgfs.rootfs.kernel import Kernel
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.terms import Terms
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.root import RootAttributes
 from imgfs.snapshots.views import Views
 
 
@@ -45,6 +46,7 @@ class Lowers:
         self._layers = layers
         self._kernel = kernel
         self._opened: dict[Digest, Detached] = {}
+        self._roots: dict[Digest, RootAttributes] = {}
         self._opening: Flights[Detached] = Flights(nursery, memory=0)
         self._held: Counter[Digest] = Counter()
         """How many are about to mount each chain, or something over it."""
@@ -76,6 +78,12 @@ class Lowers:
         found = self._opened.get(chain.chain_id)
         return found or await self._opening.join(chain.chain_id, lambda: self._open(chain))
 
+    async def root(self, chain: Snapshot, mount: Detached) -> RootAttributes:
+        """What the root directory of a chain looks like, by its mount."""
+        if chain.chain_id not in self._roots:
+            self._roots[chain.chain_id] = await trio.to_thread.run_sync(self._kernel.root_of, mount)
+        return self._roots[chain.chain_id]
+
     def use(self, place: str, chain_id: Digest, *, as_directory: bool = False) -> None:
         """A chain is going to show at a place: by its mount, or in the tree `as_directory`."""
         self._users[place] = chain_id
@@ -100,6 +108,7 @@ class Lowers:
         kept = {*self._users.values(), *(+self._held)}
         for chain_id in [one for one in self._opened if one not in kept]:
             self._opened.pop(chain_id).close()
+            self._roots.pop(chain_id, None)
 
     async def _open(self, chain: Snapshot) -> Detached:
         image = await self._images.find(chain.chain_id)

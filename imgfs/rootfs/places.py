@@ -84,17 +84,18 @@ class Places:
         if place not in self._mounted:
             return
         mark = self._mounted[place]
-        if not await trio.to_thread.run_sync(self._is_topmost, place, mark, limiter=self._unmounting):
-            raise Busy(f"{place}: another filesystem is mounted over it; `umount {self.path(place)}` first")
+        path, limiter = self.path(place), self._unmounting
         try:
-            await trio.to_thread.run_sync(self._kernel.unmount, self.path(place), limiter=self._unmounting)
+            is_uncovered = await trio.to_thread.run_sync(self._take_away, place, mark, limiter=limiter)
         except Busy:
-            path = self.path(place)
-            if inside := await trio.to_thread.run_sync(self._kernel.mounts_below, path, limiter=self._unmounting):
+            if inside := await trio.to_thread.run_sync(self._kernel.mounts_below, path, limiter=limiter):
                 raise Busy(f"{place}: has mounts in it; `umount -R` them first: {inside[-1].mountpoint}") from None
             raise Busy(f"{place}: is in use; end the processes in it (`fuser -vm {path}` shows them)") from None
         except NotFound:
             _log.info("a mount was taken away by somebody else", extra={"place": place})
+        else:
+            if not is_uncovered:
+                raise Busy(f"{place}: another filesystem is mounted over it; `umount {path}` first")
         self._forget(place, mark)
 
     @contextmanager
@@ -189,6 +190,13 @@ class Places:
             self._attached, attach, self.path(place), limiter=self._mounting
         )
         return True
+
+    def _take_away(self, place: str, mark: object) -> bool:
+        """Unmount what was mounted there, unless something else lies over it; tell whether nothing does."""
+        is_uncovered = self._is_topmost(place, mark)
+        if is_uncovered:
+            self._kernel.unmount(self.path(place))
+        return is_uncovered
 
     def _is_topmost(self, place: str, mark: object) -> bool:
         """Whether nobody mounted something else over ours, as far as can be told; ours may be gone, too."""

@@ -163,10 +163,10 @@ class UserSnapshots:
 
     async def _root(self, chain: Snapshot | None, lower: Detached | str | None) -> RootAttributes | None:
         """What the root of a chain looks like: an overlay shows that of its upper."""
-        if lower is not None and not isinstance(lower, str):
-            return await trio.to_thread.run_sync(self._kernel.root_of, lower)
         if chain is None:
             return None
+        if lower is not None and not isinstance(lower, str):
+            return await self._lowers.root(chain, lower)
         root = (await self._views.get(chain)).tree.root
         if not self._terms.is_root:  # everything is the user's, and only root sets more than user.*
             xattrs = tuple(one for one in root.xattrs if one[0].startswith(b"user."))

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import trio
 
-from imgfs.aio.threads import run_disk
 from imgfs.errors import ImgfsError
 from imgfs.snapshots.shelf import Shelf, remove_tree
 
 T = TypeVar("T")
+What = TypeVar("What")
 
 _log = logging.getLogger("imgfs.snapshots")
 
@@ -25,12 +25,12 @@ _WALKS = trio.CapacityLimiter(4)
 """Threads that sync or walk whole trees: apart, because short work must not wait for them."""
 
 
-async def run_walk(function: Callable[[Path], T], path: Path, *, only_looks: bool = False) -> T:
+async def run_walk(function: Callable[[What], T], what: What, *, only_looks: bool = False) -> T:
     """Run what takes as long as a tree is large, in a thread.
 
     Cancellation waits for it to end, unless it `only_looks`: then its thread goes on for nobody.
     """
-    return await trio.to_thread.run_sync(function, path, limiter=_WALKS, abandon_on_cancel=only_looks)
+    return await trio.to_thread.run_sync(function, what, limiter=_WALKS, abandon_on_cancel=only_looks)
 
 
 class Removals:
@@ -52,25 +52,23 @@ class Removals:
         while self._waiting:
             await self.clear(self._waiting.pop())
         while self._garbage:
-            await self._delete(self._garbage.pop())
+            await run_walk(_delete, self._garbage.pop())
 
     async def clear(self, number: int) -> None:
         """Take away the directory of a snapshot that nobody can find any more."""
+        if await run_walk(self._clear, number):
+            self.settled.add(number)
+
+    def _clear(self, number: int) -> bool:
+        """Whether nobody finds the directory any more, not even the next start; it is removed then, or is garbage."""
         try:
-            garbage = await run_disk(self._shelf.set_aside, number)
+            garbage = self._shelf.set_aside(number)
         except ImgfsError as error:
             _log.warning("snapshot directory is removed at the next start", extra={"reason": error.message})
-            return
-        self.settled.add(number)
+            return False
         if garbage is not None:
-            await self._delete(garbage)
-
-    async def _delete(self, garbage: Path) -> None:
-        try:
-            await run_walk(remove_tree, garbage)
-        except OSError as error:
-            told = {"path": str(garbage), "reason": str(error)}
-            _log.warning("snapshot directory is removed at the next start", extra=told)
+            _delete(garbage)
+        return True
 
     def _judge(self, unknown: list[int]) -> None:
         for number in unknown:
@@ -79,3 +77,11 @@ class Removals:
             else:
                 self.strays.append(self._shelf.upper(number))
                 _log.warning("snapshot directory without a row is left alone", extra={"path": str(self.strays[-1])})
+
+
+def _delete(garbage: Path) -> None:
+    try:
+        remove_tree(garbage)
+    except OSError as error:
+        told = {"path": str(garbage), "reason": str(error)}
+        _log.warning("snapshot directory is removed at the next start", extra=told)

@@ -179,10 +179,9 @@ class SnapshotStore(Lineage):
                 claims.enter_context(self._index.claim(info.id, name))
             await self._make_durable(info)
             made = replace(info, kind=Kind.COMMITTED, name=name, updated=time.time_ns())
-            await self._write(lambda db: rows.put(db, made))
+            await self._write(lambda db: rows.put(db, made), then=lambda: self._note(made))
             self._index.forget(info.id)
             self._index.remember(made)
-            await self._note(made)
             return made
 
     def check_commit(self, key: str, name: str) -> None:
@@ -290,16 +289,14 @@ class SnapshotStore(Lineage):
             raise from_os(error, f"{subject(info.id)}") from None
 
     async def _put(self, info: Info) -> Info:
-        await self._write(lambda db: rows.put(db, info))
+        await self._write(lambda db: rows.put(db, info), then=lambda: self._note(info))
         self._index.remember(info)
-        await self._note(info)
         return info
 
-    async def _note(self, info: Info) -> None:
-        """On the directory too, because a copy of the rows is a minute old."""
+    def _note(self, info: Info) -> None:
+        """On the directory too, because a copy of the rows is a minute old. Blocks."""
         if info.kind is not Kind.VIEW:
-            with trio.CancelScope(shield=True):
-                await run_disk(self._shelf.note, info.number, notes.encode(info))
+            self._shelf.note(info.number, notes.encode(info))
 
     async def _keep_usage(self, number: int, usage: Usage) -> None:
         self._usages[number] = usage
@@ -308,14 +305,20 @@ class SnapshotStore(Lineage):
         except (NoSpace, ReadOnly) as error:
             _log.warning("usage of a snapshot is not kept", extra={"number": number, "reason": error.message})
 
-    async def _write(self, change: Callable[[sqlite3.Connection], None], *, frees: bool = False) -> None:
+    async def _write(
+        self,
+        change: Callable[[sqlite3.Connection], None],
+        *,
+        frees: bool = False,
+        then: Callable[[], None] | None = None,
+    ) -> None:
         gone = set(self._removals.settled)
 
         def change_and_purge(db: sqlite3.Connection) -> None:
             change(db)
             rows.purge(db, gone)
 
-        await self._database.write(change_and_purge, frees=frees)
+        await self._database.write(change_and_purge, frees=frees, then=then)
         self._removals.settled -= gone
 
 

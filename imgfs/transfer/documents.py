@@ -116,8 +116,10 @@ class Documents:
 
         Raises NotFound, naming what there is, where the index has nothing for it.
         """
-        own = await self.places(digest)
-        return await self._descend(digest, None, own, platform or self.platform, INDEX_NESTING_MAX)
+        wanted = platform or self.platform
+        if (stored := await self.stored_platform_image(digest, wanted)) is not None:
+            return stored
+        return await self._descend(digest, None, await self.places(digest), wanted, INDEX_NESTING_MAX)
 
     async def stored_platform_image(self, digest: Digest, platform: Platform) -> PlatformImage | None:
         """As `platform_image` from what is here; None where a document is missing. Raises Malformed, StorageFailed."""

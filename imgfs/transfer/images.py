@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from imgfs.aio.gather import gather
@@ -34,6 +35,14 @@ _HAD_ELSEWHERE = (NotFound, RemoteError, VerificationFailed)
 
 def _ignored(_: Digest) -> None:
     """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Assembled:
+    """What was here for one platform of an image when it was asked for last."""
+
+    snapshot: Snapshot
+    config: Digest
 
 
 class Images:
@@ -63,7 +72,7 @@ class Images:
         self._stored = stored
         self._catalog = catalog
         self._failures = failures
-        self._assembled: dict[tuple[Digest, Platform], Snapshot] = {}
+        self._assembled: dict[tuple[Digest, Platform], _Assembled] = {}
         self._blobs_of: dict[Digest, dict[Digest, None]] = {}
         """By diff ID, which blobs hold it by the word of the images that were asked for: one tar may have been
         compressed in several ways, and a chain knows the first one only."""
@@ -73,7 +82,8 @@ class Images:
 
         Every path through a name asks this once more, so it is a few look-ups in memory.
         """
-        snapshot = self._assembled.get((digest, platform))
+        known = self._assembled.get((digest, platform))
+        snapshot = known.snapshot if known else None
         if snapshot is None or self._graph.find(snapshot.chain_id) != snapshot:
             return None  # it was removed since, and maybe recorded anew
         if not all(one.diff_id in self._stored for one in self._graph.layers(snapshot)):
@@ -93,7 +103,7 @@ class Images:
         snapshot = self._graph.find(chain[-1] if chain else EMPTY)
         if snapshot is not None:
             self._note_blobs(image.manifest.layers, config.diff_ids)
-            self._assembled[digest, platform] = snapshot
+            self._assembled[digest, platform] = _Assembled(snapshot, image.manifest.config.digest)
         return snapshot
 
     async def snapshot(self, digest: Digest, platform: Platform | None = None, *, hurried: bool = False) -> Snapshot:
@@ -103,22 +113,20 @@ class Images:
         not waited for. Raises whatever a part of it raises; `user.imgfs.error` of the image
         tells the same.
         """
+        wanted = platform or self._documents.platform
         try:
             with self._pins.hold(content(digest)) as pin:
-                image = await self._documents.platform_image(digest, platform)
-                pin.add(*(content(child.digest) for child in image.manifest.children))
-                snapshot = await self._assemble(image, await self._documents.places(digest), pin, hurried=hurried)
+                snapshot = self._present(digest, wanted) or await self._fetch(digest, wanted, pin, hurried=hurried)
         except ImgfsError as error:
             self._failures.note(digest, error)
             raise
         self._failures.clear(digest)
-        self._assembled[digest, platform or self._documents.platform] = snapshot
         return snapshot
 
     def failure(self, digest: Digest) -> str | None:
         """What went wrong last with the image: getting it here, or merging its layers. Its sentence, or None."""
-        snapshot = self._assembled.get((digest, self._documents.platform))
-        return self._failures.get(digest) or (self.snapshot_failure(snapshot) if snapshot else None)
+        known = self._assembled.get((digest, self._documents.platform))
+        return self._failures.get(digest) or (self.snapshot_failure(known.snapshot) if known else None)
 
     def snapshot_failure(self, snapshot: Snapshot) -> str | None:
         """What went wrong last with a snapshot: merging it, or a missing layer that a kernel view reads."""
@@ -158,6 +166,22 @@ class Images:
     def _note_blobs(self, layers: Sequence[Descriptor], diff_ids: Sequence[Digest]) -> None:
         for descriptor, diff_id in zip(layers, diff_ids, strict=True):
             self._blobs_of.setdefault(diff_id, {})[descriptor.digest] = None
+
+    def _present(self, digest: Digest, platform: Platform) -> Snapshot | None:
+        """The snapshot, if all that `snapshot` would bring is here; never waits."""
+        snapshot = self.local_snapshot(digest, platform)
+        if snapshot is None or self._assembled[digest, platform].config not in self._content:
+            return None
+        for one in self._graph.layers(snapshot):
+            self._touched(one.diff_id)
+        return snapshot
+
+    async def _fetch(self, digest: Digest, platform: Platform, pin: Pin, *, hurried: bool) -> Snapshot:
+        image = await self._documents.platform_image(digest, platform)
+        pin.add(*(content(child.digest) for child in image.manifest.children))
+        snapshot = await self._assemble(image, await self._documents.places(digest), pin, hurried=hurried)
+        self._assembled[digest, platform] = _Assembled(snapshot, image.manifest.config.digest)
+        return snapshot
 
     async def _assemble(self, image: PlatformImage, own: tuple[Source, ...], pin: Pin, *, hurried: bool) -> Snapshot:
         manifest = image.manifest
