@@ -8,14 +8,16 @@ import click
 
 if TYPE_CHECKING:
     from imgfs.cli.containers.site import Facts
+    from imgfs.execution.launching import Waiting
 
 
 class Served:
     """What the context of such a command has for its object."""
 
-    def __init__(self, facts: Facts | None) -> None:
-        """`facts` of the mount whose starter it is, where they could be had."""
+    def __init__(self, facts: Facts | None, waiting: Waiting | None = None) -> None:
+        """`facts` of the mount whose starter it is, where they could be had; `waiting`, a supervisor made ahead."""
         self.facts = facts
+        self.waiting = waiting
 
 
 def served() -> Served | None:

@@ -48,10 +48,9 @@ def _send(starter: socket, words: list[str]) -> bool:
     _connect(starter, _mountpoint(words))
     if _user_of(starter):
         return False
-    file = os.memfd_create("request")
+    file = Request.of_this_process(words).file()
     directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
-        os.write(file, Request.of_this_process(words).encode())
         files = b"".join(one.to_bytes(_INT, sys.byteorder) for one in (*range(_STREAMS), directory, file))
         starter.sendmsg([SOCKET.encode()], [(SOL_SOCKET, SCM_RIGHTS, files)])
     finally:

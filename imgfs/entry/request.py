@@ -45,6 +45,24 @@ class Request:
         counts = [b"%d" % self.umask, b"%d" % len(self.words)]
         return b"\0".join([*self.program, *counts, *self.words, *self.variables])
 
+    def file(self) -> int:
+        """A file of those bytes, in memory; the caller closes it. Raises OSError."""
+        file = os.memfd_create("request")
+        try:
+            os.write(file, self.encode())
+        except BaseException:
+            os.close(file)
+            raise
+        return file
+
+    @classmethod
+    def read(cls, file: int) -> Request:
+        """What is in such a file, which is closed. Raises OSError, and as `decode`."""
+        try:
+            return cls.decode(os.pread(file, os.fstat(file).st_size, 0))
+        finally:
+            os.close(file)
+
     @classmethod
     def decode(cls, data: bytes) -> Request:
         """What `encode` made. Raises ValueError and IndexError for what it did not make."""

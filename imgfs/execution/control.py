@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -72,6 +73,10 @@ class Connection:
     def fileno(self) -> int:
         """To wait for messages on."""
         return self._end.fileno()
+
+    def peer(self) -> int:
+        """The process that made the other end."""
+        return struct.unpack("3i", self._end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
 
     def send(self, message: Json) -> None:
         """Send one message. Raises OSError."""

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from imgfs.errors import NotPermitted, StorageFailed, too_many_open
@@ -13,13 +14,20 @@ from imgfs.execution.control import Connection
 from imgfs.execution.descriptors import keep_only
 
 
+def _at_once(_: Connection) -> bool:
+    return True
+
+
 class Waiting:
     """A supervisor without a job. It ends when nobody holds the other end of its connection."""
 
-    def __init__(self, mountpoint: str, *, forked: bool = False) -> None:
+    def __init__(
+        self, mountpoint: str, *, forked: bool = False, first: Callable[[Connection], bool] = _at_once
+    ) -> None:
         """Start it, in a session of its own. Raises StorageFailed. `mountpoint` is for people who list processes.
 
-        `forked`: out of this process, which has no other thread and has loaded already what a supervisor needs.
+        `forked`: out of this process, which has no other thread and has loaded already what a supervisor needs. That
+        one does `first`, and ends if it says no, before it waits for its job.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = Connection(ours)
@@ -29,7 +37,7 @@ class Waiting:
             try:
                 if forked:
                     if not os.fork():
-                        _supervise(theirs)
+                        _supervise(theirs, first)
                 else:
                     self.process = _called(theirs, mountpoint)
             except OSError as error:
@@ -57,7 +65,7 @@ def _called(theirs: socket.socket, mountpoint: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _supervise(theirs: socket.socket) -> NoReturn:
+def _supervise(theirs: socket.socket, first: Callable[[Connection], bool]) -> NoReturn:
     """Be a supervisor: with nothing open but the connection, and in nobody's session."""
     try:
         from imgfs.execution.supervisor.life import supervise
@@ -68,6 +76,8 @@ def _supervise(theirs: socket.socket) -> NoReturn:
         for number in range(3):
             os.dup2(null, number)
         keep_only(theirs.fileno())
-        supervise(Connection(theirs))
+        connection = Connection(theirs)
+        if first(connection):
+            supervise(connection)
     finally:
         os._exit(0)

@@ -152,8 +152,30 @@ def supervisors(mountpoint: Path) -> list[int]:
 
 
 def starters(mountpoint: Path) -> list[int]:
-    """The pids of the starter of a mount, and of what it does for others now."""
+    """The pids of the starter of a mount, and of what it does for others now or has ready."""
     return [pid for pid, name in _called("imgfs.entry.starter", mountpoint) if not name.startswith("imgfs:")]
+
+
+def starter(mountpoint: Path) -> int | None:
+    """The pid of the starter itself, if there is one."""
+    found = starters(mountpoint)
+    return next((pid for pid in found if _parent(pid) not in found), None)
+
+
+def spare(mountpoint: Path) -> list[int]:
+    """The pids of the command that the starter has ready for nobody yet, and of its supervisor; none while it is made.
+
+    Where nothing else is going on.
+    """
+    found = {pid: _parent(pid) for pid in starters(mountpoint)}
+    commands = [pid for pid, parent in found.items() if parent == starter(mountpoint)]
+    return [pid for one in commands for pid, parent in found.items() if parent == one for pid in (one, pid)]
+
+
+def _parent(pid: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+    return 0
 
 
 def _called(module: str, mountpoint: Path) -> Iterator[tuple[int, str]]:

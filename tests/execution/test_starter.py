@@ -17,7 +17,7 @@ from imgfs.cli.containers.site import facts_of
 from imgfs.cli.tree import Tree
 from imgfs.entry.asking import ask
 from imgfs.kernel.process import io_priority
-from tests.execution.box import PATIENCE, Box, boxed, set_quirks, starters, supervisors, until
+from tests.execution.box import PATIENCE, Box, boxed, set_quirks, spare, starter, starters, supervisors, until
 from tests.support.mounted import IMGFS
 
 GROUP = Path("/sys/fs/cgroup/freezer/imgfs-test-caller")
@@ -62,7 +62,20 @@ def descriptors(pid: int) -> set[str]:
 def test_the_first_command_begins_it_and_all_are_done_by_it(box: Box) -> None:
     for id in ("first", "second"):
         assert is_forked(begin(box, id))
-    assert len(starters(box.mount.path)) == 1
+    assert starter(box.mount.path)
+
+
+def test_what_is_ready_does_the_next_command_and_where_it_is_gone_another_one_does(box: Box) -> None:
+    begin(box, "calls")
+    ready = until(lambda: spare(box.mount.path))
+    assert begin(box, "taken") in ready
+    killed = until(lambda: spare(box.mount.path))
+    assert not set(killed) & set(ready)
+    os.kill(killed[0], signal.SIGKILL)
+    until(lambda: not set(killed) & set(starters(box.mount.path)))
+    pid = begin(box, "untaken")
+    assert is_forked(pid)
+    assert pid not in killed
 
 
 def test_a_supervisor_holds_nothing_of_the_daemon_or_the_starter(box: Box) -> None:
@@ -77,16 +90,16 @@ def test_a_supervisor_holds_nothing_of_the_daemon_or_the_starter(box: Box) -> No
 def test_containers_outlive_the_daemon_and_its_starter(own: Box) -> None:
     pid = begin(own, "lasting")
     assert is_forked(pid)
-    (starter,) = starters(own.mount.path)
+    until(lambda: spare(own.mount.path))
     own.mount.kill()
-    until(lambda: not Path(f"/proc/{starter}").exists())
+    until(lambda: not starters(own.mount.path))
     assert own.record("lasting").status().status == "running"
     assert own.run("box", "true").returncode == 125
     own.mount.start()
     again = begin(own, "again")
     assert is_forked(again)
     own.mount.stop()
-    assert not starters(own.mount.path)
+    until(lambda: not starters(own.mount.path))
     assert not (own.mount.state / "starter").exists()
     assert supervisors(own.mount.path) == sorted([pid, again])
     own.mount.start()
@@ -94,15 +107,16 @@ def test_containers_outlive_the_daemon_and_its_starter(own: Box) -> None:
 
 def test_without_a_starter_commands_do_it_themselves(own: Box) -> None:
     begin(own, "before")
-    (starter,) = starters(own.mount.path)
-    os.kill(starter, signal.SIGSTOP)
+    process = starter(own.mount.path)
+    assert process
+    os.kill(process, signal.SIGSTOP)
     try:
         with subprocess.Popen([*IMGFS, "run", "box", "true"], env=own.environment) as waiting:
             until(lambda: "socket" in descriptors(waiting.pid))
-            os.kill(starter, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
             assert waiting.wait(PATIENCE) == 0
     finally:
-        until(lambda: not Path(f"/proc/{starter}").exists())
+        until(lambda: not Path(f"/proc/{process}").exists())
     until(lambda: "the starter failed" in own.mount.log())
     assert not is_forked(begin(own, "after"))
 

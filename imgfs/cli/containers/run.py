@@ -113,13 +113,15 @@ def start(id: str, mountpoint: str, *, attach: bool, interactive: bool) -> None:
 
 def _supervisor(mountpoint: str, *, at_terminal: bool) -> Waiting:
     """Begin with what takes longest: the rest is loaded and done beside it. Raises Declined."""
-    is_served = served() is not None
-    if is_served and at_terminal:
+    by = served()
+    if by and at_terminal:
         raise Declined
+    if by and by.waiting:
+        return by.waiting
     from imgfs.execution.launching import Waiting, check_root
 
     check_root()
     while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a stream that the shell closed; a socket would take its place
         pass
     os.close(null)
-    return Waiting(os.path.abspath(mountpoint), forked=is_served)
+    return Waiting(os.path.abspath(mountpoint), forked=by is not None)

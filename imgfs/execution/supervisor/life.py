@@ -48,6 +48,8 @@ _RETRY = 1.0
 """Seconds after which a status that the disk did not take is written again."""
 _BUSY_SECONDS = 60.0
 """How long a container that is to go may be busy after its end."""
+_LEAVING_SECONDS = 0.1
+"""How long it is waited for that who started a container hears of its end and leaves."""
 _SIGNALS = 64
 _FILES_MAX = 8
 
@@ -161,7 +163,8 @@ class _Life:
         told = self._keep()
         if why := self._delete():
             told["notes"] = [why]
-        self._tell(told)  # what is left is out of sight, and nobody waits for it
+        self._tell(told)
+        _wait_left(self._client)  # what is left is out of sight, and nobody waits for it
         if not self._is_forgotten:
             self._forget_runtime()
         if self.record.path.name.startswith(GONE):
@@ -211,8 +214,6 @@ class _Life:
 
         Busy it is as long as somebody is in it by the tree, or has mounted something there.
         """
-        with suppress(ImgfsError):
-            unmount_rootfs(self.record)
         deadline = time.monotonic() + _BUSY_SECONDS
         let_delete(self._job.lock)
         with suppress(FileNotFoundError), opened(self.record.path) as place:
@@ -352,6 +353,18 @@ def _refusal(error: ImgfsError) -> Json:
 def _is_gone(client: Connection) -> bool:
     """Whether the other side has left, or says before it is answered that it does not want to wait any more."""
     return _is_ready(client.fileno())
+
+
+def _wait_left(client: Connection) -> None:
+    """Let who was told the last word end, or go on: he would have to share a processor with a runtime."""
+    with suppress(OSError):
+        process = os.pidfd_open(client.peer())
+        try:
+            waiting = select.poll()
+            waiting.register(process, select.POLLIN)
+            waiting.poll(_LEAVING_SECONDS * 1000)
+        finally:
+            os.close(process)
 
 
 def _is_ready(descriptor: int) -> bool:

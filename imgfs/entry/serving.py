@@ -1,0 +1,133 @@
+"""Doing the command of another process, in a child of the starter, as if it were a child of that one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from imgfs.cli import main as program
+from imgfs.cli.served import Declined, Served
+from imgfs.entry.likeness import become_like, ignore_like
+from imgfs.entry.request import DECLINED, FILES, GO, PATIENCE, TAKEN, Request, program_here
+from imgfs.execution.control import Connection
+
+
+def serve_one(asking: socket.socket, served: Served) -> None:
+    """Do what is asked for, to its end; nothing where this process cannot be as the asking one's child would be.
+
+    Raises OSError where the other side has gone, or is another kind of process: he does it himself.
+    """
+    asking.settimeout(PATIENCE)
+    request, files = _receive(asking)
+    pid, user = _peer(asking)
+    if user != os.geteuid() or request.program != program_here() or not _are_like(pid, request, served):
+        return
+    own = os.pidfd_open(os.getpid())
+    socket.send_fds(asking, [TAKEN], [own])
+    os.close(own)
+    if asking.recv(len(GO)) != GO:
+        return
+    asking.settimeout(None)
+    _die_with(asking)
+    _become(request, files)
+    asking.send(_do(served))
+
+
+def come_along(connection: Connection) -> bool:
+    """Be the supervisor that `serve_one` has waiting: become, beside it, like whoever asks. False where nobody does."""
+    said, files = connection.receive_files(1)
+    if not said:
+        return False
+    request = Request.read(files[0])
+    if not _is_like(int(said)):
+        return False
+    _take_variables(request)
+    connection.send({"ok": True})
+    return True
+
+
+def _are_like(pid: int, request: Request, served: Served) -> bool:
+    """Whether this process, and the supervisor that it has waiting, now are as children of process `pid` are."""
+    if served.waiting is None:
+        return _is_like(pid)
+    control = served.waiting.control
+    file = request.file()
+    try:
+        control.send_files(b"%d" % pid, [file])
+    finally:
+        os.close(file)
+    return _is_like(pid) and control.receive() is not None
+
+
+def _is_like(pid: int) -> bool:
+    if not become_like(pid):
+        return False
+    ignore_like(pid)  # until it hears TAKEN it is as it was begun
+    return True
+
+
+def _receive(asking: socket.socket) -> tuple[Request, list[int]]:
+    """The request, and the other descriptors. Raises OSError where there is none."""
+    _, files, _, _ = socket.recv_fds(asking, 64, FILES)
+    if len(files) != FILES:
+        raise ConnectionError
+    return Request.read(files.pop()), files
+
+
+def _peer(asking: socket.socket) -> tuple[int, int]:
+    """Pid and user of who asks."""
+    credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    numbers = [int.from_bytes(credentials[at : at + 4], sys.byteorder) for at in (0, 4)]
+    return numbers[0], numbers[1]
+
+
+def _die_with(asking: socket.socket) -> None:
+    """Have the kernel kill this process when the asking one is gone: it writes nothing more, so any sign is its end."""
+    fcntl.fcntl(asking, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(asking, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(asking, fcntl.F_SETFL, fcntl.fcntl(asking, fcntl.F_GETFL) | os.O_ASYNC)
+    waiting = select.poll()
+    waiting.register(asking, select.POLLIN)
+    if waiting.poll(0):
+        raise ConnectionError
+
+
+def _become(request: Request, files: list[int]) -> None:
+    """Take over what came with the request."""
+    *streams, directory = files
+    os.fchdir(directory)
+    os.close(directory)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.umask(request.umask)
+    _take_variables(request)
+    sys.argv = [os.fsdecode(word) for word in request.words]
+
+
+def _take_variables(request: Request) -> None:
+    os.environ.clear()
+    for name, _, value in (one.partition(b"=") for one in request.variables):
+        os.environb[name] = value
+
+
+def _do(served: Served) -> bytes:
+    """Do the command; its exit code, or DECLINED."""
+    name, *words = sys.argv
+    called = "python -m imgfs" if os.path.basename(name) == "__main__.py" else os.path.basename(name)
+    code: object = None
+    try:
+        program.main(words, called, obj=served)
+    except Declined:
+        return DECLINED
+    except SystemExit as end:
+        code = end.code
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    return b"%d" % (code if isinstance(code, int) else 0 if code is None else 1)
