@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from .disks import used_bytes
 from .processes import Failed, run, start, stop, wait_until
@@ -116,6 +116,14 @@ class Imgfs(Contestant):
         """Run `true` in a container and remove that. Raises Failed."""
         where = ("--mountpoint", self.mountpoint)
         self.imgfs("run", *where, "--rm", "--name", id, f"{registry.host}/{label}", "true")
+
+    def filter(self, registry: Address, label: str) -> Any:
+        """The seccomp filter of a container's runtime bundle, if it has one. Raises Failed."""
+        where, container = ("--mountpoint", self.mountpoint), self.mountpoint / "containers/filter"
+        self.imgfs("run", *where, "--name", container.name, f"{registry.host}/{label}", "true")
+        config = json.loads((container / "config.json").read_text())
+        container.rmdir()
+        return config["linux"].get("seccomp")
 
     def disk(self) -> int:
         return used_bytes(self.state)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Any, Protocol
 
 from .bench import Bench, given_up, recorded, say, timed
 from .contestants import Containerd, Contestant, Imgfs, Podman, SkopeoUmoci
@@ -56,6 +56,18 @@ class Crun(PreparedBundle):
     runtime = "crun"
 
 
+class FilteredRunc(Runc):
+    """What the same bundle costs with the seccomp filter that imgfs has for its containers; ctr's have none."""
+
+    name = "runc, with imgfs's filter"
+
+    def take(self, filter: Any) -> None:
+        path = self.room / "bundle/config.json"
+        config = json.loads(path.read_text())
+        config["linux"]["seccomp"] = filter
+        path.write_text(json.dumps(config))
+
+
 FLOORS = (Crun.name, Runc.name)
 PEERS = (Containerd.name, Podman.name)
 
@@ -64,7 +76,8 @@ def compare_runs(bench: Bench) -> None:
     """Everybody's daemon runs and everybody's image is here; they take turns."""
     say(RUN)
     (image,) = bench.images([IMAGE])
-    kinds: list[type[Contestant]] = [Imgfs, Containerd, Podman, Runc, *([Crun] if shutil.which("crun") else [])]
+    runtimes = [Runc, FilteredRunc, *([Crun] if shutil.which("crun") else [])]
+    kinds: list[type[Contestant]] = [Imgfs, Containerd, Podman, *runtimes]
     address = bench.registry.near
     with ExitStack() as stack:
         # Rooms before daemons: closing a room ends whatever daemon is still there.
@@ -74,6 +87,10 @@ def compare_runs(bench: Bench) -> None:
             with recorded(_row(bench, ALONE, kind), _row(bench, CROWD, kind)):
                 contestant = stack.enter_context(kind(rooms[kind], bench))
                 contestant.pull(address, image.label)
+                if isinstance(contestant, FilteredRunc):
+                    imgfs = ready[Imgfs]
+                    assert isinstance(imgfs, Imgfs)
+                    contestant.take(imgfs.filter(address, image.label))
                 _runner(contestant).run_true(address, image.label, "first")
                 ready[kind] = contestant
         for number, kind in enumerate(bench.rounds(kinds)):

@@ -1,4 +1,7 @@
-"""P8: the FUSE view of a present image, against ratarmount on the uncompressed tar and an ext4 directory."""
+"""P8: the FUSE view of a present image, against ratarmount on the uncompressed tar and an ext4 directory.
+
+Beside them the least that any filesystem on pyfuse3 costs (least.py): what is not possible there is not for imgfs.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from .scenes import DIRECTORY, FILES, WALK, Scene, compare, directory, sequentia
 
 VIEWS = "P8"
 RATARMOUNT = "ratarmount"
+LEAST = "pyfuse3 alone"
 SCENES = (
     Scene("many:gz", 1, "srv", (WALK, FILES)),
     Scene("base:gz", 0, ".", (WALK, FILES)),
@@ -26,7 +30,8 @@ SCENES = (
 
 def read_views(bench: Bench) -> None:
     """Walk, read many files and read a large one, cold and warm."""
-    compare(bench, VIEWS, SCENES, {DIRECTORY: directory, RATARMOUNT: _ratarmount, Imgfs.name: _imgfs})
+    contestants = {DIRECTORY: directory, RATARMOUNT: _ratarmount, LEAST: _least, Imgfs.name: _imgfs}
+    compare(bench, VIEWS, SCENES, contestants)
 
 
 @contextmanager
@@ -40,6 +45,20 @@ def _ratarmount(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
         process = start(program, *options, tar, mountpoint, log=log)
         try:
             wait_until(lambda: mountpoint in mounts_below(room), "ratarmount", process, log, timeout=120)
+            yield mountpoint / scene.part
+        finally:
+            unmount_below(room)
+            stop(process)
+
+
+@contextmanager
+def _least(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
+    with bench.rooms.room() as room:
+        mountpoint, log = room / "mnt", room / "log"
+        mountpoint.mkdir()
+        process = start(sys.executable, "-m", "benchmarks.least", image.tars[scene.layer], mountpoint, log=log)
+        try:
+            wait_until(lambda: mountpoint in mounts_below(room), "pyfuse3", process, log, timeout=120)
             yield mountpoint / scene.part
         finally:
             unmount_below(room)
