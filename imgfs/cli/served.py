@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Served:
     """What the context of such a command has for its object."""
 
-    def __init__(self, facts: Facts | None, waiting: Waiting | None = None) -> None:
-        """`facts` of the mount whose starter it is, where they could be had; `waiting`, a supervisor made ahead."""
+    def __init__(self, facts: Facts | None, waiting: Waiting) -> None:
+        """`facts` of the mount whose starter it is, where they could be had; `waiting`, its supervisor-to-be."""
         self.facts = facts
         self.waiting = waiting
 

@@ -53,8 +53,6 @@ def come_along(connection: Connection) -> bool:
 
 def _are_like(pid: int, request: Request, served: Served) -> bool:
     """Whether this process, and the supervisor that it has waiting, now are as children of process `pid` are."""
-    if served.waiting is None:
-        return _is_like(pid)
     control = served.waiting.control
     file = request.file()
     try:

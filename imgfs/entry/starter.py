@@ -15,17 +15,14 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from typing import NoReturn
 
 import click
 
 from imgfs.cli import main as program
 from imgfs.cli.containers.run import run, start
 from imgfs.cli.containers.site import Facts, facts_of
-from imgfs.cli.served import Served
 from imgfs.cli.tree import Tree
-from imgfs.entry.serving import serve_one
-from imgfs.entry.spare import Spare
+from imgfs.entry.child import Child
 from imgfs.execution.bundle.seccomp import DEFAULT
 from imgfs.execution.rehearsal import rehearse
 
@@ -46,7 +43,7 @@ def serve(listener: socket.socket, mountpoint: str) -> None:
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     waiting.register(_LIFELINE, select.POLLIN)
-    spare: Spare | None = None
+    spare: Child | None = None
     is_calm = False
     while True:
         ready = dict(waiting.poll(1000 * (_IDLE if is_calm else _CALM)))
@@ -55,14 +52,13 @@ def serve(listener: socket.socket, mountpoint: str) -> None:
         is_calm = not ready
         with suppress(OSError):  # who has no child here does it himself
             if is_calm:
-                spare = spare or Spare(listener, facts)
+                spare = spare or Child(listener, facts, is_spare=True)
                 continue
             asking, _ = listener.accept()
             with asking:
                 given, spare = spare, None
-                if not (given and given.give(asking)) and not os.fork():
-                    listener.close()
-                    _child(asking, facts)
+                if not (given and given.give(asking)):
+                    Child(listener, facts, is_spare=False).give(asking)
 
 
 def _load(mountpoint: str) -> Facts | None:
@@ -82,14 +78,6 @@ def _load(mountpoint: str) -> Facts | None:
     gc.collect()
     gc.freeze()
     return facts
-
-
-def _child(asking: socket.socket, facts: Facts | None) -> NoReturn:
-    """By an exception only for a mistake in what is done, which is told where its stderr is."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with suppress(OSError):
-        serve_one(asking, Served(facts))
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -14,20 +14,14 @@ from imgfs.execution.control import Connection
 from imgfs.execution.descriptors import keep_only
 
 
-def _at_once(_: Connection) -> bool:
-    return True
-
-
 class Waiting:
     """A supervisor without a job. It ends when nobody holds the other end of its connection."""
 
-    def __init__(
-        self, mountpoint: str, *, forked: bool = False, first: Callable[[Connection], bool] = _at_once
-    ) -> None:
+    def __init__(self, mountpoint: str, first: Callable[[Connection], bool] | None = None) -> None:
         """Start it, in a session of its own. Raises StorageFailed. `mountpoint` is for people who list processes.
 
-        `forked`: out of this process, which has no other thread and has loaded already what a supervisor needs. That
-        one does `first`, and ends if it says no, before it waits for its job.
+        With `first` it is forked out of this process, which has no other thread and has loaded already what a
+        supervisor needs; it does that before it waits for its job, and ends if that says no.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = Connection(ours)
@@ -35,11 +29,10 @@ class Waiting:
         """Where it is a program of its own."""
         with theirs:
             try:
-                if forked:
-                    if not os.fork():
-                        _supervise(theirs, first)
-                else:
+                if first is None:
                     self.process = _called(theirs, mountpoint)
+                elif not os.fork():
+                    _supervise(theirs, first)
             except OSError as error:
                 self.control.close()
                 advice = too_many_open(error.errno)

@@ -116,7 +116,7 @@ def _supervisor(mountpoint: str, *, at_terminal: bool) -> Waiting:
     by = served()
     if by and at_terminal:
         raise Declined
-    if by and by.waiting:
+    if by:
         return by.waiting
     from imgfs.execution.launching import Waiting, check_root
 
@@ -124,4 +124,4 @@ def _supervisor(mountpoint: str, *, at_terminal: bool) -> Waiting:
     while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a stream that the shell closed; a socket would take its place
         pass
     os.close(null)
-    return Waiting(os.path.abspath(mountpoint), forked=by is not None)
+    return Waiting(os.path.abspath(mountpoint))

@@ -1,7 +1,7 @@
-"""A child of the starter that is there before anybody asks, with the supervisor that its container will have.
+"""A child of the starter, with the supervisor that its container will have; made when somebody asks, or before.
 
-After a fork(2) the kernel copies each page as it is written to, and two processes that begin so spend more time in
-these faults than on what they do. Those of a spare have all their pages, and wait.
+The supervisor is forked first of all: later, the child would have a page copied twice that it writes to, when it is its
+parent's too and when it is its supervisor's. A spare, which is made before, has all pages copied ahead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 from imgfs.cli.containers.site import Facts
@@ -23,10 +24,10 @@ from imgfs.kernel.memory import own_pages
 _WORD = b"yours"
 
 
-class Spare:
+class Child:
     """One that waits for its only command. It ends when nobody holds the other end of its connection."""
 
-    def __init__(self, listener: socket.socket, facts: Facts | None) -> None:
+    def __init__(self, listener: socket.socket, facts: Facts | None, *, is_spare: bool) -> None:
         """Begin it. Raises OSError. The `listener` is not for children."""
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -34,13 +35,13 @@ class Spare:
                 if not os.fork():
                     listener.close()
                     self._connection.close()
-                    _wait(theirs, facts)
+                    _live(theirs, facts, is_spare=is_spare)
             except OSError:
                 self._connection.close()
                 raise
 
     def give(self, asking: socket.socket) -> bool:
-        """Have it do what is asked for; False where it is gone. Either way it is nobody's spare any more."""
+        """Have it do what is asked for; False where it is gone. It is not to be given anything else."""
         with self._connection:
             try:
                 socket.send_fds(self._connection, [_WORD], [asking.fileno()])
@@ -48,17 +49,14 @@ class Spare:
                 return False
         return True
 
-    def close(self) -> None:
-        """Have it end."""
-        self._connection.close()
 
-
-def _wait(connection: socket.socket, facts: Facts | None) -> NoReturn:
+def _live(connection: socket.socket, facts: Facts | None, *, is_spare: bool) -> NoReturn:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with suppress(ImgfsError, OSError):
-            waiting = Waiting("", forked=True, first=_come_along)
-            own_pages()
+            waiting = Waiting("", partial(_come_along, is_spare=is_spare))
+            if is_spare:
+                own_pages()
             _, files, _, _ = socket.recv_fds(connection, len(_WORD), 1)
             connection.close()
             if files:
@@ -67,6 +65,7 @@ def _wait(connection: socket.socket, facts: Facts | None) -> NoReturn:
         os._exit(0)
 
 
-def _come_along(connection: Connection) -> bool:
-    own_pages()
+def _come_along(connection: Connection, *, is_spare: bool) -> bool:
+    if is_spare:
+        own_pages()
     return come_along(connection)
