@@ -46,10 +46,12 @@ class Request:
         return b"\0".join([*self.program, *counts, *self.words, *self.variables])
 
     def file(self) -> int:
-        """A file of those bytes, in memory; the caller closes it. Raises OSError."""
+        """A file of those bytes, in memory; the caller closes it. Raises OSError, also where none may be so long."""
         file = os.memfd_create("request")
         try:
-            os.write(file, self.encode())
+            data = self.encode()
+            while data:  # at the limit for files (setrlimit(2)) the kernel takes a part, and refuses the next one
+                data = data[os.write(file, data) :]
         except BaseException:
             os.close(file)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 from hypothesis import given
@@ -29,3 +30,13 @@ def test_it_tells_of_this_process_and_changes_nothing_of_it(monkeypatch: pytest.
         os.umask(before)
     assert (made.words, made.umask) == ([b"imgfs", b"run"], 0o027)
     assert b"ODD=a=b\nc" in made.variables
+
+
+def test_one_that_is_longer_than_files_may_be_is_refused_and_not_cut_off() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            Request([b"imgfs"], [b"LONG=" + b"x" * 8192], 0, program_here()).file()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
