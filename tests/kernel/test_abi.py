@@ -28,3 +28,11 @@ def test_only_a_format_that_is_unknown_says_that_there_are_none(
 
     monkeypatch.setattr(os, "posix_spawn", refuse)
     assert abi.runs_x32() is expected
+
+
+def test_where_no_program_can_be_made_they_are_taken_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    assert abi.runs_x32()
