@@ -18,8 +18,8 @@ def own_pages() -> None:
     Else that is done one by one, by a fault each, as the pages are read or written first. Blocks for some ms; what the
     kernel does not do is left as it is.
     """
-    for line in _MAPS.read_text().splitlines():
+    for line in _MAPS.read_bytes().split(b"\n")[:-1]:  # a library's path is any bytes
         span, flags, *_ = line.split()
-        start, end = (int(one, 16) for one in span.split("-"))
-        advice = _POPULATE_WRITE if flags.startswith("rw-p") else _POPULATE_READ
+        start, end = (int(one, 16) for one in span.split(b"-"))
+        advice = _POPULATE_WRITE if flags.startswith(b"rw-p") else _POPULATE_READ
         LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
