@@ -1,7 +1,8 @@
 """A child of the starter, with the supervisor that its container will have; made when somebody asks, or before.
 
 The supervisor is forked first of all: later, the child would have a page copied twice that it writes to, when it is its
-parent's too and when it is its supervisor's. A spare, which is made before, has all pages copied ahead.
+parent's too and when it is its supervisor's. A spare, which is made before, has all pages copied ahead; a supervisor,
+which may live for long, only those that it writes to.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from functools import partial
 from typing import NoReturn
 
 from imgfs.cli.containers.site import Facts
 from imgfs.cli.served import Served
 from imgfs.entry.serving import come_along, serve_one
 from imgfs.errors import ImgfsError
-from imgfs.execution.control import Connection
 from imgfs.execution.launching import Waiting
 from imgfs.kernel.memory import own_pages
 
@@ -51,21 +50,14 @@ class Child:
 
 
 def _live(connection: socket.socket, facts: Facts | None, *, is_spare: bool) -> NoReturn:
-    try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        with suppress(ImgfsError, OSError):
-            waiting = Waiting("", partial(_come_along, is_spare=is_spare))
-            if is_spare:
-                own_pages()
-            _, files, _, _ = socket.recv_fds(connection, len(_WORD), 1)
-            connection.close()
-            if files:
-                serve_one(socket.socket(fileno=files[0]), Served(facts, waiting))
-    finally:
-        os._exit(0)
-
-
-def _come_along(connection: Connection, *, is_spare: bool) -> bool:
-    if is_spare:
-        own_pages()
-    return come_along(connection)
+    """By an exception only for a mistake in what is done, which is told where its stderr is."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with suppress(ImgfsError, OSError, KeyboardInterrupt):
+        waiting = Waiting("", come_along)
+        if is_spare:
+            own_pages()
+        _, files, _, _ = socket.recv_fds(connection, len(_WORD), 1)
+        connection.close()
+        if files:
+            serve_one(socket.socket(fileno=files[0]), Served(facts, waiting))
+    os._exit(0)

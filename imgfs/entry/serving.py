@@ -20,7 +20,8 @@ from imgfs.execution.control import Connection
 def serve_one(asking: socket.socket, served: Served) -> None:
     """Do what is asked for, to its end; nothing where this process cannot be as the asking one's child would be.
 
-    Raises OSError where the other side has gone, or is another kind of process: he does it himself.
+    Raises OSError where the other side has gone, or is another kind of process: he does it himself; KeyboardInterrupt
+    before the command is there to say so: he ends by the same signal.
     """
     asking.settimeout(PATIENCE)
     request, files = _receive(asking)
