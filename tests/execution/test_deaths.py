@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from imgfs.execution.records.record import LOST
 from tests.execution.box import Box, boxed, supervisors, until
 from tests.support.programs import program
 
+GROUP = Path("/sys/fs/cgroup/pids/imgfs-test-full")
 COUNT = "i=0; while true; do i=$((i+1)); echo $i > /now; echo $i; sleep 0.05; done"
 
 
@@ -159,3 +161,20 @@ def test_message_that_is_none_is_refused_and_the_container_lives(box: Box) -> No
     with pytest.raises(Exception, match="ioctl"):
         box.ask("nine", {"do": "resize", "rows": 1, "columns": 1})
     assert box.record("nine").status().status == "running"
+
+
+def test_how_it_ended_is_kept_where_there_can_be_no_more_processes(box: Box) -> None:
+    started = box.start("box", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done", id="full")
+    until(lambda: box.record("full").log.read_bytes() == b"ready\n")
+    (pid,) = supervisors(box.mount.path)
+    GROUP.mkdir()
+    try:
+        (GROUP / "pids.max").write_text("1")
+        (GROUP / "cgroup.procs").write_text(str(pid))
+        box.kill("full", signal.SIGTERM)
+        assert box.ended(started).exit_code == 9
+        assert box.record("full").status().exit_code == 9
+    finally:
+        box.take_away()
+        until(lambda: not (GROUP / "cgroup.procs").read_text())
+        GROUP.rmdir()

@@ -48,7 +48,10 @@ def beside(wait: Callable[[], T], look: Callable[[], object]) -> T:
         finally:
             ended.set()
 
-    threading.Thread(target=waiting, daemon=True).start()
+    try:
+        threading.Thread(target=waiting, daemon=True).start()
+    except RuntimeError:  # the limit for processes; what is looked at is a courtesy
+        waiting()
     while not ended.wait(POLL):
         look()
     look()

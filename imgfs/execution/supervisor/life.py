@@ -13,7 +13,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,7 +98,7 @@ class _Life:
         self._process = -1
         self._rootfs = job.rootfs
         self._is_forgotten = False
-        self._collecting = threading.Thread(target=collect, args=(self._records, self._container.mountpoint))
+        self._join_collecting: Callable[[], None] = _nothing
 
     def begin(self) -> None:
         """Have the container made and its program begun. Raises ImgfsError and OSError; then call `undo`."""
@@ -147,17 +147,16 @@ class _Life:
     def live(self) -> None:
         """Wait until the program has ended."""
         assert self._server
-        self._collecting.start()
+        self._join_collecting = _begun(lambda: collect(self._records, self._container.mountpoint))
         self._server.serve(self._process)
 
     def end(self) -> None:
         """Keep how it ended, tell whoever waits, and take away what has to go."""
         self._status = self._ended()
         if not self._container.remove:
-            forgetting = threading.Thread(target=self._forget_runtime)
-            forgetting.start()
+            join_forgetting = _begun(self._forget_runtime)
             told = self._keep()
-            forgetting.join()
+            join_forgetting()
             self._tell(told)
             return
         told = self._keep()
@@ -173,7 +172,7 @@ class _Life:
     def leave(self) -> None:
         """Be no more; what others left is collected before."""
         os.close(self._job.lock)
-        self._collecting.join()
+        self._join_collecting()
 
     def _keep(self) -> Json:
         """Write down how it ended, tell all but who started it, whose answer this returns, and end its output."""
@@ -338,6 +337,23 @@ class _Life:
     def _note(self, words: str) -> None:
         self._status = msgspec.structs.replace(self._status, reason=f"{self._status.reason}; {words}".lstrip("; "))
         self._put_status()
+
+
+def _begun(work: Callable[[], None]) -> Callable[[], None]:
+    """Begin `work` beside this thread; who calls the result waits for its end.
+
+    Where there can be no other thread (the limit for processes of who started it) he does it himself, then.
+    """
+    thread = threading.Thread(target=work)
+    try:
+        thread.start()
+    except RuntimeError:
+        return work
+    return thread.join
+
+
+def _nothing() -> None:
+    pass
 
 
 def stop_signal(container: Container) -> int:

@@ -6,6 +6,7 @@ the supervisor does not.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -60,13 +61,19 @@ class Pump:
     """Takes bytes from a descriptor until its end, in a thread; closes it then."""
 
     def __init__(self, source: int, *sinks: Callable[[bytes], None]) -> None:
-        """A sink that raises OSError is not asked again; after the last `source` is closed, as in a shell's pipe."""
+        """A sink that raises OSError is not asked again; after the last `source` is closed, as in a shell's pipe.
+
+        Raises OSError where there can be no other thread.
+        """
         self._source = source
         self._sinks = list(sinks)
         self._first = b""
         self._has_come = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def join(self) -> None:
         """Wait until all is out."""
