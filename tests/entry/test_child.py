@@ -1,4 +1,4 @@
-"""How a child of the starter ends that cannot do what is asked for; what it does is tested with containers (test_starter.py there)."""
+"""How a child of the starter ends that cannot do what is asked for."""
 
 from __future__ import annotations
 
