@@ -18,13 +18,14 @@ from imgfs.kernel.process import io_priority, set_io_priority
 _STATUS = (
     *(b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb"),
     *(b"SigBlk", b"NoNewPrivs", b"Seccomp", b"Seccomp_filters", b"Cpus_allowed", b"Mems_allowed"),
+    *(b"Speculation_Store_Bypass", b"SpeculationIndirectBranch", b"THP_enabled"),  # as by prctl(2)
 )
 """Lines of proc_pid_status(5)."""
 _LIMITS = {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 _GROUPS = (b"cgroup", b"cgroup2")
 _TAKEN_OVER = ("oom_score_adj", "loginuid", "timerslack_ns")
 """Of whom the kernel is to be rid first, whose login audit(8) tells of, how late timers may be."""
-_TOLD = ("attr/current", "personality", "cgroup")
+_TOLD = ("attr/current", "personality", "coredump_filter", "cgroup")
 """The first is what a security module calls it (AppArmor, SELinux)."""
 _IGNORED = b"SigIgn:"
 _MOUNT = b"mnt_id:"

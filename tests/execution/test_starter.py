@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,11 @@ from tests.execution.box import PATIENCE, Box, boxed, set_quirks, spare, starter
 from tests.support.mounted import IMGFS
 
 GROUP = Path("/sys/fs/cgroup/freezer/imgfs-test-caller")
+WITHOUT_LARGE_PAGES = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +176,8 @@ def test_it_is_of_the_callers_login_and_as_dear_to_the_kernel(box: Box) -> None:
         ("taskset", "1"),
         ("chrt", "--batch", "0"),
         ("setarch", "--addr-no-randomize"),
+        ("sh", "-c", 'echo 0x1 > /proc/self/coredump_filter; exec "$@"', "sh"),
+        (sys.executable, "-c", WITHOUT_LARGE_PAGES),
     ],
 )
 def test_for_who_is_confined_otherwise_it_does_nothing(box: Box, before: tuple[str, ...]) -> None:
