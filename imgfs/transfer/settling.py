@@ -83,7 +83,10 @@ class Settling:
         return self._diff_ids.get(blob)
 
     async def wait(self, *layers: Layer) -> None:
-        """Wait until `layers` survive a power cut; what failed before is tried again. Raises NoSpace, StorageFailed."""
+        """Wait until `layers` survive a power cut; what failed before is tried again. Raises NoSpace, StorageFailed.
+
+        Nothing of it goes on once it has failed: who has made room since and asks again must not get an answer of then.
+        """
         for one in layers:
             if one.diff_id not in self._layers:
                 raise StorageFailed(f"layer {one.diff_id}: was taken away before it was on disk; read again")
@@ -95,8 +98,8 @@ class Settling:
             self.hurry(layer)
         for settling in behind:
             await settling.done.wait()
-            if settling.error is not None:
-                raise settling.error
+        if error := next((settling.error for settling in behind if settling.error is not None), None):
+            raise error
 
     def hurry(self, layer: Layer) -> None:
         """Somebody wants it to survive a power cut, and will wait for that later."""

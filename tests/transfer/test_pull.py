@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from imgfs.errors import (
     VerificationFailed,
 )
 from imgfs.images.catalog import Source
+from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.oci.chain import chain_id
 from imgfs.oci.descriptor import DOCKER_CONFIG, OCI_CONFIG, OCI_LAYER, Descriptor
@@ -385,6 +387,32 @@ async def test_a_layer_that_does_not_become_durable_fails_the_pull_and_not_the_r
     assert all(map(scene.stored.is_settled, scene.stored))
     assert scene.failures.get(BASE.digest) is None
     assert scene.temporary() == []
+
+
+async def test_a_pull_that_fails_of_one_layer_leaves_no_other_behind_to_fail_the_next_pull(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, slow = await scene.resolved(BOX), Event()
+
+    def full(self: LayerStore, one: Layer) -> None:
+        if one.diff_id == TOP.diff_id:
+            slow.wait(10)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerStore, "place", full)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def pull() -> None:
+                with pytest.raises(NoSpace):
+                    await scene.images.pull(digest)
+                assert slow.is_set()
+
+            await wait_all_tasks_blocked(0.1)
+            slow.set()
+    await scene.images.pull(digest)
+    assert all(map(scene.stored.is_settled, scene.stored))
 
 
 async def test_a_layer_whose_sync_failed_is_not_served_any_more_and_comes_again(
