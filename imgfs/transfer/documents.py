@@ -33,10 +33,15 @@ _IMAGES = MANIFEST_TYPES | INDEX_TYPES
 
 @dataclass(frozen=True, slots=True)
 class PlatformImage:
-    """One platform of an image: its manifest's digest and the manifest."""
+    """One platform of an image: its manifest. `trail` are the documents that lead there, the image's own first."""
 
-    digest: Digest
+    trail: tuple[Digest, ...]
     manifest: Manifest
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest's."""
+        return self.trail[-1]
 
 
 class Documents:
@@ -65,10 +70,10 @@ class Documents:
 
     async def stored(self, digest: Digest) -> Manifest | Index | None:
         """The document if it is here, else None; never asks a registry. Raises Malformed, StorageFailed."""
+        if digest not in self._content:
+            return None  # although it may have been read: who removed it wants no more of it, and a pull wants it here
         if digest in self._parsed:
             return self._parsed[digest]
-        if digest not in self._content:
-            return None
         try:
             data = await self._content.read(digest)
         except NotFound:
@@ -119,15 +124,16 @@ class Documents:
         wanted = platform or self.platform
         if (stored := await self.stored_platform_image(digest, wanted)) is not None:
             return stored
-        return await self._descend(digest, None, await self.places(digest), wanted, INDEX_NESTING_MAX)
+        return await self._descend((digest,), None, await self.places(digest), wanted)
 
     async def stored_platform_image(self, digest: Digest, platform: Platform) -> PlatformImage | None:
         """As `platform_image` from what is here; None where a document is missing. Raises Malformed, StorageFailed."""
-        for _ in range(INDEX_NESTING_MAX + 1):
-            document = await self.stored(digest)
+        trail = (digest,)
+        while len(trail) <= INDEX_NESTING_MAX + 1:
+            document = await self.stored(trail[-1])
             if not isinstance(document, Index):
-                return PlatformImage(digest, document) if document else None
-            digest = _pick(digest, document, platform).digest
+                return PlatformImage(trail, document) if document else None
+            trail += (_pick(trail[-1], document, platform).digest,)
         return None
 
     async def config(self, manifest: Manifest, own: tuple[Source, ...] = ()) -> ImageConfig:
@@ -145,15 +151,15 @@ class Documents:
         return config
 
     async def _descend(
-        self, digest: Digest, said: Descriptor | None, own: tuple[Source, ...], platform: Platform, depth: int
+        self, trail: tuple[Digest, ...], said: Descriptor | None, own: tuple[Source, ...], platform: Platform
     ) -> PlatformImage:
-        document = await self.read(digest, said, own)
+        document = await self.read(trail[-1], said, own)
         if isinstance(document, Manifest):
-            return PlatformImage(digest, document)
-        if not depth:
-            raise TooLarge(f"image index {digest}: nested deeper than {INDEX_NESTING_MAX}")
-        child = _pick(digest, document, platform)
-        return await self._descend(child.digest, child, own, platform, depth - 1)
+            return PlatformImage(trail, document)
+        if len(trail) > INDEX_NESTING_MAX:
+            raise TooLarge(f"image index {trail[-1]}: nested deeper than {INDEX_NESTING_MAX}")
+        child = _pick(trail[-1], document, platform)
+        return await self._descend((*trail, child.digest), child, own, platform)
 
     async def _parse(self, digest: Digest, data: bytes, media_type: str, name: str = "") -> Manifest | Index:
         try:

@@ -42,7 +42,12 @@ class _Assembled:
     """What was here for one platform of an image when it was asked for last."""
 
     snapshot: Snapshot
-    config: Digest
+    documents: tuple[Digest, ...]
+    """What a pull brings besides the layers."""
+
+
+def _assembled(image: PlatformImage, snapshot: Snapshot) -> _Assembled:
+    return _Assembled(snapshot, (*image.trail, image.manifest.config.digest))
 
 
 class Images:
@@ -103,7 +108,7 @@ class Images:
         snapshot = self._graph.find(chain[-1] if chain else EMPTY)
         if snapshot is not None:
             self._note_blobs(image.manifest.layers, config.diff_ids)
-            self._assembled[digest, platform] = _Assembled(snapshot, image.manifest.config.digest)
+            self._assembled[digest, platform] = _assembled(image, snapshot)
         return snapshot
 
     async def snapshot(self, digest: Digest, platform: Platform | None = None, *, hurried: bool = False) -> Snapshot:
@@ -170,7 +175,7 @@ class Images:
     def _present(self, digest: Digest, platform: Platform) -> Snapshot | None:
         """The snapshot, if all that `snapshot` would bring is here; never waits."""
         snapshot = self.local_snapshot(digest, platform)
-        if snapshot is None or self._assembled[digest, platform].config not in self._content:
+        if snapshot is None or not all(one in self._content for one in self._assembled[digest, platform].documents):
             return None
         for one in self._graph.layers(snapshot):
             self._touched(one.diff_id)
@@ -180,7 +185,7 @@ class Images:
         image = await self._documents.platform_image(digest, platform)
         pin.add(*(content(child.digest) for child in image.manifest.children))
         snapshot = await self._assemble(image, await self._documents.places(digest), pin, hurried=hurried)
-        self._assembled[digest, platform] = _Assembled(snapshot, image.manifest.config.digest)
+        self._assembled[digest, platform] = _assembled(image, snapshot)
         return snapshot
 
     async def _assemble(self, image: PlatformImage, own: tuple[Source, ...], pin: Pin, *, hurried: bool) -> Snapshot:

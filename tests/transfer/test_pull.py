@@ -26,6 +26,7 @@ from imgfs.errors import (
     Unsupported,
     VerificationFailed,
 )
+from imgfs.gc.taking import take_blob
 from imgfs.images.catalog import Source
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
@@ -35,7 +36,7 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import CONFIG_SIZE_MAX
 from imgfs.testing.build import Image
 from imgfs.testing.faults import cut_at, stall, status, wrong_bytes
-from imgfs.testing.images import AMD64, ARM64, File, image, layer
+from imgfs.testing.images import AMD64, ARM64, File, image, index, layer
 from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.blobs import known_descriptor
 from imgfs.transfer.copies import COPIED_MIN
@@ -83,6 +84,19 @@ async def test_a_discarded_layer_is_fetched_again_by_a_view_and_alone(scene: Sce
     await scene.stored.discard(TOP.diff_id)
     await scene.views.get(await scene.images.snapshot(digest))
     assert [one.path for one in scene.fake.log] == [f"/v2/{REPOSITORY}/blobs/{TOP.digest}"]
+
+
+@pytest.mark.parametrize("gone", ["index", "manifest", "config"])
+async def test_a_document_that_somebody_removed_is_brought_again_by_the_next_pull(scene: Scene, gone: str) -> None:
+    made = index([BOX, image([TOP], platform=ARM64)])
+    digest = await scene.pulled(made)
+    removed = {"index": digest, "manifest": BOX.digest, "config": Digest.of(BOX.config)}[gone]
+    await take_blob(scene.content, removed)
+    assert not (await scene.status.image(digest)).complete
+    assert await scene.images.pull(digest)
+    assert removed in scene.content
+    assert (await scene.status.image(digest)).complete
+    assert scene.fake.requests() == 1
 
 
 async def test_fifty_who_want_an_image_cause_one_request_a_blob(scene: Scene) -> None:
