@@ -44,10 +44,13 @@ class _Assembled:
     snapshot: Snapshot
     documents: tuple[Digest, ...]
     """What a pull brings besides the layers."""
+    sizes: tuple[int, ...]
+    """Of the layers' blobs."""
 
 
 def _assembled(image: PlatformImage, snapshot: Snapshot) -> _Assembled:
-    return _Assembled(snapshot, (*image.trail, image.manifest.config.digest))
+    manifest = image.manifest
+    return _Assembled(snapshot, (*image.trail, manifest.config.digest), tuple(one.size for one in manifest.layers))
 
 
 class Images:
@@ -111,17 +114,21 @@ class Images:
             self._assembled[digest, platform] = _assembled(image, snapshot)
         return snapshot
 
-    async def snapshot(self, digest: Digest, platform: Platform | None = None, *, hurried: bool = False) -> Snapshot:
+    async def snapshot(
+        self, digest: Digest, platform: Platform | None = None, *, hurried: bool = False, again: bool = False
+    ) -> Snapshot:
         """The committed snapshot of the image's rootfs, with every layer here and verified.
 
         Config and layers come side by side. `hurried`: they are made durable as they come, not behind a reader; that is
-        not waited for. Raises whatever a part of it raises; `user.imgfs.error` of the image
-        tells the same.
+        not waited for. `again`: the same caller asked just before, which counts once. Raises whatever a part of it
+        raises; `user.imgfs.error` of the image tells the same.
         """
         wanted = platform or self._documents.platform
         try:
             with self._pins.hold(content(digest)) as pin:
-                snapshot = self._present(digest, wanted) or await self._fetch(digest, wanted, pin, hurried=hurried)
+                snapshot = self._present(digest, wanted, again=again)
+                if snapshot is None:
+                    snapshot = await self._fetch(digest, wanted, pin, hurried=hurried)
         except ImgfsError as error:
             self._failures.note(digest, error)
             raise
@@ -142,10 +149,10 @@ class Images:
         missing = [one.blob for one in self._graph.layers(snapshot) if one.diff_id not in self._stored]
         return next((error for blob in missing if (error := self._failures.get(blob))), None)
 
-    async def pull(self, digest: Digest, platform: Platform | None = None) -> Snapshot:
+    async def pull(self, digest: Digest, platform: Platform | None = None, *, again: bool = False) -> Snapshot:
         """As `snapshot`, and on return everything survives a power cut."""
         with self._pins.hold(content(digest)):
-            snapshot = await self.snapshot(digest, platform, hurried=True)
+            snapshot = await self.snapshot(digest, platform, hurried=True, again=again)
             await self._layers.settled(*await self.provide(self._graph.layers(snapshot)))
             return snapshot
 
@@ -172,11 +179,16 @@ class Images:
         for descriptor, diff_id in zip(layers, diff_ids, strict=True):
             self._blobs_of.setdefault(diff_id, {})[descriptor.digest] = None
 
-    def _present(self, digest: Digest, platform: Platform) -> Snapshot | None:
+    def _present(self, digest: Digest, platform: Platform, *, again: bool) -> Snapshot | None:
         """The snapshot, if all that `snapshot` would bring is here; never waits."""
         snapshot = self.local_snapshot(digest, platform)
-        if snapshot is None or not all(one in self._content for one in self._assembled[digest, platform].documents):
+        if snapshot is None:
             return None
+        known = self._assembled[digest, platform]
+        if not all(one in self._content for one in known.documents):
+            return None
+        if not again:
+            self._layers.hit(known.sizes)
         for one in self._graph.layers(snapshot):
             self._touched(one.diff_id)
         return snapshot

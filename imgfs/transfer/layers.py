@@ -148,6 +148,11 @@ class Layers:
         self._transfers.missed("layer", shared=key in self._flights)
         return await self._flights.join(key, lambda: self._fetch(descriptor, own, image))
 
+    def hit(self, sizes: Sequence[int]) -> None:
+        """Somebody wanted layers whose blobs have these sizes, and has seen that they are here."""
+        for size in sizes:
+            self._transfers.hit("layer", size)
+
     def settling(self) -> list[Digest]:
         """The diff IDs of layers that are here but not yet on record."""
         return list(self._settling)

@@ -99,6 +99,20 @@ async def test_a_document_that_somebody_removed_is_brought_again_by_the_next_pul
     assert scene.fake.requests() == 1
 
 
+def hits(scene: Scene) -> float:
+    """How often a layer was wanted that was here, as metrics tell."""
+    asked = next(one for one in scene.transfers.families() if one.name == "imgfs_content_asked_total")
+    return next(one.value for one in asked.samples if one.labels == (("kind", "layer"), ("outcome", "hit")))
+
+
+async def test_a_layer_that_is_here_is_counted_once_a_pull(scene: Scene) -> None:
+    digest = await scene.pulled(BOX)
+    before = hits(scene)
+    await scene.images.pull(digest)
+    await scene.images.pull(digest, again=True)
+    assert hits(scene) - before == len(BOX.layers)
+
+
 async def test_fifty_who_want_an_image_cause_one_request_a_blob(scene: Scene) -> None:
     digest = await scene.resolved(BOX)
     scene.fake.fault(stall(10), "blobs", times=3)

@@ -176,7 +176,10 @@ class PullFile(Document):
         images = self._subsystems.images
         snapshot = await images.snapshot(self._digest, self._platform, hurried=True)
         await gather(
-            [lambda: images.pull(self._digest, self._platform), lambda: check_merge(self._subsystems.chains, snapshot)]
+            [
+                lambda: images.pull(self._digest, self._platform, again=True),
+                lambda: check_merge(self._subsystems.chains, snapshot),
+            ]
         )
         return snapshot
 
