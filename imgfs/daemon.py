@@ -143,6 +143,7 @@ async def _show(
         nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
         if not opened.is_frozen:
             nursery.start_soon(_tidy, subsystems.containers, running)
+            nursery.start_soon(running.one(SNAPSHOTS).follow_removals)
             nursery.start_soon(rootfs.follow_losses)
             nursery.start_soon(running.one(GC).watch, mounting.limits, GC_SECONDS)
             nursery.start_soon(opened.keeper.watch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -113,11 +113,12 @@ class Shelf:
             raise from_os(error, str(self._root)) from None
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory and all below it; one that is not there is fine. Raises OSError.
+def remove_tree(path: Path, each: Callable[[], object] = lambda: None) -> None:
+    """Remove a directory and all below it; one that is not there is fine. Raises OSError, and what `each` raises.
 
-    Links are not followed, mount points not entered by a path, and directories that refuse their owner (an overlay's
-    work directory has mode 0) are opened up. One descriptor and no recursion, however deep a tree somebody made.
+    `each` is called before each entry: what it raises leaves the rest for another time. Links are not followed, mount
+    points not entered by a path, and directories that refuse their owner (an overlay's work directory has mode 0) are
+    opened up. One descriptor and no recursion, however deep a tree somebody made.
     """
     try:
         here = _open_up(str(path), None)
@@ -125,12 +126,12 @@ def remove_tree(path: Path) -> None:
         return
     try:
         trail: list[str] = []
-        pending = [_unlink_files(here)]
+        pending = [_unlink_files(here, each)]
         while pending:
             if pending[-1]:
                 trail.append(pending[-1].pop())
                 here = _step(here, trail[-1])
-                pending.append(_unlink_files(here))
+                pending.append(_unlink_files(here, each))
             else:
                 pending.pop()
                 if trail:
@@ -141,10 +142,11 @@ def remove_tree(path: Path) -> None:
     path.rmdir()
 
 
-def _unlink_files(directory: int) -> list[str]:
+def _unlink_files(directory: int, each: Callable[[], object]) -> list[str]:
     """Unlink all that is no directory; returns the directories."""
     below: list[str] = []
     for name in os.listdir(directory):
+        each()
         if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             below.append(name)
         else:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import trio
 
-from imgfs.aio.threads import run_disk
+from imgfs.aio.threads import run_disk, run_sync
 from imgfs.content.labels import Labels
 from imgfs.database.database import Database
 from imgfs.errors import AlreadyExists, Busy, NoSpace, NotFound, NotPermitted, ReadOnly, StorageFailed, from_os
@@ -191,7 +191,8 @@ class SnapshotStore(Lineage):
         self._index.check_free(name)
 
     async def remove(self, id: str) -> None:
-        """Remove a snapshot with its changes and labels; of a view, the name alone. Returns when the disk is free.
+        """Remove a snapshot with its changes and labels; of a view, the name alone. Returns when the disk is free, or
+        will be soon: what is large is removed behind the caller where `follow_removals` runs.
 
         Raises NotFound, Busy with children or in use, NotPermitted for image chains: these follow from the images that
         are known, and go with them.
@@ -213,6 +214,13 @@ class SnapshotStore(Lineage):
     async def sweep(self) -> None:
         """Remove from disk what removals and killed processes left. Once after the start; others need not wait."""
         await self._removals.sweep()
+
+    async def follow_removals(self) -> None:
+        """For ever: give the disk of large snapshots back behind those who remove them.
+
+        The kernel lets nobody make or remove a snapshot beside one who waits in rmdir(2).
+        """
+        await self._removals.follow()
 
     def strays(self) -> list[Path]:
         """Directories with changes that no row knows of: a lost database left them. They are never touched."""
@@ -283,7 +291,7 @@ class SnapshotStore(Lineage):
         if info.id in self._unsafe:
             raise StorageFailed(f"{subject(info.id)}: the disk lost data of it; remove it and prepare another")
         try:
-            await run_walk(self._sync, self._upper(info))
+            await run_sync(self._sync, self._upper(info))
         except OSError as error:
             self._unsafe.add(info.id)
             raise from_os(error, f"{subject(info.id)}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.snapshots.removal import SHORT
 from tests.mount.preparing import Workshop, digest_of, kind, workshop
 from tests.mount.scene import run, succeed, until
 from tests.support.programs import program
@@ -20,7 +21,7 @@ FREEDOM = 2
 """Seconds after which a signalled process counts as stuck."""
 _NEVER = 100_000_000
 """Microseconds that the disk takes: longer than any test."""
-NUMBERS = {"getdents64": 217, "syncfs": 306, "pread64": 17, "read": 0}
+NUMBERS = {"unlinkat": 263, "getdents64": 217, "syncfs": 306, "pread64": 17, "read": 0}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +46,13 @@ class Held:
 
 
 @contextmanager
-def holding(shop: Workshop, call: str, path: Path) -> Generator[Held]:
-    """Calls about `path` do not return inside."""
+def holding(shop: Workshop, call: str, path: Path | None, after: int = 0) -> Generator[Held]:
+    """Calls about `path`, or any, do not return inside, but for the first `after` of each thread."""
     pid = shop.mount.pid()
     assert pid is not None
-    about = [] if call == "syncfs" else ["-P", str(path)]
+    about = ["-P", str(path)] if path is not None else []
     command = [program("strace"), "-f", "-qq", "-o", os.devnull, *about, "-e", f"trace={call}"]
-    command += ["-e", f"inject={call}:delay_enter={_NEVER}", "-p", str(pid)]
+    command += ["-e", f"inject={call}:delay_enter={_NEVER}:when={after + 1}+", "-p", str(pid)]
     with subprocess.Popen(command) as tracer:
         try:
             tasks = Path(f"/proc/{pid}/task")
@@ -86,7 +87,7 @@ def test_a_signal_sets_free_who_waits_for_the_disk(shop: Workshop, wait: Wait, n
     (shop.prepare("work", shop.base) / "file").write_bytes(b"1" * 5000)
     key, upper = shop.active("work"), upper_of(shop, "file")
     before = digest_of(key / "layer.tar")
-    with holding(shop, wait.call, upper / wait.below) as held:
+    with holding(shop, wait.call, None if wait.call == "syncfs" else upper / wait.below) as held:
         words = [str(word) for word in wait.command(key)]
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             held.wait_for_call()
@@ -99,6 +100,18 @@ def test_a_signal_sets_free_who_waits_for_the_disk(shop: Workshop, wait: Wait, n
     until(lambda: run("mv", "-T", key, shop.at("done")).returncode == 0)
     assert (shop.at("done/rootfs") / "file").read_bytes() == b"1" * 5000
     succeed("rmdir", shop.at("done"))
+
+
+def test_who_removes_a_large_snapshot_waits_for_the_first_files_only_and_holds_nobody_up(shop: Workshop) -> None:
+    rootfs = shop.prepare("large")
+    for number in range(2 * SHORT + 100):
+        (rootfs / str(number)).touch()
+    with holding(shop, "unlinkat", None, after=SHORT) as held:
+        succeed("rmdir", shop.active("large"))
+        held.wait_for_call()
+        shop.prepare("beside")
+        succeed("rmdir", shop.active("beside"))
+    until(lambda: not list((shop.mount.state / "snapshots").glob(".*")))
 
 
 def upper_of(shop: Workshop, name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,19 @@ def test_a_directory_that_is_there_is_not_replaced(tmp_path: Path) -> None:
         shelf.make(7)
     assert (shelf.upper(7) / "f").exists()
     assert shelf.garbage() == []
+
+
+@pytest.mark.parametrize("most", range(6))
+def test_a_removal_that_was_ended_goes_on_where_it_was(tmp_path: Path, most: int) -> None:
+    top, left = tmp_path / "top", iter(range(most))
+    (top / "a/b").mkdir(parents=True)
+    for name in ("a/b/1", "a/2", "3"):
+        (top / name).touch()
+    with nullcontext() if most == 5 else pytest.raises(StopIteration):
+        remove_tree(top, lambda: next(left))
+    assert top.exists() is (most < 5)
+    remove_tree(top)
+    assert not top.exists()
 
 
 def test_setting_aside_twice(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from threading import Event
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed
 from imgfs.oci.chain import EMPTY
+from imgfs.snapshots.removal import run_walk
 from imgfs.snapshots.rows import Kind
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.usage import Usage
@@ -248,6 +251,90 @@ async def test_removing(store: SnapshotStore, warehouse: Warehouse) -> None:
     assert (told(store), warehouse.directories()) == ({}, [])
     await store.prepare("k")
     assert set(told(warehouse.reopen())) == {"active/k"}
+
+
+async def test_what_is_short_waits_for_no_walk_through_a_large_tree(
+    store: SnapshotStore, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgfs.snapshots.removal.SHORT", 5)
+    for key in ("large", "small", "kept"):
+        await store.prepare(key)
+    for number in range(5):
+        (store.upper("active/large") / str(number)).mkdir()
+    go_on, large = Event(), trio.Event()
+
+    async def remove_large() -> None:
+        await store.remove("active/large")
+        large.set()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(run_walk, lambda _: go_on.wait(10), None)
+        await wait_all_tasks_blocked()
+        try:
+            await store.remove("active/small")
+            await store.commit("kept", "kept")
+            nursery.start_soon(remove_large)
+            await wait_all_tasks_blocked(0.1)
+            assert store.find("active/large") is None
+            assert not large.is_set()
+            assert not go_on.is_set()
+        finally:
+            go_on.set()
+    assert len(warehouse.directories()) == 1
+
+
+async def test_what_is_large_is_removed_behind_who_removes_it(
+    store: SnapshotStore, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgfs.snapshots.removal.SHORT", 2)
+    go_on = Event()
+    for key in ("a", "b", "c"):
+        await store.prepare(key)
+        (store.upper(f"active/{key}") / "file").touch()
+    async with trio.open_nursery() as following:
+        following.start_soon(store.follow_removals)
+        async with trio.open_nursery() as walking:
+            for _ in range(4):
+                walking.start_soon(run_walk, lambda _: go_on.wait(10), None)
+            await wait_all_tasks_blocked()
+            await store.remove("active/a")
+            await store.remove("active/b")
+            assert not go_on.is_set()
+            assert len(warehouse.directories()) == 3
+            go_on.set()
+        await wait_all_tasks_blocked(0.1)
+        assert len(warehouse.directories()) == 1
+        following.cancel_scope.cancel()
+    await store.remove("active/c")
+    assert warehouse.directories() == []
+
+
+async def test_a_stop_ends_the_removal_of_what_is_large(
+    store: SnapshotStore, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgfs.snapshots.removal.SHORT", 2)
+    await store.prepare("a")
+    for number in range(9):
+        (store.upper("active/a") / str(number)).touch()
+    unlink = os.unlink
+    async with trio.open_nursery() as nursery:
+
+        def stop(*arguments: object, **options: object) -> None:
+            trio.from_thread.run_sync(nursery.cancel_scope.cancel)
+            unlink(*arguments, **options)  # pyright: ignore[reportArgumentType]
+
+        monkeypatch.setattr(os, "unlink", stop)
+        nursery.start_soon(store.follow_removals)
+        await wait_all_tasks_blocked()
+        await store.remove("active/a")
+        await trio.sleep_forever()
+    monkeypatch.undo()
+    (left,) = warehouse.directories()
+    assert len(list((warehouse.state / "snapshots" / left / "upper").iterdir())) == 8
+    store = warehouse.reopen()
+    await store.sweep()
+    assert warehouse.directories() == []
 
 
 async def test_a_message_names_some_children_only(store: SnapshotStore, warehouse: Warehouse) -> None:
