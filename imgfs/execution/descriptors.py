@@ -22,7 +22,12 @@ def opened(directory: str | Path) -> Generator[int]:
 def keep_only(descriptor: int) -> None:
     """Close all that this process has open but `descriptor` and the three streams."""
     os.closerange(3, descriptor)
-    os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    os.closerange(descriptor + 1, open_files_max())
+
+
+def open_files_max() -> int:
+    """How many files this process and its children may have open at a time if they ask for it."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def address(directory: int, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -12,6 +13,9 @@ from typing import NoReturn
 from imgfs.errors import NotPermitted, StorageFailed, too_many_open
 from imgfs.execution.control import Connection
 from imgfs.execution.descriptors import keep_only
+
+_FILES = 64
+"""Open files that are enough for whoever has a part in a start: runc takes 20, and one for a terminal more."""
 
 
 class Waiting:
@@ -40,10 +44,21 @@ class Waiting:
                 raise StorageFailed(f"a supervisor cannot be started: {reason}") from None
 
 
-def check_root() -> None:
-    """Raise NotPermitted for an ordinary user."""
+def check_caller() -> None:
+    """Raise NotPermitted for an ordinary user, and as `check_files`."""
     if os.geteuid():
         raise NotPermitted("containers: are started by root only; there are no rootless ones")
+    check_files()
+
+
+def check_files() -> None:
+    """Raise StorageFailed where this process and its children may not open what supervisor and runtime need at a time.
+
+    Half-way it would be the runtime that says so, and who takes back what was begun needs files for that, too.
+    """
+    if os.sysconf("SC_OPEN_MAX") < _FILES:
+        advice = too_many_open(errno.EMFILE)
+        raise StorageFailed(f"containers: {os.strerror(errno.EMFILE)}: starting a program takes {_FILES}; {advice}")
 
 
 def _called(theirs: socket.socket, mountpoint: str) -> subprocess.Popen[bytes]:

@@ -31,12 +31,13 @@ from imgfs.execution.bundle.image import ImageProcess, parse_process
 from imgfs.execution.bundle.inside import make_directory, read_file
 from imgfs.execution.bundle.process import Process, arguments, environment, working_directory
 from imgfs.execution.bundle.seccomp import DEFAULT, filter_of
-from imgfs.execution.bundle.spec import CAPABILITIES, Setting, runtime_spec
+from imgfs.execution.bundle.spec import CAPABILITIES, OPEN_FILES, Setting, runtime_spec
 from imgfs.execution.bundle.users import resolve_user
 from imgfs.execution.bundle.wish import Wish
 from imgfs.execution.control import Connection, Refused
+from imgfs.execution.descriptors import open_files_max
 from imgfs.execution.job import NONE, Job
-from imgfs.execution.launching import Waiting, check_root
+from imgfs.execution.launching import Waiting, check_caller
 from imgfs.execution.records.record import Container, Runtime, Status, encode, now
 from imgfs.execution.records.records import Record, Records, new_key
 from imgfs.execution.records.removal import discard_runtime, unmake
@@ -122,7 +123,7 @@ def start_new(
     an image of another architecture, NoSpace, StorageFailed, and Refused with the runtime's words. Then there is no
     container, as when the caller is killed.
     """
-    check_root()
+    check_caller()
     wish.check()
     config, image = parse_process(source.config)
     check_platform(config.platform, source.name)
@@ -165,7 +166,7 @@ def start_again(site: Site, id: str, attached: Attached, waiting: Waiting | None
 
     Raises NotFound, Busy while it runs, OSError, and as `start_new`; then it is as it was.
     """
-    check_root()
+    check_caller()
     record = Records(site.state).get(id)
     lock = record.take_lock()
     try:
@@ -267,6 +268,7 @@ def _spec(site: Site, named: Record, container: Container, image: ImageProcess, 
         volumes=wish.volumes,
         host_files=host_files,
         memory=wish.memory,
+        open_files=min(OPEN_FILES, open_files_max()),
         labels=container.labels,
         seccomp=filter_of(site.seccomp, CAPABILITIES),
     )

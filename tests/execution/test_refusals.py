@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from imgfs.execution.records.record import Runtime
 from imgfs.execution.runtimes.choice import accepted, installed, remember_refusal
 from imgfs.execution.starting import check_platform
 from imgfs.oci.platform import Platform
-from tests.execution.box import Box
+from tests.execution.box import PATIENCE, Box
+from tests.support.mounted import IMGFS
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,30 @@ def test_id_that_is_none(box: Box, id: str) -> None:
     done = box.run("--name", id, "box")
     assert (done.returncode, b"expected up to 128 letters" in done.stderr) == (125, True)
     box.assert_nothing_stays()
+
+
+@pytest.mark.parametrize("before", [(), ("unshare", "--uts")], ids=["by the starter", "by itself"])
+def test_who_may_open_too_few_files_is_told_before_anything_is_begun(box: Box, before: tuple[str, ...]) -> None:
+    box.start("box", "sleep", "100", id="runs")
+    box.ended(box.start("box", "true", id="ended"))
+    known = sorted(path.name for path in box.records.directory.iterdir())
+    for limit in (8, 12, 14, 63):
+        for words in (("run", "box"), ("run", "-d", "box"), ("start", "ended"), ("exec", "runs", "true")):
+            command = ["prlimit", f"--nofile={limit}:{limit}", *before, *IMGFS, *words]
+            done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
+            assert (done.returncode, done.stdout) == (125, b"")
+            told = f"Too many open files: starting a program takes 64; {limit} at a time are allowed; raise that (`ulim"
+            assert told in done.stderr.decode()
+    assert sorted(path.name for path in box.records.directory.iterdir()) == known
+
+
+def test_a_program_may_open_no_more_files_than_who_starts_it(box: Box) -> None:
+    box.start("box", "sleep", "100", id="runs")
+    for limit, words in itertools.product((64, 2000), (("run", "--rm", "box"), ("exec", "runs"))):
+        command = ["prlimit", f"--nofile={limit}:{limit}", *IMGFS, *words, "sh", "-c", "ulimit -n; ulimit -Hn"]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
+        most = min(limit, 1024)
+        assert (done.returncode, done.stdout.decode()) == (0, f"{most}\n{most}\n"), done.stderr
 
 
 def test_id_that_is_taken(box: Box) -> None:

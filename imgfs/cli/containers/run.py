@@ -118,9 +118,9 @@ def _supervisor(mountpoint: str, *, at_terminal: bool) -> Waiting:
         raise Declined
     if by:
         return by.waiting
-    from imgfs.execution.launching import Waiting, check_root
+    from imgfs.execution.launching import Waiting, check_caller
 
-    check_root()
+    check_caller()
     while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a stream that the shell closed; a socket would take its place
         pass
     os.close(null)

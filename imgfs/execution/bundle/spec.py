@@ -26,7 +26,8 @@ _MASKED = [
     *("/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"),
 ]
 _READ_ONLY = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger")]
-_OPEN_FILES = 1024
+OPEN_FILES = 1024
+"""How many a program may have open, unless who starts it may have fewer: only some could give it more than that."""
 _UMASK = 0o022
 
 
@@ -44,6 +45,7 @@ class Setting(msgspec.Struct, frozen=True):
     host_files: tuple[str, ...] = ()
     """Files of the host that a container on its network gets: names would be resolved otherwise."""
     memory: int | None = None
+    open_files: int = OPEN_FILES
     labels: Mapping[str, str] | None = None
     seccomp: Json | None = None
     """The filter of its system calls (seccomp.py); None for none."""
@@ -63,7 +65,7 @@ def runtime_spec(process: Process, setting: Setting) -> Json:
     """config.json."""
     return {
         "ociVersion": OCI_VERSION,
-        "process": _process(process),
+        "process": _process(process, setting.open_files),
         "root": {"path": setting.rootfs, "readonly": setting.read_only},
         "hostname": setting.hostname,
         "mounts": [*_mounts(setting), *(_volume(one) for one in setting.volumes)],
@@ -79,7 +81,7 @@ def runtime_spec(process: Process, setting: Setting) -> Json:
     }
 
 
-def _process(process: Process) -> Json:
+def _process(process: Process, open_files: int) -> Json:
     user = process.user
     return {
         "terminal": process.terminal,
@@ -88,7 +90,7 @@ def _process(process: Process) -> Json:
         "env": list(process.env),
         "cwd": process.cwd,
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": _OPEN_FILES, "soft": _OPEN_FILES}],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": open_files, "soft": open_files}],
         "noNewPrivileges": False,
         "oomScoreAdj": 0,
     }

@@ -21,7 +21,8 @@ from typing import Any, cast
 import msgspec
 
 from imgfs.errors import Malformed
-from imgfs.execution.descriptors import opened
+from imgfs.execution.descriptors import open_files_max, opened
+from imgfs.execution.launching import check_files
 from imgfs.execution.runtimes.executable import refusal
 from imgfs.execution.runtimes.runtime import OciRuntime, shell_code
 
@@ -49,8 +50,9 @@ def enter(runtime: OciRuntime, id: str, spec: Mapping[str, Any], entry: Entry, r
 
     `spec` is the container's config.json, `root` its root directory as processes in it see it. Signals that end this
     process are passed on. Raises RuntimeFailed, with an exit code where it was about the command itself, and Malformed;
-    what the runtime has to say of that stands on stderr then.
+    what the runtime has to say of that stands on stderr then. Before anything is begun, as `check_files`.
     """
+    check_files()
     made = process_of(spec, entry)
     with tempfile.TemporaryDirectory(prefix="imgfs-exec-") as directory:
         process = Path(directory, "process.json")
@@ -91,7 +93,18 @@ def process_of(spec: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
             env[name] = value
     process = {key: value for key, value in base.items() if key != "consoleSize"}
     process |= {"args": list(entry.args), "terminal": entry.terminal}
-    return process | {"env": [f"{name}={value}" for name, value in env.items()], "cwd": entry.cwd or base["cwd"]}
+    process |= {"env": [f"{name}={value}" for name, value in env.items()], "cwd": entry.cwd or base["cwd"]}
+    if "rlimits" in base:
+        process["rlimits"] = [_within(one) for one in base["rlimits"]]
+    return process
+
+
+def _within(limit: dict[str, Any]) -> dict[str, Any]:
+    """A limit that this process can give: its own may be lower than that of who started the container."""
+    if limit.get("type") != "RLIMIT_NOFILE":
+        return limit
+    most = open_files_max()
+    return limit | {name: min(limit[name], most) for name in ("hard", "soft")}
 
 
 @contextmanager
