@@ -126,6 +126,10 @@ class StorageFailed(ImgfsError):
     errno = errno.EIO
 
 
+class TooManyOpen(StorageFailed):
+    """No more files can be opened now: what is in the state directory is not known, not even that it is there."""
+
+
 class RemoteError(ImgfsError):
     """Base of what can go wrong between here and a registry; never a statement about absence."""
 
@@ -169,14 +173,14 @@ class RateLimited(RemoteError):
 
 
 def from_os(error: OSError, subject: str) -> ImgfsError:
-    """Say what a failed system call on the state directory means: NoSpace, ReadOnly or StorageFailed."""
+    """Say what a failed system call on the state directory means: NoSpace, ReadOnly, TooManyOpen or StorageFailed."""
     if error.errno == errno.EROFS:
         return ReadOnly(f"{subject}: the state directory lies on a read-only filesystem; remount it writable")
     reason = f"{subject}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{reason}; make room on the disk of the state directory (`imgfs gc`) and try again")
     if advice := too_many_open(error.errno):
-        return StorageFailed(f"{reason}; {advice}")
+        return TooManyOpen(f"{reason}; {advice}")
     return StorageFailed(f"{reason}; check the disk of the state directory")
 
 

@@ -29,6 +29,7 @@ ERRNO = {
     "Stopping": errno.ENOTCONN,
     "NoSpace": errno.ENOSPC,
     "StorageFailed": errno.EIO,
+    "TooManyOpen": errno.EIO,
     "RemoteError": errno.EREMOTEIO,
     "RegistryFailed": errno.EREMOTEIO,
     "RangeIgnored": errno.EREMOTEIO,
@@ -68,7 +69,7 @@ def test_a_message_survives_a_copy(found: type[errors.ImgfsError]) -> None:
         (errno.ENOSPC, errors.NoSpace),
         (errno.EDQUOT, errors.NoSpace),
         (errno.EIO, errors.StorageFailed),
-        (errno.EMFILE, errors.StorageFailed),
+        (errno.EMFILE, errors.TooManyOpen),
     ],
 )
 def test_a_system_call_that_failed_says_subject_reason_and_cure(number: int, kind: type[errors.ImgfsError]) -> None:

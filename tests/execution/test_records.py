@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
-from imgfs.errors import AlreadyExists, Busy, ImgfsError, NotFound, StorageFailed
+from imgfs.errors import AlreadyExists, Busy, ImgfsError, NotFound, StorageFailed, TooManyOpen
+from imgfs.execution.containers import Containers
 from imgfs.execution.records.record import LOST, Container, Runtime, Status, now
 from imgfs.execution.records.records import Record, Records, new_key, start_time
 
@@ -103,6 +109,49 @@ def test_pid_alone_is_no_proof_of_life(records: Records) -> None:
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert records.get("one").status().reason == LOST  # a zombie is not alive
+
+
+def test_who_may_open_no_more_files_says_so_and_takes_nobody_for_ended(records: Records) -> None:
+    alive = Status(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
+    left, record = made(records, "left", alive), made(records, "one", Status(status="running"))
+    lock, containers = record.take_lock(), Containers(records, keep_deleted=0)
+
+    async def delete(id: str) -> None:
+        async with containers.ended(id) as ended:
+            assert ended.made
+            await containers.keep(id)
+
+    async def look() -> None:
+        await trio.to_thread.run_sync(containers.read, "one")  # whatever threads take is there
+        with no_more_files():
+            questions = [record.is_supervised, record.status, left.status, lambda: start_time(os.getpid())]
+            questions += [partial(records.is_used, one.container.snapshot) for one in known]
+            questions += [partial(containers.read, "one"), records.gone, records.unfinished]
+            questions += [containers.deleted.sweep, partial(records.find_deleted, "one")]
+            for question in questions:
+                with pytest.raises(TooManyOpen, match=r"at a time are allowed; raise that \(`ulimit -n`"):
+                    question()
+            for wait in (partial(delete, "one"), partial(delete, "left"), containers.holdings.chains):
+                with pytest.raises(TooManyOpen):
+                    await wait()
+
+    known = [containers.read(id) for id in ("left", "one")]
+    trio.run(look)
+    assert [containers.read(id).status.status for id in ("left", "one")] == ["running", "running"]
+    os.close(lock)
+
+
+@contextmanager
+def no_more_files() -> Generator[None]:
+    """A process that may open nothing any more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_one_that_was_never_started_says_so(records: Records) -> None:

@@ -74,11 +74,15 @@ class DeletedContainers:
         return found
 
     def sweep(self) -> None:
-        """Remove what is half written, but for what somebody may be writing still."""
-        with suppress(FileNotFoundError):
+        """Remove what is half written, but for what somebody may be writing still. Raises ReadOnly."""
+        try:
             for entry in os.scandir(self._directory):
                 if entry.name.startswith(TEMPORARY) and time.time() - entry.stat().st_mtime > _WRITING_SECONDS:
                     os.unlink(entry.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise from_os(error, "deleted containers") from None
 
     def _path(self, id: str) -> Path:
         return self._directory / f"{id}{_SUFFIX}"

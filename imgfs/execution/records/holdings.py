@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.errors import from_os
+from imgfs.errors import from_os, too_many_open
 from imgfs.execution.records.records import Records
 from imgfs.oci.digest import Digest, is_digest
 
@@ -82,6 +82,8 @@ class Holdings:
             if known is not None and (known.inode, known.written) == (status.st_ino, status.st_mtime_ns):
                 return known
             held = msgspec.json.decode(path.read_bytes(), type=Held)
-        except (OSError, msgspec.MsgspecError, RecursionError):
+        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+            if isinstance(error, OSError) and too_many_open(error.errno):
+                raise from_os(error, f"container {id}") from None  # or what it stands on were garbage
             return None  # gone meanwhile, or damaged: told to whoever looks at it
         return _Known(status.st_ino, status.st_mtime_ns, Held(sys.intern(held.chain), held.created, held.remove))

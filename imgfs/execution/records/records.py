@@ -17,7 +17,17 @@ from pathlib import Path
 import msgspec
 
 from imgfs.content.durable import fsync_path, make_directory, write_file
-from imgfs.errors import AlreadyExists, Busy, ImgfsError, Invalid, NotFound, StorageFailed, from_os
+from imgfs.errors import (
+    AlreadyExists,
+    Busy,
+    ImgfsError,
+    Invalid,
+    NotFound,
+    StorageFailed,
+    TooManyOpen,
+    from_os,
+    too_many_open,
+)
 from imgfs.execution.records.record import (
     LOST,
     Container,
@@ -112,11 +122,16 @@ class Record(msgspec.Struct, frozen=True):
         write_file(self.path / "status.json", encode(status))
 
     def is_supervised(self) -> bool:
-        """Whether somebody holds the lock."""
+        """Whether somebody holds the lock. Raises StorageFailed where that cannot be told: it is no answer.
+
+        To who may not look nobody does.
+        """
         try:
             file = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return False
+        except OSError as error:
+            raise from_os(error, str(self.lock)) from None
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -275,16 +290,20 @@ class Records:
             data = (self.deleted / f"{id}.json").read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise from_os(error, f"deleted container {id}") from None
         return decode_deleted(data, f"container {id}")
 
     def user_of(self, key: str) -> Record | None:
-        """The container that the active snapshot of that key belongs to, found without a search."""
+        """The container that the active snapshot of that key belongs to, found without a search. Raises TooManyOpen."""
         id = key.rpartition("-")[0]
         if not is_id(id):
             return None
         record = Record(self.directory / id)
         try:
             return record if record.container().snapshot == key else None
+        except TooManyOpen:
+            raise
         except ImgfsError:
             return None
 
@@ -294,19 +313,24 @@ class Records:
         return record.rootfs if record is not None and os.path.ismount(record.rootfs) else None
 
     def is_used(self, key: str) -> bool:
-        """Whether the active snapshot of that key is that of a container which has not ended."""
+        """Whether the active snapshot of that key is that of a container which has not ended. Raises TooManyOpen."""
         record = self.user_of(key)
         try:
             return record is not None and record.status().status != "stopped"
+        except TooManyOpen:
+            raise
         except ImgfsError:
             return False
 
     def unfinished(self) -> list[Record]:
-        """What is being made, or was when somebody was killed over it."""
+        """What is being made, or was when somebody was killed over it. Raises StorageFailed."""
         return self._called(NEW)
 
     def gone(self) -> list[Record]:
-        """What is out of sight already and still being removed, or was when somebody was killed over it."""
+        """What is out of sight already and still being removed, or was when somebody was killed over it.
+
+        Raises StorageFailed.
+        """
         return self._called(GONE)
 
     def _called(self, beginning: str) -> list[Record]:
@@ -314,6 +338,8 @@ class Records:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise from_os(error, "containers") from None
         return [Record(self.directory / name) for name in names if name.startswith(beginning)]
 
 
@@ -365,10 +391,15 @@ def is_alive(status: Status) -> bool:
 
 
 def start_time(pid: int) -> int | None:
-    """When a process was started, in ticks since the boot (proc_pid_stat(5)); None if it is gone or a zombie."""
+    """When a process was started, in ticks since the boot (proc_pid_stat(5)); None if it is gone or a zombie.
+
+    Raises TooManyOpen.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
-    except OSError:
+    except OSError as error:
+        if too_many_open(error.errno):
+            raise from_os(error, f"process {pid}") from None
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
