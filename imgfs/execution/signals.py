@@ -6,18 +6,26 @@ import signal
 
 from imgfs.errors import Invalid
 
+_FIRST = {"RTMIN": "+", "RTMAX": "-"}
+"""What real-time signals are counted from, and in which direction: they have no names of their own."""
+
 
 def signal_number(text: str, subject: str) -> int:
-    """The number of a signal, given as `SIGTERM`, `TERM`, `RTMIN+3` or `15`. Raises Invalid."""
+    """The number of a signal, given as `SIGTERM`, `TERM`, `RTMIN+3`, `RTMAX-2` or `15`. Raises Invalid."""
     name = text.strip().upper().removeprefix("SIG")
-    if name.isascii() and name.isdigit() and 0 < int(name) <= signal.SIGRTMAX:
+    if _is_number(name) and 0 < int(name) <= signal.SIGRTMAX:
         return int(name)
-    base, plus, offset = name.partition("+")
-    if plus and base == "RTMIN" and offset.isascii() and offset.isdigit():
-        number = signal.SIGRTMIN + int(offset)
-        if number <= signal.SIGRTMAX:
+    base, sign, offset = name[:5], name[5:6], name[6:]
+    if _FIRST.get(base) == sign and _is_number(offset):
+        number = getattr(signal, f"SIG{base}") + int(f"{sign}{offset}")
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
             return number
     try:
         return signal.Signals[f"SIG{name}"]
     except KeyError:
         raise Invalid(f"{subject}: {text[:40]!r} is no signal; expected a name such as SIGTERM, or a number") from None
+
+
+def _is_number(text: str) -> bool:
+    """Of few digits: of more than 4,300 Python makes no number."""
+    return text.isascii() and text.isdigit() and len(text) < 4

@@ -101,10 +101,25 @@ def test_variable_without_a_name_is_refused(env: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("SIGTERM", 15), ("term", 15), ("9", 9), ("RTMIN+3", signal.SIGRTMIN + 3), ("SIGRTMIN", signal.SIGRTMIN)],
+    [
+        ("SIGTERM", 15),
+        ("term", 15),
+        ("9", 9),
+        ("RTMIN+3", signal.SIGRTMIN + 3),
+        ("SIGRTMIN", signal.SIGRTMIN),
+        ("SIGRTMAX-2", 62),
+    ],
 )
 def test_signals_by_name_and_number(text: str, number: int) -> None:
     assert signal_number(text, "x") == number
+
+
+@pytest.mark.parametrize(
+    "text", ["HUP+1", "RTMIN-1", "RTMAX+1", "RTMIN+", "RTMAX-31", "65", "9" * 5000, "RTMIN+" + "9" * 5000]
+)
+def test_signal_that_is_none_is_told(text: str) -> None:
+    with pytest.raises(Invalid, match="is no signal"):
+        signal_number(text, "x")
 
 
 def test_volumes_variables_and_sizes(tmp_path: Any) -> None:

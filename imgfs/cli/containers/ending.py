@@ -22,6 +22,8 @@ from imgfs.cli.containers.signalling import send_signal
 from imgfs.cli.failure import Failure, raise_first
 from imgfs.cli.options import Command, mountpoint_option
 from imgfs.cli.tree import Tree
+from imgfs.errors import Invalid
+from imgfs.execution import signals
 
 UNKNOWN = 125
 """What `delete` exits with where nobody knows how a container ended: the code of failures that are no container's."""
@@ -83,16 +85,11 @@ def delete(id: str, *, force: bool, mountpoint: str) -> None:
 
 
 def signal_number(text: str) -> int:
-    """The number of a signal: `KILL`, `SIGKILL`, `RTMIN+3` or `9`. Fails for what is none."""
-    name, plus, more = text.upper().removeprefix("SIG").partition("+")
+    """The number of a signal, by any of the names that an image may use. Fails for what is none."""
     try:
-        number = int(name) if name.isdecimal() else signal.Signals[f"SIG{name}"].value
-        found = number + (int(more) if plus else 0)
-        if 0 < found < signal.NSIG:
-            return found
-    except (KeyError, ValueError):
-        pass
-    raise Failure(f"signal {text}: there is none of that name; `kill -l` lists them", errno.EINVAL)
+        return signals.signal_number(text, "signal")
+    except Invalid:
+        raise Failure(f"signal {text}: there is none of that name; `kill -l` lists them", errno.EINVAL) from None
 
 
 def _end(tree: Tree, id: str) -> None:
