@@ -22,7 +22,7 @@ from imgfs.errors import Busy, ImgfsError, NoSpace, NotFound, StorageFailed, Too
 from imgfs.execution.records.deleted import DeletedContainers
 from imgfs.execution.records.holdings import Held, Holdings
 from imgfs.execution.records.record import Container, Status, encode
-from imgfs.execution.records.records import Record, Records
+from imgfs.execution.records.records import Record, Records, is_alive
 from imgfs.execution.records.removal import collect_gone, discard_runtime
 from imgfs.plugins.contract import Kind
 
@@ -159,7 +159,7 @@ class Containers:
     def _end(self, id: str) -> tuple[int, Ended]:
         record = self.records.get(id)
         if record.is_supervised() and not _was_told(record):
-            raise _runs(id)
+            raise _unwritten(id) if _has_died(record) else _runs(id)
         lock, is_leaving = record.share_lock()
         try:
             if _is_left(record):
@@ -226,6 +226,12 @@ def _was_told(record: Record) -> bool:
         return False
 
 
+def _has_died(record: Record) -> bool:
+    """Whether the process that its supervisor wrote of is no more: it is about to write how that ended."""
+    written = record.written_status()
+    return written.status == "running" and not is_alive(written)
+
+
 CONTAINERS = Kind("containers", Containers)
 """Who tells of containers and deletes them. Here and not in kinds.py, which commands read that have no event loop."""
 
@@ -251,6 +257,13 @@ def _made(record: Record) -> Container | None:
 
 def _runs(id: str) -> Busy:
     return Busy(f"container {id}: runs; `imgfs kill {id}` ends it, `imgfs delete -f {id}` ends and deletes it")
+
+
+def _unwritten(id: str) -> Busy:
+    return Busy(
+        f"container {id}: has ended, and how is not written down yet; try again, and if that goes on see whether the "
+        "disk of the state directory takes changes"
+    )
 
 
 def _absent(id: str) -> NotFound:

@@ -64,7 +64,11 @@ async def test_status_is_the_supervisors_as_long_as_it_lives(records: Records, c
     with supervised(record):
         found = containers.read("one")
         assert (found.status.status, found.status.pid) == ("running", 1)
-        with pytest.raises(Busy, match="runs"):
+        with pytest.raises(Busy, match="has ended, and how is not written down yet; try again"):
+            async with containers.ended("one"):
+                pass
+        record.put_status(Status(status="running", pid=os.getpid(), start_time=start_time(os.getpid())))
+        with pytest.raises(Busy, match="runs; `imgfs kill one` ends it"):
             async with containers.ended("one"):
                 pass
 

@@ -179,7 +179,7 @@ def test_rmdir_deletes_what_has_ended_and_its_snapshot(shop: Workshop, records: 
 
 
 def test_rmdir_of_what_runs_is_busy_and_says_so(shop: Workshop, records: Records) -> None:
-    record = fabricated(records, "runs", RUNNING)
+    record = fabricated(records, "runs", Status(status="running", pid=os.getpid(), start_time=start_time(os.getpid())))
     with supervised(record):
         with refused(errno.EBUSY):
             os.rmdir(at(shop, "runs"))

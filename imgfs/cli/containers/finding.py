@@ -12,14 +12,15 @@ import re
 import select
 import time
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import click
 from click.shell_completion import CompletionItem
 
-from imgfs.cli.failure import Failure, from_os_error
+from imgfs.cli.failure import Failure, from_os_error, tell
 from imgfs.cli.options import tree_of
 from imgfs.cli.tree import Tree
+from imgfs.errors import ImgfsError
 
 RARELY = 0.5
 """Seconds between two looks at a container whose supervisor's lock only root may wait for."""
@@ -119,6 +120,8 @@ def wait_end(tree: Tree, id: str) -> State:
             return found
         if has_ended(found) and not Record(Path(record)).is_supervised():
             return last_state(tree, id)
+        if told := _hear_unkept(record):
+            return cast("State", {**found, **told})
         try:
             _wait_unlocked(record)
         except PermissionError:
@@ -154,6 +157,22 @@ def _meant(tree: Tree, text: str, directory: str) -> str | None:
     if len(found) > 1:
         raise Failure(f"container {text}: {len(found)} ids begin so; write more of it", errno.EINVAL)
     return found[0] if found else None
+
+
+def _hear_unkept(record: str) -> dict[str, Any] | None:
+    """Wait for a supervisor to tell how its container ended; that, if it is what the disk does not take."""
+    from imgfs.execution.control import Connection
+
+    try:
+        with Connection.open(Path(record, "control")) as supervisor:
+            told = supervisor.ask({"do": "wait"})
+    except (ImgfsError, OSError):
+        return None  # it has gone, or never was one: its lock tells
+    if told.get("is_kept", True):
+        return None
+    for note in told.get("notes", ()):
+        tell(str(note))
+    return told["status"]
 
 
 def _wait_unlocked(record: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from imgfs.errors import Cancelled, ImgfsError, from_os
-from imgfs.execution.control import Connection, Json
+from imgfs.execution.control import Connection, Json, Refused
 from imgfs.execution.descriptors import opened
 from imgfs.execution.job import NONE, Job, decode_job
 from imgfs.execution.records.groups import oom_kills
@@ -98,6 +98,7 @@ class _Life:
         self._process = -1
         self._rootfs = job.rootfs
         self._is_forgotten = False
+        self._is_told = False
         self._join_collecting: Callable[[], None] = _nothing
 
     def begin(self) -> None:
@@ -181,12 +182,19 @@ class _Life:
         self._put_status()
         told: Json = {"ok": True, "status": msgspec.to_builtins(self._status)}
         self._server.close(told)
+        self._server = None
         self._streams.end()
         if self._log is not None:
             self._log.close()
             if self._log.lost:
                 self._note(f"{self._log.lost} bytes of its output did not fit on the disk")
         return told
+
+    def _tell_last(self, told: Json) -> None:
+        """Tell who started it when all its output is out, however long the reader of that takes."""
+        assert self._streams
+        self._streams.end()
+        self._tell(told)
 
     def _tell(self, told: Json) -> None:
         with suppress(OSError):
@@ -278,6 +286,8 @@ class _Life:
         return {"ok": True}
 
     def _kill(self, number: int, *, everybody: bool) -> None:
+        if self._status.status == "stopped":
+            raise Refused(f"container {self._container.id}: has ended; it gets no signal any more", errno.ESRCH)
         if everybody and self._runtime is not None:
             self._runtime.kill(self._container.runtime_id, number, all=True)
         else:
@@ -324,15 +334,37 @@ class _Life:
             unmount_rootfs(self.record)
 
     def _put_status(self) -> None:
-        """Until the disk takes it: a status is never lost as long as somebody knows it."""
-        while True:
-            try:
-                self.record.put_status(self._status)
-                return
-            except FileNotFoundError:
-                return  # the record was taken away by hand
-            except OSError:
-                time.sleep(_RETRY)
+        """Until the disk takes it: a status is never lost as long as somebody knows it.
+
+        Where it does not after a while, whoever waits is told all the same: it may never be one that takes it.
+        """
+        why = self._refusal_of_disk()
+        while why is not None:
+            self._pause()
+            why = self._refusal_of_disk()
+            if why is not None and not self._is_told:
+                self._is_told = True
+                told = {"ok": True, "is_kept": False, "status": msgspec.to_builtins(self._status), "notes": [why]}
+                if self._server is not None:
+                    self._server.tell(told)
+                threading.Thread(target=self._tell_last, args=(told,), daemon=True).start()
+
+    def _pause(self) -> None:
+        if self._server is None:
+            time.sleep(_RETRY)
+        else:
+            self._server.serve_for(_RETRY)
+
+    def _refusal_of_disk(self) -> str | None:
+        """Try to write the status down; why that was not possible."""
+        try:
+            self.record.put_status(self._status)
+        except FileNotFoundError:
+            return None  # the record was taken away by hand
+        except OSError as error:
+            why, id = from_os(error, f"container {self._container.id}").message, self._container.id
+            return f"{why}; how it ended is written down then, as long as the process imgfs:{id} lives"
+        return None
 
     def _note(self, words: str) -> None:
         self._status = msgspec.structs.replace(self._status, reason=f"{self._status.reason}; {words}".lstrip("; "))

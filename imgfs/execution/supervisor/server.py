@@ -6,6 +6,7 @@ import errno
 import os
 import selectors
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ class Server:
         self._answer = answer
         self._waiting: list[Connection] = []
         self._others: set[Connection] = set()
+        self._told: Json | None = None
         self._selector = selectors.DefaultSelector()
         self._listener = listening_at(path)  # who holds the lock is the only one
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
@@ -52,15 +54,29 @@ class Server:
                     key.data()
         self._selector.unregister(process)
 
+    def serve_for(self, seconds: float) -> None:
+        """Answer for so long."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                if key.fd in self._selector.get_map():
+                    key.data()
+
+    def tell(self, status: Json) -> None:
+        """Tell all that wait, but whoever started it, and all that are going to."""
+        self._told = status
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if one is not self._client:
+                with suppress(OSError):
+                    one.send(status)
+
     def close(self, status: Json) -> None:
         """Tell all that wait, but whoever started it, and listen no more."""
         self._listener.close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)
-        for one in self._waiting:
-            if one is not self._client:
-                with suppress(OSError):
-                    one.send(status)
+        self.tell(status)
         for one in self._others:
             one.close()
         self._selector.close()
@@ -83,11 +99,17 @@ class Server:
             if message is None:
                 self._drop(one)
             elif message.get("do") == "wait":
-                self._waiting.append(one)
+                self._wait(one)
             elif message.get("do") != "cancel":  # which came too late; its answer is that the program runs
                 one.send(self._answered(message))
         except (ImgfsError, OSError):
             self._drop(one)
+
+    def _wait(self, one: Connection) -> None:
+        if self._told is None or one is self._client:
+            self._waiting.append(one)
+        else:
+            one.send(self._told)
 
     def _answered(self, message: Json) -> Json:
         try:
