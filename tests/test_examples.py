@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import imgfs.content
 import imgfs.snapshots
+from imgfs.execution.kinds import RUNTIME
+from imgfs.execution.options import Program
+from imgfs.plugins.contract import Plugin
 
 README = Path(__file__).parents[1] / "README.md"
+CONTRIBUTING = README.with_name("CONTRIBUTING.md")
 
 CONTENT = (
     "sha256:fef048591d4bddcb4cb7af6af3d0d52cd325bf2dff7ed934186be9cbbbb6805a 27 {'example.com/language': b'en'}\n"
@@ -53,3 +58,14 @@ def test_snapshots(tmp_path: Path) -> None:
 def test_the_readme_shows_the_same() -> None:
     shown = examples_of(README.read_text())
     assert shown == [example_of(imgfs.content.__doc__), example_of(imgfs.snapshots.__doc__)]
+
+
+def test_the_runtime_of_the_contributors_page_is_one() -> None:
+    (words,) = re.findall(r"^- \*\*An OCI runtime\*\*.*?(?=^- )", CONTRIBUTING.read_text(), re.DOTALL | re.MULTILINE)
+    names = {}
+    for module in re.findall(r"`(imgfs\.[a-z_.]+)`", words):
+        names |= vars(importlib.import_module(module))
+    plugin = eval(re.findall(r"`(Plugin\(.*\))`", words)[0], names)
+    assert isinstance(plugin, Plugin)
+    assert (plugin.kind, plugin.exports) == (RUNTIME, {"program": "PROGRAM"})
+    assert plugin.make(None) == Program("ID", "PROGRAM")
