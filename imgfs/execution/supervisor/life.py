@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import threading
 import time
@@ -23,7 +22,6 @@ from imgfs.errors import Cancelled, ImgfsError, from_os
 from imgfs.execution.control import Connection, Json, Refused
 from imgfs.execution.descriptors import opened
 from imgfs.execution.job import NONE, Job, decode_job
-from imgfs.execution.records.groups import oom_kills
 from imgfs.execution.records.record import Container, Runtime, Status, now
 from imgfs.execution.records.records import GONE, Record, Records, let_delete, remove_gone, start_time
 from imgfs.execution.records.removal import (
@@ -36,11 +34,13 @@ from imgfs.execution.records.removal import (
     unmount_rootfs,
 )
 from imgfs.execution.runtimes.choice import remember_refusal
-from imgfs.execution.runtimes.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, is_before_program, shell_code_of
+from imgfs.execution.runtimes.runtime import OciRuntime, RuntimeFailed
 from imgfs.execution.signals import signal_number
+from imgfs.execution.supervisor.outcome import outcome
 from imgfs.execution.supervisor.output import Log
 from imgfs.execution.supervisor.server import Server, number_of, unknown
 from imgfs.execution.supervisor.streams import Streams, streams_of
+from imgfs.execution.supervisor.waits import begun, is_gone, is_ready, wait_left
 from imgfs.kernel.bind import bind
 from imgfs.kernel.process import adopt_orphans
 
@@ -48,8 +48,6 @@ _RETRY = 1.0
 """Seconds after which a status that the disk did not take is written again."""
 _BUSY_SECONDS = 60.0
 """How long a container that is to go may be busy after its end."""
-_LEAVING_SECONDS = 0.1
-"""How long it is waited for that who started a container hears of its end and leaves."""
 _SIGNALS = 64
 _FILES_MAX = 8
 
@@ -99,7 +97,7 @@ class _Life:
         self._rootfs = job.rootfs
         self._is_forgotten = False
         self._is_told = False
-        self._join_collecting: Callable[[], None] = _nothing
+        self._join_collecting: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
         """Have the container made and its program begun. Raises ImgfsError and OSError; then call `undo`."""
@@ -112,14 +110,14 @@ class _Life:
         self._server = Server(record.control, self._client, self._answer)
         pid_file = record.path / "pid"
         self._mount()
-        if _is_gone(self._client):
+        if is_gone(self._client):
             raise Cancelled(f"container {record.id}: whoever started it wants it no more")
         self._runtime, notes = self._run(job.runtimes, pid_file, self._streams)
         pid, started = int(pid_file.read_text()), now()
         self._process = os.pidfd_open(pid)
         self._streams.begin()
         self._status = Status(status="running", pid=pid, start_time=start_time(pid), started=started)
-        if not _is_ready(self._process):  # what has ended already is never said to run
+        if not is_ready(self._process):  # what has ended already is never said to run
             record.put_status(self._status)
         with suppress(OSError):
             self._client.send({"ok": True, "pid": pid, "notes": notes})
@@ -148,14 +146,14 @@ class _Life:
     def live(self) -> None:
         """Wait until the program has ended."""
         assert self._server
-        self._join_collecting = _begun(lambda: collect(self._records, self._container.mountpoint))
+        self._join_collecting = begun(lambda: collect(self._records, self._container.mountpoint))
         self._server.serve(self._process)
 
     def end(self) -> None:
         """Keep how it ended, tell whoever waits, and take away what has to go."""
-        self._status = self._ended()
+        self._status = outcome(self._process, self._status, self._container, self._streams)
         if not self._container.remove:
-            join_forgetting = _begun(self._forget_runtime)
+            join_forgetting = begun(self._forget_runtime)
             told = self._keep()
             join_forgetting()
             self._tell(told)
@@ -164,7 +162,7 @@ class _Life:
         if why := self._delete():
             told["notes"] = [why]
         self._tell(told)
-        _wait_left(self._client)  # what is left is out of sight, and nobody waits for it
+        wait_left(self._client)  # what is left is out of sight, and nobody waits for it
         if not self._is_forgotten:
             self._forget_runtime()
         if self.record.path.name.startswith(GONE):
@@ -293,34 +291,6 @@ class _Life:
         else:
             signal.pidfd_send_signal(self._process, number)
 
-    def _ended(self) -> Status:
-        """How it ended, by the kernel's own word to its parent."""
-        was_refused = self._status.pid is not None and is_before_program(self._status.pid)
-        found = os.waitid(os.P_PIDFD, self._process, os.WEXITED)
-        finished, kills = now(), oom_kills(self._container.snapshot)
-        by_signal = found is not None and found.si_code != os.CLD_EXITED
-        value = found.si_status if found is not None else 0
-        words: list[str] = []
-        if by_signal:
-            words.append(f"ended by signal {value} ({_name(value)})")
-        elif value and was_refused and self._streams:
-            said = self._streams.first()  # nobody's but the runtime's, as no program was there
-            value = shell_code_of(said) or NOT_EXECUTABLE
-            words.append(f"the kernel refused it: {said}")
-        if kills:
-            words.append("the kernel killed for want of memory")
-        return msgspec.structs.replace(
-            self._status,
-            status="stopped",
-            pid=None,
-            start_time=None,
-            finished=finished,
-            exit_code=128 + value if by_signal else value,
-            signal=value if by_signal else None,
-            oom=kills > 0,
-            reason="; ".join(words),
-        )
-
     def _forget_runtime(self) -> None:
         assert self._runtime
         self._is_forgotten = True
@@ -347,7 +317,10 @@ class _Life:
                 told = {"ok": True, "is_kept": False, "status": msgspec.to_builtins(self._status), "notes": [why]}
                 if self._server is not None:
                     self._server.tell(told)
-                threading.Thread(target=self._tell_last, args=(told,), daemon=True).start()
+                try:
+                    threading.Thread(target=self._tell_last, args=(told,), daemon=True).start()
+                except RuntimeError:  # there can be no other thread
+                    self._tell(told)
 
     def _pause(self) -> None:
         if self._server is None:
@@ -371,23 +344,6 @@ class _Life:
         self._put_status()
 
 
-def _begun(work: Callable[[], None]) -> Callable[[], None]:
-    """Begin `work` beside this thread; who calls the result waits for its end.
-
-    Where there can be no other thread (the limit for processes of who started it) he does it himself, then.
-    """
-    thread = threading.Thread(target=work)
-    try:
-        thread.start()
-    except RuntimeError:
-        return work
-    return thread.join
-
-
-def _nothing() -> None:
-    pass
-
-
 def stop_signal(container: Container) -> int:
     """What asks the container's program to end."""
     return signal_number(container.stop_signal, f"container {container.id}")
@@ -396,33 +352,3 @@ def stop_signal(container: Container) -> int:
 def _refusal(error: ImgfsError) -> Json:
     code = error.exit_code if isinstance(error, RuntimeFailed) else None
     return {"error": error.message, "errno": error.errno, "exit_code": code}
-
-
-def _is_gone(client: Connection) -> bool:
-    """Whether the other side has left, or says before it is answered that it does not want to wait any more."""
-    return _is_ready(client.fileno())
-
-
-def _wait_left(client: Connection) -> None:
-    """Let who was told the last word end, or go on: he would have to share a processor with a runtime."""
-    with suppress(OSError):
-        process = os.pidfd_open(client.peer())
-        try:
-            waiting = select.poll()
-            waiting.register(process, select.POLLIN)
-            waiting.poll(_LEAVING_SECONDS * 1000)
-        finally:
-            os.close(process)
-
-
-def _is_ready(descriptor: int) -> bool:
-    waiting = select.poll()
-    waiting.register(descriptor, select.POLLIN)
-    return bool(waiting.poll(0))
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "real-time"
