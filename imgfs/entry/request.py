@@ -59,11 +59,8 @@ class Request:
 
     @classmethod
     def read(cls, file: int) -> Request:
-        """What is in such a file, which is closed. Raises OSError, and as `decode`."""
-        try:
-            return cls.decode(os.pread(file, os.fstat(file).st_size, 0))
-        finally:
-            os.close(file)
+        """What is in such a file. Raises OSError, and as `decode`."""
+        return cls.decode(os.pread(file, os.fstat(file).st_size, 0))
 
     @classmethod
     def decode(cls, data: bytes) -> Request:

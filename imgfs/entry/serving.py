@@ -14,7 +14,7 @@ from imgfs.cli import main as program
 from imgfs.cli.served import Declined, Served
 from imgfs.entry.likeness import become_like, ignore_like
 from imgfs.entry.request import DECLINED, FILES, GO, PATIENCE, TAKEN, Request, program_here
-from imgfs.execution.control import Connection
+from imgfs.execution.control import Connection, peer_of
 
 
 def serve_one(asking: socket.socket, served: Served) -> None:
@@ -24,10 +24,12 @@ def serve_one(asking: socket.socket, served: Served) -> None:
     before the command is there to say so: he ends by the same signal.
     """
     asking.settimeout(PATIENCE)
-    request, files = _receive(asking)
-    pid, user = _peer(asking)
-    if user != os.geteuid() or request.program != program_here() or not _are_like(pid, request, served):
+    *files, file = _receive(asking)
+    request = Request.read(file)
+    pid, user = peer_of(asking)
+    if user != os.geteuid() or request.program != program_here() or not _are_like(pid, file, served):
         return
+    os.close(file)
     own = os.pidfd_open(os.getpid())
     socket.send_fds(asking, [TAKEN], [own])
     os.close(own)
@@ -44,22 +46,21 @@ def come_along(connection: Connection) -> bool:
     said, files = connection.receive_files(1)
     if not said:
         return False
-    request = Request.read(files[0])
+    _take_variables(Request.read(files[0]))
+    os.close(files[0])
     if not _is_like(int(said)):
         return False
-    _take_variables(request)
     connection.send({"ok": True})
     return True
 
 
-def _are_like(pid: int, request: Request, served: Served) -> bool:
-    """Whether this process, and the supervisor that it has waiting, now are as children of process `pid` are."""
+def _are_like(pid: int, file: int, served: Served) -> bool:
+    """Whether this process, and the supervisor that it has waiting, now are as children of process `pid` are.
+
+    `file` has its request.
+    """
     control = served.waiting.control
-    file = request.file()
-    try:
-        control.send_files(b"%d" % pid, [file])
-    finally:
-        os.close(file)
+    control.send_files(b"%d" % pid, [file])
     return _is_like(pid) and control.receive() is not None
 
 
@@ -70,19 +71,12 @@ def _is_like(pid: int) -> bool:
     return True
 
 
-def _receive(asking: socket.socket) -> tuple[Request, list[int]]:
-    """The request, and the other descriptors. Raises OSError where there is none."""
+def _receive(asking: socket.socket) -> list[int]:
+    """What comes with a request. Raises OSError where there is none."""
     _, files, _, _ = socket.recv_fds(asking, 64, FILES)
     if len(files) != FILES:
         raise ConnectionError
-    return Request.read(files.pop()), files
-
-
-def _peer(asking: socket.socket) -> tuple[int, int]:
-    """Pid and user of who asks."""
-    credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    numbers = [int.from_bytes(credentials[at : at + 4], sys.byteorder) for at in (0, 4)]
-    return numbers[0], numbers[1]
+    return files
 
 
 def _die_with(asking: socket.socket) -> None:

@@ -22,6 +22,8 @@ from imgfs.execution.descriptors import address, opened
 MESSAGE_MAX = 1 << 16
 Json = dict[str, Any]
 _BACKLOG = 64
+_CREDENTIALS = struct.Struct("3i")
+"""A struct ucred: pid, uid, gid."""
 
 
 class Refused(ImgfsError):
@@ -52,6 +54,12 @@ def listening_at(path: Path) -> socket.socket:
     return listener
 
 
+def peer_of(end: socket.socket) -> tuple[int, int]:
+    """The process that made the other end, and its user (SO_PEERCRED). Raises OSError."""
+    pid, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, user
+
+
 class Connection:
     """One end. Blocking; use as a context."""
 
@@ -75,8 +83,8 @@ class Connection:
         return self._end.fileno()
 
     def peer(self) -> int:
-        """The process that made the other end."""
-        return struct.unpack("3i", self._end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        """The process that made the other end. Raises OSError."""
+        return peer_of(self._end)[0]
 
     def send(self, message: Json) -> None:
         """Send one message. Raises OSError."""

@@ -38,31 +38,31 @@ def read_views(bench: Bench) -> None:
 def _ratarmount(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
     program = _installed_ratarmount(bench.work)
     with bench.rooms.room() as room:
-        mountpoint, log, tar = room / "mnt", room / "log", room / "layer.tar"
-        mountpoint.mkdir()
+        tar = room / "layer.tar"
         shutil.copyfile(image.tars[scene.layer], tar)  # so that a cold read comes from the same disk for all
-        options = ("-f", "--index-file", str(room / "index.sqlite"))
-        process = start(program, *options, tar, mountpoint, log=log)
-        try:
-            wait_until(lambda: mountpoint in mounts_below(room), "ratarmount", process, log, timeout=120)
+        with _mounted(room, program, "-f", "--index-file", room / "index.sqlite", tar) as mountpoint:
             yield mountpoint / scene.part
-        finally:
-            unmount_below(room)
-            stop(process)
 
 
 @contextmanager
 def _least(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
-    with bench.rooms.room() as room:
-        mountpoint, log = room / "mnt", room / "log"
-        mountpoint.mkdir()
-        process = start(sys.executable, "-m", "benchmarks.least", image.tars[scene.layer], mountpoint, log=log)
-        try:
-            wait_until(lambda: mountpoint in mounts_below(room), "pyfuse3", process, log, timeout=120)
-            yield mountpoint / scene.part
-        finally:
-            unmount_below(room)
-            stop(process)
+    words = sys.executable, "-m", "benchmarks.least", image.tars[scene.layer]
+    with bench.rooms.room() as room, _mounted(room, *words) as mountpoint:
+        yield mountpoint / scene.part
+
+
+@contextmanager
+def _mounted(room: Path, *command: str | Path) -> Iterator[Path]:
+    """What the filesystem shows that `command` mounts and serves; the mountpoint is its last word."""
+    mountpoint, log = room / "mnt", room / "log"
+    mountpoint.mkdir()
+    process = start(*command, mountpoint, log=log)
+    try:
+        wait_until(lambda: mountpoint in mounts_below(room), str(command[0]), process, log, timeout=120)
+        yield mountpoint
+    finally:
+        unmount_below(room)
+        stop(process)
 
 
 def _installed_ratarmount(work: Path) -> Path:

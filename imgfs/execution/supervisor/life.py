@@ -151,6 +151,7 @@ class _Life:
 
     def end(self) -> None:
         """Keep how it ended, tell whoever waits, and take away what has to go."""
+        assert self._streams
         self._status = outcome(self._process, self._status, self._container, self._streams)
         if not self._container.remove:
             join_forgetting = begun(self._forget_runtime)

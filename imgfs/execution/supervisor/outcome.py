@@ -13,7 +13,7 @@ from imgfs.execution.runtimes.runtime import NOT_EXECUTABLE, is_before_program, 
 from imgfs.execution.supervisor.streams import Streams
 
 
-def outcome(process: int, status: Status, container: Container, streams: Streams | None) -> Status:
+def outcome(process: int, status: Status, container: Container, streams: Streams) -> Status:
     """The last status after `status`; takes the end of the process of that pidfd, which has ended."""
     was_refused = status.pid is not None and is_before_program(status.pid)
     found = os.waitid(os.P_PIDFD, process, os.WEXITED)
@@ -23,7 +23,7 @@ def outcome(process: int, status: Status, container: Container, streams: Streams
     words: list[str] = []
     if by_signal:
         words.append(f"ended by signal {value} ({_name(value)})")
-    elif value and was_refused and streams:
+    elif value and was_refused:
         said = streams.first()  # nobody's but the runtime's, as no program was there
         value = shell_code_of(said) or NOT_EXECUTABLE
         words.append(f"the kernel refused it: {said}")

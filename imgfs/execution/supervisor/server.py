@@ -49,18 +49,19 @@ class Server:
 
         self._selector.register(process, selectors.EVENT_READ, end)
         while not ended:
-            for key, _ in self._selector.select():
-                if key.fd in self._selector.get_map():  # it may have gone by an event before
-                    key.data()
+            self._serve_once()
         self._selector.unregister(process)
 
     def serve_for(self, seconds: float) -> None:
         """Answer for so long."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            for key, _ in self._selector.select(left):
-                if key.fd in self._selector.get_map():
-                    key.data()
+            self._serve_once(left)
+
+    def _serve_once(self, seconds: float | None = None) -> None:
+        for key, _ in self._selector.select(seconds):
+            if key.fd in self._selector.get_map():  # it may have gone by an event before
+                key.data()
 
     def tell(self, status: Json) -> None:
         """Tell all that wait, but whoever started it, and all that are going to."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from imgfs.execution.control import Connection
 
 _LEAVING_SECONDS = 0.1
+"""What whoever was told the last word has for himself."""
 
 
 def begun(work: Callable[[], None]) -> Callable[[], None]:
