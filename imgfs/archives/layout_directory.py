@@ -20,7 +20,7 @@ from imgfs.archives.exporting import Open, verified
 from imgfs.archives.layout import Listed
 from imgfs.archives.names import blob_name
 from imgfs.archives.stream import PIECE
-from imgfs.content.durable import fsync_path, is_temporary_name, publish, temporary_name
+from imgfs.disk.durable import fsync_path, is_temporary_name, publish, temporary_name
 from imgfs.errors import AlreadyExists, Busy, Malformed
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import check_depth

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imgfs.check.finding import Finding, aside, damaged, derived, stranger
-from imgfs.content.durable import DAMAGED, TEMPORARY
 from imgfs.content.ingests.meta import decode
 from imgfs.content.unproven import final_path
+from imgfs.disk.durable import DAMAGED, TEMPORARY
 from imgfs.erofs.superblock import is_outdated, is_whole
 from imgfs.errors import ImgfsError, StorageFailed
 from imgfs.layers import files

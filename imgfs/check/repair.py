@@ -18,11 +18,11 @@ import msgspec
 
 from imgfs.check.content import Moved, is_plain
 from imgfs.check.finding import Finding, Mend
-from imgfs.content.disk import HOST
-from imgfs.content.durable import aside_name, fsync_path, publish, temporary_name
 from imgfs.content.ingests.meta import decode, write_again
 from imgfs.database.connections import read_only
 from imgfs.database.files import FILE
+from imgfs.disk.calls import HOST
+from imgfs.disk.durable import aside_name, fsync_path, publish, temporary_name
 from imgfs.errors import Malformed, VerificationFailed, from_os
 from imgfs.layers.reindex import reindex
 from imgfs.oci.digest import Digest

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgfs.cli.failure import from_os_error
-from imgfs.content.durable import publish, temporary_name
+from imgfs.disk.durable import publish, temporary_name
 
 PIECE = 1 << 20
 

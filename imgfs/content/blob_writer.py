@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.commits import Naming
-from imgfs.content.disk import write_all
 from imgfs.content.unproven import AHEAD_BYTES
+from imgfs.disk.calls import write_all
 from imgfs.errors import TooLarge, VerificationFailed, from_os
 from imgfs.oci.digest import Digest
 

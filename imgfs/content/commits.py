@@ -20,8 +20,8 @@ from typing import TypeVar
 import trio
 
 from imgfs.aio.threads import run_disk, run_sync
-from imgfs.content.disk import Disk
 from imgfs.content.unproven import unproven_path
+from imgfs.disk.calls import Disk
 
 T = TypeVar("T")
 

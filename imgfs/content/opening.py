@@ -7,10 +7,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from imgfs.content.durable import TEMPORARY, make_directory, open_directory
 from imgfs.database.database import Database
 from imgfs.database.files import ASIDE, COPY, COPY_OLD, FILE
 from imgfs.database.frozen import FrozenDatabase
+from imgfs.disk.durable import TEMPORARY, make_directory, open_directory
 from imgfs.errors import NotFound, StorageFailed, from_os
 from imgfs.lock import locked
 from imgfs.state import is_read_only

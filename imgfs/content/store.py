@@ -22,10 +22,10 @@ import trio
 from imgfs.aio.threads import run_disk
 from imgfs.content.blob_writer import BlobWriter
 from imgfs.content.commits import SIDE_BY_SIDE, GroupCommit, Naming
-from imgfs.content.disk import HOST, Disk
-from imgfs.content.durable import aside_name, make_directory, sweep, temporary_name
 from imgfs.content.labels import Labels
 from imgfs.content.unproven import final_path, prove
+from imgfs.disk.calls import HOST, Disk
+from imgfs.disk.durable import aside_name, make_directory, sweep, temporary_name
 from imgfs.errors import NotFound, NotPermitted, begun_read_only, from_os
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.state import is_read_only

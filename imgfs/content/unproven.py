@@ -12,8 +12,8 @@ import os
 import re
 from pathlib import Path
 
-from imgfs.content.disk import Disk
 from imgfs.content.running import RunningDigest
+from imgfs.disk.calls import Disk
 from imgfs.oci.digest import is_digest
 
 _log = logging.getLogger("imgfs.content")

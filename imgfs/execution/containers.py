@@ -23,7 +23,7 @@ from imgfs.execution.records.deleted import DeletedContainers
 from imgfs.execution.records.holdings import Held, Holdings
 from imgfs.execution.records.record import Container, Status, encode
 from imgfs.execution.records.records import Record, Records, is_alive
-from imgfs.execution.records.removal import collect_gone, discard_runtime
+from imgfs.execution.removal import collect_gone, discard_runtime
 from imgfs.plugins.contract import Kind
 
 _OUTPUT = ("log", "log.1")

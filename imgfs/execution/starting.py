@@ -2,7 +2,7 @@
 
 A library of blocking calls. What fails, or is killed, half-way leaves nothing: the record has a temporary name and
 names its snapshot before there is one, and whoever makes it holds its lock, so what the dead left is known
-(records.removal.collect).
+(removal.collect).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.content.durable import fsync_path, write_file
+from imgfs.disk.durable import fsync_path, write_file
 from imgfs.errors import (
     AlreadyExists,
     Busy,
@@ -40,7 +40,7 @@ from imgfs.execution.job import NONE, Job
 from imgfs.execution.launching import Waiting, check_caller
 from imgfs.execution.records.record import Container, Runtime, Status, encode, now
 from imgfs.execution.records.records import Record, Records, new_key
-from imgfs.execution.records.removal import discard_runtime, unmake
+from imgfs.execution.removal import discard_runtime, unmake
 from imgfs.oci.platform import Platform, choose, local_platform
 
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")

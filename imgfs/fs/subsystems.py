@@ -12,6 +12,7 @@ from imgfs.config import Config
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.execution.containers import Containers
+from imgfs.failures import Failures
 from imgfs.fs.node import Shown
 from imgfs.fs.served import Served
 from imgfs.gc.allowance import Allowance
@@ -29,7 +30,6 @@ from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.listings import Listings
 from imgfs.transfer.progress import Transfers

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.durable import temporary_name
 from imgfs.content.store import ContentStore
+from imgfs.disk.durable import temporary_name
 from imgfs.errors import NotFound, from_os
 from imgfs.oci.digest import Digest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from imgfs.content.durable import aside_name, fsync_path
+from imgfs.disk.durable import aside_name, fsync_path
 from imgfs.layers.index import MAGIC, SIZE_BYTES, is_outdated, stated_size
 
 TAR, INDEX = "tar", "index"

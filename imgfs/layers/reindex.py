@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from imgfs.content.durable import fsync_path, publish, temporary_name
+from imgfs.disk.durable import fsync_path, publish, temporary_name
 from imgfs.errors import VerificationFailed
 from imgfs.layers import files
 from imgfs.layers.index import IndexWriter, Weight

@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.durable import aside_name, fsync_path, open_directory, publish, temporary_name
+from imgfs.disk.durable import aside_name, fsync_path, open_directory, publish, temporary_name
 from imgfs.errors import Busy, NotFound, begun_read_only, from_os
 from imgfs.layers import files
 from imgfs.layers.layer import Layer

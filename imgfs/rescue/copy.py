@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.content.durable import temporary_name, write_file
 from imgfs.database.files import COPY, COPY_OLD
 from imgfs.database.kept import Kept, Row
+from imgfs.disk.durable import temporary_name, write_file
 from imgfs.errors import Malformed
 
 FILE = COPY

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imgfs.content.durable import fsync_path, publish, temporary_name
 from imgfs.content.opening import lost, size_of
 from imgfs.database.connections import read_only
 from imgfs.database.damage import Damaged
@@ -27,6 +26,7 @@ from imgfs.database.files import ASIDE, FILE
 from imgfs.database.frozen import FrozenDatabase
 from imgfs.database.kept import Kept, Row
 from imgfs.database.reserve import Reserve
+from imgfs.disk.durable import fsync_path, publish, temporary_name
 from imgfs.errors import from_os
 from imgfs.rescue.copy import Copy, newest
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imgfs.aio.threads import run_cpu, run_disk
-from imgfs.content.durable import open_directory, write_file
+from imgfs.disk.durable import open_directory, write_file
 from imgfs.erofs.inode import Device
 from imgfs.erofs.superblock import is_outdated, is_whole
 from imgfs.erofs.writer import build

@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgfs.content.durable import fsync_path
+from imgfs.disk.durable import fsync_path
 from imgfs.errors import from_os
 
 _OBEYED = ("trusted.", "user.overlay.", "user.fuseoverlayfs.")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-from imgfs.content.durable import TEMPORARY, fsync_path, open_directory, publish, temporary_name
+from imgfs.disk.durable import TEMPORARY, fsync_path, open_directory, publish, temporary_name
 from imgfs.errors import begun_read_only, from_os
 from imgfs.state import is_read_only
 

@@ -14,6 +14,7 @@ from functools import partial
 from imgfs.aio.gather import gather
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, NotFound, RemoteError, VerificationFailed
+from imgfs.failures import Failures
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
@@ -26,7 +27,6 @@ from imgfs.oci.platform import Platform
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
 from imgfs.transfer.blobs import Blobs, known_descriptor
 from imgfs.transfer.documents import Documents, PlatformImage, check_config_size
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.layers import Layers
 
 _HAD_ELSEWHERE = (NotFound, RemoteError, VerificationFailed)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imgfs.failures import Failures
 from imgfs.plugins.contract import Kind
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.listings import Listings

@@ -21,6 +21,7 @@ from imgfs.content.ingests.copy import Copy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
+from imgfs.failures import Failures
 from imgfs.images.catalog import Catalog, Source
 from imgfs.layers.compression import Compressions, Decompressor
 from imgfs.layers.layer import Layer
@@ -31,7 +32,6 @@ from imgfs.oci.descriptor import Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.copies import is_small, keeping, open_copy, resumed
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.passes import Passes, Passing
 from imgfs.transfer.places import try_each, wanted
 from imgfs.transfer.progress import Transfer, Transfers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgfs.aio.flight import Flights
-from imgfs.transfer.failures import Failures
+from imgfs.failures import Failures
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry

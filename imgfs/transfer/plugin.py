@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.failures import Failures
 from imgfs.images.kinds import CATALOG, NAMES
 from imgfs.layers.compression import Compressions
 from imgfs.layers.kinds import COMPRESSION, LAYERS
@@ -14,7 +15,6 @@ from imgfs.snapshots.kinds import CHAINS, VIEWS
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.kinds import PUSH, TRANSFER, Transferring
 from imgfs.transfer.layers import Layers

@@ -8,6 +8,7 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.errors import ImgfsError, NotFound, Unsupported, VerificationFailed
+from imgfs.failures import Failures
 from imgfs.images.catalog import Catalog, Source
 from imgfs.images.referrers import Referrer
 from imgfs.leases.pins import Pins
@@ -15,7 +16,6 @@ from imgfs.leases.resource import content
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES
 from imgfs.oci.digest import Digest
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry

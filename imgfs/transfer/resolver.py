@@ -8,6 +8,7 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.errors import ImgfsError, NotFound, VerificationFailed
+from imgfs.failures import Failures
 from imgfs.images.catalog import Catalog, Source
 from imgfs.images.names import Names, reference_of
 from imgfs.leases.pins import Pins
@@ -17,7 +18,6 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Index, Manifest
 from imgfs.oci.reference import Reference
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry

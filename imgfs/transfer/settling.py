@@ -16,13 +16,13 @@ from imgfs.content.ingests.copy import Copy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, StorageFailed
+from imgfs.failures import Failures
 from imgfs.images.catalog import Catalog
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.passes import Passes, Passing
 
 _log = logging.getLogger("imgfs.transfer")

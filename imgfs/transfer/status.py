@@ -8,6 +8,7 @@ import msgspec
 
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError
+from imgfs.failures import Failures
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore
@@ -15,7 +16,6 @@ from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Manifest, parse_config
 from imgfs.transfer.documents import Documents, PlatformImage
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.progress import Transfers
 

@@ -12,7 +12,7 @@ import pytest
 
 from imgfs.archives.layout import Listed
 from imgfs.archives.layout_directory import write_layout
-from imgfs.content.durable import temporary_name
+from imgfs.disk.durable import temporary_name
 from imgfs.errors import AlreadyExists, Busy, Malformed, VerificationFailed
 from imgfs.oci.digest import Digest
 from imgfs.testing.images import File, Image, image, layer

@@ -13,7 +13,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from imgfs.cli import main
-from imgfs.content.durable import DAMAGED, TEMPORARY
+from imgfs.disk.durable import DAMAGED, TEMPORARY
 from imgfs.testing.build import image
 from imgfs.testing.images import File, layer
 from imgfs.testing.registry import FakeRegistry

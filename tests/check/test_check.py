@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.content.disk import HostDisk
+from imgfs.disk.calls import HostDisk
 from tests.check.scene import HARMS, Damage, picture
 
 NAMED = [

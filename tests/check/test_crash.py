@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.content.durable import TEMPORARY
+from imgfs.disk.durable import TEMPORARY
 from tests.check.scene import HARMS, MADE, Damage
 from tests.support.mounted import IMGFS, PATIENCE
 from tests.support.programs import program

@@ -14,7 +14,7 @@ from imgfs.cli import tree
 from imgfs.cli.containers import finding
 from imgfs.cli.images import push
 from imgfs.execution.records.record import Container, Deleted, Runtime, Status
-from imgfs.execution.records.telling import state_of
+from imgfs.execution.telling import state_of
 from imgfs.transfer.push.report import Part, Report
 from imgfs.transfer.running import TransferStatus
 from imgfs.transfer.status import ImageStatus, PartStatus

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgfs.content.disk import HostDisk
+from imgfs.disk.calls import HostDisk
 
 
 class FaultyDisk(HostDisk):

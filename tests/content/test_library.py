@@ -14,8 +14,8 @@ import trio
 import trio.testing
 
 from imgfs.content import Info, Store, open_store
-from imgfs.content.durable import temporary_name
 from imgfs.content.ingests.writer import Writer
+from imgfs.disk.durable import temporary_name
 from imgfs.errors import AlreadyExists, Busy, Cancelled, Invalid, NotFound, NotPermitted, ReadOnly, StorageFailed
 from imgfs.kernel.bind import bind_read_only
 from imgfs.kernel.mounts import unmount
@@ -352,6 +352,6 @@ def test_it_loads_neither_fuse_nor_http_nor_a_command_line(package: str) -> None
 
 
 def test_a_room_without_its_library_loads_little() -> None:
-    code = "import sys, imgfs.content.durable; print(*sys.modules)"
+    code = "import sys, imgfs.disk.durable; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "imgfs.content.library" not in done.stdout.split()

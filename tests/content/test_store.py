@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.content.durable import temporary_name
 from imgfs.content.store import ContentStore
 from imgfs.content.unproven import AHEAD_BYTES, final_path
+from imgfs.disk.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed, TooLarge, VerificationFailed
 from imgfs.oci.digest import Digest
 from tests.content.disks import FaultyDisk

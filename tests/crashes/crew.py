@@ -12,7 +12,7 @@ from pathlib import Path
 
 from imgfs.assembly.tables import TABLES
 from imgfs.check.examiner import Examiner
-from imgfs.content.durable import TEMPORARY
+from imgfs.disk.durable import TEMPORARY
 from imgfs.oci.chain import chain_ids
 from tests.crashes.ingests import Ingests
 from tests.crashes.ledger import Fact

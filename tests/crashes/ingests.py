@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from imgfs.content.durable import TEMPORARY
 from imgfs.content.ingests.meta import decode
 from imgfs.content.ingests.refs import ref_id
+from imgfs.disk.durable import TEMPORARY
 from imgfs.oci.digest import Digest
 from tests.crashes.ledger import Bytes, Fact, Plain, Writing, noise
 from tests.crashes.worker import Place, own

@@ -21,7 +21,7 @@ from imgfs.execution.bundle.wish import Wish
 from imgfs.execution.control import Connection, Json
 from imgfs.execution.records.record import Status
 from imgfs.execution.records.records import Record, Records
-from imgfs.execution.records.removal import discard_runtime
+from imgfs.execution.removal import discard_runtime
 from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_new
 from imgfs.testing.build import Image
 from imgfs.testing.images import ARM64, busybox_image, image

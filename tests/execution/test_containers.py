@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.content.durable import TEMPORARY
+from imgfs.disk.durable import TEMPORARY
 from imgfs.errors import Busy, NotFound
 from imgfs.execution.containers import Containers
 from imgfs.execution.records.record import LOST, Status

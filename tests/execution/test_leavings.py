@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.records.groups import end_groups, group_of, oom_kills
+from imgfs.execution.groups import end_groups, group_of, oom_kills
 from imgfs.execution.records.record import Status
 from imgfs.execution.records.records import Records
-from imgfs.execution.records.removal import clear_leavings, discard_runtime
+from imgfs.execution.removal import clear_leavings, discard_runtime
 from imgfs.kernel.bind import bind
 from tests.execution.test_records import made
 

@@ -8,7 +8,7 @@ import pytest
 
 from imgfs.execution.records.record import LOST, Status
 from imgfs.execution.records.records import Record, Records
-from imgfs.execution.records.telling import line_of, state_of
+from imgfs.execution.telling import line_of, state_of
 from tests.support.containers import fabricated, stopped
 
 RUNNING = Status(status="running", pid=42, started="2026-01-01T00:00:01Z")

@@ -16,10 +16,10 @@ from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.containers import Containers
 from imgfs.execution.records.records import Records
+from imgfs.failures import Failures
 from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.containers.deleting import delete, finish_deletions
 from imgfs.fs.subsystems import ContainerSubsystems
-from imgfs.transfer.failures import Failures
 from tests.support.containers import fabricated, stopped
 
 NAME = "active/one"

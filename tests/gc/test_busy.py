@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from imgfs.failures import Failures
 from imgfs.gc.using import open_blobs
 from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.chain import chain_ids
@@ -25,7 +26,6 @@ from imgfs.testing.images import layer as made_layer
 from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.passes import Passes

@@ -9,10 +9,10 @@ from pathlib import Path
 import trio
 
 from imgfs.content import labels
-from imgfs.content.durable import make_directory
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.database.database import Database
+from imgfs.disk.durable import make_directory
 from imgfs.execution.containers import Containers
 from imgfs.execution.records.records import Records
 from imgfs.gc.collector import Collector

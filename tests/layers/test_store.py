@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from imgfs.check.content import check_layer
-from imgfs.content.durable import temporary_name
+from imgfs.disk.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
 from imgfs.layers.index import SIZE_BYTES, Index, stored_weight
 from imgfs.layers.store import LayerStore

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.content.durable import make_directory
+from imgfs.disk.durable import make_directory
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
 from imgfs.snapshots.root import RootAttributes
 from imgfs.snapshots.store import SnapshotStore

@@ -14,10 +14,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.aio.flight import MEMORY
-from imgfs.content.durable import make_directory
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.database.database import Database
+from imgfs.disk.durable import make_directory
+from imgfs.failures import Failures
 from imgfs.images import catalog, names
 from imgfs.layers.store import LayerStore
 from imgfs.leases.pins import Pins
@@ -31,7 +32,6 @@ from imgfs.testing.build import AMD64, Image, Index
 from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.passes import Passes

@@ -118,7 +118,7 @@ async def test_cancelling_what_is_not_fetched_is_nothing(scene: Scene, known: De
 async def test_failures_are_kept_by_subject_until_it_goes_well_and_are_bounded(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgfs.transfer.failures._KEPT", 3)
+    monkeypatch.setattr("imgfs.failures._KEPT", 3)
     for number in range(5):
         scene.failures.note(f"s{number}", ImgfsError(f"e{number}"))
     assert [scene.failures.get(f"s{number}") for number in range(5)] == [None, None, "e2", "e3", "e4"]

@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.content.disk import HOST
 from imgfs.content.ingests.copy import copy_ref
+from imgfs.disk.calls import HOST
 from imgfs.errors import Cancelled, ImgfsError, Malformed, NoSpace, RangeIgnored, Unreachable
 from imgfs.images.catalog import Source
 from imgfs.layers.writer import LayerWriter

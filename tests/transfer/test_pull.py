@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.content.durable import temporary_name
+from imgfs.disk.durable import temporary_name
 from imgfs.errors import (
     Cancelled,
     ImgfsError,
@@ -485,7 +485,7 @@ async def test_a_disk_full_at_the_link_of_a_plain_layer_leaves_the_daemon_alive(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imgfs.content.disk.os.link", full)
+    monkeypatch.setattr("imgfs.disk.calls.os.link", full)
     layer = await scene.layers.ensure(plain, PLAIN.diff_id)
     with pytest.raises(NoSpace):
         await scene.layers.settled(layer)

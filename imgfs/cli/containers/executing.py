@@ -41,7 +41,7 @@ def exec(
     from imgfs.cli.containers.site import state_of
     from imgfs.execution.bundle.wish import parse_variable
     from imgfs.execution.records.records import Records
-    from imgfs.execution.records.removal import runtime_of
+    from imgfs.execution.removal import runtime_of
     from imgfs.execution.runtimes.entering import Entry, enter
     from imgfs.execution.runtimes.runtime import RuntimeFailed
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.disk import Disk
 from imgfs.content.ingests.ingest import Ingest, idle
 from imgfs.content.running import RunningDigest
+from imgfs.disk.calls import Disk
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.oci.digest import Digest
 

@@ -7,9 +7,9 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from imgfs.content.disk import Disk
-from imgfs.content.durable import temporary_name
 from imgfs.content.ingests.meta import Meta, write_first
+from imgfs.disk.calls import Disk
+from imgfs.disk.durable import temporary_name
 
 
 def make(disk: Disk, path: Path, meta: Meta) -> None:

@@ -20,7 +20,6 @@ from msgspec import UNSET, UnsetType
 
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.age import LastTouch
-from imgfs.content.disk import Disk
 from imgfs.content.ingests.ingest_bytes import IngestBytes
 from imgfs.content.ingests.meta import Meta
 from imgfs.content.ingests.prefix import PrefixDigest
@@ -28,6 +27,7 @@ from imgfs.content.ingests.record import Record
 from imgfs.content.ingests.syncing import Syncing
 from imgfs.content.running import RunningDigest
 from imgfs.content.unproven import AHEAD_BYTES
+from imgfs.disk.calls import Disk
 from imgfs.errors import ImgfsError, OffsetMismatch, TooLarge, from_os
 from imgfs.oci.digest import Digest
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.disk import Disk
+from imgfs.disk.calls import Disk
 from imgfs.errors import ImgfsError
 
 

@@ -12,8 +12,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-from imgfs.content.disk import Disk, write_all
-from imgfs.content.durable import write_file
+from imgfs.disk.calls import Disk, write_all
+from imgfs.disk.durable import write_file
 from imgfs.encoding import indented_json
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.oci.digest import Digest

@@ -9,8 +9,8 @@ import msgspec
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.disk import Disk
 from imgfs.content.ingests.meta import Meta, write_again
+from imgfs.disk.calls import Disk
 from imgfs.errors import from_os
 
 

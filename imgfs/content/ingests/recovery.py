@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.content.disk import Disk
-from imgfs.content.durable import DAMAGED, sweep
 from imgfs.content.ingests.meta import Meta, decode, write_again
 from imgfs.content.ingests.refs import ref_id
+from imgfs.disk.calls import Disk
+from imgfs.disk.durable import DAMAGED, sweep
 from imgfs.errors import Malformed
 
 _log = logging.getLogger("imgfs.content.ingest")

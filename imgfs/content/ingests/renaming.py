@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack
 
 import trio
 
-from imgfs.content.disk import Disk
 from imgfs.content.ingests.directories import move, remove
 from imgfs.content.ingests.ingest import Ingest
 from imgfs.content.ingests.table import IngestTable
+from imgfs.disk.calls import Disk
 from imgfs.errors import Busy, Cancelled, ImgfsError
 
 

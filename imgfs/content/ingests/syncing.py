@@ -14,10 +14,10 @@ import msgspec
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.disk import Disk
 from imgfs.content.ingests.ingest_bytes import IngestBytes
 from imgfs.content.ingests.prefix import PrefixDigest
 from imgfs.content.ingests.record import Record
+from imgfs.disk.calls import Disk
 from imgfs.errors import ImgfsError, from_os
 
 _log = logging.getLogger("imgfs.content.ingest")

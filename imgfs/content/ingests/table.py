@@ -12,12 +12,12 @@ from pathlib import Path
 
 import trio
 
-from imgfs.content.disk import Disk
 from imgfs.content.ingests.directories import make, remove
 from imgfs.content.ingests.ingest import Ingest
 from imgfs.content.ingests.meta import Meta, era_of
 from imgfs.content.ingests.recovery import Found, read, recover, unfinished
 from imgfs.content.ingests.refs import parse_ref, ref_id
+from imgfs.disk.calls import Disk
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.oci.digest import Digest
 

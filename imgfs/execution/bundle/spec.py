@@ -12,7 +12,7 @@ import msgspec
 
 from imgfs.execution.bundle.process import HOST_NAME_MAX, Process
 from imgfs.execution.bundle.wish import Network, Volume
-from imgfs.execution.records.groups import group_of
+from imgfs.execution.groups import group_of
 
 OCI_VERSION = "1.0.2"
 Json = dict[str, Any]

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from imgfs.content.durable import TEMPORARY, make_directory, write_file
+from imgfs.disk.durable import TEMPORARY, make_directory, write_file
 from imgfs.errors import NotFound, from_os
 from imgfs.execution.records.records import is_id
 

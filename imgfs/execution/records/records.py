@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.content.durable import fsync_path, make_directory, write_file
+from imgfs.disk.durable import fsync_path, make_directory, write_file
 from imgfs.errors import (
     AlreadyExists,
     Busy,

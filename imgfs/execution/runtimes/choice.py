@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.content.durable import write_file
+from imgfs.disk.durable import write_file
 from imgfs.errors import NotFound
 from imgfs.execution.options import Program
 from imgfs.execution.records.record import Runtime

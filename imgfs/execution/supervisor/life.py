@@ -24,7 +24,7 @@ from imgfs.execution.descriptors import opened
 from imgfs.execution.job import NONE, Job, decode_job
 from imgfs.execution.records.record import Container, Runtime, Status, now
 from imgfs.execution.records.records import GONE, Record, Records, let_delete, remove_gone, start_time
-from imgfs.execution.records.removal import (
+from imgfs.execution.removal import (
     clear_leavings,
     collect,
     delete_by_tree,

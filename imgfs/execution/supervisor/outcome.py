@@ -7,7 +7,7 @@ import signal
 
 import msgspec
 
-from imgfs.execution.records.groups import oom_kills
+from imgfs.execution.groups import oom_kills
 from imgfs.execution.records.record import Container, Status, now
 from imgfs.execution.runtimes.runtime import NOT_EXECUTABLE, is_before_program, shell_code_of
 from imgfs.execution.supervisor.streams import Streams

@@ -12,12 +12,12 @@ import trio
 
 from imgfs.errors import Busy, ImgfsError
 from imgfs.execution.containers import Containers
-from imgfs.execution.records.removal import GOING_SECONDS
+from imgfs.execution.removal import GOING_SECONDS
+from imgfs.failures import Failures
 from imgfs.fs.caller import Caller
 from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.rootfs.places import diff_of, rootfs_of
 from imgfs.snapshots.ids import active_id, subject
-from imgfs.transfer.failures import Failures
 
 _POLL_FIRST, _POLL_MOST = 0.001, 0.02
 _log = logging.getLogger("imgfs.execution")

@@ -20,7 +20,7 @@ from imgfs.encoding import indented_json
 from imgfs.errors import from_os
 from imgfs.execution.containers import Containers, Found
 from imgfs.execution.records.records import is_id
-from imgfs.execution.records.telling import line_of, state_of_found, states_of
+from imgfs.execution.telling import line_of, state_of_found, states_of
 from imgfs.fs.caller import Caller
 from imgfs.fs.containers.deleting import delete
 from imgfs.fs.containers.output import OUTPUT, find_output

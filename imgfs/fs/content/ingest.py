@@ -19,13 +19,13 @@ from imgfs.content.ingests.status import Status
 from imgfs.content.ingests.verification import check_total
 from imgfs.content.ingests.writer import Writer
 from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, Unsupported
+from imgfs.failures import Failures
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import Directory, Handle, Listing, NoAttribute, Node, control_number, missing
 from imgfs.fs.subsystems import IngestSubsystems
 from imgfs.fs.xattrs import as_error, as_moment
 from imgfs.gc.allowance import Allowance
 from imgfs.oci.digest import Digest
-from imgfs.transfer.failures import Failures
 
 _TOTAL, _EXPECTED = b"user.imgfs.total", b"user.imgfs.expected"
 

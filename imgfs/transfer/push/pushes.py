@@ -10,6 +10,7 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.content.store import ContentStore
 from imgfs.errors import Invalid
+from imgfs.failures import Failures
 from imgfs.images.catalog import Catalog, Source
 from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
@@ -19,7 +20,6 @@ from imgfs.oci.platform import Platform
 from imgfs.oci.reference import Reference
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.failures import Failures
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.blobs import OutgoingBlobs
 from imgfs.transfer.push.origins import Origins

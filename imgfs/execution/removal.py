@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed, TooManyOpen
-from imgfs.execution.records.groups import end_groups
+from imgfs.execution.groups import end_groups
 from imgfs.execution.records.record import Container
 from imgfs.execution.records.records import Record, Records, remove_gone
 from imgfs.execution.runtimes.runtime import OciRuntime, RuntimeFailed

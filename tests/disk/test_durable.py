@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.content.durable import (
+from imgfs.disk.durable import (
     TEMPORARY,
     fsync_path,
     make_directory,

@@ -1,4 +1,4 @@
-"""The system calls through which content/ changes the state directory, so that a test can record, replay and fail them.
+"""The system calls that change the state directory, so that a test can record, replay and fail them.
 
 Owns the list of calls and the host's disk. The order in which they are made is durable.py's and the callers' matter.
 """

@@ -12,7 +12,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from imgfs.content.disk import HOST, Disk, write_all
+from imgfs.disk.calls import HOST, Disk, write_all
 
 TEMPORARY = ".tmp-"
 _NAME = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}")
