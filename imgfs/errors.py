@@ -52,7 +52,11 @@ class NotPermitted(ImgfsError):
     errno = errno.EPERM
 
 
-class ReadOnly(ImgfsError):
+class StateError(ImgfsError):
+    """Base of what the state directory can be in the way with; what is in it may be well."""
+
+
+class ReadOnly(StateError):
     """A write into a committed snapshot or a view, or anything that would change a state directory that cannot be."""
 
     errno = errno.EROFS
@@ -114,20 +118,22 @@ class Stopping(ImgfsError):
     errno = errno.ENOTCONN
 
 
-class NoSpace(ImgfsError):
+class NoSpace(StateError):
     """The disk of the state directory is full."""
 
     errno = errno.ENOSPC
 
 
-class StorageFailed(ImgfsError):
+class StorageFailed(StateError):
     """The state directory could not be read or written."""
 
     errno = errno.EIO
 
 
-class TooManyOpen(StorageFailed):
+class TooManyOpen(StateError):
     """No more files can be opened now: what is in the state directory is not known, not even that it is there."""
+
+    errno = errno.EIO
 
 
 class RemoteError(ImgfsError):
@@ -172,7 +178,7 @@ class RateLimited(RemoteError):
     errno = errno.EDQUOT
 
 
-def from_os(error: OSError, subject: str) -> ImgfsError:
+def from_os(error: OSError, subject: str) -> StateError:
     """Say what a failed system call on the state directory means: NoSpace, ReadOnly, TooManyOpen or StorageFailed."""
     if error.errno == errno.EROFS:
         return ReadOnly(f"{subject}: the state directory lies on a read-only filesystem; remount it writable")

@@ -16,6 +16,7 @@ ERRNO = {
     "Busy": errno.EBUSY,
     "Invalid": errno.EINVAL,
     "NotPermitted": errno.EPERM,
+    "StateError": errno.EIO,
     "ReadOnly": errno.EROFS,
     "VerificationFailed": errno.EBADMSG,
     "SenderLeft": errno.EBADMSG,

@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.errors import Busy, ImgfsError, NoSpace, NotFound, StorageFailed, TooManyOpen, from_os
+from imgfs.errors import Busy, ImgfsError, NoSpace, NotFound, StorageFailed, from_os
 from imgfs.execution.records.deleted import DeletedContainers
 from imgfs.execution.records.holdings import Held, Holdings
 from imgfs.execution.records.record import Container, Status, encode
@@ -182,8 +182,6 @@ class Containers:
     def _keep_known(self, record: Record) -> None:
         try:
             self.records.keep_deleted(record, is_held=True)
-        except TooManyOpen:
-            raise
         except (NotFound, StorageFailed) as error:
             _log.warning("of a damaged container little is kept", extra={"id": record.id, "reason": error.message})
             self.deleted.write(record.id, encode({"id": record.id, "reason": error.message}))
@@ -209,8 +207,6 @@ class Containers:
         """Whether what was kept under the id is of this very container: an id may be used again."""
         try:
             kept = self.records.find_deleted(id)
-        except TooManyOpen:
-            raise
         except StorageFailed:
             return False
         return kept is not None and kept.container.created == created
@@ -220,8 +216,6 @@ def _was_told(record: Record) -> bool:
     """Whether its supervisor has written how it ended, and is about to end itself."""
     try:
         return record.written_status().status == "stopped"
-    except TooManyOpen:
-        raise
     except (NotFound, StorageFailed):
         return False
 
@@ -240,8 +234,6 @@ def _is_left(record: Record) -> bool:
     """Whether its process goes on without a supervisor."""
     try:
         return record.status(is_held=True).status == "running"
-    except TooManyOpen:
-        raise
     except (NotFound, StorageFailed):
         return False
 
@@ -249,8 +241,6 @@ def _is_left(record: Record) -> bool:
 def _made(record: Record) -> Container | None:
     try:
         return record.container()
-    except TooManyOpen:
-        raise
     except (NotFound, StorageFailed):
         return None
 

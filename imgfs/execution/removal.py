@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed, TooManyOpen
+from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.groups import end_groups
 from imgfs.execution.records.record import Container
 from imgfs.execution.records.records import Record, Records, remove_gone
@@ -167,12 +167,9 @@ def _finish_gone(records: Records, record: Record) -> None:
     lock = os.open(record.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
+        # Of a damaged one nobody knows; who can open no more files may know later, and what says so goes last.
+        with suppress(NotFound, StorageFailed):
             discard_runtime(records, record, record.container())
-        except TooManyOpen:
-            raise  # what says so goes after what it says
-        except (NotFound, StorageFailed):
-            pass  # it is damaged, and nobody knows
         unmount_rootfs(record)
         remove_gone(record)
     finally:

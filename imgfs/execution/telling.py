@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from imgfs.errors import NotFound, StorageFailed
+from imgfs.errors import NotFound, StateError
 from imgfs.execution.containers import Containers, Found
 from imgfs.execution.records.record import Container, Status
 from imgfs.execution.records.records import Record
@@ -34,7 +34,7 @@ def _states(containers: Containers, *, running: bool) -> Iterator[bytes]:
             found = containers.read(id)
         except NotFound:
             continue  # it was deleted meanwhile
-        except StorageFailed as error:
+        except StateError as error:
             yield msgspec.json.encode({"id": id, "error": error.message})
             continue
         if not running or found.status.status != "stopped":
@@ -45,7 +45,7 @@ def _has_ended(record: Record) -> bool:
     """Whether it says so itself: then there is no need to look further, and of most it does."""
     try:
         return record.written_status().status == "stopped"
-    except (NotFound, StorageFailed):
+    except (NotFound, StateError):
         return False
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.errors import ImgfsError, StorageFailed, from_os
+from imgfs.errors import ImgfsError, StateError, StorageFailed, from_os
 from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
 from imgfs.gc.limits import Limits
@@ -58,7 +58,7 @@ class Room:
         """What metrics tell of the disk and of garbage; what the disk does not tell now is left out."""
         try:
             usage = await self.usage()
-        except StorageFailed:
+        except StateError:
             return self._stores.totals.families()
         bytes_of = {(kind,): size for kind, size in usage.items()}
         return [gauge("imgfs_store_bytes", "Bytes on disk.", ("kind",), bytes_of), *self._stores.totals.families()]

@@ -17,7 +17,7 @@ from enum import IntEnum
 
 from imgfs.database.database import Database
 from imgfs.database.kept import Kept
-from imgfs.errors import ImgfsError, NoSpace, NotFound, ReadOnly, StorageFailed
+from imgfs.errors import ImgfsError, NotFound, StateError
 from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
@@ -176,7 +176,7 @@ class SnapshotGraph:
 
         try:
             first = await self._reserved(key, count) or await self._database.write(change)
-        except (NoSpace, ReadOnly, StorageFailed):
+        except StateError:
             # What is here must be readable all the same: a range of its own, the same each time, but of 64 bits.
             first = snapshot.number * _UNCOUNTED | (face is Face.CHANGES) << 31
         if (first, key) not in self._ranges:

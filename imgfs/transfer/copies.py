@@ -19,11 +19,9 @@ from imgfs.errors import (
     Busy,
     Cancelled,
     Malformed,
-    NoSpace,
     NotFound,
     RangeIgnored,
-    ReadOnly,
-    StorageFailed,
+    StateError,
     TooLarge,
     Unsupported,
     VerificationFailed,
@@ -54,7 +52,7 @@ async def open_copy(ingests: IngestStore, descriptor: Descriptor) -> Copy | None
         copy = await ingests.copy(descriptor.digest, descriptor.size)
     except TooLarge:  # what is there was for another promise
         return await _begin_again(ingests, descriptor)
-    except (Busy, AlreadyExists, NotFound, NoSpace, StorageFailed, ReadOnly):
+    except (Busy, AlreadyExists, NotFound, StateError):
         return None
     return copy
 
@@ -63,7 +61,7 @@ async def _begin_again(ingests: IngestStore, descriptor: Descriptor) -> Copy | N
     try:
         await ingests.abort(copy_ref(descriptor.digest))
         return await ingests.copy(descriptor.digest, descriptor.size)
-    except (TooLarge, Busy, AlreadyExists, NotFound, NoSpace, StorageFailed, ReadOnly):
+    except (TooLarge, Busy, AlreadyExists, NotFound, StateError):
         return None
 
 

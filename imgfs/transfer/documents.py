@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from imgfs.aio.threads import run_cpu
 from imgfs.content.store import ContentStore
-from imgfs.errors import Malformed, NoSpace, NotFound, ReadOnly, StorageFailed, TooLarge, Unsupported
+from imgfs.errors import Malformed, NotFound, StateError, TooLarge, Unsupported
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
@@ -181,7 +181,7 @@ class Documents:
         if await self._catalog.proven(digest) is None:
             try:
                 await self._record(digest, size, document, [])
-            except (NoSpace, StorageFailed, ReadOnly) as error:
+            except StateError as error:
                 _log.warning("document not recorded", extra={"digest": digest, "error": error.message})
 
     async def _record(self, digest: Digest, size: int, document: Manifest | Index, sources: Sequence[Source]) -> None:

@@ -15,7 +15,7 @@ from imgfs.check.repair import Repair, place_of
 from imgfs.cli.failure import from_os_error
 from imgfs.cli.reading import Reading
 from imgfs.cli.tree import Tree
-from imgfs.errors import StorageFailed
+from imgfs.errors import StateError
 from imgfs.lock import locked
 
 _DOOR = "user.imgfs.repair"
@@ -82,7 +82,7 @@ def mending(state: Path, *, deep: bool, progress: Reading) -> Iterator[Mended]:
 def _mended(mender: Repair, finding: Finding) -> Mended:
     try:
         return Mended(finding, mender.mend(finding))
-    except StorageFailed as error:
+    except StateError as error:
         return Mended(finding, "", error.message)
 
 

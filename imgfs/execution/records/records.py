@@ -20,11 +20,10 @@ from imgfs.disk.durable import fsync_path, make_directory, write_file
 from imgfs.errors import (
     AlreadyExists,
     Busy,
-    ImgfsError,
     Invalid,
     NotFound,
+    StateError,
     StorageFailed,
-    TooManyOpen,
     from_os,
     too_many_open,
 )
@@ -177,7 +176,7 @@ class Record(msgspec.Struct, frozen=True):
             raise
 
     def _why_held(self) -> str:
-        with suppress(NotFound, StorageFailed):
+        with suppress(NotFound, StateError):
             if self.written_status().status == "stopped":
                 return "has ended, and is just being deleted or started again; `imgfs ps -a` tells"
         return "is running"
@@ -302,9 +301,7 @@ class Records:
         record = Record(self.directory / id)
         try:
             return record if record.container().snapshot == key else None
-        except TooManyOpen:
-            raise
-        except ImgfsError:
+        except (NotFound, StorageFailed):
             return None
 
     def rootfs_of(self, key: str) -> Path | None:
@@ -317,9 +314,7 @@ class Records:
         record = self.user_of(key)
         try:
             return record is not None and record.status().status != "stopped"
-        except TooManyOpen:
-            raise
-        except ImgfsError:
+        except (NotFound, StorageFailed):
             return False
 
     def unfinished(self) -> list[Record]:

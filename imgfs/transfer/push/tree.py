@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgfs.aio.gather import gather
-from imgfs.errors import ImgfsError, NoSpace, ReadOnly, StorageFailed, TooLarge
+from imgfs.errors import ImgfsError, StateError, TooLarge
 from imgfs.images.catalog import Catalog, Source
 from imgfs.leases.pins import Pin
 from imgfs.leases.resource import content
@@ -159,7 +159,7 @@ class TreePush:
         """It can be had there from now on. The push is none the worse where that cannot be written down."""
         try:
             await self._catalog.add(document.children, [self._place], descriptor)
-        except (NoSpace, StorageFailed, ReadOnly) as error:
+        except StateError as error:
             _log.warning("place not recorded", extra={"digest": descriptor.digest, "error": error.message})
 
     def _note(self, kind: PartKind, one: Descriptor, outcome: Outcome, source: str | None = None) -> None:
