@@ -1,6 +1,7 @@
 """The least that a filesystem on pyfuse3 can do: a tree in memory, all of which the kernel may keep for good.
 
-`python -m benchmarks.least TAR MOUNTPOINT`. What reading it costs is pyfuse3's own.
+`python -m benchmarks.least TAR MOUNTPOINT`. What reading it costs is pyfuse3's own; it waits for requests
+as imgfs does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pyfuse3
 import trio
+
+from imgfs.fs.readiness import ask_before_sleeping
 
 _KINDS = {tarfile.DIRTYPE: stat.S_IFDIR, tarfile.SYMTYPE: stat.S_IFLNK}
 _FOREVER = 1e6
@@ -112,6 +115,7 @@ def main() -> None:
     tar, mountpoint = sys.argv[1:]
     pyfuse3.init(Least(Path(tar)), mountpoint, {*pyfuse3.default_options, "fsname=least"})
     signal.signal(signal.SIGTERM, lambda *_: pyfuse3.terminate())
+    ask_before_sleeping()
     try:
         trio.run(pyfuse3.main)
     finally:
