@@ -13,6 +13,7 @@ import signal
 from collections.abc import Iterator
 
 from imgfs.execution.passing import PASSED_ON
+from imgfs.kernel.proc import read_of, write_to
 from imgfs.kernel.process import io_priority, set_io_priority
 
 _STATUS = (
@@ -29,7 +30,6 @@ _TOLD = ("attr/current", "personality", "coredump_filter", "cgroup")
 """The first is what a security module calls it (AppArmor, SELinux)."""
 _IGNORED = b"SigIgn:"
 _MOUNT = b"mnt_id:"
-_PIECE = 1 << 16
 
 
 def become_like(pid: int) -> bool:
@@ -44,7 +44,7 @@ def become_like(pid: int) -> bool:
         set_io_priority(urgency)
     for name in _TAKEN_OVER:
         if (theirs := _told(pid, name)) != _told("self", name):
-            _write(f"/proc/self/{name}", theirs)
+            write_to(f"/proc/self/{name}", theirs)
     return _inherited("self") == _inherited(pid)
 
 
@@ -60,14 +60,14 @@ def ignore_like(pid: int) -> None:
 
 
 def _ignored_by(pid: int) -> set[int]:
-    line = next(line for line in _read(pid, "status").splitlines() if line.startswith(_IGNORED))
+    line = next(line for line in read_of(pid, "status").splitlines() if line.startswith(_IGNORED))
     mask = int(line.removeprefix(_IGNORED), 16)
     return {number for number in range(1, mask.bit_length() + 1) if mask >> (number - 1) & 1}
 
 
 def _inherited(pid: int | str) -> list[object]:
     """What has to be the same."""
-    lines = [line for line in _read(pid, "status").splitlines() if line.partition(b":")[0] in _STATUS]
+    lines = [line for line in read_of(pid, "status").splitlines() if line.partition(b":")[0] in _STATUS]
     spaces = [os.readlink(f"/proc/{pid}/ns/{name}") for name in sorted(os.listdir(f"/proc/{pid}/ns"))]
     policy = os.sched_getscheduler(0 if isinstance(pid, str) else pid)
     return [root_of(pid), lines, spaces, policy, *(_told(pid, name) for name in _TOLD)]
@@ -77,7 +77,7 @@ def root_of(pid: int | str) -> tuple[int, int, bytes]:
     """Which directory, in which mount: chroot(2) to a bind of `/` finds the same one without what is mounted there."""
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
     try:
-        found, lines = os.fstat(root), _read("self", f"fdinfo/{root}").splitlines()
+        found, lines = os.fstat(root), read_of("self", f"fdinfo/{root}").splitlines()
     finally:
         os.close(root)
     return found.st_dev, found.st_ino, next(line for line in lines if line.startswith(_MOUNT))
@@ -86,24 +86,24 @@ def root_of(pid: int | str) -> tuple[int, int, bytes]:
 def _told(pid: int | str, name: str) -> bytes:
     """A file that not every kernel has."""
     try:
-        return _read(pid, name)
+        return read_of(pid, name)
     except OSError:
         return b""
 
 
 def _join_groups(pid: int) -> None:
-    wanted, here = _read(pid, "cgroup"), _read("self", "cgroup")
+    wanted, here = read_of(pid, "cgroup"), read_of("self", "cgroup")
     if wanted == here:
         return
     for line in set(wanted.splitlines()) - set(here.splitlines()):
         _, controllers, path = line.split(b":", 2)
         for place in _places(controllers):
-            _write(os.fsdecode(place + path) + "/cgroup.procs", b"0")
+            write_to(os.fsdecode(place + path) + "/cgroup.procs", b"0")
 
 
 def _places(controllers: bytes) -> Iterator[bytes]:
     """Where the hierarchy of these controllers is mounted, from its root on (cgroups(7)); v2 is that of none."""
-    for line in _read("self", "mountinfo").rstrip(b"\n").split(b"\n"):
+    for line in read_of("self", "mountinfo").rstrip(b"\n").split(b"\n"):
         left, _, right = line.partition(b" - ")
         kind, _, options = right.split(b" ", 2)
         fields = left.split(b" ")
@@ -111,22 +111,3 @@ def _places(controllers: bytes) -> Iterator[bytes]:
         if kind in _GROUPS and fields[3] == b"/" and is_it:
             yield fields[4]
             return
-
-
-def _read(pid: int | str, name: str) -> bytes:
-    file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = os.read(file, _PIECE)
-        while more := os.read(file, _PIECE):
-            data += more
-    finally:
-        os.close(file)
-    return data
-
-
-def _write(path: str, data: bytes) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(file, data)
-    finally:
-        os.close(file)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeVar
 
 import trio
 
 from imgfs.errors import Busy, Interrupted, Stopping
+from imgfs.kernel.proc import read_of
 from imgfs.metrics.histogram import Histogram
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ def _mounts_for_us(pid: int) -> bool:
     """
     for _ in range(len(_MOUNTERS)):
         try:
-            status = Path(f"/proc/{pid}/status").read_bytes()
+            status = read_of(pid, "status")
         except OSError:
             return False
         fields = dict(line.split(b":\t", 1) for line in status.splitlines() if b":\t" in line)
@@ -149,7 +149,7 @@ def is_interrupted(pid: int, *, gone: bool = True) -> bool:
     if not pid:
         return False
     try:
-        status = Path(f"/proc/{pid}/status").read_bytes()
+        status = read_of(pid, "status")
     except OSError:
         return gone
     masks: dict[bytes, int] = {}

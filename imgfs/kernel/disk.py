@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from imgfs.kernel.libc import AT_FDCWD, LIBC, last_error
+from imgfs.kernel.proc import boot_id
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STATX_MNT_ID_UNIQUE = 0x4000
 _STATX_SIZE, _MASK_AT, _MNT_ID_AT = 256, 0, 144
 
@@ -39,4 +39,4 @@ def era(path: Path) -> str | None:
     between two eras, the crash of a process does not. None where mounts have no number.
     """
     number = mount_number(path)
-    return None if number is None else f"{_BOOT_ID.read_text().strip()} {number}"
+    return None if number is None else f"{boot_id()} {number}"

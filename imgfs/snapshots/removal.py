@@ -10,32 +10,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import ImgfsError
 from imgfs.snapshots.shelf import Shelf, remove_tree
-
-T = TypeVar("T")
-What = TypeVar("What")
+from imgfs.snapshots.walk import run_walk
 
 _log = logging.getLogger("imgfs.snapshots")
 
 SHORT = 2000
 """Entries that are removed in a few hundredths of a second."""
-
-_WALKS = trio.CapacityLimiter(4)
-"""Threads that walk whole trees: apart, because short work must not wait for them."""
-
-
-async def run_walk(function: Callable[[What], T], what: What, *, only_looks: bool = False) -> T:
-    """Run what takes as long as a tree is large, in a thread.
-
-    Cancellation waits for it to end, unless it `only_looks`: then its thread goes on for nobody.
-    """
-    return await trio.to_thread.run_sync(function, what, limiter=_WALKS, abandon_on_cancel=only_looks)
 
 
 class Removals:

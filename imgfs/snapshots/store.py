@@ -29,11 +29,12 @@ from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.ids import active_id, check_key, check_name, shown, subject
 from imgfs.snapshots.index import Index
 from imgfs.snapshots.lineage import Lineage
-from imgfs.snapshots.removal import Removals, run_walk
+from imgfs.snapshots.removal import Removals
 from imgfs.snapshots.root import RootAttributes, apply_root, root_of
 from imgfs.snapshots.rows import Info, Kind
 from imgfs.snapshots.shelf import Shelf
 from imgfs.snapshots.usage import Usage, measure
+from imgfs.snapshots.walk import run_walk
 
 _log = logging.getLogger("imgfs.snapshots")
 

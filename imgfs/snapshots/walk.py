@@ -11,8 +11,16 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+What = TypeVar("What")
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_WALKS = trio.CapacityLimiter(4)
+"""Threads that walk whole trees: apart, because short work must not wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +101,11 @@ def _open(found: Found, above: int) -> int | None:
 
 def _place(descriptor: int, name: bytes) -> bytes:
     return b"/proc/self/fd/%d/%s" % (descriptor, name)
+
+
+async def run_walk(function: Callable[[What], T], what: What, *, only_looks: bool = False) -> T:
+    """Run what takes as long as a tree is large, in a thread.
+
+    Cancellation waits for it to end, unless it `only_looks`: then its thread goes on for nobody.
+    """
+    return await trio.to_thread.run_sync(function, what, limiter=_WALKS, abandon_on_cancel=only_looks)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from imgfs.disk.durable import fsync_path
 from tests.crashes.ledger import Fact, Plain, Snapshot, noise
-from tests.crashes.worker import Place, own, sync_path
+from tests.crashes.worker import Place, own
 from tests.mount.scene import Scene, until
 
 _ACTIVE, _COMMITTED, _VIEWS = 4, 4, 3
@@ -120,10 +121,10 @@ class Snapshots(Place):
             # Under another name first, so that the file is there with all its bytes or not at all.
             (rootfs / f"new-{name}").write_bytes(data)
             if syncs:
-                sync_path(rootfs / f"new-{name}")
+                fsync_path(rootfs / f"new-{name}")
             os.rename(rootfs / f"new-{name}", rootfs / name)
             if syncs:
-                sync_path(rootfs)
+                fsync_path(rootfs)
 
     def _commit(self, id: str) -> None:
         name = self.new()

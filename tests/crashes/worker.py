@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -59,12 +58,3 @@ class Place:
 def own(names: Iterable[str], prefix: str) -> list[str]:
     """The names that begin with `prefix` and a number: those of one worker."""
     return sorted(name for name in names if name.startswith(prefix) and name[len(prefix) : len(prefix) + 1].isdecimal())
-
-
-def sync_path(path: Path) -> None:
-    """fsync of a file or directory."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -12,10 +12,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed
 from imgfs.oci.chain import EMPTY
-from imgfs.snapshots.removal import run_walk
 from imgfs.snapshots.rows import Kind
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.usage import Usage
+from imgfs.snapshots.walk import run_walk
 
 from .storing import Warehouse, told, used
 

@@ -38,6 +38,7 @@ from imgfs.execution.records.record import (
     encode,
     now,
 )
+from imgfs.kernel.proc import START, STATE, stat_of
 
 NEW, GONE = ".new-", ".gone-"
 """How the names of records begin that are being made, and of those that are being removed."""
@@ -391,12 +392,12 @@ def start_time(pid: int) -> int | None:
     Raises TooManyOpen.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
+        fields = stat_of(pid)
     except OSError as error:
         if too_many_open(error.errno):
             raise from_os(error, f"process {pid}") from None
         return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    return None if fields[STATE] in (b"Z", b"X") else int(fields[START])
 
 
 def _is_locked(file: int, mode: int) -> bool:

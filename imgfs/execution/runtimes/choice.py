@@ -20,8 +20,8 @@ from imgfs.errors import NotFound
 from imgfs.execution.options import Program
 from imgfs.execution.records.record import Runtime
 from imgfs.execution.records.records import Records
+from imgfs.kernel.proc import boot_id
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FILE = "refused.json"
 _MORE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where runtimes are looked for besides PATH: that of a user often has no sbin."""
@@ -91,7 +91,7 @@ def _refusal(path: str, known: _Refusals) -> _Refusal | None:
 
 
 def _read(root: Path) -> _Refusals:
-    boot = _BOOT_ID.read_text().strip()
+    boot = boot_id()
     with suppress(OSError, msgspec.MsgspecError):
         known = msgspec.json.decode((root / _FILE).read_bytes(), type=_Refusals)
         if known.boot == boot:

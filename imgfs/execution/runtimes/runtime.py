@@ -20,6 +20,7 @@ import msgspec
 
 from imgfs.errors import Cancelled, ImgfsError, NotFound
 from imgfs.execution.job import NONE
+from imgfs.kernel.proc import FLAGS, stat_of
 
 DEADLINE = 60.0
 """Seconds that a call may take. With a hundred starts at once, on two cores, a good one takes ten."""
@@ -42,8 +43,6 @@ _FORKED_ONLY = 0x40
 """PF_FORKNOEXEC, of the flags in proc_pid_stat(5): forked, and no execve(2) since. Runtimes fork what is to become the
 program; nothing that it does once it is the program sets this again, as a process may do with its name.
 """
-_FLAGS = 6
-"""Fields of that file between the name and the flags."""
 
 
 class RuntimeFailed(ImgfsError):
@@ -191,10 +190,10 @@ class OciRuntime(msgspec.Struct, frozen=True):
 def is_before_program(pid: int) -> bool:
     """Whether a process, which may have ended and is not buried, never became the program that it was to become."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
+        flags = int(stat_of(pid)[FLAGS])
     except OSError:
         return False
-    return bool(int(fields[_FLAGS]) & _FORKED_ONLY)
+    return bool(flags & _FORKED_ONLY)
 
 
 def shell_code(number: int) -> int:

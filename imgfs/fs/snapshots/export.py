@@ -14,9 +14,9 @@ from imgfs.fs.files import WRITING
 from imgfs.fs.node import Handle, Node, control_number
 from imgfs.fs.subsystems import UserSubsystems
 from imgfs.snapshots.export import export_layer, layer_size
-from imgfs.snapshots.removal import run_walk
 from imgfs.snapshots.rows import Info, Kind
 from imgfs.snapshots.upper import KERNEL, ROOTLESS, Dialect
+from imgfs.snapshots.walk import run_walk
 
 
 class UserLayer(Node):

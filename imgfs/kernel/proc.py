@@ -1,0 +1,45 @@
+"""What the kernel tells of a process in its files (proc(5)), read by few system calls."""
+
+from __future__ import annotations
+
+import os
+
+_PIECE = 1 << 16
+_BOOT_ID = "sys/kernel/random/boot_id"
+STATE, FLAGS, START = 0, 6, 19
+"""Fields of `stat_of`: a letter; the kernel's flags; ticks since the boot."""
+
+
+def read_of(process: int | str, name: str) -> bytes:
+    """A file of /proc/<process>. Raises OSError, also where the process is gone."""
+    return _read(f"/proc/{process}/{name}")
+
+
+def write_to(path: str, data: bytes) -> None:
+    """Write to a file of the kernel's, of proc(5) or cgroups(7), in one call. Raises OSError."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(file, data)
+    finally:
+        os.close(file)
+
+
+def stat_of(process: int) -> list[bytes]:
+    """The fields of proc_pid_stat(5) behind the name, which may hold anything. Raises OSError."""
+    return read_of(process, "stat").rpartition(b") ")[2].split()
+
+
+def boot_id() -> str:
+    """What no other boot has. Raises OSError."""
+    return _read(f"/proc/{_BOOT_ID}").decode().strip()
+
+
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(file, _PIECE)
+        while more := os.read(file, _PIECE):
+            data += more
+    finally:
+        os.close(file)
+    return data
