@@ -8,10 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from imgfs.assembly.tables import TABLES
 from imgfs.check.examiner import Examiner
+from imgfs.database.files import FILE
+from imgfs.database.frozen import looked_at
 from imgfs.disk.durable import TEMPORARY
 from imgfs.oci.chain import chain_ids
 from tests.crashes.ingests import Ingests
@@ -141,9 +144,13 @@ class Crew:
 
     def judge(self, *, power_cut: bool = False) -> None:
         """Assert that what was acknowledged is there, the rest whole or absent, and the state directory sound."""
-        for worker in self.workers:
-            worker.ledger.judge(worker.look(), power_cut=power_cut)
-        assert_sound(self.scene.mount.state)
+        try:
+            for worker in self.workers:
+                worker.ledger.judge(worker.look(), power_cut=power_cut)
+            assert_sound(self.scene.mount.state)
+        except AssertionError as error:
+            error.add_note(traces(self.scene))
+            raise
 
 
 def _nothing() -> None:
@@ -156,6 +163,14 @@ def assert_sound(state: Path) -> None:
         found = [one for place in examiner.places() if (one := examiner.examine(place)) is not None]
     assert not found
     until(lambda: not left_behind(state))
+
+
+def traces(scene: Scene) -> str:
+    """What may tell why something is not there: the rows of snapshots, what is listed, and the end of the log."""
+    with closing(looked_at(scene.mount.state / FILE)) as db:
+        rows = db.execute("SELECT number, kind, name, parent FROM user_snapshots").fetchall()
+    log = (scene.mount.state / "log").read_text(errors="replace").splitlines()[-30:]
+    return "\n".join(["rows:", *map(str, rows), "listed:", *sorted(os.listdir(scene.mount.snapshots)), "log:", *log])
 
 
 def left_behind(state: Path) -> list[str]:

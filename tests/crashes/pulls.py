@@ -51,6 +51,7 @@ class Pulls(Place):
         """
         until(lambda: not os.listdir(self.tree / ".imgfs/transfers"))
         listed, leases = self._listed(), os.listdir(self.tree / ".imgfs/leases")
+        views = os.listdir(self.tree / "snapshots")
         found: dict[str, Fact] = {}
         with self.scene.silence():
             for repository in self._images:
@@ -58,7 +59,7 @@ class Pulls(Place):
                     found[repository] = self._seen(repository)
                 if f"of-{repository}" in leases and os.listdir(self._lease_of(repository)):
                     found[f"lease/{repository}"] = WHOLE
-                if self._view_of(repository).is_symlink():
+                if self._view_of(repository).name in views:
                     found[f"view/{repository}"] = WHOLE
             for key in found:
                 if "/" in key:
