@@ -12,7 +12,7 @@ import trio
 from imgfs.content.store import ContentStore
 from imgfs.content.unproven import AHEAD_BYTES, final_path
 from imgfs.disk.durable import temporary_name
-from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed, TooLarge, VerificationFailed
+from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed, TooLarge, TooManyOpen, VerificationFailed
 from imgfs.oci.digest import Digest
 from tests.content.disks import FaultyDisk
 from tests.content.full_disk import Calls, fill, small_disk
@@ -158,16 +158,17 @@ async def test_a_blob_that_somebody_took_from_the_disk_is_no_longer_stored(store
     assert DIGEST not in store
 
 
-async def test_a_blob_that_cannot_be_opened_is_a_storage_failure(
-    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("code", "error"), [(errno.EIO, StorageFailed), (errno.EMFILE, TooManyOpen)])
+async def test_a_blob_that_cannot_be_opened_is_still_stored(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch, code: int, error: type[ImgfsError]
 ) -> None:
     await store.add(DIGEST, DATA)
 
     def refuse(*_: object) -> int:
-        raise OSError(24, "Too many open files")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StorageFailed, match="Too many open files"):
+    with pytest.raises(error, match=os.strerror(code)):
         store.open(DIGEST)
     assert DIGEST in store
 
