@@ -28,9 +28,17 @@ def ask(words: list[str]) -> int | None:
     if os.geteuid():
         return None
     starter = socket(AF_UNIX, SOCK_SEQPACKET)
+    ours = -1
     try:
         # A low number is that of a stream which the shell closed.
-        if starter.fileno() < _STREAMS or not _send(starter, words):
+        if starter.fileno() < _STREAMS:
+            return None
+        life, ours = os.pipe()
+        try:
+            is_sent = _send(starter, words, life)
+        finally:
+            os.close(life)
+        if not is_sent:
             return None
         from imgfs.entry.staying import stay  # loaded while the other side begins
 
@@ -40,9 +48,11 @@ def ask(words: list[str]) -> int | None:
         return None
     finally:
         starter.close()
+        if ours >= 0:
+            os.close(ours)
 
 
-def _send(starter: socket, words: list[str]) -> bool:
+def _send(starter: socket, words: list[str], life: int) -> bool:
     """Whether the starter of this mount, which is root's, has the request. Raises OSError."""
     starter.settimeout(PATIENCE)
     _connect(starter, _mountpoint(words))
@@ -51,7 +61,7 @@ def _send(starter: socket, words: list[str]) -> bool:
     file = Request.of_this_process(words).file()
     directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
-        files = b"".join(one.to_bytes(_INT, sys.byteorder) for one in (*range(_STREAMS), directory, file))
+        files = b"".join(one.to_bytes(_INT, sys.byteorder) for one in (*range(_STREAMS), directory, life, file))
         starter.sendmsg([SOCKET.encode()], [(SOL_SOCKET, SCM_RIGHTS, files)])
     finally:
         os.close(directory)

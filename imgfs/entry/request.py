@@ -1,7 +1,8 @@
 """What the starter is asked for: a command line, and what a child would inherit, as the bytes of a file.
 
-Beside the file come the descriptors of stdin, stdout, stderr and the directory. Then the starter's child says TAKEN,
-with a pidfd of itself; the asking one GO, after which it writes nothing more; and the child at last the exit code, or
+Beside the file come the descriptors of stdin, stdout, stderr, the directory and the life: the end of a pipe whose other
+end only the asking process holds. Then the starter's child says TAKEN,
+with a pidfd of itself; the asking one GO; and the child at last the exit code, or
 DECLINED: nothing was done, and the asking one does it.
 """
 
@@ -15,8 +16,8 @@ import imgfs
 SOCKET = ".imgfs/starter"
 """Below the mountpoint: a link to the starter's socket (SOCK_SEQPACKET)."""
 TAKEN, GO, DECLINED = b"taken", b"go", b"declined"
-FILES = 5
-"""stdin, stdout, stderr, the directory, the request."""
+FILES = 6
+"""stdin, stdout, stderr, the directory, the life, the request."""
 PATIENCE = 10.0
 """Seconds that either side waits for the other until GO."""
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
-import signal
 import socket
 import sys
 from contextlib import suppress
@@ -15,6 +12,7 @@ from imgfs.cli.served import Declined, Served
 from imgfs.entry.likeness import become_like, ignore_like
 from imgfs.entry.request import DECLINED, FILES, GO, PATIENCE, TAKEN, Request, program_here
 from imgfs.execution.control import Connection, peer_of
+from imgfs.kernel.process import die_with
 
 
 def serve_one(asking: socket.socket, served: Served) -> None:
@@ -24,7 +22,7 @@ def serve_one(asking: socket.socket, served: Served) -> None:
     before the command is there to say so: he ends by the same signal.
     """
     asking.settimeout(PATIENCE)
-    *files, file = _receive(asking)
+    *files, life, file = _receive(asking)
     request = Request.read(file)
     pid, user = peer_of(asking)
     if user != os.geteuid() or request.program != program_here() or not _are_like(pid, file, served):
@@ -36,7 +34,7 @@ def serve_one(asking: socket.socket, served: Served) -> None:
     if asking.recv(len(GO)) != GO:
         return
     asking.settimeout(None)
-    _die_with(asking)
+    die_with(life)
     _become(request, files)
     asking.send(_do(served))
 
@@ -77,17 +75,6 @@ def _receive(asking: socket.socket) -> list[int]:
     if len(files) != FILES:
         raise ConnectionError
     return files
-
-
-def _die_with(asking: socket.socket) -> None:
-    """Have the kernel kill this process when the asking one is gone: it writes nothing more, so any sign is its end."""
-    fcntl.fcntl(asking, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(asking, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(asking, fcntl.F_SETFL, fcntl.fcntl(asking, fcntl.F_GETFL) | os.O_ASYNC)
-    waiting = select.poll()
-    waiting.register(asking, select.POLLIN)
-    if waiting.poll(0):
-        raise ConnectionError
 
 
 def _become(request: Request, files: list[int]) -> None:

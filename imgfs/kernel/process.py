@@ -1,8 +1,11 @@
-"""What Python does not offer of processes: adopting orphans (prctl(2)), and urgency on disks (ioprio_get(2))."""
+"""What Python does not offer of processes: adopting orphans, dying with another one, and urgency on disks."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
+import signal
 
 from imgfs.kernel.libc import LIBC, last_error
 
@@ -16,6 +19,21 @@ def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent ends. Raises OSError."""
     if LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise last_error()
+
+
+def die_with(life: int) -> None:
+    """Have the kernel kill this process (SIGKILL) once nobody holds the other end of a pipe, of which `life` is read.
+
+    Nothing may ever be written there: the kernel tells of bytes as it does of an end, and may do so after they were
+    read. That is why it is no socket that is also spoken through. Raises OSError; ConnectionError for nobody already.
+    """
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    waiting = select.poll()
+    waiting.register(life, select.POLLIN)
+    if waiting.poll(0):
+        raise ConnectionError("who was to be lived with is gone")
 
 
 def io_priority(pid: int = 0) -> int:

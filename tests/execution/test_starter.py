@@ -228,6 +228,27 @@ def test_who_ignores_how_children_end_is_told_how_a_program_ended(box: Box, befo
     assert (done.returncode, done.stderr) == (7, b"")
 
 
+TWICE = """
+import sys
+from imgfs.entry import asking
+
+class Twice(asking.socket):
+    def send(self, data):
+        super().send(data)
+        return super().send(data)
+
+asking.socket = Twice
+sys.exit(asking.ask(sys.argv[1:]))
+"""
+
+
+def test_what_the_caller_says_is_not_taken_for_his_end(box: Box) -> None:
+    """The kernel may tell that something came after it was read: then it looks like one word more."""
+    words = [sys.executable, "-c", TWICE, IMGFS[0], "run", "--rm", "box", "sh", "-c", "exit 7"]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
 def test_its_help_is_that_of_the_command(box: Box) -> None:
     helps = [[*before, *IMGFS, "run", "--help"] for before in ((), DIRECT)]
     served, direct = (subprocess.check_output(words, timeout=PATIENCE, env=box.environment) for words in helps)
