@@ -122,7 +122,7 @@ class Destination:
     async def leave(self, digest: Digest) -> None:
         """End the upload that a refused mount of the blob has opened and nobody took. Raises nothing.
 
-        Where the caller is cancelled it has a second for that.
+        It has a second for that, also where the caller is cancelled.
         """
         if spare := self._sessions.take(self._place(digest)):
             with trio.CancelScope(deadline=trio.current_time() + LEAVING_SECONDS, shield=True):

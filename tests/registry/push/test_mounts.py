@@ -56,7 +56,8 @@ async def test_an_upload_that_cannot_be_ended_harms_nobody(mock_clock: MockClock
     assert await destination.mount(digest, ["team/a"]) is None
     await destination.leave(digest)
     await destination.leave(digest)
-    assert pushing.fake.asked("upload").count("DELETE upload") == (3 if code == 500 else 1)
+    # There is a second for it, and what is waited between tries is scattered: that may take up the second.
+    assert pushing.fake.asked("upload").count("DELETE upload") in ((2, 3) if code == 500 else (1,))
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 500])
