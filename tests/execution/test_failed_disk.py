@@ -13,7 +13,7 @@ import pytest
 
 from imgfs.execution.records.record import LOST
 from tests.execution.box import PATIENCE, Box, images, supervisors, until
-from tests.mount.preparing import small_disk
+from tests.mount.preparing import small_disk, unmount
 from tests.mount.scene import refused
 from tests.support.mounted import IMGFS, Mounted
 from tests.support.programs import program
@@ -111,6 +111,6 @@ def again(box: Box, disk: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     until(lambda: not supervisors(box.mount.path))
     box.mount.stop()
-    subprocess.run([program("umount"), "-R", disk], check=True)
+    unmount(disk, "-R")
     subprocess.run([program("mount"), "-o", "loop", disk.with_name("disk.ext4"), disk], check=True)
     box.mount.start()

@@ -14,7 +14,7 @@ from imgfs.oci.chain import chain_ids
 from imgfs.oci.digest import Digest
 from imgfs.testing.build import AMD64, image, layer
 from imgfs.testing.entries import Directory, File, Hardlink, Symlink
-from tests.mount.scene import Scene, serving
+from tests.mount.scene import Scene, serving, until
 from tests.support.mounted import Mounted
 from tests.support.programs import program
 
@@ -141,4 +141,9 @@ def small_disk(directory: Path, size: int) -> Generator[Path]:
     try:
         yield disk
     finally:
-        subprocess.run(["umount", disk], check=True)
+        unmount(disk)
+
+
+def unmount(disk: Path, *flags: str) -> None:
+    """Unmount; the kernel may hold it for a moment after the last process that used it has ended."""
+    until(lambda: subprocess.run([program("umount"), *flags, disk], check=False).returncode == 0)

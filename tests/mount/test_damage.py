@@ -9,6 +9,7 @@ from pathlib import Path
 from imgfs.oci.digest import Digest
 from imgfs.testing.images import File, image, index, layer
 from imgfs.testing.registry import FakeRegistry
+from tests.mount.preparing import unmount
 from tests.mount.scene import until
 from tests.support.mounted import Mounted
 
@@ -93,7 +94,7 @@ def test_a_full_disk_harms_nobody_who_needs_no_space(tmp_path: Path, registry: F
             until(lambda: mount.run("pull", f"{registry.host}/big:1").returncode == 0)
             assert (mount.rootfs(f"{registry.host}/big:1") / "big").stat().st_size == 1 << 20
     finally:
-        subprocess.run(["umount", disk], check=True)
+        unmount(disk)
 
 
 def fill(file: int) -> None:

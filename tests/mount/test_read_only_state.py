@@ -15,7 +15,7 @@ import pytest
 from imgfs.oci.digest import Digest
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.ingesting import blob_of, put
-from tests.mount.preparing import Workshop, add_base, digest_of, kind, small_disk
+from tests.mount.preparing import Workshop, add_base, digest_of, kind, small_disk, unmount
 from tests.mount.scene import CONFIG, Scene, error_of, refused, small, succeed, until
 from tests.support.mounted import Mounted
 from tests.support.programs import program
@@ -215,7 +215,7 @@ def bound_read_only(state: Path, at: Path) -> Generator[Path]:
         subprocess.run([program("mount"), "-o", "remount,bind,ro", at], check=True)
         yield at
     finally:
-        subprocess.run([program("umount"), at], check=True)
+        unmount(at)
 
 
 def test_a_read_only_bind_is_served_too_and_its_lock_counts(world: World, tmp_path: Path) -> None:
