@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from imgfs.content.ingests.ingest import RECORD_BYTES, RECORD_SECONDS
 from imgfs.content.ingests.refs import ref_id
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
+from imgfs.disk.durable import TEMPORARY
 from imgfs.errors import ImgfsError, NoSpace, NotFound, OffsetMismatch, ReadOnly, StorageFailed
 from imgfs.oci.digest import Digest
 from tests.content.disks import FaultyDisk
@@ -388,32 +390,105 @@ async def test_a_renaming_that_was_refused_is_not_made_by_the_next_start(
     assert {one.ref: one.path.read_bytes() for one in again} == {"one": b"one", "two": b"two more"}
 
 
-async def test_a_renaming_that_fails_half_way_is_finished_by_the_next_start(
-    content: ContentStore,
-    ingests: IngestStore,
-    nursery: trio.Nursery,
-    disk: FaultyDisk,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with await ingests.open("old") as writer:
-        await writer.write(DATA)
-    real = disk.rename
+class Halting(FaultyDisk):
+    """A disk that refuses to move a directory to a name that begins so."""
 
-    def rename(old: Path, new: Path) -> None:
-        if new.name == ref_id("new"):
-            raise OSError(errno.EIO, "Input/output error")
-        real(old, new)
+    to: str | None = None
 
-    monkeypatch.setattr(disk, "rename", rename)
+    def rename(self, old: Path, new: Path) -> None:
+        if self.to is not None and new.name.startswith(self.to):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().rename(old, new)
+
+
+HALF_WAY = [TEMPORARY, ref_id("new")]
+"""Where the directory of what is replaced goes, and then the other one in its place."""
+
+
+@pytest.fixture
+def halting() -> Halting:
+    return Halting()
+
+
+@pytest.fixture(params=HALF_WAY, ids=["what is replaced", "what replaces"])
+async def half_way(
+    tmp_path: Path, nursery: trio.Nursery, halting: Halting, request: pytest.FixtureRequest
+) -> IngestStore:
+    """`old` was to replace `new`, and one of the two directories stayed where it was."""
+    ingests = IngestStore(ContentStore(tmp_path, disk=halting), nursery, era="one")
+    for ref, data in (("old", DATA), ("new", b"replaced"), ("third", b"another")):
+        async with await ingests.open(ref) as writer:
+            await writer.write(data)
+            await writer.fsync()
+    halting.to = request.param
     with pytest.raises(StorageFailed):
         await ingests.rename("old", "new")
-    with pytest.raises(StorageFailed, match="has its directory"):
-        await ingests.open("old")
-    monkeypatch.undo()
-    again = IngestStore(content, nursery, era="one")
-    assert [status.ref for status in again] == ["new"]
-    assert os.listdir(content.ingest) == [ref_id("new")]
-    await again.commit("new", DIGEST)
+    return ingests
+
+
+def found_by_the_next_start(content: ContentStore, nursery: trio.Nursery) -> dict[str, bytes]:
+    again = IngestStore(ContentStore(content.ingest.parent), nursery, era="one")
+    assert sorted(os.listdir(content.ingest)) == sorted(ref_id(status.ref) for status in again)
+    return {status.ref: status.path.read_bytes() for status in again}
+
+
+async def test_a_renaming_that_fails_half_way_is_finished_by_the_next_start(
+    half_way: IngestStore, content: ContentStore, nursery: trio.Nursery
+) -> None:
+    assert [status.ref for status in half_way if status.path.read_bytes() == DATA] == ["new"]
+    assert found_by_the_next_start(content, nursery) == {"new": DATA, "third": b"another"}
+
+
+async def test_a_renaming_that_fails_half_way_is_known_where_nothing_can_be_mended(
+    half_way: IngestStore, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    again = IngestStore(ContentStore(tmp_path, read_only=True), nursery, era="one")
+    assert {status.ref: status.path.read_bytes() for status in again} == {"new": DATA, "third": b"another"}
+
+
+async def test_a_renaming_that_failed_half_way_and_cannot_be_finished_loses_nothing(
+    half_way: IngestStore, content: ContentStore, nursery: trio.Nursery
+) -> None:
+    with pytest.raises(StorageFailed):
+        await half_way.commit("new", DIGEST)
+    with pytest.raises(StorageFailed):
+        await half_way.rename("new", "newer")
+    with pytest.raises(StorageFailed):
+        await half_way.abort("new")
+    assert found_by_the_next_start(content, nursery) == {"new": DATA, "third": b"another"}
+
+
+@pytest.mark.parametrize(
+    ("act", "left"),
+    [
+        (lambda ingests: ingests.abort("new"), {"third": b"another"}),
+        (lambda ingests: ingests.reclaim(ingests.status("new")), {"third": b"another"}),
+        (lambda ingests: ingests.commit("new", DIGEST), {"third": b"another"}),
+        (lambda ingests: ingests.rename("new", "old"), {"old": DATA, "third": b"another"}),
+        (lambda ingests: ingests.rename("new", "newer"), {"newer": DATA, "third": b"another"}),
+        (lambda ingests: ingests.rename("third", "old"), {"new": DATA, "old": b"another"}),
+        (lambda ingests: ingests.rename("third", "new"), {"new": b"another"}),
+        (lambda ingests: begins(ingests, "old"), {"new": DATA, "old": b"begun", "third": b"another"}),
+    ],
+    ids=["abort", "reclaim", "commit", "back", "on", "in the place that it left", "over it", "begin anew"],
+)
+async def test_a_renaming_that_failed_half_way_is_finished_before_anything_else(
+    half_way: IngestStore,
+    content: ContentStore,
+    halting: Halting,
+    nursery: trio.Nursery,
+    act: Callable[[IngestStore], Awaitable[object]],
+    left: dict[str, bytes],
+) -> None:
+    halting.to = None
+    await act(half_way)
+    assert found_by_the_next_start(content, nursery) == left
+
+
+async def begins(ingests: IngestStore, ref: str) -> None:
+    async with await ingests.open(ref) as writer:
+        await writer.write(b"begun")
+        await writer.fsync()
 
 
 async def test_a_read_only_state_directory_is_read(tmp_path: Path, nursery: trio.Nursery) -> None:

@@ -51,9 +51,10 @@ def remove_committed(disk: Disk, path: Path) -> None:
 
 
 def move(disk: Disk, old: Path, new: Path) -> None:
-    """Give an ingest's directory another name, durably. Raises OSError."""
+    """Give an ingest's directory another name, not durably; what lies there is nobody's any more. Raises OSError."""
+    if new.exists():
+        remove(disk, new)
     disk.rename(old, new)
-    disk.fsync_directory(new.parent)
 
 
 def _empty(disk: Disk, path: Path, names: tuple[str, ...] = ("data", "meta")) -> None:

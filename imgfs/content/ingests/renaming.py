@@ -6,26 +6,33 @@ from contextlib import AsyncExitStack
 
 import trio
 
-from imgfs.content.ingests.directories import move, remove
 from imgfs.content.ingests.ingest import Ingest
 from imgfs.content.ingests.table import IngestTable
-from imgfs.disk.calls import Disk
 from imgfs.errors import Busy, Cancelled, ImgfsError
 
 
-async def rename(table: IngestTable, disk: Disk, ingest: Ingest, replaced: Ingest | None, new: str) -> None:
+async def rename(table: IngestTable, ingest: Ingest, replaced: Ingest | None, new: str) -> None:
     """Call `ingest` `new`, in the place of `replaced`; the caller holds both. Not cancelled, atomic and durable.
+
+    Where the disk takes the record and then refuses to move the directory, this raises and the ingest is called `new`
+    all the same; the directory follows before anything else is done to either ref.
 
     Raises Busy where `new` means another ingest by now; NoSpace, StorageFailed.
     """
     with trio.CancelScope(shield=True):
         async with ingest.turn(), AsyncExitStack() as others:
+            await table.settle(ingest)
             if replaced is not None:
                 await others.enter_async_context(replaced.turn())
+                await table.settle(replaced)
+            await table.vacate(new)
             old = ingest.meta.ref
             await _declare(table, ingest, replaced, new)
             try:
-                await _move(table, disk, ingest, replaced, new)
+                if replaced is not None:
+                    replaced.end(Cancelled(f"{replaced.subject}: was replaced"))
+                    await others.enter_async_context(replaced.at_rest())
+                await table.settle(ingest)
             finally:
                 table.enter(old, None)
 
@@ -39,14 +46,3 @@ async def _declare(table: IngestTable, ingest: Ingest, replaced: Ingest | None, 
     except ImgfsError:
         table.enter(new, replaced)
         raise
-
-
-async def _move(table: IngestTable, disk: Disk, ingest: Ingest, replaced: Ingest | None, new: str) -> None:
-    if replaced is not None:
-        replaced.end(Cancelled(f"{replaced.subject}: was replaced"))
-        async with replaced.at_rest():
-            await replaced.on_disk(remove, disk, replaced.path)
-    async with ingest.at_rest():
-        final = table.path(new)
-        await ingest.on_disk(move, disk, ingest.path, final)
-        ingest.moved(final)

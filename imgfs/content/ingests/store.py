@@ -138,6 +138,7 @@ class IngestStore:
         ingest = await self._table.hold_known(ref)
         try:
             async with ingest.turn():
+                await self._table.settle(ingest)
                 info = await self._committer.commit(ingest, digest)
         finally:
             self.release(ingest)
@@ -160,7 +161,7 @@ class IngestStore:
             if new in self._table:
                 replaced = await self._table.hold_known(new)
             await self._refuse_stored(ingest, promised_digest(new))
-            await rename(self._table, self._disk, ingest, replaced, new)
+            await rename(self._table, ingest, replaced, new)
         finally:
             self.release(ingest)
             if replaced is not None:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import trio
 
-from imgfs.content.ingests.directories import make, remove
+from imgfs.content.ingests.directories import make, move, remove
 from imgfs.content.ingests.ingest import Ingest
 from imgfs.content.ingests.meta import Meta, era_of
 from imgfs.content.ingests.recovery import Found, read, recover, unfinished
 from imgfs.content.ingests.refs import parse_ref, ref_id
 from imgfs.disk.calls import Disk
-from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
+from imgfs.errors import Busy, ImgfsError, NotFound
 from imgfs.oci.digest import Digest
 
 RELEASE_SECONDS = 0.1
@@ -41,6 +41,9 @@ class IngestTable:
             return
         self._era = era or era_of(self._directory)
         for one in self._peek() if read_only else list(recover(self._disk, self._directory, self._era)):
+            known = self.get(one.meta.ref)
+            if known is not None and known.path != self.path(one.meta.ref):
+                continue  # that one took its place, in a renaming that the disk still refuses to finish
             ingest = self._ingests[one.meta.ref] = Ingest(self._disk, one.path, one.meta, one.offset, self._nursery)
             if one.meta.updated < one.meta.started:
                 ingest.touched.now()  # the clock was set back meanwhile, so nobody knows
@@ -72,6 +75,34 @@ class IngestTable:
         """The directory of an ingest that is called `ref`."""
         return self._directory / ref_id(ref)
 
+    async def settle(self, ingest: Ingest) -> None:
+        """Have the directory of an ingest, whose lock the caller holds, where its ref says, after a renaming that the
+        disk refused half-way: until then what it took the place of lies there. Raises NoSpace, StorageFailed.
+        """
+        final = self.path(ingest.meta.ref)
+        if ingest.path == final:
+            return
+        with trio.CancelScope(shield=True):
+            async with ingest.at_rest():
+                await ingest.on_disk(move, self._disk, ingest.path, final)
+                ingest.moved(final)
+                await ingest.on_disk(self._disk.fsync_directory, self._directory)
+
+    async def vacate(self, ref: str) -> None:
+        """Settle whose directory still has the name that one of a new ingest `ref` will have.
+
+        At its end, without a checkpoint in between, nobody's has. Raises as `settle`, and why that ingest is gone.
+        """
+        while (lodger := self._lodger(ref)) is not None:
+            async with lodger.turn():
+                await self.settle(lodger)
+
+    def _lodger(self, ref: str) -> Ingest | None:
+        path = self.path(ref)
+        if ref in self._ingests or not path.exists():
+            return None
+        return next((one for one in self if one.path == path), None)
+
     async def hold(self, ref: str, total: int | None, expected: Digest | None) -> tuple[Ingest, bool]:
         """Be the one holder of a ref, which is started if need be: the second value tells whether it was.
 
@@ -79,6 +110,7 @@ class IngestTable:
         """
         with trio.move_on_after(RELEASE_SECONDS):
             while True:
+                await self.vacate(ref)
                 ingest = self.get(ref)
                 if ingest is None:
                     return await self._start(ref, total, expected), True
@@ -120,7 +152,6 @@ class IngestTable:
         now = time.time_ns()
         meta = Meta(ref, now, now, self._era, 0, total, expected)
         ingest = Ingest(self._disk, self.path(ref), meta, 0, self._nursery)
-        self._refuse_shared(ingest)
         ingest.is_held = True
         self._ingests[ref] = ingest
         with trio.CancelScope(shield=True):
@@ -134,11 +165,6 @@ class IngestTable:
                     raise
         return ingest
 
-    def _refuse_shared(self, ingest: Ingest) -> None:
-        """A ref whose renaming failed half-way keeps its directory until the next start."""
-        if ingest.path.exists() and any(other.path == ingest.path for other in self._ingests.values()):
-            raise StorageFailed(f"{ingest.subject}: a ref that could not be moved has its directory; start again")
-
     async def remove(self, ingest: Ingest, reason: ImgfsError, how: Callable[[Disk, Path], None] = remove) -> None:
         """End an ingest, whose lock the caller holds. The ref is free once the directory is gone.
 
@@ -146,11 +172,12 @@ class IngestTable:
         """
         ingest.end(reason)
         with trio.CancelScope(shield=True):
-            async with ingest.at_rest():
-                try:
+            try:
+                await self.settle(ingest)
+                async with ingest.at_rest():
                     await ingest.on_disk(how, self._disk, ingest.path)
-                finally:
-                    self.drop(ingest)
+            finally:
+                self.drop(ingest)
 
     def drop(self, ingest: Ingest) -> None:
         """Take an ended ingest from the table; what the disk did not let go is there as if somebody resumed it."""
