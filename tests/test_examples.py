@@ -1,4 +1,4 @@
-"""The examples that README.md and docstrings show are programs, and do what they say."""
+"""The examples in docs/how-to/library.md and in docstrings are programs that run and print what they promise."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from imgfs.execution.kinds import RUNTIME
 from imgfs.execution.options import Program
 from imgfs.plugins.contract import Plugin
 
-README = Path(__file__).parents[1] / "README.md"
-CONTRIBUTING = README.with_name("CONTRIBUTING.md")
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "docs/how-to/library.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
 CONTENT = (
     "sha256:fef048591d4bddcb4cb7af6af3d0d52cd325bf2dff7ed934186be9cbbbb6805a 27 {'example.com/language': b'en'}\n"
@@ -55,8 +56,8 @@ def test_snapshots(tmp_path: Path) -> None:
     assert run(example_of(imgfs.snapshots.__doc__), tmp_path) == SNAPSHOTS
 
 
-def test_the_readme_shows_the_same() -> None:
-    shown = examples_of(README.read_text())
+def test_the_page_shows_the_examples_of_the_docstrings() -> None:
+    shown = examples_of(LIBRARY.read_text())
     assert shown == [example_of(imgfs.content.__doc__), example_of(imgfs.snapshots.__doc__)]
 
 
