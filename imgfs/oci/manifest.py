@@ -1,7 +1,7 @@
 """Manifests, indexes and image configs: bytes in, checked values out.
 
 Digests are always taken over the raw bytes, so nothing here writes JSON. Sources: image-spec manifest.md,
-image-index.md, config.md; Docker image manifest V2, schema 2. Limits are those of docs/reference/SEMANTICS.md, "Limits".
+image-index.md, config.md; Docker image manifest V2, schema 2. Limits are those of SEMANTICS.md.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one Registry. Seconds, bytes, bytes a second; the defaults are those of docs/reference/SEMANTICS.md, "Limits"."""
+    """Bounds of one Registry. Seconds, bytes, bytes a second; the defaults are those of SEMANTICS.md."""
 
     manifest: int = MANIFEST_SIZE_MAX
     token: int = 1 << 20
