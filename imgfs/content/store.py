@@ -174,7 +174,7 @@ class ContentStore:
         return BlobWriter(self, digest, total, self.ingest / temporary_name())
 
     async def delete(self, digest: Digest) -> None:
-        """Remove a blob and its labels here and now, also on a full disk; open descriptors keep reading.
+        """Remove a blob and its labels durably, also on a full disk; open descriptors keep reading.
 
         Once begun it is not cancelled. Raises NotFound, NoSpace, StorageFailed or ReadOnly.
         """
@@ -182,17 +182,55 @@ class ContentStore:
             raise NotFound(f"content {digest}: is not stored here")
         with trio.CancelScope(shield=True):
             await self.check_writable(f"content {digest}")
-            info = self._stored.pop(digest, None)
-            if info is None:
-                raise NotFound(f"content {digest}: was removed meanwhile")
+            await self.remove(digest)
             try:
-                await run_disk(self._unlink, self.path(digest))
+                for directory in (self.ingest, self.path(digest).parent):  # the rename changed both
+                    await run_disk(self.disk.fsync_directory, directory)
             except OSError as error:
-                if self.path(digest).exists():  # refused: it is as stored as before
-                    self._stored.setdefault(digest, info)
                 raise from_os(error, f"content {digest}") from None
             if self.labels(digest) and self._labels is not None:
                 await self._labels.clear(digest)
+
+    async def remove(self, digest: Digest) -> None:
+        """Remove a blob; its labels stay, and a power cut may bring it back. Open descriptors keep reading.
+
+        Before the first await the blob is no longer stored and has lost its name, so a removal never hits a blob that
+        is stored later. A kill leaves a temporary name, which the next start sweeps. Once begun it is not cancelled.
+        Raises NotFound; NoSpace, StorageFailed or ReadOnly, after which the blob is stored as before.
+        """
+        info = self._stored.get(digest)
+        if info is None:
+            raise NotFound(f"content {digest}: is not stored here")
+        path, removed = self.path(digest), None
+        try:
+            removed = self._take_name(path)
+            self._stored.pop(digest)
+            if removed is not None:
+                with trio.CancelScope(shield=True):
+                    await run_disk(self.disk.unlink, removed)
+        except OSError as error:
+            if removed is not None and not path.exists():
+                with suppress(OSError):
+                    self.disk.rename(removed, path)
+                    self._stored[digest] = info
+            raise from_os(error, f"content {digest}") from None
+
+    def _take_name(self, path: Path) -> Path | None:
+        """Give a blob's file a temporary name and return it; None if the file has no name any more.
+
+        A rename takes microseconds, so the event loop makes it. Unlinking a large file takes long.
+        """
+        temporary = self.ingest / temporary_name()
+        try:
+            self.disk.rename(path, temporary)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.disk.unlink(path)  # the directory of temporary names cannot grow on a full disk
+            return None
+        return temporary
 
     async def check_writable(self, subject: str) -> None:
         """Raise ReadOnly where nothing in the state directory can be changed: for what must not fail half-way."""
@@ -313,10 +351,3 @@ class ContentStore:
     def _note(self, path: Path, status: os.stat_result) -> None:
         digest = Digest(f"{path.parent.parent.name}:{path.name}")
         self._stored[digest] = BlobInfo(digest, status.st_size, status.st_mtime_ns, status.st_blocks * 512)
-
-    def _unlink(self, path: Path) -> None:
-        try:
-            self.disk.unlink(path)
-        except FileNotFoundError:
-            return
-        self.disk.fsync_directory(path.parent)

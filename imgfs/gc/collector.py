@@ -22,7 +22,6 @@ from imgfs.gc.cycle import Cycle
 from imgfs.gc.marker import Marker
 from imgfs.gc.report import Item, Report
 from imgfs.gc.stores import Stores
-from imgfs.gc.taking import take_blob
 from imgfs.gc.unfinished import Unfinished, rests, shown
 from imgfs.layers.layer import Layer
 from imgfs.oci.digest import Digest
@@ -190,7 +189,7 @@ class Collector:
         for info, size in found:
             item = Item("blob", info.digest, size, _GARBAGE)
             is_garbage = partial(self._is_old_blob, info, cycle.marker.blobs)
-            if await cycle.remove(item, is_garbage, partial(take_blob, self._stores.content, info.digest)):
+            if await cycle.remove(item, is_garbage, partial(self._stores.content.remove, info.digest)):
                 gone.add(info.digest)
         await self._forget(cycle, gone)
         if gone and not cycle.report.dry_run:

@@ -21,7 +21,6 @@ from imgfs.gc.candidates import Candidates, candidates
 from imgfs.gc.cycle import Cycle
 from imgfs.gc.report import Item, Report
 from imgfs.gc.stores import Stores
-from imgfs.gc.taking import take_blob
 from imgfs.oci.digest import Digest
 
 _log = logging.getLogger("imgfs.gc")
@@ -109,7 +108,7 @@ class Evictor:
             why = _TWICE if unpacked.get(info.digest) in found.unpacked else _UNUSED
             item = Item("blob", info.digest, found.bytes_of(info), why)
             may_go = partial(_may_go, info, cycle.marker.blobs, self._stores.content)
-            remove = partial(take_blob, self._stores.content, info.digest)
+            remove = partial(self._stores.content.remove, info.digest)
             choices.append(_Choice(self._used(info.digest, info.committed), item, may_go, remove))
         return choices
 

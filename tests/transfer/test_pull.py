@@ -26,7 +26,6 @@ from imgfs.errors import (
     Unsupported,
     VerificationFailed,
 )
-from imgfs.gc.taking import take_blob
 from imgfs.images.catalog import Source
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
@@ -91,7 +90,7 @@ async def test_a_document_that_somebody_removed_is_brought_again_by_the_next_pul
     made = index([BOX, image([TOP], platform=ARM64)])
     digest = await scene.pulled(made)
     removed = {"index": digest, "manifest": BOX.digest, "config": Digest.of(BOX.config)}[gone]
-    await take_blob(scene.content, removed)
+    await scene.content.remove(removed)
     assert not (await scene.status.image(digest)).complete
     assert await scene.images.pull(digest)
     assert removed in scene.content
