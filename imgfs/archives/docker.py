@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
 from imgfs.errors import Malformed, NotFound, TooLarge
-from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor
+from imgfs.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import LAYERS_MAX, check_depth
 
 MANIFEST_FILE = "manifest.json"
 IMAGES_MAX = 10_000
-
-_TYPES = {"none": OCI_LAYER, "gzip": f"{OCI_LAYER}+gzip", "zstd": f"{OCI_LAYER}+zstd"}
 
 
 class DockerImage(msgspec.Struct, frozen=True):
@@ -29,20 +26,6 @@ class DockerImage(msgspec.Struct, frozen=True):
     Config: str
     RepoTags: list[str] | None = None
     Layers: list[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLayer:
-    """A layer that was stored out of an archive."""
-
-    digest: Digest
-    size: int
-    compression: str
-
-    @property
-    def descriptor(self) -> Descriptor:
-        """What the manifest says of it."""
-        return Descriptor(self.digest, self.size, _TYPES[self.compression])
 
 
 def read_manifest(data: bytes) -> list[DockerImage]:
@@ -59,9 +42,9 @@ def read_manifest(data: bytes) -> list[DockerImage]:
     return images
 
 
-def image_manifest(config: Digest, config_size: int, layers: Sequence[StoredLayer]) -> bytes:
+def image_manifest(config: Digest, config_size: int, layers: Sequence[Descriptor]) -> bytes:
     """The OCI manifest of an image out of a docker-archive."""
-    described = [_raw(one.descriptor) for one in layers]
+    described = [_raw(one) for one in layers]
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,

@@ -10,7 +10,6 @@ from imgfs.archives.contents import BytesPayload, Contents
 from imgfs.archives.contract import Store
 from imgfs.archives.diff_ids import Prover
 from imgfs.archives.layout import Listed
-from imgfs.archives.stream import MAGIC_BYTES, compression_of
 from imgfs.errors import NotFound
 from imgfs.layers.compression import Compressions
 from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
@@ -25,7 +24,7 @@ class Imported:
     closure: Closure
 
 
-def list_images(contents: Contents, store: Store) -> list[Listed]:
+def list_images(contents: Contents, store: Store, compressions: Compressions) -> list[Listed]:
     """The images that an archive lists; of a docker-archive configs and layers are stored for it.
 
     Where there is both, as docker writes it since version 25, the OCI layout counts.
@@ -39,7 +38,7 @@ def list_images(contents: Contents, store: Store) -> list[Listed]:
             f"archive: has neither {layout.INDEX_FILE} nor {docker.MANIFEST_FILE}; expected an OCI layout or what "
             "`docker save` writes"
         )
-    return [_docker_image(one, contents, store) for one in docker.read_manifest(manifest)]
+    return [_docker_image(one, contents, store, compressions) for one in docker.read_manifest(manifest)]
 
 
 def import_images(images: list[Listed], contents: Contents, store: Store, compressions: Compressions) -> Imported:
@@ -55,19 +54,19 @@ def import_images(images: list[Listed], contents: Contents, store: Store, compre
     return Imported(images, closure)
 
 
-def _docker_image(image: docker.DockerImage, contents: Contents, store: Store) -> Listed:
+def _docker_image(image: docker.DockerImage, contents: Contents, store: Store, compressions: Compressions) -> Listed:
     config = contents.file(image.Config)
-    layers = [_layer(contents.file(name), store) for name in image.Layers or ()]
+    layers = [_layer(contents.file(name), store, compressions) for name in image.Layers or ()]
     data = docker.image_manifest(config, _size(config, store), layers)
     digest = Digest.of(data)
     store.put(digest, BytesPayload(data))
     return Listed(Descriptor(digest, len(data), OCI_MANIFEST), tuple(image.RepoTags or ()))
 
 
-def _layer(digest: Digest, store: Store) -> docker.StoredLayer:
-    """Docker's are uncompressed; other programs compress them all the same."""
-    kind = compression_of(store.read(digest, 0, MAGIC_BYTES))
-    return docker.StoredLayer(digest, _size(digest, store), kind)
+def _layer(digest: Digest, store: Store, compressions: Compressions) -> Descriptor:
+    """Describe a stored layer. Docker writes uncompressed layers; other programs may compress them."""
+    compression = compressions.detect(store.read(digest, 0, compressions.magic_size))
+    return Descriptor(digest, _size(digest, store), compression.layer_type)
 
 
 def _size(digest: Digest, store: Store) -> int:

@@ -12,11 +12,9 @@ from typing import BinaryIO, Protocol
 
 from imgfs.archives.contract import SoFar
 from imgfs.errors import Malformed, Truncated
-from imgfs.layers.compression import Piece, open_decompressor
+from imgfs.layers.compression import NONE, Compression, Compressions, Piece
 
 PIECE = 1 << 20
-MAGIC_BYTES = 6
-_MAGICS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class ByteStream(Protocol):
@@ -44,23 +42,18 @@ class ByteStream(Protocol):
         ...
 
 
-def compression_of(head: bytes) -> str:
-    """`gzip`, `zstd` or `none`, by the first MAGIC_BYTES bytes."""
-    return next((kind for magic, kind in _MAGICS.items() if head.startswith(magic)), "none")
+def open_stream(file: BinaryIO, compressions: Compressions, read: SoFar = lambda _: None) -> ByteStream:
+    """Return the decompressed bytes of `file`, a regular file or a pipe. The caller closes the file.
 
-
-def open_stream(file: BinaryIO, read: SoFar = lambda _: None) -> ByteStream:
-    """The bytes of `file`, a plain file or a pipe, decompressed. The caller closes the file.
-
-    `read` is told how many bytes of `file` were read so far.
+    The first bytes of the file decide the compression. `read` receives the number of bytes of `file` read so far.
     """
     is_plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() == 0
-    head = file.read(MAGIC_BYTES)
-    kind = compression_of(head)
-    if is_plain and kind == "none":
+    head = file.read(compressions.magic_size)
+    compression = compressions.detect(head)
+    if is_plain and compression is NONE:
         file.seek(0)
         return FileStream(file, read)
-    return PieceStream(_pieces(file, head, kind, read))
+    return PieceStream(_pieces(file, head, compression, read))
 
 
 class FileStream:
@@ -140,9 +133,9 @@ class PieceStream:
         return False
 
 
-def _pieces(file: BinaryIO, head: bytes, kind: str, read: SoFar) -> Iterator[Piece]:
-    """The decompressed bytes of `head` and the rest of `file`."""
-    decompressor = open_decompressor(kind)
+def _pieces(file: BinaryIO, head: bytes, compression: Compression, read: SoFar) -> Iterator[Piece]:
+    """Yield the decompressed bytes of `head` and of the rest of `file`."""
+    decompressor = compression.open()
     taken, piece = 0, head
     while piece:
         taken += len(piece)

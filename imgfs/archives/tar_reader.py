@@ -123,8 +123,8 @@ def _next_header(stream: ByteStream) -> Header | None:
         if start:
             raise Malformed(f"archive: offset {start}: {error.message}; get a whole one") from None
         raise Malformed(
-            f"archive: is no tar, nor a gzip or zstd of one ({error.message}); expected an OCI layout or what "
-            "`docker save` writes"
+            f"archive: is not a tar, or is compressed in a format that no plugin reads ({error.message}); expected an "
+            "OCI layout or what `docker save` writes"
         ) from None
 
 

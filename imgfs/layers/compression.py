@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from isal import isal_zlib
 
 from imgfs.errors import Invalid, Malformed, TooLarge, Unsupported
-from imgfs.oci.descriptor import layer_compression
+from imgfs.oci.descriptor import OCI_LAYER, layer_compression
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -238,32 +238,35 @@ def _new_frame() -> zstd.ZstdDecompressor:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """A format of layers, as a plugin gives it.
+    """One compression format of layers and archives, as a plugin defines it.
 
-    `word` is what a layer's media type calls it (`gzip` in `...tar+gzip`), or `none`; `open` starts a stream.
+    `word` is the name of the format in a layer's media type (`gzip` in `...tar+gzip`), or `none`. `open` returns the
+    decompressor of a new stream. Every stream of the format starts with `magic`. A format without magic bytes is never
+    detected in an archive.
     """
 
     word: str
     open: Callable[[], Decompressor]
+    magic: bytes = b""
+
+    @property
+    def layer_type(self) -> str:
+        """The OCI media type of a layer in this format."""
+        return OCI_LAYER if self.word == NONE.word else f"{OCI_LAYER}+{self.word}"
 
 
-FORMATS: dict[str, Callable[[], Decompressor]] = {"none": Stored, "gzip": Gzip, "zstd": Zstd}
-"""What makes a decompressor, for what is not a layer and so of a format that is known beforehand."""
-
-
-def open_decompressor(kind: str) -> Decompressor:
-    """Return a decompressor for one stream of the format `kind`; raises Unsupported."""
-    made = FORMATS.get(kind)
-    if made is None:
-        raise Unsupported(f"compression {kind!r}, expected one of {', '.join(FORMATS)}")
-    return made()
+NONE = Compression("none", Stored)
+GZIP = Compression("gzip", Gzip, b"\x1f\x8b")
+ZSTD = Compression("zstd", Zstd, b"\x28\xb5\x2f\xfd")
+BUILT_IN = (NONE, GZIP, ZSTD)
+"""The formats of the image specification. The plugins of layers/ provide these same objects."""
 
 
 class Compressions:
-    """The compressions that layers may have here, by the word of their media type."""
+    """The table of all compression formats in use: lookup by media type and by magic bytes."""
 
     def __init__(self, found: Iterable[Compression]) -> None:
-        """Raises Invalid where two have the same word."""
+        """Build the table. Raises Invalid if two formats have the same word."""
         self._by_word: dict[str, Compression] = {}
         for one in found:
             if self._by_word.setdefault(one.word, one) is not one:
@@ -271,8 +274,24 @@ class Compressions:
                     f"compression {one.word!r}: two plugins give it; name one in disabled_plugins of imgfs.toml"
                 )
 
+        # The longest match wins, so that one format's magic may be the start of another's.
+        with_magic = [one for one in self._by_word.values() if one.magic]
+        self._by_magic = sorted(with_magic, key=lambda one: -len(one.magic))
+
+    @property
+    def magic_size(self) -> int:
+        """The number of bytes that `detect` needs from the start of a stream."""
+        return max((len(one.magic) for one in self._by_magic), default=0)
+
+    def detect(self, head: bytes) -> Compression:
+        """Return the format of a stream by its first `magic_size` bytes; NONE if no format matches."""
+        return next((one for one in self._by_magic if head.startswith(one.magic)), NONE)
+
     def of(self, media_type: str) -> Compression:
-        """That of a layer of this media type. Raises Unsupported where there is none, or it is no tar layer."""
+        """Return the format of a layer of this media type.
+
+        Raises Unsupported if no plugin provides the format, or if the media type is not that of a tar layer.
+        """
         word = layer_compression(media_type)
         if word not in self._by_word:
             raise Unsupported(

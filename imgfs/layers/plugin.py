@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from imgfs.layers.compression import Compression, Gzip, Stored, Zstd
+from imgfs.layers import compression
 from imgfs.layers.kinds import COMPRESSION, LAYERS
 from imgfs.layers.store import LayerStore
-from imgfs.oci.descriptor import OCI_LAYER
 from imgfs.plugins.contract import Context, Plugin
 
 
@@ -22,6 +21,6 @@ async def _layers(context: Context) -> AsyncGenerator[LayerStore]:
 
 
 LOCAL = Plugin(LAYERS, "local", _layers)
-NONE = Plugin(COMPRESSION, "none", lambda _: Compression("none", Stored), exports={"media_type": OCI_LAYER})
-GZIP = Plugin(COMPRESSION, "gzip", lambda _: Compression("gzip", Gzip), exports={"media_type": f"{OCI_LAYER}+gzip"})
-ZSTD = Plugin(COMPRESSION, "zstd", lambda _: Compression("zstd", Zstd), exports={"media_type": f"{OCI_LAYER}+zstd"})
+NONE = Plugin(COMPRESSION, "none", lambda _: compression.NONE, exports={"media_type": compression.NONE.layer_type})
+GZIP = Plugin(COMPRESSION, "gzip", lambda _: compression.GZIP, exports={"media_type": compression.GZIP.layer_type})
+ZSTD = Plugin(COMPRESSION, "zstd", lambda _: compression.ZSTD, exports={"media_type": compression.ZSTD.layer_type})

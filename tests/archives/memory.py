@@ -170,7 +170,7 @@ def saved(made: Image, *tags: str) -> dict[str, bytes]:
 
 
 def _import(contents: Contents, store: MemoryStore) -> Imported:
-    return import_images(list_images(contents, store), contents, store, COMPRESSIONS)
+    return import_images(list_images(contents, store, COMPRESSIONS), contents, store, COMPRESSIONS)
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

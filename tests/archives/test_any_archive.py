@@ -101,8 +101,8 @@ def test_compressed_archives_and_compressed_layers_in_them_are_read(made: Image,
     data = tar(files.items())
     fresh = MemoryStore()
     with _file(compress(data, outer)) as file:
-        contents = TarContents(open_stream(file), fresh)
-        assert import_images(list_images(contents, fresh), contents, fresh, KNOWN).images == expected
+        contents = TarContents(open_stream(file, KNOWN), fresh)
+        assert import_images(list_images(contents, fresh, KNOWN), contents, fresh, KNOWN).images == expected
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from tests.archives.memory import (
     stream,
     tar,
 )
+from tests.support.compressions import COMPRESSIONS
 
 BOX = image([layer([File("a", b"1" * 3000)]), layer([File("b", b"2")], "none")])
 OTHER = image([layer([File("a", b"3")])], platform=ARM64)
@@ -357,14 +358,14 @@ def test_compressed_archive_that_is_cut_off_is_truncated(kind: Compression, tmp_
     for end in range(8, len(data) - 1, 97):
         (tmp_path / "cut").write_bytes(data[:end])
         with (tmp_path / "cut").open("rb") as file, pytest.raises(Truncated, match="get all of it"):
-            TarContents(open_stream(file), MemoryStore())
+            TarContents(open_stream(file, COMPRESSIONS), MemoryStore())
 
 
 def test_file_that_somebody_has_read_a_part_of_begins_there(tmp_path: Path) -> None:
     (tmp_path / "both").write_bytes(b"a header of his own" + tar(oci().items()))
     with (tmp_path / "both").open("rb") as file:
         file.read(19)
-        assert TarContents(open_stream(file), MemoryStore()).named("oci-layout")
+        assert TarContents(open_stream(file, COMPRESSIONS), MemoryStore()).named("oci-layout")
 
 
 def test_child_that_is_there_must_be_whole() -> None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from imgfs.content.ingests import store as ingest_store
 from imgfs.content.ingests.refs import ref_id
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
@@ -21,6 +22,7 @@ from imgfs.errors import (
     Invalid,
     NotFound,
     OffsetMismatch,
+    TimedOut,
     TooLarge,
     VerificationFailed,
 )
@@ -120,6 +122,42 @@ async def test_a_resumed_ingest_hashes_its_prefix_while_more_comes(
             await writer.write_at(at, data[at : at + (1 << 18)])
     await again.commit("r", Digest.of(data))
     assert await content.read(Digest.of(data)) == data
+
+
+async def test_the_digest_of_a_resumed_ingest_is_hashed_on_request(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(9 << 20)
+    await fill(ingests, "r", data)
+    again = IngestStore(content, nursery)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await again.digest("r")
+    assert scope.cancelled_caught
+    monkeypatch.setattr(ingest_store, "DIGEST_SECONDS", 0)
+    with pytest.raises(TimedOut, match="read the attribute again"):
+        await again.digest("r")
+    monkeypatch.undo()
+    assert await again.digest("r") == Digest.of(data)
+    assert again.status("r").hashed == len(data)
+    with pytest.raises(NotFound):
+        await again.digest("unknown")
+
+
+async def test_removing_an_ingest_ends_a_wait_for_its_digest(
+    content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
+) -> None:
+    await fill(ingests, "r", bytes(64 << 20))
+    again = IngestStore(content, nursery)
+    async with trio.open_nursery() as waiters:
+
+        async def wait() -> None:
+            with pytest.raises(Cancelled, match="was removed"):
+                await again.digest("r")
+
+        waiters.start_soon(wait)
+        await trio.lowlevel.checkpoint()
+        await again.abort("r")
 
 
 async def test_an_ingest_of_an_earlier_run_is_committed_without_a_writer(

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgfs.errors import Invalid, Malformed, TooLarge, Unsupported
-from imgfs.layers.compression import FORMATS, PIECE_MAX, Compression, Compressions, Stored, open_decompressor
+from imgfs.layers.compression import BUILT_IN, PIECE_MAX, Compression, Compressions, Decompressor, Stored
 from imgfs.oci.descriptor import OCI_LAYER
 
 from .tars import pieces
@@ -27,6 +27,10 @@ SKIPPABLE = (0x184D2A53).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"1
 
 def pack(kind: str, data: bytes) -> bytes:
     return gzip.compress(data, mtime=0) if kind == "gzip" else zstd.compress(data)
+
+
+def open_decompressor(kind: str) -> Decompressor:
+    return next(one.open() for one in BUILT_IN if one.word == kind)
 
 
 def unpack(kind: str, data: bytes, cuts: Iterable[int] = ()) -> bytes:
@@ -46,11 +50,19 @@ def test_plain_streams_pass_through_in_bounded_pieces() -> None:
     assert unpack("none", b"") == b""
 
 
-def test_an_unknown_format_is_unsupported_and_a_new_one_is_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Unsupported, match=r"'bzip2'.*gzip"):
-        open_decompressor("bzip2")
-    monkeypatch.setitem(FORMATS, "bzip2", FORMATS["none"])
-    assert list(open_decompressor("bzip2").feed(b"x")) == [b"x"]
+@BOTH
+def test_a_built_in_format_is_detected_by_its_first_bytes(kind: str) -> None:
+    table = Compressions(BUILT_IN)
+    assert table.detect(pack(kind, TEXT)[: table.magic_size]).word == kind
+    assert table.detect(TEXT[: table.magic_size]).word == "none"
+    assert table.detect(b"").word == "none"
+
+
+def test_the_longest_magic_wins_and_a_format_without_magic_is_never_detected() -> None:
+    short, long = Compression("short", Stored, b"ab"), Compression("long", Stored, b"abc")
+    table = Compressions([Compression("silent", Stored), short, long])
+    assert table.magic_size == 3
+    assert [table.detect(head).word for head in (b"abc", b"abd", b"x")] == ["long", "short", "none"]
 
 
 @BOTH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.content.ingests.refs import ref_id
 from imgfs.oci.digest import Digest
 from tests.mount.preparing import small_disk
-from tests.mount.scene import Scene, assert_verified, error_of, refused, run, serving, succeed, until
+from tests.mount.scene import Scene, assert_verified, error_of, refused, run, serving, succeed
 from tests.mount.test_snapshot_crashes import killed_at
+from tests.mount.test_waiting import FREEDOM
 from tests.support.mounted import PATIENCE, Mounted
 from tests.support.programs import program
 
@@ -109,12 +112,32 @@ def test_a_descriptor_of_a_dead_daemon_writes_nowhere_and_the_ref_is_free(scene:
     commit(at, b"before after")
 
 
-def test_the_digest_is_made_up_for_after_a_kill(scene: Scene, at: Path) -> None:
-    write(at, noise(at.name, 2 * PIECE))
-    restart(scene, "kill")
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_the_digest_waits_for_hashing_after_a_restart(scene: Scene, at: Path, how: str) -> None:
+    data = noise(at.name, 2 * PIECE)
+    write(at, data)
+    restart(scene, how)
+    assert "user.imgfs.digest" in os.listxattr(at)
+    assert os.getxattr(at, "user.imgfs.digest") == Digest.of(data).encode()
+    restart(scene, how)
     write(at, b"more")
-    expected = Digest.of(noise(at.name, 2 * PIECE) + b"more").encode()
-    until(lambda: os.getxattr(at, "user.imgfs.digest") == expected)
+    assert os.getxattr(at, "user.imgfs.digest") == Digest.of(data + b"more").encode()
+    os.unlink(at)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_the_wait_for_a_digest(scene: Scene, at: Path, number: signal.Signals) -> None:
+    write(at, b"begin")
+    scene.mount.stop()
+    # A sparse file of 1 TiB: hashing it takes far longer than this test. A clean stop made it durable.
+    os.truncate(scene.mount.state / "ingest" / ref_id(at.name) / "data", 1 << 40)
+    scene.mount.start()
+    command = ["getfattr", "-n", "user.imgfs.digest", str(at)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(number)
+        assert process.wait(FREEDOM) == -number
     os.unlink(at)
 
 

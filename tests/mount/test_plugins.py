@@ -19,6 +19,8 @@ from imgfs.kernel.mounts import mount_at
 from imgfs.testing.build import Layer, image
 from imgfs.testing.entries import File
 from imgfs.testing.layertar import layer_tar
+from tests.archives.memory import layout_members, saved, tar
+from tests.mount.archiving import imgfs
 from tests.mount.scene import Scene, refused, serving
 from tests.plugins.plugging import install
 from tests.support.mounted import Mounted
@@ -73,6 +75,34 @@ def test_an_archive_with_such_layers_is_proved_too(scene: Scene, tmp_path: Path)
     image([lie]).write_layout(tmp_path / "bad", "1")
     done = scene.mount.run("import", str(tmp_path / "bad"), "localhost/bad:1")
     assert (done.returncode, "the image config says" in done.stderr) == (6, True), done.stderr
+
+
+def test_a_compressed_archive_of_a_plugins_format_is_imported(scene: Scene, tmp_path: Path) -> None:
+    made = image([xz_layer("packed")])
+    archive = tmp_path / "layout.tar.xz"
+    archive.write_bytes(lzma.compress(tar(layout_members(made, "localhost/packed:1").items())))
+    for source, data in ((str(archive), None), ("-", archive.read_bytes())):
+        ended = imgfs(scene, "import", source, data=data)
+        assert (ended.returncode, ended.stdout.decode()) == (0, f"localhost/packed:1 {made.digest}\n"), ended.stderr
+    assert (scene.images / "localhost/packed:1/rootfs/packed").read_text() == "packed\n" * 1000
+    archive.write_bytes(archive.read_bytes()[:-100])
+    ended = imgfs(scene, "import", archive)
+    assert ended.returncode != 0
+    assert b"xz stream" in ended.stderr
+
+
+def test_a_docker_archive_with_layers_of_a_plugins_format_is_imported(scene: Scene, tmp_path: Path) -> None:
+    made = image([xz_layer("docker")])
+    files = saved(made, "localhost/docker:1")
+    (layer,) = (file for file in files if file.endswith("layer.tar"))
+    archive = tmp_path / "docker.tar"
+    archive.write_bytes(tar((files | {layer: made.layers[0].blob}).items()))
+    ended = imgfs(scene, "import", archive)
+    assert ended.returncode == 0, ended.stderr
+    name = scene.images / "localhost/docker:1"
+    (described,) = json.loads((name / "manifest.json").read_bytes())["layers"]
+    assert described["mediaType"] == made.layers[0].media_type(docker=False)
+    assert (name / "rootfs/docker").read_text() == "docker\n" * 1000
 
 
 def test_each_installed_plugin_is_a_directory(scene: Scene) -> None:

@@ -1,7 +1,7 @@
-"""The compressions that come with imgfs, for rooms that are tested without plugins."""
+"""The built-in compressions, for tests that start no plugins."""
 
 from __future__ import annotations
 
-from imgfs.layers.compression import FORMATS, Compression, Compressions
+from imgfs.layers.compression import BUILT_IN, Compressions
 
-COMPRESSIONS = Compressions(Compression(word, made) for word, made in FORMATS.items())
+COMPRESSIONS = Compressions(BUILT_IN)

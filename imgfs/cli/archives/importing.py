@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from imgfs.archives.importing import Imported
     from imgfs.archives.layout import Listed
     from imgfs.cli.archives.ingesting import MountStore
+    from imgfs.layers.compression import Compressions
 
 
 @click.command("import", cls=Command)
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> None:
     """Bring in images from a file, a pipe or a directory.
 
-    SOURCE is a tar (also gzip or zstd; `-` is stdin) or a directory, with an OCI image layout or with what
-    `docker save` writes in it. Everything is verified: digests, sizes, and the tars of layers against the image's
-    config. Names come from the archive, or NAME is that of its only image, or the repository of several. They are set
-    last; each is printed with its digest, and means what it names now from then on.
+    SOURCE is a tar (`-` is stdin) or a directory, with an OCI image layout or with what `docker save` writes in
+    it. The tar may be compressed: with gzip, zstd, or a format that a plugin adds. Everything is verified: digests,
+    sizes, and the tars of layers against the image's config. Names come from the archive, or NAME is that of its only
+    image, or the repository of several. They are set last; each is printed with its digest, and means what it names
+    now from then on.
 
     No registry is asked, neither now nor when the images are used. What is here already is skipped; an import that was
     interrupted goes on where it was when it is started again.
@@ -77,12 +79,12 @@ def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) ->
     from imgfs.layers.kinds import COMPRESSION
     from imgfs.plugins.alone import objects_of
 
+    with silent():
+        compressions = Compressions(objects_of(COMPRESSION))
     try:
-        with _contents(source, store, quiet=quiet) as contents:
-            chosen = names_for(list_images(contents, store), name, quiet=quiet)
+        with _contents(source, store, compressions, quiet=quiet) as contents:
+            chosen = names_for(list_images(contents, store, compressions), name, quiet=quiet)
             wanted = list({one.descriptor.digest: one for one in chosen.values()}.values())
-            with silent():
-                compressions = Compressions(objects_of(COMPRESSION))
             imported = import_images(wanted, contents, store, compressions)
     except Truncated:
         raise
@@ -95,7 +97,7 @@ def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) ->
 
 
 @contextmanager
-def _contents(source: str, store: MountStore, *, quiet: bool) -> Generator[Contents]:
+def _contents(source: str, store: MountStore, compressions: Compressions, *, quiet: bool) -> Generator[Contents]:
     from imgfs.archives.contents import DirectoryContents, TarContents
     from imgfs.archives.stream import open_stream
 
@@ -105,7 +107,7 @@ def _contents(source: str, store: MountStore, *, quiet: bool) -> Generator[Conte
         return
     with _opened(source) as file, progress(_size(file), is_wanted=not quiet) as draw:
         try:
-            contents = TarContents(open_stream(file, draw), store)
+            contents = TarContents(open_stream(file, compressions, draw), store)
         except OSError as error:
             raise from_os_error(error, source) from None
         yield contents

@@ -354,8 +354,9 @@ class Ingest:
             raise from_os(error, self.subject) from None
 
     async def whole_digest(self) -> Digest:
-        """The digest of all bytes so far. Raises StorageFailed."""
+        """Return the digest of all bytes so far. Raises StorageFailed, and the reason if the ingest is gone."""
         await self.catch_up()
+        self.check_alive()
         return self.running.digest
 
     def _follow_up(self) -> None:

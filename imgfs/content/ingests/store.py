@@ -26,9 +26,12 @@ from imgfs.content.ingests.tally import IngestTally
 from imgfs.content.ingests.verification import check_total, stored_already
 from imgfs.content.ingests.writer import Writer
 from imgfs.content.store import BlobInfo, ContentStore
-from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, begun_read_only, from_os
+from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, TimedOut, begun_read_only, from_os
 from imgfs.metrics.family import Family
 from imgfs.oci.digest import Digest
+
+DIGEST_SECONDS = 100
+"""The longest wait for the digest of a resumed ingest: below the 120 s in which every request must end."""
 
 _log = logging.getLogger("imgfs.content.ingest")
 
@@ -63,6 +66,21 @@ class IngestStore:
     def status(self, ref: str) -> Status:
         """How a ref stands. Never waits. Raises NotFound."""
         return status_of(self._table.find(ref))
+
+    async def digest(self, ref: str) -> Digest:
+        """Return the digest of all bytes of `ref` at this moment. Hashes what is not hashed yet, after a restart.
+
+        Raises TimedOut after DIGEST_SECONDS; the next call then continues where this one stopped. So does a call after
+        one that was cancelled. Raises NotFound, StorageFailed, and Cancelled or AlreadyExists if the ingest is removed.
+        """
+        ingest = self._table.find(ref)
+        ingest.progress()
+        with trio.move_on_after(DIGEST_SECONDS):
+            return await ingest.whole_digest()
+        raise TimedOut(
+            f"{ingest.subject}: {ingest.running.position} of {ingest.offset} bytes are hashed after "
+            f"{DIGEST_SECONDS} s; read the attribute again to continue"
+        )
 
     async def open(self, ref: str, *, total: int | None = None, expected: Digest | None = None) -> Writer:
         """Start or resume the writer of `ref`, at its offset; a resumed one hashes its prefix meanwhile.

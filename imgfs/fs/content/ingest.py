@@ -18,7 +18,7 @@ from imgfs.content.ingests.refs import parse_ref, promised_digest, ref_name
 from imgfs.content.ingests.status import Status
 from imgfs.content.ingests.verification import check_total
 from imgfs.content.ingests.writer import Writer
-from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, Unsupported
+from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, TimedOut, Unsupported
 from imgfs.failures import Failures
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import Directory, Handle, Listing, NoAttribute, Node, control_number, missing
@@ -27,7 +27,7 @@ from imgfs.fs.xattrs import as_error, as_moment
 from imgfs.gc.allowance import Allowance
 from imgfs.oci.digest import Digest
 
-_TOTAL, _EXPECTED = b"user.imgfs.total", b"user.imgfs.expected"
+_TOTAL, _EXPECTED, _DIGEST = b"user.imgfs.total", b"user.imgfs.expected", b"user.imgfs.digest"
 
 
 class IngestDirectory(Directory):
@@ -163,11 +163,25 @@ class IngestFile(Node):
         facts = {
             _TOTAL: None if status.total is None else str(status.total),
             _EXPECTED: status.expected,
-            b"user.imgfs.digest": status.digest if status.hashed == status.offset else None,
+            # The value may be of a prefix only: xattr() waits for the digest of all bytes.
+            _DIGEST: status.digest if self._named() or status.hashed == status.offset else None,
             b"user.imgfs.started": os.fsdecode(as_moment(status.started)),
         }
         told = {name: os.fsencode(value) for name, value in facts.items() if value is not None}
         return told | as_error(self._subsystems.failures.get(_subject(self._ref)))
+
+    async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
+        """Return one xattr. After a restart, `user.imgfs.digest` waits until the bytes on disk are hashed again."""
+        status = self._status()
+        if name == _DIGEST and status.hashed != status.offset and self._named():
+            try:
+                return os.fsencode(await caller.wait(lambda: self._subsystems.ingests.digest(self._ref)))
+            except NotFound:
+                pass  # Committed meanwhile: the file has no name any more, and the answer is that of its last state.
+            except (StorageFailed, TimedOut) as error:
+                self._subsystems.failures.note(_subject(self._ref), error)
+                raise
+        return await super().xattr(name, caller)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
         """Declare: the latest wins, also while a writer is at work."""
@@ -187,7 +201,7 @@ class IngestFile(Node):
                 raise self.refusal()
 
     async def remove_xattr(self, name: bytes, caller: Caller) -> None:
-        if await self.xattr(name, caller) is None:
+        if name not in await self.xattrs():
             raise NoAttribute(f"{name!r}: no such attribute")
         if name == _TOTAL:
             await self._subsystems.ingests.declare(self._known_ref(), total=None)

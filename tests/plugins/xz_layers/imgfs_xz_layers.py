@@ -1,4 +1,4 @@
-"""Layers of media type `application/vnd.oci.image.layer.v1.tar+xz`, as a plugin of imgfs."""
+"""The xz compression as a plugin of imgfs: layers of type `application/vnd.oci.image.layer.v1.tar+xz`, and archives."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Xz:
 
 def _compression(context: Context) -> Compression:
     options = context.options(Options)
-    return Compression("xz", lambda: Xz(options.memory_mib))
+    return Compression("xz", lambda: Xz(options.memory_mib), b"\xfd7zXZ\0")
 
 
 PLUGIN = Plugin(
