@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS referrers (
     PRIMARY KEY (subject, digest, host, repository)
 ) WITHOUT ROWID;
 """
+_INSERT = "INSERT OR REPLACE INTO referrers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,14 @@ class Referrers:
         def change(db: sqlite3.Connection) -> None:
             where = "subject = ? AND host = ? AND repository = ? AND (? IN ('', artifact_type))"
             db.execute(f"DELETE FROM referrers WHERE {where}", (*place, artifact_type))
-            db.executemany("INSERT OR REPLACE INTO referrers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(_INSERT, rows)
 
         await self._database.write(change)
+
+    async def add(self, subject: Digest, source: Source, referrer: Descriptor) -> None:
+        """Record that `source` has this referrer of `subject`, and keep all other records. Durable on return."""
+        row = _row(subject, source, referrer)
+        await self._database.write(lambda db: db.execute(_INSERT, row))
 
 
 def _row(subject: Digest, source: Source, one: Descriptor) -> tuple[str | int, ...]:

@@ -60,9 +60,13 @@ class _Subject(msgspec.Struct):
     digest: str = ""
 
 
-class _Document(msgspec.Struct, rename={"media_type": "mediaType", "schema_version": "schemaVersion"}):
+class _Document(
+    msgspec.Struct,
+    rename={"media_type": "mediaType", "schema_version": "schemaVersion", "artifact_type": "artifactType"},
+):
     schema_version: int = 0
     media_type: str = ""
+    artifact_type: object = None
     config: _Descriptor | None = None
     layers: list[_Descriptor] | None = None
     manifests: list[_Descriptor] | None = None
@@ -92,6 +96,8 @@ class Manifest:
     layers: tuple[Descriptor, ...]
     annotations: dict[str, str] = field(default_factory=dict[str, str])
     subject: Digest | None = None
+    artifact_type: str = ""
+    """`artifactType`, else the config's media type (distribution-spec, "Listing Referrers")."""
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
@@ -107,6 +113,7 @@ class Index:
     manifests: tuple[Descriptor, ...]
     annotations: dict[str, str] = field(default_factory=dict[str, str])
     subject: Digest | None = None
+    artifact_type: str = ""
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
@@ -134,14 +141,15 @@ def parse_document(data: bytes, media_type: str = "") -> Manifest | Index:
     kind = _document_type(document, media_type.partition(";")[0].strip())
     if kind in INDEX_TYPES:
         manifests = tuple(_readable(document.manifests or []))
-        return Index(kind, manifests, document.annotations or {}, _subject(document))
+        return Index(kind, manifests, document.annotations or {}, _subject(document), _artifact_type(document))
     layers = _descriptors(document.layers or [], "manifest")
     if len(layers) > LAYERS_MAX:
         raise TooLarge(f"manifest with {len(layers)} layers: the limit is {LAYERS_MAX}")
     if document.config is None:
         raise Malformed("manifest: has no config")
     config = _descriptor(document.config, "config")
-    return Manifest(kind, config, layers, document.annotations or {}, _subject(document))
+    artifact_type = _artifact_type(document) or config.media_type
+    return Manifest(kind, config, layers, document.annotations or {}, _subject(document), artifact_type)
 
 
 def parse_config(data: bytes) -> ImageConfig:
@@ -181,6 +189,11 @@ def _subject(document: _Document) -> Digest | None:
     """An odd subject costs the document nothing but that it refers to nobody."""
     text = document.subject.digest if document.subject is not None else ""
     return Digest(text) if is_digest(text) else None
+
+
+def _artifact_type(document: _Document) -> str:
+    """Return `artifactType`. A value that is not a string is ignored: the document can be read without it."""
+    return document.artifact_type if isinstance(document.artifact_type, str) else ""
 
 
 def _readable(found: list[_Descriptor]) -> Iterator[Descriptor]:

@@ -107,9 +107,9 @@ class Registry:
         """Fetch the manifest or index that `reference` names, in one request: its descriptor and exact bytes.
 
         The bytes are verified against the reference's digest, else against the digest the registry states, if any:
-        raises VerificationFailed. Raises TooLarge above the limit, without reading on, and Malformed for a
-        Content-Type that no document has. Whether they parse is the caller's. Source: distribution-spec, "Pulling
-        manifests".
+        raises VerificationFailed. Raises TooLarge above the limit, without reading on, Unsupported for the
+        Content-Type of another kind of document, and Malformed for one that no document has. The caller parses the
+        bytes. Source: distribution-spec, "Pulling manifests".
         """
         capability = "resolve" if reference.digest is None else "pull"
         turns = await self._turns(reference.host, capability, reference)

@@ -5,9 +5,10 @@ Which host is asked is the caller's business, and whether what comes parses.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from imgfs.errors import TooLarge, VerificationFailed
+from imgfs.errors import TooLarge, Unsupported, VerificationFailed
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.reference import Reference
@@ -25,6 +26,8 @@ ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
 _DOCUMENTS = frozenset({OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST, *DOCKER_SCHEMA1})
 _UNSAID = frozenset({"", "application/json", "application/octet-stream"})
 """Content types of registries that do not say what they send; the document says it itself."""
+_OTHER_DOCUMENT = re.compile(r"application/vnd\.[^/]+\+json")
+"""A media type of the vendor tree is a document of another kind. A login page or a proxy never sends one."""
 
 
 class Manifests:
@@ -57,6 +60,12 @@ class Manifests:
     async def _read(self, reference: Reference, where: Endpoint, answer: Answer) -> tuple[Descriptor, bytes]:
         media_type = answer.media_type
         if media_type not in _DOCUMENTS | _UNSAID:
+            if _OTHER_DOCUMENT.fullmatch(media_type):
+                await drain(answer)
+                raise Unsupported(
+                    f"{reference}: manifest of media type {media_type[:120]!r}: expected an OCI or Docker manifest or "
+                    "index; push the image again as one"
+                )
             raise await refuse_kind(answer, str(reference))
         data = await read_all(answer, self._exchange.limits.manifest, str(reference))
         stated = answer.headers.get("docker-content-digest", "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from imgfs.aio.threads import run_cpu
 from imgfs.content.store import ContentStore
-from imgfs.errors import Malformed, NotFound, StateError, TooLarge, Unsupported
+from imgfs.errors import Malformed, NotFound, StateError, TooLarge, Unsupported, VerificationFailed
 from imgfs.images.catalog import Catalog, Source
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
@@ -58,12 +58,21 @@ class Documents:
         """Whether the document was read already."""
         return digest in self._parsed
 
-    async def store(self, own: Descriptor, data: bytes, source: Source) -> Manifest | Index:
-        """Parse, store and record a document that `source` sent: what it mentions can be had there too.
+    async def store(
+        self, own: Descriptor, data: bytes, source: Source, subject: Digest | None = None
+    ) -> Manifest | Index:
+        """Parse, store and record a document that `source` sent, and record that `source` has what it mentions.
 
-        Durable on return. Raises Malformed, Unsupported, TooLarge, VerificationFailed, NoSpace, StorageFailed.
+        Durable on return. With `subject` the document must refer to that image. Raises Malformed, Unsupported,
+        TooLarge, VerificationFailed, NoSpace, StorageFailed. A document that is refused leaves nothing behind.
         """
         document = await self._parse(own.digest, data, own.media_type, f"{source}@{own.digest}")
+        if subject is not None:
+            try:
+                check_subject(document, own.digest, subject, str(source))
+            except VerificationFailed:
+                self.forget([own.digest])
+                raise
         await self._content.add(own.digest, data)
         await self._record(own.digest, len(data), document, [source])
         return document
@@ -187,6 +196,15 @@ class Documents:
     async def _record(self, digest: Digest, size: int, document: Manifest | Index, sources: Sequence[Source]) -> None:
         own = Descriptor(digest, size, document.media_type)
         await self._catalog.add(document.children, sources, own)
+
+
+def check_subject(document: Manifest | Index, digest: Digest, subject: Digest, place: str) -> None:
+    """Raise VerificationFailed unless the document `digest`, which is at `place`, refers to the image `subject`."""
+    if document.subject != subject:
+        raise VerificationFailed(
+            f"referrer {digest}: at {place} it refers to {document.subject or 'nothing'}, expected {subject}; read it "
+            "as a referrer of the image that it names"
+        )
 
 
 def check_config_size(config: Descriptor) -> None:

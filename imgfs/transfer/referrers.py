@@ -13,9 +13,12 @@ from imgfs.images.catalog import Catalog, Source
 from imgfs.images.referrers import Referrer
 from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
-from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES
+from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.transfer.documents import Documents
+from imgfs.oci.manifest import Index, Manifest
+from imgfs.oci.reference import Reference
+from imgfs.transfer.documents import Documents, check_subject
+from imgfs.transfer.places import try_each
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
@@ -44,6 +47,7 @@ class Referrers:
         self._registry = registry
         self._failures = failures
         self._flights: Flights[None] = Flights(nursery)
+        self._found: Flights[Referrer] = Flights(nursery)
 
     async def known(self, subject: Digest) -> list[Referrer]:
         """What is known here to refer to `subject`, sorted by digest. Asks nobody."""
@@ -60,6 +64,19 @@ class Referrers:
             await self._flights.join((subject, artifact_type), lambda: self._ask(subject, artifact_type))
         known = await self.known(subject)
         return [one for one in known if artifact_type in ("", one.descriptor.artifact_type)]
+
+    async def find(self, subject: Digest, digest: Digest) -> Referrer:
+        """Return the referrer `digest` of `subject`; ask the registries of `subject` for it if it is not known here.
+
+        Concurrent callers share one request. A referrer that a registry has is stored and recorded, durably, as if that
+        registry had listed it. Raises VerificationFailed if the document refers to another image, NotFound if no
+        registry has it or none is known to have `subject`, and what Registry.manifest and Documents.store raise.
+        """
+        known = await self.known(subject)
+        if found := next((one for one in known if one.descriptor.digest == digest), None):
+            return found
+        with self._failures.noting(place_of(subject)):
+            return await self._found.join((subject, digest), lambda: self._find(subject, digest))
 
     async def read(self, referrer: Referrer) -> None:
         """Get the referrer's document here, so that what it mentions can be read in content/ too.
@@ -88,10 +105,32 @@ class Referrers:
             # It was stored by other ways, and nobody recorded what it mentions.
             await self._catalog.add(document.children, referrer.sources)
 
+    async def _find(self, subject: Digest, digest: Digest) -> Referrer:
+        places = await self._documents.places(subject)
+        if document := await self._documents.stored(digest):
+            # The document came into content/ by another way. No registry listed it, so no registry is recorded.
+            check_subject(document, digest, subject, "content/")
+            known = await self._catalog.descriptor(digest)
+            return Referrer(subject, _described(digest, known.size if known else 0, document), places)
+        if not places:
+            raise _nowhere(subject)
+        # A wrong subject is not a bad transfer, so the document is checked only after the retries of try_each.
+        source, own, data = await try_each(self._catalog, digest, lambda place: self._fetch(place, digest), places)
+        with self._pins.hold(content(digest)):
+            document = await self._documents.store(own, data, source, subject)
+            described = _described(digest, len(data), document)
+            await self._catalog.add([described], [source])
+            await self._catalog.referrers.add(subject, source, described)
+        return Referrer(subject, described, (source,))
+
+    async def _fetch(self, place: Source, digest: Digest) -> tuple[Source, Descriptor, bytes]:
+        own, data = await self._registry.manifest(Reference(place.host, place.repository, digest=digest))
+        return place, own, data
+
     async def _ask(self, subject: Digest, artifact_type: str) -> None:
         places = await self._documents.places(subject)
         if not places:
-            raise NotFound(f"referrers of {subject}: no registry is known to have this image; pull it by its name")
+            raise _nowhere(subject)
         failures: list[ImgfsError] = []
         for source in places:
             try:
@@ -106,3 +145,12 @@ class Referrers:
         with self._pins.hold(*(content(one.digest) for one in found)):
             await self._catalog.add(found, [source])
             await self._catalog.referrers.replace(subject, source, found, artifact_type)
+
+
+def _described(digest: Digest, size: int, document: Manifest | Index) -> Descriptor:
+    """Return the descriptor that a registry's list of referrers has for the document."""
+    return Descriptor(digest, size, document.media_type, document.annotations, artifact_type=document.artifact_type)
+
+
+def _nowhere(subject: Digest) -> NotFound:
+    return NotFound(f"referrers of {subject}: no registry is known to have this image; pull it by its name")

@@ -40,8 +40,24 @@ def test_an_empty_value_deletes() -> None:
     assert (entry.path, entry.uid) == (b"own", 5)
 
 
-def test_an_extended_attribute_may_be_empty() -> None:
+def test_an_empty_value_deletes_every_record_but_an_attribute() -> None:
+    """Only an extended attribute may be empty, as containerd and GNU tar have it; see test_oracles.py."""
+    keys = (b"path", b"uid", b"gid", b"size", b"mtime", b"GNU.sparse.map", b"GNU.sparse.numblocks")
+    entry = only(pax(*((key, b"") for key in keys)) + member(b"own", uid=5, gid=6, data=b"abc", mtime=7))
+    assert (entry.path, entry.uid, entry.gid, entry.size, entry.mtime) == (b"own", 5, 6, 3, 7_000_000_000)
+    assert only(pax((b"linkpath", b"")) + member(b"s", b"2", link=b"x")).link == b"x"
     assert only(pax((X + b"user.a", b"")) + member(b"own")).xattrs == ((b"user.a", b""),)
+
+
+def test_the_last_of_two_records_counts_also_if_it_is_empty() -> None:
+    assert only(pax((b"path", b"a"), (b"path", b"")) + member(b"own")).path == b"own"
+    assert only(pax((X + b"user.a", b"v"), (X + b"user.a", b"")) + member(b"own")).xattrs == ((b"user.a", b""),)
+    assert only(pax((X + b"user.a", b""), (X + b"user.a", b"v")) + member(b"own")).xattrs == ((b"user.a", b"v"),)
+
+
+def test_an_empty_value_in_a_global_header_changes_nothing() -> None:
+    data = pax((X + b"user.a", b""), (b"path", b""), kind=b"g") + pax((X + b"user.a", b"v")) + member(b"own")
+    assert (only(data).path, only(data).xattrs) == (b"own", ((b"user.a", b"v"),))
 
 
 def test_a_header_counts_for_one_entry_only() -> None:

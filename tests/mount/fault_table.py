@@ -170,6 +170,12 @@ ROWS = [
     Row("no JSON", status(200, b"{"), bodies(BAD, BAD)),
     Row("schema 1", status(200, b'{"schemaVersion":1,"fsLayers":[]}'), {"index": KIND, "manifest": BAD}),
     Row("a picture by its type", typed("image/png"), bodies(BAD, GOOD, GOOD, touch=GOOD)),
+    Row(
+        "another kind of document by its type",
+        typed("application/vnd.oci.artifact.manifest.v1+json"),
+        bodies(KIND, GOOD, GOOD, touch=GOOD),
+        "vnd.oci.artifact.manifest.v1",
+    ),
     Row("docker's type for an OCI document", typed(DOCKER_MANIFEST), {"index": BAD, "manifest": GOOD}),
     Row("gzip", compressed(), bodies(GOOD, BAD)),
     Row("gzip that is none", said_to_be("gzip"), bodies(BAD, GOOD)),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from imgfs.testing.faults import (
     longer,
     redirect,
     status,
+    typed,
     wrong_bytes,
     wrong_length,
 )
@@ -64,6 +67,7 @@ MANIFESTS = [
     Case("endless", endless(), errno.EFBIG, "limit"),
     Case("no-json", status(200, b"{", Content_Type=OCI_MANIFEST), errno.EBADMSG, "manifest"),
     Case("empty", status(200, b"", Content_Type=OCI_MANIFEST), errno.EBADMSG, "manifest"),
+    Case("kind", typed("application/vnd.oci.artifact.manifest.v1+json"), errno.EOPNOTSUPP, "vnd.oci.artifact"),
     Case("schema1", status(200, b'{"schemaVersion":1,"fsLayers":[]}'), errno.EOPNOTSUPP, "schema 1"),
 ]
 BLOBS = [
@@ -213,6 +217,18 @@ def test_a_registry_that_is_down_is_unreachable_and_not_an_absence(scene: Scene)
         assert until((name / "config.json").read_bytes) == made.config
         assert error_of(name.parent) == ""
         assert (name / "rootfs/mark").read_bytes() == b"down/0\n"
+
+
+def test_a_manifest_of_an_unknown_media_type_is_told_by_the_command(scene: Scene) -> None:
+    unknown = "application/vnd.test.unknown.v1+json"
+    document = json.dumps({"schemaVersion": 2, "mediaType": unknown}).encode()
+    scene.registry.add_manifest("unknown", "1", document, unknown)
+    name = scene.images / scene.registry.host / "unknown:1"
+    shown = subprocess.run(["cat", name / "manifest.json"], capture_output=True, text=True, check=False)
+    assert (shown.returncode, "Operation not supported" in shown.stderr) == (1, True)
+    assert unknown in error_of(name.parent)
+    done = scene.mount.run("pull", f"{scene.registry.host}/unknown:1")
+    assert (done.returncode, unknown in done.stderr) == (1, True)
 
 
 def test_touch_of_a_name_whose_registry_is_down_keeps_it(scene: Scene) -> None:

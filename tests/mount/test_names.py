@@ -423,5 +423,7 @@ def test_registered_only_asks_for_no_name(tmp_path: Path) -> None:
         with scene.silence():
             succeed("ln", "-s", made.digest, name)
         assert (name / "rootfs/mark").read_bytes() == b"registered/0\n"
+        with scene.silence(), refused(errno.ENOENT):
+            os.stat(name / f"referrers/{NOBODYS}.json")
         with scene.requests("tag"):
             succeed("touch", "-h", name)

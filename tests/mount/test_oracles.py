@@ -31,6 +31,7 @@ from imgfs.testing.images import (
     layer_tar,
     oddities_image,
 )
+from tests.layers.tars import END, member, pax
 from tests.support import oracles
 from tests.support.mounted import Mounted
 from tests.support.programs import run
@@ -133,6 +134,27 @@ def test_each_format_in_each_compression(
     push(scene, image([layer(PLAIN, compression, format=format)]), tmp_path, f"plain/{format}-{compression}")
     expected = umoci_tree(image([layer(PLAIN, "gzip", format=format)]), tmp_path)
     check(expected, scene.tree(f"plain/{format}-{compression}:it"), [])
+
+
+def test_an_empty_pax_value_deletes_a_field_and_keeps_an_attribute(scene: Scene, tmp_path: Path) -> None:
+    """containerd keeps an extended attribute whose record is empty, as GNU tar does. umoci drops it.
+
+    imgfs follows containerd: a layer that containerd makes of a file with an empty attribute has just this record.
+    """
+    key = b"SCHILY.xattr.user."
+    data = pax((key + b"empty", b""), (key + b"full", b"v")) + member(b"file", data=b"x")
+    data += pax((b"path", b""), (b"size", b""), (b"uid", b"")) + member(b"fields", data=b"xyz", uid=7)
+    data += pax((b"linkpath", b"")) + member(b"link", b"2", link=b"file", mode=0o777) + END
+    built = image([layer(data)])
+    push(scene, built, tmp_path, "pax/empty")
+    shown = scene.tree("pax/empty:it")
+    assert shown[b"file"].xattrs == {b"user.empty": b"", b"user.full": b"v"}
+    with oracles.ctr_unpack(tmp_path / "layout", "it", tmp_path / "ctr") as rootfs:
+        check(snapshot_tree(rootfs), shown, [ROOT_MTIME])
+    by_umoci = umoci_tree(built, tmp_path)
+    assert by_umoci[b"file"].xattrs == {b"user.full": b"v"}
+    for path in (b"fields", b"link"):
+        assert by_umoci[path] == shown[path]
 
 
 def test_empty_layers_change_nothing(scene: Scene, tmp_path: Path) -> None:

@@ -49,10 +49,9 @@ def test_looking_around_asks_nobody_and_refresh_asks_once(scene: Scene) -> None:
         assert os.listdir(directory) == []
         succeed("ls", "-lR", scene.images)
         succeed("find", scene.images, "-ls")
-        with refused(errno.ENOENT):
-            os.stat(directory / f"{sbom.digest}.json")
-        with refused(errno.ENOENT):
-            os.stat(directory / "refresh:")
+        for nothing in ("refresh:", sbom.digest, "sha256:1.json", f"{sbom.digest}.jsonl"):
+            with refused(errno.ENOENT):
+                os.stat(directory / nothing)
         os.stat(directory / "refresh")
     with scene.requests("referrers"):
         assert sorted((directory / "refresh").read_text().split()) == sorted((sbom.digest, signature.digest))
@@ -80,6 +79,38 @@ def test_reading_one_makes_its_content_readable(scene: Scene) -> None:
         assert path.read_bytes() == sbom.document
         assert scene.blob(sbom.digest).read_bytes() == sbom.document
         assert os.listdir(scene.directory(sbom.digest) / "referrers") == []
+
+
+def test_one_that_is_not_listed_is_asked_for_by_its_digest(scene: Scene) -> None:
+    name, sbom, signature = signed(scene, "unlisted")
+    path = name / f"referrers/{sbom.digest}.json"
+    with scene.requests("manifest"):
+        assert path.read_bytes() == sbom.document
+    with scene.silence():
+        assert os.listdir(path.parent) == [path.name]
+        assert os.getxattr(path, "user.imgfs.artifact_type") == SBOM.encode()
+        assert json.loads(os.getxattr(path, "user.imgfs.annotations")) == {"made": "here"}
+        assert path.read_bytes() == sbom.document
+    with scene.requests("blob"):
+        assert scene.blob(Digest.of(b"sbom of unlisted")).read_bytes() == b"sbom of unlisted"
+    (name / "referrers/refresh").read_bytes()
+    assert sorted(os.listdir(path.parent)) == sorted(f"{one.digest}.json" for one in (sbom, signature))
+
+
+def test_one_that_no_registry_has_and_one_of_another_image(scene: Scene) -> None:
+    name, _, _ = signed(scene, "unfound")
+    _, foreign, _ = signed(scene, "unfound-other")
+    foreign.add_to(scene.registry, "unfound")
+    directory = name / "referrers"
+    absent = Digest.of(b"no such referrer")
+    with scene.requests("manifest"), refused(errno.ENOENT):
+        (directory / f"{absent}.json").read_bytes()
+    assert str(absent) in error_of(directory)
+    with scene.requests("manifest"), refused(errno.EBADMSG):
+        (directory / f"{foreign.digest}.json").read_bytes()
+    assert "it refers to" in error_of(directory)
+    assert os.listdir(directory) == []
+    assert foreign.digest not in os.listdir(scene.mount.content)
 
 
 def test_one_type_is_asked_for(scene: Scene) -> None:

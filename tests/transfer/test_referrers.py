@@ -171,6 +171,52 @@ async def test_every_registry_of_the_image_is_asked_and_a_gap_is_told(
         assert scene.failures.get(f"referrers of {BOX.digest}")
 
 
+async def test_one_that_is_not_listed_is_found_by_its_digest(
+    scene: Scene, referrers: Referrers, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(referrers.find, BOX.digest, LISTED.digest)
+    assert (scene.fake.requests("manifest"), scene.fake.requests()) == (1, 1)
+    found = await referrers.find(BOX.digest, LISTED.digest)
+    said = found.descriptor
+    assert (said.artifact_type, said.annotations, said.size) == (SBOM, {"made": "here"}, len(LISTED.document))
+    assert await referrers.known(BOX.digest) == [found]
+    await referrers.read(found)
+    assert scene.fake.requests() == 1
+    async with opened(tmp_path / "state", scene.fake, mock_clock) as again:
+        assert await made(again).known(BOX.digest) == [found]
+    await referrers.refresh(BOX.digest)
+    assert sorted(await digests(referrers)) == sorted([LISTED.digest, SIGNED.digest])
+
+
+async def test_one_of_another_image_is_refused_and_leaves_nothing(scene: Scene, referrers: Referrers) -> None:
+    other = referrer(LISTED, SBOM, b"of another")
+    other.add_to(scene.fake, REPOSITORY)
+    with pytest.raises(VerificationFailed, match=f"refers to {LISTED.digest}, expected {BOX.digest}"):
+        await referrers.find(BOX.digest, other.digest)
+    assert scene.fake.requests() == 1
+    assert scene.failures.get(f"referrers of {BOX.digest}")
+    assert other.digest not in scene.content
+    assert other.digest not in scene.documents
+    assert await referrers.known(BOX.digest) == []
+
+
+async def test_one_that_is_stored_is_found_without_a_request(scene: Scene, referrers: Referrers) -> None:
+    await scene.content.add(LISTED.digest, LISTED.document)
+    found = await referrers.find(BOX.digest, LISTED.digest)
+    await referrers.read(found)
+    assert (scene.fake.requests(), found.descriptor.size) == (0, len(LISTED.document))
+
+
+async def test_one_that_no_registry_has_is_not_found(scene: Scene, referrers: Referrers) -> None:
+    with pytest.raises(NotFound):
+        await referrers.find(BOX.digest, Digest.of(b"nothing"))
+    assert scene.fake.requests() == 1
+    with pytest.raises(NotFound, match="no registry is known to have"):
+        await referrers.find(LISTED.digest, Digest.of(b"nothing"))
+
+
 async def test_an_image_that_no_registry_has_has_none_to_ask(scene: Scene) -> None:
     with pytest.raises(NotFound, match="no registry is known to have"):
         await made(scene).refresh(BOX.digest)

@@ -31,6 +31,7 @@ from tests.transfer.scene import REPOSITORY, Scene, opened
 
 ONE = image([layer([File("f", b"one")])])
 TWO = image([layer([File("f", b"two")])])
+UNKNOWN = "application/vnd.test.unknown.v1+json"
 
 
 async def test_a_name_is_asked_for_once_and_recorded(scene: Scene, tmp_path: Path, mock_clock: MockClock) -> None:
@@ -125,8 +126,11 @@ async def test_a_failure_records_nothing_is_told_remembered_and_cleared(
         (ONE.document, OCI_INDEX, Malformed),
         (b'{"schemaVersion":1}', DOCKER_SCHEMA1[0], Unsupported),
         (json.dumps({"schemaVersion": 2, "mediaType": "text/x"}).encode(), OCI_MANIFEST, Malformed),
+        (json.dumps({"schemaVersion": 2, "mediaType": UNKNOWN}).encode(), UNKNOWN, Unsupported),
+        (json.dumps({"schemaVersion": 2, "mediaType": UNKNOWN}).encode(), "application/json", Unsupported),
+        (json.dumps({"schemaVersion": 2, "mediaType": UNKNOWN}).encode(), "text/html", Malformed),
     ],
-    ids=["cut", "contradiction", "schema 1", "another type"],
+    ids=["cut", "contradiction", "schema 1", "another type", "unknown", "unknown, unsaid", "unknown, a page"],
 )
 async def test_what_is_no_image_is_not_recorded(
     scene: Scene, document: bytes, media_type: str, error: type[ImgfsError]

@@ -129,7 +129,9 @@ class ImageDirectory(PlatformDirectory):
         return {
             b"status": RenderedFile(f"{self._key()}/status", self._shown, self._status_text),
             b"status.json": RenderedFile(f"{self._key()}/status.json", self._shown, self._status_json),
-            b"referrers": ReferrersDirectory(subsystems.blob_files, subsystems.referrers, self._digest),
+            b"referrers": ReferrersDirectory(
+                subsystems.blob_files, subsystems.referrers, self._digest, is_resolving=subsystems.is_resolving
+            ),
         }
 
     async def _of_index(self, document: Manifest | Index) -> dict[bytes, Node]:

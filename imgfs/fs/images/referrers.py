@@ -1,6 +1,7 @@
-"""images/<digest>/referrers/: what refers to an image, as far as somebody asked. Listing it asks nobody.
+"""images/<digest>/referrers/: the known referrers of an image. Listing the directory sends no request.
 
-`<digest>.json` is the referrer's manifest or index, fetched when it is opened. `refresh`, unlisted, asks the registries
+`<digest>.json` is the referrer's manifest or index, fetched when it is opened. A lookup of one that is not listed asks
+the image's registries for it, unless the option `resolve` is `registered`. `refresh`, unlisted, asks the registries
 when it is opened and answers with the digests; `refresh:<artifact type>` asks for those of one type, `/` as `%2F`.
 """
 
@@ -19,7 +20,7 @@ from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import BlobSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.images.referrers import Referrer
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, is_digest
 from imgfs.transfer.referrers import Referrers, place_of
 
 _SUFFIX = ".json"
@@ -30,13 +31,14 @@ _ANNOTATIONS_MAX = 60 << 10
 class ReferrersDirectory(Directory):
     """What is known to refer to the image `digest`."""
 
-    __slots__ = ("_blob_files", "_digest", "_referrers")
+    __slots__ = ("_blob_files", "_digest", "_is_resolving", "_referrers")
 
-    def __init__(self, blob_files: BlobSubsystems, referrers: Referrers, digest: Digest) -> None:
+    def __init__(self, blob_files: BlobSubsystems, referrers: Referrers, digest: Digest, *, is_resolving: bool) -> None:
         super().__init__(f"images/{digest}/referrers", blob_files.shown)
         self._blob_files = blob_files
         self._referrers = referrers
         self._digest = digest
+        self._is_resolving = is_resolving
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         text = os.fsdecode(name)
@@ -46,7 +48,11 @@ class ReferrersDirectory(Directory):
         for known, node in await self.entries(caller):
             if known == name:
                 return node
-        raise missing(name)
+        digest = text.removesuffix(_SUFFIX)
+        if not self._is_resolving or digest == text or not is_digest(digest):
+            raise missing(name)
+        found = await caller.wait(lambda: self._referrers.find(self._digest, Digest(digest)))
+        return ReferrerFile(self._blob_files, self._referrers, found)
 
     async def entries(self, caller: Caller) -> Listing:
         return [
