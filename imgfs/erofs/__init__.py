@@ -1,1 +1,1 @@
-"""EROFS metadata images: the kernel's view of a merged tree, whose file data stays in the layers' tars."""
+"""Builds EROFS metadata images of a merged tree. The file data stays in the tars of the layers."""

@@ -1,8 +1,8 @@
-"""Where a file's data is: at one address, or the chunk format of its inode and the index of each chunk.
+"""Computes where the data of a file is: one block address, or a chunk format and the index of each chunk.
 
-Source: Linux, fs/erofs/data.c. A file that is not sparse needs no chunks where its device is in the common address
-space. Else a chunk is a power of two of blocks, from any block of one device on, or a hole. The last one ends with the
-file. One chunk covers a whole file that is not sparse.
+Source: Linux, fs/erofs/data.c. A file needs no chunks if it is not sparse and its device is in the common address
+space. Otherwise the file consists of chunks. A chunk is a power of two of blocks and is either a hole or contiguous on
+one device, from any block on. The last chunk ends with the file. A file that is not sparse is one chunk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from imgfs.erofs.inode import Extent, Inode
 from imgfs.errors import Malformed, TooLarge, Unsupported
 
 INDEXES_MAX = 1 << 21
-"""Of one file; a small map of regions far apart could else make a large image."""
+"""Limit of the chunks of one file. Without it a small map of distant regions makes a large image."""
 
 Region = tuple[int, int, int]
 """Position in the file, offset on the device, length."""
@@ -23,12 +23,12 @@ _NOTHING = INDEX.pack(0xFFFF, 0, HOLE)
 
 
 def regions(inode: Inode) -> list[Region]:
-    """What of a file is data, in order; a region that goes on where the one before ends is part of that."""
+    """Return the data regions of a file, in order. Adjacent regions are joined."""
     return [(0, inode.offset, inode.size)] if inode.extents is None else _join(inode.extents)
 
 
 def check(found: Sequence[Region], layer: int, device_size: int) -> None:
-    """Raise Malformed or TooLarge for regions beyond their device or beyond what EROFS reaches of it."""
+    """Raise Malformed for a region beyond its device, TooLarge for one that EROFS cannot address."""
     for _, offset, length in found:
         if offset < 0 or offset + length > device_size:
             raise Malformed(f"data up to byte {offset + length} of layer {layer}, which has {device_size}")
@@ -37,7 +37,7 @@ def check(found: Sequence[Region], layer: int, device_size: int) -> None:
 
 
 def misfit(found: Sequence[Region], size: int, device_size: int) -> str | None:
-    """Why the kernel cannot read these regions from their device as whole blocks, or None if it can."""
+    """Return why the kernel cannot read these regions from their device as whole blocks; None if it can."""
     for position, offset, length in found:
         end = position + length
         if offset % BLOCK:
@@ -50,9 +50,9 @@ def misfit(found: Sequence[Region], size: int, device_size: int) -> str | None:
 
 
 def address(found: Sequence[Region], size: int, place: int) -> int | None:
-    """The first block of a file of that size in the common address space; None where only chunks can tell.
+    """Return the first block of a file in the common address space; None if the file needs chunks.
 
-    `place` is where its device begins there.
+    `size` is the size of the file in bytes, `place` the first block of its device, or 0 if the device has none.
     """
     if place and len(found) == 1 and found[0][0] == 0 and found[0][2] == size:
         return place + (found[0][1] >> BLOCK_BITS)
@@ -60,7 +60,7 @@ def address(found: Sequence[Region], size: int, place: int) -> int | None:
 
 
 def plan(found: Sequence[Region], size: int, device: int) -> tuple[int, bytes]:
-    """The chunk format and the indexes of a file of that size; raises Unsupported for too many chunks.
+    """Return the chunk format and the chunk indexes of a file of `size` bytes. Raises Unsupported for too many chunks.
 
     `device` counts from 1; 0 is the image itself.
     """
@@ -89,7 +89,7 @@ def _join(extents: Sequence[Extent]) -> list[Region]:
 
 
 def _bits(found: Sequence[Region], size: int) -> int:
-    """Of the largest chunk that no region begins or ends in the middle of, save the end of the file."""
+    """Return log2 of the largest chunk size to which all regions are aligned. The end of the file may be unaligned."""
     borders = 0
     for position, _, length in found:
         end = position + length

@@ -1,7 +1,7 @@
-"""Data that the kernel cannot read in place, put together as blocks of the image itself.
+"""Copies file data that the kernel cannot read in place into whole blocks of the image.
 
-That is mostly a sparse file whose regions have odd lengths: they lie packed in the tar, so the next one begins in the
-middle of a block, and the bytes behind a region are not the zeros of the hole.
+The usual case is a sparse file whose regions have odd lengths. The tar packs the regions, so a region can begin inside
+a block, and the bytes after it are the next region and not the zeros of the hole.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from imgfs.erofs.chunks import Region
 from imgfs.erofs.format import BLOCK, blocks
 
 Read = Callable[[int, int, int], bytes]
-"""The bytes of a layer (counted from 0) at an offset: exactly as many as asked for, or an error of imgfs."""
+"""Reads a layer (counted from 0) at an offset. Returns exactly the requested number of bytes, or raises ImgfsError."""
 
 
 def assemble(found: Sequence[Region], layer: int, read: Read) -> list[tuple[int, bytearray]]:
-    """Runs of whole blocks, each with its position in the file, that hold the data and nothing but zeros around it."""
+    """Return runs of whole blocks, each with its position in the file. They hold the data, and zeros around it."""
     runs: list[tuple[int, bytearray]] = []
     for position, offset, length in found:
         start = position - position % BLOCK

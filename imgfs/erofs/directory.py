@@ -1,6 +1,6 @@
-"""Directory blocks: entries sorted by name, each block with its names behind its entries.
+"""Packs directory blocks: entries sorted by name, and in each block the names after the entries.
 
-Source: Linux, fs/erofs/dir.c and namei.c. The kernel searches blocks by their first name, then within a block.
+Source: Linux, fs/erofs/dir.c and namei.c. The kernel searches the blocks by their first name, then within one block.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ NAME_MAX = 255
 _NO_NAMES = {b"", b".", b".."}
 _ENTRY = DIRENT.size
 _TYPE_SHIFT = 16
-"""Type and place of the name lie side by side; as one number they pack faster."""
+"""Type and name offset are adjacent fields. Packing them as one number is faster."""
 _ENTRIES = tuple(Struct("<" + "QI" * count) for count in range(BLOCK // (_ENTRY + 1) + 1))
 
 
 def check(names: Collection[bytes]) -> None:
-    """Raise TooLarge or Malformed unless each of `names` can be the name of an entry."""
+    """Raise TooLarge or Malformed if one of `names` cannot be the name of an entry."""
     longest = max(map(len, names), default=0)
     if longest > NAME_MAX:
         raise TooLarge(f"a name of {longest} bytes in it, the limit is {NAME_MAX}")
@@ -31,7 +31,7 @@ def check(names: Collection[bytes]) -> None:
 
 
 def split(names: Sequence[bytes]) -> tuple[list[int], int]:
-    """How many of the sorted `names` go into each block, and the bytes that the last block uses."""
+    """Return how many of the sorted `names` each block holds, and the used bytes of the last block."""
     used = _ENTRY * len(names) + sum(map(len, names))
     return ([len(names)], used) if used <= BLOCK else _split(names)
 
@@ -51,7 +51,7 @@ def _split(names: Sequence[bytes]) -> tuple[list[int], int]:
 
 
 def pack(names: Sequence[bytes], counts: Sequence[int], nids: Sequence[int], types: Sequence[int]) -> bytes:
-    """The directory's content; all blocks but the last are filled up with zeros."""
+    """Return the content of the directory. All blocks but the last are padded with zeros."""
     packed: list[bytes] = []
     start = 0
     for count in counts:

@@ -1,4 +1,4 @@
-"""What the writer asks of the tree it is given, and of the devices that hold its file data."""
+"""The input of the writer: the inodes of a tree, as Protocols, and the devices that hold the file data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Extent(Protocol):
-    """`length` bytes of a sparse file at `position`, found at `offset` of the device."""
+    """A data region of a sparse file: `length` bytes at `position` of the file and at `offset` of the device."""
 
     @property
     def position(self) -> int: ...
@@ -21,9 +21,9 @@ class Extent(Protocol):
 class Inode(Protocol):
     """One inode of a tree; imgfs.layers.tree.Node is one.
 
-    Units: bytes, and for `mtime` nanoseconds since the epoch. `mode` has the type bits. `layer` says on which device,
-    counted from 0, `offset` and `extents` are. A file with several names is one object that stays the same, and its
-    `nlink` is not 1. `children` is None unless it is a directory; extents are in order and apart.
+    Units: bytes, and nanoseconds since the epoch for `mtime`. `mode` includes the type bits. `layer` is the device of
+    `offset` and `extents`, counted from 0. A file with several names is one object, and its `nlink` is not 1.
+    `children` is None unless the inode is a directory. Extents are in order and do not touch.
     """
 
     @property
@@ -58,9 +58,9 @@ class Inode(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A file of `size` bytes that holds file data; `tag` (64 bytes at most) names it for a person who debugs.
+    """A file of `size` bytes that holds file data. `tag` (64 bytes at most) identifies it in debugging tools.
 
-    The kernel reads blocks of 512 bytes only, and answers EIO for one that the file's end cuts.
+    The kernel reads whole blocks of 512 bytes, and returns EIO for a block that the end of the file cuts.
     """
 
     size: int

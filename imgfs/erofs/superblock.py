@@ -1,7 +1,7 @@
-"""The first blocks of an image: superblock and device table; and the checksums that tell a whole image from a torn one.
+"""The first blocks of an image (superblock and device table), and the checksums that detect a torn image.
 
-The kernel checks its superblock only. So the UUID of an image is a digest of all its bytes: what a crash tore, or
-an older imgfs wrote in another way, does not have the UUID that it states.
+The kernel checks only the superblock. So imgfs uses a digest of all bytes as the UUID of an image. An image that a
+crash tore, or that an older imgfs wrote in another layout, has another digest than its UUID.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEVICES_MAX = 65535
 TAG_MAX = 64
 
 _EDITION: Final = b"imgfs erofs 2"
-"""Goes into the digest; to be raised when the writer lays images out in another way."""
+"""Part of the digest. It must be raised with every change of the layout of images."""
 _EARLIER: Final = (b"imgfs erofs 1",)
 _TABLE_AT: Final = SUPERBLOCK_AT + SUPERBLOCK.size
 _CHECKSUM: Final = slice(SUPERBLOCK_AT + CHECKSUM_AT, SUPERBLOCK_AT + CHECKSUM_AT + 4)
@@ -49,7 +49,7 @@ Image = bytes | bytearray | memoryview | mmap.mmap
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the superblock says about the rest: addresses and sizes in blocks, and the number of inodes."""
+    """What the superblock records about the other parts: addresses and sizes in blocks, and the number of inodes."""
 
     blocks: int
     metadata: int
@@ -59,15 +59,15 @@ class Layout:
 
 
 def first_blocks(devices: Sequence[Device]) -> int:
-    """How many blocks superblock and device table take."""
+    """Return the number of blocks of superblock and device table."""
     return blocks(_TABLE_AT + DEVICE.size * len(devices))
 
 
 def places(devices: Sequence[Device]) -> list[int]:
-    """Where each device begins in the common address space; 0 for one that finds no room in it.
+    """Return the first block of each device in the common address space; 0 for a device that does not fit in it.
 
-    A block there is told by its address alone, so the inode of a file that is not sparse has all that is to be known of
-    it. Elsewhere a chunk tells device and block.
+    An address in that space identifies device and block, so the inode of a file that is not sparse needs only this
+    address. A device that does not fit is addressed by chunks, which hold device and block.
     """
     found: list[int] = []
     end = IMAGE_BLOCKS_MAX
@@ -80,7 +80,7 @@ def places(devices: Sequence[Device]) -> list[int]:
 
 
 def head(layout: Layout, devices: Sequence[Device]) -> bytes:
-    """The first blocks, not sealed yet; raises TooLarge or Invalid for what EROFS cannot hold."""
+    """Return the first blocks, before `seal`. Raises TooLarge or Invalid for values that EROFS cannot hold."""
     if layout.blocks > IMAGE_BLOCKS_MAX:
         raise TooLarge(f"image of {layout.blocks} blocks, the limit is {IMAGE_BLOCKS_MAX}; use the FUSE view")
     if len(devices) > DEVICES_MAX:
@@ -90,22 +90,22 @@ def head(layout: Layout, devices: Sequence[Device]) -> bytes:
 
 
 def seal(image: bytearray) -> None:
-    """Put the UUID and the checksum of the superblock into a finished image."""
+    """Write the UUID and the checksum of the superblock into a finished image."""
     image[_UUID] = _digest(image)
-    end = SUPERBLOCK_AT + BLOCK - SUPERBLOCK_AT % BLOCK  # of the block that it lies in
+    end = SUPERBLOCK_AT + BLOCK - SUPERBLOCK_AT % BLOCK  # the end of its block
     image[_CHECKSUM] = _crc32c(image[SUPERBLOCK_AT:end]).to_bytes(4, "little")
 
 
 def is_whole(image: Image) -> bool:
-    """Tell whether these are all the bytes of an image that this edition of the writer made.
+    """Return whether `image` is complete and was written by this edition of the writer.
 
-    Speed is that of blake2b, some 700 MB/s, without the GIL. A file may be given as a map of it.
+    Hashes all bytes with blake2b, about 700 MB/s, without the GIL. A file can be passed as an mmap.
     """
     return _is_of(image, _EDITION)
 
 
 def is_outdated(image: Image) -> bool:
-    """Tell the same of an earlier edition of the writer. Such an image is sound and not used: it is built anew."""
+    """Return whether `image` is complete and was written by an earlier edition. The caller then builds it again."""
     return any(_is_of(image, edition) for edition in _EARLIER)
 
 
@@ -149,7 +149,7 @@ def _device(device: Device, place: int) -> bytes:
 
 
 def _digest(image: bytearray | memoryview, edition: bytes = _EDITION) -> bytes:
-    """Of all bytes but those that `seal` sets."""
+    """Return the digest of all bytes except those that `seal` sets."""
     with memoryview(image) as view:
         running = blake2b(view[: _CHECKSUM.start], digest_size=UUID_SIZE, person=edition)
         running.update(view[_CHECKSUM.stop : _UUID.start])
@@ -158,7 +158,7 @@ def _digest(image: bytearray | memoryview, edition: bytes = _EDITION) -> bytes:
 
 
 def _crc32c(data: bytes | bytearray) -> int:
-    """As the kernel's crc32c(~0, data): without the inversion at the end."""
+    """Return the kernel's crc32c(~0, data), which has no final inversion."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte

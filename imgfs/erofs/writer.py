@@ -1,9 +1,8 @@
 """Writes the metadata image of a tree: superblock and device table, data blocks, shared xattrs, inodes.
 
-Data blocks hold full blocks of directories, long symbolic links and copied data. They stand before the inodes, so
-every address is known as an inode is written, and a nid, which counts from the first metadata block, needs no second
-pass.
-Children of one directory lie side by side. The same tree makes the same bytes.
+Data blocks hold full blocks of directories, long symbolic links and copied data. They precede the inodes, so every
+address is known when an inode is written. A nid counts from the first metadata block, so it needs no second pass. The
+children of one directory are adjacent. The same tree results in the same bytes.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from imgfs.erofs.xattrs import SharedXattrs, words
 from imgfs.errors import Malformed, TooLarge, Unsupported
 
 INDEXES_MAX = 1 << 22
-"""Chunks of all sparse files together: 32 MiB of image."""
+"""Limit of the chunks of all sparse files: 32 MiB of image."""
 COPIED_MAX = 16 << 20
-"""Bytes of data that the image itself holds."""
+"""Limit of the file data that is copied into the image, in bytes."""
 LINK_MAX = 4095
 
 _SECOND = 1_000_000_000
 _MTIME_MAX = (1 << 63) * _SECOND - 1
 _TAIL_MAX = BLOCK - SLOT
-"""A longer tail finds no place behind an inode that lies on a slot."""
+"""The longest tail that fits into a block after an inode, which begins on a slot."""
 _MAJOR_BITS, _MINOR_BITS = 12, 20
 _INDEX_ALIGN = 8
 _INDEX_BITS = 3
@@ -48,21 +47,21 @@ _IMAGE = 0
 
 
 def build(root: Inode, devices: Sequence[Device], read: Read | None = None) -> bytearray:
-    """The image of the tree at `root`, with the data of layer n on `devices[n]`; sealed, a multiple of 512 bytes.
+    """Return the sealed image of the tree at `root`, whose data of layer n is on `devices[n]`; a multiple of 512 bytes.
 
-    To be mounted with these devices in this order. `read` gives the data of the few files that the kernel cannot read
-    in place (sparse ones with regions off the blocks, the end of a cut layer), at most COPIED_MAX bytes in all.
-    mtimes are cut to 64 bits of seconds. Takes some microseconds and 90 bytes an inode, and holds the GIL.
+    The image must be mounted with these devices in this order. `read` returns the data of files that the kernel cannot
+    read in place (sparse files with unaligned regions, the end of a cut layer), at most COPIED_MAX bytes in total.
+    mtimes are limited to 64 bits of seconds. Takes some microseconds and 90 bytes for each inode, and holds the GIL.
 
-    Raises Unsupported for what the FUSE view alone can show (such files without `read`, xattrs of other namespaces,
-    device numbers of more than 32 bits), TooLarge and Malformed; the message names the path. What `read` raises
-    passes through.
+    Raises Unsupported for a tree that only the FUSE view can show (such files without `read`, xattrs of other
+    namespaces, device numbers of more than 32 bits), TooLarge and Malformed. The message names the path. Errors of
+    `read` are passed on.
     """
     return _Writer(devices, read).write(root)
 
 
 class _Directory:
-    """A directory whose inode has its place and whose entries are still to come."""
+    """A directory whose inode is placed and whose entries are not written yet."""
 
     __slots__ = ("children", "counts", "name", "names", "nid", "parent", "start", "tail", "tail_at")
 
@@ -75,9 +74,9 @@ class _Directory:
         self.counts, self.tail = directory.split(self.names)
         self.nid = 0
         self.start = 0
-        """Of its full blocks among the data."""
+        """The offset of its full blocks in the data."""
         self.tail_at = 0
-        """Of the last block in the metadata, 0 if that is a data block too."""
+        """The offset of the last block in the metadata; 0 if that is a data block too."""
 
 
 class _Writer:
@@ -88,10 +87,13 @@ class _Writer:
         self._data_block = first_blocks(devices)
         self._data = bytearray()
         self._meta = bytearray(SLOT)
-        """The first slot stays empty: a root with nid 0 would be inode 0, which readdir(3) may take for a hole."""
+        """The first slot stays empty.
+
+        A root with nid 0 would be inode 0, which readdir(3) may take for a deleted entry.
+        """
         self._xattrs = SharedXattrs()
         self._nids: dict[int, int] = {}
-        """Of files with several names, by id."""
+        """The nids of files with several names, by id()."""
         self._pending: list[_Directory] = []
         self._inodes = 0
         self._indexes = 0
@@ -104,7 +106,7 @@ class _Writer:
         return self._assemble(nid)
 
     def _fill(self, here: _Directory) -> None:
-        """Place what `here` names, then write its entries; its first subdirectory comes next."""
+        """Place the children of `here`, then write its entries. Its first subdirectory is filled next."""
         nids: list[int] = []
         types: list[int] = []
         waiting = len(self._pending)
@@ -136,7 +138,7 @@ class _Writer:
         return nid
 
     def _place(self, node: Inode, name: bytes, parent: _Directory | None) -> int:
-        """Give `node` its inode and return the nid."""
+        """Write the inode of `node` and return its nid."""
         kind = stat.S_IFMT(node.mode)
         if kind == stat.S_IFREG:
             return self._file(node)
@@ -162,7 +164,7 @@ class _Writer:
         return self._append(inode + bytes(-len(inode) % _INDEX_ALIGN) + indexes)
 
     def _located(self, node: Inode) -> tuple[Sequence[chunks.Region], int]:
-        """Where the data are, and on which device."""
+        """Return the data regions of a file and their device."""
         if not 0 <= node.layer < len(self._devices):
             raise Malformed(f"data in layer {node.layer}, the image has {len(self._devices)}")
         device_size = self._devices[node.layer].size
@@ -172,7 +174,7 @@ class _Writer:
         return (found, node.layer + 1) if why is None else (self._copy(found, node, why), _IMAGE)
 
     def _copy(self, found: Sequence[chunks.Region], node: Inode, why: str) -> list[chunks.Region]:
-        """Take the data into the image and tell where it is there."""
+        """Copy the data into the image and return its regions there."""
         if self._read is None:
             raise Unsupported(f"{why}; use the FUSE view")
         self._copied += sum(length for _, _, length in found)
@@ -191,7 +193,7 @@ class _Writer:
             raise Unsupported(f"sparse files up to here in over {INDEXES_MAX} chunks; use the FUSE view")
 
     def _symlink(self, node: Inode) -> int:
-        """Inode and target must share a block: older kernels call a target that does not corrupt."""
+        """Write a symbolic link. Inode and target share a block, because older kernels call other links corrupt."""
         link = node.link
         if len(link) > LINK_MAX:
             raise TooLarge(f"a target of {len(link)} bytes, the limit is {LINK_MAX}")
@@ -207,7 +209,9 @@ class _Writer:
         return self._append(self._inode(node, FLAT_PLAIN, len(link), self._address(start)))
 
     def _directory(self, node: Inode, here: _Directory) -> int:
-        """Room for the entries: full blocks among the data, the last one behind the inode if it fits there."""
+        """Write a directory's inode and reserve its entries: full blocks in the data, the last block after the inode if
+        it fits.
+        """
         inline = here.tail <= _TAIL_MAX
         full = len(here.counts) - inline
         here.start = self._reserve(full)
@@ -223,7 +227,7 @@ class _Writer:
         return here.nid
 
     def _make_room(self, inode: int, tail: int) -> None:
-        """Move on so far that a tail behind an inode does not cross a block."""
+        """Pad the metadata so that the tail after the next inode does not cross a block."""
         tail_at = len(self._meta) + inode
         if tail_at % BLOCK + tail > BLOCK:
             gap = -tail_at % BLOCK
@@ -257,7 +261,7 @@ class _Writer:
         return nid
 
     def _reserve(self, count: int) -> int:
-        """Where `count` new data blocks begin among the data."""
+        """Append `count` data blocks and return their offset in the data."""
         start = len(self._data)
         self._data += bytes(count << BLOCK_BITS)
         return start
@@ -284,7 +288,7 @@ class _Writer:
 
 
 def _device_number(major: int, minor: int) -> int:
-    """As new_encode_dev of linux/kdev_t.h."""
+    """Encode a device number as new_encode_dev of linux/kdev_t.h does. Raises Unsupported for larger numbers."""
     if major >> _MAJOR_BITS or minor >> _MINOR_BITS:
         raise Unsupported(f"device number {major}:{minor}, Linux holds {_MAJOR_BITS} and {_MINOR_BITS} bits")
     return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12

@@ -1,8 +1,8 @@
-"""Extended attributes: each pair of name and value is in the image once, and inodes say where.
+"""Shared extended attributes: each pair of name and value is in the image once, and inodes refer to its position.
 
-EROFS could also keep attributes with their inode. One way is enough: image attributes are either the same on many files
-(labels) or few (capabilities), and a value of up to 65,535 bytes would not fit beside every inode.
-ACLs are stored as the kernel's own xattr format, version 2 (fs/erofs/xattr.c, erofs_get_acl).
+EROFS can also store attributes with their inode. imgfs does not use that: the attributes of images are either the same
+on many files (labels) or few (capabilities), and a value of up to 65,535 bytes does not fit next to every inode. ACLs
+are stored in the kernel's xattr format, version 2 (fs/erofs/xattr.c, erofs_get_acl).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WHOLE = {b"system.posix_acl_access": 2, b"system.posix_acl_default": 3}
 
 
 class SharedXattrs:
-    """The area of shared attributes, growing as inodes name theirs."""
+    """The area of shared attributes. It grows with each inode that has new ones."""
 
     def __init__(self) -> None:
         self.area = bytearray()
@@ -29,7 +29,7 @@ class SharedXattrs:
         self._bodies: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 
     def body(self, xattrs: Sequence[tuple[bytes, bytes]]) -> bytes:
-        """The bytes that follow an inode with these attributes (at least one); raises Unsupported."""
+        """Return the bytes that follow an inode with these attributes (at least one). Raises Unsupported."""
         key = tuple(xattrs)
         body = self._bodies.get(key)
         if body is None:
@@ -50,7 +50,7 @@ class SharedXattrs:
 
 
 def words(body: bytes) -> int:
-    """How an inode states the length of `body` (0 if empty); the header counts as one word."""
+    """Return the length of `body` as an inode states it: 0 if empty, else words, of which the header counts as one."""
     return (len(body) - XATTR_BODY.size) // XATTR_PLACE + 1 if body else 0
 
 

@@ -1,7 +1,8 @@
-"""Undoing a layer's compression: one class a format behind one Protocol, and which formats there are.
+"""The table of compressions, and a decompressor for each built-in one.
 
-Push style: pieces in, pieces out, both bounded, so that a bomb costs time and not memory. What the media type says the
-format is belongs to oci/descriptor.py; digests and the limit of the whole to unpack.py.
+A decompressor is fed pieces and yields pieces of bounded size, so a decompression bomb costs time but no memory.
+oci/descriptor.py derives the name of the compression from a media type. unpack.py verifies digests and limits the
+total.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ else:
 Piece = bytes | bytearray | memoryview
 
 PIECE_MAX = 1 << 20
-"""Bytes of a piece that comes out."""
+"""Limit of the bytes of one yielded piece."""
 
 _GZIP_WBITS = 31
 _GZIP_MAGIC, _GZIP_FIXED, _GZIP_HEADER_MAX = b"\x1f\x8b\x08", 10, 128 << 10
@@ -35,17 +36,17 @@ _STRIDE_MIN, _STRIDE_MAX = 4 << 10, 256 << 10
 
 
 class Decompressor(Protocol):
-    """A compressed stream on its way to a plain one; not to be used again after an error."""
+    """Decompresses one stream. It must not be used again after an error."""
 
     def feed(self, piece: Piece) -> Iterator[Piece]:
-        """Yield what the next `piece` makes available, at most PIECE_MAX bytes at once; to be exhausted.
+        """Decompress the next `piece`. Yields pieces of at most PIECE_MAX bytes; the caller must exhaust the iterator.
 
-        Raises Malformed if the stream breaks the rules of its format.
+        Raises Malformed if the stream violates its format, TooLarge if it needs more memory than the limit.
         """
         ...
 
     def close(self) -> None:
-        """End the stream; raises Malformed if it is truncated or, unlike a plain one, empty."""
+        """End the stream. Raises Malformed if it is truncated, or if it is compressed and empty."""
         ...
 
 
@@ -53,7 +54,7 @@ class Stored:
     """No compression."""
 
     def feed(self, piece: Piece) -> Iterator[Piece]:
-        """Yield `piece` itself, cut if need be."""
+        """Yield `piece` itself, split if it is longer than PIECE_MAX."""
         if len(piece) <= PIECE_MAX:
             yield piece
             return
@@ -62,11 +63,11 @@ class Stored:
             yield view[at : at + PIECE_MAX]
 
     def close(self) -> None:
-        """Accept: the end of a plain stream proves nothing."""
+        """Do nothing: an uncompressed stream has no end mark."""
 
 
 class _Library(Protocol):
-    """One member or frame, as zlib, isal and zstd decode it."""
+    """The decompressor of one member or frame in zlib, isal and zstd."""
 
     @property
     def eof(self) -> bool: ...
@@ -75,7 +76,7 @@ class _Library(Protocol):
 
 
 class _Inflater(_Library, Protocol):
-    """What isal leaves untyped."""
+    """The methods of isal that have no type annotations."""
 
     @property
     def unconsumed_tail(self) -> bytes: ...
@@ -83,26 +84,26 @@ class _Inflater(_Library, Protocol):
 
 
 class _Members:
-    """Members of one format, one after the other, of which the last must be whole.
+    """Decompresses a sequence of members of one format. The last member must be complete.
 
-    A library copies what it did not consume. Much input in one call is right inside a long member but quadratic over
-    many short ones, so the amount grows while a member lasts.
+    The library copies the input that it did not consume. Large inputs are fast inside a long member, but quadratic over
+    many short members. So the input of one call grows while a member lasts.
     """
 
     name: str
 
     def __init__(self) -> None:
-        self._ended = 0  # members so far
+        self._ended = 0  # complete members
         self._inside = False
         self._stride = _STRIDE_MIN
 
     def close(self) -> None:
-        """Check that the last member is whole and that there is one."""
+        """Raise Malformed unless there is a member and the last one is complete."""
         if self._inside or not self._ended:
             raise Malformed(f"{self.name} stream ends inside member {self._ended + 1}: it is truncated")
 
     def _settle(self, member: _Library) -> int:
-        """After a call: note whether `member` ended; returns how many bytes of the input come after it."""
+        """Record whether `member` ended in the last call. Returns the number of input bytes after its end."""
         self._inside = not member.eof
         if self._inside:
             self._stride = min(2 * self._stride, _STRIDE_MAX)
@@ -116,15 +117,15 @@ class _Members:
 
 
 class Gzip(_Members):
-    """Members of RFC 1952. Zeros may pad the last one, nothing else may follow it."""
+    """Decompresses members of RFC 1952. Only zeros may follow the last one."""
 
     name = "gzip"
 
     def __init__(self) -> None:
         super().__init__()
         self._member = _new_member()
-        self._head = bytearray()  # of the member, as long as its header is not whole
-        self._started = False  # whether the library has the header
+        self._head = bytearray()  # the start of the member, until its header is complete
+        self._started = False  # whether the library has received the header
         self._padded = False
 
     def feed(self, piece: Piece) -> Iterator[Piece]:
@@ -151,9 +152,9 @@ class Gzip(_Members):
         self._inside, self._started = True, False
 
     def _start(self, part: Piece) -> bytes:
-        """Hold `part` back until the header is whole; then returns all there is of the member.
+        """Buffer `part` until the header is complete. Returns nothing before that, then the buffer.
 
-        isal misreads a header with a checksum or several optional fields that comes in more than one call.
+        isal misreads a header with a checksum or with several optional fields if it arrives in more than one call.
         """
         self._head += part
         if not _has_header(self._head):
@@ -172,7 +173,7 @@ class Gzip(_Members):
             raise self._broken(error) from error
 
     def _is_padding(self, rest: memoryview) -> bool:
-        """Whether no member follows but zeros to the end; raises Malformed for anything after such zeros."""
+        """Return whether the padding of zeros has begun. Raises Malformed for other bytes after it."""
         self._padded = self._padded or (self._ended > 0 and rest[0] == 0)
         if self._padded and rest.tobytes().strip(b"\0"):
             raise Malformed("gzip stream goes on after its zero padding: expected nothing but zeros")
@@ -180,7 +181,10 @@ class Gzip(_Members):
 
 
 def _has_header(data: bytearray) -> bool:
-    """Whether `data` starts with a whole member header (RFC 1952, 2.3); others are for the library to refuse."""
+    """Return whether `data` starts with a complete member header (RFC 1952, 2.3).
+
+    Also True for bytes that are no header: the library refuses them.
+    """
     if not data.startswith(_GZIP_MAGIC[: len(data)]):
         return True
     if len(data) < _GZIP_FIXED:
@@ -202,7 +206,7 @@ def _new_member() -> _Inflater:
 
 
 class Zstd(_Members):
-    """Frames and skippable frames of RFC 8878, with windows of at most 128 MiB."""
+    """Decompresses frames and skippable frames of RFC 8878. A window may have at most 128 MiB."""
 
     name = "zstd"
 

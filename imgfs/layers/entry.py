@@ -1,6 +1,6 @@
-"""One entry of a layer's tar, as the walk leaves it and the index keeps it.
+"""The entry of a layer's tar: what the header walk (tar.py) produces and the layer index (index.py) stores.
 
-Paths are bytes, cleaned as in a chroot: no leading slash, no `.`, `..` or empty component; the root is `b""`.
+Paths are bytes, cleaned as in a chroot: no leading slash, no `.`, `..` or empty component. The root is `b""`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Kind(IntEnum):
-    """What an entry is; the first seven values are the directory-entry types that EROFS and ext4 use on disk."""
+    """The kind of an entry. The values up to 7 are the directory-entry types that EROFS and ext4 use on disk."""
 
     REGULAR = 1
     DIRECTORY = 2
@@ -21,13 +21,16 @@ class Kind(IntEnum):
     SYMLINK = 7
     HARDLINK = 8
     WHITEOUT = 9
-    """Hides `path` of lower layers."""
+    """Hides the path in lower layers."""
     OPAQUE = 10
-    """Hides what lower layers have below the directory `path`."""
+    """Hides everything that lower layers have below the directory."""
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """`length` bytes of a sparse file at `position`, found at `offset` of the tar. Gaps between extents are zeros."""
+    """A data region of a sparse file: `length` bytes at `position` of the file and at `offset` of the tar.
+
+    Gaps between extents are zeros.
+    """
 
     position: int
     offset: int
@@ -37,9 +40,9 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
     """One file, directory, link, node or whiteout of a layer.
 
-    Units: `mtime` nanoseconds since the epoch, `size` and `offset` bytes. `offset` is where the payload starts in the
-    uncompressed tar. `mode` holds permission, setuid, setgid and sticky bits only. `link` is a symbolic link's target
-    (stored, not judged) or a hard link's cleaned path. `extents` is None unless the file is sparse.
+    Units: `mtime` in nanoseconds since the epoch, `size` and `offset` in bytes. `offset` is the start of the payload in
+    the uncompressed tar. `mode` holds permission, setuid, setgid and sticky bits only. `link` is the unchecked target
+    of a symbolic link, or the cleaned path of a hard link. `extents` is None unless the file is sparse.
     """
 
     path: bytes

@@ -1,4 +1,4 @@
-"""The files of a stored layer: `tar` and `index` in a directory of their own, what they tell, and how they go."""
+"""The directory of a stored layer with its files `tar` and `index`: sync, read the head, set aside, remove."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ TAR, INDEX = "tar", "index"
 
 
 def sync_index(directory: Path) -> None:
-    """Make the index, and the names of all files, survive a power cut. Raises OSError."""
+    """Make the index and the names of both files durable. Raises OSError."""
     fsync_path(directory / INDEX)
     fsync_path(directory)
 
 
 def recorded_size(directory: Path) -> int | None:
-    """The size that the tar had when it was stored; None where the index is not whole either (it is rebuilt)."""
+    """Return the size of the tar when it was stored. None if the index is damaged too; the index is then rebuilt."""
     return stated_size(_index_head(directory))
 
 
 def has_outdated_index(directory: Path) -> bool:
-    """Whether the index is one that another version of imgfs made."""
+    """Return whether another version of imgfs wrote the index."""
     return is_outdated(_index_head(directory))
 
 
 def _index_head(directory: Path) -> bytes:
-    """The first bytes of the index, as far as it has any."""
-    if not (directory / INDEX).is_file():  # nor a pipe, which would never be read
+    """Return the first bytes of the index; fewer if the file is shorter."""
+    if not (directory / INDEX).is_file():  # opening a FIFO would block for ever
         return b""
     try:
         with (directory / INDEX).open("rb") as file:
@@ -39,16 +39,16 @@ def _index_head(directory: Path) -> bytes:
 
 
 def set_aside(directory: Path) -> None:
-    """Keep what is damaged under another name, where the disk takes a change. Raises OSError."""
+    """Rename a damaged layer, so that it is kept but not served. Does nothing on a read-only disk. Raises OSError."""
     try:
         directory.rename(aside_name(directory))
     except OSError as error:
-        if error.errno != errno.EROFS:  # then it is left where it is, and not served either
+        if error.errno != errno.EROFS:  # the caller does not serve the layer in either case
             raise
 
 
 def remove(directory: Path) -> None:
-    """Remove the files and the directory, or what there is of them. Raises OSError."""
+    """Remove both files and the directory; missing ones are no error. Raises OSError."""
     for name in (TAR, INDEX):
         (directory / name).unlink(missing_ok=True)
     if directory.exists():

@@ -1,7 +1,7 @@
-"""One 512-byte tar header block: its checksum, its fields, its numbers.
+"""Decodes one 512-byte tar header block: its checksum, its fields and its numbers.
 
-Knows v7, ustar, star and GNU blocks. What extended headers say about the same entry is pax.py's; what the entry means
-is tar.py's. Where readers differ this does as Go's archive/tar, since that is what container runtimes unpack with.
+The block may be a v7, ustar, star or GNU one. pax.py decodes extended headers; tar.py interprets the entry. Where tar
+readers differ, this module does the same as Go's archive/tar, because container runtimes unpack with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STAR_PREFIX = 131
 
 
 class Header(msgspec.Struct, gc=False):
-    """The fields of one block, which extended headers may override; `mtime` in nanoseconds, `device` not parsed."""
+    """The fields of one block, which extended headers may override. `mtime` is in nanoseconds, `device` is unparsed."""
 
     name: bytes
     type: bytes
@@ -43,7 +43,7 @@ class Header(msgspec.Struct, gc=False):
 
 
 def read_header(block: bytes) -> Header:
-    """Decode one block that is not all zeros; raises Malformed if the checksum or a number is wrong."""
+    """Decode one block that is not all zeros. Raises Malformed if the checksum or a number is wrong."""
     name, mode, uid, gid, size, mtime, checksum, kind, link, magic, device, prefix, trailer = _FIELDS.unpack(block)
     _check_sum(block, checksum)
     name = name.partition(b"\0")[0]
@@ -64,7 +64,7 @@ def read_header(block: bytes) -> Header:
 
 
 def device_numbers(header: Header) -> tuple[int, int]:
-    """The major and minor number of a device node; raises Malformed beyond Linux's 12 and 20 bits."""
+    """Return the major and minor number of a device node. Raises Malformed beyond Linux's 12 and 20 bits."""
     major, minor = numeric(header.device[:8]), numeric(header.device[8:])
     if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
         raise Malformed(f"device {major}:{minor}, expected a major number below 4096 and a minor one below 1048576")
@@ -72,13 +72,13 @@ def device_numbers(header: Header) -> tuple[int, int]:
 
 
 def clamped(nanoseconds: int) -> int:
-    """`nanoseconds` moved into the range of a signed 64-bit number."""
+    """Return `nanoseconds`, limited to the range of a signed 64-bit number."""
     return max(-_TIME_LIMIT, min(nanoseconds, _TIME_LIMIT - 1))
 
 
 @lru_cache(maxsize=8192)
 def numeric(field: bytes) -> int:
-    """The number in a header field: octal digits, or GNU's base-256 with the top bit set; nothing at all is 0."""
+    """Parse the number in a header field: octal digits, or base-256 of GNU tar if the top bit is set. Empty is 0."""
     if field[0] & 0x80:
         return _base256(field)
     digits = field.lstrip(b" \0").partition(b"\0")[0].rstrip(b" ")
@@ -88,7 +88,7 @@ def numeric(field: bytes) -> int:
 
 
 def _base256(field: bytes) -> int:
-    """Two's complement of all bits but the first."""
+    """Parse two's complement of all bits but the first."""
     bits = 8 * len(field) - 1
     value = int.from_bytes(field, "big") & (1 << bits) - 1
     return value - (1 << bits) if value >> bits - 1 else value
@@ -100,9 +100,9 @@ def _time(field: bytes) -> int:
 
 
 def _check_sum(block: bytes, field: bytes) -> None:
-    """Compare with the sum of all bytes, the checksum field counted as spaces.
+    """Compare the field with the sum of all bytes, in which the checksum field counts as spaces.
 
-    An Adler-32 that starts at 0 holds the plain sum in its low half as long as that is below 65521: so for 256 bytes.
+    The low half of an Adler-32 that starts at 0 is the plain sum if that is below 65521, as it is for 256 bytes.
     """
     total = (adler32(block[:256], 0) & 0xFFFF) + (adler32(block[256:], 0) & 0xFFFF) - sum(field) + 256
     expected = numeric(field)
@@ -111,7 +111,7 @@ def _check_sum(block: bytes, field: bytes) -> None:
 
 
 def _signed_sum(block: bytes) -> int:
-    """The sum as historic tars on machines with signed characters made it."""
+    """Return the checksum of historic tar programs on machines with signed characters."""
     rest = block[:148] + block[156:]
     return sum(rest) - 256 * sum(byte >> 7 for byte in rest) + 256
 
@@ -127,7 +127,10 @@ def _with_prefix(name: bytes, prefix: bytes, magic: bytes, trailer: bytes) -> by
 
 
 def _is_gnu_times(prefix: bytes) -> bool:
-    """Whether a GNU block has its two times there; Go before 1.8 wrote a ustar prefix, as old images still show."""
+    """Return whether a GNU block has its two times in the prefix.
+
+    Go before 1.8 wrote a ustar prefix there, which old images still have.
+    """
     try:
         numeric(prefix[:12])
         numeric(prefix[12:24])

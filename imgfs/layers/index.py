@@ -1,10 +1,10 @@
-"""The index of a stored layer: its entries as one checked file, so that nothing walks a tar twice.
+"""The index of a stored layer: the entries in one checksummed file, so that each tar is walked only once.
 
-Derived from the tar and rebuilt from it whenever it does not read back (layers/layer.py). It is written and read in
-batches, because a layer of a megabyte can have a million entries, and its pass and its reader hold a few of them.
+The index is derived from the tar. A reader that finds it damaged rebuilds it (layer.py). It is written and read in
+batches, because a layer of one megabyte can have a million entries, and memory must hold only a few thousand.
 
-Layout: the size of the tar, a magic line, two counts (`Weight`), the BLAKE2b-256 of the batches and the counts, the
-batches: each its length in four bytes and a MessagePack list of entries.
+Layout: the size of the tar; a magic line; two counts (`Weight`); the BLAKE2b-256 of the batches and the counts; the
+batches, each a length of four bytes and a MessagePack list of entries.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from imgfs.errors import StorageFailed
 from imgfs.layers.entry import Entry
 
 MAGIC = b"imgfs layer index 2\n"
-"""How an index begins, behind the size of the tar."""
+"""The magic line, which follows the size of the tar."""
 SIZE_BYTES = 8
-"""Bytes before the index in its file, in every version: the size of the tar, so that a start sees a cut one at once."""
+"""Bytes of the size of the tar.
+
+Every version has it first, so that a starting daemon detects a truncated tar at once.
+"""
 BATCH = 2048
-"""Entries that are encoded at once, and that are in memory at once when they are read."""
+"""Entries in one batch: the number that is in memory at a time."""
 
 _ANY_MAGIC = re.compile(rb"imgfs layer index [0-9]\n")
 _COUNTS = struct.Struct(">QQ")
@@ -43,29 +46,31 @@ _decoder = msgspec.msgpack.Decoder(list[Entry])
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What a merged tree of a layer's entries may take: `nodes` at most, and `extra` bytes of names, attributes and
-    sparse maps beyond what a header block holds."""
+    """An upper bound of the memory that a layer's entries take in a merged tree.
+
+    `nodes` is a number of nodes. `extra` is the bytes of names, attributes and sparse maps that do not fit a header
+    block.
+    """
 
     nodes: int
     extra: int
 
 
 class Index:
-    """An open index: iterating yields its entries in tar order, as often as it is done; each time blocks.
-
-    It is closed when nobody has it any more.
-    """
+    """An open index. Each iteration yields the entries in tar order, and blocks. Closed with its last reference."""
 
     def __init__(self, file: int, weight: Weight) -> None:
-        """`file` becomes this object's own."""
+        """Take ownership of the descriptor `file`."""
         self._file = file
         self.weight = weight
         weakref.finalize(self, os.close, file)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open and check an index; all of it is read. Raises StorageFailed where it is torn, damaged or of another
-        version, OSError."""
+        """Open an index, read all of it and check it.
+
+        Raises StorageFailed if it is torn, damaged or of another version, and OSError.
+        """
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _, counts, total = _read_head(file)
@@ -77,7 +82,7 @@ class Index:
         return cls(file, Weight(*_COUNTS.unpack(counts)))
 
     def __iter__(self) -> Iterator[Entry]:
-        """Raises StorageFailed where what follows a sound sum is no index."""
+        """Raises StorageFailed if the checksum is right but a batch does not decode."""
         at = _HEAD
         while head := os.pread(self._file, _LENGTH.size, at):
             try:
@@ -90,12 +95,12 @@ class Index:
 
     @property
     def tar_size(self) -> int:
-        """Bytes of the tar."""
+        """The size of the tar in bytes, as it was when the index was written."""
         return int.from_bytes(os.pread(self._file, SIZE_BYTES, 0))
 
 
 class IndexWriter:
-    """Writes an index into `file`, which stays the caller's. The methods block and raise OSError."""
+    """Writes an index into the descriptor `file`, which the caller owns. The methods block and raise OSError."""
 
     def __init__(self, file: int) -> None:
         self._file = file
@@ -103,8 +108,10 @@ class IndexWriter:
         self._running = hashlib.blake2b(digest_size=_SUM)
 
     def append(self, entries: list[Entry]) -> None:
-        """Write further entries, in tar order. What was written is taken out of the list, so that what is left after an
-        error can be tried again."""
+        """Write the next entries, in tar order.
+
+        Written entries are removed from the list. After an error the caller retries with the entries that are left.
+        """
         while entries:
             payload = _encoder.encode(entries[:BATCH])
             batch = _LENGTH.pack(len(payload)) + payload
@@ -114,7 +121,7 @@ class IndexWriter:
             del entries[:BATCH]
 
     def seal(self, tar_size: int, weight: Weight) -> None:
-        """Write the head: from now on it reads back."""
+        """Write the head, which makes the index complete."""
         counts = _COUNTS.pack(weight.nodes, weight.extra)
         self._running.update(counts)
         head = tar_size.to_bytes(SIZE_BYTES) + MAGIC + counts + self._running.digest()
@@ -122,17 +129,20 @@ class IndexWriter:
 
 
 def stated_size(head: bytes) -> int | None:
-    """The size of the tar by the first bytes of an index of any version, unchecked; None where they are of none."""
+    """Return the size of the tar from the unchecked head of an index of any version; None if `head` is not one."""
     return int.from_bytes(head[:SIZE_BYTES]) if _ANY_MAGIC.match(head, SIZE_BYTES) else None
 
 
 def is_outdated(head: bytes) -> bool:
-    """Whether these are the first bytes of an index of another version: no damage, and replaced once it is read."""
+    """Return whether `head` belongs to an index of another version.
+
+    That is not damage; the first reader replaces it.
+    """
     return stated_size(head) is not None and not head.startswith(MAGIC, SIZE_BYTES)
 
 
 def stored_weight(path: Path) -> Weight | None:
-    """What the head of an index says, unchecked; None where there is none."""
+    """Return the weight in the unchecked head of an index; None if there is no readable head."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -146,7 +156,7 @@ def stored_weight(path: Path) -> Weight | None:
 
 
 def _read_head(file: int) -> tuple[bytes, bytes, bytes]:
-    """The size of the tar, the counts and the sum."""
+    """Return the size of the tar, the counts and the checksum. Raises StorageFailed."""
     head = os.pread(file, _HEAD, 0)
     magic_end = SIZE_BYTES + len(MAGIC)
     if len(head) != _HEAD or head[SIZE_BYTES:magic_end] != MAGIC:

@@ -1,4 +1,4 @@
-"""What plugins of this room are."""
+"""The kinds of plugins of this room."""
 
 from __future__ import annotations
 

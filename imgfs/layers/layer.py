@@ -1,4 +1,4 @@
-"""A layer that is here: its tar, which is read where it lies, and its entries."""
+"""A stored layer: reads its tar in place, and its entries from the index. Rebuilds an index that does not read back."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _READ = 1 << 20
 
 
 class Layer:
-    """A layer that is here: `size` bytes of uncompressed tar whose digest is `diff_id`."""
+    """A stored layer: an uncompressed tar whose digest is `diff_id`, and its index."""
 
     def __init__(self, diff_id: Digest, directory: Path, index: Index | None = None) -> None:
-        """`index` is that of a layer whose directory has no final name yet."""
+        """`index` is given for a layer whose directory does not have its final name yet."""
         self.diff_id = diff_id
         self._directory = directory
         self._index = index
@@ -36,13 +36,14 @@ class Layer:
 
     @property
     def tar(self) -> Path:
-        """Where the tar lies; changes once, when the layer settles."""
+        """The path of the tar. It changes once, when the layer becomes durable."""
         return self._directory / files.TAR
 
     def descriptor(self) -> int:
-        """A file descriptor for reading the tar, shared by all readers. Raises StorageFailed.
+        """Return a descriptor for reading the tar, shared by all readers. Raises StorageFailed.
 
-        It is closed with the store; of a layer that was evicted, when nobody has the Layer any more.
+        The store closes it at its end. The descriptor of an evicted layer is closed with the last reference to the
+        Layer.
         """
         if self._file is None:
             try:
@@ -53,27 +54,30 @@ class Layer:
         return self._file
 
     def size(self) -> int:
-        """Bytes of uncompressed tar."""
+        """Return the size of the uncompressed tar in bytes."""
         return os.fstat(self.descriptor()).st_size
 
     def allocated(self) -> int:
-        """Bytes that the tar takes on disk."""
+        """Return the bytes that the tar occupies on disk."""
         return os.fstat(self.descriptor()).st_blocks * 512
 
     async def read_at(self, offset: int, size: int) -> bytes | bytearray:
-        """Up to `size` bytes of the tar, short only at its end. Raises StorageFailed."""
+        """Return `size` bytes of the tar, fewer only at its end. Raises StorageFailed."""
         size = min(size, self.size() - offset)
         return await read_at(self.descriptor(), size, offset, f"layer {self.diff_id}") if size > 0 else b""
 
     def weight(self) -> Weight:
-        """What the entries may take in a merged tree; blocks for one read."""
+        """Return what the entries may take in a merged tree. Blocks for one read."""
         if self._weight is None:
             self._weight = stored_weight(self._directory / files.INDEX)
-        # Where no index tells, a tar has at most one entry a block.
+        # Without an index the bound is one entry for each block of the tar.
         return self._weight or Weight(min(self.size() // BLOCK, ENTRIES_LIMIT), 0)
 
     def entries(self) -> Index:
-        """The entries in tar order, from the index, else from the tar again; blocks. Raises StorageFailed."""
+        """Return the entries in tar order.
+
+        A missing or damaged index is rebuilt from the tar. Blocks. Raises StorageFailed.
+        """
         if (index := self._index) is not None:
             return index
         path = self._directory / files.INDEX
@@ -86,18 +90,21 @@ class Layer:
         return self._rebuilt()
 
     def moved(self, directory: Path) -> None:
-        """The store gave this layer its final name."""
+        """Record that the store gave the directory its final name."""
         self._directory = directory
         self._index = None
 
     def close(self) -> None:
-        """Close the descriptor; further reads through it fail."""
+        """Close the descriptor. Later reads through it fail."""
         if self._closing is not None:
             self._closing()
             self._file = self._closing = None
 
     def _rebuilt(self) -> Index:
-        """Kept for the next one who wants it, where the disk takes it; else without a name."""
+        """Rebuild the index.
+
+        It is stored for later callers; if the disk refuses that, it is an unnamed file in memory.
+        """
         try:
             reindex(self._directory, self.diff_id, lambda _: None)
             index = Index.open(self._directory / files.INDEX)

@@ -1,6 +1,6 @@
-"""The names in a layer: cleaned as in a chroot, and the whiteouts among them (image-spec, layer.md, "Whiteouts").
+"""Cleans the paths of a layer as a chroot does, and recognises whiteouts (image-spec, layer.md, "Whiteouts").
 
-Lexical only. Symbolic links on the way and what a whiteout hides are the merged tree's.
+This module looks at the text of a path only. The merged tree (tree.py) resolves symbolic links and applies whiteouts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _UNPLAIN = (b"", b"/", b".")
 
 
 def clean(name: bytes) -> bytes:
-    """`name` without leading slashes, `.`, `..` and empty components, `..` not leaving the root; b"" is the root.
+    """Return `name` without leading slashes, `.`, `..` and empty components; b"" is the root.
 
-    Raises Malformed if a component, the path or its depth is too long.
+    `..` at the root stays at the root. Raises Malformed if a component, the path or its depth exceeds its limit.
     """
     name = name.rstrip(b"/")
     if name[:2] == b"./":
@@ -34,15 +34,15 @@ def clean(name: bytes) -> bytes:
 
 
 def is_marked(path: bytes) -> bool:
-    """Whether a component of the cleaned `path` starts with `.wh.`, so that it is no file of the layer."""
+    """Return whether a component of the cleaned `path` starts with `.wh.`. Such a path is never a file of the layer."""
     return path.startswith(_MARK) or b"/.wh." in path
 
 
 def whiteout(path: bytes) -> Entry | None:
-    """The whiteout that a marked path stands for; None if it hides nothing.
+    """Return the whiteout that a marked path stands for; None if it hides nothing.
 
-    `.wh.`, `.wh..`, `.wh...` name nothing that can be hidden; other `.wh..wh.` names, and what lies below a marked
-    directory, are metadata of AUFS.
+    `.wh.`, `.wh..` and `.wh...` hide nothing, because no file can have the name after the mark. Other `.wh..wh.` names,
+    and paths below a marked directory, are metadata of AUFS and hide nothing either.
     """
     parent, slash, base = path.rpartition(b"/")
     if is_marked(parent):
@@ -56,7 +56,7 @@ def whiteout(path: bytes) -> Entry | None:
 
 
 def check_target(target: bytes) -> None:
-    """Check the length of a symbolic link's target; raises Malformed."""
+    """Raise Malformed if the target of a symbolic link is empty or too long."""
     if not target:
         raise Malformed("symbolic link without a target")
     if len(target) > TARGET_LIMIT:

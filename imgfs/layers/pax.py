@@ -1,6 +1,7 @@
-"""PAX extended headers: the records, and what they change in the header that follows (POSIX pax, "Extended Header").
+"""PAX extended headers: parses the records and applies them to a header (POSIX pax, "pax Extended Header").
 
-Also the words that GNU tar and star add: SCHILY.xattr.*, and the records of sparse files, whose meaning is sparse.py's.
+The records include those that star and GNU tar add: SCHILY.xattr.*, and the records of sparse files, which sparse.py
+interprets.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _TIME = re.compile(rb"(-?)([0-9]{1,40})(?:\.([0-9]*))?")
 
 
 def read_records(payload: bytes) -> Records:
-    """The records of an extended header by key, the last of each key; raises Malformed.
+    """Return the records of an extended header by key. The last record of a key counts. Raises Malformed.
 
-    Repeated sparse offsets and lengths (GNU's version 0.0) come out joined as one map, as version 0.1 has it.
+    The repeated sparse offsets and lengths of GNU's version 0.0 are joined into one map, the form of version 0.1.
     """
     records: Records = {}
     pairs: list[bytes] = []
@@ -43,9 +44,10 @@ def read_records(payload: bytes) -> Records:
 
 
 def apply_records(records: Records, header: Header) -> None:
-    """Override the fields of `header`. An empty value deletes a record, so the header's own field counts.
+    """Override the fields of `header` with the records. Raises Malformed and TooLarge.
 
-    Not so of an extended attribute, which may be empty: containerd sets it then.
+    An empty value deletes the record, so the header's own field counts. An extended attribute is the exception: it may
+    be empty, as in containerd and GNU tar.
     """
     header.name = records.get(b"path") or header.name
     header.link = records.get(b"linkpath") or header.link
@@ -59,20 +61,20 @@ def apply_records(records: Records, header: Header) -> None:
 
 
 def decimal(records: Records, key: bytes, default: int) -> int:
-    """The number under `key`, or `default` if there is none; raises Malformed."""
+    """Return the number in the record `key`; `default` if there is no such record or it is empty. Raises Malformed."""
     value = records.get(key)
     return number(value, key) if value else default
 
 
 def number(digits: bytes, what: bytes) -> int:
-    """An unsigned decimal number of at most 20 digits; raises Malformed naming `what`."""
+    """Parse an unsigned decimal number of at most 20 digits. Raises Malformed, which names `what`."""
     if not digits.isdigit() or len(digits) > _DIGITS:
         raise Malformed(f"{what.decode()} {digits[:40]!r}, expected decimal digits")
     return int(digits)
 
 
 def _record(payload: bytes, at: int) -> tuple[bytes, bytes, int]:
-    """Key and value of the record `<length> <key>=<value>\\n` at `at`, and where the next one starts."""
+    """Return the key and value of the record `<length> <key>=<value>\\n` at `at`, and the start of the next record."""
     space = payload.find(b" ", at, at + _LENGTH_DIGITS)
     length = payload[at:space] if space >= 0 else b""
     end = at + int(length) if length.isdigit() else 0
@@ -92,7 +94,7 @@ def _check_pair(key: bytes, value: bytes, seen: int) -> None:
 
 
 def _nanoseconds(time: bytes) -> int:
-    """Seconds with a fraction; the sign holds for both, digits beyond nanoseconds are cut off."""
+    """Convert seconds with a fraction. The sign applies to both. Digits after the nanoseconds are dropped."""
     match = _TIME.fullmatch(time)
     if not match:
         raise Malformed(f"PAX mtime {time[:40]!r}, expected seconds with an optional fraction")

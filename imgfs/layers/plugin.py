@@ -1,4 +1,4 @@
-"""The layer store in the state directory, and the compressions of the image specification."""
+"""The plugins of this room: the layer store in the state directory, and the compressions of the image specification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a layer's index again from its tar, when it does not read back."""
+"""Builds the index of a layer from its tar."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _READ = 1 << 20
 
 
 def write_index(file: int, tar: Iterable[bytes]) -> Weight:
-    """Walk the pieces of a tar and write its index into `file`; blocks.
+    """Walk the pieces of a tar and write its index into the descriptor `file`. Blocks.
 
-    Memory holds the entries of a piece. Raises what TarWalk raises, what the pieces raise, OSError.
+    Memory holds the entries of one piece. Raises what TarWalk and the iteration raise, and OSError.
     """
     walk, index, size = TarWalk(), IndexWriter(file), 0
     for piece in tar:
@@ -32,17 +32,18 @@ def write_index(file: int, tar: Iterable[bytes]) -> Weight:
 
 
 def hashing(pieces: Iterable[bytes], running: Hash) -> Iterator[bytes]:
-    """`pieces`, which `running` sees as they go by."""
+    """Yield `pieces`, and update `running` with each of them."""
     for piece in pieces:
         running.update(piece)
         yield piece
 
 
 def reindex(directory: Path, diff_id: Digest, moved: Callable[[int], object]) -> None:
-    """Walk the tar of a stored layer and replace its index, durably; blocks. `moved` is told the bytes of each piece.
+    """Walk the tar of a stored layer and replace its index, durably. Blocks. Calls `moved` with the bytes of each
+    piece.
 
-    Raises VerificationFailed where the tar is not that of `diff_id`, OSError; then the index is as before. What a kill
-    leaves lies beside the layer under a temporary name, where the store sweeps.
+    Raises VerificationFailed if the digest of the tar is not `diff_id`, and OSError. After an error the index is
+    unchanged. A killed process leaves a temporary file beside the layer, which the store removes at its next start.
     """
     running, temporary = diff_id.new_hash(), directory.with_name(temporary_name())
     try:

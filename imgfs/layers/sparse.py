@@ -1,7 +1,9 @@
-"""Sparse files in tars: GNU's old format (type S) and its PAX versions 0.0, 0.1 and 1.0 (its manual, "Sparse Formats").
+"""Sparse files in tars: the old GNU format (type S) and the PAX versions 0.0, 0.1 and 1.0 (GNU tar manual, "Sparse
+Formats").
 
-The regions follow each other in the payload without gaps, as Go's archive/tar reads them. The generators yield how many
-bytes of the stream they want next and are sent exactly those; they keep only what has come, never what a header claims.
+The regions follow each other in the payload without gaps, as in Go's archive/tar. Each generator yields the number of
+bytes that it needs next, and receives exactly those. It keeps only received bytes; a size in a header allocates
+nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from imgfs.layers.header import BLOCK, Header, numeric
 from imgfs.layers.pax import SPARSE_MAP, Records, decimal, number
 
 MAP_LIMIT = 1 << 20
-"""Bytes of one file's map, in whichever format."""
+"""Limit of the bytes of one file's map, in every format."""
 
 Map = list[int]
-"""Positions and lengths in turn."""
+"""Positions and lengths, alternating."""
 
 _OLD = struct.Struct("386x96sc12s17x")
 _CONTINUED = struct.Struct("504sc7x")
@@ -28,9 +30,9 @@ _IMPLIED = {b"0.0", b"0.1", b"."}
 
 
 def version(records: Records) -> bytes:
-    """`0` if the map is among `records`, `1` if it precedes the payload, empty if the file is not sparse.
+    """Return `0` if the map is in `records`, `1` if it precedes the payload, and empty if the file is not sparse.
 
-    Raises Unsupported for other versions: without its map the content would be wrong.
+    Raises Unsupported for other versions, because the content would be wrong without the map.
     """
     stated = records.get(_MAJOR, b"") + b"." + records.get(_MINOR, b"")
     if stated == b"1.0":
@@ -41,7 +43,7 @@ def version(records: Records) -> bytes:
 
 
 def pax_map(header: Header, records: Records) -> Generator[int, bytes, tuple[int, Map]]:
-    """Bytes taken from the payload and map of a PAX sparse file, whose real name and size `header` gets."""
+    """Return the bytes taken from the payload, and the map. Sets the real name and size of `header`."""
     payload = header.size
     header.name = records.get(b"GNU.sparse.name") or header.name
     header.size = decimal(records, b"GNU.sparse.size", decimal(records, b"GNU.sparse.realsize", payload))
@@ -51,7 +53,7 @@ def pax_map(header: Header, records: Records) -> Generator[int, bytes, tuple[int
 
 
 def old_map(header: Header, block: bytes) -> Generator[int, bytes, tuple[int, Map]]:
-    """Real size and map of an S header and its `block`, reading its extension blocks."""
+    """Return the real size and the map of a type S header from its `block` and the extension blocks after it."""
     if not header.gnu:
         raise Malformed("type S without GNU's magic, so without a sparse map")
     pairs, continued, size = _OLD.unpack(block)
@@ -67,7 +69,10 @@ def old_map(header: Header, block: bytes) -> Generator[int, bytes, tuple[int, Ma
 
 
 def _leading_map(payload: int) -> Generator[int, bytes, tuple[int, Map]]:
-    """Bytes taken and map of version 1.0, at the start of `payload` bytes: a count, then two numbers a region."""
+    """Read the map of version 1.0 at the start of the payload: a count, then two numbers for each region.
+
+    Returns the bytes taken from the payload, and the map.
+    """
     text = bytearray()
     lines = 0
     while not lines or lines <= 2 * _count(text):
@@ -83,9 +88,9 @@ def _leading_map(payload: int) -> Generator[int, bytes, tuple[int, Map]]:
 
 
 def extents(found: Map, size: int, offset: int, payload: int) -> tuple[Extent, ...]:
-    """The regions of `found` in a payload of that many bytes at `offset`; raises Malformed.
+    """Return the extents of the map `found` in a payload of `payload` bytes at `offset`.
 
-    They must be in order, apart, inside `size` and use up the payload.
+    Raises Malformed unless the regions are in order, do not overlap, are inside `size` and use the whole payload.
     """
     regions: list[Extent] = []
     end, start = 0, offset
@@ -110,7 +115,7 @@ def _map_of_records(records: Records) -> Map:
 
 
 def _old_pairs(area: bytes) -> Map:
-    """The numbers of one block, which end at the first unused pair."""
+    """Return the numbers of one block up to the first unused pair."""
     found: Map = []
     for at in range(0, len(area), _PAIR):
         if not area[at]:

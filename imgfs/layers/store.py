@@ -1,7 +1,7 @@
-"""The layer store: `layers/<algorithm>/<hex of diff ID>/{tar,index}`, uncompressed tars, served from as they lie.
+"""The layer store: uncompressed tars and their indexes in `layers/<algorithm>/<hex of diff ID>/{tar,index}`.
 
-Owns which layers are here, their bytes and their indexes. A layer is served as soon as it is verified; its way to a
-name that survives a power cut (`settle`) goes on behind the reader.
+The store owns the set of stored layers and their files. A layer is served as soon as it is verified. It becomes durable
+and gets its final name later, in the background (LayerWriter.settle).
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ class LayerStore:
     """All layers of one state directory."""
 
     def __init__(self, root: Path) -> None:
-        """Open the store below `root`, create it if needed, and sweep what a crash left behind."""
+        """Open or create the store below `root`, and remove the temporary files of a crash."""
         self._root = root / "layers"
         self._layers: dict[Digest, Layer] = {}
         self._lost: set[Digest] = set()
         self._loss = trio.Event()
         self._is_read_only = False
         self._placing = threading.Lock()
-        """Held while a final name is given or taken away."""
+        """Held while a layer gets or loses its final name."""
         for algorithm in HEX_LENGTH:
             shelf = self._root / algorithm
             self._is_read_only = not open_directory(shelf)
             if self._is_read_only and not shelf.is_dir():
                 continue
             if not self._is_read_only:
-                fsync_path(shelf)  # a name that a killed daemon gave counts from now on
+                fsync_path(shelf)  # a rename of a killed daemon is durable from now on
             for entry in os.scandir(shelf):
                 diff_id = Digest(f"{algorithm}:{entry.name}")
                 if is_digest(diff_id) and os.path.isfile(f"{entry.path}/{files.TAR}"):
                     self._open(diff_id, Path(entry.path))
 
     def _open(self, diff_id: Digest, directory: Path) -> None:
-        """Serve a stored layer, unless its tar is shorter or longer than it was: such a one is set aside."""
+        """Serve a stored layer. A tar whose size has changed is damaged, and its layer is set aside."""
         size = files.recorded_size(directory)
         found = (directory / files.TAR).stat().st_size
         if size is not None and size != found:
@@ -71,53 +71,53 @@ class LayerStore:
         return iter(list(self._layers.values()))
 
     def get(self, diff_id: Digest) -> Layer:
-        """The layer; raises NotFound if it is not here."""
+        """Return the layer. Raises NotFound if it is not stored."""
         try:
             return self._layers[diff_id]
         except KeyError:
             raise NotFound(f"layer {diff_id}: is not stored here") from None
 
     def writer(self) -> LayerWriter:
-        """Begin to write a layer whose diff ID its bytes will tell. Raises ReadOnly."""
+        """Return a writer for a layer whose diff ID is not known yet. Raises ReadOnly."""
         if self._is_read_only:
             raise begun_read_only("layer")
         return LayerWriter(self, self._root / "sha256" / temporary_name())
 
     def adopt(self, layer: Layer) -> Layer:
-        """Serve `layer` from now on, unless an equal one is here already; returns the one that is served."""
+        """Serve `layer`, unless an equal one is stored already. Returns the layer that is served."""
         return self._layers.setdefault(layer.diff_id, layer)
 
     async def discard(self, diff_id: Digest) -> None:
-        """Remove a layer here and now. Readers of its descriptor get errors, so nobody may be using it."""
+        """Remove a layer and close its descriptor. The layer must have no readers, because their reads would fail."""
         if layer := self._layers.pop(diff_id, None):
             layer.close()
             await run_disk(files.remove, layer.tar.parent)
 
     def is_served(self, layer: Layer) -> bool:
-        """Whether this very Layer is the one that is served."""
+        """Return whether this Layer object is the one that is served."""
         return self._layers.get(layer.diff_id) is layer
 
     def is_settled(self, layer: Layer) -> bool:
-        """Whether the layer has its final name."""
+        """Return whether the layer is durable under its final name."""
         return layer.tar.parent == self._final(layer.diff_id)
 
     async def evict(self, diff_id: Digest) -> None:
-        """Remove a layer; whoever holds its Layer reads on. At the first await, it is no longer served.
+        """Remove a layer. Holders of its Layer can still read it. It stops being served before the first await.
 
-        If an equal one came here meanwhile, that one stays. Raises NotFound, Busy while it settles, StorageFailed and
-        ReadOnly; then it is served as before, if it is still there.
+        An equal layer that is adopted meanwhile stays. Raises NotFound, Busy until the layer is durable, StorageFailed
+        and ReadOnly. After an error the layer is served as before, if its files still exist.
         """
         await self._withdraw(diff_id, self._take_away)
 
     async def set_aside(self, diff_id: Digest) -> None:
-        """Keep a damaged layer under another name, durably; whoever holds its Layer reads on. It is no longer served.
+        """Rename a damaged layer, durably, and stop serving it. Holders of its Layer can still read it.
 
-        Raises NotFound, Busy while it settles, StorageFailed.
+        Raises NotFound, Busy until the layer is durable, StorageFailed.
         """
         await self._withdraw(diff_id, self._put_aside)
 
     async def _withdraw(self, diff_id: Digest, put_away: Callable[[Digest], None]) -> None:
-        """Serve the layer no more, and have `put_away` do the rest in a thread."""
+        """Stop serving the layer, then call `put_away` in a thread."""
         layer = self.get(diff_id)
         if not self.is_settled(layer):
             raise Busy(f"layer {diff_id}: is being stored; try again")
@@ -148,23 +148,23 @@ class LayerStore:
         return self._root / diff_id.algorithm / diff_id.hex
 
     def lose(self, layer: Layer) -> None:
-        """The disk did not take the bytes of this very Layer: it is served no more, and `wait_lost` tells of it.
-
-        Its files are its writer's to remove.
-        """
+        """Stop serving a Layer whose sync failed, and report it through `wait_lost`. Its writer removes the files."""
         if self.is_served(layer):
             del self._layers[layer.diff_id]
             self._lost.add(layer.diff_id)
             self._loss.set()
 
     async def wait_lost(self) -> set[Digest]:
-        """The diff IDs of what was lost since this was asked before, as soon as there is any; for one who asks."""
+        """Wait for lost layers and return the diff IDs of those lost since the last call. For a single waiter."""
         await self._loss.wait()
         lost, self._lost, self._loss = self._lost, set(), trio.Event()
         return lost
 
     def place(self, layer: Layer) -> None:
-        """Give a synced layer its final name, in a thread; an equal one that is there already stays, unless damaged."""
+        """Give a synced layer its final name. An equal layer that has the name already stays, unless it has no tar.
+
+        Blocks: call it in a thread.
+        """
         final = self._final(layer.diff_id)
         with self._placing:
             if not (final / files.TAR).exists():
@@ -174,7 +174,7 @@ class LayerStore:
 
     @staticmethod
     def _publish(directory: Path, final: Path) -> None:
-        """What could not be made durable gets its old name again, so that it can be tried again."""
+        """Rename durably. After an error the directory gets its old name again, so that the caller can retry."""
         try:
             publish(directory, final)
         except OSError:

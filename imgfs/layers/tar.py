@@ -1,17 +1,18 @@
-"""The header walk: turns the stream of a layer's tar into entries, looking at headers only.
+"""The header walk: turns the stream of a layer's tar into entries. It decodes headers and skips payloads.
 
-Pure: it is fed pieces and keeps no payload. Where readers differ it does as Go's archive/tar, which container runtimes
-unpack with; these are the places:
+The caller feeds pieces; the walk does no I/O and keeps no payload. Where tar readers differ, the walk does the same as
+Go's archive/tar, because container runtimes unpack with it:
 
-- A lone zero block is the end only if the stream ends there; a header after it is Malformed (GNU tar warns and stops).
-- The end may miss: both zero blocks, and the padding of the last payload.
-- Links, directories, devices and fifos have no payload, whatever their size field says.
-- Global PAX headers are read and ignored, and so are the extended headers in front of one. Of two extended headers in
-  front of an entry the last counts. GNU long names win over PAX ones.
-- PAX records that override nothing an entry has are ignored. Extended attributes may be empty.
+- A single zero block ends the archive only if the stream ends there. A header after it is Malformed (GNU tar warns and
+  stops).
+- Both zero blocks at the end, and the padding of the last payload, may be missing.
+- Links, directories, devices and FIFOs have no payload, whatever their size field says.
+- Global PAX headers, and the extended headers before one, are read and ignored. Of two extended headers before an entry
+  the last one counts. GNU long names take precedence over PAX names.
+- PAX records for fields that an entry does not have are ignored. Extended attributes may be empty.
 
-Blocks are header.py's; extended headers extended.py's, pax.py's and sparse.py's; names paths.py's, attributes
-xattrs.py's.
+header.py decodes blocks. extended.py, pax.py and sparse.py decode extended headers. paths.py cleans names, xattrs.py
+filters attributes.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from imgfs.layers.tree import IMPLICIT_MAX
 
 ENTRIES_LIMIT = 2_000_000
 EXTENDED_LIMIT = 1 << 20
-"""Bytes of extended headers in front of one entry."""
+"""Limit of the bytes of extended headers before one entry."""
 METADATA_LIMIT = 256 << 20
-"""Bytes that extended headers may make the entries of one layer hold: names, attributes, sparse maps."""
+"""Limit of the bytes of names, attributes and sparse maps that extended headers add to the entries of one layer."""
 
 _ID_LIMIT = (1 << 32) - 2
 _EXTENT_COST = 128
@@ -53,38 +54,39 @@ _KINDS = {
 _LINKS = (Kind.SYMLINK, Kind.HARDLINK)
 _NODES = (Kind.CHARACTER, Kind.BLOCK)
 _SKIPPED = (b"D", b"V")
-"""The types besides regular files that have a payload: GNU's dump directories and volume labels."""
+"""The types with a payload that are not regular files: dump directories and volume labels of GNU tar."""
 
 
 class TarWalk:
-    """Push parser of one layer's tar. `entries` grows in stream order; whiteouts are entries (image-spec, layer.md).
+    """Push parser of one layer's tar. `entries` grows in stream order. Whiteouts are entries too.
 
-    Raises Malformed, TooLarge and Unsupported, naming the entry and its offset, and the same again ever after. Memory
-    holds the entries that nobody took, at most 1 MiB of extended headers, and nothing that a header merely claims.
+    Raises Malformed, TooLarge and Unsupported with the name and offset of the entry. Every later call raises the same
+    error. Memory holds the entries that the caller has not taken and at most 1 MiB of extended headers. A size in a
+    header allocates nothing.
     """
 
     def __init__(
         self, *, entries: int = ENTRIES_LIMIT, extended: int = EXTENDED_LIMIT, metadata: int = METADATA_LIMIT
     ) -> None:
-        """Start at offset 0; the arguments are limits: entries of the layer, bytes of headers (see the constants)."""
+        """Start at offset 0. The arguments are the limits that the constants of the same names describe."""
         self.entries: list[Entry] = []
         self._count = 0
-        self._parent: bytes = b""  # of the last entry
+        self._parent: bytes = b""  # the parent of the last entry
         self._implied = 0
         self._entries_limit, self._extended_limit, self._metadata_limit = entries, extended, metadata
         self._metadata = 0
         self._fed = 0
-        self._held = bytearray()  # the beginning of the record at _at, when a piece ended inside it
-        self._at = 0  # offset of the next record to look at, and how long it is
-        self._need = 0  # offset that the stream must reach to be whole
-        self._start, self._name = 0, b""  # the entry in work, for messages
+        self._held = bytearray()  # the start of the record at _at, if the last piece ended inside the record
+        self._at = 0  # offset of the next record; _want is its length
+        self._need = 0  # offset that the stream must reach to be complete
+        self._start, self._name = 0, b""  # offset and name of the current entry, for messages
         self._ended = False
         self._failure: Malformed | TooLarge | Unsupported | None = None
         self._steps = self._walk()
         self._want = next(self._steps)
 
     def feed(self, piece: bytes | bytearray | memoryview) -> None:
-        """Take the next piece of the tar, of any length."""
+        """Parse the next piece of the tar, of any length."""
         if self._failure:
             raise self._failure
         begin = self._fed
@@ -99,19 +101,19 @@ class TarWalk:
             raise self._fail(error) from error
 
     def take(self) -> list[Entry]:
-        """The entries since the last time; they are the caller's."""
+        """Return the entries since the last call. The caller owns the list."""
         taken, self.entries = self.entries, []
         return taken
 
     @property
     def weight(self) -> Weight:
-        """What all entries so far may take in a merged tree."""
+        """What the entries so far may take in a merged tree."""
         return Weight(self._count + min(self._implied, IMPLICIT_MAX), self._metadata)
 
     def close(self) -> list[Entry]:
-        """End the stream and return the entries that nobody took.
+        """End the stream and return the entries that the caller has not taken.
 
-        Raises Malformed if it ended inside a header or a payload.
+        Raises Malformed if the stream ended inside a header or a payload.
         """
         if self._failure:
             raise self._failure
@@ -121,7 +123,7 @@ class TarWalk:
         return self.entries
 
     def _consume(self, view: memoryview, begin: int, end: int) -> None:
-        """Hand each record that ends in this piece to the walk, keep the beginning of the one that does not."""
+        """Send each record that ends in this piece to the walk, and keep the start of the record that does not."""
         send, held = self._steps.send, self._held
         while (stop := self._at + self._want) <= end:
             if held:
@@ -138,7 +140,7 @@ class TarWalk:
         return self._failure
 
     def _walk(self) -> Generator[int, bytes, None]:
-        """Yield the lengths of records wanted at `_at`, be sent the records; returns at the end of the archive."""
+        """Yield the length of the next record at `_at` and receive the record. Returns at the end of the archive."""
         extended: Extended | None = None
         while (block := (yield BLOCK)) != ZEROS:
             self._start, self._name = self._at - BLOCK, b""
@@ -163,7 +165,7 @@ class TarWalk:
             raise Malformed("a block follows one zero block, expected two at the end: the tar is damaged")
 
     def _read_extended(self, header: Header, extended: Extended) -> Generator[int, bytes, Extended | None]:
-        """Read one extended header into `extended`; None after a global one, which counts for nothing."""
+        """Read one extended header into `extended`. Returns None after a global header, which is ignored."""
         size = _checked_size(header)
         extended.size += size
         if extended.size > self._extended_limit:
@@ -176,7 +178,7 @@ class TarWalk:
     def _read_sparse(
         self, header: Header, kind: Kind | None, block: bytes, extended: Extended | None
     ) -> Generator[int, bytes, tuple[int, tuple[Extent, ...]]]:
-        """Give `header` the real size; returns the bytes of payload from `_at` on, and where they belong."""
+        """Set the real size of `header`. Returns the bytes of payload from `_at` on, and their extents."""
         if kind is not Kind.REGULAR:
             raise Malformed("sparse, expected a regular file")
         payload = header.size
@@ -190,12 +192,12 @@ class TarWalk:
         return payload, sparse.extents(found, _checked_size(header), self._at, payload)
 
     def _skip(self, payload: int) -> None:
-        """Step over `payload` bytes and their padding; the stream must have the former."""
+        """Skip `payload` bytes, which the stream must have, and their padding, which it may lack."""
         self._need = end = self._at + payload
         self._at = end + -end % BLOCK
 
     def _charge(self, header: Header, extents: tuple[Extent, ...] | None) -> None:
-        """Count what an entry may hold beyond what fits a header block."""
+        """Count the bytes of an entry that do not fit a header block. Raises TooLarge over the limit."""
         self._metadata += len(header.name) + len(header.link) + _EXTENT_COST * len(extents or ())
         self._metadata += sum(len(name) + len(value) for name, value in header.xattrs)
         if self._metadata > self._metadata_limit:
@@ -215,14 +217,14 @@ class TarWalk:
         self.entries.append(entry)
 
     def _imply(self, path: bytes) -> None:
-        """Count the directories that an entry may bring along: none that the one before lies in."""
+        """Count the parent directories that an entry may create. The parent of the entry before is counted already."""
         parent = path.rpartition(b"/")[0]
         if parent != self._parent:
             self._parent = parent
             self._implied += parent.count(b"/") + 1
 
     def _entry(self, path: bytes, kind: Kind, header: Header, extents: tuple[Extent, ...] | None) -> Entry | None:
-        """The entry of an unmarked path; None for a 0/0 character device, with which overlay would hide the path."""
+        """Return the entry of an unmarked path; None for a 0/0 character device, a whiteout of overlayfs."""
         if not (0 <= header.uid <= _ID_LIMIT and 0 <= header.gid <= _ID_LIMIT):
             raise Malformed(f"owner {header.uid}:{header.gid}, expected numbers from 0 to {_ID_LIMIT}")
         if not path and kind is not Kind.DIRECTORY:
@@ -243,7 +245,7 @@ class TarWalk:
 
 
 def _kind(header: Header) -> Kind | None:
-    """What the entry is; None for a volume label, which is nothing."""
+    """Return the kind of the entry; None for a volume label, which is not shown. Raises Unsupported."""
     if header.type == b"\0" and header.name.endswith(b"/"):
         return Kind.DIRECTORY
     kind = _KINDS.get(header.type)
@@ -253,7 +255,7 @@ def _kind(header: Header) -> Kind | None:
 
 
 def _payload(header: Header, kind: Kind | None) -> int:
-    """The bytes that follow the header."""
+    """Return the number of payload bytes after the header."""
     size = _checked_size(header)
     return size if kind is Kind.REGULAR or header.type in _SKIPPED else 0
 

@@ -1,8 +1,8 @@
-"""The merged tree: layers applied in order, as unpacking them one over another would leave a directory.
+"""The merged tree of an image: its layers applied in order, with the same result as unpacking them into a directory.
 
-Pure: entries in, nodes out, nothing is unpacked and no name ever meets a host path. Rules: image-spec layer.md
-("Applying Changesets"), and for hostile input ARCHITECTURE.md, "Hostile layers". Node numbers depend on the layers
-alone, so they are the same after every restart.
+This module turns entries into nodes. It unpacks nothing, and no name is joined to a host path. The rules are those of
+image-spec layer.md ("Applying Changesets"). Hostile layers (links that lead out, loops, duplicates, deep names) are
+resolved inside the root or refused. Node numbers depend only on the layers, so they are the same after a restart.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from imgfs.layers.entry import Entry, Extent, Kind
 NODES_MAX = 4_000_000
 LINKS_MAX = 40
 IMPLICIT_MAX = 100_000
-"""Directories that no entry names: a few kilobytes of deep names could else make millions."""
+"""Limit of the directories that no entry names. Without it a few kilobytes of deep names make millions of nodes."""
 IMPLICIT_MODE = 0o755
-"""Mode of a directory that entries lie in but no layer has an entry for; owner 0:0, time 0."""
+"""Mode of a directory that has entries below it but no entry of its own. Its owner is 0:0, its time 0."""
 
 _FORMAT = {
     Kind.REGULAR: stat.S_IFREG,
@@ -31,11 +31,11 @@ _FORMAT = {
 
 
 class Node:
-    """One inode of the merged tree. Names lie in the parent's `children`; hard links are one node under many names.
+    """One inode of the merged tree. The parent's `children` hold the names; hard links are one node with many names.
 
-    `mode` has the type bits. `layer` says in which tar, counted from the base, `offset` and `extents` are. Slots and
-    shared numbers, because an image has a hundred thousand of these; and nothing that leads up, so that a tree is gone
-    with the last one who has it, and not when garbage is looked for.
+    `mode` includes the type bits. `offset` and `extents` are positions in the tar of `layer`, counted from the base.
+    Nodes have slots and share their numbers, because an image has a hundred thousand nodes. A node has no reference to
+    its parent: without reference cycles a tree is freed with its last reference, not by a later garbage collection.
     """
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Node:
 
     @property
     def is_directory(self) -> bool:
-        """Whether this node has children, maybe none."""
+        """Whether this node is a directory."""
         return self.children is not None
 
     @property
@@ -83,7 +83,7 @@ class Node:
 
 
 class Tree:
-    """All nodes of a merged image; `nodes[n].number == n + 1`, the root is `nodes[0]`."""
+    """All nodes of a merged image. `nodes[n].number == n + 1`; `nodes[0]` is the root."""
 
     def __init__(self, root: Node) -> None:
         self.root = root
@@ -91,10 +91,10 @@ class Tree:
 
 
 def merge(layers: Iterable[Iterable[Entry]]) -> Tree:
-    """Apply the entries of `layers`, base first. Each is iterated over several times before the next is asked for.
+    """Apply the entries of `layers`, base first. Each layer is iterated several times before the next one is requested.
 
-    Raises Malformed (a file as parent, a loop of links, a hard link to nothing or to a directory) or TooLarge. Time
-    and memory are linear in the entries.
+    Raises Malformed (a file as parent, a loop of links, a hard link to a missing file or to a directory) or TooLarge.
+    Time and memory are linear in the number of entries.
     """
     merging = _Merge()
     for position, entries in enumerate(layers):
@@ -103,10 +103,10 @@ def merge(layers: Iterable[Iterable[Entry]]) -> Tree:
 
 
 def changes(lower: Iterable[Iterable[Entry]], top: Iterable[Entry], position: int) -> Tree:
-    """What the layer `top` changes, which has `position` others below it, as overlayfs would keep it: a whiteout is a
-    character device 0/0, an opaque directory has the xattr `trusted.overlay.opaque`.
+    """Return the changes of the layer `top`, which has `position` layers below it, in the form that overlayfs stores.
 
-    The `lower` ones are looked at only for files that hard links name. Raises as `merge`.
+    A whiteout is a character device 0/0. An opaque directory has the xattr `trusted.overlay.opaque`. The `lower` layers
+    are read only if `top` has hard links, whose targets may be lower files. Raises as `merge`.
     """
     merging = _Merge()
     if any(entry.kind is Kind.HARDLINK for entry in top):
@@ -122,7 +122,7 @@ def changes(lower: Iterable[Iterable[Entry]], top: Iterable[Entry], position: in
 
 
 class _Whitened:
-    """The entries of a layer with its whiteouts as devices, in front."""
+    """The entries of a layer, with its whiteouts as 0/0 devices before all other entries."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._entries = entries
@@ -144,14 +144,20 @@ class _Merge:
         self._shared: dict[int, int] = {}
         self._last: tuple[bytes, Node] | None = None
         self._replaced: set[Node] = set()
-        """Lower links that the layer in work puts directories in the place of: its whiteouts do not follow them."""
+        """Lower symbolic links that the current layer replaces with directories.
+
+        Its whiteouts do not follow these links.
+        """
         self._lower_targets: dict[bytes, Node] = {}
         self._implicit = 0
         self._parents: dict[Node, Node] = {}
-        """Of directories."""
+        """The parent of each directory, for `..` in targets of links."""
 
     def apply(self, layer: int, entries: Iterable[Entry]) -> None:
-        """Whiteouts first, wherever they stand: they hide lower layers only."""
+        """Apply one layer.
+
+        Its whiteouts come first, wherever they are in the tar, because they hide only lower layers.
+        """
         self._layer = layer
         if self.root.children and any(entry.kind is Kind.WHITEOUT or entry.kind is Kind.OPAQUE for entry in entries):
             self._lower_targets = dict(self._targets_below(entries))
@@ -170,17 +176,20 @@ class _Merge:
         self._lower_targets.clear()
 
     def borrow(self, below: _Merge, entries: Iterable[Entry]) -> None:
-        """Let hard links of `entries` name files that are not here but `below`."""
+        """Let hard links of `entries` name files that only the merge `below` has."""
         self._lower_targets = dict(below._targets_below(entries))
 
     def mark_opaque(self, entry: Entry) -> None:
-        """Say of a directory that it hides what lies below it."""
+        """Mark a directory as opaque with the xattr of overlayfs."""
         directory = self._walk(entry.path, make=True)
         if directory is not None:
             directory.xattrs = (*directory.xattrs, (b"trusted.overlay.opaque", b"y"))
 
     def _targets_below(self, entries: Iterable[Entry]) -> Iterator[tuple[bytes, Node]]:
-        """Hard links may name a lower file that a whiteout of this layer hides: it is found before it goes."""
+        """Yield the lower targets of hard links.
+
+        They are looked up before a whiteout of the same layer removes them.
+        """
         for entry in entries:
             if entry.kind is Kind.HARDLINK and (target := self._look_up(entry.link)) is not None:
                 yield entry.link, target
@@ -255,7 +264,7 @@ class _Merge:
             self._parents[node] = directory
 
     def _charge(self) -> None:
-        """Count an entry, also one that makes no node: it costs time."""
+        """Count an entry. Entries that add no node count too, because they cost time."""
         self._count += 1
         if self._count > NODES_MAX:
             raise TooLarge(f"image: more than {NODES_MAX} entries")
@@ -276,7 +285,7 @@ class _Merge:
             node.size = len(entry.link)
 
     def _parent(self, path: bytes, entry: Entry) -> Node:
-        """The directory that `entry` goes into, made where it is missing. Neighbours share it, so the last is kept."""
+        """Return the directory of `entry`, and create it if it is missing. The last result is cached for neighbours."""
         if self._last is not None and self._last[0] == path:
             return self._last[1]
         directory = self._walk(path, make=True)
@@ -295,7 +304,10 @@ class _Merge:
         return self._walk(path, make=False)
 
     def _walk(self, path: bytes, *, make: bool) -> Node | None:
-        """Follow `path` inside the root, links too. None: not there (unless `make`), no directory, or a loop."""
+        """Resolve `path` and its symbolic links inside the root.
+
+        Returns None if a component is missing (with `make` it is created), if one is no directory, or for a loop.
+        """
         pending = path.split(b"/")[::-1] if path else []
         here, links = self.root, 0
         while pending:
@@ -338,7 +350,10 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
 
 
 def _number(root: Node) -> list[Node]:
-    """Number nodes in depth-first order and count their links: names, and for directories `.` and each child's `..`."""
+    """Number the nodes in depth-first order and count their links.
+
+    The links of a node are its names; those of a directory also its `.` and the `..` of each subdirectory.
+    """
     nodes: list[Node] = []
     pending = [root]
     while pending:
@@ -355,7 +370,7 @@ def _number(root: Node) -> list[Node]:
 
 
 def walk(node: Node, path: bytes = b"") -> Iterator[tuple[bytes, Node]]:
-    """Every path below and including `node`, depth first."""
+    """Yield every path from `node` downwards, `node` first, in depth-first order."""
     pending = [(path, node)]
     while pending:
         here, current = pending.pop()

@@ -1,8 +1,8 @@
-"""One pass from compressed stream to stored layer, each byte touched once.
+"""Unpacks a layer in one pass from compressed stream to stored layer. Each byte is read once.
 
-bytes -> blob digest (-> copy) -> inflate -> diff ID -> header walk -> sparse tar. Nothing of it is served before both
-digests and the walk are through. The copy is what a pass that breaks off leaves of the blob, for the next one to begin
-with; it costs a write, as its digest is the pass's.
+bytes -> blob digest (-> copy) -> inflate -> diff ID -> header walk -> sparse tar. The layer is served only after both
+digests and the walk have succeeded. The copy keeps the compressed bytes, so that the next pass continues where an
+interrupted one stopped. It costs one write and no extra hashing, because the pass hashes the bytes anyway.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 INFLATED_MAX = 64 << 30
 _PIECE = 512 << 10
 _SECONDS = 1.0
-"""A slow network's pieces are not held back for longer: what is not passed on is in no copy either."""
+"""Limit of the time that pieces of a slow network are held back. Held bytes are not in the copy yet."""
 
 
 async def unpack(
@@ -42,14 +42,14 @@ async def unpack(
     moved: Callable[[int], None],
     copy: Copy | None = None,
 ) -> Digest:
-    """Pass `stream`, the bytes of the blob `descriptor`, through `decompressor` into `writer`, and seal that.
+    """Pass `stream`, the bytes of the blob `descriptor`, through `decompressor` into `writer`, and seal the writer.
 
-    Returns the diff ID. Memory holds the pieces in work and the entries of one, however many the layer has.
+    Returns the diff ID. Memory holds the pieces in flight and the entries of one piece. Calls `moved` with the number
+    of compressed bytes as soon as they arrive. On return and after an error of `stream`, `copy` holds all bytes that
+    arrived, unless its disk is full; the caller closes it.
 
-    `moved` is told of compressed bytes as soon as they come. All that came, also before an error of `stream`, is in
-    `copy` then, unless its disk is full; closing it is the caller's. Raises VerificationFailed, Malformed, TooLarge,
-    Unsupported, NoSpace, StorageFailed, and whatever `stream` raises; then nothing of the writer may be served.
-    Cancellation waits for the piece in work.
+    Raises VerificationFailed, Malformed, TooLarge, Unsupported, NoSpace, StorageFailed, and what `stream` raises. After
+    an error the caller must not serve the layer. Cancellation waits for the current piece.
     """
     prove, inflate = _Prove(descriptor, copy), _Inflate(descriptor, decompressor)
     absorb = _Absorb(writer, partial(_make_room, copy, inflate), _known_diff_id(descriptor, decompressor))
@@ -63,10 +63,10 @@ async def unpack(
 async def unpack_whole(
     descriptor: Descriptor, decompressor: Decompressor, blob: Sequence[bytes], writer: LayerWriter
 ) -> Digest:
-    """As `unpack`, for a blob whose bytes are all here, in pieces: in one trip to a thread.
+    """Unpack a blob whose pieces are all in memory, in one call to a thread.
 
-    Handing pieces from thread to thread costs more than a small layer itself. Nothing is inflated before the digest is
-    proved. Cancellation waits for the piece in work, of at most 1 MiB of tar.
+    Passing pieces between threads costs more than unpacking a small layer. The digest is verified before anything is
+    inflated. Raises as `unpack`. Cancellation waits for the current piece, of at most 1 MiB of tar.
     """
     work = partial(_pass_whole, descriptor, decompressor, blob, writer)
     return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
@@ -91,13 +91,16 @@ def _pass_whole(
 
 
 def _known_diff_id(descriptor: Descriptor, decompressor: Decompressor) -> Digest | None:
-    """What the tar's digest will be once the blob's is proved: the same, where the bytes are. Else None."""
+    """Return the digest of an uncompressed blob, which is also the diff ID; None if the diff ID must be computed."""
     is_tar = isinstance(decompressor, Stored) and descriptor.digest.algorithm == "sha256"
     return descriptor.digest if is_tar else None
 
 
 class _Prove:
-    """First stage: what the descriptor promises of the blob. A stage of its own, because inflating is the longest."""
+    """First stage: hash and copy the blob.
+
+    It is separate from inflating, the slowest step, so that both run in parallel.
+    """
 
     def __init__(self, descriptor: Descriptor, copy: Copy | None) -> None:
         self._descriptor = descriptor
@@ -106,12 +109,12 @@ class _Prove:
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
         self._running = self._running.after(piece)
-        yield piece  # before it is copied: inflating is the longest
+        yield piece  # before the copy is written, because the next stage is the slowest
         if self._copy is not None:
             self._copy.keep(piece, self._running)
 
     def close(self) -> None:
-        """Raise VerificationFailed unless the bytes are those of the descriptor."""
+        """Raise VerificationFailed unless size and digest are those of the descriptor."""
         digest, size = self._descriptor.digest, self._descriptor.size
         if self._running.position != size:
             raise VerificationFailed(f"layer {digest}: got {self._running.position} bytes, expected {size}")
@@ -120,10 +123,10 @@ class _Prove:
 
 
 class _Inflate:
-    """Second stage: undo the compression.
+    """Second stage: decompress the blob.
 
-    Bytes that do not inflate may be a broken layer or a lying registry, and only the digest of the whole tells which.
-    So the first fault is kept until the rest went by, and told by `close`, after the digest's.
+    Bytes that do not inflate are a broken layer or wrong bytes of the registry. Only the digest of the whole blob tells
+    which. So the first fault is kept until all bytes have passed, and `close` raises it after the digest is verified.
     """
 
     def __init__(self, descriptor: Descriptor, decompressor: Decompressor) -> None:
@@ -133,7 +136,7 @@ class _Inflate:
         self._taken = 0
         self._made = 0
         self._total = 0
-        """How long the tar will be, if the rest inflates as what came."""
+        """The estimated size of the tar, if the rest has the compression ratio of the first part."""
 
     def __call__(self, piece: Piece) -> Iterator[Piece]:
         before = self._total
@@ -142,7 +145,7 @@ class _Inflate:
             try:
                 for made in self._decompressor.feed(piece):
                     self._made += len(made)
-                    # Of a piece in work nobody knows how much of it has come out: then the larger estimate counts.
+                    # The output of this piece is incomplete, so the new estimate may be too low. Use the larger.
                     self._total = max(before, self._estimate())
                     yield made
             except Malformed as fault:
@@ -153,24 +156,30 @@ class _Inflate:
         return self._made * self._size // max(1, self._taken)
 
     def rest(self, offset: int) -> int | None:
-        """How much tar will follow the first `offset` bytes, by the estimate; None where nothing is known.
+        """Return the estimated bytes of tar after the first `offset`; None if nothing was inflated yet.
 
-        May be asked in another thread.
+        Other threads may call this.
         """
         return max(0, self._total - offset) if self._total else None
 
     def close(self) -> None:
-        """Raise the fault that was kept, or that the stream ends too early."""
+        """Raise the kept fault, or Malformed if the stream is truncated."""
         if self._fault is not None:
             raise self._fault
         self._decompressor.close()
 
 
 class _Absorb:
-    """Last stage: compute the diff ID, walk the headers, keep both. A fault is kept for `close`, as above."""
+    """Last stage: compute the diff ID, walk the headers, write tar and index.
+
+    A fault is kept for `close`, as in _Inflate.
+    """
 
     def __init__(self, writer: LayerWriter, make_room: Callable[[int], bool], known: Digest | None) -> None:
-        """`make_room` is asked when the disk is full; True is worth another try. A `known` diff ID is not computed."""
+        """`make_room` is called when the disk is full and returns whether to retry.
+
+        A `known` diff ID is not computed.
+        """
         self._hash = hashlib.sha256()
         self._known = known
         self.walk = TarWalk()
@@ -192,7 +201,7 @@ class _Absorb:
         return iter(())
 
     def close(self) -> None:
-        """Seal the writer; raises the fault that was kept, or that the tar ends too early."""
+        """Seal the writer. Raises the kept fault, or Malformed if the tar is truncated."""
         if self._fault is not None:
             raise self._fault
         self._keep(self.walk.close())
@@ -221,16 +230,16 @@ class _Absorb:
 
 
 def _make_room(copy: Copy | None, inflate: _Inflate, offset: int) -> bool:
-    """The disk is full after `offset` bytes of tar: drop the copy, if the rest will fit where it lies.
+    """Handle a disk that is full after `offset` bytes of tar: drop the copy if its space is enough for the rest.
 
-    Else it is worth more as it is, for a time when there is room.
+    Otherwise the copy stays: a retry continues from it when there is space again.
     """
     rest = inflate.rest(offset) if copy is not None else None
     return copy is not None and rest is not None and copy.give_up(rest)
 
 
 async def _coalesce(stream: AsyncIterable[bytes], moved: Callable[[int], None]) -> AsyncIterator[Piece]:
-    """Join network pieces: a trip to a thread costs the same for 64 KiB as for 512 KiB."""
+    """Join network pieces, because a call to a thread costs the same for 64 KiB as for 512 KiB."""
     waiting: list[bytes] = []
     size, since = 0, trio.current_time()
     failure: ImgfsError | None = None
@@ -243,7 +252,7 @@ async def _coalesce(stream: AsyncIterable[bytes], moved: Callable[[int], None]) 
                 yield b"".join(waiting)
                 waiting, size, since = [], 0, trio.current_time()
     except ImgfsError as error:
-        failure = error  # after what came before it
+        failure = error  # raised after the bytes that arrived before it
     if waiting:
         yield b"".join(waiting)
     if failure is not None:

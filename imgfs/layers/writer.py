@@ -1,4 +1,4 @@
-"""A layer on its way to the disk: the tar as it comes, with holes, and its index; then served; then durable."""
+"""Writes a new layer: the tar with holes and its index. The layer is then adopted (served) and made durable."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from imgfs.layers.store import LayerStore
 
 _HOLE = 512 << 10
-"""Bytes of the smallest run of zeros that becomes a hole. The kernel reads ahead to a hole and not beyond it: a tar of
-160 MB with a hundred holes of 64 KiB and more came from a cold disk at nine tenths of the rate of one without."""
+"""Bytes of the smallest run of zeros that becomes a hole. The kernel's read-ahead stops at a hole: a tar of 160 MB with
+a hundred holes of 64 KiB and more was read from a cold disk at nine tenths of the rate of a tar without holes."""
 _ZEROS = bytes(_HOLE)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _WEIGHTLESS = Weight(0, 0)
 
 
 class LayerWriter:
-    """One layer on its way in. Use as a context; leaving it before `adopt` removes every trace.
+    """The writer of one layer. Use it as a context manager; leaving it before `adopt` removes all files.
 
-    Runs of zeros become holes, so a bomb costs time and not disk. The methods block: call them in threads.
+    Runs of zeros become holes, so a decompression bomb costs time but no disk space. The methods block: call them in
+    threads.
     """
 
     def __init__(self, store: LayerStore, directory: Path) -> None:
@@ -42,7 +43,10 @@ class LayerWriter:
         self._layer: Layer | None = None
         self.offset = 0
         self.is_lost = False
-        """Whether a sync of the adopted tar failed: nobody knows which bytes are on disk, so it is not to be served."""
+        """Whether a sync of the adopted tar failed.
+
+        The bytes on disk are unknown then, so the layer must not be served.
+        """
 
     def __enter__(self) -> LayerWriter:
         try:
@@ -65,13 +69,15 @@ class LayerWriter:
             os.close(self._index_file)
         self._index_file = self._sealed = None
         if self._layer is None or self.is_lost:
-            with suppress(OSError):  # what the disk does not let go, the next start sweeps
+            with suppress(OSError):  # the next start removes what stays
                 files.remove(self._directory)
 
     @staticmethod
     def _take_back(file: int) -> None:
-        """Readers that have it open get an error from now on: memory has the right bytes until it lets go of them, and
-        then what the disk has in their place."""
+        """Truncate a tar whose sync failed, so that its readers get an error.
+
+        The page cache has the right bytes only until the kernel drops them; later reads return the bytes on disk.
+        """
         with suppress(OSError):
             os.ftruncate(file, 0)
 
@@ -79,7 +85,7 @@ class LayerWriter:
         """Write the next piece of the tar. Raises NoSpace or StorageFailed."""
         assert self._file is not None
         view = memoryview(piece)
-        # Compared as bytes: memoryviews compare number by number, and hold the GIL meanwhile.
+        # bytes, because memoryviews compare item by item and hold the GIL.
         searched = bytes(piece) if isinstance(piece, memoryview) else piece
         try:
             for start, end in _runs(searched):
@@ -89,8 +95,10 @@ class LayerWriter:
         self.offset += len(view)
 
     def keep(self, entries: list[Entry]) -> None:
-        """Write the next entries of the tar, and take what was written out of the list. Raises NoSpace, StorageFailed;
-        then the rest can be tried again."""
+        """Write the next entries of the tar and remove them from the list. Raises NoSpace or StorageFailed.
+
+        After an error the caller retries with the entries that are left.
+        """
         assert self._index is not None
         try:
             self._index.append(entries)
@@ -98,7 +106,7 @@ class LayerWriter:
             raise from_os(error, "layer") from None
 
     def seal(self, weight: Weight = _WEIGHTLESS) -> None:
-        """All bytes and entries are here. Raises NoSpace or StorageFailed."""
+        """Complete the tar and the index after the last piece. Raises NoSpace or StorageFailed."""
         assert self._file is not None
         assert self._index is not None
         assert self._index_file is not None
@@ -110,9 +118,9 @@ class LayerWriter:
         self._sealed = Index(self._index_file, weight)
 
     def adopt(self, diff_id: Digest) -> Layer:
-        """The bytes are verified and sealed: serve them from now on. `settle` makes them durable."""
+        """Serve the verified and sealed layer from now on. `settle` makes it durable."""
         made = Layer(diff_id, self._directory, self._sealed)
-        made.descriptor()  # now, because settling renames the path that it opens
+        made.descriptor()  # opened now, because `settle` renames its path
         layer = self._store.adopt(made)
         if layer is made:
             self._layer = made
@@ -121,14 +129,14 @@ class LayerWriter:
         return layer
 
     def settle(self) -> None:
-        """Make the adopted layer survive a power cut, with its index.
+        """Make the adopted layer and its index durable.
 
-        Raises NoSpace or StorageFailed; it is served all the same, and can be tried again unless it `is_lost`.
+        Raises NoSpace or StorageFailed. The layer is still served then, and the caller may retry unless it `is_lost`.
         """
         if self._layer is None or self._file is None or self._store.is_settled(self._layer):
             return
         try:
-            self.is_lost = True  # until it is synced
+            self.is_lost = True  # until fsync succeeds
             os.fsync(self._file)
             self.is_lost = False
             files.sync_index(self._directory)
@@ -138,7 +146,7 @@ class LayerWriter:
 
 
 def _runs(piece: bytes | bytearray) -> Iterator[tuple[int, int]]:
-    """All but the blocks of zeros, in runs as long as can be: a write for each block would cost a turn at the GIL."""
+    """Yield the runs between blocks of zeros, as long as possible, because each write takes the GIL once."""
     begin, size = 0, len(piece)
     for start in range(0, size - _HOLE + 1, _HOLE):
         if piece.startswith(_ZEROS, start):

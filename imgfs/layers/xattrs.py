@@ -1,4 +1,4 @@
-"""Which extended attributes of a layer are shown, and how large they may be."""
+"""Filters the extended attributes of a layer: which of them a view shows, and how large they may be."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ VALUE_LIMIT = 64 << 10
 TOTAL_LIMIT = 1 << 20
 
 _OBEYED = (b"trusted.", b"user.overlay.")
-"""Overlay takes orders from these (redirect, metacopy, opaque): a layer must not give any."""
+"""overlayfs obeys these attributes (redirect, metacopy, opaque).
+
+A layer must not control overlayfs, so they are dropped.
+"""
 
 _NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
-"""What a filesystem of Linux can keep. macOS and others write more, and unpacking such a layer loses it too."""
+"""The namespaces that Linux filesystems can store. Other systems write more of them; unpacking loses those as well."""
 
 _CAPABILITY = b"security.capability"
 _CAPABILITY_SIZES = {0x01000000: 12, 0x02000000: 20, 0x03000000: 24}
@@ -25,7 +28,10 @@ _ACL_ENTRY = 8
 
 
 def kept(found: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
-    """Those of `found` that a view may show, in order; raises Malformed for a name and TooLarge for a size."""
+    """Return the attributes of `found` that a view may show, in order.
+
+    Raises Malformed for a name, TooLarge for a size.
+    """
     attributes = tuple(item for item in found if _is_kept(*item))
     total = sum(len(name) + len(value) for name, value in attributes)
     if total > TOTAL_LIMIT:
@@ -46,11 +52,11 @@ def _is_kept(name: bytes, value: bytes) -> bool:
 
 
 def _is_capability(value: bytes) -> bool:
-    """The kernel's own test (security/commoncap.c): revision and size agree, no flag but the effective bit."""
+    """Apply the kernel's test (security/commoncap.c): revision and size agree, no flag but the effective bit is set."""
     magic = int.from_bytes(value[:4], "little") & ~_EFFECTIVE
     return _CAPABILITY_SIZES.get(magic) == len(value)
 
 
 def _is_acl(value: bytes) -> bool:
-    """As in linux/posix_acl_xattr.h: a version and whole entries."""
+    """Return whether `value` is a version and whole entries, as in linux/posix_acl_xattr.h."""
     return value[:4] == _ACL_VERSION and len(value) % _ACL_ENTRY == len(_ACL_VERSION)
