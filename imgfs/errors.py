@@ -1,6 +1,6 @@
 """Every error imgfs raises on purpose: one tree, and the one errno of each class.
 
-The errno is the contract (ARCHITECTURE.md, "Errno"): fs/ answers the kernel with it and the command line turns it into
+The errno is the contract (SEMANTICS.md, "Errno"): fs/ answers the kernel with it and the command line turns it into
 an exit code. A message names the subject first, then what was got and expected, then what to do next. It never holds
 a credential or the query of a URL.
 """
