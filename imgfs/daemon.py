@@ -22,7 +22,7 @@ from imgfs.assembly.given import Opened, given
 from imgfs.assembly.mounting import Mounting
 from imgfs.assembly.tables import TABLES
 from imgfs.assembly.tree import assemble
-from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.disk.durable import make_directory, open_directory
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.execution.starter import attend_starter

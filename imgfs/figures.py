@@ -6,10 +6,10 @@ import os
 import resource
 
 from imgfs import __version__
-from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.fs.served import Served
 from imgfs.gc.kinds import GC
-from imgfs.images.kinds import NAMES
+from imgfs.images.plugin import NAMES
 from imgfs.layers.kinds import LAYERS
 from imgfs.metrics.exposition import render
 from imgfs.metrics.family import Family, counter, gauge

@@ -13,6 +13,8 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from imgfs.errors import StorageFailed, from_os
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -34,3 +36,40 @@ async def run_disk(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
 async def run_sync(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
     """Run `function` in a thread for syncs of many files at once. Cancellation waits for it to end."""
     return await trio.to_thread.run_sync(function, *arguments, limiter=_SYNC)
+
+
+AHEAD = 512 << 10
+"""Bytes that come into the page cache together when the disk has to be asked."""
+
+
+def read_cached(file: int, size: int, offset: int) -> bytearray | None:
+    """`size` bytes if all of them are in the page cache, else None."""
+    buffer = bytearray(size)
+    try:
+        got = os.preadv(file, [buffer], offset, os.RWF_NOWAIT)
+    except OSError:
+        # Not cached, or a filesystem that cannot tell: the thread finds out, and names a real error.
+        return None
+    return buffer if got == size else None
+
+
+async def read_at(file: int, size: int, offset: int, subject: str) -> bytes | bytearray:
+    """Exactly `size` bytes from `offset`. Raises StorageFailed, naming `subject`, where the file is shorter."""
+    cached = read_cached(file, size, offset)
+    return cached if cached is not None else await run_disk(read_exactly, file, size, offset, subject)
+
+
+def read_exactly(file: int, size: int, offset: int, subject: str) -> bytes:
+    """As `read_at`, blocking."""
+    try:
+        # Whoever reads one small file of a tar reads its neighbours next: they come with it.
+        os.posix_fadvise(file, offset, max(size, AHEAD), os.POSIX_FADV_WILLNEED)
+        content = os.pread(file, size, offset)
+        while len(content) < size:
+            more = os.pread(file, size - len(content), offset + len(content))
+            if not more:
+                raise StorageFailed(f"{subject}: is cut short on disk; remove it and read again")
+            content += more
+    except OSError as error:
+        raise from_os(error, subject) from None
+    return content

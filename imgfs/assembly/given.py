@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from imgfs.assembly.mounting import Mounting
 from imgfs.assembly.tables import TABLES
-from imgfs.content.kinds import ERA, Era
+from imgfs.content.plugin import ERA, Era
 from imgfs.database.database import Database
 from imgfs.kernel.disk import era
 from imgfs.kernel.probe import Capabilities, Capability, probe

@@ -12,7 +12,7 @@ from imgfs.assembly.description import describe
 from imgfs.assembly.given import Opened
 from imgfs.assembly.mounting import Mounting
 from imgfs.check.kinds import CHECK
-from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.execution.containers import CONTAINERS
 from imgfs.figures import exposed
 from imgfs.fs.caller import Waiters
@@ -33,7 +33,7 @@ from imgfs.gc.kinds import GC
 from imgfs.gc.limits import Limits
 from imgfs.gc.room import Room
 from imgfs.gc.space import Space, space_of
-from imgfs.images.kinds import CATALOG, NAMES
+from imgfs.images.plugin import CATALOG, NAMES
 from imgfs.layers.kinds import LAYERS
 from imgfs.leases.kinds import LEASES
 from imgfs.plugins.running import Running

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from imgfs.check.kinds import CHECK
 from imgfs.check.mender import Mender, Wards
-from imgfs.content.kinds import CONTENT, INGESTS
-from imgfs.images.kinds import CATALOG
+from imgfs.content.plugin import CONTENT, INGESTS
+from imgfs.images.plugin import CATALOG
 from imgfs.layers.kinds import LAYERS
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.rescue.kinds import KEEPER, TABLES

@@ -15,12 +15,10 @@ from pathlib import Path
 import trio
 
 from imgfs.aio.gather import plain_nursery
-from imgfs.aio.reading import read_at
-from imgfs.aio.threads import run_disk
+from imgfs.aio.threads import read_at, run_disk
 from imgfs.content import labels as label_table
 from imgfs.content.ingests.status import Status
-from imgfs.content.ingests.store import IngestStore
-from imgfs.content.ingests.writer import Writer
+from imgfs.content.ingests.store import IngestStore, Writer
 from imgfs.content.labels import Labels
 from imgfs.content.opening import opened
 from imgfs.content.store import ContentStore

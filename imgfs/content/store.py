@@ -19,14 +19,13 @@ from pathlib import Path
 
 import trio
 
-from imgfs.aio.threads import run_disk
-from imgfs.content.blob_writer import BlobWriter
+from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.commits import SIDE_BY_SIDE, GroupCommit, Naming
 from imgfs.content.labels import Labels
-from imgfs.content.unproven import final_path, prove
-from imgfs.disk.calls import HOST, Disk
+from imgfs.content.unproven import AHEAD_BYTES, final_path, prove
+from imgfs.disk.calls import HOST, Disk, write_all
 from imgfs.disk.durable import aside_name, make_directory, sweep, temporary_name
-from imgfs.errors import NotFound, NotPermitted, begun_read_only, from_os
+from imgfs.errors import NotFound, NotPermitted, TooLarge, VerificationFailed, begun_read_only, from_os
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.state import is_read_only
 
@@ -351,3 +350,68 @@ class ContentStore:
     def _note(self, path: Path, status: os.stat_result) -> None:
         digest = Digest(f"{path.parent.parent.name}:{path.name}")
         self._stored[digest] = BlobInfo(digest, status.st_size, status.st_mtime_ns, status.st_blocks * 512)
+
+
+class BlobWriter:
+    """Bytes are hashed as they come, and nothing is stored that does not verify.
+
+    Use as an async context; leaving it without `commit` removes every trace. Memory use is one piece.
+    """
+
+    def __init__(self, store: ContentStore, digest: Digest, total: int, temporary: Path) -> None:
+        self._store = store
+        self._digest = digest
+        self._total = total
+        self._temporary = temporary
+        self._hash = digest.new_hash()
+        self._file: int | None = None
+        self.offset = 0
+
+    async def __aenter__(self) -> BlobWriter:
+        try:
+            self._file = await run_disk(self._store.disk.create, self._temporary)
+        except OSError as error:
+            raise from_os(error, f"content {self._digest}") from None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+            with suppress(OSError):
+                self._store.disk.unlink(self._temporary)
+
+    async def write(self, piece: bytes | memoryview) -> None:
+        """Append a piece. Raises TooLarge past the total, NoSpace or StorageFailed."""
+        if self.offset + len(piece) > self._total:
+            raise TooLarge(f"content {self._digest}: more than the {self._total} bytes it was declared with")
+        await run_cpu(self._append, piece)
+
+    async def commit(self) -> None:
+        """Verify and store; on return the blob survives a power cut. Once the disk has it, it is not cancelled.
+
+        Raises VerificationFailed, NoSpace or StorageFailed.
+        """
+        assert self._file is not None
+        if self.offset != self._total:
+            raise VerificationFailed(f"content {self._digest}: got {self.offset} bytes, expected {self._total}")
+        if self._hash.hexdigest() != self._digest.hex:
+            got = Digest.from_hash(self._hash)
+            raise VerificationFailed(f"content {self._digest}: the bytes have digest {got}; they are not kept")
+        try:
+            final, is_small = self._store.path(self._digest), self._total <= AHEAD_BYTES
+            naming = Naming(self._temporary, final, self._file, goes_ahead=is_small)
+            await self._store.publish(self._digest, naming)
+        except OSError as error:
+            raise from_os(error, f"content {self._digest}") from None
+        os.close(self._file)
+        self._file = None
+
+    def _append(self, piece: bytes | memoryview) -> None:
+        assert self._file is not None
+        self._hash.update(piece)
+        try:
+            write_all(self._store.disk, self._file, piece, self.offset)
+        except OSError as error:
+            raise from_os(error, f"content {self._digest}") from None
+        self.offset += len(piece)

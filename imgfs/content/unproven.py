@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from imgfs.content.running import RunningDigest
+from imgfs.content.running_digest import RunningDigest
 from imgfs.disk.calls import Disk
 from imgfs.oci.digest import is_digest
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pyfuse3
 
-from imgfs.aio.reading import read_at
+from imgfs.aio.threads import read_at
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import Handle, Node, Shown, control_number
 

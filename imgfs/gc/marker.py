@@ -16,9 +16,8 @@ from imgfs.gc.documents import Wanted, read_diff_ids, read_documents
 from imgfs.gc.labels import References, references
 from imgfs.gc.stores import Stores
 from imgfs.leases.resource import Kind, Resource, content, snapshot
-from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
-from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.digest import EMPTY, Digest, chain_ids, is_digest
 from imgfs.oci.manifest import CONFIG_SIZE_MAX, MANIFEST_SIZE_MAX, Index, Manifest
 
 _BATCH = 32

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.execution.containers import CONTAINERS
 from imgfs.gc.kinds import GC
 from imgfs.gc.room import Room
 from imgfs.gc.stores import Stores
 from imgfs.gc.using import Using
-from imgfs.images.kinds import CATALOG, NAMES
+from imgfs.images.plugin import CATALOG, NAMES
 from imgfs.layers.kinds import LAYERS
 from imgfs.leases.kinds import LEASES
 from imgfs.plugins.contract import Context, Plugin

@@ -11,8 +11,7 @@ import os
 from dataclasses import dataclass
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.copy import copy_ref
-from imgfs.content.ingests.download import download_ref
+from imgfs.content.ingests.downloads import copy_ref, download_ref
 from imgfs.content.ingests.refs import promised_digest, ref_name
 from imgfs.content.ingests.status import Status
 from imgfs.content.ingests.store import IngestStore

@@ -17,10 +17,45 @@ import trio
 from imgfs.database.database import Database
 from imgfs.errors import ImgfsError
 from imgfs.images import referrers
-from imgfs.images.known import DIGITS, Known
-from imgfs.images.source import Source
 from imgfs.oci.descriptor import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
+
+DIGITS = 5
+"""Of a digest's hex: a bit for each number that they make, 128 KiB in all. Of 100,000 digests one in eleven others is
+taken for known, and asked for."""
+
+
+class Known:
+    """A set that only grows, and may say yes where it should say no. Until it `is_complete`, it says nothing else."""
+
+    def __init__(self, beginnings: Iterable[str] = ()) -> None:
+        """With all digests whose hex begins so. What is no hex is passed over: no digest begins so."""
+        self._bits = bytearray(1 << (4 * DIGITS - 3))
+        self.is_complete = False
+        for beginning in beginnings:
+            with suppress(ValueError):
+                self._add(beginning)
+
+    def __contains__(self, digest: Digest) -> bool:
+        number = int(digest.hex[:DIGITS], 16)
+        return not self.is_complete or bool(self._bits[number >> 3] & 1 << (number & 7))
+
+    def add(self, digests: Iterable[Digest]) -> None:
+        """Say yes to these."""
+        for digest in digests:
+            self._add(digest.hex[:DIGITS])
+
+    def complete(self, others: Known) -> None:
+        """Say yes to the others too, which are all there were before anything was added."""
+        both = int.from_bytes(self._bits) | int.from_bytes(others._bits)
+        self._bits[:] = both.to_bytes(len(self._bits))
+        self.is_complete = True
+
+    def _add(self, beginning: str) -> None:
+        number = int(beginning, 16)
+        self._bits[number >> 3] |= 1 << (number & 7)
+
 
 SCHEMA = f"""{referrers.SCHEMA}
 CREATE TABLE IF NOT EXISTS descriptors (

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import msgspec
 
 from imgfs.database.database import Database
-from imgfs.images.source import Source
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS referrers (

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgfs.aio.reading import read_at
+from imgfs.aio.threads import read_at
 from imgfs.errors import StorageFailed, VerificationFailed, from_os
 from imgfs.layers import files
 from imgfs.layers.header import BLOCK

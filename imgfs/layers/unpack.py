@@ -16,8 +16,8 @@ import trio
 
 from imgfs.aio.pipeline import Piece, run_pipeline
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.copy import Copy
-from imgfs.content.running import RunningDigest
+from imgfs.content.ingests.downloads import Copy
+from imgfs.content.running_digest import RunningDigest
 from imgfs.errors import ImgfsError, Malformed, NoSpace, TooLarge, Unsupported, VerificationFailed
 from imgfs.layers.compression import Decompressor, Stored
 from imgfs.layers.entry import Entry

@@ -51,6 +51,17 @@ class Reference:
         return str(self.tag if self.digest is None else self.digest)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Source:
+    """A place where a digest can be had."""
+
+    host: str
+    repository: str
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.repository}"
+
+
 def is_host(component: str) -> bool:
     """Whether the first component of a name is a registry's host: it has a dot or a port, or is `localhost`."""
     found = _HOST.match(component)

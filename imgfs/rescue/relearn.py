@@ -11,10 +11,10 @@ from pathlib import Path
 
 from imgfs.errors import ImgfsError
 from imgfs.images import catalog, names
-from imgfs.images.catalog import Source
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, Index, Manifest, parse_document
+from imgfs.oci.reference import Source
 
 
 def relearn(db: sqlite3.Connection, state: Path) -> int:

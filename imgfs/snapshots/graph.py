@@ -18,9 +18,8 @@ from enum import IntEnum
 from imgfs.database.database import Database
 from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, NotFound, StateError
-from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import EMPTY, Digest, chain_ids
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS snapshots (

@@ -14,8 +14,7 @@ from typing import Protocol
 import trio
 
 from imgfs.aio.flight import Flights
-from imgfs.aio.reading import read_at, read_exactly
-from imgfs.aio.threads import run_cpu, run_disk
+from imgfs.aio.threads import read_at, read_exactly, run_cpu, run_disk
 from imgfs.aio.weighted import WeightedLimiter
 from imgfs.layers.layer import Layer
 from imgfs.layers.tree import Node, Tree, changes, merge

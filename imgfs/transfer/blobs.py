@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgfs.aio.flight import Flights
-from imgfs.content.ingests.download import download, download_ref
+from imgfs.content.ingests.downloads import download, download_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, RemoteError, VerificationFailed
 from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import MANIFEST_SIZE_MAX
-from imgfs.oci.reference import Reference
+from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.passes import Passes
 from imgfs.transfer.places import Wanted, hosts_of, try_each, wanted
 from imgfs.transfer.progress import Transfer, Transfers

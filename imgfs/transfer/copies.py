@@ -1,6 +1,6 @@
 """What is kept of layers while they are unpacked, and the stream of a layer that begins with it.
 
-Owns when a copy is made, and what becomes of it when a pass fails. Its bytes are content/ingests/copy.py's.
+Owns when a copy is made, and what becomes of it when a pass fails. Its bytes are content/ingests/downloads.py's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 
 from imgfs.aio.gather import plain_nursery
-from imgfs.content.ingests.copy import Copy, copy_ref
+from imgfs.content.ingests.downloads import Copy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.errors import (
     AlreadyExists,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from imgfs.aio.threads import run_cpu
 from imgfs.content.store import ContentStore
 from imgfs.errors import Malformed, NotFound, StateError, TooLarge, Unsupported, VerificationFailed
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import (
@@ -23,6 +23,7 @@ from imgfs.oci.manifest import (
     parse_document,
 )
 from imgfs.oci.platform import Platform, choose
+from imgfs.oci.reference import Source
 from imgfs.transfer.blobs import UNKNOWN_SIZE, Blobs
 
 _log = logging.getLogger("imgfs.transfer")

@@ -15,15 +15,15 @@ from imgfs.aio.gather import gather
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, NotFound, RemoteError, VerificationFailed
 from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.leases.pins import Pin, Pins
 from imgfs.leases.resource import content, layer, snapshot
-from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import Descriptor
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import EMPTY, Digest, chain_ids
 from imgfs.oci.platform import Platform
+from imgfs.oci.reference import Source
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
 from imgfs.transfer.blobs import Blobs, known_descriptor
 from imgfs.transfer.documents import Documents, PlatformImage, check_config_size

@@ -17,12 +17,12 @@ import trio
 from imgfs.aio.fair import FairLimiter
 from imgfs.aio.flight import Flights
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.copy import Copy, copy_ref
+from imgfs.content.ingests.downloads import Copy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
 from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.layers.compression import Compressions, Decompressor
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
@@ -30,6 +30,7 @@ from imgfs.layers.unpack import unpack, unpack_whole
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.copies import is_small, keeping, open_copy, resumed
 from imgfs.transfer.passes import Passes, Passing

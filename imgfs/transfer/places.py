@@ -7,9 +7,10 @@ from contextlib import aclosing
 from typing import NamedTuple, TypeVar
 
 from imgfs.errors import AccessDenied, ImgfsError, NotFound, RateLimited, RemoteError, SenderLeft, VerificationFailed
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 
 T = TypeVar("T")
 

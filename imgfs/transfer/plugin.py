@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from imgfs.content.kinds import CONTENT, INGESTS
+from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.failures import Failures
-from imgfs.images.kinds import CATALOG, NAMES
+from imgfs.images.plugin import CATALOG, NAMES
 from imgfs.layers.compression import Compressions
 from imgfs.layers.kinds import COMPRESSION, LAYERS
 from imgfs.leases.kinds import LEASES

@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 from imgfs.errors import ImgfsError
-from imgfs.images.source import Source
 from imgfs.metrics.family import Family, counter, gauge
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 
 Direction = Literal["pull", "push"]
 Kind = Literal["blob", "layer"]

@@ -9,14 +9,14 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.errors import ImgfsError, NotFound, Unsupported, VerificationFailed
 from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.images.referrers import Referrer
 from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Index, Manifest
-from imgfs.oci.reference import Reference
+from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.documents import Documents, check_subject
 from imgfs.transfer.places import try_each
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.copy import Copy, copy_ref
+from imgfs.content.ingests.downloads import Copy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, StorageFailed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.aio.reading import read_at, read_cached, read_exactly
+from imgfs.aio.threads import read_at, read_cached, read_exactly
 from imgfs.errors import StorageFailed
 
 CONTENT = bytes(range(256)) * 40

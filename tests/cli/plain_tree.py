@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgfs.oci.chain import chain_id
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_id
 from imgfs.testing.images import Image, Index
 
 UNLISTED = "unlisted"

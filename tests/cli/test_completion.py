@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.oci.chain import chain_id
+from imgfs.oci.digest import chain_id
 from imgfs.testing.images import File, image, layer
 from tests.cli.conftest import Run
 from tests.cli.plain_tree import PlainTree

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.oci.chain import chain_id
+from imgfs.oci.digest import chain_id
 from imgfs.testing.faults import stall
 from imgfs.testing.images import File, image, layer
 from imgfs.testing.registry import FakeRegistry

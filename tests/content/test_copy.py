@@ -9,9 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.content.ingests.copy import Copy, copy_ref
+from imgfs.content.ingests.downloads import Copy, copy_ref
 from imgfs.content.ingests.store import IngestStore
-from imgfs.content.running import RunningDigest
+from imgfs.content.running_digest import RunningDigest
 from imgfs.content.store import ContentStore
 from imgfs.errors import AlreadyExists, Busy, Cancelled, TooLarge, VerificationFailed
 from imgfs.oci.digest import Digest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.content.ingests.download import download, download_ref
+from imgfs.content.ingests.downloads import download, download_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import Busy, Cancelled, TooLarge, Unreachable, VerificationFailed

@@ -13,8 +13,7 @@ import trio
 
 from imgfs.content.ingests.refs import ref_id
 from imgfs.content.ingests.status import Status
-from imgfs.content.ingests.store import IngestStore
-from imgfs.content.ingests.writer import Writer
+from imgfs.content.ingests.store import IngestStore, Writer
 from imgfs.content.store import ContentStore
 from imgfs.oci.digest import Digest, is_digest
 from tests.content.disks import Crash, Op, Recorder, power_cuts

@@ -10,8 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgfs.content.ingests.store import IngestStore
-from imgfs.content.ingests.writer import Writer
+from imgfs.content.ingests.store import IngestStore, Writer
 from imgfs.content.store import ContentStore
 from imgfs.errors import (
     AlreadyExists,

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from imgfs.content import Info, Store, open_store
-from imgfs.content.ingests.writer import Writer
+from imgfs.content.ingests.store import Writer
 from imgfs.disk.durable import temporary_name
 from imgfs.errors import AlreadyExists, Busy, Cancelled, Invalid, NotFound, NotPermitted, ReadOnly, StorageFailed
 from imgfs.kernel.bind import bind_read_only

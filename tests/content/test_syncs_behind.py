@@ -15,8 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.content.ingests.store import IngestStore
-from imgfs.content.ingests.writer import Writer
+from imgfs.content.ingests.store import IngestStore, Writer
 from imgfs.content.store import ContentStore
 from imgfs.errors import StorageFailed
 from imgfs.oci.digest import Digest

@@ -12,7 +12,7 @@ from typing import Protocol, Self, TypeVar
 
 from imgfs.content import Store, open_store
 from imgfs.content.ingests.refs import ref_name
-from imgfs.content.ingests.writer import Writer
+from imgfs.content.ingests.store import Writer
 from tests.contract.portal import Portal
 from tests.mount.scene import until
 from tests.support.mounted import Mounted

@@ -16,7 +16,7 @@ from imgfs.check.examiner import Examiner
 from imgfs.database.files import FILE
 from imgfs.database.frozen import looked_at
 from imgfs.disk.durable import TEMPORARY
-from imgfs.oci.chain import chain_ids
+from imgfs.oci.digest import chain_ids
 from tests.crashes.ingests import Ingests
 from tests.crashes.ledger import Fact
 from tests.crashes.names import Leases, Names

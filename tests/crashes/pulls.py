@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from imgfs.oci.chain import chain_ids
+from imgfs.oci.digest import chain_ids
 from imgfs.testing import build
 from tests.crashes.ledger import Fact, Image
 from tests.crashes.worker import Place

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgfs.leases.resource import Kind, Resource, content, layer, snapshot
-from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import EMPTY, Digest, chain_ids
 from tests.gc.world import HERE, World, config, descriptor, index, manifest
 
 LAYERS, MANIFESTS, INDEXES, PLAIN = 4, 4, 2, 4

@@ -14,8 +14,7 @@ import trio
 from imgfs.failures import Failures
 from imgfs.gc.using import open_blobs
 from imgfs.leases.resource import content, layer, snapshot
-from imgfs.oci.chain import chain_ids
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_ids
 from imgfs.oci.reference import Reference
 from imgfs.registry.client import Registry
 from imgfs.snapshots.graph import Snapshot

@@ -15,9 +15,8 @@ from imgfs.gc.cycle import Cycle
 from imgfs.gc.marker import Marker
 from imgfs.gc.report import Report
 from imgfs.leases.resource import content, layer, snapshot
-from imgfs.oci.chain import chain_id
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_id
 from imgfs.snapshots.graph import Face, SnapshotGraph
 from tests.gc.world import HERE, World, config, descriptor, index, manifest
 

@@ -8,8 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.content.ingests.copy import copy_ref
-from imgfs.content.ingests.download import download_ref
+from imgfs.content.ingests.downloads import copy_ref, download_ref
 from imgfs.gc.limits import Limits
 from imgfs.gc.room import Room
 from imgfs.leases.resource import Kind, Resource, content

@@ -19,7 +19,6 @@ from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
 from imgfs.gc.stores import Stores
 from imgfs.images import catalog, names
-from imgfs.images.catalog import Source
 from imgfs.layers.store import LayerStore
 from imgfs.leases import clock
 from imgfs.leases import store as leases
@@ -27,6 +26,7 @@ from imgfs.leases.pins import Pins
 from imgfs.leases.resource import Resource
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.snapshots import graph, rows
 from imgfs.snapshots.store import SnapshotStore

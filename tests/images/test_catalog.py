@@ -10,9 +10,10 @@ import trio
 
 from imgfs.database.database import Database
 from imgfs.errors import NoSpace
-from imgfs.images.catalog import SCHEMA, Catalog, Source
+from imgfs.images.catalog import SCHEMA, Catalog
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, SIZE_MAX, Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 
 A, B, C = Digest.of(b"a"), Digest.of(b"b", "sha512"), Digest.of(b"c")
 HERE, THERE = Source("h.io", "team/x"), Source("a.io", "y")

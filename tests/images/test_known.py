@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from imgfs.database.database import Database
 from imgfs.images import catalog
-from imgfs.images.catalog import Catalog
-from imgfs.images.known import DIGITS, Known
-from imgfs.images.source import Source
+from imgfs.images.catalog import DIGITS, Catalog, Known
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 
 A, B, C, D = (Digest.of(text) for text in (b"a", b"b", b"c", b"d"))
 PLACE = Source("registry.test", "r")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imgfs.kernel.mounts import Mount, mounts_below
-from imgfs.oci.chain import chain_id
+from imgfs.oci.digest import chain_id
 from imgfs.testing.build import Image
 from tests.mount.scene import CONFIG, Scene
 from tests.support.mounted import Mounted

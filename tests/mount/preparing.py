@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgfs.oci.chain import chain_ids
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_ids
 from imgfs.testing.build import AMD64, image, layer
 from imgfs.testing.entries import Directory, File, Hardlink, Symlink
 from tests.mount.scene import Scene, serving, until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.oci.chain import chain_ids
+from imgfs.oci.digest import chain_ids
 from imgfs.testing.build import image
 from tests.mount.scene import Scene, marked_layer, refused, serving, small, until
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.oci.chain import chain_id
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_id
 from imgfs.testing.images import ARM64, File, attestation, compress, image, index, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.archives.memory import blobs_of, layout_members, link, saved, tar

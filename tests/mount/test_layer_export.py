@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.oci.chain import chain_ids
+from imgfs.oci.digest import chain_ids
 from imgfs.testing.build import AMD64, Image, Layer, image, layer
 from tests.mount.preparing import BASE, Workshop, digest_of, workshop
 from tests.mount.scene import error_of, refused, run, small, succeed

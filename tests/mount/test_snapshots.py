@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.oci.chain import chain_ids
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_ids
 from imgfs.testing.build import Image, image
 from tests.mount.scene import Scene, refused, run, serving, small, succeed
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import imgfs
-from imgfs.oci.chain import chain_id
+from imgfs.oci.digest import chain_id
 from imgfs.testing.images import Device, Directory, File, Symlink, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import IMGFS, PATIENCE, Mounted

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.oci.chain import chain_ids
+from imgfs.oci.digest import chain_ids
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.scene import until
 from tests.mount.test_user import BOX, USER, Done, Home, add, home, public, wait_end

@@ -7,8 +7,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgfs.oci.chain import EMPTY, chain_id, chain_ids
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import EMPTY, Digest, chain_id, chain_ids
 
 DIGESTS = st.lists(st.binary(min_size=1, max_size=4).map(Digest.of), max_size=8)
 """Not of nothing: an empty tar alone and no layer at all are one and the same root filesystem."""

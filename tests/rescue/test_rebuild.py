@@ -17,11 +17,12 @@ from imgfs.assembly.tables import TABLES
 from imgfs.content.labels import Labels
 from imgfs.database.database import Database
 from imgfs.errors import NoSpace
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
 from imgfs.leases.store import Leases
 from imgfs.oci.descriptor import OCI_MANIFEST
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.rescue import rebuild as module
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import open_database, open_frozen

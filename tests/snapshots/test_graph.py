@@ -10,9 +10,8 @@ import trio
 
 from imgfs.database.database import Database
 from imgfs.errors import ImgfsError, NoSpace, NotFound, ReadOnly, StorageFailed
-from imgfs.oci.chain import EMPTY, chain_ids
 from imgfs.oci.descriptor import OCI_LAYER, Descriptor
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import EMPTY, Digest, chain_ids
 from imgfs.snapshots.graph import SCHEMA, Face, SnapshotGraph, SnapshotLayer
 
 

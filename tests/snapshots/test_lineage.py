@@ -7,7 +7,7 @@ import os
 import pytest
 
 from imgfs.errors import AlreadyExists, Busy, Invalid, NotFound
-from imgfs.oci.chain import EMPTY
+from imgfs.oci.digest import EMPTY
 from imgfs.snapshots.lineage import Stack
 from imgfs.snapshots.root import RootAttributes
 from imgfs.snapshots.store import SnapshotStore

@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed
-from imgfs.oci.chain import EMPTY
+from imgfs.oci.digest import EMPTY
 from imgfs.snapshots.rows import Kind
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.usage import Usage

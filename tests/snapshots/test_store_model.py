@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from imgfs.errors import AlreadyExists, Busy, ImgfsError, Invalid, NotFound, NotPermitted
-from imgfs.oci.chain import EMPTY
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import EMPTY, Digest
 from imgfs.snapshots.ids import active_id
 
 from .storing import Warehouse

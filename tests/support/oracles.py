@@ -28,8 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from imgfs.oci.chain import chain_id
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_id
 from imgfs.oci.manifest import parse_config
 from imgfs.testing.images import IMPLICIT_DIRECTORIES, Oddities
 from imgfs.testing.layout import REF_NAME

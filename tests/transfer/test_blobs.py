@@ -6,9 +6,9 @@ import pytest
 import trio
 
 from imgfs.errors import ImgfsError, NoSpace, NotFound, VerificationFailed
-from imgfs.images.catalog import Source
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.testing.faults import longer, stall, status, wrong_length
 from imgfs.testing.images import File, image, layer
 from imgfs.testing.registry import FakeRegistry

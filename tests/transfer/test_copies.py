@@ -13,12 +13,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.content.ingests.copy import copy_ref
+from imgfs.content.ingests.downloads import copy_ref
 from imgfs.disk.calls import HOST
 from imgfs.errors import Cancelled, ImgfsError, Malformed, NoSpace, RangeIgnored, Unreachable
-from imgfs.images.catalog import Source
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor
+from imgfs.oci.reference import Source
 from imgfs.testing.faults import close, content_range, cut_at, html, stall, wrong_bytes
 from imgfs.testing.images import File, image, layer
 from imgfs.testing.registry import FakeRegistry
@@ -37,7 +37,7 @@ CUT = 20_000
 def _small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgfs.transfer.copies.COPIED_MIN", 1)
     monkeypatch.setattr("imgfs.layers.unpack._PIECE", 1000)
-    monkeypatch.setattr("imgfs.content.ingests.copy._READ", 1000)
+    monkeypatch.setattr("imgfs.content.ingests.downloads._READ", 1000)
 
 
 def described() -> Descriptor:

@@ -21,8 +21,9 @@ from imgfs.errors import (
     Unreachable,
     VerificationFailed,
 )
-from imgfs.images.catalog import SCHEMA, Catalog, Source
+from imgfs.images.catalog import SCHEMA, Catalog
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.transfer.places import try_each
 
 DIGEST = Digest.of(b"x")

@@ -26,13 +26,12 @@ from imgfs.errors import (
     Unsupported,
     VerificationFailed,
 )
-from imgfs.images.catalog import Source
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
-from imgfs.oci.chain import chain_id
 from imgfs.oci.descriptor import DOCKER_CONFIG, OCI_CONFIG, OCI_LAYER, Descriptor
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_id
 from imgfs.oci.manifest import CONFIG_SIZE_MAX
+from imgfs.oci.reference import Source
 from imgfs.testing.build import Image
 from imgfs.testing.faults import cut_at, stall, status, wrong_bytes
 from imgfs.testing.images import AMD64, ARM64, File, image, index, layer

@@ -15,11 +15,11 @@ from imgfs.aio.flight import GRACE
 from imgfs.database.frozen import FrozenDatabase
 from imgfs.errors import Invalid, NotFound, RegistryFailed, Unreachable
 from imgfs.images import catalog
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.reference import Reference
+from imgfs.oci.reference import Reference, Source
 from imgfs.registry.limits import Limits
 from imgfs.testing.build import AMD64, ARM64, Image, Index, image, index, layer
 from imgfs.testing.entries import File

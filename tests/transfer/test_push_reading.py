@@ -11,8 +11,8 @@ import pytest
 
 from imgfs.content.store import ContentStore
 from imgfs.errors import NotFound, StorageFailed
-from imgfs.images.source import Source
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.registry.http.outgoing import Outgoing
 from imgfs.transfer.progress import Direction, Transfer, Transfers
 from imgfs.transfer.push.progress import Progress

@@ -11,10 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from imgfs.errors import NotFound, RemoteError, Unsupported, VerificationFailed
-from imgfs.images.catalog import Source
 from imgfs.leases.pins import Pins
 from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.testing.build import OCI_EMPTY, Image, index, referrer
 from imgfs.testing.faults import stall, status
 from imgfs.testing.images import ARM64, File, image, layer

@@ -20,10 +20,9 @@ from imgfs.errors import (
     Unsupported,
     VerificationFailed,
 )
-from imgfs.images.catalog import Source
 from imgfs.oci.descriptor import DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest
-from imgfs.oci.reference import Reference
+from imgfs.oci.reference import Reference, Source
 from imgfs.testing.faults import Action, html, stall, status, wrong_bytes
 from imgfs.testing.images import AMD64, ARM64, File, image, index, layer
 from imgfs.testing.registry import FakeRegistry

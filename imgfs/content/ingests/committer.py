@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
+from msgspec import UnsetType
 
 from imgfs.content.commits import Naming
 from imgfs.content.ingests.directories import remove_committed
 from imgfs.content.ingests.ingest import Ingest
 from imgfs.content.ingests.table import IngestTable
-from imgfs.content.ingests.verification import stored_already, verify
 from imgfs.content.store import BlobInfo, ContentStore
-from imgfs.errors import NotFound, from_os
+from imgfs.errors import AlreadyExists, Invalid, NotFound, VerificationFailed, from_os
 from imgfs.oci.digest import Digest
 
 
@@ -75,3 +75,33 @@ class Committer:
             raise failure from None
         finally:
             ingest.close_file()
+
+
+TOTAL_MAX = 2**53
+
+
+async def verify(ingest: Ingest, digest: Digest) -> None:
+    """Raise what speaks against storing the bytes as `digest`."""
+    meta = ingest.meta
+    await ingest.check_kept()
+    if meta.total not in (None, ingest.offset):
+        raise VerificationFailed(f"{ingest.subject}: got {ingest.offset} bytes, expected {meta.total}; send the rest")
+    if meta.expected not in (None, digest):
+        raise VerificationFailed(f"{ingest.subject}: expected {meta.expected}, commit says {digest}")
+    ingest.hash_with(digest.algorithm)
+    await ingest.catch_up()
+    await ingest.check_kept()
+    if ingest.running.digest != digest:
+        got = ingest.running.digest
+        raise VerificationFailed(f"{ingest.subject}: the bytes have digest {got}, commit says {digest}; not stored")
+
+
+def stored_already(digest: Digest) -> AlreadyExists:
+    """The error for bytes that nobody needs to send."""
+    return AlreadyExists(f"content {digest}: is stored already; nothing to send")
+
+
+def check_total(total: int | UnsetType | None) -> None:
+    """Raise Invalid for a size that no blob has."""
+    if isinstance(total, int) and not 0 <= total <= TOTAL_MAX:
+        raise Invalid(f"ingest total {total}: expected 0 to {TOTAL_MAX}")

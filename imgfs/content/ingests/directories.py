@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from imgfs.content.ingests.meta import Meta, write_first
+import msgspec
+
+from imgfs.content.ingests.meta import Meta, decode, write_again, write_first
+from imgfs.content.ingests.refs import ref_id
 from imgfs.disk.calls import Disk
-from imgfs.disk.durable import temporary_name
+from imgfs.disk.durable import DAMAGED, sweep, temporary_name
+from imgfs.errors import Malformed
 
 
 def make(disk: Disk, path: Path, meta: Meta) -> None:
@@ -63,3 +70,104 @@ def _empty(disk: Disk, path: Path, names: tuple[str, ...] = ("data", "meta")) ->
             disk.unlink(path / name)
     with suppress(OSError):
         disk.rmdir(path)
+
+
+_log = logging.getLogger("imgfs.content.ingest")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An ingest that can be resumed at `offset`."""
+
+    path: Path
+    meta: Meta
+    offset: int
+
+
+def recover(disk: Disk, directory: Path, era: str) -> Iterator[Found]:
+    """Mend every ingest below `directory`; what is none is logged and removed, and harms no other.
+
+    A power cut leaves such ones, of which nothing was promised. A disk that fails or is full takes nothing away: what
+    cannot be read now is left alone, what cannot be mended now is resumed where its last record says, and mended at the
+    next start. What repair set aside is left alone.
+    """
+    for path in unfinished(directory):
+        try:
+            sweep(path)
+            found = read(path, era)
+            if found.offset > found.meta.durable:
+                _forget_cached(path / "data")
+        except (FileNotFoundError, Malformed) as error:
+            _log.warning("ingest removed", extra={"path": str(path), "error": str(error)})
+            shutil.rmtree(path, ignore_errors=True)
+        except OSError as error:
+            _log.warning("ingest left alone", extra={"path": str(path), "error": str(error)})
+        else:
+            yield _mend(disk, found, era)
+
+
+def unfinished(directory: Path) -> list[Path]:
+    """The directories of unfinished writes, without those that were set aside."""
+    found = (entry for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False))
+    return sorted(Path(entry.path) for entry in found if not entry.name.endswith(DAMAGED))
+
+
+def read(path: Path, era: str) -> Found:
+    """What an ingest's directory says, without changing it. Raises OSError and Malformed."""
+    meta = decode((path / "meta").read_bytes())
+    status = (path / "data").stat()
+    if status.st_nlink != 1:
+        raise Malformed("ingest data: has a second name, so it may be a stored blob; the ingest cannot be resumed")
+    offset = status.st_size if meta.era == era else min(meta.durable, status.st_size)
+    return Found(path, msgspec.structs.replace(meta, updated=max(meta.updated, status.st_mtime_ns)), offset)
+
+
+def _forget_cached(data: Path) -> None:
+    """What is hashed from now on is what the disk has. Raises OSError.
+
+    A sync that failed while its process was killed has told nobody, and no later one fails again: memory then has bytes
+    that the disk does not. Those that are still to be written stay in memory, as their failure is still to be told.
+    """
+    file = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)
+
+
+def _mend(disk: Disk, found: Found, era: str) -> Found:
+    try:
+        if found.meta.era != era or found.offset < found.meta.durable:
+            found = _cut(disk, found, era)
+        final = found.path.with_name(ref_id(found.meta.ref))
+        if final != found.path:
+            found = _finish_rename(disk, found, final)
+    except OSError as error:
+        told = {"ref": found.meta.ref, "error": str(error)}
+        _log.warning("ingest is mended at the next start", extra=told)
+    return found
+
+
+def _cut(disk: Disk, found: Found, era: str) -> Found:
+    """After a power cut only synced bytes count, and no record may vouch for bytes that are still to come.
+
+    The era is recorded last, so that a crash in here cuts again.
+    """
+    file = disk.open(found.path / "data")
+    try:
+        disk.truncate(file, found.offset)
+        disk.fsync(file)
+    finally:
+        os.close(file)
+    meta = msgspec.structs.replace(found.meta, era=era, durable=found.offset)
+    write_again(disk, found.path / "meta", meta)
+    disk.fsync_directory(found.path.parent)
+    return Found(found.path, meta, found.offset)
+
+
+def _finish_rename(disk: Disk, found: Found, final: Path) -> Found:
+    """The record of a new ref is the renaming; the directory follows."""
+    shutil.rmtree(final, ignore_errors=True)
+    disk.rename(found.path, final)
+    disk.fsync_directory(final.parent)
+    return Found(final, found.meta, found.offset)

@@ -20,12 +20,9 @@ from msgspec import UNSET, UnsetType
 
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.age import LastTouch
-from imgfs.content.ingests.ingest_bytes import IngestBytes
-from imgfs.content.ingests.meta import Meta
-from imgfs.content.ingests.prefix import PrefixDigest
-from imgfs.content.ingests.record import Record
-from imgfs.content.ingests.syncing import Syncing
-from imgfs.content.running import RunningDigest
+from imgfs.content.ingests.ingest_bytes import IngestBytes, PrefixDigest, Syncing
+from imgfs.content.ingests.meta import Meta, Record
+from imgfs.content.running_digest import RunningDigest
 from imgfs.content.unproven import AHEAD_BYTES
 from imgfs.disk.calls import Disk
 from imgfs.errors import ImgfsError, OffsetMismatch, TooLarge, from_os

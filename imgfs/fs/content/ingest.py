@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager
 
 import pyfuse3
 
-from imgfs.content.ingests.download import download_ref
+from imgfs.content.ingests.committer import check_total
+from imgfs.content.ingests.downloads import download_ref
 from imgfs.content.ingests.refs import parse_ref, promised_digest, ref_name
 from imgfs.content.ingests.status import Status
-from imgfs.content.ingests.verification import check_total
-from imgfs.content.ingests.writer import Writer
+from imgfs.content.ingests.store import Writer
 from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, TimedOut, Unsupported
 from imgfs.failures import Failures
 from imgfs.fs.caller import Caller

@@ -10,10 +10,11 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, Malformed, NotFound, RemoteError, VerificationFailed
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Manifest
+from imgfs.oci.reference import Source
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.origins import Origins

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgfs.errors import ImgfsError, NotFound, RemoteError, VerificationFailed
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.reference import Reference
+from imgfs.oci.reference import Reference, Source
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from imgfs.images.source import Source
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.transfer.progress import Transfers
 
 

@@ -11,13 +11,13 @@ from imgfs.aio.flight import Flights
 from imgfs.content.store import ContentStore
 from imgfs.errors import Invalid
 from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import INDEX_NESTING_MAX, Index
 from imgfs.oci.platform import Platform
-from imgfs.oci.reference import Reference
+from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
 from imgfs.transfer.progress import Transfers

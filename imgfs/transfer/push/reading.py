@@ -7,8 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 
-from imgfs.aio.reading import read_at
-from imgfs.aio.threads import run_cpu
+from imgfs.aio.threads import read_at, run_cpu
 from imgfs.content.store import ContentStore
 from imgfs.errors import from_os
 from imgfs.oci.digest import Digest

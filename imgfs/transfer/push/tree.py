@@ -11,12 +11,13 @@ import trio
 
 from imgfs.aio.gather import gather
 from imgfs.errors import ImgfsError, StateError, TooLarge
-from imgfs.images.catalog import Catalog, Source
+from imgfs.images.catalog import Catalog
 from imgfs.leases.pins import Pin
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import INDEX_TYPES, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import INDEX_NESTING_MAX, Index, Manifest
+from imgfs.oci.reference import Source
 from imgfs.transfer.blobs import UNKNOWN_SIZE, Blobs
 from imgfs.transfer.documents import Documents
 from imgfs.transfer.push.blobs import OutgoingBlobs
