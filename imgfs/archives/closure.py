@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from imgfs.archives.contract import Blobs
+from imgfs.archives.contract import ArchiveBlobs
 from imgfs.errors import NotFound, TooLarge
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, Index, Manifest, parse_document
+from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, ImageIndex, Manifest, parse_document
 
 BLOBS_MAX = 100_000
 _IMAGES = INDEX_TYPES | MANIFEST_TYPES
@@ -27,7 +27,7 @@ class Closure:
     _walked: set[Digest] = field(default_factory=set[Digest])
     """Documents that were read. Not what is in `blobs`: a liar may call a manifest a layer elsewhere."""
 
-    def add(self, image: Descriptor, blobs: Blobs, depth: int = INDEX_NESTING_MAX) -> None:
+    def add(self, image: Descriptor, blobs: ArchiveBlobs, depth: int = INDEX_NESTING_MAX) -> None:
         """Reach `image` and all that it refers to. Raises NotFound, VerificationFailed, Malformed, TooLarge.
 
         Unsupported for schema 1 and unknown kinds of images.
@@ -46,7 +46,7 @@ class Closure:
         else:
             raise TooLarge(f"image index {image.digest}: nested deeper than {INDEX_NESTING_MAX}")
 
-    def _add_children(self, image: Descriptor, index: Index, blobs: Blobs, depth: int) -> None:
+    def _add_children(self, image: Descriptor, index: ImageIndex, blobs: ArchiveBlobs, depth: int) -> None:
         missing: list[Descriptor] = []
         for child in index.manifests:
             try:
@@ -60,7 +60,7 @@ class Closure:
             raise NotFound(f"image index {image.digest}: none of its {len(missing)} images is there")
         self.missing += missing
 
-    def _reach_blob(self, child: Descriptor, blobs: Blobs) -> None:
+    def _reach_blob(self, child: Descriptor, blobs: ArchiveBlobs) -> None:
         known = self.blobs.get(child.digest)
         if known is None or known.size != child.size:
             blobs.ensure(child)

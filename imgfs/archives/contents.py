@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from imgfs.archives import docker, layout
-from imgfs.archives.contract import Moved, Payload, SoFar, Store
+from imgfs.archives.contract import ArchiveStore, Moved, Payload, SoFar
 from imgfs.archives.names import LINKS_MAX, blob_name, clean, promised_digest
 from imgfs.archives.stream import PIECE, ByteStream
 from imgfs.archives.tar_reader import Member, read_members
@@ -51,7 +51,7 @@ class Contents(Protocol):
 class _Stored:
     """Blobs that are in the store when they are asked for; `bring` gets one there."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ArchiveStore) -> None:
         self._store = store
 
     def ensure(self, descriptor: Descriptor) -> None:
@@ -79,7 +79,7 @@ class _Stored:
 class TarContents(_Stored):
     """A tar, whatever the order of its members: it is read to its end before anything is asked."""
 
-    def __init__(self, stream: ByteStream, store: Store) -> None:
+    def __init__(self, stream: ByteStream, store: ArchiveStore) -> None:
         """Read the tar. What is a blob by its name is stored under it, every other file under what its bytes tell.
 
         Raises Malformed, Truncated, TooLarge, Unsupported, VerificationFailed, and what the store raises.
@@ -130,7 +130,7 @@ class TarContents(_Stored):
 class DirectoryContents(_Stored):
     """A directory: only what somebody asks for is read."""
 
-    def __init__(self, path: Path, store: Store, read: SoFar = lambda _: None) -> None:
+    def __init__(self, path: Path, store: ArchiveStore, read: SoFar = lambda _: None) -> None:
         """`read` is told how many bytes of files were read so far."""
         super().__init__(store)
         self._path = Path(os.path.realpath(path))

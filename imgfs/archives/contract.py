@@ -31,7 +31,7 @@ class Payload(Protocol):
         ...
 
 
-class Store(Protocol):
+class ArchiveStore(Protocol):
     """Where blobs go. What it holds is verified, and survives a power cut."""
 
     def size_of(self, digest: Digest) -> int | None:
@@ -51,7 +51,7 @@ class Store(Protocol):
         ...
 
 
-class Blobs(Protocol):
+class ArchiveBlobs(Protocol):
     """How a walk over documents comes to the blobs that they mention."""
 
     def ensure(self, descriptor: Descriptor) -> None:

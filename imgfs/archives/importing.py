@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from imgfs.archives import docker, layout
 from imgfs.archives.closure import Closure
 from imgfs.archives.contents import BytesPayload, Contents
-from imgfs.archives.contract import Store
+from imgfs.archives.contract import ArchiveStore
 from imgfs.archives.layout import Listed
 from imgfs.archives.stream import PIECE
 from imgfs.errors import Malformed, NotFound, TooLarge, Unsupported, VerificationFailed
@@ -26,7 +26,7 @@ class Imported:
     closure: Closure
 
 
-def list_images(contents: Contents, store: Store, compressions: Compressions) -> list[Listed]:
+def list_images(contents: Contents, store: ArchiveStore, compressions: Compressions) -> list[Listed]:
     """The images that an archive lists; of a docker-archive configs and layers are stored for it.
 
     Where there is both, as docker writes it since version 25, the OCI layout counts.
@@ -43,7 +43,9 @@ def list_images(contents: Contents, store: Store, compressions: Compressions) ->
     return [_docker_image(one, contents, store, compressions) for one in docker.read_manifest(manifest)]
 
 
-def import_images(images: list[Listed], contents: Contents, store: Store, compressions: Compressions) -> Imported:
+def import_images(
+    images: list[Listed], contents: Contents, store: ArchiveStore, compressions: Compressions
+) -> Imported:
     """See to it that all of `images` is stored and right; layers of other compressions are not looked into.
 
     Raises NotFound for what the archive lacks, VerificationFailed, Malformed, TooLarge, Unsupported.
@@ -56,7 +58,9 @@ def import_images(images: list[Listed], contents: Contents, store: Store, compre
     return Imported(images, closure)
 
 
-def _docker_image(image: docker.DockerImage, contents: Contents, store: Store, compressions: Compressions) -> Listed:
+def _docker_image(
+    image: docker.DockerImage, contents: Contents, store: ArchiveStore, compressions: Compressions
+) -> Listed:
     config = contents.file(image.Config)
     layers = [_layer(contents.file(name), store, compressions) for name in image.Layers or ()]
     data = docker.image_manifest(config, _size(config, store), layers)
@@ -65,13 +69,13 @@ def _docker_image(image: docker.DockerImage, contents: Contents, store: Store, c
     return Listed(Descriptor(digest, len(data), OCI_MANIFEST), tuple(image.RepoTags or ()))
 
 
-def _layer(digest: Digest, store: Store, compressions: Compressions) -> Descriptor:
+def _layer(digest: Digest, store: ArchiveStore, compressions: Compressions) -> Descriptor:
     """Describe a stored layer. Docker writes uncompressed layers; other programs may compress them."""
     compression = compressions.detect(store.read(digest, 0, compressions.magic_size))
     return Descriptor(digest, _size(digest, store), compression.layer_type)
 
 
-def _size(digest: Digest, store: Store) -> int:
+def _size(digest: Digest, store: ArchiveStore) -> int:
     size = store.size_of(digest)
     if size is None:
         raise NotFound(f"blob {digest}: was removed while it was imported; import again")
@@ -81,7 +85,7 @@ def _size(digest: Digest, store: Store) -> int:
 class Prover:
     """Reads each layer once, however many images share it."""
 
-    def __init__(self, store: Store, compressions: Compressions) -> None:
+    def __init__(self, store: ArchiveStore, compressions: Compressions) -> None:
         self._store = store
         self._compressions = compressions
         self._known: dict[tuple[Digest, str, str], Digest] = {}

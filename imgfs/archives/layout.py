@@ -11,7 +11,7 @@ import msgspec
 
 from imgfs.errors import Malformed, NotFound, Unsupported
 from imgfs.oci.descriptor import OCI_INDEX, Descriptor
-from imgfs.oci.manifest import Index, decode_json, parse_document
+from imgfs.oci.manifest import ImageIndex, decode_json, parse_document
 
 LAYOUT_FILE, INDEX_FILE = "oci-layout", "index.json"
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -40,7 +40,7 @@ def read_layout(layout: bytes | None, index: bytes) -> list[Listed]:
     except Malformed as error:
         raise Malformed(f"{INDEX_FILE}: is no image index: {error.message}") from None
     raw: Any = decode_json(index, INDEX_FILE)
-    if not isinstance(document, Index) or len(raw.get("manifests") or ()) != len(document.manifests):
+    if not isinstance(document, ImageIndex) or len(raw.get("manifests") or ()) != len(document.manifests):
         raise Malformed(f"{INDEX_FILE}: lists something that is no descriptor of an image")
     if not document.manifests:
         raise NotFound(f"{INDEX_FILE}: lists no image")

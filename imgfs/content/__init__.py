@@ -29,9 +29,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgfs.content.library import Info, Store, open_store
+    from imgfs.content.library import ContentInfo, ContentLibrary, open_store
 
-__all__ = ["Info", "Store", "open_store"]
+__all__ = ["ContentInfo", "ContentLibrary", "open_store"]
 
 
 def __getattr__(name: str) -> object:

@@ -17,8 +17,8 @@ import trio
 from imgfs.aio.gather import plain_nursery
 from imgfs.aio.threads import read_at, run_disk
 from imgfs.content import labels as label_table
-from imgfs.content.ingests.status import Status
-from imgfs.content.ingests.store import IngestStore, Writer
+from imgfs.content.ingests.status import IngestStatus
+from imgfs.content.ingests.store import IngestStore, IngestWriter
 from imgfs.content.labels import Labels
 from imgfs.content.opening import opened
 from imgfs.content.store import ContentStore
@@ -28,7 +28,7 @@ from imgfs.oci.digest import Digest
 
 
 @dataclass(frozen=True, slots=True)
-class Info:
+class ContentInfo:
     """A stored blob: size in bytes, when it was committed (ns since the epoch), and its labels, sorted by key."""
 
     digest: Digest
@@ -37,7 +37,7 @@ class Info:
     labels: Mapping[str, bytes]
 
 
-class Store:
+class ContentLibrary:
     """What one state directory stores, and what is on its way in.
 
     Calls may come from several tasks. What a call changed is durable when it returns. Every change raises ReadOnly in a
@@ -55,7 +55,7 @@ class Store:
     @asynccontextmanager
     async def writer(
         self, ref: str, *, total: int | None = None, expected: str | None = None
-    ) -> AsyncGenerator[Writer]:
+    ) -> AsyncGenerator[IngestWriter]:
         """Start or resume the one writer of `ref`, at `writer.offset`. Leaving it commits nothing and drops nothing.
 
         `total` (bytes) and `expected` are declared, and survive a crash as the bytes do. Raises Invalid; Busy while
@@ -66,7 +66,7 @@ class Store:
         async with await self._changing.open(ref, total=total, expected=promised) as writer:
             yield writer
 
-    async def commit(self, ref: str, digest: str) -> Info:
+    async def commit(self, ref: str, digest: str) -> ContentInfo:
         """Verify what an idle `ref` has, and store it as `digest`: then it survives a power cut, and the ref is free.
 
         Raises NotFound; Busy while a writer lives; VerificationFailed, and the ingest stays; AlreadyExists, and it
@@ -79,29 +79,29 @@ class Store:
         """Drop an unfinished write; its writer, if one lives, gets Cancelled. Raises NotFound, StorageFailed."""
         await self._changing.abort(ref)
 
-    def status(self, ref: str) -> Status:
+    def status(self, ref: str) -> IngestStatus:
         """How an unfinished write stands. Raises NotFound. Never waits, like all that is not async here."""
         return self._ingests.status(ref)
 
-    def list(self) -> tuple[Status, ...]:
+    def list(self) -> tuple[IngestStatus, ...]:
         """How all unfinished writes stand, by ref."""
         return tuple(sorted(self._ingests, key=lambda status: status.ref))
 
-    def info(self, digest: str) -> Info:
+    def info(self, digest: str) -> ContentInfo:
         """What is known of a stored blob. Raises NotFound."""
         wanted = Digest.parse(digest)
         found = self._content.info(wanted)
         if found is None:
             raise NotFound(f"content {digest}: is not stored here")
-        return Info(wanted, found.size, found.committed, self._content.labels(wanted))
+        return ContentInfo(wanted, found.size, found.committed, self._content.labels(wanted))
 
-    def walk(self) -> Iterator[Info]:
+    def walk(self) -> Iterator[ContentInfo]:
         """Every stored blob, by digest. What is deleted on the way is left out, what comes in may be."""
         for digest in sorted(found.digest for found in self._content):
             if digest in self._content:
                 yield self.info(digest)
 
-    async def update(self, digest: str, labels: Mapping[str, bytes | None]) -> Info:
+    async def update(self, digest: str, labels: Mapping[str, bytes | None]) -> ContentInfo:
         """Set labels, and remove those whose value is None; others stay. All of it or nothing.
 
         Raises NotFound, Invalid for what no label may be, NoSpace, StorageFailed.
@@ -168,7 +168,9 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(path: str | Path, *, read_only: bool = False, era: str | None = None) -> AsyncGenerator[Store]:
+async def open_store(
+    path: str | Path, *, read_only: bool = False, era: str | None = None
+) -> AsyncGenerator[ContentLibrary]:
     """The content store of the state directory `path`, which is made if need be, while the block runs.
 
     It is this process's alone meanwhile, so Busy is raised while a daemon or another program has it. What a crash left
@@ -187,7 +189,7 @@ async def open_store(path: str | Path, *, read_only: bool = False, era: str | No
         database = await run_disk(stack.enter_context, entering)
         async with plain_nursery() as nursery:
             content = await run_disk(content_of, state, database)
-            store = Store(state, content, await run_disk(IngestStore, content, nursery, era))
+            store = ContentLibrary(state, content, await run_disk(IngestStore, content, nursery, era))
             if not database.is_frozen:
                 await content.sweep_labels()
             try:

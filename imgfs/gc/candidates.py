@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.status import Status
+from imgfs.content.ingests.status import IngestStatus
 from imgfs.content.store import BlobInfo
 from imgfs.gc.stores import Stores
 from imgfs.gc.unfinished import Unfinished, abandoned, unfinished
@@ -38,7 +38,7 @@ class Candidates:
     blobs: list[BlobInfo]
     layers: list[StoredLayer]
     unfinished: list[Unfinished]
-    abandoned: list[tuple[Status, int]]
+    abandoned: list[tuple[IngestStatus, int]]
     """Unfinished writes that nobody goes on with, and the bytes they take."""
     chains: list[Snapshot]
     metadata: list[tuple[Digest, int]]

@@ -14,7 +14,7 @@ from functools import partial
 
 import trio
 
-from imgfs.content.ingests.status import Status
+from imgfs.content.ingests.status import IngestStatus
 from imgfs.content.store import BlobInfo
 from imgfs.errors import ImgfsError
 from imgfs.gc.candidates import Candidates, candidates
@@ -165,7 +165,7 @@ class Collector:
                 is_garbage = partial(self._is_abandoned, status, cycle.marker.ingests)
                 await cycle.remove(item, is_garbage, partial(self._stores.ingests.reclaim, status))
 
-    def _is_abandoned(self, old: Status, marked: set[str]) -> bool:
+    def _is_abandoned(self, old: IngestStatus, marked: set[str]) -> bool:
         ingests = self._stores.ingests
         return old.ref not in marked and old.ref in ingests and rests(ingests.status(old.ref), self._stores.patience)
 
@@ -234,7 +234,7 @@ class Collector:
         return cycle.roots.is_new() or cycle.marker.has_work() or any(one in self._stores.content for one in gone)
 
 
-def _why_abandoned(status: Status) -> str:
+def _why_abandoned(status: IngestStatus) -> str:
     return f"nobody has gone on with it for {timedelta(seconds=int(status.rests))}"
 
 

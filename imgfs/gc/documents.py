@@ -11,14 +11,14 @@ from pathlib import Path
 
 from imgfs.errors import Malformed, TooLarge, Unsupported, from_os
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import Index, Manifest, parse_config, parse_document
+from imgfs.oci.manifest import ImageIndex, Manifest, parse_config, parse_document
 
 _log = logging.getLogger("imgfs.gc")
 
 Wanted = tuple[Digest, Path]
 
 
-def read_documents(wanted: Sequence[Wanted]) -> list[Manifest | Index | str]:
+def read_documents(wanted: Sequence[Wanted]) -> list[Manifest | ImageIndex | str]:
     """What each is: a document, `plain` for anything else (a damaged one too), `missing`. Raises StorageFailed.
 
     A disk that cannot be read ends the mark: what a document refers to must be known before anything is taken away.
@@ -31,7 +31,7 @@ def read_diff_ids(wanted: Sequence[Wanted]) -> list[tuple[Digest, ...] | None]:
     return [_diff_ids(digest, path) for digest, path in wanted]
 
 
-def _document(digest: Digest, path: Path) -> Manifest | Index | str:
+def _document(digest: Digest, path: Path) -> Manifest | ImageIndex | str:
     data = _read(digest, path)
     if data is None:
         return "missing"

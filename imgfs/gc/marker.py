@@ -18,7 +18,7 @@ from imgfs.gc.stores import Stores
 from imgfs.leases.resource import Kind, Resource, content, snapshot
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import EMPTY, Digest, chain_ids, is_digest
-from imgfs.oci.manifest import CONFIG_SIZE_MAX, MANIFEST_SIZE_MAX, Index, Manifest
+from imgfs.oci.manifest import CONFIG_SIZE_MAX, MANIFEST_SIZE_MAX, ImageIndex, Manifest
 
 _BATCH = 32
 _IMAGES = INDEX_TYPES | MANIFEST_TYPES
@@ -145,14 +145,14 @@ class Marker:
         for digest, document in zip(batch, found, strict=True):
             if isinstance(document, Manifest):
                 self._manifest(document)
-            elif isinstance(document, Index):
+            elif isinstance(document, ImageIndex):
                 self._index(document)
             else:
                 self._plain.append(digest)
                 if document == "missing" and digest not in self._stores.content:
                     self.unresolved.add(digest)
 
-    def _index(self, index: Index) -> None:
+    def _index(self, index: ImageIndex) -> None:
         for child in index.manifests:
             (self.image if child.media_type in _IMAGES else self.blob)(child.digest)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from imgfs.aio.threads import run_disk
 from imgfs.content.ingests.downloads import copy_ref, download_ref
 from imgfs.content.ingests.refs import promised_digest, ref_name
-from imgfs.content.ingests.status import Status
+from imgfs.content.ingests.status import IngestStatus
 from imgfs.content.ingests.store import IngestStore
 from imgfs.oci.digest import Digest
 
@@ -22,7 +22,7 @@ from imgfs.oci.digest import Digest
 class Unfinished:
     """A part of the blob `digest`, without a writer, and the bytes that it takes on disk."""
 
-    status: Status
+    status: IngestStatus
     digest: Digest
     bytes: int
 
@@ -33,7 +33,7 @@ async def unfinished(ingests: IngestStore) -> list[Unfinished]:
     return await run_disk(_measure, [(status, digest) for status in idle if (digest := _own(status.ref))])
 
 
-async def abandoned(ingests: IngestStore, patience: float) -> list[tuple[Status, int]]:
+async def abandoned(ingests: IngestStore, patience: float) -> list[tuple[IngestStatus, int]]:
     """Those that nobody has gone on with for `patience` seconds and the bytes they take, in the order of their refs."""
     idle = sorted((status for status in ingests if rests(status, patience)), key=lambda status: status.ref)
     return await run_disk(lambda: [(status, found) for status in idle if (found := _taken(status)) is not None])
@@ -45,7 +45,7 @@ async def taken(ingests: IngestStore) -> int:
     return await run_disk(lambda: sum(_taken(status) or 0 for status in lasting))
 
 
-def rests(status: Status, patience: float) -> bool:
+def rests(status: IngestStatus, patience: float) -> bool:
     """Whether it has no writer and has had none for so many seconds."""
     return not status.is_live and status.rests >= patience
 
@@ -55,7 +55,7 @@ def _own(ref: str) -> Digest | None:
     return digest if digest is not None and ref in (copy_ref(digest), download_ref(digest)) else None
 
 
-def _measure(found: list[tuple[Status, Digest]]) -> list[Unfinished]:
+def _measure(found: list[tuple[IngestStatus, Digest]]) -> list[Unfinished]:
     measured: list[Unfinished] = []
     for status, digest in found:
         taken = _taken(status)
@@ -64,7 +64,7 @@ def _measure(found: list[tuple[Status, Digest]]) -> list[Unfinished]:
     return measured
 
 
-def _taken(status: Status) -> int | None:
+def _taken(status: IngestStatus) -> int | None:
     """Bytes on disk; None for one that was removed meanwhile."""
     try:
         return os.stat(status.path).st_blocks * 512

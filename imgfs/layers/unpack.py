@@ -16,7 +16,7 @@ import trio
 
 from imgfs.aio.pipeline import Piece, run_pipeline
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.downloads import Copy
+from imgfs.content.ingests.downloads import LayerCopy
 from imgfs.content.running_digest import RunningDigest
 from imgfs.errors import ImgfsError, Malformed, NoSpace, TooLarge, Unsupported, VerificationFailed
 from imgfs.layers.compression import Decompressor, Stored
@@ -40,7 +40,7 @@ async def unpack(
     stream: AsyncIterable[bytes],
     writer: LayerWriter,
     moved: Callable[[int], None],
-    copy: Copy | None = None,
+    copy: LayerCopy | None = None,
 ) -> Digest:
     """Pass `stream`, the bytes of the blob `descriptor`, through `decompressor` into `writer`, and seal the writer.
 
@@ -102,7 +102,7 @@ class _Prove:
     It is separate from inflating, the slowest step, so that both run in parallel.
     """
 
-    def __init__(self, descriptor: Descriptor, copy: Copy | None) -> None:
+    def __init__(self, descriptor: Descriptor, copy: LayerCopy | None) -> None:
         self._descriptor = descriptor
         self._running = RunningDigest.start(descriptor.digest.algorithm)
         self._copy = copy
@@ -229,7 +229,7 @@ class _Absorb:
             write(what)
 
 
-def _make_room(copy: Copy | None, inflate: _Inflate, offset: int) -> bool:
+def _make_room(copy: LayerCopy | None, inflate: _Inflate, offset: int) -> bool:
     """Handle a disk that is full after `offset` bytes of tar: drop the copy if its space is enough for the rest.
 
     Otherwise the copy stays: a retry continues from it when there is space again.

@@ -106,7 +106,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class ImageIndex:
     """Manifests for several platforms (or anything else that somebody grouped)."""
 
     media_type: str
@@ -129,7 +129,7 @@ class ImageConfig:
     diff_ids: tuple[Digest, ...]
 
 
-def parse_document(data: bytes, media_type: str = "") -> Manifest | Index:
+def parse_document(data: bytes, media_type: str = "") -> Manifest | ImageIndex:
     """Read a manifest or an index.
 
     `media_type` is what the registry or descriptor said; the document's own mediaType must not contradict it. Raises
@@ -141,7 +141,7 @@ def parse_document(data: bytes, media_type: str = "") -> Manifest | Index:
     kind = _document_type(document, media_type.partition(";")[0].strip())
     if kind in INDEX_TYPES:
         manifests = tuple(_readable(document.manifests or []))
-        return Index(kind, manifests, document.annotations or {}, _subject(document), _artifact_type(document))
+        return ImageIndex(kind, manifests, document.annotations or {}, _subject(document), _artifact_type(document))
     layers = _descriptors(document.layers or [], "manifest")
     if len(layers) > LAYERS_MAX:
         raise TooLarge(f"manifest with {len(layers)} layers: the limit is {LAYERS_MAX}")

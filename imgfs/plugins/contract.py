@@ -1,7 +1,7 @@
 """What a plugin is: one value that says its kind and id, what it requires, its options, and how its object is made.
 
 The object is an ordinary one: nothing here is a base class of it. A kind is declared by the room that owns the type
-(`imgfs/<room>/kinds.py`), so whoever requires one imports no plugin.
+(`imgfs/<room>/plugin.py`), so whoever requires one imports no plugin.
 """
 
 from __future__ import annotations

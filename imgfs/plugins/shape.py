@@ -36,7 +36,7 @@ def checked(name: str, found: object) -> Plugin[object]:
 
 def _check_kind(kind: object) -> None:
     if not isinstance(kind, Kind):
-        raise TypeError(f"`kind` is {_type(kind)}, expected a Kind, such as those of imgfs/<room>/kinds.py")
+        raise TypeError(f"`kind` is {_type(kind)}, expected a Kind, such as those of imgfs/<room>/plugin.py")
 
 
 def _check_requires(requires: object) -> None:

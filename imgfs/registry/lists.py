@@ -10,7 +10,7 @@ from imgfs.aio.threads import run_cpu
 from imgfs.errors import Malformed, NotFound, TooLarge, Unsupported
 from imgfs.oci.descriptor import INDEX_TYPES, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import Index, check_depth, parse_document
+from imgfs.oci.manifest import ImageIndex, check_depth, parse_document
 from imgfs.oci.reference import Reference, is_repository, is_tag
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
@@ -108,7 +108,7 @@ def _referrers(pages: list[bytes], what: str) -> list[Descriptor]:
             document = parse_document(page)
         except (Malformed, Unsupported, TooLarge) as error:
             raise type(error)(f"{what}: {error.message}") from None
-        if not isinstance(document, Index):
+        if not isinstance(document, ImageIndex):
             raise Malformed(f"{what}: the registry answered with a manifest, expected an index; tell its operator")
         found |= {one.digest: one for one in document.manifests if one.digest not in found}
         if len(found) > REFERRERS_MAX:

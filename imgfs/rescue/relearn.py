@@ -13,7 +13,7 @@ from imgfs.errors import ImgfsError
 from imgfs.images import catalog, names
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, Index, Manifest, parse_document
+from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, ImageIndex, Manifest, parse_document
 from imgfs.oci.reference import Source
 
 
@@ -32,7 +32,7 @@ def relearn(db: sqlite3.Connection, state: Path) -> int:
     return documents
 
 
-def _read(state: Path, digest: Digest, depth: int) -> Iterator[tuple[Descriptor, Manifest | Index]]:
+def _read(state: Path, digest: Digest, depth: int) -> Iterator[tuple[Descriptor, Manifest | ImageIndex]]:
     """The document and, of an index, those of its images that are stored; one that is not whole is passed over."""
     path = state / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
     try:
@@ -44,6 +44,6 @@ def _read(state: Path, digest: Digest, depth: int) -> Iterator[tuple[Descriptor,
     except (OSError, ImgfsError):
         return
     yield Descriptor(digest, len(data), document.media_type), document
-    if isinstance(document, Index) and depth:
+    if isinstance(document, ImageIndex) and depth:
         for child in document.manifests:
             yield from _read(state, child.digest, depth - 1)

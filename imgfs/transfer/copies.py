@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 
 from imgfs.aio.gather import plain_nursery
-from imgfs.content.ingests.downloads import Copy, copy_ref
+from imgfs.content.ingests.downloads import LayerCopy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.errors import (
     AlreadyExists,
@@ -42,7 +42,7 @@ def is_small(descriptor: Descriptor) -> bool:
     return descriptor.size < COPIED_MIN
 
 
-async def open_copy(ingests: IngestStore, descriptor: Descriptor) -> Copy | None:
+async def open_copy(ingests: IngestStore, descriptor: Descriptor) -> LayerCopy | None:
     """The copy to keep a layer in, at what an earlier pass left; None if the pass has to do without.
 
     That is: somebody else writes under the ref, or the disk has no room for it. Raises Cancelled if the ref is taken
@@ -57,7 +57,7 @@ async def open_copy(ingests: IngestStore, descriptor: Descriptor) -> Copy | None
     return copy
 
 
-async def _begin_again(ingests: IngestStore, descriptor: Descriptor) -> Copy | None:
+async def _begin_again(ingests: IngestStore, descriptor: Descriptor) -> LayerCopy | None:
     try:
         await ingests.abort(copy_ref(descriptor.digest))
         return await ingests.copy(descriptor.digest, descriptor.size)
@@ -65,7 +65,7 @@ async def _begin_again(ingests: IngestStore, descriptor: Descriptor) -> Copy | N
         return None
 
 
-async def keeping(copy: Copy, work: Callable[[], Awaitable[T]]) -> T:
+async def keeping(copy: LayerCopy, work: Callable[[], Awaitable[T]]) -> T:
     """Do `work`, which fills `copy`. If it fails, the copy is closed: kept if it is worth going on from.
 
     When it is done, the copy is the caller's to close, also if the caller is cancelled in that moment. Raises what
@@ -82,7 +82,7 @@ async def keeping(copy: Copy, work: Callable[[], Awaitable[T]]) -> T:
     return done[0]
 
 
-def _is_worth_keeping(copy: Copy, error: BaseException) -> bool:
+def _is_worth_keeping(copy: LayerCopy, error: BaseException) -> bool:
     """Whether the next pass shall go on from `copy` after `error`.
 
     Malformed is all of it, if it is no layer. Else it was an answer, a login page maybe.
@@ -92,7 +92,7 @@ def _is_worth_keeping(copy: Copy, error: BaseException) -> bool:
     return not isinstance(error, (VerificationFailed, TooLarge, Unsupported))
 
 
-async def _unless_removed(copy: Copy, work: Callable[[], Awaitable[T]], done: list[T]) -> None:
+async def _unless_removed(copy: LayerCopy, work: Callable[[], Awaitable[T]], done: list[T]) -> None:
     removed: list[Cancelled] = []
 
     async def watch(scope: trio.CancelScope) -> None:
@@ -109,7 +109,7 @@ async def _unless_removed(copy: Copy, work: Callable[[], Awaitable[T]], done: li
         raise removed[0]
 
 
-async def resumed(copy: Copy, ask: Ask, size: int) -> AsyncGenerator[bytes]:
+async def resumed(copy: LayerCopy, ask: Ask, size: int) -> AsyncGenerator[bytes]:
     """The bytes of a blob: those that are here, then the rest, if there is one. Close it.
 
     A registry that ignores where it was asked to begin is asked for the whole, and what is here is skipped.

@@ -17,7 +17,7 @@ from imgfs.oci.manifest import (
     CONFIG_SIZE_MAX,
     INDEX_NESTING_MAX,
     ImageConfig,
-    Index,
+    ImageIndex,
     Manifest,
     parse_config,
     parse_document,
@@ -53,7 +53,7 @@ class Documents:
         self._content = content
         self._catalog = catalog
         self._blobs = blobs
-        self._parsed: OrderedDict[Digest, Manifest | Index] = OrderedDict()
+        self._parsed: OrderedDict[Digest, Manifest | ImageIndex] = OrderedDict()
 
     def __contains__(self, digest: Digest) -> bool:
         """Whether the document was read already."""
@@ -61,7 +61,7 @@ class Documents:
 
     async def store(
         self, own: Descriptor, data: bytes, source: Source, subject: Digest | None = None
-    ) -> Manifest | Index:
+    ) -> Manifest | ImageIndex:
         """Parse, store and record a document that `source` sent, and record that `source` has what it mentions.
 
         Durable on return. With `subject` the document must refer to that image. Raises Malformed, Unsupported,
@@ -78,7 +78,7 @@ class Documents:
         await self._record(own.digest, len(data), document, [source])
         return document
 
-    async def stored(self, digest: Digest) -> Manifest | Index | None:
+    async def stored(self, digest: Digest) -> Manifest | ImageIndex | None:
         """The document if it is here, else None; never asks a registry. Raises Malformed, StorageFailed."""
         if digest not in self._content:
             return None  # although it may have been read: who removed it wants no more of it, and a pull wants it here
@@ -109,7 +109,7 @@ class Documents:
 
     async def read(
         self, digest: Digest, said: Descriptor | None = None, own: tuple[Source, ...] = ()
-    ) -> Manifest | Index:
+    ) -> Manifest | ImageIndex:
         """The manifest or index behind `digest`, fetched if need be.
 
         `said` is what the index above it says of it, `own` where that index was found.
@@ -141,7 +141,7 @@ class Documents:
         trail = (digest,)
         while len(trail) <= INDEX_NESTING_MAX + 1:
             document = await self.stored(trail[-1])
-            if not isinstance(document, Index):
+            if not isinstance(document, ImageIndex):
                 return PlatformImage(trail, document) if document else None
             trail += (_pick(trail[-1], document, platform).digest,)
         return None
@@ -171,7 +171,7 @@ class Documents:
         child = _pick(trail[-1], document, platform)
         return await self._descend((*trail, child.digest), child, own, platform)
 
-    async def _parse(self, digest: Digest, data: bytes, media_type: str, name: str = "") -> Manifest | Index:
+    async def _parse(self, digest: Digest, data: bytes, media_type: str, name: str = "") -> Manifest | ImageIndex:
         try:
             document = await run_cpu(parse_document, data, media_type)
         except (Malformed, Unsupported, TooLarge) as error:
@@ -183,7 +183,7 @@ class Documents:
             self._parsed.popitem(last=False)
         return document
 
-    async def _record_stored(self, digest: Digest, size: int, document: Manifest | Index) -> None:
+    async def _record_stored(self, digest: Digest, size: int, document: Manifest | ImageIndex) -> None:
         """What came in through content/ingest tells of its children too, but not where they can be had.
 
         Reading goes on where nothing can be recorded: on a full disk, in a read-only state directory.
@@ -194,12 +194,14 @@ class Documents:
             except StateError as error:
                 _log.warning("document not recorded", extra={"digest": digest, "error": error.message})
 
-    async def _record(self, digest: Digest, size: int, document: Manifest | Index, sources: Sequence[Source]) -> None:
+    async def _record(
+        self, digest: Digest, size: int, document: Manifest | ImageIndex, sources: Sequence[Source]
+    ) -> None:
         own = Descriptor(digest, size, document.media_type)
         await self._catalog.add(document.children, sources, own)
 
 
-def check_subject(document: Manifest | Index, digest: Digest, subject: Digest, place: str) -> None:
+def check_subject(document: Manifest | ImageIndex, digest: Digest, subject: Digest, place: str) -> None:
     """Raise VerificationFailed unless the document `digest`, which is at `place`, refers to the image `subject`."""
     if document.subject != subject:
         raise VerificationFailed(
@@ -214,7 +216,7 @@ def check_config_size(config: Descriptor) -> None:
         raise TooLarge(f"image config {config.digest}: has {config.size} bytes, the limit is {CONFIG_SIZE_MAX}")
 
 
-def _pick(digest: Digest, index: Index, platform: Platform) -> Descriptor:
+def _pick(digest: Digest, index: ImageIndex, platform: Platform) -> Descriptor:
     images = [one for one in index.manifests if one.media_type in _IMAGES]
     chosen = choose(platform, [one.platform for one in images])
     if chosen is not None:

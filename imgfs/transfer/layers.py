@@ -17,7 +17,7 @@ import trio
 from imgfs.aio.fair import FairLimiter
 from imgfs.aio.flight import Flights
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.downloads import Copy, copy_ref
+from imgfs.content.ingests.downloads import LayerCopy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
@@ -253,7 +253,7 @@ class Layers:
         return self._registry.blob(source.host, source.repository, descriptor, at, failed=transfer.failed)
 
     async def _download(
-        self, source: Source, descriptor: Descriptor, transfer: Transfer, copy: Copy | None, passing: Passing
+        self, source: Source, descriptor: Descriptor, transfer: Transfer, copy: LayerCopy | None, passing: Passing
     ) -> Layer:
         ask = partial(self._ask, source, descriptor, transfer)
         if copy is not None and copy.start:
@@ -278,7 +278,7 @@ class Layers:
         stream: AsyncIterable[bytes],
         moved: Callable[[int], None],
         passing: Passing,
-        copy: Copy | None,
+        copy: LayerCopy | None,
     ) -> Layer:
         def go_over(decompressor: Decompressor, writer: LayerWriter) -> Awaitable[Digest]:
             return unpack(descriptor, decompressor, stream, writer, moved, copy)
@@ -290,7 +290,7 @@ class Layers:
         descriptor: Descriptor,
         passing: Passing,
         go_over: _GoOver,
-        copy: Copy | None = None,
+        copy: LayerCopy | None = None,
         blob: Sequence[bytes] = (),
     ) -> Layer:
         with ExitStack() as undo:

@@ -15,7 +15,7 @@ from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import Index, Manifest
+from imgfs.oci.manifest import ImageIndex, Manifest
 from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.documents import Documents, check_subject
 from imgfs.transfer.places import try_each
@@ -147,7 +147,7 @@ class Referrers:
             await self._catalog.referrers.replace(subject, source, found, artifact_type)
 
 
-def _described(digest: Digest, size: int, document: Manifest | Index) -> Descriptor:
+def _described(digest: Digest, size: int, document: Manifest | ImageIndex) -> Descriptor:
     """Return the descriptor that a registry's list of referrers has for the document."""
     return Descriptor(digest, size, document.media_type, document.annotations, artifact_type=document.artifact_type)
 

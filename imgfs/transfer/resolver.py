@@ -15,7 +15,7 @@ from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import Index, Manifest
+from imgfs.oci.manifest import ImageIndex, Manifest
 from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.documents import Documents
 
@@ -108,9 +108,9 @@ class Resolver:
         except VerificationFailed:
             return await self._registry.manifest(reference)
 
-    async def _resolve_platform(self, digest: Digest, document: Manifest | Index) -> None:
+    async def _resolve_platform(self, digest: Digest, document: Manifest | ImageIndex) -> None:
         """Get the manifest of the default platform too: then listing the image needs nothing more."""
-        if isinstance(document, Index):
+        if isinstance(document, ImageIndex):
             try:
                 await self._documents.platform_image(digest)
             except ImgfsError as error:

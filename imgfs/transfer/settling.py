@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.downloads import Copy, copy_ref
+from imgfs.content.ingests.downloads import LayerCopy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, StorageFailed
@@ -39,7 +39,7 @@ class Passed:
     layer: Layer
     writer: LayerWriter
     passing: Passing
-    copy: Copy | None
+    copy: LayerCopy | None
     blob: bytes
     """All of it, if somebody waits for it and there is no copy; else nothing."""
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.content.ingests.downloads import Copy, copy_ref
+from imgfs.content.ingests.downloads import LayerCopy, copy_ref
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.running_digest import RunningDigest
 from imgfs.content.store import ContentStore
@@ -38,11 +38,11 @@ async def ingests(content: ContentStore, nursery: trio.Nursery) -> IngestStore:
     return IngestStore(content, nursery, "era")
 
 
-async def opened(ingests: IngestStore) -> Copy:
+async def opened(ingests: IngestStore) -> LayerCopy:
     return await ingests.copy(DIGEST, len(DATA))
 
 
-async def passes(copy: Copy, end: int, step: int = STEP) -> None:
+async def passes(copy: LayerCopy, end: int, step: int = STEP) -> None:
     """What a pass does with a stream that comes to `end`."""
     running = RunningDigest.start("sha256")
     while running.position < end:
@@ -51,7 +51,7 @@ async def passes(copy: Copy, end: int, step: int = STEP) -> None:
         await trio.to_thread.run_sync(copy.keep, piece, running)
 
 
-async def prefix(copy: Copy) -> bytes:
+async def prefix(copy: LayerCopy) -> bytes:
     return b"".join([piece async for piece in copy.prefix()])
 
 

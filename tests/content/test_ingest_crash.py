@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from imgfs.content.ingests.refs import ref_id
-from imgfs.content.ingests.status import Status
-from imgfs.content.ingests.store import IngestStore, Writer
+from imgfs.content.ingests.status import IngestStatus
+from imgfs.content.ingests.store import IngestStore, IngestWriter
 from imgfs.content.store import ContentStore
 from imgfs.oci.digest import Digest, is_digest
 from tests.content.disks import Crash, Op, Recorder, power_cuts
@@ -50,7 +50,7 @@ class Story:
     def learn(self, ref: str, data: bytes | None, *, is_durable: bool = True, total: int | None = None) -> None:
         self.facts.append(Fact(len(self.recorder.log), ref, data, is_durable=is_durable, total=total))
 
-    async def write(self, writer: Writer, offset: int, piece: bytes) -> None:
+    async def write(self, writer: IngestWriter, offset: int, piece: bytes) -> None:
         if offset == 0:
             self.begin(writer.ref)
             self.streams.setdefault(writer.ref, []).append(b"")
@@ -58,7 +58,7 @@ class Story:
         await writer.write_at(offset, piece)
         self.learn(writer.ref, self.streams[writer.ref][-1], is_durable=False)
 
-    async def fsync(self, writer: Writer) -> None:
+    async def fsync(self, writer: IngestWriter) -> None:
         await writer.fsync()
         self.learn(writer.ref, self.streams[writer.ref][-1])
 
@@ -194,7 +194,7 @@ def check(story: Story, at: int, ops: list[Op], era: str, scratch: Path, nursery
     shutil.rmtree(root)
 
 
-def check_fact(fact: Fact, found: dict[str, Status]) -> None:
+def check_fact(fact: Fact, found: dict[str, IngestStatus]) -> None:
     status = found.get(fact.ref)
     if fact.data is None:
         assert status is None, f"{fact} is there again"

@@ -10,7 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgfs.content.ingests.store import IngestStore, Writer
+from imgfs.content.ingests.store import IngestStore, IngestWriter
 from imgfs.content.store import ContentStore
 from imgfs.errors import (
     AlreadyExists,
@@ -45,7 +45,7 @@ class Model:
 
     drafts: dict[str, Draft] = field(default_factory=dict)
     stored: set[Digest] = field(default_factory=set)
-    writers: dict[str, tuple[Writer, Draft]] = field(default_factory=dict)
+    writers: dict[str, tuple[IngestWriter, Draft]] = field(default_factory=dict)
 
 
 refs = st.sampled_from(REFS)

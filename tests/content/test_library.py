@@ -13,8 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.content import Info, Store, open_store
-from imgfs.content.ingests.store import Writer
+from imgfs.content import ContentInfo, ContentLibrary, open_store
+from imgfs.content.ingests.store import IngestWriter
 from imgfs.disk.durable import temporary_name
 from imgfs.errors import AlreadyExists, Busy, Cancelled, Invalid, NotFound, NotPermitted, ReadOnly, StorageFailed
 from imgfs.kernel.bind import bind_read_only
@@ -26,7 +26,7 @@ DATA = bytes(range(256)) * 1000
 DIGEST = Digest.of(DATA)
 
 
-async def put(store: Store, ref: str = "ref", data: bytes = DATA) -> None:
+async def put(store: ContentLibrary, ref: str = "ref", data: bytes = DATA) -> None:
     async with store.writer(ref) as writer:
         await writer.write(data)
         await writer.commit()
@@ -49,7 +49,7 @@ async def test_it_makes_its_directory_and_what_was_stored_is_found_again(tmp_pat
         made = await store.update(DIGEST, {"a": b"1"})
     async with open_store(str(state)) as store:
         assert list(store.walk()) == [made] == [store.info(DIGEST)]
-        assert made == Info(DIGEST, len(DATA), made.committed, {"a": b"1"})
+        assert made == ContentInfo(DIGEST, len(DATA), made.committed, {"a": b"1"})
         assert await store.read_at(DIGEST, 255, 3) == b"\xff\x00\x01"
 
 
@@ -159,7 +159,7 @@ async def test_a_writer_commits_under_what_is_said_was_expected_or_it_is(tmp_pat
 async def test_nobody_gets_a_ref_between_its_writer_and_the_commit(tmp_path: Path) -> None:
     outcomes: list[str] = []
 
-    async def intrude(store: Store) -> None:
+    async def intrude(store: ContentLibrary) -> None:
         try:
             async with store.writer("ref") as writer:
                 outcomes.append(f"writer at {writer.offset}")
@@ -180,7 +180,7 @@ async def test_a_closed_store_takes_and_gives_nothing(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         await put(store)
         opening = store.writer("left open")
-        writer: Writer = await opening.__aenter__()
+        writer: IngestWriter = await opening.__aenter__()
         await writer.write(b"kept")
     before = files(tmp_path)
     for call in (store.list, lambda: list(store.walk()), lambda: store.info(DIGEST), lambda: store.open(DIGEST)):

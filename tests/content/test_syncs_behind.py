@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from imgfs.content.ingests.store import IngestStore, Writer
+from imgfs.content.ingests.store import IngestStore, IngestWriter
 from imgfs.content.store import ContentStore
 from imgfs.errors import StorageFailed
 from imgfs.oci.digest import Digest
@@ -190,7 +190,7 @@ async def test_who_waits_for_the_sync_of_the_clock_is_told_that_it_failed(
     ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
     told = list[StorageFailed]()
 
-    async def sync(writer: Writer) -> None:
+    async def sync(writer: IngestWriter) -> None:
         try:
             await writer.fsync()
         except StorageFailed as error:

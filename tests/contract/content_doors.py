@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from imgfs.content import Store, open_store
+from imgfs.content import ContentLibrary, open_store
 from imgfs.content.ingests.refs import ref_name
-from imgfs.content.ingests.store import Writer
+from imgfs.content.ingests.store import IngestWriter
 from tests.contract.portal import Portal
 from tests.mount.scene import until
 from tests.support.mounted import Mounted
@@ -69,7 +69,7 @@ class ContentDoor(Protocol):
 class LibraryWriting:
     """A writer of the library."""
 
-    def __init__(self, portal: Portal[Store], opening: AbstractAsyncContextManager[Writer]) -> None:
+    def __init__(self, portal: Portal[ContentLibrary], opening: AbstractAsyncContextManager[IngestWriter]) -> None:
         self._portal = portal
         self._opening = opening
         self._writer = portal.call(opening.__aenter__)
@@ -116,7 +116,7 @@ class LibraryDoor:
         self._open()
 
     @property
-    def _store(self) -> Store:
+    def _store(self) -> ContentLibrary:
         return self._portal.value
 
     def writer(self, ref: str, total: int | None = None, expected: str | None = None) -> Writing:

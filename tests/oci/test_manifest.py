@@ -31,7 +31,7 @@ from imgfs.oci.manifest import (
     JSON_DEPTH_MAX,
     LAYERS_MAX,
     MANIFEST_SIZE_MAX,
-    Index,
+    ImageIndex,
     Manifest,
     decode_json,
     parse_config,
@@ -47,7 +47,7 @@ MANIFEST: dict[str, Any] = {"schemaVersion": 2, "config": CONFIG, "layers": [BLO
 INDEX: dict[str, Any] = {"schemaVersion": 2, "manifests": [{**BLOB, "mediaType": OCI_MANIFEST}]}
 
 
-def parse(document: dict[str, Any], media_type: str = "") -> Manifest | Index:
+def parse(document: dict[str, Any], media_type: str = "") -> Manifest | ImageIndex:
     return parse_document(json.dumps(document).encode(), media_type)
 
 
@@ -65,7 +65,7 @@ def test_a_manifest_says_its_config_and_layers_base_first() -> None:
 def test_an_index_says_its_platforms(docker: bool) -> None:
     made = index([image([], platform=one, docker=docker) for one in (AMD64, ARM64)], docker=docker)
     found = parse_document(made.document)
-    assert isinstance(found, Index)
+    assert isinstance(found, ImageIndex)
     assert [one.platform for one in found.children] == [AMD64, ARM64]
     assert found.media_type == (DOCKER_INDEX if docker else OCI_INDEX)
 
@@ -302,7 +302,7 @@ def test_what_a_document_refers_to_and_what_its_children_are_is_read() -> None:
     child = BLOB | {"artifactType": "application/spdx+json"}
     text = json.dumps({"manifests": [child, BLOB | {"artifactType": None}], "subject": BLOB}).encode()
     document = parse_document(text, OCI_INDEX)
-    assert isinstance(document, Index)
+    assert isinstance(document, ImageIndex)
     assert [one.artifact_type for one in document.manifests] == ["application/spdx+json", ""]
     assert document.subject == BLOB["digest"]
     odd = parse_document(json.dumps({"manifests": [], "subject": {"digest": "blake3:1"}}).encode(), OCI_INDEX)
@@ -312,7 +312,7 @@ def test_what_a_document_refers_to_and_what_its_children_are_is_read() -> None:
 def test_systems_of_windows_images_are_told_apart() -> None:
     told = {"os": "windows", "architecture": "amd64", "os.version": "10.0.17763.1", "os.features": ["win32k"]}
     document = parse_document(json.dumps({"manifests": [BLOB | {"platform": told}]}).encode(), OCI_INDEX)
-    assert isinstance(document, Index)
+    assert isinstance(document, ImageIndex)
     assert [str(one.platform) for one in document.manifests] == ["windows(10.0.17763.1+win32k)/amd64"]
 
 
@@ -332,5 +332,5 @@ def test_a_descriptor_is_written_for_people() -> None:
 def test_an_odd_entry_of_an_index_costs_only_itself(odd: dict[str, Any]) -> None:
     good = BLOB | {"platform": {"os": "linux", "architecture": "x86-64"}}
     document = parse_document(json.dumps({"manifests": [BLOB | odd, good]}).encode(), OCI_INDEX)
-    assert isinstance(document, Index)
+    assert isinstance(document, ImageIndex)
     assert [str(one.platform) for one in document.manifests] == ["linux/x86-64"]

@@ -9,7 +9,7 @@ import pytest
 
 from imgfs.oci.descriptor import DOCKER_MANIFEST, OCI_MANIFEST, layer_compression
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import Index, Manifest, parse_config, parse_document
+from imgfs.oci.manifest import ImageIndex, Manifest, parse_config, parse_document
 from imgfs.oci.platform import choose
 from imgfs.testing import samples
 from imgfs.testing.images import (
@@ -82,7 +82,7 @@ def test_an_index_offers_platforms_and_lists_attestations(docker: bool) -> None:
     amd64, arm64 = small(docker=docker), image(small().layers, platform=ARM64, docker=docker)
     several = index([attestation(amd64), amd64, arm64], docker=docker, annotations={"index.note": "3"})
     parsed = parse_document(several.document, several.media_type)
-    assert isinstance(parsed, Index)
+    assert isinstance(parsed, ImageIndex)
     assert [one.digest for one in parsed.manifests] == [one.digest for one in several.images]
     assert [str(one.platform) for one in parsed.manifests] == ["unknown/unknown", "linux/amd64", "linux/arm64/v8"]
     assert choose(ARM64, [one.platform for one in parsed.manifests]) == 2

@@ -12,7 +12,7 @@ from imgfs.cli.tree import Tree
 from imgfs.errors import NotFound, TooLarge, VerificationFailed
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, Index, parse_config, parse_document
+from imgfs.oci.manifest import INDEX_NESTING_MAX, MANIFEST_SIZE_MAX, ImageIndex, parse_config, parse_document
 from imgfs.oci.platform import Platform, choose, parse_platform
 
 _IMAGES = INDEX_TYPES | MANIFEST_TYPES
@@ -89,7 +89,7 @@ def choose_image(tree: Tree, found: Found, wanted: Platform | None, *, all_platf
     if all_platforms:
         return Listed(root, names)
     blobs = MountBlobs(tree)
-    if isinstance(document, Index):
+    if isinstance(document, ImageIndex):
         suited = wanted or parse_platform(tree.status(found.digest)["platform"])
         return Listed(_descend(found.subject, document, suited, blobs), names)
     if wanted is not None:
@@ -116,7 +116,7 @@ def _read(path: str) -> bytes:
         return file.read(MANIFEST_SIZE_MAX + 1)
 
 
-def _descend(subject: str, index: Index, wanted: Platform, blobs: MountBlobs, depth: int = 0) -> Descriptor:
+def _descend(subject: str, index: ImageIndex, wanted: Platform, blobs: MountBlobs, depth: int = 0) -> Descriptor:
     images = [one for one in index.manifests if one.media_type in _IMAGES]
     chosen = choose(wanted, [one.platform for one in images])
     if chosen is None:
@@ -124,7 +124,7 @@ def _descend(subject: str, index: Index, wanted: Platform, blobs: MountBlobs, de
         raise NotFound(f"{subject}: has nothing for {wanted}; it has {offered}")
     child = images[chosen]
     document = parse_document(blobs.document(child, MANIFEST_SIZE_MAX), child.media_type)
-    if not isinstance(document, Index):
+    if not isinstance(document, ImageIndex):
         return Descriptor(child.digest, child.size, child.media_type, platform=child.platform)
     if depth == INDEX_NESTING_MAX:
         raise TooLarge(f"{subject}: indexes nested deeper than {INDEX_NESTING_MAX}")

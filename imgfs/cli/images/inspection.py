@@ -116,10 +116,10 @@ def _read_index(tree: Tree, found: Found, image: str) -> bytes | None:
 
 
 def _platforms(index: bytes | None) -> list[str]:
-    from imgfs.oci.manifest import Index, parse_document
+    from imgfs.oci.manifest import ImageIndex, parse_document
 
     document = parse_document(index) if index is not None else None
-    if not isinstance(document, Index):
+    if not isinstance(document, ImageIndex):
         return []
     return [str(one.platform) for one in document.manifests if one.platform and one.platform.os != "unknown"]
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.content.ingests.meta import Meta, decode, write_again, write_first
+from imgfs.content.ingests.meta import IngestMeta, decode, write_again, write_first
 from imgfs.content.ingests.refs import ref_id
 from imgfs.disk.calls import Disk
 from imgfs.disk.durable import DAMAGED, sweep, temporary_name
 from imgfs.errors import Malformed
 
 
-def make(disk: Disk, path: Path, meta: Meta) -> None:
+def make(disk: Disk, path: Path, meta: IngestMeta) -> None:
     """Make an empty ingest; a power cut may lose it as a whole. Raises OSError, and leaves nothing.
 
     A directory of that name is what a failed removal left: its ref is gone.
@@ -76,15 +76,15 @@ _log = logging.getLogger("imgfs.content.ingest")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RecoveredIngest:
     """An ingest that can be resumed at `offset`."""
 
     path: Path
-    meta: Meta
+    meta: IngestMeta
     offset: int
 
 
-def recover(disk: Disk, directory: Path, era: str) -> Iterator[Found]:
+def recover(disk: Disk, directory: Path, era: str) -> Iterator[RecoveredIngest]:
     """Mend every ingest below `directory`; what is none is logged and removed, and harms no other.
 
     A power cut leaves such ones, of which nothing was promised. A disk that fails or is full takes nothing away: what
@@ -112,14 +112,14 @@ def unfinished(directory: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in found if not entry.name.endswith(DAMAGED))
 
 
-def read(path: Path, era: str) -> Found:
+def read(path: Path, era: str) -> RecoveredIngest:
     """What an ingest's directory says, without changing it. Raises OSError and Malformed."""
     meta = decode((path / "meta").read_bytes())
     status = (path / "data").stat()
     if status.st_nlink != 1:
         raise Malformed("ingest data: has a second name, so it may be a stored blob; the ingest cannot be resumed")
     offset = status.st_size if meta.era == era else min(meta.durable, status.st_size)
-    return Found(path, msgspec.structs.replace(meta, updated=max(meta.updated, status.st_mtime_ns)), offset)
+    return RecoveredIngest(path, msgspec.structs.replace(meta, updated=max(meta.updated, status.st_mtime_ns)), offset)
 
 
 def _forget_cached(data: Path) -> None:
@@ -135,7 +135,7 @@ def _forget_cached(data: Path) -> None:
         os.close(file)
 
 
-def _mend(disk: Disk, found: Found, era: str) -> Found:
+def _mend(disk: Disk, found: RecoveredIngest, era: str) -> RecoveredIngest:
     try:
         if found.meta.era != era or found.offset < found.meta.durable:
             found = _cut(disk, found, era)
@@ -148,7 +148,7 @@ def _mend(disk: Disk, found: Found, era: str) -> Found:
     return found
 
 
-def _cut(disk: Disk, found: Found, era: str) -> Found:
+def _cut(disk: Disk, found: RecoveredIngest, era: str) -> RecoveredIngest:
     """After a power cut only synced bytes count, and no record may vouch for bytes that are still to come.
 
     The era is recorded last, so that a crash in here cuts again.
@@ -162,12 +162,12 @@ def _cut(disk: Disk, found: Found, era: str) -> Found:
     meta = msgspec.structs.replace(found.meta, era=era, durable=found.offset)
     write_again(disk, found.path / "meta", meta)
     disk.fsync_directory(found.path.parent)
-    return Found(found.path, meta, found.offset)
+    return RecoveredIngest(found.path, meta, found.offset)
 
 
-def _finish_rename(disk: Disk, found: Found, final: Path) -> Found:
+def _finish_rename(disk: Disk, found: RecoveredIngest, final: Path) -> RecoveredIngest:
     """The record of a new ref is the renaming; the directory follows."""
     shutil.rmtree(final, ignore_errors=True)
     disk.rename(found.path, final)
     disk.fsync_directory(final.parent)
-    return Found(final, found.meta, found.offset)
+    return RecoveredIngest(final, found.meta, found.offset)

@@ -19,7 +19,7 @@ from imgfs.errors import AlreadyExists, Cancelled, ImgfsError, NotFound, TooLarg
 from imgfs.oci.digest import Digest
 
 if TYPE_CHECKING:
-    from imgfs.content.ingests.store import IngestStore, Writer
+    from imgfs.content.ingests.store import IngestStore, IngestWriter
 
 Stream = Callable[[int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 """Opens the bytes of a blob from an offset to its end."""
@@ -51,7 +51,7 @@ async def download(
 
 
 async def _receive(
-    ingests: IngestStore, digest: Digest, writer: Writer, stream: Stream, moved: Callable[[int], object]
+    ingests: IngestStore, digest: Digest, writer: IngestWriter, stream: Stream, moved: Callable[[int], object]
 ) -> None:
     try:
         await _fill(writer, stream, moved)
@@ -63,7 +63,7 @@ async def _receive(
         raise
 
 
-async def _open(ingests: IngestStore, digest: Digest, total: int) -> Writer:
+async def _open(ingests: IngestStore, digest: Digest, total: int) -> IngestWriter:
     """The writer at its offset; at 0 if what is there was for another promise."""
     ref = download_ref(digest)
     try:
@@ -73,7 +73,7 @@ async def _open(ingests: IngestStore, digest: Digest, total: int) -> Writer:
         return await ingests.open(ref, total=total, expected=digest)
 
 
-async def _fill(writer: Writer, stream: Stream, moved: Callable[[int], object]) -> None:
+async def _fill(writer: IngestWriter, stream: Stream, moved: Callable[[int], object]) -> None:
     if writer.offset == writer.total and writer.offset:
         return
     async with stream(writer.offset) as pieces:
@@ -98,7 +98,7 @@ def copy_ref(digest: Digest) -> str:
     return f"layer-{digest}"
 
 
-class Copy:
+class LayerCopy:
     """The one writer of its ref, for a stream that starts at byte 0: what is here is not written again.
 
     `keep` and `give_up` are called in threads and never raise; the rest on the event loop. `close` it always.

@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.content.age import LastTouch
 from imgfs.content.ingests.ingest_bytes import IngestBytes, PrefixDigest, Syncing
-from imgfs.content.ingests.meta import Meta, Record
+from imgfs.content.ingests.meta import IngestMeta, IngestRecord
 from imgfs.content.running_digest import RunningDigest
 from imgfs.content.unproven import AHEAD_BYTES
 from imgfs.disk.calls import Disk
@@ -47,7 +47,7 @@ def idle() -> None:
 class Ingest:
     """The state of one ref in this process. Its owner holds `lock` around everything that touches the bytes."""
 
-    def __init__(self, disk: Disk, path: Path, meta: Meta, offset: int, nursery: trio.Nursery) -> None:
+    def __init__(self, disk: Disk, path: Path, meta: IngestMeta, offset: int, nursery: trio.Nursery) -> None:
         self.updated = meta.updated
         self.touched = LastTouch(meta.updated)
         """When its last holder let it go, or somebody declared something."""
@@ -61,7 +61,7 @@ class Ingest:
         self.progress: Callable[[], object] = idle
         """Called before anybody looks at the offset; while threads write a copy, it calls `advance` or `lose`."""
         self._bytes = IngestBytes(disk, path / "data", offset)
-        self._record = Record(disk, path / "meta", meta)
+        self._record = IngestRecord(disk, path / "meta", meta)
         self._prefix = PrefixDigest(self._bytes, self.meta.algorithm)
         self._syncing = Syncing(disk, self._bytes, self._record, self._prefix)
         self._nursery = nursery
@@ -80,7 +80,7 @@ class Ingest:
         return self._bytes.path
 
     @property
-    def meta(self) -> Meta:
+    def meta(self) -> IngestMeta:
         """The record."""
         return self._record.meta
 

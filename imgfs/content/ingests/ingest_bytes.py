@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from imgfs.aio.threads import run_cpu, run_disk
-from imgfs.content.ingests.meta import Record
+from imgfs.content.ingests.meta import IngestRecord
 from imgfs.content.running_digest import RunningDigest
 from imgfs.disk.calls import Disk
 from imgfs.errors import ImgfsError, from_os
@@ -157,7 +157,7 @@ _log = logging.getLogger("imgfs.content.ingest")
 class Syncing:
     """Syncs one ingest, once at a time. The first `meta.durable` bytes were synced before that was recorded."""
 
-    def __init__(self, disk: Disk, data: IngestBytes, record: Record, prefix: PrefixDigest) -> None:
+    def __init__(self, disk: Disk, data: IngestBytes, record: IngestRecord, prefix: PrefixDigest) -> None:
         self.failed: ImgfsError | None = None
         """The failed sync that nobody has continued after yet."""
         self._disk = disk

@@ -25,7 +25,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _READABLE = "/:@+,=~ "
 
 
-class Meta(msgspec.Struct, frozen=True):
+class IngestMeta(msgspec.Struct, frozen=True):
     """An ingest's record. Times are ns since the epoch; the first `durable` bytes were synced in `era` or before."""
 
     ref: str
@@ -59,7 +59,7 @@ class _File(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     expected: str | None = None
 
 
-def encode(meta: Meta) -> bytes:
+def encode(meta: IngestMeta) -> bytes:
     """Meta as the bytes of its file."""
     ref = quote_from_bytes(os.fsencode(meta.ref), _READABLE)
     expected = None if meta.expected is None else str(meta.expected)
@@ -67,7 +67,7 @@ def encode(meta: Meta) -> bytes:
     return indented_json(file)
 
 
-def decode(data: bytes) -> Meta:
+def decode(data: bytes) -> IngestMeta:
     """Read a meta file; raises Malformed."""
     try:
         file = msgspec.json.decode(data, type=_File)
@@ -77,10 +77,10 @@ def decode(data: bytes) -> Meta:
     if file.durable < 0 or (file.total is not None and file.total < 0):
         raise Malformed("ingest meta: a size below 0; the ingest cannot be resumed")
     ref = os.fsdecode(unquote_to_bytes(file.ref))
-    return Meta(ref, file.started, file.updated, file.era, file.durable, file.total, expected)
+    return IngestMeta(ref, file.started, file.updated, file.era, file.durable, file.total, expected)
 
 
-def write_first(disk: Disk, path: Path, meta: Meta) -> None:
+def write_first(disk: Disk, path: Path, meta: IngestMeta) -> None:
     """Write the meta file of a new ingest, which may be lost in a power cut as a whole. Raises OSError."""
     file = disk.create(path)
     try:
@@ -89,7 +89,7 @@ def write_first(disk: Disk, path: Path, meta: Meta) -> None:
         os.close(file)
 
 
-def write_again(disk: Disk, path: Path, meta: Meta) -> None:
+def write_again(disk: Disk, path: Path, meta: IngestMeta) -> None:
     """Replace a meta file, durably. Raises OSError."""
     write_file(path, encode(meta), disk)
 
@@ -109,10 +109,10 @@ def era_of(directory: Path) -> str:
     return f"{_BOOT_ID.read_text().strip()} {mount}"
 
 
-class Record:
+class IngestRecord:
     """What the disk says of an ingest. Who changes it holds `lock` from looking at `meta` until it is written."""
 
-    def __init__(self, disk: Disk, path: Path, meta: Meta) -> None:
+    def __init__(self, disk: Disk, path: Path, meta: IngestMeta) -> None:
         self.path = path
         self.meta = meta
         self.lock = trio.Lock()
@@ -127,7 +127,7 @@ class Record:
         """Whether the disk says what `meta` does, also after a power cut."""
         return self.is_rooted and self._is_on_disk
 
-    async def write(self, meta: Meta) -> None:
+    async def write(self, meta: IngestMeta) -> None:
         """Replace it, durably, with the time of now. Raises NoSpace, StorageFailed; then either may be on disk."""
         meta = msgspec.structs.replace(meta, updated=time.time_ns())
         try:

@@ -14,7 +14,7 @@ from imgfs.oci.digest import Digest
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class IngestStatus:
     """An ingest as it stands: times are ns since the epoch, sizes are bytes.
 
     `offset` bytes are on disk, the first `hashed` of them are in `digest`, the first `durable` are recorded as synced.
@@ -37,11 +37,11 @@ class Status:
     path: Path
 
 
-def status_of(ingest: Ingest) -> Status:
+def status_of(ingest: Ingest) -> IngestStatus:
     """The status at this moment."""
     ingest.progress()
     meta, running = ingest.meta, ingest.running
-    return Status(
+    return IngestStatus(
         ref=meta.ref,
         offset=ingest.offset,
         hashed=running.position,

@@ -18,10 +18,10 @@ from msgspec import UNSET, UnsetType
 
 from imgfs.content.ingests.committer import Committer, check_total, stored_already
 from imgfs.content.ingests.directories import drop
-from imgfs.content.ingests.downloads import Copy, copy_ref
+from imgfs.content.ingests.downloads import LayerCopy, copy_ref
 from imgfs.content.ingests.ingest import Ingest
 from imgfs.content.ingests.refs import parse_ref, promised_digest
-from imgfs.content.ingests.status import IngestTally, Status, status_of
+from imgfs.content.ingests.status import IngestStatus, IngestTally, status_of
 from imgfs.content.ingests.table import IngestTable, rename
 from imgfs.content.store import BlobInfo, ContentStore
 from imgfs.errors import (
@@ -62,7 +62,7 @@ class IngestStore:
         self._committer = Committer(content, self._table)
         self._tally = IngestTally()
 
-    def __iter__(self) -> Iterator[Status]:
+    def __iter__(self) -> Iterator[IngestStatus]:
         return iter([status_of(ingest) for ingest in self._table])
 
     def __contains__(self, ref: str) -> bool:
@@ -77,7 +77,7 @@ class IngestStore:
         """What metrics tell of unfinished writes."""
         return self._tally.families(self._table)
 
-    def status(self, ref: str) -> Status:
+    def status(self, ref: str) -> IngestStatus:
         """How a ref stands. Never waits. Raises NotFound."""
         return status_of(self._table.find(ref))
 
@@ -96,16 +96,16 @@ class IngestStore:
             f"{DIGEST_SECONDS} s; read the attribute again to continue"
         )
 
-    async def open(self, ref: str, *, total: int | None = None, expected: Digest | None = None) -> Writer:
+    async def open(self, ref: str, *, total: int | None = None, expected: Digest | None = None) -> IngestWriter:
         """Start or resume the writer of `ref`, at its offset; a resumed one hashes its prefix meanwhile.
 
         A given total or expected digest is declared. Raises Invalid; Busy if another writer lives on after 100 ms;
         AlreadyExists if what the ref or a declaration promises is stored: then the ingest is dropped; TooLarge,
         NoSpace, StorageFailed, ReadOnly.
         """
-        return Writer(self, await self._take(parse_ref(ref), total, expected, as_copy=False))
+        return IngestWriter(self, await self._take(parse_ref(ref), total, expected, as_copy=False))
 
-    async def copy(self, digest: Digest, total: int) -> Copy:
+    async def copy(self, digest: Digest, total: int) -> LayerCopy:
         """Start or resume the copy of a blob of `total` bytes that somebody else verifies. Raises as `open`.
 
         What is there already is not hashed: it passes him who verifies.
@@ -120,7 +120,7 @@ class IngestStore:
         except BaseException:
             self.release(ingest)
             raise
-        return Copy(self, ingest, self._disk, file)
+        return LayerCopy(self, ingest, self._disk, file)
 
     async def _take(self, ref: str, total: int | None, expected: Digest | None, *, as_copy: bool) -> Ingest:
         check_total(total)
@@ -213,7 +213,7 @@ class IngestStore:
                 return
         raise NotFound(f"ingest {ref!r}: does not exist")
 
-    async def reclaim(self, status: Status) -> None:
+    async def reclaim(self, status: IngestStatus) -> None:
         """Drop an ingest if it is the one that `status` tells of and has no writer, not durably; at the first await
         nobody can resume it. Raises Busy, NotFound, StorageFailed, ReadOnly.
         """
@@ -290,7 +290,7 @@ class IngestStore:
             raise begun_read_only(subject)
 
 
-class Writer:
+class IngestWriter:
     """Appends to an ingest. Calls may come from several tasks, and take turns.
 
     A cancelled call has happened wholly or not at all; `offset` tells. Every method raises Cancelled once the ref was
@@ -302,7 +302,7 @@ class Writer:
         self._ingest = ingest
         self._is_closed = False
 
-    async def __aenter__(self) -> Writer:
+    async def __aenter__(self) -> IngestWriter:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import trio
 
-from imgfs.content.ingests.directories import Found, make, move, read, recover, remove, unfinished
+from imgfs.content.ingests.directories import RecoveredIngest, make, move, read, recover, remove, unfinished
 from imgfs.content.ingests.ingest import Ingest
-from imgfs.content.ingests.meta import Meta, era_of
+from imgfs.content.ingests.meta import IngestMeta, era_of
 from imgfs.content.ingests.refs import parse_ref, ref_id
 from imgfs.disk.calls import Disk
 from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound
@@ -47,7 +47,7 @@ class IngestTable:
             if one.meta.updated < one.meta.started:
                 ingest.touched.now()  # the clock was set back meanwhile, so nobody knows
 
-    def _peek(self) -> Iterator[Found]:
+    def _peek(self) -> Iterator[RecoveredIngest]:
         for path in unfinished(self._directory):
             with suppress(OSError, ImgfsError):
                 yield read(path, self._era)
@@ -149,7 +149,7 @@ class IngestTable:
     async def _start(self, ref: str, total: int | None, expected: Digest | None) -> Ingest:
         """A new ingest, held by the caller; it is in the table before its directory is made, so that there is one."""
         now = time.time_ns()
-        meta = Meta(ref, now, now, self._era, 0, total, expected)
+        meta = IngestMeta(ref, now, now, self._era, 0, total, expected)
         ingest = Ingest(self._disk, self.path(ref), meta, 0, self._nursery)
         ingest.is_held = True
         self._ingests[ref] = ingest

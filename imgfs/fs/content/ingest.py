@@ -16,8 +16,8 @@ import pyfuse3
 from imgfs.content.ingests.committer import check_total
 from imgfs.content.ingests.downloads import download_ref
 from imgfs.content.ingests.refs import parse_ref, promised_digest, ref_name
-from imgfs.content.ingests.status import Status
-from imgfs.content.ingests.store import Writer
+from imgfs.content.ingests.status import IngestStatus
+from imgfs.content.ingests.store import IngestWriter
 from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed, TimedOut, Unsupported
 from imgfs.failures import Failures
 from imgfs.fs.caller import Caller
@@ -213,11 +213,11 @@ class IngestFile(Node):
     def _noting(self) -> AbstractContextManager[None]:
         return self._subsystems.failures.noting(_subject(self._ref))
 
-    def _status(self) -> Status:
+    def _status(self) -> IngestStatus:
         self._seen = self._named() or self._seen
         return self._seen
 
-    def _named(self) -> Status | None:
+    def _named(self) -> IngestStatus | None:
         """What the ref stands for, if it is this write still."""
         ingests = self._subsystems.ingests
         status = ingests.status(self._ref) if self._ref in ingests else None
@@ -249,7 +249,7 @@ class WriterHandle(_SealedHandle):
 
     __slots__ = ("_allowance", "_failures", "_writer")
 
-    def __init__(self, writer: Writer, failures: Failures, allowance: Allowance) -> None:
+    def __init__(self, writer: IngestWriter, failures: Failures, allowance: Allowance) -> None:
         super().__init__(writer.ref)
         self._writer = writer
         self._failures = failures

@@ -22,7 +22,7 @@ from imgfs.fs.subsystems import ImageSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import Index, Manifest
+from imgfs.oci.manifest import ImageIndex, Manifest
 from imgfs.oci.platform import Platform
 from imgfs.snapshots.graph import Snapshot
 from imgfs.transfer.documents import PlatformImage
@@ -134,8 +134,8 @@ class ImageDirectory(PlatformDirectory):
             ),
         }
 
-    async def _of_index(self, document: Manifest | Index) -> dict[bytes, Node]:
-        if not isinstance(document, Index):
+    async def _of_index(self, document: Manifest | ImageIndex) -> dict[bytes, Node]:
+        if not isinstance(document, ImageIndex):
             return {}
         info = self._subsystems.blob_files.content.info(self._digest)
         own = Descriptor(self._digest, info.size if info else 0, document.media_type)
@@ -196,7 +196,7 @@ def _layers_directory(shown: Shown, image: PlatformImage, key: str, depth: int) 
     return FixedDirectory(key, shown, links)
 
 
-def _platforms_directory(subsystems: ImageSubsystems, digest: Digest, index: Index) -> Directory:
+def _platforms_directory(subsystems: ImageSubsystems, digest: Digest, index: ImageIndex) -> Directory:
     """platforms/: one directory for each platform of the index."""
     key = f"images/{digest}/platforms"
     platforms = {

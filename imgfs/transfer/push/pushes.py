@@ -15,7 +15,7 @@ from imgfs.images.catalog import Catalog
 from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import INDEX_NESTING_MAX, Index
+from imgfs.oci.manifest import INDEX_NESTING_MAX, ImageIndex
 from imgfs.oci.platform import Platform
 from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.blobs import Blobs
@@ -142,7 +142,7 @@ class Pushes:
     async def _push_referrers(self, tree: TreePush, root: Digest, place: Source) -> None:
         """What refers to the image, to its platforms, and to what refers to those."""
         document = await self._documents.read(root)
-        subjects = [root, *(child.digest for child in document.children if isinstance(document, Index))]
+        subjects = [root, *(child.digest for child in document.children if isinstance(document, ImageIndex))]
         seen: set[Digest] = set(subjects)
         for _ in range(INDEX_NESTING_MAX):
             found = [one for subject in subjects for one in await self._referrers.known(subject)]

@@ -16,7 +16,7 @@ from imgfs.leases.pins import Pin
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import INDEX_TYPES, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import INDEX_NESTING_MAX, Index, Manifest
+from imgfs.oci.manifest import INDEX_NESTING_MAX, ImageIndex, Manifest
 from imgfs.oci.reference import Source
 from imgfs.transfer.blobs import UNKNOWN_SIZE, Blobs
 from imgfs.transfer.documents import Documents
@@ -92,7 +92,7 @@ class TreePush:
         await self._record(descriptor, document)
         return descriptor
 
-    async def _is_listed(self, digest: Digest, document: Manifest | Index) -> bool:
+    async def _is_listed(self, digest: Digest, document: Manifest | ImageIndex) -> bool:
         """Whether what refers to something is in that one's list of referrers; true of what refers to nothing."""
         if document.subject is None:
             return True
@@ -100,17 +100,17 @@ class TreePush:
         return any(one.digest == digest for one in listed)
 
     async def _bytes(
-        self, digest: Digest, document: Manifest | Index, own: tuple[Source, ...]
+        self, digest: Digest, document: Manifest | ImageIndex, own: tuple[Source, ...]
     ) -> tuple[Descriptor, bytes]:
         """The exact bytes of a document that was read just now, and the media type that it came with."""
         known = await self._catalog.proven(digest) or Descriptor(digest, UNKNOWN_SIZE, document.media_type)
         data = await self._blobs.read(known, own)
         return Descriptor(digest, len(data), known.media_type), data
 
-    async def _push_children(self, document: Manifest | Index, origins: Origins, depth: int) -> None:
+    async def _push_children(self, document: Manifest | ImageIndex, origins: Origins, depth: int) -> None:
         children = list({one.digest: one for one in document.children}.values())
         self._pin.add(*(content(one.digest) for one in children))
-        if isinstance(document, Index):
+        if isinstance(document, ImageIndex):
             for start in range(0, len(children), ABREAST):
                 some = children[start : start + ABREAST]
                 await self._gather([partial(self._push_child, one, origins, depth + 1) for one in some])
@@ -146,7 +146,7 @@ class TreePush:
         self._progress.arrived(blob.digest)
         self._note(kind, blob, outcome, source)
 
-    async def _put(self, selector: str, descriptor: Descriptor, data: bytes, document: Manifest | Index) -> None:
+    async def _put(self, selector: str, descriptor: Descriptor, data: bytes, document: Manifest | ImageIndex) -> None:
         seen = await self._to.put_manifest(selector, descriptor, data)
         if document.subject is None or seen == document.subject:
             return
@@ -156,7 +156,7 @@ class TreePush:
         if seen != document.subject:
             await self._to.list_referrer(document.subject, descriptor, data)
 
-    async def _record(self, descriptor: Descriptor, document: Manifest | Index) -> None:
+    async def _record(self, descriptor: Descriptor, document: Manifest | ImageIndex) -> None:
         """It can be had there from now on. The push is none the worse where that cannot be written down."""
         try:
             await self._catalog.add(document.children, [self._place], descriptor)
@@ -167,5 +167,5 @@ class TreePush:
         self.parts.append(Part(kind, one.digest, one.size, one.media_type, outcome, source))
 
 
-def _kind(document: Manifest | Index) -> PartKind:
-    return "index" if isinstance(document, Index) else "manifest"
+def _kind(document: Manifest | ImageIndex) -> PartKind:
+    return "index" if isinstance(document, ImageIndex) else "manifest"

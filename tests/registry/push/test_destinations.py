@@ -22,7 +22,7 @@ from imgfs.errors import (
 )
 from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.oci.manifest import Index, parse_document
+from imgfs.oci.manifest import ImageIndex, parse_document
 from imgfs.registry.push.referring import entry_of, with_entry
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
@@ -234,7 +234,7 @@ def test_whatever_an_index_holds_stays_when_an_entry_is_added(
             index = json.dumps(json.loads(grown) | {"x-extra": extra}).encode()
     if index is not None:
         document = parse_document(index)
-        assert isinstance(document, Index)
+        assert isinstance(document, ImageIndex)
         assert document.media_type == OCI_INDEX
         assert {one.digest: (one.artifact_type, one.annotations) for one in document.manifests} == expected
         assert json.loads(index)["x-extra"] == extra
