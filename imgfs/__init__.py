@@ -1,3 +1,3 @@
 """Container images as files: images/, content/ and snapshots/ under one mountpoint."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -16,7 +16,7 @@ from imgfs.check.content import Moved, check_blob, check_ingest, check_layer, ch
 from imgfs.check.finding import Finding, aside
 from imgfs.check.records import check_config, check_copy, check_database, check_directory, check_plain, check_snapshot
 from imgfs.database.files import ASIDE, FILE
-from imgfs.database.frozen import looked_at
+from imgfs.database.frozen import open_read_only
 from imgfs.database.kept import Kept
 from imgfs.images.catalog import proven_size
 from imgfs.oci.digest import Digest, is_digest
@@ -139,7 +139,7 @@ class Examiner:
     def _connect(self) -> sqlite3.Connection | None:
         if self._db is None and (self._state / FILE).exists():
             with suppress(sqlite3.Error):
-                self._db = looked_at(self._state / FILE)
+                self._db = open_read_only(self._state / FILE)
         return self._db
 
     def _found(self, top: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from imgfs.content.opening import lost
 from imgfs.database.damage import check, is_damage
 from imgfs.database.files import FILE
 from imgfs.database.format import Foreign, check_origin
-from imgfs.database.frozen import looked_at
+from imgfs.database.frozen import open_read_only
 from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.rescue.copy import read
@@ -42,7 +42,7 @@ def check_database(state: Path, kept: Sequence[Kept], *, deep: bool) -> Finding 
 
 def _check_tables(path: Path, kept: Sequence[Kept], *, deep: bool) -> Finding | None:
     try:
-        with closing(looked_at(path)) as db:
+        with closing(open_read_only(path)) as db:
             check_origin(db, path, {table for one in kept for table in one.tables})
             check(db, deep=deep)
             for one in kept:
@@ -65,6 +65,9 @@ def check_copy(path: Path, place: str, kept: Sequence[Kept]) -> Finding | None:
         read(path, kept)
     except FileNotFoundError:
         return None
+    except Foreign as error:
+        what, _, cure = error.message.partition("; ")
+        return Finding(place, what.removeprefix(f"{path.name}: "), "the database is not copied any more", cure)
     except (OSError, Malformed) as error:
         follows = "names, labels, leases and views would be lost with the database"
         return Finding(place, f"cannot be read ({error})", follows, "repair writes it anew from the database", "copy")

@@ -19,8 +19,9 @@ import msgspec
 from imgfs.check.content import Moved, is_plain
 from imgfs.check.finding import Finding, Mend
 from imgfs.content.ingests.meta import decode, write_again
-from imgfs.database.connections import read_only
 from imgfs.database.files import FILE
+from imgfs.database.frozen import open_read_only
+from imgfs.database.migrations import migrate, transaction
 from imgfs.disk.calls import HOST
 from imgfs.disk.durable import aside_name, fsync_path, publish, temporary_name
 from imgfs.errors import Malformed, VerificationFailed, from_os
@@ -98,7 +99,7 @@ class Repair:
         if not is_plain(self._state / finding.path):
             self._set_aside(finding)
         try:
-            with closing(read_only(self._state / FILE)) as db:
+            with closing(open_read_only(self._state / FILE)) as db:
                 save(self._state, Copy(time.time_ns(), rows_of(db, self._tables.kept)))
         except sqlite3.Error:
             return self._set_aside(finding)
@@ -115,9 +116,9 @@ class Repair:
     def _adopt(self, finding: Finding) -> str:
         with closing(sqlite3.connect(self._state / FILE, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous=FULL")
-            db.execute("BEGIN IMMEDIATE")
-            adopt(db, self._state)
-            db.execute("COMMIT")
+            migrate(db)
+            with transaction(db):
+                adopt(db, self._state)
         return "is a snapshot again; `imgfs snapshot ls` shows it"
 
 

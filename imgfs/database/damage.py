@@ -19,10 +19,10 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code is not None and code & 0xFF in _DAMAGE
 
 
-def check(db: sqlite3.Connection, table: str = "", *, deep: bool = False) -> None:
+def check(db: sqlite3.Connection, table: str = "", *, deep: bool = False, schema: str = "main") -> None:
     """Raise sqlite3.DatabaseError unless the table, or all of the file, is whole; `deep` compares indexes as well."""
     word = "integrity_check" if deep else "quick_check"
-    found = db.execute(f"PRAGMA {word}({table or 1})").fetchone()[0]
+    found = db.execute(f"PRAGMA {schema}.{word}({table or 1})").fetchone()[0]
     if found != "ok":
         raise damage(" ".join(found.split()))
 

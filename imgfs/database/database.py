@@ -13,9 +13,10 @@ from imgfs.aio.threads import run_disk
 from imgfs.database.connections import connect
 from imgfs.database.damage import check
 from imgfs.database.failures import explained
-from imgfs.database.format import mark_origin
+from imgfs.database.format import prepare
+from imgfs.database.migrations import transaction
 from imgfs.database.reserve import Reserve
-from imgfs.database.schema import check_columns, declared
+from imgfs.database.schema import declared
 from imgfs.errors import NoSpace
 
 T = TypeVar("T")
@@ -44,10 +45,7 @@ class Database:
             self._writer = connect(path, tables)
             try:
                 check(self._writer)
-                check_columns(self._writer, schemas)
-                for schema in schemas:
-                    self._writer.executescript(schema)
-                mark_origin(self._writer)
+                prepare(self._writer, schemas)
                 self._reader = connect(path, tables)
             except BaseException:
                 self._writer.close()
@@ -102,15 +100,8 @@ class Database:
 
     def _transact(self, change: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                result = change(self._writer)
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
-            return result
+            with transaction(self._writer):
+                return change(self._writer)
         except sqlite3.Error as error:
             raise explained(error, self._path) from None
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from imgfs.database.schema import columns
+from imgfs.database.migrations import current_format, format_of, migrate
+from imgfs.database.schema import check_columns, columns
 from imgfs.errors import StorageFailed
 
-FORMAT = 1
-"""Which tables there are and what their rows mean, in the file's `user_version`. A new one is for changes that an older
-imgfs would not understand; it has to say how files of the older formats are taken over."""
 _OWN = 0x696D6766
 """`imgf`: the file's `application_id`, by which it is told from other programs' databases."""
 
@@ -20,25 +18,48 @@ class Foreign(StorageFailed):
     """The file is a whole database, but another program's or a later imgfs's: it is neither changed nor rebuilt."""
 
 
+def later(path: Path, form: int) -> Foreign:
+    """The error for a file that a later imgfs has written in a format that this one does not know."""
+    return Foreign(
+        f"{path}: has format {form}, this imgfs knows formats up to {current_format()}; a later imgfs has written it: "
+        "use that imgfs, or move imgfs.db, imgfs.copy and imgfs.copy.old aside to begin without their rows"
+    )
+
+
 def check_origin(db: sqlite3.Connection, path: Path, tables: Collection[str]) -> None:
     """Raise Foreign unless this imgfs made the database, or an earlier one did. Raises sqlite3.Error.
 
-    Those before FORMAT did not mark theirs: such a file has at least one of `tables`, or none at all.
+    The first releases did not mark their files: such a file has at least one of `tables`, or no table at all.
     """
     program, form = (db.execute(f"PRAGMA {word}").fetchone()[0] for word in ("application_id", "user_version"))
-    if program == _OWN and form > FORMAT:
-        raise Foreign(
-            f"{path}: is of format {form}, this imgfs knows {FORMAT}; a later imgfs has written it: use that, or "
-            "move the file aside, and it is made anew from its copy and from files"
-        )
+    if program == _OWN and form > current_format():
+        raise later(path, form)
     found = set(columns(db))
     if program not in (0, _OWN) or (program == 0 and found and found.isdisjoint(tables)):
         raise Foreign(f"{path}: is the database of another program; move it aside, or name another directory")
 
 
-def mark_origin(db: sqlite3.Connection) -> None:
-    """Write down who made the database, and its format."""
-    found = [db.execute(f"PRAGMA {word}").fetchone()[0] for word in ("application_id", "user_version")]
-    if found != [_OWN, FORMAT]:
-        db.execute(f"PRAGMA application_id = {_OWN}")
-        db.execute(f"PRAGMA user_version = {FORMAT}")
+def is_outdated(db: sqlite3.Connection) -> bool:
+    """Whether an earlier imgfs wrote the database, so that migration steps are due. Raises sqlite3.Error."""
+    program = db.execute("PRAGMA application_id").fetchone()[0]
+    return program in (0, _OWN) and format_of(db) < current_format() and bool(columns(db))
+
+
+def prepare(db: sqlite3.Connection, schemas: Sequence[str]) -> None:
+    """Take the database to the current format, and create the tables of `schemas` that are missing.
+
+    New tables and the marks of origin are one transaction, so a crash leaves no table without its format.
+    Raises sqlite3.Error, also for a table that lacks columns after the last step.
+    """
+    if columns(db):
+        migrate(db)
+        check_columns(db, schemas)
+    marks = {"application_id": _OWN, "user_version": current_format()}
+    found = {word: db.execute(f"PRAGMA {word}").fetchone()[0] for word in marks}
+    script = [*schemas, *(f"PRAGMA {word} = {value}" for word, value in marks.items() if found[word] != value)]
+    try:
+        db.executescript(";\n".join(["BEGIN IMMEDIATE", *script, "COMMIT"]))
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

@@ -17,8 +17,9 @@ from imgfs.database.connections import read_only
 from imgfs.database.damage import Damaged, check
 from imgfs.database.database import Database
 from imgfs.database.failures import is_unwritable
-from imgfs.database.format import check_origin
-from imgfs.database.schema import check_columns, declared
+from imgfs.database.format import check_origin, is_outdated, prepare
+from imgfs.database.migrations import migrated_copy
+from imgfs.database.schema import declared
 from imgfs.errors import begun_read_only, from_os
 from imgfs.state import is_read_only
 
@@ -53,9 +54,7 @@ class FrozenDatabase(Database):
             _copy(self._path, self._reader)
             check_origin(self._reader, self._path, declared(schemas))
             check(self._reader)
-            check_columns(self._reader, schemas)
-            for schema in schemas:
-                self._reader.executescript(schema)
+            prepare(self._reader, schemas)
         except sqlite3.Error as error:
             hint = "where its filesystem is read-only, remount it, so that it can be rebuilt; else run `imgfs repair`"
             raise Damaged(f"{self._path}: {error}; {hint}") from None
@@ -69,11 +68,25 @@ class FrozenDatabase(Database):
         raise begun_read_only(str(self._path))
 
 
-def looked_at(path: Path) -> sqlite3.Connection:
-    """A connection for who only looks: to the file, or to a copy in memory where its disk takes no change.
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open a read-only connection: to the file, or to an in-memory copy if the disk is read-only or the format is old.
 
-    The caller closes it. Raises sqlite3.Error, and OSError where nothing can be copied.
+    The copy has the current format. The caller closes the connection. Raises sqlite3.Error, and OSError if the file
+    cannot be copied.
     """
+    opened = _open_file_or_copy(path)
+    try:
+        if not is_outdated(opened):
+            return opened
+        migrated = migrated_copy(opened)
+    except BaseException:
+        opened.close()
+        raise
+    opened.close()
+    return migrated
+
+
+def _open_file_or_copy(path: Path) -> sqlite3.Connection:
     try:
         return _opened(read_only(path), lambda db: db.execute("SELECT 1 FROM sqlite_schema LIMIT 1"))
     except sqlite3.OperationalError as error:

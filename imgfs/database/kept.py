@@ -13,6 +13,7 @@ import msgspec
 
 from imgfs.database.connections import decoded
 from imgfs.database.damage import check, damage
+from imgfs.database.schema import columns
 from imgfs.errors import ImgfsError
 
 Row = tuple[Any, ...]
@@ -39,7 +40,12 @@ class Kept:
         return self.tables[0]
 
     def dump(self, db: sqlite3.Connection) -> list[Row]:
-        """All rows, in an order of their own. Raises sqlite3.Error, also where a table or a row does not check out."""
+        """All rows, in an order of their own; none if a table is missing, as a library creates only its own tables.
+
+        Raises sqlite3.Error, also for a damaged table or a row that cannot be read.
+        """
+        if not columns(db).keys() >= set(self.tables):
+            return []
         rows, wrong = self.sift(db)
         if wrong:
             raise damage(wrong[0])

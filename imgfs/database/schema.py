@@ -10,9 +10,10 @@ from imgfs.database.damage import damage
 
 
 def columns(db: sqlite3.Connection) -> dict[str, set[str]]:
-    """The columns of each table. Raises sqlite3.Error."""
+    """The columns of each table, without those of SQLite itself. Raises sqlite3.Error."""
     query = (
-        "SELECT one.name, it.name FROM sqlite_schema one JOIN pragma_table_info(one.name) it WHERE one.type = 'table'"
+        "SELECT one.name, it.name FROM sqlite_schema one JOIN pragma_table_info(one.name) it "
+        "WHERE one.type = 'table' AND one.name NOT LIKE 'sqlite_%'"
     )
     found: dict[str, set[str]] = {}
     for table, column in db.execute(query):

@@ -1,7 +1,7 @@
 """`imgfs.copy`: the rows that no file can rebuild, as text, with a checksum.
 
-JSON lines: a head with format and time, `[table, row]` for each row, last the SHA-256 of all before it. The one before
-stays as `imgfs.copy.old`, and is believed where the newer one does not check out. Bytes are base64.
+JSON lines: a head with the database's format and the time, `[table, row]` for each row, last the SHA-256 of all lines
+before it. Bytes are base64. The previous copy stays as `imgfs.copy.old`, and is used if the newer one is damaged.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from imgfs.database.files import COPY, COPY_OLD
+from imgfs.database.format import later
 from imgfs.database.kept import Kept, Row
+from imgfs.database.migrations import COPIED, copied_columns, current_format, empty_of_format, migrate
 from imgfs.disk.durable import temporary_name, write_file
 from imgfs.errors import Malformed
 
 FILE = COPY
 OLD = COPY_OLD
-_FORMAT = 1
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -46,26 +48,46 @@ class Copy:
 def encode(copy: Copy) -> bytes:
     """The file's bytes; the same rows at the same time are the same bytes."""
     encoder = msgspec.json.Encoder()
-    lines = [encoder.encode(_Head(_FORMAT, copy.written))]
+    lines = [encoder.encode(_Head(current_format(), copy.written))]
     lines += (encoder.encode((table, row)) for table, rows in copy.rows.items() for row in rows)
     data = b"\n".join(lines) + b"\n"
     return data + encoder.encode(_Tail(hashlib.sha256(data).hexdigest())) + b"\n"
 
 
 def decode(data: bytes, kept: Sequence[Kept]) -> Copy:
-    """Read a copy back; tables that nobody keeps any more are passed over. Raises Malformed."""
+    """Read a copy back. Rows of an older format are read by that format's types and migrated to the current one.
+
+    Tables that `kept` does not have are passed over. Raises Malformed, and Foreign for a later format.
+    """
     body, head = _checked(data)
-    decoders = {one.name: msgspec.json.Decoder(one.row) for one in kept}
-    rows: dict[str, list[Row]] = {one.name: [] for one in kept}
-    lines: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+    form = head.imgfs_copy
+    if form == current_format():
+        return Copy(head.written, _rows(body, {one.name: one.row for one in kept}))
+    if form not in COPIED:
+        raise Malformed(f"{FILE}: has format {form}, which no imgfs has written")
+    with closing(empty_of_format(form)) as db:
+        columns = copied_columns(db, form)
+        for table, rows in _rows(body, {table: row for table, (_, row) in columns.items()}).items():
+            names = columns[table][0]
+            marks = ", ".join("?" * len(names))
+            db.executemany(f"INSERT OR IGNORE INTO {table} ({', '.join(names)}) VALUES ({marks})", rows)
+        migrate(db)
+        return Copy(head.written, {one.name: one.sift(db)[0] for one in kept})
+
+
+def _rows(lines: Iterator[bytes], types: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """The rows of each table in `types`. Raises Malformed where a row has not its table's type."""
+    decoders = {table: msgspec.json.Decoder(row) for table, row in types.items()}
+    rows: dict[str, list[Row]] = {table: [] for table in types}
+    any_line: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(tuple[str, msgspec.Raw])
     try:
-        for line in body:
-            table, row = lines.decode(line)
+        for line in lines:
+            table, row = any_line.decode(line)
             if table in rows:
                 rows[table].append(decoders[table].decode(row))
     except msgspec.MsgspecError as error:
         raise Malformed(f"{FILE}: {error}; it is written anew while the state directory is mounted") from None
-    return Copy(head.written, rows)
+    return rows
 
 
 def read(path: Path, kept: Sequence[Kept]) -> Copy:
@@ -74,7 +96,10 @@ def read(path: Path, kept: Sequence[Kept]) -> Copy:
 
 
 def newest(state: Path, kept: Sequence[Kept]) -> Copy | None:
-    """The newest copy of a state directory that checks out; None where there is none."""
+    """The newest copy of a state directory that checks out; None if there is none.
+
+    Raises Foreign for a copy of a later format: its rows would be lost with the next copy.
+    """
     for name in (FILE, OLD):
         with suppress(OSError, Malformed):
             return read(state / name, kept)
@@ -82,7 +107,10 @@ def newest(state: Path, kept: Sequence[Kept]) -> Copy | None:
 
 
 def save(state: Path, copy: Copy) -> bool:
-    """Write the copy unless the one there says the same; tells whether it did. Durable on return. Raises OSError."""
+    """Write the copy unless the one there says the same; tells whether it did. Durable on return.
+
+    Raises OSError, and Foreign for a copy of a later format, which stays as it is.
+    """
     path, data = state / FILE, encode(copy)
     if _rows_of(path) == _body(data):
         return False
@@ -100,7 +128,7 @@ def _keep_old(path: Path) -> None:
 
 
 def _rows_of(path: Path) -> bytes | None:
-    """The rows in a file as they are written; None where it is not whole or not there."""
+    """The rows in a file as they are written; None if the file is not whole or missing. Raises Foreign."""
     try:
         data = path.read_bytes()
         _checked(data)
@@ -114,7 +142,7 @@ def _body(data: bytes) -> bytes:
 
 
 def _checked(data: bytes) -> tuple[Iterator[bytes], _Head]:
-    """The lines of rows, and the head. Raises Malformed unless the sum is right and the format is known."""
+    """The lines of rows, and the head. Raises Malformed unless the checksum is right, Foreign for a later format."""
     end = data.rfind(b"\n", 0, -1) + 1
     try:
         tail = msgspec.json.decode(data[end:], type=_Tail)
@@ -124,8 +152,8 @@ def _checked(data: bytes) -> tuple[Iterator[bytes], _Head]:
         raise Malformed(f"{FILE}: {error}; it is torn") from None
     if not data.endswith(b"\n") or hashlib.sha256(data[:end]).hexdigest() != tail.sha256:
         raise Malformed(f"{FILE}: its checksum is wrong; it is torn or damaged")
-    if head.imgfs_copy != _FORMAT:
-        raise Malformed(f"{FILE}: is of format {head.imgfs_copy}, this imgfs reads {_FORMAT}")
+    if head.imgfs_copy > current_format():
+        raise later(Path(FILE), head.imgfs_copy)
     return lines, head
 
 

@@ -11,8 +11,8 @@ import errno
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +23,10 @@ from imgfs.database.damage import Damaged
 from imgfs.database.database import Database
 from imgfs.database.failures import is_full
 from imgfs.database.files import ASIDE, FILE
+from imgfs.database.format import is_outdated, prepare
 from imgfs.database.frozen import FrozenDatabase
 from imgfs.database.kept import Kept, Row
+from imgfs.database.migrations import salvage_older, transaction
 from imgfs.database.reserve import Reserve
 from imgfs.disk.durable import fsync_path, publish, temporary_name
 from imgfs.errors import from_os
@@ -99,11 +101,14 @@ def _sound(database: Database, kept: Sequence[Kept]) -> Database:
 
 
 def rebuild(state: Path, tables: Tables, reason: str) -> Rebuilt:
-    """Make the database anew, also on a full disk. Raises NoSpace, StorageFailed; then nothing has changed."""
+    """Make the database anew, also on a full disk.
+
+    Raises NoSpace, StorageFailed, and Foreign for a copy that a later imgfs wrote; then nothing has changed.
+    """
+    copy = newest(state, tables.kept)
     Reserve(state / FILE).release()
     temporary = state / temporary_name()
     try:
-        copy = newest(state, tables.kept)
         rows, salvaged, found = _make(temporary, state, tables, copy)
         fsync_path(temporary)
         aside = set_aside(state)
@@ -144,30 +149,41 @@ def _make(path: Path, state: Path, tables: Tables, copy: Copy | None) -> tuple[i
     total = 0
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous=OFF")  # all of it is synced at once, before anybody sees it
-        for schema in tables.schemas:
-            db.executescript(schema)
-        db.execute("BEGIN")
-        for one in tables.kept:
-            rows, is_whole = _salvage(state / FILE, one)
-            one.restore(db, rows)
-            if is_whole:
-                salvaged.append(one.name)
-            elif copy:  # behind what could be read, which is newer
-                one.restore(db, copy.rows[one.name])
-            total += db.execute(f"SELECT count(*) FROM {one.name}").fetchone()[0]
-        found = sum(finder(db, state) for finder in tables.finders)
-        db.execute("COMMIT")
+        prepare(db, tables.schemas)
+        with transaction(db), _damaged(state / FILE) as (damaged, is_complete):
+            for one in tables.kept:
+                rows, is_whole = _salvage(damaged, one)
+                one.restore(db, rows)
+                if is_whole and is_complete:
+                    salvaged.append(one.name)
+                elif copy:  # behind what could be read, which is newer
+                    one.restore(db, copy.rows[one.name])
+                total += db.execute(f"SELECT count(*) FROM {one.name}").fetchone()[0]
+            found = sum(finder(db, state) for finder in tables.finders)
     return total, salvaged, found
 
 
-def _salvage(path: Path, kept: Kept) -> tuple[Sequence[Row], bool]:
+@contextmanager
+def _damaged(path: Path) -> Generator[tuple[sqlite3.Connection | None, bool]]:
+    """The damaged database in the current format, and whether no table is missing from it; None if it is unreadable."""
+    with ExitStack() as opened:
+        db, is_complete = None, False
+        with suppress(sqlite3.Error):
+            if size_of(path):
+                db, is_complete = opened.enter_context(closing(read_only(path))), True
+                if is_outdated(db):
+                    db, is_complete = salvage_older(path)
+                    opened.enter_context(closing(db))
+        yield db, is_complete
+
+
+def _salvage(damaged: sqlite3.Connection | None, kept: Kept) -> tuple[Sequence[Row], bool]:
     """The rows of a damaged database that can be read, if their tables are whole; and whether these are all."""
-    if not size_of(path):
+    if damaged is None:
         return (), False
     try:
-        with closing(read_only(path)) as db:
-            rows, wrong = kept.sift(db)
-            return rows, not wrong
+        rows, wrong = kept.sift(damaged)
+        return rows, not wrong
     except (sqlite3.Error, OverflowError):
         return (), False
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from imgfs.assembly.tables import TABLES
 from imgfs.check.examiner import Examiner
 from imgfs.database.files import FILE
-from imgfs.database.frozen import looked_at
+from imgfs.database.frozen import open_read_only
 from imgfs.disk.durable import TEMPORARY
 from imgfs.oci.digest import chain_ids
 from tests.crashes.ingests import Ingests
@@ -167,7 +167,7 @@ def assert_sound(state: Path) -> None:
 
 def traces(scene: Scene) -> str:
     """What may tell why something is not there: the rows of snapshots, what is listed, and the end of the log."""
-    with closing(looked_at(scene.mount.state / FILE)) as db:
+    with closing(open_read_only(scene.mount.state / FILE)) as db:
         rows = db.execute("SELECT number, kind, name, parent FROM user_snapshots").fetchall()
     log = (scene.mount.state / "log").read_text(errors="replace").splitlines()[-30:]
     return "\n".join(["rows:", *map(str, rows), "listed:", *sorted(os.listdir(scene.mount.snapshots)), "log:", *log])

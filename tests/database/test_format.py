@@ -30,7 +30,10 @@ def made_by_others(path: Path, *statements: str) -> bytes:
     [
         (("CREATE TABLE songs (title TEXT)",), "another program; move it aside"),
         (("CREATE TABLE facts (fact TEXT)", "PRAGMA application_id = 7"), "another program; move it aside"),
-        ((SCHEMA, "PRAGMA application_id = 1768777574", "PRAGMA user_version = 99"), "format 99, this imgfs knows 1"),
+        (
+            (SCHEMA, "PRAGMA application_id = 1768777574", "PRAGMA user_version = 99"),
+            "format 99, this imgfs knows formats up to 1",
+        ),
     ],
 )
 def test_what_others_made_is_told_and_left_as_it_is(
