@@ -52,10 +52,9 @@ def _resident() -> int:
 
 def _known(running: Running) -> list[Family]:
     """How much there is of what."""
-    figures = {
-        "imgfs_names": ("Registered names.", len(running.one(NAMES))),
-        "imgfs_blobs": ("Stored blobs.", len(running.one(CONTENT))),
-        "imgfs_layers": ("Stored layers.", len(running.one(LAYERS))),
-        "imgfs_views_mounted": ("Views and snapshots that the kernel shows.", len(running.one(ROOTFS).places)),
-    }
-    return [gauge(name, help, (), {(): count}) for name, (help, count) in figures.items()]
+    return [
+        gauge("imgfs_names", "Registered names.", (), {(): len(running.one(NAMES))}),
+        gauge("imgfs_blobs", "Stored blobs.", (), {(): len(running.one(CONTENT))}),
+        gauge("imgfs_layers", "Stored layers.", (), {(): len(running.one(LAYERS))}),
+        gauge("imgfs_views_mounted", "Mounted kernel views and snapshots.", (), {(): len(running.one(ROOTFS).places)}),
+    ]
