@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 import trio
 
+from imgfs.aio.patience import Patience, current_patience
 from imgfs.errors import Cancelled, ImgfsError, from_os
 
 T = TypeVar("T")
@@ -34,6 +35,8 @@ class _Flight(Generic[T]):
     waiters: int = 0
     result: list[T] = field(default_factory=list[T])
     error: ImgfsError | None = None
+    patience: Patience | None = field(default_factory=current_patience)
+    """That of the request that started the flight: the flight's task spends it."""
 
 
 class Flights(Generic[T]):
@@ -102,9 +105,13 @@ class Flights(Generic[T]):
     async def _wait(self, flight: _Flight[T]) -> None:
         flight.waiters += 1
         flight.scope.deadline = math.inf
+        mine, theirs = current_patience(), flight.patience
+        before = theirs.idle if theirs is not None else 0.0
         try:
             await flight.done.wait()
         finally:
+            if mine is not None and theirs is not None and mine is not theirs:
+                mine.lost(max(0.0, theirs.idle - before))
             flight.waiters -= 1
             if not flight.waiters:
                 flight.scope.deadline = trio.current_time() + self._grace

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 
+from imgfs.aio.patience import one_request
 from imgfs.errors import ImgfsError, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
 from imgfs.fs.content.ingest import WriterHandle
@@ -51,7 +52,8 @@ def guarded(
     async def guard(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         began = perf_counter()
         try:
-            return await handler(self, *args, **kwargs)
+            with one_request():
+                return await handler(self, *args, **kwargs)
         except ImgfsError as error:
             raise pyfuse3.FUSEError(error.errno) from None
         except pyfuse3.FUSEError:

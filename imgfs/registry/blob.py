@@ -114,6 +114,9 @@ class BlobStream(AsyncIterator[bytes]):
             piece = piece[:rest]
         self._position += len(piece)
         self._gained += len(piece)
+        self._turns.patience.gained(len(piece) / self._exchange.limits.gain_rate)
+        if self._position == self._wanted.end:
+            self._tries.completed()
         return piece
 
     async def _end(self, answer: Answer, excess: int) -> None:
@@ -149,10 +152,10 @@ class BlobStream(AsyncIterator[bytes]):
     async def _enter(self) -> None:
         """Wait until the host whose turn it is has room for a stream, and begin anew with it."""
         if self._entered is None:
-            gate, before = self._gate(self._turns.current), trio.current_time()
+            gate = self._gate(self._turns.current)
             await gate.acquire(self._wanted.repository)
             self._entered = gate
-            self._turns.waited(trio.current_time() - before)
+            self._turns.asked()
             self._tries, self._requests = self._begun_with(self._turns.current)
 
     def _begun_with(self, where: Endpoint) -> tuple[Tries, RangeRequests]:

@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import trio
 
+from imgfs.aio.patience import Patience, current_patience
 from imgfs.errors import Garbled, ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable
 from imgfs.registry import status
 from imgfs.registry.auth import grants
@@ -28,7 +29,7 @@ from imgfs.registry.http.addresses import Reach, reach
 from imgfs.registry.http.body import drain
 from imgfs.registry.http.request import Request
 from imgfs.registry.limits import Limits
-from imgfs.registry.remedies import Again, Remedy, remedy_for
+from imgfs.registry.remedies import Again, Remedy, remedies_for
 from imgfs.registry.retry import Pauses, Sleep, Told, Tries, nobody, retry_after
 from imgfs.registry.statistics import Counters, Origin
 
@@ -101,11 +102,14 @@ class Exchange:
         """
         if turns is None:
             return Tries(self.limits, self._sleep, self.counters[host], failed=failed)
-        return Tries(self.limits, self._sleep, self.counters[host], spare=turns.spare, since=turns.since, failed=failed)
+        return Tries(
+            self.limits, self._sleep, self.counters[host], spare=turns.spare, patience=turns.patience, failed=failed
+        )
 
     def turns(self, hosts: Sequence[Endpoint], what: str) -> Turns:
         """The order in which `hosts` are asked for `what`, with what is known of them now."""
-        return Turns(hosts, what, self.health, self._pauses, self.limits.patience)
+        patience = current_patience() or Patience()
+        return Turns(hosts, what, self.health, self._pauses, self.limits.patience, patience)
 
     async def open(self, call: Call, tries: Tries) -> Answer:
         """Ask until there is an answer with a status that `call` expects; its body is unread and the caller closes it.
@@ -114,6 +118,10 @@ class Exchange:
         shared with the caller's own attempts, so that they do not multiply. Raises Unsure instead of making a call that
         is not repeatable again. Cancellation closes the connection.
         """
+        with tries.patience.waiting():
+            return await self._open(call, tries)
+
+    async def _open(self, call: Call, tries: Tries) -> Answer:
         grant = self._authenticator.current(call)
         tried = set[Remedy]()
         while True:
@@ -126,30 +134,43 @@ class Exchange:
             if answer.status in call.expects:
                 return answer
             body = await drain(answer)
-            remedy = remedy_for(call, answer, grant)
-            if remedy is not None and remedy not in tried:
-                tried.add(remedy)
-                if (again := await self._apply(remedy, call, answer, grant)) is not None:
-                    grant = again.grant
-                    continue
+            if (again := await self._remedied(call, answer, grant, tried)) is not None:
+                grant = again.grant
+                continue
             error = await self._failure(call, answer, body, grant)
             await self._await_next(answer, error, tries)
             self._refuse_again(call, error)
 
     async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]], tries: Tries | None = None) -> T:
         """`open`, and `read` its answer, which `read` closes; asks again where the body breaks or stalls."""
-        tries = tries or self.tries(call.host)
+        if tries is None:
+            patience = current_patience()
+            tries = Tries(self.limits, self._sleep, self.counters[call.host], patience=patience)
         while True:
             answer = await self.open(call, tries)
             try:
-                return await read(answer)
+                result = await read(answer)
             except (Unreachable, TimedOut) as error:
                 await tries.again(error)
+            else:
+                tries.completed()
+                return result
 
     def _refuse_again(self, call: Call, error: ImgfsError) -> None:
         """Let the caller find out what became of a call before it is made again, unless that does no harm."""
         if not call.repeatable:
             raise Unsure(error)
+
+    async def _remedied(
+        self, call: Call, answer: Answer, grant: grants.Grant | None, tried: set[Remedy]
+    ) -> Again | None:
+        """Try the remedies for a refusal that this call has not tried yet; None if none of them is of use."""
+        for remedy in remedies_for(call, answer, grant):
+            if remedy not in tried:
+                tried.add(remedy)
+                if (again := await self._apply(remedy, call, answer, grant)) is not None:
+                    return again
+        return None
 
     async def _apply(self, remedy: Remedy, call: Call, answer: Answer, grant: grants.Grant | None) -> Again | None:
         """Try `remedy` for a `call` that showed `grant`; None where it is of no use."""
@@ -175,6 +196,7 @@ class Exchange:
             if tries.spare():
                 self._pauses.pause(answer.authority, min(rest, self.limits.pause), error)
             self._pauses.pause(answer.authority, tries.rest(error, rest), error)
+            await tries.linger(rest)
         else:
             await tries.again(error)
 
@@ -185,7 +207,7 @@ class Exchange:
         while True:
             seen.add(url)
             await self._pauses.wait(urlsplit(url).netloc, tries, call.subject)
-            answer = await self._send(call, url, grant, foreign=foreign)
+            answer = await self._send(call, url, grant, tries.patience, foreign=foreign)
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
@@ -220,13 +242,20 @@ class Exchange:
             raise RegistryFailed(f"{what}: more than {self.limits.redirects} in a row; report it to its operator")
         return target
 
-    async def _send(self, call: Call, url: str, grant: grants.Grant | None, *, foreign: bool) -> Answer:
+    async def _send(
+        self, call: Call, url: str, grant: grants.Grant | None, patience: Patience, *, foreign: bool
+    ) -> Answer:
         """Send what `call` asks to `url`, which is `foreign` where the registry led elsewhere, and count it."""
         transport = self._transport or await trio.to_thread.run_sync(self.transport)
         request = await self._request(call, url, None if foreign else grant, foreign=foreign)
+        if call.outgoing is None and patience.idle >= self.limits.call:
+            raise TimedOut(
+                f"{call.subject}: no progress for {self.limits.call:g} s; check the network and the registry "
+                f"{call.host}, then read again"
+            )
         counters = self.counters[call.host]
         counters.requests[call.kind if url == call.url else "redirect"] += 1
-        answer = await transport.send(request, counters)
+        answer = await transport.send(request, counters, patience)
         counters.answered(answer.status)
         facts = {"kind": call.kind, "method": call.method, "host": answer.authority, "status": answer.status}
         _log.debug("request", extra=facts)

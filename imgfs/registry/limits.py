@@ -24,9 +24,13 @@ class Limits:
     slow_rate: int = 1000
     """Less than this over a whole `slow_window` of waiting is a stall."""
     patience: float = 75.0
-    """No further try starts this long after the last progress, so that every call ends within two minutes."""
+    """Seconds without progress (see `retry`) after which no further try starts."""
+    gain_rate: int = 64 << 10
+    """Bytes of a blob that make up for one second without progress."""
     pause: float = 60.0
     """The longest Retry-After that is obeyed; one call waits no longer in all."""
+    requests: int = 10
+    """Requests of one call to one host that asks for rest (429, 503) again and again."""
     backoff: float = 0.25
     """The first pause between tries; it doubles, and is scattered by half around that."""
     pages: int = 100
@@ -56,6 +60,16 @@ class Limits:
     """Bytes a full answer to a Range may waste, whatever the blob's size; half of the blob is always allowed."""
     keep_alive: float = 30.0
     """How long an idle connection is kept."""
+
+    @property
+    def call(self) -> float:
+        """Seconds without progress after which a request is given up, even one that is on its way."""
+        return self.patience + self.connect + self.silence
+
+    @property
+    def gain_whole(self) -> float:
+        """Seconds without progress that a complete document, page or blob range makes up for."""
+        return self.call / 23
 
     @property
     def connections(self) -> int:

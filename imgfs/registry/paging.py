@@ -60,7 +60,7 @@ async def read_pages(exchange: Exchange, call: Call, types: Collection[str], tri
             if not pages:
                 raise
             raise RegistryFailed(f"{error.message}: page {len(seen)}, which the one before leads to") from None
-        tries.progressed()
+        tries.completed()
         pages.append(page.data)
         left -= len(page.data)
         url = page.next

@@ -18,8 +18,6 @@ from imgfs.registry.kinds import REGISTRY
 from imgfs.registry.limits import Limits
 
 _DEFAULT = Limits()
-_CALL_SECONDS = 115.0
-"""In which a call without progress ends, so that no reader waits for two minutes."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -45,6 +43,14 @@ class Options(msgspec.Struct, frozen=True):
     pause_seconds: Annotated[float, Meta(ge=0, le=60, description="The longest Retry-After that is obeyed.")] = (
         _DEFAULT.pause
     )
+    call_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=115,
+            description="Without progress, over everything that one request of a reader needs from registries.",
+        ),
+    ] = _DEFAULT.call
     tries: Annotated[int, Meta(ge=1, le=10, description="In a row without progress.")] = _DEFAULT.tries
 
     def limits(self) -> Limits:
@@ -54,7 +60,7 @@ class Options(msgspec.Struct, frozen=True):
             connect=self.connect_seconds,
             silence=self.silence_seconds,
             slow_window=self.slow_seconds,
-            patience=_CALL_SECONDS - self.connect_seconds - self.silence_seconds,
+            patience=max(0.0, self.call_seconds - self.connect_seconds - self.silence_seconds),
             pause=self.pause_seconds,
             taking=self.taking_seconds,
         )

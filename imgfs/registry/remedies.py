@@ -44,10 +44,16 @@ _OF_A_GRANT = {401: Remedy.FRESH_GRANT, 403: Remedy.CHANGED_LOGIN}
 """By status, for requests that showed nothing, and for those that showed a grant."""
 
 
-def remedy_for(call: Call, answer: Answer, grant: Grant | None) -> Remedy | None:
-    """What may cure `answer`, which refuses a `call` that showed `grant`; None where nothing does."""
-    if answer.request.foreign:
-        return Remedy.FRESH_REDIRECT if answer.status in _EXPIRED else None
-    if call.kind in {"token", "ping"}:
-        return None
-    return (_OF_NOTHING if grant is None else _OF_A_GRANT).get(answer.status)
+def remedies_for(call: Call, answer: Answer, grant: Grant | None) -> list[Remedy]:
+    """Return what may cure `answer`, which refuses a `call` that showed `grant`, in the order to try it.
+
+    An address that the registry redirected to may have expired, also one at the registry's own host.
+    """
+    found: list[Remedy] = []
+    is_redirected = answer.request.foreign or answer.request.url != call.url
+    if not answer.request.foreign and call.kind not in {"token", "ping"}:
+        remedy = (_OF_NOTHING if grant is None else _OF_A_GRANT).get(answer.status)
+        found += [remedy] if remedy is not None else []
+    if is_redirected and answer.status in _EXPIRED:
+        found.append(Remedy.FRESH_REDIRECT)
+    return found

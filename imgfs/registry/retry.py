@@ -1,4 +1,10 @@
-"""When to try again: attempts without progress are counted, waiting is bounded, rest is granted."""
+"""When to try again: failed attempts in a row are counted, time without progress is bounded, rest is granted.
+
+Progress is what turns back the stopwatch of the request that a call belongs to (`imgfs.aio.patience`): a read, by its
+bytes at `limits.slow_rate` but not by more than it took; new bytes of a blob, by one second for `limits.gain_rate`; a
+complete document, page or blob range, by `limits.gain_whole`. After `limits.patience` seconds without progress no
+further try starts. After `limits.call` seconds a running one ends too. Uploads start at zero with each piece they send.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from email.utils import parsedate_to_datetime
 
 import trio
 
+from imgfs.aio.patience import Patience
 from imgfs.errors import ImgfsError, RemoteError
 from imgfs.registry.limits import Limits
 from imgfs.registry.statistics import HostStatistics
@@ -66,7 +73,7 @@ class Tries:
     """The attempts of one call, over everything it has to do.
 
     `spare` says whether another host should be asked instead: then the attempt was the last, and nothing waits.
-    `since` is when the last progress was, by default now. `failed` is told of each failure.
+    `patience` is shared with the other calls of one request. `failed` is told of each failure.
     """
 
     def __init__(
@@ -76,7 +83,7 @@ class Tries:
         counters: HostStatistics,
         *,
         spare: Callable[[], bool] = lambda: False,
-        since: float | None = None,
+        patience: Patience | None = None,
         failed: Told = nobody,
     ) -> None:
         self.spare = spare
@@ -84,30 +91,38 @@ class Tries:
         self._sleep = sleep
         self._counters = counters
         self._tell = failed
+        self.patience = patience if patience is not None else Patience()
         self._failed = 0
+        self._rests = 0
         self._rested = 0.0
         self._asked = 0.0
         """Seconds of rest that were asked of this call, though another may have waited for them."""
-        self._since = trio.current_time() if since is None else since
 
     async def again(self, error: RemoteError, *, gained: bool = False) -> None:
         """Count a failed try and wait a moment; raises `error` when it is time to give up.
 
-        A try that `gained` something before it failed is none without progress: the count starts after it.
+        A try that `gained` something before it failed starts the count anew, but it costs the time that it lost.
         """
         if gained:
-            self._failed, self._since = -1, trio.current_time()
-        self._count(error, enough=trio.current_time() - self._since > self._limits.patience)
+            self._failed = -1
+        self._count(error, enough=self.patience.idle > self._limits.patience)
         pause = self._limits.backoff * 2 ** max(0, self._failed - 1)
-        await self._sleep(pause * random.uniform(0.5, 1.5))
+        with self.patience.waiting():
+            await self._sleep(pause * random.uniform(0.5, 1.5))
 
     def progressed(self) -> None:
-        """A part of what the call wants is here: the count starts anew."""
-        self._failed, self._since = 0, trio.current_time()
+        """Count a part of an upload that has arrived: failures and lost time start anew."""
+        self._failed = 0
+        self.patience.reset()
 
     def moves(self) -> None:
-        """Something is on its way: no try has failed for it, and none is too late yet."""
-        self._since = trio.current_time()
+        """Count a piece of an upload that is sent: lost time starts anew, failures stay counted."""
+        self.patience.reset()
+
+    def completed(self) -> None:
+        """Count a document, page or blob range that is here completely."""
+        self._failed = 0
+        self.patience.gained(self._limits.gain_whole)
 
     def rest(self, error: RemoteError, wanted: float) -> float:
         """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits.
@@ -116,12 +131,23 @@ class Tries:
         a limit of requests a second slows many callers down and fails none.
         """
         self._counters.pauses += 1
-        enough = max(self._rested, self._asked) >= self._limits.pause
+        self._rests += 1
+        enough = max(self._rested, self._asked) >= self._limits.pause or self._rests >= self._limits.requests
         if wanted >= _BRIEF:
             self._asked += wanted
             self._failed -= 1
         self._count(error, enough=enough)
         return min(wanted, self._limits.pause - self._rested)
+
+    async def linger(self, wanted: float) -> None:
+        """Wait longer than the `wanted` rest, after a registry has asked this call for rest several times.
+
+        The wait doubles each time, so that the requests of one call stay within `limits.requests` and still cover the
+        whole `limits.pause`. It is scattered, so that callers that were refused together do not come back together.
+        """
+        pause = self._limits.backoff * 2 ** (self._rests - 1) * random.uniform(0.75, 1.25)
+        if wanted >= _BRIEF and pause > wanted:
+            await self._sleep(self.grant(pause))
 
     def grant(self, wanted: float) -> float:
         """Of `wanted` seconds of rest, how many are left to this call; counts them as spent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from trio.testing import MockClock
 
+from imgfs.aio.patience import one_request
 from imgfs.errors import ImgfsError, RegistryFailed, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.limits import Limits
 from imgfs.testing import faults
@@ -53,11 +54,55 @@ async def test_three_tries_without_progress_give_up(mock_clock: MockClock, scene
 
 
 async def test_a_stall_goes_on_where_it_stopped(mock_clock: MockClock, scene: Scene) -> None:
-    scene.fake.fault(faults.stall(after=700), times=5)
+    scene.fake.fault(faults.stall(after=700), times=2)
     async with scene.impatience(31):
         assert await scene.read() == BLOB
     assert scene.fake.log[1].range == f"bytes=700-{len(BLOB) - 1}"
-    assert scene.fake.requests() == 6
+    assert scene.fake.requests() == 3
+
+
+async def test_a_registry_that_stalls_again_after_each_part_is_given_up_within_two_minutes(
+    mock_clock: MockClock, scene: Scene
+) -> None:
+    scene.fake.fault(faults.stall(after=1500), times=None)
+    before = scene.clock.current_time()
+    async with scene.impatience(31):
+        with pytest.raises(TimedOut):
+            await scene.read()
+    assert 90 <= scene.clock.current_time() - before <= 125
+
+
+@pytest.mark.parametrize("first", [1, 2])
+async def test_calls_of_one_request_share_its_two_minutes(mock_clock: MockClock, scene: Scene, first: int) -> None:
+    scene.fake.fault(faults.stall(after=1500), times=first)
+    before = scene.clock.current_time()
+    async with scene.impatience(31):
+        with one_request():
+            assert await scene.read() == BLOB
+            scene.fake.fault(faults.stall(after=1500), times=None)
+            with pytest.raises(TimedOut):
+                await scene.read()
+        assert scene.clock.current_time() - before <= 125
+        scene.fake.reset()
+        scene.fake.fault(faults.stall(after=1500), times=2)
+        assert await scene.read() == BLOB
+
+
+async def test_a_large_part_makes_up_for_the_stall_behind_it(mock_clock: MockClock, fake: FakeRegistry) -> None:
+    scene = Scene(mock_clock, fake, Limits(gain_rate=40))
+    fake.fault(faults.stall(after=1500), times=6)
+    async with scene.registry, scene.impatience(31):
+        assert await scene.read() == BLOB
+    assert fake.requests() == 7
+
+
+async def test_a_prefix_that_is_sent_again_is_no_progress(mock_clock: MockClock, scene: Scene) -> None:
+    stalled = faults.stall(after=1500)
+    scene.fake.fault(lambda reply: stalled(faults.range_ignored()(reply) or reply), times=None)
+    async with scene.impatience(31):
+        with pytest.raises(TimedOut):
+            await scene.read()
+    assert scene.fake.requests() == 3
 
 
 async def test_stalls_without_progress_give_up(mock_clock: MockClock, scene: Scene) -> None:

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied, RateLimited, RegistryFailed, RemoteError, TimedOut, Unreachable
+from imgfs.oci.descriptor import Descriptor
 from imgfs.registry.exchange import NOWHERE_SECONDS
 from imgfs.registry.hosts.endpoint import check_url
 from imgfs.testing import faults
@@ -216,3 +217,16 @@ async def test_an_unresolvable_target_is_unreachable(mock_clock: MockClock, scen
     scene.fake.fault(faults.redirect("http://nowhere.invalid/"), times=None)
     with pytest.raises(Unreachable):
         await scene.read()
+
+
+async def test_an_expired_address_at_the_registrys_own_host_is_asked_for_anew_once(
+    mock_clock: MockClock, scene: Scene
+) -> None:
+    other = scene.fake.add_blob(BLOB[::-1])
+    address = faults.redirect(f"{scene.fake.url}/v2/{REPOSITORY}/blobs/{scene.blob.digest}?{SECRET}")
+    scene.fake.fault(address, str(other), times=2)
+    scene.fake.fault(faults.status(403), SECRET, times=1)
+    turned = Descriptor(other, len(BLOB), "application/octet-stream")
+    async with scene.registry.blob(scene.host, REPOSITORY, turned) as stream:
+        assert b"".join([piece async for piece in stream]) == BLOB
+    assert scene.fake.requests() == 4

@@ -13,7 +13,7 @@ from imgfs.registry.credentials.credential import Login
 from imgfs.registry.hosts.endpoint import endpoint
 from imgfs.registry.http.answer import Answer
 from imgfs.registry.http.request import Request
-from imgfs.registry.remedies import Remedy, remedy_for
+from imgfs.registry.remedies import Remedy, remedies_for
 
 GRANT = Grant("Bearer canary", 0.0, Login("registry.example"))
 CALL = Call("blob", endpoint("registry.example"), "team/app", "https://registry.example/v2/", "x")
@@ -22,14 +22,22 @@ CALL = Call("blob", endpoint("registry.example"), "team/app", "https://registry.
 class Refusal:
     """As much of an Answer as is looked at."""
 
-    def __init__(self, status: int, *, foreign: bool = False) -> None:
+    def __init__(self, status: int, *, foreign: bool = False, path: str = "") -> None:
         self.status = status
-        self.request = Request("GET", CALL.url, "x", foreign=foreign)
+        self.request = Request("GET", CALL.url + path, "x", foreign=foreign)
 
 
 def remedy(status: int, *, foreign: bool = False, grant: Grant | None = None, kind: str = "blob") -> Remedy | None:
     refusal = cast(Answer, Refusal(status, foreign=foreign))
-    return remedy_for(replace(CALL, kind=kind), refusal, grant)
+    found = remedies_for(replace(CALL, kind=kind), refusal, grant)
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def test_an_address_at_the_same_host_may_have_expired_too() -> None:
+    refusal = cast(Answer, Refusal(403, path="storage?signature=x"))
+    assert remedies_for(CALL, refusal, None) == [Remedy.UNASKED_LOGIN, Remedy.FRESH_REDIRECT]
+    assert remedies_for(CALL, cast(Answer, Refusal(404, path="storage")), None) == [Remedy.UNASKED_LOGIN]
 
 
 @pytest.mark.parametrize(

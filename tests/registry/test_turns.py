@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from trio.testing import MockClock
 
+from imgfs.aio.patience import Patience
 from imgfs.errors import ImgfsError, NotFound, RegistryFailed, TimedOut, Unreachable, VerificationFailed
 from imgfs.registry.hosts.endpoint import Endpoint
 from imgfs.registry.hosts.health import Health
@@ -27,7 +28,7 @@ class Shop:
 
     def turns(self, hosts: str, what: str = "x") -> Turns:
         made = [Endpoint(one, "https", one, mirror=one != "z") for one in hosts]
-        return Turns(made, what, self.health, self.pauses, PATIENCE)
+        return Turns(made, what, self.health, self.pauses, PATIENCE, Patience())
 
     def told(self, turns: Turns, *errors: ImgfsError) -> ImgfsError:
         """What is raised at the last of `errors`."""
@@ -45,9 +46,11 @@ def shop(mock_clock: MockClock) -> Shop:
 
 async def test_nobody_is_asked_when_patience_is_over(mock_clock: MockClock, shop: Shop) -> None:
     turns = shop.turns("abcz")
-    mock_clock.jump(40)
+    with turns.patience.waiting():
+        mock_clock.jump(40)
     turns.leave(TimedOut("a"))
-    mock_clock.jump(40)
+    with turns.patience.waiting():
+        mock_clock.jump(40)
     assert isinstance(shop.told(turns, TimedOut("b")), TimedOut)
 
 
@@ -66,7 +69,7 @@ async def test_of_those_who_lied_the_one_whose_lie_is_the_oldest_is_asked_first(
 async def test_time_in_our_own_queue_is_nobodys(mock_clock: MockClock, shop: Shop) -> None:
     turns = shop.turns("az")
     mock_clock.jump(100)
-    turns.waited(100)
+    turns.asked()
     turns.leave(TimedOut("a"))
     assert turns.current.host == "z"
 

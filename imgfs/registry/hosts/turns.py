@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import trio
 
+from imgfs.aio.patience import Patience
 from imgfs.errors import (
     AccessDenied,
     ImgfsError,
@@ -41,19 +42,27 @@ class Turns:
     """The hosts of one call for `what`, beginning with `current`. Hosts that are down, or were caught lying about
     `what`, come last."""
 
-    def __init__(self, hosts: Sequence[Endpoint], what: str, health: Health, pauses: Pauses, patience: float) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[Endpoint],
+        what: str,
+        health: Health,
+        pauses: Pauses,
+        idle_max: float,
+        patience: Patience,
+    ) -> None:
         self.what = what
         self.alone = len(hosts) == 1
         self._health = health
         self._pauses = pauses
-        self._patience = patience
+        self.patience = patience
+        self._idle_max = idle_max
         self._queue = self._ordered(hosts)
         self._errors: list[tuple[Endpoint, ImgfsError]] = []
         self._spent: list[Endpoint] = []
         self._given = False
         """Whether somebody gave a part, and therefore has it."""
-        self.since = self._asked = trio.current_time()
-        """When the last progress was."""
+        self._asked = trio.current_time()
         self._take()
 
     @property
@@ -66,9 +75,8 @@ class Turns:
         behind = self._queue[1:]
         return bool(behind) and (any(map(self._usable, behind)) or not self._usable(self.current))
 
-    def waited(self, seconds: float) -> None:
-        """So much time was spent in a queue of our own: it is nobody's."""
-        self.since += seconds
+    def asked(self) -> None:
+        """The current one is asked only now, after a wait in a queue of imgfs."""
         self._asked = trio.current_time()
 
     def well(self) -> None:
@@ -89,7 +97,7 @@ class Turns:
         self._errors.append((host, error))
         if isinstance(error, NotFound) and not host.mirror and not self._given:
             raise error
-        if len(self._queue) == 1 or trio.current_time() - self.since > self._patience:
+        if len(self._queue) == 1 or self.patience.idle > self._idle_max:
             raise self._told()
         if isinstance(error, Unreachable | TimedOut | RateLimited):
             self._spent.append(host)
@@ -105,7 +113,6 @@ class Turns:
         host = self.current
         if isinstance(error, TimedOut):
             self._learn(error)
-        self.since = trio.current_time()
         self._errors.clear()
         self._given = True
         others = self._ordered([*self._queue[1:], *self._spent])

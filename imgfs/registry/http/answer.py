@@ -13,6 +13,7 @@ from typing import Any, cast
 import httpx
 import trio
 
+from imgfs.aio.patience import Patience
 from imgfs.errors import TimedOut
 from imgfs.registry.http.direct import DirectBody, direct_body
 from imgfs.registry.http.failures import broken_off
@@ -34,6 +35,7 @@ class Answer:
         limits: Limits,
         counters: HostStatistics,
         asked: float,
+        patience: Patience,
     ) -> None:
         self.request = request
         """What it answers in the end, behind redirects."""
@@ -49,6 +51,7 @@ class Answer:
         self._limits = limits
         self._counters = counters
         self._asked = asked
+        self._patience = patience
         self._is_closed = False
         self._pace = _Pace(limits)
         self._turn = trio.current_time()
@@ -73,7 +76,12 @@ class Answer:
         """The next raw bytes, `b""` at the end; raises Unreachable when the connection breaks, TimedOut on a stall."""
         before = trio.current_time()
         try:
-            piece = await anext(self._direct or self._raw, b"")
+            with self._patience.waiting():
+                piece = await self._next()
+        except trio.TooSlowError:
+            raise TimedOut(
+                f"{self.request.subject}: {self.authority} makes no progress; check the network, then read again"
+            ) from None
         except httpx.HTTPError as error:
             raise broken_off(error, self.request.subject, self.authority, self._limits.silence) from None
         if piece and not self._reading:
@@ -82,8 +90,18 @@ class Answer:
         await self._take_turns()
         self._counters.received += len(piece)
         self._counters.sources[self.request.origin] += len(piece)
-        self._judge_pace(len(piece), trio.current_time() - before)
+        waited = trio.current_time() - before
+        self._patience.gained(min(waited, len(piece) / self._limits.slow_rate))
+        self._judge_pace(len(piece), waited)
         return piece
+
+    async def _next(self) -> bytes:
+        """The next bytes as they come; raises TooSlowError once the request has no time left."""
+        idle, limits = self._patience.idle, self._limits
+        if idle <= limits.patience:
+            return await anext(self._direct or self._raw, b"")  # its own timeout is shorter than what is left
+        with trio.fail_after(max(0.0, limits.call - idle)):
+            return await anext(self._direct or self._raw, b"")
 
     async def aclose(self) -> None:
         """Give the connection back, or close it when bytes of the body are still to come."""

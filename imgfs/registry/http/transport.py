@@ -15,6 +15,7 @@ from dataclasses import replace
 import httpx
 import trio
 
+from imgfs.aio.patience import Patience
 from imgfs.errors import TooLarge
 from imgfs.registry.http.answer import Answer
 from imgfs.registry.http.connections import Connections, Pool
@@ -48,25 +49,27 @@ class Transport:
         """Read the system's certificates, which is slow; safe in a thread."""
         self._contexts.get()
 
-    async def send(self, request: Request, counters: HostStatistics) -> Answer:
-        """Send a request, and wait for the headers of its answer.
+    async def send(self, request: Request, counters: HostStatistics, patience: Patience | None = None) -> Answer:
+        """Send a request, and wait for the headers of its answer, and no longer than `patience` has left.
+
+        A request with a body may take as long as the body is sent at all.
 
         An answer that comes before all of `request.outgoing` was taken is as good as any.
 
         Raises Unreachable, TimedOut and Garbled, which another try may cure, RegistryFailed (TLS, an address outside
         what is permitted), which it will not, and TooLarge.
         """
-        asked = trio.current_time()
+        asked, patience = trio.current_time(), patience or Patience()
         route = replace(request.route, proxy=request.route.proxy or proxy_of(request.url, self._proxies))
         try:
             pool = await self._connections.pool(request.url, route, request.subject)
-            response = await self._exchanged(request, pool, counters)
+            response = await self._exchanged(request, pool, counters, self._limits.call - patience.idle)
         except NO_ANSWER as error:
             raise unanswered(error, request.subject, request.authority, route.proxy) from None
         if isinstance(stream := response.extensions.get("network_stream"), WideStream):
             stream.widen()
         counters.first_byte.observe(trio.current_time() - asked)
-        answer = Answer(response, request, self._limits, counters, asked)
+        answer = Answer(response, request, self._limits, counters, asked, patience)
         await self._check_headers(answer, response)
         return answer
 
@@ -74,7 +77,7 @@ class Transport:
         """Close every connection."""
         await self._connections.aclose()
 
-    async def _exchanged(self, request: Request, pool: Pool, counters: HostStatistics) -> httpx.Response:
+    async def _exchanged(self, request: Request, pool: Pool, counters: HostStatistics, left: float) -> httpx.Response:
         limits, outgoing = self._limits, request.outgoing
         connect = request.route.connect or limits.connect
         silence = limits.silence if outgoing is None else limits.taking
@@ -86,7 +89,8 @@ class Transport:
             content=request.body or None,
             extensions={"timeout": times},
         )
-        with counters.sending(), trio.fail_after(connect + limits.silence) as scope:
+        whole = connect + limits.silence
+        with counters.sending(), trio.fail_after(whole if outgoing is not None else min(whole, left)) as scope:
             if outgoing is not None:
                 sent.stream = _Body(outgoing, scope, limits.taking, counters)
             return await pool.handle_async_request(sent)
