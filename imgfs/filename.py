@@ -1,14 +1,38 @@
-"""Names that people choose for what is shown as a directory of its own."""
+"""File names: what a user may choose, and the colon-free spelling of names that have a colon.
+
+A colon separates paths in PATH, LD_LIBRARY_PATH, `mount -o lowerdir=` and `-v SRC:DST`, so every object whose name has
+a colon can also be looked up by a name without: `sha256-<hex>` for a digest, `%3A` for every other colon.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 
 from imgfs.errors import Invalid
 
 BYTES_MAX = 255
 """Of a name on Linux's filesystems (NAME_MAX)."""
+
+_HEX = r"(?:(?<=256.)[0-9a-f]{64}|(?<=512.)[0-9a-f]{128})(?![0-9a-f])"
+_DIGEST = re.compile(rf"(?<![^/@])(sha256|sha512):({_HEX})")
+_DASHED_DIGEST = re.compile(rf"(?<![^/@])(sha256|sha512)-({_HEX})")
+
+
+def without_colons(path: str) -> str:
+    """Return the colon-free spelling of a name or of a path of names: `sha256-<hex>` for digests, else `%3A`."""
+    return _DIGEST.sub(r"\1-\2", path).replace(":", "%3A")
+
+
+def with_colons(path: str) -> str:
+    """Return the name or the path that a colon-free spelling stands for; other names are returned as they are."""
+    return _DASHED_DIGEST.sub(r"\1:\2", path.replace("%3A", ":").replace("%3a", ":"))
+
+
+def is_dashed_digest(name: str) -> bool:
+    """Return whether `name` is the colon-free spelling of a digest and of nothing more."""
+    return _DASHED_DIGEST.fullmatch(name) is not None
 
 
 def check_file_name(name: str, what: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypedDict, cast
 from urllib.parse import quote
 
 from imgfs.cli.failure import Failure, from_os_error
+from imgfs.filename import without_colons
 from imgfs.oci.digest import is_digest
 
 _PIECE = 1 << 17
@@ -173,8 +174,8 @@ class Tree:
         return f"{self.path}/snapshots/{id}"
 
     def snapshot_rootfs(self, id: str) -> str:
-        """Where a snapshot's files are. Walking there mounts it."""
-        return f"{self.snapshot(id)}/rootfs"
+        """Where a snapshot's files are, without a colon below the mountpoint. Walking there mounts it."""
+        return f"{self.snapshot(without_colons(id))}/rootfs"
 
     @property
     def containers(self) -> str:

@@ -17,6 +17,7 @@ from typing import Protocol
 import pyfuse3
 
 from imgfs.errors import ImgfsError, NotFound, NotPermitted
+from imgfs.filename import with_colons
 from imgfs.fs.caller import Caller
 
 ENDLESS = 10 * 365 * 86400.0
@@ -95,6 +96,14 @@ class Node:
     async def reached(self, caller: Caller) -> None:
         """Somebody walks to this inode or asks for its attributes: the moment to mount over it, and raise Stale."""
 
+    def canonical(self, name: bytes) -> bytes:
+        """Return the name of the child that a colon-free spelling stands for; every other name is returned as it is."""
+        return name
+
+    def by_colon_free_name(self) -> Node:
+        """Return the node for a lookup by the colon-free spelling: the same inode, unless a link leads elsewhere."""
+        return self
+
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         """The child of that name; raises NotFound."""
         raise NotADirectory(f"{name!r}: the parent is no directory")
@@ -140,11 +149,11 @@ class Node:
         raise self.refusal()
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
-        """Remove a directory."""
+        """Remove a directory. `name` may be a colon-free spelling: the kernel knows the entry by that name only."""
         raise self.refusal()
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
-        """Move the child `old` to be `new` in the directory `target`."""
+        """Move the child `old` to be `new` in the directory `target`. As in `rmdir`, `old` may be colon-free."""
         raise self.refusal()
 
     async def xattrs(self) -> dict[bytes, bytes]:
@@ -223,6 +232,15 @@ class Directory(Node):
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         return self._shown.entry(self.number, stat.S_IFDIR | self.mode, keep=SOON)
+
+    def canonical(self, name: bytes) -> bytes:
+        text = os.fsdecode(name)
+        meant = with_colons(text)
+        return name if meant == text or self.has_literally(text) else os.fsencode(meant)
+
+    def has_literally(self, name: str) -> bool:
+        """Return whether a child has this very name, which is also the colon-free spelling of another name."""
+        return False
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         raise missing(name)

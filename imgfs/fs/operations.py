@@ -96,7 +96,14 @@ class Operations(pyfuse3.Operations):
         parent = await self._node(parent_inode, ctx)
         if name in (b".", b".."):
             return await self._counted(parent)
-        return await self._counted(await parent.lookup(name, self._caller(ctx)))
+        meant = parent.canonical(name)
+        node = await parent.lookup(meant, self._caller(ctx))
+        if meant == name:
+            return await self._counted(node)
+        entry = await self._counted(node.by_colon_free_name())
+        if not stat.S_ISDIR(entry.st_mode):
+            entry.entry_timeout = 0  # as the kernel would keep this name after the file was removed by the other
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         for number, times in inode_list:
@@ -141,18 +148,22 @@ class Operations(pyfuse3.Operations):
         parent = await self._node(parent_inode, ctx)
         if not stat.S_ISREG(mode):
             raise parent.refusal()
-        return await self._counted(await parent.make_file(name, os.O_WRONLY, self._caller(ctx)))
+        return await self._counted(await parent.make_file(parent.canonical(name), os.O_WRONLY, self._caller(ctx)))
 
     @guarded
     async def mkdir(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, mode: pyfuse3.ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         parent = await self._node(parent_inode, ctx)
-        return await self._counted(await parent.mkdir(name, self._caller(ctx)))
+        return await self._counted(await parent.mkdir(parent.canonical(name), self._caller(ctx)))
 
     @guarded
     async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        await (await self._node(parent_inode, ctx)).unlink(name, self._caller(ctx))
+        parent = await self._node(parent_inode, ctx)
+        meant = parent.canonical(name)
+        await parent.unlink(meant, self._caller(ctx))
+        if meant != name:
+            pyfuse3.invalidate_entry_async(parent_inode, pyfuse3.FileNameT(meant), ignore_enoent=True)
 
     @guarded
     async def rmdir(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
@@ -167,7 +178,7 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         parent = await self._node(parent_inode, ctx)
-        return await self._counted(await parent.symlink(name, target, self._caller(ctx)))
+        return await self._counted(await parent.symlink(parent.canonical(name), target, self._caller(ctx)))
 
     @guarded
     async def rename(
@@ -181,7 +192,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         parent = await self._node(parent_inode_old, ctx)
         target = await self._node(parent_inode_new, ctx)
-        await parent.rename(name_old, target, name_new, flags, self._caller(ctx))
+        await parent.rename(name_old, target, target.canonical(name_new), flags, self._caller(ctx))
 
     @guarded
     async def link(
@@ -209,7 +220,8 @@ class Operations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        node = await (await self._node(parent_inode, ctx)).make_file(name, flags, self._caller(ctx))
+        parent = await self._node(parent_inode, ctx)
+        node = await parent.make_file(parent.canonical(name), flags, self._caller(ctx))
         entry = await self._counted(node)
         return await self.open(pyfuse3.InodeT(node.number), flags, ctx), entry
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from imgfs.database.database import Database
 from imgfs.database.kept import Kept
 from imgfs.errors import AlreadyExists, Invalid, NotFound
+from imgfs.filename import with_colons
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.oci.reference import Reference, is_host, parse_reference
 
@@ -79,7 +80,7 @@ def is_local_name(name: str) -> bool:
         and name not in ("", ".", "..")
         and name.isprintable()
         and len(name.encode()) <= 255
-        and not is_digest(name)
+        and not is_digest(with_colons(name))
         and not is_host(name)
     )
 

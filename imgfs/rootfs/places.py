@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 
@@ -17,6 +17,7 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound
+from imgfs.filename import with_colons
 from imgfs.kernel.mounts import Mount
 from imgfs.rootfs.kernel import HOST, Kernel
 
@@ -42,6 +43,8 @@ class Places:
         self._mounted: dict[str, object] = {}
         """In the order they were made, so that what lies over others goes first; each with a mark of its own."""
         self._closed: Counter[str] = Counter()
+        self._walked: dict[str, str] = {}
+        """The spelling by which the kernel knows a place whose directory it keeps locked."""
         self._passed_by: dict[str, int] = {}
         """Who came last to the directory beneath each mount."""
         self._flights: Flights[bool] = Flights(nursery, memory=0)
@@ -63,7 +66,7 @@ class Places:
 
     def path(self, place: str) -> str:
         """Where the place is."""
-        return f"{self._mountpoint}/{place}"
+        return f"{self._mountpoint}/{self._walked.get(place, place)}"
 
     async def mount(self, place: str, attach: Attach) -> bool:
         """Mount over the place unless something is; tell whether it was done now. Whoever asks meanwhile waits too.
@@ -99,6 +102,22 @@ class Places:
         self._forget(place, mark)
 
     @contextmanager
+    def closed_snapshot(self, id: str, walked: str) -> Generator[None]:
+        """As `closed`, for a snapshot that a caller moves or removes by the name `walked`, which may be colon-free.
+
+        A directory has one name in the kernel's cache at a time: that of the last lookup. During rename(2) and rmdir(2)
+        the kernel keeps the parent locked, so a walk by the other spelling would wait for the handler of that call.
+        """
+        places = {rootfs_of(id): rootfs_of(walked), diff_of(id): diff_of(walked)}
+        self._walked.update(places)
+        try:
+            with self.closed(*places):
+                yield
+        finally:
+            for place in places:
+                self._walked.pop(place, None)
+
+    @contextmanager
     def closed(self, *places: str) -> Generator[None]:
         """Refuse to mount over these while the block runs: what lies there is about to be moved or removed."""
         self._closed.update(places)
@@ -112,7 +131,7 @@ class Places:
         mark = self._mounted.get(place)
         if mark is None:
             return False
-        if await trio.to_thread.run_sync(self._kernel.mount_at, self.path(place), limiter=self._unmounting):
+        if await trio.to_thread.run_sync(self._is_mounted, self.path(place), limiter=self._unmounting):
             return False
         self._forget(place, mark)
         return place not in self._mounted
@@ -144,11 +163,11 @@ class Places:
             return None
         with suppress(OSError):  # it has ended
             seen = self._kernel.mounts(process)
-            covered = {(one.parent, one.mountpoint) for one in seen}
+            covered = {(one.parent, with_colons(one.mountpoint)) for one in seen}
             for bind in seen:
                 shown = _shown_at(bind, f"/{place}")
                 is_ours = bind.device == tree.device and bind.number != tree.number
-                if is_ours and shown is not None and (bind.number, shown) not in covered:
+                if is_ours and shown is not None and (bind.number, with_colons(shown)) not in covered:
                     return bind.mountpoint
         return None
 
@@ -216,25 +235,41 @@ class Places:
         attach(path)
         return self._kernel.mount_number(path) or object()
 
+    def _is_mounted(self, path: str) -> bool:
+        """Return whether anything is mounted at `path`, by whichever spelling of it the kernel tells."""
+        if self._kernel.mount_at(path):
+            return True
+        return ":" in path and bool(_spelled(self._kernel.mounts(), {path}))
+
     def _used(self, paths: Collection[str]) -> set[str]:
         """Those of `paths` where more than one mount lies, or a writable one that is mounted elsewhere too.
 
         Read from the tables of mounts: walking into a mount would count as a use of it.
         """
-        counts = Counter(mount.mountpoint for mount in self._kernel.mounts() if mount.mountpoint in paths)
+        counts = Counter(path for path, _ in _spelled(self._kernel.mounts(), paths))
         return {path for path, count in counts.items() if count > 1} | self._copied(paths)
 
     def _copied(self, paths: Collection[str]) -> set[str]:
         """Those of `paths` where something writable lies that is mounted elsewhere too."""
-        ours = [mount for mount in self._kernel.mounts() if mount.mountpoint in paths]
+        ours = [mount for _, mount in _spelled(self._kernel.mounts(), paths)]
         copied = self._kernel.mounted_elsewhere([mount for mount in ours if mount.filesystem in _WRITABLE])
-        return {mount.mountpoint for mount in copied}
+        return {path for path, _ in _spelled(copied, paths)}
+
+
+def _spelled(mounts: Iterable[Mount], paths: Collection[str]) -> list[tuple[str, Mount]]:
+    """Return the mounts at `paths`, each with the one of `paths` that it is at.
+
+    The kernel tells a mount's place by the name of the last lookup, which may be the colon-free spelling.
+    """
+    wanted = {with_colons(path): path for path in paths}
+    found = [(wanted.get(with_colons(mount.mountpoint)), mount) for mount in mounts]
+    return [(path, mount) for path, mount in found if path is not None]
 
 
 def _shown_at(mount: Mount, path: str) -> str | None:
     """Where `mount` shows a path of its filesystem; None if it does not."""
-    root = PurePosixPath(mount.root)
-    wanted = PurePosixPath(path)
+    root = PurePosixPath(with_colons(mount.root))
+    wanted = PurePosixPath(with_colons(path))
     return str(PurePosixPath(mount.mountpoint) / wanted.relative_to(root)) if wanted.is_relative_to(root) else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from imgfs.errors import Invalid
-from imgfs.filename import check_file_name
+from imgfs.filename import check_file_name, is_dashed_digest, with_colons
 from imgfs.oci.digest import HEX_LENGTH
 
 ACTIVE = "active"
@@ -49,8 +49,13 @@ def shown(id: str) -> str:
 
 
 def check_key(key: str) -> None:
-    """Raise Invalid unless an active snapshot may have this key: one file name of 1 to 255 bytes."""
+    """Raise Invalid unless an active snapshot may have this key: one file name of 1 to 255 bytes.
+
+    `sha256-<hex>` is the colon-free spelling of another key.
+    """
     check_file_name(key, "snapshot key")
+    if is_dashed_digest(key):
+        raise Invalid(f"snapshot key {key[:140]!r}: is the colon-free spelling of a digest; choose another")
 
 
 def check_name(name: str) -> None:
@@ -61,5 +66,5 @@ def check_name(name: str) -> None:
     check_file_name(name, "snapshot name")
     if name == ACTIVE:
         raise Invalid(f"snapshot name {name!r}: is the directory of active snapshots; choose another")
-    if _DIGEST_LIKE.match(name):
+    if _DIGEST_LIKE.match(with_colons(name)):
         raise Invalid(f"snapshot name {name[:140]!r}: digests name the snapshots of images; choose a word")

@@ -17,6 +17,7 @@ from imgfs.cli.images.naming import Found, find, is_digest_like
 from imgfs.cli.options import complete_name, tree_of
 from imgfs.cli.tree import Tree
 from imgfs.errors import ImgfsError
+from imgfs.filename import with_colons
 from imgfs.oci.digest import is_digest
 from imgfs.snapshots.ids import ACTIVE, active_id, check_key, check_name
 
@@ -102,7 +103,7 @@ def _is_id(text: str) -> bool:
     try:
         if text.startswith(_ACTIVE):
             check_key(text.removeprefix(_ACTIVE))
-        elif not is_digest(text):
+        elif not is_digest(with_colons(text)):
             check_name(text)
     except ImgfsError:
         return False

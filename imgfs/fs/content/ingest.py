@@ -54,6 +54,9 @@ class IngestDirectory(Directory):
             for status in self._subsystems.ingests
         ]
 
+    def has_literally(self, name: str) -> bool:
+        return name.replace("%2F", "/") in self._subsystems.ingests
+
     async def make_file(self, name: bytes, flags: int, caller: Caller) -> Node:
         """Start a writer; a ref of the form `<kind>-<digest>` whose digest is stored is EEXIST at once."""
         if flags & os.O_ACCMODE == os.O_RDONLY:
@@ -77,6 +80,7 @@ class IngestDirectory(Directory):
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Commit, or another ref."""
+        old = self.canonical(old)
         ref = parse_ref(os.fsdecode(old))
         with self._noting(old):
             if flags & ~pyfuse3.RENAME_NOREPLACE:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pyfuse3
 
 from imgfs.errors import Invalid
+from imgfs.filename import with_colons
 from imgfs.fs.caller import Caller
 from imgfs.fs.node import Directory, Link, Listing, NoAttribute, Node, Shown, missing
 from imgfs.fs.xattrs import as_moment
@@ -31,6 +32,9 @@ class LeasesDirectory(Directory):
         super().__init__(".imgfs/leases", shown)
         self._leases = leases
 
+    def has_literally(self, name: str) -> bool:
+        return self._leases.get(name) is not None
+
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         lease = self._leases.get(os.fsdecode(name))
         if lease is None:
@@ -44,7 +48,7 @@ class LeasesDirectory(Directory):
         return LeaseDirectory(self._shown, self._leases, await self._leases.create(os.fsdecode(name)))
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
-        await self._leases.delete(os.fsdecode(name))
+        await self._leases.delete(os.fsdecode(self.canonical(name)))
 
 
 class LeaseDirectory(Directory):
@@ -64,6 +68,9 @@ class LeaseDirectory(Directory):
     async def attributes(self) -> pyfuse3.EntryAttributes:
         return self._shown.entry(self.number, stat.S_IFDIR | self.mode, time=self._created)
 
+    def has_literally(self, name: str) -> bool:
+        return name in self._leases.stat(self._id).links
+
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         for found, link in self._links():
             if found == name:
@@ -77,7 +84,7 @@ class LeaseDirectory(Directory):
         return self._leases.held(self._id)
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
-        await self._leases.add(self._id, os.fsdecode(name), parse_resource(os.fsdecode(target)))
+        await self._leases.add(self._id, os.fsdecode(name), parse_resource(with_colons(os.fsdecode(target))))
         return await self.lookup(name, caller)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:

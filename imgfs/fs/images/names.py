@@ -14,6 +14,7 @@ import posixpath
 import pyfuse3
 
 from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, NotPermitted
+from imgfs.filename import with_colons
 from imgfs.fs.caller import Caller
 from imgfs.fs.images.image import ImageDirectory
 from imgfs.fs.images.listing import list_file
@@ -40,6 +41,10 @@ class NamesDirectory(Directory):
         super().__init__(f"images/{prefix}", subsystems.shown)
         self._subsystems = subsystems
         self._prefix = prefix
+
+    def has_literally(self, name: str) -> bool:
+        path, subsystems = self._path(name), self._subsystems
+        return bool(subsystems.names.get(path) or path in subsystems.private or subsystems.names.below(path))
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         component = os.fsdecode(name)
@@ -89,7 +94,7 @@ class NamesDirectory(Directory):
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
         """An empty directory of names is not kept anywhere, so removing it always succeeds."""
-        component = os.fsdecode(name)
+        component = os.fsdecode(self.canonical(name))
         if is_digest(component):
             raise NotPermitted(f"images/{component}: goes when its last name goes")
         if self._subsystems.names.below(self._path(component)):
@@ -99,7 +104,7 @@ class NamesDirectory(Directory):
         if not isinstance(target, NamesDirectory) or flags & ~pyfuse3.RENAME_NOREPLACE:
             raise NotPermitted("an image name can only be moved within images/")
         names, private = self._subsystems.names, self._subsystems.private
-        before, after = self._path(os.fsdecode(old)), target._path(os.fsdecode(new))
+        before, after = self._path(os.fsdecode(self.canonical(old))), target._path(os.fsdecode(new))
         if not _is_nameable(after):
             raise NotPermitted(f"image name {after[:200]!r}: expected host/repository:tag or a plain word")
         if flags & pyfuse3.RENAME_NOREPLACE and names.get(after):
@@ -162,13 +167,13 @@ class NamesDirectory(Directory):
 
     async def _target(self, text: str, caller: Caller) -> Digest:
         """The digest that a link's target stands for: as such, as a path to one or to a name, or as a reference."""
-        last = text.rpartition("/")[2]
+        last = with_colons(text.rpartition("/")[2])
         if is_digest(last):
             return Digest(last)
-        name = self._followed(text)
-        if found := self._subsystems.names.get(name):
-            return found.digest
-        reference = _reference(name)
+        for spelled in dict.fromkeys((text, with_colons(text))):
+            if found := self._subsystems.names.get(self._followed(spelled)):
+                return found.digest
+        reference = _reference(self._followed(with_colons(text)))
         return await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
 
     def _followed(self, text: str) -> str:

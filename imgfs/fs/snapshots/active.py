@@ -11,7 +11,6 @@ from imgfs.fs.containers.deleting import check_unused
 from imgfs.fs.node import Directory, Listing, Node, control_number, missing
 from imgfs.fs.snapshots.user import UserSnapshot, remove
 from imgfs.fs.subsystems import UserSubsystems
-from imgfs.rootfs.places import diff_of, rootfs_of
 from imgfs.snapshots.ids import active_id, check_name
 from imgfs.snapshots.rows import Kind
 
@@ -24,6 +23,9 @@ class ActiveDirectory(Directory):
     def __init__(self, subsystems: UserSubsystems) -> None:
         super().__init__("snapshots/active", subsystems.shown)
         self._subsystems = subsystems
+
+    def has_literally(self, name: str) -> bool:
+        return self._subsystems.snapshots.find_own(active_id(name)) is not None
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         info = self._subsystems.snapshots.find_own(active_id(os.fsdecode(name)))
@@ -42,9 +44,9 @@ class ActiveDirectory(Directory):
         return UserSnapshot(self._subsystems, await self._subsystems.snapshots.prepare(os.fsdecode(name)))
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
-        key = os.fsdecode(name)
+        key = os.fsdecode(self.canonical(name))
         await self._check_unused(key)
-        await remove(self._subsystems, active_id(key), caller)
+        await remove(self._subsystems, active_id(key), caller, walked=active_id(os.fsdecode(name)))
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Commit: `mv snapshots/active/K snapshots/<name>`."""
@@ -57,26 +59,26 @@ class ActiveDirectory(Directory):
         except Invalid as error:
             # EINVAL of a rename would be told as "a subdirectory of itself".
             raise NotPermitted(error.message) from None
-        key = os.fsdecode(old)
+        key = os.fsdecode(self.canonical(old))
         await self._check_unused(key)
-        await _commit(self._subsystems, key, name, caller)
+        await _commit(self._subsystems, key, name, caller, walked=active_id(os.fsdecode(old)))
 
     async def _check_unused(self, key: str) -> None:
         await check_unused(self._subsystems.containers, self._subsystems.failures, key)
 
 
-async def _commit(subsystems: UserSubsystems, key: str, name: str, caller: Caller) -> None:
+async def _commit(subsystems: UserSubsystems, key: str, name: str, caller: Caller, *, walked: str) -> None:
     """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit.
 
     Who is interrupted while the disk is written finds it active; it is busy until the disk has answered.
     """
-    work = partial(_leave_and_commit, subsystems, key, name)
+    work = partial(_leave_and_commit, subsystems, key, name, walked)
     await caller.wait(lambda: subsystems.works.join(("commit", key, name), work))
 
 
-async def _leave_and_commit(subsystems: UserSubsystems, key: str, name: str) -> None:
+async def _leave_and_commit(subsystems: UserSubsystems, key: str, name: str, walked: str) -> None:
     id = active_id(key)
-    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed_snapshot(id, walked):
         subsystems.snapshots.check_commit(key, name)
         await subsystems.rootfs.users.settle(id)
         await subsystems.rootfs.users.leave(id)

@@ -8,6 +8,7 @@ import stat
 import pyfuse3
 
 from imgfs.errors import Invalid, NotPermitted
+from imgfs.filename import without_colons
 from imgfs.fs.caller import Caller
 from imgfs.fs.labels import LABEL, parse_labelling
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
@@ -34,6 +35,9 @@ class SnapshotsDirectory(Directory):
         self._users = users
         self._resolver = resolver
         self._active = ActiveDirectory(users)
+
+    def has_literally(self, name: str) -> bool:
+        return self._users.snapshots.find_own(name) is not None
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         text = os.fsdecode(name)
@@ -73,14 +77,15 @@ class SnapshotsDirectory(Directory):
         await self._users.snapshots.remove(text)
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
-        text = os.fsdecode(name)
+        text = os.fsdecode(self.canonical(name))
         _check_users(text)
-        await remove(self._users, text, caller)
+        await remove(self._users, text, caller, walked=os.fsdecode(name))
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Of a view: rename it, over another view too (`ln -sfn`). Committed snapshots keep their names."""
         if target is not self and not isinstance(target, SnapshotsDirectory):
             raise NotPermitted("a snapshot can only be moved within snapshots/")
+        old = self.canonical(old)
         _check_users(os.fsdecode(old))
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise NotPermitted("snapshots cannot be exchanged")
@@ -134,6 +139,9 @@ class ImageLink(Node):
         self._digest = digest
         self._platform = platform
 
+    def by_colon_free_name(self) -> Node:
+        return ColonFreeImageLink(self._subsystems, self._digest, self._platform)
+
     async def attributes(self) -> pyfuse3.EntryAttributes:
         shown = self._subsystems.shown
         return shown.entry(self.number, stat.S_IFLNK | 0o777, size=len(self._digest), disk=0, keep=SOON)
@@ -159,3 +167,19 @@ class ImageLink(Node):
         else:
             rootfs.chains.prepare(snapshot)
         return snapshot
+
+
+class ColonFreeImageLink(ImageLink):
+    """The same link by its colon-free spelling; its target is colon-free too, so that realpath(3) has no colon.
+
+    The kernel keeps the target of a link with its inode, so another target is another inode.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, subsystems: ChainSubsystems, digest: Digest, platform: Platform) -> None:
+        super().__init__(subsystems, digest, platform)
+        self.number = control_number(f"snapshots/{without_colons(digest)}@{platform.slug}")
+
+    async def readlink(self, caller: Caller) -> bytes:
+        return without_colons((await super().readlink(caller)).decode()).encode()

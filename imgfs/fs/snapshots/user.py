@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pyfuse3
 
 from imgfs.errors import Invalid
+from imgfs.filename import with_colons
 from imgfs.fs.caller import Caller
 from imgfs.fs.labels import as_xattrs, remove_label, set_label
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, missing
@@ -142,21 +143,23 @@ class ParentLink(Link):
     keep = 0.0
 
 
-async def remove(subsystems: UserSubsystems, id: str, caller: Caller) -> None:
+async def remove(subsystems: UserSubsystems, id: str, caller: Caller, *, walked: str) -> None:
     """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used.
+
+    `walked` is the spelling of `id` by which the kernel has the directory: it keeps the parent locked meanwhile.
 
     Who is interrupted may find it there still, or gone; its disk is given back behind him.
     """
-    await caller.wait(lambda: subsystems.works.join(("remove", id), lambda: _remove(subsystems, id)))
+    await caller.wait(lambda: subsystems.works.join(("remove", id), lambda: _remove(subsystems, id, walked)))
 
 
-async def _remove(subsystems: UserSubsystems, id: str) -> None:
-    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed(rootfs_of(id), diff_of(id)):
+async def _remove(subsystems: UserSubsystems, id: str, walked: str) -> None:
+    with subsystems.failures.noting(f"snapshots/{id}"), subsystems.rootfs.places.closed_snapshot(id, walked):
         await subsystems.rootfs.users.leave(id)
         await subsystems.snapshots.remove(id)
 
 
 def meant(subsystems: UserSubsystems, target: str, *base: str) -> str:
     """The id that a link's target means: of those it may mean, the first that is there."""
-    ids = ids_of_target(target, *base)
+    ids = [spelled for id in ids_of_target(target, *base) for spelled in dict.fromkeys((id, with_colons(id)))]
     return next((id for id in ids if subsystems.snapshots.find(id)), ids[0])
