@@ -46,8 +46,7 @@ def rootfs(scene: Scene, program: Path) -> Path:
         File("lib/libgreet.so", program.with_name("libgreet.so").read_bytes(), mode=0o755),
     ]
     name = scene.serve(image([layer(entries)], platform=AMD64), "tools")
-    chain = (name / "rootfs").resolve().parent.name
-    return _printed(scene.mount, "snapshot", "path", chain)
+    return _printed(scene.mount, "snapshot", "path", str(name.relative_to(scene.images)))
 
 
 def _printed(mount: Mounted, *arguments: str) -> Path:

@@ -14,7 +14,16 @@ import click
 from imgfs.cli.failure import Failure, raise_first
 from imgfs.cli.options import Command, Group, mountpoint_option, quiet_option
 from imgfs.cli.snapshots.export import export
-from imgfs.cli.snapshots.ids import base, complete_base, complete_key, complete_own, complete_snapshot, existing, key_of
+from imgfs.cli.snapshots.ids import (
+    base,
+    complete_base,
+    complete_key,
+    complete_own,
+    complete_path,
+    existing,
+    existing_or_image,
+    key_of,
+)
 from imgfs.cli.snapshots.ls import ls
 from imgfs.cli.store.label import label_snapshot
 from imgfs.cli.tree import Tree
@@ -121,15 +130,18 @@ def rm(ids: tuple[str, ...], mountpoint: str) -> None:
 
 
 @snapshot.command(cls=Command)
-@click.argument("id", metavar="ID", shell_complete=complete_snapshot)
+@click.argument("id", metavar="ID", shell_complete=complete_path)
 @mountpoint_option
-def path(id: str, mountpoint: str) -> None:
-    """Print where the files of a snapshot are.
+@quiet_option
+def path(id: str, mountpoint: str, *, quiet: bool) -> None:
+    """Print where the files of a snapshot or of an image are.
 
-    They are mounted as soon as somebody walks there, and not by this command.
+    ID is a snapshot's id, or an image as `imgfs pull` takes it; a snapshot wins over an image of that name. An image
+    that is not here comes here. The path has no colon below the mountpoint. A snapshot is mounted as soon as a program
+    walks there, and not by this command.
     """
     tree = Tree.open(mountpoint)
-    _tell_rootfs(tree, existing(tree, id))
+    _tell_rootfs(tree, existing_or_image(tree, id, quiet=quiet))
 
 
 snapshot.add_command(export)

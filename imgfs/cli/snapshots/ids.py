@@ -65,6 +65,17 @@ def base(tree: Tree, text: str, *, quiet: bool) -> str:
     return _chain(tree, find(tree, text, quiet=quiet), quiet=quiet)
 
 
+def existing_or_image(tree: Tree, text: str, *, quiet: bool) -> str:
+    """The id of a snapshot, as `existing` finds it, or of the chain of an image, which comes here for it.
+
+    A word without a tag, a host or a slash is an image only if it is registered here: it may be a mistyped id.
+    """
+    is_image = tree.is_registered(text) or (not is_digest_like(text) and any(one in text for one in ":/@"))
+    if text.startswith(_ACTIVE) or text in keys(tree) or not is_image:
+        return existing(tree, text)
+    return base(tree, text, quiet=quiet)
+
+
 def complete_snapshot(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids that begin so; chain IDs only for who has begun to type one."""
     tree = tree_of(ctx)
@@ -84,6 +95,11 @@ def complete_base(ctx: click.Context, param: click.Parameter, incomplete: str) -
     """What a snapshot may lie on and begins so: snapshots that are not active, and images by name."""
     ids = [item for item in complete_snapshot(ctx, param, incomplete) if not item.value.startswith(_ACTIVE)]
     return [*ids, *complete_name(ctx, param, incomplete)]
+
+
+def complete_path(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of snapshots that begin so, and images by name."""
+    return [*complete_snapshot(ctx, param, incomplete), *complete_name(ctx, param, incomplete)]
 
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
