@@ -72,7 +72,7 @@ def answer(run: Run, tree: PlainTree, tmp_path: Path) -> Callable[[str], list[st
         ("imgfs snap", ["snapshot"]),
         ("imgfs snapshot ex", ["export"]),
         ("imgfs snapshot rm ", ["active/k", "mysite"]),
-        ("imgfs snapshot path my", ["mysite"]),
+        ("imgfs snapshot path my", ["mysite", "mytool"]),
         ("imgfs snapshot path sha256:", [CHAIN]),
         ("imgfs snapshot rm sha256:", []),
         ("imgfs snapshot commit ", ["k"]),
