@@ -34,7 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _FOREIGN = frozenset((b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"))
-"""What only files of images have. `ls -l` asks each file for these, unless it was told that there are none here."""
+"""Attributes that only files of images have. `ls -l` reads them of each file until the filesystem answers EOPNOTSUPP."""
 _log = logging.getLogger("imgfs.fs")
 
 
@@ -298,7 +298,8 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         node = await self._node(inode, ctx)
-        if name in _FOREIGN and is_control(node.number):
+        # For other users the kernel itself reads the ACL to check permissions, and it takes EOPNOTSUPP for a failure.
+        if name in _FOREIGN and is_control(node.number) and ctx.uid == self._chains.shown.uid:
             raise Unsupported(f"{name!r}: nothing outside of views has any")
         value = await node.xattr(name, self._caller(ctx))
         if value is None:

@@ -28,7 +28,8 @@ SOURCE = "imgfs"
 INIT_BUFFER = 64 << 10
 """Bytes that hold either side's INIT; the kernel refuses reads with less than 8 KiB."""
 
-_PARALLEL_DIROPS, _CACHE_SYMLINKS = 1 << 18, 1 << 23
+_PARALLEL_DIROPS, _POSIX_ACL, _CACHE_SYMLINKS = 1 << 18, 1 << 20, 1 << 23
+_WANTED = _PARALLEL_DIROPS | _POSIX_ACL | _CACHE_SYMLINKS
 _HEADER_IN, _HEADER_OUT = 40, 16
 _FLAGS = 12
 """Offset of `flags` in fuse_init_in and fuse_init_out: after major, minor and max_readahead."""
@@ -79,18 +80,20 @@ def open_fuse(mountpoint: str, mount: FuseMount) -> int:
 
 
 def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
-    """The library's answer to FUSE_INIT with parallel directory operations, cached symbolic links, and
-    `max_background` requests in flight.
+    """Add flags that pyfuse3 cannot set, and `max_background`, to the answer that libfuse gives to FUSE_INIT.
 
-    A cached link is believed for as long as its inode is, so another target has to be another inode. At the kernel's
-    default of 12 requests that many pages waiting for a dead registry would stop all other cold reads. What the kernel
-    does not offer, and an answer that is a refusal, stay as they are.
+    The flags are: parallel lookups in one directory, POSIX ACLs, and cached symbolic links. With POSIX ACLs the kernel
+    reads `system.posix_acl_access` of an inode and decides by it, as it does in EROFS; without, it decides by the mode
+    alone. The kernel caches the target of a symbolic link for as long as its inode lives, so a link with another
+    target needs another inode number. The kernel's default for `max_background` is 12: then 12 pages that wait for a
+    dead registry stop all other cold reads. Flags that the kernel does not offer are not set. A refusal is returned
+    unchanged.
     """
     offered = struct.unpack_from("=I", request, _HEADER_IN + _FLAGS)[0]
     amended = bytearray(answer)
     if len(amended) >= _HEADER_OUT + _MAX_BACKGROUND + 4:
         flags = struct.unpack_from("=I", amended, _HEADER_OUT + _FLAGS)[0]
-        struct.pack_into("=I", amended, _HEADER_OUT + _FLAGS, flags | offered & (_PARALLEL_DIROPS | _CACHE_SYMLINKS))
+        struct.pack_into("=I", amended, _HEADER_OUT + _FLAGS, flags | offered & _WANTED)
         struct.pack_into("=HH", amended, _HEADER_OUT + _MAX_BACKGROUND, max_background, max_background * 3 // 4)
     return bytes(amended)
 

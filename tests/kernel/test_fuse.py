@@ -10,6 +10,7 @@ from imgfs.errors import NotPermitted
 from imgfs.kernel.fuse import FuseMount, amend_init, open_fuse
 
 PARALLEL = 1 << 18
+ACL = 1 << 20
 
 
 def request(flags: int) -> bytes:
@@ -25,6 +26,11 @@ def test_lookups_in_one_directory_run_side_by_side_where_the_kernel_can() -> Non
     amended = amend_init(request(PARALLEL | 1), answer(1), max_background=128)
     assert struct.unpack_from("=IIII", amended, 16) == (7, 38, 131072, PARALLEL | 1)
     assert struct.unpack_from("=HH", amended, 32) == (128, 96)
+
+
+def test_posix_acls_decide_where_the_kernel_can() -> None:
+    amended = amend_init(request(ACL), answer(1), max_background=128)
+    assert struct.unpack_from("=I", amended, 28)[0] == ACL | 1
 
 
 def test_what_the_kernel_does_not_offer_is_not_asked_for() -> None:

@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -334,6 +335,39 @@ def test_access_for_all_lets_others_read_and_gives_no_rights(public: Path, regis
         assert "Permission denied" in as_other("cat", rootfs / "dev/null").stderr
         assert "Permission denied" in as_other("cat", rootfs / "secret").stderr
         assert as_other("cat", rootfs / "secret", uid=3).stdout == "secret\n"
+
+
+def acl(stranger: int, *, mask: int = 4, others: int = 0) -> dict[str, bytes]:
+    """An access ACL with an entry for STRANGER and none for the group (linux/posix_acl_xattr.h)."""
+    undefined = 2**32 - 1
+    entries = [(0x01, 6, undefined), (0x02, stranger, STRANGER), (0x04, 0, undefined)]
+    entries += [(0x10, mask, undefined), (0x20, others, undefined)]
+    return {"system.posix_acl_access": struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)}
+
+
+@pytest.mark.parametrize("views", ["kernel", "fuse"])
+def test_the_acl_of_a_file_decides_in_both_views(public: Path, registry: FakeRegistry, views: str) -> None:
+    files = [
+        File("allowed", b"allowed\n", mode=0o640, xattrs=acl(4)),
+        File("denied", b"denied\n", mode=0o644, xattrs=acl(0, others=4)),
+        File("plain", b"plain\n", mode=0o644),
+        Directory("for-one", mode=0o770, xattrs=acl(7, mask=7)),
+        File("for-one/file", b"inside\n"),
+    ]
+    image([layer(files)]).add_to(registry, "acl", "1")
+    config = 'access = "all"\nplatform = "linux/amd64"\n' + ('views = "fuse"\n' if views == "fuse" else "")
+    with Mounted(public, config) as mounted:
+        mounted.start()
+        rootfs = mounted.rootfs(f"{registry.host}/acl:1")
+        os.listdir(f"{rootfs}/")
+        readable = {name: as_other("cat", rootfs / name).returncode == 0 for name in ("allowed", "denied", "plain")}
+        assert readable == {"allowed": True, "denied": False, "plain": True}
+        assert as_other("cat", rootfs / "for-one/file").stdout == "inside\n"
+        other = STRANGER - 1
+        readable = {name: as_other("cat", rootfs / name, uid=other).returncode == 0 for name in ("allowed", "denied")}
+        assert readable == {"allowed": False, "denied": True}
+        assert as_other("ls", rootfs / "for-one", uid=other, gid=other).returncode != 0
+        assert as_other("ls", "-l", mounted.path / "content").returncode == 0
 
 
 def test_directories_made_above_the_mountpoint_let_others_pass(public: Path) -> None:

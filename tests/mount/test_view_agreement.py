@@ -53,6 +53,24 @@ EDGES: list[Entry] = [
     Directory(".hidden", mode=0),
 ]
 SAME = layer([Directory("same"), File("same/file", b"the same layer twice\n"), File("same/upper", b"1\n")])
+ODD_WHITEOUTS = (".wh.", ".wh..", ".wh...", ".wh..wh.plnk", ".wh..wh.aufs", ".wh..wh.", ".wh..wh..wh..opq")
+"""Names that look like whiteouts and hide nothing. The views do not show them."""
+KEPT = [
+    Directory("kept"),
+    File("kept/file", b"kept\n"),
+    File("top", b"top\n"),
+    Directory("gone"),
+    File("gone/file", b""),
+]
+ODD = [
+    *(File(name, b"odd\n") for name in ODD_WHITEOUTS),
+    *(File(f"kept/{name}", b"odd\n") for name in ODD_WHITEOUTS),
+    *(File(f"new/{name}", b"odd\n") for name in ODD_WHITEOUTS),
+    Directory("new"),
+    Directory("kept/.wh..wh.orph"),
+    File("kept/.wh..wh.orph/file", b"odd\n"),
+    Whiteout("gone/file"),
+]
 IMAGES = {
     "oddities": oddities_image(),
     "edges": image([layer(EDGES)]),
@@ -60,6 +78,7 @@ IMAGES = {
     "nothing": image([]),
     "empty-layer": image([layer([])]),
     "same-layer-twice": image([SAME, layer([Directory("same"), Whiteout("same/file")], "zstd"), SAME]),
+    "odd-whiteouts": image([layer(KEPT), layer(ODD), layer([File("last", b"last\n")], "zstd")]),
     "opaque-root": image([layer(EDGES), layer([Opaque(""), File("only", b"this\n")], "none")]),
 }
 
@@ -96,6 +115,14 @@ def test_the_kernels_view_is_what_fuse_shows(pair: Pair, name: str) -> None:
     assert compare_trees(expected, actual) == []
     assert shown_at(pair.kernel.mount, chain_of(pair.kernel, IMAGES[name])) == ["erofs"]
     assert shown_at(pair.fuse.mount, chain_of(pair.fuse, IMAGES[name])) == ["fuse.imgfs"]
+
+
+def test_odd_whiteouts_hide_nothing_and_are_not_shown(pair: Pair) -> None:
+    expected = {b"", b"kept", b"kept/file", b"top", b"gone", b"new", b"last"}
+    for scene in (pair.fuse, pair.kernel):
+        assert tree(scene, "odd-whiteouts").keys() == expected
+        top = os.path.realpath(f"{scene.name('odd-whiteouts')}/rootfs/")
+        assert not [name for name in ODD_WHITEOUTS if os.path.lexists(f"{top}/kept/{name}")]
 
 
 @pytest.mark.parametrize("name", IMAGES)
