@@ -1,5 +1,5 @@
 """`python -m imgfs`."""
 
-from imgfs.entry import main
+from imgfs.forkserver import main
 
 main()

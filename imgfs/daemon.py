@@ -25,7 +25,7 @@ from imgfs.assembly.tree import assemble
 from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.disk.durable import make_directory, open_directory
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
-from imgfs.execution.starter import attend_starter
+from imgfs.execution.forkserver import run_fork_server
 from imgfs.fs.containers.deleting import finish_deletions
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
@@ -148,7 +148,7 @@ async def _show(
             nursery.start_soon(running.one(GC).watch, mounting.limits, GC_SECONDS)
             nursery.start_soon(opened.keeper.watch)
             if os.geteuid() == 0:  # nobody else starts containers
-                nursery.start_soon(attend_starter, mounting.state, mounting.mountpoint)
+                nursery.start_soon(run_fork_server, mounting.state, mounting.mountpoint)
         await session.serve(signalled, ending, answers, rootfs.clear)
         with trio.CancelScope(shield=True):
             await running.one(INGESTS).sync()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import imgfs.content
 import imgfs.snapshots
-from imgfs.execution.kinds import RUNTIME
-from imgfs.execution.options import Program
+from imgfs.execution.options import RuntimeProgram
+from imgfs.execution.plugin import RUNTIME
 from imgfs.plugins.contract import Plugin
 
 ROOT = Path(__file__).parents[1]
@@ -69,4 +69,4 @@ def test_the_runtime_of_the_contributors_page_is_one() -> None:
     plugin = eval(re.findall(r"`(Plugin\(.*\))`", words)[0], names)
     assert isinstance(plugin, Plugin)
     assert (plugin.kind, plugin.exports) == (RUNTIME, {"program": "PROGRAM"})
-    assert plugin.make(None) == Program("ID", "PROGRAM")
+    assert plugin.make(None) == RuntimeProgram("ID", "PROGRAM")

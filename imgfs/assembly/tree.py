@@ -13,7 +13,7 @@ from imgfs.assembly.given import Opened
 from imgfs.assembly.mounting import Mounting
 from imgfs.check.kinds import CHECK
 from imgfs.content.plugin import CONTENT, INGESTS
-from imgfs.execution.containers import CONTAINERS
+from imgfs.execution.plugin import CONTAINERS
 from imgfs.figures import exposed
 from imgfs.fs.caller import Waiters
 from imgfs.fs.node import Shown

@@ -1,4 +1,4 @@
-"""How a command knows that the starter's child does it, and not the process that was called (imgfs.entry)."""
+"""How a command knows that the starter's child does it, and not the process that was called (imgfs.forkserver)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import click
 
 if TYPE_CHECKING:
     from imgfs.cli.containers.site import Facts
-    from imgfs.execution.launching import Waiting
+    from imgfs.execution.launch import IdleSupervisor
 
 
 class Served:
     """What the context of such a command has for its object."""
 
-    def __init__(self, facts: Facts | None, waiting: Waiting) -> None:
+    def __init__(self, facts: Facts | None, waiting: IdleSupervisor) -> None:
         """`facts` of the mount whose starter it is, where they could be had; `waiting`, its supervisor-to-be."""
         self.facts = facts
         self.waiting = waiting

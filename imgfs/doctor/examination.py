@@ -11,7 +11,7 @@ from imgfs.doctor import host, registries, storage
 from imgfs.doctor.diagnosis import Diagnosis, fail, ok, warn
 from imgfs.errors import ImgfsError
 from imgfs.execution.bundle.seccomp import default_profile
-from imgfs.execution.kinds import RUNTIME
+from imgfs.execution.plugin import RUNTIME
 from imgfs.kernel.probe import probe
 from imgfs.plugins.alone import objects_of
 from imgfs.plugins.finding import find_plugins

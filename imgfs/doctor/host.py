@@ -16,7 +16,7 @@ from pathlib import Path
 from imgfs.config.options import table
 from imgfs.doctor.diagnosis import Diagnosis, fail, of_reason, ok, warn
 from imgfs.errors import ImgfsError, Unsupported
-from imgfs.execution.options import Program
+from imgfs.execution.options import RuntimeProgram
 from imgfs.execution.runtimes.choice import obstacle
 from imgfs.kernel.mountapi import Context
 from imgfs.kernel.mounts import FILESYSTEM, mounts
@@ -142,7 +142,7 @@ def views(found: Capabilities, *, is_root: bool) -> Iterator[Diagnosis]:
         yield of_reason("fuse-overlayfs", f"snapshots are not writable: {found.fuse_overlayfs.reason}")
 
 
-def runtimes(programs: Iterable[Program], state: Path) -> Diagnosis:
+def runtimes(programs: Iterable[RuntimeProgram], state: Path) -> Diagnosis:
     """Which of the runtimes that plugins name can get the containers of `state`, and why others cannot."""
     found = {one.name: obstacle(one, state) for one in programs}
     useful = [name for name, reason in found.items() if not reason]

@@ -19,18 +19,16 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import Busy, ImgfsError, NoSpace, NotFound, StorageFailed, from_os
-from imgfs.execution.records.deleted import DeletedContainers
-from imgfs.execution.records.holdings import Held, Holdings
-from imgfs.execution.records.record import Container, Status, encode
-from imgfs.execution.records.records import Record, Records, is_alive
+from imgfs.execution.records.holdings import ContainerSummary, Holdings
+from imgfs.execution.records.record import Container, ContainerStatus, encode
+from imgfs.execution.records.records import ContainerRecord, ContainerRecords, DeletedContainers, is_alive
 from imgfs.execution.removal import collect_gone, discard_runtime
-from imgfs.plugins.contract import Kind
 
 _OUTPUT = ("log", "log.1")
 _log = logging.getLogger("imgfs.execution")
 
 
-class Keeping(msgspec.Struct, frozen=True):
+class ContainersOptions(msgspec.Struct, frozen=True):
     """`[plugins.containers.local]`."""
 
     keep_deleted_days: Annotated[
@@ -42,17 +40,17 @@ class Keeping(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundContainer:
     """A container as it is now; `changed` says since when, in ns since the epoch."""
 
-    record: Record
+    record: ContainerRecord
     container: Container
-    status: Status
+    status: ContainerStatus
     changed: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedContainer:
     """A container that does not run. `made` is None where that does not read."""
 
     made: Container | None
@@ -63,7 +61,7 @@ class Ended:
 class Containers:
     """All of them. Nothing is in memory but what `holdings` keeps. Every call may raise StorageFailed."""
 
-    def __init__(self, records: Records, keep_deleted: float) -> None:
+    def __init__(self, records: ContainerRecords, keep_deleted: float) -> None:
         """`keep_deleted`: seconds for which it is kept how a deleted container ended."""
         self.records = records
         self.holdings = Holdings(self.records)
@@ -74,11 +72,11 @@ class Containers:
         """The ids of all, sorted. What a stat of each needs is in the kernel's memory then."""
         return await run_disk(self._ids)
 
-    def read(self, id: str) -> Found:
+    def read(self, id: str) -> FoundContainer:
         """One container, at the same cost among any number. Blocks. Raises NotFound."""
         record = self.records.find(id)
         try:
-            return Found(record, record.container(), record.status(), self.changed(id))
+            return FoundContainer(record, record.container(), record.status(), self.changed(id))
         except NotFound:
             if record.path.is_dir():
                 raise StorageFailed(f"container {id}: files of its record are missing; delete it") from None
@@ -101,7 +99,7 @@ class Containers:
         raise _absent(id)
 
     @asynccontextmanager
-    async def ended(self, id: str) -> AsyncGenerator[Ended]:
+    async def ended(self, id: str) -> AsyncGenerator[EndedContainer]:
         """Keep a container that does not run from being started while the block runs.
 
         Raises NotFound, and Busy while it runs.
@@ -156,7 +154,7 @@ class Containers:
         record = self.records.user_of(snapshot)
         return record.id if record is not None and self.records.is_used(snapshot) else None
 
-    def _end(self, id: str) -> tuple[int, Ended]:
+    def _end(self, id: str) -> tuple[int, EndedContainer]:
         record = self.records.get(id)
         if record.is_supervised() and not _was_told(record):
             raise _unwritten(id) if _has_died(record) else _runs(id)
@@ -164,7 +162,7 @@ class Containers:
         try:
             if _is_left(record):
                 raise _runs(id)
-            return lock, Ended(_made(record), is_leaving)
+            return lock, EndedContainer(_made(record), is_leaving)
         except BaseException:
             os.close(lock)
             raise
@@ -179,7 +177,7 @@ class Containers:
                 (record.path / name).unlink(missing_ok=True)
             self._keep_known(record)
 
-    def _keep_known(self, record: Record) -> None:
+    def _keep_known(self, record: ContainerRecord) -> None:
         try:
             self.records.keep_deleted(record, is_held=True)
         except (NotFound, StorageFailed) as error:
@@ -198,7 +196,7 @@ class Containers:
         record = self.records.find(id)
         return record.is_supervised() or _is_left(record)
 
-    def _unfinished(self, made: Mapping[str, Held]) -> list[str]:
+    def _unfinished(self, made: Mapping[str, ContainerSummary]) -> list[str]:
         deleted = {id for id in self.deleted.ids() if id in made and self._is_of(id, made[id].created)}
         wanted = (id for id, one in made.items() if one.remove or id in deleted)
         return sorted(id for id in wanted if not self._is_live(id))
@@ -212,7 +210,7 @@ class Containers:
         return kept is not None and kept.container.created == created
 
 
-def _was_told(record: Record) -> bool:
+def _was_told(record: ContainerRecord) -> bool:
     """Whether its supervisor has written how it ended, and is about to end itself."""
     try:
         return record.written_status().status == "stopped"
@@ -220,17 +218,13 @@ def _was_told(record: Record) -> bool:
         return False
 
 
-def _has_died(record: Record) -> bool:
+def _has_died(record: ContainerRecord) -> bool:
     """Whether the process that its supervisor wrote of is no more: it is about to write how that ended."""
     written = record.written_status()
     return written.status == "running" and not is_alive(written)
 
 
-CONTAINERS = Kind("containers", Containers)
-"""Who tells of containers and deletes them. Here and not in kinds.py, which commands read that have no event loop."""
-
-
-def _is_left(record: Record) -> bool:
+def _is_left(record: ContainerRecord) -> bool:
     """Whether its process goes on without a supervisor."""
     try:
         return record.status(is_held=True).status == "running"
@@ -238,7 +232,7 @@ def _is_left(record: Record) -> bool:
         return False
 
 
-def _made(record: Record) -> Container | None:
+def _made(record: ContainerRecord) -> Container | None:
     try:
         return record.container()
     except (NotFound, StorageFailed):

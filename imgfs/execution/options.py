@@ -8,14 +8,14 @@ import msgspec
 from msgspec import Meta
 
 
-class Program(msgspec.Struct, frozen=True):
+class RuntimeProgram(msgspec.Struct, frozen=True):
     """An OCI runtime: what people call it, and the program that is looked for in PATH."""
 
     name: str
     program: str
 
 
-class Options(msgspec.Struct, frozen=True):
+class ExecutionOptions(msgspec.Struct, frozen=True):
     """`[plugins.execution.oci]`."""
 
     runtime: Annotated[

@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
-from imgfs.execution.groups import end_groups
+from imgfs.execution.cgroups import kill_cgroups
 from imgfs.execution.records.record import Container
-from imgfs.execution.records.records import Record, Records, remove_gone
+from imgfs.execution.records.records import ContainerRecord, ContainerRecords, remove_gone
 from imgfs.execution.runtimes.runtime import OciRuntime, RuntimeFailed
 from imgfs.kernel.mounts import mounts_below, unmount
 
@@ -30,13 +30,13 @@ _BEGINNING_SECONDS = 60.0
 """How old a record without a word in it is before it is taken for a dead one's. One with words has its lock held."""
 
 
-class _Told(msgspec.Struct):
+class _StateDocument(msgspec.Struct):
     """What a tree says of its daemon."""
 
     state: str
 
 
-def remove_snapshot(records: Records, container: Container, patience: float = GOING_SECONDS) -> None:
+def remove_snapshot(records: ContainerRecords, container: Container, patience: float = GOING_SECONDS) -> None:
     """Remove the snapshot through the mount; one that is gone is fine. Raises Busy, StorageFailed, and NotFound where
     the tree that is mounted there, if any, is not that of the records' state directory.
 
@@ -89,7 +89,7 @@ def path_of(place: int) -> Path:
     return Path(os.readlink(f"/proc/self/fd/{place}"))
 
 
-def discard_runtime(records: Records, record: Record, container: Container) -> None:
+def discard_runtime(records: ContainerRecords, record: ContainerRecord, container: Container) -> None:
     """Have the runtime forget a container whose supervisor could not tell it: it was killed, or the machine was.
 
     Takes the mount of its rootfs away too. Blocks.
@@ -101,12 +101,12 @@ def discard_runtime(records: Records, record: Record, container: Container) -> N
     unmount_rootfs(record)
 
 
-def clear_leavings(records: Records, container: Container) -> None:
+def clear_leavings(records: ContainerRecords, container: Container) -> None:
     """Remove what a runtime that was killed does not know of itself: processes, cgroups, its directory, mounts in it.
 
     Blocks.
     """
-    end_groups(container.snapshot)
+    kill_cgroups(container.snapshot)
     place = records.runtime_root / container.runtime_id
     if not place.exists():
         return
@@ -116,20 +116,22 @@ def clear_leavings(records: Records, container: Container) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def unmount_rootfs(record: Record) -> None:
+def unmount_rootfs(record: ContainerRecord) -> None:
     """Take the mount of a container's rootfs away, also while somebody from outside is in it. Blocks."""
     with suppress(NotFound):
         while True:
             unmount(str(record.rootfs), detach=True)
 
 
-def runtime_of(records: Records, record: Record, container: Container, deadline: float = 60.0) -> OciRuntime:
+def runtime_of(
+    records: ContainerRecords, record: ContainerRecord, container: Container, deadline: float = 60.0
+) -> OciRuntime:
     """The runtime that has a container."""
     runtime = container.runtime
     return OciRuntime(runtime.name, runtime.path, records.runtime_root, record.path / "runtime.log", deadline)
 
 
-def collect(records: Records, mountpoint: str) -> None:
+def collect(records: ContainerRecords, mountpoint: str) -> None:
     """Take away what was begun by somebody who was killed before the container had its name, or after. Blocks.
 
     `mountpoint` is where the tree is now, and not where it was when that was begun.
@@ -141,14 +143,14 @@ def collect(records: Records, mountpoint: str) -> None:
     collect_gone(records)
 
 
-def collect_gone(records: Records) -> None:
+def collect_gone(records: ContainerRecords) -> None:
     """Finish removing what is out of sight already, with what its runtime keeps, where nobody is at it. Blocks."""
     for record in records.gone():
         with suppress(ImgfsError, OSError):
             _finish_gone(records, record)
 
 
-def _collect(records: Records, record: Record, mountpoint: str) -> None:
+def _collect(records: ContainerRecords, record: ContainerRecord, mountpoint: str) -> None:
     if not (record.path / "container.json").exists():
         if time.time() - record.path.stat().st_mtime > _BEGINNING_SECONDS:
             records.forget(record)
@@ -162,7 +164,7 @@ def _collect(records: Records, record: Record, mountpoint: str) -> None:
         os.close(lock)
 
 
-def _finish_gone(records: Records, record: Record) -> None:
+def _finish_gone(records: ContainerRecords, record: ContainerRecord) -> None:
     """Raises OSError where somebody else is at it."""
     lock = os.open(record.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -176,7 +178,9 @@ def _finish_gone(records: Records, record: Record) -> None:
         os.close(lock)
 
 
-def unmake(records: Records, record: Record, container: Container, patience: float = GOING_SECONDS) -> None:
+def unmake(
+    records: ContainerRecords, record: ContainerRecord, container: Container, patience: float = GOING_SECONDS
+) -> None:
     """Take away a container that never ran, of which nothing is kept. Raises as `remove_snapshot`, OSError.
 
     It has no name any more when its snapshot goes: who is killed in between leaves what `collect` knows.
@@ -187,11 +191,11 @@ def unmake(records: Records, record: Record, container: Container, patience: flo
     records.forget(record)
 
 
-def _is_mounted(records: Records, mountpoint: str) -> bool:
+def _is_mounted(records: ContainerRecords, mountpoint: str) -> bool:
     """Whether what is mounted there is the tree of the records' state directory."""
     try:
         with open(f"{mountpoint}/.imgfs/state.json", "rb") as file:
-            told = msgspec.json.decode(file.read(), type=_Told)
+            told = msgspec.json.decode(file.read(), type=_StateDocument)
         return os.path.samefile(told.state, records.directory.parent)
     except (OSError, msgspec.MsgspecError):
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgfs.content.plugin import CONTENT, INGESTS
-from imgfs.execution.containers import CONTAINERS
+from imgfs.execution.plugin import CONTAINERS
 from imgfs.gc.kinds import GC
 from imgfs.gc.room import Room
 from imgfs.gc.stores import Stores

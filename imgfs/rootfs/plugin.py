@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imgfs.execution.kinds import EXECUTION
+from imgfs.execution.plugin import EXECUTION
 from imgfs.layers.kinds import LAYERS
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.rootfs.kinds import METADATA, ROOTFS, TERMS

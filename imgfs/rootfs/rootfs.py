@@ -11,7 +11,7 @@ from collections.abc import Container
 import trio
 
 from imgfs.errors import Busy
-from imgfs.execution.records.records import Records
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.layers.store import LayerStore
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.rootfs.chains import Chains
@@ -39,7 +39,7 @@ class Rootfs:
         views: Views,
         snapshots: SnapshotStore,
         layers: LayerStore,
-        containers: Records,
+        containers: ContainerRecords,
         nursery: trio.Nursery,
         kernel: Kernel = HOST,
     ) -> None:

@@ -14,7 +14,7 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import Busy, ImgfsError, NotPermitted
-from imgfs.execution.records.records import Records
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.kernel.mountapi import Detached
 from imgfs.rootfs.kernel import Kernel
 from imgfs.rootfs.lowers import Lowers
@@ -43,7 +43,7 @@ class UserSnapshots:
         graph: SnapshotGraph,
         views: Views,
         snapshots: SnapshotStore,
-        containers: Records,
+        containers: ContainerRecords,
         kernel: Kernel,
         places: Places,
         lowers: Lowers,

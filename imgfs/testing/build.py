@@ -25,7 +25,6 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
 from imgfs.testing.entries import Entry
 from imgfs.testing.layertar import Compression, Format, compress, layer_tar
-from imgfs.testing.layout import write_layout
 
 AMD64 = Platform("linux", "amd64")
 ARM64 = Platform("linux", "arm64", "v8")
@@ -37,7 +36,7 @@ CREATED = "2023-11-14T22:13:20Z"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 
-class Registry(Protocol):
+class RegistryTarget(Protocol):
     """Where an image can be added: the registry in memory, or a real one.
 
     A manifest without a tag is reached by its digest only.
@@ -48,7 +47,7 @@ class Registry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class BuiltLayer:
     """A layer's tar and the blob that it travels as."""
 
     tar: bytes
@@ -78,14 +77,14 @@ def layer(
     *,
     format: Format = "pax",
     annotations: Mapping[str, str] | None = None,
-) -> Layer:
+) -> BuiltLayer:
     """A layer of entries, or of a tar that was made elsewhere."""
     tar = content if isinstance(content, bytes) else layer_tar(content, format)
-    return Layer(tar, compression, compress(tar, compression), annotations or {})
+    return BuiltLayer(tar, compression, compress(tar, compression), annotations or {})
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class BuiltDocument:
     """A manifest or an index: its exact bytes and media type."""
 
     media_type: str
@@ -106,11 +105,11 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Image(Document):
+class Image(BuiltDocument):
     """One platform's image. Make it with `image`."""
 
     config: bytes
-    layers: tuple[Layer, ...]
+    layers: tuple[BuiltLayer, ...]
 
     @property
     def diff_ids(self) -> list[Digest]:
@@ -127,7 +126,7 @@ class Image(Document):
         write_layout(directory, {**self.blobs, self.digest: self.document}, self.descriptor, tag)
         return self.digest
 
-    def add_to(self, registry: Registry, repository: str, tag: str | None = None) -> Digest:
+    def add_to(self, registry: RegistryTarget, repository: str, tag: str | None = None) -> Digest:
         """Add blobs, then the manifest (by digest only where `tag` is None); returns its digest."""
         for data in self.blobs.values():
             registry.add_blob(data)
@@ -135,7 +134,7 @@ class Image(Document):
 
 
 @dataclass(frozen=True, slots=True)
-class Index(Document):
+class BuiltIndex(BuiltDocument):
     """Images under one name. Make it with `index`."""
 
     images: tuple[Image, ...]
@@ -148,7 +147,7 @@ class Index(Document):
         write_layout(directory, blobs, self.descriptor, tag)
         return self.digest
 
-    def add_to(self, registry: Registry, repository: str, tag: str | None = None) -> Digest:
+    def add_to(self, registry: RegistryTarget, repository: str, tag: str | None = None) -> Digest:
         """Add every image by digest, then the index; returns its digest."""
         for one in self.images:
             one.add_to(registry, repository)
@@ -156,7 +155,7 @@ class Index(Document):
 
 
 def image(
-    layers: Sequence[Layer],
+    layers: Sequence[BuiltLayer],
     *,
     platform: Platform = AMD64,
     docker: bool = False,
@@ -181,7 +180,7 @@ def image(
     return Image(media_type, _json(document), platform, config_bytes, tuple(layers))
 
 
-def index(images: Sequence[Image], *, docker: bool = False, annotations: Mapping[str, str] | None = None) -> Index:
+def index(images: Sequence[Image], *, docker: bool = False, annotations: Mapping[str, str] | None = None) -> BuiltIndex:
     """An index over `images`, in their order."""
     media_type = DOCKER_INDEX if docker else OCI_INDEX
     document: dict[str, Any] = {
@@ -191,7 +190,7 @@ def index(images: Sequence[Image], *, docker: bool = False, annotations: Mapping
     }
     if annotations:
         document["annotations"] = dict(annotations)
-    return Index(media_type, _json(document), None, tuple(images))
+    return BuiltIndex(media_type, _json(document), None, tuple(images))
 
 
 def attestation(subject: Image) -> Image:
@@ -207,11 +206,11 @@ def attestation(subject: Image) -> Image:
         "config": _descriptor(OCI_CONFIG, config),
         "layers": layers,
     }
-    return Image(OCI_MANIFEST, _json(document), UNKNOWN, config, (Layer(statement, "none", statement, {}),))
+    return Image(OCI_MANIFEST, _json(document), UNKNOWN, config, (BuiltLayer(statement, "none", statement, {}),))
 
 
 def referrer(
-    subject: Document, artifact_type: str, content: bytes, *, annotations: Mapping[str, str] | None = None
+    subject: BuiltDocument, artifact_type: str, content: bytes, *, annotations: Mapping[str, str] | None = None
 ) -> Image:
     """An artifact that refers to `subject`, such as an SBOM. Its one blob is `content`, of type `artifact_type`."""
     document: dict[str, Any] = {
@@ -224,7 +223,7 @@ def referrer(
     }
     if annotations:
         document["annotations"] = dict(annotations)
-    return Image(OCI_MANIFEST, _json(document), None, b"{}", (Layer(content, "none", content, {}),))
+    return Image(OCI_MANIFEST, _json(document), None, b"{}", (BuiltLayer(content, "none", content, {}),))
 
 
 def referrers_index(referrers: Sequence[tuple[str, Image]]) -> bytes:
@@ -233,7 +232,7 @@ def referrers_index(referrers: Sequence[tuple[str, Image]]) -> bytes:
     return _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 
 
-def _config(layers: Sequence[Layer], platform: Platform) -> dict[str, Any]:
+def _config(layers: Sequence[BuiltLayer], platform: Platform) -> dict[str, Any]:
     return _platform(platform) | {
         "created": CREATED,
         "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]},
@@ -254,3 +253,31 @@ def _descriptor(media_type: str, data: bytes, annotations: Mapping[str, str] | N
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+REF_NAME = "org.opencontainers.image.ref.name"
+
+
+def write_layout(directory: Path, blobs: Mapping[Digest, bytes], descriptor: Mapping[str, Any], tag: str) -> None:
+    """Add `blobs` to the layout at `directory`, making it if need be, and let `tag` name `descriptor`.
+
+    Other tags stay; a tag that exists moves.
+    """
+    _start(directory)
+    for digest, data in blobs.items():
+        path = directory / "blobs" / digest.algorithm / digest.hex
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    path = directory / "index.json"
+    index = json.loads(path.read_bytes())
+    named = {**descriptor, "annotations": {**descriptor.get("annotations", {}), REF_NAME: tag}}
+    others = [one for one in index["manifests"] if one["annotations"][REF_NAME] != tag]
+    path.write_text(json.dumps(index | {"manifests": [*others, named]}))
+
+
+def _start(directory: Path) -> None:
+    if (directory / "oci-layout").exists():
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (directory / "index.json").write_text(json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}))

@@ -19,7 +19,7 @@ MTIME_NS = 1_700_000_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class TarNode:
     """What all entries have. `mode` holds permission, setuid, setgid and sticky bits."""
 
     path: Name
@@ -31,14 +31,14 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class File(Node):
+class File(TarNode):
     """A regular file."""
 
     content: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
-class SparseFile(Node):
+class SparseFile(TarNode):
     """A file of `size` bytes that holds zeros except for `extents` of (position, data), ascending.
 
     Only the last may be no multiple of 512 bytes: GNU tar pads each extent to a block, other readers pad only the last.
@@ -58,14 +58,14 @@ class SparseFile(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Directory(Node):
+class Dir(TarNode):
     """A directory; the path "" is the root."""
 
     mode: int = field(default=0o755, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Symlink(Node):
+class Symlink(TarNode):
     """A symbolic link; `target` is stored as it is."""
 
     target: Name
@@ -73,19 +73,19 @@ class Symlink(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Hardlink(Node):
+class Hardlink(TarNode):
     """Another name of `target`, which is a path of the tar."""
 
     target: Name
 
 
 @dataclass(frozen=True, slots=True)
-class Fifo(Node):
+class Fifo(TarNode):
     """A named pipe."""
 
 
 @dataclass(frozen=True, slots=True)
-class Device(Node):
+class DeviceFile(TarNode):
     """A character or block device node."""
 
     kind: Literal["character", "block"]
@@ -94,13 +94,13 @@ class Device(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Whiteout(Node):
+class Whiteout(TarNode):
     """Hides `path` of lower layers (image-spec, layer.md, "Whiteouts")."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opaque(Node):
+class Opaque(TarNode):
     """Hides what lower layers have below the directory `path` (image-spec, layer.md, "Opaque Whiteout")."""
 
 
-Entry = File | SparseFile | Directory | Symlink | Hardlink | Fifo | Device | Whiteout | Opaque
+Entry = File | SparseFile | Dir | Symlink | Hardlink | Fifo | DeviceFile | Whiteout | Opaque

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from imgfs.testing.reply import Reply, Request
+from imgfs.testing.reply import ReceivedRequest, Reply
 
 Action = Callable[[Reply], Reply | None]
 """A fault; None closes the connection instead of answering."""
@@ -183,7 +183,7 @@ class Fault:
     times: int | None
     met: int = 0
 
-    def takes(self, request: Request) -> bool:
+    def takes(self, request: ReceivedRequest) -> bool:
         """Whether it strikes at this request."""
         fresh = self.times is None or self.met < self.times
         return fresh and self.match.search(f"{request.method} {request.path}") is not None

@@ -14,17 +14,17 @@ from functools import singledispatch
 from typing import Final, Literal
 
 from imgfs.testing.entries import (
-    Device,
-    Directory,
+    DeviceFile,
+    Dir,
     Entry,
     Fifo,
     File,
     Hardlink,
     Name,
-    Node,
     Opaque,
     SparseFile,
     Symlink,
+    TarNode,
     Whiteout,
 )
 
@@ -73,7 +73,7 @@ def _member(entry: Entry, format: Format) -> bytes:
     return _write(_header(entry, format), format) + _padded(content)
 
 
-def _header(entry: Node, format: Format) -> tarfile.TarInfo:
+def _header(entry: TarNode, format: Format) -> tarfile.TarInfo:
     info = tarfile.TarInfo(_text(entry.path) or ".")
     info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
     info.mtime = entry.mtime_ns // SECOND
@@ -83,7 +83,7 @@ def _header(entry: Node, format: Format) -> tarfile.TarInfo:
     return info
 
 
-def _pax_records(entry: Node) -> dict[str, str]:
+def _pax_records(entry: TarNode) -> dict[str, str]:
     records = {f"SCHILY.xattr.{name}": _text(value) for name, value in entry.xattrs.items()}
     seconds, nanoseconds = divmod(entry.mtime_ns, SECOND)
     if nanoseconds:
@@ -92,7 +92,7 @@ def _pax_records(entry: Node) -> dict[str, str]:
 
 
 @singledispatch
-def _fill(entry: Node, info: tarfile.TarInfo) -> None:
+def _fill(entry: TarNode, info: tarfile.TarInfo) -> None:
     raise TypeError(f"entry {entry!r}: is no kind of tar member")
 
 
@@ -107,7 +107,7 @@ def _(entry: SparseFile, info: tarfile.TarInfo) -> None:
 
 
 @_fill.register
-def _(entry: Directory, info: tarfile.TarInfo) -> None:
+def _(entry: Dir, info: tarfile.TarInfo) -> None:
     info.type = tarfile.DIRTYPE
 
 
@@ -127,7 +127,7 @@ def _(entry: Fifo, info: tarfile.TarInfo) -> None:
 
 
 @_fill.register
-def _(entry: Device, info: tarfile.TarInfo) -> None:
+def _(entry: DeviceFile, info: tarfile.TarInfo) -> None:
     info.type = tarfile.CHRTYPE if entry.kind == "character" else tarfile.BLKTYPE
     info.devmajor, info.devminor = entry.major, entry.minor
 

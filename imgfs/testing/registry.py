@@ -27,9 +27,8 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.testing.faults import Action, Fault
-from imgfs.testing.reply import CATALOG, PATH, Body, Reply, Request, error, json_reply
-from imgfs.testing.server import Server
-from imgfs.testing.valve import Valve
+from imgfs.testing.reply import CATALOG, PATH, Body, ReceivedRequest, Reply, error, json_reply
+from imgfs.testing.server import ReplyServer, Valve
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -53,7 +52,7 @@ class FakeRegistry:
         tls: ssl.SSLContext | None = None,
         address: str = "127.0.0.1",
     ) -> None:
-        self.log: list[Request] = []
+        self.log: list[ReceivedRequest] = []
         self.tokens: dict[str, str] = {}
         """Valid tokens, each with its scope."""
         self.expires_in = expires_in
@@ -70,7 +69,7 @@ class FakeRegistry:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._address = address
-        self._server = Server((address, port), self)
+        self._server = ReplyServer((address, port), self)
         self._scheme = "http" if tls is None else "https"
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
@@ -156,12 +155,12 @@ class FakeRegistry:
             self._faults.append(fault)
         return fault
 
-    def receive(self, request: Request, length: int, file: BufferedIOBase) -> bool:
+    def receive(self, request: ReceivedRequest, length: int, file: BufferedIOBase) -> bool:
         """Read the body of `request`; without its last bytes there is no answer."""
         request.body = file.read(length)
         return len(request.body) == length
 
-    def answer(self, request: Request) -> Reply | None:
+    def answer(self, request: ReceivedRequest) -> Reply | None:
         """Plan the answer to `request`, log it, and apply the fault that strikes."""
         with self._lock:
             fault = next((one for one in self._faults if one.takes(request)), None)
@@ -173,7 +172,7 @@ class FakeRegistry:
             self.log.append(request)
             return reply
 
-    def _plan(self, request: Request) -> Reply:
+    def _plan(self, request: ReceivedRequest) -> Reply:
         """What to answer where no fault strikes."""
         parts = urlsplit(request.path)
         if parts.path == "/token":
@@ -197,7 +196,7 @@ class FakeRegistry:
             return self._tag_list(parts.path, query, repository)
         return self._referrers(parts.path, query, selector) if self.has_referrers else error(404, "UNSUPPORTED")
 
-    def _refused(self, request: Request, scope: str) -> Reply | None:
+    def _refused(self, request: ReceivedRequest, scope: str) -> Reply | None:
         """The refusal of a request that does not show what it needs for `scope`."""
         shown = request.headers.get("authorization", "")
         if self.logins and shown not in map(_basic, self.logins.items()):
@@ -256,7 +255,7 @@ class FakeRegistry:
         kept = {key: values[0] for key, values in query.items()}
         return reply.headed(Link=f'<{path}?{urlencode({**kept, "last": rest[size - 1]})}>; rel="next"')
 
-    def _blob(self, request: Request, digest: str) -> Reply:
+    def _blob(self, request: ReceivedRequest, digest: str) -> Reply:
         if digest not in self._blobs:
             return error(404, "BLOB_UNKNOWN")
         etag = f'"{digest}"'

@@ -14,7 +14,7 @@ CATALOG = "/v2/_catalog"
 
 
 @dataclass(slots=True)
-class Request:
+class ReceivedRequest:
     """One request, as the log keeps it. `sent` counts bytes of the body and grows while they are sent."""
 
     method: str

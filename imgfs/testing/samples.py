@@ -16,8 +16,8 @@ from imgfs.errors import NotFound
 from imgfs.oci.platform import Platform
 from imgfs.testing.build import AMD64, Image, image, layer
 from imgfs.testing.entries import (
-    Device,
-    Directory,
+    DeviceFile,
+    Dir,
     Entry,
     Fifo,
     File,
@@ -89,21 +89,21 @@ def _busybox() -> bytes:
 
 def _busybox_base() -> list[Entry]:
     return [
-        Directory("bin"),
+        Dir("bin"),
         File("bin/busybox", _busybox(), mode=0o755),
-        *(Directory(name) for name in ("dev", "etc", "proc", "root", "sys", "usr", "usr/share", "var")),
-        Directory("tmp", mode=0o1777),
+        *(Dir(name) for name in ("dev", "etc", "proc", "root", "sys", "usr", "usr/share", "var")),
+        Dir("tmp", mode=0o1777),
         File("etc/motd", b"a message that the upper layer removes\n"),
     ]
 
 
 def _busybox_links() -> list[Entry]:
-    return [Directory("bin"), *(Symlink(f"bin/{name}", "busybox") for name in APPLETS)]
+    return [Dir("bin"), *(Symlink(f"bin/{name}", "busybox") for name in APPLETS)]
 
 
 def _busybox_etc() -> list[Entry]:
     return [
-        Directory("etc"),
+        Dir("etc"),
         File("etc/os-release", b'ID=imgfs-test\nNAME="imgfs test image"\nVERSION_ID=1\n'),
         File("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
         File("etc/group", b"root:x:0:\nnogroup:x:65534:\n"),
@@ -112,7 +112,7 @@ def _busybox_etc() -> list[Entry]:
 
 
 def _busybox_upper() -> list[Entry]:
-    return [Directory("etc"), Whiteout("etc/motd"), Directory("usr/share"), File("usr/share/greeting", b"upper\n")]
+    return [Dir("etc"), Whiteout("etc/motd"), Dir("usr/share"), File("usr/share/greeting", b"upper\n")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,32 +152,32 @@ def oddities_image(oddities: Oddities = ALL_ODDITIES, *, platform: Platform = AM
 def _odd_base() -> list[Entry]:
     """What the upper layers hide, replace and link to."""
     return [
-        Directory("", mtime_ns=1_600_000_000_123_456_789),
-        Directory("whiteout"),
+        Dir("", mtime_ns=1_600_000_000_123_456_789),
+        Dir("whiteout"),
         File("whiteout/file", b"gone\n"),
         File("whiteout/kept", b"kept\n"),
-        Directory("whiteout/directory"),
-        Directory("whiteout/directory/deep"),
+        Dir("whiteout/directory"),
+        Dir("whiteout/directory/deep"),
         File("whiteout/directory/deep/file", b"gone too\n"),
         File("whiteout/late", b"lower\n"),
-        Directory("opaque", mode=0o750),
+        Dir("opaque", mode=0o750),
         File("opaque/old", b"hidden\n"),
-        Directory("opaque/old-directory"),
+        Dir("opaque/old-directory"),
         File("opaque/old-directory/file", b"hidden\n"),
         File("opaque/both", b"lower\n"),
-        Directory("replaced"),
-        Directory("replaced/directory"),
+        Dir("replaced"),
+        Dir("replaced/directory"),
         File("replaced/directory/file", b"below a directory that becomes a file\n"),
         File("replaced/file", b"a file that becomes a directory\n"),
         File("replaced/link-target", b"reached by a link that becomes a file\n"),
         Symlink("replaced/link", "link-target"),
-        Directory("linked"),
+        Dir("linked"),
         File("linked/first", b"three names\n" * 100),
         Hardlink("linked/second", "linked/first"),
         Hardlink("linked/third", "./linked/first"),
         File("linked/lower", b"linked from above\n"),
         File("linked/lower-copy", b"replaced above, then linked\n"),
-        Directory("real"),
+        Dir("real"),
         Symlink("alias", "real"),
         File("alias/within", b"through a link of the same layer\n"),
         Symlink("absolute", "/real"),
@@ -190,9 +190,9 @@ def _odd_base() -> list[Entry]:
 
 def _odd_names() -> list[Entry]:
     deep = "/".join(["long" * 10] * 8)
-    parents: list[Entry] = [Directory("/".join(["long" * 10] * depth)) for depth in range(1, 9)]
+    parents: list[Entry] = [Dir("/".join(["long" * 10] * depth)) for depth in range(1, 9)]
     return [
-        Directory("names"),
+        Dir("names"),
         File("names/" + "n" * 255, b"255 bytes\n"),
         File("names/grüße-日本語-🐋", b"not ASCII\n"),
         File(b"names/" + NOT_UTF8, b"not UTF-8\n"),
@@ -211,30 +211,30 @@ def _odd_names() -> list[Entry]:
 
 def _odd_nodes() -> list[Entry]:
     return [
-        Directory("nodes"),
+        Dir("nodes"),
         Fifo("nodes/fifo", mode=0o620),
-        Device("nodes/null", "character", 1, 3, mode=0o666),
-        Device("nodes/block", "block", 7, 300, mode=0o660, gid=6),
-        Directory("modes"),
+        DeviceFile("nodes/null", "character", 1, 3, mode=0o666),
+        DeviceFile("nodes/block", "block", 7, 300, mode=0o660, gid=6),
+        Dir("modes"),
         File("modes/setuid", b"#!/bin/sh\n", mode=0o4755),
         File("modes/setgid", b"#!/bin/sh\n", mode=0o2755, gid=50),
         File("modes/none", b"secret\n", mode=0o000),
-        Directory("modes/sticky", mode=0o1777),
-        Directory("modes/setgid-directory", mode=0o2775, gid=50),
+        Dir("modes/sticky", mode=0o1777),
+        Dir("modes/setgid-directory", mode=0o2775, gid=50),
         File("modes/setgid-directory/file", b"keeps its own group\n", gid=0),
-        Directory("owners"),
+        Dir("owners"),
         File("owners/big", b"uid over 2^31\n", uid=3_000_000_000, gid=4_000_000_000),
         Symlink("owners/link", "big", uid=1234, gid=5678),
-        Directory("owners/directory", uid=1000, gid=1000, mode=0o700),
-        Directory("times"),
+        Dir("owners/directory", uid=1000, gid=1000, mode=0o700),
+        Dir("times"),
         File("times/nanoseconds", mtime_ns=1_234_567_890_987_654_321),
         File("times/epoch", mtime_ns=0),
         Symlink("times/link", "epoch", mtime_ns=1_111_111_111_000_000_007),
-        Directory("times/directory", mtime_ns=1_000_000_000_000_000_001),
-        Directory("xattrs", xattrs={"user.on-directory": b"yes"}),
+        Dir("times/directory", mtime_ns=1_000_000_000_000_000_001),
+        Dir("xattrs", xattrs={"user.on-directory": b"yes"}),
         File("xattrs/user", b"x", xattrs={"user.text": b"value", "user.bytes": b"\x00\xff\x80", "user.empty": b""}),
         File("xattrs/capable", b"x", mode=0o755, xattrs={"security.capability": capability(_CAP_NET_RAW)}),
-        Directory("sparse"),
+        Dir("sparse"),
         SparseFile("sparse/only-hole", MEBIBYTE),
         SparseFile("sparse/pax-1.0", 3 * MEBIBYTE, ((0, b"head" * 128), (MEBIBYTE, b"middle" * 1000))),
         SparseFile("sparse/pax-0.1", MEBIBYTE, ((8192, b"inside" * 700),), "pax-0.1"),
@@ -244,7 +244,7 @@ def _odd_nodes() -> list[Entry]:
 
 def _odd_gnu(oddities: Oddities) -> list[Entry]:
     entries: list[Entry] = [
-        Directory("gnu"),
+        Dir("gnu"),
         File("gnu/" + "g" * 180, b"a GNU long name\n"),
         Symlink("gnu/link", "../" + "t" * 150),
         File("gnu/big-owner", b"base-256 numbers\n", uid=3_000_000_001, gid=2),
@@ -263,25 +263,25 @@ def _odd_gnu_sparse() -> list[Entry]:
 
 def _odd_ustar() -> list[Entry]:
     prefix = "ustar/" + "p" * 100
-    return [Directory("ustar"), Directory(prefix), File(f"{prefix}/" + "u" * 90, b"a prefix and a name\n")]
+    return [Dir("ustar"), Dir(prefix), File(f"{prefix}/" + "u" * 90, b"a prefix and a name\n")]
 
 
 def _odd_upper() -> list[Entry]:
     return [
-        Directory("whiteout"),
+        Dir("whiteout"),
         Whiteout("whiteout/file"),
         Whiteout("whiteout/directory"),
-        Directory("opaque", mode=0o755),
+        Dir("opaque", mode=0o755),
         File("opaque/new", b"beside the marker, before it\n"),
         Opaque("opaque"),
         File("opaque/both", b"upper\n"),
-        Directory("opaque/old-directory"),
-        Directory("replaced"),
+        Dir("opaque/old-directory"),
+        Dir("replaced"),
         File("replaced/directory", b"was a directory\n"),
-        Directory("replaced/file"),
+        Dir("replaced/file"),
         File("replaced/file/inside", b"was a file\n"),
         File("replaced/link", b"was a link\n"),
-        Directory("linked"),
+        Dir("linked"),
         File("linked/lower-copy", b"replaced\n"),
         Hardlink("linked/to-replaced", "linked/lower-copy"),
         File("linked/again", b"old content keeps its other name\n"),
@@ -292,12 +292,12 @@ def _odd_upper() -> list[Entry]:
 
 def _odd_last(oddities: Oddities) -> list[Entry]:
     entries: list[Entry] = [
-        Directory("whiteout"),
+        Dir("whiteout"),
         File("whiteout/kept", b"the last layer's\n"),
     ]
     if oddities.lower_hardlinks:
         entries += [
-            Directory("linked"),
+            Dir("linked"),
             Hardlink("linked/from-above", "linked/lower"),
             Hardlink("fourth", "linked/first"),
         ]

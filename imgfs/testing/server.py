@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
+from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from typing import Protocol
 
-from imgfs.testing.reply import Reply, Request
-from imgfs.testing.valve import Valve
+from imgfs.testing.reply import ReceivedRequest, Reply
 
 PIECE = 1 << 20
 
@@ -19,16 +20,16 @@ class Planner(Protocol):
 
     valve: Valve
 
-    def receive(self, request: Request, length: int, file: BufferedIOBase) -> bool:
+    def receive(self, request: ReceivedRequest, length: int, file: BufferedIOBase) -> bool:
         """Read the body of `request`, of `length` bytes; False where it did not come whole, and there is no answer."""
         ...
 
-    def answer(self, request: Request) -> Reply | None:
+    def answer(self, request: ReceivedRequest) -> Reply | None:
         """What to answer; None closes the connection instead."""
         ...
 
 
-class Server(ThreadingHTTPServer):
+class ReplyServer(ThreadingHTTPServer):
     """A socket on which every request is answered as `planner` says."""
 
     daemon_threads = True
@@ -46,11 +47,11 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: ReplyServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, b"", self.client_address[1])
+        request = ReceivedRequest(self.command, self.path, headers, b"", self.client_address[1])
         whole = self.server.planner.receive(request, int(headers.get("content-length", "0")), self.rfile)
         reply = self.server.planner.answer(request) if whole else None
         if reply is None or (reply.hold == -1 and not self.server.planner.valve.hold(self.connection)):
@@ -79,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(reply.body) if reply.length == -1 else reply.length))
         self.end_headers()
 
-    def _send_body(self, request: Request, reply: Reply) -> None:
+    def _send_body(self, request: ReceivedRequest, reply: Reply) -> None:
         body = memoryview(reply.body)
         stop = len(body) if reply.cut is None else min(reply.cut, len(body))
         chunked = reply.length is None and not reply.bare
@@ -116,3 +117,82 @@ def _pieces(stop: int, reply: Reply) -> list[tuple[int, int]]:
     if reply.hold == 0:
         return [(0, 0), *zip(sorted(bounds), sorted(bounds)[1:], strict=False)]
     return list(zip(sorted(bounds), sorted(bounds)[1:], strict=False))
+
+
+class Stall:
+    """An answer that waits to go on."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._event = threading.Event()
+
+    @property
+    def released(self) -> bool:
+        """Whether it may go on."""
+        return self._event.is_set()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the client has closed its connection (not known under TLS)."""
+        try:
+            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except (BlockingIOError, ValueError):
+            return False
+        except OSError:
+            return True
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._event.set()
+
+    def wait(self) -> None:
+        """Block until it is released."""
+        self._event.wait()
+
+
+class Valve:
+    """Where stalled answers wait, each for itself, and where tests find them."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._arrived: deque[Stall] = deque()
+        self._held: deque[Stall] = deque()
+        self._passes = 0
+        self._open = False
+
+    def hold(self, connection: socket.socket) -> bool:
+        """Announce an arrival and wait for its release; False when everything ends."""
+        stall = Stall(connection)
+        with self._condition:
+            self._arrived.append(stall)
+            self._held.append(stall)
+            if self._passes or self._open:
+                self._passes -= not self._open
+                stall.release()
+            self._condition.notify_all()
+        stall.wait()
+        with self._condition:
+            self._held.remove(stall)
+            return not self._open
+
+    def wait_arrival(self) -> Stall | None:
+        """Block until an answer has stalled that no earlier call has returned; None when everything ends."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._arrived or self._open)
+            return None if self._open else self._arrived.popleft()
+
+    def release(self, count: int = 1) -> None:
+        """Let `count` answers go on: first those with a client, then abandoned ones, then those that stall next."""
+        with self._condition:
+            waiting = sorted((stall for stall in self._held if not stall.released), key=lambda stall: stall.abandoned)
+            for stall in waiting[:count]:
+                stall.release()
+            self._passes += max(0, count - len(waiting))
+
+    def open(self) -> None:
+        """End every stall, for good."""
+        with self._condition:
+            self._open = True
+            for stall in self._held:
+                stall.release()
+            self._condition.notify_all()

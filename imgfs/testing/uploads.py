@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from imgfs.oci.descriptor import OCI_MANIFEST
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.testing.registry import FakeRegistry
-from imgfs.testing.reply import Reply, Request, error, json_reply
+from imgfs.testing.reply import ReceivedRequest, Reply, error, json_reply
 
 _UPLOAD = re.compile(r"/v2/(.+)/blobs/uploads/([^/]*)\Z")
 _OBJECT = re.compile(r"/v2/(.+)/(blobs|manifests)/([^/]+)\Z")
@@ -25,7 +25,7 @@ _SENDING = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 
 
 @dataclass(slots=True)
-class Session:
+class UploadSession:
     """An upload that is not over."""
 
     repository: str
@@ -46,7 +46,7 @@ class PushRegistry(FakeRegistry):
         super().__init__(token=token, tls=tls)
         self.repositories: dict[str, set[str]] = {}
         """Digests by repository."""
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, UploadSession] = {}
         self.takes_parts = True
         self.takes_pushes = True
         self.mounts = True
@@ -91,7 +91,7 @@ class PushRegistry(FakeRegistry):
         """The bytes of a blob that a repository has."""
         return bytes(self._blobs[digest]) if digest in self._has(repository) and digest in self._blobs else None
 
-    def receive(self, request: Request, length: int, file: BufferedIOBase) -> bool:
+    def receive(self, request: ReceivedRequest, length: int, file: BufferedIOBase) -> bool:
         """Read a body; one that is cut off stays in its upload as far as it came."""
         found = _UPLOAD.match(unquote(urlsplit(request.path).path))
         session = self.sessions.get(found[2]) if found is not None else None
@@ -103,7 +103,7 @@ class PushRegistry(FakeRegistry):
             self.log.append(request)
         return False
 
-    def answer(self, request: Request) -> Reply | None:
+    def answer(self, request: ReceivedRequest) -> Reply | None:
         """As any registry; what a fault strikes is not done, unless it is done late only."""
         with self._lock:
             fault = next((one for one in self._faults if one.takes(request)), None)
@@ -120,7 +120,7 @@ class PushRegistry(FakeRegistry):
     def _has(self, repository: str) -> set[str]:
         return self.repositories.setdefault(repository, set())
 
-    def _plan(self, request: Request) -> Reply:
+    def _plan(self, request: ReceivedRequest) -> Reply:
         path, query = unquote(urlsplit(request.path).path), parse_qs(urlsplit(request.path).query)
         if found := _UPLOAD.match(path):
             return self._upload(request, found[1], found[2], query)
@@ -133,7 +133,7 @@ class PushRegistry(FakeRegistry):
                 return self._refused(request, f"repository:{repository}:pull") or error(404, "UNKNOWN")
         return super()._plan(request)
 
-    def _upload(self, request: Request, repository: str, id: str, query: dict[str, list[str]]) -> Reply:
+    def _upload(self, request: ReceivedRequest, repository: str, id: str, query: dict[str, list[str]]) -> Reply:
         scopes = f"repository:{repository}:{'delete' if request.method == 'DELETE' else 'pull,push'}"
         origin = query.get("from", [""])[0]
         if refused := self._refused(request, f"{scopes} repository:{origin}:pull" if origin else scopes):
@@ -160,7 +160,7 @@ class PushRegistry(FakeRegistry):
             return Reply(201).headed(Location=f"/v2/{repository}/blobs/{mount}")
         self._begun += 1
         id = f"canary-session-{self._begun}"
-        self.sessions[id] = Session(repository)
+        self.sessions[id] = UploadSession(repository)
         reply = self._state(id, 202)
         return reply.headed(OCI_Chunk_Min_Length=str(self.least_part)) if self.least_part else reply
 
@@ -171,7 +171,7 @@ class PushRegistry(FakeRegistry):
         reply = Reply(code).headed(Location=f"{start}{path}")
         return reply.headed(Range=f"0-{len(session.data) - 1}") if session.data else reply.headed(Range="0-0")
 
-    def _more(self, request: Request, id: str, session: Session, digest: str) -> Reply:
+    def _more(self, request: ReceivedRequest, id: str, session: UploadSession, digest: str) -> Reply:
         """PATCH, which appends, or PUT, which ends."""
         found = _CONTENT_RANGE.match(request.headers.get("content-range", ""))
         if found is not None and int(found[1]) != len(session.data):
@@ -187,7 +187,7 @@ class PushRegistry(FakeRegistry):
         self._has(session.repository).add(digest)
         return Reply(201).headed(Location=f"/v2/{session.repository}/blobs/{digest}", Docker_Content_Digest=digest)
 
-    def _put(self, request: Request, repository: str, selector: str) -> Reply:
+    def _put(self, request: ReceivedRequest, repository: str, selector: str) -> Reply:
         if refused := self._refused(request, f"repository:{repository}:pull,push"):
             return refused
         document: dict[str, Any] = json.loads(request.body)

@@ -19,7 +19,7 @@ from imgfs.archives.stream import PieceStream
 from imgfs.errors import NotFound, TooLarge, VerificationFailed
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.testing.build import Image, Index
+from imgfs.testing.build import BuiltIndex, Image
 from tests.support.compressions import COMPRESSIONS
 
 Members = Sequence[tuple[str, bytes]]
@@ -73,16 +73,16 @@ class MemoryStore:
         return b"".join(parts)
 
 
-def blobs_of(made: Image | Index) -> dict[Digest, bytes]:
+def blobs_of(made: Image | BuiltIndex) -> dict[Digest, bytes]:
     """Every blob of an image, its documents too."""
-    images = made.images if isinstance(made, Index) else (made,)
+    images = made.images if isinstance(made, BuiltIndex) else (made,)
     found = {made.digest: made.document}
     for one in images:
         found |= one.blobs | {one.digest: one.document}
     return found
 
 
-def listed(made: Image | Index, *names: str) -> Listed:
+def listed(made: Image | BuiltIndex, *names: str) -> Listed:
     """The image as an archive lists it."""
     return Listed(Descriptor(made.digest, len(made.document), made.media_type, platform=made.platform), names)
 
@@ -148,7 +148,7 @@ def members_of(data: bytes) -> dict[str, bytes]:
         return {one.name: _content(archive, one) for one in archive if one.isfile()}
 
 
-def layout_members(made: Image | Index, *names: str) -> dict[str, bytes]:
+def layout_members(made: Image | BuiltIndex, *names: str) -> dict[str, bytes]:
     """The files of an OCI layout that holds one image."""
     files = {f"blobs/{digest.algorithm}/{digest.hex}": data for digest, data in blobs_of(made).items()}
     return files | {"index.json": write_index([listed(made, *names)]), "oci-layout": LAYOUT}

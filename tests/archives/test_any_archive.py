@@ -17,7 +17,7 @@ from imgfs.archives.importing import import_images, list_images
 from imgfs.archives.layout import Listed
 from imgfs.archives.stream import open_stream
 from imgfs.oci.digest import Digest
-from imgfs.testing.images import ARM64, File, Image, Index, attestation, compress, image, index, layer
+from imgfs.testing.images import ARM64, BuiltIndex, File, Image, attestation, compress, image, index, layer
 from tests.archives.memory import (
     MemoryStore,
     blobs_of,
@@ -41,7 +41,7 @@ NAMES = st.one_of(WORDS, st.builds(lambda one, two: f"r.io/{one}:{two}", WORDS, 
 
 
 @st.composite
-def everything(draw: st.DrawFn) -> Image | Index:
+def everything(draw: st.DrawFn) -> Image | BuiltIndex:
     """An image, or an index of two platforms and an attestation."""
     made = draw(IMAGES)
     if draw(st.booleans()):
@@ -52,7 +52,7 @@ def everything(draw: st.DrawFn) -> Image | Index:
 @given(st.dictionaries(NAMES, everything(), min_size=1, max_size=3), st.randoms(), st.integers(1, 5000))
 @settings(max_examples=60)
 def test_export_and_import_into_a_fresh_store_is_identity(
-    made: dict[str, Image | Index], shuffler: random.Random, piece: int
+    made: dict[str, Image | BuiltIndex], shuffler: random.Random, piece: int
 ) -> None:
     store = MemoryStore({digest: data for one in made.values() for digest, data in blobs_of(one).items()})
     images = [listed(one, name) for name, one in made.items()]

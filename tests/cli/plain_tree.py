@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imgfs.oci.digest import Digest, chain_id
-from imgfs.testing.images import Image, Index
+from imgfs.testing.images import Image, BuiltIndex
 
 UNLISTED = "unlisted"
 """Where the links from images to chains are: the mount has them in snapshots/ and does not list them."""
@@ -32,7 +32,7 @@ class PlainTree:
             (path / "containers" / name).write_text("[]")
         (path / ".imgfs/version").write_text("0\n")
 
-    def add(self, image: Image, *names: str, here: int = 0, index: Index | None = None, **changes: Any) -> Digest:
+    def add(self, image: Image, *names: str, here: int = 0, index: BuiltIndex | None = None, **changes: Any) -> Digest:
         """An image of which `here` bytes of every layer are local; `changes` are laid over its status.json."""
         digest = index.digest if index else image.digest
         directory = self.images / digest

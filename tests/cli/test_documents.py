@@ -13,8 +13,8 @@ import pytest
 from imgfs.cli import tree
 from imgfs.cli.containers import finding
 from imgfs.cli.images import push
-from imgfs.execution.records.record import Container, Deleted, Runtime, Status
-from imgfs.execution.telling import state_of
+from imgfs.execution.records.record import Container, ContainerStatus, DeletedContainer, InstalledRuntime
+from imgfs.execution.state_documents import state_document
 from imgfs.transfer.push.report import Part, Report
 from imgfs.transfer.running import TransferStatus
 from imgfs.transfer.status import ImageStatus, PartStatus
@@ -31,7 +31,7 @@ CONTAINER = Container(
     tty=False,
     detach=True,
     remove=False,
-    runtime=Runtime("crun", "/usr/bin/crun"),
+    runtime=InstalledRuntime("crun", "/usr/bin/crun"),
     stop_signal="SIGTERM",
     labels={},
     mountpoint="/mnt",
@@ -55,7 +55,7 @@ def required(declared: type) -> set[str]:
         (TransferStatus, tree.Transfer),
         (Part, push.Part),
         (Report, push.Report),
-        (Runtime, finding.Runtime),
+        (InstalledRuntime, finding.Runtime),
     ],
     ids=lambda declared: f"{declared.__module__}.{declared.__name__}",
 )
@@ -65,12 +65,14 @@ def test_a_command_reads_the_very_keys_that_are_told(told: type[msgspec.Struct],
 
 @pytest.mark.parametrize("pid", [None, 1])
 def test_a_command_knows_only_keys_of_a_container_that_are_told(pid: int | None) -> None:
-    told = state_of(CONTAINER, Status(status="running", pid=pid), "/bundle")
+    told = state_document(CONTAINER, ContainerStatus(status="running", pid=pid), "/bundle")
     assert required(finding.State) <= told.keys()
     assert set(keys(finding.State)) - told.keys() <= {"pid"}
 
 
 def test_of_a_deleted_container_the_same_is_told_but_where_it_lies() -> None:
-    deleted = Deleted(container=CONTAINER, status=Status(status="stopped"), deleted="2026-01-31T12:00:01Z")
+    deleted = DeletedContainer(
+        container=CONTAINER, status=ContainerStatus(status="stopped"), deleted="2026-01-31T12:00:01Z"
+    )
     told: dict[str, Any] = msgspec.json.decode(deleted.encode())
     assert required(finding.State) <= told.keys()

@@ -9,7 +9,7 @@ import pytest
 
 from imgfs.doctor import host
 from imgfs.doctor.diagnosis import Diagnosis
-from imgfs.execution.options import Program
+from imgfs.execution.options import RuntimeProgram
 from imgfs.kernel.probe import Capabilities, Capability
 
 WORKS = Capability()
@@ -90,7 +90,7 @@ def test_what_cannot_be_mounted_is_told_to_root_only() -> None:
 
 def test_runtimes_are_those_of_plugins_that_are_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    known = [Program("one", "imgfs-test-one"), Program("two", "imgfs-test-two")]
+    known = [RuntimeProgram("one", "imgfs-test-one"), RuntimeProgram("two", "imgfs-test-two")]
     told = host.runtimes(known, tmp_path)
     assert told.grade == "warn"
     assert "imgfs-test-one is not installed" in told.what

@@ -17,12 +17,12 @@ import msgspec
 from imgfs.cli.containers.site import site_of
 from imgfs.cli.tree import Tree
 from imgfs.errors import NotFound
-from imgfs.execution.bundle.wish import Wish
+from imgfs.execution.bundle.overrides import Overrides
 from imgfs.execution.control import Connection, Json
-from imgfs.execution.records.record import Status
-from imgfs.execution.records.records import Record, Records
+from imgfs.execution.records.record import ContainerStatus
+from imgfs.execution.records.records import ContainerRecord, ContainerRecords
 from imgfs.execution.removal import discard_runtime
-from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_new
+from imgfs.execution.start import CallerStreams, PulledImage, Site, StartedContainer, StartOptions, start_new
 from imgfs.testing.build import Image
 from imgfs.testing.images import ARM64, busybox_image, image
 from tests.support.mounted import IMGFS, Mounted
@@ -54,7 +54,7 @@ class Box:
 
     def __init__(self, mount: Mounted) -> None:
         self.mount = mount
-        self.records = Records(mount.state)
+        self.records = ContainerRecords(mount.state)
 
     @property
     def site(self) -> Site:
@@ -77,18 +77,18 @@ class Box:
         """Of commands against this mount."""
         return os.environ | {"IMGFS_MOUNTPOINT": str(self.mount.path)}
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> PulledImage:
         """An image for the library."""
         image = self.mount.image(name)
         digest = os.readlink(image).rpartition("/")[2]
-        return Source(name, digest, (image / "pull").read_text().strip(), (image / "config.json").read_bytes())
+        return PulledImage(name, digest, (image / "pull").read_text().strip(), (image / "config.json").read_bytes())
 
-    def start(self, image: str = "box", *words: str, wish: Wish | None = None, **manner: Any) -> Started:
+    def start(self, image: str = "box", *words: str, wish: Overrides | None = None, **manner: Any) -> StartedContainer:
         """A container in the background, by the library."""
-        chosen = wish or Wish(arguments=words)
-        return start_new(self.site, self.source(image), chosen, Manner(detach=True, **manner), Attached())
+        chosen = wish or Overrides(arguments=words)
+        return start_new(self.site, self.source(image), chosen, StartOptions(detach=True, **manner), CallerStreams())
 
-    def record(self, id: str) -> Record:
+    def record(self, id: str) -> ContainerRecord:
         """Its record."""
         return self.records.get(id)
 
@@ -96,14 +96,14 @@ class Box:
         """Its files, in the tree."""
         return self.mount.snapshots / "active" / self.record(id).container().snapshot / "rootfs"
 
-    def ended(self, started: Started) -> Status:
+    def ended(self, started: StartedContainer) -> ContainerStatus:
         """Wait for a container to end, and for its supervisor."""
         with started.control:
             with suppress(OSError):  # it may have ended already: what is told of that lies there
                 started.control.send({"do": "wait"})
             told = started.control.answer()
         assert started.supervisor.wait(PATIENCE) == 0
-        return msgspec.convert(told["status"], Status)
+        return msgspec.convert(told["status"], ContainerStatus)
 
     def ask(self, id: str, message: Json) -> Json:
         """Ask a supervisor, as commands do."""
@@ -122,7 +122,7 @@ class Box:
         """End and delete all containers, whatever state they are in."""
         for path in self.records.directory.glob("[!.]*"):
             with suppress(NotFound):  # a daemon that has just begun deletes what was to go
-                _take_away(self.records, Record(path))
+                _take_away(self.records, ContainerRecord(path))
 
     def assert_nothing_stays(self, *ids: str) -> None:
         """Assert that of these containers there is no record, snapshot, mount, process, cgroup or runtime's state."""
@@ -137,7 +137,7 @@ class Box:
         until(lambda: not supervisors(self.mount.path))
 
 
-def _take_away(records: Records, record: Record) -> None:
+def _take_away(records: ContainerRecords, record: ContainerRecord) -> None:
     discard_runtime(records, record, record.container())
     until(lambda: record.status().status == "stopped")
     until(lambda: not record.is_supervised())
@@ -146,29 +146,29 @@ def _take_away(records: Records, record: Record) -> None:
 
 
 def supervisors(mountpoint: Path) -> list[int]:
-    """The pids of supervisors of containers of a mount, ascending: programs of their own, and forked by the starter."""
-    forked = [pid for pid, name in _called("imgfs.entry.starter", mountpoint) if name.startswith("imgfs:")]
+    """The pids of the container supervisors of a mount, ascending, however each was started."""
+    forked = [pid for pid, name in _called("imgfs.forkserver.server", mountpoint) if name.startswith("imgfs:")]
     return sorted([*(pid for pid, _ in _called("imgfs.execution.supervisor", mountpoint)), *forked])
 
 
-def starters(mountpoint: Path) -> list[int]:
-    """The pids of the starter of a mount, and of what it does for others now or has ready."""
-    return [pid for pid, name in _called("imgfs.entry.starter", mountpoint) if not name.startswith("imgfs:")]
+def fork_server_processes(mountpoint: Path) -> list[int]:
+    """The pids of the fork server of a mount, and of what it does for others now or has ready."""
+    return [pid for pid, name in _called("imgfs.forkserver.server", mountpoint) if not name.startswith("imgfs:")]
 
 
-def starter(mountpoint: Path) -> int | None:
-    """The pid of the starter itself, if there is one."""
-    found = starters(mountpoint)
+def fork_server(mountpoint: Path) -> int | None:
+    """The pid of the fork server itself, if there is one."""
+    found = fork_server_processes(mountpoint)
     return next((pid for pid in found if _parent(pid) not in found), None)
 
 
-def spare(mountpoint: Path) -> list[int]:
-    """The pids of the command that the starter has ready for nobody yet, and of its supervisor; none while it is made.
+def prepared_child(mountpoint: Path) -> list[int]:
+    """The pids of the prepared child of the fork server and of its supervisor; empty while the child is being made.
 
-    Where nothing else is going on.
+    Only correct while no command runs.
     """
-    found = {pid: _parent(pid) for pid in starters(mountpoint)}
-    commands = [pid for pid, parent in found.items() if parent == starter(mountpoint)]
+    found = {pid: _parent(pid) for pid in fork_server_processes(mountpoint)}
+    commands = [pid for pid, parent in found.items() if parent == fork_server(mountpoint)]
     return [pid for one in commands for pid, parent in found.items() if parent == one for pid in (one, pid)]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.bundle.wish import Wish
+from imgfs.execution.bundle.overrides import Overrides
 from imgfs.execution.records.record import LOST
 from tests.execution.box import PATIENCE, Box, supervisors, until
 from tests.mount.scene import refused
@@ -182,7 +182,7 @@ def test_twenty_at_once_leave_nothing_behind(box: Box) -> None:
     ids = [f"crowd-{number}" for number in range(20)]
 
     def live(number: int) -> int:
-        started = box.start(wish=Wish(arguments=("sh", "-c", f"exit {number}")), id=ids[number])
+        started = box.start(wish=Overrides(arguments=("sh", "-c", f"exit {number}")), id=ids[number])
         assert started.supervisor.wait(PATIENCE) == 0
         started.control.close()
         os.rmdir(at(box, started.id))

@@ -17,20 +17,20 @@ import pytest
 from imgfs.disk.durable import TEMPORARY
 from imgfs.errors import Busy, NotFound
 from imgfs.execution.containers import Containers
-from imgfs.execution.records.record import LOST, Status
-from imgfs.execution.records.records import Records, let_delete, start_time
+from imgfs.execution.records.record import LOST, ContainerStatus
+from imgfs.execution.records.records import ContainerRecords, let_delete, start_time
 from tests.support.containers import CHAIN, fabricated, stopped, supervised
 
 DAY = 86400
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Records:
-    return Records(tmp_path)
+def records(tmp_path: Path) -> ContainerRecords:
+    return ContainerRecords(tmp_path)
 
 
 @pytest.fixture
-def containers(records: Records) -> Containers:
+def containers(records: ContainerRecords) -> Containers:
     return Containers(records, keep_deleted=DAY)
 
 
@@ -53,28 +53,28 @@ async def test_without_any_there_is_nothing(containers: Containers) -> None:
             pass
 
 
-async def test_what_is_half_made_is_not_listed(records: Records, containers: Containers) -> None:
+async def test_what_is_half_made_is_not_listed(records: ContainerRecords, containers: Containers) -> None:
     records.make()
     fabricated(records, "whole", stopped(0))
     assert await containers.ids() == ["whole"]
 
 
-async def test_status_is_the_supervisors_as_long_as_it_lives(records: Records, containers: Containers) -> None:
-    record = fabricated(records, "one", Status(status="running", pid=1, start_time=0))
+async def test_status_is_the_supervisors_as_long_as_it_lives(records: ContainerRecords, containers: Containers) -> None:
+    record = fabricated(records, "one", ContainerStatus(status="running", pid=1, start_time=0))
     with supervised(record):
         found = containers.read("one")
         assert (found.status.status, found.status.pid) == ("running", 1)
         with pytest.raises(Busy, match="has ended, and how is not written down yet; try again"):
             async with containers.ended("one"):
                 pass
-        record.put_status(Status(status="running", pid=os.getpid(), start_time=start_time(os.getpid())))
+        record.put_status(ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid())))
         with pytest.raises(Busy, match="runs; `imgfs kill one` ends it"):
             async with containers.ended("one"):
                 pass
 
 
-async def test_an_end_that_nobody_saw_is_told_as_such(records: Records, containers: Containers) -> None:
-    record = fabricated(records, "one", Status(status="running", pid=1, start_time=0))
+async def test_an_end_that_nobody_saw_is_told_as_such(records: ContainerRecords, containers: Containers) -> None:
+    record = fabricated(records, "one", ContainerStatus(status="running", pid=1, start_time=0))
     with supervised(record) as supervisor:
         supervisor.kill()
         supervisor.wait()
@@ -87,10 +87,12 @@ async def test_an_end_that_nobody_saw_is_told_as_such(records: Records, containe
 
 
 async def test_a_process_without_its_supervisor_runs_and_keeps_its_record(
-    records: Records, containers: Containers
+    records: ContainerRecords, containers: Containers
 ) -> None:
     with sleeping() as process:
-        fabricated(records, "one", Status(status="running", pid=process.pid, start_time=start_time(process.pid)))
+        fabricated(
+            records, "one", ContainerStatus(status="running", pid=process.pid, start_time=start_time(process.pid))
+        )
         assert containers.read("one").status.status == "running"
         with pytest.raises(Busy):
             async with containers.ended("one"):
@@ -98,7 +100,7 @@ async def test_a_process_without_its_supervisor_runs_and_keeps_its_record(
     assert containers.read("one").status.reason == LOST
 
 
-async def test_who_deletes_keeps_others_from_starting_it(records: Records, containers: Containers) -> None:
+async def test_who_deletes_keeps_others_from_starting_it(records: ContainerRecords, containers: Containers) -> None:
     record = fabricated(records, "one", stopped(0))
     async with containers.ended("one") as ended:
         assert ended.made == record.container()
@@ -110,7 +112,7 @@ async def test_who_deletes_keeps_others_from_starting_it(records: Records, conta
 
 
 async def test_a_supervisor_that_leaves_lets_others_delete_and_nobody_start(
-    records: Records, containers: Containers
+    records: ContainerRecords, containers: Containers
 ) -> None:
     record = fabricated(records, "one", stopped(0), remove=True)
     lock = record.take_lock()
@@ -130,7 +132,7 @@ async def test_a_supervisor_that_leaves_lets_others_delete_and_nobody_start(
 
 
 async def test_who_only_looks_at_the_lock_is_no_supervisor_that_leaves(
-    records: Records, containers: Containers
+    records: ContainerRecords, containers: Containers
 ) -> None:
     record = fabricated(records, "one", stopped(0))
     os.close(record.take_lock())
@@ -150,7 +152,7 @@ async def test_who_only_looks_at_the_lock_is_no_supervisor_that_leaves(
 
 
 async def test_who_waits_for_the_lock_of_one_that_goes_does_not_get_the_next_of_that_id(
-    records: Records, containers: Containers
+    records: ContainerRecords, containers: Containers
 ) -> None:
     record = fabricated(records, "one", stopped(0), remove=True)
     lock = record.take_lock()
@@ -164,7 +166,7 @@ async def test_who_waits_for_the_lock_of_one_that_goes_does_not_get_the_next_of_
     assert containers.read("one").status.exit_code == 1
 
 
-async def test_how_it_ended_outlives_the_record(records: Records, containers: Containers) -> None:
+async def test_how_it_ended_outlives_the_record(records: ContainerRecords, containers: Containers) -> None:
     fabricated(records, "one", stopped(137, signal=9, oom=True))
     async with containers.ended("one"):
         await containers.keep("one")
@@ -178,7 +180,7 @@ async def test_how_it_ended_outlives_the_record(records: Records, containers: Co
 @pytest.mark.parametrize("name", ["container.json", "status.json"])
 @pytest.mark.parametrize("how", ["cut", "gone"])
 async def test_a_damaged_record_is_listed_and_can_be_deleted(
-    records: Records, containers: Containers, name: str, how: str
+    records: ContainerRecords, containers: Containers, name: str, how: str
 ) -> None:
     record = fabricated(records, "one", stopped(3))
     file = record.path / name
@@ -192,7 +194,7 @@ async def test_a_damaged_record_is_listed_and_can_be_deleted(
     assert await containers.ids() == []
 
 
-async def test_chains_of_all_containers_are_known(records: Records, containers: Containers) -> None:
+async def test_chains_of_all_containers_are_known(records: ContainerRecords, containers: Containers) -> None:
     assert await containers.holdings.chains() == set()
     fabricated(records, "one", stopped(0))
     assert await containers.holdings.chains() == {CHAIN}
@@ -201,7 +203,9 @@ async def test_chains_of_all_containers_are_known(records: Records, containers: 
     assert await containers.holdings.chains() == set()
 
 
-async def test_an_id_that_is_used_again_holds_what_it_holds_now(records: Records, containers: Containers) -> None:
+async def test_an_id_that_is_used_again_holds_what_it_holds_now(
+    records: ContainerRecords, containers: Containers
+) -> None:
     other = f"sha256:{'e' * 64}"
     fabricated(records, "one", stopped(0))
     assert await containers.holdings.chains() == {CHAIN}
@@ -211,7 +215,7 @@ async def test_an_id_that_is_used_again_holds_what_it_holds_now(records: Records
     assert await containers.holdings.chains() == {other}
 
 
-async def test_an_old_directory_is_not_looked_through_again(records: Records, containers: Containers) -> None:
+async def test_an_old_directory_is_not_looked_through_again(records: ContainerRecords, containers: Containers) -> None:
     record = fabricated(records, "one", stopped(0))
     long_ago = time.time() - 60
     os.utime(records.directory, (long_ago, long_ago))
@@ -220,8 +224,10 @@ async def test_an_old_directory_is_not_looked_through_again(records: Records, co
     assert await containers.holdings.chains() == {CHAIN}
 
 
-async def test_who_runs_on_a_snapshot_is_told_until_it_has_ended(records: Records, containers: Containers) -> None:
-    record = fabricated(records, "one", Status(status="running", pid=1, start_time=0), snapshot="one-key")
+async def test_who_runs_on_a_snapshot_is_told_until_it_has_ended(
+    records: ContainerRecords, containers: Containers
+) -> None:
+    record = fabricated(records, "one", ContainerStatus(status="running", pid=1, start_time=0), snapshot="one-key")
     with supervised(record):
         assert await containers.user_of("one-key") == "one"
         assert await containers.user_of("one-other") is None
@@ -230,7 +236,7 @@ async def test_who_runs_on_a_snapshot_is_told_until_it_has_ended(records: Record
         assert await containers.user_of("one-key") is None
 
 
-async def test_a_deletion_that_was_begun_is_unfinished(records: Records, containers: Containers) -> None:
+async def test_a_deletion_that_was_begun_is_unfinished(records: ContainerRecords, containers: Containers) -> None:
     fabricated(records, "begun", stopped(0))
     fabricated(records, "kept", stopped(0))
     async with containers.ended("begun"):
@@ -239,7 +245,7 @@ async def test_a_deletion_that_was_begun_is_unfinished(records: Records, contain
 
 
 async def test_the_id_of_a_deleted_one_that_is_used_again_is_no_begun_deletion(
-    records: Records, containers: Containers
+    records: ContainerRecords, containers: Containers
 ) -> None:
     fabricated(records, "one", stopped(0), created="2026-01-01T00:00:00Z")
     async with containers.ended("one"):
@@ -250,15 +256,15 @@ async def test_the_id_of_a_deleted_one_that_is_used_again_is_no_begun_deletion(
 
 
 async def test_one_that_was_to_go_with_its_process_is_unfinished_once_that_ended(
-    records: Records, containers: Containers
+    records: ContainerRecords, containers: Containers
 ) -> None:
-    record = fabricated(records, "one", Status(status="running", pid=1, start_time=0), remove=True)
+    record = fabricated(records, "one", ContainerStatus(status="running", pid=1, start_time=0), remove=True)
     with supervised(record):
         assert await containers.unfinished() == []
     assert await containers.unfinished() == ["one"]
 
 
-async def test_what_was_kept_is_outlived_after_its_time(records: Records, containers: Containers) -> None:
+async def test_what_was_kept_is_outlived_after_its_time(records: ContainerRecords, containers: Containers) -> None:
     for id in ("old", "new"):
         fabricated(records, id, stopped(0))
         async with containers.ended(id):
@@ -274,7 +280,7 @@ async def test_what_was_kept_is_outlived_after_its_time(records: Records, contai
 
 
 async def test_what_is_half_written_goes_unless_somebody_may_be_writing_it(
-    records: Records, containers: Containers
+    records: ContainerRecords, containers: Containers
 ) -> None:
     await containers.sweep()
     records.deleted.mkdir(parents=True)

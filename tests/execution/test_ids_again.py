@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import NotFound
-from imgfs.execution.descriptors import opened
+from imgfs.execution.control import opened
 from imgfs.execution.removal import delete_by_tree, remove_snapshot
 from tests.execution.box import Box, boxed, supervisors, until
 from tests.support.mounted import Mounted

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.groups import end_groups, group_of, oom_kills
-from imgfs.execution.records.record import Status
-from imgfs.execution.records.records import Records
+from imgfs.execution.cgroups import cgroup_name, kill_cgroups, oom_kills
+from imgfs.execution.records.record import ContainerStatus
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.execution.removal import clear_leavings, discard_runtime
 from imgfs.kernel.bind import bind
 from tests.execution.test_records import made
@@ -31,26 +31,26 @@ def key() -> Iterator[str]:
     """A container's key, with a cgroup of that name, and one in it, in every hierarchy."""
     key = f"left-{os.urandom(4).hex()}"
     for place in hierarchies():
-        (place / group_of(key) / "inner").mkdir(parents=True)
+        (place / cgroup_name(key) / "inner").mkdir(parents=True)
     yield key
-    end_groups(key)
+    kill_cgroups(key)
 
 
 def test_processes_in_cgroups_end_and_the_cgroups_go(key: str) -> None:
-    groups = [place / group_of(key) for place in hierarchies()]
+    groups = [place / cgroup_name(key) for place in hierarchies()]
     with subprocess.Popen(["sleep", "100"]) as inside:
         entered = [group for group in groups if _enter(group / "inner", inside.pid)]
         assert entered
-        end_groups(key)
+        kill_cgroups(key)
         assert inside.wait(10) == -9
-    end_groups(key)
+    kill_cgroups(key)
     assert not [group for group in groups if group.exists()]
     assert oom_kills(key) == 0
 
 
 def test_directory_of_a_runtime_goes_with_the_mounts_in_it_and_not_what_they_show(tmp_path: Path) -> None:
-    records = Records(tmp_path / "state")
-    record = made(records, "one", Status(status="stopped"))
+    records = ContainerRecords(tmp_path / "state")
+    record = made(records, "one", ContainerStatus(status="stopped"))
     shown = tmp_path / "shown"
     shown.mkdir()
     (shown / "kept").write_text("kept")

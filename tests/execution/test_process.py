@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from imgfs.errors import ImgfsError, Invalid, Malformed, NotFound
-from imgfs.execution.bundle.image import ImageProcess, parse_process
-from imgfs.execution.bundle.process import PATH, arguments, environment, working_directory
+from imgfs.execution.bundle.overrides import Overrides, Volume, parse_memory, parse_variable, parse_volume
+from imgfs.execution.bundle.process import PATH, ImageProcess, arguments, environment, parse_process, working_directory
 from imgfs.execution.bundle.users import User
-from imgfs.execution.bundle.wish import Volume, Wish, parse_memory, parse_variable, parse_volume
 from imgfs.execution.signals import signal_number
 
 BOTH = ImageProcess(entrypoint=("/entry", "-a"), cmd=("one", "two"))
@@ -25,32 +24,33 @@ def config(**process: Any) -> bytes:
 @pytest.mark.parametrize(
     ("image", "wish", "expected"),
     [
-        (BOTH, Wish(), ("/entry", "-a", "one", "two")),
-        (BOTH, Wish(arguments=("x",)), ("/entry", "-a", "x")),
-        (BOTH, Wish(entrypoint="/other"), ("/other",)),
-        (BOTH, Wish(arguments=("x",), entrypoint="/other"), ("/other", "x")),
-        (BOTH, Wish(arguments=("x",), entrypoint=""), ("x",)),
-        (ImageProcess(cmd=("one",)), Wish(), ("one",)),
+        (BOTH, Overrides(), ("/entry", "-a", "one", "two")),
+        (BOTH, Overrides(arguments=("x",)), ("/entry", "-a", "x")),
+        (BOTH, Overrides(entrypoint="/other"), ("/other",)),
+        (BOTH, Overrides(arguments=("x",), entrypoint="/other"), ("/other", "x")),
+        (BOTH, Overrides(arguments=("x",), entrypoint=""), ("x",)),
+        (ImageProcess(cmd=("one",)), Overrides(), ("one",)),
     ],
 )
-def test_command(image: ImageProcess, wish: Wish, expected: tuple[str, ...]) -> None:
+def test_command(image: ImageProcess, wish: Overrides, expected: tuple[str, ...]) -> None:
     assert arguments(image, wish, "box") == expected
 
 
 @pytest.mark.parametrize(
-    ("image", "wish"), [(ImageProcess(), Wish()), (BOTH, Wish(entrypoint="")), (ImageProcess(cmd=("",)), Wish())]
+    ("image", "wish"),
+    [(ImageProcess(), Overrides()), (BOTH, Overrides(entrypoint="")), (ImageProcess(cmd=("",)), Overrides())],
 )
-def test_nothing_to_run_is_invalid(image: ImageProcess, wish: Wish) -> None:
+def test_nothing_to_run_is_invalid(image: ImageProcess, wish: Overrides) -> None:
     with pytest.raises(Invalid, match="box: has neither Entrypoint nor Cmd"):
         arguments(image, wish, "box")
 
 
 def test_environment_is_laid_over_the_images_and_that_over_defaults() -> None:
     image = ImageProcess(env=("A=1", "B=2", "A=3", "PATH=/x", "E="))
-    wish = Wish(env={"B": "4", "C": "5=6", "HOME": None}, terminal=True)
+    wish = Overrides(env={"B": "4", "C": "5=6", "HOME": None}, terminal=True)
     made = environment(image, wish, User(0, 0, (), "/root"), "box")
     assert made == ("PATH=/x", "HOSTNAME=box", "TERM=xterm", "A=3", "B=4", "E=", "C=5=6")
-    assert environment(ImageProcess(), Wish(), User(0, 0), "box") == (f"PATH={PATH}", "HOSTNAME=box", "HOME=/")
+    assert environment(ImageProcess(), Overrides(), User(0, 0), "box") == (f"PATH={PATH}", "HOSTNAME=box", "HOME=/")
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_environment_is_laid_over_the_images_and_that_over_defaults() -> None:
     [("", "/"), ("srv", "/srv"), ("//srv/", "/srv"), ("/../../etc", "/etc"), ("a/../../b", "/b"), ("/a//b/.", "/a/b")],
 )
 def test_working_directory_is_within_the_root(text: str, expected: str) -> None:
-    assert working_directory(ImageProcess(working_dir=text), Wish()) == expected
-    assert working_directory(ImageProcess(working_dir="/x"), Wish(working_dir=text)) == expected
+    assert working_directory(ImageProcess(working_dir=text), Overrides()) == expected
+    assert working_directory(ImageProcess(working_dir="/x"), Overrides(working_dir=text)) == expected
 
 
 def test_config_that_says_nothing_is_an_empty_one() -> None:
@@ -96,7 +96,7 @@ def test_malformed_config_is_told(data: bytes) -> None:
 @pytest.mark.parametrize("env", ["noequals", "=x", ""])
 def test_variable_without_a_name_is_refused(env: str) -> None:
     with pytest.raises(Invalid, match="Env"):
-        environment(ImageProcess(env=(env,)), Wish(), User(0, 0), "box")
+        environment(ImageProcess(env=(env,)), Overrides(), User(0, 0), "box")
 
 
 @pytest.mark.parametrize(
@@ -146,21 +146,21 @@ def test_size_that_is_none_is_told(text: str) -> None:
 
 def test_nul_in_a_wish_is_invalid() -> None:
     with pytest.raises(Invalid, match="NUL"):
-        Wish(arguments=("a\0",)).check()
+        Overrides(arguments=("a\0",)).check()
     with pytest.raises(Invalid, match="NUL"):
-        Wish(env={"a": "\0"}).check()
+        Overrides(env={"a": "\0"}).check()
 
 
 @pytest.mark.parametrize(
     "wish",
     [
-        Wish(arguments=("a", "\udcff")),
-        Wish(env={"a": "\udcff"}),
-        Wish(working_dir="/\udcff"),
-        Wish(volumes=(Volume("/\udcff", "/a"),)),
-        Wish(volumes=(Volume("/a", "/\udcff"),)),
+        Overrides(arguments=("a", "\udcff")),
+        Overrides(env={"a": "\udcff"}),
+        Overrides(working_dir="/\udcff"),
+        Overrides(volumes=(Volume("/\udcff", "/a"),)),
+        Overrides(volumes=(Volume("/a", "/\udcff"),)),
     ],
 )
-def test_bytes_that_are_no_text_are_invalid(wish: Wish) -> None:
+def test_bytes_that_are_no_text_are_invalid(wish: Overrides) -> None:
     with pytest.raises(Invalid, match="UTF-8"):
         wish.check()

@@ -15,8 +15,8 @@ import trio
 
 from imgfs.errors import AlreadyExists, Busy, ImgfsError, NotFound, StorageFailed, TooManyOpen
 from imgfs.execution.containers import Containers
-from imgfs.execution.records.record import LOST, Container, Runtime, Status, now
-from imgfs.execution.records.records import Record, Records, new_key, start_time
+from imgfs.execution.records.record import LOST, Container, ContainerStatus, InstalledRuntime, now
+from imgfs.execution.records.records import ContainerRecord, ContainerRecords, new_key, start_time
 
 
 def container(id: str, key: str | None = None) -> Container:
@@ -32,14 +32,14 @@ def container(id: str, key: str | None = None) -> Container:
         tty=False,
         detach=True,
         remove=False,
-        runtime=Runtime("runc", "/usr/sbin/runc"),
+        runtime=InstalledRuntime("runc", "/usr/sbin/runc"),
         stop_signal="SIGTERM",
         labels={"a": "b"},
         mountpoint="/mnt",
     )
 
 
-def made(records: Records, id: str, status: Status) -> Record:
+def made(records: ContainerRecords, id: str, status: ContainerStatus) -> ContainerRecord:
     record = records.make()
     os.close(record.take_lock())
     record.put_container(container(id))
@@ -48,12 +48,12 @@ def made(records: Records, id: str, status: Status) -> Record:
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Records:
+def records(tmp_path: Path) -> ContainerRecords:
     """Of an empty state directory."""
-    return Records(tmp_path)
+    return ContainerRecords(tmp_path)
 
 
-def test_record_has_its_name_only_when_it_is_whole(records: Records) -> None:
+def test_record_has_its_name_only_when_it_is_whole(records: ContainerRecords) -> None:
     record = records.make()
     assert [one.path for one in records.unfinished()] == [record.path]
     with pytest.raises(NotFound):
@@ -67,53 +67,53 @@ def test_record_has_its_name_only_when_it_is_whole(records: Records) -> None:
     assert list(records.directory.glob("*")) == [records.runtime_root]
 
 
-def test_name_is_taken_once(records: Records) -> None:
-    made(records, "one", Status(status="stopped"))
+def test_name_is_taken_once(records: ContainerRecords) -> None:
+    made(records, "one", ContainerStatus(status="stopped"))
     other = records.make()
     other.put_container(container("one"))
     with pytest.raises(AlreadyExists, match="container one: exists already"):
         records.publish(other, "one")
 
 
-def test_snapshot_leads_to_its_container(records: Records) -> None:
-    stopped = made(records, "one-two", Status(status="stopped"))
+def test_snapshot_leads_to_its_container(records: ContainerRecords) -> None:
+    stopped = made(records, "one-two", ContainerStatus(status="stopped"))
     key = stopped.container().snapshot
     assert records.user_of(key) == stopped
     assert not records.is_used(key)
     assert records.rootfs_of(key) is None
     for other in ("one-two", "one-two-00000000", "x", "", "../x-1", "-", "a/b-c"):
         assert records.user_of(other) is None
-    alive = Status(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
+    alive = ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
     assert records.is_used(made(records, "three", alive).container().snapshot)
 
 
-def test_lock_tells_whether_there_is_a_supervisor(records: Records) -> None:
-    record = made(records, "one", Status(status="running", pid=1, start_time=0, started="then"))
+def test_lock_tells_whether_there_is_a_supervisor(records: ContainerRecords) -> None:
+    record = made(records, "one", ContainerStatus(status="running", pid=1, start_time=0, started="then"))
     lock = record.take_lock()
     assert record.is_supervised()
     assert record.status().status == "running"
     with pytest.raises(Busy, match="container one: is running"):
         record.take_lock()
     os.close(lock)
-    assert record.status() == Status(status="stopped", started="then", reason=LOST)
+    assert record.status() == ContainerStatus(status="stopped", started="then", reason=LOST)
 
 
-def test_pid_alone_is_no_proof_of_life(records: Records) -> None:
+def test_pid_alone_is_no_proof_of_life(records: ContainerRecords) -> None:
     with subprocess.Popen(["sleep", "100"]) as process:
         started = start_time(process.pid)
         assert started
-        alive = Status(status="running", pid=process.pid, start_time=started)
+        alive = ContainerStatus(status="running", pid=process.pid, start_time=started)
         assert made(records, "one", alive).status() == alive
-        other = Status(status="running", pid=process.pid, start_time=started - 1)
+        other = ContainerStatus(status="running", pid=process.pid, start_time=started - 1)
         assert made(records, "two", other).status().status == "stopped"
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert records.get("one").status().reason == LOST  # a zombie is not alive
 
 
-def test_who_may_open_no_more_files_says_so_and_takes_nobody_for_ended(records: Records) -> None:
-    alive = Status(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
-    left, record = made(records, "left", alive), made(records, "one", Status(status="running"))
+def test_who_may_open_no_more_files_says_so_and_takes_nobody_for_ended(records: ContainerRecords) -> None:
+    alive = ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
+    left, record = made(records, "left", alive), made(records, "one", ContainerStatus(status="running"))
     lock, containers = record.take_lock(), Containers(records, keep_deleted=0)
 
     async def delete(id: str) -> None:
@@ -154,13 +154,13 @@ def no_more_files() -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_one_that_was_never_started_says_so(records: Records) -> None:
-    record = made(records, "one", Status(status="created"))
+def test_one_that_was_never_started_says_so(records: ContainerRecords) -> None:
+    record = made(records, "one", ContainerStatus(status="created"))
     assert "never started" in record.status().reason
 
 
-def test_what_is_kept_of_a_deleted_one_reads_back(records: Records) -> None:
-    record = made(records, "one", Status(status="stopped", exit_code=137, signal=9, oom=True, reason="killed"))
+def test_what_is_kept_of_a_deleted_one_reads_back(records: ContainerRecords) -> None:
+    record = made(records, "one", ContainerStatus(status="stopped", exit_code=137, signal=9, oom=True, reason="killed"))
     kept = records.keep_deleted(record)
     assert records.find_deleted("one") == kept
     assert (kept.container, kept.status) == (record.container(), record.status())
@@ -170,8 +170,8 @@ def test_what_is_kept_of_a_deleted_one_reads_back(records: Records) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{", b'{"status":"dancing"}', b"\xff", b'{"status":"running","pid":"x"}']
 )
-def test_damaged_record_is_told(records: Records, data: bytes) -> None:
-    record = made(records, "one", Status(status="stopped"))
+def test_damaged_record_is_told(records: ContainerRecords, data: bytes) -> None:
+    record = made(records, "one", ContainerStatus(status="stopped"))
     (record.path / "status.json").write_bytes(data)
     with pytest.raises(StorageFailed, match="container one: is damaged"):
         record.status()

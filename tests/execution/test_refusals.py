@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, Unsupported
-from imgfs.execution.bundle.wish import Wish
-from imgfs.execution.options import Program
-from imgfs.execution.records.record import Runtime
+from imgfs.execution.bundle.overrides import Overrides
+from imgfs.execution.options import RuntimeProgram
+from imgfs.execution.records.record import InstalledRuntime
 from imgfs.execution.runtimes.choice import accepted, installed, remember_refusal
-from imgfs.execution.starting import check_platform
+from imgfs.execution.start import check_platform
 from imgfs.oci.platform import Platform
 from tests.execution.box import PATIENCE, Box
 from tests.support.mounted import IMGFS
@@ -23,18 +23,20 @@ from tests.support.mounted import IMGFS
 @pytest.mark.parametrize(
     ("image", "wish", "error", "told"),
     [
-        ("silent", Wish(), Invalid, "silent: has neither Entrypoint nor Cmd"),
-        ("stranger", Wish(), NotFound, "user 'stranger': is not in the image's /etc/passwd"),
-        ("box", Wish(user="root:strangers"), NotFound, "group 'strangers': is not in the image's /etc/group"),
-        ("foreign", Wish(arguments=("true",)), Unsupported, "foreign: is for linux/arm64/v8, and this machine is"),
-        ("lost", Wish(), Invalid, "working directory: .*etc/passwd.* is no directory in the image"),
-        ("box", Wish(working_dir="/dev/../bin/sh"), Invalid, "working directory: 'bin/sh' is no directory"),
-        ("box", Wish(working_dir="/" + "x" * 300), Invalid, "File name too long"),
-        ("nul", Wish(), Invalid, "a NUL in what the process is to get"),
-        ("box", Wish(arguments=("a\0",)), Invalid, "a NUL in an argument"),
+        ("silent", Overrides(), Invalid, "silent: has neither Entrypoint nor Cmd"),
+        ("stranger", Overrides(), NotFound, "user 'stranger': is not in the image's /etc/passwd"),
+        ("box", Overrides(user="root:strangers"), NotFound, "group 'strangers': is not in the image's /etc/group"),
+        ("foreign", Overrides(arguments=("true",)), Unsupported, "foreign: is for linux/arm64/v8, and this machine is"),
+        ("lost", Overrides(), Invalid, "working directory: .*etc/passwd.* is no directory in the image"),
+        ("box", Overrides(working_dir="/dev/../bin/sh"), Invalid, "working directory: 'bin/sh' is no directory"),
+        ("box", Overrides(working_dir="/" + "x" * 300), Invalid, "File name too long"),
+        ("nul", Overrides(), Invalid, "a NUL in what the process is to get"),
+        ("box", Overrides(arguments=("a\0",)), Invalid, "a NUL in an argument"),
     ],
 )
-def test_image_or_wish_that_cannot_be_run(box: Box, image: str, wish: Wish, error: type[ImgfsError], told: str) -> None:
+def test_image_or_wish_that_cannot_be_run(
+    box: Box, image: str, wish: Overrides, error: type[ImgfsError], told: str
+) -> None:
     with pytest.raises(error, match=told):
         box.start(image, wish=wish, id="one")
     box.assert_nothing_stays("one")
@@ -86,10 +88,10 @@ def test_id_that_is_taken(box: Box) -> None:
     assert box.snapshots() == before
 
 
-def program(path: Path) -> Runtime:
+def program(path: Path) -> InstalledRuntime:
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
-    return Runtime(path.name, str(path))
+    return InstalledRuntime(path.name, str(path))
 
 
 def test_runtimes_are_those_installed_in_order_or_the_one_that_is_named(
@@ -97,7 +99,11 @@ def test_runtimes_are_those_installed_in_order_or_the_one_that_is_named(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     first, other = program(tmp_path / "zz-first"), program(tmp_path / "zz-other")
-    known = [Program("zz-missing", "zz-missing"), Program(first.name, first.name), Program(other.name, other.name)]
+    known = [
+        RuntimeProgram("zz-missing", "zz-missing"),
+        RuntimeProgram(first.name, first.name),
+        RuntimeProgram(other.name, other.name),
+    ]
     assert installed(known, "") == [first, other]
     assert installed(known, other.name) == [other]
     assert installed(known, other.path) == [other]

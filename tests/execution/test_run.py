@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from imgfs.execution.bundle.wish import Wish
-from imgfs.execution.starting import Attached, Manner, start_new
+from imgfs.execution.bundle.overrides import Overrides
+from imgfs.execution.start import CallerStreams, StartOptions, start_new
 from tests.execution.box import PATIENCE, Box, until
 from tests.support.mounted import IMGFS
 
@@ -105,14 +105,14 @@ def test_volumes_and_a_read_only_rootfs(box: Box, tmp_path: Path) -> None:
 
 
 def test_system_calls_are_filtered_by_the_profile_of_the_host_or_another_or_none(box: Box, tmp_path: Path) -> None:
-    wish = Wish(arguments=("sh", "-c", "busybox grep ^Seccomp: /proc/self/status; mkdir /made"))
+    wish = Overrides(arguments=("sh", "-c", "busybox grep ^Seccomp: /proc/self/status; mkdir /made"))
     profile = tmp_path / "profile.json"
     rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errno": "EXDEV"}
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
     said: dict[str, str] = {}
     for chosen in ("default", "none", str(profile)):
         site, id = msgspec.structs.replace(box.site, seccomp=chosen), f"filtered-{len(said)}"
-        box.ended(start_new(site, box.source("box"), wish, Manner(id, detach=True), Attached()))
+        box.ended(start_new(site, box.source("box"), wish, StartOptions(id, detach=True), CallerStreams()))
         said[chosen] = box.record(id).log.read_text()
     assert said["default"] == "Seccomp:\t2\n"
     assert said["none"] == "Seccomp:\t0\n"
@@ -232,7 +232,7 @@ def test_reader_that_leaves_costs_the_container_nothing(box: Box) -> None:
 
 def test_killed_for_want_of_memory_is_told(box: Box) -> None:
     hungry = "a=x; while true; do a=$a$a$a$a; done"
-    started = box.start(wish=Wish(arguments=("sh", "-c", hungry), memory=12 << 20))
+    started = box.start(wish=Overrides(arguments=("sh", "-c", hungry), memory=12 << 20))
     status = box.ended(started)
     assert status.oom
     assert status.reason.endswith("the kernel killed for want of memory")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import ImgfsError, NoSpace
-from imgfs.execution.bundle.wish import Wish
-from imgfs.execution.records.record import Runtime
-from imgfs.execution.starting import Attached, Manner, Site, start_new
+from imgfs.execution.bundle.overrides import Overrides
+from imgfs.execution.records.record import InstalledRuntime
+from imgfs.execution.start import CallerStreams, Site, StartOptions, start_new
 from tests.content.full_disk import fill, small_disk
 from tests.execution.box import PATIENCE, Box, boxed, calls, fake_runtime, set_quirks, supervisors, until
 from tests.support.mounted import IMGFS
@@ -67,18 +67,20 @@ def test_one_that_goes_is_gone_before_its_runtime_has_forgotten_it(faked: Box, r
 
 def test_runtime_that_is_gone(faked: Box) -> None:
     site = faked.site
-    gone = Site(site.mountpoint, site.state, [Runtime("gone", "/nowhere/gone")], site.log_bytes, site.deadline)
+    gone = Site(site.mountpoint, site.state, [InstalledRuntime("gone", "/nowhere/gone")], site.log_bytes, site.deadline)
     with pytest.raises(ImgfsError, match="runtime gone: /nowhere/gone is gone; install it again"):
-        start_new(gone, faked.source("box"), Wish(), Manner(detach=True), Attached())
+        start_new(gone, faked.source("box"), Overrides(), StartOptions(detach=True), CallerStreams())
     faked.assert_nothing_stays()
 
 
 def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp_path: Path) -> None:
     refusing = fake_runtime(tmp_path / "refusing", run="cgroups in hybrid mode not supported")
     site = faked.site
-    both = [Runtime("first", str(refusing)), *site.runtimes]
+    both = [InstalledRuntime("first", str(refusing)), *site.runtimes]
     wide = Site(site.mountpoint, site.state, both, site.log_bytes, site.deadline)
-    started = start_new(wide, faked.source("box"), Wish(arguments=("true",)), Manner("three", detach=True), Attached())
+    started = start_new(
+        wide, faked.source("box"), Overrides(arguments=("true",)), StartOptions("three", detach=True), CallerStreams()
+    )
     told = "runtime first: run: cgroups in hybrid mode not supported; fake is used, until the next boot"
     assert started.notes == (told,)
     assert faked.record("three").container().runtime == site.runtimes[0]
@@ -87,7 +89,13 @@ def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp
     # That the program is not there is no refusal of the host.
     asked = calls(refusing)
     with pytest.raises(ImgfsError, match="not found"):
-        start_new(site, faked.source("box"), Wish(arguments=("nothing",)), Manner("four", detach=True), Attached())
+        start_new(
+            site,
+            faked.source("box"),
+            Overrides(arguments=("nothing",)),
+            StartOptions("four", detach=True),
+            CallerStreams(),
+        )
     assert calls(refusing) == asked
 
 
@@ -154,7 +162,7 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         source, site = box.source("box"), box.site
         filler = fill(disk)
         with pytest.raises(ImgfsError) as caught:
-            start_new(site, source, Wish(arguments=("true",)), Manner("eight", detach=True), Attached())
+            start_new(site, source, Overrides(arguments=("true",)), StartOptions("eight", detach=True), CallerStreams())
         assert caught.value.errno == NoSpace.errno
         filler.unlink()
         box.assert_nothing_stays("eight")

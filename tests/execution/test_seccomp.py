@@ -22,7 +22,7 @@ from imgfs.execution.bundle.seccomp import (
     this_machine,
 )
 from imgfs.execution.bundle.spec import CAPABILITIES
-from imgfs.execution.rehearsal import rehearse
+from imgfs.execution.warmup import warm_up
 from imgfs.kernel.abi import runs_x32
 from imgfs.kernel.syscalls import numbers_of
 
@@ -124,7 +124,7 @@ def test_one_that_is_too_large_or_not_there(tmp_path: Path) -> None:
 def test_a_profile_is_read_once_and_again_when_it_is_another_one(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_bytes(profile(allowed("read")))
-    rehearse(str(path))
+    warm_up(str(path))
     first = filter_of(str(path), CAPABILITIES)
     assert filter_of(str(path), CAPABILITIES) is first
     assert filter_of(str(path), ()) is not first
@@ -160,7 +160,7 @@ def _unordered(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_profile_that_is_none_is_told_to_who_starts_and_not_to_who_rehearses(tmp_path: Path) -> None:
-    rehearse(str(tmp_path / "none"))
+    warm_up(str(tmp_path / "none"))
     with pytest.raises(NotFound):
         filter_of(str(tmp_path / "none"), CAPABILITIES)
 

@@ -15,7 +15,7 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.containers import Containers
-from imgfs.execution.records.records import Records
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.failures import Failures
 from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.containers.deleting import delete, finish_deletions
@@ -67,7 +67,7 @@ class FakeSubsystems:
     """As much of ContainerSubsystems as a deletion needs."""
 
     def __init__(self, state: Path, nursery: trio.Nursery) -> None:
-        self.records = Records(state)
+        self.records = ContainerRecords(state)
         self.containers = Containers(self.records, keep_deleted=60)
         self.rest = FakeRest()
         self.rootfs = self.snapshots = self.rest

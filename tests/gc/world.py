@@ -14,7 +14,7 @@ from imgfs.content.store import ContentStore
 from imgfs.database.database import Database
 from imgfs.disk.durable import make_directory
 from imgfs.execution.containers import Containers
-from imgfs.execution.records.records import Records
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
 from imgfs.gc.stores import Stores
@@ -64,7 +64,7 @@ class World:
         self.leases = leases.Leases(self.database, lambda: self.now)
         self.pins = Pins()
         self.clock = clock.AccessClock(self.database, lambda: self.now)
-        self.containers = Containers(Records(root), keep_deleted=3600)
+        self.containers = Containers(ContainerRecords(root), keep_deleted=3600)
         self.introduce(
             Stores(
                 names=self.names,

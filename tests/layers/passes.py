@@ -10,13 +10,13 @@ from pathlib import Path
 from imgfs.errors import ImgfsError
 from imgfs.layers.compression import Decompressor
 from imgfs.layers.entry import Entry
-from imgfs.layers.layer import Layer
+from imgfs.layers.layer import BuiltLayer
 from imgfs.layers.store import LayerStore
 from imgfs.layers.unpack import unpack, unpack_whole
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
-from imgfs.testing.build import Layer as Made
+from imgfs.testing.build import BuiltLayer as Made
 from tests.support.compressions import COMPRESSIONS
 
 
@@ -67,7 +67,7 @@ async def _outcome(store: LayerStore, work: Callable[[LayerWriter], Awaitable[Di
         return Unpacked(diff_id, entries)
 
 
-async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer:
+async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> BuiltLayer:
     """Unpack, serve, and make durable."""
     with ExitStack() as undo:
         writer = undo.enter_context(store.writer())

@@ -15,11 +15,11 @@ from imgfs.disk.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
 from imgfs.layers.index import SIZE_BYTES, Index, stored_weight
 from imgfs.layers.store import LayerStore
-from imgfs.testing.images import Directory, File, layer
+from imgfs.testing.images import Dir, File, layer
 from tests.content.full_disk import Calls, fill, small_disk
 from tests.layers.passes import described, files, passed, paths, stored
 
-MADE = layer([Directory("d"), File("d/f", os.urandom(5000)), File("zeros", bytes(8 << 20)), File("g", b"end")])
+MADE = layer([Dir("d"), File("d/f", os.urandom(5000)), File("zeros", bytes(8 << 20)), File("g", b"end")])
 PATHS = [b"d", b"d/f", b"zeros", b"g"]
 
 

@@ -19,11 +19,11 @@ from imgfs.layers.store import LayerStore
 from imgfs.layers.unpack import _coalesce, unpack, unpack_whole
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.digest import Digest
-from imgfs.testing.images import Directory, File, layer
+from imgfs.testing.images import Dir, File, layer
 from tests.layers.passes import described, files, passed, passing, paths, stored, stream
 from tests.layers.tars import header
 
-ENTRIES = [Directory("d"), File("d/f", b"content" * 500), File("g", bytes(100_000))]
+ENTRIES = [Dir("d"), File("d/f", b"content" * 500), File("g", bytes(100_000))]
 GOOD = layer(ENTRIES)
 FLIPPED = GOOD.blob[:-30] + bytes([GOOD.blob[-30] ^ 1]) + GOOD.blob[-29:]
 BAD_TAR = layer(header(b"f", b"0", size=b"not octal") + bytes(1024))

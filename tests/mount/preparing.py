@@ -12,20 +12,18 @@ from pathlib import Path
 
 from imgfs.oci.digest import Digest, chain_ids
 from imgfs.testing.build import AMD64, image, layer
-from imgfs.testing.entries import Directory, File, Hardlink, Symlink
+from imgfs.testing.entries import Dir, File, Hardlink, Symlink
 from tests.mount.scene import Scene, serving, until
 from tests.support.mounted import Mounted
 from tests.support.programs import program
 
 BASE = image(
     [
-        layer(
-            [Directory("etc"), File("etc/os", b"base\n"), File("etc/gone", b"gone\n"), Directory("srv", mode=0o1777)]
-        ),
+        layer([Dir("etc"), File("etc/os", b"base\n"), File("etc/gone", b"gone\n"), Dir("srv", mode=0o1777)]),
         layer(
             [
-                Directory("", mode=0o711, uid=7, gid=8),
-                Directory("data"),
+                Dir("", mode=0o711, uid=7, gid=8),
+                Dir("data"),
                 File("data/file", b"file\n", uid=1000, gid=1001, xattrs={"user.colour": b"red"}),
                 Hardlink("data/twin", "data/file"),
                 File("data/big", bytes(range(256)) * 1024),

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import pytest
 
 from imgfs.oci.digest import Digest
-from imgfs.testing.build import AMD64, Image, Index, Layer, image, layer
-from imgfs.testing.entries import Directory, File, Symlink
+from imgfs.testing.build import AMD64, BuiltIndex, BuiltLayer, Image, image, layer
+from imgfs.testing.entries import Dir, File, Symlink
 from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import Mounted
 
@@ -42,7 +42,7 @@ class Scene:
         """images/."""
         return self.mount.path / "images"
 
-    def serve(self, made: Image | Index, repository: str, tag: str = "1") -> Path:
+    def serve(self, made: Image | BuiltIndex, repository: str, tag: str = "1") -> Path:
         """Put `made` at the registry; returns the path of its name in the tree, which nobody has looked up yet."""
         made.add_to(self.registry, repository, tag)
         return self.name(repository, tag)
@@ -134,12 +134,12 @@ def small(mark: str, *, layers: int = 1) -> Image:
     return image([marked_layer(f"{mark}/{number}", number) for number in range(layers)], platform=AMD64)
 
 
-def marked_layer(mark: str, number: int = 0) -> Layer:
+def marked_layer(mark: str, number: int = 0) -> BuiltLayer:
     """One layer of `small`."""
     return layer(
         [
             File("mark", f"{mark}\n".encode()),
-            Directory(f"{number}"),
+            Dir(f"{number}"),
             File(f"{number}/file", f"file of {mark}\n".encode() * 100),
             Symlink(f"{number}/link", "file"),
         ]

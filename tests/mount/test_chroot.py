@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.testing.images import Device, Directory, Entry, File, Symlink, busybox_image, image, layer
+from imgfs.testing.images import DeviceFile, Dir, Entry, File, Symlink, busybox_image, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import PATIENCE, Mounted
 from tests.support.programs import program, run
@@ -28,7 +28,7 @@ def host_files(*programs: str) -> list[Entry]:
         path = Path(program(one))
         found |= {path, *map(Path, re.findall(r"(/\S+) \(0x", run("ldd", path).decode()))}
     parents = {parent for path in found for parent in path.parents if parent != Path("/")}
-    directories: list[Entry] = [Directory(str(path)[1:]) for path in sorted(parents)]
+    directories: list[Entry] = [Dir(str(path)[1:]) for path in sorted(parents)]
     return directories + [File(str(path)[1:], path.read_bytes(), mode=0o755) for path in sorted(found)]
 
 
@@ -72,9 +72,9 @@ def test_nothing_in_it_can_be_changed(busybox: Path) -> None:
 
 def test_device_nodes_work(mounted: Mounted, registry: FakeRegistry) -> None:
     nodes: list[Entry] = [
-        Device(f"dev/{name}", "character", 1, minor, mode=0o666) for name, minor in (("null", 3), ("zero", 5))
+        DeviceFile(f"dev/{name}", "character", 1, minor, mode=0o666) for name, minor in (("null", 3), ("zero", 5))
     ]
-    rootfs = serve(mounted, registry, [Directory("dev"), *nodes])
+    rootfs = serve(mounted, registry, [Dir("dev"), *nodes])
     assert (rootfs / "dev/null").read_bytes() == b""
     with (rootfs / "dev/null").open("wb", buffering=0) as null:
         assert null.write(b"gone") == 4
@@ -86,8 +86,8 @@ def test_shell_in_it_writes_to_its_own_null_device(mounted: Mounted, registry: F
     static = Path("/bin/busybox").read_bytes()
     entries = [
         File("sh", static, mode=0o755),
-        Directory("dev"),
-        Device("dev/null", "character", 1, 3, mode=0o666),
+        Dir("dev"),
+        DeviceFile("dev/null", "character", 1, 3, mode=0o666),
     ]
     rootfs = serve(mounted, registry, entries)
     assert (
@@ -161,7 +161,7 @@ def test_copy_out_of_it_is_the_same_and_can_be_changed(busybox: Path, tmp_path: 
 
 
 def test_tar_of_it_is_what_went_in(mounted: Mounted, registry: FakeRegistry, tmp_path: Path) -> None:
-    entries = [Directory("d", mode=0o700, uid=3), File("d/file", b"x" * 70_000, uid=1, gid=2), Symlink("l", "d/file")]
+    entries = [Dir("d", mode=0o700, uid=3), File("d/file", b"x" * 70_000, uid=1, gid=2), Symlink("l", "d/file")]
     rootfs = serve(mounted, registry, entries)
     run("tar", "-C", rootfs, "-cf", tmp_path / "out.tar", ".")
     listed = run("tar", "--numeric-owner", "-tvf", tmp_path / "out.tar").decode()

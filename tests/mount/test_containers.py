@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.records.record import LOST, Status
-from imgfs.execution.records.records import Records, start_time
+from imgfs.execution.records.record import LOST, ContainerStatus
+from imgfs.execution.records.records import ContainerRecords, start_time
 from tests.mount.preparing import Workshop, workshop
 from tests.mount.scene import error_of, refused, succeed, until
 from tests.support.containers import fabricated, many, stopped, supervised
 from tests.support.mounted import IMGFS, Mounted
 
-RUNNING = Status(status="running", pid=os.getpid(), start_time=0, started="2026-01-01T00:00:01Z")
+RUNNING = ContainerStatus(status="running", pid=os.getpid(), start_time=0, started="2026-01-01T00:00:01Z")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 
 @pytest.fixture
-def records(shop: Workshop) -> Records:
-    return Records(shop.mount.state)
+def records(shop: Workshop) -> ContainerRecords:
+    return ContainerRecords(shop.mount.state)
 
 
 def at(shop: Workshop, id: str) -> Path:
@@ -45,7 +45,7 @@ def deleted(shop: Workshop, id: str) -> Path:
     return shop.mount.path / ".imgfs/deleted/containers" / id
 
 
-def test_a_container_is_a_directory_of_facts(shop: Workshop, records: Records) -> None:
+def test_a_container_is_a_directory_of_facts(shop: Workshop, records: ContainerRecords) -> None:
     record = fabricated(records, "facts", stopped(3), snapshot="facts-key")
     directory = at(shop, "facts")
     assert "facts" in os.listdir(directory.parent)
@@ -61,7 +61,7 @@ def test_a_container_is_a_directory_of_facts(shop: Workshop, records: Records) -
         assert os.stat(directory / name).st_size == len((directory / name).read_bytes())
 
 
-def test_the_states_of_many_are_one_file_that_is_not_listed(shop: Workshop, records: Records) -> None:
+def test_the_states_of_many_are_one_file_that_is_not_listed(shop: Workshop, records: ContainerRecords) -> None:
     fabricated(records, "one-of-many", stopped(3))
     record = fabricated(records, "another", RUNNING)
     (fabricated(records, "damaged", stopped(3)).path / "status.json").write_text("{")
@@ -76,7 +76,7 @@ def test_the_states_of_many_are_one_file_that_is_not_listed(shop: Workshop, reco
     os.rmdir(top / "damaged")
 
 
-def test_only_the_owner_reads_what_may_be_secret(shop: Workshop, records: Records) -> None:
+def test_only_the_owner_reads_what_may_be_secret(shop: Workshop, records: ContainerRecords) -> None:
     fabricated(records, "modes", stopped(0))
     names = ("state.json", "status", "pid", "config.json", "log")
     modes = {name: stat.S_IMODE(os.stat(at(shop, "modes") / name).st_mode) for name in names}
@@ -84,7 +84,7 @@ def test_only_the_owner_reads_what_may_be_secret(shop: Workshop, records: Record
     assert {os.stat(at(shop, "modes") / name).st_uid for name in ("state.json", "log")} == {os.geteuid()}
 
 
-def test_what_changes_behind_the_daemon_is_seen_at_once(shop: Workshop, records: Records) -> None:
+def test_what_changes_behind_the_daemon_is_seen_at_once(shop: Workshop, records: ContainerRecords) -> None:
     record = fabricated(records, "changes", RUNNING)
     directory = at(shop, "changes")
     with supervised(record) as supervisor:
@@ -103,7 +103,7 @@ def test_what_changes_behind_the_daemon_is_seen_at_once(shop: Workshop, records:
         assert json.loads((directory / "state.json").read_bytes())["reason"] == LOST
 
 
-def test_a_log_grows_while_it_is_read(shop: Workshop, records: Records) -> None:
+def test_a_log_grows_while_it_is_read(shop: Workshop, records: ContainerRecords) -> None:
     record = fabricated(records, "grows", RUNNING)
     log = at(shop, "grows") / "log"
     assert (log.read_bytes(), os.stat(log).st_size) == (b"", 0)
@@ -123,7 +123,7 @@ def test_a_log_grows_while_it_is_read(shop: Workshop, records: Records) -> None:
     assert log.read_bytes() == b"third\n"
 
 
-def test_tail_follows_a_log(shop: Workshop, records: Records) -> None:
+def test_tail_follows_a_log(shop: Workshop, records: ContainerRecords) -> None:
     record = fabricated(records, "tailed", RUNNING)
     record.log.write_bytes(b"one\n")
     log = at(shop, "tailed") / "log"
@@ -139,7 +139,7 @@ def test_tail_follows_a_log(shop: Workshop, records: Records) -> None:
         tail.kill()
 
 
-def test_nothing_else_can_be_done_there(shop: Workshop, records: Records) -> None:
+def test_nothing_else_can_be_done_there(shop: Workshop, records: ContainerRecords) -> None:
     fabricated(records, "fixed", stopped(0))
     directory = at(shop, "fixed")
     with refused(errno.EPERM):
@@ -159,7 +159,7 @@ def test_nothing_else_can_be_done_there(shop: Workshop, records: Records) -> Non
             os.rmdir(directory.parent / name)
 
 
-def test_rmdir_deletes_what_has_ended_and_its_snapshot(shop: Workshop, records: Records) -> None:
+def test_rmdir_deletes_what_has_ended_and_its_snapshot(shop: Workshop, records: ContainerRecords) -> None:
     rootfs = shop.prepare("ended", shop.base)
     (rootfs / "written").write_text("x")
     fabricated(records, "ended", stopped(4))
@@ -178,14 +178,16 @@ def test_rmdir_deletes_what_has_ended_and_its_snapshot(shop: Workshop, records: 
         os.rmdir(at(shop, "ended"))
 
 
-def test_rmdir_of_what_runs_is_busy_and_says_so(shop: Workshop, records: Records) -> None:
-    record = fabricated(records, "runs", Status(status="running", pid=os.getpid(), start_time=start_time(os.getpid())))
+def test_rmdir_of_what_runs_is_busy_and_says_so(shop: Workshop, records: ContainerRecords) -> None:
+    record = fabricated(
+        records, "runs", ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
+    )
     with supervised(record):
         with refused(errno.EBUSY):
             os.rmdir(at(shop, "runs"))
         assert "imgfs delete -f runs" in error_of(at(shop, "runs"))
     with subprocess.Popen(["sleep", "60"]) as left:
-        record.put_status(Status(status="running", pid=left.pid, start_time=start_time(left.pid)))
+        record.put_status(ContainerStatus(status="running", pid=left.pid, start_time=start_time(left.pid)))
         with refused(errno.EBUSY):
             os.rmdir(at(shop, "runs"))
         left.kill()
@@ -193,7 +195,9 @@ def test_rmdir_of_what_runs_is_busy_and_says_so(shop: Workshop, records: Records
     assert json.loads(deleted(shop, "runs").read_bytes())["reason"] == LOST
 
 
-def test_where_the_snapshot_is_used_nothing_is_deleted_and_the_reason_told(shop: Workshop, records: Records) -> None:
+def test_where_the_snapshot_is_used_nothing_is_deleted_and_the_reason_told(
+    shop: Workshop, records: ContainerRecords
+) -> None:
     rootfs = shop.prepare("used", shop.base)
     long_ago = time.time() - 60
     os.utime(fabricated(records, "used", stopped(0)).path / "status.json", (long_ago, long_ago))
@@ -206,7 +210,7 @@ def test_where_the_snapshot_is_used_nothing_is_deleted_and_the_reason_told(shop:
     os.rmdir(at(shop, "used"))
 
 
-def test_the_snapshot_of_what_runs_is_in_use(shop: Workshop, records: Records) -> None:
+def test_the_snapshot_of_what_runs_is_in_use(shop: Workshop, records: ContainerRecords) -> None:
     shop.prepare("user-1", shop.base)
     record = fabricated(records, "user", RUNNING, snapshot="user-1")
     with supervised(record):
@@ -221,14 +225,16 @@ def test_the_snapshot_of_what_runs_is_in_use(shop: Workshop, records: Records) -
     assert (shop.at("committed") / "rootfs/etc/os").read_text() == "base\n"
 
 
-def test_a_snapshot_that_is_gone_keeps_no_container_from_being_deleted(shop: Workshop, records: Records) -> None:
+def test_a_snapshot_that_is_gone_keeps_no_container_from_being_deleted(
+    shop: Workshop, records: ContainerRecords
+) -> None:
     fabricated(records, "alone", stopped(0))
     os.rmdir(at(shop, "alone"))
     assert deleted(shop, "alone").exists()
 
 
 def test_garbage_collection_keeps_a_containers_layers_and_takes_what_was_kept_long_enough(
-    shop: Workshop, records: Records
+    shop: Workshop, records: ContainerRecords
 ) -> None:
     shop.prepare("kept", shop.base)
     fabricated(records, "kept", stopped(0), chain=str(shop.base))
@@ -243,7 +249,7 @@ def test_garbage_collection_keeps_a_containers_layers_and_takes_what_was_kept_lo
     os.rmdir(at(shop, "kept"))
 
 
-def test_the_command_line_tells_the_same(shop: Workshop, records: Records) -> None:
+def test_the_command_line_tells_the_same(shop: Workshop, records: ContainerRecords) -> None:
     record = fabricated(records, "commanded", RUNNING)
     record.log.write_bytes(b"hello\n")
     with supervised(record) as supervisor:
@@ -272,7 +278,7 @@ def _waits_for_lock(pid: int) -> bool:
 
 def test_a_begun_deletion_is_ended_by_the_next_start(tmp_path: Path) -> None:
     with workshop(tmp_path) as shop:
-        records = Records(shop.mount.state)
+        records = ContainerRecords(shop.mount.state)
         shop.prepare("begun", shop.base)
         records.keep_deleted(fabricated(records, "begun", stopped(6)))
         fabricated(records, "temporary", stopped(0), remove=True)
@@ -293,7 +299,7 @@ def requests(mounted: Mounted, operation: str) -> int:
 
 
 def test_a_thousand_containers_are_listed_and_found(mounted: Mounted) -> None:
-    many(Records(mounted.state), 1000)
+    many(ContainerRecords(mounted.state), 1000)
     containers = mounted.path / "containers"
     before = requests(mounted, "getxattr")
     assert len(succeed("ls", "-l", containers).splitlines()) == 1001

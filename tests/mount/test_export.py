@@ -17,7 +17,7 @@ import pytest
 
 from imgfs.oci.digest import Digest
 from imgfs.testing.faults import stall
-from imgfs.testing.images import ARM64, File, Image, Index, attestation, image, index, layer
+from imgfs.testing.images import ARM64, BuiltIndex, File, Image, attestation, image, index, layer
 from tests.archives.memory import blobs_of, layout_members, members_of, tar
 from tests.mount.archiving import done, gzipped, imgfs, packed, skopeo
 from tests.mount.scene import Scene, serving, until
@@ -33,12 +33,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
-def served(scene: Scene, made: Image | Index, mark: str) -> str:
+def served(scene: Scene, made: Image | BuiltIndex, mark: str) -> str:
     """The name of an image that is at its registry and not here."""
     return str(scene.serve(made, mark).relative_to(scene.images))
 
 
-def platforms(mark: str) -> Index:
+def platforms(mark: str) -> BuiltIndex:
     ours = packed(f"{mark}-ours")
     return index([image([layer([File("mark", f"{mark}-theirs".encode())])], platform=ARM64), ours, attestation(ours)])
 

@@ -19,8 +19,8 @@ import pytest
 
 from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST
 from imgfs.oci.digest import Digest
-from imgfs.testing.build import AMD64, Image, Index, Layer, image, index, layer
-from imgfs.testing.entries import Device, Directory, Entry, File, Hardlink, Symlink, Whiteout
+from imgfs.testing.build import AMD64, BuiltIndex, BuiltLayer, Image, image, index, layer
+from imgfs.testing.entries import DeviceFile, Dir, Entry, File, Hardlink, Symlink, Whiteout
 from imgfs.testing.layertar import layer_tar
 from tests.mount.scene import Scene, assert_verified, error_of, marked_layer, refused, serving, small, status_of
 
@@ -42,16 +42,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         assert "Traceback" not in made.mount.log()
 
 
-def blob_of(blob: bytes) -> Layer:
+def blob_of(blob: bytes) -> BuiltLayer:
     """A layer whose blob is not what its tar compresses to; the digests are true."""
     return dataclasses.replace(marked_layer("base"), blob=blob)
 
 
-def of_entries(*entries: Entry) -> Layer:
+def of_entries(*entries: Entry) -> BuiltLayer:
     return layer(entries)
 
 
-def of_pax(path: bytes) -> Layer:
+def of_pax(path: bytes) -> BuiltLayer:
     """A file whose name comes from an extended header, byte for byte."""
     record = b"path=" + path + b"\n"
     length = next(n for n in range(len(record), len(record) + 10) if len(b"%d " % n + record) == n)
@@ -61,7 +61,7 @@ def of_pax(path: bytes) -> Layer:
     return layer(extended.tobuf() + data + layer_tar([File("y", b"")], "ustar"))
 
 
-def flipped(position: int) -> Layer:
+def flipped(position: int) -> BuiltLayer:
     """A tar with one bit of a header turned."""
     tar = bytearray(layer_tar([File("a", b"one"), File("b", b"two")]))
     tar[position] ^= 1
@@ -72,7 +72,7 @@ GZIP = marked_layer("gzip").blob
 TAR = marked_layer("tar").tar
 DEEP = "/".join(["d"] * 1025)
 
-BROKEN_LAYERS: dict[str, tuple[Callable[[], Layer], int]] = {
+BROKEN_LAYERS: dict[str, tuple[Callable[[], BuiltLayer], int]] = {
     "gzip cut": (lambda: blob_of(GZIP[:-20]), errno.EBADMSG),
     "gzip without trailer": (lambda: blob_of(GZIP[:-8]), errno.EBADMSG),
     "gzip wrong crc": (lambda: blob_of(GZIP[:-8] + bytes(4) + GZIP[-4:]), errno.EBADMSG),
@@ -90,7 +90,7 @@ BROKEN_LAYERS: dict[str, tuple[Callable[[], Layer], int]] = {
     "hard link to nothing": (lambda: of_entries(Hardlink("a", "nothing")), errno.EBADMSG),
     "hard link out of the tree": (lambda: of_entries(Hardlink("a", "../../../../etc/hostname")), errno.EBADMSG),
     "hard link through a link": (lambda: of_entries(Symlink("l", "/etc"), Hardlink("a", "l/hostname")), errno.EBADMSG),
-    "hard link to a directory": (lambda: of_entries(Directory("d"), Hardlink("a", "d")), errno.EBADMSG),
+    "hard link to a directory": (lambda: of_entries(Dir("d"), Hardlink("a", "d")), errno.EBADMSG),
     "hard link to the root": (lambda: of_entries(Hardlink("a", ".")), errno.EBADMSG),
     "hard link to itself": (lambda: of_entries(Hardlink("a", "a")), errno.EBADMSG),
     "file as parent": (lambda: of_entries(File("f", b""), File("f/below", b"")), errno.EBADMSG),
@@ -162,9 +162,9 @@ def test_names_are_cleaned_as_in_a_chroot(scene: Scene) -> None:
 
 
 def test_whiteouts_and_nodes_that_overlay_would_obey_are_harmless(scene: Scene) -> None:
-    lower = of_entries(File("kept", b"kept"), File("gone", b""), Directory("d"), File("d/x", b"x"))
+    lower = of_entries(File("kept", b"kept"), File("gone", b""), Dir("d"), File("d/x", b"x"))
     odd = ("d/.wh.", "d/.wh..", "d/.wh...", ".wh..wh.unknown", ".wh..wh.plnk/x")
-    upper = of_entries(*(File(name, b"") for name in odd), Whiteout("gone"), Device("kept2", "character", 0, 0))
+    upper = of_entries(*(File(name, b"") for name in odd), Whiteout("gone"), DeviceFile("kept2", "character", 0, 0))
     root = scene.serve(image([lower, upper]), "whiteouts") / "rootfs"
     assert sorted(os.listdir(f"{root}/")) == ["d", "kept"]
     assert os.listdir(root / "d") == ["x"]
@@ -287,13 +287,13 @@ def test_a_config_over_the_limit_is_not_even_asked_for(scene: Scene) -> None:
 
 
 def test_indexes_without_end_are_cut_off(scene: Scene) -> None:
-    nested: Index | Image = small("nested")
+    nested: BuiltIndex | Image = small("nested")
     for _ in range(8):
         nested.add_to(scene.registry, "nested")
         document = json.dumps(
             {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{**nested.descriptor, "platform": None}]}
         ).encode()
-        nested = Index(OCI_INDEX, document, None, ())
+        nested = BuiltIndex(OCI_INDEX, document, None, ())
     name = scene.serve(nested, "nested")
     os.stat(name)
     with refused(errno.EFBIG):

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from imgfs.testing.images import (
-    Device,
-    Directory,
+    DeviceFile,
+    Dir,
     Entry,
     File,
     Hardlink,
@@ -56,7 +56,7 @@ Layers = Sequence[Sequence[Entry]]
 def chain(length: int) -> list[Entry]:
     """A file whose parent is reached over `length` links, each to the next, the last to the directory `end`."""
     links = [Symlink(f"link{number}", f"link{number + 1}") for number in range(1, length)]
-    return [Directory("end"), *links, Symlink(f"link{length}", "end"), File("link1/file", b"reached")]
+    return [Dir("end"), *links, Symlink(f"link{length}", "end"), File("link1/file", b"reached")]
 
 
 INSIDE: dict[str, tuple[Layers, dict[str, bytes]]] = {
@@ -74,19 +74,19 @@ INSIDE: dict[str, tuple[Layers, dict[str, bytes]]] = {
         {f"{OUT[1:]}/escaped": b"1"},
     ),
     "parents are links to links": (
-        [[Symlink("a", "b/c"), Directory("b"), Symlink("b/c", UP), File("a/escaped", b"1")]],
+        [[Symlink("a", "b/c"), Dir("b"), Symlink("b/c", UP), File("a/escaped", b"1")]],
         {"escaped": b"1"},
     ),
     "link in the middle of a path": (
-        [[Directory("a"), Symlink("a/b", "../../.."), File("a/b/etc/passwd", b"1")]],
+        [[Dir("a"), Symlink("a/b", "../../.."), File("a/b/etc/passwd", b"1")]],
         {"etc/passwd": b"1"},
     ),
     "link in a directory behind a link out": (
-        [[Symlink("out", OUT), Directory("out/d"), Symlink("out/d/s", "/etc/shadow")]],
+        [[Symlink("out", OUT), Dir("out/d"), Symlink("out/d/s", "/etc/shadow")]],
         {},
     ),
     "directory replaces a link out": (
-        [[Symlink("d", OUT)], [Directory("d"), File("d/escaped", b"1")]],
+        [[Symlink("d", OUT)], [Dir("d"), File("d/escaped", b"1")]],
         {"d/escaped": b"1"},
     ),
     "file replaces a link out": ([[Symlink("f", f"{OUT}/f")], [File("f", b"1")]], {"f": b"1"}),
@@ -137,7 +137,7 @@ REFUSED: dict[str, Layers] = {
     "hard link to a file of the machine": [[Hardlink("h", "/etc/passwd")]],
     "hard link upwards to a file of the machine": [[Hardlink("h", f"{UP}etc/passwd")]],
     "hard link to a file of the machine through a link": [[Symlink("out", "/etc"), Hardlink("h", "out/passwd")]],
-    "hard link to a directory": [[Directory("d"), Hardlink("h", "d")]],
+    "hard link to a directory": [[Dir("d"), Hardlink("h", "d")]],
     "parent is a loop of links": [[Symlink("a", "b"), Symlink("b", "a"), File("a/f", b"1")]],
     "parent is a link to itself": [[Symlink("a", "a")], [File("a/f", b"1")]],
     "parent is a file": [[File("f", b"1"), File("f/g", b"2")]],
@@ -250,16 +250,16 @@ def test_a_refused_image_harms_no_other(scene: Scene) -> None:
 
 
 def test_marks_that_hide_nothing_do_not_show(scene: Scene) -> None:
-    lower: list[Entry] = [Directory("d"), File("d/file", b"kept"), File("..kept", b"kept")]
+    lower: list[Entry] = [Dir("d"), File("d/file", b"kept"), File("..kept", b"kept")]
     marks: list[Entry] = [File(f"{parent}{mark}") for parent in ("", "d/") for mark in (".wh.", ".wh..", ".wh...")]
-    aufs: list[Entry] = [Directory(".wh..wh.plnk"), File(".wh..wh.plnk/1.2", b"x"), File("d/.wh..wh.aufs")]
+    aufs: list[Entry] = [Dir(".wh..wh.plnk"), File(".wh..wh.plnk/1.2", b"x"), File("d/.wh..wh.aufs")]
     rootfs = scene.rootfs(of([lower, [*marks, *aufs, File("d/.whole", b"plain")]]))
     assert sorted(os.listdir(rootfs)) == ["..kept", "d"]
     assert sorted(os.listdir(rootfs / "d")) == [".whole", "file"]
 
 
 def test_whiteouts_hide_lower_layers_only_wherever_they_stand(scene: Scene) -> None:
-    lower: list[Entry] = [File("a", b"lower"), Directory("d"), File("d/old", b"lower")]
+    lower: list[Entry] = [File("a", b"lower"), Dir("d"), File("d/old", b"lower")]
     upper: list[Entry] = [Whiteout("a"), File("a", b"upper"), File("d/new", b"upper"), Opaque("d"), Whiteout("d/new")]
     rootfs = scene.rootfs(of([lower, upper]))
     assert (rootfs / "a").read_bytes() == b"upper"
@@ -267,12 +267,16 @@ def test_whiteouts_hide_lower_layers_only_wherever_they_stand(scene: Scene) -> N
 
 
 def test_opaque_root_hides_every_lower_layer(scene: Scene) -> None:
-    rootfs = scene.rootfs(of([[File("a"), Directory("d"), File("d/b")], [File("c")], [Opaque(""), File("new")]]))
+    rootfs = scene.rootfs(of([[File("a"), Dir("d"), File("d/b")], [File("c")], [Opaque(""), File("new")]]))
     assert os.listdir(rootfs) == ["new"]
 
 
 def test_device_that_overlay_takes_for_a_whiteout_is_left_out(scene: Scene) -> None:
-    nodes = [Device("hidden", "character", 0, 0), Device("block", "block", 0, 0), Device("null", "character", 1, 3)]
+    nodes = [
+        DeviceFile("hidden", "character", 0, 0),
+        DeviceFile("block", "block", 0, 0),
+        DeviceFile("null", "character", 1, 3),
+    ]
     rootfs = scene.rootfs(of([nodes]))
     assert sorted(os.listdir(rootfs)) == ["block", "null"]
     assert stat.S_ISBLK((rootfs / "block").lstat().st_mode)
@@ -288,7 +292,7 @@ def test_attributes_that_overlay_obeys_are_dropped(scene: Scene) -> None:
         "system.posix_acl_access": b"malformed",
         "user.kept": b"1",
     }
-    rootfs = scene.rootfs(of([[File("f", xattrs=attributes), Directory("d", xattrs=attributes)]]))
+    rootfs = scene.rootfs(of([[File("f", xattrs=attributes), Dir("d", xattrs=attributes)]]))
     for name in ("f", "d"):
         assert os.listxattr(rootfs / name) == ["user.kept"]
 
@@ -301,7 +305,7 @@ def test_hard_link_to_itself_is_the_file(scene: Scene) -> None:
 
 def test_last_of_many_duplicates_wins(scene: Scene) -> None:
     entries: list[Entry] = [File("f", b"%d" % number) for number in range(3000)]
-    entries += [Directory("f"), File("f/inside", b"1"), Symlink("f", OUT), File("f", b"last")]
+    entries += [Dir("f"), File("f/inside", b"1"), Symlink("f", OUT), File("f", b"last")]
     rootfs = scene.rootfs(of([entries]))
     assert os.listdir(rootfs) == ["f"]
     assert (rootfs / "f").read_bytes() == b"last"

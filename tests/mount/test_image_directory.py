@@ -12,7 +12,7 @@ import pytest
 from imgfs.oci.descriptor import OCI_INDEX
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
-from imgfs.testing.build import AMD64, ARM64, Index, attestation, image, index
+from imgfs.testing.build import AMD64, ARM64, BuiltIndex, attestation, image, index
 from imgfs.testing.faults import cut_at, stall, status
 from tests.mount.scene import Scene, marked_layer, refused, serving, small, status_of, succeed, until
 
@@ -26,7 +26,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
-def multi(mark: str) -> Index:
+def multi(mark: str) -> BuiltIndex:
     """An index of three platforms and an attestation, as build tools push it."""
     images = [image([marked_layer(f"{mark} {one}")], platform=one) for one in (AMD64, ARM64, ARM7)]
     return index([*images, attestation(images[0])])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.oci.digest import chain_ids
-from imgfs.testing.build import AMD64, Image, Layer, image, layer
+from imgfs.testing.build import AMD64, Image, BuiltLayer, image, layer
 from tests.mount.preparing import BASE, Workshop, digest_of, workshop
 from tests.mount.scene import error_of, refused, run, small, succeed
 from tests.support.trees import compare_trees, snapshot_tree
@@ -58,7 +58,7 @@ def changed(shop: Workshop) -> Path:
     return shop.at("changed")
 
 
-def serve(shop: Workshop, layers: list[Layer], name: str) -> Path:
+def serve(shop: Workshop, layers: list[BuiltLayer], name: str) -> Path:
     made: Image = image(layers, platform=AMD64)
     return Path(os.path.realpath(shop.scene.serve(made, name) / "rootfs", strict=True))
 

@@ -21,14 +21,14 @@ from imgfs.kernel.mounts import is_dead, mount_at
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import local_platform
 from imgfs.testing.faults import stall
-from imgfs.testing.images import Directory, File, image, layer
+from imgfs.testing.images import Dir, File, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import IMGFS, PATIENCE, Mounted
 from tests.support.programs import free_port, program, run
 
 BOX = image(
     [
-        layer([Directory("etc"), File("etc/box", b"1" * 5000), File("noise", os.urandom(300_000))]),
+        layer([Dir("etc"), File("etc/box", b"1" * 5000), File("noise", os.urandom(300_000))]),
         layer([File("etc/more", os.urandom(70_000))], "none"),
         layer([File("etc/last", b"3")], "zstd"),
     ]

@@ -12,14 +12,14 @@ import pytest
 from imgfs.testing.images import (
     AMD64,
     ARM64,
+    BuiltIndex,
     Compression,
-    Directory,
+    Dir,
     Entry,
     File,
     Format,
     Hardlink,
     Image,
-    Index,
     Oddities,
     SparseFile,
     Symlink,
@@ -40,8 +40,8 @@ from tests.support.trees import Ignore, Node, compare_trees, directory_mtimes, s
 
 ROOT_MTIME = directory_mtimes("upper layers change the root and do not say when: unpackers say now", [b""])
 PLAIN: list[Entry] = [
-    Directory("", mtime_ns=1_500_000_000_000_000_000),
-    Directory("d", mode=0o710, uid=7, gid=8),
+    Dir("", mtime_ns=1_500_000_000_000_000_000),
+    Dir("d", mode=0o710, uid=7, gid=8),
     File("d/file", b"content\n" * 999, mode=0o4711, uid=1000, gid=1001),
     Symlink("d/link", "../" + "t" * 90),
     Hardlink("second", "d/file"),
@@ -81,13 +81,13 @@ def umoci_tree(built: Image, directory: Path) -> dict[bytes, Node]:
     return snapshot_tree(oracles.umoci_unpack(directory / "umoci", "it", directory / "unpacked"))
 
 
-def push(scene: Scene, built: Image | Index, directory: Path, repository: str) -> None:
+def push(scene: Scene, built: Image | BuiltIndex, directory: Path, repository: str) -> None:
     """By skopeo, as anybody would."""
     built.write_layout(directory / "layout", "it")
     skopeo_push(directory / "layout", "it", scene.registry.host, repository)
 
 
-def upload(scene: Scene, built: Image | Index, repository: str) -> None:
+def upload(scene: Scene, built: Image | BuiltIndex, repository: str) -> None:
     """As it is, with whatever media types."""
     built.add_to(Upload(scene.registry.host, repository), repository, "it")
 
@@ -174,7 +174,7 @@ def test_image_of_nothing_is_an_empty_directory(scene: Scene, tmp_path: Path, na
 def test_gnu_sparse_files_are_what_gnu_tar_extracts(scene: Scene, tmp_path: Path) -> None:
     many = tuple((at * 8192, b"%04d" % at * 128) for at in range(70))
     entries = [
-        Directory("", mtime_ns=0),
+        Dir("", mtime_ns=0),
         SparseFile("many", MEBIBYTE, many, "gnu"),
         SparseFile("hole", 5 * MEBIBYTE, (), "gnu"),
         SparseFile("tail", 3 * MEBIBYTE + 7, ((0, b"head" * 128), (3 * MEBIBYTE, b"7 bytes")), "gnu"),

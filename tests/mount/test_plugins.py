@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.records.record import Runtime
-from imgfs.execution.records.records import Records
+from imgfs.execution.records.record import InstalledRuntime
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.execution.runtimes.choice import remember_refusal
 from imgfs.kernel.mounts import mount_at
-from imgfs.testing.build import Layer, image
+from imgfs.testing.build import BuiltLayer, image
 from imgfs.testing.entries import File
 from imgfs.testing.layertar import layer_tar
 from tests.archives.memory import layout_members, saved, tar
@@ -26,7 +26,7 @@ from tests.plugins.plugging import install
 from tests.support.mounted import Mounted
 
 RUNTIME = """
-from imgfs.execution.kinds import RUNTIME
+from imgfs.execution.plugin import RUNTIME
 from imgfs.execution.options import Program
 from imgfs.plugins.contract import Plugin
 NAME = "imgfs-test-runtime"
@@ -54,9 +54,9 @@ def mount(tmp_path: Path) -> Iterator[Mounted]:
         yield made
 
 
-def xz_layer(name: str) -> Layer:
+def xz_layer(name: str) -> BuiltLayer:
     tar = layer_tar([File(name, f"{name}\n".encode() * 1000)])
-    return Layer(tar, "xz", lzma.compress(tar), {})
+    return BuiltLayer(tar, "xz", lzma.compress(tar), {})
 
 
 def test_layers_of_a_plugins_compression_are_pulled_and_read(scene: Scene) -> None:
@@ -71,7 +71,7 @@ def test_an_archive_with_such_layers_is_proved_too(scene: Scene, tmp_path: Path)
     image([good]).write_layout(tmp_path / "good", "1")
     done = scene.mount.run("import", str(tmp_path / "good"), "localhost/good:1")
     assert done.returncode == 0, done.stderr
-    lie = Layer(bad.tar, "xz", lzma.compress(good.tar), {})
+    lie = BuiltLayer(bad.tar, "xz", lzma.compress(good.tar), {})
     image([lie]).write_layout(tmp_path / "bad", "1")
     done = scene.mount.run("import", str(tmp_path / "bad"), "localhost/bad:1")
     assert (done.returncode, "the image config says" in done.stderr) == (6, True), done.stderr
@@ -135,9 +135,9 @@ def test_a_runtime_says_whenever_it_is_asked_whether_it_is_of_use(
     assert missing in mount.run("plugins").stdout
     program.touch(0o755)
     assert status.read_text() == "running\n"
-    root = Records(mount.state).runtime_root
+    root = ContainerRecords(mount.state).runtime_root
     root.mkdir(parents=True)
-    remember_refusal(Runtime("own", str(program)), "no\ncgroups", root)
+    remember_refusal(InstalledRuntime("own", str(program)), "no\ncgroups", root)
     assert status.read_text() == "unavailable: refused this host: no cgroups\n"
 
 

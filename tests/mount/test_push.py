@@ -17,7 +17,7 @@ import pytest
 
 from imgfs.oci.digest import Digest
 from imgfs.testing.faults import stall
-from imgfs.testing.images import ARM64, File, Image, Index, image, index, layer
+from imgfs.testing.images import ARM64, BuiltIndex, File, Image, image, index, layer
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry
 from tests.mount.private import PASSWORD, USER, Home, registry_with_passwords, registry_with_tokens
@@ -42,7 +42,7 @@ class Scene:
     source: DockerRegistry
     target: CountingProxy
 
-    def serve(self, made: Image | Index, repository: str) -> str:
+    def serve(self, made: Image | BuiltIndex, repository: str) -> str:
         """Put an image where it comes from; returns its name."""
         made.add_to(Upload(self.source.host, repository), repository, "1")
         return f"{self.source.host}/{repository}:1"
@@ -73,9 +73,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield Scene(mounted, source, proxy)
 
 
-def assert_pulled(made: Image | Index, name: str, directory: Path, login: str = "") -> None:
+def assert_pulled(made: Image | BuiltIndex, name: str, directory: Path, login: str = "") -> None:
     """skopeo reads the image byte for byte."""
-    images = made.images if isinstance(made, Index) else (made,)
+    images = made.images if isinstance(made, BuiltIndex) else (made,)
     options = ["--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false"]
     run_program("skopeo", *options, *(["--src-creds", login] if login else []), f"docker://{name}", f"dir:{directory}")
     assert (directory / "manifest.json").read_bytes() == made.document

@@ -12,10 +12,10 @@ import pytest
 
 from imgfs.testing.images import (
     ARM64,
+    BuiltIndex,
     Compression,
     File,
     Image,
-    Index,
     attestation,
     busybox_image,
     image,
@@ -41,7 +41,7 @@ class Scene:
     proxy: CountingProxy
     mounted: Mounted
 
-    def push(self, built: Image | Index, repository: str = "box", tag: str = "1") -> str:
+    def push(self, built: Image | BuiltIndex, repository: str = "box", tag: str = "1") -> str:
         """Into the registry, past the proxy; returns the full name."""
         built.add_to(Upload(self.registry.host, repository), repository, tag)
         return f"{self.proxy.host}/{repository}:{tag}"

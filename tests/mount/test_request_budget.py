@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.testing.images import ARM64, File, Image, Index, attestation, image, index, layer
+from imgfs.testing.images import ARM64, BuiltIndex, File, Image, attestation, image, index, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.private import PASSWORD, USER, Home, registry_with_tokens
 from tests.support.mounted import Mounted
@@ -18,7 +18,7 @@ from tests.support.servers import DockerRegistry, docker_registry, skopeo_push
 LAYERS = 3
 
 
-def many() -> Index:
+def many() -> BuiltIndex:
     ours = image([layer([File(f"file{number}", b"x" * number)]) for number in range(LAYERS)])
     return index([image([layer([File("arm")])], platform=ARM64), ours, attestation(ours)])
 

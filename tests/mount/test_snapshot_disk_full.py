@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.records.records import Records
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.preparing import Workshop, add_base, digest_of, kind, small_disk
 from tests.mount.scene import Scene, error_of, refused, succeed
@@ -145,7 +145,7 @@ def test_it_starts_on_a_full_disk_and_shows_everything(shop: Workshop) -> None:
 
 
 def test_a_container_can_be_deleted_to_make_room_and_is_told_of(shop: Workshop) -> None:
-    records = Records(shop.mount.state)
+    records = ContainerRecords(shop.mount.state)
     (shop.prepare("full", shop.base) / "big").write_bytes(bytes(1 << 20))
     fabricated(records, "full", stopped(3)).log.write_bytes(bytes(1 << 16))
     fill(filler(shop))

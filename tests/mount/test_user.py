@@ -23,7 +23,7 @@ import pytest
 
 import imgfs
 from imgfs.oci.digest import chain_id
-from imgfs.testing.images import Device, Directory, File, Symlink, image, layer
+from imgfs.testing.images import DeviceFile, Dir, File, Symlink, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.support.mounted import IMGFS, PATIENCE, Mounted
 from tests.support.programs import program, run
@@ -35,10 +35,10 @@ BOX = image(
     [
         layer(
             [
-                Directory("bin"),
+                Dir("bin"),
                 File("bin/id", Path("/usr/bin/id").read_bytes(), mode=0o4755),
-                Directory("dev"),
-                Device("dev/null", "character", 1, 3, mode=0o666),
+                Dir("dev"),
+                DeviceFile("dev/null", "character", 1, 3, mode=0o666),
                 File("hello", b"hello\n", uid=1000, gid=2000),
                 File("secret", b"secret\n", mode=0o600, uid=3),
                 Symlink("link", "hello", uid=5),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from imgfs.testing.images import (
-    Device,
-    Directory,
+    DeviceFile,
+    Dir,
     Entry,
     File,
     Hardlink,
@@ -32,8 +32,8 @@ from tests.support.trees import Node, compare_trees, snapshot_tree
 MEBIBYTE = 1 << 20
 MANY = tuple((at * 8192, b"%04d" % at * 128) for at in range(200))
 EDGES: list[Entry] = [
-    Directory("", mode=0o750, uid=7, gid=8, mtime_ns=1_500_000_000_999_999_999, xattrs={"user.root": b"yes"}),
-    Directory("big"),
+    Dir("", mode=0o750, uid=7, gid=8, mtime_ns=1_500_000_000_999_999_999, xattrs={"user.root": b"yes"}),
+    Dir("big"),
     *(File(f"big/{number:04d}-{'x' * 40}", b"%d" % number) for number in range(600)),
     File("exactly-a-page", os.urandom(4096)),
     File("a-page-and-a-byte", os.urandom(4097)),
@@ -49,25 +49,25 @@ EDGES: list[Entry] = [
     File("time/before-1970", mtime_ns=-1_500_000_000),
     File("time/after-2038", mtime_ns=5_000_000_000_000_000_001),
     Hardlink("link-of-many", "xattrs/many"),
-    Device("devices/large-numbers", "block", 259, 70_000),
-    Directory(".hidden", mode=0),
+    DeviceFile("devices/large-numbers", "block", 259, 70_000),
+    Dir(".hidden", mode=0),
 ]
-SAME = layer([Directory("same"), File("same/file", b"the same layer twice\n"), File("same/upper", b"1\n")])
+SAME = layer([Dir("same"), File("same/file", b"the same layer twice\n"), File("same/upper", b"1\n")])
 ODD_WHITEOUTS = (".wh.", ".wh..", ".wh...", ".wh..wh.plnk", ".wh..wh.aufs", ".wh..wh.", ".wh..wh..wh..opq")
 """Names that look like whiteouts and hide nothing. The views do not show them."""
 KEPT = [
-    Directory("kept"),
+    Dir("kept"),
     File("kept/file", b"kept\n"),
     File("top", b"top\n"),
-    Directory("gone"),
+    Dir("gone"),
     File("gone/file", b""),
 ]
 ODD = [
     *(File(name, b"odd\n") for name in ODD_WHITEOUTS),
     *(File(f"kept/{name}", b"odd\n") for name in ODD_WHITEOUTS),
     *(File(f"new/{name}", b"odd\n") for name in ODD_WHITEOUTS),
-    Directory("new"),
-    Directory("kept/.wh..wh.orph"),
+    Dir("new"),
+    Dir("kept/.wh..wh.orph"),
     File("kept/.wh..wh.orph/file", b"odd\n"),
     Whiteout("gone/file"),
 ]
@@ -77,7 +77,7 @@ IMAGES = {
     "busybox": busybox_image("zstd"),
     "nothing": image([]),
     "empty-layer": image([layer([])]),
-    "same-layer-twice": image([SAME, layer([Directory("same"), Whiteout("same/file")], "zstd"), SAME]),
+    "same-layer-twice": image([SAME, layer([Dir("same"), Whiteout("same/file")], "zstd"), SAME]),
     "odd-whiteouts": image([layer(KEPT), layer(ODD), layer([File("last", b"last\n")], "zstd")]),
     "opaque-root": image([layer(EDGES), layer([Opaque(""), File("only", b"this\n")], "none")]),
 }

@@ -15,7 +15,7 @@ from subprocess import PIPE
 import pytest
 
 from imgfs.kernel.mounts import mount_at
-from imgfs.testing.images import Device, Directory, File, busybox_image, image, layer
+from imgfs.testing.images import DeviceFile, Dir, File, busybox_image, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.kernel_views import FUSE, chain_of, forget_layers, metadata_image, prepare, shown_at, state_of
 from tests.mount.scene import CONFIG, PATIENCE, Scene, error_of, refused, run, serving, small, succeed
@@ -27,8 +27,8 @@ NODES = image(
         layer(
             [
                 File("sh", Path("/bin/busybox").read_bytes(), mode=0o755),
-                Directory("dev"),
-                Device("dev/null", "character", 1, 3, mode=0o666),
+                Dir("dev"),
+                DeviceFile("dev/null", "character", 1, 3, mode=0o666),
                 File("setuid", Path("/usr/bin/id").read_bytes(), mode=0o4755),
             ]
         )

@@ -8,9 +8,9 @@ from pathlib import Path
 import trio
 
 from imgfs.database.database import Database
-from imgfs.execution.records.records import Records
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.kernel.probe import Capabilities, Capability
-from imgfs.layers.layer import Layer
+from imgfs.layers.layer import BuiltLayer
 from imgfs.layers.store import LayerStore
 from imgfs.rootfs.kernel import Kernel
 from imgfs.rootfs.metadata import MetadataImages
@@ -20,13 +20,13 @@ from imgfs.snapshots import graph, rows
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import View, Views
-from imgfs.testing.build import Layer as Made
-from imgfs.testing.images import Directory, File, layer
+from imgfs.testing.build import BuiltLayer as Made
+from imgfs.testing.images import Dir, File, layer
 from tests.layers.passes import described, stored
 
 YES = Capability()
 ALL = Capabilities(YES, YES, YES, YES)
-BASE = layer([Directory("d"), File("d/file", b"base\n" * 1000)])
+BASE = layer([Dir("d"), File("d/file", b"base\n" * 1000)])
 TOP = layer([File("top", b"top\n")])
 
 
@@ -38,7 +38,7 @@ class Provider:
         self.asked = 0
         self.error: Exception | None = None
 
-    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:
+    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[BuiltLayer]:
         self.asked += 1
         await trio.lowlevel.checkpoint()
         if self.error is not None:
@@ -71,7 +71,7 @@ class Scene:
             self.views,
             self.snapshots,
             self.layers,
-            Records(self.state),
+            ContainerRecords(self.state),
             self.nursery,
             self.kernel,
         )

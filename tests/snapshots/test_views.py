@@ -16,20 +16,20 @@ from imgfs.database.database import Database
 from imgfs.errors import StorageFailed, Unreachable
 from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.snapshots.view import ViewNode
-from imgfs.layers.layer import Layer
+from imgfs.layers.layer import BuiltLayer
 from imgfs.layers.store import LayerStore
 from imgfs.layers.tree import Node, walk
 from imgfs.snapshots import graph as graphs
 from imgfs.snapshots import views as room
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
 from imgfs.snapshots.views import View, Views
-from imgfs.testing.build import Layer as Made
-from imgfs.testing.images import Directory, File, Hardlink, SparseFile, Whiteout, layer
+from imgfs.testing.build import BuiltLayer as Made
+from imgfs.testing.images import Dir, File, Hardlink, SparseFile, Whiteout, layer
 from tests.layers.passes import described, stored
 
 RANDOM = os.urandom(200_000)
 SPARSE = SparseFile("sparse", size=1_000_000, extents=((4096, b"one" * 512), (500_000 // 512 * 512, b"two" * 100)))
-BASE = layer([Directory("d"), File("d/big", RANDOM), File("d/empty"), File("gone", b"x"), SPARSE])
+BASE = layer([Dir("d"), File("d/big", RANDOM), File("d/empty"), File("gone", b"x"), SPARSE])
 TOP = layer([Whiteout("gone"), File("new", b"top"), Hardlink("link", "new")], "zstd")
 
 
@@ -41,7 +41,7 @@ class Provider:
         self.asked = 0
         self.error: Exception | None = None
 
-    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:
+    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[BuiltLayer]:
         self.asked += 1
         await trio.lowlevel.checkpoint()
         if self.error is not None:

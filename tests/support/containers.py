@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imgfs.execution.records.record import Container, Runtime, Status, encode, now
-from imgfs.execution.records.records import Record, Records
+from imgfs.execution.records.record import Container, ContainerStatus, InstalledRuntime, encode, now
+from imgfs.execution.records.records import ContainerRecord, ContainerRecords
 
 CHAIN = f"sha256:{'c' * 64}"
 _HOLD = """\
@@ -21,7 +21,7 @@ sys.stdin.read()
 """
 
 
-def fabricated(records: Records, id: str, status: Status, **changes: object) -> Record:
+def fabricated(records: ContainerRecords, id: str, status: ContainerStatus, **changes: object) -> ContainerRecord:
     """A whole record of a container that nobody ever made."""
     record = records.make()
     facts = {
@@ -36,7 +36,7 @@ def fabricated(records: Records, id: str, status: Status, **changes: object) -> 
         "tty": False,
         "detach": True,
         "remove": False,
-        "runtime": Runtime("runc", "/usr/sbin/runc"),
+        "runtime": InstalledRuntime("runc", "/usr/sbin/runc"),
         "stop_signal": "SIGTERM",
         "labels": {"some.label": "a value"},
         "mountpoint": "/mnt",
@@ -49,7 +49,7 @@ def fabricated(records: Records, id: str, status: Status, **changes: object) -> 
     return records.publish(record, id)
 
 
-def many(records: Records, count: int) -> None:
+def many(records: ContainerRecords, count: int) -> None:
     """So many records of stopped containers, in less time than `fabricated` takes: nothing is synced."""
     template = fabricated(records, "template", stopped(0))
     container, status = template.container(), template.written_status()
@@ -63,14 +63,14 @@ def many(records: Records, count: int) -> None:
             (path / name).write_text(json.dumps(text | facts if name == "container.json" else text))
 
 
-def stopped(exit_code: int | None, **more: object) -> Status:
+def stopped(exit_code: int | None, **more: object) -> ContainerStatus:
     """A status with an end."""
     facts = {"status": "stopped", "exit_code": exit_code, "started": now(), "finished": now()}
-    return Status(**(facts | more))  # pyright: ignore[reportArgumentType]
+    return ContainerStatus(**(facts | more))  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
-def supervised(record: Record) -> Iterator[subprocess.Popen[bytes]]:
+def supervised(record: ContainerRecord) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds the lock of a record, and ends with the block."""
     words = [sys.executable, "-c", _HOLD, os.fspath(record.lock)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

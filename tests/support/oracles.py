@@ -30,8 +30,8 @@ from typing import Any, Literal
 
 from imgfs.oci.digest import Digest, chain_id
 from imgfs.oci.manifest import parse_config
+from imgfs.testing.build import REF_NAME
 from imgfs.testing.images import IMPLICIT_DIRECTORIES, Oddities
-from imgfs.testing.layout import REF_NAME
 from tests.support.programs import end, run, start, wait_ready
 from tests.support.trees import directory_mtimes, xattr
 

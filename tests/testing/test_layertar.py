@@ -12,8 +12,8 @@ import pytest
 from imgfs.testing.entries import SparseStyle
 from imgfs.testing.images import (
     Compression,
-    Device,
-    Directory,
+    DeviceFile,
+    Dir,
     Entry,
     Fifo,
     File,
@@ -32,13 +32,13 @@ from tests.support.programs import run
 
 FORMATS: tuple[Format, ...] = ("pax", "gnu", "ustar")
 EVERYTHING: list[Entry] = [
-    Directory("d", mode=0o1777),
+    Dir("d", mode=0o1777),
     File("d/file", b"content", mode=0o4755, uid=1, gid=2),
     Symlink("d/link", "file"),
     Hardlink("d/hard", "d/file"),
     Fifo("d/fifo"),
-    Device("d/null", "character", 1, 3),
-    Device("d/loop", "block", 7, 300),
+    DeviceFile("d/null", "character", 1, 3),
+    DeviceFile("d/loop", "block", 7, 300),
 ]
 
 
@@ -96,7 +96,7 @@ def test_what_ustar_cannot_say_is_an_error() -> None:
 @pytest.mark.parametrize("extents", [0, 1, 4, 5, 25, 26, 60])
 def test_gnu_tar_and_tarfile_unpack_sparse_files(tmp_path: Path, style: SparseStyle, extents: int) -> None:
     file = SparseFile("d/f", 1 << 20, tuple((at * 8192 + 512, b"%07d!" % at * 64) for at in range(extents)), style)
-    tar = layer_tar([Directory("d"), file, File("after", b"whole")], "gnu" if style == "gnu" else "pax")
+    tar = layer_tar([Dir("d"), file, File("after", b"whole")], "gnu" if style == "gnu" else "pax")
     (tmp_path / "layer.tar").write_bytes(tar)
     run("tar", "-xf", tmp_path / "layer.tar", "-C", tmp_path)
     assert (tmp_path / "d/f").read_bytes() == file.content

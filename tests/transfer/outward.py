@@ -6,7 +6,7 @@ from imgfs.images.catalog import Catalog
 from imgfs.leases.pins import Pins
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
-from imgfs.testing.build import AMD64, Image, Index, image, layer
+from imgfs.testing.build import AMD64, BuiltIndex, Image, image, layer
 from imgfs.testing.entries import File
 from imgfs.testing.uploads import PushRegistry
 from imgfs.transfer.progress import Transfer
@@ -63,10 +63,10 @@ class Outward:
             await self.scene.content.add(Digest.of(data), data)
         return made.digest
 
-    def assert_there(self, made: Image | Index, selector: str = "1") -> None:
+    def assert_there(self, made: Image | BuiltIndex, selector: str = "1") -> None:
         """All of it is at the target, byte for byte."""
         assert self.target.manifest(TARGET, selector) == (made.document, made.media_type)
-        for one in made.images if isinstance(made, Index) else [made]:
+        for one in made.images if isinstance(made, BuiltIndex) else [made]:
             assert self.target.manifest(TARGET, one.digest) == (one.document, one.media_type)
             assert {digest: self.target.blob(TARGET, digest) for digest in one.blobs} == one.blobs
 

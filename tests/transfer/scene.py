@@ -28,7 +28,7 @@ from imgfs.registry.client import Registry
 from imgfs.registry.limits import Limits
 from imgfs.snapshots import graph
 from imgfs.snapshots.views import Views
-from imgfs.testing.build import AMD64, Image, Index
+from imgfs.testing.build import AMD64, BuiltIndex, Image
 from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
@@ -102,12 +102,12 @@ class Scene:
         """A tag at the registry."""
         return Reference(self.fake.host, repository, tag)
 
-    async def resolved(self, made: Image | Index, tag: str = "1", repository: str = REPOSITORY) -> Digest:
+    async def resolved(self, made: Image | BuiltIndex, tag: str = "1", repository: str = REPOSITORY) -> Digest:
         """Put an image into the registry and resolve its tag."""
         made.add_to(self.fake, repository, tag)
         return await self.resolver.resolve(self.reference(tag, repository))
 
-    async def pulled(self, made: Image | Index, tag: str = "1", repository: str = REPOSITORY) -> Digest:
+    async def pulled(self, made: Image | BuiltIndex, tag: str = "1", repository: str = REPOSITORY) -> Digest:
         """The same, and get everything here; then forget what was asked for."""
         digest = await self.resolved(made, tag, repository)
         await self.images.pull(digest)

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from imgfs.errors import ImgfsError, Malformed, NoSpace, Unreachable
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor
-from imgfs.testing.build import Layer as Made
+from imgfs.testing.build import BuiltLayer as Made
 from imgfs.testing.faults import close, cut_at, stall
 from imgfs.testing.images import File, image, layer
 from tests.transfer.scene import Scene

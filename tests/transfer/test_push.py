@@ -21,7 +21,7 @@ from imgfs.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descr
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference, Source
 from imgfs.registry.limits import Limits
-from imgfs.testing.build import AMD64, ARM64, Image, Index, image, index, layer
+from imgfs.testing.build import AMD64, ARM64, BuiltIndex, Image, image, index, layer
 from imgfs.testing.entries import File
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
@@ -185,7 +185,7 @@ async def test_a_platform_that_is_there_and_nowhere_else_is_no_obstacle(outward:
 async def test_an_index_in_an_index_is_pushed_before_it(outward: Outward) -> None:
     inner = index([two_layers()])
     document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [inner.descriptor, inner.images[0].descriptor]}
-    outer = Index(OCI_INDEX, json.dumps(document).encode(), None, ())
+    outer = BuiltIndex(OCI_INDEX, json.dumps(document).encode(), None, ())
     inner.add_to(outward.source, REPOSITORY)
     digest = await outward.scene.resolved(outer)
     await outward.push(digest, all_platforms=True)

@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 
 from imgfs.execution.control import Connection
-from imgfs.execution.job import NONE
-from imgfs.execution.passing import PASSED_ON, not_ignored
-from imgfs.execution.records.record import Status
-from imgfs.execution.starting import Attached
+from imgfs.execution.forwarding import FORWARDED, not_ignored
+from imgfs.execution.launch import NONE
+from imgfs.execution.records.record import ContainerStatus
+from imgfs.execution.start import CallerStreams
 
 _PIECE = 1 << 16
 
@@ -46,7 +46,7 @@ class Front:
         self._theirs: socket.socket | None = None
         self._signals = NONE
 
-    def attached(self, held: ExitStack) -> Attached:
+    def attached(self, held: ExitStack) -> CallerStreams:
         """What to start the container with; `held` is to be closed after it has ended.
 
         From now on signals are the container's; before it runs they are why it does not.
@@ -54,11 +54,11 @@ class Front:
         self._signals = held.enter_context(_signals())
         if not self._has_terminal:
             stdin = 0 if self._is_interactive else NONE
-            return Attached(stdin=stdin, stdout=1, stderr=2, interrupted=self._signals)
+            return CallerStreams(stdin=stdin, stdout=1, stderr=2, interrupted=self._signals)
         self._ours, self._theirs = (held.enter_context(end) for end in socket.socketpair())
-        return Attached(terminal=self._theirs.fileno(), size=terminal_size(), interrupted=self._signals)
+        return CallerStreams(terminal=self._theirs.fileno(), size=terminal_size(), interrupted=self._signals)
 
-    def stay(self, control: Connection) -> tuple[Status, list[str]]:
+    def stay(self, control: Connection) -> tuple[ContainerStatus, list[str]]:
         """Pass signals and the terminal on until the container has ended; how it did, and what else there is to say."""
         if self._theirs is not None:
             self._theirs.close()  # the supervisor has it; ours ends when its one does
@@ -79,14 +79,14 @@ class _Relay:
         if is_typing:
             self._sources[0] = self._type
 
-    def run(self) -> tuple[Status, list[str]]:
+    def run(self) -> tuple[ContainerStatus, list[str]]:
         with suppress(OSError):  # it may have ended already: what is told of that lies there
             self._control.send({"do": "wait"})
         while self._ended is None or (self._terminal is not None and self._terminal.fileno() in self._sources):
             for source in select.select(list(self._sources), [], [])[0]:
                 if source in self._sources:
                     self._sources[source]()
-        return msgspec.convert(self._ended["status"], Status), list(self._ended.get("notes", ()))
+        return msgspec.convert(self._ended["status"], ContainerStatus), list(self._ended.get("notes", ()))
 
     def _hear(self) -> None:
         message = self._control.answer()
@@ -131,7 +131,7 @@ def _signals() -> Generator[int]:
     """A descriptor that gets the number of each signal that is to be passed on."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, _heard) for number in not_ignored({*PASSED_ON, signal.SIGWINCH})}
+    handlers = {number: signal.signal(number, _heard) for number in not_ignored({*FORWARDED, signal.SIGWINCH})}
     try:
         yield reading
     finally:

@@ -39,10 +39,10 @@ def exec(
     where it is not found, 126 where it cannot be executed, and 125 where imgfs failed.
     """
     from imgfs.cli.containers.site import state_of
-    from imgfs.execution.bundle.wish import parse_variable
-    from imgfs.execution.records.records import Records
+    from imgfs.execution.bundle.overrides import parse_variable
+    from imgfs.execution.records.records import ContainerRecords
     from imgfs.execution.removal import runtime_of
-    from imgfs.execution.runtimes.entering import Entry, enter
+    from imgfs.execution.runtimes.exec import ExecRequest, execute
     from imgfs.execution.runtimes.runtime import RuntimeFailed
 
     tree = Tree.open(mountpoint)
@@ -57,12 +57,12 @@ def exec(
         spec = tree.read_json(f"{tree.container(one)}/config.json")
     except OSError as error:
         raise tree.container_failure(error, one) from None
-    entry = Entry(command, terminal=terminal, interactive=interactive, cwd=workdir, env=env)
-    records = Records(state_of(tree))
+    entry = ExecRequest(command, terminal=terminal, interactive=interactive, cwd=workdir, env=env)
+    records = ContainerRecords(state_of(tree))
     record = records.get(one)
     container, root = record.container(), f"/proc/{found.get('pid')}/root"
     try:
-        code = enter(runtime_of(records, record, container), container.runtime_id, spec, entry, root)
+        code = execute(runtime_of(records, record, container), container.runtime_id, spec, entry, root)
     except RuntimeFailed as error:
         code = error.exit_code or FAILED  # crun, runc and youki say why on stderr, too
     raise SystemExit(code)

@@ -111,14 +111,14 @@ def has_ended(found: State) -> bool:
 
 def wait_end(tree: Tree, id: str) -> State:
     """Wait until a container has ended and its supervisor too; how it ended. Asks no more often than something ends."""
-    from imgfs.execution.records.records import Record
+    from imgfs.execution.records.records import ContainerRecord
 
     while True:
         found = last_state(tree, id)
         record = record_of(found)
         if record is None:
             return found
-        if has_ended(found) and not Record(Path(record)).is_supervised():
+        if has_ended(found) and not ContainerRecord(Path(record)).is_supervised():
             return last_state(tree, id)
         if told := _hear_unkept(record):
             return cast("State", {**found, **told})

@@ -15,7 +15,7 @@ from imgfs.cli.served import Declined, served
 from imgfs.errors import ImgfsError
 
 if TYPE_CHECKING:
-    from imgfs.execution.launching import Waiting
+    from imgfs.execution.launch import IdleSupervisor
 
 FAILED = 125
 """The exit code where imgfs failed, not what was run."""
@@ -111,17 +111,17 @@ def start(id: str, mountpoint: str, *, attach: bool, interactive: bool) -> None:
     run_again(waiting, mountpoint, id, attach=attach, interactive=interactive)
 
 
-def _supervisor(mountpoint: str, *, at_terminal: bool) -> Waiting:
+def _supervisor(mountpoint: str, *, at_terminal: bool) -> IdleSupervisor:
     """Begin with what takes longest: the rest is loaded and done beside it. Raises Declined."""
     by = served()
     if by and at_terminal:
         raise Declined
     if by:
         return by.waiting
-    from imgfs.execution.launching import Waiting, check_caller
+    from imgfs.execution.launch import IdleSupervisor, check_caller
 
     check_caller()
     while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a stream that the shell closed; a socket would take its place
         pass
     os.close(null)
-    return Waiting(os.path.abspath(mountpoint))
+    return IdleSupervisor(os.path.abspath(mountpoint))

@@ -17,27 +17,35 @@ from imgfs.cli.images.bringing import bring
 from imgfs.cli.images.naming import Found, find
 from imgfs.cli.served import served
 from imgfs.cli.tree import Tree
-from imgfs.execution.bundle.wish import Wish, parse_memory, parse_variable, parse_volume
-from imgfs.execution.launching import Waiting
-from imgfs.execution.records.records import Records
-from imgfs.execution.starting import Attached, Manner, Site, Source, Started, start_again, start_new
+from imgfs.execution.bundle.overrides import Overrides, parse_memory, parse_variable, parse_volume
+from imgfs.execution.launch import IdleSupervisor
+from imgfs.execution.records.records import ContainerRecords
+from imgfs.execution.start import (
+    CallerStreams,
+    PulledImage,
+    Site,
+    StartedContainer,
+    StartOptions,
+    start_again,
+    start_new,
+)
 
 
-def run_new(waiting: Waiting, mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:
+def run_new(waiting: IdleSupervisor, mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:
     """Make a container of an image, which comes here first. `wanted` are the options of `imgfs run`."""
     wish = _wish(**wanted)
     detach = bool(wanted["detach"])
     tree, site = _tree_and_site(mountpoint)
     source = _source(tree, find(tree, image, quiet=quiet), image, quiet=quiet)
     front = Front(terminal=wish.terminal, interactive=wish.interactive) if not detach else None
-    manner = Manner(wanted["id"], detach, bool(wanted["remove"]))
+    manner = StartOptions(wanted["id"], detach, bool(wanted["remove"]))
     _follow(front, lambda attached: start_new(site, source, wish, manner, attached, waiting))
 
 
-def run_again(waiting: Waiting, mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
+def run_again(waiting: IdleSupervisor, mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
     """Start a container that has ended once more."""
     _, site = _tree_and_site(mountpoint)
-    container = Records(site.state).get(id).container()
+    container = ContainerRecords(site.state).get(id).container()
     front = Front(terminal=container.tty, interactive=interactive) if attach else None
     _follow(front, lambda attached: start_again(site, id, attached, waiting))
 
@@ -51,10 +59,10 @@ def _tree_and_site(mountpoint: str) -> tuple[Tree, Site]:
     return tree, site_of(tree, facts)
 
 
-def _follow(front: Front | None, begin: Callable[[Attached], Started]) -> None:
+def _follow(front: Front | None, begin: Callable[[CallerStreams], StartedContainer]) -> None:
     """Start a container, and stay in front of it or say how it is called."""
     with ExitStack() as held:
-        attached = front.attached(held) if front else Attached()
+        attached = front.attached(held) if front else CallerStreams()
         started = begin(attached)
         held.callback(started.control.close)
         for note in started.notes:
@@ -79,8 +87,8 @@ def _name(id: str) -> None:
         tell(f"container {id}: is started, but its id cannot be written to stdout: {error.strerror}")
 
 
-def _wish(**wanted: Any) -> Wish:
-    return Wish(
+def _wish(**wanted: Any) -> Overrides:
+    return Overrides(
         arguments=wanted["arguments"],
         entrypoint=wanted["entrypoint"],
         env=dict(parse_variable(one, os.environ) for one in wanted["variables"]),
@@ -95,7 +103,7 @@ def _wish(**wanted: Any) -> Wish:
     )
 
 
-def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> Source:
+def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> PulledImage:
     """The image, all of which is here on return."""
     chain: list[str] = []
 
@@ -109,4 +117,4 @@ def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> Source:
         config = tree.read(f"{tree.image(found.digest)}/config.json")
     except OSError as error:
         raise tree.failure(error, found.digest, found.subject) from None
-    return Source(image, found.digest, chain[0], config)
+    return PulledImage(image, found.digest, chain[0], config)

@@ -13,10 +13,10 @@ import msgspec
 
 from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.tree import Tree
-from imgfs.execution.options import Options, Program
-from imgfs.execution.records.records import Records
+from imgfs.execution.options import ExecutionOptions, RuntimeProgram
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.execution.runtimes.choice import accepted, installed
-from imgfs.execution.starting import Site
+from imgfs.execution.start import Site
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -26,8 +26,8 @@ class Facts(msgspec.Struct, frozen=True):
     mount: tuple[int, int]
     """Which mount that is (`_mount_of`)."""
     state: Path
-    options: Options
-    programs: tuple[Program, ...]
+    options: ExecutionOptions
+    programs: tuple[RuntimeProgram, ...]
 
     def are_of(self, tree: Tree) -> bool:
         """Whether they are of the tree that is mounted there now."""
@@ -43,7 +43,7 @@ def facts_of(tree: Tree) -> Facts:
         mountpoint=tree.path,
         mount=_mount_of(tree),
         state=state_of(tree),
-        options=msgspec.convert(_facts(tree, "execution/oci/config"), Options),
+        options=msgspec.convert(_facts(tree, "execution/oci/config"), ExecutionOptions),
         programs=tuple(_programs(tree)),
     )
 
@@ -55,7 +55,7 @@ def site_of(tree: Tree, known: Facts | None = None) -> Site:
     return Site(
         mountpoint=tree.path,
         state=known.state,
-        runtimes=accepted(runtimes, Records(known.state).runtime_root),
+        runtimes=accepted(runtimes, ContainerRecords(known.state).runtime_root),
         log_bytes=known.options.log_bytes,
         deadline=known.options.deadline_seconds,
         seccomp=known.options.seccomp,
@@ -80,12 +80,12 @@ def _mount_of(tree: Tree) -> tuple[int, int]:
     return found.st_dev, found.st_mtime_ns
 
 
-def _programs(tree: Tree) -> Iterator[Program]:
+def _programs(tree: Tree) -> Iterator[RuntimeProgram]:
     """The runtimes that the plugins of this mount name, in their order, those too that may not be installed."""
     for id in sorted(os.listdir(f"{tree.path}/.imgfs/plugins/runtime")):
         program = _facts(tree, f"runtime/{id}/exports").get("program")
         if isinstance(program, str) and not _read(tree, f"runtime/{id}/status").startswith(b"off: "):
-            yield Program(id, program)
+            yield RuntimeProgram(id, program)
 
 
 def _facts(tree: Tree, name: str) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from imgfs.errors import Invalid
-from imgfs.execution.bundle.image import ImageProcess
+from imgfs.errors import Invalid, Malformed
+from imgfs.execution.bundle.overrides import WORDS_MAX, Overrides
 from imgfs.execution.bundle.users import User
-from imgfs.execution.bundle.wish import Wish
+from imgfs.execution.signals import signal_number
+from imgfs.oci.manifest import ImageConfig, check_depth, parse_config
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_NAME_MAX = 64
@@ -26,7 +27,7 @@ class Process(msgspec.Struct, frozen=True):
     terminal: bool
 
 
-def arguments(image: ImageProcess, wish: Wish, subject: str) -> tuple[str, ...]:
+def arguments(image: ImageProcess, wish: Overrides, subject: str) -> tuple[str, ...]:
     """The command: entrypoint and arguments. Another entrypoint drops the image's Cmd. Raises Invalid without any."""
     if wish.entrypoint is None:
         entrypoint, rest = image.entrypoint, wish.arguments or image.cmd
@@ -37,13 +38,13 @@ def arguments(image: ImageProcess, wish: Wish, subject: str) -> tuple[str, ...]:
     return (*entrypoint, *rest)
 
 
-def working_directory(image: ImageProcess, wish: Wish) -> str:
+def working_directory(image: ImageProcess, wish: Overrides) -> str:
     """An absolute path without `..`: what would lead out of the root stays at it."""
     text = image.working_dir if wish.working_dir is None else wish.working_dir
     return posixpath.normpath("/" + text.lstrip("/"))
 
 
-def environment(image: ImageProcess, wish: Wish, user: User, hostname: str) -> tuple[str, ...]:
+def environment(image: ImageProcess, wish: Overrides, user: User, hostname: str) -> tuple[str, ...]:
     """`NAME=VALUE`, each name once: defaults, over them the image's, over them what is wished. Raises Invalid."""
     found: dict[str, str] = {"PATH": PATH, "HOSTNAME": hostname, "HOME": user.home}
     if wish.terminal:
@@ -62,3 +63,61 @@ def environment(image: ImageProcess, wish: Wish, user: User, hostname: str) -> t
 
 
 _NONE: Mapping[str, str | None] = {}
+
+
+class _Process(msgspec.Struct, rename="pascal"):
+    user: str | None = None
+    env: list[str] | None = None
+    entrypoint: list[str] | None = None
+    cmd: list[str] | None = None
+    working_dir: str | None = None
+    stop_signal: str | None = None
+    labels: dict[str, str] | None = None
+
+
+class _ProcessConfig(msgspec.Struct):
+    config: _Process | None = None
+
+
+class ImageProcess(msgspec.Struct, frozen=True):
+    """The process as the image has it."""
+
+    user: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    stop_signal: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+
+
+def parse_process(data: bytes) -> tuple[ImageConfig, ImageProcess]:
+    """Read an image config. Raises Malformed, TooLarge, and Invalid where it says what no process can have."""
+    config = parse_config(data)
+    check_depth(data, "image config")
+    try:
+        said = msgspec.json.decode(data, type=_ProcessConfig).config or _Process()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"image config: {error}") from None
+    process = ImageProcess(
+        said.user or "",
+        tuple(said.env or ()),
+        tuple(said.entrypoint or ()),
+        tuple(said.cmd or ()),
+        said.working_dir or "",
+        said.stop_signal or "",
+        said.labels or {},
+    )
+    _check(process)
+    return config, process
+
+
+def _check(process: ImageProcess) -> None:
+    labels = [text for pair in process.labels.items() for text in pair]
+    words = [*process.env, *process.entrypoint, *process.cmd, process.user, process.working_dir, *labels]
+    if any("\0" in word for word in words):
+        raise Invalid("image config: a NUL in what the process is to get; the image has to be built anew")
+    if sum(len(word) for word in words) > WORDS_MAX:
+        raise Invalid(f"image config: arguments, environment and labels are over {WORDS_MAX} bytes")
+    if process.stop_signal:
+        signal_number(process.stop_signal, "image config: StopSignal")

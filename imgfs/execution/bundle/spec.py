@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from imgfs.execution.bundle.overrides import Network, Volume
 from imgfs.execution.bundle.process import HOST_NAME_MAX, Process
-from imgfs.execution.bundle.wish import Network, Volume
-from imgfs.execution.groups import group_of
+from imgfs.execution.cgroups import cgroup_name
 
 OCI_VERSION = "1.0.2"
 Json = dict[str, Any]
@@ -31,7 +31,7 @@ OPEN_FILES = 1024
 _UMASK = 0o022
 
 
-class Setting(msgspec.Struct, frozen=True):
+class SpecSettings(msgspec.Struct, frozen=True):
     """Where a process runs."""
 
     id: str
@@ -58,10 +58,10 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def cgroup(self) -> str:
         """Its cgroup, below the root of each hierarchy; so nobody else's end is its own."""
-        return f"/{group_of(self.key)}"
+        return f"/{cgroup_name(self.key)}"
 
 
-def runtime_spec(process: Process, setting: Setting) -> Json:
+def runtime_spec(process: Process, setting: SpecSettings) -> Json:
     """config.json."""
     return {
         "ociVersion": OCI_VERSION,
@@ -105,7 +105,7 @@ def _resources(memory: int | None) -> Json:
     return devices if memory is None else devices | {"memory": {"limit": memory}}
 
 
-def _mounts(setting: Setting) -> list[Json]:
+def _mounts(setting: SpecSettings) -> list[Json]:
     def made(destination: str, kind: str, *options: str, source: str | None = None) -> Json:
         return {"destination": destination, "type": kind, "source": source or kind, "options": list(options)}
 

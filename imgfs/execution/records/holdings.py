@@ -16,14 +16,14 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import from_os, too_many_open
-from imgfs.execution.records.records import Records
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.oci.digest import Digest, is_digest
 
 _SETTLED = 1.0
 """Seconds after which a directory's mtime tells every change of it: clocks of filesystems tick coarsely."""
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class ContainerSummary(msgspec.Struct, frozen=True, gc=False):
     """Of a container what counts when the others are looked at too; there may be 100,000."""
 
     chain: str
@@ -38,13 +38,13 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
     inode: int
     written: int
-    held: Held
+    held: ContainerSummary
 
 
 class Holdings:
     """Asked by garbage collection, and once at the start. Every call may raise StorageFailed."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: ContainerRecords) -> None:
         self._records = records
         self._known: dict[str, _Known] = {}
         self._seen = 0
@@ -56,7 +56,7 @@ class Holdings:
         chains = {one.chain for one in (await self.containers()).values()}
         return {Digest(chain) for chain in chains if is_digest(chain)}
 
-    async def containers(self) -> Mapping[str, Held]:
+    async def containers(self) -> Mapping[str, ContainerSummary]:
         """What each container was made of; one whose record does not read is left out."""
         async with self._looking:
             self._known, self._seen = await run_disk(self._look)
@@ -81,9 +81,11 @@ class Holdings:
             status = os.stat(path)
             if known is not None and (known.inode, known.written) == (status.st_ino, status.st_mtime_ns):
                 return known
-            held = msgspec.json.decode(path.read_bytes(), type=Held)
+            held = msgspec.json.decode(path.read_bytes(), type=ContainerSummary)
         except (OSError, msgspec.MsgspecError, RecursionError) as error:
             if isinstance(error, OSError) and too_many_open(error.errno):
                 raise from_os(error, f"container {id}") from None  # or what it stands on were garbage
             return None  # gone meanwhile, or damaged: told to whoever looks at it
-        return _Known(status.st_ino, status.st_mtime_ns, Held(sys.intern(held.chain), held.created, held.remove))
+        return _Known(
+            status.st_ino, status.st_mtime_ns, ContainerSummary(sys.intern(held.chain), held.created, held.remove)
+        )

@@ -19,7 +19,7 @@ LOST = "the supervisor was killed; the exit status is not known"
 """The reason of a container that ended with nobody there to be told how."""
 
 
-class Runtime(msgspec.Struct, frozen=True):
+class InstalledRuntime(msgspec.Struct, frozen=True):
     """The OCI runtime that a container was given to: its name, and the program."""
 
     name: str
@@ -42,7 +42,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     detach: bool
     remove: bool
     """Whether it is deleted as soon as it has ended."""
-    runtime: Runtime
+    runtime: InstalledRuntime
     stop_signal: str
     labels: dict[str, str]
     mountpoint: str
@@ -53,7 +53,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
         return self.snapshot
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json`: what became of it, as its supervisor saw it.
 
     `exit_code` is what a shell would say: 128 + n after signal n. It is None where nobody knows.
@@ -72,11 +72,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+class DeletedContainer(msgspec.Struct, frozen=True, kw_only=True):
     """`deleted/containers/<id>.json`: what stays of a container that was deleted, until it is collected."""
 
     container: Container
-    status: Status
+    status: ContainerStatus
     deleted: str
 
     def encode(self) -> bytes:
@@ -95,16 +95,18 @@ def decode_container(data: bytes, subject: str) -> Container:
     return _decode(data, Container, subject)
 
 
-def decode_status(data: bytes, subject: str) -> Status:
+def decode_status(data: bytes, subject: str) -> ContainerStatus:
     """Read status.json. Raises StorageFailed."""
-    return _decode(data, Status, subject)
+    return _decode(data, ContainerStatus, subject)
 
 
-def decode_deleted(data: bytes, subject: str) -> Deleted:
+def decode_deleted(data: bytes, subject: str) -> DeletedContainer:
     """Read what Deleted.encode wrote. Raises StorageFailed."""
     facts = _decode(data, dict[str, msgspec.Raw], subject)
     deleted = _decode(bytes(facts.get("deleted", b'""')), str, subject)
-    return Deleted(container=_decode(data, Container, subject), status=_decode(data, Status, subject), deleted=deleted)
+    return DeletedContainer(
+        container=_decode(data, Container, subject), status=_decode(data, ContainerStatus, subject), deleted=deleted
+    )
 
 
 def now() -> str:

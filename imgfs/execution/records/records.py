@@ -16,22 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from imgfs.disk.durable import fsync_path, make_directory, write_file
-from imgfs.errors import (
-    AlreadyExists,
-    Busy,
-    Invalid,
-    NotFound,
-    StateError,
-    StorageFailed,
-    from_os,
-    too_many_open,
-)
+from imgfs.disk.durable import TEMPORARY, fsync_path, make_directory, write_file
+from imgfs.errors import AlreadyExists, Busy, Invalid, NotFound, StateError, StorageFailed, from_os, too_many_open
 from imgfs.execution.records.record import (
     LOST,
     Container,
-    Deleted,
-    Status,
+    ContainerStatus,
+    DeletedContainer,
     decode_container,
     decode_deleted,
     decode_status,
@@ -51,7 +42,7 @@ _LOCK_PATIENCE = 1.0
 """Seconds in which whoever only looks whether a lock is held lets go of it."""
 
 
-class Record(msgspec.Struct, frozen=True):
+class ContainerRecord(msgspec.Struct, frozen=True):
     """One container's directory."""
 
     path: Path
@@ -99,11 +90,11 @@ class Record(msgspec.Struct, frozen=True):
         """Write container.json, durably. Raises OSError."""
         write_file(self.path / "container.json", encode(container))
 
-    def written_status(self) -> Status:
+    def written_status(self) -> ContainerStatus:
         """What the supervisor wrote last. Raises NotFound, StorageFailed."""
         return decode_status(self._read("status.json"), f"container {self.id}")
 
-    def status(self, *, is_held: bool = False) -> Status:
+    def status(self, *, is_held: bool = False) -> ContainerStatus:
         """What is true now: what was written, unless it says that it lives and nobody is there. Raises NotFound.
 
         A process that lives on without its supervisor is running. `is_held`: the lock is the caller's, who is none.
@@ -115,9 +106,9 @@ class Record(msgspec.Struct, frozen=True):
         if written.status == "stopped" or is_alive(written):
             return written
         reason = LOST if written.status == "running" else "it was never started: what started it was killed"
-        return Status(status="stopped", started=written.started, reason=reason)
+        return ContainerStatus(status="stopped", started=written.started, reason=reason)
 
-    def put_status(self, status: Status) -> None:
+    def put_status(self, status: ContainerStatus) -> None:
         """Write status.json, durably. Raises OSError. The supervisor alone does this."""
         write_file(self.path / "status.json", encode(status))
 
@@ -198,7 +189,7 @@ class Record(msgspec.Struct, frozen=True):
             raise from_os(error, str(self.path / name)) from None
 
 
-class Records:
+class ContainerRecords:
     """The containers of one state directory."""
 
     def __init__(self, state: Path) -> None:
@@ -216,27 +207,27 @@ class Records:
         except OSError as error:
             raise from_os(error, "containers") from None
 
-    def find(self, id: str) -> Record:
+    def find(self, id: str) -> ContainerRecord:
         """The record of that id, whether or not there is one; costs the same among one and 100,000. Raises Invalid."""
         check_id(id)
-        return Record(self.directory / id)
+        return ContainerRecord(self.directory / id)
 
-    def get(self, id: str) -> Record:
+    def get(self, id: str) -> ContainerRecord:
         """As `find`. Raises NotFound where there is none."""
         record = self.find(id)
         if not record.path.is_dir():
             raise _absent(id)
         return record
 
-    def make(self) -> Record:
+    def make(self) -> ContainerRecord:
         """A new record under a temporary name. Raises OSError."""
         for directory in (self.directory, self.deleted, self.runtime_root):
             make_directory(directory)
-        record = Record(self.directory / f"{NEW}{os.urandom(16).hex()}")
+        record = ContainerRecord(self.directory / f"{NEW}{os.urandom(16).hex()}")
         os.mkdir(record.path, 0o700)
         return record
 
-    def publish(self, record: Record, id: str) -> Record:
+    def publish(self, record: ContainerRecord, id: str) -> ContainerRecord:
         """Give a whole new record its name, durably. Raises AlreadyExists, OSError."""
         named = self.find(id)
         try:
@@ -250,16 +241,16 @@ class Records:
         fsync_path(self.directory)
         return named
 
-    def withdraw(self, record: Record) -> Record:
+    def withdraw(self, record: ContainerRecord) -> ContainerRecord:
         """Take the name of a record away again: it is one that is being made. Raises OSError."""
         if record.path.name.startswith(NEW):
             return record
-        withdrawn = Record(self.directory / f"{NEW}{os.urandom(16).hex()}")
+        withdrawn = ContainerRecord(self.directory / f"{NEW}{os.urandom(16).hex()}")
         os.rename(record.path, withdrawn.path)
         fsync_path(self.directory)
         return withdrawn
 
-    def forget(self, record: Record, *, is_left: bool = False) -> None:
+    def forget(self, record: ContainerRecord, *, is_left: bool = False) -> None:
         """Take a record away at once, and then from disk. Raises OSError; what is left is collected later.
 
         `is_left`: only out of sight; the rest is for whoever knows it (`gone`).
@@ -271,19 +262,19 @@ class Records:
             return
         fsync_path(self.directory)
         if not is_left:
-            remove_gone(Record(gone))
+            remove_gone(ContainerRecord(gone))
 
-    def keep_deleted(self, record: Record, *, is_held: bool = False) -> Deleted:
+    def keep_deleted(self, record: ContainerRecord, *, is_held: bool = False) -> DeletedContainer:
         """Write down what became of a container before its record goes, durably. Raises NotFound, OSError.
 
         `is_held` as of Record.status.
         """
-        made = Deleted(container=record.container(), status=record.status(is_held=is_held), deleted=now())
+        made = DeletedContainer(container=record.container(), status=record.status(is_held=is_held), deleted=now())
         make_directory(self.deleted)
         write_file(self.deleted / f"{record.id}.json", made.encode())
         return made
 
-    def find_deleted(self, id: str) -> Deleted | None:
+    def find_deleted(self, id: str) -> DeletedContainer | None:
         """What stays of the container of that id that was deleted last. Raises Invalid, StorageFailed."""
         check_id(id)
         try:
@@ -294,12 +285,12 @@ class Records:
             raise from_os(error, f"deleted container {id}") from None
         return decode_deleted(data, f"container {id}")
 
-    def user_of(self, key: str) -> Record | None:
+    def user_of(self, key: str) -> ContainerRecord | None:
         """The container that the active snapshot of that key belongs to, found without a search. Raises TooManyOpen."""
         id = key.rpartition("-")[0]
         if not is_id(id):
             return None
-        record = Record(self.directory / id)
+        record = ContainerRecord(self.directory / id)
         try:
             return record if record.container().snapshot == key else None
         except (NotFound, StorageFailed):
@@ -318,25 +309,25 @@ class Records:
         except (NotFound, StorageFailed):
             return False
 
-    def unfinished(self) -> list[Record]:
+    def unfinished(self) -> list[ContainerRecord]:
         """What is being made, or was when somebody was killed over it. Raises StorageFailed."""
         return self._called(NEW)
 
-    def gone(self) -> list[Record]:
+    def gone(self) -> list[ContainerRecord]:
         """What is out of sight already and still being removed, or was when somebody was killed over it.
 
         Raises StorageFailed.
         """
         return self._called(GONE)
 
-    def _called(self, beginning: str) -> list[Record]:
+    def _called(self, beginning: str) -> list[ContainerRecord]:
         try:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise from_os(error, "containers") from None
-        return [Record(self.directory / name) for name in names if name.startswith(beginning)]
+        return [ContainerRecord(self.directory / name) for name in names if name.startswith(beginning)]
 
 
 def let_delete(lock: int) -> None:
@@ -357,7 +348,7 @@ def _is_left(lock: int) -> bool:
     return os.pread(lock, len(_LEAVING), 0) == _LEAVING
 
 
-def remove_gone(record: Record) -> None:
+def remove_gone(record: ContainerRecord) -> None:
     """Remove a record that is out of sight from disk. What cannot be removed is collected later."""
     shutil.rmtree(record.path, ignore_errors=True)
 
@@ -381,7 +372,7 @@ def check_id(id: str) -> None:
         )
 
 
-def is_alive(status: Status) -> bool:
+def is_alive(status: ContainerStatus) -> bool:
     """Whether the process that a status tells of lives, and is not another one with the same pid."""
     return status.pid is not None and start_time(status.pid) == status.start_time is not None
 
@@ -410,3 +401,86 @@ def _is_locked(file: int, mode: int) -> bool:
 
 def _absent(id: str) -> NotFound:
     return NotFound(f"container {id}: does not exist; `imgfs ps -a` lists all")
+
+
+_SUFFIX = ".json"
+_WRITING_SECONDS = 60.0
+"""How long writing one may take: supervisors write them too."""
+
+
+class DeletedContainers:
+    """`<state>/deleted/containers/`. Every call blocks, and may raise StorageFailed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def ids(self) -> list[str]:
+        """The ids of all, in no order."""
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise from_os(error, "deleted containers") from None
+        return [
+            name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX) and is_id(name.removesuffix(_SUFFIX))
+        ]
+
+    def read(self, id: str) -> bytes:
+        """What is known of one, as JSON. Raises NotFound."""
+        try:
+            return self._path(id).read_bytes()
+        except OSError as error:
+            raise _explained(error, id) from None
+
+    def stat(self, id: str) -> os.stat_result:
+        """How large that is, and when the container was deleted. Raises NotFound."""
+        try:
+            return os.stat(self._path(id))
+        except OSError as error:
+            raise _explained(error, id) from None
+
+    def write(self, id: str, data: bytes) -> None:
+        """Keep `data` of one, durably. Raises NoSpace."""
+        try:
+            make_directory(self._directory)
+            write_file(self._path(id), data)
+        except OSError as error:
+            raise _explained(error, id) from None
+
+    def remove(self, id: str) -> None:
+        """Forget one. Raises NotFound."""
+        try:
+            os.unlink(self._path(id))
+        except OSError as error:
+            raise _explained(error, id) from None
+
+    def older(self, moment: int) -> list[tuple[str, int]]:
+        """What was deleted before `moment` (ns since the epoch): ids, sorted, and the bytes that each takes on disk."""
+        found: list[tuple[str, int]] = []
+        for id in sorted(self.ids()):
+            with suppress(NotFound):
+                status = self.stat(id)
+                if status.st_mtime_ns < moment:
+                    found.append((id, status.st_blocks * 512))
+        return found
+
+    def sweep(self) -> None:
+        """Remove what is half written, but for what somebody may be writing still. Raises ReadOnly."""
+        try:
+            for entry in os.scandir(self._directory):
+                if entry.name.startswith(TEMPORARY) and time.time() - entry.stat().st_mtime > _WRITING_SECONDS:
+                    os.unlink(entry.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise from_os(error, "deleted containers") from None
+
+    def _path(self, id: str) -> Path:
+        return self._directory / f"{id}{_SUFFIX}"
+
+
+def _explained(error: OSError, id: str) -> Exception:
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"deleted container {id}: nothing is known of one")
+    return from_os(error, f"deleted container {id}")

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from imgfs.errors import Cancelled, ImgfsError, NotFound
-from imgfs.execution.job import NONE
+from imgfs.execution.launch import NONE
 from imgfs.kernel.proc import FLAGS, stat_of
 
 DEADLINE = 60.0
@@ -56,7 +56,7 @@ class RuntimeFailed(ImgfsError):
         self.hangs = hangs
 
 
-class _Line(msgspec.Struct):
+class _LogLine(msgspec.Struct):
     level: str = ""
     msg: str = ""
     fields: dict[str, str] = {}
@@ -237,7 +237,7 @@ def _tail(log: Path) -> list[str]:
 def _error_of(line: str) -> str:
     """What a line says, if it is an error: `msg` of crun and runc, `fields.message` of youki."""
     try:
-        entry = msgspec.json.decode(line, type=_Line)
+        entry = msgspec.json.decode(line, type=_LogLine)
     except (msgspec.MsgspecError, RecursionError):
         return ""
     return (entry.msg or entry.fields.get("message", "")) if entry.level.lower() in _ERRORS else ""

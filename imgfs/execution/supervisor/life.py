@@ -19,11 +19,11 @@ from pathlib import Path
 import msgspec
 
 from imgfs.errors import Cancelled, ImgfsError, from_os
-from imgfs.execution.control import Connection, Json, Refused
-from imgfs.execution.descriptors import opened
-from imgfs.execution.job import NONE, Job, decode_job
-from imgfs.execution.records.record import Container, Runtime, Status, now
-from imgfs.execution.records.records import GONE, Record, Records, let_delete, remove_gone, start_time
+from imgfs.execution.cgroups import oom_kills
+from imgfs.execution.control import Connection, Json, Refused, opened
+from imgfs.execution.launch import NONE, Job, decode_job
+from imgfs.execution.records.record import Container, ContainerStatus, InstalledRuntime, now
+from imgfs.execution.records.records import GONE, ContainerRecord, ContainerRecords, let_delete, remove_gone, start_time
 from imgfs.execution.removal import (
     clear_leavings,
     collect,
@@ -34,13 +34,10 @@ from imgfs.execution.removal import (
     unmount_rootfs,
 )
 from imgfs.execution.runtimes.choice import remember_refusal
-from imgfs.execution.runtimes.runtime import OciRuntime, RuntimeFailed
+from imgfs.execution.runtimes.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, is_before_program, shell_code_of
 from imgfs.execution.signals import signal_number
-from imgfs.execution.supervisor.outcome import outcome
-from imgfs.execution.supervisor.output import Log
-from imgfs.execution.supervisor.server import Server, number_of, unknown
-from imgfs.execution.supervisor.streams import Streams, streams_of
-from imgfs.execution.supervisor.waits import begun, is_gone, is_ready, wait_left
+from imgfs.execution.supervisor.server import ControlServer, begun, is_gone, is_ready, number_of, unknown, wait_left
+from imgfs.execution.supervisor.streams import Log, Streams, streams_of
 from imgfs.kernel.bind import bind
 from imgfs.kernel.process import adopt_orphans
 
@@ -84,15 +81,15 @@ class _Life:
     def __init__(self, job: Job, client: Connection) -> None:
         self._job = job
         self._client = client
-        self._records = Records(Path(job.state))
-        self.record = Record(self._records.directory / job.record)
+        self._records = ContainerRecords(Path(job.state))
+        self.record = ContainerRecord(self._records.directory / job.record)
         self._container = self.record.container()
         self._before = self.record.written_status()
-        self._status = Status(status="created")
+        self._status = ContainerStatus(status="created")
         self._runtime: OciRuntime | None = None
         self._log: Log | None = None
         self._streams: Streams | None = None
-        self._server: Server | None = None
+        self._server: ControlServer | None = None
         self._process = -1
         self._rootfs = job.rootfs
         self._is_forgotten = False
@@ -107,7 +104,7 @@ class _Life:
         record = self.record
         self._log = Log(record.log, job.log_bytes) if job.is_logged else None
         self._streams = streams_of(job, record, self._log)
-        self._server = Server(record.control, self._client, self._answer)
+        self._server = ControlServer(record.control, self._client, self._answer)
         pid_file = record.path / "pid"
         self._mount()
         if is_gone(self._client):
@@ -116,7 +113,7 @@ class _Life:
         pid, started = int(pid_file.read_text()), now()
         self._process = os.pidfd_open(pid)
         self._streams.begin()
-        self._status = Status(status="running", pid=pid, start_time=start_time(pid), started=started)
+        self._status = ContainerStatus(status="running", pid=pid, start_time=start_time(pid), started=started)
         if not is_ready(self._process):  # what has ended already is never said to run
             record.put_status(self._status)
         with suppress(OSError):
@@ -237,12 +234,14 @@ class _Life:
 
     def _move_to(self, place: int) -> None:
         """Know the record by where it is: out of sight, if it was deleted, and its id is another one's."""
-        self.record = Record(path_of(place))
+        self.record = ContainerRecord(path_of(place))
         self._runtime = self._called(self._container.runtime)
 
-    def _run(self, runtimes: Sequence[Runtime], pid_file: Path, streams: Streams) -> tuple[OciRuntime, list[str]]:
+    def _run(
+        self, runtimes: Sequence[InstalledRuntime], pid_file: Path, streams: Streams
+    ) -> tuple[OciRuntime, list[str]]:
         """Have the first runtime run it that can; which refused this host is remembered. Raises what the first did."""
-        refused: list[tuple[Runtime, RuntimeFailed]] = []
+        refused: list[tuple[InstalledRuntime, RuntimeFailed]] = []
         for one in runtimes:
             runtime = self._called(one)
             stdio, console, complaint = streams.stdio, streams.console, streams.complaint
@@ -263,11 +262,11 @@ class _Life:
             return runtime, [f"{error.message}; {one.name} is used, until the next boot" for _, error in refused]
         raise refused[0][1]
 
-    def _called(self, runtime: Runtime) -> OciRuntime:
+    def _called(self, runtime: InstalledRuntime) -> OciRuntime:
         root, log = self._records.runtime_root, self.record.path / "runtime.log"
         return OciRuntime(runtime.name, runtime.path, root, log, self._job.deadline)
 
-    def _keep_runtime(self, runtime: Runtime) -> None:
+    def _keep_runtime(self, runtime: InstalledRuntime) -> None:
         if self._container.runtime != runtime:
             self._container = msgspec.structs.replace(self._container, runtime=runtime)
             self.record.put_container(self._container)
@@ -353,3 +352,39 @@ def stop_signal(container: Container) -> int:
 def _refusal(error: ImgfsError) -> Json:
     code = error.exit_code if isinstance(error, RuntimeFailed) else None
     return {"error": error.message, "errno": error.errno, "exit_code": code}
+
+
+def outcome(process: int, status: ContainerStatus, container: Container, streams: Streams) -> ContainerStatus:
+    """The last status after `status`; takes the end of the process of that pidfd, which has ended."""
+    was_refused = status.pid is not None and is_before_program(status.pid)
+    found = os.waitid(os.P_PIDFD, process, os.WEXITED)
+    finished, kills = now(), oom_kills(container.snapshot)
+    by_signal = found is not None and found.si_code != os.CLD_EXITED
+    value = found.si_status if found is not None else 0
+    words: list[str] = []
+    if by_signal:
+        words.append(f"ended by signal {value} ({_name(value)})")
+    elif value and was_refused:
+        said = streams.first()  # nobody's but the runtime's, as no program was there
+        value = shell_code_of(said) or NOT_EXECUTABLE
+        words.append(f"the kernel refused it: {said}")
+    if kills:
+        words.append("the kernel killed for want of memory")
+    return msgspec.structs.replace(
+        status,
+        status="stopped",
+        pid=None,
+        start_time=None,
+        finished=finished,
+        exit_code=128 + value if by_signal else value,
+        signal=value if by_signal else None,
+        oom=kills > 0,
+        reason="; ".join(words),
+    )
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "real-time"

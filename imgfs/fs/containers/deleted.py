@@ -8,8 +8,7 @@ import stat
 import pyfuse3
 
 from imgfs.aio.threads import run_disk
-from imgfs.execution.records.deleted import DeletedContainers
-from imgfs.execution.records.records import is_id
+from imgfs.execution.records.records import DeletedContainers, is_id
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import Document
 from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missing

@@ -18,9 +18,9 @@ import trio
 from imgfs.aio.threads import run_disk
 from imgfs.encoding import indented_json
 from imgfs.errors import from_os
-from imgfs.execution.containers import Containers, Found
+from imgfs.execution.containers import Containers, FoundContainer
 from imgfs.execution.records.records import is_id
-from imgfs.execution.telling import line_of, state_of_found, states_of
+from imgfs.execution.state_documents import encode_states, state_document_of, summary_line
 from imgfs.fs.caller import Caller
 from imgfs.fs.containers.deleting import delete
 from imgfs.fs.containers.output import OUTPUT, find_output
@@ -64,7 +64,7 @@ class ContainersDirectory(Directory):
         return _Ids(self._subsystems, await self._subsystems.containers.ids())
 
     async def _states(self, *, is_running: bool) -> bytes:
-        look = partial(states_of, self._subsystems.containers, running=is_running)
+        look = partial(encode_states, self._subsystems.containers, running=is_running)
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
@@ -161,7 +161,7 @@ class StatusFile(Node):
     direct_io = True
 
     def __init__(
-        self, subsystems: ContainerSubsystems, id: str, name: str, mode: int, render: Callable[[Found], bytes]
+        self, subsystems: ContainerSubsystems, id: str, name: str, mode: int, render: Callable[[FoundContainer], bytes]
     ) -> None:
         super().__init__(control_number(f"containers/{id}/{name}"))
         self._subsystems = subsystems
@@ -188,27 +188,27 @@ class StatusFile(Node):
         return self._render(found), found.changed
 
 
-def _state_json(found: Found) -> bytes:
-    return indented_json(state_of_found(found))
+def _state_json(found: FoundContainer) -> bytes:
+    return indented_json(state_document_of(found))
 
 
-def _status(found: Found) -> bytes:
-    return f"{line_of(found.container, found.status)}\n".encode(errors="backslashreplace")
+def _status(found: FoundContainer) -> bytes:
+    return f"{summary_line(found.container, found.status)}\n".encode(errors="backslashreplace")
 
 
-def _pid(found: Found) -> bytes:
+def _pid(found: FoundContainer) -> bytes:
     """Empty where there is no process."""
     return b"" if found.status.pid is None else f"{found.status.pid}\n".encode()
 
 
-def _config(found: Found) -> bytes:
+def _config(found: FoundContainer) -> bytes:
     try:
         return found.record.config.read_bytes()
     except OSError as error:
         raise from_os(error, f"config of container {found.record.id}") from None
 
 
-_RENDERED: dict[bytes, tuple[int, Callable[[Found], bytes]]] = {
+_RENDERED: dict[bytes, tuple[int, Callable[[FoundContainer], bytes]]] = {
     b"state.json": (OPEN, _state_json),
     b"status": (OPEN, _status),
     b"pid": (OPEN, _pid),

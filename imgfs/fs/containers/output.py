@@ -10,7 +10,7 @@ import pyfuse3
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import NotFound, from_os
-from imgfs.execution.records.records import Record
+from imgfs.execution.records.records import ContainerRecord
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, BytesHandle
 from imgfs.fs.node import Handle, Node, Shown, control_number
@@ -30,7 +30,7 @@ class OutputFile(Node):
 
     direct_io = True
 
-    def __init__(self, shown: Shown, record: Record, file: int) -> None:
+    def __init__(self, shown: Shown, record: ContainerRecord, file: int) -> None:
         super().__init__(control_number(f"containers/{record.id}/log/{file}"))
         self._shown = shown
         self._record = record
@@ -73,7 +73,7 @@ class OutputFile(Node):
             raise from_os(error, _subject(self._record)) from None
 
 
-def find_output(shown: Shown, record: Record, name: bytes) -> Node | None:
+def find_output(shown: Shown, record: ContainerRecord, name: bytes) -> Node | None:
     """The file of that name in a container's directory; blocks. `log` is there before anything was written."""
     if name not in OUTPUT:
         return None
@@ -113,5 +113,5 @@ def _stat(path: Path, subject: str) -> os.stat_result | None:
         raise from_os(error, subject) from None
 
 
-def _subject(record: Record) -> str:
+def _subject(record: ContainerRecord) -> str:
     return f"log of container {record.id}"

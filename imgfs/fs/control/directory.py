@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from imgfs import __version__
-from imgfs.execution.starter import SOCKET
+from imgfs.execution.forkserver import SOCKET
 from imgfs.fs.caller import Caller
 from imgfs.fs.containers.deleted import DeletedDirectory
 from imgfs.fs.control.gc import GcDirectory
@@ -27,7 +27,7 @@ _LOG_SHOWN = 1 << 20
 
 
 class ControlDirectory(FixedDirectory):
-    """version, config, state.json, metrics, log, repair, and directories; unlisted: layers/ and starter."""
+    """version, config, state.json, metrics, log, repair, and directories; unlisted: layers/ and forkserver."""
 
     __slots__ = ("_gc", "_rootfs", "_unlisted")
 
@@ -35,7 +35,7 @@ class ControlDirectory(FixedDirectory):
         self._gc = GcDirectory(subsystems.shown, subsystems.collector)
         self._unlisted: dict[bytes, Node] = {
             b"layers": LayerDevices(subsystems.chains),
-            b"starter": Link(".imgfs/starter", subsystems.shown, os.fspath(subsystems.state / SOCKET)),
+            b"forkserver": Link(".imgfs/forkserver", subsystems.shown, os.fspath(subsystems.state / SOCKET)),
         }
         self._rootfs = subsystems.chains.rootfs
         deleted = DeletedDirectory(subsystems.shown, subsystems.containers.deleted)

@@ -1,0 +1,34 @@
+"""Being in front of what another process does, where that one goes before it has begun, or after."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+from imgfs.forkserver.foreground import run_in_foreground
+from imgfs.forkserver.request import GO
+
+FAILED = 125
+
+
+def test_who_went_before_he_could_be_told_to_begin_has_done_nothing() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        theirs.close()
+        assert run_in_foreground(ours, os.pidfd_open(os.getpid())) is None
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_who_went_without_reading_it_has_done_nothing() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if not child:
+        ours.close()
+        theirs.recv(len(GO), socket.MSG_PEEK)
+        os._exit(0)
+    theirs.close()
+    with ours:
+        assert run_in_foreground(ours, os.pidfd_open(child)) is None
+    os.waitpid(child, 0)

@@ -1,0 +1,41 @@
+"""What a child of the starter makes of itself, where its daemon and the caller differ."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from imgfs.forkserver.inherit import root_of
+
+PROGRAM = """
+import os, signal
+from imgfs.forkserver.inherit import ignore_like
+signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+ignore_like(os.getppid())
+print(*(signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGQUIT, signal.SIGINT, signal.SIGUSR2)))
+"""
+
+
+def test_the_caller_says_which_signals_are_ignored_and_not_the_daemon() -> None:
+    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert done.stdout == b"False False True\n"
+
+
+def test_a_bind_of_the_root_is_another_root() -> None:
+    other = "mount --bind / /mnt && exec chroot /mnt sh -c 'echo begun; exec sleep 100'"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", other], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"begun\n"
+            theirs, own = root_of(process.pid), root_of("self")
+        finally:
+            process.kill()
+    assert theirs[:2] == own[:2]
+    assert theirs != own == root_of(os.getpid())
