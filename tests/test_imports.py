@@ -134,7 +134,7 @@ def test_every_plugin_of_a_room_has_its_entry_point() -> None:
         f"imgfs.{path.parent.name}.plugin:{target.id}"
         for path in PACKAGE.glob("*/plugin.py")
         for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "Plugin"
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
         for target in node.targets
         if isinstance(target, ast.Name) and ast.unparse(node.value.func) == "Plugin"
     }

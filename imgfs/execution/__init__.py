@@ -1,1 +1,4 @@
-"""Containers: processes on snapshots, run by an OCI runtime; each has a supervisor of its own, which is no daemon."""
+"""Containers: processes on snapshots, run by an OCI runtime.
+
+Each container has its own supervisor process, not the daemon.
+"""

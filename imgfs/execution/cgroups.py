@@ -1,6 +1,7 @@
-"""The cgroups of a container: whether the kernel killed in them for want of memory, and their end.
+"""The cgroups of a container: out-of-memory kills, and removal.
 
-Either hierarchy, and both at once (cgroups(7)): v2 counts kills in memory.events, v1 in memory.oom_control.
+Supports both hierarchies, also mounted at once (cgroups(7)). v2 counts kills in memory.events, v1 in
+memory.oom_control.
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ _POLL = 0.01
 
 
 def cgroup_name(key: str) -> str:
-    """The name of a container's cgroup below the root of each hierarchy, by the key of its snapshot.
+    """Return the name of a container's cgroup, below the root of each hierarchy, for the key of its snapshot.
 
-    Ids may be the same in two state directories, keys are not.
+    Two state directories may have containers of the same ID, but never snapshots of the same key.
     """
     return f"imgfs-{key}"
 
 
 def oom_kills(key: str) -> int:
-    """How many of a container's processes the kernel killed for want of memory."""
+    """Return how many processes of a container the kernel killed because memory ran out."""
     return max((_kills(group / name) for group in _groups(key) for name in _COUNTERS), default=0)
 
 
 def kill_cgroups(key: str) -> None:
-    """Kill what is left in a container's cgroups and remove them. What does not end within seconds is left. Blocks."""
+    """Kill the remaining processes in a container's cgroups and remove the cgroups. Blocks for up to five seconds.
+
+    A cgroup that is not empty by then is left.
+    """
     deadline = time.monotonic() + _ENDING_SECONDS
     for group in _groups(key):
         while not _is_removed(group) and time.monotonic() < deadline:
@@ -50,7 +54,7 @@ def _groups(key: str) -> Iterator[Path]:
 
 
 def _roots() -> Iterator[Path]:
-    """Where hierarchies are mounted."""
+    """Yield the mountpoints of cgroup hierarchies."""
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
         if right.split(" ", 1)[0] in _KINDS:
@@ -75,7 +79,10 @@ def _members(group: Path) -> list[int]:
 
 
 def _is_removed(group: Path) -> bool:
-    """Remove it and those below it, which takes that they are empty; tell whether that is so."""
+    """Remove a cgroup and the cgroups below it.
+
+    Return whether they are gone; a cgroup with processes cannot be removed.
+    """
     for directory, _, _ in os.walk(group, topdown=False):
         try:
             os.rmdir(directory)

@@ -1,6 +1,6 @@
-"""The containers of one state directory, as the daemon sees them: it reads what supervisors write, and deletes.
+"""The containers of one state directory, for the daemon: it reads what supervisors write, and deletes containers.
 
-In which order a deletion goes is the caller's, who knows the snapshots (fs/containers/deleting.py).
+The caller decides the order of the steps of a deletion, because it knows the snapshots (fs/containers/deleting.py).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ContainersOptions(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class FoundContainer:
-    """A container as it is now; `changed` says since when, in ns since the epoch."""
+    """The current state of a container. `changed` is the time of its last change in ns since the epoch."""
 
     record: ContainerRecord
     container: Container
@@ -51,29 +51,29 @@ class FoundContainer:
 
 @dataclass(frozen=True, slots=True)
 class EndedContainer:
-    """A container that does not run. `made` is None where that does not read."""
+    """A container that does not run. `made` is None if container.json cannot be read."""
 
     made: Container | None
     is_leaving: bool
-    """Whether its supervisor, who wants it deleted, takes away itself what its runtime keeps."""
+    """Whether the supervisor still runs and removes the runtime's state itself: it asked for this deletion (--rm)."""
 
 
 class Containers:
-    """All of them. Nothing is in memory but what `holdings` keeps. Every call may raise StorageFailed."""
+    """All containers of a state directory. Only `holdings` is cached in memory. Every call may raise StorageFailed."""
 
     def __init__(self, records: ContainerRecords, keep_deleted: float) -> None:
-        """`keep_deleted`: seconds for which it is kept how a deleted container ended."""
+        """`keep_deleted`: seconds for which the end of a deleted container is kept."""
         self.records = records
         self.holdings = Holdings(self.records)
         self.deleted = DeletedContainers(self.records.deleted)
         self._keep_deleted = keep_deleted
 
     async def ids(self) -> list[str]:
-        """The ids of all, sorted. What a stat of each needs is in the kernel's memory then."""
+        """Return the IDs of all containers, sorted. The kernel has cached what a stat of each container needs."""
         return await run_disk(self._ids)
 
     def read(self, id: str) -> FoundContainer:
-        """One container, at the same cost among any number. Blocks. Raises NotFound."""
+        """Read one container. The cost does not depend on the number of containers. Blocks. Raises NotFound."""
         record = self.records.find(id)
         try:
             return FoundContainer(record, record.container(), record.status(), self.changed(id))
@@ -83,13 +83,13 @@ class Containers:
             raise
 
     async def user_of(self, snapshot: str) -> str | None:
-        """The id of the container that runs on the active snapshot of that key; None if none does."""
+        """Return the ID of the container that runs on the active snapshot of that key, or None."""
         return await run_disk(self._user_of, snapshot)
 
     def changed(self, id: str) -> int:
-        """When the status of a container changed, in ns since the epoch. A stat, which blocks. Raises NotFound."""
+        """Return when the status of a container changed, in ns since the epoch. Blocks for a stat. Raises NotFound."""
         path = os.fspath(self.records.find(id).path)
-        for name in ("status.json", "container.json", "."):  # what is damaged is shown all the same
+        for name in ("status.json", "container.json", "."):  # a damaged container has a time, too
             try:
                 return os.stat(f"{path}/{name}").st_mtime_ns
             except FileNotFoundError:
@@ -100,9 +100,9 @@ class Containers:
 
     @asynccontextmanager
     async def ended(self, id: str) -> AsyncGenerator[EndedContainer]:
-        """Keep a container that does not run from being started while the block runs.
+        """Prevent the start of a container that does not run, until the block ends.
 
-        Raises NotFound, and Busy while it runs.
+        Raises NotFound, and Busy while the container runs.
         """
         lock, ended = await run_disk(self._end, id)
         try:
@@ -111,36 +111,41 @@ class Containers:
             os.close(lock)
 
     async def discard_runtime(self, id: str, container: Container) -> None:
-        """Have the runtime forget a container whose supervisor could not tell it to; inside of `ended`."""
+        """Make the runtime forget a container whose supervisor was killed. Call this within `ended`."""
         record = self.records.find(id)
         await trio.to_thread.run_sync(discard_runtime, self.records, record, container)
 
     async def keep(self, id: str) -> None:
-        """Keep what is known of a container before it goes, durably; inside of `ended`. Raises NoSpace."""
+        """Keep the last state of a container durably before it is deleted. Call this within `ended`. Raises NoSpace."""
         await run_disk(self._keep, id)
 
     async def forget(self, id: str, *, is_left: bool = False) -> None:
-        """Remove a container's record; inside of `ended`. Once it is out of sight it is gone.
+        """Remove a container's record. Call this within `ended`.
 
-        `is_left`: the files are left to its supervisor.
+        The container is deleted once its directory is renamed.
+
+        With `is_left` the supervisor removes the renamed files.
         """
         await run_disk(partial(self._forget, id, is_left=is_left))
 
     async def forget_deleted(self, id: str) -> None:
-        """Remove what was kept of a deleted container. Raises NotFound."""
+        """Remove the kept state of a deleted container. Raises NotFound."""
         await run_disk(self.deleted.remove, id)
 
     async def outlived(self) -> list[tuple[str, int]]:
-        """What of deleted containers was kept long enough: ids, sorted, and the bytes that each takes on disk."""
+        """Return the deleted containers whose retention has passed: sorted IDs, and the disk usage of each in bytes."""
         return await run_disk(self.deleted.older, time.time_ns() - int(self._keep_deleted * 1e9))
 
     async def sweep(self) -> None:
-        """Remove what killed processes left of containers that are out of sight. For the start."""
+        """Remove what killed processes left of deleted containers. The daemon calls this when it starts."""
         await run_disk(self.deleted.sweep)
         await trio.to_thread.run_sync(collect_gone, self.records)
 
     async def unfinished(self) -> list[str]:
-        """Ids of what has ended and was to be gone: its deletion was begun, or it was to go with its process."""
+        """Return the IDs of ended containers that still have to be deleted.
+
+        Their deletion was interrupted, or they were started with --rm and ended while no daemon ran.
+        """
         return await run_disk(self._unfinished, await self.holdings.containers())
 
     def _ids(self) -> list[str]:
@@ -172,7 +177,7 @@ class Containers:
         try:
             self._keep_known(record)
         except NoSpace:
-            # Deleting makes room: what it wrote goes in any case, and gives the few blocks that are needed before.
+            # Deleting frees space: the logs are deleted in any case, and their blocks are enough for the kept state.
             for name in _OUTPUT:
                 (record.path / name).unlink(missing_ok=True)
             self._keep_known(record)
@@ -202,7 +207,7 @@ class Containers:
         return sorted(id for id in wanted if not self._is_live(id))
 
     def _is_of(self, id: str, created: str) -> bool:
-        """Whether what was kept under the id is of this very container: an id may be used again."""
+        """Return whether the kept state under this ID belongs to this very container. An ID may be reused."""
         try:
             kept = self.records.find_deleted(id)
         except StorageFailed:
@@ -211,7 +216,7 @@ class Containers:
 
 
 def _was_told(record: ContainerRecord) -> bool:
-    """Whether its supervisor has written how it ended, and is about to end itself."""
+    """Return whether the supervisor has written how the container ended and is about to exit."""
     try:
         return record.written_status().status == "stopped"
     except (NotFound, StorageFailed):
@@ -219,13 +224,13 @@ def _was_told(record: ContainerRecord) -> bool:
 
 
 def _has_died(record: ContainerRecord) -> bool:
-    """Whether the process that its supervisor wrote of is no more: it is about to write how that ended."""
+    """Return whether the recorded process has ended. The supervisor is about to write how it ended."""
     written = record.written_status()
     return written.status == "running" and not is_alive(written)
 
 
 def _is_left(record: ContainerRecord) -> bool:
-    """Whether its process goes on without a supervisor."""
+    """Return whether the container's process still runs although its supervisor was killed."""
     try:
         return record.status(is_held=True).status == "running"
     except (NotFound, StorageFailed):

@@ -1,8 +1,8 @@
-"""Talking to a supervisor: one JSON object a message, over a socket that keeps messages apart (SOCK_SEQPACKET).
+"""The protocol between commands and a supervisor: one JSON object per message over SOCK_SEQPACKET.
 
-{"do": "kill", "signal": n, "all": bool}, {"do": "resize", "rows": n, "columns": n}, and {"do": "wait"}, which is
-answered at the end with the status. Whoever starts a container may say {"do": "cancel"} before he is answered.
-Answers are {"ok": true, ...} or {"error": ..., "errno": n}.
+Requests are {"do": "kill", "signal": n, "all": bool}, {"do": "resize", "rows": n, "columns": n}, and {"do": "wait"},
+which the supervisor answers with the status when the container ends. The process that starts a container may send
+{"do": "cancel"} before it has an answer. Answers are {"ok": true, ...} or {"error": ..., "errno": n}.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Refused(ImgfsError):
-    """What the other side answered instead: its sentence and errno, and an exit code if the command was to blame."""
+    """The error that the peer answered: its message and errno, and an exit code if the command was at fault."""
 
     def __init__(self, message: str, errno: int, exit_code: int | None = None) -> None:
         super().__init__(message)
@@ -37,9 +37,9 @@ class Refused(ImgfsError):
 
 
 def listening_at(path: Path) -> socket.socket:
-    """A socket for Connection.open at `path`, of this user alone; accepting does not block. Raises OSError.
+    """Listen at `path` for Connection.open, for this user only. Accepting does not block. Raises OSError.
 
-    What is there is taken for one that a killed process left.
+    An existing file at `path` is taken for the socket of a killed process and removed.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
@@ -56,20 +56,20 @@ def listening_at(path: Path) -> socket.socket:
 
 
 def peer_of(end: socket.socket) -> tuple[int, int]:
-    """The process that made the other end, and its user (SO_PEERCRED). Raises OSError."""
+    """Return the process that created the other end, and its user (SO_PEERCRED). Raises OSError."""
     pid, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return pid, user
 
 
 class Connection:
-    """One end. Blocking; use as a context."""
+    """One end of a control connection. Calls block. Use it as a context manager."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
 
     @classmethod
     def open(cls, path: Path) -> Connection:
-        """Connect to the socket at `path`. Raises NotFound where nobody listens."""
+        """Connect to the socket at `path`. Raises NotFound if no process listens there."""
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with opened(path.parent) as directory:
@@ -80,11 +80,11 @@ class Connection:
         return cls(end)
 
     def fileno(self) -> int:
-        """To wait for messages on."""
+        """Return the descriptor, to wait for messages."""
         return self._end.fileno()
 
     def peer(self) -> int:
-        """The process that made the other end. Raises OSError."""
+        """Return the process that created the other end. Raises OSError."""
         return peer_of(self._end)[0]
 
     def send(self, message: Json) -> None:
@@ -92,11 +92,11 @@ class Connection:
         self._end.send(json.dumps(message).encode())
 
     def receive(self) -> Json | None:
-        """The next message; None when the other side is gone. Raises Malformed, OSError."""
+        """Return the next message, or None if the peer has closed. Raises Malformed, OSError."""
         try:
             data = self._end.recv(MESSAGE_MAX)
         except ConnectionResetError:
-            # The other side left without reading all that it was told; its own last words lie behind that, once.
+            # The peer closed with unread messages in its queue. Its own last message can still be received.
             data = self._end.recv(MESSAGE_MAX)
         if not data:
             return None
@@ -109,16 +109,16 @@ class Connection:
         return cast("Json", message)
 
     def send_files(self, data: bytes, files: list[int]) -> None:
-        """Send a message with open files, which stay open here too. Raises OSError."""
+        """Send a message with open files. They stay open here, too. Raises OSError."""
         socket.send_fds(self._end, [data], files)
 
     def receive_files(self, most: int) -> tuple[bytes, list[int]]:
-        """The next message with its files, which are closed on exec; no bytes when the other side is gone."""
+        """Return the next message and its files, which are close-on-exec. The message is empty if the peer has closed."""
         data, files, _, _ = socket.recv_fds(self._end, MESSAGE_MAX, most, socket.MSG_CMSG_CLOEXEC)
         return data, files
 
     def answer(self) -> Json:
-        """The next message, which has to be there. Raises Refused for an error, NotFound where nobody is there."""
+        """Return the next message. Raises Refused for an error message, and NotFound if the peer has closed."""
         message = self.receive()
         if message is None:
             raise NotFound("the supervisor of the container is gone; `imgfs ps -a` shows what became of it")
@@ -127,12 +127,12 @@ class Connection:
         return message
 
     def ask(self, message: Json) -> Json:
-        """Send one message and return its answer. Raises as both."""
+        """Send one message and return its answer. Raises the errors of `send` and `answer`."""
         self.send(message)
         return self.answer()
 
     def close(self) -> None:
-        """Leave."""
+        """Close this end."""
         self._end.close()
 
     def __enter__(self) -> Connection:
@@ -144,7 +144,10 @@ class Connection:
 
 @contextmanager
 def opened(directory: str | Path) -> Generator[int]:
-    """A directory, by its path alone: nobody is asked what is in it. Raises OSError."""
+    """Open a directory as a path only (O_PATH), which does not read it. Raises OSError.
+
+    Paths below the descriptor are short, and the directory cannot be swapped for another one.
+    """
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -153,16 +156,16 @@ def opened(directory: str | Path) -> Generator[int]:
 
 
 def keep_only(descriptor: int) -> None:
-    """Close all that this process has open but `descriptor` and the three streams."""
+    """Close all descriptors except `descriptor` and the three streams."""
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, open_files_max())
 
 
 def open_files_max() -> int:
-    """How many files this process and its children may have open at a time if they ask for it."""
+    """Return the hard limit of open files of this process and its children."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def address(directory: int, name: str) -> str:
-    """The path of a socket in an opened directory, for this process and others: sun_path holds 107 bytes."""
+    """Return a short path of a socket in an open directory, valid in all processes: sun_path holds 107 bytes."""
     return f"/proc/{os.getpid()}/fd/{directory}/{name}"

@@ -1,7 +1,8 @@
-"""The daemon's side of the starter (imgfs.forkserver.server): its socket, and its process when somebody comes.
+"""The daemon's side of the fork server (imgfs.forkserver.server): its socket and its process.
 
-The process begins with the first one who connects, who waits for it, and ends some time after the last one. It is
-handed nothing of the daemon but the socket, and what it starts goes on without either.
+The daemon starts the process when the first caller connects; that caller waits for it. The process exits some time
+after the last command. It gets nothing from the daemon but the socket, and the containers that it starts need neither
+process.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ import trio
 from imgfs.execution.control import listening_at
 
 SOCKET = "forkserver"
-"""Its name in the state directory; only the daemon's user can connect."""
+"""Name of the socket in the state directory. Only the daemon's user can connect."""
 _log = logging.getLogger("imgfs.execution")
 
 
 async def run_fork_server(state: Path, mountpoint: Path) -> None:
-    """Have a starter whenever somebody asks for one, until this is cancelled. One that fails is not tried again.
+    """Run a fork server whenever a caller connects, until cancelled.
 
-    Nothing depends on it: who finds nobody there does himself what he would have asked for.
+    After a failure the fork server is not started again.
+
+    The fork server is optional: a caller that cannot reach it runs its command itself.
     """
     try:
         with _offered(state / SOCKET) as listener:
@@ -53,7 +56,7 @@ def _offered(path: Path) -> Generator[socket.socket]:
 
 
 async def _attend(listener: socket.socket, mountpoint: Path) -> int:
-    """Run a starter to its end; its exit code."""
+    """Run one fork server process to its end and return its exit code."""
     process = await trio.to_thread.run_sync(_start, listener, mountpoint)
     try:
         ended = os.pidfd_open(process.pid)
@@ -62,7 +65,7 @@ async def _attend(listener: socket.socket, mountpoint: Path) -> int:
         finally:
             os.close(ended)
     finally:
-        process.kill()  # it holds nothing that has to be put back
+        process.kill()  # the process holds no state that needs a clean shutdown
         code = process.wait()
         if process.stdin:
             process.stdin.close()

@@ -1,7 +1,7 @@
-"""Which signals whoever stands in front of a program passes on to it.
+"""The signals that a foreground command forwards to the program that it waits for.
 
-By itself and of the C module alone, because everybody who starts a container waits for it to be loaded: the enums that
-`signal` makes of the numbers take longer than all else.
+This module imports only the C module `_signal`, because every start of a container waits for its import: the enums of
+`signal` take longer to build than everything else.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ FORWARDED = signal.valid_signals() - {
     *(signal.SIGWINCH, signal.SIGPIPE, signal.SIGURG, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE),
     signal.SIGABRT,
 }
-"""The rest is about himself alone, or the shell's to stop and go on with him."""
+"""All signals but those that concern only the receiving process, and those of a shell's job control.
+"""
 
 
 def not_ignored(numbers: Iterable[int]) -> set[int]:
-    """Those that this process does not ignore: what `nohup` or a shell's `&` has it ignore is for nobody."""
+    """Return the signals that this process does not ignore.
+
+    `nohup` and a shell's `&` ignore signals, and those are not forwarded.
+    """
     return {number for number in numbers if signal.getsignal(number) != signal.SIG_IGN}

@@ -1,4 +1,7 @@
-"""Starting the process of a supervisor, ahead of the job that it gets: while it begins, its container is prepared."""
+"""Starts a supervisor process and defines the job that it is given.
+
+The process starts before its job is known, so that it loads while the container is prepared.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,23 @@ from imgfs.execution.control import Connection, keep_only
 from imgfs.execution.records.record import InstalledRuntime
 
 _FILES = 64
-"""Open files that are enough for whoever has a part in a start: runc takes 20, and one for a terminal more."""
+"""Open files that each process of a start needs at most: runc opens 20, and one more for a terminal."""
 
 
 class IdleSupervisor:
-    """A supervisor without a job. It ends when nobody holds the other end of its connection."""
+    """A supervisor without a job. It exits when the other end of its connection is closed."""
 
     def __init__(self, mountpoint: str, first: Callable[[Connection], bool] | None = None) -> None:
-        """Start it, in a session of its own. Raises StorageFailed. `mountpoint` is for people who list processes.
+        """Start the supervisor in its own session. Raises StorageFailed. `mountpoint` only appears in process listings.
 
-        With `first` it is forked out of this process, which has no other thread and has loaded already what a
-        supervisor needs; it does that before it waits for its job, and ends if that says no.
+        With `first` the supervisor is forked from this process, which must have no other thread and has already loaded
+        the supervisor's modules. The supervisor calls `first` before it waits for its job and exits if `first` returns
+        False.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = Connection(ours)
         self.process: subprocess.Popen[bytes] | None = None
-        """Where it is a program of its own."""
+        """Set if the supervisor is a program of its own, and not forked."""
         with theirs:
             try:
                 if first is None:
@@ -47,16 +51,16 @@ class IdleSupervisor:
 
 
 def check_caller() -> None:
-    """Raise NotPermitted for an ordinary user, and as `check_files`."""
+    """Raise NotPermitted unless the caller is root. Raises the errors of `check_files`."""
     if os.geteuid():
         raise NotPermitted("containers: are started by root only; there are no rootless ones")
     check_files()
 
 
 def check_files() -> None:
-    """Raise StorageFailed where this process and its children may not open what supervisor and runtime need at a time.
+    """Raise StorageFailed if the limit of open files is too low for a supervisor and a runtime.
 
-    Half-way it would be the runtime that says so, and who takes back what was begun needs files for that, too.
+    Without this check the runtime fails half-way, and cleaning up needs open files, too.
     """
     if os.sysconf("SC_OPEN_MAX") < _FILES:
         advice = too_many_open(errno.EMFILE)
@@ -76,7 +80,7 @@ def _called(theirs: socket.socket, mountpoint: str) -> subprocess.Popen[bytes]:
 
 
 def _supervise(theirs: socket.socket, first: Callable[[Connection], bool]) -> NoReturn:
-    """Be a supervisor: with nothing open but the connection, and in nobody's session."""
+    """Be a supervisor in its own session, with only the connection open."""
     try:
         from imgfs.execution.supervisor.life import supervise
 
@@ -94,42 +98,44 @@ def _supervise(theirs: socket.socket, first: Callable[[Connection], bool]) -> No
 
 
 NONE = -1
-"""In place of a descriptor: none."""
+"""Stands for a descriptor that is not given."""
 _DESCRIPTORS = ("lock", "rootfs", "stdin", "stdout", "stderr", "terminal")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One container to run. Descriptors are numbers of the process that has the job."""
+    """One container to run. Descriptors are numbers in the process that holds the job."""
 
     state: str
     id: str
     record: str
-    """What the record's directory is called: the id, or a temporary name: then a start that fails leaves nothing."""
+    """Name of the record's directory: the ID, or a temporary name for a new container, so that a failed start leaves
+    nothing.
+    """
     lock: int
     """The record's lock, held."""
     rootfs: int
-    """The directory of its files in the tree, by its path alone (O_PATH), so that nobody has to walk there again."""
+    """The container's rootfs in the tree, opened with O_PATH, so that the supervisor does not walk its path again."""
     stdin: int = NONE
     stdout: int = NONE
     stderr: int = NONE
-    """Where what the container writes goes besides the log."""
+    """The caller's streams: the container's input, and where its output goes besides the log."""
     terminal: int = NONE
-    """A stream socket to whoever has the terminal."""
+    """A stream socket to the process that has the terminal."""
     size: tuple[int, int] = (0, 0)
     """Rows and columns of that terminal."""
     runtimes: list[InstalledRuntime]
-    """To be tried in this order."""
+    """The runtimes to try, in this order."""
     deadline: float
     log_bytes: int
     is_logged: bool
 
     @property
     def is_new(self) -> bool:
-        """Whether it is the container's first start."""
+        """Whether this is the container's first start."""
         return self.record != self.id
 
     def encode(self) -> tuple[bytes, list[int]]:
-        """The message, and the files that go with it, in its order."""
+        """Return the message and the files to send with it, in order."""
         return msgspec.json.encode(self), [one for one in self._descriptors if one != NONE]
 
     @property
@@ -138,7 +144,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_job(data: bytes, files: list[int]) -> Job:
-    """The job of a message: its descriptors are those of `files`."""
+    """Decode the job of a message. Its descriptors become those of `files`."""
     job, left = msgspec.json.decode(data, type=Job), iter(files)
     here = {name: next(left) for name in _DESCRIPTORS if getattr(job, name) != NONE}
     return msgspec.structs.replace(job, **here)

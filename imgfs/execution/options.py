@@ -1,4 +1,4 @@
-"""What can be chosen of execution, in words that the daemon and the command line share."""
+"""The options of the execution plugin, shared by the daemon and the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta
 
 
 class RuntimeProgram(msgspec.Struct, frozen=True):
-    """An OCI runtime: what people call it, and the program that is looked for in PATH."""
+    """An OCI runtime: its name in the configuration, and the program to find in PATH."""
 
     name: str
     program: str

@@ -1,7 +1,7 @@
-"""Taking away what is left of a container: what its runtime keeps, its mount; all of it where it never ran.
+"""Removes what is left of a container: runtime state, mounts, and everything of a container that never ran.
 
-A snapshot has a key that no other had, so removing it twice harms nobody. Containers that ran are deleted by the
-daemon (fs/containers/deleting.py).
+Every snapshot has a unique key, so removing a snapshot twice is harmless. The daemon deletes containers that ran
+(fs/containers/deleting.py).
 """
 
 from __future__ import annotations
@@ -24,24 +24,27 @@ from imgfs.execution.runtimes.runtime import OciRuntime, RuntimeFailed
 from imgfs.kernel.mounts import mounts_below, unmount
 
 GOING_SECONDS = 5.0
-"""How long the mounts of a container that has ended may take to go: they go with the last process in them."""
+"""Seconds in which the mounts of an ended container must go. They go with the last process that uses them."""
 _POLL = 0.02
 _BEGINNING_SECONDS = 60.0
-"""How old a record without a word in it is before it is taken for a dead one's. One with words has its lock held."""
+"""Age at which a record without container.json counts as abandoned.
+
+The maker of a record holds its lock once container.json exists.
+"""
 
 
 class _StateDocument(msgspec.Struct):
-    """What a tree says of its daemon."""
+    """The part of the tree's state.json that is needed here."""
 
     state: str
 
 
 def remove_snapshot(records: ContainerRecords, container: Container, patience: float = GOING_SECONDS) -> None:
-    """Remove the snapshot through the mount; one that is gone is fine. Raises Busy, StorageFailed, and NotFound where
-    the tree that is mounted there, if any, is not that of the records' state directory.
+    """Remove the container's snapshot through the mount. A missing snapshot is no error.
 
-    Waits for up to `patience` seconds while it is busy: the kernel lets go of a container's mounts when it has buried
-    its processes.
+    Waits up to `patience` seconds while the snapshot is busy, because the kernel drops a container's mounts only after
+    it has reaped the processes. Raises Busy, StorageFailed, and NotFound if the tree of this state directory is not
+    mounted there.
     """
     path = f"{container.mountpoint}/snapshots/active/{container.snapshot}"
     deadline = time.monotonic() + patience
@@ -64,10 +67,10 @@ def remove_snapshot(records: ContainerRecords, container: Container, patience: f
 
 
 def delete_by_tree(container: Container, place: int) -> OSError | None:
-    """Delete a container through the mount; why it is there still, or None when it is out of sight. Blocks.
+    """Delete a container through the mount. Return the error if it still exists, or None if it is deleted. Blocks.
 
-    `place` is its record's directory, open. What has its id in the tree may be another one by now, where somebody else
-    was faster, or is another state directory's, where one is mounted there since: neither is touched.
+    `place` is the open directory of its record. The ID in the tree may by now belong to a newer container, or to
+    another state directory that is mounted there. Neither is deleted.
     """
     try:
         if not is_named(container, place):
@@ -80,19 +83,19 @@ def delete_by_tree(container: Container, place: int) -> OSError | None:
 
 
 def is_named(container: Container, place: int) -> bool:
-    """Whether the open directory of a container's record is not out of sight."""
+    """Return whether the open directory of a container's record still has the container's ID as its name."""
     return path_of(place).name == container.id
 
 
 def path_of(place: int) -> Path:
-    """Where an open directory is now."""
+    """Return the current path of an open directory."""
     return Path(os.readlink(f"/proc/self/fd/{place}"))
 
 
 def discard_runtime(records: ContainerRecords, record: ContainerRecord, container: Container) -> None:
-    """Have the runtime forget a container whose supervisor could not tell it: it was killed, or the machine was.
+    """Make the runtime forget a container whose supervisor did not: the supervisor was killed, or the machine crashed.
 
-    Takes the mount of its rootfs away too. Blocks.
+    Also unmounts its rootfs. Blocks.
     """
     if (records.runtime_root / container.runtime_id).exists():
         with suppress(RuntimeFailed, NotFound):
@@ -102,7 +105,7 @@ def discard_runtime(records: ContainerRecords, record: ContainerRecord, containe
 
 
 def clear_leavings(records: ContainerRecords, container: Container) -> None:
-    """Remove what a runtime that was killed does not know of itself: processes, cgroups, its directory, mounts in it.
+    """Remove what a killed runtime does not know about: processes, cgroups, its state directory and mounts in it.
 
     Blocks.
     """
@@ -117,7 +120,7 @@ def clear_leavings(records: ContainerRecords, container: Container) -> None:
 
 
 def unmount_rootfs(record: ContainerRecord) -> None:
-    """Take the mount of a container's rootfs away, also while somebody from outside is in it. Blocks."""
+    """Unmount a container's rootfs, also while a process outside the container uses it. Blocks."""
     with suppress(NotFound):
         while True:
             unmount(str(record.rootfs), detach=True)
@@ -126,16 +129,16 @@ def unmount_rootfs(record: ContainerRecord) -> None:
 def runtime_of(
     records: ContainerRecords, record: ContainerRecord, container: Container, deadline: float = 60.0
 ) -> OciRuntime:
-    """The runtime that has a container."""
+    """Return the runtime that runs a container."""
     runtime = container.runtime
     return OciRuntime(runtime.name, runtime.path, records.runtime_root, record.path / "runtime.log", deadline)
 
 
 def collect(records: ContainerRecords, mountpoint: str) -> None:
-    """Take away what was begun by somebody who was killed before the container had its name, or after. Blocks.
+    """Remove the containers whose start or removal was interrupted by a kill. Blocks.
 
-    `mountpoint` is where the tree is now, and not where it was when that was begun.
-    What is being made is locked by whoever makes it. What cannot be taken away now is tried again the next time.
+    `mountpoint` is where the tree is mounted now; it may have been elsewhere at the start. A container that is being
+    made is locked by its maker and is skipped. What cannot be removed now is retried the next time.
     """
     for record in records.unfinished():
         with suppress(ImgfsError, OSError):
@@ -144,7 +147,7 @@ def collect(records: ContainerRecords, mountpoint: str) -> None:
 
 
 def collect_gone(records: ContainerRecords) -> None:
-    """Finish removing what is out of sight already, with what its runtime keeps, where nobody is at it. Blocks."""
+    """Finish removing renamed records and their runtime state, unless another process is doing so. Blocks."""
     for record in records.gone():
         with suppress(ImgfsError, OSError):
             _finish_gone(records, record)
@@ -165,11 +168,12 @@ def _collect(records: ContainerRecords, record: ContainerRecord, mountpoint: str
 
 
 def _finish_gone(records: ContainerRecords, record: ContainerRecord) -> None:
-    """Raises OSError where somebody else is at it."""
+    """Raises OSError if another process holds the lock."""
     lock = os.open(record.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Of a damaged one nobody knows; who can open no more files may know later, and what says so goes last.
+        # A damaged record names no runtime. If this process has too many open files, the error propagates and the
+        # record, which names the runtime, is kept for the next try.
         with suppress(NotFound, StorageFailed):
             discard_runtime(records, record, record.container())
         unmount_rootfs(record)
@@ -181,9 +185,9 @@ def _finish_gone(records: ContainerRecords, record: ContainerRecord) -> None:
 def unmake(
     records: ContainerRecords, record: ContainerRecord, container: Container, patience: float = GOING_SECONDS
 ) -> None:
-    """Take away a container that never ran, of which nothing is kept. Raises as `remove_snapshot`, OSError.
+    """Remove a container that never ran; nothing of it is kept. Raises the errors of `remove_snapshot`, OSError.
 
-    It has no name any more when its snapshot goes: who is killed in between leaves what `collect` knows.
+    The record loses its name before the snapshot is removed, so that `remove_abandoned` finds it after a kill.
     """
     unmount_rootfs(record)
     record = records.withdraw(record)
@@ -192,7 +196,7 @@ def unmake(
 
 
 def _is_mounted(records: ContainerRecords, mountpoint: str) -> bool:
-    """Whether what is mounted there is the tree of the records' state directory."""
+    """Return whether the tree of the records' state directory is mounted there."""
     try:
         with open(f"{mountpoint}/.imgfs/state.json", "rb") as file:
             told = msgspec.json.decode(file.read(), type=_StateDocument)

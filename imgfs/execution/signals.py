@@ -1,4 +1,4 @@
-"""Signals as people and images write them."""
+"""Names of signals, as users and images write them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import signal
 from imgfs.errors import Invalid
 
 _FIRST = {"RTMIN": "+", "RTMAX": "-"}
-"""What real-time signals are counted from, and in which direction: they have no names of their own."""
+"""The names that real-time signals are counted from, and the direction. They have no names of their own."""
 
 
 def signal_number(text: str, subject: str) -> int:
-    """The number of a signal, given as `SIGTERM`, `TERM`, `RTMIN+3`, `RTMAX-2` or `15`. Raises Invalid."""
+    """Return the number of a signal given as `SIGTERM`, `TERM`, `RTMIN+3`, `RTMAX-2` or `15`. Raises Invalid."""
     name = text.strip().upper().removeprefix("SIG")
     if _is_number(name) and 0 < int(name) <= signal.SIGRTMAX:
         return int(name)
@@ -27,5 +27,5 @@ def signal_number(text: str, subject: str) -> int:
 
 
 def _is_number(text: str) -> bool:
-    """Of few digits: of more than 4,300 Python makes no number."""
+    """Return whether the text is a short decimal number. Python refuses to convert more than 4,300 digits."""
     return text.isascii() and text.isdigit() and len(text) < 4

@@ -1,8 +1,8 @@
-"""Starting a container: snapshot, bundle and record, then a supervisor, which does the rest.
+"""Starts a container: creates the snapshot, bundle and record, and hands the rest to a supervisor.
 
-A library of blocking calls. What fails, or is killed, half-way leaves nothing: the record has a temporary name and
-names its snapshot before there is one, and whoever makes it holds its lock, so what the dead left is known
-(removal.collect).
+A library of blocking calls. A start that fails or is killed leaves nothing: the record has a temporary name and names
+its snapshot before the snapshot exists, and the process that makes it holds its lock, so `removal.remove_abandoned`
+finds what a killed process left.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ _STOP_SIGNAL = "SIGTERM"
 
 
 class Site(msgspec.Struct, frozen=True):
-    """Where containers are started: a mounted tree, its state directory, and how its daemon wants them."""
+    """Where containers are started: a mounted tree, its state directory, and the daemon's settings."""
 
     mountpoint: str
     state: Path
     runtimes: Sequence[InstalledRuntime]
-    """Those that may be taken, the best first."""
+    """The runtimes that may be used, the preferred one first."""
     log_bytes: int
     deadline: float
     seccomp: str = DEFAULT
-    """As `filter_of` wants it."""
+    """The argument of `filter_of`."""
 
     def rootfs(self, key: str) -> str:
-        """Where the files of an active snapshot are."""
+        """Return the path of the files of an active snapshot."""
         return f"{self.mountpoint}/snapshots/active/{key}/rootfs"
 
 
 class PulledImage(msgspec.Struct, frozen=True):
-    """An image of which all is here."""
+    """An image whose content is stored completely."""
 
     name: str
     digest: str
@@ -80,7 +80,7 @@ class PulledImage(msgspec.Struct, frozen=True):
 
 
 class StartOptions(msgspec.Struct, frozen=True):
-    """What becomes of the container, besides what runs in it."""
+    """What happens to the container, besides what runs in it."""
 
     id: str | None = None
     detach: bool = False
@@ -88,7 +88,7 @@ class StartOptions(msgspec.Struct, frozen=True):
 
 
 class CallerStreams(msgspec.Struct, frozen=True):
-    """Descriptors of whoever starts it, which stay his. `terminal` is a stream socket, in place of the others."""
+    """Descriptors that the caller keeps owning. `terminal` is a stream socket that replaces the other three."""
 
     stdin: int = NONE
     stdout: int = NONE
@@ -96,25 +96,25 @@ class CallerStreams(msgspec.Struct, frozen=True):
     terminal: int = NONE
     size: tuple[int, int] = (0, 0)
     interrupted: int = NONE
-    """When it is readable before the program runs, the program is not to run any more."""
+    """If this becomes readable before the program runs, the start is cancelled."""
 
 
 class _Died(StorageFailed):
-    """A supervisor ended without a word."""
+    """A supervisor exited without an answer."""
 
 
 class StartedContainer(msgspec.Struct, frozen=True):
-    """A container whose program runs. `control` is told of its end; closing it does not end anything."""
+    """A container whose program runs. `control` reports its end. Closing `control` ends nothing."""
 
     id: str
     control: Connection
     supervisor: subprocess.Popen[bytes] | None
-    """Where it is a program of its own."""
+    """Set if the supervisor is a program of its own, and not forked."""
     notes: tuple[str, ...]
 
 
 def new_id() -> str:
-    """An id that nobody has."""
+    """Return an unused random ID."""
     return os.urandom(6).hex()
 
 
@@ -126,11 +126,11 @@ def start_new(
     attached: CallerStreams,
     waiting: IdleSupervisor | None = None,
 ) -> StartedContainer:
-    """Make a container and start it; returns when its program runs. Its supervisor is `waiting`, or a new one.
+    """Create a container and start it. Returns when its program runs. Uses the supervisor `waiting`, or starts one.
 
-    Raises AlreadyExists for an id that is taken, Invalid and NotFound for what image or wish get wrong, Unsupported for
-    an image of another architecture, NoSpace, StorageFailed, and Refused with the runtime's words. Then there is no
-    container, as when the caller is killed.
+    Raises AlreadyExists if the ID is taken, Invalid and NotFound for errors in the image or the overrides, Unsupported
+    for an image of another architecture, NoSpace, StorageFailed, and Refused with the runtime's message. After an
+    error, and after a kill of the caller, there is no container.
     """
     check_caller()
     wish.check()
@@ -173,9 +173,10 @@ def start_new(
 def start_again(
     site: Site, id: str, attached: CallerStreams, waiting: IdleSupervisor | None = None
 ) -> StartedContainer:
-    """Start a container that has ended once more, on its snapshot as it is now. For the rest as `start_new`.
+    """Start an ended container again, on its snapshot as it is now.
 
-    Raises NotFound, Busy while it runs, OSError, and as `start_new`; then it is as it was.
+    Raises NotFound, Busy while the container runs, OSError, and the errors of `start_new`. After an error the container
+    is unchanged.
     """
     check_caller()
     record = ContainerRecords(site.state).get(id)
@@ -184,7 +185,7 @@ def start_again(
         container = record.container()
         if record.status().status != "stopped":
             raise Busy(f"container {id}: is running")
-        if container.mountpoint != site.mountpoint:  # the tree was elsewhere when it was made
+        if container.mountpoint != site.mountpoint:  # the tree was mounted elsewhere when the container was made
             container = msgspec.structs.replace(container, mountpoint=site.mountpoint)
             record.put_container(container)
         root = _walk(site, container.snapshot)
@@ -195,7 +196,7 @@ def start_again(
 
 
 def check_platform(platform: Platform, subject: str) -> None:
-    """Raise Unsupported unless this machine runs programs of that platform, itself or by an emulator (binfmt_misc)."""
+    """Raise Unsupported unless this machine runs programs of that platform, natively or by an emulator (binfmt_misc)."""
     here = local_platform()
     if choose(here, [platform]) is not None or (platform.os == here.os and _is_emulated(platform.architecture)):
         return
@@ -216,7 +217,10 @@ def _is_emulated(architecture: str) -> bool:
 def _make(
     site: Site, records: ContainerRecords, container: Container, image: ImageProcess, wish: Overrides
 ) -> tuple[ContainerRecord, int, int]:
-    """The record, whole but for its name, its lock, and the directory of its files. Raises as start_new."""
+    """Create the complete record under its temporary name. Return it, its lock and its open rootfs.
+
+    Raises the errors of `start_new`.
+    """
     lock = root = NONE
     record: ContainerRecord | None = None
     try:
@@ -246,7 +250,7 @@ def _make(
 
 
 def _prepare(site: Site, container: Container) -> None:
-    """The active snapshot, with its parent. Raises StorageFailed and what the mount says."""
+    """Create the active snapshot with its parent. Raises StorageFailed and the errors of the mount."""
     directory = f"{site.mountpoint}/snapshots/active/{container.snapshot}"
     try:
         os.mkdir(directory)
@@ -256,9 +260,9 @@ def _prepare(site: Site, container: Container) -> None:
 
 
 def _walk(site: Site, key: str) -> int:
-    """Have the daemon mount the rootfs: it does when somebody asks what is there. The directory, by its path alone.
+    """Make the daemon mount the rootfs, which a stat of it does. Return the rootfs, opened with O_PATH.
 
-    Raises as `_prepare`.
+    Raises the errors of `_prepare`.
     """
     try:
         os.stat(site.rootfs(key))
@@ -270,7 +274,7 @@ def _walk(site: Site, key: str) -> int:
 def _spec(
     site: Site, named: ContainerRecord, container: Container, image: ImageProcess, wish: Overrides, root: int
 ) -> object:
-    """config.json, with what only the rootfs tells: who the user is. `named` is the record as it will be called."""
+    """Return config.json. The user comes from files in the rootfs. `named` is the record under its final name."""
     host_files = tuple(path for path in _HOST_FILES if os.path.exists(path)) if wish.network == "host" else ()
     setting = SpecSettings(
         id=container.id,
@@ -297,7 +301,7 @@ def _spec(
 
 
 def _mount_error(error: OSError, key: str, directory: str) -> ImgfsError:
-    """What the tree refused, in the daemon's words where it left some."""
+    """Return the error of the mount, with the daemon's message if the daemon left one."""
     reason = os.strerror(error.errno or errno.EIO)
     with suppress(OSError):
         reason = os.getxattr(directory, "user.imgfs.error").decode(errors="replace")
@@ -313,7 +317,7 @@ def _job(
     *,
     is_logged: bool,
 ) -> Job:
-    """`held` are the record's lock and the directory of its files."""
+    """`held` are the record's lock and the open rootfs."""
     is_new = record.path.name != container.id
     return Job(
         state=str(site.state),
@@ -334,18 +338,18 @@ def _job(
 
 
 def _launch(record: ContainerRecord, job: Job, interrupted: int, waiting: IdleSupervisor | None) -> StartedContainer:
-    """Give a supervisor its job, and hear whether the program runs. Closes the directory of its files."""
+    """Give a supervisor its job and wait until the program runs. Closes the job's rootfs."""
     try:
         chosen = waiting or IdleSupervisor(record.container().mountpoint)
         control = chosen.control
         _send(control, job)
     finally:
-        os.close(job.rootfs)  # or the container is busy for him who is to delete it
+        os.close(job.rootfs)  # an open rootfs makes the container busy, and its deletion fails
     try:
         _await(control, interrupted)
         first = control.answer()
     except BaseException as error:
-        control.close()  # one that has not begun the program begins it no more
+        control.close()  # a supervisor that has not begun the program does not begin it any more
         if isinstance(error, NotFound | OSError):
             raise _died(job) from None
         raise
@@ -353,7 +357,7 @@ def _launch(record: ContainerRecord, job: Job, interrupted: int, waiting: IdleSu
 
 
 def _send(control: Connection, job: Job) -> None:
-    """Raises _Died."""
+    """Send the job. Raises _Died."""
     try:
         control.send_files(*job.encode())
     except OSError:
@@ -366,7 +370,10 @@ def _died(job: Job) -> _Died:
 
 
 def _await(control: Connection, interrupted: int) -> None:
-    """Wait for an answer; have the supervisor give up if somebody interrupts. It answers then too, and what is true."""
+    """Wait for an answer, and tell the supervisor to cancel if the caller is interrupted.
+
+    The supervisor always answers with the true result.
+    """
     waiting = select.poll()
     for descriptor in {control.fileno(), interrupted} - {NONE}:
         waiting.register(descriptor, select.POLLIN)
@@ -375,7 +382,7 @@ def _await(control: Connection, interrupted: int) -> None:
 
 
 def _take_back(records: ContainerRecords, record: ContainerRecord, container: Container) -> None:
-    """Do what a supervisor would have done that died before it said that the program runs. The lock is held."""
+    """Clean up for a supervisor that exited before it reported that the program runs. The lock is held."""
     named = records.find(container.id)
     with suppress(ImgfsError, OSError):
         if not record.path.exists() and named.container().created == container.created:

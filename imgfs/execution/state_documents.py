@@ -1,4 +1,4 @@
-"""How containers are told of: as the OCI runtime specification tells a state (runtime.md, "State"), and as a line."""
+"""How the state of a container is shown: as an OCI runtime state (runtime.md, "State"), and as one line."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ OCI_VERSION = "1.0.2"
 
 
 def encode_states(containers: Containers, *, running: bool) -> bytes:
-    """A JSON array of the states of all, or of those that have not ended. Blocks, as long as there are many.
+    """Return a JSON array with the states of all containers, or of those that have not ended.
 
-    Of one that is damaged there are the id, and an `error`. Raises StorageFailed.
+    An entry of a damaged container has only its ID and an `error`. Blocks, for long if there are many containers.
+    Raises StorageFailed.
     """
     return b"[\n" + b",\n".join(_states(containers, running=running)) + b"\n]\n"
 
@@ -42,7 +43,7 @@ def _states(containers: Containers, *, running: bool) -> Iterator[bytes]:
 
 
 def _has_ended(record: ContainerRecord) -> bool:
-    """Whether it says so itself: then there is no need to look further, and of most it does."""
+    """Return whether status.json says that the container ended. Most containers have, and need no further check."""
     try:
         return record.written_status().status == "stopped"
     except (NotFound, StateError):
@@ -50,13 +51,13 @@ def _has_ended(record: ContainerRecord) -> bool:
 
 
 def state_document_of(found: FoundContainer) -> dict[str, Any]:
-    """Info of a container as it was found."""
+    """Return the state document of a container that was read."""
     bundle = os.fsencode(found.record.bundle).decode(errors="backslashreplace")
     return state_document(found.container, found.status, bundle)
 
 
 def state_document(container: Container, status: ContainerStatus, bundle: str) -> dict[str, Any]:
-    """Info: the fields of an OCI state first, then all else that is known. `bundle` is a path of the host."""
+    """Return the fields of an OCI state, followed by all other known fields. `bundle` is a path of the host."""
     state: dict[str, Any] = {"ociVersion": OCI_VERSION, "id": container.id, "status": status.status}
     if status.pid is not None:
         state["pid"] = status.pid
@@ -66,13 +67,13 @@ def state_document(container: Container, status: ContainerStatus, bundle: str) -
 
 
 def summary_line(container: Container, status: ContainerStatus) -> str:
-    """One line for people."""
+    """Describe the state in one line."""
     if status.status == "created":
         return f"created at {container.created}, not started"
     if status.status == "running":
         return f"running since {status.started} (pid {status.pid})"
     when = f" at {status.finished}" if status.finished else ""
-    reason = " ".join(status.reason.split())  # a runtime's words, which may have lines
+    reason = " ".join(status.reason.split())  # a runtime's message may have several lines
     why = f": {reason}" if reason else ""
     memory = ", out of memory" if status.oom else ""
     return f"{_end(status)}{memory}{when}{why}"
@@ -85,7 +86,7 @@ def _end(status: ContainerStatus) -> str:
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL`, or `signal 40` for one without a name."""
+    """Return `SIGKILL`, or `signal 40` for a signal without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,7 +1,7 @@
-"""Doing what every start does with its documents once, for nobody, in a process whose children start containers.
+"""Builds the documents of a start once, in the fork server, so that its children find the results in memory.
 
-Decoders, compiled patterns and the host's seccomp profile are made the first time that they are needed, and that took
-3 ms of each start; what is in memory before a fork is there in the child.
+Decoders, compiled patterns and the host's seccomp profile are created on first use. That took 3 ms of each start. A
+child inherits what was created before the fork.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _LINE = b"root:x:0:0:root:/root:/bin/sh\n"
 
 
 def warm_up(seccomp: str) -> None:
-    """`seccomp` is what containers are to have for their filter, as `filter_of` wants it."""
+    """Build and decode one document of each kind. `seccomp` is the argument of `filter_of`."""
     here = local_platform()
     facts = {"architecture": here.architecture, "os": here.os, "config": {}, "rootfs": {"type": "layers"}}
-    with suppress(ImgfsError):  # whatever it is, who starts a container is told
+    with suppress(ImgfsError):  # the start of a container reports the same error to its caller
         check_platform(parse_process(json.dumps(facts).encode())[0].platform, _WHAT)
         setting = SpecSettings(id=_WHAT, key=_WHAT, rootfs="/", seccomp=filter_of(seccomp, CAPABILITIES))
         user = resolve_user("", _LINE, _LINE)

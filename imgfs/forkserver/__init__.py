@@ -1,6 +1,8 @@
-"""Where a command begins: what starts containers is done by the daemon's starter if there is one, the rest here.
+"""The entry point of the program `imgfs`, and the fork server that runs commands for their callers.
 
-Whatever is imported on this way is waited for by everybody who starts a container.
+`imgfs run` and `imgfs start` are handed to the fork server of the daemon if there is one. All other commands, and
+commands that the fork server declines, run in the calling process. Keep the imports of this module few: every start of
+a container waits for them.
 """
 
 from __future__ import annotations
@@ -9,15 +11,15 @@ import os
 import sys
 
 SERVED = ("run", "start")
-"""The commands that the starter is asked for."""
+"""The commands that may run on the fork server."""
 _INTERRUPTED = 130
 
 
 def main() -> None:
-    """The program `imgfs`."""
+    """Run the program `imgfs`."""
     try:
         _main()
-    except KeyboardInterrupt:  # before there was a command that says so
+    except KeyboardInterrupt:  # no command has installed its own handler yet
         os.write(2, b"imgfs: interrupted\n")
         sys.exit(_INTERRUPTED)
 
@@ -28,10 +30,10 @@ def _main() -> None:
 
         code = run_on_fork_server(sys.argv)
         if code is not None:
-            os._exit(code)  # nothing was written here, and nothing is open
+            os._exit(code)  # this process wrote nothing and holds nothing open
     import signal
 
     from imgfs.cli import main as program
 
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it is not told how his children ended
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else no exit code of a child can be read
     program()

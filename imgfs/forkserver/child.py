@@ -1,8 +1,9 @@
-"""A child of the starter, with the supervisor that its container will have; made when somebody asks, or before.
+"""A child of the fork server: it takes over the attributes of the calling process and runs its command.
 
-The supervisor is forked first of all: later, the child would have a page copied twice that it writes to, when it is its
-parent's too and when it is its supervisor's. A spare, which is made before, has all pages copied ahead; a supervisor,
-which may live for long, only those that it writes to.
+Each child forks the supervisor of its container before anything else. A supervisor that is forked later would copy
+pages a second time, because the kernel copies a page for each process that writes to it. A prepared child, which is
+forked before a caller connects, copies all of its pages ahead. The supervisor may live for long, so it copies only the
+pages that it writes to.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ _WORD = b"yours"
 
 
 class Child:
-    """One that waits for its only command. It ends when nobody holds the other end of its connection."""
+    """A child that waits for its only command. It exits when the other end of its connection is closed."""
 
     def __init__(self, listener: socket.socket, facts: Facts | None, *, is_spare: bool) -> None:
-        """Begin it. Raises OSError. The `listener` is not for children."""
+        """Fork the child. Raises OSError. The child closes its copy of `listener`."""
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -45,7 +46,7 @@ class Child:
                 raise
 
     def give(self, asking: socket.socket) -> bool:
-        """Have it do what is asked for; False where it is gone. It is not to be given anything else."""
+        """Pass the caller's connection to the child. Return False if the child has exited. Call this once."""
         with self._connection:
             try:
                 socket.send_fds(self._connection, [_WORD], [asking.fileno()])
@@ -55,7 +56,10 @@ class Child:
 
 
 def _live(connection: socket.socket, facts: Facts | None, *, is_spare: bool) -> NoReturn:
-    """By an exception only for a mistake in what is done, which is told where its stderr is."""
+    """Wait for the caller's connection, run its command and exit.
+
+    Expected errors end the child silently. A programming error raises and shows a traceback on stderr.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with suppress(ImgfsError, OSError, KeyboardInterrupt):
         waiting = IdleSupervisor("", come_along)
@@ -69,10 +73,12 @@ def _live(connection: socket.socket, facts: Facts | None, *, is_spare: bool) -> 
 
 
 def serve_one(asking: socket.socket, served: Served) -> None:
-    """Do what is asked for, to its end; nothing where this process cannot be as the asking one's child would be.
+    """Run the command of the caller to its end, or return at once if this process cannot take over the caller's
+    attributes.
 
-    Raises OSError where the other side has gone, or is another kind of process: he does it himself; KeyboardInterrupt
-    before the command is there to say so: he ends by the same signal.
+    Raises OSError if the caller has left or is another kind of process; the caller then runs the command itself. Raises
+    KeyboardInterrupt if the caller is interrupted before the command handles interrupts; the caller dies of the same
+    signal.
     """
     asking.settimeout(PATIENCE)
     *files, life, file = _receive(asking)
@@ -93,7 +99,10 @@ def serve_one(asking: socket.socket, served: Served) -> None:
 
 
 def come_along(connection: Connection) -> bool:
-    """Be the supervisor that `serve_one` has waiting: become, beside it, like whoever asks. False where nobody does."""
+    """In the supervisor that the child forked: take over the caller's attributes, as the child does.
+
+    Return False if the child has exited or an attribute differs.
+    """
     said, files = connection.receive_files(1)
     if not said:
         return False
@@ -106,9 +115,11 @@ def come_along(connection: Connection) -> bool:
 
 
 def _are_like(pid: int, file: int, served: Served) -> bool:
-    """Whether this process, and the supervisor that it has waiting, now are as children of process `pid` are.
+    """Take over the attributes of process `pid`, here and in the waiting supervisor.
 
-    `file` has its request.
+    Return False if one of them cannot.
+
+    `file` contains the request of that process.
     """
     control = served.waiting.control
     control.send_files(b"%d" % pid, [file])
@@ -118,12 +129,12 @@ def _are_like(pid: int, file: int, served: Served) -> bool:
 def _is_like(pid: int) -> bool:
     if not inherit_from(pid):
         return False
-    inherit_ignored_signals(pid)  # until it hears TAKEN it is as it was begun
+    inherit_ignored_signals(pid)  # before TAKEN arrives, the caller still has the signal handlers that it started with
     return True
 
 
 def _receive(asking: socket.socket) -> list[int]:
-    """What comes with a request. Raises OSError where there is none."""
+    """Receive the descriptors of a request. Raises OSError if there is no request."""
     _, files, _, _ = socket.recv_fds(asking, 64, FILES)
     if len(files) != FILES:
         raise ConnectionError
@@ -131,7 +142,7 @@ def _receive(asking: socket.socket) -> list[int]:
 
 
 def _become(request: ForkRequest, files: list[int]) -> None:
-    """Take over what came with the request."""
+    """Take over the descriptors, umask, environment and arguments of the request."""
     *streams, directory = files
     os.fchdir(directory)
     os.close(directory)
@@ -150,7 +161,7 @@ def _take_variables(request: ForkRequest) -> None:
 
 
 def _do(served: Served) -> bytes:
-    """Do the command; its exit code, or DECLINED."""
+    """Run the command. Return its exit code, or DECLINED."""
     name, *words = sys.argv
     called = "python -m imgfs" if os.path.basename(name) == "__main__.py" else os.path.basename(name)
     code: object = None

@@ -1,9 +1,10 @@
-"""Having a command done by the server: all is loaded there, so it begins at once. What is seen of it is the same.
+"""Run a command on the fork server, where all modules are loaded, so that the command starts at once.
 
-It is done in a child of the starter that has this process's descriptors, environment, limits and cgroups. Signals are
-passed on to it; it is killed when this process is; and as it ends, so does this one.
+A child of the fork server runs the command with the descriptors, environment, limits and cgroups of this process. This
+process forwards signals to the child and exits with the child's exit code. The kernel kills the child when this process
+dies.
 
-Of the standard library only what costs next to nothing to load is used until the request is out.
+Until the request is sent, this module imports only modules that load in next to no time.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from imgfs.mountpoint import DEFAULT_MOUNTPOINT, VARIABLE
 _OPTION = "--mountpoint"
 _STREAMS = 3
 _CREDENTIALS = 12
-"""Bytes of a struct ucred: pid, uid, gid."""
+"""Size of a struct ucred in bytes: pid, uid, gid."""
 _INT, _CONTROL = 4, 64
-"""Bytes of a descriptor in a message, and enough for a message with one."""
+"""Bytes of one descriptor in a message, and a buffer size for a message with one descriptor."""
 
 
 def run_on_fork_server(words: list[str]) -> int | None:
-    """Have the command line `words` done; its exit code. None where it has to be done here, and nothing was done."""
+    """Run the command line `words` on the fork server and return its exit code.
+
+    Return None if nothing was done; the caller of this function then runs the command itself.
+    """
     if os.geteuid():
         return None
     server = socket(AF_UNIX, SOCK_SEQPACKET)
     ours = -1
     try:
-        # A low number is that of a stream which the shell closed.
+        # A low descriptor number means that the shell closed one of the three streams.
         if server.fileno() < _STREAMS:
             return None
         life, ours = os.pipe()
@@ -40,7 +44,7 @@ def run_on_fork_server(words: list[str]) -> int | None:
             os.close(life)
         if not is_sent:
             return None
-        from imgfs.forkserver.foreground import run_in_foreground  # loaded while the other side begins
+        from imgfs.forkserver.foreground import run_in_foreground  # loaded while the fork server starts the command
 
         process = _taken(server)
         return None if process is None else run_in_foreground(server, process)
@@ -53,7 +57,7 @@ def run_on_fork_server(words: list[str]) -> int | None:
 
 
 def _send(server: socket, words: list[str], life: int) -> bool:
-    """Whether the starter of this mount, which is root's, has the request. Raises OSError."""
+    """Send the request to the fork server of this mount. Return False unless that process runs as root. Raises OSError."""
     server.settimeout(PATIENCE)
     _connect(server, _mountpoint(words))
     if _user_of(server):
@@ -70,7 +74,7 @@ def _send(server: socket, words: list[str], life: int) -> bool:
 
 
 def _taken(server: socket) -> int | None:
-    """A pidfd of whoever is about to do it; None where nobody is. Raises OSError."""
+    """Return a pidfd of the child that accepted the request, or None if no child accepted it. Raises OSError."""
     said, control, _, _ = server.recvmsg(len(TAKEN), _CONTROL)
     if said != TAKEN or not control:
         return None
@@ -80,7 +84,7 @@ def _taken(server: socket) -> int | None:
 def _connect(server: socket, mountpoint: str) -> None:
     directory = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY)
     try:
-        server.connect(f"/proc/self/fd/{directory}/{SOCKET}")  # whatever the mountpoint's length: sun_path holds 107
+        server.connect(f"/proc/self/fd/{directory}/{SOCKET}")  # short: sun_path holds 107 bytes
     finally:
         os.close(directory)
 
@@ -91,7 +95,7 @@ def _user_of(server: socket) -> int:
 
 
 def _mountpoint(words: list[str]) -> str:
-    """Where the tree is likely to be. Whose starter is asked decides nothing but how fast it is done."""
+    """Return the likely mountpoint. A wrong guess costs only the speed of the fork server."""
     for number, word in enumerate(words[:-1]):
         if word == _OPTION:
             return words[number + 1]

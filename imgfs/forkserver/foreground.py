@@ -1,4 +1,4 @@
-"""Being in front of what another process does: it gets the signals that this one gets, and both end alike."""
+"""The caller while a child of the fork server runs its command: it forwards signals and ends as the child ends."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ _FAILED = 125
 
 
 def run_in_foreground(server: socket, process: int) -> int | None:
-    """Let the process of that pidfd begin, and wait for it; its exit code. None where it declined, and did nothing."""
+    """Let the child behind the pidfd `process` begin and wait for it.
+
+    Return its exit code, or None if it declined and did nothing.
+    """
     return _Foreground(server, process).run()
 
 
 class _Foreground:
     def __init__(self, server: socket, process: int) -> None:
-        self._server = starter
+        self._server = server
         self._process = process
         self._passed: list[int] = []
 
@@ -38,9 +41,10 @@ class _Foreground:
         return int(word) if word else self._killed()
 
     def _word(self) -> bytes:
-        """What is said at the end, nothing where it was killed; DECLINED where it went without being told to begin.
+        """Return the last message of the child, empty if the child was killed.
 
-        It does so when this process was stopped (SIGSTOP) for longer than it waits.
+        Return DECLINED if the child exited before it received GO. That happens if this process was stopped (SIGSTOP)
+        for longer than the child waits.
         """
         try:
             self._server.send(GO)
@@ -56,10 +60,14 @@ class _Foreground:
         try:
             signal.pidfd_send_signal(self._process, number)
         except ProcessLookupError:
-            return  # what it left to say is on its way
+            return  # the child has exited and its last message is on the way
 
     def _killed(self) -> int:
-        """It went without a word: of a signal that this process got, and dies of, too; or by somebody's hand."""
+        """Handle a child that exited without a message.
+
+        If this process forwarded a signal, the child died of it, and this process dies of the same signal. Otherwise
+        the child was killed from outside.
+        """
         if self._passed:
             signal.signal(self._passed[-1], signal.SIG_DFL)
             os.kill(os.getpid(), self._passed[-1])

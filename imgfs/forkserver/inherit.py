@@ -1,8 +1,8 @@
-"""How a process that was forked elsewhere becomes one that another process might have forked.
+"""Gives a child of the fork server the attributes that a child of the calling process would inherit.
 
-What can be taken over is: cgroups, limits, niceness (also on disks), login, what the kernel thinks of killing it. All
-else that a child inherits has to be the same already: namespaces, root, users, capabilities, scheduling, personality,
-blocked signals, and what confines it.
+The child copies cgroups, resource limits, niceness, I/O priority, audit login UID, OOM score and timer slack. All other
+inherited attributes must already be equal: namespaces, root directory, users, capabilities, scheduling, personality,
+blocked signals and security confinement.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ from imgfs.kernel.process import io_priority, set_io_priority
 _STATUS = (
     *(b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb"),
     *(b"SigBlk", b"NoNewPrivs", b"Seccomp", b"Seccomp_filters", b"Cpus_allowed", b"Mems_allowed"),
-    *(b"Speculation_Store_Bypass", b"SpeculationIndirectBranch", b"THP_enabled"),  # as by prctl(2)
+    *(b"Speculation_Store_Bypass", b"SpeculationIndirectBranch", b"THP_enabled"),  # set with prctl(2)
 )
 """Lines of proc_pid_status(5)."""
 _LIMITS = {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 _GROUPS = (b"cgroup", b"cgroup2")
 _TAKEN_OVER = ("oom_score_adj", "loginuid", "timerslack_ns")
-"""Of whom the kernel is to be rid first, whose login audit(8) tells of, how late timers may be."""
+"""OOM score, audit login UID, timer slack."""
 _TOLD = ("attr/current", "personality", "coredump_filter", "cgroup")
-"""The first is what a security module calls it (AppArmor, SELinux)."""
+"""Files in /proc/PID that must be equal. The first is the label of a security module (AppArmor, SELinux)."""
 _IGNORED = b"SigIgn:"
 _MOUNT = b"mnt_id:"
 
 
 def inherit_from(pid: int) -> bool:
-    """Whether this process now is as a child of process `pid` would be. Raises OSError where it cannot become so."""
+    """Copy the attributes of process `pid`. Return whether all other inherited attributes are equal.
+
+    Raises OSError if one cannot be copied.
+    """
     _join_groups(pid)
     for limit in _LIMITS:
         if (wanted := resource.prlimit(pid, limit)) != resource.getrlimit(limit):
@@ -49,7 +52,7 @@ def inherit_from(pid: int) -> bool:
 
 
 def inherit_ignored_signals(pid: int) -> None:
-    """Ignore, of the signals that are passed on, those that process `pid` ignores: no other one that a daemon does.
+    """Ignore those forwarded signals that process `pid` ignores, and reset all others, whatever the daemon ignores.
 
     Raises OSError.
     """
@@ -66,7 +69,7 @@ def _ignored_by(pid: int) -> set[int]:
 
 
 def _inherited(pid: int | str) -> list[object]:
-    """What has to be the same."""
+    """Return the attributes that must be equal."""
     lines = [line for line in read_of(pid, "status").splitlines() if line.partition(b":")[0] in _STATUS]
     spaces = [os.readlink(f"/proc/{pid}/ns/{name}") for name in sorted(os.listdir(f"/proc/{pid}/ns"))]
     policy = os.sched_getscheduler(0 if isinstance(pid, str) else pid)
@@ -74,7 +77,11 @@ def _inherited(pid: int | str) -> list[object]:
 
 
 def root_of(pid: int | str) -> tuple[int, int, bytes]:
-    """Which directory, in which mount: chroot(2) to a bind of `/` finds the same one without what is mounted there."""
+    """Return device, inode and mount ID of the root directory of a process.
+
+    The mount ID tells a chroot(2) to a bind mount of `/` from `/` itself: the bind mount lacks what is mounted below
+    `/`.
+    """
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
     try:
         found, lines = os.fstat(root), read_of("self", f"fdinfo/{root}").splitlines()
@@ -84,7 +91,7 @@ def root_of(pid: int | str) -> tuple[int, int, bytes]:
 
 
 def _told(pid: int | str, name: str) -> bytes:
-    """A file that not every kernel has."""
+    """Read a file of /proc/PID. Return nothing if this kernel does not have the file."""
     try:
         return read_of(pid, name)
     except OSError:
@@ -102,7 +109,9 @@ def _join_groups(pid: int) -> None:
 
 
 def _places(controllers: bytes) -> Iterator[bytes]:
-    """Where the hierarchy of these controllers is mounted, from its root on (cgroups(7)); v2 is that of none."""
+    """Yield the mountpoint of the hierarchy with these controllers, if its root is mounted (cgroups(7)). v2 has no
+    controllers.
+    """
     for line in read_of("self", "mountinfo").rstrip(b"\n").split(b"\n"):
         left, _, right = line.partition(b" - ")
         kind, _, options = right.split(b" ", 2)

@@ -1,9 +1,8 @@
-"""What the starter is asked for: a command line, and what a child would inherit, as the bytes of a file.
+"""The request to the fork server: a command line and inherited attributes, encoded in an in-memory file.
 
-Beside the file come the descriptors of stdin, stdout, stderr, the directory and the life: the end of a pipe whose other
-end only the asking process holds. Then the starter's child says TAKEN,
-with a pidfd of itself; the asking one GO; and the child at last the exit code, or
-DECLINED: nothing was done, and the asking one does it.
+The caller sends that file with the descriptors of stdin, stdout, stderr, the working directory and a lifeline, which is
+the read end of a pipe whose write end only the caller holds. The child answers TAKEN with its own pidfd. The caller
+sends GO. At the end the child sends the exit code, or DECLINED if it did nothing and the caller has to run the command.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ import sys
 import imgfs
 
 SOCKET = ".imgfs/forkserver"
-"""Below the mountpoint: a link to the starter's socket (SOCK_SEQPACKET)."""
+"""Path below the mountpoint: a symbolic link to the socket of the fork server (SOCK_SEQPACKET)."""
 TAKEN, GO, DECLINED = b"taken", b"go", b"declined"
 FILES = 6
-"""stdin, stdout, stderr, the directory, the life, the request."""
+"""Number of descriptors: stdin, stdout, stderr, the working directory, the lifeline, the request."""
 PATIENCE = 10.0
-"""Seconds that either side waits for the other until GO."""
+"""Seconds that each side waits for the other one until GO."""
 
 
 class ForkRequest:
-    """`words` begin with how the program is called; `variables` are NAME=VALUE; `program` is program_here()."""
+    """`words` start with the program's name. `variables` are NAME=VALUE. `program` is the result of program_here()."""
 
     __slots__ = ("program", "umask", "variables", "words")
 
@@ -35,23 +34,26 @@ class ForkRequest:
 
     @classmethod
     def of_this_process(cls, words: list[str]) -> ForkRequest:
-        """What this process would do itself."""
+        """Return the request that describes this process."""
         umask = os.umask(0o077)
         os.umask(umask)
         variables = [name + b"=" + value for name, value in os.environb.items() if name]
         return cls([os.fsencode(word) for word in words], variables, umask, program_here())
 
     def encode(self) -> bytes:
-        """As bytes; none of the parts holds a NUL."""
+        """Encode the request, with its parts separated by NUL. No part contains a NUL."""
         counts = [b"%d" % self.umask, b"%d" % len(self.words)]
         return b"\0".join([*self.program, *counts, *self.words, *self.variables])
 
     def file(self) -> int:
-        """A file of those bytes, in memory; the caller closes it. Raises OSError, also where none may be so long."""
+        """Write the request to a new in-memory file, which the caller closes.
+
+        Raises OSError, also if RLIMIT_FSIZE is too small.
+        """
         file = os.memfd_create("request")
         try:
             data = self.encode()
-            while data:  # at the limit for files (setrlimit(2)) the kernel takes a part, and refuses the next one
+            while data:  # at RLIMIT_FSIZE the kernel accepts a part of the data and refuses the next write
                 data = data[os.write(file, data) :]
         except BaseException:
             os.close(file)
@@ -60,17 +62,20 @@ class ForkRequest:
 
     @classmethod
     def read(cls, file: int) -> ForkRequest:
-        """What is in such a file. Raises OSError, and as `decode`."""
+        """Read a request from its file. Raises OSError, and the errors of `decode`."""
         return cls.decode(os.pread(file, os.fstat(file).st_size, 0))
 
     @classmethod
     def decode(cls, data: bytes) -> ForkRequest:
-        """What `encode` made. Raises ValueError and IndexError for what it did not make."""
+        """Decode the result of `encode`. Raises ValueError and IndexError for other data."""
         parts = data.split(b"\0")
         program, umask, end = parts[:3], int(parts[3]), 5 + int(parts[4])
         return cls(parts[5:end], parts[end:], umask, program)
 
 
 def program_here() -> list[bytes]:
-    """Which program this is: of two versions neither does what the other one is asked for."""
+    """Identify the installed program.
+
+    Caller and child must be the same version, because each runs only its own commands.
+    """
     return [imgfs.__version__.encode(), os.fsencode(os.path.dirname(imgfs.__file__)), os.fsencode(sys.executable)]

@@ -1,8 +1,8 @@
-"""`python -m imgfs.forkserver.server LISTENER MOUNTPOINT`: runs commands of other processes in preloaded children.
+"""The fork server: `python -m imgfs.forkserver.server LISTENER MOUNTPOINT` forks a preloaded child for each command.
 
-One process beside the daemon, with no thread and nothing open but its socket. A child takes over what the asking
-process would have given to a child of its own, and does the command as if it were one; the containers that it starts
-are nobody's here. Ends with the daemon, whose pipe is its stdin, and when nobody has asked for a while.
+It is one process beside the daemon, without threads, and holds only its socket open. Containers that its children start
+are not its children. It exits with the daemon, which holds the write end of its stdin, and after some time without
+commands.
 """
 
 from __future__ import annotations
@@ -27,16 +27,22 @@ from imgfs.execution.warmup import warm_up
 from imgfs.forkserver.child import Child
 
 _IDLE = 300.0
-"""Seconds without a command after which it ends; the daemon starts another one when somebody asks."""
+"""Seconds without a command after which the fork server exits. The daemon starts another one for the next caller."""
 _CALM = 0.1
-"""Seconds without a command after which a spare is made for the next one: in a crowd it would take time from others."""
+"""Seconds without a command after which the fork server prepares a child.
+
+While commands arrive, that would slow them down.
+"""
 _LIFELINE = 0
 _LOADED_LATE = ("imgfs.cli.containers.running", "imgfs.execution.supervisor.life")
-"""What commands load when they are called."""
+"""Modules that the commands import when they run."""
 
 
 def serve(listener: socket.socket, mountpoint: str) -> None:
-    """Serve until the end. SIGCHLD is ignored, so the kernel buries children."""
+    """Serve until the daemon exits or no command arrives for `_IDLE` seconds.
+
+    SIGCHLD is ignored, so the kernel reaps children.
+    """
     facts = _load(mountpoint)
     listener.settimeout(0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -50,7 +56,7 @@ def serve(listener: socket.socket, mountpoint: str) -> None:
         if _LIFELINE in ready or (is_calm and not ready):
             return
         is_calm = not ready
-        with suppress(OSError):  # who has no child here does it himself
+        with suppress(OSError):  # a caller without a child runs its command itself
             if is_calm:
                 spare = spare or Child(listener, facts, is_spare=True)
                 continue
@@ -62,13 +68,13 @@ def serve(listener: socket.socket, mountpoint: str) -> None:
 
 
 def _load(mountpoint: str) -> Facts | None:
-    """Have all loaded that the commands load when they are called, and leave it where children share it.
+    """Import and initialise what the commands need, so that children share that memory.
 
-    What the tree says of its daemon is asked for once, too, and the documents of a start are made once for nobody.
+    This also reads the daemon's state.json once and builds the documents of a start once.
     """
     for module in _LOADED_LATE:
         importlib.import_module(module)
-    with program.make_context("imgfs", ["x"], resilient_parsing=True) as above:  # whose settings are theirs
+    with program.make_context("imgfs", ["x"], resilient_parsing=True) as above:  # parent of the subcommands
         for command in (run, start):
             command.make_context(command.name, ["x"], parent=above, resilient_parsing=True)
     facts = None

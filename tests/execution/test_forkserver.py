@@ -242,13 +242,13 @@ TWICE = """
 import sys
 from imgfs.forkserver import client
 
-class Twice(asking.socket):
+class Twice(client.socket):
     def send(self, data):
         super().send(data)
         return super().send(data)
 
-asking.socket = Twice
-sys.exit(asking.ask(sys.argv[1:]))
+client.socket = Twice
+sys.exit(client.run_on_fork_server(sys.argv[1:]))
 """
 
 

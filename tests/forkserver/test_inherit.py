@@ -11,10 +11,10 @@ from imgfs.forkserver.inherit import root_of
 
 PROGRAM = """
 import os, signal
-from imgfs.forkserver.inherit import ignore_like
+from imgfs.forkserver.inherit import inherit_ignored_signals
 signal.signal(signal.SIGQUIT, signal.SIG_IGN)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-ignore_like(os.getppid())
+inherit_ignored_signals(os.getppid())
 print(*(signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGQUIT, signal.SIGINT, signal.SIGUSR2)))
 """
 
