@@ -113,7 +113,7 @@ class Connection:
         socket.send_fds(self._end, [data], files)
 
     def receive_files(self, most: int) -> tuple[bytes, list[int]]:
-        """Return the next message and its files, which are close-on-exec. The message is empty if the peer has closed."""
+        """Return the next message and its files, which are close-on-exec; an empty message if the peer has closed."""
         data, files, _, _ = socket.recv_fds(self._end, MESSAGE_MAX, most, socket.MSG_CMSG_CLOEXEC)
         return data, files
 

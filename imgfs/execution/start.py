@@ -196,7 +196,7 @@ def start_again(
 
 
 def check_platform(platform: Platform, subject: str) -> None:
-    """Raise Unsupported unless this machine runs programs of that platform, natively or by an emulator (binfmt_misc)."""
+    """Raise Unsupported unless this machine runs that platform, natively or by an emulator (binfmt_misc)."""
     here = local_platform()
     if choose(here, [platform]) is not None or (platform.os == here.os and _is_emulated(platform.architecture)):
         return

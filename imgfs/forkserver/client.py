@@ -57,7 +57,7 @@ def run_on_fork_server(words: list[str]) -> int | None:
 
 
 def _send(server: socket, words: list[str], life: int) -> bool:
-    """Send the request to the fork server of this mount. Return False unless that process runs as root. Raises OSError."""
+    """Send the request to the fork server of this mount. Return False unless that runs as root. Raises OSError."""
     server.settimeout(PATIENCE)
     _connect(server, _mountpoint(words))
     if _user_of(server):

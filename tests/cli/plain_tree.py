@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imgfs.oci.digest import Digest, chain_id
-from imgfs.testing.images import Image, BuiltIndex
+from imgfs.testing.images import BuiltIndex, Image
 
 UNLISTED = "unlisted"
 """Where the links from images to chains are: the mount has them in snapshots/ and does not list them."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.oci.digest import chain_ids
-from imgfs.testing.build import AMD64, Image, BuiltLayer, image, layer
+from imgfs.testing.build import AMD64, BuiltLayer, Image, image, layer
 from tests.mount.preparing import BASE, Workshop, digest_of, workshop
 from tests.mount.scene import error_of, refused, run, small, succeed
 from tests.support.trees import compare_trees, snapshot_tree

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.testing.build import AMD64, image, layer
-from imgfs.testing.entries import Directory, File
+from imgfs.testing.entries import Dir, File
 from tests.mount.scene import Scene, serving
 from tests.support.mounted import Mounted
 
@@ -40,7 +40,7 @@ def rootfs(scene: Scene, program: Path) -> Path:
     """The colon-free path of an image's rootfs, as `imgfs snapshot path` prints it."""
     busybox = Path("/bin/busybox").read_bytes()
     entries = [
-        *(Directory(name) for name in ("bin", "dev", "etc", "lib", "proc", "run", "sys", "tmp", "usr", "var")),
+        *(Dir(name) for name in ("bin", "dev", "etc", "lib", "proc", "run", "sys", "tmp", "usr", "var")),
         File("bin/busybox", busybox, mode=0o755),
         File("etc/os-release", b"ID=greeting\n"),
         File("lib/libgreet.so", program.with_name("libgreet.so").read_bytes(), mode=0o755),

@@ -27,10 +27,10 @@ from tests.support.mounted import Mounted
 
 RUNTIME = """
 from imgfs.execution.plugin import RUNTIME
-from imgfs.execution.options import Program
+from imgfs.execution.options import RuntimeProgram
 from imgfs.plugins.contract import Plugin
 NAME = "imgfs-test-runtime"
-PLUGIN = Plugin(RUNTIME, "own", lambda _: Program("own", NAME), exports={"program": NAME})
+PLUGIN = Plugin(RUNTIME, "own", lambda _: RuntimeProgram("own", NAME), exports={"program": NAME})
 """
 PLUGIN = "from imgfs.plugins.contract import Kind, Plugin\nPLUGIN = Plugin(Kind('word', str), 'it', {})\n"
 

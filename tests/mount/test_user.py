@@ -351,7 +351,7 @@ def test_the_acl_of_a_file_decides_in_both_views(public: Path, registry: FakeReg
         File("allowed", b"allowed\n", mode=0o640, xattrs=acl(4)),
         File("denied", b"denied\n", mode=0o644, xattrs=acl(0, others=4)),
         File("plain", b"plain\n", mode=0o644),
-        Directory("for-one", mode=0o770, xattrs=acl(7, mask=7)),
+        Dir("for-one", mode=0o770, xattrs=acl(7, mask=7)),
         File("for-one/file", b"inside\n"),
     ]
     image([layer(files)]).add_to(registry, "acl", "1")
