@@ -1,4 +1,4 @@
-"""Blobs on their way into the content store: one flight a digest, verified by the writer."""
+"""Fetches blobs into the content store: one flight for each blob, verified by the writer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 UNKNOWN_SIZE = MANIFEST_SIZE_MAX
-"""Stands in the descriptor of a manifest that only a name mentions: what it is will show."""
+"""The size in the descriptor of a manifest whose size is unknown, because only a name mentions it."""
 
 
 class Blobs:
-    """Fetches whole blobs, manifests among them, that a known image mentions."""
+    """Fetches whole blobs, including manifests, that a known image mentions."""
 
     def __init__(
         self,
@@ -55,7 +55,10 @@ class Blobs:
         self._flights: Flights[None] = Flights(nursery)
 
     async def read(self, descriptor: Descriptor, own: tuple[Source, ...] = ()) -> bytes:
-        """The bytes of a small blob, fetched if it is not stored, and again if what is stored is damaged."""
+        """Return the bytes of a small blob.
+
+        It is fetched if it is not stored, and again if the stored one is damaged.
+        """
         await self.ensure(descriptor, own)
         try:
             return await self._content.read(descriptor.digest)
@@ -64,11 +67,11 @@ class Blobs:
             return await self._content.read(descriptor.digest)
 
     async def ensure(self, descriptor: Descriptor, own: tuple[Source, ...] = ()) -> None:
-        """On return the blob is stored, durably. Raises what try_each raises, NoSpace, StorageFailed, and Unsupported
-        for a foreign layer.
+        """Fetch the blob unless it is stored. On return it is durable.
 
-        `own` are the places of the image that asks; without it every place counts with its own claim. However many ask
-        for the same at once, it is fetched once. A cancelled caller leaves the fetch to the others.
+        `own` are the locations of the requesting image. Without them every known location is tried, each with the size
+        that it claims. Concurrent callers share one fetch. A cancelled caller leaves the fetch to the others. Raises
+        what try_each raises, NoSpace, StorageFailed, and Unsupported for a foreign layer.
         """
         if descriptor.digest in self._content:
             self._transfers.hit("blob", descriptor.size)
@@ -78,7 +81,7 @@ class Blobs:
             await self._flights.join(key, lambda: self._fetch(descriptor, own))
 
     async def ensure_with_others(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
-        """As `ensure` where a fetch of the blob runs that asks the same registries; nothing where none does."""
+        """Join a running fetch of the blob from the same registries. Does nothing if there is none."""
         if wanted(descriptor, own) in self._flights:
             await self.ensure(descriptor, own)
         elif wanted(descriptor, ()) in self._flights:
@@ -87,7 +90,7 @@ class Blobs:
                 await self.ensure(descriptor)
 
     def cancel(self, digest: Digest) -> bool:
-        """End every running fetch of `digest`; those who wait get Cancelled. Returns whether there was one."""
+        """Cancel every running fetch of `digest`; its waiters receive Cancelled. Returns whether there was one."""
         keys = [key for key in self._flights.flying() if isinstance(key, Wanted) and key.digest == digest]
         for key in keys:
             self._flights.cancel(key)
@@ -100,9 +103,9 @@ class Blobs:
                 await self._fetch_somewhere(descriptor, own)
 
     async def _comes_with_pass(self, descriptor: Descriptor, own: tuple[Source, ...]) -> bool:
-        """Whether a pass over it as a layer, from the same registries, left the blob here. Raises what they did wrong.
+        """Wait for a running pass over the blob as a layer. Returns whether it stored the blob.
 
-        Whatever else a pass fails of does not concern the blob.
+        Raises the registry's errors of the pass. Other errors concern only the layer, so the blob is then fetched.
         """
         passing = self._passes.find(wanted(descriptor, own))
         if passing is None and not own and self._passes.is_passing(descriptor.digest):
@@ -144,7 +147,7 @@ class Blobs:
         await self._content.add(descriptor.digest, data)
 
     async def _fetch_blob(self, source: Source, descriptor: Descriptor) -> None:
-        """By the same writer as everybody's, so that it goes on where a crash or a dead registry cut it off."""
+        """Fetch through an ingest, so that the next fetch continues where this one stopped."""
         with self._transfers.pull(descriptor, source, download_ref(descriptor.digest)) as transfer:
             begun = 0
 
@@ -160,11 +163,11 @@ class Blobs:
                 await self._fetch_beside(source, descriptor, transfer)
             except VerificationFailed as error:
                 if begun:
-                    raise  # what was here before may be what is wrong: nobody can tell
+                    raise  # the wrong bytes may be those of the earlier fetch, so the host cannot be blamed
                 raise self._registry.blame(source.host, descriptor.digest, error) from None
 
     async def _fetch_beside(self, source: Source, descriptor: Descriptor, transfer: Transfer) -> None:
-        """Somebody writes under the download's ref, maybe what an image lies about: theirs must not hold up ours."""
+        """Fetch without the ingest, whose ref has another writer. That writer must not delay this fetch."""
         async with (
             self._content.writer(descriptor.digest, descriptor.size) as writer,
             self._registry.blob(source.host, source.repository, descriptor, failed=transfer.failed) as stream,
@@ -176,7 +179,7 @@ class Blobs:
 
 
 async def known_descriptor(catalog: Catalog, digest: Digest) -> Descriptor:
-    """What is known of a digest. Raises NotFound where no known image mentions it."""
+    """Return the descriptor of a digest. Raises NotFound if no known image mentions it."""
     descriptor = await catalog.descriptor(digest)
     if descriptor is None:
         raise NotFound(f"content {digest}: is not stored here and no known image mentions it")

@@ -1,6 +1,7 @@
-"""What is kept of layers while they are unpacked, and the stream of a layer that begins with it.
+"""Copies of the compressed bytes of layers during unpacking, and streams that resume from such a copy.
 
-Owns when a copy is made, and what becomes of it when a pass fails. Its bytes are content/ingests/downloads.py's.
+This module decides when a copy is made, and whether it is kept when a pass fails. content/ingests/downloads.py stores
+the bytes.
 """
 
 from __future__ import annotations
@@ -31,26 +32,28 @@ from imgfs.oci.descriptor import Descriptor
 T = TypeVar("T")
 
 Ask = Callable[[int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
-"""Opens the bytes of a blob at a registry, from an offset to the end."""
+"""Opens a stream of a blob at a registry, from an offset to the end."""
 
 COPIED_MIN = 1 << 20
-"""Bytes of the smallest layer that is worth a copy: a smaller one is sooner asked for again."""
+"""Bytes of the smallest layer that is copied. Fetching a smaller layer again is cheaper than keeping a copy."""
 
 
 def is_small(descriptor: Descriptor) -> bool:
-    """Whether a layer is gathered whole in memory, and not copied as it comes."""
+    """Return whether a layer is collected in memory and then unpacked, instead of being unpacked and copied as it
+    comes.
+    """
     return descriptor.size < COPIED_MIN
 
 
 async def open_copy(ingests: IngestStore, descriptor: Descriptor) -> LayerCopy | None:
-    """The copy to keep a layer in, at what an earlier pass left; None if the pass has to do without.
+    """Open the copy of a layer, which begins with the bytes that an earlier pass kept.
 
-    That is: somebody else writes under the ref, or the disk has no room for it. Raises Cancelled if the ref is taken
-    away in this moment.
+    Returns None if there can be no copy: the ref has another writer, or the disk has no space. Raises Cancelled if the
+    ref is removed at this moment.
     """
     try:
         copy = await ingests.copy(descriptor.digest, descriptor.size)
-    except TooLarge:  # what is there was for another promise
+    except TooLarge:  # the kept bytes belong to a descriptor with another size
         return await _begin_again(ingests, descriptor)
     except (Busy, AlreadyExists, NotFound, StateError):
         return None
@@ -66,11 +69,11 @@ async def _begin_again(ingests: IngestStore, descriptor: Descriptor) -> LayerCop
 
 
 async def keeping(copy: LayerCopy, work: Callable[[], Awaitable[T]]) -> T:
-    """Do `work`, which fills `copy`. If it fails, the copy is closed: kept if it is worth going on from.
+    """Run `work`, which fills `copy`. If it fails, close the copy, and keep its bytes if the next pass can use them.
 
-    When it is done, the copy is the caller's to close, also if the caller is cancelled in that moment. Raises what
-    `work` raises; Cancelled as soon as somebody removes the ref. If it goes because the blob is stored meanwhile, the
-    work goes on without.
+    On success the caller closes the copy, also if the caller is cancelled at that moment. Raises what `work` raises,
+    and Cancelled as soon as the ref is removed. If the ref disappears because the blob was stored meanwhile, `work`
+    continues without the copy.
     """
     done: list[T] = []
     try:
@@ -83,9 +86,10 @@ async def keeping(copy: LayerCopy, work: Callable[[], Awaitable[T]]) -> T:
 
 
 def _is_worth_keeping(copy: LayerCopy, error: BaseException) -> bool:
-    """Whether the next pass shall go on from `copy` after `error`.
+    """Return whether the next pass should continue from `copy` after `error`.
 
-    Malformed is all of it, if it is no layer. Else it was an answer, a login page maybe.
+    After Malformed a complete copy is useless, because its bytes are no layer. An incomplete copy is kept: the
+    malformed bytes were an answer that was not the blob, for example a login page.
     """
     if isinstance(error, Malformed):
         return not copy.is_whole
@@ -110,9 +114,10 @@ async def _unless_removed(copy: LayerCopy, work: Callable[[], Awaitable[T]], don
 
 
 async def resumed(copy: LayerCopy, ask: Ask, size: int) -> AsyncGenerator[bytes]:
-    """The bytes of a blob: those that are here, then the rest, if there is one. Close it.
+    """Yield the bytes of a blob: first the copied ones, then the rest from the registry. The caller closes the
+    generator.
 
-    A registry that ignores where it was asked to begin is asked for the whole, and what is here is skipped.
+    If the registry ignores the offset, the whole blob is requested and the copied bytes are skipped.
     """
     async for piece in copy.prefix():
         yield piece

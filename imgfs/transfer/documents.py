@@ -1,4 +1,4 @@
-"""Manifests, indexes and configs: parsed once, fetched when somebody needs one that is not here."""
+"""Reads manifests, indexes and configs. Each is fetched when it is first needed, and parsed once."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _IMAGES = MANIFEST_TYPES | INDEX_TYPES
 
 @dataclass(frozen=True, slots=True)
 class PlatformImage:
-    """One platform of an image: its manifest. `trail` are the documents that lead there, the image's own first."""
+    """The manifest of one platform. `trail` is the path of documents to it, beginning with the image's own."""
 
     trail: tuple[Digest, ...]
     manifest: Manifest
 
     @property
     def digest(self) -> Digest:
-        """The manifest's."""
+        """The digest of the manifest."""
         return self.trail[-1]
 
 
 class Documents:
-    """The documents of images, by digest. `platform` is what an index is read for by default."""
+    """The documents of images, by digest. `platform` is the default platform for reading an index."""
 
     def __init__(self, content: ContentStore, catalog: Catalog, blobs: Blobs, platform: Platform) -> None:
         self.platform = platform
@@ -56,7 +56,7 @@ class Documents:
         self._parsed: OrderedDict[Digest, Manifest | ImageIndex] = OrderedDict()
 
     def __contains__(self, digest: Digest) -> bool:
-        """Whether the document was read already."""
+        """Return whether the parsed document is in memory."""
         return digest in self._parsed
 
     async def store(
@@ -79,40 +79,40 @@ class Documents:
         return document
 
     async def stored(self, digest: Digest) -> Manifest | ImageIndex | None:
-        """The document if it is here, else None; never asks a registry. Raises Malformed, StorageFailed."""
+        """Return the document if it is stored, else None. Sends no request. Raises Malformed, StorageFailed."""
         if digest not in self._content:
-            return None  # although it may have been read: who removed it wants no more of it, and a pull wants it here
+            return None  # also if it is parsed: a removed document must be fetched again by the next pull
         if digest in self._parsed:
             return self._parsed[digest]
         try:
             data = await self._content.read(digest)
         except NotFound:
-            return None  # it was damaged, or somebody removed it
+            return None  # it is damaged, or was removed meanwhile
         document = await self._parse(digest, data, "")
         await self._record_stored(digest, len(data), document)
         return document
 
     def forget(self, digests: Iterable[Digest]) -> None:
-        """These were collected: whoever wants one again reads it anew, so that what it mentions is recorded again."""
+        """Drop parsed documents that were garbage collected. Reading one again records its children again."""
         for digest in digests:
             self._parsed.pop(digest, None)
 
     async def places(self, digest: Digest) -> tuple[Source, ...]:
-        """Where the image `digest` can be had: by its names, and where an index lists it as an image."""
+        """Return the locations of the image `digest`: those of its names, and those whose index lists it."""
         claims = await self._catalog.claims(digest)
         return tuple(one.source for one in claims if one.descriptor is None or one.descriptor.media_type in _IMAGES)
 
     async def read_places(self, digest: Digest) -> tuple[Source, ...]:
-        """Of its places those that have shown it, and do not only have a name for it."""
+        """Return the locations that have delivered the document; a name alone is not enough."""
         claims = await self._catalog.claims(digest)
         return tuple(one.source for one in claims if one.descriptor and one.descriptor.media_type in _IMAGES)
 
     async def read(
         self, digest: Digest, said: Descriptor | None = None, own: tuple[Source, ...] = ()
     ) -> Manifest | ImageIndex:
-        """The manifest or index behind `digest`, fetched if need be.
+        """Return the manifest or index `digest`. It is fetched if it is not stored.
 
-        `said` is what the index above it says of it, `own` where that index was found.
+        `said` is its descriptor in the index above it, `own` are the locations of that index.
         """
         stored = await self.stored(digest)
         if stored is not None:
@@ -127,9 +127,9 @@ class Documents:
         return document
 
     async def platform_image(self, digest: Digest, platform: Platform | None = None) -> PlatformImage:
-        """The manifest for `platform` (the default one if None) of the image `digest`.
+        """Return the manifest of the image `digest` for `platform` (None: the default platform).
 
-        Raises NotFound, naming what there is, where the index has nothing for it.
+        Raises NotFound, which names the available platforms, if the index has no manifest for it.
         """
         wanted = platform or self.platform
         if (stored := await self.stored_platform_image(digest, wanted)) is not None:
@@ -137,7 +137,7 @@ class Documents:
         return await self._descend((digest,), None, await self.places(digest), wanted)
 
     async def stored_platform_image(self, digest: Digest, platform: Platform) -> PlatformImage | None:
-        """As `platform_image` from what is here; None where a document is missing. Raises Malformed, StorageFailed."""
+        """Return the same from stored documents; None if one is not stored. Raises Malformed, StorageFailed."""
         trail = (digest,)
         while len(trail) <= INDEX_NESTING_MAX + 1:
             document = await self.stored(trail[-1])
@@ -147,7 +147,10 @@ class Documents:
         return None
 
     async def config(self, manifest: Manifest, own: tuple[Source, ...] = ()) -> ImageConfig:
-        """The image config, fetched if need be, with one diff ID a layer. Raises Malformed, TooLarge, Unsupported."""
+        """Return the image config, which has one diff ID for each layer. It is fetched if it is not stored.
+
+        Raises Malformed, TooLarge, Unsupported.
+        """
         check_config_size(manifest.config)
         config = parse_config(await self._blobs.read(manifest.config, own))
         for diff_id in config.diff_ids:
@@ -184,9 +187,9 @@ class Documents:
         return document
 
     async def _record_stored(self, digest: Digest, size: int, document: Manifest | ImageIndex) -> None:
-        """What came in through content/ingest tells of its children too, but not where they can be had.
+        """Record the children of a stored document, without locations, which are unknown for an ingested document.
 
-        Reading goes on where nothing can be recorded: on a full disk, in a read-only state directory.
+        An error is only logged: reading must work on a full disk and in a read-only state directory.
         """
         if await self._catalog.proven(digest) is None:
             try:
@@ -211,7 +214,7 @@ def check_subject(document: Manifest | ImageIndex, digest: Digest, subject: Dige
 
 
 def check_config_size(config: Descriptor) -> None:
-    """Raise TooLarge for a config over the limit, before a byte of it is fetched."""
+    """Raise TooLarge for a config over the limit, before it is fetched."""
     if config.size > CONFIG_SIZE_MAX:
         raise TooLarge(f"image config {config.digest}: has {config.size} bytes, the limit is {CONFIG_SIZE_MAX}")
 

@@ -1,7 +1,7 @@
-"""Images, snowballed in: config and layers -> snapshot, each only when somebody needs it.
+"""Fetches the config and layers of an image and records its snapshot, when a caller first needs it.
 
-What is here is never asked for again; a complete image costs no request. Every step is a flight of its own, so a
-cancelled reader leaves the others alone.
+Stored parts are never requested again, and a complete image costs no request. Every step is a flight of its own, so a
+cancelled reader does not affect the others.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from imgfs.transfer.documents import Documents, PlatformImage, check_config_size
 from imgfs.transfer.layers import Layers
 
 _HAD_ELSEWHERE = (NotFound, RemoteError, VerificationFailed)
-"""What of one blob says nothing of another that holds the same tar."""
+"""Errors of one blob after which another blob with the same tar is tried."""
 
 
 def _ignored(_: Digest) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Assembled:
-    """What was here for one platform of an image when it was asked for last."""
+    """The stored parts of one platform of an image, as of the last call."""
 
     snapshot: Snapshot
     documents: tuple[Digest, ...]
-    """What a pull brings besides the layers."""
+    """The blobs that a pull fetches besides the layers."""
     sizes: tuple[int, ...]
-    """Of the layers' blobs."""
+    """The sizes of the layers' blobs."""
 
 
 def _assembled(image: PlatformImage, snapshot: Snapshot) -> _Assembled:
@@ -54,7 +54,7 @@ def _assembled(image: PlatformImage, snapshot: Snapshot) -> _Assembled:
 
 
 class Images:
-    """Gets the rootfs of images here: every layer, verified, and the chain recorded."""
+    """Fetches the rootfs of images: verifies every layer and records the chain."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Images:
         pins: Pins | None = None,
         touched: Callable[[Digest], None] = _ignored,
     ) -> None:
-        """`touched` is told of each layer that is used, by its diff ID."""
+        """`touched` is called with the diff ID of each layer that is used."""
         self._pins = pins if pins is not None else Pins()
         self._touched = touched
         self._documents = documents
@@ -82,31 +82,32 @@ class Images:
         self._failures = failures
         self._assembled: dict[tuple[Digest, Platform], _Assembled] = {}
         self._blobs_of: dict[Digest, dict[Digest, None]] = {}
-        """By diff ID, which blobs hold it by the word of the images that were asked for: one tar may have been
-        compressed in several ways, and a chain knows the first one only."""
+        """The blobs of each diff ID, according to the requested images. One tar may be compressed in several ways, and
+        a chain records only the first blob.
+        """
 
     def local_snapshot(self, digest: Digest, platform: Platform) -> Snapshot | None:
-        """As `snapshot` if it was asked for before and all of it is still here; never waits.
+        """Return the snapshot if it was requested before and is still complete, else None. Never blocks.
 
-        Every path through a name asks this once more, so it is a few look-ups in memory.
+        Every path walk through a name calls this, so it costs only a few lookups in memory.
         """
         known = self._assembled.get((digest, platform))
         snapshot = known.snapshot if known else None
         if snapshot is None or self._graph.find(snapshot.chain_id) != snapshot:
-            return None  # it was removed since, and maybe recorded anew
+            return None  # it was removed meanwhile, and may have been recorded again
         if not all(one.diff_id in self._stored for one in self._graph.layers(snapshot)):
             return None
         return snapshot
 
     async def known_snapshot(self, digest: Digest, platform: Platform) -> Snapshot | None:
-        """The snapshot of an image whose documents are here and that was here before, maybe without its layers now."""
+        """Return the recorded snapshot of an image whose documents are stored, else None. Its layers may be missing."""
         try:
             image = await self._documents.stored_platform_image(digest, platform)
             if image is None or image.manifest.config.digest not in self._content:
                 return None
             config = await self._documents.config(image.manifest, await self._documents.places(digest))
         except ImgfsError:
-            return None  # told to whoever brings it here
+            return None  # `snapshot` raises it
         chain = chain_ids(config.diff_ids)
         snapshot = self._graph.find(chain[-1] if chain else EMPTY)
         if snapshot is not None:
@@ -117,11 +118,11 @@ class Images:
     async def snapshot(
         self, digest: Digest, platform: Platform | None = None, *, hurried: bool = False, again: bool = False
     ) -> Snapshot:
-        """The committed snapshot of the image's rootfs, with every layer here and verified.
+        """Return the committed snapshot of the image's rootfs. All of its layers are stored and verified.
 
-        Config and layers come side by side. `hurried`: they are made durable as they come, not behind a reader; that is
-        not waited for. `again`: the same caller asked just before, which counts once. Raises whatever a part of it
-        raises; `user.imgfs.error` of the image tells the same.
+        Config and layers are fetched concurrently. With `hurried` each layer is made durable at once instead of after
+        its first reader; this call does not wait for that. With `again` the request is not counted in the metrics.
+        Raises the error of the first part that fails; `user.imgfs.error` of the image shows it too.
         """
         wanted = platform or self._documents.platform
         try:
@@ -136,12 +137,14 @@ class Images:
         return snapshot
 
     def failure(self, digest: Digest) -> str | None:
-        """What went wrong last with the image: getting it here, or merging its layers. Its sentence, or None."""
+        """Return the last error of fetching the image or merging its layers, or None."""
         known = self._assembled.get((digest, self._documents.platform))
         return self._failures.get(digest) or (self.snapshot_failure(known.snapshot) if known else None)
 
     def snapshot_failure(self, snapshot: Snapshot) -> str | None:
-        """What went wrong last with a snapshot: merging it, or a missing layer that a kernel view reads."""
+        """Return the last error of merging a snapshot, or of a missing layer that its kernel view reads; None without
+        one.
+        """
         if error := self._failures.get(f"snapshots/{snapshot.chain_id}"):
             return error
         if self._graph.find(snapshot.chain_id) is None:
@@ -150,14 +153,14 @@ class Images:
         return next((error for blob in missing if (error := self._failures.get(blob))), None)
 
     async def pull(self, digest: Digest, platform: Platform | None = None, *, again: bool = False) -> Snapshot:
-        """As `snapshot`, and on return everything survives a power cut."""
+        """Fetch the image as `snapshot` does. On return everything is durable."""
         with self._pins.hold(content(digest)):
             snapshot = await self.snapshot(digest, platform, hurried=True, again=again)
             await self._layers.settled(*await self.provide(self._graph.layers(snapshot)))
             return snapshot
 
     async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:
-        """The layers of a snapshot, fetched if need be (snapshots/views.py asks)."""
+        """Return the layers of a snapshot, and fetch missing ones. Part of the Protocol LayerProvider."""
         return await gather([partial(self._provide, layer) for layer in layers])
 
     async def _provide(self, layer: SnapshotLayer) -> Layer:
@@ -180,7 +183,7 @@ class Images:
             self._blobs_of.setdefault(diff_id, {})[descriptor.digest] = None
 
     def _present(self, digest: Digest, platform: Platform, *, again: bool) -> Snapshot | None:
-        """The snapshot, if all that `snapshot` would bring is here; never waits."""
+        """Return the snapshot if everything that `snapshot` would fetch is stored. Never blocks."""
         snapshot = self.local_snapshot(digest, platform)
         if snapshot is None:
             return None
@@ -207,7 +210,7 @@ class Images:
             self._layers.check_readable(descriptor)
         brought: list[Descriptor] = []
         if manifest.config.digest not in self._content:
-            # The layers need not wait for the config: what their tars are is compared below.
+            # The layers need not wait for the config, because their diff IDs are compared with it below.
             brought = await self._layers.missing(manifest.layers)
             await gather(
                 [

@@ -1,4 +1,4 @@
-"""What plugins of this room are."""
+"""The kinds of plugins of this room."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from imgfs.transfer.status import StatusReporter
 
 @dataclass(frozen=True, slots=True)
 class Transferring:
-    """Getting things here, from a name to a snapshot, and how that goes."""
+    """The objects that fetch images, from a name to a snapshot, and report on it."""
 
     transfers: Transfers
     running: TransferReporter

@@ -1,7 +1,8 @@
-"""Layers on their way into the layer store: one flight a blob, one pass, served when verified, durable soon after.
+"""Fetches layers into the layer store: one flight and one pass for each blob. A verified layer is served at once and
+made durable soon after.
 
-A large layer is unpacked while it comes. A small one is gathered in memory first, and unpacked in one go: so requests
-for many of them are on the way at once, and no place at the registry waits for a disk.
+A large layer is unpacked while it arrives. A small layer is first collected in memory and then unpacked in one call. So
+many small layers are requested at once, and no connection to a registry waits for the disk.
 """
 
 from __future__ import annotations
@@ -42,31 +43,33 @@ if TYPE_CHECKING:
     from imgfs.registry.client import Registry
 
 _GoOver = Callable[[Decompressor, LayerWriter], Awaitable[Digest]]
-"""Makes a layer of a blob: goes over it with a decompressor, into a writer. Returns the diff ID."""
+"""Unpacks a blob with a decompressor into a writer. Returns the diff ID."""
 
 PASSES_A_HOST = 6
-"""Layers that are unpacked while they come, side by side from one registry: more would cost memory (about 20 MiB each)
-and no time.
+"""Large layers of one registry that are unpacked at the same time. More would cost memory (about 20 MiB each) and save
+no time.
 
-A limit for each host and not for all: a registry that does not answer must not hold back the others.
+The limit is for each host, because a registry that does not answer must not delay the others.
 """
 SPARE_PASSES = 2
-"""Further ones for images that have none: a small image does not wait until a large one is here."""
+"""Additional slots for images that have none, so that a small image does not wait for a large one."""
 
 GATHERED_A_HOST = 24
 SPARE_GATHERED = 8
-"""The same of small layers, at most so many MiB: enough for a link of 100 MB/s where a trip takes 50 ms, and fewer than
-one registry may be asked for at a time, so that another image of the same repository gets through."""
+"""The same limits for small layers, which also bound their memory to as many MiB. They are enough for a link of 100
+MB/s with a round trip of 50 ms. They are lower than the request limit of a registry, so that other images of the same
+repository can send requests.
+"""
 
 UNPACKED_AT_ONCE = 4
 SPARE_UNPACKED = 2
-"""Of all that are gathered, those that are unpacked now."""
+"""Small layers that are unpacked at the same time."""
 
 _READ = 1 << 20
 
 
 class _Lanes:
-    """The places at one registry."""
+    """The limiters of one registry."""
 
     def __init__(self) -> None:
         self.passes = FairLimiter(PASSES_A_HOST, SPARE_PASSES)
@@ -74,7 +77,7 @@ class _Lanes:
 
 
 class Layers:
-    """Gets layers here. A blob whose diff ID is known and present is never asked for again, whatever image wants it."""
+    """Fetches layers. A blob whose layer is stored is never requested again, whichever image needs it."""
 
     def __init__(
         self,
@@ -114,11 +117,12 @@ class Layers:
         *,
         again: bool = False,
     ) -> Layer:
-        """The layer, verified against its blob digest, and against `diff_id` unless that is None.
+        """Return the layer, verified against its blob digest, and against `diff_id` unless that is None.
 
-        `own` are the places of the image that asks, and images take turns. Raises what try_each raises, Malformed,
-        TooLarge, Unsupported, NoSpace, StorageFailed. However many ask for the same at once, one pass is made. A
-        cancelled caller leaves the pass to the others. `again`: the same caller asked just before, which counts once.
+        `own` are the locations of the requesting `image`; images take turns. Concurrent callers share one pass. A
+        cancelled caller leaves the pass to the others. With `again` the request is not counted in the metrics, because
+        the same caller was counted before. Raises what try_each raises, Malformed, TooLarge, Unsupported, NoSpace,
+        StorageFailed.
         """
         known = diff_id if diff_id is not None and diff_id in self._layers else None
         known = known or await self._catalog.diff_id(descriptor.digest)
@@ -133,14 +137,17 @@ class Layers:
         return layer
 
     async def missing(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
-        """Those of which nobody knows that they are here; one look at the catalogue for all of them."""
+        """Return the descriptors whose layers are not known to be stored.
+
+        One query of the catalogue for all of them.
+        """
         known = await self._catalog.unpacked([descriptor.digest for descriptor in descriptors])
         here = {blob for blob, diff_id in known.items() if diff_id in self._layers}
         return [descriptor for descriptor in descriptors if descriptor.digest not in here]
 
     async def bring(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest | None) -> Layer:
-        """As `ensure` for a layer that is not in the catalogue and whose diff ID nobody has said yet."""
-        # What passes of this daemon found is not in the catalogue at once: one may have ended while that was read.
+        """Return a layer that is not in the catalogue and whose diff ID is unknown. Raises as `ensure`."""
+        # A pass may have ended while the catalogue was read. Its result is recorded there only later.
         found = self._settling.diff_id(descriptor.digest)
         if found is not None and found in self._layers:
             self._transfers.hit("layer", descriptor.size)
@@ -150,24 +157,24 @@ class Layers:
         return await self._flights.join(key, lambda: self._fetch(descriptor, own, image))
 
     def hit(self, sizes: Sequence[int]) -> None:
-        """Somebody wanted layers whose blobs have these sizes, and has seen that they are here."""
+        """Count requests for stored layers whose blobs have these sizes."""
         for size in sizes:
             self._transfers.hit("layer", size)
 
     def settling(self) -> list[Digest]:
-        """The diff IDs of layers that are here but not yet on record."""
+        """Return the diff IDs of layers that are served but not durable yet."""
         return list(self._settling)
 
     def hurry(self, layer: Layer) -> None:
-        """Begin to make it survive a power cut, and let the caller go on."""
+        """Start making a layer durable now, without waiting."""
         self._settling.hurry(layer)
 
     async def settled(self, *layers: Layer) -> None:
-        """Wait until `layers` survive a power cut; what failed before is tried again. Raises NoSpace, StorageFailed."""
+        """Wait until `layers` are durable. A layer that failed before is retried. Raises NoSpace, StorageFailed."""
         await self._settling.wait(*layers)
 
     def check_readable(self, descriptor: Descriptor) -> None:
-        """Raise Unsupported where a layer is no tar, or none whose compression can be undone here."""
+        """Raise Unsupported if a layer is no tar, or if no plugin provides its compression."""
         self._compressions.of(descriptor.media_type)
 
     def _check(self, descriptor: Descriptor, layer: Layer, diff_id: Digest) -> None:
@@ -211,7 +218,7 @@ class Layers:
         small = is_small(descriptor)
         async with (lanes.gathered if small else lanes.passes).place(image):
             if passing not in self._passes:
-                # Whoever reads it as content, or pushes it, has it come: the same bytes come once.
+                # A reader of content/ or a push may be fetching the same blob: wait for it instead of a second request.
                 await self._blobs.ensure_with_others(descriptor, own)
                 if descriptor.digest in self._content:
                     return await self._unpack_stored(descriptor, passing)
@@ -243,7 +250,7 @@ class Layers:
         with self._transfers.pull(descriptor, source, copy_ref(descriptor.digest)) as transfer:
             copy = await open_copy(self._ingests, descriptor)
             if copy is None:
-                self._passes.end(passing)  # nothing is kept that could become the blob
+                self._passes.end(passing)  # without a copy there will be no blob
                 return await self._download(source, descriptor, transfer, None, passing)
             return await keeping(copy, lambda: self._download(source, descriptor, transfer, copy, passing))
 
@@ -265,7 +272,7 @@ class Layers:
             return await self._pass_stream(descriptor, stream, transfer.advance, passing, copy)
 
     async def _unpack_stored(self, descriptor: Descriptor, passing: Passing) -> Layer:
-        """The blob was read as content before: no request for bytes that are here."""
+        """Unpack a blob that is in the content store, without a request."""
         file = self._content.open(descriptor.digest)
         try:
             return await self._pass_stream(descriptor, _read_file(file), lambda _: None, passing, None)
@@ -304,7 +311,7 @@ class Layers:
 
 
 def _beyond(start: int, advance: Callable[[int], None]) -> Callable[[int], None]:
-    """`advance` for a stream whose first `start` bytes are here: they come from the disk and are no transfer."""
+    """Wrap `advance` so that it skips the first `start` bytes, which come from the disk and not from the registry."""
     left = start
 
     def moved(count: int) -> None:
@@ -318,7 +325,7 @@ def _beyond(start: int, advance: Callable[[int], None]) -> Callable[[int], None]
 
 
 def _naming(descriptor: Descriptor, error: ImgfsError) -> ImgfsError:
-    """`error` with the layer's digest in its sentence: a fault in a tar is told by whoever knows only the tar."""
+    """Return `error` with the digest of the layer in its message. The tar parser does not know the digest."""
     if descriptor.digest in error.message:
         return error
     return type(error)(f"layer {descriptor.digest}: {error.message}")

@@ -1,4 +1,4 @@
-"""What registries have: tags of a repository, repositories of a host. Asked anew each time, and not remembered."""
+"""Lists the tags of a repository and the repositories of a host. Each call asks the registry; nothing is cached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Listings:
-    """Lists of names, a line each. However many ask for one at once, its registry is asked once."""
+    """Lists of names, one a line. Concurrent callers of one list share one request."""
 
     def __init__(self, registry: Registry, failures: Failures, nursery: trio.Nursery) -> None:
         self._registry = registry
@@ -23,11 +23,14 @@ class Listings:
         self._flights: Flights[bytes] = Flights(nursery)
 
     async def tags(self, host: str, repository: str) -> bytes:
-        """The tags of a repository. Raises NotFound by the registry's word, RemoteError, Malformed, TooLarge."""
+        """Return the tags of a repository.
+
+        Raises NotFound if the registry reports 404, RemoteError, Malformed, TooLarge.
+        """
         return await self._listed(host, repository, lambda: self._registry.tags(host, repository))
 
     async def repositories(self, host: str) -> bytes:
-        """The repositories of a registry. Raises as `tags`; NotFound where it does not tell."""
+        """Return the repositories of a registry. Raises as `tags`; NotFound if the registry has no catalogue."""
         return await self._listed(host, "", lambda: self._registry.repositories(host))
 
     async def _listed(self, host: str, repository: str, ask: Callable[[], Awaitable[list[str]]]) -> bytes:

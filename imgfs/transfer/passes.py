@@ -1,7 +1,7 @@
-"""Passes over blobs, for whoever wants one of these as content meanwhile: the bytes that come are his too.
+"""Running passes over blobs. A reader that wants the blob as content waits for the pass, so the bytes come once.
 
-Owns who waits for the blob of a pass. That a pass keeps the bytes, from the first one on, is copies.py's doing; that
-they become a blob, layers.py's.
+This module owns the readers that wait for the blob of a pass. copies.py keeps the bytes of a pass from the first one
+on. layer_sync.py stores them as a blob.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from imgfs.transfer.places import Wanted
 
 
 class Passing:
-    """What is on its way as a layer. `hurried` is set when somebody waits for what is left to do once it is verified.
+    """A pass that unpacks a blob as a layer. `hurried` is set when a caller waits until the layer is durable.
 
-    `accompany` waits for the flight of the pass, and keeps it going.
+    `accompany` waits for the flight of the pass, and keeps the flight alive.
     """
 
     def __init__(self, wanted: Wanted, accompany: Callable[[], Awaitable[None]]) -> None:
@@ -32,11 +32,14 @@ class Passing:
 
     @property
     def is_read(self) -> bool:
-        """Whether somebody waits for the blob."""
+        """Whether a reader waits for the blob."""
         return self._readers > 0
 
     async def wait(self) -> None:
-        """Wait until the blob is stored or will not be. Raises why the pass failed. Cancelled, leaves it to others."""
+        """Wait until the blob is stored or cannot be stored any more. Raises the error of the pass.
+
+        A cancelled caller leaves the pass to the other callers.
+        """
         self._readers += 1
         self.hurried.set()
         try:
@@ -50,14 +53,14 @@ class Passing:
             raise copy.copy(self._error)
 
     def end(self, error: ImgfsError | None) -> None:
-        """The blob is stored or will not be, maybe because the pass failed."""
+        """Release the waiting readers: the blob is stored, or will not be stored, with `error` if the pass failed."""
         if not self._over.is_set():
             self._error = error
             self._over.set()
 
 
 class Passes:
-    """Those of one daemon that have begun, by what they are for."""
+    """The running passes of one daemon, by the blob that they read."""
 
     def __init__(self) -> None:
         self._begun: dict[Wanted, Passing] = {}
@@ -66,19 +69,19 @@ class Passes:
         return self._begun.get(passing.wanted) is passing
 
     def find(self, wanted: Wanted) -> Passing | None:
-        """The pass over the same bytes, promised alike, from the same registries."""
+        """Return the pass over the same blob from the same registries; None if there is none."""
         return self._begun.get(wanted)
 
     def is_passing(self, digest: Digest) -> bool:
-        """Whether any pass goes over a blob of this digest."""
+        """Return whether a pass over a blob of this digest is running."""
         return any(wanted.digest == digest for wanted in self._begun)
 
     def begin(self, passing: Passing) -> None:
-        """From now on it can be found."""
+        """Register a pass, so that readers find it."""
         self._begun[passing.wanted] = passing
 
     def end(self, passing: Passing, error: ImgfsError | None = None) -> None:
-        """Nobody finds it any more, and who waits for it goes on, or is told what it failed of."""
+        """Unregister a pass and release its readers, with `error` if it failed."""
         if passing in self:
             del self._begun[passing.wanted]
         passing.end(error)

@@ -1,4 +1,4 @@
-"""Where a digest can be had, tried in order, and which failures are worth another try."""
+"""Tries the locations of a digest in order, and decides which failures are retried."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _BY_WEIGHT = (VerificationFailed, AccessDenied, RateLimited, RemoteError, NotFou
 async def try_each(
     catalog: Catalog, digest: Digest, fetch: Callable[[Source], Awaitable[T]], own: tuple[Source, ...] = ()
 ) -> T:
-    """Call `fetch` with each place of `digest` until one succeeds, those of the image that asks (`own`) first.
+    """Call `fetch` with each location of `digest` until one succeeds, first those of the requesting image (`own`).
 
-    Other places learn of the digest only when the image's own fail. Wrong bytes are asked for once more, at the next
-    place first, and at each place as often as there is another host to ask. Raises NotFound if no place is known or all
-    of them say so, else the failure that tells most.
+    Other locations receive a request only after the image's own ones have failed. After wrong bytes the other hosts of
+    a location are tried, then the next locations, and at the end the first location once more. Raises NotFound if no
+    location is known or all of them report 404, else the most informative failure.
     """
     failures: list[ImgfsError] = []
     async with aclosing(_places(catalog, digest, own, failures)) as places:
@@ -41,11 +41,11 @@ async def try_each(
 async def _places(
     catalog: Catalog, digest: Digest, own: tuple[Source, ...], failures: Sequence[ImgfsError]
 ) -> AsyncGenerator[Source]:
-    """Whom to ask, one after the other; `failures` are those of who was asked."""
+    """Yield the locations in order. `failures` are the failures of the locations so far."""
     asked = list(dict.fromkeys(own))
     for source in asked:
         yield source
-    # Read only now: of many small blobs, most come from where they should.
+    # Read only now: most blobs come from the first location, and the query would cost time for each.
     others = [source for source in await catalog.sources(digest) if source not in asked]
     for source in others:
         yield source
@@ -54,7 +54,7 @@ async def _places(
 
 
 async def _of_any_host(source: Source, fetch: Callable[[Source], Awaitable[T]]) -> T:
-    """`fetch`, again for each host of the registry that sends wrong bytes, which leaves it for the others."""
+    """Call `fetch`, and retry while a host of the registry that sent wrong bytes is replaced by another host."""
     while True:
         try:
             return await fetch(source)
@@ -63,9 +63,9 @@ async def _of_any_host(source: Source, fetch: Callable[[Source], Awaitable[T]]) 
 
 
 class Wanted(NamedTuple):
-    """What a fetch is shared by: the same bytes, promised alike, from the same registries.
+    """The key of shared fetches: the same blob with the same descriptor from the same registries.
 
-    Not the digest alone: an image that lies, or whose registry is dead, must not pass its failure on to others.
+    The digest alone is not the key. An image with a wrong descriptor or a dead registry must not fail other images.
     """
 
     digest: Digest
@@ -75,12 +75,12 @@ class Wanted(NamedTuple):
 
 
 def wanted(descriptor: Descriptor, own: tuple[Source, ...]) -> Wanted:
-    """What is wanted of `descriptor` by an image with the places `own`; by whoever takes it from anywhere, of none."""
+    """Return the key for an image with the locations `own`; empty for a caller that accepts every location."""
     return Wanted(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
 
 
 def hosts_of(places: tuple[Source, ...]) -> frozenset[str]:
-    """The registries of `places`: who asks for the same bytes there may share a fetch."""
+    """Return the registries of `places`. Requests for the same blob at the same registries share a fetch."""
     return frozenset(place.host for place in places)
 
 

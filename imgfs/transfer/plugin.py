@@ -1,4 +1,4 @@
-"""Transfer from registries into the stores, and the views that have it bring their layers."""
+"""The plugins of this room: transfers from and to registries, and the views whose layers they fetch."""
 
 from __future__ import annotations
 

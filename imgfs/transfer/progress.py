@@ -1,7 +1,6 @@
-"""What is on its way in or out: one record for each running transfer, and how much ever went by.
+"""Records of running transfers in both directions, and counters of all transfers.
 
-Read by `.imgfs/transfers/`, status files and metrics. Who moves bytes tells so here, piece by piece, and that is all he
-has to do.
+`.imgfs/transfers/`, status files and metrics read them. The code that moves bytes only reports each piece here.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from imgfs.oci.reference import Source
 Direction = Literal["pull", "push"]
 Kind = Literal["blob", "layer"]
 Clock = Callable[[], float]
-"""Seconds that only grow."""
+"""A monotonic clock, in seconds."""
 
 WINDOW = 5.0
-"""Seconds over which a rate is taken."""
+"""Seconds over which a rate is computed."""
 _DIRECTIONS: tuple[Direction, ...] = ("pull", "push")
 _KINDS: tuple[Kind, ...] = ("blob", "layer")
 _OUTCOMES = ("hit", "miss", "shared")
-_ASKED_HELP = "Blobs and layers that somebody wanted: here (hit), not here (miss), on their way already (shared)."
+_ASKED_HELP = "Requested blobs and layers: stored here (hit), not stored (miss), in flight already (shared)."
 _SPACING = 0.5
-"""Seconds between two marks, so that a transfer keeps a dozen of them however fast its pieces come."""
+"""Seconds between two marks. It bounds the number of marks of a transfer to a dozen, whatever its speed."""
 
 
 class Pace:
-    """Bytes a second over the last WINDOW seconds."""
+    """Computes bytes per second over the last WINDOW seconds."""
 
     __slots__ = ("_clock", "_marks")
 
@@ -43,10 +42,10 @@ class Pace:
         self._marks: deque[tuple[float, int]] = deque([(clock(), offset)])
 
     def moved(self, before: int, after: int) -> None:
-        """The offset went from `before` to `after` just now."""
+        """Record that the offset changed from `before` to `after` now."""
         now = self._clock()
         since = now - self._marks[-1][0]
-        if since > WINDOW:  # it stood still, which is no part of how fast it is now
+        if since > WINDOW:  # the transfer was stalled; the stall is not part of its present rate
             self._marks.clear()
             self._marks.append((now - WINDOW, before))
         if since >= _SPACING:
@@ -54,7 +53,7 @@ class Pace:
             self._forget(now)
 
     def rate(self, offset: int) -> float:
-        """Bytes a second, with `offset` as it is now; 0 before any time has passed."""
+        """Return bytes per second with the present `offset`; 0 before any time has passed."""
         now = self._clock()
         self._forget(now)
         since, before = self._marks[0]
@@ -66,10 +65,10 @@ class Pace:
 
 
 class Transfer:
-    """A running transfer: `offset` of `total` bytes are there, since `started` (seconds since the epoch).
+    """A running transfer: `offset` of `total` bytes have arrived since `started` (seconds since the epoch).
 
-    `name` is its own among all that run. `attempts` counts the first try and each one after a failure, `error` is the
-    last failure's sentence. One task at a time tells it what happens.
+    `name` is unique among the running transfers. `attempts` includes the first one; `error` is the message of the last
+    failure. Only one task at a time may report to a transfer.
     """
 
     __slots__ = (
@@ -119,55 +118,55 @@ class Transfer:
 
     @property
     def place(self) -> str:
-        """Where it comes from or goes to: `<host>/<repository>`."""
+        """The source or target: `<host>/<repository>`."""
         return f"{self.host}/{self.repository}" if self.repository else self.host
 
     def goes_to(self, place: Source) -> bool:
-        """Whether it is a push to that repository."""
+        """Return whether this is a push to that repository."""
         return self.direction == "push" and (self.host, self.repository) == (place.host, place.repository)
 
     @property
     def rate(self) -> float:
-        """Bytes a second over the last seconds."""
+        """Bytes per second over the last WINDOW seconds."""
         return self._pace.rate(self.offset)
 
     @property
     def eta(self) -> float | None:
-        """Seconds until it is done if it goes on like this; None where it stands still."""
+        """Seconds until the end at the present rate; None if the transfer is stalled."""
         rate = self.rate
         return max(0, self.total - self.offset) / rate if rate > 0 else None
 
     def advance(self, count: int) -> None:
-        """`count` more bytes went by."""
+        """Report `count` more bytes."""
         before = self.offset
         self.offset += count
         self._counts[self.direction] += count
         self._pace.moved(before, self.offset)
 
     def at(self, offset: int) -> None:
-        """It goes on from `offset`, whatever came before; no byte went by for that."""
+        """Report that the transfer continues at `offset`. No bytes are counted for the change."""
         if offset != self.offset:
             self.offset = offset
             self._pace = Pace(self._clock, offset)
 
     def failed(self, error: ImgfsError) -> None:
-        """A try failed, and another one begins."""
+        """Report that an attempt failed and another one begins."""
         self.attempts += 1
         self.error = error.message
 
 
 class Transfers:
-    """All running transfers, and how much ever went by. In one event loop."""
+    """All running transfers, and counters of all transfers. For use in one event loop."""
 
     def __init__(self, clock: Clock = time.monotonic, epoch: float | None = None) -> None:
-        """`epoch` is the time of day (seconds since 1970) at which `clock` said 0; by default as it is now."""
+        """`epoch` is the time (seconds since 1970) at which `clock` was 0. By default it is computed."""
         self.clock = clock
         self._epoch = time.time() - clock() if epoch is None else epoch
         self._running: dict[str, Transfer] = {}
         self._pulls: dict[Digest, Transfer] = {}
         self.begun = 0
         self.moved: Counter[Direction] = Counter()
-        """Bytes that went by, those of broken transfers too."""
+        """Transferred bytes, including those of broken transfers."""
         self.completed: Counter[Direction] = Counter()
         self.broken: Counter[Direction] = Counter()
         self._asked: Counter[tuple[Kind, str]] = Counter()
@@ -180,24 +179,24 @@ class Transfers:
         return len(self._running)
 
     def now(self) -> float:
-        """Seconds since the epoch, by the clock that rates are taken by."""
+        """Return seconds since the epoch, by the clock of the rates."""
         return self._epoch + self.clock()
 
     def get(self, digest: Digest) -> Transfer | None:
-        """The running transfer that brings `digest` here, or None."""
+        """Return the running pull of `digest`, or None."""
         return self._pulls.get(digest)
 
     def named(self, name: str) -> Transfer | None:
-        """The running transfer of that name, or None."""
+        """Return the running transfer of that name, or None."""
         return self._running.get(name)
 
     @contextmanager
     def begin(
         self, *, direction: Direction, digest: Digest, total: int, host: str, repository: str = "", ref: str = ""
     ) -> Generator[Transfer]:
-        """A transfer of `total` bytes from or to `host`, for as long as the context lasts.
+        """Register a transfer of `total` bytes from or to `host` for the duration of the context.
 
-        `ref` is the ingest that has its bytes. Left by an exception or a cancellation it counts as broken.
+        `ref` is the ingest that receives the bytes. A context that ends with an exception counts as a broken transfer.
         """
         self.begun += 1
         name = self._free_name(f"{direction}-{digest}")
@@ -216,7 +215,7 @@ class Transfers:
                 del self._pulls[digest]
 
     def pull(self, blob: Descriptor, source: Source, ref: str) -> AbstractContextManager[Transfer]:
-        """A transfer of a blob from `source`, as `begin`."""
+        """Register a transfer of a blob from `source`, as `begin` does."""
         return self.begin(
             direction="pull",
             digest=blob.digest,
@@ -227,33 +226,46 @@ class Transfers:
         )
 
     def hit(self, kind: Kind, size: int) -> None:
-        """Somebody wanted what is here; of `size` bytes, as registries count them."""
+        """Count a request for a stored object of `size` compressed bytes."""
         self._asked[kind, "hit"] += 1
         self._local[kind] += size
 
     def missed(self, kind: Kind, *, shared: bool) -> None:
-        """Somebody wants what is not here; `shared`: it was on its way already."""
+        """Count a request for an object that is not stored; `shared` if a fetch of it was in flight already."""
         self._asked[kind, "shared" if shared else "miss"] += 1
 
     def families(self) -> list[Family]:
-        """What metrics tell of transfers."""
+        """Return the metrics of transfers."""
         running: Counter[Direction] = Counter(one.direction for one in self._running.values())
         way = ("direction",)
         asked = {(kind, outcome): self._asked[kind, outcome] for kind in _KINDS for outcome in _OUTCOMES}
         local = {(kind,): self._local[kind] for kind in _KINDS}
         return [
-            gauge("imgfs_transfers_running", "Blobs on their way now.", way, _by_direction(running)),
+            gauge("imgfs_transfers_running", "Transfers in flight.", way, _by_direction(running)),
+            counter("imgfs_transfers_completed_total", "Transfers that completed.", way, _by_direction(self.completed)),
             counter(
-                "imgfs_transfers_completed_total", "Transfers that ended well.", way, _by_direction(self.completed)
+                "imgfs_transfers_broken_total",
+                "Transfers that failed or were cancelled.",
+                way,
+                _by_direction(self.broken),
             ),
-            counter("imgfs_transfers_broken_total", "Transfers that did not.", way, _by_direction(self.broken)),
-            counter("imgfs_transfers_bytes_total", "Bytes of blobs that went by.", way, _by_direction(self.moved)),
+            counter(
+                "imgfs_transfers_bytes_total", "Bytes of blobs that were transferred.", way, _by_direction(self.moved)
+            ),
             counter("imgfs_content_asked_total", _ASKED_HELP, ("kind", "outcome"), asked),
-            counter("imgfs_content_local_bytes_total", "Bytes of what was asked for and here.", ("kind",), local),
+            counter(
+                "imgfs_content_local_bytes_total",
+                "Compressed bytes of requested objects that were stored here.",
+                ("kind",),
+                local,
+            ),
         ]
 
     def _free_name(self, wanted: str) -> str:
-        """`wanted`, or with a number behind it where somebody else has that: the same bytes to two registries."""
+        """Return `wanted`, with a number appended if it is taken.
+
+        The same blob can be pushed to two registries at once.
+        """
         name, number = wanted, 1
         while name in self._running:
             number += 1

@@ -1,4 +1,4 @@
-"""What refers to an image: asked for when somebody wants it, remembered, and read only if it does refer there."""
+"""Lists and reads the referrers of images. Lists are recorded; a document is read only if it refers to the image."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def place_of(subject: Digest) -> str:
-    """Under what name failures to list the referrers of `subject` are kept."""
+    """Return the key under which failures to list the referrers of `subject` are kept."""
     return f"referrers of {subject}"
 
 
 class Referrers:
-    """Lists and reads referrers. However many ask for those of one image at once, its registries are asked once."""
+    """Lists and reads referrers. Concurrent callers for one image share the requests."""
 
     def __init__(
         self,
@@ -50,15 +50,15 @@ class Referrers:
         self._found: Flights[Referrer] = Flights(nursery)
 
     async def known(self, subject: Digest) -> list[Referrer]:
-        """What is known here to refer to `subject`, sorted by digest. Asks nobody."""
+        """Return the recorded referrers of `subject`, sorted by digest. Sends no request."""
         return await self._catalog.referrers.of(subject)
 
     async def refresh(self, subject: Digest, artifact_type: str = "") -> list[Referrer]:
-        """Ask every registry that has `subject` what refers to it, and remember that; then as `known`.
+        """Ask every registry that has `subject` for its referrers, record the answers, and return all that are known.
 
-        With `artifact_type` only such are asked for, and returned. Where one of several registries fails, what the
-        others say is remembered all the same and its failure is raised: a list with a gap must not look whole. Raises
-        NotFound where no registry is known to have it, RemoteError, Malformed, TooLarge.
+        With `artifact_type` only referrers of this type are requested and returned. If one of several registries fails,
+        the answers of the others are recorded and the failure is raised, because an incomplete list must not look
+        complete. Raises NotFound if no registry is known to have `subject`, RemoteError, Malformed, TooLarge.
         """
         with self._failures.noting(place_of(subject)):
             await self._flights.join((subject, artifact_type), lambda: self._ask(subject, artifact_type))
@@ -79,10 +79,10 @@ class Referrers:
             return await self._found.join((subject, digest), lambda: self._find(subject, digest))
 
     async def read(self, referrer: Referrer) -> None:
-        """Get the referrer's document here, so that what it mentions can be read in content/ too.
+        """Fetch the document of a referrer, so that content/ has it and can fetch the blobs that it mentions.
 
-        Raises VerificationFailed where it refers to something else, Unsupported for what is neither manifest nor
-        index, and what Documents.read raises.
+        Raises VerificationFailed if it refers to another image, Unsupported if it is neither manifest nor index, and
+        what Documents.read raises.
         """
         digest = referrer.descriptor.digest
         with self._failures.noting(digest):
@@ -102,7 +102,7 @@ class Referrers:
             )
         children = [child.digest for child in document.children]
         if len(await self._catalog.fetchable(children)) < len(set(children)):
-            # It was stored by other ways, and nobody recorded what it mentions.
+            # The document was stored by another way, which recorded no locations of its children.
             await self._catalog.add(document.children, referrer.sources)
 
     async def _find(self, subject: Digest, digest: Digest) -> Referrer:

@@ -1,4 +1,4 @@
-"""Names on their way to digests: asked for at a registry once, recorded, asked for again when somebody wants that."""
+"""Resolves names to digests: asks the registry once, records the answer, and asks again only on request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Resolver:
-    """Resolves, refreshes and registers names. However many look a name up at once, its registry is asked once."""
+    """Resolves, refreshes and registers names. Concurrent lookups of one name share one request."""
 
     def __init__(
         self,
@@ -45,18 +45,19 @@ class Resolver:
         self._flights: Flights[Digest] = Flights(nursery)
 
     async def resolve(self, reference: Reference) -> Digest:
-        """The digest of `reference`: as registered, else asked for at its registry once and recorded, durably.
+        """Return the digest of `reference`: the registered one, else the answer of its registry, which is recorded.
 
-        Raises NotFound by the registry's word only, RemoteError, VerificationFailed, Malformed, Unsupported, TooLarge.
+        The record is durable on return. Raises NotFound only if the registry reports 404, RemoteError,
+        VerificationFailed, Malformed, Unsupported, TooLarge.
         """
         if found := self._names.get(str(reference)):
             return found.digest
         return await self._flights.join(str(reference), lambda: self._resolve(reference))
 
     async def refresh(self, name: str) -> Digest:
-        """Ask the registry of a registered name again, by HEAD, and record a new answer. Raises as `resolve`.
+        """Ask the registry of a registered name again, by HEAD, and record a new answer.
 
-        A local name stays as it is.
+        A local name is not changed. Raises NotFound if the name is not registered, and as `resolve`.
         """
         found = self._names.get(name)
         if found is None:
@@ -67,13 +68,13 @@ class Resolver:
         return await self._flights.join(("refresh", name), lambda: self._refresh(reference, found.digest))
 
     async def register(self, name: str, digest: Digest, *, replace: bool = False) -> None:
-        """Give `digest` a name without asking anybody whether it exists. Raises as Names.create and Names.put."""
+        """Register a name for `digest` without any request. Raises as Names.create and Names.put."""
         await (self._names.put(name, digest) if replace else self._names.create(name, digest))
         if reference := reference_of(name):
             await self._catalog.add_source(digest, Source(reference.host, reference.repository))
 
     async def is_known(self, digest: Digest) -> bool:
-        """Whether some name or manifest here mentions `digest` as an image."""
+        """Return whether a name or a manifest known here mentions `digest` as an image."""
         if self._names.of(digest) or digest in self._documents:
             return True
         descriptor = await self._catalog.descriptor(digest)
@@ -95,26 +96,26 @@ class Resolver:
         return descriptor.digest
 
     async def _is_stored(self, digest: Digest) -> bool:
-        """Whether the tag moved to an image whose document is here already, whole."""
+        """Return whether the document of an image is stored and readable."""
         try:
             return await self._documents.stored(digest) is not None
         except ImgfsError:
             return False
 
     async def _manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
-        """Wrong bytes are asked for once more: a cache on the way may have had a bad moment."""
+        """Fetch a manifest. Wrong bytes are requested once more, because a cache may have failed temporarily."""
         try:
             return await self._registry.manifest(reference)
         except VerificationFailed:
             return await self._registry.manifest(reference)
 
     async def _resolve_platform(self, digest: Digest, document: Manifest | ImageIndex) -> None:
-        """Get the manifest of the default platform too: then listing the image needs nothing more."""
+        """Fetch the manifest of the default platform too, so that listing the image needs no further request."""
         if isinstance(document, ImageIndex):
             try:
                 await self._documents.platform_image(digest)
             except ImgfsError as error:
-                # The name is good all the same; whoever reads the rootfs gets this error then.
+                # The name is valid. A reader of the rootfs receives this error.
                 self._failures.note(digest, error)
 
     async def _refresh(self, reference: Reference, known: Digest) -> Digest:

@@ -1,4 +1,4 @@
-"""What is on its way, told: the facts behind `.imgfs/transfers/` and `imgfs status`."""
+"""The status of running transfers, as `.imgfs/transfers/` and `imgfs status` show it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from imgfs.transfer.progress import Direction, Transfer
 
 
 class TransferStatus(msgspec.Struct, frozen=True):
-    """A running transfer: `offset` of `total` bytes are there, `rate` bytes a second, done in `eta` seconds.
+    """A running transfer: `offset` of `total` bytes have arrived, at `rate` bytes a second; `eta` is in seconds.
 
-    `names` are those of images that somebody is getting here now and that need it, as far as that is known; `ref` is
-    the ingest it fills, if it fills one. `started` is ns since the epoch. `attempts` counts the first try too, `error`
-    is what ended the last that failed.
+    `names` are the known names of images that are being fetched and need this blob. `ref` is the ingest that receives
+    the bytes, if there is one. `started` is in nanoseconds since the epoch. `attempts` includes the first one; `error`
+    is the message of the last failed attempt.
     """
 
     name: str
@@ -36,14 +36,14 @@ class TransferStatus(msgspec.Struct, frozen=True):
 
 
 class TransferReporter:
-    """Tells of transfers, and for whom they are. Never waits."""
+    """Reports running transfers and the images that need them. Never blocks."""
 
     def __init__(self, names: Names, pins: Pins) -> None:
         self._names = names
         self._pins = pins
 
     def status(self, one: Transfer) -> TransferStatus:
-        """How a transfer stands at this moment."""
+        """Return the current status of a transfer."""
         eta = one.eta
         return TransferStatus(
             name=one.name,
@@ -63,7 +63,7 @@ class TransferReporter:
         )
 
     def _wanting(self, digest: Digest) -> list[str]:
-        """The names of images that are worked on together with `digest`: who gets one here pins all of it."""
+        """Return the names of images whose fetch needs `digest`. A fetch pins all blobs of its image together."""
         beside = self._pins.beside(content(digest))
         images = [Digest(one.id) for one in beside if one.kind is Kind.CONTENT]
         return sorted(name.name for image in images for name in self._names.of(image))

@@ -1,6 +1,6 @@
-"""What is left to do once a layer is verified and served: its copy, its final name, its row. Behind its readers.
+"""Makes verified layers durable in the background: the copy of the blob, the final name, the row in the catalogue.
 
-Owns which layers are here but would not survive a power cut yet, and what becomes of one whose disk fails.
+This module owns the set of layers that are served but not durable yet, and the handling of a disk that fails.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from imgfs.transfer.passes import Passes, Passing
 _log = logging.getLogger("imgfs.transfer")
 
 BREATH = 0.2
-"""Seconds that the first reader of a new layer has for himself before it is made durable, unless somebody asks."""
+"""Seconds before a new layer is made durable, if no caller waits for it. The first reader has the disk to itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A layer that is verified and served, with what is left to do about it."""
+    """A layer that is verified and served, with everything that is needed to make it durable."""
 
     descriptor: Descriptor
     layer: Layer
@@ -41,7 +41,7 @@ class Passed:
     passing: Passing
     copy: LayerCopy | None
     blob: bytes
-    """All of it, if somebody waits for it and there is no copy; else nothing."""
+    """The whole blob, if a reader waits for it and there is no copy; else empty."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class _Settling:
 
 
 class Settling:
-    """Makes layers survive a power cut. `nursery` outlives whoever brought them."""
+    """Makes layers durable, in tasks of `nursery`, which outlive the callers that fetched the layers."""
 
     def __init__(
         self,
@@ -75,17 +75,21 @@ class Settling:
         self._diff_ids: dict[Digest, Digest] = {}
 
     def __iter__(self) -> Iterator[Digest]:
-        """The diff IDs of layers that are not on record."""
+        """Iterate over the diff IDs of layers that are not durable yet."""
         return iter(list(self._settling))
 
     def diff_id(self, blob: Digest) -> Digest | None:
-        """What a pass of this daemon found in `blob`: the catalogue has it only when the layer has settled."""
+        """Return the diff ID of `blob` if this daemon unpacked it.
+
+        The catalogue has it only once the layer is durable.
+        """
         return self._diff_ids.get(blob)
 
     async def wait(self, *layers: Layer) -> None:
-        """Wait until `layers` survive a power cut; what failed before is tried again. Raises NoSpace, StorageFailed.
+        """Wait until `layers` are durable. A layer that failed before is retried. Raises NoSpace, StorageFailed.
 
-        Nothing of it goes on once it has failed: who has made room since and asks again must not get an answer of then.
+        A failed attempt has ended completely. So a caller that has freed disk space and retries never gets the error of
+        the earlier attempt.
         """
         for one in layers:
             if one.diff_id not in self._layers:
@@ -102,12 +106,12 @@ class Settling:
             raise error
 
     def hurry(self, layer: Layer) -> None:
-        """Somebody wants it to survive a power cut, and will wait for that later."""
+        """Start making the layer durable now. The caller waits for it later."""
         if settling := self._settling.get(layer.diff_id):
             settling.passed.passing.hurried.set()
 
     def settle_behind(self, passed: Passed) -> None:
-        """Begin, and let the caller go on."""
+        """Make a layer durable in the background."""
         settling, diff_id = _Settling(passed), passed.layer.diff_id
         self._diff_ids[passed.descriptor.digest] = diff_id
         if (running := self._settling.get(diff_id)) is None or running.passed is passed:
@@ -115,7 +119,7 @@ class Settling:
         self._nursery.start_soon(self._settle_soon, passed, settling, running)
 
     async def _settle_soon(self, passed: Passed, settling: _Settling, running: _Settling | None) -> None:
-        """Settle as soon as somebody waits for it or the daemon is told to stop, else after a breath."""
+        """Sync as soon as a caller waits or the daemon stops, else after BREATH seconds."""
         try:
             if running is None and not self._layers.is_settled(passed.layer):
                 with trio.move_on_after(BREATH):
@@ -124,13 +128,13 @@ class Settling:
             await self._settle(passed, settling, running)
 
     async def _settle(self, passed: Passed, settling: _Settling, running: _Settling | None) -> None:
-        """Runs shielded: once verified, a layer is kept even if the daemon is told to stop in this moment."""
+        """Sync one layer, shielded: a verified layer is kept even if the daemon stops at this moment."""
         descriptor, layer = passed.descriptor, passed.layer
         try:
             with trio.CancelScope(shield=True):
                 await self._close_copy(passed)
                 if running is not None:
-                    await running.done.wait()  # an equal layer from another blob is on its way to its final name
+                    await running.done.wait()  # an equal layer, from another blob, is being synced
                 await run_disk(passed.writer.settle)
                 if _is_its_blob(passed):
                     await self._content.adopt(descriptor.digest, layer.tar)
@@ -145,7 +149,7 @@ class Settling:
             is_lost = passed.writer.is_lost
             if is_lost:
                 self._layers.lose(layer)
-            # Another failure stays, with the writer: this layer is served, and whoever asks has it tried again.
+            # After another failure the layer is still served. Its writer stays open for the retry of the next caller.
             if settling.error is None or is_lost:
                 passed.writer.__exit__()
                 if self._settling.get(layer.diff_id) is settling:
@@ -154,16 +158,19 @@ class Settling:
             settling.done.set()
 
     async def _close_copy(self, passed: Passed) -> None:
-        """It becomes the blob, if somebody waits for that; else what is gone before it is synced costs no disk."""
+        """Store the copy as the blob if a reader waits for the blob.
+
+        Otherwise delete it before it is written to disk.
+        """
         if not _is_its_blob(passed):
             if passed.passing.is_read:
                 await self._keep_blob(passed)
-            self._passes.end(passed.passing)  # from here on nothing is kept that could become the blob
+            self._passes.end(passed.passing)  # later callers cannot wait for this blob any more
         if passed.copy is not None:
             await passed.copy.close(keep=False)
 
     async def _keep_blob(self, passed: Passed) -> None:
-        """Where that fails, who waits has the blob come, and is told what is wrong."""
+        """Store the blob. If that fails, the waiting reader fetches the blob itself and receives the error."""
         digest = passed.descriptor.digest
         try:
             if passed.copy is not None and passed.copy.is_whole:
@@ -176,5 +183,5 @@ class Settling:
 
 
 def _is_its_blob(passed: Passed) -> bool:
-    """Whether the tar has the very bytes of the blob, so that one file serves as both."""
+    """Return whether the blob is uncompressed. Its bytes are then the tar, and one file serves as both."""
     return layer_compression(passed.descriptor.media_type) == "none"

@@ -1,4 +1,4 @@
-"""What is local of an image, what is not, and why: the facts behind `status`, `status.json` and `imgfs status`."""
+"""Reports which parts of an image are stored, and why others are not: `status`, `status.json` and `imgfs status`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ State = Literal["local", "absent", "loading", "failed"]
 
 
 class PartStatus(msgspec.Struct, frozen=True):
-    """One blob of an image: `offset` of `size` bytes are here, `where` it comes from while it loads, `error` if not."""
+    """One blob of an image. `offset` of `size` bytes are stored; `where` is the source of a running fetch."""
 
     kind: Literal["manifest", "config", "layer"]
     digest: str
@@ -37,7 +37,7 @@ class PartStatus(msgspec.Struct, frozen=True):
 
 
 class ImageStatus(msgspec.Struct, frozen=True):
-    """An image for one platform. `complete` means that nothing of it needs a registry."""
+    """The status of an image for one platform. A `complete` image needs no registry."""
 
     digest: str
     names: list[str]
@@ -53,7 +53,7 @@ NOT_LAZY = "its layers have no table of contents that imgfs reads, so each is fe
 
 
 class StatusReporter:
-    """Reads the state of images; never asks a registry."""
+    """Reports the state of images. Sends no request."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class StatusReporter:
         self._failures = failures
 
     async def image(self, digest: Digest) -> ImageStatus:
-        """The status of `digest` for the default platform, from what is known here."""
+        """Return the status of `digest` for the default platform."""
         parts: list[PartStatus] = []
         found = await self._manifest(digest)
         if isinstance(found, Descriptor):
@@ -101,7 +101,7 @@ class StatusReporter:
         )
 
     async def _manifest(self, digest: Digest) -> PlatformImage | Descriptor | None:
-        """The default platform's manifest, or its descriptor where it is not here, or nothing where none is known."""
+        """Return the manifest of the default platform, else its descriptor if it is not stored, else None."""
         try:
             image = await self._documents.stored_platform_image(digest, self._documents.platform)
         except ImgfsError:
@@ -120,7 +120,7 @@ class StatusReporter:
                 self._failures.note(manifest.config.digest, error)
         for descriptor, promised in zip(manifest.layers, diff_ids, strict=True):
             diff_id = promised or await self._catalog.diff_id(descriptor.digest)
-            # A blob that is here is unpacked without asking anybody: imported, or after its tar made room for others.
+            # A stored blob is unpacked without a request. It was imported, or its layer was evicted.
             local = diff_id is not None and (diff_id in self._layers or descriptor.digest in self._content)
             parts.append(self._part("layer", descriptor, local=local, diff_id=diff_id))
         return parts
@@ -144,14 +144,14 @@ class StatusReporter:
 
 
 def render_status(status: ImageStatus) -> str:
-    """The status for people: a line a part."""
+    """Render the status as text, one line for each part."""
     here = sum(part.offset for part in status.parts)
     total = sum(part.size for part in status.parts)
     lines = [
         f"image     {status.digest}",
         *(f"name      {name}" for name in status.names),
         f"platform  {status.platform}",
-        f"complete  {'yes' if status.complete else 'no'}: {here} of {total} bytes are here",
+        f"complete  {'yes' if status.complete else 'no'}: {here} of {total} bytes are stored",
         f"lazy      {'yes' if status.lazy else 'no'}: {status.why}",
     ]
     if status.error:

@@ -151,4 +151,4 @@ async def test_people_get_a_line_a_part(scene: Scene) -> None:
         "layer",
     ]
     total = len(BOX.document) + len(BOX.config) + len(LAYER.blob)
-    assert f"{len(BOX.document)} of {total} bytes are here" in lines[3]
+    assert f"{len(BOX.document)} of {total} bytes are stored" in lines[3]

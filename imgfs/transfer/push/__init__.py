@@ -1,4 +1,4 @@
-"""Images on their way out: what a registry has not is sent there, blobs first, the name last.
+"""Pushes images: sends the parts that a registry lacks, blobs first, the name last.
 
-How a registry is spoken to is registry/push/; what is here decides what it gets, and in which order.
+This package decides what is sent and in which order. registry/push/ implements the protocol.
 """

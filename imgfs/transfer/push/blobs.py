@@ -1,4 +1,4 @@
-"""One blob to one repository: there already, taken over from a neighbour, or sent, and fetched before if need be."""
+"""Pushes one blob to one repository: it is present, mounted from another repository, or sent."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from imgfs.registry.push.destination import Destination
 
 MOUNTS_MAX = 3
-"""Repositories that are asked for a blob before it is sent."""
+"""Limit of the repositories from which a mount is tried before the blob is sent."""
 TOLD_MAX = 4
-"""Digests in one message."""
+"""Limit of the digests in one message."""
 _log = logging.getLogger("imgfs.transfer")
 
 Sent = tuple[Outcome, str | None]
-"""How a blob got there, and out of which repository."""
+"""The outcome of a blob, and the repository that it was mounted from."""
 
 
 class _Going(NamedTuple):
-    """What an upload is shared by."""
+    """The key of shared uploads."""
 
     digest: Digest
     authority: str
@@ -43,7 +43,7 @@ class _Going(NamedTuple):
 
 
 class OutgoingBlobs:
-    """Gets blobs to repositories. However many pushes bring one blob to one repository at once, it is sent once."""
+    """Pushes blobs to repositories. Concurrent pushes of one blob to one repository share one upload."""
 
     def __init__(
         self, content: ContentStore, catalog: Catalog, blobs: Blobs, transfers: Transfers, nursery: trio.Nursery
@@ -57,12 +57,12 @@ class OutgoingBlobs:
     async def bring(
         self, descriptor: Descriptor, manifest: Manifest, origins: Origins, to: Destination, place: Source
     ) -> Sent:
-        """On return the repository `to`, which is `place`, has the blob.
+        """Push the blob to the repository `to`, whose location is `place`, unless it is there.
 
-        `manifest` lists it, and `origins` are that image's. A cancelled caller leaves it to the others; without others
-        the upload ends with the part that is on its way, or after Flights' grace, and the next goes on where it was:
-        some registries (docker-registry) forget all of an upload of which a part was cut. Raises what Origins.prove,
-        Destination and Blobs.ensure raise.
+        `manifest` lists the blob, `origins` are those of its image. A cancelled caller leaves the upload to the others.
+        Without others the upload ends after the part in flight or after the grace time of Flights, and the next push
+        continues it. A part is not cut, because some registries (docker-registry) then forget the whole upload. Raises
+        what Origins.prove, Destination and Blobs.ensure raise.
         """
         if await origins.strangers(descriptor.digest) and not await to.has_blob(descriptor.digest):
             await origins.prove(descriptor)
@@ -74,7 +74,7 @@ class OutgoingBlobs:
         return await self._flights.join(_going(descriptor, to), bring)
 
     def end_abandoned(self, to: Destination) -> None:
-        """End at once what is on its way to `to` and nobody waits for: the next push begins it anew."""
+        """Cancel the uploads to `to` that have no waiter. The next push begins them again."""
         for key in self._flights.flying():
             if isinstance(key, _Going) and key[1:] == (to.authority, to.repository):
                 self._flights.cancel_abandoned(key)
@@ -98,7 +98,10 @@ class OutgoingBlobs:
         return "sent", None
 
     async def _fetch(self, descriptor: Descriptor, manifest: Manifest, own: tuple[Source, ...], place: Source) -> None:
-        """Have the bytes here as registries keep them: compressed again, an unpacked layer would be another one."""
+        """Fetch the blob.
+
+        An unpacked layer cannot replace it, because compressing it again results in another digest.
+        """
         try:
             await self._blobs.ensure(descriptor, own)
         except (NotFound, RemoteError) as error:
@@ -110,19 +113,19 @@ class OutgoingBlobs:
             ) from None
 
     def _missing(self, manifest: Manifest) -> str:
-        """What is not here of an image, for people."""
+        """Return the digests of the image's missing blobs, as text."""
         missing = [one.digest for one in manifest.children if not one.is_foreign and one.digest not in self._content]
         more = len(missing) - TOLD_MAX
         return ", ".join(missing[:TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
 
     async def _neighbours(self, digest: Digest, own: tuple[Source, ...], place: Source) -> list[str]:
-        """Other repositories of the same registry that are known to have the blob."""
+        """Return other repositories of the same registry that are known to have the blob."""
         known = set(await self._catalog.sources(digest))
         sources = [one for one in dict.fromkeys((*own, *sorted(known))) if one in known]
         return [one.repository for one in sources if one.host == place.host and one != place][:MOUNTS_MAX]
 
     async def _send(self, descriptor: Descriptor, own: tuple[Source, ...], to: Destination, place: Source) -> None:
-        """Wrong bytes are sent once more: the disk may have had a bad moment, or something on the way."""
+        """Send the blob. Retry once if the registry received wrong bytes, after checking the stored blob."""
         try:
             await self._send_stored(descriptor, own, to, place)
         except VerificationFailed as error:
@@ -160,7 +163,7 @@ class OutgoingBlobs:
             )
 
     async def _doubt(self, digest: Digest) -> None:
-        """What is damaged on disk is set aside: what can be fetched again is, before it is sent again."""
+        """Set the stored blob aside if it is damaged. It is then fetched again before it is sent."""
         try:
             with opened(self._content, digest) as blob:
                 if not await blob.is_sound():

@@ -1,8 +1,8 @@
-"""Where an image that is pushed was read, and so what it may take along.
+"""Decides which blobs a pushed image may take along, by the registries from which the image was read.
 
-A manifest may list any digest, another image's private layer or config too. It would be found here, or fetched or
-mounted with this user's logins, and pushed to where whoever wrote the manifest can read it. So what other images are
-known to have goes along only where a registry that the image itself was read from gives it out as well.
+A manifest may list any digest, including a private layer or config of another image. imgfs has that blob, or can fetch
+or mount it with this user's logins. Pushing it would publish it to the author of the manifest. So a blob that is known
+from other images is pushed only if a registry from which this image was read delivers the blob too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 class Origins:
-    """Of one image on its way to `place`: `own` are its places, of which those in `read` have shown its document.
+    """The origins of one image that is pushed to `place`.
 
-    An image that was read nowhere was brought here by the user, and all that it lists is taken for the user's.
+    `own` are its locations; those in `read` have delivered its document. An image without the latter was imported by
+    the user, so all blobs that it lists are taken as the user's.
     """
 
     def __init__(
@@ -35,15 +36,16 @@ class Origins:
         self._place = place
 
     async def strangers(self, digest: Digest) -> list[Source]:
-        """Other places that are known to have `digest`, sorted; they may have it alone."""
+        """Return the other locations that are known to have `digest`, sorted. They may be the only ones."""
         if not self._read:
             return []
         return [one for one in await self._catalog.sources(digest) if one not in {*self._read, self._place}]
 
     async def prove(self, descriptor: Descriptor) -> None:
-        """Return where a registry gives the image's readers what `descriptor` tells of, or nobody else is known to.
+        """Return if the blob may be pushed: no other location is known to have it, or a registry of the image delivers
+        it.
 
-        That costs a request for one byte. Raises what the registries say who do not, with the reason why it matters.
+        The check costs a request for one byte. Raises the first error of the image's registries otherwise.
         """
         if not (strangers := await self.strangers(descriptor.digest)):
             return None

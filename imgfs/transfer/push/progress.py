@@ -1,4 +1,4 @@
-"""How far one push is: what it wants, of what is there and what is on its way."""
+"""The progress of one push."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imgfs.transfer.progress import Transfers
 
 
 class Told(msgspec.Struct, frozen=True):
-    """How far a push is: `done` of `total` bytes of the blobs that are known so far, `running` of them on their way."""
+    """The progress of a push: `done` of `total` bytes of the blobs known so far; `running` blobs are in flight."""
 
     total: int
     done: int
@@ -18,7 +18,7 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class Progress:
-    """How far one push to `place` is."""
+    """Tracks the blobs of one push to `place`."""
 
     def __init__(self, transfers: Transfers, place: Source) -> None:
         self._transfers = transfers
@@ -27,15 +27,15 @@ class Progress:
         self._done: set[Digest] = set()
 
     def want(self, digest: Digest, size: int) -> None:
-        """A blob has to get there."""
+        """Add a blob that the push needs."""
         self._wanted[digest] = size
 
     def arrived(self, digest: Digest) -> None:
-        """It is there."""
+        """Record that the target has the blob."""
         self._done.add(digest)
 
     def tell(self) -> Told:
-        """The figures of now."""
+        """Return the present figures."""
         missing = self._wanted.keys() - self._done
         running = [one for one in self._transfers if one.digest in missing and one.goes_to(self._place)]
         done = sum(self._wanted[digest] for digest in self._done) + sum(one.offset for one in running)

@@ -1,4 +1,4 @@
-"""Pushes: an image to a name at a registry, with what else belongs to it if that is wanted."""
+"""Pushes an image to a name at a registry, with all platforms and referrers if requested."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A push: the image `digest` to `reference`.
+    """A requested push of the image `digest` to `reference`.
 
-    Of an index that is what it has for `platform`, or all that it lists where that is None. With `referrers` also what
-    is known here to refer to any of it.
+    Of an index only the manifest for `platform` is pushed, or everything if that is None. With `referrers` the known
+    referrers are pushed too.
     """
 
     digest: Digest
@@ -51,7 +51,7 @@ class Wanted:
 
 
 class Pushes:
-    """Pushes images. However many want the same push at once, it is done once."""
+    """Pushes images. Concurrent callers of the same push share it."""
 
     def __init__(
         self,
@@ -79,23 +79,23 @@ class Pushes:
         self._progress: dict[Wanted, Progress] = {}
 
     async def push(self, wanted: Wanted) -> Report:
-        """On return the image is at the registry under its name there; what was there already was not sent.
+        """Push the image to its name at the registry. Parts that the registry has are not sent.
 
-        Who is cancelled leaves the push to those who want it too; without them it ends, and uploads go on in the next
-        one. Raises Invalid where a name by digest is another image's, RegistryFailed where the registry takes no
-        pushes, NotFound for what is nowhere, and what Origins.prove, Destination, Documents.read and Blobs.ensure
+        A cancelled caller leaves the push to the other callers. Without others it ends, and the next push continues its
+        uploads. Raises Invalid if the name contains another digest, RegistryFailed if the registry accepts no pushes,
+        NotFound for a part that no location has, and what Origins.prove, Destination, Documents.read and Blobs.ensure
         raise.
         """
         with self._failures.noting(str(wanted)):
             return await self._flights.join(wanted, lambda: self._push(wanted))
 
     def progress(self, wanted: Wanted) -> Told | None:
-        """How far a running push is."""
+        """Return the progress of a running push; None if it is not running."""
         progress = self._progress.get(wanted)
         return progress.tell() if progress is not None else None
 
     def failure(self, wanted: Wanted) -> str | None:
-        """What went wrong with it the last time."""
+        """Return the error of the last attempt, or None."""
         return self._failures.get(str(wanted))
 
     async def _push(self, wanted: Wanted) -> Report:
@@ -126,7 +126,7 @@ class Pushes:
             del self._progress[wanted]
 
     async def _root(self, wanted: Wanted) -> Digest:
-        """What gets the name."""
+        """Return the document that gets the name. Raises Invalid."""
         root = wanted.digest
         if wanted.platform is not None:
             root = (await self._documents.platform_image(wanted.digest, wanted.platform)).digest
@@ -140,7 +140,7 @@ class Pushes:
         return Origins(self._catalog, self._registry, own, read, place)
 
     async def _push_referrers(self, tree: TreePush, root: Digest, place: Source) -> None:
-        """What refers to the image, to its platforms, and to what refers to those."""
+        """Push the referrers of the image and of its platforms, and the referrers of those."""
         document = await self._documents.read(root)
         subjects = [root, *(child.digest for child in document.children if isinstance(document, ImageIndex))]
         seen: set[Digest] = set(subjects)

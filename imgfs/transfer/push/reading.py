@@ -1,4 +1,4 @@
-"""A stored blob as what a request sends: in pieces, from anywhere, and checked when somebody doubts it."""
+"""Reads a stored blob as the body of a request, in pieces and from any offset. Checks its digest on request."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Advance = Callable[[int], object]
 
 
 def _nobody(_: int) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 class FilePieces(AsyncIterator[bytes]):
-    """Bytes `start` to `end` of the open file `file`. Raises StorageFailed, naming `subject`, where it is shorter.
+    """Iterates over bytes `start` to `end` of the descriptor `file`. Raises StorageFailed for a shorter file.
 
-    `advance` is told the size of each piece when the next one is wanted, as then it is sent.
+    `subject` names the file in errors. `advance` is called with the size of each piece when the next one is requested,
+    because only then the piece has been sent.
     """
 
     def __init__(self, file: int, start: int, end: int, subject: str, advance: Advance) -> None:
@@ -46,7 +47,7 @@ class FilePieces(AsyncIterator[bytes]):
 
 
 class StoredBlob:
-    """An open blob of the content store; `read` is what uploads take."""
+    """An open blob of the content store. Uploads use `read`."""
 
     def __init__(self, file: int, digest: Digest, advance: Advance) -> None:
         self._file = file
@@ -54,12 +55,12 @@ class StoredBlob:
         self._advance = advance
 
     def read(self, start: int, end: int) -> Outgoing:
-        """Bytes `start` to `end`, as often as they are asked for."""
+        """Return bytes `start` to `end` as a body that can be sent several times."""
         subject = f"content {self._digest}"
         return Outgoing(end - start, lambda: FilePieces(self._file, start, end, subject, self._advance))
 
     async def is_sound(self) -> bool:
-        """Whether the bytes on disk are still those of the digest. Raises StorageFailed."""
+        """Return whether the bytes on disk still have the digest. Raises StorageFailed."""
         return await run_cpu(self._digest_of_file) == self._digest
 
     def _digest_of_file(self) -> Digest:
@@ -73,9 +74,9 @@ class StoredBlob:
 
 @contextmanager
 def opened(content: ContentStore, digest: Digest, advance: Advance = _nobody) -> Generator[StoredBlob]:
-    """A stored blob for as long as the context lasts, whoever removes it meanwhile. Raises NotFound, StorageFailed.
+    """Open a stored blob for the duration of the context, also if it is removed meanwhile.
 
-    `advance` is told how many bytes were read of it.
+    `advance` is called with the number of bytes that were sent. Raises NotFound, StorageFailed.
     """
     file = content.open(digest)
     try:

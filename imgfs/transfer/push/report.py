@@ -1,4 +1,4 @@
-"""What became of a push: each blob and document, and how many bytes each way of getting there took."""
+"""The report of a push: the outcome of each blob and document, and the bytes of each outcome."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PartKind = Literal["index", "manifest", "config", "layer"]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One blob or document. `source` is the repository that it was mounted from; foreign layers are not sent."""
+    """One blob or document. `source` is the repository that it was mounted from. Foreign layers are not sent."""
 
     kind: PartKind
     digest: str
@@ -24,10 +24,10 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A push of `digest` to `name`, at the `mirror` that hosts.toml gives what is pushed to that registry, if it does.
+    """The report of a push of `digest` to `name`. `mirror` is the host that hosts.toml sets for pushes, if any.
 
-    `sent`, `mounted` and `present` are bytes; parts are in the order of their arrival. Below a document that was
-    present nothing was looked at.
+    `sent`, `mounted` and `present` are bytes. Parts are in the order of their arrival. The children of a document that
+    was present are not checked and not listed.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Report(msgspec.Struct, frozen=True):
     parts: list[Part]
 
     def encode(self) -> bytes:
-        """As JSON, indented, with a newline."""
+        """Return indented JSON with a newline."""
         return indented_json(self)
 
 
 def report(name: str, mirror: str | None, digest: str, media_type: str, parts: list[Part]) -> Report:
-    """The report of a push that is over."""
+    """Return the report of a completed push."""
 
     def total(outcome: Outcome) -> int:
         return sum(part.size for part in parts if part.outcome == outcome)

@@ -1,4 +1,7 @@
-"""An image on its way to one repository, from its blobs up to its name: what is there already is not looked into."""
+"""Pushes the documents of an image to one repository, children first.
+
+The children of a present document are skipped.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,15 @@ if TYPE_CHECKING:
     from imgfs.registry.push.destination import Destination
 
 ABREAST = 8
-"""Children of an index that are pushed side by side."""
+"""Children of an index that are pushed at the same time."""
 _log = logging.getLogger("imgfs.transfer")
 
 
 class TreePush:
-    """One push of documents and what they mention to the repository `to`, which is `place`. `parts` tells of it."""
+    """One push of documents and their children to the repository `to`, whose location is `place`.
+
+    `parts` lists the outcomes.
+    """
 
     def __init__(
         self,
@@ -59,16 +65,16 @@ class TreePush:
         self._progress = progress
         self._pin = pin
         self._children: dict[Digest, trio.Event] = {}
-        """Documents below an index; set when they are there."""
+        """The children of indexes. Each event is set when the repository has the document."""
         self.parts: list[Part] = []
 
     async def push(
         self, digest: Digest, selector: str, said: Descriptor | None, origins: Origins, depth: int = 0
     ) -> Descriptor:
-        """On return the repository has the manifest or index `digest` under `selector`, and all that it mentions.
+        """Push the manifest or index `digest`, with all its children, to `selector` (a tag or its digest).
 
-        `said` is what the index above it says of it, `origins` where the image can be had. Manifests go after their
-        blobs and indexes after their manifests (distribution-spec, "Push"). Raises TooLarge for indexes nested too
+        `said` is its descriptor in the index above it, `origins` are those of the image. Manifests are pushed after
+        their blobs, indexes after their manifests (distribution-spec, "Push"). Raises TooLarge for indexes nested too
         deep, and what Documents.read, Origins.prove and Destination raise.
         """
         if depth > INDEX_NESTING_MAX:
@@ -93,7 +99,7 @@ class TreePush:
         return descriptor
 
     async def _is_listed(self, digest: Digest, document: Manifest | ImageIndex) -> bool:
-        """Whether what refers to something is in that one's list of referrers; true of what refers to nothing."""
+        """Return whether the registry lists the document as a referrer of its subject; True if it has no subject."""
         if document.subject is None:
             return True
         listed = await self._registry.referrers(self._place.host, self._place.repository, document.subject)
@@ -102,7 +108,7 @@ class TreePush:
     async def _bytes(
         self, digest: Digest, document: Manifest | ImageIndex, own: tuple[Source, ...]
     ) -> tuple[Descriptor, bytes]:
-        """The exact bytes of a document that was read just now, and the media type that it came with."""
+        """Return the descriptor of a stored document, with its original media type, and its exact bytes."""
         known = await self._catalog.proven(digest) or Descriptor(digest, UNKNOWN_SIZE, document.media_type)
         data = await self._blobs.read(known, own)
         return Descriptor(digest, len(data), known.media_type), data
@@ -120,7 +126,7 @@ class TreePush:
         await self._gather([partial(self._push_blob, document, one, origins) for one in children])
 
     async def _gather(self, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
-        """All of `works`. When one fails the registry is at fault: what others had on the way is not waited for."""
+        """Run all of `works`. If one fails, cancel the uploads in flight instead of waiting for them."""
         try:
             await gather(works)
         except ImgfsError:
@@ -128,7 +134,7 @@ class TreePush:
             raise
 
     async def _push_child(self, child: Descriptor, origins: Origins, depth: int) -> None:
-        """Once, however many indexes list it."""
+        """Push a child of an index once, also if several indexes list it."""
         begun = self._children.get(child.digest)
         if begun is not None:
             await begun.wait()
@@ -151,13 +157,13 @@ class TreePush:
         if document.subject is None or seen == document.subject:
             return
         if selector != descriptor.digest:
-            # The answer may have been lost: by its digest it does no harm to put it once more.
+            # The answer may have been lost. Putting the document again by its digest changes nothing.
             seen = await self._to.put_manifest(descriptor.digest, descriptor, data)
         if seen != document.subject:
             await self._to.list_referrer(document.subject, descriptor, data)
 
     async def _record(self, descriptor: Descriptor, document: Manifest | ImageIndex) -> None:
-        """It can be had there from now on. The push is none the worse where that cannot be written down."""
+        """Record the location of the pushed document and its children. An error is only logged: the push succeeded."""
         try:
             await self._catalog.add(document.children, [self._place], descriptor)
         except StateError as error:
