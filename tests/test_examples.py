@@ -1,4 +1,4 @@
-"""The examples in docs/how-to/library.md and in docstrings are programs that run and print what they promise."""
+"""The examples in docs/how-to/ and in docstrings are programs that run and print what they promise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgfs.plugins.contract import Plugin
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "docs/how-to/library.md"
-CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PLUGINS = ROOT / "docs/how-to/plugins.md"
 
 CONTENT = (
     "sha256:fef048591d4bddcb4cb7af6af3d0d52cd325bf2dff7ed934186be9cbbbb6805a 27 {'example.com/language': b'en'}\n"
@@ -61,8 +61,8 @@ def test_the_page_shows_the_examples_of_the_docstrings() -> None:
     assert shown == [example_of(imgfs.content.__doc__), example_of(imgfs.snapshots.__doc__)]
 
 
-def test_the_runtime_of_the_contributors_page_is_one() -> None:
-    (words,) = re.findall(r"^- \*\*An OCI runtime\*\*.*?(?=^- )", CONTRIBUTING.read_text(), re.DOTALL | re.MULTILINE)
+def test_the_runtime_of_the_plugins_page_is_one() -> None:
+    (words,) = re.findall(r"^- \*\*An OCI runtime\*\*.*?(?=^$)", PLUGINS.read_text(), re.DOTALL | re.MULTILINE)
     names = {}
     for module in re.findall(r"`(imgfs\.[a-z_.]+)`", words):
         names |= vars(importlib.import_module(module))
