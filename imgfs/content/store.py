@@ -1,7 +1,7 @@
 """The blob store: `blobs/<algorithm>/<xx>/<hex>`, one read-only file a digest.
 
 Owns which digests are stored, their bytes, their labels and their removal. What a digest means, where it can be had and
-who refers to it are left to images/ and transfer/; unfinished bytes to blob_writer.py and ingests/. What is stored is
+who refers to it are left to images/ and transfer/; unfinished writes to ingests/. What is stored is
 known in memory from the start's directory walk, so listing and looking up never wait for the disk.
 """
 

@@ -41,7 +41,9 @@ def test_an_empty_value_deletes() -> None:
 
 
 def test_an_empty_value_deletes_every_record_but_an_attribute() -> None:
-    """Only an extended attribute may be empty, as containerd and GNU tar have it; see test_oracles.py."""
+    """Only an extended attribute may be empty, as containerd and GNU tar have it; see
+    tests/mount/test_oracles.py.
+    """
     keys = (b"path", b"uid", b"gid", b"size", b"mtime", b"GNU.sparse.map", b"GNU.sparse.numblocks")
     entry = only(pax(*((key, b"") for key in keys)) + member(b"own", uid=5, gid=6, data=b"abc", mtime=7))
     assert (entry.path, entry.uid, entry.gid, entry.size, entry.mtime) == (b"own", 5, 6, 3, 7_000_000_000)

@@ -1,7 +1,7 @@
 """One unfinished write: its bytes, its record and its running digest, in step.
 
-Owns `ingest/<id>/`: what a writer changes, and what follows behind him. The bytes alone are ingest_bytes.py's, the
-record record.py's, the digest prefix.py's, durability syncing.py's; who may write, and the commit, are store.py's.
+Owns `ingest/<id>/`: what a writer changes, and what is synced in the background. ingest_bytes.py owns the bytes, the
+digest of the prefix and the syncs; meta.py owns the record; store.py decides who may write and commits.
 """
 
 from __future__ import annotations

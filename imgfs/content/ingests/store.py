@@ -1,7 +1,7 @@
 """All unfinished writes of one state directory: `ingest/<id>/{data,meta}`, found again by ref.
 
-What can be done with a ref. Who holds one is table.py's, what the commit does committer.py's, another ref
-renaming.py's; the bytes of one are ingest.py's, what a writer may do writer.py's, what a crash leaves recovery.py's.
+Owns what callers can do with a ref, and the writer. table.py owns the holders, committer.py the commit, ingest.py the
+bytes of one ingest, and directories.py what a crash leaves.
 Where bytes come from is transfer/'s and fs/'s.
 """
 
