@@ -1,4 +1,4 @@
-"""When a starter ends; what it does is tested with containers (tests/execution/test_starter.py)."""
+"""When a starter ends; what it does is tested with containers (tests/execution/test_forkserver.py)."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def skopeo_push(layout: Path, tag: str, host: str, repository: str, login: str =
 
 
 class Upload:
-    """A repository of a real registry, in the shape that images add themselves to (imgfs.testing.build.Registry).
+    """A repository of a real registry, in the shape that images add themselves to (imgfs.testing.build.RegistryTarget).
 
     It pushes what skopeo does not take out of a layout: Docker media types, and manifests without a tag.
     """

@@ -37,7 +37,7 @@ class Runtime(TypedDict):
 
 
 class State(TypedDict):
-    """A container's state.json, or what is kept of it once it is deleted (imgfs/execution/telling.py).
+    """A container's state.json, or what is kept of it once it is deleted (imgfs/execution/state_documents.py).
 
     Of a damaged one no more may be kept than its id, and the reason.
     """
