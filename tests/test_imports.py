@@ -15,7 +15,7 @@ STOREYS = [
     {"errors"},
     {"oci"},
     {"erofs"},
-    {"aio", "disk", "encoding", "filename", "metrics", "mountpoint", "spelling", "state"},
+    {"aio", "disk", "encoding", "filename", "metrics", "mountpoint", "private_parts", "spelling", "state"},
     {"log", "lock", "config", "database", "notify"},
     {"failures", "plugins"},
     {"content", "registry", "kernel"},
@@ -45,7 +45,7 @@ BLIND = {
 }
 """Where down is not enough: transfer/ and the daemon alone know the registry."""
 
-LIBRARIES = {"httpx": "registry", "pyfuse3": "fs", "ctypes": "kernel"}
+LIBRARIES = {"httpx": "registry", "httpcore": "registry", "pyfuse3": "fs", "ctypes": "kernel"}
 
 HEIGHT = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
 

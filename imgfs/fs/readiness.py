@@ -13,6 +13,8 @@ from typing import Any
 import pyfuse3
 import trio
 
+from imgfs.private_parts import replace_trio
+
 _SOON = 20e-6
 """Seconds for which it is asked. Longer would take a processor from who is to ask."""
 IN_A_ROW = 16
@@ -60,5 +62,5 @@ class _Trio:
 
 
 def ask_before_sleeping() -> None:
-    """Have pyfuse3 wait so. It looks trio up in its own namespace, as its door for asyncio (pyfuse3.asyncio) knows."""
-    setattr(pyfuse3, "trio", _Trio())  # noqa: B010 - its stubs do not name it
+    """Let pyfuse3 wait by `wait_readable` above, if this version of pyfuse3 looks trio up in its own namespace."""
+    replace_trio(pyfuse3, trio, _Trio())

@@ -8,13 +8,15 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterable, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
 import httpx
 import trio
 
 from imgfs.aio.patience import Patience
 from imgfs.errors import TimedOut
+from imgfs.private_parts import trailing_data
+from imgfs.registry.http.connections import PoolBody
 from imgfs.registry.http.direct import DirectBody, direct_body
 from imgfs.registry.http.failures import broken_off
 from imgfs.registry.http.request import Request
@@ -157,14 +159,12 @@ class _Pace:
 
 
 def _is_overfull(response: httpx.Response) -> bool:
-    """Whether more came over its connection than `response` has said: the next answer there would begin with that.
+    """Whether more bytes came over the connection than `response` announced: the next response would begin with them.
 
-    Only h11 knows; where it cannot be asked, it may be so.
+    Where nobody can see that, it may be so.
     """
-    holder: Any = response.stream
-    for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
-        holder = getattr(holder, name, None)
-    return holder is None or bool(holder.trailing_data[0])
+    body = response.stream
+    return trailing_data(body.stream if isinstance(body, PoolBody) else body) != b""
 
 
 def _hang_up(response: httpx.Response) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import httpcore
 import httpx
@@ -103,11 +106,35 @@ class _Key:
         return same_way and self.trust.paths == newer.trust.paths
 
 
-class Pool(httpx.AsyncHTTPTransport):
-    """httpx's transport over a pool whose connections are made by our Network, which httpx has no argument for."""
+class Pool(httpx.AsyncBaseTransport):
+    """A transport of httpx over a pool of httpcore, whose connections Network makes.
+
+    httpx.AsyncHTTPTransport has no argument for a network backend, and its pool is private. So this class does the same
+    with the public classes of both packages. Raises httpx's errors.
+    """
 
     def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
         self._pool = pool
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request` and return the response, whose body is not read yet and which the caller closes."""
+        url = request.url
+        asked = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=cast(AsyncIterable[bytes], request.stream),
+            extensions=request.extensions,
+        )
+        with _errors_of_httpx():
+            response = await self._pool.handle_async_request(asked)
+        body = PoolBody(cast(AsyncIterable[bytes], response.stream), response.aclose)
+        extensions = cast(dict[str, Any], response.extensions)  # pyright: ignore[reportUnknownMemberType]
+        return httpx.Response(response.status, headers=response.headers, stream=body, extensions=extensions)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._pool.aclose()
 
     @classmethod
     def direct(cls, permitted: Reach | None, context: ssl.SSLContext | None, limits: Limits) -> Pool:
@@ -142,3 +169,35 @@ class Pool(httpx.AsyncHTTPTransport):
     def is_idle(self) -> bool:
         """Whether no request is on the way over its connections."""
         return all(one.is_idle() or one.is_closed() for one in self._pool.connections)
+
+
+class PoolBody(httpx.AsyncByteStream, AsyncIterator[bytes]):
+    """The body of a response: what httpcore gives out as `stream`, with httpx's errors. To be read once."""
+
+    def __init__(self, stream: AsyncIterable[bytes], close: Callable[[], Awaitable[None]]) -> None:
+        self.stream = stream
+        self._pieces = aiter(stream)
+        self._close = close
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _errors_of_httpx():
+            return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        await self._close()
+
+
+@contextmanager
+def _errors_of_httpx() -> Generator[None]:
+    """Raise each error of httpcore as the error of httpx that has the same name."""
+    try:
+        yield
+    except Exception as error:
+        for kind in type(error).__mro__:
+            same = getattr(httpx, kind.__name__, None)
+            if kind.__module__.startswith("httpcore") and isinstance(same, type) and issubclass(same, httpx.HTTPError):
+                raise same(str(error)) from error
+        raise
