@@ -73,7 +73,7 @@ def locked(state: Path, purpose: str) -> Generator[None]:
         raise Busy(f"{state}: is in use by {holder}; name another state directory with --state") from None
     try:
         if is_told:
-            os.ftruncate(file, 0)
+            os.ftruncate(file, 0)  # not through Disk: after a crash nobody holds the lock
             os.pwrite(file, f"pid {os.getpid()} {purpose}\n".encode(), 0)
         yield
     finally:

@@ -24,5 +24,5 @@ def is_read_only(directory: Path) -> bool:
     except OSError as error:
         return error.errno == errno.EROFS
     with suppress(OSError):
-        os.rmdir(probe)
+        os.rmdir(probe)  # not through Disk: the probe has no content
     return False

@@ -7,7 +7,6 @@ meanwhile. An interrupted caller leaves the thing as it was or set aside.
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from imgfs.check.finding import Finding
 from imgfs.check.repair import Repair
 from imgfs.content.ingests.store import IngestStore
 from imgfs.content.store import ContentStore
+from imgfs.disk.calls import HOST
 from imgfs.errors import ImgfsError, Malformed, NotPermitted, VerificationFailed, from_os
 from imgfs.images.catalog import Catalog
 from imgfs.layers.reindex import reindex
@@ -192,7 +192,7 @@ class Mender:
     async def _mend_copy(self, finding: Finding) -> Mended:
         await self._wards.keeper.save()
         if (self._state / finding.path).exists() and await self._look(finding.path):
-            await _run(partial(os.unlink, self._state / finding.path))
+            await _run(partial(HOST.unlink, self._state / finding.path))
         return Mended(finding.path, finding.what, "written anew from the database")
 
 

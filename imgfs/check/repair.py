@@ -74,9 +74,9 @@ class Repair:
         gone = path.with_name(temporary_name())
         publish(path, gone)
         if gone.is_dir():
-            shutil.rmtree(gone)
+            shutil.rmtree(gone)  # not recorded: the durable rename is the removal, and the next start sweeps the rest
         else:
-            gone.unlink()
+            HOST.unlink(gone)
         return "removed"
 
     def _reindex(self, finding: Finding) -> str:

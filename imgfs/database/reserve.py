@@ -19,7 +19,7 @@ class Reserve:
     def release(self) -> None:
         """Give the room up."""
         with suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)  # not through Disk: it has no content
 
     def fill(self) -> None:
         """Take the room unless it is held; where there is none, the next one to come here tries again."""

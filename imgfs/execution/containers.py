@@ -179,7 +179,7 @@ class Containers:
         except NoSpace:
             # Deleting frees space: the logs are deleted in any case, and their blocks are enough for the kept state.
             for name in _OUTPUT:
-                (record.path / name).unlink(missing_ok=True)
+                (record.path / name).unlink(missing_ok=True)  # not through Disk: its record goes next
             self._keep_known(record)
 
     def _keep_known(self, record: ContainerRecord) -> None:

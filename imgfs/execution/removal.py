@@ -116,7 +116,7 @@ def clear_leavings(records: ContainerRecords, container: Container) -> None:
     for mount in mounts_below(str(place)):
         with suppress(ImgfsError):
             unmount(mount.mountpoint, detach=True)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)  # not through Disk: the runtime keeps nothing there over a crash
 
 
 def unmount_rootfs(record: ContainerRecord) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from pathlib import Path
 
+from imgfs.disk.calls import HOST
 from imgfs.disk.durable import aside_name, fsync_path
 from imgfs.layers.index import MAGIC, SIZE_BYTES, is_outdated, stated_size
 
@@ -41,7 +43,7 @@ def _index_head(directory: Path) -> bytes:
 def set_aside(directory: Path) -> None:
     """Rename a damaged layer, so that it is kept but not served. Does nothing on a read-only disk. Raises OSError."""
     try:
-        directory.rename(aside_name(directory))
+        HOST.rename(directory, aside_name(directory))
     except OSError as error:
         if error.errno != errno.EROFS:  # the caller does not serve the layer in either case
             raise
@@ -50,6 +52,7 @@ def set_aside(directory: Path) -> None:
 def remove(directory: Path) -> None:
     """Remove both files and the directory; missing ones are no error. Raises OSError."""
     for name in (TAR, INDEX):
-        (directory / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            HOST.unlink(directory / name)
     if directory.exists():
-        directory.rmdir()
+        HOST.rmdir(directory)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from imgfs.disk.calls import HOST
 from imgfs.disk.durable import fsync_path, publish, temporary_name
 from imgfs.errors import VerificationFailed
 from imgfs.layers import files
@@ -57,7 +59,8 @@ def reindex(directory: Path, diff_id: Digest, moved: Callable[[int], object]) ->
         fsync_path(temporary)
         publish(temporary, directory / files.INDEX)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            HOST.unlink(temporary)
 
 
 def _told(path: Path, moved: Callable[[int], object]) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from imgfs.aio.threads import run_disk
+from imgfs.disk.calls import HOST
 from imgfs.disk.durable import aside_name, fsync_path, open_directory, publish, temporary_name
 from imgfs.errors import Busy, NotFound, begun_read_only, from_os
 from imgfs.layers import files
@@ -141,7 +142,7 @@ class LayerStore:
         with self._placing:
             if diff_id in self._layers or not final.exists():
                 return
-            final.rename(gone)
+            HOST.rename(final, gone)
         files.remove(gone)
 
     def _final(self, diff_id: Digest) -> Path:
@@ -179,7 +180,7 @@ class LayerStore:
             publish(directory, final)
         except OSError:
             with suppress(OSError):
-                final.rename(directory)
+                HOST.rename(final, directory)
             raise
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgfs.disk.calls import HOST
 from imgfs.errors import from_os
 from imgfs.layers import files
 from imgfs.layers.entry import Entry
@@ -79,7 +80,7 @@ class LayerWriter:
         The page cache has the right bytes only until the kernel drops them; later reads return the bytes on disk.
         """
         with suppress(OSError):
-            os.ftruncate(file, 0)
+            HOST.truncate(file, 0)
 
     def append(self, piece: bytes | bytearray | memoryview) -> None:
         """Write the next piece of the tar. Raises NoSpace or StorageFailed."""
@@ -111,7 +112,7 @@ class LayerWriter:
         assert self._index is not None
         assert self._index_file is not None
         try:
-            os.ftruncate(self._file, self.offset)
+            HOST.truncate(self._file, self.offset)
             self._index.seal(self.offset, weight)
         except OSError as error:
             raise from_os(error, "layer") from None

@@ -7,7 +7,6 @@ before it. Bytes are base64. The previous copy stays as `imgfs.copy.old`, and is
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -21,6 +20,7 @@ from imgfs.database.files import COPY, COPY_OLD
 from imgfs.database.format import later
 from imgfs.database.kept import Kept, Row
 from imgfs.database.migrations import COPIED, copied_columns, current_format, empty_of_format, migrate
+from imgfs.disk.calls import HOST
 from imgfs.disk.durable import temporary_name, write_file
 from imgfs.errors import Malformed
 
@@ -123,8 +123,8 @@ def save(state: Path, copy: Copy) -> bool:
 def _keep_old(path: Path) -> None:
     """By a second name and a rename: whenever the power fails, one whole copy has a name."""
     temporary = path.with_name(temporary_name())
-    os.link(path, temporary)
-    temporary.rename(path.with_name(OLD))
+    HOST.link(path, temporary)
+    HOST.rename(temporary, path.with_name(OLD))
 
 
 def _rows_of(path: Path) -> bytes | None:

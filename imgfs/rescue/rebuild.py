@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -28,6 +27,7 @@ from imgfs.database.frozen import FrozenDatabase
 from imgfs.database.kept import Kept, Row
 from imgfs.database.migrations import salvage_older, transaction
 from imgfs.database.reserve import Reserve
+from imgfs.disk.calls import HOST
 from imgfs.disk.durable import fsync_path, publish, temporary_name
 from imgfs.errors import from_os
 from imgfs.rescue.copy import Copy, newest
@@ -119,7 +119,7 @@ def rebuild(state: Path, tables: Tables, reason: str) -> Rebuilt:
         raise from_os(error, str(error.filename or state)) from None
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            HOST.unlink(temporary)
     rebuilt = Rebuilt(reason, aside and aside.name, _time(copy), rows, salvaged, found)
     _log.warning("the database was rebuilt", extra={**_told(rebuilt)})
     return rebuilt
@@ -133,13 +133,13 @@ def set_aside(state: Path) -> Path | None:
     path = state / FILE
     aside = next(one for one in _aside_names(state) if not one.exists()) if size_of(path) else None
     if aside is not None:
-        os.link(path, aside)
+        HOST.link(path, aside)
     for suffix in _BESIDE:
         beside = path.with_name(path.name + suffix)
         if aside is not None and suffix != _SHARED and size_of(beside):
-            beside.rename(f"{aside}{suffix}")
-        else:
-            beside.unlink(missing_ok=True)
+            HOST.rename(beside, Path(f"{aside}{suffix}"))
+        elif beside.exists():
+            HOST.unlink(beside)
     fsync_path(state)
     return aside
 

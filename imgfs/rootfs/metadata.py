@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imgfs.aio.threads import run_cpu, run_disk
+from imgfs.disk.calls import HOST
 from imgfs.disk.durable import open_directory, write_file
 from imgfs.erofs.inode import Device
 from imgfs.erofs.superblock import is_outdated, is_whole
@@ -99,12 +100,13 @@ def _check(path: Path) -> bool:
         reason = str(error)
     _log.warning("metadata image is built again", extra={"path": str(path), "reason": reason})
     with suppress(OSError):  # the next one replaces it in any case, or is refused for the same reason
-        path.unlink()
+        HOST.unlink(path)
     return False
 
 
 def _unlink(path: Path) -> None:
     try:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            HOST.unlink(path)
     except OSError as error:
         raise from_os(error, str(path)) from None

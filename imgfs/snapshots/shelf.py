@@ -118,7 +118,8 @@ def remove_tree(path: Path, each: Callable[[], object] = lambda: None) -> None:
 
     `each` is called before each entry: what it raises leaves the rest for another time. Links are not followed, mount
     points not entered by a path, and directories that refuse their owner (an overlay's work directory has mode 0) are
-    opened up. One descriptor and no recursion, however deep a tree somebody made.
+    opened up. One descriptor and no recursion, however deep a tree somebody made. Not through Disk: the durable rename
+    to a temporary name is the removal, and a start removes what is left under such a name.
     """
     try:
         here = _open_up(str(path), None)

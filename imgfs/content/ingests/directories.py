@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,13 +26,13 @@ def make(disk: Disk, path: Path, meta: IngestMeta) -> None:
     try:
         disk.mkdir(path)
     except FileExistsError:
-        shutil.rmtree(path)
+        drop(disk, path)
         disk.mkdir(path)
     try:
         os.close(disk.create(path / "data"))
         write_first(disk, path / "meta", meta)
     except OSError:
-        shutil.rmtree(path, ignore_errors=True)
+        _empty(disk, path)
         raise
 
 
@@ -99,7 +98,8 @@ def recover(disk: Disk, directory: Path, era: str) -> Iterator[RecoveredIngest]:
                 _forget_cached(path / "data")
         except (FileNotFoundError, Malformed) as error:
             _log.warning("ingest removed", extra={"path": str(path), "error": str(error)})
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):  # the next start tries again
+                drop(disk, path)
         except OSError as error:
             _log.warning("ingest left alone", extra={"path": str(path), "error": str(error)})
         else:
@@ -167,7 +167,6 @@ def _cut(disk: Disk, found: RecoveredIngest, era: str) -> RecoveredIngest:
 
 def _finish_rename(disk: Disk, found: RecoveredIngest, final: Path) -> RecoveredIngest:
     """The record of a new ref is the renaming; the directory follows."""
-    shutil.rmtree(final, ignore_errors=True)
-    disk.rename(found.path, final)
+    move(disk, found.path, final)
     disk.fsync_directory(final.parent)
     return RecoveredIngest(final, found.meta, found.offset)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from imgfs.disk.calls import HOST
 from imgfs.disk.durable import TEMPORARY, fsync_path, make_directory, write_file
 from imgfs.errors import AlreadyExists, Busy, Invalid, NotFound, StateError, StorageFailed, from_os, too_many_open
 from imgfs.execution.records.record import (
@@ -231,7 +232,7 @@ class ContainerRecords:
         """Give a whole new record its name, durably. Raises AlreadyExists, OSError."""
         named = self.find(id)
         try:
-            os.rename(record.path, named.path)
+            HOST.rename(record.path, named.path)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise AlreadyExists(
@@ -246,7 +247,7 @@ class ContainerRecords:
         if record.path.name.startswith(NEW):
             return record
         withdrawn = ContainerRecord(self.directory / f"{NEW}{os.urandom(16).hex()}")
-        os.rename(record.path, withdrawn.path)
+        HOST.rename(record.path, withdrawn.path)
         fsync_path(self.directory)
         return withdrawn
 
@@ -257,7 +258,7 @@ class ContainerRecords:
         """
         gone = self.directory / f"{GONE}{os.urandom(16).hex()}"
         try:
-            os.rename(record.path, gone)
+            HOST.rename(record.path, gone)
         except FileNotFoundError:
             return
         fsync_path(self.directory)
@@ -350,7 +351,7 @@ def _is_left(lock: int) -> bool:
 
 def remove_gone(record: ContainerRecord) -> None:
     """Remove a record that is out of sight from disk. What cannot be removed is collected later."""
-    shutil.rmtree(record.path, ignore_errors=True)
+    shutil.rmtree(record.path, ignore_errors=True)  # not through Disk: the rename to GONE was the removal
 
 
 def new_key(id: str) -> str:
@@ -451,7 +452,7 @@ class DeletedContainers:
     def remove(self, id: str) -> None:
         """Forget one. Raises NotFound."""
         try:
-            os.unlink(self._path(id))
+            HOST.unlink(self._path(id))
         except OSError as error:
             raise _explained(error, id) from None
 
@@ -470,7 +471,7 @@ class DeletedContainers:
         try:
             for entry in os.scandir(self._directory):
                 if entry.name.startswith(TEMPORARY) and time.time() - entry.stat().st_mtime > _WRITING_SECONDS:
-                    os.unlink(entry.path)
+                    HOST.unlink(Path(entry.path))
         except FileNotFoundError:
             return
         except OSError as error:

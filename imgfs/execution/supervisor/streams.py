@@ -240,6 +240,7 @@ class Log:
         os.close(self._file)
 
     def _rotate(self) -> None:
+        # Not through Disk: a power cut may lose the end of a log.
         os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
         file = _appending(self._path)
         os.dup2(file, self._file, inheritable=False)
