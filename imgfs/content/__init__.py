@@ -1,6 +1,8 @@
-"""Content-addressed blobs on disk: stored only when verified, durable when acknowledged. Blind to registries.
+"""Content-addressed blobs on disk: verified before they are stored, durable before the call returns.
 
-A library too: everything that the tree has below content/, without FUSE.
+This package does not know registries.
+
+It is also a library: it offers by calls what the tree offers below content/, without FUSE.
 
     import trio
 
@@ -12,8 +14,8 @@ A library too: everything that the tree has below content/, without FUSE.
     async def main() -> None:
         async with open_store("state") as store:
             async with store.writer("greeting", total=len(GREETING)) as writer:
-                await writer.write(GREETING[writer.offset :])  # goes on where an earlier run was cut off
-                blob = await writer.commit()  # verified, and on disk
+                await writer.write(GREETING[writer.offset :])  # resumes where an earlier run stopped
+                blob = await writer.commit()  # verified and durable
             await store.update(blob.digest, {"example.com/language": b"en"})
             for info in store.walk():
                 print(info.digest, info.size, dict(info.labels))
@@ -35,7 +37,7 @@ __all__ = ["ContentInfo", "ContentLibrary", "open_store"]
 
 
 def __getattr__(name: str) -> object:
-    """The library on demand: whoever needs one module of this room shall not load them all."""
+    """Import the library on first use, so that importing one module of this package does not load all of them."""
     if name in __all__:
         from imgfs.content import library
 

@@ -1,7 +1,7 @@
-"""How long ago something was touched, so that no clock that is set makes it look older than it is.
+"""Measure how long ago something was used, so that setting a clock never makes it look older than it is.
 
-What this process touched is timed by a clock that nobody sets (CLOCK_BOOTTIME) and by the wall clock, and the younger
-answer counts. What an earlier one touched has only its time on disk; one in the future is young.
+A use by this process is timed with a clock that cannot be set (CLOCK_BOOTTIME) and with the wall clock; the smaller age
+counts. For a use by an earlier process only the wall clock time on disk is known; a time in the future counts as now.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ _SECOND = 10**9
 
 
 def boot_clock() -> int:
-    """Ns since the machine was booted, suspended or not."""
+    """Return nanoseconds since boot, including suspend."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class LastTouch:
-    """When one thing was touched last."""
+    """The time of the last use of one object."""
 
     __slots__ = ("_boot", "_ticks", "_touched", "_wall")
 
     def __init__(
         self, touched: int, wall: Callable[[], int] = time.time_ns, boot: Callable[[], int] = boot_clock
     ) -> None:
-        """`touched` is what the disk says: ns since the epoch. `wall` and `boot` tell the time in ns."""
+        """Start from `touched`, the time on disk (ns since the epoch). `wall` and `boot` return the time in ns."""
         self._touched = touched
         self._ticks: int | None = None
         self._wall = wall
         self._boot = boot
 
     def now(self) -> None:
-        """It is touched now."""
+        """Record a use at this moment."""
         self._touched, self._ticks = self._wall(), self._boot()
 
     def age(self) -> float:
-        """Seconds since then, at most; not below 0."""
+        """Return the upper limit of the seconds since the last use; never below 0."""
         by_wall = max(0, self._wall() - self._touched)
         age = by_wall if self._ticks is None else min(by_wall, self._boot() - self._ticks)
         return age / _SECOND

@@ -1,10 +1,10 @@
-"""Group commit: files that get their final names at the same time share the disk's syncs.
+"""Group commit: files that get their final names at the same time share the syncs of the disk.
 
-Owns the order bytes, fsync(file), name, fsync(directory), answer, for one file and for a thousand; and the other one,
-for small files: a name that vouches for nothing (unproven.py), fsync(file), fsync(directory), the final name, answer,
-which a journal does in one commit. While one batch is with the disk the next one gathers. The files of a batch are
-synced side by side, which the journal turns into a few commits, and each directory once; a syncfs would be faster
-still, but writes everybody's bytes and names no culprit.
+This module owns the durable order: bytes, fsync(file), name, fsync(directory), return. For small files the order is:
+provisional name (unproven.py), fsync(file), fsync(directory), final name, return. A journaling filesystem does that in
+one commit. While one batch is being written, the next one collects. The files of a batch are synced in parallel, which
+the journal turns into a few commits, and each directory is synced once. syncfs(2) would be faster, but it writes the
+data of other programs too, and its error does not say which file failed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from imgfs.disk.calls import Disk
 T = TypeVar("T")
 
 SIDE_BY_SIDE = 16
-"""Threads of a batch: enough for the journal to gather their commits, and the disk their flushes."""
+"""Threads a batch: enough for the journal to combine their commits and for the disk to combine its flushes."""
 
 
 @dataclass(slots=True, eq=False)
 class Naming:
-    """A file on its way from `old` to its final name, as which it is read-only.
+    """A file that moves from the path `old` to its final name. It is read-only under the final name.
 
-    `file` is its descriptor, if it is open. Unless its bytes `are_durable`, they are synced first; or, if it
-    `goes_ahead`, together with a name that is not final yet: for bytes of which nobody was promised any, as a power cut
-    may take them away. With `keep` they are durable, and the file has both names afterwards. `clear` takes away what is
-    left where it came from: it is called in a thread once the name is durable, and must not fail. `is_lost` tells,
-    after a failure, that it was the sync of its bytes: then nobody knows which of them are on disk. Any other failure
-    leaves them as they were, and can be tried again.
+    `file` is its open descriptor, or None. Unless `are_durable` is set, its bytes are synced before it gets its name.
+    With `goes_ahead`, it first gets a provisional name, and both are synced together: this is for bytes that nothing
+    has promised to keep, because a power cut may lose them. With `keep`, the bytes are durable already and the file
+    keeps its old name too (a hard link). `clear` removes what is left at the old place; it is called in a thread once
+    the name is durable, and must not raise.
+
+    After a failure, `is_lost` says that the sync of the bytes failed, so it is unknown which of them are on disk. After
+    any other failure the bytes are unchanged and the caller may retry.
     """
 
     old: Path
@@ -61,18 +63,18 @@ class Naming:
 
 
 class GroupCommit:
-    """Names files durably, in batches. `shelves` are the directories whose own names are durable already."""
+    """Publishes files durably, in batches. `shards` are the directories whose own names are durable already."""
 
-    def __init__(self, disk: Disk, shelves: set[Path]) -> None:
+    def __init__(self, disk: Disk, shards: set[Path]) -> None:
         self._disk = disk
-        self._shelves = shelves
+        self._shards = shards
         self._waiting: list[Naming] = []
         self._turn = trio.Lock()
 
     async def publish(self, naming: Naming) -> None:
-        """Make the bytes durable, then the name. Raises OSError; then the file has its old name.
+        """Make the bytes durable, then the name. Raises OSError; the file then has its old name.
 
-        Once begun it is not cancelled.
+        Cancellation has no effect once the call has begun.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._waiting.append(naming)
@@ -94,30 +96,33 @@ class GroupCommit:
         await self._sync_all([naming for naming in batch if not naming.goes_ahead])
         named = await run_disk(self._name, batch)
         await self._sync_all([naming for naming in named if naming.goes_ahead])
-        shelves: dict[Path, list[Naming]] = {}
+        shards: dict[Path, list[Naming]] = {}
         for naming in named:
             if naming.is_synced:
-                shelves.setdefault(naming.final.parent, []).append(naming)
-        await _side_by_side(self._sync_names, list(shelves.items()))
+                shards.setdefault(naming.final.parent, []).append(naming)
+        await _side_by_side(self._sync_names, list(shards.items()))
 
     def _write_alone(self, naming: Naming) -> None:
-        """The same for a batch of one, in one trip to a thread: the trips would take longer than the disk."""
+        """Write a batch of one in a single trip to a thread: more trips would take longer than the disk."""
         if not naming.goes_ahead:
-            self._tried(naming, self._seal_and_sync)
+            self._attempt(naming, self._seal_and_sync)
         if self._name([naming]) and naming.goes_ahead:
-            self._tried(naming, self._seal_and_sync)
+            self._attempt(naming, self._seal_and_sync)
         if naming.is_named and naming.is_synced:
             self._sync_names((naming.final.parent, [naming]))
 
     async def _sync_all(self, batch: list[Naming]) -> None:
-        """All of them are in the journal's next commit, as the disk is told of each before one is waited for."""
+        """Sync the files of a batch.
+
+        All of them reach the next commit of the journal, because writing all starts before the first wait.
+        """
         if not batch:
             return
-        sealed = await run_disk(lambda: [naming for naming in batch if self._tried(naming, self._seal)])
-        await _side_by_side(lambda naming: self._tried(naming, self._sync), sealed)
+        sealed = await run_disk(lambda: [naming for naming in batch if self._attempt(naming, self._seal)])
+        await _side_by_side(lambda naming: self._attempt(naming, self._sync), sealed)
 
-    def _tried(self, naming: Naming, work: Callable[[Naming], None]) -> bool:
-        """Whether the disk did not refuse."""
+    def _attempt(self, naming: Naming, work: Callable[[Naming], None]) -> bool:
+        """Call `work`; return False and record the error if the disk refused."""
         try:
             work(naming)
         except OSError as error:
@@ -131,7 +136,7 @@ class GroupCommit:
         if not naming.keep:
             with self._opened(naming, self._disk.open) as file:
                 self._disk.seal(file)
-                if naming.goes_ahead:  # of what is large this would drop what is on disk already
+                if naming.goes_ahead:  # for a large file, this call would drop cached pages that are on disk already
                     self._disk.begin_to_write(file)
 
     def _sync(self, naming: Naming) -> None:
@@ -149,7 +154,7 @@ class GroupCommit:
         naming.is_synced = True
 
     def _fsync(self, naming: Naming, file: int) -> None:
-        naming.is_lost = True  # until it is synced
+        naming.is_lost = True  # until the sync succeeds
         self._disk.fsync(file)
         naming.is_lost = False
 
@@ -165,10 +170,10 @@ class GroupCommit:
             os.close(file)
 
     def _name(self, batch: list[Naming]) -> list[Naming]:
-        """Rename or link the files of a batch that are synced or go ahead; returns those that could be."""
+        """Rename or link those files of a batch that are synced or go ahead; return the ones that succeeded."""
         batch = [naming for naming in batch if naming.is_synced or naming.goes_ahead]
         try:
-            self._make_shelves({naming.final.parent for naming in batch} - self._shelves)
+            self._make_shards({naming.final.parent for naming in batch} - self._shards)
         except OSError as error:
             for naming in batch:
                 naming.error = error
@@ -181,13 +186,13 @@ class GroupCommit:
                 naming.error = error
         return [naming for naming in batch if naming.is_named]
 
-    def _make_shelves(self, missing: set[Path]) -> None:
-        for shelf in sorted(missing):
+    def _make_shards(self, missing: set[Path]) -> None:
+        for shard in sorted(missing):
             with suppress(FileExistsError):
-                self._disk.mkdir(shelf)
-        for parent in sorted({shelf.parent for shelf in missing}):
+                self._disk.mkdir(shard)
+        for parent in sorted({shard.parent for shard in missing}):
             self._disk.fsync_directory(parent)
-        self._shelves |= missing
+        self._shards |= missing
 
     def _rename(self, naming: Naming) -> None:
         if naming.keep:
@@ -196,8 +201,8 @@ class GroupCommit:
         else:
             self._disk.rename(naming.old, naming.named)
 
-    def _sync_names(self, shelf: tuple[Path, list[Naming]]) -> None:
-        path, batch = shelf
+    def _sync_names(self, shard: tuple[Path, list[Naming]]) -> None:
+        path, batch = shard
         try:
             self._disk.fsync_directory(path)
         except OSError as error:
@@ -221,14 +226,14 @@ class GroupCommit:
             naming.clear()
 
     def _take_back(self, naming: Naming) -> None:
-        """What was not acknowledged gets its old name again, so that it can be tried again or removed."""
+        """Give a file that was not acknowledged its old name again, so that the caller can retry or remove it."""
         if not naming.keep:
             with suppress(OSError):
                 self._disk.rename(naming.named, naming.old)
 
 
 async def _side_by_side(work: Callable[[T], object], items: Sequence[T]) -> None:
-    """Do `work` on every item, in a few threads."""
+    """Call `work` for every item, in a few threads."""
 
     def share(first: int) -> None:
         for item in items[first::SIDE_BY_SIDE]:

@@ -1,6 +1,6 @@
-"""Labels: words for programs, kept with a subject of the state directory and without a meaning here.
+"""Labels: key-value pairs that programs attach to a subject of the state directory. imgfs gives them no meaning.
 
-Owns one table of them and its limits. Which subjects exist, and when they go, is their store's to say.
+This module owns the label table and its limits. The store of each subject decides which subjects exist.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from imgfs.database.kept import Kept
 from imgfs.errors import Invalid, NotFound
 
 KEY_BYTES_MAX = 244
-"""So that `user.label.<key>` is a name that an extended attribute may have."""
+"""With this limit, `user.label.<key>` is a valid name of an extended attribute."""
 SIZE_MAX = 4096
-"""Bytes of key and value together, as containerd has it."""
+"""Bytes of key and value together. containerd has the same limit."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS content_labels (
@@ -33,7 +33,7 @@ def _check_row(subject: str, key: str, value: bytes) -> None:
 
 
 def kept(table: str) -> Kept:
-    """What is kept of a table of labels."""
+    """Return what the copy of the database holds of a label table."""
     select = f"SELECT subject, key, value FROM {table} ORDER BY subject, key"
     insert = f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)"
     return Kept(tuple[str, str, bytes], (table,), select, insert, _check_row)
@@ -43,7 +43,10 @@ KEPT = kept("content_labels")
 
 
 def check_label(key: str, value: bytes) -> None:
-    """Raise Invalid for what no label may be; a library's caller may bring anything."""
+    """Raise Invalid if `key` or `value` is not valid.
+
+    Checks types too, because library callers pass values directly.
+    """
     if not isinstance(cast("object", value), bytes):
         raise Invalid(f"label {key[:80]!r}: value is {type(value).__name__}, expected bytes")
     if not key or not key.isprintable() or len(key.encode()) > KEY_BYTES_MAX:
@@ -53,7 +56,7 @@ def check_label(key: str, value: bytes) -> None:
 
 
 class Labels:
-    """The labels of one kind of subject, in memory; every change is durable when it returns."""
+    """The labels of one kind of subject, in memory. Every change is durable when its call returns."""
 
     def __init__(self, database: Database, table: str = "content_labels") -> None:
         """Load `table`, which has the columns of SCHEMA."""
@@ -65,17 +68,20 @@ class Labels:
             self._labels.setdefault(subject, {})[key] = value
 
     def of(self, subject: str) -> dict[str, bytes]:
-        """The labels of a subject by key, sorted."""
+        """Return the labels of a subject, sorted by key."""
         return dict(sorted(self._labels.get(subject, {}).items()))
 
     async def put(self, subject: str, key: str, value: bytes, exists: Callable[[sqlite3.Connection], bool]) -> None:
-        """Set or replace a label. Raises Invalid, NoSpace, StorageFailed, NotFound unless it still `exists`."""
+        """Set or replace one label.
+
+        Raises Invalid, NoSpace, StorageFailed, and NotFound if `exists` returns False inside the transaction.
+        """
         await self.update(subject, {key: value}, exists)
 
     async def update(
         self, subject: str, changes: Mapping[str, bytes | None], exists: Callable[[sqlite3.Connection], bool]
     ) -> None:
-        """Set or replace labels, and remove those that are None, if there are such; all or nothing. Raises as `put`."""
+        """Set or replace labels in one transaction; a value of None removes the label if it exists. Raises as `put`."""
         for key, value in changes.items():
             check_label(key, b"" if value is None else value)
 
@@ -90,7 +96,7 @@ class Labels:
         self._labels[subject] = {key: value for key, value in changed.items() if value is not None}
 
     async def remove(self, subject: str, key: str) -> None:
-        """Remove a label, also on a full disk. Raises NotFound, NoSpace, StorageFailed."""
+        """Remove one label, also on a full disk. Raises NotFound, NoSpace, StorageFailed."""
         if key not in self._labels.get(subject, {}):
             raise NotFound(f"label {key!r}: {subject} has no such label")
         await self._database.write(
@@ -100,7 +106,7 @@ class Labels:
         self._labels.get(subject, {}).pop(key, None)
 
     async def clear(self, subject: str) -> None:
-        """Remove all labels of a subject that is gone; costs nothing if it had none. Raises StorageFailed."""
+        """Remove all labels of a removed subject, also on a full disk. Raises StorageFailed."""
         gone = f"DELETE FROM {self._table} WHERE subject = ?"
         await self._database.write(lambda db: db.execute(gone, (subject,)), frees=True)
         self._labels.pop(subject, None)
@@ -112,10 +118,13 @@ class Labels:
             db.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?, ?)", (subject, key, value))
 
     def forget(self, subject: str) -> None:
-        """Its rows went with the subject's own."""
+        """Drop the labels of a subject from memory. The caller deleted their rows together with the subject's row."""
         self._labels.pop(subject, None)
 
     async def sweep(self, subjects: Container[str]) -> None:
-        """Remove the labels of all but `subjects`: what a crash between a subject's removal and theirs left."""
+        """Remove the labels of all subjects that are not in `subjects`.
+
+        A crash between the removal of a subject and the removal of its labels leaves such labels.
+        """
         for subject in [subject for subject in self._labels if subject not in subjects]:
             await self.clear(subject)

@@ -1,7 +1,7 @@
-"""The content store as a library: what the tree has below content/, as calls, with neither FUSE nor a registry.
+"""The content store as a library: the operations of the tree's content/ as calls, without FUSE and without a registry.
 
-The words are containerd's (core/content: Provider, IngestManager, Manager). What is stored, and what a crash leaves, is
-store.py's and ingests/'s; this puts them together for a program that has a state directory to itself.
+The names follow containerd (core/content: Provider, IngestManager, Manager). store.py and ingests/ do the work; this
+module combines them for a program that owns a state directory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from imgfs.oci.digest import Digest
 
 @dataclass(frozen=True, slots=True)
 class ContentInfo:
-    """A stored blob: size in bytes, when it was committed (ns since the epoch), and its labels, sorted by key."""
+    """A stored blob: size in bytes, commit time (ns since the epoch), and labels sorted by key."""
 
     digest: Digest
     size: int
@@ -38,15 +38,15 @@ class ContentInfo:
 
 
 class ContentLibrary:
-    """What one state directory stores, and what is on its way in.
+    """The stored blobs and unfinished writes of one state directory.
 
-    Calls may come from several tasks. What a call changed is durable when it returns. Every change raises ReadOnly in a
-    store that was opened for reading or lies on a read-only filesystem, and every call NotPermitted once it is closed.
-    A digest is any text, and Invalid unless it is well-formed.
+    Several tasks may call it at once. A change is durable when its call returns. Every change raises ReadOnly if the
+    store was opened with `read_only` or lies on a read-only filesystem, and every call raises NotPermitted after
+    `close`. A digest argument may be any text; Invalid is raised unless it is well-formed.
     """
 
     def __init__(self, root: Path, content: ContentStore, ingests: IngestStore) -> None:
-        """`open_store` makes it."""
+        """Use `open_store` instead of calling this."""
         self._root = root
         self._stored = content
         self._unfinished = ingests
@@ -56,39 +56,41 @@ class ContentLibrary:
     async def writer(
         self, ref: str, *, total: int | None = None, expected: str | None = None
     ) -> AsyncGenerator[IngestWriter]:
-        """Start or resume the one writer of `ref`, at `writer.offset`. Leaving it commits nothing and drops nothing.
+        """Start or resume the only writer of `ref`, at `writer.offset`.
 
-        `total` (bytes) and `expected` are declared, and survive a crash as the bytes do. Raises Invalid; Busy while
-        another writer lives; AlreadyExists if what is promised is stored already: no byte needs to be sent; TooLarge,
-        NoSpace, StorageFailed.
+        Leaving the context neither commits nor drops it.
+
+        `total` (bytes) and `expected` are recorded and survive a crash, as the bytes do. Raises Invalid; Busy while
+        another writer is open; AlreadyExists if the blob named by `ref` or `expected` is stored, so no byte needs to be
+        sent; TooLarge, NoSpace, StorageFailed.
         """
         promised = None if expected is None else Digest.parse(expected)
         async with await self._changing.open(ref, total=total, expected=promised) as writer:
             yield writer
 
     async def commit(self, ref: str, digest: str) -> ContentInfo:
-        """Verify what an idle `ref` has, and store it as `digest`: then it survives a power cut, and the ref is free.
+        """Verify the bytes of the idle ref `ref` and store them as `digest`; the blob then survives a power cut.
 
-        Raises NotFound; Busy while a writer lives; VerificationFailed, and the ingest stays; AlreadyExists, and it
-        goes; NoSpace, StorageFailed. Cancelled only while it still hashes.
+        Raises NotFound; Busy while a writer is open; VerificationFailed (the ingest stays); AlreadyExists (the ingest
+        is removed); NoSpace, StorageFailed. Cancellation takes effect only during hashing.
         """
         await self._changing.commit(ref, Digest.parse(digest))
         return self.info(digest)
 
     async def abort(self, ref: str) -> None:
-        """Drop an unfinished write; its writer, if one lives, gets Cancelled. Raises NotFound, StorageFailed."""
+        """Drop an unfinished write; an open writer of it gets Cancelled. Raises NotFound, StorageFailed."""
         await self._changing.abort(ref)
 
     def status(self, ref: str) -> IngestStatus:
-        """How an unfinished write stands. Raises NotFound. Never waits, like all that is not async here."""
+        """Return the status of an unfinished write. Never waits. Raises NotFound."""
         return self._ingests.status(ref)
 
     def list(self) -> tuple[IngestStatus, ...]:
-        """How all unfinished writes stand, by ref."""
+        """Return the status of all unfinished writes, sorted by ref."""
         return tuple(sorted(self._ingests, key=lambda status: status.ref))
 
     def info(self, digest: str) -> ContentInfo:
-        """What is known of a stored blob. Raises NotFound."""
+        """Return size, time and labels of a stored blob. Raises NotFound."""
         wanted = Digest.parse(digest)
         found = self._content.info(wanted)
         if found is None:
@@ -96,24 +98,27 @@ class ContentLibrary:
         return ContentInfo(wanted, found.size, found.committed, self._content.labels(wanted))
 
     def walk(self) -> Iterator[ContentInfo]:
-        """Every stored blob, by digest. What is deleted on the way is left out, what comes in may be."""
+        """Yield every stored blob, sorted by digest.
+
+        A blob that is deleted during the walk is left out; one that is added may be missing.
+        """
         for digest in sorted(found.digest for found in self._content):
             if digest in self._content:
                 yield self.info(digest)
 
     async def update(self, digest: str, labels: Mapping[str, bytes | None]) -> ContentInfo:
-        """Set labels, and remove those whose value is None; others stay. All of it or nothing.
+        """Set labels, and remove those whose value is None; other labels stay. All changes are made or none.
 
-        Raises NotFound, Invalid for what no label may be, NoSpace, StorageFailed.
+        Raises NotFound, Invalid for a key or value that is not allowed, NoSpace, StorageFailed.
         """
         self._check_writable()
         await self._content.update_labels(Digest.parse(digest), labels)
         return self.info(digest)
 
     async def read_at(self, digest: str, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`; fewer only at the end, none behind it.
+        """Return up to `size` bytes from `offset`; fewer only at the end, none behind it.
 
-        Raises NotFound, Invalid for what is below 0, StorageFailed.
+        Raises NotFound, Invalid for negative arguments, StorageFailed.
         """
         if offset < 0 or size < 0:
             raise Invalid(f"content {digest}: {size} bytes from {offset}: expected no negative numbers")
@@ -125,19 +130,19 @@ class ContentLibrary:
             os.close(file)
 
     def open(self, digest: str) -> int:
-        """A file descriptor of a blob, which goes on reading when it is deleted; the caller closes it.
+        """Return a file descriptor of a blob, which stays readable after `delete`. The caller closes it.
 
         Raises NotFound, StorageFailed.
         """
         return self._content.open(Digest.parse(digest))
 
     async def delete(self, digest: str) -> None:
-        """Remove a blob and its labels, whoever refers to it. Raises NotFound, StorageFailed."""
+        """Remove a blob and its labels, without checking for references. Raises NotFound, StorageFailed."""
         self._check_writable()
         await self._content.delete(Digest.parse(digest))
 
     async def close(self) -> None:
-        """Make what came in durable, and end every writer. Twice is once."""
+        """Make all unfinished writes durable and end every writer. A second call does nothing."""
         if not self._is_closed and not self._stored.is_read_only:
             await self._unfinished.close()
         self._is_closed = True
@@ -171,17 +176,17 @@ class ContentLibrary:
 async def open_store(
     path: str | Path, *, read_only: bool = False, era: str | None = None
 ) -> AsyncGenerator[ContentLibrary]:
-    """The content store of the state directory `path`, which is made if need be, while the block runs.
+    """Open the content store of the state directory `path`, which is created if it does not exist.
 
-    It is this process's alone meanwhile, so Busy is raised while a daemon or another program has it. What a crash left
-    is mended as a daemon does it: stored blobs are whole, unfinished writes resume at what is on disk. At the end what
-    came in is synced, and writers that still live get Cancelled.
+    The process holds the directory's lock in this context; Busy is raised while a daemon or another program holds it.
+    Opening repairs what a crash left, as a daemon does: stored blobs are whole, and unfinished writes resume at what is
+    on disk. At the end, unfinished writes are synced and open writers get Cancelled.
 
-    With `read_only` nothing is locked, mended or changed: one sees what there is at this moment, also while a daemon is
-    at work. Raises NotFound where there is nothing then, NoSpace, StorageFailed.
+    With `read_only`, nothing is locked, repaired or changed: the caller sees the state of this moment, also while a
+    daemon is running. Raises NotFound if `path` does not exist then, NoSpace, StorageFailed.
 
-    `era` changes with every boot and every mount of the disk. By default that is read from /proc, which can tell fewer
-    mounts apart than a daemon can: unfinished writes that a killed daemon left resume at what was synced of them.
+    `era` changes with every boot and every mount of the disk. By default it is read from /proc, which distinguishes
+    fewer mounts than a daemon can. Therefore unfinished writes of a killed daemon resume at their last sync.
     """
     state = await run_disk(Path(path).absolute)
     with ExitStack() as stack:
@@ -201,10 +206,10 @@ async def open_store(
 
 
 def content_of(state: Path, database: Database) -> ContentStore:
-    """The stored blobs of a state directory with their labels, for whoever has it and its database open; blocks.
+    """Return the blob store of a state directory. The caller holds the directory's lock and its open database. Blocks.
 
-    Nothing is made or mended where the database is frozen. Raises NoSpace, StorageFailed.
+    Creates and repairs nothing if the database is frozen. Raises NoSpace, StorageFailed.
     """
     store = ContentStore(state, Labels(database), read_only=database.is_frozen)
-    store.make_shelves()
+    store.make_shards()
     return store

@@ -1,4 +1,4 @@
-"""A state directory for one program: made if need be, locked, swept, its database open; or looked at and left alone."""
+"""Open a state directory for a library program: create, lock and clean it and open its database; or read-only."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _PURPOSE = "as a library"
 
 @contextmanager
 def opened(state: Path, schemas: Sequence[str], *, read_only: bool) -> Generator[Database]:
-    """The database of `state` while the block runs; blocks. Raises Busy while another process has the directory.
+    """Yield the database of `state`. Blocks. Raises Busy if another process holds the directory's lock.
 
-    With `read_only` nothing is locked or changed: the database is a copy of this moment, also beside a daemon at work.
-    Raises NotFound where there is nothing to read; NoSpace; StorageFailed, also where the database is lost or damaged:
-    it holds more than one library's rows, so it is rebuilt by who knows them all (rescue/).
+    With `read_only`, nothing is locked or changed: the database is a copy of this moment, also while a daemon is
+    running. Raises NotFound if the directory does not exist; NoSpace; StorageFailed, also if the database is lost or
+    damaged. The library does not rebuild it, because the database holds rows of other packages too; rescue/ rebuilds
+    it.
     """
     if read_only:
         if not state.is_dir():
-            raise NotFound(f"{state}: is no directory; open it without read_only to make one")
+            raise NotFound(f"{state}: is not a directory; open it without read_only to create it")
         with closing(_database(state, schemas, is_frozen=True)) as database:
             yield database
         return
@@ -50,14 +51,17 @@ def _telling(state: Path) -> Generator[None]:
 
 
 def lost(state: Path) -> str | None:
-    """Why the database of a directory counts as lost, where it does: there is none, but there was one."""
+    """Return why the database counts as lost: it is missing or empty, but the directory had one.
+
+    None if it is not lost.
+    """
     if size_of(state / FILE) > 0 or not any(_traces(state)):
         return None
     return f"{state / FILE}: is {'empty' if (state / FILE).exists() else 'gone'}"
 
 
 def size_of(path: Path) -> int:
-    """The size of a file in bytes, 0 where there is none."""
+    """Return the size of a file in bytes; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -71,7 +75,7 @@ def _database(state: Path, schemas: Sequence[str], *, is_frozen: bool) -> Databa
 
 
 def _traces(state: Path) -> Iterator[Path]:
-    """What only a state directory has that had a database once."""
+    """Yield the files that prove that this state directory had a database."""
     yield from (path for path in (state / COPY, state / COPY_OLD) if path.exists())
     yield from state.glob(f"{ASIDE}*")
     yield from (path for path in state.glob("snapshots/*/upper") if not path.parent.name.startswith(TEMPORARY))

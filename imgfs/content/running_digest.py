@@ -1,6 +1,6 @@
-"""The digest of bytes that are still coming: a value that grows, and reading a file's prefix into it.
+"""The digest of bytes that are still arriving, as an immutable value.
 
-hashlib's state cannot be saved, so after a restart the prefix on disk is hashed again.
+hashlib cannot save its state, so after a restart the bytes on disk are hashed again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 from imgfs.oci.digest import Digest
 
 PIECE = 4 << 20
-"""Bytes hashed in one go: long enough to be at disk speed, short enough to be interrupted."""
+"""Bytes hashed in one call. Large enough for disk speed, small enough for prompt cancellation."""
 
 
 class _Hash(Protocol):
@@ -26,14 +26,17 @@ class _Hash(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunningDigest:
-    """The hash of the first `position` bytes. Never changed, only replaced: so it is always of whole pieces."""
+    """The hash of the first `position` bytes.
+
+    It is never changed, only replaced, so a reader in another thread never sees a half-hashed piece.
+    """
 
     position: int
     _hash: _Hash
 
     @classmethod
     def start(cls, algorithm: str) -> RunningDigest:
-        """Of no bytes yet."""
+        """Return the digest of zero bytes."""
         return cls(0, hashlib.new(algorithm))
 
     @property
@@ -47,13 +50,16 @@ class RunningDigest:
         return Digest(f"{self.algorithm}:{self._hash.hexdigest()}")
 
     def after(self, piece: bytes | bytearray | memoryview) -> RunningDigest:
-        """With `piece` appended; for a thread."""
+        """Return the digest with `piece` appended. Call it in a thread."""
         longer = self._hash.copy()
         longer.update(piece)
         return RunningDigest(self.position + len(piece), longer)
 
     def read_on(self, file: int, end: int) -> RunningDigest:
-        """With the next piece of an open file, up to `end`; for a thread. Raises OSError, also if the file is short."""
+        """Return the digest with the next piece of an open file appended, up to offset `end`. Call it in a thread.
+
+        Raises OSError, also if the file is shorter than `end`.
+        """
         piece = os.pread(file, min(PIECE, end - self.position), self.position)
         if not piece:
             raise OSError(5, f"the file ends at byte {self.position}, expected {end}")

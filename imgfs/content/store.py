@@ -1,8 +1,9 @@
-"""The blob store: `blobs/<algorithm>/<xx>/<hex>`, one read-only file a digest.
+"""The blob store: `blobs/<algorithm>/<xx>/<hex>`, one read-only file for each digest.
 
-Owns which digests are stored, their bytes, their labels and their removal. What a digest means, where it can be had and
-who refers to it are left to images/ and transfer/; unfinished writes to ingests/. What is stored is
-known in memory from the start's directory walk, so listing and looking up never wait for the disk.
+This module owns which digests are stored, their bytes, labels and removal, and the writer of a single blob of known
+digest. It does not know what a digest means, where it can be fetched, or what refers to it (images/, transfer/), and
+leaves resumable writes to ingests/. The start walks the directories and keeps all digests in memory, so listing and
+lookup never wait for the disk.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from imgfs.state import is_read_only
 
 _log = logging.getLogger("imgfs.content")
 
-_SETTLED_SECONDS = 60
-"""A directory that changed longer ago than this is on disk, whoever was killed in between."""
+_OLD_NAME_SECONDS = 60
+"""A directory that has not changed for this long is durable, even if the process that changed it was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """A stored blob: size in bytes, when it was committed (ns since the epoch), and bytes on disk."""
+    """A stored blob: size in bytes, commit time (ns since the epoch), and allocated bytes on disk."""
 
     digest: Digest
     size: int
@@ -48,7 +49,7 @@ class BlobInfo:
 class ContentStore:
     """All stored blobs of one state directory.
 
-    On a read-only state directory, or if that is asked for, it opens for reading: every change raises ReadOnly.
+    With `read_only`, or on a read-only state directory, every change raises ReadOnly.
     """
 
     def __init__(self, root: Path, labels: Labels | None = None, disk: Disk = HOST, *, read_only: bool = False) -> None:
@@ -58,16 +59,16 @@ class ContentStore:
         self._labels = labels
         self._stored: dict[Digest, BlobInfo] = {}
         self._relied: dict[Digest, BlobInfo] = {}
-        self._shelves: set[Path] = set()
-        self._commits = GroupCommit(disk, self._shelves)
+        self._shards: set[Path] = set()
+        self._commits = GroupCommit(disk, self._shards)
         self.is_read_only = read_only or not self._prepare()
         for path, status in self._scan():
             self._note(path, status)
         if not self.is_read_only:
-            self._settle()
+            self._sync_old_names()
 
     def _prepare(self) -> bool:
-        """Make the directories and sweep; False if the state directory cannot be changed."""
+        """Create the directories and sweep temporary files; return False if the state directory cannot be changed."""
         try:
             for algorithm in HEX_LENGTH:
                 make_directory(self.root / "blobs" / algorithm, self.disk)
@@ -81,25 +82,25 @@ class ContentStore:
                 raise
             return False
 
-    def make_shelves(self) -> None:
-        """Make the directories of sha256 ahead, so that no commit has to make one durable; blocks.
+    def make_shards(self) -> None:
+        """Create the shard directories of sha256 in advance, so that no commit has to make a directory durable. Blocks.
 
-        Where the disk refuses, the commits that need one ask again.
+        A disk error is ignored: the commit that needs a missing directory tries again.
         """
         top = self.root / "blobs" / "sha256"
-        missing = {top / f"{number:02x}" for number in range(256)} - self._shelves
+        missing = {top / f"{number:02x}" for number in range(256)} - self._shards
         if self.is_read_only or not missing:
             return
         with suppress(OSError):
-            for shelf in sorted(missing):
+            for shard in sorted(missing):
                 with suppress(FileExistsError):
-                    self.disk.mkdir(shelf)
+                    self.disk.mkdir(shard)
             self.disk.fsync_directory(top)
-            self._shelves |= missing
+            self._shards |= missing
 
     @property
     def ingest(self) -> Path:
-        """The directory of unfinished bytes."""
+        """The directory of unfinished writes."""
         return self.root / "ingest"
 
     def __contains__(self, digest: Digest) -> bool:
@@ -112,20 +113,23 @@ class ContentStore:
         return iter(list(self._stored.values()))
 
     def info(self, digest: Digest) -> BlobInfo | None:
-        """What is known of a stored blob; None if it is not stored."""
+        """Return what is known of a stored blob; None if it is not stored."""
         return self._stored.get(digest)
 
     def rely(self, digest: Digest) -> None:
-        """Somebody was told that it is stored already, and sends no byte of it."""
+        """Record that a caller was told that the blob is stored, and therefore sends no bytes of it."""
         self._relied[digest] = self._stored[digest]
 
     def is_relied_on(self, digest: Digest) -> bool:
-        """Whether `rely` was told so of this very blob, since the store was opened."""
+        """Return whether `rely` was called for this blob since the store was opened."""
         info = self._stored.get(digest)
         return info is not None and self._relied.get(digest) is info
 
     def open(self, digest: Digest) -> int:
-        """A file descriptor for reading; it outlives `delete`. The caller closes it. Raises NotFound, StorageFailed."""
+        """Return a file descriptor for reading, which stays valid after `delete`. The caller closes it.
+
+        Raises NotFound, StorageFailed.
+        """
         try:
             return os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -135,19 +139,19 @@ class ContentStore:
             raise from_os(error, f"content {digest}") from None
 
     def path(self, digest: Digest) -> Path:
-        """Where the blob lies when it is stored."""
+        """Return the path of the blob's file, whether or not it is stored."""
         return self.root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
 
     async def read(self, digest: Digest) -> bytes:
-        """The whole of a small stored blob, verified again. Raises NotFound or StorageFailed.
+        """Return all bytes of a small stored blob, and verify them again. Raises NotFound or StorageFailed.
 
-        One that is damaged is set aside and counts as not stored: what can be fetched again is, on the next read.
+        A damaged blob is set aside and counts as not stored, so the next read fetches it again if it can.
         """
         try:
             data = await run_disk(self.path(digest).read_bytes)
             if Digest.of(data, digest.algorithm) != digest:
                 await run_disk(self.set_aside, digest)
-                raise NotFound(f"content {digest}: was damaged on disk and is set aside; read again")
+                raise NotFound(f"content {digest}: was damaged on disk and is set aside; read it again")
             return data
         except FileNotFoundError:
             self._stored.pop(digest, None)
@@ -156,7 +160,7 @@ class ContentStore:
             raise from_os(error, f"content {digest}") from None
 
     async def add(self, digest: Digest, data: bytes) -> None:
-        """Store `data`; on return it is durable. Raises VerificationFailed, NoSpace, StorageFailed or ReadOnly."""
+        """Store `data`. It is durable on return. Raises VerificationFailed, NoSpace, StorageFailed or ReadOnly."""
         if digest in self._stored:
             return
         async with self.writer(digest, len(data)) as writer:
@@ -164,7 +168,7 @@ class ContentStore:
             await writer.commit()
 
     def writer(self, digest: Digest, total: int) -> BlobWriter:
-        """Begin to write the blob `digest` of `total` bytes. Two writers of one digest do not disturb each other.
+        """Return a writer of the blob `digest` of `total` bytes. Two writers of one digest do not disturb each other.
 
         Raises ReadOnly.
         """
@@ -232,35 +236,41 @@ class ContentStore:
         return temporary
 
     async def check_writable(self, subject: str) -> None:
-        """Raise ReadOnly where nothing in the state directory can be changed: for what must not fail half-way."""
+        """Raise ReadOnly if nothing in the state directory can be changed.
+
+        Call it before work that must not fail half-way.
+        """
         if self.is_read_only:
             raise begun_read_only(subject)
         if await run_disk(is_read_only, self.root):
             raise from_os(OSError(errno.EROFS, os.strerror(errno.EROFS)), subject)
 
     def labels(self, digest: Digest) -> dict[str, bytes]:
-        """The labels of a blob by key, sorted."""
+        """Return the labels of a blob, sorted by key."""
         return self._labels.of(digest) if self._labels is not None else {}
 
     async def set_label(self, digest: Digest, key: str, value: bytes) -> None:
-        """Label a stored blob, durably. Raises Invalid, NotFound, NoSpace, StorageFailed."""
+        """Set one label of a stored blob durably. Raises Invalid, NotFound, NoSpace, StorageFailed."""
         await self.update_labels(digest, {key: value})
 
     async def update_labels(self, digest: Digest, changes: Mapping[str, bytes | None]) -> None:
-        """Set several labels of a stored blob, remove those that are None; all or nothing. Raises as set_label."""
+        """Set labels of a stored blob, and remove those whose value is None, in one transaction.
+
+        Raises as `set_label`.
+        """
         if digest not in self._stored:
             raise NotFound(f"content {digest}: is not stored here")
         labels = self._labelled(digest)
         await labels.update(digest, changes, lambda _: digest in self._stored)
-        if digest not in self._stored:  # removed meanwhile, by who saw no labels yet
+        if digest not in self._stored:  # a concurrent removal saw no labels yet and left these
             await labels.clear(digest)
 
     async def remove_label(self, digest: Digest, key: str) -> None:
-        """Remove a label, durably. Raises NotFound, NoSpace, StorageFailed."""
+        """Remove one label durably. Raises NotFound, NoSpace, StorageFailed."""
         await self._labelled(digest).remove(digest, key)
 
     async def sweep_labels(self) -> None:
-        """Remove the labels of blobs that are no longer stored: what a crash during their removal left."""
+        """Remove the labels of blobs that are not stored: a crash during a removal leaves them."""
         if self._labels is not None:
             await self._labels.sweep(self._stored)
 
@@ -270,11 +280,11 @@ class ContentStore:
         return self._labels
 
     def forget(self, digest: Digest) -> None:
-        """Somebody removed the blob's file from under the store."""
+        """Drop a blob whose file was removed by another program."""
         self._stored.pop(digest, None)
 
     def set_aside(self, digest: Digest) -> None:
-        """Keep a damaged blob's bytes under another name, so that it is no longer served."""
+        """Rename the file of a damaged blob, so that its bytes are kept but no longer served."""
         self._stored.pop(digest, None)
         path = self.path(digest)
         with suppress(OSError):
@@ -282,7 +292,7 @@ class ContentStore:
         _log.warning("damaged blob set aside", extra={"digest": digest})
 
     async def adopt(self, digest: Digest, verified: Path) -> None:
-        """Store a file that somebody has verified and synced already, by hard link: no byte is copied."""
+        """Store a file that the caller has verified and synced, by hard link: no byte is copied."""
         if digest not in self._stored:
             try:
                 await self.publish(digest, Naming(verified, self.path(digest), keep=True))
@@ -290,17 +300,18 @@ class ContentStore:
                 raise from_os(error, f"content {digest}") from None
 
     async def share(self, digest: Digest, verified: Path) -> None:
-        """Let a stored blob be the same file as `verified`, which has the same bytes: they are there once then.
+        """Replace a stored blob by a hard link to `verified`, a file with the same bytes, so that they are on disk
+        once.
 
-        A disk that refuses leaves the blob as it is.
+        If the disk refuses, the blob stays as it is.
         """
         temporary = self.ingest / temporary_name()
         try:
-            # Not in a thread: whoever removes the blob meanwhile must not see it come back.
+            # On the event loop: in a thread, a concurrent removal of the blob could be undone.
             if digest in self._stored and self._link_over(self.path(digest), verified, temporary):
                 await run_disk(self.disk.fsync_directory, self.path(digest).parent)
         except OSError as error:
-            _log.warning("blob is there twice", extra={"digest": digest, "reason": error.strerror})
+            _log.warning("blob is stored twice", extra={"digest": digest, "reason": error.strerror})
             with suppress(OSError):
                 self.disk.unlink(temporary)
 
@@ -313,9 +324,9 @@ class ContentStore:
         return True
 
     async def publish(self, digest: Digest, naming: Naming) -> None:
-        """Give verified bytes the name of their digest, durably; shares its syncs with others. Raises OSError.
+        """Give verified bytes the name of their digest durably. Concurrent calls share syncs. Raises OSError.
 
-        Once begun it is not cancelled. Its bytes must be those of `digest`: nothing is hashed here.
+        The caller guarantees the digest: nothing is hashed here. Cancellation has no effect once the call has begun.
         """
         await self._commits.publish(naming)
         self._note(naming.final, naming.final.stat())
@@ -325,25 +336,27 @@ class ContentStore:
             top = self.root / "blobs" / algorithm
             if not top.is_dir():
                 continue
-            for shelf in (entry for entry in os.scandir(top) if entry.is_dir()):
-                self._shelves.add(Path(shelf.path))
-                for entry in list(os.scandir(shelf.path)):
+            for shard in (entry for entry in os.scandir(top) if entry.is_dir()):
+                self._shards.add(Path(shard.path))
+                for entry in list(os.scandir(shard.path)):
                     named = len(entry.name) == length and is_digest(f"{algorithm}:{entry.name}")
-                    if named and shelf.name == entry.name[:2] and entry.is_file():
+                    if named and shard.name == entry.name[:2] and entry.is_file():
                         yield Path(entry.path), entry.stat()
                     elif not named and entry.is_file(follow_symlinks=False) and (path := self._prove(Path(entry.path))):
                         yield path, path.stat()
 
     def _prove(self, path: Path) -> Path | None:
-        """The blob, if it is one whose name went ahead; on a read-only state directory it waits for another start."""
+        """Check a provisional name and return the final name if it is a blob; on a read-only disk, leave it for a later
+        start.
+        """
         final = final_path(path)
         return prove(self.disk, path, final) if final is not None and not self.is_read_only else None
 
-    def _settle(self) -> None:
-        """Names that an earlier run was killed over are made durable before they count as stored."""
-        since = time.time() - _SETTLED_SECONDS
-        shelves = {self.path(digest).parent for digest in self._stored}
-        fresh = [shelf for shelf in shelves if shelf.stat().st_mtime > since]
+    def _sync_old_names(self) -> None:
+        """Make names durable that an earlier run was killed over, before they count as stored."""
+        since = time.time() - _OLD_NAME_SECONDS
+        shards = {self.path(digest).parent for digest in self._stored}
+        fresh = [shard for shard in shards if shard.stat().st_mtime > since]
         with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
             list(threads.map(self.disk.fsync_directory, fresh))
 
@@ -353,9 +366,10 @@ class ContentStore:
 
 
 class BlobWriter:
-    """Bytes are hashed as they come, and nothing is stored that does not verify.
+    """Writes one blob of known digest and size. Nothing of it stays unless it verifies.
 
-    Use as an async context; leaving it without `commit` removes every trace. Memory use is one piece.
+    For bytes that are not worth resuming, or whose ref has another writer. Use it as an async context; leaving it
+    without `commit` removes every trace. Memory use is one piece.
     """
 
     def __init__(self, store: ContentStore, digest: Digest, total: int, temporary: Path) -> None:
@@ -388,7 +402,9 @@ class BlobWriter:
         await run_cpu(self._append, piece)
 
     async def commit(self) -> None:
-        """Verify and store; on return the blob survives a power cut. Once the disk has it, it is not cancelled.
+        """Verify and store; on return the blob survives a power cut.
+
+        Cancellation has no effect once publishing has begun.
 
         Raises VerificationFailed, NoSpace or StorageFailed.
         """

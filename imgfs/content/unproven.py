@@ -1,8 +1,10 @@
-"""Names that go ahead of their bytes: `<hex>.*.unproven`, beside the name that a blob gets once its bytes are durable.
+"""Provisional blob names, `<hex>.*.unproven`, beside the final name.
 
-A new file and its name reach the disk together, in one commit of the journal, where bytes, then name would be two. A
-power cut may leave such a name with any bytes, or, as the last renaming is not waited for, with all of a blob that was
-acknowledged. So the next start looks at the bytes; until then nobody takes it for a blob.
+Small blobs get one before their bytes are durable.
+
+A new file and its name reach the disk in one commit of the journal; "bytes first, then the name" needs two. After a
+power cut, the file of a provisional name may hold any bytes. It may also be a whole, acknowledged blob, because the
+commit does not wait for the last rename. So the next start hashes the file; until then it does not count as a blob.
 """
 
 from __future__ import annotations
@@ -19,18 +21,21 @@ from imgfs.oci.digest import is_digest
 _log = logging.getLogger("imgfs.content")
 
 AHEAD_BYTES = 1 << 20
-"""What is larger is synced first: its bytes are behind its writer by then, and the start would have much to read."""
+"""The largest blob that gets a provisional name.
+
+The bytes of larger ones are mostly synced when the commit begins, and the next start would have much to hash.
+"""
 
 _NAME = re.compile(r"([0-9a-f]+)\.[0-9a-f]{16}\.unproven")
 
 
 def unproven_path(final: Path) -> Path:
-    """A name that goes ahead of `final`, which no other writer of the same blob has."""
+    """Return a provisional name for `final` that no other writer of the same blob uses."""
     return final.with_name(f"{final.name}.{os.urandom(8).hex()}.unproven")
 
 
 def final_path(path: Path) -> Path | None:
-    """The name that a blob gets instead of such a name; None if `path` is none."""
+    """Return the final name that belongs to the provisional name `path`; None if `path` is not a provisional name."""
     found = _NAME.fullmatch(path.name)
     if found and is_digest(f"{path.parent.parent.name}:{found[1]}") and path.parent.name == found[1][:2]:
         return path.with_name(found[1])
@@ -38,9 +43,9 @@ def final_path(path: Path) -> Path | None:
 
 
 def prove(disk: Disk, path: Path, final: Path) -> Path | None:
-    """Give the file its final name, which is returned, if the disk has the blob's bytes; else remove it.
+    """Rename the file to its final name and return that name if its bytes match; otherwise remove the file.
 
-    For the start; syncing the directory is left to the caller. What the disk refuses is logged and left for another.
+    For the start only. The caller syncs the directory. Disk errors are logged, and the file stays for the next start.
     """
     try:
         if not final.exists() and _has_digest(disk, path, f"{path.parent.parent.name}:{final.name}"):
@@ -53,7 +58,10 @@ def prove(disk: Disk, path: Path, final: Path) -> Path | None:
 
 
 def _has_digest(disk: Disk, path: Path, digest: str) -> bool:
-    """By what the disk has: a sync that failed while its process was killed left its bytes in memory alone."""
+    """Check the digest of the bytes that are on disk, not in the page cache.
+
+    If a sync failed while its process was killed, the page cache holds bytes that never reached the disk.
+    """
     file = disk.open(path)
     try:
         disk.fsync(file)

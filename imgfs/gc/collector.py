@@ -235,7 +235,7 @@ class Collector:
 
 
 def _why_abandoned(status: IngestStatus) -> str:
-    return f"nobody has gone on with it for {timedelta(seconds=int(status.rests))}"
+    return f"nobody has gone on with it for {timedelta(seconds=int(status.idle_seconds))}"
 
 
 def _is_unmarked(digest: Digest, *marks: set[Digest]) -> bool:

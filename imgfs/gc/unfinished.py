@@ -47,7 +47,7 @@ async def taken(ingests: IngestStore) -> int:
 
 def rests(status: IngestStatus, patience: float) -> bool:
     """Whether it has no writer and has had none for so many seconds."""
-    return not status.is_live and status.rests >= patience
+    return not status.is_live and status.idle_seconds >= patience
 
 
 def _own(ref: str) -> Digest | None:

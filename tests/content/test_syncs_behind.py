@@ -37,7 +37,7 @@ def disk() -> FaultyDisk:
 @pytest.fixture
 async def ingests(tmp_path: Path, disk: FaultyDisk, nursery: trio.Nursery) -> IngestStore:
     content = ContentStore(tmp_path, disk=disk)
-    content.make_shelves()
+    content.make_shards()
     return IngestStore(content, nursery, era="one")
 
 
@@ -85,18 +85,18 @@ async def test_bytes_that_took_the_place_of_synced_ones_are_synced_again(tmp_pat
     assert "fsync" in kinds[last : kinds.index("rename", last)]
 
 
-async def test_shelves_are_made_once_and_by_the_commits_where_the_disk_refuses(
+async def test_shards_are_made_once_and_by_the_commits_where_the_disk_refuses(
     tmp_path: Path, disk: FaultyDisk, ingests: IngestStore
 ) -> None:
     assert len(list((tmp_path / "blobs/sha256").iterdir())) == 256
     disk.calls.clear()
-    ContentStore(tmp_path, disk=disk).make_shelves()
+    ContentStore(tmp_path, disk=disk).make_shards()
     assert "mkdir" not in disk.calls
     digest = Digest.of(DATA)
     (tmp_path / "blobs/sha256" / digest.hex[:2]).rmdir()
     disk.errors["mkdir"] = errno.ENOSPC
     again = ContentStore(tmp_path, disk=disk)
-    again.make_shelves()
+    again.make_shards()
     disk.errors.clear()
     await again.add(digest, DATA)
     assert digest in ContentStore(tmp_path)

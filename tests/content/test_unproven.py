@@ -33,7 +33,7 @@ def disk() -> FaultyDisk:
 @pytest.fixture
 def content(tmp_path: Path, disk: FaultyDisk) -> ContentStore:
     store = ContentStore(tmp_path, disk=disk)
-    store.make_shelves()
+    store.make_shards()
     return store
 
 

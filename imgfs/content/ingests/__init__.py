@@ -1,1 +1,1 @@
-"""Unfinished writes: resumable, truncatable, and committed to blobs."""
+"""Unfinished writes ("ingests"): resumable, truncatable, committed to blobs."""

@@ -1,4 +1,4 @@
-"""The step from an unfinished write to a stored blob."""
+"""The step from an unfinished write to a stored blob, and the checks before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgfs.oci.digest import Digest
 
 
 class Committer:
-    """Commits ingests of one store; of those that become the same blob, one after the other."""
+    """Commits the ingests of one store. Commits of the same blob run one after the other."""
 
     def __init__(self, content: ContentStore, table: IngestTable) -> None:
         self._content = content
@@ -27,9 +27,9 @@ class Committer:
         self._committing: dict[Digest, trio.Event] = {}
 
     async def commit(self, ingest: Ingest, digest: Digest) -> BlobInfo:
-        """Verify the bytes and store them as `digest`; the ref is free then. The caller holds the ingest and its turn.
+        """Verify the bytes and store them as `digest`; the ref is then free. The caller holds the ingest and its turn.
 
-        Raises and is cancelled as IngestStore.commit.
+        Raises, and can be cancelled, as IngestStore.commit.
         """
         async with self._alone(digest):
             if digest in self._content:
@@ -39,7 +39,7 @@ class Committer:
                 raise reason
             await verify(ingest, digest)
             with trio.CancelScope(shield=True):
-                async with ingest.at_rest():
+                async with ingest.sync_paused():
                     await ingest.check_kept()
                     await self._publish(ingest, digest)
                     ingest.end(NotFound(f"{ingest.subject}: was committed as {digest}"))
@@ -50,7 +50,7 @@ class Committer:
 
     @asynccontextmanager
     async def _alone(self, digest: Digest) -> AsyncGenerator[None]:
-        """Wait for who makes the same blob: it is stored then, and nobody needs these bytes."""
+        """Wait for another commit of the same blob: the blob is stored then, and these bytes are not needed."""
         while digest in self._committing:
             await self._committing[digest].wait()
         self._committing[digest] = trio.Event()
@@ -60,7 +60,10 @@ class Committer:
             self._committing.pop(digest).set()
 
     async def _publish(self, ingest: Ingest, digest: Digest) -> None:
-        """In one trip to a thread, unless bytes have to be cut off first: trips would take longer than the disk."""
+        """Publish in one trip to a thread, because more trips would take longer than the disk.
+
+        Truncating needs another.
+        """
         file = await ingest.open_file() if ingest.is_ragged else None
         clear = partial(remove_committed, self._content.disk, ingest.path)
         final, durable, ahead = self._content.path(digest), ingest.is_durable, ingest.goes_ahead
@@ -81,7 +84,7 @@ TOTAL_MAX = 2**53
 
 
 async def verify(ingest: Ingest, digest: Digest) -> None:
-    """Raise what speaks against storing the bytes as `digest`."""
+    """Raise the reason if the bytes must not be stored as `digest`."""
     meta = ingest.meta
     await ingest.check_kept()
     if meta.total not in (None, ingest.offset):
@@ -97,11 +100,11 @@ async def verify(ingest: Ingest, digest: Digest) -> None:
 
 
 def stored_already(digest: Digest) -> AlreadyExists:
-    """The error for bytes that nobody needs to send."""
+    """Return the error for bytes that are already stored."""
     return AlreadyExists(f"content {digest}: is stored already; nothing to send")
 
 
 def check_total(total: int | UnsetType | None) -> None:
-    """Raise Invalid for a size that no blob has."""
+    """Raise Invalid for a size that no blob can have."""
     if isinstance(total, int) and not 0 <= total <= TOTAL_MAX:
         raise Invalid(f"ingest total {total}: expected 0 to {TOTAL_MAX}")

@@ -1,4 +1,8 @@
-"""The directories of unfinished writes: made, moved and removed; a crash in between leaves a whole one or none."""
+"""The directories of unfinished writes: creation, moves, removal, and recovery after a crash.
+
+A crash during a change leaves a whole directory or none. Recovery runs once, at the start, before requests are served.
+It neither waits for the network nor hashes.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,9 @@ from imgfs.errors import Malformed
 
 
 def make(disk: Disk, path: Path, meta: IngestMeta) -> None:
-    """Make an empty ingest; a power cut may lose it as a whole. Raises OSError, and leaves nothing.
+    """Create an empty ingest; a power cut may lose all of it. On OSError nothing is left.
 
-    A directory of that name is what a failed removal left: its ref is gone.
+    An existing directory of that name is the rest of a failed removal; it is deleted.
     """
     try:
         disk.mkdir(path)
@@ -37,7 +41,7 @@ def make(disk: Disk, path: Path, meta: IngestMeta) -> None:
 
 
 def remove(disk: Disk, path: Path) -> None:
-    """Take an ingest away at once and for good; raises OSError. What a crash leaves under a temporary name is swept."""
+    """Remove an ingest durably. Raises OSError. A crash leaves a temporary name, which the next start sweeps."""
     temporary = path.with_name(temporary_name())
     disk.rename(path, temporary)
     disk.fsync_directory(path.parent)
@@ -45,19 +49,22 @@ def remove(disk: Disk, path: Path) -> None:
 
 
 def drop(disk: Disk, path: Path) -> None:
-    """Take an ingest away whose coming back after a power cut harms nobody. Raises OSError."""
+    """Remove an ingest, not durably, because its return after a power cut is harmless. Raises OSError."""
     temporary = path.with_name(temporary_name())
     disk.rename(path, temporary)
     _empty(disk, temporary)
 
 
 def remove_committed(disk: Disk, path: Path) -> None:
-    """Remove what is left of an ingest whose data is a blob now. What stays is removed at the next start."""
+    """Remove what is left of an ingest whose data became a blob. The next start removes what this call cannot."""
     _empty(disk, path, ("meta",))
 
 
 def move(disk: Disk, old: Path, new: Path) -> None:
-    """Give an ingest's directory another name, not durably; what lies there is nobody's any more. Raises OSError."""
+    """Rename an ingest's directory, not durably.
+
+    An existing directory `new` has no owner and is removed. Raises OSError.
+    """
     if new.exists():
         remove(disk, new)
     disk.rename(old, new)
@@ -84,13 +91,14 @@ class RecoveredIngest:
 
 
 def recover(disk: Disk, directory: Path, era: str) -> Iterator[RecoveredIngest]:
-    """Mend every ingest below `directory`; what is none is logged and removed, and harms no other.
+    """Repair every ingest below `directory` and yield it.
 
-    A power cut leaves such ones, of which nothing was promised. A disk that fails or is full takes nothing away: what
-    cannot be read now is left alone, what cannot be mended now is resumed where its last record says, and mended at the
-    next start. What repair set aside is left alone.
+    A directory that is not a valid ingest is logged and removed, without an effect on the others: a power cut leaves
+    such directories, and nothing was promised about them. A disk error removes nothing. An ingest that cannot be read
+    stays on disk; one that cannot be repaired resumes at its last record and is repaired by the next start. Directories
+    that a repair set aside are not touched.
     """
-    for path in unfinished(directory):
+    for path in ingest_directories(directory):
         try:
             sweep(path)
             found = read(path, era)
@@ -106,27 +114,27 @@ def recover(disk: Disk, directory: Path, era: str) -> Iterator[RecoveredIngest]:
             yield _mend(disk, found, era)
 
 
-def unfinished(directory: Path) -> list[Path]:
-    """The directories of unfinished writes, without those that were set aside."""
+def ingest_directories(directory: Path) -> list[Path]:
+    """Return the directories of unfinished writes, without those that a repair set aside."""
     found = (entry for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False))
     return sorted(Path(entry.path) for entry in found if not entry.name.endswith(DAMAGED))
 
 
 def read(path: Path, era: str) -> RecoveredIngest:
-    """What an ingest's directory says, without changing it. Raises OSError and Malformed."""
+    """Read an ingest's directory without changing it. Raises OSError and Malformed."""
     meta = decode((path / "meta").read_bytes())
     status = (path / "data").stat()
     if status.st_nlink != 1:
-        raise Malformed("ingest data: has a second name, so it may be a stored blob; the ingest cannot be resumed")
+        raise Malformed("ingest data: has a second hard link, so it may be a stored blob; the ingest cannot be resumed")
     offset = status.st_size if meta.era == era else min(meta.durable, status.st_size)
     return RecoveredIngest(path, msgspec.structs.replace(meta, updated=max(meta.updated, status.st_mtime_ns)), offset)
 
 
 def _forget_cached(data: Path) -> None:
-    """What is hashed from now on is what the disk has. Raises OSError.
+    """Drop the page cache of the data, so that later hashes read what the disk has. Raises OSError.
 
-    A sync that failed while its process was killed has told nobody, and no later one fails again: memory then has bytes
-    that the disk does not. Those that are still to be written stay in memory, as their failure is still to be told.
+    If a sync failed while its process was killed, no process received the error and no later sync fails again: the page
+    cache then has bytes that the disk does not have. Dirty pages stay, because a later sync still reports their error.
     """
     file = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -149,9 +157,9 @@ def _mend(disk: Disk, found: RecoveredIngest, era: str) -> RecoveredIngest:
 
 
 def _cut(disk: Disk, found: RecoveredIngest, era: str) -> RecoveredIngest:
-    """After a power cut only synced bytes count, and no record may vouch for bytes that are still to come.
+    """After a power cut, keep only synced bytes, and record that no later byte is durable.
 
-    The era is recorded last, so that a crash in here cuts again.
+    The era is recorded last, so a crash in this function makes the next start cut again.
     """
     file = disk.open(found.path / "data")
     try:
@@ -166,7 +174,7 @@ def _cut(disk: Disk, found: RecoveredIngest, era: str) -> RecoveredIngest:
 
 
 def _finish_rename(disk: Disk, found: RecoveredIngest, final: Path) -> RecoveredIngest:
-    """The record of a new ref is the renaming; the directory follows."""
+    """Complete a rename: the record with the new ref is on disk, the directory still has its old name."""
     move(disk, found.path, final)
     disk.fsync_directory(final.parent)
     return RecoveredIngest(final, found.meta, found.offset)

@@ -1,4 +1,9 @@
-"""imgfs's own downloads, by the same writer as everybody's: visible, and resumed by offset."""
+"""The ingests that imgfs itself writes: downloads of blobs, and copies of layers on their way to the layer store.
+
+Both are visible and can be removed, renamed and resumed like any ingest. A copy keeps bytes that another task verifies,
+so that a broken pull can resume. Nothing is promised about the bytes of a copy. Therefore only a timer syncs them, the
+passing stream hashes them, and they are given up whenever that helps the reader more.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.content.ingests.ingest import Ingest, idle
+from imgfs.content.ingests.ingest import Ingest, no_progress
 from imgfs.content.running_digest import RunningDigest
 from imgfs.disk.calls import Disk
 from imgfs.errors import AlreadyExists, Cancelled, ImgfsError, NotFound, TooLarge, VerificationFailed
@@ -26,18 +31,18 @@ Stream = Callable[[int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 
 
 def download_ref(digest: Digest) -> str:
-    """The ref that a download of `digest` has."""
+    """Return the ref of a download of `digest`."""
     return f"blob-{digest}"
 
 
 async def download(
     ingests: IngestStore, digest: Digest, total: int, stream: Stream, moved: Callable[[int], object] = lambda _: None
 ) -> None:
-    """On return the blob is stored, durably. Goes on where an earlier download ended.
+    """Download a blob and store it durably. Continues where an earlier download ended.
 
-    `moved` is told the size of each piece. Raises VerificationFailed and TooLarge, which leave nothing: the next call
-    begins at byte 0. Busy if the ref has another writer; Cancelled if the ref was removed; whatever `stream` raises,
-    NoSpace and StorageFailed, which leave what came, to be resumed. Cancellation leaves it too.
+    Calls `moved` with the size of each piece. Raises VerificationFailed and TooLarge, which leave nothing, so the next
+    call begins at byte 0. Raises Busy if the ref has another writer; Cancelled if the ref was removed; the errors of
+    `stream`, NoSpace and StorageFailed, which leave the received bytes to be resumed. So does cancellation.
     """
     try:
         async with await _open(ingests, digest, total) as writer:
@@ -64,7 +69,7 @@ async def _receive(
 
 
 async def _open(ingests: IngestStore, digest: Digest, total: int) -> IngestWriter:
-    """The writer at its offset; at 0 if what is there was for another promise."""
+    """Return the writer at its offset; at 0 if the bytes on disk belong to another declaration."""
     ref = download_ref(digest)
     try:
         return await ingests.open(ref, total=total, expected=digest)
@@ -90,24 +95,25 @@ async def _discard(ingests: IngestStore, digest: Digest) -> None:
 _log = logging.getLogger("imgfs.content.ingest")
 
 _READ = 1 << 20
-_TELL_SECONDS = 1.0
+_REPORT_SECONDS = 1.0
 
 
 def copy_ref(digest: Digest) -> str:
-    """The ref under which the bytes of a layer are kept while it is unpacked."""
+    """Return the ref that keeps the bytes of a layer while it is unpacked."""
     return f"layer-{digest}"
 
 
 class LayerCopy:
-    """The one writer of its ref, for a stream that starts at byte 0: what is here is not written again.
+    """The only writer of its ref, for a stream that starts at byte 0: bytes that are on disk are not written again.
 
-    `keep` and `give_up` are called in threads and never raise; the rest on the event loop. `close` it always.
+    `keep` and `give_up` are called in threads and never raise; the other methods are called on the event loop. Always
+    call `close`.
     """
 
     def __init__(self, store: IngestStore, ingest: Ingest, disk: Disk, file: int) -> None:
-        """`file` is a descriptor of the copy's own, which `close` closes: the ingest's may go at any time."""
+        """`file` is a descriptor that the copy owns and `close` closes. The ingest may close its own at any time."""
         self.start = ingest.offset
-        """So many bytes were kept before."""
+        """The number of bytes that were kept before."""
         self._store = store
         self._ingest = ingest
         self._disk = disk
@@ -115,27 +121,33 @@ class LayerCopy:
         self._generation = ingest.generation
         self._writing = threading.Lock()
         self._state: tuple[int, RunningDigest | None] = ingest.offset, None
-        """How much is in the file and the digest of a prefix of it: replaced as one, for the event loop reads it."""
+        """The number of bytes in the file, and the digest of a prefix.
+
+        Replaced as one tuple, because the event loop reads it.
+        """
         self._is_stopped = False
         self._is_given_up = False
         self._is_closed = False
-        ingest.progress = self._tell
+        ingest.progress = self._report
 
     @property
     def is_whole(self) -> bool:
-        """Whether all bytes are kept that were declared."""
+        """Whether all declared bytes are kept."""
         return self._state[0] == self._ingest.meta.total
 
     async def wait_removed(self) -> ImgfsError:
-        """Wait until somebody takes the ref away; returns why. Meanwhile the clock that syncs is kept going."""
+        """Wait until the ref is removed and return the reason. Keeps the sync timer running meanwhile."""
         while self._ingest.gone is None:
-            with trio.move_on_after(_TELL_SECONDS):
+            with trio.move_on_after(_REPORT_SECONDS):
                 await self._ingest.ended.wait()
-            self._tell()
+            self._report()
         return self._ingest.gone
 
     async def prefix(self) -> AsyncIterator[bytes]:
-        """What was kept before, at disk speed. Raises VerificationFailed where the disk does not give it."""
+        """Yield the bytes that were kept before, at disk speed.
+
+        Raises VerificationFailed if the disk does not return them.
+        """
         offset = 0
         while offset < self.start:
             piece = await run_disk(self._read, offset)
@@ -143,9 +155,11 @@ class LayerCopy:
             yield piece
 
     def keep(self, piece: bytes | bytearray | memoryview, running: RunningDigest) -> None:
-        """The stream has come to `running.position`, with `piece` last. Blocks, while the disk takes what is new.
+        """Append `piece`, the last bytes of the stream, which is at `running.position` now.
 
-        Where the disk takes no more, the copy ends, and what is in it stays.
+        Blocks while new bytes are written.
+
+        If the disk refuses, the copy stops, and the bytes in it stay.
         """
         with self._writing:
             end, before = self._state
@@ -155,7 +169,7 @@ class LayerCopy:
             self._state = end, running if running.position <= end else before
 
     def give_up(self, need: int) -> bool:
-        """Free the disk that the copy takes if that is at least `need` bytes; returns whether it did. Blocks."""
+        """Free the disk space of the copy if it has at least `need` bytes; return whether it did. Blocks."""
         with self._writing:
             if self._is_given_up or self._state[0] < max(need, 1):
                 return False
@@ -165,22 +179,23 @@ class LayerCopy:
                 return False
             self._is_stopped = self._is_given_up = True
             self._state = 0, None
-        _log.info("copy given up for the room it takes", extra={"ref": self._ingest.meta.ref})
+        _log.info("copy given up to free disk space", extra={"ref": self._ingest.meta.ref})
         return True
 
     async def close(self, *, keep: bool) -> None:
-        """Release the ref: to be resumed, or without a trace. Nobody may be in `keep`. Not cancelled, never raises.
+        """Release the ref, and keep the bytes for a resume or remove them. No thread may be in `keep`.
 
-        That a copy is gone is not made durable: what a power cut brings back is garbage.
+        Not cancelled, never raises. The removal is not durable: garbage collection removes a copy that a power cut
+        brings back.
         """
         if self._is_closed:
             return
-        self._tell()
+        self._report()
         self._is_closed = True
-        self._ingest.progress = idle
+        self._ingest.progress = no_progress
         os.close(self._file)
         with trio.CancelScope(shield=True):
-            await self._store.let_go(self._ingest, keep=keep and self._state[0] > 0)
+            await self._store.release_copy(self._ingest, keep=keep and self._state[0] > 0)
 
     def _read(self, offset: int) -> bytes:
         try:
@@ -200,17 +215,18 @@ class LayerCopy:
                 view, end = view[taken:], end + taken
         except OSError as error:
             self._is_stopped = True
-            told = {"ref": self._ingest.meta.ref, "offset": end, "error": error.strerror}
-            _log.warning("copy goes no further", extra=told)
+            extra = {"ref": self._ingest.meta.ref, "offset": end, "error": error.strerror}
+            _log.warning("copy stopped", extra=extra)
         return end
 
-    def _tell(self) -> None:
-        """Let the ingest know how far the threads are; on the event loop, which alone changes it.
+    def _report(self) -> None:
+        """Update the ingest with the progress of the threads; on the event loop, which alone changes the ingest.
 
-        When it is asked, and once a second. Waking the loop for each piece would cost more than writing it.
+        Called when the offset is read, and once a second. Waking the event loop for each piece would cost more than
+        writing it.
         """
         end, running = self._state
         if self._is_given_up:
             self._ingest.lose()
         elif not self._ingest.advance(self._generation, end, running):
-            self._is_stopped = True  # it fell back, or is gone
+            self._is_stopped = True  # the ingest fell back after a failed sync, or was ended

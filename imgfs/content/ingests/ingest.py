@@ -1,7 +1,7 @@
-"""One unfinished write: its bytes, its record and its running digest, in step.
+"""One unfinished write: its bytes, its record and its running digest, kept consistent.
 
-Owns `ingest/<id>/`: what a writer changes, and what is synced in the background. ingest_bytes.py owns the bytes, the
-digest of the prefix and the syncs; meta.py owns the record; store.py decides who may write and commits.
+This module owns the directory `ingest/<id>/`: the changes of a writer, and the background work after them.
+ingest_bytes.py and meta.py hold the parts. store.py decides who may write and when to commit.
 """
 
 from __future__ import annotations
@@ -34,32 +34,36 @@ _log = logging.getLogger("imgfs.content.ingest")
 
 RECORD_BYTES = 64 << 20
 RECORD_SECONDS = 5.0
-"""A crash of the machine costs at most so much of what was written."""
+"""A power cut loses at most this much of what was written: whichever limit is reached first."""
 
-_BEHIND = trio.CapacityLimiter(8)
-"""Ingests that are synced behind their writers at a time, of all stores: the disk's threads are for others too."""
+_BACKGROUND_SYNCS = trio.CapacityLimiter(8)
+"""Ingests that are synced in the background at a time, over all stores, because other work needs the disk threads too.
+"""
 
 
-def idle() -> None:
-    """The `progress` of an ingest that no thread is writing to."""
+def no_progress() -> None:
+    """Do nothing: the `progress` callback of an ingest that no thread writes to."""
 
 
 class Ingest:
-    """The state of one ref in this process. Its owner holds `lock` around everything that touches the bytes."""
+    """The state of one ref in this process. A caller holds `lock` for every operation on the bytes."""
 
     def __init__(self, disk: Disk, path: Path, meta: IngestMeta, offset: int, nursery: trio.Nursery) -> None:
         self.updated = meta.updated
         self.touched = LastTouch(meta.updated)
-        """When its last holder let it go, or somebody declared something."""
+        """The last time a writer was closed or something was declared."""
         self.lock = trio.Lock()
         self.is_held = False
         self.released = trio.Event()
         self.ended = trio.Event()
-        """Set when it is gone."""
+        """Set when the ingest is removed or committed."""
         self.is_copy = False
-        """Whether its writer keeps what somebody else hashes: then only the clock syncs, and nobody hashes unasked."""
-        self.progress: Callable[[], object] = idle
-        """Called before anybody looks at the offset; while threads write a copy, it calls `advance` or `lose`."""
+        """Whether its writer stores bytes that another task hashes.
+
+        Only the timer syncs such an ingest, and it is hashed only on request.
+        """
+        self.progress: Callable[[], object] = no_progress
+        """Called before the offset is read. While threads write a copy, it calls `advance` or `lose`."""
         self._bytes = IngestBytes(disk, path / "data", offset)
         self._record = IngestRecord(disk, path / "meta", meta)
         self._prefix = PrefixDigest(self._bytes, self.meta.algorithm)
@@ -67,11 +71,11 @@ class Ingest:
         self._nursery = nursery
         self._is_recorder_running = False
         self._is_hasher_running = False
-        self._much = trio.Event()
+        self._record_now = trio.Event()
 
     @property
     def path(self) -> Path:
-        """Its directory."""
+        """The ingest's directory."""
         return self._bytes.path.parent
 
     @property
@@ -81,12 +85,12 @@ class Ingest:
 
     @property
     def meta(self) -> IngestMeta:
-        """The record."""
+        """The current record."""
         return self._record.meta
 
     @property
     def offset(self) -> int:
-        """How many bytes there are."""
+        """The number of valid bytes."""
         return self._bytes.offset
 
     @property
@@ -96,67 +100,70 @@ class Ingest:
 
     @property
     def subject(self) -> str:
-        """What messages call it."""
+        """The name of the ingest in messages."""
         return self.meta.subject
 
     @property
     def generation(self) -> int:
-        """Another one than before, if bytes were taken away since."""
+        """A number that changes whenever bytes are removed."""
         return self._bytes.generation
 
     @property
     def is_ragged(self) -> bool:
-        """Whether the file may hold bytes beyond `offset`."""
+        """Whether the file may have bytes beyond `offset`."""
         return self._bytes.is_ragged
 
     @property
     def gone(self) -> ImgfsError | None:
-        """Why there is nothing to write to any more."""
+        """Why the ingest was ended; None while it is alive."""
         return self._bytes.gone
 
     @property
     def failed(self) -> ImgfsError | None:
-        """The failed sync that nobody has continued after yet."""
+        """The failed sync, until a writer continues after it."""
         return self._syncing.failed
 
     @property
     def is_durable(self) -> bool:
-        """Whether all bytes so far are on disk, and nothing else is in the file."""
+        """Whether all bytes so far are on disk, and the file has no others."""
         return self._syncing.is_durable
 
     @property
     def goes_ahead(self) -> bool:
-        """Whether a commit may make its bytes and its name durable together: they are few, and nothing of it was
-        promised to be there after a power cut."""
-        return self.offset <= AHEAD_BYTES and not self._record.is_rooted and not self.is_durable
+        """Whether a commit may make bytes and name durable together: the ingest is small, and none of it was promised
+        to survive a power cut.
+        """
+        return self.offset <= AHEAD_BYTES and not self._record.is_name_durable and not self.is_durable
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[Ingest]:
-        """The ingest, alive, to one call at a time. Raises why it is gone."""
+        """Hold the lock and yield the ingest. Raises the reason if it was ended."""
         async with self.lock:
             self.check_alive()
             yield self
 
     def check_alive(self) -> None:
-        """Raise why it is gone, if it is."""
+        """Raise the reason if the ingest was ended."""
         self._bytes.check_alive()
 
     async def open_file(self) -> int:
-        """The descriptor of the data, cut to `offset` if bytes beyond it are left. Raises the disk's error."""
+        """Return the descriptor of the data, truncated to `offset`. Raises NoSpace, StorageFailed."""
         try:
             return await self._bytes.open()
         except OSError as error:
             raise from_os(error, self.subject) from None
 
     def close_file(self) -> None:
-        """Let the descriptor go; the owner sees to it that nobody uses it."""
+        """Close the descriptor. The caller ensures that no thread uses it."""
         self._bytes.close()
 
-    def rest(self) -> None:
-        """Its writer is done: the file is closed, once what was written is synced, which a commit then finds done.
+    def close_behind(self) -> None:
+        """Close the file after its writer was closed.
 
-        By the descriptor that it was written with, which hears of every failure. Where the disk has much to do already,
-        or the commit waits no longer for the bytes and the name than for the name, that is left to it, or to the clock.
+        Sync it in the background first, so that a later commit need not wait.
+
+        The sync uses the writer's descriptor, which receives every write error. It is left to the commit or the timer
+        if the disk is busy already, or if the commit makes bytes and name durable together.
         """
         file = self._bytes.give_away()
         if file is None:
@@ -164,24 +171,24 @@ class Ingest:
         waits = not self.is_ragged and not self.is_durable and not self.goes_ahead
         if self.gone is None and waits and not self.is_copy:
             with suppress(trio.WouldBlock):
-                _BEHIND.acquire_on_behalf_of_nowait(file)
-                self._nursery.start_soon(self._sync_behind, file)
+                _BACKGROUND_SYNCS.acquire_on_behalf_of_nowait(file)
+                self._nursery.start_soon(self._sync_in_background, file)
                 return
         os.close(file)
 
-    async def _sync_behind(self, file: int) -> None:
-        """For a descriptor that `rest` gives away, with its place in `_BEHIND`."""
+    async def _sync_in_background(self, file: int) -> None:
+        """Sync and close a descriptor from `close_behind`, which holds a slot of `_BACKGROUND_SYNCS`."""
         try:
-            await self._syncing.sync_behind(file)
+            await self._syncing.sync_in_background(file)
             if self.failed is not None:
                 async with self.lock:
                     await self.cut()
         finally:
             os.close(file)
-            _BEHIND.release_on_behalf_of(file)
+            _BACKGROUND_SYNCS.release_on_behalf_of(file)
 
     async def append(self, piece: bytes | memoryview) -> None:
-        """Write at the end. What was written before an error stays and counts. Raises NoSpace, StorageFailed."""
+        """Write at the end. Bytes that were written before an error are kept. Raises NoSpace, StorageFailed."""
         file, kept, running = await self.open_file(), self._bytes, self.running
         generation, start = kept.generation, kept.offset
         hashes = running.position == start
@@ -207,8 +214,10 @@ class Ingest:
         return written, running.after(view[:written]) if running is not None else None, failure
 
     def advance(self, generation: int, offset: int, running: RunningDigest | None) -> bool:
-        """A thread has written up to `offset`, and knows the digest of a prefix; False if bytes were taken away since
-        `generation`."""
+        """Record that a thread has written up to `offset` and knows the digest of a prefix.
+
+        Returns False if bytes were removed since `generation`.
+        """
         if generation != self._bytes.generation:
             return False
         if offset > self._bytes.offset:
@@ -219,32 +228,33 @@ class Ingest:
         return True
 
     def lose(self) -> None:
-        """A thread has cut the file to nothing; what follows is as after `restart`, but for the record on disk."""
+        """Record that a thread has truncated the file to nothing. As `restart`, but without a change of the record."""
         if self.offset:
-            self._begin_again()
+            self._reset()
 
-    def _begin_again(self) -> None:
+    def _reset(self) -> None:
         self._bytes.cut_back(0)
-        self._prefix.begin_again(self.meta.algorithm)
+        self._prefix.reset(self.meta.algorithm)
         self._syncing.failed = None
 
     async def restart(self) -> None:
         """Drop the bytes and their digest; total and expected stay.
 
-        The record goes first: a crash must not find new bytes under the word of the old ones. Until it is written they
-        are all there, so a sync that begins meanwhile is one of them, and records nothing afterwards.
+        The record is written first, because after a crash new bytes must not be found under the record of the old ones.
+        Until that write is done, the old bytes are still complete: a sync that begins meanwhile is one of the old
+        bytes, and records nothing afterwards.
         """
         async with self._record.lock:
             if self.meta.durable:
                 await self._record.write(msgspec.structs.replace(self.meta, durable=0))
-            self._begin_again()
+            self._reset()
         await self.open_file()
         self.updated = time.time_ns()
 
     async def cut(self) -> None:
-        """Take what a failed sync gave up out of the file too, because a start in the same era believes what is there.
+        """Truncate the bytes that a failed sync gave up, because a start in the same era trusts the size of the file.
 
-        The caller holds the lock. What the disk refuses here is logged.
+        The caller holds the lock. A disk error is logged.
         """
         if not self.is_ragged or self.gone is not None:
             return
@@ -252,13 +262,13 @@ class Ingest:
         try:
             await self.open_file()
         except ImgfsError as error:
-            _log.warning("bytes that were given up stay", extra={"ref": self.meta.ref, "error": error.message})
+            _log.warning("bytes that were given up stay on disk", extra={"ref": self.meta.ref, "error": error.message})
         finally:
             if not was_open:
                 self.close_file()
 
     async def check_kept(self) -> None:
-        """Raise the failed sync that nobody has continued after, with what it gave up out of the file.
+        """Raise the failed sync, if no writer has continued after it, and truncate the bytes that it gave up.
 
         The caller holds the lock.
         """
@@ -266,25 +276,29 @@ class Ingest:
             await self.cut()
             raise self.failed
 
-    def go_on(self) -> None:
-        """Somebody sends again what a failed sync took."""
+    def clear_failure(self) -> None:
+        """Forget the failed sync: a writer sends the lost bytes again."""
         self._syncing.failed = None
 
     def fall_back(self, error: OSError) -> ImgfsError:
-        """A commit could not sync the bytes: give up what was not recorded; returns what to raise. Nobody else syncs or
-        records meanwhile."""
+        """Give up the bytes that a commit could not sync, and return the error to raise.
+
+        The caller prevents other syncs and changes of the record meanwhile.
+        """
         return self._syncing.fall_back(error, self.offset)
 
     def resume(self, *, as_copy: bool) -> None:
-        """Somebody opened it: bytes that a failed sync took are his to send again, and the prefix is hashed."""
-        self.go_on()
+        """Prepare for a new writer: it may send the bytes of a failed sync again, and the prefix is hashed in the
+        background.
+        """
+        self.clear_failure()
         self.is_copy = as_copy
         self._follow_up()
 
     async def record(self) -> None:
-        """Make the bytes so far durable, and record that they are. Raises NoSpace, StorageFailed.
+        """Make the bytes so far durable and record that. Raises NoSpace, StorageFailed.
 
-        A failed sync is final: the bytes since the last good one are given up, and `failed` says so.
+        A failed sync is final: the bytes since the last recorded sync are given up, and `failed` has the error.
         """
         self.progress()
         await self._syncing.record()
@@ -296,7 +310,10 @@ class Ingest:
         total: int | UnsetType | None = UNSET,
         expected: Digest | UnsetType | None = UNSET,
     ) -> None:
-        """Change the record, durably; the expected digest's algorithm is hashed from then on. Raises TooLarge."""
+        """Change the record durably.
+
+        The algorithm of the expected digest is used for hashing from then on. Raises TooLarge.
+        """
         given = {"ref": ref, "total": total, "expected": expected}
         async with self._record.lock:
             self.check_alive()
@@ -306,41 +323,41 @@ class Ingest:
             try:
                 await self._record.write(msgspec.structs.replace(self.meta, **changed))
             except ImgfsError:
-                # It may be on disk, and a start would believe it: that this is another's ref, which goes for it.
+                # The new record may be on disk. The next start would believe its ref and remove the other ingest of
+                # that ref, so write the old record again.
                 with suppress(ImgfsError):
                     await self._record.write(self.meta)
                 raise
         self.touched.now()
         self.hash_with(self.meta.algorithm)
 
-    def at_rest(self) -> AbstractAsyncContextManager[None]:
-        """While this is held, nobody syncs or records: for moving and removing the directory."""
+    def sync_paused(self) -> AbstractAsyncContextManager[None]:
+        """Prevent syncs and changes of the record in this context, to move or remove the directory."""
         return self._syncing.paused()
 
-    def moved(self, path: Path) -> None:
-        """Its directory is called `path` now."""
+    def set_path(self, path: Path) -> None:
+        """Record the new path of the directory."""
         self._bytes.path, self._record.path = path / "data", path / "meta"
 
     async def on_disk(self, work: Callable[[*Ts], None], *arguments: *Ts) -> None:
-        """Do `work` in a thread; its OSError is told of this ingest."""
+        """Run `work` in a thread, and convert its OSError to an error that names this ingest."""
         try:
             await run_disk(work, *arguments)
         except OSError as error:
             raise from_os(error, self.subject) from None
 
     def end(self, reason: ImgfsError) -> None:
-        """There is nothing to write to any more; whoever tries is told `reason`. The owner sets `released` once the
-        directory is gone."""
+        """Make every later call fail with `reason`. The owner sets `released` after the directory is gone."""
         self._bytes.end(reason)
         self.ended.set()
         if not self.is_held:
             self.released = trio.Event()
-        self._much.set()
+        self._record_now.set()
 
     def hash_with(self, algorithm: str) -> None:
-        """See to it that the running digest is of this algorithm; another one begins again at byte 0."""
+        """Use this algorithm for the running digest; a change of the algorithm starts again at byte 0."""
         if self.running.algorithm != algorithm:
-            self._prefix.begin_again(algorithm)
+            self._prefix.reset(algorithm)
             self._follow_up()
 
     async def catch_up(self) -> None:
@@ -357,7 +374,7 @@ class Ingest:
         return self.running.digest
 
     def _follow_up(self) -> None:
-        """Set going what lags behind the offset: the digest of a resumed prefix, and the record of the last sync."""
+        """Start the background tasks for what lags behind the offset: hashing a resumed prefix, and recording syncs."""
         if self._prefix.is_behind and not self._is_hasher_running and not self.is_copy:
             self._is_hasher_running = True
             self._nursery.start_soon(self._hash_in_background)
@@ -365,7 +382,7 @@ class Ingest:
             self._is_recorder_running = True
             self._nursery.start_soon(self._record_in_background)
         if self.offset - self.meta.durable >= RECORD_BYTES and not self.is_copy:
-            self._much.set()
+            self._record_now.set()
 
     async def _hash_in_background(self) -> None:
         try:
@@ -379,8 +396,8 @@ class Ingest:
         try:
             while self.gone is None and self.meta.durable < self.offset:
                 with trio.move_on_after(RECORD_SECONDS):
-                    await self._much.wait()
-                self._much = trio.Event()
+                    await self._record_now.wait()
+                self._record_now = trio.Event()
                 if self.gone is None:
                     await self.record()
         except ImgfsError as error:

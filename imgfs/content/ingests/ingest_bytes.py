@@ -1,4 +1,8 @@
-"""The bytes of an unfinished write: the file `data`, as far as it counts."""
+"""The bytes of an unfinished write: the file `data`, the digest of its bytes, and their durability.
+
+A failed sync is final, because the kernel reports lost bytes only once: all bytes after the last recorded sync are
+given up.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,10 @@ from imgfs.errors import ImgfsError, from_os
 
 
 class IngestBytes:
-    """A file of which the first `offset` bytes count; so many it has at least.
+    """A file whose first `offset` bytes are valid; the file has at least that many.
 
-    Whatever takes bytes away changes `generation`: a sync or hash that began before counts for nothing. Methods raise
-    OSError.
+    Every operation that removes bytes changes `generation`. A sync or a hash that began before such a change is
+    ignored. Methods raise OSError.
     """
 
     def __init__(self, disk: Disk, path: Path, offset: int) -> None:
@@ -30,9 +34,9 @@ class IngestBytes:
         self.offset: int = offset
         self.generation = 0
         self.is_ragged = True
-        """Whether the file may hold bytes beyond `offset`: known when it was opened."""
+        """Whether the file may have bytes beyond `offset`. Unknown before the first open, so it starts as True."""
         self.gone: ImgfsError | None = None
-        """Why there is nothing to write to any more."""
+        """Why the ingest was ended; None while it is alive."""
         self._disk = disk
         self._cuts = 0
         self._file: int | None = None
@@ -44,11 +48,11 @@ class IngestBytes:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Another one whenever the file changed."""
+        """A value that changes whenever the file changes."""
         return self.generation, self._cuts, self.offset
 
     async def open(self) -> int:
-        """The descriptor, of a file that is cut to `offset` if bytes beyond it are left."""
+        """Return the descriptor. Truncates the file to `offset` first if it may be longer."""
         if self._file is None:
             self._file = await run_disk(self._disk.open, self.path)
             self.is_ragged = os.fstat(self._file).st_size != self.offset
@@ -59,21 +63,27 @@ class IngestBytes:
         return self._file
 
     async def open_another(self) -> int:
-        """A descriptor of the caller's own, which hears of a failed write as the first one does, if that is open."""
+        """Return a descriptor that the caller owns.
+
+        It is a duplicate of the open descriptor if there is one, so it reports failed writes of that one too.
+        """
         return os.dup(self._file) if self._file is not None else await run_disk(self._disk.open, self.path)
 
     def close(self) -> None:
-        """Let the descriptor go; the caller sees to it that nobody uses it."""
+        """Close the descriptor. The caller ensures that no thread uses it."""
         if (file := self.give_away()) is not None:
             os.close(file)
 
     def give_away(self) -> int | None:
-        """The descriptor, which is the caller's from now on; None if it is not open."""
+        """Return the descriptor, which the caller owns from now on; None if it is not open."""
         file, self._file = self._file, None
         return file
 
     def write(self, file: int, view: memoryview, offset: int) -> tuple[int, OSError | None]:
-        """How much was written at `offset`, and what went wrong before all was; for a thread."""
+        """Write at `offset`.
+
+        Returns the number of bytes written, and the error if that is not all. Call it in a thread.
+        """
         written = 0
         try:
             while written < len(view):
@@ -83,24 +93,27 @@ class IngestBytes:
         return written, None
 
     def cut_back(self, offset: int) -> None:
-        """The bytes from `offset` on count no more; the next `open` takes them out of the file."""
+        """Make the bytes from `offset` on invalid. The next `open` removes them from the file."""
         self.generation += 1
         self.offset, self.is_ragged = offset, True
 
     def check_alive(self) -> None:
-        """Raise why they are gone, if they are."""
+        """Raise the reason if the ingest was ended."""
         if self.gone is not None:
             raise self.gone
 
     def end(self, reason: ImgfsError) -> None:
-        """None of them counts for anybody any more."""
+        """Make all bytes invalid for all users."""
         self.gone = reason
         self.generation += 1
         self.close()
 
 
 class PrefixDigest:
-    """`running` is of a prefix of the bytes that count, and of all of them after `catch_up`."""
+    """The digest of a prefix of the valid bytes, and of all of them after `catch_up`.
+
+    It grows with each write. After a resume it starts at 0 and is hashed from the file.
+    """
 
     def __init__(self, data: IngestBytes, algorithm: str) -> None:
         self.running: RunningDigest = RunningDigest.start(algorithm)
@@ -109,25 +122,25 @@ class PrefixDigest:
 
     @property
     def is_behind(self) -> bool:
-        """Whether there are bytes that are not in it."""
+        """Whether there are bytes that are not hashed yet."""
         return self.running.position < self._data.offset
 
-    def begin_again(self, algorithm: str) -> None:
-        """Start at byte 0."""
+    def reset(self, algorithm: str) -> None:
+        """Start again at byte 0."""
         self.running = RunningDigest.start(algorithm)
 
     def replace(self, before: RunningDigest, longer: RunningDigest) -> None:
-        """Take what somebody made of `before`, unless it is another one by now."""
+        """Replace `before` by `longer`, unless `running` is a different object by now."""
         if self.running is before:
             self.running = longer
 
     def offer(self, running: RunningDigest) -> None:
-        """Take what somebody else made of the same bytes, if it is longer."""
+        """Use the digest of the same bytes that another task computed, if it is longer."""
         if running.position > self.running.position:
             self.running = running
 
     async def catch_up(self) -> None:
-        """Hash what is not hashed yet, from the file, at disk speed. Raises OSError."""
+        """Hash all bytes that are not hashed yet, from the file. Raises OSError."""
         async with self._hashing:
             if self._data.gone is not None or not self.is_behind:
                 return
@@ -155,28 +168,30 @@ _log = logging.getLogger("imgfs.content.ingest")
 
 
 class Syncing:
-    """Syncs one ingest, once at a time. The first `meta.durable` bytes were synced before that was recorded."""
+    """Syncs one ingest, one sync at a time. The first `meta.durable` bytes are synced before the record says so."""
 
     def __init__(self, disk: Disk, data: IngestBytes, record: IngestRecord, prefix: PrefixDigest) -> None:
         self.failed: ImgfsError | None = None
-        """The failed sync that nobody has continued after yet."""
+        """The failed sync, until a writer continues after it."""
         self._disk = disk
         self._bytes = data
         self._record = record
         self._prefix = prefix
         self._syncing = trio.Lock()
         self._synced: tuple[int, int, int] | None = None
-        """The shape of the file when its bytes were synced last."""
+        """The shape of the file at the last successful sync."""
 
     @property
     def is_durable(self) -> bool:
-        """Whether all bytes so far are on disk, and nothing else is in the file."""
+        """Whether all bytes so far are on disk, and the file has no others."""
         return not self._bytes.is_ragged and self._synced == self._bytes.shape
 
     async def record(self) -> None:
-        """Make the bytes so far durable, and record that they are. Raises NoSpace, StorageFailed, and why it is gone.
+        """Make the bytes so far durable and record that.
 
-        Where the sync failed, the bytes since the last good one are given up, and `failed` says so.
+        Raises NoSpace, StorageFailed, and the reason if the ingest was ended.
+
+        After a failed sync, the bytes since the last recorded one are given up, and `failed` has the error.
         """
         generation, offset = self._bytes.generation, self._bytes.offset
         if offset == self._record.meta.durable and self._record.is_durable:
@@ -189,7 +204,7 @@ class Syncing:
                 await self._record.write(msgspec.structs.replace(self._record.meta, durable=offset))
 
     async def _sync(self, offset: int) -> None:
-        """The caller holds `_syncing`."""
+        """Sync the first `offset` bytes. The caller holds `_syncing`."""
         try:
             file = await self._bytes.open_another()
             try:
@@ -205,11 +220,11 @@ class Syncing:
         await run_disk(self._disk.fsync, file)
         self._synced = shape
 
-    async def sync_behind(self, file: int) -> None:
-        """Make the bytes durable by a descriptor that nobody writes with any more, for nobody who waits.
+    async def sync_in_background(self, file: int) -> None:
+        """Make the bytes durable through the descriptor of a writer that has closed. No caller waits for the result.
 
-        A failure is in `failed`, and only there. Until it is known what that costs, no other sync begins: a commit that
-        waits for this one has to hear of it.
+        An error is only kept in `failed`. Other syncs wait until the error is handled: a commit that waits for this
+        sync must receive its error.
         """
         generation = self._bytes.generation
         async with self._syncing:
@@ -218,12 +233,14 @@ class Syncing:
             try:
                 await self._fsync(file)
             except OSError as error:
-                # The disk tells of a failure once: it may be that of bytes which took the place of these meanwhile.
+                # The kernel reports a failure once. If other bytes replaced these meanwhile, it may be about those.
                 if self._bytes.gone is None:
                     await self._give_up(error, self._bytes.offset)
 
     async def _give_up(self, error: OSError, offset: int) -> ImgfsError:
-        """As `fall_back`, when the record that is being written is: it must not vouch for more than is left then."""
+        """Call `fall_back` with the record locked: a record that is being written must not claim bytes that are given
+        up.
+        """
         with trio.CancelScope(shield=True):
             await self._record.lock.acquire()
         try:
@@ -232,7 +249,8 @@ class Syncing:
             self._record.lock.release()
 
     def fall_back(self, error: OSError, offset: int) -> ImgfsError:
-        """A sync of the first `offset` bytes failed: give up what was not recorded; returns what to raise.
+        """Handle a failed sync of the first `offset` bytes: give up all that was not recorded; return the error to
+        raise.
 
         The caller holds the record's lock.
         """
@@ -243,12 +261,12 @@ class Syncing:
         )
         self._bytes.cut_back(meta.durable)
         if self._prefix.running.position > meta.durable:
-            self._prefix.begin_again(meta.algorithm)
+            self._prefix.reset(meta.algorithm)
         _log.warning("fsync failed, ingest falls back", extra={"ref": meta.ref, "offset": meta.durable})
         return self.failed
 
     @asynccontextmanager
     async def paused(self) -> AsyncGenerator[None]:
-        """While this is held, nobody syncs or records."""
+        """Prevent syncs and changes of the record in this context."""
         async with self._syncing, self._record.lock:
             yield

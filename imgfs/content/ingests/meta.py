@@ -1,7 +1,7 @@
-"""What an unfinished write remembers about itself: `ingest/<id>/meta`, and the era that its last fsync belongs to.
+"""The record of an unfinished write: the file `ingest/<id>/meta`, and when it is written.
 
-Owns the file's format and whether bytes beyond the last recorded fsync can be believed. Written anew as a whole: a
-reader finds the old file or the new one.
+This module owns the file's format, and the era that decides whether bytes beyond the last recorded fsync can be
+trusted. The file is always replaced as a whole, so a reader finds the old record or the new one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READABLE = "/:@+,=~ "
 
 
 class IngestMeta(msgspec.Struct, frozen=True):
-    """An ingest's record. Times are ns since the epoch; the first `durable` bytes were synced in `era` or before."""
+    """An ingest's record. Times are ns since the epoch. The first `durable` bytes were synced, in `era` or before."""
 
     ref: str
     started: int
@@ -38,17 +38,17 @@ class IngestMeta(msgspec.Struct, frozen=True):
 
     @property
     def subject(self) -> str:
-        """What messages call the ingest."""
+        """The name of the ingest in messages."""
         return f"ingest {self.ref!r}"
 
     @property
     def algorithm(self) -> str:
-        """By which the bytes are hashed as they come."""
+        """The digest algorithm of the running digest."""
         return self.expected.algorithm if self.expected else "sha256"
 
 
 class _File(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Meta as JSON. The ref is percent-encoded, because it may hold bytes that are no text."""
+    """The record as JSON. The ref is percent-encoded, because it may contain bytes that are not UTF-8."""
 
     ref: str
     started: int
@@ -60,7 +60,7 @@ class _File(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 
 def encode(meta: IngestMeta) -> bytes:
-    """Meta as the bytes of its file."""
+    """Return the bytes of the record's file."""
     ref = quote_from_bytes(os.fsencode(meta.ref), _READABLE)
     expected = None if meta.expected is None else str(meta.expected)
     file = _File(ref, meta.started, meta.updated, meta.era, meta.durable, meta.total, expected)
@@ -68,7 +68,7 @@ def encode(meta: IngestMeta) -> bytes:
 
 
 def decode(data: bytes) -> IngestMeta:
-    """Read a meta file; raises Malformed."""
+    """Parse the bytes of a record's file. Raises Malformed."""
     try:
         file = msgspec.json.decode(data, type=_File)
         expected = None if file.expected is None else Digest.parse(file.expected)
@@ -81,7 +81,7 @@ def decode(data: bytes) -> IngestMeta:
 
 
 def write_first(disk: Disk, path: Path, meta: IngestMeta) -> None:
-    """Write the meta file of a new ingest, which may be lost in a power cut as a whole. Raises OSError."""
+    """Write the record of a new ingest, not durably: a power cut may lose the whole ingest. Raises OSError."""
     file = disk.create(path)
     try:
         write_all(disk, file, encode(meta), 0)
@@ -90,15 +90,15 @@ def write_first(disk: Disk, path: Path, meta: IngestMeta) -> None:
 
 
 def write_again(disk: Disk, path: Path, meta: IngestMeta) -> None:
-    """Replace a meta file, durably. Raises OSError."""
+    """Replace a record durably. Raises OSError."""
     write_file(path, encode(meta), disk)
 
 
 def era_of(directory: Path) -> str:
-    """What changes whenever bytes in `directory` that were not synced may have been lost: boot and mount.
+    """Return the era of a directory: boot ID and mount ID. In a new era, bytes that were not synced may be lost.
 
-    The mount ID is the kernel's short one, which a later mount may get again: whoever can ask statx for the unique one
-    passes that era instead.
+    The mount ID is the kernel's short ID, which a later mount may reuse. A caller that can ask statx(2) for the unique
+    mount ID passes its own era instead.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -110,31 +110,37 @@ def era_of(directory: Path) -> str:
 
 
 class IngestRecord:
-    """What the disk says of an ingest. Who changes it holds `lock` from looking at `meta` until it is written."""
+    """The record on disk of one ingest.
+
+    A caller that changes it holds `lock` from reading `meta` until the write is done.
+    """
 
     def __init__(self, disk: Disk, path: Path, meta: IngestMeta) -> None:
         self.path = path
         self.meta = meta
         self.lock = trio.Lock()
-        self.is_rooted = meta.durable > 0
+        self.is_name_durable = meta.durable > 0
         """Whether the name of the ingest's directory is durable."""
         self._is_on_disk = True
-        """Whether `meta` is what the disk has: not where writing it anew failed, for that may be there all the same."""
+        """Whether the disk has `meta`. False after a failed write, because the disk may have either version then."""
         self._disk = disk
 
     @property
     def is_durable(self) -> bool:
-        """Whether the disk says what `meta` does, also after a power cut."""
-        return self.is_rooted and self._is_on_disk
+        """Whether the disk has `meta`, also after a power cut."""
+        return self.is_name_durable and self._is_on_disk
 
     async def write(self, meta: IngestMeta) -> None:
-        """Replace it, durably, with the time of now. Raises NoSpace, StorageFailed; then either may be on disk."""
+        """Replace the record durably, with the current time.
+
+        Raises NoSpace, StorageFailed; the disk may have either version then.
+        """
         meta = msgspec.structs.replace(meta, updated=time.time_ns())
         try:
             await run_disk(write_again, self._disk, self.path, meta)
-            if not self.is_rooted:
+            if not self.is_name_durable:
                 await run_disk(self._disk.fsync_directory, self.path.parent.parent)
-                self.is_rooted = True
+                self.is_name_durable = True
         except OSError as error:
             self._is_on_disk = False
             raise from_os(error, self.meta.subject) from None

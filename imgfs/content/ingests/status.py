@@ -1,4 +1,4 @@
-"""How an unfinished write stands, for listings and progress."""
+"""How unfinished writes stand: values for listings, progress and metrics."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from imgfs.oci.digest import Digest
 
 @dataclass(frozen=True, slots=True)
 class IngestStatus:
-    """An ingest as it stands: times are ns since the epoch, sizes are bytes.
+    """The state of an ingest at one moment: times are ns since the epoch, sizes are bytes.
 
-    `offset` bytes are on disk, the first `hashed` of them are in `digest`, the first `durable` are recorded as synced.
-    `path` is the file of the bytes. `is_copy`: it is kept beside what somebody verifies now, and goes then. So many
-    seconds at most it `rests` without anybody who held or declared it.
+    `offset` bytes are on disk. `digest` covers the first `hashed` of them. The first `durable` of them are recorded as
+    synced. `path` is the file of the bytes. `is_copy`: imgfs keeps it while it verifies the same bytes, and removes it
+    then. For at most `idle_seconds`, no writer has held the ingest and nothing was declared.
     """
 
     ref: str
@@ -33,12 +33,12 @@ class IngestStatus:
     updated: int
     is_live: bool
     is_copy: bool
-    rests: float
+    idle_seconds: float
     path: Path
 
 
 def status_of(ingest: Ingest) -> IngestStatus:
-    """The status at this moment."""
+    """Return the current status."""
     ingest.progress()
     meta, running = ingest.meta, ingest.running
     return IngestStatus(
@@ -53,7 +53,7 @@ def status_of(ingest: Ingest) -> IngestStatus:
         updated=ingest.updated,
         is_live=ingest.is_held,
         is_copy=ingest.is_held and ingest.is_copy,
-        rests=0.0 if ingest.is_held else ingest.touched.age(),
+        idle_seconds=0.0 if ingest.is_held else ingest.touched.age(),
         path=ingest.data,
     )
 
@@ -63,19 +63,19 @@ OUTCOMES: tuple[Outcome, ...] = ("started", "committed", "aborted")
 
 
 class IngestTally:
-    """How many were started since the start, and how they ended."""
+    """Counts how many ingests were started since the daemon's start, and how they ended."""
 
     def __init__(self) -> None:
         self._counted: Counter[Outcome] = Counter()
         self._committed_bytes = 0
 
     def count(self, outcome: Outcome, *, committed_bytes: int = 0) -> None:
-        """One more; of one that was committed, the bytes."""
+        """Count one outcome. `committed_bytes` is the size of a committed ingest."""
         self._counted[outcome] += 1
         self._committed_bytes += committed_bytes
 
     def families(self, ingests: Iterable[Ingest]) -> list[Family]:
-        """Those, and how `ingests` stand now."""
+        """Return the metrics: the counters, and the current number of `ingests` by state."""
         held = [one.is_held for one in ingests]
         stand = {("writing",): sum(held), ("resting",): len(held) - sum(held)}
         counted = {(outcome,): self._counted[outcome] for outcome in OUTCOMES}

@@ -1,8 +1,7 @@
-"""All unfinished writes of one state directory: `ingest/<id>/{data,meta}`, found again by ref.
+"""All unfinished writes of one state directory, `ingest/<id>/{data,meta}`, by ref, and their writers.
 
-Owns what callers can do with a ref, and the writer. table.py owns the holders, committer.py the commit, ingest.py the
-bytes of one ingest, and directories.py what a crash leaves.
-Where bytes come from is transfer/'s and fs/'s.
+This module owns the operations on a ref. table.py tracks holders, committer.py commits, ingest.py holds the bytes of
+one ingest. transfer/ and fs/ bring the bytes.
 """
 
 from __future__ import annotations
@@ -45,16 +44,16 @@ if TYPE_CHECKING:
     from imgfs.content.store import BlobInfo
 
 DIGEST_SECONDS = 100
-"""The longest wait for the digest of a resumed ingest: below the 120 s in which every request must end."""
+"""The longest wait for the digest of a resumed ingest. It is below the 120 s in which every request must end."""
 
 _log = logging.getLogger("imgfs.content.ingest")
 
 
 class IngestStore:
-    """Writers by ref. `nursery` outlives every caller: it hashes resumed prefixes and records what is synced."""
+    """Writers by ref. `nursery` must outlive every caller: it hashes resumed prefixes and records syncs."""
 
     def __init__(self, content: ContentStore, nursery: trio.Nursery, era: str | None = None) -> None:
-        """Find what an earlier run left. `era` is what era_of says unless somebody knows better."""
+        """Load what an earlier run left. `era` defaults to era_of()."""
         self._content = content
         self._disk = content.disk
         self._table = IngestTable(content.disk, content.ingest, nursery)
@@ -70,22 +69,22 @@ class IngestStore:
 
     @property
     def is_filling(self) -> bool:
-        """Whether anybody is writing now."""
+        """Whether any writer is open."""
         return any(ingest.is_held for ingest in self._table)
 
     def families(self) -> list[Family]:
-        """What metrics tell of unfinished writes."""
+        """Return the metrics of unfinished writes."""
         return self._tally.families(self._table)
 
     def status(self, ref: str) -> IngestStatus:
-        """How a ref stands. Never waits. Raises NotFound."""
+        """Return the status of a ref. Never waits. Raises NotFound."""
         return status_of(self._table.find(ref))
 
     async def digest(self, ref: str) -> Digest:
-        """Return the digest of all bytes of `ref` at this moment. Hashes what is not hashed yet, after a restart.
+        """Return the digest of all bytes of `ref` at this moment. After a restart, this hashes what is not hashed yet.
 
-        Raises TimedOut after DIGEST_SECONDS; the next call then continues where this one stopped. So does a call after
-        one that was cancelled. Raises NotFound, StorageFailed, and Cancelled or AlreadyExists if the ingest is removed.
+        Raises TimedOut after DIGEST_SECONDS. After a timeout or a cancellation, the next call continues where this one
+        stopped. Raises NotFound, StorageFailed, and Cancelled or AlreadyExists if the ingest is removed.
         """
         ingest = self._table.find(ref)
         ingest.progress()
@@ -97,18 +96,18 @@ class IngestStore:
         )
 
     async def open(self, ref: str, *, total: int | None = None, expected: Digest | None = None) -> IngestWriter:
-        """Start or resume the writer of `ref`, at its offset; a resumed one hashes its prefix meanwhile.
+        """Start or resume the writer of `ref`, at its offset. The prefix of a resumed one is hashed in the background.
 
-        A given total or expected digest is declared. Raises Invalid; Busy if another writer lives on after 100 ms;
-        AlreadyExists if what the ref or a declaration promises is stored: then the ingest is dropped; TooLarge,
+        `total` and `expected` are declared if given. Raises Invalid; Busy if another writer stays open for 100 ms;
+        AlreadyExists if the blob named by the ref or by a declaration is stored (the ingest is dropped then); TooLarge,
         NoSpace, StorageFailed, ReadOnly.
         """
         return IngestWriter(self, await self._take(parse_ref(ref), total, expected, as_copy=False))
 
     async def copy(self, digest: Digest, total: int) -> LayerCopy:
-        """Start or resume the copy of a blob of `total` bytes that somebody else verifies. Raises as `open`.
+        """Start or resume the copy of a blob of `total` bytes that the caller verifies. Raises as `open`.
 
-        What is there already is not hashed: it passes him who verifies.
+        Bytes that are here already are not hashed: the caller reads and hashes them.
         """
         ingest = await self._take(copy_ref(digest), total, digest, as_copy=True)
         try:
@@ -148,10 +147,10 @@ class IngestStore:
         total: int | UnsetType | None = UNSET,
         expected: Digest | UnsetType | None = UNSET,
     ) -> None:
-        """Say what is coming, durably; the latest wins, None takes it back. Also while a writer is at work.
+        """Declare total size or expected digest, durably. The latest value wins; None removes it. A writer may be open.
 
-        Raises NotFound; Invalid; TooLarge if more bytes are there already; AlreadyExists if `expected` is stored: then
-        the ingest is dropped, and its writer told.
+        Raises NotFound; Invalid; TooLarge if there are more bytes already; AlreadyExists if `expected` is stored: the
+        ingest is dropped then, and its writer gets the error.
         """
         ingest = self._table.find(ref)
         self._refuse_read_only(ingest.subject)
@@ -160,17 +159,17 @@ class IngestStore:
         await ingest.declare(total=total, expected=expected)
 
     async def commit(self, ref: str, digest: Digest) -> BlobInfo:
-        """Verify the bytes and store them as `digest`; on return they survive a power cut, and the ref is free.
+        """Verify the bytes and store them as `digest`. On return they survive a power cut, and the ref is free.
 
-        Raises NotFound; Busy while a writer lives; VerificationFailed (size or digest differ: the ingest stays);
-        AlreadyExists (the ingest goes); NoSpace, StorageFailed, ReadOnly. Waits for the running digest; cancelled until
-        then.
+        Waits for the running digest, and can be cancelled until then. Raises NotFound; Busy while a writer is open;
+        VerificationFailed if size or digest differ (the ingest stays); AlreadyExists (the ingest is removed); NoSpace,
+        StorageFailed, ReadOnly.
         """
         self._refuse_read_only(self._table.find(ref).subject)
         ingest = await self._table.hold_known(ref)
         try:
             async with ingest.turn():
-                await self._table.settle(ingest)
+                await self._table.place_directory(ingest)
                 info = await self._committer.commit(ingest, digest)
         finally:
             self.release(ingest)
@@ -178,10 +177,12 @@ class IngestStore:
         return info
 
     async def rename(self, ref: str, new: str) -> None:
-        """Call an idle ingest `new`; an idle one of that name is replaced. Atomic and durable.
+        """Give an ingest without a writer the ref `new`, replacing an ingest of that ref without a writer.
 
-        Raises NotFound; Invalid; Busy if either has a writer; AlreadyExists if `new` promises a digest that is stored:
-        then the ingest is dropped. NoSpace, StorageFailed, ReadOnly.
+        Atomic, durable.
+
+        Raises NotFound; Invalid; Busy if either has a writer; AlreadyExists if `new` names a digest that is stored (the
+        ingest is dropped then); NoSpace, StorageFailed, ReadOnly.
         """
         new = parse_ref(new)
         self._refuse_read_only(self._table.find(ref).subject)
@@ -200,7 +201,7 @@ class IngestStore:
                 self.release(replaced)
 
     async def abort(self, ref: str) -> None:
-        """Drop an ingest and its bytes; a live writer gets Cancelled. Works on a full disk.
+        """Remove an ingest and its bytes; an open writer gets Cancelled. Works on a full disk.
 
         Raises NotFound, StorageFailed, ReadOnly.
         """
@@ -214,8 +215,11 @@ class IngestStore:
         raise NotFound(f"ingest {ref!r}: does not exist")
 
     async def reclaim(self, status: IngestStatus) -> None:
-        """Drop an ingest if it is the one that `status` tells of and has no writer, not durably; at the first await
-        nobody can resume it. Raises Busy, NotFound, StorageFailed, ReadOnly.
+        """Remove the ingest that `status` describes if it has no writer, not durably.
+
+        No caller can resume it after the first await.
+
+        Raises Busy, NotFound, StorageFailed, ReadOnly.
         """
         ingest = self._table.find(status.ref)
         self._refuse_read_only(ingest.subject)
@@ -226,20 +230,20 @@ class IngestStore:
                 await self._table.remove(ingest, Cancelled(f"{ingest.subject}: was removed to make room"), drop)
 
     async def sync(self) -> None:
-        """Make all bytes of all ingests durable: for the end of the daemon. Logs what the disk refuses."""
+        """Make all bytes of all ingests durable, for the end of the daemon. Disk errors are logged."""
         for ingest in self._table:
             try:
                 await ingest.record()
             except ImgfsError as error:
                 _log.warning("ingest not synced", extra={"ref": ingest.meta.ref, "error": error.message})
-            if ingest.failed is not None:  # now, or behind its writer just before
+            if ingest.failed is not None:  # failed now, or in the background just before
                 async with ingest.lock:
                     await ingest.cut()
 
     async def record_again(self, id: str) -> bool:
-        """Write the record of the ingest in the directory `id` anew, from memory; False where nobody knows it.
+        """Write the record of the ingest in the directory `id` again, from memory. Returns False if it is unknown.
 
-        One whose bytes are gone is dropped. Raises Busy while a writer lives, NoSpace, StorageFailed.
+        An ingest whose bytes are gone is dropped. Raises Busy while a writer is open, NoSpace, StorageFailed.
         """
         ingest = next((one for one in self._table if one.path.name == id), None)
         if ingest is None:
@@ -251,7 +255,7 @@ class IngestStore:
         return True
 
     async def close(self) -> None:
-        """As `sync`; then nothing can be written any more: a writer that lives on gets Cancelled. Never raises."""
+        """Sync all ingests and refuse later writes; an open writer gets Cancelled. Never raises."""
         await self.sync()
         for ingest in self._table:
             async with ingest.lock:
@@ -259,11 +263,11 @@ class IngestStore:
                     ingest.end(Cancelled(f"{ingest.subject}: its store was closed; open it again"))
 
     def release(self, ingest: Ingest) -> None:
-        """The holder is done; for the writer."""
+        """Give up the hold on an ingest. For the writer."""
         self._table.release(ingest)
 
-    async def let_go(self, ingest: Ingest, *, keep: bool) -> None:
-        """The holder is done, and the bytes stay for the next, or go; for the copy. Never raises."""
+    async def release_copy(self, ingest: Ingest, *, keep: bool) -> None:
+        """Give up the hold on a copy, and keep or remove its bytes. For the copy. Never raises."""
         async with ingest.lock:
             if keep or ingest.gone is not None:
                 ingest.close_file()
@@ -291,10 +295,11 @@ class IngestStore:
 
 
 class IngestWriter:
-    """Appends to an ingest. Calls may come from several tasks, and take turns.
+    """The truncatable, resumable writer of one ref; at most one is open at a time. Several tasks may call it.
 
-    A cancelled call has happened wholly or not at all; `offset` tells. Every method raises Cancelled once the ref was
-    aborted, and AlreadyExists once its expected digest turned out to be stored. Use as an async context, or `close`.
+    A cancelled call has happened completely or not at all; `offset` tells which. Every method raises Cancelled after
+    the ref was aborted, and AlreadyExists after its expected digest turned out to be stored. Use it as an async
+    context, or call `close`.
     """
 
     def __init__(self, store: IngestStore, ingest: Ingest) -> None:
@@ -310,12 +315,12 @@ class IngestWriter:
 
     @property
     def ref(self) -> str:
-        """The ref, as it is called now."""
+        """The current ref."""
         return self._ingest.meta.ref
 
     @property
     def offset(self) -> int:
-        """Where the next byte goes: so many are on disk."""
+        """The offset of the next byte: the number of bytes on disk."""
         return self._ingest.offset
 
     @property
@@ -329,7 +334,7 @@ class IngestWriter:
         return self._ingest.meta.expected
 
     async def write(self, piece: bytes | memoryview) -> None:
-        """Append a piece. Raises what `write_at` raises."""
+        """Append a piece. Raises as `write_at`."""
         async with self._turn() as ingest:
             if ingest.failed is not None:
                 raise ingest.failed
@@ -337,10 +342,11 @@ class IngestWriter:
             await ingest.append(piece)
 
     async def write_at(self, offset: int, piece: bytes | memoryview) -> None:
-        """Append a piece at `offset`, which must be the current one; at 0, drop what there is and start again.
+        """Append a piece at `offset`, which must be the current offset; at 0, drop all bytes and start again.
 
-        Raises OffsetMismatch; TooLarge past the total; NoSpace (what fitted is kept, and the same write goes on from
-        `offset` once there is room) and StorageFailed, both also for a sync in the background that failed before.
+        Raises OffsetMismatch; TooLarge past the total; NoSpace (the bytes that fitted are kept, and the caller
+        continues at `offset` once there is space) and StorageFailed. The last two are also raised for an earlier failed
+        background sync.
         """
         async with self._turn() as ingest:
             if offset not in (0, ingest.offset):
@@ -350,11 +356,14 @@ class IngestWriter:
             self._check_room(offset, piece)
             if offset == 0 and ingest.offset and piece:
                 await ingest.restart()
-            ingest.go_on()
+            ingest.clear_failure()
             await ingest.append(piece)
 
     async def truncate(self, size: int) -> None:
-        """0 starts again, the current size changes nothing. Raises Invalid for others."""
+        """Truncate to 0, which starts again, or to the current size, which changes nothing.
+
+        Raises Invalid for other sizes.
+        """
         async with self._turn() as ingest:
             if size not in (0, ingest.offset):
                 raise Invalid(f"{ingest.subject}: truncate to {size}; expected 0 or its size, {ingest.offset}")
@@ -366,9 +375,9 @@ class IngestWriter:
         await self.truncate(0)
 
     async def fsync(self) -> None:
-        """On return all bytes so far survive a power cut. Commits nothing.
+        """Make all bytes so far durable. Commits nothing.
 
-        Raises NoSpace or StorageFailed; a failed sync is final, and `offset` is back at the last good one.
+        Raises NoSpace or StorageFailed. A failed sync is final: `offset` is back at the last recorded sync.
         """
         async with self._turn() as ingest:
             if ingest.failed is not None:
@@ -378,14 +387,15 @@ class IngestWriter:
             except ImgfsError:
                 await ingest.cut()
                 raise
-            # The sync that failed may have been another's, which this one waited for.
+            # The failed sync may be one of another task that this call waited for.
             ingest.check_alive()
             await ingest.check_kept()
 
     async def commit(self, digest: str | None = None) -> BlobInfo:
-        """Close, verify and store: as `digest`, else as what was expected, else as what the bytes are.
+        """Close, verify and store the bytes as `digest`, by default as the expected digest, or as the digest that they
+        have.
 
-        Nobody else gets the ref in between. Raises as IngestStore.commit, and Invalid for a malformed digest.
+        No other writer gets the ref in between. Raises as IngestStore.commit, and Invalid for a malformed digest.
         """
         wanted = None if digest is None else Digest.parse(digest)
         async with self._turn() as ingest:
@@ -394,12 +404,12 @@ class IngestWriter:
         return await self._store.commit(self.ref, wanted)
 
     async def close(self) -> None:
-        """Release the ref, without a commit; what was written stays for whoever resumes it. Never raises."""
+        """Release the ref without a commit. The bytes stay and can be resumed. Never raises."""
         if not self._is_closed:
             self._is_closed = True
             with trio.CancelScope(shield=True):
                 async with self._ingest.lock:
-                    self._ingest.rest()
+                    self._ingest.close_behind()
                     self._store.release(self._ingest)
 
     def _check_room(self, offset: int, piece: bytes | memoryview) -> None:
