@@ -34,7 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _FOREIGN = frozenset((b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"))
-"""Attributes that only files of images have. `ls -l` reads them of each file until the filesystem answers EOPNOTSUPP."""
+"""Attributes that only files of images have. `ls -l` reads them of each file until it gets EOPNOTSUPP."""
 _log = logging.getLogger("imgfs.fs")
 
 
