@@ -1,4 +1,4 @@
-"""The command line: sugar over files. What costs time to import is imported by the command that needs it."""
+"""The command line: shortcuts for file operations in the mount. Commands import slow modules only when needed."""
 
 from imgfs.cli.program import main
 

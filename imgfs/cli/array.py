@@ -1,4 +1,4 @@
-"""JSON arrays of many values, read and written one value after the other: none is in memory as a whole."""
+"""Read and write large JSON arrays value by value, so that an array is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 _PIECE = 1 << 18
-"""Characters that are read at once."""
+"""Characters per read."""
 _INDENT = "  "
 _SPACES = re.compile(r"[ \t\n\r]*")
 _BEHIND = tuple(",] \t\n\r")
-"""What stands behind a value."""
+"""Characters that can follow a value."""
 
 
 def read_array(file: TextIO) -> Iterator[Any]:
-    """The values of the array that is in `file`. Raises ValueError and RecursionError where there is none, OSError."""
+    """Yield the values of the array in `file`. Raises OSError; ValueError or RecursionError if it is not an array."""
     text = _Text(file)
     text.expect("[")
     if text.peek() != "]":
@@ -30,7 +30,7 @@ def read_array(file: TextIO) -> Iterator[Any]:
 
 
 def array_text(values: Iterable[object]) -> Iterator[str]:
-    """The text of an indented array, as render_json has it, in pieces."""
+    """Yield the text of an indented array in pieces, formatted as `render_json` formats it."""
     before, after = f"[\n{_INDENT}", "[]"
     for value in values:
         yield before + json.dumps(value, indent=len(_INDENT)).replace("\n", f"\n{_INDENT}")
@@ -39,7 +39,7 @@ def array_text(values: Iterable[object]) -> Iterator[str]:
 
 
 class _Text:
-    """Text that comes in pieces: what was looked at is not kept."""
+    """Text that is read in pieces; pieces that were parsed are dropped."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -48,7 +48,7 @@ class _Text:
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """Return the next character that is not a space, or an empty string at the end."""
         while True:
             match = _SPACES.match(self._text, self._at)
             self._at = match.end() if match else self._at
@@ -56,13 +56,13 @@ class _Text:
                 return self._text[self._at : self._at + 1]
 
     def expect(self, character: str) -> None:
-        """Step over `character`."""
+        """Consume `character`. Raises ValueError if another character is next."""
         if self.peek() != character:
             raise ValueError(f"expected {character!r}, found {self.peek()!r}")
         self._at += 1
 
     def value(self) -> Any:
-        """The next value; more is read until it is whole."""
+        """Return the next value. Reads until the value is complete."""
         self.peek()
         while True:
             try:
@@ -72,7 +72,7 @@ class _Text:
                     raise
                 continue
             if self._text[end : end + 1] not in _BEHIND and self._more():
-                continue  # the end of a number is to come, or may be
+                continue  # the value may be a number whose last digits are not read yet
             self._at = end
             return value
 

@@ -1,4 +1,4 @@
-"""From errors to exit codes and a sentence on stderr: what failed, what to do, and where to find out more.
+"""Turn errors into exit codes and a message on stderr: what failed, what to do, and where to find out more.
 
 0 ok, 1 other, 2 usage, 3 not found, 4 denied, 5 network, 6 verification failed, 7 busy, 8 no space, 130 interrupted.
 """
@@ -37,13 +37,13 @@ _CODES = {
 
 
 def exit_code(number: int) -> int:
-    """The exit code for an errno."""
+    """Return the exit code for an errno."""
     return _CODES.get(number, 1)
 
 
 class Failure(click.ClickException):
-    """A command that failed: `message` says what and what to do next, `number` is the errno, `more` where the whole
-    story is.
+    """A failed command. `message` says what failed and what to do next, `number` is the errno, and `more` names the
+    place with more details.
     """
 
     def __init__(self, message: str, number: int, more: str = "") -> None:
@@ -53,23 +53,23 @@ class Failure(click.ClickException):
         self.exit_code = exit_code(number)  # pyright: ignore[reportAttributeAccessIssue] - a class variable in click
 
     def show(self, file: object = None) -> None:
-        """One line on stderr, and a second one if there is more to find."""
+        """Print the message on stderr, and a second line that points to `more` if it is set."""
         tell(self.message)
         if self.more:
             tell(f"for more see {self.more}")
 
 
 def tell(text: str) -> None:
-    """Say something on stderr.
+    """Print a line on stderr.
 
-    Where that takes nothing (a full disk, a reader that is gone) nobody is told, and what is done goes on.
+    A stderr that cannot be written to (full disk, closed pipe) is ignored: the command continues.
     """
     with suppress(OSError):
         click.echo(f"imgfs: {printable(text)}", err=True)
 
 
 def raise_first(failures: Sequence[Failure]) -> None:
-    """End a command that went on after failures: it tells of each, and its exit code is that of the first."""
+    """Raise the first of `failures`, after printing the others. For commands that continue after a failure."""
     for failure in failures[1:]:
         failure.show()
     if failures:
@@ -77,26 +77,26 @@ def raise_first(failures: Sequence[Failure]) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` on one line and without what could drive a terminal: parts of it come from registries and file names."""
+    """Return `text` on one line without terminal control characters. Registries and images supply parts of messages."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)
 
 
 def from_error(error: ImgfsError, more: str = "") -> Failure:
-    """A failure out of one of imgfs's own errors."""
+    """Make a Failure from an ImgfsError."""
     return Failure(error.message, error.errno, more)
 
 
 def from_os_error(error: OSError, subject: str, reason: str | None = None, more: str = "") -> Failure:
-    """A failure out of an errno that the mount answered, with the daemon's own reason where it gave one.
+    """Make a Failure from an errno that the mount returned, with the daemon's own reason if it gave one.
 
-    `subject` may be empty, where nobody knows what it was about.
+    `subject` is empty if the failing object is unknown.
     """
     number = error.errno or errno.EIO
     of = f"{subject}: " if subject else ""
     if number in (errno.ENOTCONN, errno.ECONNABORTED):
-        return Failure(f"{of}the daemon of the mount is gone; `imgfs mount` mounts anew", number, more)
+        return Failure(f"{of}the daemon of the mount has ended; `imgfs mount` starts it again", number, more)
     if number == errno.EINTR:
         return Failure(f"{of}interrupted by a signal, or because the daemon is stopping", number, more)
     if number == errno.ENOSPC and reason is None:

@@ -1,4 +1,4 @@
-"""Options and arguments that commands share, so that they are spelled and explained alike."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Command(click.Command):
-    """A command whose help ends with where the exit codes are explained."""
+    """A command whose help text ends with a pointer to the explanation of the exit codes."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Point to the program's help."""
@@ -26,7 +26,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A command with commands of its own, whose help ends likewise."""
+    """A command with subcommands, whose help text ends with the same pointer."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Point to the program's help."""
@@ -34,17 +34,17 @@ class Group(click.Group):
         formatter.write_text("Exit codes and environment: `imgfs --help`.")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of their use, which is that of their definition."""
+        """List the subcommands in the order in which they are defined."""
         return list(self.commands)
 
 
 def tree_of(ctx: click.Context) -> Tree:
-    """The tree that a command line is about while it is still being typed."""
+    """Return the tree that an incomplete command line refers to, for shell completion."""
     return Tree(os.fspath(ctx.params.get("mountpoint") or os.environ.get(VARIABLE) or DEFAULT_MOUNTPOINT))
 
 
 def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Registered names that begin so. Lists directories and so never asks a registry."""
+    """Complete registered names. Reads directories only, so no registry is asked."""
     try:
         names = [name.name for name in tree_of(ctx).names()]
     except OSError:
@@ -53,14 +53,14 @@ def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def format_option(default: str) -> Callable[[F], F]:
-    """`--format`, for what is a list or a document."""
+    """Add the option `--format` to a command that prints a list or a document."""
     return click.option(
         "--format",
         "form",
         type=click.Choice(["table", "json"]),
         default=default,
         show_default=True,
-        help="For people or for programs; keys of JSON are stable.",
+        help="Output for people (table) or programs (json). JSON keys are stable.",
     )
 
 
@@ -83,4 +83,4 @@ mountpoint_argument = click.argument(
 
 image_argument = click.argument("image", metavar="IMAGE", shell_complete=complete_name)
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only errors on stderr.")

@@ -1,4 +1,4 @@
-"""Writing what is exported: to stdout for a pipe, or to a file that has its name when it is whole and durable."""
+"""Write exported data to stdout, or to a file that gets its name only when it is complete and durable."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from imgfs.disk.durable import publish, temporary_name
 PIECE = 1 << 20
 
 Draw = Callable[[int], None]
-"""Told how many bytes are written."""
+"""Called with the number of bytes written so far."""
 
 
 def write_out(pieces: Iterable[bytes], draw: Draw) -> None:
-    """To stdout; flushed here, where a reader that is gone is no news."""
+    """Write to stdout and flush. Flushing here lets the caller handle a closed pipe."""
     try:
         _write(pieces, sys.stdout.buffer, draw)
         sys.stdout.buffer.flush()
@@ -31,9 +31,9 @@ def write_out(pieces: Iterable[bytes], draw: Draw) -> None:
 
 
 def write_file(pieces: Iterable[bytes], path: Path, draw: Draw) -> str:
-    """To a file under its name when it is whole; what is there and not regular (a pipe, /dev/null) is written to.
+    """Write to a file that gets its name when it is complete. An existing pipe or device is written to directly.
 
-    Returns the SHA-256 in hex.
+    Returns the SHA-256 of the data in hex.
     """
     final = Path(os.path.realpath(path))
     try:
@@ -46,13 +46,13 @@ def write_file(pieces: Iterable[bytes], path: Path, draw: Draw) -> str:
 
 
 def unwritten(error: OSError, where: str) -> Exception:
-    """A reader that has seen enough is no failure to tell of: the program ends quietly."""
+    """Return what to raise for a failed write: a quiet exit if the reader closed the pipe, else a Failure."""
     return error if error.errno == errno.EPIPE else from_os_error(error, where)
 
 
 @contextmanager
 def progress(total: int | None, *, is_wanted: bool) -> Generator[Draw]:
-    """Draws on a terminal, if it is wanted; `total` is None where nobody knows it yet."""
+    """Yield a function that draws a progress bar, if it is wanted and stderr is a terminal. `total` may be None."""
     if not is_wanted or not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -73,7 +73,7 @@ def _write(pieces: Iterable[bytes], file: BinaryIO, draw: Draw) -> str:
 
 
 def _write_whole(pieces: Iterable[bytes], final: Path, draw: Draw) -> str:
-    """It has no name until it is whole, where the filesystem can do that: so a kill leaves nothing there."""
+    """Write to an unnamed file first, if the filesystem supports it, so that a killed command leaves nothing behind."""
     temporary = final.parent / temporary_name()
     try:
         with _nameless(final.parent) or temporary.open("xb") as file:
@@ -90,7 +90,7 @@ def _write_whole(pieces: Iterable[bytes], final: Path, draw: Draw) -> str:
 
 
 def _nameless(directory: Path) -> BinaryIO | None:
-    """A new file without a name; None where there can be none (open(2), O_TMPFILE)."""
+    """Create a file without a name (open(2), O_TMPFILE). Returns None if the filesystem does not support it."""
     try:
         return os.fdopen(os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666), "wb")
     except OSError as error:
@@ -100,7 +100,7 @@ def _nameless(directory: Path) -> BinaryIO | None:
 
 
 def _name(file: BinaryIO, path: Path) -> None:
-    """Give it its first name. With a descriptor for a directory, os.link follows links; without, it does not."""
+    """Give the file its first name. os.link follows /proc/self/fd links only if a directory descriptor is passed."""
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=directory, follow_symlinks=True)

@@ -1,4 +1,4 @@
-"""The program: its commands by name, each loaded when it is called, and where failures become exit codes."""
+"""The program: a table of commands, each imported when it is called, and the place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _COMMANDS = {
 
 
 class _Misused(click.ClickException):
-    """What click says of wrong usage, with its exit code also where stderr takes nothing."""
+    """click's usage error. Keeps its exit code even if stderr cannot be written to."""
 
     def __init__(self, error: click.UsageError) -> None:
         super().__init__(error.message)
@@ -60,7 +60,7 @@ class _Misused(click.ClickException):
         self.exit_code = error.exit_code  # pyright: ignore[reportAttributeAccessIssue] - a class variable in click
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """As ever."""
+        """Print the usage error; ignore a stderr that cannot be written to."""
         with suppress(OSError):
             self._error.show(file)
 
@@ -69,7 +69,7 @@ class Program(click.Group):
     """The group of all commands."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run as a program. A shell that asks for completions gets imgfs's own classes."""
+        """Run as a program. For shell completion it loads imgfs's own completion classes first."""
         if "_IMGFS_COMPLETE" in os.environ:
             importlib.import_module("imgfs.cli.manual.completion")
         try:
@@ -79,28 +79,28 @@ class Program(click.Group):
             failure.show()
             raise SystemExit(failure.exit_code) from None
         finally:
-            gc.freeze()  # the process ends: looking for cycles among all that was imported would take 7 ms
+            gc.freeze()  # the process ends; a last garbage collection over all imported modules would take 7 ms
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """As ever."""
+        """Parse the command line; usage errors become `_Misused`."""
         try:
             return super().make_context(*args, **extra)
         except click.UsageError as error:
             raise _Misused(error) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of their use."""
+        """List the commands in the order of the table."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module."""
+        """Import the module of a command and return the command."""
         if cmd_name not in _COMMANDS:
             return None
         attribute = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         return getattr(importlib.import_module(_COMMANDS[cmd_name]), attribute)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; every failure it has becomes a sentence and an exit code."""
+        """Run the command. Every error becomes a message and an exit code."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -119,12 +119,12 @@ class Program(click.Group):
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"{EXIT_CODES} IMGFS_MOUNTPOINT in the environment says where the tree is mounted. More: `imgfs man`.",
+    epilog=f"{EXIT_CODES} The environment variable IMGFS_MOUNTPOINT names the mountpoint. More: `imgfs man`.",
 )
 @click.version_option(__version__, prog_name="imgfs")
 def main() -> None:
     """Container images as files.
 
-    `imgfs mount DIR` shows images/, content/ and snapshots/ below DIR; reading an image that is not here brings it in.
-    The other commands are sugar over those files. `imgfs COMMAND --help` explains one.
+    `imgfs mount DIR` shows images/, content/ and snapshots/ below DIR. Reading an image that is not local fetches it.
+    The other commands are shortcuts for operations on those files. `imgfs COMMAND --help` explains one command.
     """

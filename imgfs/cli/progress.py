@@ -1,4 +1,4 @@
-"""What moves on a terminal. Imported only where there is one, because rich takes its time to load."""
+"""Progress bars on a terminal. Imported only if stderr is a terminal, because rich is slow to import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORDS = {"local": "here", "absent": "waiting", "loading": "loading", "failed": 
 
 @contextmanager
 def image_progress(console: Console | None = None) -> Generator[Callable[[Status], None]]:
-    """A bar for each layer and one for all of the image, on stderr, for as long as the context lasts."""
+    """Show a bar for each layer and one for the whole image on stderr while the context is open."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -43,7 +43,7 @@ def image_progress(console: Console | None = None) -> Generator[Callable[[Status
 
 @contextmanager
 def byte_progress(total: int | None, console: Console | None = None) -> Generator[Callable[[int], None]]:
-    """One bar on stderr for something that is written; `total` is None where nobody knows it yet."""
+    """Show one bar on stderr for bytes that are written. `total` is None if it is unknown."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         bar = progress.add_task("", total=total)
@@ -56,13 +56,13 @@ def byte_progress(total: int | None, console: Console | None = None) -> Generato
 
 @contextmanager
 def push_progress(console: Console | None = None) -> Generator[Callable[[int, int, int], None]]:
-    """One bar on stderr for a push: told how many bytes are done, of how many, and how many blobs are on their way."""
+    """Show one bar on stderr for a push. The yielded function takes bytes done, bytes in total, and blobs in flight."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("{task.fields[word]}", markup=False))
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         bar = progress.add_task("", total=None, word="")
 
         def draw(done: int, total: int, running: int) -> None:
-            progress.update(bar, completed=done, total=total, word=f"{running} blobs on their way" if running else "")
+            progress.update(bar, completed=done, total=total, word=f"{running} blobs in flight" if running else "")
 
         yield draw
 
@@ -82,7 +82,7 @@ def _move_total(progress: Progress, bars: dict[str, TaskID], status: Status) -> 
 
 
 def watch(render: Callable[[], tuple[str, bool]], console: Console | None = None) -> None:
-    """Show what `render` returns, again and again, until it says that this was the last one."""
+    """Show what `render` returns, repeatedly, until its second value says that this was the last one."""
     with Live(console=console or Console(), auto_refresh=False) as live:
         while True:
             text, is_last = render()

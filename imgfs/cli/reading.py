@@ -1,4 +1,4 @@
-"""How far a command is that reads a whole state directory: one line on a terminal, nothing elsewhere."""
+"""Progress of a command that reads a whole state directory: one line on a terminal, nothing otherwise."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from imgfs.cli.failure import printable
 from imgfs.cli.table import human_size
 
 _STEP = 26
-"""The line changes each 2 ** 26 bytes, and with each thing that is looked at."""
+"""The line is redrawn every 2 ** 26 bytes and for each object."""
 _WIDTH = 60
 
 
 class Reading:
-    """Bytes read, of how many, and where."""
+    """The number of bytes read, the expected total, and the current object."""
 
     def __init__(self, *, is_shown: bool) -> None:
         self._is_shown = is_shown
@@ -26,22 +26,22 @@ class Reading:
         self._place = ""
 
     def expect(self, total: int) -> None:
-        """About so many bytes will be read."""
+        """Set the approximate total."""
         self._total = total
 
     def at(self, place: str) -> None:
-        """This is looked at now."""
+        """Set the object that is being read."""
         self._place = place
         self._draw()
 
     def moved(self, count: int) -> None:
-        """So many bytes more were read."""
+        """Add `count` bytes."""
         before, self._read = self._read, self._read + count
         if before >> _STEP != self._read >> _STEP:
             self._draw()
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._is_shown:
             click.echo("\r\x1b[K", nl=False, err=True)
 
@@ -54,7 +54,7 @@ class Reading:
 
 @contextmanager
 def reading() -> Generator[Reading]:
-    """A line on stderr while the block runs, if that is a terminal."""
+    """Show a progress line on stderr while the context is open, if stderr is a terminal."""
     progress = Reading(is_shown=sys.stderr.isatty())
     try:
         yield progress

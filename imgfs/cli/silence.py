@@ -1,4 +1,4 @@
-"""Commands that use rooms which log: what these have to say is told by the command, or not at all."""
+"""Suppress logging in commands that use modules of the daemon: such a command reports failures itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def silent() -> Generator[None]:
-    """Nothing is logged while the block runs; a plugin that cannot be imported would be a traceback on stderr."""
+    """Disable logging in the context; without this, a plugin that cannot be imported prints a traceback on stderr."""
     logger = logging.getLogger("imgfs")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)

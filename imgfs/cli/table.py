@@ -1,4 +1,4 @@
-"""Facts as text: aligned columns for people, JSON for programs, sizes and times as people read them."""
+"""Format results: aligned tables for people, JSON for programs, readable sizes and times."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Columns two spaces apart under their heads; those in `right` end together. No line ends in spaces."""
+    """Format a table with columns two spaces apart. Columns in `right` are right-aligned. No line ends in spaces."""
     return "\n".join(table_lines(head, rows, right))
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
-    """The lines of such a table, one after the other."""
+    """Yield the lines of a table that `render_table` would format."""
     widths = [len(cell) for cell in head]
     for row in rows:
         widths = [max(width, len(printable(cell))) for width, cell in zip(widths, row, strict=True)]
@@ -30,12 +30,12 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], right: Colle
 
 
 def render_json(value: object) -> str:
-    """Indented JSON."""
+    """Format a value as indented JSON."""
     return json.dumps(value, indent=2)
 
 
 def human_size(count: int) -> str:
-    """Bytes in decimal units, as registries and disks count them: `57.2 MB`."""
+    """Format a number of bytes in decimal units, as registries and disks use them: `57.2 MB`."""
     size, unit = float(count), 0
     while size >= 999.95 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1
@@ -43,7 +43,7 @@ def human_size(count: int) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Whole seconds, minutes or hours, as one estimates them: `48s`, `3m12s`, `2h05m`."""
+    """Format a duration in whole seconds, minutes or hours: `48s`, `3m12s`, `2h05m`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -52,16 +52,16 @@ def human_seconds(seconds: float) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """The algorithm and twelve hex digits."""
+    """Shorten a digest to its algorithm and twelve hex digits."""
     algorithm, _, hexadecimal = digest.partition(":")
     return f"{algorithm}:{hexadecimal[:12]}"
 
 
 def local_time(moment: int) -> str:
-    """ns since the epoch to the minute, in the local zone."""
+    """Format ns since the epoch to the minute, in the local time zone."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment // 10**9))
 
 
 def utc_time(moment: int) -> str:
-    """ns since the epoch to the second, as RFC 3339 in UTC."""
+    """Format ns since the epoch to the second, as RFC 3339 in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment // 10**9))

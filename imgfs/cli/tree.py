@@ -1,6 +1,7 @@
-"""The mounted tree as the command line uses it: paths, names, status, and the daemon's word on what failed.
+"""The mounted tree as the command line uses it: paths, names, status, and the daemon's error messages.
 
-Owns which file answers which question. Nothing here asks a registry except where it says so.
+This module owns the knowledge of which file answers which question. A method asks a registry only if its docstring
+says so.
 """
 
 from __future__ import annotations
@@ -76,17 +77,17 @@ class RegisteredName:
 
 
 class Tree:
-    """The tree mounted at `path`."""
+    """A mounted tree at `path`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     @classmethod
     def open(cls, path: str) -> Tree:
-        """The tree at `path`; fails, saying what to do, where none answers."""
+        """Return the tree at `path`. Raises Failure, with a cure, if no daemon answers there."""
         tree = cls(os.path.abspath(path))
         try:
-            os.statvfs(tree.path)  # of a dead daemon's mount the kernel still knows what stat asks for, but not this
+            os.statvfs(tree.path)  # stat(2) of a dead mount can be answered from the kernel's cache; statfs(2) cannot
             os.stat(f"{tree.path}/.imgfs/version")
         except OSError as error:
             raise _unmounted(tree.path, error) from None
@@ -94,7 +95,7 @@ class Tree:
 
     @property
     def log(self) -> str:
-        """The daemon's log, as a file of the tree."""
+        """The path of the daemon's log in the tree."""
         return f"{self.path}/.imgfs/log"
 
     def image(self, digest: str) -> str:
@@ -102,29 +103,29 @@ class Tree:
         return f"{self.path}/images/{digest}"
 
     def pull_door(self, digest: str) -> str:
-        """The unlisted file that brings all of an image here when it is opened."""
+        """The unlisted file that pulls the whole image when it is opened."""
         return f"{self.image(digest)}/pull"
 
     def pull(self, digest: str) -> str:
-        """Bring all of an image here, durably; returns the chain ID. Raises OSError."""
+        """Pull the whole image. Returns the chain ID when all of it is durable. Raises OSError."""
         return self.read(self.pull_door(digest)).decode().strip()
 
     def push_door(self, digest: str, name: str, *, all_platforms: bool, referrers: bool) -> str:
-        """The unlisted file that pushes an image to `name` when it is opened, and holds the report."""
+        """The unlisted file that pushes an image to `name` when it is opened; its content is the report."""
         options = ",".join(word for word, on in (("all", all_platforms), ("referrers", referrers)) if on)
         return f"{self.image(digest)}/push{':' if options else ''}{options}/{name}"
 
     def referrers(self, digest: str) -> str:
-        """The directory of what refers to an image."""
+        """The directory of an image's referrers."""
         return f"{self.image(digest)}/referrers"
 
     def referrers_door(self, digest: str, artifact_type: str | None) -> str:
-        """The unlisted file that asks the registries what refers to an image, of one type maybe, when it is opened."""
+        """The unlisted file that asks the registries for an image's referrers, optionally of one artifact type."""
         of_type = "" if artifact_type is None else f":{quote(artifact_type, safe='')}"
         return f"{self.referrers(digest)}/refresh{of_type}"
 
     def list_door(self, host: str, repository: str) -> str:
-        """The unlisted file that asks for the tags of a repository, or without one for a registry's repositories."""
+        """The unlisted file that asks a registry for the tags of a repository, or for its repositories."""
         return f"{self.link(host)}/{repository}/_tags" if repository else f"{self.link(host)}/_catalog"
 
     @property
@@ -133,19 +134,19 @@ class Tree:
         return f"{self.path}/images"
 
     def link(self, name: str) -> str:
-        """The symbolic link that a name is, or would be. Looking an unregistered one up asks its registry."""
+        """The symbolic link of a name. Looking up an unregistered name asks its registry."""
         return f"{self.path}/images/{name}"
 
     def blob(self, digest: str) -> str:
-        """The file of a blob. Opening one that is not here fetches it."""
+        """The file of a blob. Opening a blob that is not local fetches it."""
         return f"{self.path}/content/{digest}"
 
     def ingest(self, ref: str) -> str:
-        """The writer of a ref; one without `/`."""
+        """The file of an ingest. `ref` has no `/`."""
         return f"{self.path}/content/ingest/{ref}"
 
     def layer(self, diff_id: str) -> str:
-        """The uncompressed tar of a layer that a known chain has; unlisted."""
+        """The unlisted file with the uncompressed tar of a layer in a known chain."""
         return f"{self.path}/.imgfs/layers/{diff_id}"
 
     def lease(self, id: str) -> str:
@@ -153,7 +154,7 @@ class Tree:
         return f"{self.path}/.imgfs/leases/{id}"
 
     def discard(self, digests: Sequence[str]) -> None:
-        """Remove those of these blobs that nothing refers to, a few hundred at most. Fails as the daemon does."""
+        """Remove the blobs among `digests` (a few hundred at most) that nothing refers to. Raises OSError."""
         try:
             os.setxattr(f"{self.path}/.imgfs", "user.imgfs.gc", " ".join(["discard", *digests]).encode())
         except OSError as error:
@@ -170,11 +171,11 @@ class Tree:
         return f"{self.path}/snapshots"
 
     def snapshot(self, id: str) -> str:
-        """A snapshot's directory, or the link that a view is. `id` is a chain ID, a name, or `active/<key>`."""
+        """The directory of a snapshot, or the link of a view. `id` is a chain ID, a name, or `active/<key>`."""
         return f"{self.path}/snapshots/{id}"
 
     def snapshot_rootfs(self, id: str) -> str:
-        """Where a snapshot's files are, without a colon below the mountpoint. Walking there mounts it."""
+        """The rootfs of a snapshot, without a colon below the mountpoint. Walking into it mounts the view."""
         return f"{self.snapshot(without_colons(id))}/rootfs"
 
     @property
@@ -183,7 +184,7 @@ class Tree:
         return f"{self.path}/containers"
 
     def container_states(self, *, running: bool) -> str:
-        """The unlisted file with the states of all containers, or of those that have not ended."""
+        """The unlisted file with the states of all containers, or of the running ones."""
         return f"{self.containers}/{'_running' if running else '_all'}"
 
     def container(self, id: str) -> str:
@@ -191,15 +192,15 @@ class Tree:
         return f"{self.containers}/{id}"
 
     def deleted_container(self, id: str) -> str:
-        """The file that tells how a deleted container ended."""
+        """The file with the exit status of a deleted container."""
         return f"{self.path}/.imgfs/deleted/containers/{id}"
 
     def names(self) -> Iterator[RegisteredName]:
-        """Every registered name, sorted."""
+        """Yield every registered name, sorted."""
         return self._below("")
 
     def is_registered(self, name: str) -> bool:
-        """Whether `name` is listed in its directory."""
+        """Return whether `name` is listed in its directory. Sends no request."""
         parent, _, last = name.rpartition("/")
         try:
             with os.scandir(self.link(parent)) as entries:
@@ -208,27 +209,27 @@ class Tree:
             return False
 
     def digests(self) -> list[str]:
-        """The digest of every image that has a name, sorted."""
+        """Return the digest of every image that has a name, sorted."""
         return sorted(name for name in os.listdir(f"{self.path}/images") if is_digest(name))
 
     def status(self, digest: str) -> Status:
-        """What is local of an image. Raises OSError: FileNotFoundError where nothing here mentions it."""
+        """Return an image's status.json. Raises OSError; FileNotFoundError if the image is unknown."""
         return cast("Status", self.read_json(f"{self.image(digest)}/status.json"))
 
     def transfers(self) -> list[Transfer]:
-        """What is on its way now, the oldest first. Raises OSError."""
+        """Return the running transfers, oldest first. Raises OSError."""
         found: list[Transfer] = []
         for name in os.listdir(f"{self.path}/.imgfs/transfers"):
             try:
                 found.append(cast("Transfer", self.read_json(f"{self.path}/.imgfs/transfers/{name}")))
             except FileNotFoundError:
-                continue  # it ended while this one looked
+                continue  # the transfer ended after the directory was read
         return sorted(found, key=lambda one: (one["started"], one["name"]))
 
     def read(self, path: str) -> bytes:
-        """All of a file of the tree, in as few trips to the daemon as it takes: `open` asks thrice for its size.
+        """Return the content of a file of the tree. Raises OSError.
 
-        Raises OSError.
+        Uses os.read, because `open` calls fstat and seek before it reads: three more requests to the daemon.
         """
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -240,25 +241,25 @@ class Tree:
         return b"".join(pieces)
 
     def read_json(self, path: str) -> Any:
-        """The JSON value in a file of the tree. Raises OSError; fails where the file holds none."""
+        """Return the JSON value in a file of the tree. Raises OSError, and Failure if the file is not JSON."""
         data = self.read(path)
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise Failure(f"{path}: is no JSON: {error}", errno.EBADMSG) from None
+            raise Failure(f"{path}: is not JSON: {error}", errno.EBADMSG) from None
 
     def read_json_array(self, path: str) -> Iterator[Any]:
-        """The values of a JSON array in a file of the tree, as they are read. Raises as `read_json`."""
+        """Yield the values of a JSON array in a file of the tree. Raises as `read_json` does."""
         from imgfs.cli.array import read_array
 
         with open(path, encoding="utf-8") as file:
             try:
                 yield from read_array(file)
             except (ValueError, RecursionError) as error:
-                raise Failure(f"{path}: is no JSON array: {error}", errno.EBADMSG) from None
+                raise Failure(f"{path}: is not a JSON array: {error}", errno.EBADMSG) from None
 
     def reason(self, *paths: str) -> str | None:
-        """The daemon's sentence on what failed last, from the first of `paths` that has one."""
+        """Return the daemon's last error message (user.imgfs.error) from the first of `paths` that has one."""
         for path in paths:
             try:
                 return os.getxattr(path, "user.imgfs.error").decode(errors="replace")
@@ -267,9 +268,9 @@ class Tree:
         return None
 
     def failure(self, error: OSError, digest: str, subject: str, *paths: str) -> Failure:
-        """The failure of an operation on the image `digest`, in the daemon's words where it left some on `paths`.
+        """Make a Failure for an operation on the image `digest`, with the daemon's message if one of `paths` has it.
 
-        Python calls again what a stopping daemon has interrupted, and then finds no tree: that is told as such.
+        Python retries a call that a stopping daemon interrupted, and the retry finds no tree. The message says so.
         """
         if gone := self._gone(error, subject):
             return gone
@@ -277,27 +278,27 @@ class Tree:
         return from_os_error(error, subject, self.reason(*paths, self.image(digest)), more)
 
     def snapshot_failure(self, error: OSError, id: str) -> Failure:
-        """The failure of an operation on a snapshot, in the daemon's words where its directory has some."""
+        """Make a Failure for an operation on a snapshot, with the daemon's message if its directory has one."""
         subject = f"snapshot {id}"
         return self._gone(error, subject) or from_os_error(error, subject, self.reason(self.snapshot(id)), self.log)
 
     def container_failure(self, error: OSError, id: str) -> Failure:
-        """The failure of an operation on a container, in the daemon's words where its directory has some."""
+        """Make a Failure for an operation on a container, with the daemon's message if its directory has one."""
         subject = f"container {id}"
         return self._gone(error, subject) or from_os_error(error, subject, self.reason(self.container(id)), self.log)
 
     def blob_failure(self, error: OSError, path: str, subject: str) -> Failure:
-        """The failure of an operation on a blob, an ingest or a layer's tar, in the daemon's words if it left some."""
+        """Make a Failure for an operation on a blob, ingest or layer tar, with the daemon's message if there is one."""
         return self._gone(error, subject) or from_os_error(error, subject, self.reason(path), self.log)
 
     def _gone(self, error: OSError, subject: str) -> Failure | None:
-        """The failure where the tree is or was unmounted meanwhile; one whose daemon died stays behind, dead."""
+        """Return a Failure if the tree is being or has been unmounted; None otherwise."""
         if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED) or not self._is_going(error):
             return None
         return Failure(f"{subject}: the daemon is stopping; `imgfs mount {self.path}` starts it again", errno.EINTR)
 
     def _is_going(self, failure: OSError) -> bool:
-        """Whether the tree is there no more, or answers that it will not be soon."""
+        """Return whether the tree is unmounted, or its daemon answers that it is stopping."""
         try:
             os.stat(f"{self.path}/.imgfs/version")
         except OSError as error:
@@ -309,7 +310,7 @@ class Tree:
             with os.scandir(self.link(prefix)) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except FileNotFoundError:
-            return  # its last name went while this one walked
+            return  # the last name below was removed during the walk
         for entry in entries:
             name = f"{prefix}/{entry.name}" if prefix else entry.name
             if entry.is_symlink():
@@ -332,8 +333,8 @@ def _unmounted(path: str, error: OSError) -> Failure:
         reason = f"no tree is mounted there; `imgfs mount {path}` mounts one, --mountpoint names another"
         return Failure(f"{path}: {reason}", errno.ENODEV)
     if number in (errno.ENOTCONN, errno.ECONNABORTED):
-        return Failure(f"{path}: its daemon is gone; `imgfs mount {path}` mounts it anew", number)
+        return Failure(f"{path}: its daemon has ended; `imgfs mount {path}` mounts it again", number)
     if number == errno.EACCES:
-        reason = "no permission; be root or the user who mounted it, or open it with `access` in the configuration"
+        reason = "no permission; use root or the user who mounted it, or set `access` in the configuration"
         return Failure(f"{path}: {reason}", number)
     return from_os_error(error, path)

@@ -67,7 +67,7 @@ def test_own_name_is_the_repository_of_several() -> None:
 
 
 def test_archive_without_a_name_needs_one() -> None:
-    with pytest.raises(Failure, match=r"it says: 1\.0.*SOURCE NAME") as caught:
+    with pytest.raises(Failure, match=r"found: 1\.0.*SOURCE NAME") as caught:
         chosen([listed("1", "1.0")])
     assert caught.value.exit_code == 2
 

@@ -96,7 +96,7 @@ def test_ps_of_many_holds_few(tree: PlainTree, run: Run, deleted: Path) -> None:
 def test_ps_says_where_there_is_no_list(tree: PlainTree, run: Run) -> None:
     (tree.path / "containers/_all").write_text('[{"id": "web"}, ')
     done = run("ps", "-aq")
-    assert (done.exit_code, "_all: is no JSON array" in done.stderr) == (6, True)
+    assert (done.exit_code, "_all: is not a JSON array" in done.stderr) == (6, True)
 
 
 def test_one_damaged_container_keeps_nobody_from_seeing_the_others(tree: PlainTree, run: Run, deleted: Path) -> None:

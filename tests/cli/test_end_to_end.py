@@ -116,7 +116,7 @@ def test_tag_moves_a_name_and_refuses_what_is_none(mounted: Mounted, registry: F
     assert os.readlink(mounted.image("mytool")) == NEXT.digest
     refused = mounted.run("tag", first, "..")
     assert refused.returncode == 2
-    assert "expected host/repository:tag or a plain word" in refused.stderr
+    assert "expected host/repository:tag or a single word" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["pull", "inspect"])
@@ -244,7 +244,7 @@ def test_dead_daemon_is_1_and_the_failure_says_what_to_do(mounted: Mounted) -> N
     mounted.kill()
     done = mounted.run("ls")
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"`imgfs mount {mounted.path}` mounts it anew" in done.stderr
+    assert f"`imgfs mount {mounted.path}` mounts it again" in done.stderr
 
 
 def test_mount_over_a_live_one_and_a_state_in_use_are_7(mounted: Mounted, tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_without_a_mount_the_failure_says_how_to_make_one(tmp_path: Path, comman
 @pytest.mark.parametrize(
     ("number", "code", "sentence"),
     [
-        (errno.EACCES, 4, "be root or the user who mounted it"),
-        (errno.ENOTCONN, 1, "its daemon is gone"),
+        (errno.EACCES, 4, "use root or the user who mounted it"),
+        (errno.ENOTCONN, 1, "its daemon has ended"),
         (errno.EIO, 1, "Input/output error"),
     ],
 )

@@ -54,14 +54,14 @@ def test_each_part_is_told_and_the_sums(run: Run, tree: PlainTree) -> None:
         "         KIND   DIGEST                 SIZE  FROM",
         f"sent     layer  {short}  1.5 kB",
         f"mounted  layer  {short}  3.0 kB  team/base",
-        f"{TARGET} is {BOX.digest}: 1.5 kB sent, 3.0 kB mounted, 0 B there already",
+        f"{TARGET} is {BOX.digest}: 1.5 kB sent, 3.0 kB mounted, 0 B already present",
     ]
 
 
 def test_a_mirror_that_gets_it_is_named(run: Run, tree: PlainTree) -> None:
     tree.add(BOX, "box")
     door(tree, TARGET, report("sent", mirror="mirror.test"))
-    told = "imgfs: registry.test:5000 is pushed to at mirror.test, as its hosts.toml says\n"
+    told = "imgfs: pushes to registry.test:5000 go to mirror.test, as its hosts.toml says\n"
     assert run("push", "box", TARGET).stderr == told
     assert run("push", "-q", "box", TARGET).stderr == ""
 
@@ -83,7 +83,7 @@ def test_what_has_no_name_at_a_registry_needs_one(run: Run, tree: PlainTree, ima
     tree.add(BOX, "box")
     done = run("push", image)
     assert done.exit_code == 2
-    assert "say where to push it to" in done.stderr
+    assert "give the target" in done.stderr
 
 
 def test_an_empty_name_is_not_the_image_s_own(run: Run, tree: PlainTree) -> None:

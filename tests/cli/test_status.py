@@ -29,7 +29,7 @@ def test_overview_is_a_line_an_image_and_tells_what_is_loading(run: Run, tree: P
 
 def test_overview_of_an_image_of_which_nothing_is_known(run: Run, tree: PlainTree) -> None:
     tree.add(BOX, "box", parts=[], complete=False)
-    assert "nothing known" in run("status").stdout
+    assert "unknown" in run("status").stdout
 
 
 def test_details_are_a_line_a_part(run: Run, tree: PlainTree) -> None:
@@ -86,7 +86,7 @@ def test_json_is_the_object_of_one_image_and_arrays_of_all(run: Run, tree: Plain
 def test_unregistered_image_is_not_found_and_not_looked_up(run: Run, tree: PlainTree) -> None:
     done = run("status", "quay.io/x/y:1")
     assert done.exit_code == 3
-    assert "quay.io/x/y:1: is not registered here" in done.stderr
+    assert "quay.io/x/y:1: is not registered" in done.stderr
 
 
 def test_image_whose_status_is_gone_is_not_found(run: Run, tree: PlainTree) -> None:

@@ -244,7 +244,7 @@ def test_two_imports_of_one_archive_at_once_wait_for_one_another(scene: Scene) -
         until(lambda: ref.stat().st_size >= PIECE)
         second.stdin.write(data[: PIECE + 4096])  # more than it waits for, and no more than a pipe takes beyond
         second.stdin.flush()
-        assert b"another writer is at work on import-sha256:" in second.stderr.readline()
+        assert b"another writer has import-sha256:" in second.stderr.readline()
         first.stdin.write(data[half:])
         assert first.communicate(timeout=PATIENCE) == said
         second.stdin.write(data[PIECE + 4096 :])
@@ -384,7 +384,7 @@ def test_source_that_is_not_there_is_3_and_a_terminal_is_2(scene: Scene, tmp_pat
     os.close(theirs)
     os.close(ours)
     assert asked.returncode == 2
-    assert b"no archive comes from a terminal" in asked.stderr
+    assert b"an archive is not read from a terminal" in asked.stderr
 
 
 def test_garbage_collection_keeps_what_no_registry_has(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_what_is_wrong_with_the_command_is_told(scene: Scene, tmp_path: Path) ->
     made.write_layout(tmp_path / "layout", "latest")
     assert scene.mounted.run("import", str(tmp_path / "layout"), "words").returncode == 0
     unsaid = scene.mounted.run("push", "words")
-    assert (unsaid.returncode, "say where to push it to" in unsaid.stderr) == (2, True)
+    assert (unsaid.returncode, "give the target" in unsaid.stderr) == (2, True)
     wrong = scene.mounted.run("push", name, f"{scene.target.host}/words@{Digest.of(b'else')}")
     assert (wrong.returncode, made.digest in wrong.stderr) == (2, True)
     assert scene.mounted.run("push", "--platform", "linux/s390x", name).returncode == 3

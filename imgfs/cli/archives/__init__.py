@@ -1,1 +1,1 @@
-"""Images out of archives and into them."""
+"""Commands that import and export archives."""

@@ -1,4 +1,4 @@
-"""Images of the mount as an archive's: which one of an index is meant, and the bytes of all that it refers to."""
+"""Choose the image of an index to export, and read the blobs that it refers to from the mount."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STORED, _SOURCE = "user.imgfs.verified", "user.imgfs.source"
 
 
 class MountBlobs:
-    """Blobs (archives/contract.py) below content/: opening one that is not here fetches it."""
+    """The Blobs contract (archives/contract.py) on content/ of the mount. Opening a missing blob fetches it."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -32,36 +32,34 @@ class MountBlobs:
         except FileNotFoundError:
             facts = []
         if not {_STORED, _SOURCE} & set(facts):
-            raise NotFound(f"blob {descriptor.digest}: is not here, and nobody knows where it can be had")
+            raise NotFound(f"blob {descriptor.digest}: is not local, and no registry is known to have it")
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """See Blobs; for manifests and indexes."""
+        """Read a manifest or index. See Blobs."""
         if descriptor.size > limit:
-            raise TooLarge(f"blob {descriptor.digest}: has {descriptor.size} bytes, the limit is {limit}")
+            raise TooLarge(f"blob {descriptor.digest}: has {descriptor.size} bytes; the limit is {limit}")
         return self.checked(descriptor, read_document(self._tree, Found(descriptor.digest)))
 
     def whole(self, descriptor: Descriptor) -> bytes:
-        """All of a blob, in memory."""
+        """Read a whole blob into memory."""
         return self.checked(descriptor, b"".join(self.pieces(descriptor.digest)))
 
     def checked(self, descriptor: Descriptor, data: bytes) -> bytes:
-        """`data`, if they are what the descriptor promises; raises VerificationFailed."""
+        """Return `data`. Raises VerificationFailed if it differs from the descriptor in size or digest."""
         if len(data) != descriptor.size or Digest.of(data, descriptor.digest.algorithm) != descriptor.digest:
-            raise VerificationFailed(
-                f"blob {descriptor.digest}: {len(data)} bytes came, and not the {descriptor.size} that were promised"
-            )
+            raise VerificationFailed(f"blob {descriptor.digest}: got {len(data)} bytes, expected {descriptor.size}")
         return data
 
     def pieces(self, digest: Digest) -> Iterator[bytes]:
-        """The bytes of a blob."""
+        """Yield the bytes of a blob."""
         return self._pieces(self._tree.blob(digest), f"blob {digest}")
 
     def layer_pieces(self, diff_id: Digest) -> Iterator[bytes]:
-        """The bytes of a layer's tar."""
+        """Yield the bytes of a layer's tar."""
         return self._pieces(self._tree.layer(diff_id), f"layer {diff_id}")
 
     def _pieces(self, path: str, subject: str) -> Iterator[bytes]:
-        """A failure to read is told in the daemon's words, unlike one of who takes them."""
+        """Yield the bytes of a file. Only read errors become a Failure with the daemon's reason, not the consumer's."""
         try:
             file = open(path, "rb", buffering=0)  # noqa: SIM115
         except OSError as error:
@@ -78,9 +76,9 @@ class MountBlobs:
 
 
 def choose_image(tree: Tree, found: Found, wanted: Platform | None, *, all_platforms: bool) -> Listed:
-    """The image to export: all of an index, or the one of it that suits `wanted` (None: the mount's platform).
+    """Return the image to export: a whole index, or its image for `wanted` (None: the mount's platform).
 
-    Its documents are fetched. Raises NotFound, naming what there is, where nothing suits.
+    Fetches the documents. Raises NotFound, with the list of platforms, if no image matches.
     """
     data = read_document(tree, found)
     document = parse_document(data)
@@ -100,7 +98,7 @@ def choose_image(tree: Tree, found: Found, wanted: Platform | None, *, all_platf
 
 
 def read_document(tree: Tree, found: Found) -> bytes:
-    """An index or a manifest, by the image's directory: so it is fetched, and what it mentions becomes known."""
+    """Read an index or manifest through the image's directory, so that the daemon records its blobs."""
     image = tree.image(found.digest)
     try:
         try:
@@ -127,5 +125,5 @@ def _descend(subject: str, index: ImageIndex, wanted: Platform, blobs: MountBlob
     if not isinstance(document, ImageIndex):
         return Descriptor(child.digest, child.size, child.media_type, platform=child.platform)
     if depth == INDEX_NESTING_MAX:
-        raise TooLarge(f"{subject}: indexes nested deeper than {INDEX_NESTING_MAX}")
+        raise TooLarge(f"{subject}: indexes are nested deeper than {INDEX_NESTING_MAX}")
     return _descend(subject, document, wanted, blobs, depth + 1)

@@ -1,4 +1,4 @@
-"""`imgfs export`: images as an OCI layout or a docker-archive, to a file, a directory or a pipe."""
+"""`imgfs export`: write images as an OCI layout or a docker-archive to a file, a directory or a pipe."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ OCI, OCI_DIRECTORY, DOCKER = "oci", "oci-dir", "docker-archive"
 
 @click.command(cls=Command)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", shell_complete=complete_name)
-@click.option(
-    "-o", "--output", metavar="DEST", type=click.Path(), help="A file or a directory. Default: stdout, also `-`."
-)
+@click.option("-o", "--output", metavar="DEST", type=click.Path(), help="A file or a directory. Default: stdout (`-`).")
 @click.option(
     "--as",
     "form",
     type=click.Choice([OCI, OCI_DIRECTORY, DOCKER]),
-    help=f"What to write. Default: {OCI_DIRECTORY} if DEST is a directory or ends with `/`, else {OCI}, a tar.",
+    help=f"The format. Default: {OCI_DIRECTORY} if DEST is a directory or ends with `/`, else {OCI} (a tar).",
 )
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, this image. Default: the mount's platform.")
-@click.option("--all-platforms", is_flag=True, help="Of an index, all that it lists, and the index itself.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Export this platform of an index. Default: the mount's.")
+@click.option("--all-platforms", is_flag=True, help="Export an index with all images that it lists.")
 @mountpoint_option
 @quiet_option
 def export(
@@ -41,10 +39,10 @@ def export(
 ) -> None:
     """Write images to a file, a directory or a pipe.
 
-    As the tar of an OCI image layout, which skopeo, podman, ctr and docker read; as such a layout in a directory; or as
-    what `docker load` reads. What is not here is fetched, and every byte is verified. The same images are the same
-    bytes. A file has its name when it is whole and durable. A directory keeps the images that are in it; an export into
-    it that was interrupted goes on when it is started again.
+    The format is the tar of an OCI image layout (read by skopeo, podman, ctr and docker), an OCI layout in a directory,
+    or a docker-archive (read by `docker load`). Missing blobs are fetched and every byte is verified. Exporting the
+    same images again produces the same bytes. A file gets its name when it is complete and durable. A directory keeps
+    the images that it has already; an interrupted export into it continues when it is repeated.
     """
     output = None if output == "-" else output
     form = form or _form(output)
@@ -71,10 +69,10 @@ def _check(output: str | None, form: str, platform: str | None, *, all_platforms
     if output is None and form == OCI_DIRECTORY:
         raise click.UsageError(f"--as {OCI_DIRECTORY} needs a directory; name one with -o")
     if output is None and sys.stdout.isatty():
-        raise click.UsageError("an archive is nothing for a terminal; name a file with -o, or pipe it: | tar t")
+        raise click.UsageError("an archive is not written to a terminal; name a file with -o, or use a pipe: | tar t")
     if output is not None and form != OCI_DIRECTORY and os.path.isdir(output):
         raise click.UsageError(f"{output} is a directory; name a file, or write --as {OCI_DIRECTORY}")
     if platform and all_platforms:
         raise click.UsageError("--platform and --all-platforms exclude each other")
     if form == DOCKER and all_platforms:
-        raise click.UsageError(f"a {DOCKER} holds one platform; choose it with --platform")
+        raise click.UsageError(f"a {DOCKER} contains one platform; choose it with --platform")

@@ -1,4 +1,4 @@
-"""`imgfs import`: images out of an OCI layout or a docker-archive, verified, and named when all of them is here."""
+"""`imgfs import`: read images from an OCI layout or a docker-archive, verify them, and register their names last."""
 
 from __future__ import annotations
 
@@ -35,18 +35,17 @@ if TYPE_CHECKING:
 def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> None:
     """Bring in images from a file, a pipe or a directory.
 
-    SOURCE is a tar (`-` is stdin) or a directory, with an OCI image layout or with what `docker save` writes in
-    it. The tar may be compressed: with gzip, zstd, or a format that a plugin adds. Everything is verified: digests,
-    sizes, and the tars of layers against the image's config. Names come from the archive, or NAME is that of its only
-    image, or the repository of several. They are set last; each is printed with its digest, and means what it names
-    now from then on.
+    SOURCE is a tar, possibly compressed (`-` is stdin), or a directory. It contains an OCI image layout or the output of
+    `docker save`. Digests, sizes and the diff IDs of layers are verified. Names come from the archive; NAME names a
+    single image, or is the repository of several. Names are registered last, replacing existing ones, and printed with
+    their digests.
 
-    No registry is asked, neither now nor when the images are used. What is here already is skipped; an import that was
-    interrupted goes on where it was when it is started again.
+    No registry is asked, neither now nor when the images are used. Local blobs are skipped. An interrupted import
+    continues when it is repeated.
     """
     if source == "-" and sys.stdin.isatty():
         raise click.UsageError(
-            "no archive comes from a terminal; name a file, or pipe one: docker save X | imgfs import -"
+            "an archive is not read from a terminal; name a file, or use a pipe: docker save X | imgfs import -"
         )
     from imgfs.cli.archives.ingesting import leased_store
     from imgfs.cli.archives.names import check_own
@@ -58,7 +57,7 @@ def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> N
 
     def waits(ref: str) -> None:
         if not quiet and not told:
-            tell(f"another writer is at work on {ref}, maybe an import of the same; waiting")
+            tell(f"another writer has {ref} open, possibly an import of the same archive; waiting")
         told.add(ref)
 
     with leased_store(tree, waits) as store:
@@ -68,11 +67,11 @@ def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> N
             click.echo(f"{full} {image.descriptor.digest}")
     if imported.closure.missing and not quiet:
         absent = ", ".join(sorted({str(one.platform or one.digest) for one in imported.closure.missing}))
-        tell(f"not in the archive, though an index lists it: {absent}")
+        tell(f"listed in an index but missing in the archive: {absent}")
 
 
 def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) -> tuple[dict[str, Listed], Imported]:
-    """What is wrong with an archive leaves nothing of it here; what it only lacks the end of goes on next time."""
+    """Import the archive. A malformed archive leaves nothing behind; a truncated one can be continued next time."""
     from imgfs.archives.importing import import_images, list_images
     from imgfs.cli.archives.names import names_for
     from imgfs.layers.compression import Compressions
@@ -89,7 +88,7 @@ def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) ->
     except Truncated:
         raise
     except ImgfsError:
-        with suppress(Failure):  # what is wrong with the archive counts more
+        with suppress(Failure):  # the error of the archive is the one to report
             store.discard_all_but(set())
         raise
     store.discard_all_but(set(imported.closure.blobs))

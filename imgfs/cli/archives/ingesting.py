@@ -1,7 +1,7 @@
-"""The mount as a store of blobs: bytes go in through content/ingest, as anybody's do, and come out of content/.
+"""The mount as a blob store for imports: blobs are written through content/ingest and read from content/.
 
-What an interrupted run left goes on where it was; what is stored is skipped; what another run is writing is waited for.
-A lease keeps all of it from garbage collection until somebody has given it a name.
+An ingest that an interrupted run left is continued, a stored blob is skipped, and an ingest that another process writes
+is waited for. A lease protects the blobs from garbage collection until their image has a name.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from imgfs.errors import VerificationFailed
 from imgfs.oci.digest import Digest, Hash
 
 LEASE_SECONDS = 24 * 3600
-"""After this a lease that a killed run left behind lets go. It does not while it is open, however late it is."""
+"""Lifetime of the lease that a killed import leaves behind. A lease that is held open does not expire."""
 
 TURN_SECONDS = 0.2
-"""Between two looks at what somebody else is writing."""
+"""Seconds between two attempts to open an ingest that another process writes."""
 
 DISCARDED = 500
-"""Blobs that go at once: an xattr holds 64 KiB."""
+"""Blobs that are discarded per call: the value of an xattr is limited to 64 KiB."""
 
 T = TypeVar("T")
 
 
 class MountStore:
-    """A Store (archives/contract.py) below the mount. Use `leased_store`."""
+    """The Store contract (archives/contract.py) on the mount. Create it with `leased_store`."""
 
     def __init__(self, tree: Tree, lease: str, waits: Callable[[str], object]) -> None:
-        """`waits` is told the ref of what somebody else is writing, at each look."""
+        """`waits` is called with the ref each time another process is found writing it."""
         self._tree = tree
         self._lease = lease
         self._waits = waits
@@ -46,7 +46,7 @@ class MountStore:
         self._added: set[Digest] = set()
 
     def size_of(self, digest: Digest) -> int | None:
-        """See Store. Pinned first: what is found here must not go before it has a name."""
+        """See Store. The blob is pinned before the lookup, so that it cannot be collected before it has a name."""
         self._pin(digest)
         try:
             os.getxattr(self._tree.blob(digest), "user.imgfs.verified")
@@ -57,7 +57,7 @@ class MountStore:
             raise self._failure(error, self._tree.blob(digest), f"blob {digest}") from None
 
     def put(self, digest: Digest, data: Payload) -> None:
-        """See Store. What an earlier run left of it and turns out wrong is dropped, and sent once more if it can be."""
+        """See Store. If an earlier run left wrong bytes, they are dropped and the blob is written again if possible."""
         ref = f"import-{digest}"
         while self.size_of(digest) is None:
             try:
@@ -95,9 +95,9 @@ class MountStore:
             raise self._failure(error, path, f"blob {digest}") from None
 
     def discard_all_but(self, kept: set[Digest]) -> None:
-        """Remove what this run stored and nobody asked for.
+        """Remove the blobs that this run stored and that are not in `kept`.
 
-        The daemon does, because only it knows whether somebody else has found it here meanwhile, and relies on it.
+        The daemon decides, because only the daemon knows whether another process refers to a blob by now.
         """
         unwanted = sorted(self._added - kept)
         for digest in unwanted:
@@ -107,9 +107,9 @@ class MountStore:
         self._added &= kept
 
     def _fill(self, ref: str, data: Payload, running: Hash | None = None, expected: Digest | None = None) -> bool:
-        """Write `data` from where the ingest ends; `running` hashes all of it. Returns whether an earlier run began it.
+        """Write `data` from the end of the ingest on; `running` hashes all of it. Returns whether it was continued.
 
-        FileExistsError where what is expected is stored meanwhile.
+        Raises FileExistsError if the expected blob is stored by now.
         """
         path = self._tree.ingest(ref)
         try:
@@ -131,10 +131,10 @@ class MountStore:
         return start > 0
 
     def _commit(self, ref: str, digest: Digest) -> bool:
-        """False where the bytes are others; then the ingest is gone."""
+        """Commit the ingest. Returns False if the digest differs; the ingest is removed then."""
         path = self._tree.ingest(ref)
         try:
-            if digest in self._added:  # asking the daemon would have it kept as somebody else's too
+            if digest in self._added:  # a lookup would tell the daemon that another process relies on the blob
                 os.unlink(path)
                 return True
             self._in_turn(ref, lambda: os.rename(path, self._tree.blob(digest)))
@@ -143,7 +143,7 @@ class MountStore:
             return True
         except OSError as error:
             if error.errno == errno.ENOENT and self.size_of(digest) is not None:
-                return True  # another run was faster
+                return True  # another process has stored it
             if error.errno != errno.EBADMSG:
                 raise self._failure(error, path, f"blob {digest}") from None
             os.unlink(path)
@@ -151,9 +151,9 @@ class MountStore:
         return True
 
     def _in_turn(self, ref: str, act: Callable[[], T]) -> T:
-        """What `act` returns, as soon as nobody else has the ref open: the same archive may be imported twice at once.
+        """Return what `act` returns, once no other process has the ref open. The same archive may be imported twice.
 
-        Nothing is held meanwhile, so no two wait for one another.
+        This process holds no ref while it waits, so two imports cannot deadlock.
         """
         while True:
             try:
@@ -167,7 +167,7 @@ class MountStore:
     def _begin_again(self, what: str, data: Payload) -> None:
         if not data.rewind():
             raise VerificationFailed(
-                f"{what}: what an interrupted import left of it was of other bytes and is dropped; import again"
+                f"{what}: an interrupted import left other bytes, which are dropped now; import again"
             )
 
     def _pin(self, digest: Digest) -> None:
@@ -192,7 +192,7 @@ class MountStore:
 
 @contextmanager
 def leased_store(tree: Tree, waits: Callable[[str], object]) -> Generator[MountStore]:
-    """A store whose blobs are kept from garbage collection for as long as the context lasts; see MountStore."""
+    """Yield a MountStore whose blobs are protected from garbage collection while the context is open."""
     lease = tree.lease(f"import-{uuid.uuid4().hex[:12]}")
     try:
         os.mkdir(lease)
@@ -204,12 +204,12 @@ def leased_store(tree: Tree, waits: Callable[[str], object]) -> Generator[MountS
         yield MountStore(tree, lease, waits)
     finally:
         os.close(held)
-        with suppress(OSError):  # it expires by itself
+        with suppress(OSError):  # the lease expires
             os.rmdir(lease)
 
 
 def _start(file: BinaryIO, size: int) -> int:
-    """Where to go on; at 0 if what is there is more than there shall be."""
+    """Return the offset to continue at; 0 if the ingest is longer than the blob."""
     start = os.fstat(file.fileno()).st_size
     if start <= size:
         return start

@@ -1,4 +1,4 @@
-"""Between the names in archives and those below images/: on the way in, and on the way out."""
+"""Translate between the names in archives and the names below images/."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from imgfs.images.names import check_name, is_local_name, reference_of
 from imgfs.oci.reference import expand_familiar, is_tag
 
 _LOCAL_HOST = "localhost"
-"""Before the names of a docker-archive that have no registry: podman's word for it, which docker takes too."""
+"""The host of local names in a docker-archive. podman uses it, and docker accepts it."""
 
 
 def names_for(images: list[Listed], name: str | None, *, quiet: bool) -> dict[str, Listed]:
-    """What each image of an archive is to be called; one without a usable name is left out.
+    """Return the images of an archive by the name to register. An image without a usable name is left out.
 
-    `name` is the name of the only image, or the repository of several, which are its tags then. Fails where nothing has
-    a name; raises Malformed where one name means two images, Invalid.
+    `name` is the name of a single image, or the repository of several images with tags. Raises Failure if no image has
+    a name, Malformed if two images have the same name, Invalid.
     """
     found: dict[str, Listed] = {}
     for image, chosen in _chosen(images, name, quiet=quiet):
         check_name(chosen)
         if found.setdefault(chosen, image).descriptor.digest != image.descriptor.digest:
-            raise Malformed(f"archive: two images are named {chosen}; import with a name of your own")
+            raise Malformed(f"archive: two images are named {chosen}; give a NAME")
     if not found:
         said = ", ".join(raw[:80] for one in images for raw in one.names) or "none"
-        raise Failure(f"archive: has no name that can be used (it says: {said}); add one: SOURCE NAME", errno.EINVAL)
+        raise Failure(f"archive: has no usable name (found: {said}); give one: SOURCE NAME", errno.EINVAL)
     return found
 
 
 def check_own(name: str) -> None:
-    """Fail for what can be no name of an image or a repository; raises Invalid."""
+    """Raise Failure or Invalid if `name` cannot be the name of an image or a repository."""
     if is_digest_like(name):
         raise Failure(f"{name}: is a digest and cannot be a name; expected host/repository:tag or a word", errno.EINVAL)
     check_name(new_name(name, quiet=True))
 
 
 def local_name(raw: str) -> str | None:
-    """The name below images/ for one in an archive: a word stays local, others are completed. None where it is none."""
+    """Return the name below images/ for a name in an archive; a word is local, other text is completed. None if bad."""
     if "/" not in raw and ":" not in raw:
         return raw if is_local_name(raw) and _is_name(raw) else None
     try:
@@ -51,7 +51,7 @@ def local_name(raw: str) -> str | None:
 
 
 def docker_tag(name: str) -> str | None:
-    """The name as `docker load` reads it: always with a tag. None for `name@digest`."""
+    """Return the name as `docker load` reads it, always with a tag. None for `name@digest`."""
     reference = reference_of(name)
     if reference is not None:
         return None if reference.digest else name
@@ -70,7 +70,7 @@ def _chosen(images: list[Listed], name: str | None, *, quiet: bool) -> Iterable[
         return [(images[0], new_name(name, quiet=quiet))]
     if ":" in name.rpartition("/")[2] or "@" in name:
         raise Failure(
-            f"{name}: the archive has several images; name a repository, whose tags they become", errno.EINVAL
+            f"{name}: the archive has several images; give a repository, the images become its tags", errno.EINVAL
         )
     tagged = [(one, tag) for one in images for raw in one.names if (tag := _tag(raw))]
     return [(one, str(expand_familiar(f"{name}:{tag}"))) for one, tag in tagged]

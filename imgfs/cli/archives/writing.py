@@ -1,4 +1,4 @@
-"""Images of the mount on their way into an archive: what of them there is, in which order, and how far it is."""
+"""Write images of the mount into an archive: collect the blobs, order them, draw progress."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from imgfs.oci.manifest import parse_config
 
 
 def write_oci(tree: Tree, listed: list[Listed], output: str | None, *, is_directory: bool, quiet: bool) -> None:
-    """As an OCI layout: a tar to a file or stdout, or a directory. What is not here is fetched."""
+    """Write an OCI layout: a tar to a file or stdout, or a directory. Missing blobs are fetched."""
     closure, blobs = Closure(), MountBlobs(tree)
     for image in listed:
         closure.add(image.descriptor, blobs)
     if closure.missing and not quiet:
         absent = ", ".join(sorted({str(one.platform or one.digest) for one in closure.missing}))
-        tell(f"not exported, because it is neither here nor known where it can be had: {absent}")
+        tell(f"not exported, because it is not local and no registry is known to have it: {absent}")
     sizes = {digest: descriptor.size for digest, descriptor in closure.blobs.items()}
     if not is_directory:
         pieces = layout_tar(layout.write_index(_merged(listed)), sizes, blobs.pieces)
@@ -44,7 +44,7 @@ def write_oci(tree: Tree, listed: list[Listed], output: str | None, *, is_direct
 
 
 def write_docker(tree: Tree, listed: list[Listed], output: str | None, *, quiet: bool) -> None:
-    """As a docker-archive, to a file or stdout. The images are pulled for it: it holds the tars of their layers."""
+    """Write a docker-archive to a file or stdout. The images are pulled first, because it contains the layers' tars."""
     blobs = MountBlobs(tree)
     images: list[DockerExport] = []
     sizes: dict[Digest, int] = {}
@@ -62,7 +62,7 @@ def write_docker(tree: Tree, listed: list[Listed], output: str | None, *, quiet:
 
 
 def _merged(listed: list[Listed]) -> list[Listed]:
-    """Each image once, with all its names in the order given."""
+    """Merge duplicates: each image once, with all its names in the given order."""
     names: dict[Digest, dict[str, None]] = {}
     for one in listed:
         names.setdefault(one.descriptor.digest, {}).update(dict.fromkeys(one.names))
@@ -71,7 +71,7 @@ def _merged(listed: list[Listed]) -> list[Listed]:
 
 
 def _write(pieces: Iterator[bytes], output: str | None, total: int, *, quiet: bool) -> None:
-    # No progress without a file: who reads a pipe may write to the same terminal.
+    # No progress without a file: the reader of the pipe may write to the same terminal.
     with progress(total, is_wanted=output is not None and not quiet) as draw:
         if output is None:
             write_out(pieces, draw)

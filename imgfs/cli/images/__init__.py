@@ -1,1 +1,1 @@
-"""Names and images: getting, listing, telling and giving them."""
+"""Commands about names and images."""

@@ -1,4 +1,4 @@
-"""Waiting for an image to come or go: in another thread, so that this one can draw and Ctrl-C ends it at once."""
+"""Wait for a pull or push in a second thread, so that the main thread can draw progress and react to Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from imgfs.cli.images.naming import Found
 from imgfs.cli.tree import Status, Tree
 
 POLL = 0.2
-"""Seconds between two looks at status.json."""
+"""Seconds between two reads of status.json."""
 
 T = TypeVar("T")
 Draw = Callable[[Status], None]
 
 
 def bring(tree: Tree, found: Found, wait: Callable[[], object], *, quiet: bool) -> None:
-    """Call `wait`, which returns when what is wanted of the image is here; meanwhile draw how much of it is.
+    """Call `wait`, which returns when the wanted part of the image is local, and draw progress until then.
 
-    Nothing is drawn where stderr is no terminal. Fails with the daemon's reason where `wait` raises OSError. Ctrl-C
-    ends it as it ends `beside`.
+    Draws nothing if stderr is not a terminal. Raises Failure with the daemon's reason if `wait` raises OSError. Ctrl-C
+    ends the call as it ends `beside`.
     """
     try:
         with _progress(quiet=quiet) as draw:
@@ -32,9 +32,9 @@ def bring(tree: Tree, found: Found, wait: Callable[[], object], *, quiet: bool) 
 
 
 def beside(wait: Callable[[], T], look: Callable[[], object]) -> T:
-    """What `wait` returns, with a call of `look` now and then meanwhile, and one at the end. Raises OSError as `wait`.
+    """Return what `wait` returns; call `look` every POLL seconds until then, and once at the end. Raises as `wait`.
 
-    Ctrl-C leaves the waiting thread to end with the process: the daemon sets it free as soon as it sees it dying.
+    On Ctrl-C the waiting thread ends with the process: the daemon answers its request when it sees the process dying.
     """
     results: list[T] = []
     failures: list[OSError] = []
@@ -50,7 +50,7 @@ def beside(wait: Callable[[], T], look: Callable[[], object]) -> T:
 
     try:
         threading.Thread(target=waiting, daemon=True).start()
-    except RuntimeError:  # the limit for processes; what is looked at is a courtesy
+    except RuntimeError:  # no thread can be started (process limit): wait without progress
         waiting()
     while not ended.wait(POLL):
         look()
@@ -61,7 +61,7 @@ def beside(wait: Callable[[], T], look: Callable[[], object]) -> T:
 
 
 def _show(tree: Tree, digest: str, draw: Draw | None) -> None:
-    """Progress is a courtesy: if it cannot be read, the waiter tells why."""
+    """Draw the current status. A failure to read it is ignored, because the waiting thread reports the reason."""
     if draw is not None:
         with suppress(OSError):
             draw(tree.status(digest))

@@ -1,4 +1,4 @@
-"""`imgfs inspect`: what an image's documents say. Reads manifest and config; no layer is fetched for it."""
+"""`imgfs inspect`: show an image's manifest and config. Fetches no layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgfs.cli.tree import Tree
 
 
 class Layer(TypedDict):
-    """One layer, base first; `size` is of the blob as it travels, in bytes."""
+    """One layer. Layers are listed base first; `size` is the size of the compressed blob in bytes."""
 
     digest: str
     diff_id: str | None
@@ -23,7 +23,7 @@ class Layer(TypedDict):
 
 
 class Inspection(TypedDict):
-    """The JSON of `imgfs inspect`; `manifest`, `config` and `index` (null without one) are the documents themselves."""
+    """The JSON of `imgfs inspect`. `manifest`, `config` and `index` (null without an index) are the whole documents."""
 
     name: str | None
     digest: str
@@ -39,14 +39,14 @@ class Inspection(TypedDict):
 @click.command(cls=Command)
 @image_argument
 @mountpoint_option
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, show this one. Default: the mount's.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Show this platform of an index. Default: the mount's.")
 @format_option("json")
 @quiet_option
 def inspect(image: str, mountpoint: str, platform: str | None, form: str, *, quiet: bool) -> None:
-    """Show what IMAGE's manifest and config say.
+    """Show IMAGE's manifest and config.
 
-    JSON has name, digest, platforms, layers, and the documents as they are. Fetches the documents if they are not
-    here, and no layer.
+    JSON contains name, digest, platforms, layers, and the documents unchanged. The command fetches documents that are
+    not local, but no layer.
     """
     tree = Tree.open(mountpoint)
     found = find(tree, image, quiet=quiet)
@@ -81,7 +81,7 @@ def _inspect(tree: Tree, found: Found, platform: str | None) -> Inspection:
 
 
 def _platform_directory(tree: Tree, found: Found, text: str) -> str:
-    """The directory of the platform that suits `text`. Raises Invalid; not found, naming what there is."""
+    """Return the directory of the platform that matches `text`. Raises Invalid; NotFound, which lists the platforms."""
     from imgfs.oci.platform import choose, parse_platform
 
     wanted = parse_platform(text)
@@ -105,7 +105,7 @@ def _read(tree: Tree, found: Found, path: str) -> bytes:
 
 
 def _read_index(tree: Tree, found: Found, image: str) -> bytes | None:
-    """Opening index.json fetches the document behind the digest: only then is it known whether it is an index."""
+    """Return the index, or None for a manifest. Opening index.json fetches the document, which decides that."""
     try:
         with open(f"{image}/index.json", "rb") as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""`imgfs ls`: the registered names and how much of each image is here."""
+"""`imgfs ls`: list the registered names and how much of each image is local."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgfs.cli.tree import RegisteredName, Status, Tree
 
 
 class Row(TypedDict):
-    """One name in the JSON of `imgfs ls`; `size` and `local` are bytes, of blobs as they travel."""
+    """One name in the JSON of `imgfs ls`. `size` and `local` count bytes of compressed blobs."""
 
     name: str
     digest: str
@@ -25,12 +25,12 @@ class Row(TypedDict):
 @click.command(cls=Command)
 @mountpoint_option
 @format_option("table")
-@click.option("-q", "--quiet", is_flag=True, help="Only the names, one a line.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the names, one per line.")
 def ls(mountpoint: str, form: str, *, quiet: bool) -> None:
     """List the registered image names.
 
-    SIZE is what the image's blobs are for the mount's platform; COMPLETE says whether all of them are here. Asks no
-    registry.
+    SIZE is the size of the image's blobs for the mount's platform. COMPLETE says whether all of them are local. Sends
+    no request to a registry.
     """
     tree = Tree.open(mountpoint)
     names = list(tree.names())
@@ -55,7 +55,7 @@ def _rows(tree: Tree, names: list[RegisteredName]) -> list[tuple[RegisteredName,
 
 
 def _status(tree: Tree, digest: str) -> Status | None:
-    """None where the last name went while this command ran."""
+    """Return the status, or None if the image's last name was removed while this command ran."""
     try:
         return tree.status(digest)
     except FileNotFoundError:

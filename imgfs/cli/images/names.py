@@ -1,4 +1,4 @@
-"""`imgfs tag` and `imgfs rm`: give and take names. Neither touches content."""
+"""`imgfs tag` and `imgfs rm`: register and remove names. Neither changes content."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from imgfs.oci.digest import is_digest
 @mountpoint_option
 @quiet_option
 def tag(image: str, name: str, mountpoint: str, *, quiet: bool) -> None:
-    """Give IMAGE one more name.
+    """Give IMAGE another name.
 
-    NAME is a word (`mytool`), which stays local and is never asked for at a registry, or a registry's name, which
-    `imgfs pull --refresh` asks for. If NAME meant another image, it means IMAGE now. Nothing is pushed anywhere. IMAGE
-    may be a digest that nobody here has seen: it is asked for when somebody reads it.
+    NAME is either a single word (`mytool`), which is local and never looked up at a registry, or a full reference. If
+    NAME exists, it is replaced. Nothing is pushed. IMAGE may be an unknown digest: imgfs asks for it on the first read.
     """
     tree = Tree.open(mountpoint)
     chosen = _checked(name, quiet=quiet)
@@ -38,9 +37,10 @@ def tag(image: str, name: str, mountpoint: str, *, quiet: bool) -> None:
 @mountpoint_option
 @quiet_option
 def rm(names: tuple[str, ...], mountpoint: str, *, quiet: bool) -> None:
-    """Remove names; what they stood for stays here.
+    """Remove names; the images' content stays.
 
-    A name that cannot be removed is reported and the others go all the same; the exit code is that of the first.
+    If a name cannot be removed, the command reports it and continues with the others. The exit code is that of the
+    first failure.
     """
     tree = Tree.open(mountpoint)
     failures: list[Failure] = []
@@ -53,13 +53,13 @@ def rm(names: tuple[str, ...], mountpoint: str, *, quiet: bool) -> None:
 
 
 def register(tree: Tree, name: str, digest: str, subject: str) -> None:
-    """Let `name` mean `digest` from now on. Asks no registry, and nobody whether the digest is here."""
+    """Register `name` for `digest`, replacing an existing one. Sends no request and does not check that it is local."""
     try:
         os.setxattr(tree.images, "user.imgfs.tag", os.fsencode(f"{name} {digest}"))
     except OSError as error:
         reason = None
         if error.errno == errno.EINVAL:
-            reason = f"{name}: is no image name; expected host/repository:tag or a plain word"
+            reason = f"{name}: is not an image name; expected host/repository:tag or a single word"
         raise from_os_error(error, subject, reason, tree.log) from None
 
 
@@ -71,7 +71,7 @@ def _checked(name: str, *, quiet: bool) -> str:
 
 def _remove(tree: Tree, text: str, *, quiet: bool) -> None:
     if is_digest_like(text):
-        raise Failure(f"{text}: is a digest and no name; `imgfs status {text}` shows its names", errno.EINVAL)
+        raise Failure(f"{text}: is a digest, not a name; `imgfs status {text}` shows its names", errno.EINVAL)
     try:
         name = registered_name(tree, text, quiet=quiet)
         os.unlink(tree.link(name))

@@ -1,6 +1,6 @@
-"""What people type for an image: a digest or its beginning, a registered local name, a familiar name (`alpine:3.20`).
+"""Resolve what users type for an image: a digest or its prefix, a registered name, a familiar name (`alpine:3.20`).
 
-Owns the order of the three and says on stderr what a familiar name stands for.
+This module owns the order of the three and prints on stderr what a familiar name stands for.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from imgfs.oci.reference import expand_familiar, is_host
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An image: its digest, and the name that led to it unless it was the digest itself."""
+    """An image that the user named: its digest, and its name unless the user typed the digest."""
 
     digest: str
     name: str | None = None
 
     @property
     def subject(self) -> str:
-        """What to call it in sentences and commands."""
+        """The name or digest to use in messages."""
         return self.name or self.digest
 
 
 def full_name(tree: Tree, text: str, *, quiet: bool = False) -> str:
-    """The name below images/ that `text` stands for: a registered local one wins. Raises Invalid.
+    """Return the name below images/ that `text` stands for. A registered local name wins. Raises Invalid.
 
-    Asks no registry.
+    Sends no request.
     """
     if text and "/" not in text and tree.is_registered(text):
         return text
@@ -39,16 +39,16 @@ def full_name(tree: Tree, text: str, *, quiet: bool = False) -> str:
 
 
 def new_name(text: str, *, quiet: bool = False) -> str:
-    """The name below images/ to register for `text`: a word stays local, the rest is completed. Raises Invalid."""
+    """Return the name below images/ to register; a word is local, other text is completed. Raises Invalid."""
     if text and "/" not in text and not is_host(text):
         return text
     return _familiar(text, quiet=quiet)
 
 
 def find(tree: Tree, text: str, *, quiet: bool = False, refresh: bool = False) -> Found:
-    """The image that `text` stands for. An unregistered name is asked for at its registry and registered.
+    """Return the image that `text` stands for. The registry of an unregistered name is asked, and the name registered.
 
-    With `refresh` a registered one is asked for too. Raises Invalid; fails with the daemon's reason.
+    With `refresh` the registry of a registered name is asked too. Raises Invalid; Failure with the daemon's reason.
     """
     if is_digest_like(text):
         return _by_digest(tree, text)
@@ -63,7 +63,7 @@ def find(tree: Tree, text: str, *, quiet: bool = False, refresh: bool = False) -
 
 
 def find_registered(tree: Tree, text: str, *, quiet: bool = False) -> Found:
-    """As `find`, but no registry is asked: what is not registered here is not found."""
+    """Return the image that `text` stands for, without a request: an unregistered name is not found."""
     if is_digest_like(text):
         return _by_digest(tree, text)
     name = registered_name(tree, text, quiet=quiet)
@@ -71,15 +71,15 @@ def find_registered(tree: Tree, text: str, *, quiet: bool = False) -> Found:
 
 
 def registered_name(tree: Tree, text: str, *, quiet: bool = False) -> str:
-    """The registered name that `text` stands for; not found where there is none. Asks no registry. Raises Invalid."""
+    """Return the registered name that `text` stands for, without a request. Raises Invalid; Failure if unregistered."""
     name = full_name(tree, text, quiet=quiet)
     if not tree.is_registered(name):
-        raise Failure(f"{name}: is not registered here; `imgfs ls` shows what is", errno.ENOENT)
+        raise Failure(f"{name}: is not registered; `imgfs ls` lists the registered names", errno.ENOENT)
     return name
 
 
 def is_digest_like(text: str) -> bool:
-    """Whether `text` begins as a digest does: then it is meant as one, whole, shortened or mistyped."""
+    """Return whether `text` starts as a digest does. Then it is treated as a digest: whole, shortened or mistyped."""
     return text.startswith(("sha256:", "sha512:"))
 
 
@@ -91,22 +91,23 @@ def _familiar(text: str, *, quiet: bool) -> str:
 
 
 def _by_digest(tree: Tree, text: str) -> Found:
-    """The image of a digest, or of the beginning of one as tables show it, if only one named image has that."""
+    """Return the image of a digest, or of a digest prefix if exactly one named image has it."""
     digest = text if is_digest(text) else _only(text, [one for one in tree.digests() if one.startswith(text)])
     try:
         os.stat(tree.image(digest))
     except FileNotFoundError:
         raise Failure(
-            f"{digest}: no image here mentions it; `imgfs pull HOST/REPOSITORY@{digest}` says where from", errno.ENOENT
+            f"{digest}: is unknown; `imgfs pull HOST/REPOSITORY@{digest}` names the registry to fetch it from",
+            errno.ENOENT,
         ) from None
     return Found(digest)
 
 
 def _only(text: str, digests: list[str]) -> str:
     if not digests:
-        raise Failure(f"{text}: no named image has a digest that begins so; `imgfs ls` shows them", errno.ENOENT)
+        raise Failure(f"{text}: no named image has a digest with this prefix; `imgfs ls` lists them", errno.ENOENT)
     if len(digests) > 1:
-        raise Failure(f"{text}: {len(digests)} digests begin so; write more of it", errno.EINVAL)
+        raise Failure(f"{text}: {len(digests)} digests have this prefix; give more digits", errno.EINVAL)
     return digests[0]
 
 
@@ -115,7 +116,9 @@ def _digest_behind(path: str) -> str:
 
 
 def _unresolved(tree: Tree, name: str, error: OSError) -> Failure:
-    """The reason on the host's directory is that of its last failed lookup: an absence must be of this very name."""
+    """Make the Failure of a lookup. The host's directory keeps the reason of its last failed lookup only, so a NotFound
+    reason is used only if it names this name.
+    """
     reason = tree.reason(tree.link(name.partition("/")[0]))
     if error.errno == errno.ENOENT and name not in (reason or ""):
         reason = f"{name}: not found, and no registry was asked (see `resolve` in {tree.path}/.imgfs/config)"

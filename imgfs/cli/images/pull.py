@@ -1,4 +1,4 @@
-"""`imgfs pull`: one image, all of it, durably, with progress while it comes."""
+"""`imgfs pull`: fetch a whole image durably, with progress."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from imgfs.cli.tree import Tree
 @click.command(cls=Command)
 @image_argument
 @mountpoint_option
-@click.option("--refresh", is_flag=True, help="Ask the registry what the name stands for now, though it is known here.")
+@click.option("--refresh", is_flag=True, help="Ask the registry what the name stands for, even if it is registered.")
 @quiet_option
 def pull(image: str, mountpoint: str, *, refresh: bool, quiet: bool) -> None:
-    """Get the whole of IMAGE here and print its digest.
+    """Fetch all of IMAGE and print its digest.
 
-    IMAGE is a name (`alpine:3.20` stands for docker.io/library/alpine:3.20), a registered local name, or a digest. On
-    return the image survives a power cut and needs no registry. What is here already is not fetched again; what
-    Ctrl-C interrupts goes on where it was when somebody asks again.
+    IMAGE is a name (`alpine:3.20` stands for docker.io/library/alpine:3.20), a registered local name, or a digest. When
+    the command returns, the image survives a power cut and needs no registry. Local parts are not fetched again. A pull
+    that was interrupted continues where it stopped.
     """
     tree = Tree.open(mountpoint)
     found = find(tree, image, quiet=quiet, refresh=refresh)

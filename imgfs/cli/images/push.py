@@ -1,4 +1,4 @@
-"""`imgfs push`: an image to a registry, what is not there yet, with progress while it goes."""
+"""`imgfs push`: send to a registry the parts of an image that it does not have, with progress."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from imgfs.oci.reference import Reference, expand_familiar, is_host
 
 
 class Part(TypedDict):
-    """One blob or document of a report (transfer/push/report.py says what the keys mean)."""
+    """One blob or document of a push report (transfer/push/report.py explains the keys)."""
 
     kind: str
     digest: str
@@ -40,7 +40,7 @@ class Part(TypedDict):
 
 
 class Report(TypedDict):
-    """What `imgfs push --format json` prints."""
+    """The JSON of `imgfs push`."""
 
     name: str
     mirror: str | None
@@ -55,9 +55,9 @@ class Report(TypedDict):
 @click.command(cls=Command)
 @image_argument
 @click.argument("name", required=False, metavar="[NAME]", shell_complete=complete_name)
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, this image. Default: the mount's platform.")
-@click.option("--all-platforms", is_flag=True, help="Of an index, all that it lists, and the index itself.")
-@click.option("--referrers", is_flag=True, help="Also what is known here to refer to it: SBOMs, signatures.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Push this platform of an index. Default: the mount's.")
+@click.option("--all-platforms", is_flag=True, help="Push an index with all images that it lists.")
+@click.option("--referrers", is_flag=True, help="Also push the known referrers of the image: SBOMs, signatures.")
 @mountpoint_option
 @format_option("table")
 @quiet_option
@@ -72,11 +72,11 @@ def push(
     form: str,
     quiet: bool,
 ) -> None:
-    """Push IMAGE to a registry, under NAME.
+    """Push IMAGE to a registry as NAME, by default under its own name.
 
-    Without NAME under its own. Only what the registry has not is sent: the rest is there, or is taken over from another
-    of its repositories; what is not here is fetched before. Prints what became of each part. The login is the daemon's,
-    as for pulling. What Ctrl-C interrupts goes on where it was when somebody pushes again within an hour.
+    Only blobs that the registry does not have are sent; blobs of its other repositories are mounted. Blobs that are not
+    local are fetched first. The command prints what happened to each part. It uses the daemon's logins, as a pull does.
+    A push that was interrupted continues if it is repeated within an hour.
     """
     if platform and all_platforms:
         raise click.UsageError("--platform and --all-platforms exclude each other")
@@ -87,19 +87,19 @@ def push(
     door = tree.push_door(digest, str(target), all_platforms=all_platforms, referrers=referrers)
     report = _push(tree, door, str(target), quiet=quiet)
     if report["mirror"] and not quiet:
-        tell(f"{target.host} is pushed to at {report['mirror']}, as its hosts.toml says")
+        tell(f"pushes to {target.host} go to {report['mirror']}, as its hosts.toml says")
     click.echo(render_json(report) if form == "json" else _table(report))
     if not quiet and any(part["outcome"] == "foreign" for part in report["parts"]):
-        tell("foreign layers are not pushed, as registries do not distribute them")
+        tell("foreign layers are not pushed, because registries do not distribute them")
 
 
 def _target(found: Found, name: str | None, *, quiet: bool) -> Reference:
-    """Where it goes. What has a host is meant; a familiar name is completed."""
+    """Return the reference to push to. A name with a host is used as it is; a familiar name is completed."""
     text = (found.name or "") if name is None else name
     if name == "":
-        raise click.UsageError("NAME is empty; say where to push it to, or leave it out for its own name")
+        raise click.UsageError("NAME is empty; give the target, or leave NAME out to push under the image's own name")
     if not text or (not is_host(text.partition("/")[0]) and name is None):
-        raise click.UsageError(f"{found.subject} has no name at a registry; say where to push it to")
+        raise click.UsageError(f"{found.subject} has no name at a registry; give the target as NAME")
     target = expand_familiar(text)
     if str(target) != text and not quiet:
         tell(f"{text} stands for {target}")
@@ -107,7 +107,7 @@ def _target(found: Found, name: str | None, *, quiet: bool) -> Reference:
 
 
 def _chosen(tree: Tree, found: Found, platform: str) -> str:
-    """The image of an index for a platform, by the words that `imgfs export` knows."""
+    """Return the digest of an index's image for a platform, written as for `imgfs export`."""
     from imgfs.cli.archives.choosing import choose_image
     from imgfs.oci.platform import parse_platform
 
@@ -120,7 +120,7 @@ def _push(tree: Tree, door: str, name: str, *, quiet: bool) -> Report:
             data = beside(lambda: _open(door), look)
     except OSError as error:
         if error.errno == errno.EACCES and not os.access(os.path.dirname(door), os.X_OK):
-            raise Failure(f"{name}: only who mounted the tree pushes from it", errno.EACCES) from None
+            raise Failure(f"{name}: only the user who mounted the tree can push from it", errno.EACCES) from None
         raise tree.blob_failure(error, door, name) from None
     return cast("Report", json.loads(data))
 
@@ -132,7 +132,7 @@ def _open(door: str) -> bytes:
 
 @contextmanager
 def _progress(door: str, *, quiet: bool) -> Generator[Callable[[], None]]:
-    """What draws how far the push is, on a terminal."""
+    """Yield a function that draws the progress of the push on a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda: None
         return
@@ -159,4 +159,4 @@ def _table(report: Report) -> str:
     ]
     table = render_table(("", "KIND", "DIGEST", "SIZE", "FROM"), rows, {3})
     sent, mounted, present = (human_size(report[word]) for word in ("sent", "mounted", "present"))
-    return f"{table}\n{report['name']} is {report['digest']}: {sent} sent, {mounted} mounted, {present} there already"
+    return f"{table}\n{report['name']} is {report['digest']}: {sent} sent, {mounted} mounted, {present} already present"

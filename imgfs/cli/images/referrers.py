@@ -1,4 +1,4 @@
-"""`imgfs referrers`: SBOMs, signatures and whatever else refers to an image."""
+"""`imgfs referrers`: list the SBOMs, signatures and other manifests that refer to an image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgfs.cli.tree import Tree
 
 
 class Referrer(TypedDict):
-    """One referrer in the JSON of `imgfs referrers`; `path` is the file that holds its manifest."""
+    """One referrer in the JSON of `imgfs referrers`. `path` is the file with its manifest."""
 
     digest: str
     artifact_type: str
@@ -28,15 +28,15 @@ class Referrer(TypedDict):
 @click.command(cls=Command)
 @image_argument
 @mountpoint_option
-@click.option("--type", "artifact_type", metavar="TYPE", help="Only of this artifact type, a media type.")
-@click.option("--local", is_flag=True, help="Ask no registry: show what is known already.")
+@click.option("--type", "artifact_type", metavar="TYPE", help="List only this artifact type (a media type).")
+@click.option("--local", is_flag=True, help="Send no request; list the known referrers.")
 @format_option("table")
 @quiet_option
 def referrers(image: str, mountpoint: str, artifact_type: str | None, *, local: bool, form: str, quiet: bool) -> None:
-    """List what refers to IMAGE: SBOMs, signatures, attestations.
+    """List the referrers of IMAGE: SBOMs, signatures, attestations.
 
-    Asks the image's registries for the list and fetches nothing on it; reading a PATH below images/DIGEST/referrers
-    does. The list is the registries' word: only reading shows that a referrer is what it says.
+    The command asks the image's registries for the list. It does not fetch the referrers; reading a listed PATH does,
+    and verifies then that the document refers to IMAGE.
     """
     tree = Tree.open(mountpoint)
     found = find(tree, image, quiet=quiet)

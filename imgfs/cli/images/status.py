@@ -1,4 +1,4 @@
-"""`imgfs status`: what of an image is here, what is not, what is on its way, and why."""
+"""`imgfs status`: show which parts of an image are local or in flight, and why a part is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgfs.cli.tree import Part, Status, Transfer, Tree
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one look has found: of one image, or of all and of what is on its way."""
+    """The result of one poll: the status of one image, or of all images and all running transfers."""
 
     images: list[Status]
     transfers: list[Transfer] = field(default_factory=list[Transfer])
@@ -25,14 +25,14 @@ class _Seen:
 @click.argument("image", required=False, metavar="[IMAGE]", shell_complete=complete_name)
 @mountpoint_option
 @format_option("table")
-@click.option("--watch", is_flag=True, help="Draw again and again on the terminal, until all is here or Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Redraw on the terminal until everything is local, or until Ctrl-C.")
 @quiet_option
 def status(image: str | None, mountpoint: str, form: str, *, watch: bool, quiet: bool) -> None:
-    """Show how much of IMAGE, or of every image, is here.
+    """Show how much of IMAGE, or of every image, is local.
 
-    Of IMAGE each part gets a line. Without IMAGE each named image does, and then each blob that is pulled or pushed
-    just now, with its rate and the time it still takes. JSON is the image's status.json; without IMAGE an object of
-    two arrays, `images` and `transfers`. Asks no registry.
+    With IMAGE the command prints a line for each part. Without IMAGE it prints a line for each named image, and one for
+    each running pull or push with its rate and remaining time. JSON is the image's status.json, or without IMAGE an
+    object with the arrays `images` and `transfers`. Sends no request.
     """
     _check_watch(watch=watch, form=form)
     tree = Tree.open(mountpoint)
@@ -68,7 +68,7 @@ def _all(tree: Tree) -> list[Status]:
         try:
             statuses.append(tree.status(digest))
         except FileNotFoundError:
-            continue  # its last name went while this command ran
+            continue  # the image's last name was removed while this command ran
     return statuses
 
 
@@ -132,7 +132,7 @@ def _details(one: Status) -> str:
         ("image", one["digest"]),
         *(("name", name) for name in one["names"]),
         ("platform", one["platform"]),
-        ("complete", f"{'yes' if one['complete'] else 'no'}, {_share(one['parts'])} is here"),
+        ("complete", f"{'yes' if one['complete'] else 'no'}, {_share(one['parts'])} is local"),
         ("lazy", "yes" if one["lazy"] else f"no: {one['why']}"),
         *([("error", one["error"])] if one["error"] else []),
     ]
@@ -167,7 +167,7 @@ def _loading(parts: list[Part]) -> str:
 
 def _share(parts: list[Part]) -> str:
     if not parts:
-        return "nothing known"
+        return "unknown"
     here, total = sum(part["offset"] for part in parts), sum(part["size"] for part in parts)
     return f"{human_size(here)} of {human_size(total)}"
 

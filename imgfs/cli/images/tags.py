@@ -1,4 +1,4 @@
-"""`imgfs tags`: what a registry has, a repository's tags or its repositories."""
+"""`imgfs tags`: list the tags of a repository, or the repositories of a registry."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from imgfs.oci.reference import expand_repository
 def tags(place: str, mountpoint: str, form: str, *, quiet: bool) -> None:
     """List a repository's tags or a registry's repositories.
 
-    REPOSITORY is a name without a tag (`alpine` stands for docker.io/library/alpine), HOST a registry; many do not tell
-    their repositories. One a line, asked for anew each time.
+    REPOSITORY is a name without a tag (`alpine` stands for docker.io/library/alpine). HOST is a registry; many
+    registries refuse to list their repositories. The registry is asked on every call. Prints one entry per line.
     """
     tree = Tree.open(mountpoint)
     host, repository = expand_repository(place)

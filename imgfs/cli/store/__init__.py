@@ -1,1 +1,1 @@
-"""What is stored: collected, checked, mended, labelled."""
+"""Commands about stored content: garbage collection, check and repair, labels."""

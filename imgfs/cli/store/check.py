@@ -1,4 +1,4 @@
-"""`imgfs check` and `imgfs repair`: the state directory from outside, with a daemon or without."""
+"""`imgfs check` and `imgfs repair`: examine and repair the state directory, with or without a daemon."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from imgfs.cli.store.damage import Mended
 
 _SECOND_LOOK = 1.0
-"""Seconds, beside a daemon: what was in motion has arrived by then."""
+"""Seconds until findings are checked again if a daemon runs: changes that were in progress are complete by then."""
 
 state_option = click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="The state directory. Default: that of the mounted tree, else as `imgfs mount` chooses it.",
+    help="The state directory. Default: the one of the mounted tree, else the default of `imgfs mount`.",
 )
 deep_option = click.option("--deep", is_flag=True, help="Read and hash every byte. Default: names, sizes, checksums.")
 
@@ -43,8 +43,8 @@ deep_option = click.option("--deep", is_flag=True, help="Read and hash every byt
 def check(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> None:
     """Look for damage in the state directory, and change nothing.
 
-    Also while it is mounted. Each finding is a line: what, what follows, and the cure. The exit code is 0 where all is
-    well, 6 where something was found. What was set aside before is told, and is no finding.
+    Works while the tree is mounted. Prints a line for each finding: what, the consequence, and the cure. The exit code
+    is 0 without findings and 6 with findings. Files that an earlier repair set aside are notes, not findings.
     """
     from imgfs.cli.store.damage import told
 
@@ -55,7 +55,7 @@ def check(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> None
         for one in found:
             click.echo(one.line() if one.is_damage else f"note: {one.line()}")
     if damage := [one for one in found if one.is_damage]:
-        raise Failure(f"check: findings: {len(damage)}; `imgfs repair` mends what can be mended", errno.EBADMSG)
+        raise Failure(f"check: findings: {len(damage)}; `imgfs repair` repairs what can be repaired", errno.EBADMSG)
 
 
 @click.command(cls=Command)
@@ -64,11 +64,11 @@ def check(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> None
 @deep_option
 @format_option("table")
 def repair(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> None:
-    """Mend what `imgfs check` finds.
+    """Repair what `imgfs check` finds.
 
-    Damaged content is set aside, what is made from other files is made anew. Never deletes the only copy of anything.
-    While it is mounted the daemon does it, and fetches again what a registry has. May be interrupted and repeated. The
-    exit code is 0 where nothing is left, else 6.
+    Damaged content is set aside and derived files are rebuilt. The only copy of something is never deleted. While the
+    tree is mounted, the daemon does the work and fetches again what a registry has. The command can be interrupted and
+    repeated. The exit code is 0 if no finding is left and 6 otherwise.
     """
     from imgfs.cli.store.damage import mending, mending_mounted
 
@@ -84,7 +84,7 @@ def repair(state: Path | None, mountpoint: str, *, deep: bool, form: str) -> Non
         raise from_error(error) from None
     _show(done, form)
     if left := [one for one in done if one.is_left]:
-        raise Failure(f"repair: findings left for you: {len(left)}", errno.EBADMSG)
+        raise Failure(f"repair: findings that need manual action: {len(left)}", errno.EBADMSG)
 
 
 def _show(done: list[Mended], form: str) -> None:
@@ -100,12 +100,12 @@ def _chosen(state: Path | None, mountpoint: str) -> Path:
 
     chosen = Path(os.path.realpath(state or _state_of(mountpoint) or default_state()))
     if not chosen.is_dir():
-        raise Failure(f"{chosen}: there is no such state directory; name one with --state", errno.ENOENT)
+        raise Failure(f"{chosen}: no such state directory; name one with --state", errno.ENOENT)
     return chosen
 
 
 def _state_of(mountpoint: str) -> str | None:
-    """The state directory of the tree mounted there, if one is."""
+    """Return the state directory of the tree mounted at `mountpoint`, or None."""
     try:
         return Tree.open(mountpoint).read_json(f"{mountpoint}/.imgfs/state.json")["state"]
     except (OSError, Failure, KeyError):
@@ -113,7 +113,7 @@ def _state_of(mountpoint: str) -> str | None:
 
 
 def _found(state: Path, *, deep: bool) -> Iterator[Finding]:
-    """What is wrong, as it is found. Beside a daemon, what a second look confirms, after the last first look."""
+    """Yield findings. If a daemon runs, yield only findings that a second check confirms."""
     from imgfs.assembly.tables import TABLES
     from imgfs.check.examiner import Examiner
     from imgfs.check.repair import place_of

@@ -1,4 +1,4 @@
-"""What `imgfs repair` does about findings: by itself where nobody uses the state, else through the daemon's door."""
+"""Repair findings: in this process if no daemon uses the state directory, otherwise through `.imgfs/repair`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT, errno.EINTR)
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """A finding, and what was done about it; nothing where it is left, and `reason` why."""
+    """A finding and the repair. `done` is empty if the finding is left; `reason` says why."""
 
     finding: Finding
     done: str = ""
@@ -32,21 +32,23 @@ class Mended:
 
     @property
     def is_left(self) -> bool:
-        """Whether something is still to be done about it, or lost for now."""
+        """Whether the finding still needs action, or its content is lost for now."""
         return self.finding.is_damage and (not self.done or bool(self.reason))
 
     def line(self) -> str:
-        """For people."""
+        """Format it for people."""
         if not self.finding.is_damage:
             return f"note: {self.finding.line()}"
         if not self.done:
             return f"left: {self.finding.line()}" + (f" ({self.reason})" if self.reason else "")
         if self.reason:
-            return f"lost: {self.finding.path}: {self.finding.what}; {self.done}; cannot be had again: {self.reason}"
+            return (
+                f"lost: {self.finding.path}: {self.finding.what}; {self.done}; cannot be fetched again: {self.reason}"
+            )
         return f"mended: {self.finding.path}: {self.finding.what}; {self.done}"
 
     def told(self) -> dict[str, object]:
-        """For programs."""
+        """Format it for programs."""
         return told(self.finding) | {
             "mended": bool(self.done) and not self.reason,
             "done": self.done,
@@ -55,7 +57,7 @@ class Mended:
 
 
 def told(finding: Finding) -> dict[str, object]:
-    """A finding for programs."""
+    """Format a finding for programs."""
     return {
         "path": finding.path,
         "what": finding.what,
@@ -66,7 +68,7 @@ def told(finding: Finding) -> dict[str, object]:
 
 
 def mending(state: Path, *, deep: bool, progress: Reading) -> Iterator[Mended]:
-    """Mend each thing as it is found; what the disk refuses is left. Raises Busy if somebody uses it, NoSpace."""
+    """Repair each finding when it is found; skip what the disk refuses. Raises Busy if a daemon runs, NoSpace."""
     from imgfs.assembly.tables import TABLES
 
     with locked(state, "for repair"):
@@ -87,7 +89,7 @@ def _mended(mender: Repair, finding: Finding) -> Mended:
 
 
 def mending_mounted(tree: Tree, found: Iterable[Finding]) -> Iterator[Mended]:
-    """Have the daemon mend each thing. Fails where it ends meanwhile; what it refuses is left, with its reason."""
+    """Let the daemon repair each finding; skip what it refuses, with its reason. Raises Failure if the daemon ends."""
     for finding in found:
         if finding.mend in ("none", "note"):
             yield Mended(finding)
@@ -112,6 +114,6 @@ def _ask(tree: Tree, finding: Finding) -> Mended:
 
 
 def _report(door: str) -> list[bytes]:
-    """What the daemon says that it mended, the latest last."""
+    """Return the daemon's report of repairs, latest last."""
     with open(door, "rb") as file:
         return file.readlines()

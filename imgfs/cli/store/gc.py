@@ -1,4 +1,4 @@
-"""`imgfs gc`: what nobody refers to any more goes, and gives its disk back."""
+"""`imgfs gc`: remove content that nothing refers to."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from imgfs.cli.table import human_size, render_json, render_table
 from imgfs.cli.tree import Tree
 
 Report = dict[str, Any]
-"""What `.imgfs/gc/` says (imgfs/gc/report.py)."""
+"""The report in `.imgfs/gc/` (imgfs/gc/)."""
 
 
 @click.command(cls=Command)
 @mountpoint_option
 @format_option("table")
-@click.option("-n", "--dry-run", is_flag=True, help="Only tell what would go.")
-@click.option("--all", "everything", is_flag=True, help="Take also what cannot be fetched again, or has no name left.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only report what would be removed.")
+@click.option("--all", "everything", is_flag=True, help="Also remove content that cannot be fetched again.")
 def gc(mountpoint: str, form: str, *, dry_run: bool, everything: bool) -> None:
-    """Remove what no name or snapshot refers to any more.
+    """Remove content that no name or snapshot refers to.
 
-    Leases and containerd's gc labels hold content too. What is in use stays, and so does what no registry is known to
-    have, unless --all is given. Without any name or snapshot left imgfs refuses, because a lost database looks the
-    same; --all insists.
+    Leases and containerd's gc labels protect content too. Content in use stays, and so does content that no registry is
+    known to have, unless --all is given. If there is no name and no snapshot, imgfs refuses to collect, because a lost
+    database looks the same; --all overrides this.
     """
     report = _report(Tree.open(mountpoint), dry_run=dry_run, everything=everything)
     if form == "json":
@@ -52,11 +52,11 @@ def _report(tree: Tree, *, dry_run: bool, everything: bool) -> Report:
 
 
 def _table(report: Report) -> str:
-    done = "would go" if report["dry_run"] else "removed"
+    done = "would be removed" if report["dry_run"] else "removed"
     rows = [
         (word, item["kind"], item["id"], human_size(item["bytes"]), item["why"])
         for word, key in ((done, "removed"), ("kept", "kept"), ("failed", "failed"))
         for item in report[key]
     ]
-    total = f"{done}: {len(report['removed'])} things, {human_size(report['bytes'])}"
+    total = f"{done}: {len(report['removed'])} objects, {human_size(report['bytes'])}"
     return f"{render_table(('', 'KIND', 'ID', 'SIZE', 'WHY'), rows, {3})}\n{total}" if rows else total

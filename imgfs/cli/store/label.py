@@ -1,6 +1,7 @@
-"""`imgfs label` and `imgfs snapshot label`: labels of blobs and snapshots, shown, set and removed.
+"""`imgfs label` and `imgfs snapshot label`: show, set and remove labels of blobs and snapshots.
 
-Reading is the xattrs `user.label.<key>`; writing goes by the directory: an ordinary user may not write to a blob.
+Labels are read as the xattrs `user.label.<key>`. They are written through an xattr of the parent directory, because the
+kernel does not let an ordinary user set an xattr of a read-only file.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _PLAIN = "/:@+,~()[]"
 def label(image: str, changes: tuple[str, ...], mountpoint: str, form: str, *, quiet: bool) -> None:
     """Show, set and remove labels of content.
 
-    IMAGE is a registered name, whose manifest is meant, or the digest of any stored blob. KEY=VALUE sets a label, KEY-
-    removes one; without either they are shown. Labels are containerd's: `containerd.io/gc.root` keeps a blob, and
-    `containerd.io/gc.ref.content.NAME=DIGEST` what it refers to, from `imgfs gc`.
+    IMAGE is a registered name (the label is set on its manifest) or the digest of a stored blob. KEY=VALUE sets a label
+    and KEY- removes it; without changes the labels are shown. Labels have containerd's meaning: `containerd.io/gc.root`
+    protects a blob from `imgfs gc`, and `containerd.io/gc.ref.content.NAME=DIGEST` protects the blob DIGEST.
     """
     tree = Tree.open(mountpoint)
     digest = image if is_digest(image) else find_registered(tree, image, quiet=quiet).digest
@@ -49,14 +50,14 @@ def label(image: str, changes: tuple[str, ...], mountpoint: str, form: str, *, q
 def label_snapshot(id: str, changes: tuple[str, ...], mountpoint: str, form: str) -> None:
     """Show, set and remove labels of a snapshot.
 
-    KEY=VALUE sets a label, KEY- removes one; without either they are shown. A commit keeps them.
+    KEY=VALUE sets a label and KEY- removes it; without changes the labels are shown. A commit keeps the labels.
     """
     tree = Tree.open(mountpoint)
     _label(tree, tree.snapshots, existing(tree, id), changes, form)
 
 
 def _label(tree: Tree, directory: str, id: str, changes: Sequence[str], form: str) -> None:
-    """All changes are read before the first is made."""
+    """Show or change labels. All changes are parsed before the first one is made."""
     orders = [_order(id, change) for change in changes]
     path = os.path.join(directory, id)
     try:
