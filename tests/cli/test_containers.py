@@ -66,7 +66,7 @@ def test_ps_lists_what_runs_and_all_of_it_if_that_is_asked_for(tree: PlainTree, 
     assert "sh -c 'echo a word'" in lines[1]
     for line, words in zip(
         lines[1:],
-        ("exited with 3,", "ended, nobody knows how", "killed by SIGKILL, out of memory,", "running since"),
+        ("exited with 3,", "ended, status unknown", "killed by SIGKILL, out of memory,", "running since"),
         strict=True,
     ):
         assert words in line
@@ -116,7 +116,7 @@ def test_an_id_nobody_chose_may_be_cut_short_as_long_as_it_is_the_only_one(
     assert run("logs", "abc1").stdout == "one\n"
     assert run("logs", "abc").stdout == "three\n"
     done = run("logs", "ab")
-    assert (done.exit_code, done.stderr) == (2, "imgfs: container ab: 2 ids begin so; write more of it\n")
+    assert (done.exit_code, done.stderr) == (2, "imgfs: container ab: 2 IDs have this prefix; give more characters\n")
     assert run("logs", "x").exit_code == 3
     assert run("logs", "../abc").exit_code == 2
 
@@ -168,7 +168,7 @@ def test_a_signal_to_what_has_ended_says_so(tree: PlainTree, run: Run, deleted: 
     done = run("kill", "one")
     assert (done.exit_code, done.stderr) == (
         1,
-        "imgfs: container one: has ended; there is nothing to send a signal to\n",
+        "imgfs: container one: has ended; no process can receive a signal\n",
     )
     assert run("exec", "one", "true").exit_code == 125
 

@@ -46,7 +46,7 @@ def test_what_stops_a_mount_is_a_failure(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "FAIL  configuration: " in done.stdout
     assert "imgfs.toml:1: unknown option 'acces'" in done.stdout
-    assert "doctor: does not work: " in done.stderr
+    assert "doctor: failed checks: " in done.stderr
     assert "configuration" in done.stderr
 
 

@@ -227,7 +227,7 @@ def test_what_is_no_id_touches_nothing(run: Run, tree: PlainTree, id: str) -> No
         (("view", "a/b", "site"), "snapshot name 'a/b'"),
         (("view", "active", "site"), "is the directory of active snapshots"),
         (("commit", "k", f"sha256:{'0' * 64}"), "digests name the snapshots of images"),
-        (("prepare", "k", "active/k"), "is active and can be no parent"),
+        (("prepare", "k", "active/k"), "is active; commit it before it is a parent"),
     ],
 )
 def test_wrong_names_are_2(run: Run, tree: PlainTree, arguments: tuple[str, ...], sentence: str) -> None:

@@ -186,7 +186,7 @@ def test_one_whose_id_cannot_be_written_runs_all_the_same(box: Box, *, stderr_to
     assert done.returncode == 0
     if not stderr_too:
         assert done.stderr == (
-            b"imgfs: container %b: is started, but its id cannot be written to stdout: No space left on device\n"
+            b"imgfs: container %b: has started, but its ID cannot be written to stdout: No space left on device\n"
             % name.encode()
         )
     assert box.imgfs("wait", name).stdout == b"0\n"

@@ -112,7 +112,7 @@ def test_a_foreign_filesystem_is_not_ours_to_unmount(tmp_path: Path) -> None:
             (tmp_path / "other").mkdir()
             done = mount.run("umount", str(tmp_path))
             assert done.returncode == 4
-            assert "no tree of imgfs" in done.stderr
+            assert "is not a mount of imgfs" in done.stderr
             assert mount.run("mount", str(tmp_path), "--state", str(tmp_path.with_name("state"))).returncode == 7
     finally:
         subprocess.run(["umount", tmp_path], check=True)

@@ -1,1 +1,1 @@
-"""Containers: started, watched, entered, ended."""
+"""Commands about containers."""

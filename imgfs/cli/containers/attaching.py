@@ -1,6 +1,6 @@
-"""Being in front of a container: its signals, its exit code, and its terminal, which this process has in raw mode.
+"""The foreground of a container: forward signals and terminal input, show output, return the exit code.
 
-The terminal is given back as it was, whatever ends this process but SIGKILL.
+The caller's terminal is in raw mode meanwhile. It is restored whatever ends this process, except SIGKILL.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PIECE = 1 << 16
 
 
 def terminal_size() -> tuple[int, int]:
-    """Rows and columns of the terminal that is stdin; zeros where it is none."""
+    """Return rows and columns of the terminal at stdin; zeros if stdin is not a terminal."""
     try:
         return termios.tcgetwinsize(0)
     except termios.error:
@@ -36,10 +36,10 @@ def terminal_size() -> tuple[int, int]:
 
 
 class Front:
-    """Whoever stays in front of a container."""
+    """The foreground command of a container."""
 
     def __init__(self, *, terminal: bool, interactive: bool) -> None:
-        """`terminal`: the container has one of its own. `interactive`: it is to get what is typed."""
+        """`terminal`: the container has a terminal of its own. `interactive`: it receives the caller's stdin."""
         self._has_terminal = terminal
         self._is_interactive = interactive
         self._ours: socket.socket | None = None
@@ -47,9 +47,9 @@ class Front:
         self._signals = NONE
 
     def attached(self, held: ExitStack) -> CallerStreams:
-        """What to start the container with; `held` is to be closed after it has ended.
+        """Return the descriptors to start the container with. The caller closes `held` after the container has ended.
 
-        From now on signals are the container's; before it runs they are why it does not.
+        From now on signals are forwarded to the container. A signal before the program runs aborts the start.
         """
         self._signals = held.enter_context(_signals())
         if not self._has_terminal:
@@ -59,9 +59,9 @@ class Front:
         return CallerStreams(terminal=self._theirs.fileno(), size=terminal_size(), interrupted=self._signals)
 
     def stay(self, control: Connection) -> tuple[ContainerStatus, list[str]]:
-        """Pass signals and the terminal on until the container has ended; how it did, and what else there is to say."""
+        """Forward signals and the terminal until the container has ended. Returns its status and further messages."""
         if self._theirs is not None:
-            self._theirs.close()  # the supervisor has it; ours ends when its one does
+            self._theirs.close()  # the supervisor has a copy; our end sees EOF when the supervisor closes it
         is_typing = self._ours is not None and self._is_interactive
         with _raw(wanted=is_typing):
             return _Relay(control, self._ours, self._signals, is_typing=is_typing).run()
@@ -80,7 +80,7 @@ class _Relay:
             self._sources[0] = self._type
 
     def run(self) -> tuple[ContainerStatus, list[str]]:
-        with suppress(OSError):  # it may have ended already: what is told of that lies there
+        with suppress(OSError):  # the supervisor may have ended already; its last message can still be received
             self._control.send({"do": "wait"})
         while self._ended is None or (self._terminal is not None and self._terminal.fileno() in self._sources):
             for source in select.select(list(self._sources), [], [])[0]:
@@ -128,7 +128,7 @@ class _Relay:
 
 @contextmanager
 def _signals() -> Generator[int]:
-    """A descriptor that gets the number of each signal that is to be passed on."""
+    """Yield a descriptor from which the number of each signal to forward can be read."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, _heard) for number in not_ignored({*FORWARDED, signal.SIGWINCH})}
@@ -143,7 +143,7 @@ def _signals() -> Generator[int]:
 
 
 def _heard(*_: object) -> None:
-    """The number is in the pipe."""
+    """Do nothing: the wakeup descriptor has received the signal number."""
 
 
 @contextmanager

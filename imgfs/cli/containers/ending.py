@@ -1,4 +1,4 @@
-"""`imgfs kill`, `wait`, `delete`: how a container ends, and what is told of that."""
+"""`imgfs kill`, `wait` and `delete`: end a container and report its exit status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from imgfs.errors import Invalid
 from imgfs.execution import signals
 
 UNKNOWN = 125
-"""What `delete` exits with where nobody knows how a container ended: the code of failures that are no container's."""
+"""The exit code of `delete` if the container's exit status is unknown, as for all failures of imgfs itself."""
 
 
 @click.command(cls=Command)
@@ -34,12 +34,12 @@ UNKNOWN = 125
 @click.option(
     "-s", "--signal", "name", metavar="SIGNAL", help="A name or a number. Default: the image's StopSignal, TERM."
 )
-@click.option("-a", "--all", "everybody", is_flag=True, help="To every process of the container.")
+@click.option("-a", "--all", "everybody", is_flag=True, help="Signal every process of the container.")
 @mountpoint_option
 def kill(id: str, name: str | None, *, everybody: bool, mountpoint: str) -> None:
     """Send a signal to the first process of a container.
 
-    The kernel keeps from the first process what it has no handler for, but for KILL and STOP.
+    The kernel does not deliver a signal for which the first process has no handler, except KILL and STOP.
     """
     tree = Tree.open(mountpoint)
     one = existing(tree, id)
@@ -51,10 +51,10 @@ def kill(id: str, name: str | None, *, everybody: bool, mountpoint: str) -> None
 @click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=complete_container)
 @mountpoint_option
 def wait(ids: tuple[str, ...], mountpoint: str) -> None:
-    """Wait until containers have ended; print how they did.
+    """Wait until containers have ended and print their exit statuses, one per line.
 
-    The exit status of each, one a line: 128 and the number of the signal for one that was killed. Of one that was
-    deleted what is kept of it is told.
+    The status of a container that was killed is 128 + the signal number. For a deleted container the recorded status is
+    printed.
     """
     tree = Tree.open(mountpoint)
     raise_first([failure for id in ids if (failure := _tell(wait_end(tree, existing_or_deleted(tree, id))))])
@@ -65,10 +65,11 @@ def wait(ids: tuple[str, ...], mountpoint: str) -> None:
 @click.option("-f", "--force", is_flag=True, help="End it with SIGKILL if it runs.")
 @mountpoint_option
 def delete(id: str, *, force: bool, mountpoint: str) -> None:
-    """Delete a container and what it wrote.
+    """Delete a container and its files.
 
-    Prints its exit status and exits with it; 125 where nobody knows it. Busy (exit code 7) while it runs or somebody is
-    in its files. How it ended is kept in .imgfs/deleted/containers/ID, and told again for one that was deleted before.
+    The command prints the container's exit status and exits with it, or with 125 if it is unknown. It fails with exit
+    code 7 while the container runs or a process uses its files. The exit status is kept in
+    .imgfs/deleted/containers/ID; deleting a deleted container prints it again.
     """
     tree = Tree.open(mountpoint)
     one = existing_or_deleted(tree, id)
@@ -85,11 +86,11 @@ def delete(id: str, *, force: bool, mountpoint: str) -> None:
 
 
 def signal_number(text: str) -> int:
-    """The number of a signal, by any of the names that an image may use. Fails for what is none."""
+    """Return the number of a signal from any spelling that an image may use. Raises Failure if it is unknown."""
     try:
         return signals.signal_number(text, "signal")
     except Invalid:
-        raise Failure(f"signal {text}: there is none of that name; `kill -l` lists them", errno.EINVAL) from None
+        raise Failure(f"signal {text}: is unknown; `kill -l` lists the signals", errno.EINVAL) from None
 
 
 def _end(tree: Tree, id: str) -> None:
@@ -107,15 +108,15 @@ def _delete(tree: Tree, id: str) -> None:
     try:
         os.rmdir(tree.container(id))
     except FileNotFoundError:
-        return  # somebody was faster: what is kept of it is told
+        return  # another process has deleted it; its recorded status is printed
     except OSError as error:
         raise tree.container_failure(error, id) from None
 
 
 def _tell(found: State) -> Failure | None:
-    """Print the exit status; a failure where nobody knows it."""
+    """Print the exit status. Returns a Failure if it is unknown."""
     code = found.get("exit_code")
     click.echo("unknown" if code is None else code)
     if code is not None:
         return None
-    return Failure(f"container {found['id']}: {found.get('reason') or 'nobody knows how it ended'}", errno.EIO)
+    return Failure(f"container {found['id']}: {found.get('reason') or 'its exit status is unknown'}", errno.EIO)

@@ -1,4 +1,4 @@
-"""`imgfs exec`: one more program in a container that runs."""
+"""`imgfs exec`: run another program in a running container."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from imgfs.cli.tree import Tree
 @click.command("exec", cls=RunCommand, context_settings={"allow_interspersed_args": False})
 @click.argument("id", metavar="ID", shell_complete=complete_container)
 @click.argument("command", nargs=-1, required=True, metavar="CMD...", type=click.UNPROCESSED)
-@click.option("-i", "--interactive", is_flag=True, help="Pass stdin on.")
-@click.option("-t", "--tty", "terminal", is_flag=True, help="Give it a terminal: the one that stdin is.")
-@click.option("-e", "--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or pass it on.")
-@click.option("-w", "--workdir", metavar="DIR", help="Where it begins. Default: as the container does.")
+@click.option("-i", "--interactive", is_flag=True, help="Forward stdin.")
+@click.option("-t", "--tty", "terminal", is_flag=True, help="Use the terminal at stdin.")
+@click.option("-e", "--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or copy it.")
+@click.option("-w", "--workdir", metavar="DIR", help="The working directory. Default: the container's.")
 @mountpoint_option
 def exec(
     id: str,
@@ -33,10 +33,10 @@ def exec(
     workdir: str | None,
     mountpoint: str,
 ) -> None:
-    """Run one more program in the container ID, which runs.
+    """Run another program in the running container ID.
 
-    As the container's user, with its environment. Exits as the program does: its exit code, 128 + n after signal n; 127
-    where it is not found, 126 where it cannot be executed, and 125 where imgfs failed.
+    The program has the container's user and environment. The command exits with the program's exit code, 128 + n after
+    signal n, 127 if the program is not found, 126 if it cannot be executed, and 125 if imgfs fails.
     """
     from imgfs.cli.containers.site import state_of
     from imgfs.execution.bundle.overrides import parse_variable
@@ -49,9 +49,9 @@ def exec(
     one = existing(tree, id)
     found = state(tree, one)
     if has_ended(found):
-        raise Failure(f"container {one}: does not run; `imgfs start {one}` starts it", errno.ESRCH)
+        raise Failure(f"container {one}: is not running; `imgfs start {one}` starts it", errno.ESRCH)
     if terminal and not sys.stdin.isatty():
-        raise click.UsageError("-t: stdin is no terminal")
+        raise click.UsageError("-t: stdin is not a terminal")
     env = dict(parse_variable(text, os.environ) for text in variables)
     try:
         spec = tree.read_json(f"{tree.container(one)}/config.json")
@@ -64,5 +64,5 @@ def exec(
     try:
         code = execute(runtime_of(records, record, container), container.runtime_id, spec, entry, root)
     except RuntimeFailed as error:
-        code = error.exit_code or FAILED  # crun, runc and youki say why on stderr, too
+        code = error.exit_code or FAILED  # crun, runc and youki print the reason on stderr themselves
     raise SystemExit(code)

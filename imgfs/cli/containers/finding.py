@@ -1,6 +1,6 @@
-"""Containers as commands see them: what people type for one, how it is now, and waiting for its end.
+"""Containers as commands see them: resolve IDs, read states, wait for the end.
 
-What is told is read below the mount. Waiting and signals go past the daemon, to the supervisor in the state directory.
+States are read below the mount. Waiting and signals use the supervisor in the state directory, not the daemon.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from imgfs.cli.tree import Tree
 from imgfs.errors import ImgfsError
 
 RARELY = 0.5
-"""Seconds between two looks at a container whose supervisor's lock only root may wait for."""
+"""Seconds between two polls of a container by users who cannot open the supervisor's lock."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _MADE_UP = re.compile(r"[0-9a-f]{12}\Z")
-"""An id that nobody chose. Its beginning may stand for it; `imgfs delete -f web` is never to hit `web2`."""
+"""A generated ID. Only generated IDs can be shortened, so that `imgfs delete -f web` never deletes `web2`."""
 
 
 class Runtime(TypedDict):
@@ -37,16 +37,16 @@ class Runtime(TypedDict):
 
 
 class State(TypedDict):
-    """A container's state.json, or what is kept of it once it is deleted (imgfs/execution/state_documents.py).
+    """A container's state.json, or the record of a deleted container (imgfs/execution/state_documents.py).
 
-    Of a damaged one no more may be kept than its id, and the reason.
+    The record of a damaged container may contain only its ID and the reason.
     """
 
     id: str
     status: str
     pid: NotRequired[int | None]
     bundle: NotRequired[str]
-    """Of what was not deleted: where its record is, and in it the bundle."""
+    """The directory of the record, which contains the bundle; absent for a deleted container."""
     image: str
     created: str
     started: str | None
@@ -62,12 +62,12 @@ class State(TypedDict):
 
 
 def ids(tree: Tree) -> list[str]:
-    """The ids of all containers, sorted. Raises OSError."""
+    """Return the IDs of all containers, sorted. Raises OSError."""
     return sorted(os.listdir(tree.containers))
 
 
 def existing(tree: Tree, text: str) -> str:
-    """The id of the container that `text` means: an id, or the beginning of one nobody chose. Fails without any."""
+    """Return the ID of the container that `text` means: an ID or the prefix of a generated one. Raises Failure."""
     id = _meant(tree, text, tree.containers)
     if id is None:
         raise Failure(f"container {text}: does not exist; `imgfs ps -a` lists all", errno.ENOENT)
@@ -75,17 +75,18 @@ def existing(tree: Tree, text: str) -> str:
 
 
 def existing_or_deleted(tree: Tree, text: str) -> str:
-    """As `existing`, also of a container that was deleted and not forgotten."""
+    """Return the ID as `existing` does, also for a deleted container whose record is kept."""
     id = _meant(tree, text, tree.containers) or _meant(tree, text, os.path.dirname(tree.deleted_container(text)))
     if id is None:
         raise Failure(
-            f"container {text}: does not exist, and no deleted one is known; `imgfs ps -a` lists all", errno.ENOENT
+            f"container {text}: does not exist, and no record of a deleted one is kept; `imgfs ps -a` lists all",
+            errno.ENOENT,
         )
     return id
 
 
 def state(tree: Tree, id: str) -> State:
-    """How a container is now. Fails where there is none."""
+    """Return the state of a container. Raises Failure if it does not exist."""
     try:
         return cast("State", tree.read_json(f"{tree.container(id)}/state.json"))
     except OSError as error:
@@ -93,7 +94,7 @@ def state(tree: Tree, id: str) -> State:
 
 
 def last_state(tree: Tree, id: str) -> State:
-    """How a container is now, or how it ended if it was deleted. Fails where nothing is known of it."""
+    """Return the state of a container, or the record of a deleted one. Raises Failure if neither exists."""
     for path in (f"{tree.container(id)}/state.json", tree.deleted_container(id)):
         try:
             return cast("State", tree.read_json(path))
@@ -101,16 +102,16 @@ def last_state(tree: Tree, id: str) -> State:
             continue
         except OSError as error:
             raise tree.container_failure(error, id) from None
-    raise Failure(f"container {id}: was deleted, and how it ended is not known any more", errno.ENOENT)
+    raise Failure(f"container {id}: was deleted, and its exit status is no longer recorded", errno.ENOENT)
 
 
 def has_ended(found: State) -> bool:
-    """Whether it runs no more. What is kept of a damaged container has no status."""
+    """Return whether the container has ended. The record of a damaged container has no status and counts as ended."""
     return found.get("status", "stopped") == "stopped"
 
 
 def wait_end(tree: Tree, id: str) -> State:
-    """Wait until a container has ended and its supervisor too; how it ended. Asks no more often than something ends."""
+    """Wait until a container and its supervisor have ended; return the state. Blocks on the lock, not polling."""
     from imgfs.execution.records.records import ContainerRecord
 
     while True:
@@ -133,12 +134,12 @@ def wait_end(tree: Tree, id: str) -> State:
 
 
 def record_of(found: State) -> str | None:
-    """The directory in the state directory that tells of a container; None for one that was deleted."""
+    """Return the directory of the container's record in the state directory; None for a deleted container."""
     return os.path.dirname(found["bundle"]) if "bundle" in found else None
 
 
 def complete_container(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Ids that begin so."""
+    """Complete container IDs."""
     try:
         return [CompletionItem(id) for id in ids(tree_of(ctx)) if id.startswith(incomplete)]
     except OSError:
@@ -147,7 +148,7 @@ def complete_container(ctx: click.Context, param: click.Parameter, incomplete: s
 
 def _meant(tree: Tree, text: str, directory: str) -> str | None:
     if not _ID.match(text):
-        raise Failure(f"container {text!r}: is no id; `imgfs ps -a` lists all", errno.EINVAL)
+        raise Failure(f"container {text!r}: is not an ID; `imgfs ps -a` lists all", errno.EINVAL)
     if os.path.lexists(f"{directory}/{text}"):
         return text
     try:
@@ -155,19 +156,19 @@ def _meant(tree: Tree, text: str, directory: str) -> str | None:
     except OSError as error:
         raise from_os_error(error, directory, None, tree.log) from None
     if len(found) > 1:
-        raise Failure(f"container {text}: {len(found)} ids begin so; write more of it", errno.EINVAL)
+        raise Failure(f"container {text}: {len(found)} IDs have this prefix; give more characters", errno.EINVAL)
     return found[0] if found else None
 
 
 def _hear_unkept(record: str) -> dict[str, Any] | None:
-    """Wait for a supervisor to tell how its container ended; that, if it is what the disk does not take."""
+    """Wait for the supervisor's message about the end. Returns the status if the disk could not store it, else None."""
     from imgfs.execution.control import Connection
 
     try:
         with Connection.open(Path(record, "control")) as supervisor:
             told = supervisor.ask({"do": "wait"})
     except (ImgfsError, OSError):
-        return None  # it has gone, or never was one: its lock tells
+        return None  # there is no supervisor; the lock decides
     if told.get("is_kept", True):
         return None
     for note in told.get("notes", ()):
@@ -188,7 +189,7 @@ def _wait_unlocked(record: str) -> None:
 
 
 def _wait_process(pid: int | None) -> None:
-    """Wait for a process that goes on without a supervisor."""
+    """Wait for a process whose supervisor was killed."""
     try:
         process = os.pidfd_open(pid) if pid is not None else None
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""`imgfs logs`: what a container wrote to its stdout and stderr, byte by byte."""
+"""`imgfs logs`: print the output of a container, unchanged."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from imgfs.cli.options import Command, mountpoint_option
 from imgfs.cli.tree import Tree
 
 BREATH = 0.2
-"""Seconds between two looks at a log that grows."""
+"""Seconds between two polls of a growing log."""
 
 
 @click.command(cls=Command)
 @click.argument("id", metavar="ID", shell_complete=complete_container)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the container has ended.")
-@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until the container has ended.")
+@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Print only the last N lines.")
 @mountpoint_option
 def logs(id: str, *, follow: bool, tail: int | None, mountpoint: str) -> None:
-    """Print what a container wrote.
+    """Print the stdout and stderr of a container.
 
-    Output of a terminal is not kept, nor what is older than the configured size.
+    Output to a terminal is not logged. Output beyond the configured log size is dropped, oldest first.
     """
     tree = Tree.open(mountpoint)
     one = existing(tree, id)
@@ -53,7 +53,7 @@ def _print(tree: Tree, id: str, tail: int | None, *, follow: bool) -> None:
             sys.stdout.buffer.writelines(deque(chain(*files), maxlen=tail))
             sys.stdout.buffer.flush()
         while follow:
-            # Looked at first: what was written before the end is there by then.
+            # The order matters: output written before the end is in the log when the end is seen.
             is_last = _has_ended(tree, id)
             _copy(log)
             following = _next(name, log)
@@ -67,7 +67,7 @@ def _print(tree: Tree, id: str, tail: int | None, *, follow: bool) -> None:
 
 
 def _older(opened: ExitStack, name: str) -> list[BinaryIO]:
-    """What was set aside when the log was full."""
+    """Open the rotated log, if there is one."""
     try:
         return [opened.enter_context(open(f"{name}.1", "rb"))]
     except FileNotFoundError:
@@ -75,13 +75,13 @@ def _older(opened: ExitStack, name: str) -> list[BinaryIO]:
 
 
 def _copy(file: BinaryIO) -> None:
-    """Print what there is from where `file` stands."""
+    """Print `file` from its current position to its end."""
     shutil.copyfileobj(file, sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
 
 def _next(name: str, log: BinaryIO) -> BinaryIO | None:
-    """The log that was begun since; None while it is the same, or if it was deleted."""
+    """Return the new log after a rotation; None if the log is the same or was deleted."""
     try:
         is_same = os.stat(name).st_ino == os.fstat(log.fileno()).st_ino
         return None if is_same else open(name, "rb")

@@ -1,4 +1,4 @@
-"""`imgfs ps`: the containers, and what became of them."""
+"""`imgfs ps`: list the containers and their statuses."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _COMMAND_MAX = 40
 @click.command(cls=Command)
 @mountpoint_option
 @format_option("table")
-@click.option("-a", "--all", "everything", is_flag=True, help="Those that have ended too.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the ids, one a line.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Also list ended containers.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the IDs, one per line.")
 def ps(mountpoint: str, form: str, *, everything: bool, quiet: bool) -> None:
-    """List the containers that run.
+    """List the running containers.
 
-    STATUS says since when, or how it ended. JSON is an array of what containers/ID/state.json tells.
+    STATUS shows since when a container runs, or how it ended. JSON is an array of the containers' state.json.
     """
     found = _states(Tree.open(mountpoint), everything=everything)
     if quiet:
@@ -43,7 +43,7 @@ def ps(mountpoint: str, form: str, *, everything: bool, quiet: bool) -> None:
 
 
 def _print(pieces: Iterable[str], end: str = "") -> None:
-    """To stdout as they come: there may be a hundred thousand, for which click.echo would write as often."""
+    """Write pieces to stdout, buffered: click.echo would make one write(2) for each of possibly 100,000 lines."""
     out = cast("TextIO | None", sys.stdout)
     if out is None:  # the shell has closed it
         return
@@ -55,7 +55,7 @@ def _print(pieces: Iterable[str], end: str = "") -> None:
 def _states(tree: Tree, *, everything: bool) -> Iterator[State]:
     try:
         for one in tree.read_json_array(tree.container_states(running=not everything)):
-            if "error" in one:  # it keeps nobody from seeing the others
+            if "error" in one:  # a damaged container does not prevent the listing of the others
                 Failure(one["error"], errno.EIO).show()
             else:
                 yield one
@@ -78,7 +78,7 @@ def _status(one: State) -> str:
     if number is not None:
         how = f"killed by {_name(number)}"
     else:
-        how = "ended, nobody knows how" if one.get("exit_code") is None else f"exited with {one['exit_code']}"
+        how = "ended, status unknown" if one.get("exit_code") is None else f"exited with {one['exit_code']}"
     return f"{how}{memory}, {_moment(one['finished'])}" if one.get("finished") else f"{how}{memory}"
 
 
@@ -90,7 +90,7 @@ def _name(number: int) -> str:
 
 
 def _moment(text: str | None) -> str:
-    """RFC 3339 to the minute, in the local zone."""
+    """Format an RFC 3339 time to the minute, in the local time zone."""
     try:
         return local_time(int(datetime.fromisoformat(text or "").timestamp()) * 10**9)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`imgfs run` and `imgfs start`: what they take, and what they exit with."""
+"""`imgfs run` and `imgfs start`: their options and exit codes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from imgfs.execution.launch import IdleSupervisor
 
 FAILED = 125
-"""The exit code where imgfs failed, not what was run."""
+"""The exit code if imgfs itself fails, not the program."""
 T = TypeVar("T")
 
 
 class RunCommand(Command):
-    """A command that exits as what it runs does: its own failures are told apart by FAILED."""
+    """A command that exits with the exit code of the program it runs. Failures of imgfs exit with FAILED."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """As ever."""
@@ -53,7 +53,7 @@ def _told(work: Callable[[], T]) -> T:
 
 
 def _exit_code(error: ImgfsError) -> int:
-    """A shell's where the command was not found or cannot be executed, or somebody interrupted."""
+    """Return a shell's exit code for a program that is missing or not executable, and for an interrupt; else FAILED."""
     if error.errno == errno.ECANCELED:
         return INTERRUPTED
     return cast("int | None", getattr(error, "exit_code", None)) or FAILED
@@ -62,32 +62,32 @@ def _exit_code(error: ImgfsError) -> int:
 @click.command(cls=RunCommand, context_settings={"allow_interspersed_args": False})
 @click.argument("image", metavar="IMAGE", shell_complete=complete_name)
 @click.argument("arguments", nargs=-1, metavar="[CMD...]", type=click.UNPROCESSED)
-@click.option("-i", "--interactive", is_flag=True, help="Pass stdin on.")
-@click.option("-t", "--tty", "terminal", is_flag=True, help="Give it a terminal.")
-@click.option("-d", "--detach", is_flag=True, help="Leave it behind, and print its id.")
-@click.option("--rm", "remove", is_flag=True, help="Delete it as soon as it has ended.")
-@click.option("--name", "id", metavar="ID", help="How it is called. Default: 12 random hex digits.")
-@click.option("-v", "--volume", "volumes", multiple=True, metavar="SRC:DST[:ro]", help="Show SRC of the host at DST.")
-@click.option("-e", "--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or pass it on.")
-@click.option("-w", "--workdir", metavar="DIR", help="Where it begins. Default: as the image says.")
-@click.option("-u", "--user", metavar="USER[:GROUP]", help="Who it is, by name or number. Default: as the image says.")
+@click.option("-i", "--interactive", is_flag=True, help="Forward stdin.")
+@click.option("-t", "--tty", "terminal", is_flag=True, help="Allocate a terminal.")
+@click.option("-d", "--detach", is_flag=True, help="Run in the background and print the ID.")
+@click.option("--rm", "remove", is_flag=True, help="Delete the container when it has ended.")
+@click.option("--name", "id", metavar="ID", help="The container's ID. Default: 12 random hex digits.")
 @click.option(
-    "--net", "network", type=click.Choice(["host", "none"]), default="none", show_default=True, help="Its network."
+    "-v", "--volume", "volumes", multiple=True, metavar="SRC:DST[:ro]", help="Bind-mount SRC of the host at DST."
 )
-@click.option("--read-only", is_flag=True, help="It cannot write to its rootfs.")
-@click.option("--entrypoint", metavar="PROGRAM", help="What to run in place of the image's Entrypoint.")
+@click.option("-e", "--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or copy it.")
+@click.option("-w", "--workdir", metavar="DIR", help="The working directory. Default: the image's.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="The user, by name or number. Default: the image's.")
 @click.option(
-    "-m", "--memory", metavar="SIZE", help="What it may use, in bytes or with k, m, g; above that it is killed."
+    "--net", "network", type=click.Choice(["host", "none"]), default="none", show_default=True, help="The network."
 )
+@click.option("--read-only", is_flag=True, help="Make the rootfs read-only.")
+@click.option("--entrypoint", metavar="PROGRAM", help="Replace the image's Entrypoint.")
+@click.option("-m", "--memory", metavar="SIZE", help="Memory limit in bytes, or with the suffix k, m or g.")
 @mountpoint_option
 @quiet_option
 def run(image: str, mountpoint: str, *, quiet: bool, **wanted: Any) -> None:
-    """Run a program in a container made of IMAGE.
+    """Run a program in a new container made of IMAGE.
 
-    IMAGE is what `imgfs pull` takes; all of it comes here first. CMD takes the place of the image's Cmd. What the
-    program writes to its rootfs is in a snapshot of its own, which stays until the container is deleted. Exits as the
-    program does: its exit code, 128 + n after signal n; 127 where it is not found, 126 where it cannot be executed, and
-    125 where imgfs failed, which leaves no container.
+    IMAGE is a name or digest as for `imgfs pull`; all of it is fetched first. CMD replaces the image's Cmd. The
+    container's changes are in a snapshot that stays until the container is deleted. The command exits with the
+    program's exit code, 128 + n after signal n, 127 if the program is not found, 126 if it cannot be executed, and 125
+    if imgfs fails; then no container is left.
     """
     waiting = _supervisor(mountpoint, at_terminal=wanted["terminal"] or (wanted["interactive"] and os.isatty(0)))
     from imgfs.cli.containers.running import run_new
@@ -97,13 +97,13 @@ def run(image: str, mountpoint: str, *, quiet: bool, **wanted: Any) -> None:
 
 @click.command(cls=RunCommand)
 @click.argument("id", metavar="ID")
-@click.option("-a", "--attach", is_flag=True, help="Stay in front until it has ended, and exit as it does.")
-@click.option("-i", "--interactive", is_flag=True, help="Pass stdin on; with -a.")
+@click.option("-a", "--attach", is_flag=True, help="Stay in the foreground and exit with the program's exit code.")
+@click.option("-i", "--interactive", is_flag=True, help="Forward stdin; needs -a.")
 @mountpoint_option
 def start(id: str, mountpoint: str, *, attach: bool, interactive: bool) -> None:
-    """Start a container again after it has ended.
+    """Start an ended container again, on its files as they are now.
 
-    Its files are as they are now. Prints its id; with -a exits as the program does, otherwise as `imgfs run`.
+    The command prints the ID. With -a it exits as `imgfs run` does.
     """
     waiting = _supervisor(mountpoint, at_terminal=attach and os.isatty(0))
     from imgfs.cli.containers.running import run_again
@@ -112,7 +112,7 @@ def start(id: str, mountpoint: str, *, attach: bool, interactive: bool) -> None:
 
 
 def _supervisor(mountpoint: str, *, at_terminal: bool) -> IdleSupervisor:
-    """Begin with what takes longest: the rest is loaded and done beside it. Raises Declined."""
+    """Start the supervisor first, because that takes longest; the rest is loaded meanwhile. Raises Declined."""
     by = served()
     if by and at_terminal:
         raise Declined
@@ -121,7 +121,9 @@ def _supervisor(mountpoint: str, *, at_terminal: bool) -> IdleSupervisor:
     from imgfs.execution.launch import IdleSupervisor, check_caller
 
     check_caller()
-    while (null := os.open(os.devnull, os.O_RDWR)) < 3:  # a stream that the shell closed; a socket would take its place
+    while (
+        null := os.open(os.devnull, os.O_RDWR)
+    ) < 3:  # a standard stream that the shell closed: a socket must not get its number
         pass
     os.close(null)
     return IdleSupervisor(os.path.abspath(mountpoint))

@@ -1,4 +1,4 @@
-"""Containers out of images, in front or behind: what `imgfs run` and `imgfs start` do."""
+"""Start containers in the foreground or background: the implementation of `imgfs run` and `imgfs start`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from imgfs.execution.start import (
 
 
 def run_new(waiting: IdleSupervisor, mountpoint: str, image: str, *, quiet: bool, **wanted: Any) -> None:
-    """Make a container of an image, which comes here first. `wanted` are the options of `imgfs run`."""
+    """Fetch an image and start a container from it. `wanted` are the options of `imgfs run`."""
     wish = _wish(**wanted)
     detach = bool(wanted["detach"])
     tree, site = _tree_and_site(mountpoint)
@@ -43,7 +43,7 @@ def run_new(waiting: IdleSupervisor, mountpoint: str, image: str, *, quiet: bool
 
 
 def run_again(waiting: IdleSupervisor, mountpoint: str, id: str, *, attach: bool, interactive: bool) -> None:
-    """Start a container that has ended once more."""
+    """Start an ended container again."""
     _, site = _tree_and_site(mountpoint)
     container = ContainerRecords(site.state).get(id).container()
     front = Front(terminal=container.tty, interactive=interactive) if attach else None
@@ -60,7 +60,7 @@ def _tree_and_site(mountpoint: str) -> tuple[Tree, Site]:
 
 
 def _follow(front: Front | None, begin: Callable[[CallerStreams], StartedContainer]) -> None:
-    """Start a container, and stay in front of it or say how it is called."""
+    """Start a container; stay in the foreground, or print its ID."""
     with ExitStack() as held:
         attached = front.attached(held) if front else CallerStreams()
         started = begin(attached)
@@ -79,12 +79,15 @@ def _follow(front: Front | None, begin: Callable[[CallerStreams], StartedContain
 
 
 def _name(id: str) -> None:
-    """Print the id of a container that is left behind. It runs, whoever hears of it: so a stdout that takes nothing is
-    no failure, as it is none for podman and docker, and the id is told on stderr."""
+    """Print the ID of a background container.
+
+    The container runs even if stdout cannot be written to. As in podman and docker that is not a failure; the ID is
+    printed on stderr then.
+    """
     try:
         click.echo(id)
     except OSError as error:
-        tell(f"container {id}: is started, but its id cannot be written to stdout: {error.strerror}")
+        tell(f"container {id}: has started, but its ID cannot be written to stdout: {error.strerror}")
 
 
 def _wish(**wanted: Any) -> Overrides:
@@ -104,14 +107,14 @@ def _wish(**wanted: Any) -> Overrides:
 
 
 def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> PulledImage:
-    """The image, all of which is here on return."""
+    """Return the image. All of it is local on return."""
     chain: list[str] = []
 
     def pull() -> None:
         chain.append(tree.pull(found.digest))
 
     try:
-        # Of what is here already there is nothing to draw.
+        # A complete image needs no progress bar.
         drawn = not quiet and os.isatty(2) and not tree.status(found.digest)["complete"]
         bring(tree, found, pull, quiet=not drawn)
         config = tree.read(f"{tree.image(found.digest)}/config.json")

@@ -1,4 +1,4 @@
-"""Sending a signal to a container: through its supervisor, or where that was killed to the process itself."""
+"""Send a signal to a container: through its supervisor, or to the process itself if the supervisor was killed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from imgfs.execution.control import Connection
 
 
 def send_signal(tree: Tree, id: str, number: int, *, everybody: bool = False) -> None:
-    """Send a signal to the first process of a container, or to all of them. Fails where it does not run."""
+    """Send a signal to the first process of a container, or to all. Raises Failure if the container is not running."""
     found = state(tree, id)
     record = record_of(found)
     if has_ended(found) or record is None:
-        raise Failure(f"container {id}: has ended; there is nothing to send a signal to", errno.ESRCH)
+        raise Failure(f"container {id}: has ended; no process can receive a signal", errno.ESRCH)
     try:
         with Connection.open(Path(record, "control")) as supervisor:
             supervisor.ask({"do": "kill", "signal": number, "all": everybody})
@@ -36,7 +36,7 @@ def _send_directly(tree: Tree, id: str, found: State, number: int) -> None:
     if process is None:
         raise Failure(f"container {id}: has just ended", errno.ESRCH)
     try:
-        # Asked again with the process in hand: so it is no other one that has got its number.
+        # Read the pid again after pidfd_open: if it is unchanged, the pidfd is not that of a reused pid.
         if state(tree, id).get("pid") == pid:
             signal.pidfd_send_signal(process, number)
     except OSError as error:

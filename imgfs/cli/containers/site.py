@@ -1,4 +1,4 @@
-"""Where containers are: the tree's own facts about its state directory, its runtimes and their options."""
+"""The facts that starting a container needs from the tree: state directory, runtimes and their options."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from imgfs.execution.start import Site
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What the daemon of a tree says of itself: the same as long as it lives."""
+    """Facts about the daemon of a tree. They do not change while the daemon lives."""
 
     mountpoint: str
     mount: tuple[int, int]
-    """Which mount that is (`_mount_of`)."""
+    """The identity of the mount (`_mount_of`)."""
     state: Path
     options: ExecutionOptions
     programs: tuple[RuntimeProgram, ...]
 
     def are_of(self, tree: Tree) -> bool:
-        """Whether they are of the tree that is mounted there now."""
+        """Return whether these facts belong to the tree that is mounted now."""
         try:
             return (self.mountpoint, self.mount) == (tree.path, _mount_of(tree))
         except OSError:
@@ -38,7 +38,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 def facts_of(tree: Tree) -> Facts:
-    """Ask the tree, file by file."""
+    """Read the facts from files of the tree."""
     return Facts(
         mountpoint=tree.path,
         mount=_mount_of(tree),
@@ -49,7 +49,7 @@ def facts_of(tree: Tree) -> Facts:
 
 
 def site_of(tree: Tree, known: Facts | None = None) -> Site:
-    """Where containers are started; what is `known` of it is not asked for. Raises NotFound without a runtime."""
+    """Return the site to start containers at. `known` facts are not read again. Raises NotFound without a runtime."""
     known = known or facts_of(tree)
     runtimes = installed(known.programs, known.options.runtime)
     return Site(
@@ -63,7 +63,7 @@ def site_of(tree: Tree, known: Facts | None = None) -> Site:
 
 
 def state_of(tree: Tree) -> Path:
-    """The state directory of the tree's daemon."""
+    """Return the state directory of the tree's daemon."""
     path = f"{tree.path}/.imgfs/state.json"
     try:
         return Path(tree.read_json(path)["state"])
@@ -72,16 +72,16 @@ def state_of(tree: Tree) -> Path:
 
 
 def _mount_of(tree: Tree) -> tuple[int, int]:
-    """The number of the mount, and when its daemon began, in ns: the kernel gives a number again when it is free.
+    """Return the mount's device number and the daemon's start time in ns. Raises OSError.
 
-    Raises OSError.
+    The kernel reuses device numbers, so the number alone does not identify a mount.
     """
     found = os.stat(tree.path)
     return found.st_dev, found.st_mtime_ns
 
 
 def _programs(tree: Tree) -> Iterator[RuntimeProgram]:
-    """The runtimes that the plugins of this mount name, in their order, those too that may not be installed."""
+    """Yield the runtimes that the plugins of this mount name, in order, whether or not they are installed."""
     for id in sorted(os.listdir(f"{tree.path}/.imgfs/plugins/runtime")):
         program = _facts(tree, f"runtime/{id}/exports").get("program")
         if isinstance(program, str) and not _read(tree, f"runtime/{id}/status").startswith(b"off: "):
@@ -99,6 +99,6 @@ def _read(tree: Tree, name: str) -> bytes:
             return file.read()
     except FileNotFoundError:
         plugin = ".".join(name.split("/")[:2])
-        raise Failure(f"{plugin}: is no plugin of this mount; see `imgfs plugins`", errno.ENOENT) from None
+        raise Failure(f"{plugin}: is not a plugin of this mount; see `imgfs plugins`", errno.ENOENT) from None
     except OSError as error:
         raise from_os_error(error, path) from None

@@ -1,1 +1,1 @@
-"""What tells how commands are used: manual pages, completion."""
+"""Commands that print documentation: manual pages, shell completion."""

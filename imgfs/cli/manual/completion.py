@@ -1,6 +1,6 @@
-"""`imgfs completion`: the script that teaches a shell to complete imgfs, and bash to complete names with colons.
+"""`imgfs completion`: print a completion script, and let bash complete names with colons.
 
-Imported before click completes anything, so that the class below takes the place of click's own.
+The program imports this module before click completes anything, so that the class below replaces click's class.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ _BREAKS = ":@="
 def completion(shell: str) -> None:
     """Print the completion script for SHELL.
 
-    To be written to /etc/bash_completion.d/imgfs, /usr/share/zsh/vendor-completions/_imgfs or
-    /etc/fish/completions/imgfs.fish. Names complete from what is registered; no
-    registry is asked.
+    Write it to /etc/bash_completion.d/imgfs, /usr/share/zsh/vendor-completions/_imgfs or
+    /etc/fish/completions/imgfs.fish. Registered names are completed; no request is sent.
     """
     complete = get_completion_class(shell)
     root = click.get_current_context().find_root()
@@ -39,15 +38,15 @@ def completion(shell: str) -> None:
 
 @add_completion_class
 class ColonBashComplete(BashComplete):
-    """bash splits words at colons (COMP_WORDBREAKS), and every image name has one.
+    """Completion for bash, which splits words at colons (COMP_WORDBREAKS), while every image name contains one.
 
-    So the words are taken from the line itself, and of each answer only what stands behind the last break typed goes
-    back, because that is what bash replaces.
+    The class splits the command line itself. It returns only the part of each candidate after the last break, because
+    bash replaces only that part.
     """
 
     name = "bash"
     _kept = 0
-    """How much of the word that is being typed bash keeps."""
+    """The number of characters of the incomplete word that bash keeps."""
     source_template = """\
 %(complete_func)s() {
     local IFS=$'\\n'
@@ -72,7 +71,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The whole words before the one that is being typed, and that one."""
+        """Return the complete words, and the incomplete last word."""
         line = os.environ.get("COMP_LINE", "")
         words = split_arg_string(line)
         incomplete = "" if not words or line[-1:].isspace() else words.pop()
@@ -80,5 +79,5 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
         return words[1:], incomplete
 
     def format_completion(self, item: CompletionItem) -> str:
-        """`type,value`, the value without what bash keeps."""
+        """Format as `type,value`, the value without the part that bash keeps."""
         return f"{item.type},{item.value[self._kept :]}"

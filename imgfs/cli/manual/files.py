@@ -1,4 +1,4 @@
-"""The pages of what is no command: imgfs.toml(5), out of the table of options, and mount.imgfs(8)."""
+"""The manual pages imgfs.toml(5), generated from the table of options, and mount.imgfs(8)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from imgfs.config.options import Option
 
 _ABOUT = """\
-The daemon of imgfs reads one file in TOML when it starts: the one that --config names, else imgfs.toml in the state
-directory. None is needed: every option has a default. An option that is unknown or has a wrong value stops the start,
-with the line and the likely spelling.
+When it starts, the daemon of imgfs reads one TOML file: the one that --config names, else imgfs.toml in the state
+directory. The file is optional, because every option has a default. An unknown option or a wrong value stops the start;
+the message contains the line and the likely spelling.
 
-The environment goes before the file: IMGFS_ and the name in capitals, a list as words with blanks between them. The
-command line goes before both: `imgfs mount -o NAME=VALUE`, or the options in fstab. `imgfs config show` tells each
-value and where it is from; so does the file .imgfs/config below the mountpoint of the tree that is mounted."""
+The environment overrides the file: the variable is IMGFS_ and the name in capitals, a list is separated by blanks. The
+command line overrides both: `imgfs mount -o NAME=VALUE`, or the options in fstab. `imgfs config show` prints each value
+and its origin; so does the file .imgfs/config below the mountpoint."""
 _PLUGINS = """\
-Options of plugins are in tables of their own. The file .imgfs/plugins/KIND/ID/config below the mountpoint has those in
-force. The plugins that are installed here have these:"""
+Options of plugins are in separate tables. The file .imgfs/plugins/KIND/ID/config below the mountpoint contains the
+values in force. The installed plugins have these options:"""
 _EXAMPLE = (
     'access = "group:containers"',
     'plain_http = ["registry.lan:5000"]',
@@ -32,7 +32,7 @@ _EXAMPLE = (
 
 
 def config_page() -> str:
-    """imgfs.toml(5)."""
+    """Return imgfs.toml(5)."""
     from imgfs.config.options import table
 
     lines = [title("imgfs.toml", 5), *heading("imgfs.toml", "options of the daemon of imgfs")]
@@ -43,14 +43,14 @@ def config_page() -> str:
 
 
 def helper_page() -> str:
-    """mount.imgfs(8)."""
+    """Return mount.imgfs(8)."""
     lines = [title("mount.imgfs", 8), *heading("mount.imgfs", "mount the tree of imgfs")]
     lines += [".SH SYNOPSIS", escaped(mount_helper.USAGE)]
     lines += [".SH DESCRIPTION", *paragraphs("\n\n".join(mount_helper.TEXT))]
     lines += [".SH FLAGS", *tagged(mount_helper.FLAGS), ".SH OPTIONS", *tagged(SPELLINGS)]
     lines += [
         ".PP",
-        *paragraphs("What is meant for mount(8) and systemd, like noauto, _netdev and x-systemd.*, is passed over."),
+        *paragraphs("Options for mount(8) and systemd, like noauto, _netdev and x-systemd.*, are ignored."),
     ]
     lines += [".SH EXIT STATUS", *tagged(mount_helper.EXITS), ".SH EXAMPLE", *paragraphs("A line of fstab(5):")]
     lines += [".PP", *example(mount_helper.EXAMPLE)]
@@ -58,7 +58,7 @@ def helper_page() -> str:
 
 
 def option_texts(options: Mapping[str, Option]) -> list[tuple[str, str]]:
-    """Every option with its meaning, what it may be and its default, as help and manual tell it."""
+    """Return every option with its description, allowed values and default, for help and manual."""
     return [(name, option.text if option.is_table else _told(option)) for name, option in options.items()]
 
 
@@ -70,7 +70,7 @@ def _told(option: Option) -> str:
 
 
 def _plugins() -> Iterator[str]:
-    """The options of the plugins that are installed here."""
+    """Yield the options of the installed plugins."""
     from imgfs.config.options import options_of
     from imgfs.plugins.finding import find_plugins
 

@@ -1,4 +1,4 @@
-"""`imgfs man`: manual pages out of the help texts and the table of options, so that these cannot differ."""
+"""`imgfs man`: manual pages generated from the help texts and the table of options, so that they cannot differ."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from imgfs.cli.manual.roff import escaped, heading, paragraphs, see_also, tagged
 from imgfs.cli.options import Command
 
 _ENVIRONMENT = (
-    ("IMGFS_MOUNTPOINT", "Where the tree is mounted, where the command line does not say."),
-    ("IMGFS_<OPTION>", "Any option of imgfs.toml but tables, in capitals; it goes before the file."),
-    ("STATE_DIRECTORY", "Where content is kept, where --state does not say; systemd sets it."),
+    ("IMGFS_MOUNTPOINT", "The mountpoint, if the command line does not name one."),
+    ("IMGFS_<OPTION>", "An option of imgfs.toml (not a table), in capitals. It overrides the file."),
+    ("STATE_DIRECTORY", "The state directory, if --state is not given. systemd sets it."),
 )
 _FILES = (
     ("/var/lib/imgfs", "The default mountpoint."),
-    ("/var/lib/imgfs-state", "Where root's daemon keeps content and names; imgfs.toml in it is the configuration."),
-    ("DIR/.imgfs/log", "The end of the daemon's log."),
+    ("/var/lib/imgfs-state", "The state directory of root's daemon; imgfs.toml in it is the configuration."),
+    ("DIR/.imgfs/log", "The last part of the daemon's log."),
 )
 _FILE_PAGES = {"imgfs.toml": (5, config_page), "mount.imgfs": (8, helper_page)}
-"""Pages of what is no command of the program: section and text."""
+"""Pages that do not describe a command: section and text."""
 
 
 def complete_page(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Pages that begin so."""
+    """Complete page names."""
     root = ctx.find_root()
     assert isinstance(root.command, click.Group)
     pages = [*root.command.list_commands(root), *_FILE_PAGES]
@@ -41,19 +41,19 @@ def complete_page(ctx: click.Context, param: click.Parameter, incomplete: str) -
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Write all pages below DIR, as man(1) looks for them: man1, man5, man8.",
+    help="Write all pages below DIR, in the layout of man(1): man1, man5, man8.",
 )
 def man(page: str | None, directory: Path | None) -> None:
     """Print the manual page of imgfs or of PAGE.
 
-    PAGE is a command, `imgfs.toml` or `mount.imgfs`. For man(1): `imgfs man pull | man -l -`, or all at once:
-    `imgfs man --directory /usr/local/share/man`.
+    PAGE is a command, `imgfs.toml` or `mount.imgfs`. To read a page with man(1), run `imgfs man pull | man -l -`. To
+    install all pages, run `imgfs man --directory /usr/local/share/man`.
     """
     root = click.get_current_context().find_root()
     group = root.command
     assert isinstance(group, click.Group)
     if directory is not None and page is not None:
-        raise click.UsageError("--directory writes all pages; name none")
+        raise click.UsageError("--directory writes all pages; it cannot be combined with PAGE")
     if directory is not None:
         for name, section, text in all_pages(group, root):
             path = directory / f"man{section}" / f"{name}.{section}"
@@ -66,11 +66,11 @@ def man(page: str | None, directory: Path | None) -> None:
     elif found := group.get_command(root, page):
         click.echo(command_page(found, click.Context(found, parent=root, info_name=page)))
     else:
-        raise click.UsageError(f"no page {page!r}; there are those of commands, imgfs.toml and mount.imgfs")
+        raise click.UsageError(f"no page {page!r}; pages are the commands, imgfs.toml and mount.imgfs")
 
 
 def all_pages(group: click.Group, ctx: click.Context) -> Iterator[tuple[str, int, str]]:
-    """Name, section and text of every page."""
+    """Yield name, section and text of every page."""
     yield "imgfs", 1, program_page(group, ctx)
     for name in group.list_commands(ctx):
         command = group.get_command(ctx, name)
@@ -81,7 +81,7 @@ def all_pages(group: click.Group, ctx: click.Context) -> Iterator[tuple[str, int
 
 
 def program_page(group: click.Group, ctx: click.Context) -> str:
-    """imgfs(1): every command with its options."""
+    """Return imgfs(1): every command with its options."""
     lines = [title("imgfs", 1), *heading("imgfs", _short(group)), ".SH SYNOPSIS", ".B imgfs"]
     lines += ["[OPTIONS] COMMAND [ARGS]...", ".SH DESCRIPTION", *paragraphs(group.help)]
     lines += [".SH OPTIONS", *_options(group, ctx), ".SH COMMANDS"]
@@ -94,7 +94,7 @@ def program_page(group: click.Group, ctx: click.Context) -> str:
 
 
 def command_page(command: click.Command, ctx: click.Context) -> str:
-    """imgfs-COMMAND(1)."""
+    """Return imgfs-COMMAND(1)."""
     page = f"imgfs-{ctx.info_name}"
     lines = [title(page, 1), *heading(page, _short(command))]
     lines += [".SH SYNOPSIS", escaped(_synopsis(command, ctx)), ".SH DESCRIPTION", *paragraphs(command.help)]
@@ -106,14 +106,14 @@ def command_page(command: click.Command, ctx: click.Context) -> str:
 
 
 def _section(command: click.Command, ctx: click.Context) -> list[str]:
-    """One command, and those below it."""
+    """Describe one command and its subcommands."""
     head = [f".SS {escaped(_synopsis(command, ctx))}", *paragraphs(command.help)]
     below = _commands(command, ctx) if isinstance(command, click.Group) else _options(command, ctx)
     return [*head, *below]
 
 
 def _commands(group: click.Group, ctx: click.Context) -> list[str]:
-    """The commands of a group within the program."""
+    """Describe the subcommands of a group."""
     lines: list[str] = []
     for name, command in group.commands.items():
         lines += _section(command, click.Context(command, parent=ctx, info_name=name))
@@ -129,7 +129,7 @@ def _synopsis(command: click.Command, ctx: click.Context) -> str:
 
 
 def _path(ctx: click.Context) -> str:
-    """The words that call the command, however the program itself was called."""
+    """Return the words that call the command, whatever the name of the program's file."""
     return "imgfs" if ctx.parent is None else f"{_path(ctx.parent)} {ctx.info_name}"
 
 

@@ -1,1 +1,1 @@
-"""The daemon and what it serves: started, configured, looked at from outside."""
+"""Commands about the daemon: start it, stop it, show its configuration and plugins, examine the host."""

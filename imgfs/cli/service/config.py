@@ -1,4 +1,4 @@
-"""`imgfs config`: which options there are, what each is, and who says so."""
+"""`imgfs config`: show the options, their values and the origin of each value."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class ConfigGroup(Group):
-    """A group whose help ends with the table of options."""
+    """A group whose help text ends with the table of options."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Tell every option as imgfs.toml(5) does."""
+        """Describe every option as imgfs.toml(5) does."""
         from imgfs.cli.manual.files import option_texts
         from imgfs.config.options import table
 
@@ -36,11 +36,11 @@ class ConfigGroup(Group):
 
 @click.group(cls=ConfigGroup)
 def config() -> None:
-    """Tell the options of the daemon and where each is from.
+    """Show the options of the daemon and where each value comes from.
 
-    They stand in imgfs.toml in the state directory or the file that --config names; the environment (IMGFS_ and the
-    name in capitals) goes before it, `imgfs mount -o NAME=VALUE` before both. `imgfs man imgfs.toml` has it all,
-    also the options of plugins.
+    Options are read from imgfs.toml in the state directory, or from the file that --config names. The environment
+    (IMGFS_ and the name in capitals) overrides the file, and `imgfs mount -o NAME=VALUE` overrides both. `imgfs man
+    imgfs.toml` describes all options, including those of plugins.
     """
 
 
@@ -51,10 +51,10 @@ def config() -> None:
 @mount_options_option
 @format_option("table")
 def show(mountpoint: str, state: Path | None, config_path: Path | None, options: tuple[str, ...], form: str) -> None:
-    """Print each option, those of plugins too, its value and its origin.
+    """Print each option, including those of plugins, with its value and origin.
 
-    Of the tree that is mounted, as its .imgfs/config has it. Where none is, and with --state, --config or -o: what
-    `imgfs mount` would find if it were called alike.
+    If a tree is mounted, the values are those in force (.imgfs/config). If none is mounted, or with --state, --config
+    or -o, the values are those that `imgfs mount` would use with the same arguments.
     """
     is_mounted = not (state or config_path or options) and _is_mounted(mountpoint)
     said = _in_force(mountpoint) if is_mounted else _found(state, config_path, options)
@@ -95,7 +95,7 @@ def _found(state: Path | None, config_path: Path | None, options: tuple[str, ...
     asked = asked_for(options, state, config_path)
     settings = load_settings(asked.config, state_of(asked), os.environ, asked.given)
     sections, off, places = settings.config.plugins, settings.config.disabled_plugins, settings.origins
-    with silent():  # `imgfs plugins` and `imgfs doctor` tell of those that cannot be loaded
+    with silent():  # `imgfs plugins` and `imgfs doctor` report plugins that cannot be loaded
         found = find_plugins(off)
     check_names(sections, off, [one.name for one in found], places)
     return settings.said(options_in_force((one.plugin for one in found if one.plugin), sections, places))

@@ -1,4 +1,4 @@
-"""`imgfs doctor`: whether this host can do what imgfs needs, and what to do where it cannot."""
+"""`imgfs doctor`: check whether this host has what imgfs needs, and suggest a cure for each problem."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 @mount_options_option
 @format_option("table")
 def doctor(state: Path | None, config_path: Path | None, options: tuple[str, ...], form: str) -> None:
-    """Look whether this host has what imgfs needs.
+    """Check whether this host has what imgfs needs.
 
-    FUSE, the kernel, the disk of the state directory, the configuration, logins and certificates; each with a sentence,
-    and what to do unless it is well. Changes nothing and asks no registry. The exit code is 1 where something does not
-    work; warnings do not count. `imgfs check` looks for damage in the state directory.
+    Checks FUSE, the kernel, the disk of the state directory, the configuration, logins and certificates. Prints a line
+    for each, with a cure for each problem. Changes nothing and sends no request. The exit code is 1 if a check fails;
+    warnings do not count. `imgfs check` looks for damage in the state directory.
     """
     from imgfs.doctor.examination import examine
 
@@ -49,7 +49,7 @@ def doctor(state: Path | None, config_path: Path | None, options: tuple[str, ...
         for line in _lines(found):
             click.echo(line)
     if failed := [one.subject for one in found if one.grade == "fail"]:
-        raise Failure(f"doctor: does not work: {', '.join(failed)}", errno.EIO)
+        raise Failure(f"doctor: failed checks: {', '.join(failed)}", errno.EIO)
 
 
 def _settings(path: Path | None, state: Path, given: Sequence[tuple[str, str]]) -> Settings | ImgfsError:

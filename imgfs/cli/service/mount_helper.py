@@ -1,6 +1,6 @@
-"""`mount.imgfs`: what mount(8) runs for `mount -t imgfs` and for fstab. Installed by a link in /sbin.
+"""`mount.imgfs`: the helper that mount(8) runs for `mount -t imgfs` and for fstab. Install it with a link in /sbin.
 
-The manual of mount(8), "EXTERNAL HELPERS", says how it is called and what its exit codes mean.
+mount(8), section "EXTERNAL HELPERS", specifies its arguments and exit codes.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from imgfs.errors import ImgfsError
 
 USAGE = "mount.imgfs SOURCE DIR [-sfnv] [-o OPTIONS]"
 _WHAT = (
-    "Mount the tree of imgfs at DIR, as `mount -t imgfs SOURCE DIR` and lines of fstab(5) ask for it. Returns when the "
-    "tree answers; its daemon runs on in the background and logs to the state directory."
+    "Mount the tree of imgfs at DIR, as `mount -t imgfs SOURCE DIR` and fstab(5) request it. Returns when the tree "
+    "answers; the daemon continues in the background and logs to the state directory."
 )
 _SOURCE = (
-    "SOURCE may be any word, best `none`, since mount(8) takes others for paths. The option `state` says where content "
-    "is kept. mount(8) looks for its helpers in /sbin: a link there is all that is to be installed."
+    "SOURCE can be any word; use `none`, because mount(8) treats other words as paths. The option `state` names the "
+    "state directory. mount(8) searches its helpers in /sbin, so install a link there."
 )
 TEXT = (_WHAT, _SOURCE)
 FLAGS = (
-    ("-o OPTIONS", "Options with commas between them; see below."),
-    ("-s", "Pass over options that are unknown."),
-    ("-f", "Check the options and the configuration, and mount nothing."),
-    ("-v", "Say what is mounted."),
-    ("-n, -t TYPE", "Without a meaning here."),
+    ("-o OPTIONS", "A comma-separated list of options; see below."),
+    ("-s", "Ignore unknown options."),
+    ("-f", "Check the options and the configuration, but do not mount."),
+    ("-v", "Print what is mounted."),
+    ("-n, -t TYPE", "Ignored."),
 )
 EXITS = (
-    ("0", "It is mounted."),
+    ("0", "The tree is mounted."),
     ("1", "Wrong options, a wrong configuration, or no permission."),
-    ("2", "The disk of the state directory fails or is full."),
+    ("2", "The disk of the state directory failed or is full."),
     ("8", "Interrupted."),
-    ("32", "It cannot be mounted: the message says why."),
+    ("32", "The mount failed; the message gives the reason."),
 )
 EXAMPLE = "none /var/lib/imgfs imgfs _netdev,nofail,access=all 0 0"
 _INTERRUPTED = 8
@@ -55,7 +55,7 @@ _CODES = {
 }
 _FAILED = 32
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""A helper of mount(8) may be run without one, and programs that keep logins are looked for there."""
+"""PATH if mount(8) runs the helper without one. Credential helpers are searched in it."""
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Mount as `arguments` say, and return mount(8)'s exit code; a failure is told on stderr."""
+    """Mount as `arguments` say. Returns mount(8)'s exit code; prints a failure on stderr."""
     try:
         return _run(arguments)
     except ImgfsError as error:
@@ -90,7 +90,7 @@ def _run(arguments: Sequence[str]) -> int:
         print(f"mount.imgfs, version {__version__}")
         return 0
     if "-N" in given:
-        raise Failure("-N: is not offered; run mount in that namespace, as `nsenter -m` does", errno.EINVAL)
+        raise Failure("-N: is not supported; run mount in that namespace, for example with `nsenter -m`", errno.EINVAL)
     if len(words) != 2:
         raise Failure(f"expected a source and a directory, got {len(words)} words; usage: {USAGE}", errno.EINVAL)
     source, directory = words

@@ -1,6 +1,6 @@
-"""What `-o` may say, of `imgfs mount` and of `mount -t imgfs` alike: mount(8)'s own words, and every option of imgfs.
+"""Parse the options after `-o` of `imgfs mount` and `mount -t imgfs`: mount(8)'s words and every option of imgfs.
 
-mount(8) hands on all that stands in fstab, also what is meant for itself or for systemd; that is passed over here.
+mount(8) passes on all options of a line in fstab, including those for itself or for systemd; the parser ignores these.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from imgfs.errors import Invalid, Unsupported
 from imgfs.spelling import hint
 
 SPELLINGS = (
-    ("state=DIR", "Where content is kept; the same as --state."),
+    ("state=DIR", "The state directory; the same as --state."),
     ("config=FILE", "The configuration file; the same as --config."),
-    ("NAME=VALUE", "Any option of imgfs.toml(5) but tables. Lists may be named several times."),
+    ("NAME=VALUE", "An option of imgfs.toml(5) except tables. Repeat it for several items of a list."),
     ("allow_other", "The same as access=all."),
-    ("ro", "Nobody changes anything through the tree; what is read still comes in."),
-    ("nosuid, nodev", "Setuid bits and device nodes of images are off; the same as --nosuid."),
+    ("ro", "The tree cannot be changed; reading still fetches what is not local."),
+    ("nosuid, nodev", "Ignore setuid bits and device nodes of images; the same as --nosuid."),
 )
-"""What counts, for help and manual. A comma in a value is written between double quotes: `auth_file="/a,b"`."""
+"""The options, for help and manual. A value with a comma is written in double quotes: `auth_file="/a,b"`."""
 _PASSED_OVER = frozenset(
     (
         *("async", "atime", "auto", "default_permissions", "defaults", "diratime", "dirsync", "group"),
@@ -31,10 +31,10 @@ _PASSED_OVER = frozenset(
         *("strictatime", "sync", "user", "users", "_netdev"),
     )
 )
-"""Flags that mean something to others, or what holds anyway."""
+"""Flags that are ignored: they are for mount(8) or systemd, or they describe the default."""
 _PASSED_OVER_WITH_VALUE = ("x-", "X-", "comment=", "user=", "fsname=", "subtype=", "user_id=", "group_id=")
 _REFUSED = {
-    "noexec": "a rootfs is a mount of its own that it would not reach; leave it out, or write `exec` behind `user`",
+    "noexec": "it would not apply to a rootfs, which is a separate mount; omit it, or write `exec` after `user`",
     "remount": "a mounted tree keeps its options; unmount it and mount it again",
 }
 _OPPOSITES = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec"}
@@ -44,7 +44,7 @@ _UNQUOTED_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """What was asked for; `given` are options of imgfs.toml, as they were written."""
+    """Parsed options. `given` are options of imgfs.toml as text."""
 
     state: Path | None = None
     config: Path | None = None
@@ -54,10 +54,10 @@ class MountOptions:
 
 
 def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions:
-    """Read lists with commas between their options; of what contradicts, the last counts.
+    """Parse comma-separated lists of options. Of contradicting options the last one wins.
 
-    `sloppy` passes unknown ones over, as `mount -s` wants it. Raises Invalid, with the likely spelling, and Unsupported
-    for what mount(8) knows and imgfs does not offer.
+    `sloppy` ignores unknown options, as `mount -s` does. Raises Invalid, with the likely spelling, for an unknown
+    option, and Unsupported for an option of mount(8) that imgfs does not support.
     """
     options, flags = MountOptions(), set[str]()
     for word in (word for text in texts for word in _UNQUOTED_COMMA.split(text)):
@@ -76,7 +76,7 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
 
 
 def option_names() -> Iterator[str]:
-    """What an option may begin with, for completion: with `=` where a value follows."""
+    """Yield option names for completion, with `=` if a value follows."""
     from imgfs.config.options import table
 
     yield from ("allow_other", "ro", "nosuid", "nodev", "state=", "config=")
@@ -97,5 +97,5 @@ def _with(options: MountOptions, name: str, value: str | None, *, sloppy: bool) 
     if sloppy:
         return options
     known = [*(one.rstrip("=") for one in option_names()), *sorted({*_PASSED_OVER, *_OPPOSITES})]
-    advice = hint(name, known, "mount.imgfs(8) and imgfs.toml(5) tell which there are")
-    raise Invalid(f"mount option {name[:80]!r}: is unknown, or has no value where it needs one; {advice}")
+    advice = hint(name, known, "mount.imgfs(8) and imgfs.toml(5) list the options")
+    raise Invalid(f"mount option {name[:80]!r}: is unknown, or its value is missing; {advice}")

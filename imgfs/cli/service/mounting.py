@@ -20,18 +20,20 @@ from imgfs.cli.service.serving_options import asked_for, config_option, mount_op
 from imgfs.errors import Busy, ImgfsError
 
 _END_PATIENCE = 20
-"""Seconds that a daemon has to end."""
+"""Seconds to wait until the daemon has ended."""
 _BUSY_PATIENCE = 1.0
-"""Seconds in which a tree that was left comes to rest."""
+"""Seconds to retry while the tree is busy: a view may be mounted shortly after its last user left."""
 
 
 @click.command(cls=Command)
 @mountpoint_argument
-@click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to stderr, for systemd and debugging.")
+@click.option(
+    "-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr, for systemd and debugging."
+)
 @state_option
 @config_option
 @click.option(
-    "--nosuid", is_flag=True, help="Turn setuid bits and device nodes of images off, also where only root gets in."
+    "--nosuid", is_flag=True, help="Ignore setuid bits and device nodes of images, even if only root has access."
 )
 @mount_options_option
 def mount(
@@ -45,9 +47,10 @@ def mount(
 ) -> None:
     """Mount the tree and serve it in the background.
 
-    MOUNTPOINT is $IMGFS_MOUNTPOINT by default, else /var/lib/imgfs; it is made if it is missing. Returns when the
-    tree answers and its daemon runs on; -f stays in front. A mount whose daemon died is taken away first. All state
-    survives unmounting. `imgfs config show` tells the options in force, `imgfs config --help` which there are.
+    MOUNTPOINT defaults to $IMGFS_MOUNTPOINT, else /var/lib/imgfs; it is created if it is missing. The command returns
+    when the tree answers, and the daemon continues in the background; -f stays in the foreground. A stale mount of a
+    dead daemon is removed first. All state survives unmounting. `imgfs config show` prints the options in force,
+    `imgfs config --help` describes all options.
     """
     from imgfs.cli.service.starting import more, mounting_of, serve, serve_behind
 
@@ -67,35 +70,35 @@ def mount(
 @click.command(cls=Command)
 @mountpoint_argument
 @click.option(
-    "-l", "--lazy", is_flag=True, help="Take it from the tree at once, and for good when its last user is gone."
+    "-l", "--lazy", is_flag=True, help="Detach the mount at once, and end the daemon when the last user has left."
 )
 def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount the tree and wait until its daemon has ended.
 
-    MOUNTPOINT is $IMGFS_MOUNTPOINT by default, else /var/lib/imgfs. Takes away what a dead daemon left, too. While
-    somebody uses the tree it is busy (exit code 7).
+    MOUNTPOINT defaults to $IMGFS_MOUNTPOINT, else /var/lib/imgfs. The command also removes the mounts of a dead daemon.
+    It fails with exit code 7 while a process uses the tree.
     """
     from imgfs.kernel.mounts import is_dead, is_ours, mount_at, unmount
 
     path = os.path.realpath(mountpoint)
     if mount_at(path) and not is_ours(path):
-        raise Failure(f"{path}: what is mounted there is no tree of imgfs; `umount {path}` takes it away", errno.EPERM)
+        raise Failure(f"{path}: is not a mount of imgfs; `umount {path}` unmounts it", errno.EPERM)
     is_orphan = is_dead(path)
     pid = None if is_orphan else _daemon_of(path)
     if pid is None or lazy:
         unmount(path, detach=lazy or is_orphan)
         return
     _unmount(path)
-    # A copy of the mount in another namespace keeps the connection alive, and would keep its daemon too.
+    # A copy of the mount in another mount namespace would keep the FUSE connection, and so the daemon, alive.
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     _wait_for_end(pid)
 
 
 def _unmount(path: str) -> None:
-    """Take the tree away, and before it what the daemon mounted below it. Raises Busy.
+    """Unmount the views below the tree, then the tree. Raises Busy.
 
-    Somebody who has just left may have had a view mounted that comes between the two: then once more.
+    A request that just ended can mount a view between the two steps; the caller retries then.
     """
     from imgfs.kernel.mounts import unmount
 
@@ -112,7 +115,7 @@ def _unmount(path: str) -> None:
 
 
 def _daemon_of(path: str) -> int | None:
-    """The daemon's pid, as the mount tells it; None where it does not answer as imgfs does."""
+    """Return the daemon's pid from the mount, or None if the mount does not answer as imgfs does."""
     try:
         with open(os.path.join(path, ".imgfs", "state.json"), "rb") as file:
             return int(json.load(file)["pid"])
@@ -121,7 +124,7 @@ def _daemon_of(path: str) -> int | None:
 
 
 def _take_views_away(path: str) -> None:
-    """Ask the daemon to unmount what it mounted below the tree, which is busy as long as anything is."""
+    """Ask the daemon to unmount the views below the tree. The tree is busy as long as a view is mounted."""
     try:
         os.setxattr(os.path.join(path, ".imgfs"), "user.imgfs.views", b"unmount")
     except OSError as error:
@@ -134,7 +137,7 @@ def _take_views_away(path: str) -> None:
 
 
 def _unmount_below(path: str) -> None:
-    """Take the views away ourselves: a tree mounted read-only takes no xattr either. Raises Busy."""
+    """Unmount the views in this process, for a tree mounted read-only, which accepts no setxattr. Raises Busy."""
     from imgfs.kernel.mounts import mounts_below, unmount
 
     for below in mounts_below(path):
@@ -148,6 +151,6 @@ def _wait_for_end(pid: int) -> None:
         return
     try:
         if not select.select([process], [], [], _END_PATIENCE)[0]:
-            raise Failure(f"umount: daemon {pid} is still ending after {_END_PATIENCE} s; see its log", errno.EBUSY)
+            raise Failure(f"umount: daemon {pid} has not ended after {_END_PATIENCE} s; see its log", errno.EBUSY)
     finally:
         os.close(process)

@@ -1,4 +1,4 @@
-"""`imgfs plugins`: which run, which do not and why, as `.imgfs/plugins/` tells."""
+"""`imgfs plugins`: list the plugins and their status, from `.imgfs/plugins/`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from imgfs.cli.tree import Tree
 @mountpoint_option
 @format_option("table")
 def plugins(mountpoint: str, form: str) -> None:
-    """Tell which plugins run, which do not and why.
+    """List the plugins, and why a plugin does not run.
 
-    Where a plugin that is needed does not start, `imgfs mount` itself says why, and so does the log in the state
-    directory. `disabled_plugins` in imgfs.toml leaves some out, tables `[plugins.KIND.ID]` hold their options.
+    If a required plugin does not start, `imgfs mount` fails with the reason, which is also in the log in the state
+    directory. `disabled_plugins` in imgfs.toml disables plugins; tables `[plugins.KIND.ID]` contain their options.
     """
     tree = Tree.open(mountpoint)
     try:

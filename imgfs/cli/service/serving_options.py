@@ -1,4 +1,4 @@
-"""The options that say what a daemon serves and how: of `imgfs mount`, and of what looks at the same from outside."""
+"""Options that select the state directory and configuration, for `imgfs mount` and the commands that examine them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgfs.cli.service.mount_options import MountOptions, option_names, parse_op
 
 
 def complete_option(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The last option of a list that begins so, and the values of those that have only some."""
+    """Complete the last option of a comma-separated list, and the values of options with a fixed set."""
     from imgfs.config.options import table
 
     before, comma, word = incomplete.rpartition(",")
@@ -25,14 +25,14 @@ def complete_option(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def asked_for(texts: tuple[str, ...], state: Path | None, config: Path | None) -> MountOptions:
-    """What `-o` says, and what `--state` and `--config` say, which go before it. Raises Invalid and Unsupported."""
+    """Merge `-o` with `--state` and `--config`, which override it. Raises Invalid and Unsupported."""
     options = parse_options(texts)
-    named = Path(os.path.abspath(config)) if config else options.config  # a daemon is elsewhere when it tells of it
+    named = Path(os.path.abspath(config)) if config else options.config  # the daemon changes its working directory
     return replace(options, state=state or options.state, config=named)
 
 
 def state_of(options: MountOptions) -> Path:
-    """The state directory, in one spelling, whatever links lead there. Raises Invalid where a user has none."""
+    """Return the real path of the state directory. Raises Invalid if a user has no default."""
     from imgfs.config.places import default_state
 
     return Path(os.path.realpath(options.state or default_state()))
@@ -42,7 +42,7 @@ state_option = click.option(
     "--state",
     type=click.Path(file_okay=False, readable=False, path_type=Path),
     metavar="DIR",
-    help="Where content is kept. Default: $STATE_DIRECTORY, else /var/lib/imgfs-state (root) or the XDG state home.",
+    help="The state directory. Default: $STATE_DIRECTORY, else /var/lib/imgfs-state (root) or the XDG state home.",
 )
 
 config_option = click.option(
@@ -50,7 +50,7 @@ config_option = click.option(
     "config_path",
     type=click.Path(dir_okay=False, readable=False, path_type=Path),
     metavar="FILE",
-    help="Options of the daemon, in TOML. Default: imgfs.toml in the state directory; none is needed.",
+    help="The configuration file (TOML). Default: imgfs.toml in the state directory, if it exists.",
 )
 
 mount_options_option = click.option(
@@ -59,5 +59,5 @@ mount_options_option = click.option(
     multiple=True,
     metavar="OPTIONS",
     shell_complete=complete_option,
-    help="Options with commas between them, as in fstab: NAME=VALUE of imgfs.toml, ro, allow_other, nosuid.",
+    help="Comma-separated options as in fstab: NAME=VALUE of imgfs.toml, ro, allow_other, nosuid.",
 )

@@ -1,4 +1,4 @@
-"""Starting a daemon: what is to be mounted how, and having it served in front or behind."""
+"""Start a daemon in the foreground or in the background."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from imgfs.errors import ImgfsError
 
 
 def mounting_of(mountpoint: Path, options: MountOptions, *, foreground: bool) -> Mounting:
-    """What `options` say is to be mounted. Raises Invalid and NotPermitted for what the configuration says."""
+    """Return the mount that `options` describe. Raises Invalid and NotPermitted for a wrong configuration."""
     state = state_of(options)
     settings = load_settings(options.config, state, os.environ, options.given)
-    # One spelling of it, too: the table of mounts knows no other.
+    # The real path: the kernel's table of mounts contains no other spelling.
     path = Path(os.path.realpath(mountpoint))
     return Mounting(path, state, settings, foreground, options.nosuid, options.is_read_only)
 
 
 def serve(mounting: Mounting) -> None:
-    """Serve in front, until it ends; see daemon.run."""
+    """Serve in the foreground until the daemon ends; see daemon.run."""
     run(mounting, lambda: None)
 
 
 def serve_behind(mounting: Mounting) -> None:
-    """Return when the tree answers; its daemon runs on. Fails with the daemon's own reason.
+    """Start a daemon in the background and return when the tree answers. Raises Failure with the daemon's reason.
 
-    It forks before any thread or event loop exists; the child tells over a pipe that it answers, or why not.
+    The fork happens before any thread or event loop exists. The child reports over a pipe that the tree answers, or
+    why it does not.
     """
     reading, writing = os.pipe()
     if os.fork():
@@ -50,18 +51,18 @@ def serve_behind(mounting: Mounting) -> None:
 
 
 def more(state: Path) -> str:
-    """Where there is more to read of a start that failed."""
-    return f"{state / 'log'}, or let `imgfs mount -f` log to stderr"
+    """Return where to find details about a failed start."""
+    return f"{state / 'log'}, or run `imgfs mount -f` to log to stderr"
 
 
 def _keep_only(descriptor: int) -> None:
-    """Close what the shell left open besides: a daemon must hold nobody's lock, pipe or file."""
+    """Close all other inherited descriptors: the daemon must not hold another program's lock, pipe or file."""
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _child(mounting: Mounting, writing: int) -> int:
-    os.chdir("/")  # or the filesystem it was started from stays busy
+    os.chdir("/")  # otherwise the filesystem of the caller's working directory stays busy
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)

@@ -1,1 +1,1 @@
-"""Users' snapshots: `imgfs snapshot`."""
+"""Commands about users' snapshots: `imgfs snapshot`."""

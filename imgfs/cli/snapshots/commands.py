@@ -1,6 +1,6 @@
-"""`imgfs snapshot`: writable directories on top of images, kept as snapshots. Sugar over mkdir, ln, mv, rmdir and cat.
+"""`imgfs snapshot`: prepare, commit, list and remove snapshots. Shortcuts for mkdir, ln, mv, rmdir and cat.
 
-Says in sentences what the mount says in errno, and takes back half of what cannot be done whole.
+The commands explain the errno of the mount in a message, and undo the first step if the second one fails.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from imgfs.snapshots.ids import active_id, check_name
 
 @click.group(cls=Group)
 def snapshot() -> None:
-    """Make, keep, list and export snapshots.
+    """Prepare, commit, list, export and remove snapshots.
 
-    `prepare` makes a writable one on top of an image, `commit` keeps it for good under a name, `export` writes its
-    changes as a layer. An id is what `ls` shows: a name, `active/KEY`, or a chain ID of an image, also its beginning.
+    `prepare` makes a writable snapshot on top of an image, `commit` makes it read-only under a name, and `export`
+    writes its changes as a layer. An ID is what `ls` shows: a name, `active/KEY`, or an image's chain ID or its prefix.
     """
 
 
@@ -48,11 +48,11 @@ snapshot.add_command(ls)
 @mountpoint_option
 @quiet_option
 def prepare(key: str, parent: str | None, mountpoint: str, *, quiet: bool) -> None:
-    """Make a writable snapshot and print where its files are.
+    """Make a writable snapshot and print the path of its files.
 
-    PARENT is what it starts as: a snapshot's id, or an image as `imgfs pull` takes it; a snapshot wins over an image
-    of that name. Without PARENT it starts empty. An image that is not here comes here. Nothing is copied. If it fails,
-    KEY is free as before.
+    The snapshot starts with the files of PARENT, which is a snapshot's ID or an image; a snapshot wins over an image of
+    the same name. Without PARENT it starts empty. An image that is not local is fetched. No file is copied. If the
+    command fails, KEY stays free.
     """
     tree, checked = Tree.open(mountpoint), key_of(key)
     below = base(tree, parent, quiet=quiet) if parent is not None else None
@@ -69,10 +69,9 @@ def prepare(key: str, parent: str | None, mountpoint: str, *, quiet: bool) -> No
 @mountpoint_option
 @quiet_option
 def view(name: str, target: str, mountpoint: str, *, quiet: bool) -> None:
-    """Give a snapshot one more name and print where its files are.
+    """Give a snapshot another, read-only name and print the path of its files.
 
-    TARGET is a snapshot's id, or an image as `imgfs pull` takes it. As long as the view is there, nobody can remove
-    what it stands for. It cannot be written to.
+    TARGET is a snapshot's ID or an image. While the view exists, its target cannot be removed.
     """
     tree = Tree.open(mountpoint)
     check_name(name)
@@ -92,10 +91,11 @@ def view(name: str, target: str, mountpoint: str, *, quiet: bool) -> None:
 @click.argument("name", metavar="NAME")
 @mountpoint_option
 def commit(key: str, name: str, mountpoint: str) -> None:
-    """Keep the writable snapshot KEY for good, as NAME.
+    """Commit the writable snapshot KEY as NAME.
 
-    From then on nobody can change it, others can be prepared on top of it, and KEY is free again. It survives a power
-    cut. Takes no longer for a big image than for a small one. Busy (exit code 7) while somebody uses its files.
+    The snapshot NAME is read-only and survives a power cut, other snapshots can be prepared on top of it, and KEY is
+    free again. The time does not depend on the size of the image. The command fails with exit code 7 while a process
+    uses the files.
     """
     tree = Tree.open(mountpoint)
     id = existing(tree, active_id(key_of(key)))
@@ -113,11 +113,11 @@ def commit(key: str, name: str, mountpoint: str) -> None:
 @click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=complete_own)
 @mountpoint_option
 def rm(ids: tuple[str, ...], mountpoint: str) -> None:
-    """Remove snapshots with what was written to them.
+    """Remove snapshots and the changes in them.
 
-    Of a view only the name goes. Busy (exit code 7) are those that others lie on or are views of, and those that
-    somebody uses. One that cannot be removed is reported and the others go all the same; the exit code is that of the
-    first.
+    Removing a view removes only its name. A snapshot with children or views, or with files in use, is busy (exit code
+    7). If a snapshot cannot be removed, the command reports it and continues with the others; the exit code is that of
+    the first failure.
     """
     tree = Tree.open(mountpoint)
     failures: list[Failure] = []
@@ -134,11 +134,11 @@ def rm(ids: tuple[str, ...], mountpoint: str) -> None:
 @mountpoint_option
 @quiet_option
 def path(id: str, mountpoint: str, *, quiet: bool) -> None:
-    """Print where the files of a snapshot or of an image are.
+    """Print the path of the files of a snapshot or of an image.
 
-    ID is a snapshot's id, or an image as `imgfs pull` takes it; a snapshot wins over an image of that name. An image
-    that is not here comes here. The path has no colon below the mountpoint. A snapshot is mounted as soon as a program
-    walks there, and not by this command.
+    ID is a snapshot's ID or an image; a snapshot wins over an image of the same name. An image that is not local is
+    fetched. The path has no colon below the mountpoint. The first access to the path mounts the files; this command
+    does not.
     """
     tree = Tree.open(mountpoint)
     _tell_rootfs(tree, existing_or_image(tree, id, quiet=quiet))
@@ -158,7 +158,7 @@ def _make(tree: Tree, id: str) -> None:
 
 
 def _put_upon(tree: Tree, id: str, parent: str) -> None:
-    """Set the parent of a snapshot that was just made, or unmake it, whatever comes."""
+    """Set the parent of a new snapshot. On any exception, remove the snapshot again."""
     try:
         os.symlink(f"../../{parent}", f"{tree.snapshot(id)}/parent")
     except OSError as error:
@@ -196,5 +196,5 @@ def _taken(id: str) -> Failure:
 
 
 def _tell_rootfs(tree: Tree, id: str) -> None:
-    """In bytes: what is no text is a path all the same."""
+    """Print the path as bytes, because a path need not be valid text."""
     click.echo(os.fsencode(tree.snapshot_rootfs(id)))

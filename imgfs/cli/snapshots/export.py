@@ -1,4 +1,4 @@
-"""`imgfs snapshot export`: a snapshot's own changes as an OCI layer, an uncompressed tar, to a file or a pipe."""
+"""`imgfs snapshot export`: write a snapshot's own changes as an OCI layer (an uncompressed tar)."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from imgfs.cli.tree import Tree
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write to FILE and print the layer's digest. FILE is there when all of it is, durably.",
+    help="Write to FILE and print the layer's digest. FILE appears when it is complete and durable.",
 )
 @mountpoint_option
 @quiet_option
 def export(id: str, output: Path | None, mountpoint: str, *, quiet: bool) -> None:
     """Write a snapshot's own changes as a layer.
 
-    An uncompressed tar in the OCI format: what it adds and changes, and whiteouts for what it removes. It goes to
-    stdout, for a pipe or a file, or to FILE. The same changes are the same bytes; of an image's chain it is the very
-    layer. One that is written to meanwhile is busy (exit code 7).
+    The layer is an uncompressed tar in the OCI format: added and changed files, and whiteouts for removed files. It is
+    written to stdout or to FILE. The same changes produce the same bytes; for a chain of an image the result is the
+    image's layer. The command fails with exit code 7 if the snapshot is written to meanwhile.
     """
     if output is None and sys.stdout.isatty():
-        raise click.UsageError("a layer is nothing for a terminal; name a file with -o, or pipe it: | tar t")
+        raise click.UsageError("a layer is not written to a terminal; name a file with -o, or use a pipe: | tar t")
     tree = Tree.open(mountpoint)
     id = existing(tree, id)
-    # No progress without a file: who reads a pipe may write to the same terminal.
+    # No progress without a file: the reader of the pipe may write to the same terminal.
     with _layer(tree, id) as layer, progress(_size(layer), is_wanted=output is not None and not quiet) as draw:
         if output is None:
             write_out(_pieces(tree, id, layer), draw)
@@ -67,7 +67,7 @@ def _size(layer: BinaryIO) -> int | None:
 
 
 def _pieces(tree: Tree, id: str, layer: BinaryIO) -> Iterator[bytes]:
-    """The layer, in pieces; a failure of it is told in the daemon's words, unlike one of who takes them."""
+    """Yield the layer in pieces. Only read errors become a Failure with the daemon's reason, not the consumer's."""
     while True:
         try:
             piece = layer.read(PIECE)

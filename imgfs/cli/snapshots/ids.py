@@ -1,6 +1,6 @@
-"""What people type for a snapshot: its id as `imgfs snapshot ls` shows it, or an image that a new one shall lie on.
+"""Resolve what users type for a snapshot: an ID as `imgfs snapshot ls` shows it, or an image to use as a parent.
 
-An id is a chain ID or the beginning of one, a name, or `active/<key>`.
+An ID is a chain ID or its prefix, a name, or `active/<key>`.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ _ACTIVE = f"{ACTIVE}/"
 
 
 def keys(tree: Tree) -> list[str]:
-    """The keys of all active snapshots, sorted. Raises OSError."""
+    """Return the keys of all active snapshots, sorted. Raises OSError."""
     return sorted(os.listdir(tree.snapshot(ACTIVE)))
 
 
 def own(tree: Tree) -> list[str]:
-    """The ids of all snapshots that users made, the active ones first. Raises OSError."""
+    """Return the IDs of all users' snapshots, active ones first. Raises OSError."""
     return [*map(active_id, keys(tree)), *(id for id in _listed(tree) if not is_digest(id))]
 
 
 def chains(tree: Tree) -> list[str]:
-    """The chain IDs whose layers are all here, sorted. Raises OSError."""
+    """Return the chain IDs whose layers are all local, sorted. Raises OSError."""
     return [id for id in _listed(tree) if is_digest(id)]
 
 
 def key_of(text: str) -> str:
-    """The key of an active snapshot, typed as such or as its id. Raises Invalid."""
+    """Return the key of an active snapshot, given as the key or as its ID. Raises Invalid."""
     key = text.removeprefix(_ACTIVE)
     check_key(key)
     return key
 
 
 def existing(tree: Tree, text: str) -> str:
-    """The id of the snapshot that `text` means, checked to be one file below snapshots/. Fails where there is none."""
+    """Return the ID of the snapshot that `text` means. Raises Failure if there is none. The ID names one file."""
     id = _whole(tree, text)
     if id is None or not _is_id(id) or not os.path.lexists(tree.snapshot(id)):
-        hint = f"did you mean {active_id(text)}?" if text in keys(tree) else "`imgfs snapshot ls -a` shows what is here"
+        hint = f"did you mean {active_id(text)}?" if text in keys(tree) else "`imgfs snapshot ls -a` lists all"
         raise Failure(f"snapshot {text}: does not exist; {hint}", errno.ENOENT)
     return id
 
 
 def base(tree: Tree, text: str, *, quiet: bool) -> str:
-    """The id of what a new snapshot may lie on: a snapshot, or else the chain of an image, which comes here for it."""
+    """Return the ID of a parent: a snapshot, or else the chain of an image, which is fetched."""
     if text.startswith(_ACTIVE):
-        raise Failure(f"snapshot {existing(tree, text)}: is active and can be no parent; commit it first", errno.EINVAL)
+        raise Failure(f"snapshot {existing(tree, text)}: is active; commit it before it is a parent", errno.EINVAL)
     id = _whole(tree, text)
     if id is not None and _is_id(id) and os.path.lexists(tree.snapshot(id)):
         return id
@@ -77,7 +77,7 @@ def existing_or_image(tree: Tree, text: str, *, quiet: bool) -> str:
 
 
 def complete_snapshot(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Ids that begin so; chain IDs only for who has begun to type one."""
+    """Complete IDs. Chain IDs are offered only after their first characters were typed."""
     tree = tree_of(ctx)
     try:
         ids = own(tree) + (chains(tree) if incomplete else [])
@@ -87,12 +87,12 @@ def complete_snapshot(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 def complete_own(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Ids that begin so of what users made."""
+    """Complete IDs of users' snapshots."""
     return [item for item in complete_snapshot(ctx, param, incomplete) if not is_digest(item.value)]
 
 
 def complete_base(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What a snapshot may lie on and begins so: snapshots that are not active, and images by name."""
+    """Complete parents: snapshots that are not active, and image names."""
     ids = [item for item in complete_snapshot(ctx, param, incomplete) if not item.value.startswith(_ACTIVE)]
     return [*ids, *complete_name(ctx, param, incomplete)]
 
@@ -103,7 +103,7 @@ def complete_path(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Keys of active snapshots that begin so."""
+    """Complete keys of active snapshots."""
     try:
         return [CompletionItem(key) for key in keys(tree_of(ctx)) if key.startswith(incomplete)]
     except OSError:
@@ -115,7 +115,7 @@ def _listed(tree: Tree) -> list[str]:
 
 
 def _is_id(text: str) -> bool:
-    """Whether it is a path below snapshots/ that is a snapshot, and no other file."""
+    """Return whether it is the path of a snapshot below snapshots/, and not of another file."""
     try:
         if text.startswith(_ACTIVE):
             check_key(text.removeprefix(_ACTIVE))
@@ -127,17 +127,17 @@ def _is_id(text: str) -> bool:
 
 
 def _whole(tree: Tree, text: str) -> str | None:
-    """`text` itself, unless it is the beginning of one chain ID; None if it is that of none."""
+    """Return the chain ID with the prefix `text`, or `text` if it is no prefix of a digest; None without a match."""
     if not is_digest_like(text) or is_digest(text):
         return text
     found = [id for id in chains(tree) if id.startswith(text)]
     if len(found) > 1:
-        raise Failure(f"{text}: {len(found)} chain IDs begin so; write more of it", errno.EINVAL)
+        raise Failure(f"{text}: {len(found)} chain IDs have this prefix; give more digits", errno.EINVAL)
     return found[0] if found else None
 
 
 def _chain(tree: Tree, found: Found, *, quiet: bool) -> str:
-    """The chain of an image: reading the last of the links to its rootfs brings it here and shows it."""
+    """Return the chain ID of an image. Reading the last link to its rootfs fetches the image."""
     chain: list[str] = []
 
     def resolve() -> None:

@@ -1,4 +1,4 @@
-"""`imgfs snapshot ls`: the snapshots with their parents and what they take."""
+"""`imgfs snapshot ls`: list the snapshots with their parents and disk usage."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from imgfs.oci.digest import is_digest
 class Row(TypedDict):
     """One snapshot in the JSON of `imgfs snapshot ls`.
 
-    `kind` is active, view or committed. `parent` is an id, null without one; of a view it is what the view pins.
-    `usage` are bytes on disk of its own changes (of a chain: of its layer's tar). `children` are ids.
+    `kind` is active, view or committed. `parent` is an ID or null; for a view it is the target. `usage` is the size of
+    the snapshot's own changes on disk in bytes; for a chain it is the size of its layer's tar. `children` are IDs.
     """
 
     id: str
@@ -34,13 +34,13 @@ class Row(TypedDict):
 @click.command(cls=Command)
 @mountpoint_option
 @format_option("table")
-@click.option("-a", "--all", "is_all", is_flag=True, help="The chains of images too, as far as they are here.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the ids, one a line.")
+@click.option("-a", "--all", "is_all", is_flag=True, help="Also list the local chains of images.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the IDs, one per line.")
 def ls(mountpoint: str, form: str, *, is_all: bool, quiet: bool) -> None:
     """List the snapshots.
 
-    USAGE is what a snapshot's own changes take on disk; a writable one is measured for it. CHILDREN counts those that
-    lie on it and views of it. Asks no registry and mounts nothing.
+    USAGE is the size of a snapshot's own changes on disk; writable snapshots are measured for it. CHILDREN counts the
+    snapshots on top of it and the views of it. The command sends no request and mounts nothing.
     """
     tree = Tree.open(mountpoint)
     ids = own(tree) + (chains(tree) if is_all else [])
@@ -58,7 +58,7 @@ def _rows(tree: Tree, ids: list[str]) -> Iterator[Row]:
         try:
             yield _view(tree, id) if os.path.islink(tree.snapshot(id)) else _row(tree, id)
         except FileNotFoundError:
-            continue  # it went, or was committed, while this command ran
+            continue  # the snapshot was removed or committed while this command ran
 
 
 def _view(tree: Tree, id: str) -> Row:
@@ -86,7 +86,7 @@ def _row(tree: Tree, id: str) -> Row:
 
 
 def _usage(place: str) -> int | None:
-    """None for a snapshot whose directory is lost: `user.imgfs.error` tells, and the others are listed."""
+    """Return the usage, or None for a snapshot whose directory is lost (see its `user.imgfs.error`)."""
     try:
         return int(_fact(place, "usage"))
     except FileNotFoundError:
