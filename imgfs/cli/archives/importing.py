@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> None:
     """Bring in images from a file, a pipe or a directory.
 
-    SOURCE is a tar, possibly compressed (`-` is stdin), or a directory. It contains an OCI image layout or the output of
+    SOURCE is a tar, possibly compressed (`-` is stdin), or a directory. It is an OCI image layout or the output of
     `docker save`. Digests, sizes and the diff IDs of layers are verified. Names come from the archive; NAME names a
     single image, or is the repository of several. Names are registered last, replacing existing ones, and printed with
     their digests.
