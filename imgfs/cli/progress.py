@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.text import Text
 
 from imgfs.cli.table import short_digest
-from imgfs.cli.tree import Part, Status
+from imgfs.cli.tree import ImagePart, ImageStatus
 
 _POLL = 0.2
 _TOTAL = "total"
@@ -20,7 +20,7 @@ _WORDS = {"local": "here", "absent": "waiting", "loading": "loading", "failed": 
 
 
 @contextmanager
-def image_progress(console: Console | None = None) -> Generator[Callable[[Status], None]]:
+def image_progress(console: Console | None = None) -> Generator[Callable[[ImageStatus], None]]:
     """Show a bar for each layer and one for the whole image on stderr while the context is open."""
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -32,7 +32,7 @@ def image_progress(console: Console | None = None) -> Generator[Callable[[Status
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         bars: dict[str, TaskID] = {}
 
-        def draw(status: Status) -> None:
+        def draw(status: ImageStatus) -> None:
             for number, part in enumerate(status["parts"]):
                 if part["kind"] == "layer":
                     _move(progress, bars, f"{number} {short_digest(part['digest'])}", part)
@@ -67,13 +67,13 @@ def push_progress(console: Console | None = None) -> Generator[Callable[[int, in
         yield draw
 
 
-def _move(progress: Progress, bars: dict[str, TaskID], key: str, part: Part) -> None:
+def _move(progress: Progress, bars: dict[str, TaskID], key: str, part: ImagePart) -> None:
     if key not in bars:
         bars[key] = progress.add_task(short_digest(part["digest"]), total=part["size"], word="")
     progress.update(bars[key], completed=part["offset"], word=_WORDS.get(part["state"], part["state"]))
 
 
-def _move_total(progress: Progress, bars: dict[str, TaskID], status: Status) -> None:
+def _move_total(progress: Progress, bars: dict[str, TaskID], status: ImageStatus) -> None:
     total = sum(part["size"] for part in status["parts"])
     if _TOTAL not in bars:
         bars[_TOTAL] = progress.add_task(_TOTAL, total=total, word="")

@@ -21,7 +21,7 @@ from imgfs.oci.digest import is_digest
 _PIECE = 1 << 17
 
 
-class Part(TypedDict):
+class ImagePart(TypedDict):
     """One blob of an image in status.json (transfer/status.py says what the keys mean)."""
 
     kind: str
@@ -35,7 +35,7 @@ class Part(TypedDict):
     error: str | None
 
 
-class Status(TypedDict):
+class ImageStatus(TypedDict):
     """An image's status.json."""
 
     digest: str
@@ -45,10 +45,10 @@ class Status(TypedDict):
     lazy: bool
     why: str
     error: str | None
-    parts: list[Part]
+    parts: list[ImagePart]
 
 
-class Transfer(TypedDict):
+class TransferDocument(TypedDict):
     """A file of .imgfs/transfers/ (transfer/running.py says what the keys mean)."""
 
     name: str
@@ -212,16 +212,16 @@ class Tree:
         """Return the digest of every image that has a name, sorted."""
         return sorted(name for name in os.listdir(f"{self.path}/images") if is_digest(name))
 
-    def status(self, digest: str) -> Status:
+    def status(self, digest: str) -> ImageStatus:
         """Return an image's status.json. Raises OSError; FileNotFoundError if the image is unknown."""
-        return cast("Status", self.read_json(f"{self.image(digest)}/status.json"))
+        return cast("ImageStatus", self.read_json(f"{self.image(digest)}/status.json"))
 
-    def transfers(self) -> list[Transfer]:
+    def transfers(self) -> list[TransferDocument]:
         """Return the running transfers, oldest first. Raises OSError."""
-        found: list[Transfer] = []
+        found: list[TransferDocument] = []
         for name in os.listdir(f"{self.path}/.imgfs/transfers"):
             try:
-                found.append(cast("Transfer", self.read_json(f"{self.path}/.imgfs/transfers/{name}")))
+                found.append(cast("TransferDocument", self.read_json(f"{self.path}/.imgfs/transfers/{name}")))
             except FileNotFoundError:
                 continue  # the transfer ended after the directory was read
         return sorted(found, key=lambda one: (one["started"], one["name"]))

@@ -44,7 +44,7 @@ def test_people_get_a_table(tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("-o", "acess=all"), 2, "did you mean 'access'?"),
-        (("-o", "noexec"), 1, "leave it out"),
+        (("-o", "noexec"), 1, "omit it"),
         (("--config", "/nowhere/x.toml"), 2, "no such configuration file"),
         (("-o", "disabled_plugins=compression.xy"), 2, "did you mean 'compression.xz'?"),
     ],

@@ -225,7 +225,7 @@ def test_daemon_that_dies_under_a_pull_is_1(mounted: Mounted, registry: FakeRegi
         mounted.kill()
         output, complaint = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (1, "")
-    assert "the daemon of the mount is gone" in complaint
+    assert "the daemon of the mount has ended" in complaint
 
 
 def test_daemon_that_stops_sets_a_pull_free(mounted: Mounted, registry: FakeRegistry) -> None:

@@ -122,7 +122,7 @@ def test_the_option_wins_over_the_environment(run: Run, tmp_path: Path) -> None:
     ("raised", "code", "sentence"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(107, "Transport endpoint is not connected", "/m/images"), 1, "daemon of the mount is gone"),
+        (OSError(107, "Transport endpoint is not connected", "/m/images"), 1, "daemon of the mount has ended"),
         (OSError(28, "No space left on device", "/m/images"), 8, "/m/images: No space left on device"),
     ],
 )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from imgfs.archives.layout import Listed
-from imgfs.cli.images.naming import Found
+from imgfs.cli.images.naming import ChosenImage
 from imgfs.cli.output import PIECE
 from imgfs.cli.tree import Tree
 from imgfs.errors import NotFound, TooLarge, VerificationFailed
@@ -38,7 +38,7 @@ class MountBlobs:
         """Read a manifest or index. See Blobs."""
         if descriptor.size > limit:
             raise TooLarge(f"blob {descriptor.digest}: has {descriptor.size} bytes; the limit is {limit}")
-        return self.checked(descriptor, read_document(self._tree, Found(descriptor.digest)))
+        return self.checked(descriptor, read_document(self._tree, ChosenImage(descriptor.digest)))
 
     def whole(self, descriptor: Descriptor) -> bytes:
         """Read a whole blob into memory."""
@@ -75,7 +75,7 @@ class MountBlobs:
                 yield piece
 
 
-def choose_image(tree: Tree, found: Found, wanted: Platform | None, *, all_platforms: bool) -> Listed:
+def choose_image(tree: Tree, found: ChosenImage, wanted: Platform | None, *, all_platforms: bool) -> Listed:
     """Return the image to export: a whole index, or its image for `wanted` (None: the mount's platform).
 
     Fetches the documents. Raises NotFound, with the list of platforms, if no image matches.
@@ -97,7 +97,7 @@ def choose_image(tree: Tree, found: Found, wanted: Platform | None, *, all_platf
     return Listed(root, names)
 
 
-def read_document(tree: Tree, found: Found) -> bytes:
+def read_document(tree: Tree, found: ChosenImage) -> bytes:
     """Read an index or manifest through the image's directory, so that the daemon records its blobs."""
     image = tree.image(found.digest)
     try:

@@ -15,7 +15,7 @@ from imgfs.cli.archives.choosing import MountBlobs
 from imgfs.cli.archives.names import docker_tag
 from imgfs.cli.failure import tell
 from imgfs.cli.images.bringing import bring
-from imgfs.cli.images.naming import Found
+from imgfs.cli.images.naming import ChosenImage
 from imgfs.cli.output import progress, unwritten, write_file, write_out
 from imgfs.cli.tree import Tree
 from imgfs.oci.digest import Digest
@@ -50,7 +50,12 @@ def write_docker(tree: Tree, listed: list[Listed], output: str | None, *, quiet:
     sizes: dict[Digest, int] = {}
     for image in _merged(listed):
         digest = image.descriptor.digest
-        bring(tree, Found(digest, next(iter(image.names), None)), lambda digest=digest: tree.pull(digest), quiet=quiet)
+        bring(
+            tree,
+            ChosenImage(digest, next(iter(image.names), None)),
+            lambda digest=digest: tree.pull(digest),
+            quiet=quiet,
+        )
         closure = Closure()
         closure.add(image.descriptor, blobs)
         config = blobs.whole(closure.manifests[digest].config)

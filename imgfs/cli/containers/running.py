@@ -14,7 +14,7 @@ from imgfs.cli.containers.attaching import Front
 from imgfs.cli.containers.site import site_of
 from imgfs.cli.failure import Failure, tell
 from imgfs.cli.images.bringing import bring
-from imgfs.cli.images.naming import Found, find
+from imgfs.cli.images.naming import ChosenImage, find
 from imgfs.cli.served import served
 from imgfs.cli.tree import Tree
 from imgfs.execution.bundle.overrides import Overrides, parse_memory, parse_variable, parse_volume
@@ -106,7 +106,7 @@ def _wish(**wanted: Any) -> Overrides:
     )
 
 
-def _source(tree: Tree, found: Found, image: str, *, quiet: bool) -> PulledImage:
+def _source(tree: Tree, found: ChosenImage, image: str, *, quiet: bool) -> PulledImage:
     """Return the image. All of it is local on return."""
     chain: list[str] = []
 

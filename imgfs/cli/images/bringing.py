@@ -8,17 +8,17 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from imgfs.cli.images.naming import Found
-from imgfs.cli.tree import Status, Tree
+from imgfs.cli.images.naming import ChosenImage
+from imgfs.cli.tree import ImageStatus, Tree
 
 POLL = 0.2
 """Seconds between two reads of status.json."""
 
 T = TypeVar("T")
-Draw = Callable[[Status], None]
+Draw = Callable[[ImageStatus], None]
 
 
-def bring(tree: Tree, found: Found, wait: Callable[[], object], *, quiet: bool) -> None:
+def bring(tree: Tree, found: ChosenImage, wait: Callable[[], object], *, quiet: bool) -> None:
     """Call `wait`, which returns when the wanted part of the image is local, and draw progress until then.
 
     Draws nothing if stderr is not a terminal. Raises Failure with the daemon's reason if `wait` raises OSError. Ctrl-C

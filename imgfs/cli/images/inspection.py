@@ -7,13 +7,13 @@ from typing import Any, TypedDict
 
 import click
 
-from imgfs.cli.images.naming import Found, find
+from imgfs.cli.images.naming import ChosenImage, find
 from imgfs.cli.options import Command, format_option, image_argument, mountpoint_option, quiet_option
 from imgfs.cli.table import human_size, render_json, render_table, short_digest
 from imgfs.cli.tree import Tree
 
 
-class Layer(TypedDict):
+class InspectedLayer(TypedDict):
     """One layer. Layers are listed base first; `size` is the size of the compressed blob in bytes."""
 
     digest: str
@@ -30,7 +30,7 @@ class Inspection(TypedDict):
     names: list[str]
     platform: str
     platforms: list[str]
-    layers: list[Layer]
+    layers: list[InspectedLayer]
     manifest: Any
     config: Any
     index: Any
@@ -54,7 +54,7 @@ def inspect(image: str, mountpoint: str, platform: str | None, form: str, *, qui
     click.echo(render_json(inspection) if form == "json" else _summary(inspection))
 
 
-def _inspect(tree: Tree, found: Found, platform: str | None) -> Inspection:
+def _inspect(tree: Tree, found: ChosenImage, platform: str | None) -> Inspection:
     from imgfs.oci.manifest import Manifest, parse_config, parse_document
 
     image = tree.image(found.digest)
@@ -80,7 +80,7 @@ def _inspect(tree: Tree, found: Found, platform: str | None) -> Inspection:
     }
 
 
-def _platform_directory(tree: Tree, found: Found, text: str) -> str:
+def _platform_directory(tree: Tree, found: ChosenImage, text: str) -> str:
     """Return the directory of the platform that matches `text`. Raises Invalid; NotFound, which lists the platforms."""
     from imgfs.oci.platform import choose, parse_platform
 
@@ -96,7 +96,7 @@ def _platform_directory(tree: Tree, found: Found, text: str) -> str:
     return f"{tree.image(found.digest)}/platforms/{offered[chosen].slug}"
 
 
-def _read(tree: Tree, found: Found, path: str) -> bytes:
+def _read(tree: Tree, found: ChosenImage, path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -104,7 +104,7 @@ def _read(tree: Tree, found: Found, path: str) -> bytes:
         raise tree.failure(error, found.digest, found.subject, path) from None
 
 
-def _read_index(tree: Tree, found: Found, image: str) -> bytes | None:
+def _read_index(tree: Tree, found: ChosenImage, image: str) -> bytes | None:
     """Return the index, or None for a manifest. Opening index.json fetches the document, which decides that."""
     try:
         with open(f"{image}/index.json", "rb") as file:

@@ -8,10 +8,10 @@ import click
 
 from imgfs.cli.options import Command, format_option, mountpoint_option
 from imgfs.cli.table import human_size, local_time, render_json, render_table, short_digest, utc_time
-from imgfs.cli.tree import RegisteredName, Status, Tree
+from imgfs.cli.tree import ImageStatus, RegisteredName, Tree
 
 
-class Row(TypedDict):
+class ImageRow(TypedDict):
     """One name in the JSON of `imgfs ls`. `size` and `local` count bytes of compressed blobs."""
 
     name: str
@@ -43,9 +43,9 @@ def ls(mountpoint: str, form: str, *, quiet: bool) -> None:
         click.echo(_table(_rows(tree, names)))
 
 
-def _rows(tree: Tree, names: list[RegisteredName]) -> list[tuple[RegisteredName, Row]]:
-    known: dict[str, Status | None] = {}
-    rows: list[tuple[RegisteredName, Row]] = []
+def _rows(tree: Tree, names: list[RegisteredName]) -> list[tuple[RegisteredName, ImageRow]]:
+    known: dict[str, ImageStatus | None] = {}
+    rows: list[tuple[RegisteredName, ImageRow]] = []
     for name in names:
         if name.digest not in known:
             known[name.digest] = _status(tree, name.digest)
@@ -54,7 +54,7 @@ def _rows(tree: Tree, names: list[RegisteredName]) -> list[tuple[RegisteredName,
     return rows
 
 
-def _status(tree: Tree, digest: str) -> Status | None:
+def _status(tree: Tree, digest: str) -> ImageStatus | None:
     """Return the status, or None if the image's last name was removed while this command ran."""
     try:
         return tree.status(digest)
@@ -62,7 +62,7 @@ def _status(tree: Tree, digest: str) -> Status | None:
         return None
 
 
-def _row(name: RegisteredName, status: Status) -> Row:
+def _row(name: RegisteredName, status: ImageStatus) -> ImageRow:
     return {
         "name": name.name,
         "digest": name.digest,
@@ -73,7 +73,7 @@ def _row(name: RegisteredName, status: Status) -> Row:
     }
 
 
-def _table(rows: list[tuple[RegisteredName, Row]]) -> str:
+def _table(rows: list[tuple[RegisteredName, ImageRow]]) -> str:
     cells = [
         (
             name.name,

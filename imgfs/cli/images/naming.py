@@ -16,7 +16,7 @@ from imgfs.oci.reference import expand_familiar, is_host
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ChosenImage:
     """An image that the user named: its digest, and its name unless the user typed the digest."""
 
     digest: str
@@ -45,7 +45,7 @@ def new_name(text: str, *, quiet: bool = False) -> str:
     return _familiar(text, quiet=quiet)
 
 
-def find(tree: Tree, text: str, *, quiet: bool = False, refresh: bool = False) -> Found:
+def find(tree: Tree, text: str, *, quiet: bool = False, refresh: bool = False) -> ChosenImage:
     """Return the image that `text` stands for. The registry of an unregistered name is asked, and the name registered.
 
     With `refresh` the registry of a registered name is asked too. Raises Invalid; Failure with the daemon's reason.
@@ -57,17 +57,17 @@ def find(tree: Tree, text: str, *, quiet: bool = False, refresh: bool = False) -
     try:
         if refresh and tree.is_registered(name):
             os.utime(path, follow_symlinks=False)
-        return Found(_digest_behind(path), name)
+        return ChosenImage(_digest_behind(path), name)
     except OSError as error:
         raise _unresolved(tree, name, error) from None
 
 
-def find_registered(tree: Tree, text: str, *, quiet: bool = False) -> Found:
+def find_registered(tree: Tree, text: str, *, quiet: bool = False) -> ChosenImage:
     """Return the image that `text` stands for, without a request: an unregistered name is not found."""
     if is_digest_like(text):
         return _by_digest(tree, text)
     name = registered_name(tree, text, quiet=quiet)
-    return Found(_digest_behind(tree.link(name)), name)
+    return ChosenImage(_digest_behind(tree.link(name)), name)
 
 
 def registered_name(tree: Tree, text: str, *, quiet: bool = False) -> str:
@@ -90,7 +90,7 @@ def _familiar(text: str, *, quiet: bool) -> str:
     return name
 
 
-def _by_digest(tree: Tree, text: str) -> Found:
+def _by_digest(tree: Tree, text: str) -> ChosenImage:
     """Return the image of a digest, or of a digest prefix if exactly one named image has it."""
     digest = text if is_digest(text) else _only(text, [one for one in tree.digests() if one.startswith(text)])
     try:
@@ -100,7 +100,7 @@ def _by_digest(tree: Tree, text: str) -> Found:
             f"{digest}: is unknown; `imgfs pull HOST/REPOSITORY@{digest}` names the registry to fetch it from",
             errno.ENOENT,
         ) from None
-    return Found(digest)
+    return ChosenImage(digest)
 
 
 def _only(text: str, digests: list[str]) -> str:

@@ -14,7 +14,7 @@ import click
 
 from imgfs.cli.failure import Failure, tell
 from imgfs.cli.images.bringing import beside
-from imgfs.cli.images.naming import Found, find
+from imgfs.cli.images.naming import ChosenImage, find
 from imgfs.cli.options import (
     Command,
     complete_name,
@@ -28,7 +28,7 @@ from imgfs.cli.tree import Tree
 from imgfs.oci.reference import Reference, expand_familiar, is_host
 
 
-class Part(TypedDict):
+class PushedPart(TypedDict):
     """One blob or document of a push report (transfer/push/report.py explains the keys)."""
 
     kind: str
@@ -39,7 +39,7 @@ class Part(TypedDict):
     source: str | None
 
 
-class Report(TypedDict):
+class PushDocument(TypedDict):
     """The JSON of `imgfs push`."""
 
     name: str
@@ -49,7 +49,7 @@ class Report(TypedDict):
     sent: int
     mounted: int
     present: int
-    parts: list[Part]
+    parts: list[PushedPart]
 
 
 @click.command(cls=Command)
@@ -93,7 +93,7 @@ def push(
         tell("foreign layers are not pushed, because registries do not distribute them")
 
 
-def _target(found: Found, name: str | None, *, quiet: bool) -> Reference:
+def _target(found: ChosenImage, name: str | None, *, quiet: bool) -> Reference:
     """Return the reference to push to. A name with a host is used as it is; a familiar name is completed."""
     text = (found.name or "") if name is None else name
     if name == "":
@@ -106,7 +106,7 @@ def _target(found: Found, name: str | None, *, quiet: bool) -> Reference:
     return target
 
 
-def _chosen(tree: Tree, found: Found, platform: str) -> str:
+def _chosen(tree: Tree, found: ChosenImage, platform: str) -> str:
     """Return the digest of an index's image for a platform, written as for `imgfs export`."""
     from imgfs.cli.archives.choosing import choose_image
     from imgfs.oci.platform import parse_platform
@@ -114,7 +114,7 @@ def _chosen(tree: Tree, found: Found, platform: str) -> str:
     return choose_image(tree, found, parse_platform(platform), all_platforms=False).descriptor.digest
 
 
-def _push(tree: Tree, door: str, name: str, *, quiet: bool) -> Report:
+def _push(tree: Tree, door: str, name: str, *, quiet: bool) -> PushDocument:
     try:
         with _progress(door, quiet=quiet) as look:
             data = beside(lambda: _open(door), look)
@@ -122,7 +122,7 @@ def _push(tree: Tree, door: str, name: str, *, quiet: bool) -> Report:
         if error.errno == errno.EACCES and not os.access(os.path.dirname(door), os.X_OK):
             raise Failure(f"{name}: only the user who mounted the tree can push from it", errno.EACCES) from None
         raise tree.blob_failure(error, door, name) from None
-    return cast("Report", json.loads(data))
+    return cast("PushDocument", json.loads(data))
 
 
 def _open(door: str) -> bytes:
@@ -152,7 +152,7 @@ def _progress(door: str, *, quiet: bool) -> Generator[Callable[[], None]]:
         draw(total, total, 0)
 
 
-def _table(report: Report) -> str:
+def _table(report: PushDocument) -> str:
     rows = [
         (part["outcome"], part["kind"], short_digest(part["digest"]), human_size(part["size"]), part["source"] or "")
         for part in report["parts"]

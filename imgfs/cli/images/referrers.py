@@ -8,13 +8,13 @@ from typing import TypedDict
 
 import click
 
-from imgfs.cli.images.naming import Found, find
+from imgfs.cli.images.naming import ChosenImage, find
 from imgfs.cli.options import Command, format_option, image_argument, mountpoint_option, quiet_option
 from imgfs.cli.table import human_size, render_json, render_table, short_digest
 from imgfs.cli.tree import Tree
 
 
-class Referrer(TypedDict):
+class ReferrerRow(TypedDict):
     """One referrer in the JSON of `imgfs referrers`. `path` is the file with its manifest."""
 
     digest: str
@@ -46,7 +46,7 @@ def referrers(image: str, mountpoint: str, artifact_type: str | None, *, local: 
     click.echo(render_json(rows) if form == "json" else _table(rows))
 
 
-def _refresh(tree: Tree, found: Found, artifact_type: str | None) -> None:
+def _refresh(tree: Tree, found: ChosenImage, artifact_type: str | None) -> None:
     try:
         with open(tree.referrers_door(found.digest, artifact_type), "rb"):
             pass
@@ -54,12 +54,12 @@ def _refresh(tree: Tree, found: Found, artifact_type: str | None) -> None:
         raise tree.failure(error, found.digest, found.subject, tree.referrers(found.digest)) from None
 
 
-def _known(tree: Tree, found: Found) -> list[Referrer]:
+def _known(tree: Tree, found: ChosenImage) -> list[ReferrerRow]:
     directory = tree.referrers(found.digest)
     return [_row(f"{directory}/{name}") for name in sorted(os.listdir(directory))]
 
 
-def _row(path: str) -> Referrer:
+def _row(path: str) -> ReferrerRow:
     return {
         "digest": os.path.basename(path).removesuffix(".json"),
         "artifact_type": _fact(path, "artifact_type"),
@@ -77,7 +77,7 @@ def _fact(path: str, name: str) -> str:
         return ""
 
 
-def _table(rows: list[Referrer]) -> str:
+def _table(rows: list[ReferrerRow]) -> str:
     cells = [
         (short_digest(one["digest"]), one["artifact_type"] or "-", human_size(one["size"]), one["path"]) for one in rows
     ]

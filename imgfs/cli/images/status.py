@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 import click
 
-from imgfs.cli.images.naming import Found, find_registered
+from imgfs.cli.images.naming import ChosenImage, find_registered
 from imgfs.cli.options import Command, complete_name, format_option, mountpoint_option, quiet_option
 from imgfs.cli.table import human_seconds, human_size, render_json, render_table, short_digest
-from imgfs.cli.tree import Part, Status, Transfer, Tree
+from imgfs.cli.tree import ImagePart, ImageStatus, TransferDocument, Tree
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """The result of one poll: the status of one image, or of all images and all running transfers."""
 
-    images: list[Status]
-    transfers: list[Transfer] = field(default_factory=list[Transfer])
+    images: list[ImageStatus]
+    transfers: list[TransferDocument] = field(default_factory=list[TransferDocument])
 
 
 @click.command(cls=Command)
@@ -58,12 +58,12 @@ def _check_watch(*, watch: bool, form: str) -> None:
         raise click.UsageError("--watch needs a terminal on stdout")
 
 
-def _look(tree: Tree, found: Found | None) -> _Seen:
+def _look(tree: Tree, found: ChosenImage | None) -> _Seen:
     return _Seen(_all(tree), tree.transfers()) if found is None else _Seen([_one(tree, found)])
 
 
-def _all(tree: Tree) -> list[Status]:
-    statuses: list[Status] = []
+def _all(tree: Tree) -> list[ImageStatus]:
+    statuses: list[ImageStatus] = []
     for digest in tree.digests():
         try:
             statuses.append(tree.status(digest))
@@ -72,26 +72,26 @@ def _all(tree: Tree) -> list[Status]:
     return statuses
 
 
-def _one(tree: Tree, found: Found) -> Status:
+def _one(tree: Tree, found: ChosenImage) -> ImageStatus:
     try:
         return tree.status(found.digest)
     except OSError as error:
         raise tree.failure(error, found.digest, found.subject) from None
 
 
-def _drawn(seen: _Seen, found: Found | None) -> tuple[str, bool]:
+def _drawn(seen: _Seen, found: ChosenImage | None) -> tuple[str, bool]:
     is_last = found is not None and all(one["complete"] for one in seen.images)
     return _text(seen, found), is_last
 
 
-def _text(seen: _Seen, found: Found | None) -> str:
+def _text(seen: _Seen, found: ChosenImage | None) -> str:
     if found is not None:
         return _details(seen.images[0])
     images = _overview(seen.images)
     return f"{images}\n\n{_on_their_way(seen.transfers)}" if seen.transfers else images
 
 
-def _overview(statuses: list[Status]) -> str:
+def _overview(statuses: list[ImageStatus]) -> str:
     rows = [
         (
             short_digest(one["digest"]),
@@ -105,7 +105,7 @@ def _overview(statuses: list[Status]) -> str:
     return render_table(("DIGEST", "COMPLETE", "HERE", "LOADING", "NAMES"), rows)
 
 
-def _on_their_way(transfers: list[Transfer]) -> str:
+def _on_their_way(transfers: list[TransferDocument]) -> str:
     rows = [
         (
             one["direction"],
@@ -123,11 +123,11 @@ def _on_their_way(transfers: list[Transfer]) -> str:
     return render_table(head, rows, right={2, 3, 4, 5})
 
 
-def _tried(one: Transfer) -> str:
+def _tried(one: TransferDocument) -> str:
     return f"try {one['attempts']}: {one['error']}" if one["error"] else ", ".join(one["names"])
 
 
-def _details(one: Status) -> str:
+def _details(one: ImageStatus) -> str:
     facts = [
         ("image", one["digest"]),
         *(("name", name) for name in one["names"]),
@@ -142,7 +142,7 @@ def _details(one: Status) -> str:
     return "\n".join([*lines, "", render_table(head, [_row(part) for part in one["parts"]], right={2, 3})])
 
 
-def _row(part: Part) -> tuple[str, ...]:
+def _row(part: ImagePart) -> tuple[str, ...]:
     note = ""
     if part["state"] == "failed":
         note = part["error"] or ""
@@ -158,14 +158,14 @@ def _row(part: Part) -> tuple[str, ...]:
     )
 
 
-def _loading(parts: list[Part]) -> str:
+def _loading(parts: list[ImagePart]) -> str:
     loading = [part for part in parts if part["state"] == "loading"]
     if not loading:
         return "-"
     return f"{len(loading)} of {len(parts)} parts, {_share(loading)}"
 
 
-def _share(parts: list[Part]) -> str:
+def _share(parts: list[ImagePart]) -> str:
     if not parts:
         return "unknown"
     here, total = sum(part["offset"] for part in parts), sum(part["size"] for part in parts)

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from imgfs.cli.failure import Failure
 from imgfs.cli.images.bringing import bring
-from imgfs.cli.images.naming import Found, find, is_digest_like
+from imgfs.cli.images.naming import ChosenImage, find, is_digest_like
 from imgfs.cli.options import complete_name, tree_of
 from imgfs.cli.tree import Tree
 from imgfs.errors import ImgfsError
@@ -136,7 +136,7 @@ def _whole(tree: Tree, text: str) -> str | None:
     return found[0] if found else None
 
 
-def _chain(tree: Tree, found: Found, *, quiet: bool) -> str:
+def _chain(tree: Tree, found: ChosenImage, *, quiet: bool) -> str:
     """Return the chain ID of an image. Reading the last link to its rootfs fetches the image."""
     chain: list[str] = []
 

@@ -16,7 +16,7 @@ from imgfs.cli.tree import Tree
 from imgfs.oci.digest import is_digest
 
 
-class Row(TypedDict):
+class SnapshotRow(TypedDict):
     """One snapshot in the JSON of `imgfs snapshot ls`.
 
     `kind` is active, view or committed. `parent` is an ID or null; for a view it is the target. `usage` is the size of
@@ -53,7 +53,7 @@ def ls(mountpoint: str, form: str, *, is_all: bool, quiet: bool) -> None:
         click.echo(_table(list(_rows(tree, ids))))
 
 
-def _rows(tree: Tree, ids: list[str]) -> Iterator[Row]:
+def _rows(tree: Tree, ids: list[str]) -> Iterator[SnapshotRow]:
     for id in ids:
         try:
             yield _view(tree, id) if os.path.islink(tree.snapshot(id)) else _row(tree, id)
@@ -61,7 +61,7 @@ def _rows(tree: Tree, ids: list[str]) -> Iterator[Row]:
             continue  # the snapshot was removed or committed while this command ran
 
 
-def _view(tree: Tree, id: str) -> Row:
+def _view(tree: Tree, id: str) -> SnapshotRow:
     place = tree.snapshot(id)
     return {
         "id": id,
@@ -73,7 +73,7 @@ def _view(tree: Tree, id: str) -> Row:
     }
 
 
-def _row(tree: Tree, id: str) -> Row:
+def _row(tree: Tree, id: str) -> SnapshotRow:
     place = tree.snapshot(id)
     return {
         "id": id,
@@ -111,7 +111,7 @@ def _id_behind(link: str) -> str:
     return os.readlink(link).rpartition("/")[2]
 
 
-def _table(rows: list[Row]) -> str:
+def _table(rows: list[SnapshotRow]) -> str:
     cells = [
         (
             _short(row["id"]),
