@@ -50,12 +50,12 @@ def required(declared: type) -> set[str]:
 @pytest.mark.parametrize(
     ("told", "read"),
     [
-        (PartStatus, tree.Part),
-        (ImageStatus, tree.Status),
-        (TransferStatus, tree.Transfer),
-        (Part, push.Part),
-        (Report, push.Report),
-        (InstalledRuntime, finding.Runtime),
+        (PartStatus, tree.ImagePart),
+        (ImageStatus, tree.ImageStatus),
+        (TransferStatus, tree.TransferDocument),
+        (Part, push.PushedPart),
+        (Report, push.PushDocument),
+        (InstalledRuntime, finding.RuntimeDocument),
     ],
     ids=lambda declared: f"{declared.__module__}.{declared.__name__}",
 )

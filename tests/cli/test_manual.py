@@ -97,4 +97,4 @@ def test_groff_sets_all_pages_without_a_warning(pages: Path) -> None:
     done = subprocess.run([program("groff"), "-ww", "-man", "-Tascii", "-P-c", *files], capture_output=True, check=True)
     assert done.stderr == b""
     words = done.stdout.split()
-    assert (b"`imgfs", b"pull") in itertools.pairwise(words)  # it fills lines with blanks
+    assert (b"`imgfs", b"mount") in itertools.pairwise(words)  # it fills lines with blanks

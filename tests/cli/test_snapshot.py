@@ -154,7 +154,7 @@ def test_active_snapshot_is_no_parent(run: Run, tree: PlainTree) -> None:
     tree.add_snapshot("active/k")
     done = run("snapshot", "prepare", "l", "active/k")
     assert done.exit_code == 2
-    assert "commit it first" in done.stderr
+    assert "commit it before it is a parent" in done.stderr
 
 
 def test_view_is_a_link_and_its_path_is_printed(run: Run, tree: PlainTree) -> None:

@@ -51,7 +51,7 @@ def kill(id: str, name: str | None, *, everybody: bool, mountpoint: str) -> None
 @click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=complete_container)
 @mountpoint_option
 def wait(ids: tuple[str, ...], mountpoint: str) -> None:
-    """Wait until containers have ended and print their exit statuses, one per line.
+    """Wait for containers to end and print their statuses.
 
     The status of a container that was killed is 128 + the signal number. For a deleted container the recorded status is
     printed.

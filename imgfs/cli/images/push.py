@@ -72,11 +72,11 @@ def push(
     form: str,
     quiet: bool,
 ) -> None:
-    """Push IMAGE to a registry as NAME, by default under its own name.
+    """Push IMAGE to a registry.
 
-    Only blobs that the registry does not have are sent; blobs of its other repositories are mounted. Blobs that are not
-    local are fetched first. The command prints what happened to each part. It uses the daemon's logins, as a pull does.
-    A push that was interrupted continues if it is repeated within an hour.
+    NAME defaults to the own name of IMAGE. Only blobs that the registry does not have are sent; blobs of its other
+    repositories are mounted. Blobs that are not local are fetched first. The command prints what happened to each part.
+    It uses the daemon's logins, as a pull does. A push that was interrupted continues if it is repeated within an hour.
     """
     if platform and all_platforms:
         raise click.UsageError("--platform and --all-platforms exclude each other")

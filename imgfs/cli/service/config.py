@@ -36,7 +36,7 @@ class ConfigGroup(Group):
 
 @click.group(cls=ConfigGroup)
 def config() -> None:
-    """Show the options of the daemon and where each value comes from.
+    """Show the options of the daemon and their origins.
 
     Options are read from imgfs.toml in the state directory, or from the file that --config names. The environment
     (IMGFS_ and the name in capitals) overrides the file, and `imgfs mount -o NAME=VALUE` overrides both. `imgfs man
