@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from imgfs.cli import main as program
 from imgfs.cli.containers.site import Facts
-from imgfs.cli.served import Declined, Served
+from imgfs.cli.forked import Declined, ForkedCommand
 from imgfs.errors import ImgfsError
 from imgfs.execution.control import Connection, peer_of
 from imgfs.execution.launch import IdleSupervisor
@@ -68,11 +68,11 @@ def _live(connection: socket.socket, facts: Facts | None, *, is_spare: bool) -> 
         _, files, _, _ = socket.recv_fds(connection, len(_WORD), 1)
         connection.close()
         if files:
-            serve_one(socket.socket(fileno=files[0]), Served(facts, waiting))
+            serve_one(socket.socket(fileno=files[0]), ForkedCommand(facts, waiting))
     os._exit(0)
 
 
-def serve_one(asking: socket.socket, served: Served) -> None:
+def serve_one(asking: socket.socket, served: ForkedCommand) -> None:
     """Run the command of the caller to its end, or return at once if this process cannot take over the caller's
     attributes.
 
@@ -114,7 +114,7 @@ def come_along(connection: Connection) -> bool:
     return True
 
 
-def _are_like(pid: int, file: int, served: Served) -> bool:
+def _are_like(pid: int, file: int, served: ForkedCommand) -> bool:
     """Take over the attributes of process `pid`, here and in the waiting supervisor.
 
     Return False if one of them cannot.
@@ -160,7 +160,7 @@ def _take_variables(request: ForkRequest) -> None:
         os.environb[name] = value
 
 
-def _do(served: Served) -> bytes:
+def _do(served: ForkedCommand) -> bytes:
     """Run the command. Return its exit code, or DECLINED."""
     name, *words = sys.argv
     called = "python -m imgfs" if os.path.basename(name) == "__main__.py" else os.path.basename(name)

@@ -34,7 +34,7 @@ _CALM = 0.1
 While commands arrive, that would slow them down.
 """
 _LIFELINE = 0
-_LOADED_LATE = ("imgfs.cli.containers.running", "imgfs.execution.supervisor.life")
+_LOADED_LATE = ("imgfs.cli.containers.foreground", "imgfs.execution.supervisor.life")
 """Modules that the commands import when they run."""
 
 

@@ -200,7 +200,7 @@ def test_signals_by_name_and_number(text: str, number: int | None) -> None:
 def test_completion_knows_the_ids(tree: PlainTree, deleted: Path) -> None:
     import click
 
-    from imgfs.cli.containers.finding import complete_container
+    from imgfs.cli.containers.lookup import complete_container
 
     add(tree, "web-1")
     add(tree, "db")

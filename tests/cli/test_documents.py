@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from imgfs.cli import tree
-from imgfs.cli.containers import finding
+from imgfs.cli.containers import lookup as finding
 from imgfs.cli.images import push
 from imgfs.execution.records.record import Container, ContainerStatus, DeletedContainer, InstalledRuntime
 from imgfs.execution.state_documents import state_document

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from imgfs.cli.images.naming import find
+from imgfs.cli.images.lookup import find
 from imgfs.cli.options import Command, complete_name, mountpoint_option, quiet_option
 from imgfs.cli.tree import Tree
 
@@ -47,7 +47,7 @@ def export(
     output = None if output == "-" else output
     form = form or _form(output)
     _check(output, form, platform, all_platforms=all_platforms)
-    from imgfs.cli.archives.choosing import choose_image
+    from imgfs.cli.archives.selection import choose_image
     from imgfs.cli.archives.writing import write_docker, write_oci
     from imgfs.oci.platform import parse_platform
 

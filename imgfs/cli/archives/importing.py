@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgfs.archives.contents import Contents
     from imgfs.archives.importing import Imported
     from imgfs.archives.layout import Listed
-    from imgfs.cli.archives.ingesting import MountStore
+    from imgfs.cli.archives.mount_store import MountStore
     from imgfs.layers.compression import Compressions
 
 
@@ -47,7 +47,7 @@ def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> N
         raise click.UsageError(
             "an archive is not read from a terminal; name a file, or use a pipe: docker save X | imgfs import -"
         )
-    from imgfs.cli.archives.ingesting import leased_store
+    from imgfs.cli.archives.mount_store import leased_store
     from imgfs.cli.archives.names import check_own
 
     if name is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from imgfs.archives.layout import Listed
 from imgfs.cli.failure import Failure
-from imgfs.cli.images.naming import is_digest_like, new_name
+from imgfs.cli.images.lookup import is_digest_like, new_name
 from imgfs.errors import Invalid, Malformed
 from imgfs.images.names import check_name, is_local_name, reference_of
 from imgfs.oci.reference import expand_familiar, is_tag

@@ -11,11 +11,11 @@ from imgfs.archives.closure import Closure
 from imgfs.archives.exporting import DockerExport, docker_tar, layout_tar
 from imgfs.archives.layout import Listed
 from imgfs.archives.layout_directory import write_layout
-from imgfs.cli.archives.choosing import MountBlobs
 from imgfs.cli.archives.names import docker_tag
+from imgfs.cli.archives.selection import MountBlobs
 from imgfs.cli.failure import tell
-from imgfs.cli.images.bringing import bring
-from imgfs.cli.images.naming import ChosenImage
+from imgfs.cli.images.lookup import ChosenImage
+from imgfs.cli.images.waiting import bring
 from imgfs.cli.output import progress, unwritten, write_file, write_out
 from imgfs.cli.tree import Tree
 from imgfs.oci.digest import Digest

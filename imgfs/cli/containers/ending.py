@@ -8,8 +8,8 @@ import signal
 
 import click
 
-from imgfs.cli.containers.finding import (
-    State,
+from imgfs.cli.containers.lookup import (
+    ContainerState,
     complete_container,
     existing,
     existing_or_deleted,
@@ -113,7 +113,7 @@ def _delete(tree: Tree, id: str) -> None:
         raise tree.container_failure(error, id) from None
 
 
-def _tell(found: State) -> Failure | None:
+def _tell(found: ContainerState) -> Failure | None:
     """Print the exit status. Returns a Failure if it is unknown."""
     code = found.get("exit_code")
     click.echo("unknown" if code is None else code)

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from imgfs.cli.containers.finding import complete_container, existing, has_ended, state
+from imgfs.cli.containers.lookup import complete_container, existing, has_ended, state
 from imgfs.cli.containers.run import FAILED, RunCommand
 from imgfs.cli.failure import Failure
 from imgfs.cli.options import mountpoint_option

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import click
 
-from imgfs.cli.containers.finding import complete_container, existing, has_ended, last_state
+from imgfs.cli.containers.lookup import complete_container, existing, has_ended, last_state
 from imgfs.cli.options import Command, mountpoint_option
 from imgfs.cli.tree import Tree
 

@@ -13,7 +13,7 @@ from typing import TextIO, cast
 import click
 
 from imgfs.cli.array import array_text
-from imgfs.cli.containers.finding import State, has_ended
+from imgfs.cli.containers.lookup import ContainerState, has_ended
 from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.options import Command, format_option, mountpoint_option
 from imgfs.cli.table import local_time, table_lines
@@ -52,7 +52,7 @@ def _print(pieces: Iterable[str], end: str = "") -> None:
     out.flush()
 
 
-def _states(tree: Tree, *, everything: bool) -> Iterator[State]:
+def _states(tree: Tree, *, everything: bool) -> Iterator[ContainerState]:
     try:
         for one in tree.read_json_array(tree.container_states(running=not everything)):
             if "error" in one:  # a damaged container does not prevent the listing of the others
@@ -63,13 +63,13 @@ def _states(tree: Tree, *, everything: bool) -> Iterator[State]:
         raise from_os_error(error, "containers", None, tree.log) from None
 
 
-def _row(one: State) -> tuple[str, ...]:
+def _row(one: ContainerState) -> tuple[str, ...]:
     command = shlex.join(one["args"])
     short = command if len(command) <= _COMMAND_MAX else f"{command[: _COMMAND_MAX - 1]}…"
     return one["id"], one["image"], short, _moment(one["created"]), _status(one)
 
 
-def _status(one: State) -> str:
+def _status(one: ContainerState) -> str:
     if one["status"] == "running":
         return f"running since {_moment(one['started'])}"
     if not has_ended(one):

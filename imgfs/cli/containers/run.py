@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from imgfs.cli.failure import INTERRUPTED, from_error, from_os_error
+from imgfs.cli.forked import Declined, forked_command
 from imgfs.cli.options import Command, complete_name, mountpoint_option, quiet_option
-from imgfs.cli.served import Declined, served
 from imgfs.errors import ImgfsError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(image: str, mountpoint: str, *, quiet: bool, **wanted: Any) -> None:
     if imgfs fails; then no container is left.
     """
     waiting = _supervisor(mountpoint, at_terminal=wanted["terminal"] or (wanted["interactive"] and os.isatty(0)))
-    from imgfs.cli.containers.running import run_new
+    from imgfs.cli.containers.foreground import run_new
 
     run_new(waiting, mountpoint, image, quiet=quiet, **wanted)
 
@@ -106,14 +106,14 @@ def start(id: str, mountpoint: str, *, attach: bool, interactive: bool) -> None:
     The command prints the ID. With -a it exits as `imgfs run` does.
     """
     waiting = _supervisor(mountpoint, at_terminal=attach and os.isatty(0))
-    from imgfs.cli.containers.running import run_again
+    from imgfs.cli.containers.foreground import run_again
 
     run_again(waiting, mountpoint, id, attach=attach, interactive=interactive)
 
 
 def _supervisor(mountpoint: str, *, at_terminal: bool) -> IdleSupervisor:
     """Start the supervisor first, because that takes longest; the rest is loaded meanwhile. Raises Declined."""
-    by = served()
+    by = forked_command()
     if by and at_terminal:
         raise Declined
     if by:

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from imgfs.cli.containers.finding import State, has_ended, record_of, state
+from imgfs.cli.containers.lookup import ContainerState, has_ended, record_of, state
 from imgfs.cli.failure import Failure, from_os_error
 from imgfs.cli.tree import Tree
 from imgfs.errors import NotFound
@@ -27,7 +27,7 @@ def send_signal(tree: Tree, id: str, number: int, *, everybody: bool = False) ->
         _send_directly(tree, id, found, number)
 
 
-def _send_directly(tree: Tree, id: str, found: State, number: int) -> None:
+def _send_directly(tree: Tree, id: str, found: ContainerState, number: int) -> None:
     pid = found.get("pid")
     try:
         process = os.pidfd_open(pid) if pid is not None else None

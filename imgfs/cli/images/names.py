@@ -8,7 +8,7 @@ import os
 import click
 
 from imgfs.cli.failure import Failure, from_os_error, raise_first
-from imgfs.cli.images.naming import find, is_digest_like, new_name, registered_name
+from imgfs.cli.images.lookup import find, is_digest_like, new_name, registered_name
 from imgfs.cli.options import Command, complete_name, image_argument, mountpoint_option, quiet_option
 from imgfs.cli.tree import Tree
 from imgfs.errors import Invalid

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from imgfs.cli.images.bringing import bring
-from imgfs.cli.images.naming import find
+from imgfs.cli.images.lookup import find
+from imgfs.cli.images.waiting import bring
 from imgfs.cli.options import Command, image_argument, mountpoint_option, quiet_option
 from imgfs.cli.tree import Tree
 

@@ -13,8 +13,8 @@ from typing import TypedDict, cast
 import click
 
 from imgfs.cli.failure import Failure, tell
-from imgfs.cli.images.bringing import beside
-from imgfs.cli.images.naming import ChosenImage, find
+from imgfs.cli.images.lookup import ChosenImage, find
+from imgfs.cli.images.waiting import beside
 from imgfs.cli.options import (
     Command,
     complete_name,
@@ -108,7 +108,7 @@ def _target(found: ChosenImage, name: str | None, *, quiet: bool) -> Reference:
 
 def _chosen(tree: Tree, found: ChosenImage, platform: str) -> str:
     """Return the digest of an index's image for a platform, written as for `imgfs export`."""
-    from imgfs.cli.archives.choosing import choose_image
+    from imgfs.cli.archives.selection import choose_image
     from imgfs.oci.platform import parse_platform
 
     return choose_image(tree, found, parse_platform(platform), all_platforms=False).descriptor.digest

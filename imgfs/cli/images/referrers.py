@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import click
 
-from imgfs.cli.images.naming import ChosenImage, find
+from imgfs.cli.images.lookup import ChosenImage, find
 from imgfs.cli.options import Command, format_option, image_argument, mountpoint_option, quiet_option
 from imgfs.cli.table import human_size, render_json, render_table, short_digest
 from imgfs.cli.tree import Tree

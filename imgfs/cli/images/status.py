@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from imgfs.cli.images.naming import ChosenImage, find_registered
+from imgfs.cli.images.lookup import ChosenImage, find_registered
 from imgfs.cli.options import Command, complete_name, format_option, mountpoint_option, quiet_option
 from imgfs.cli.table import human_seconds, human_size, render_json, render_table, short_digest
 from imgfs.cli.tree import ImagePart, ImageStatus, TransferDocument, Tree

@@ -12,8 +12,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from imgfs.cli.failure import Failure
-from imgfs.cli.images.bringing import bring
-from imgfs.cli.images.naming import ChosenImage, find, is_digest_like
+from imgfs.cli.images.lookup import ChosenImage, find, is_digest_like
+from imgfs.cli.images.waiting import bring
 from imgfs.cli.options import complete_name, tree_of
 from imgfs.cli.tree import Tree
 from imgfs.errors import ImgfsError

@@ -13,7 +13,7 @@ import click
 
 from imgfs.cli.failure import Failure, from_error, from_os_error
 from imgfs.cli.options import Command, format_option, mountpoint_option
-from imgfs.cli.reading import reading
+from imgfs.cli.scan_progress import reading
 from imgfs.cli.table import render_json
 from imgfs.cli.tree import Tree
 from imgfs.errors import ImgfsError

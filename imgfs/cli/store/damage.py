@@ -13,7 +13,7 @@ from imgfs.check.examiner import Examiner
 from imgfs.check.finding import Finding
 from imgfs.check.repair import Repair, place_of
 from imgfs.cli.failure import from_os_error
-from imgfs.cli.reading import Reading
+from imgfs.cli.scan_progress import Reading
 from imgfs.cli.tree import Tree
 from imgfs.errors import StateError
 from imgfs.lock import locked

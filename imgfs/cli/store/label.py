@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes
 import click
 
 from imgfs.cli.failure import from_os_error, printable
-from imgfs.cli.images.naming import find_registered
+from imgfs.cli.images.lookup import find_registered
 from imgfs.cli.options import Command, complete_name, format_option, mountpoint_option, quiet_option
 from imgfs.cli.snapshots.ids import complete_snapshot, existing
 from imgfs.cli.table import render_json

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from imgfs.cli.images.naming import ChosenImage
+from imgfs.cli.images.lookup import ChosenImage
 from imgfs.cli.tree import ImageStatus, Tree
 
 POLL = 0.2

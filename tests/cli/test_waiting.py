@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from imgfs.cli.images.bringing import beside
+from imgfs.cli.images.waiting import beside
 
 
 def refuse(*_: object) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from imgfs.archives.layout import Listed
-from imgfs.cli.images.naming import ChosenImage
+from imgfs.cli.images.lookup import ChosenImage
 from imgfs.cli.output import PIECE
 from imgfs.cli.tree import Tree
 from imgfs.errors import NotFound, TooLarge, VerificationFailed

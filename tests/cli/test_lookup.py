@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.cli.failure import Failure
-from imgfs.cli.images.naming import find, find_registered, full_name, new_name
+from imgfs.cli.images.lookup import find, find_registered, full_name, new_name
 from imgfs.cli.tree import Tree
 from imgfs.testing.images import File, image, layer
 from tests.cli.plain_tree import PlainTree

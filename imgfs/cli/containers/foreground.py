@@ -13,9 +13,9 @@ import click
 from imgfs.cli.containers.attaching import Front
 from imgfs.cli.containers.site import site_of
 from imgfs.cli.failure import Failure, tell
-from imgfs.cli.images.bringing import bring
-from imgfs.cli.images.naming import ChosenImage, find
-from imgfs.cli.served import served
+from imgfs.cli.forked import forked_command
+from imgfs.cli.images.lookup import ChosenImage, find
+from imgfs.cli.images.waiting import bring
 from imgfs.cli.tree import Tree
 from imgfs.execution.bundle.overrides import Overrides, parse_memory, parse_variable, parse_volume
 from imgfs.execution.launch import IdleSupervisor
@@ -51,8 +51,8 @@ def run_again(waiting: IdleSupervisor, mountpoint: str, id: str, *, attach: bool
 
 
 def _tree_and_site(mountpoint: str) -> tuple[Tree, Site]:
-    """Of what the starter knows the tree is not asked: it has just shown the way to the starter."""
-    tree, by = Tree(os.path.abspath(mountpoint)), served()
+    """Return the tree and the site. Facts that the fork server knows are not read from the tree again."""
+    tree, by = Tree(os.path.abspath(mountpoint)), forked_command()
     facts = by.facts if by else None
     if facts is None or not facts.are_of(tree):
         return (tree := Tree.open(mountpoint)), site_of(tree)

@@ -29,14 +29,14 @@ _MADE_UP = re.compile(r"[0-9a-f]{12}\Z")
 """A generated ID. Only generated IDs can be shortened, so that `imgfs delete -f web` never deletes `web2`."""
 
 
-class Runtime(TypedDict):
+class RuntimeDocument(TypedDict):
     """The OCI runtime of a container."""
 
     name: str
     path: str
 
 
-class State(TypedDict):
+class ContainerState(TypedDict):
     """A container's state.json, or the record of a deleted container (imgfs/execution/state_documents.py).
 
     The record of a damaged container may contain only its ID and the reason.
@@ -56,7 +56,7 @@ class State(TypedDict):
     signal: int | None
     oom: bool
     reason: str
-    runtime: Runtime
+    runtime: RuntimeDocument
     stop_signal: str
     tty: bool
 
@@ -85,19 +85,19 @@ def existing_or_deleted(tree: Tree, text: str) -> str:
     return id
 
 
-def state(tree: Tree, id: str) -> State:
+def state(tree: Tree, id: str) -> ContainerState:
     """Return the state of a container. Raises Failure if it does not exist."""
     try:
-        return cast("State", tree.read_json(f"{tree.container(id)}/state.json"))
+        return cast("ContainerState", tree.read_json(f"{tree.container(id)}/state.json"))
     except OSError as error:
         raise tree.container_failure(error, id) from None
 
 
-def last_state(tree: Tree, id: str) -> State:
+def last_state(tree: Tree, id: str) -> ContainerState:
     """Return the state of a container, or the record of a deleted one. Raises Failure if neither exists."""
     for path in (f"{tree.container(id)}/state.json", tree.deleted_container(id)):
         try:
-            return cast("State", tree.read_json(path))
+            return cast("ContainerState", tree.read_json(path))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -105,12 +105,12 @@ def last_state(tree: Tree, id: str) -> State:
     raise Failure(f"container {id}: was deleted, and its exit status is no longer recorded", errno.ENOENT)
 
 
-def has_ended(found: State) -> bool:
+def has_ended(found: ContainerState) -> bool:
     """Return whether the container has ended. The record of a damaged container has no status and counts as ended."""
     return found.get("status", "stopped") == "stopped"
 
 
-def wait_end(tree: Tree, id: str) -> State:
+def wait_end(tree: Tree, id: str) -> ContainerState:
     """Wait until a container and its supervisor have ended; return the state. Blocks on the lock, not polling."""
     from imgfs.execution.records.records import ContainerRecord
 
@@ -122,7 +122,7 @@ def wait_end(tree: Tree, id: str) -> State:
         if has_ended(found) and not ContainerRecord(Path(record)).is_supervised():
             return last_state(tree, id)
         if told := _hear_unkept(record):
-            return cast("State", {**found, **told})
+            return cast("ContainerState", {**found, **told})
         try:
             _wait_unlocked(record)
         except PermissionError:
@@ -133,7 +133,7 @@ def wait_end(tree: Tree, id: str) -> State:
             _wait_process(after.get("pid"))
 
 
-def record_of(found: State) -> str | None:
+def record_of(found: ContainerState) -> str | None:
     """Return the directory of the container's record in the state directory; None for a deleted container."""
     return os.path.dirname(found["bundle"]) if "bundle" in found else None
 
