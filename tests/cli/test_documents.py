@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from imgfs.cli import tree
-from imgfs.cli.containers import lookup as finding
+from imgfs.cli.containers import lookup
 from imgfs.cli.images import push
 from imgfs.execution.records.record import Container, ContainerStatus, DeletedContainer, InstalledRuntime
 from imgfs.execution.state_documents import state_document
@@ -55,7 +55,7 @@ def required(declared: type) -> set[str]:
         (TransferStatus, tree.TransferDocument),
         (Part, push.PushedPart),
         (Report, push.PushDocument),
-        (InstalledRuntime, finding.RuntimeDocument),
+        (InstalledRuntime, lookup.RuntimeDocument),
     ],
     ids=lambda declared: f"{declared.__module__}.{declared.__name__}",
 )
@@ -66,8 +66,8 @@ def test_a_command_reads_the_very_keys_that_are_told(told: type[msgspec.Struct],
 @pytest.mark.parametrize("pid", [None, 1])
 def test_a_command_knows_only_keys_of_a_container_that_are_told(pid: int | None) -> None:
     told = state_document(CONTAINER, ContainerStatus(status="running", pid=pid), "/bundle")
-    assert required(finding.State) <= told.keys()
-    assert set(keys(finding.State)) - told.keys() <= {"pid"}
+    assert required(lookup.ContainerState) <= told.keys()
+    assert set(keys(lookup.ContainerState)) - told.keys() <= {"pid"}
 
 
 def test_of_a_deleted_container_the_same_is_told_but_where_it_lies() -> None:
@@ -75,4 +75,4 @@ def test_of_a_deleted_container_the_same_is_told_but_where_it_lies() -> None:
         container=CONTAINER, status=ContainerStatus(status="stopped"), deleted="2026-01-31T12:00:01Z"
     )
     told: dict[str, Any] = msgspec.json.decode(deleted.encode())
-    assert required(finding.State) <= told.keys()
+    assert required(lookup.ContainerState) <= told.keys()
