@@ -1,1 +1,1 @@
-"""Concurrency that every room shares: single flights and the limiters of worker threads."""
+"""Shared concurrency: single flights, limiters, worker threads, pipelines."""

@@ -1,4 +1,4 @@
-"""Places for which many wait, given by turns among what they wait for: who wants much does not keep others out."""
+"""A limiter that admits keys in turn, so that a key with many waiters does not keep others out."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import trio
 
 
 class FairLimiter:
-    """`places` for all keys together, in the order of their turns; within a key, in the order of asking.
+    """`slots` shared by all keys. Keys are admitted in turn; within a key, in order of arrival.
 
-    A key that holds nothing gets one of `spare` more where all places are taken. So a small image begins at once while
-    a large one comes in, unless `spare` others do that already. In one event loop.
+    If all slots are taken, a key that holds none may take one of `spare` more. So a small image begins at once beside a
+    large one, unless `spare` others did that already. For one event loop.
     """
 
-    def __init__(self, places: int, spare: int = 0) -> None:
-        self._places = places
+    def __init__(self, slots: int, spare: int = 0) -> None:
+        self._slots = slots
         self._spare = spare
         self._held: Counter[Hashable] = Counter()
         self._waiting: OrderedDict[Hashable, deque[trio.Event]] = OrderedDict()
-        """Who waits, the key whose turn is next first. Nobody does who may have a place."""
+        """Waiters by key, in turn order. Invariant: no waiter that could be admitted is in this queue."""
 
     @asynccontextmanager
-    async def place(self, key: Hashable) -> AsyncGenerator[None]:
-        """Hold a place as long as the context lasts."""
+    async def slot(self, key: Hashable) -> AsyncGenerator[None]:
+        """Hold a slot in this context."""
         await self.acquire(key)
         try:
             yield
@@ -33,7 +33,7 @@ class FairLimiter:
             self.release(key)
 
     async def acquire(self, key: Hashable) -> None:
-        """Wait for a place. Cancelled, nothing is held."""
+        """Wait for a slot. A cancelled waiter holds nothing."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._may(key):
             self._held[key] += 1
@@ -51,7 +51,7 @@ class FairLimiter:
             raise
 
     def release(self, key: Hashable) -> None:
-        """Give a place back; the next ones who may have one get it."""
+        """Give a slot back and admit waiters."""
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]
@@ -64,7 +64,7 @@ class FairLimiter:
 
     def _may(self, key: Hashable) -> bool:
         taken = self._held.total()
-        return taken < self._places or (not self._held[key] and taken < self._places + self._spare)
+        return taken < self._slots or (not self._held[key] and taken < self._slots + self._spare)
 
     def _leave(self, key: Hashable, given: trio.Event) -> None:
         self._waiting[key].remove(given)

@@ -1,8 +1,8 @@
-"""Single flights: however many ask for one key, the work runs once, in the daemon's nursery and not in an asker's task.
+"""Single flights: any number of callers of one key share one run of the work, in the daemon's nursery.
 
-A flight lives while somebody waits for it and for a grace after the last one left, so an interrupted first reader harms
-nobody and an abandoned download ends. Its failure is shared by all waiters and remembered for a moment, so a thousand
-readers of a dead blob make one attempt.
+A flight runs while it has a waiter, and for a grace period after the last one left. So an interrupted first caller does
+not disturb the others, and an abandoned download ends. All waiters get its failure, and it is remembered for a short
+time, so a thousand readers of a dead blob make one attempt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Flight(Generic[T]):
 
 
 class Flights(Generic[T]):
-    """Flights of one kind of work. `nursery` outlives every caller; `grace` and `memory` are seconds."""
+    """Flights of one kind of work. `nursery` must outlive every caller; `grace` and `memory` are seconds."""
 
     def __init__(self, nursery: trio.Nursery, *, grace: float = GRACE, memory: float = MEMORY) -> None:
         self._nursery = nursery
@@ -53,15 +53,15 @@ class Flights(Generic[T]):
         return key in self._flying
 
     async def join(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """Wait for the flight of `key`, starting it with `work` if there is none.
+        """Wait for the flight of `key`; start it with `work` if there is none. Return its result.
 
-        Raises the ImgfsError the flight ended with (any other exception is logged and becomes one), also when that
-        was up to `memory` seconds ago, unless it is Cancelled. Cancelling a waiter leaves the flight and the other
-        waiters alone.
+        Raises the ImgfsError that ended the flight, also if that was up to `memory` seconds ago, unless it is
+        Cancelled. Any other exception is logged and becomes an ImgfsError. Cancelling a waiter does not affect the
+        flight or other waiters.
         """
         self._raise_remembered(key)
         while (flight := self._flying.get(key)) and flight.scope.cancel_called:
-            # It is on its way out: what ends it is no answer to somebody who came later.
+            # The flight was cancelled and is ending: its error is not an answer for a caller that came later.
             await flight.done.wait()
         if flight is None:
             flight = self._flying[key] = _Flight()
@@ -72,12 +72,12 @@ class Flights(Generic[T]):
         return flight.result[0]
 
     async def accompany(self, key: Hashable) -> None:
-        """Wait for the end of the flight of `key`, if there is one, as one of those it is for; whatever comes of it."""
+        """Wait for the end of the flight of `key`, if there is one, as one of its waiters. Its result is ignored."""
         if flight := self._flying.get(key):
             await self._wait(flight)
 
     def flying(self) -> list[Hashable]:
-        """The keys of all flights."""
+        """Return the keys of all flights."""
         return list(self._flying)
 
     def forget_failure(self, key: Hashable) -> None:
@@ -85,16 +85,18 @@ class Flights(Generic[T]):
         self._failed.pop(key, None)
 
     def cancel(self, key: Hashable) -> bool:
-        """End the flight of `key`; its waiters get Cancelled. Returns whether there was one."""
+        """Cancel the flight of `key`; its waiters get Cancelled. Return whether there was one."""
         flight = self._flying.get(key)
         if flight is not None:
             flight.scope.cancel()
         return flight is not None
 
     def cancel_abandoned(self, key: Hashable) -> bool:
-        """End the flight of `key` before its grace is over, if nobody waits for it. Returns whether nobody does.
+        """Cancel the flight of `key` before the end of its grace period if it has no waiter.
 
-        Work that calls this where it can stop at no loss need not be torn off in the middle.
+        Return whether it has none.
+
+        Work calls this at a point where it can stop without loss.
         """
         flight = self._flying.get(key)
         if flight is None or flight.waiters:
@@ -121,7 +123,7 @@ class Flights(Generic[T]):
             await self._outcome(flight, work)
         finally:
             if not flight.result and flight.error is None:
-                flight.error = Cancelled("what was waited for was cancelled; ask for it again")
+                flight.error = Cancelled("the work was cancelled; try again")
             elif flight.error is not None and not isinstance(flight.error, Cancelled):
                 self._remember(key, flight.error)
             del self._flying[key]
@@ -132,12 +134,12 @@ class Flights(Generic[T]):
             with flight.scope:
                 flight.result.append(await work())
         except ImgfsError as error:
-            # Without its traceback, whose frames have all that the work had: it is remembered.
+            # The error is remembered. A copy has no traceback, whose frames would keep the work's data alive.
             flight.error = copy.copy(error)
         except OSError as error:
             flight.error = from_os(error, error.filename or "state directory")
         except Exception as error:  # noqa: BLE001
-            # A bug in one piece of work must end that, and not the daemon that serves all the others.
+            # A bug in one flight must not end the daemon.
             _log.exception("a flight failed unexpectedly")
             flight.error = ImgfsError(f"internal error: {type(error).__name__}: {error}; see .imgfs/log")
 

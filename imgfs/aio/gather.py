@@ -1,4 +1,4 @@
-"""Several waits side by side, with one plain error instead of a group of groups."""
+"""Run several awaitables concurrently and raise one plain error instead of an exception group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def gather(works: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
-    """Run all of `works` at once and return their results in order.
+    """Run all of `works` concurrently and return their results in order.
 
     The first exception cancels the others and is raised as itself. Cancelling the caller cancels all.
     """
@@ -36,7 +36,7 @@ async def gather(works: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
 
 @asynccontextmanager
 async def plain_nursery() -> AsyncGenerator[trio.Nursery]:
-    """A nursery out of which a single failure comes as itself."""
+    """Open a nursery that raises a single failure as itself, without an exception group."""
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
@@ -48,7 +48,7 @@ async def plain_nursery() -> AsyncGenerator[trio.Nursery]:
 
 
 def _only_leaf(error: BaseException) -> BaseException | None:
-    """The one exception in a group, however deep; None where there are several."""
+    """Return the only exception in nested groups; None if there are several."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     found = cast("tuple[BaseException, ...]", error.exceptions)  # pyright: ignore[reportUnknownMemberType]

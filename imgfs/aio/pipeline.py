@@ -1,8 +1,8 @@
-"""A line of stages over one stream, each in a thread of its own, side by side and in order.
+"""A pipeline of stages over one stream. Each stage runs in its own thread; the order of pieces is kept.
 
-What isal, hashlib and pwrite do without the GIL so runs on several cores. Stages hand pieces on through bounded queues
-of their own: a trip through the event loop for each piece would cost more than the piece. A slow stage holds back the
-network instead of filling memory.
+isal, hashlib and pwrite release the GIL, so the stages use several cores. Stages pass pieces through bounded queues of
+their own, because a trip through the event loop for each piece would cost more than the piece. A slow stage slows the
+network down instead of filling memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from imgfs.aio.gather import plain_nursery
 
 Piece = bytes | bytearray | memoryview
 Stage = Callable[[Piece], Iterable[Piece]]
-"""Takes a piece, yields what the next stage gets. Runs in one thread, lazily: it may yield a lot."""
+"""Takes a piece and yields pieces for the next stage.
+
+Runs in one thread, lazily: it may yield much more than it takes.
+"""
 
 QUEUE = 4
 """Pieces between two stages."""
@@ -26,37 +29,36 @@ _Pieces = Queue[Piece | None]
 
 
 class _Line:
-    """What the stages of one run share: whether to go on, and the first failure."""
+    """The shared state of one run: whether to continue, and the first failure."""
 
     def __init__(self) -> None:
         self.stopped = False
         self.failure: Exception | None = None
         self.source = trio.CancelScope()
-        """Around the source: a stage that fails must not wait for the network to notice."""
+        """Wraps the source: a stage that fails must not wait for the network."""
 
     def fail(self, error: Exception) -> None:
-        """A stage failed: the others stop."""
+        """Record a failed stage and stop the others."""
         self.end(error)
         self.stopped = True
 
     def end(self, error: Exception) -> None:
-        """The source failed: what it gave before goes through."""
+        """Record a failed source; the pieces that it gave before are still processed."""
         if not self.stopped and self.failure is None:
             self.failure = error
 
 
 async def run_pipeline(source: AsyncIterable[Piece], *stages: Stage) -> None:
-    """Send every piece of `source` through `stages`; what the last stage yields is dropped.
+    """Send every piece of `source` through `stages`. The output of the last stage is dropped.
 
-    Returns when all is through. The first error of the source or a stage ends the others and is raised as itself; what
-    the source gave before its error still goes through all stages.
-    Memory: `QUEUE` pieces before each stage and one in it, however far a piece inflates. Cancellation waits for the
-    pieces in work.
+    Returns when everything is processed. The first error of the source or of a stage ends the run and is raised as
+    itself; the pieces that the source gave before its error still pass all stages. Memory: `QUEUE` pieces before each
+    stage and one in it, whatever a piece inflates to. Cancellation waits for the current pieces.
     """
     line = _Line()
     queues: list[_Pieces] = [Queue(QUEUE) for _ in stages]
     following: list[_Pieces | None] = [*queues[1:], None]
-    # A limiter of its own, so that every stage has its thread: with a shared one, stages could wait for one another.
+    # Every stage needs a thread at the same time. With a shared limiter, stages of two runs could block each other.
     limiter = trio.CapacityLimiter(len(stages) + 1)
     async with plain_nursery() as nursery:
         for stage, receive, send in zip(stages, queues, following, strict=True):
@@ -88,7 +90,9 @@ async def _pump(source: AsyncIterable[Piece], send: _Pieces, line: _Line, limite
 
 
 def _work(line: _Line, stage: Stage, receive: _Pieces, send: _Pieces | None) -> None:
-    """Run one stage to the end of its queue, also after a failure, so that nobody waits for room in it for ever."""
+    """Run one stage to the end of its queue, also after a failure, so that no other stage waits for ever for room in
+    it.
+    """
     while (piece := receive.get()) is not None:
         if not line.stopped:
             try:

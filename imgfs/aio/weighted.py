@@ -1,4 +1,4 @@
-"""Places for what differs in weight, given in the order of asking: what is under way at once is bounded in sum."""
+"""A limiter for work of different weights, in order of arrival: the sum of the weights in progress is bounded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class _Share:
 
 
 class WeightedLimiter:
-    """`size` of anything for all keys together. A key has its weight once, however many use it at a time.
+    """Slots of total weight `size`, shared by all keys. A key counts once, however many tasks use it at a time.
 
-    A key that is heavier than all of it gets in when nobody else is there, so none waits for ever; and nobody who comes
-    later gets in before it. Who uses a key may come in once more under the same key without waiting. In one event loop.
+    A key that is heavier than `size` is admitted when no other key is in use, so it never waits for ever; later keys
+    are not admitted before it. A further user of an admitted key enters without waiting. For one event loop.
     """
 
     def __init__(self, size: int) -> None:
@@ -28,15 +28,15 @@ class WeightedLimiter:
         self._taken = 0
         self._inside: dict[Hashable, _Share] = {}
         self._waiting: OrderedDict[Hashable, tuple[_Share, list[trio.Event]]] = OrderedDict()
-        """Who waits, the first who came first. The first one does not fit."""
+        """Waiters by key, in order of arrival. Invariant: the first one does not fit."""
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether somebody uses `key`."""
+        """Whether `key` is in use."""
         return key in self._inside
 
     @asynccontextmanager
-    async def place(self, key: Hashable, weight: int) -> AsyncGenerator[None]:
-        """Use `key`, of that weight, as long as the context lasts. Cancelled while it waits, it holds nothing."""
+    async def slot(self, key: Hashable, weight: int) -> AsyncGenerator[None]:
+        """Use `key`, of that weight, in this context. A cancelled waiter holds nothing."""
         await self._enter(key, weight)
         try:
             yield
@@ -68,7 +68,7 @@ class WeightedLimiter:
         self._admit_first()
 
     def _forget(self, key: Hashable) -> None:
-        """Somebody waits no more: who came behind may be the first now."""
+        """Remove a cancelled waiter; the next key may be the first now."""
         if not self._waiting[key][1]:
             del self._waiting[key]
             self._admit_first()
@@ -78,7 +78,10 @@ class WeightedLimiter:
             pass
 
     def _admit(self, key: Hashable) -> bool:
-        """Let all in who wait for `key`, if it is inside already, or first and fits. Returns whether it was so."""
+        """Admit all waiters of `key` if it is in use already, or is first and fits.
+
+        Return whether they were admitted.
+        """
         share, given = self._waiting[key]
         if key not in self._inside:
             is_first = next(iter(self._waiting)) == key

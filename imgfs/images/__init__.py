@@ -1,1 +1,1 @@
-"""Images as names: which name means which digest, and what is known of a digest before its bytes are here."""
+"""Image names and their digests, and what is known of a digest before its bytes are local."""

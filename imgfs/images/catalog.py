@@ -1,7 +1,7 @@
-"""The catalogue: what manifests and names told about digests that may not be stored here.
+"""The catalogue: what manifests and names claim about digests that may not be local.
 
-For each digest its size and media type, and at which registry's repository it can be had. Every row can be rebuilt by
-resolving the names again, so losing the table costs requests and no data.
+For each digest it has the size, the media type, and the repositories that have it. Every row can be rebuilt by
+resolving the names again, so losing the tables costs requests, not data.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Source
 
 DIGITS = 5
-"""Of a digest's hex: a bit for each number that they make, 128 KiB in all. Of 100,000 digests one in eleven others is
-taken for known, and asked for."""
+"""Hex digits of a digest that are compared: one bit for each possible value, 128 KiB.
+
+With 100,000 digests, one in eleven unknown digests counts as known and costs a query.
+"""
 
 
 class Known:
-    """A set that only grows, and may say yes where it should say no. Until it `is_complete`, it says nothing else."""
+    """A set that only grows and may contain false positives: it answers "certainly unknown" without a database query.
+
+    Every commit of an ingest looks up a digest that is usually unknown, and a query takes as long as the rest of that
+    lookup. Until `is_complete` is set, every digest counts as known.
+    """
 
     def __init__(self, beginnings: Iterable[str] = ()) -> None:
-        """With all digests whose hex begins so. What is no hex is passed over: no digest begins so."""
+        """Start with all digests whose hex begins with one of `beginnings`. Text that is not hex is ignored."""
         self._bits = bytearray(1 << (4 * DIGITS - 3))
         self.is_complete = False
         for beginning in beginnings:
@@ -42,12 +48,12 @@ class Known:
         return not self.is_complete or bool(self._bits[number >> 3] & 1 << (number & 7))
 
     def add(self, digests: Iterable[Digest]) -> None:
-        """Say yes to these."""
+        """Add these digests."""
         for digest in digests:
             self._add(digest.hex[:DIGITS])
 
     def complete(self, others: Known) -> None:
-        """Say yes to the others too, which are all there were before anything was added."""
+        """Merge `others`, which holds all digests that existed before the first `add`."""
         both = int.from_bytes(self._bits) | int.from_bytes(others._bits)
         self._bits[:] = both.to_bytes(len(self._bits))
         self.is_complete = True
@@ -88,7 +94,7 @@ _WORD = "SELECT size, media_type FROM descriptors"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What manifests of one place say of a digest; `descriptor` is None where only a name leads there."""
+    """What the manifests of one source say of a digest; `descriptor` is None if only a name leads there."""
 
     source: Source
     descriptor: Descriptor | None
@@ -96,7 +102,7 @@ class Claim:
 
 @dataclass(slots=True, eq=False)
 class _Proof:
-    """A row on its way."""
+    """A row that waits for the next transaction."""
 
     blob: Descriptor
     diff_id: Digest
@@ -104,10 +110,10 @@ class _Proof:
 
 
 class Catalog:
-    """Everything that is known of digests beyond their bytes.
+    """All knowledge about digests beyond their bytes.
 
-    What a manifest says of a digest is hearsay until somebody saw the bytes, so it counts for the place it came from: a
-    manifest that lies must not spoil the images of another registry.
+    A statement of a manifest is a claim until the bytes are verified, so it is stored for the source it came from: a
+    lying manifest must not affect the images of another registry.
     """
 
     def __init__(self, database: Database) -> None:
@@ -116,35 +122,35 @@ class Catalog:
         self._proving = trio.Lock()
         self._known = Known()
         self._is_asked = False
-        """Whether all digests were asked for, once, for `_known`."""
+        """Whether the query for all digests was made, once, to complete `_known`."""
         self.referrers = referrers.Referrers(database)
 
     async def add(
         self, descriptors: Iterable[Descriptor], sources: Iterable[Source], proven: Descriptor | None = None
     ) -> None:
-        """Record that each of `descriptors` can be had at each of `sources`; on return it is durable.
+        """Record that each of `sources` has each of `descriptors`. Durable on return.
 
-        The word on `proven`, whose bytes were seen, goes before all hearsay. Foreign layers can be had at no registry,
-        so what is here of them is never taken for fetchable.
+        `proven` describes verified bytes and overrides all claims. Foreign layers are not recorded for any source,
+        because no registry has them; so a local foreign layer never counts as fetchable.
         """
         found, places = list(descriptors), list(sources)
         self._known.add(descriptor.digest for descriptor in (*found, *([proven] if proven else [])))
         await self._database.write(lambda db: insert(db, found, places, proven))
 
     async def add_source(self, digest: Digest, source: Source) -> None:
-        """Record where a digest whose size nobody knows yet may be had."""
+        """Record a source of a digest whose size is unknown."""
         self._known.add([digest])
         await self._database.write(lambda db: insert_source(db, digest, source))
 
     async def descriptor(self, digest: Digest) -> Descriptor | None:
-        """What is known of `digest`: proven, else what most places say; None if no manifest here mentions it."""
+        """Return the proven descriptor of `digest`, otherwise the most frequent claim; None if no manifest mentions it."""
         if not await self._may_know(digest):
             return None
         row = await self._database.read(lambda db: _best_word(db, digest))
         return Descriptor(digest, row[0], row[1]) if row else None
 
     async def proven(self, digest: Digest) -> Descriptor | None:
-        """What is known of `digest` from its bytes."""
+        """Return the descriptor of `digest` if it was derived from verified bytes, else None."""
         if not await self._may_know(digest):
             return None
         row = await self._database.read(
@@ -155,12 +161,12 @@ class Catalog:
     async def _may_know(self, digest: Digest) -> bool:
         if not self._is_asked:
             self._is_asked = True
-            with suppress(ImgfsError):  # then every question is one for the database, which says what is wrong with it
+            with suppress(ImgfsError):  # every later lookup then queries the database, and raises its error
                 self._known.complete(await self._database.read(_all_known))
         return digest in self._known
 
     async def claims(self, digest: Digest) -> list[Claim]:
-        """What each place says of `digest`, sorted by place."""
+        """Return what each source says of `digest`, sorted by source."""
         rows = await self._database.read(
             lambda db: db.execute(
                 "SELECT host, repository, size, media_type FROM sources WHERE digest = ? ORDER BY host, repository",
@@ -173,13 +179,13 @@ class Catalog:
         ]
 
     async def sources(self, digest: Digest) -> list[Source]:
-        """Where `digest` can be had, sorted."""
+        """Return the sources of `digest`, sorted."""
         return [claim.source for claim in await self.claims(digest)]
 
     async def prove_diff_id(self, blob: Descriptor, diff_id: Digest) -> None:
-        """Record which uncompressed tar the verified blob holds, and that its descriptor told the truth.
+        """Record that the verified blob `blob` holds the tar `diff_id`, and that its descriptor is true.
 
-        Those that come while one transaction is with the disk share the next. Once begun it is not cancelled.
+        Calls that arrive during one transaction share the next one. Cancellation has no effect once the call has begun.
         """
         proof = _Proof(blob, diff_id)
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -206,7 +212,10 @@ class Catalog:
                 one.error = error
 
     async def fetchable(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Those of `digests` that can be had somewhere. A name alone is no proof: what was imported may have any."""
+        """Return those of `digests` that some source has.
+
+        A name alone does not count, because an import may use any name.
+        """
         wanted = list(digests)
 
         def query(db: sqlite3.Connection) -> set[Digest]:
@@ -216,27 +225,28 @@ class Catalog:
         return await self._database.read(query)
 
     async def fetchable_data(self) -> set[Digest]:
-        """All digests that can be had somewhere and that nobody says to be a manifest, an index or a config."""
+        """Return all fetchable digests that no source calls a manifest, an index or a config."""
         query = f"SELECT digest FROM sources GROUP BY digest HAVING sum(ifnull(media_type, '') IN ({_SMALL})) = 0"
         rows = await self._database.read(lambda db: db.execute(query, _SMALL_TYPES).fetchall())
         return {Digest(row[0]) for row in rows}
 
     async def fetchable_layers(self) -> set[Digest]:
-        """The diff IDs of all layers that a blob is known for which can be had somewhere; a name alone is no proof."""
+        """Return the diff IDs of all layers with a fetchable blob. A name alone does not count."""
         known = "SELECT 1 FROM sources WHERE digest = diff_ids.digest AND size IS NOT NULL"
         query = f"SELECT diff_id FROM diff_ids WHERE EXISTS ({known})"
         rows = await self._database.read(lambda db: db.execute(query).fetchall())
         return {Digest(row[0]) for row in rows}
 
     async def digests(self) -> set[Digest]:
-        """Every digest that anything is known of."""
+        """Return every digest that the catalogue mentions."""
         rows = await self._database.read(lambda db: db.execute(_EVERY).fetchall())
         return {Digest(row[0]) for row in rows}
 
     async def forget(self, digests: Iterable[Digest], unless: Callable[[], bool]) -> bool:
-        """Forget all that is known of `digests`, durably, unless `unless` says so by then; returns whether it did.
+        """Delete everything about `digests` durably, unless `unless` returns True; return whether it was deleted.
 
-        `unless` is called in a thread, when nothing can be added any more before these are gone.
+        `unless` is called in a thread inside the transaction, so nothing can be added between its answer and the
+        deletion.
         """
         gone = [(digest,) for digest in digests]
 
@@ -251,13 +261,13 @@ class Catalog:
         return await self._database.write(change, frees=True)
 
     async def unpacked(self, blobs: Collection[Digest]) -> dict[Digest, Digest]:
-        """Those of `blobs` that a pass has gone over, with the diff ID it proved."""
+        """Return the proven diff ID of each of `blobs` that has one."""
         asked = "SELECT diff_id FROM diff_ids WHERE digest = ?"
         rows = await self._database.read(lambda db: [db.execute(asked, (blob,)).fetchone() for blob in blobs])
         return {blob: Digest(row[0]) for blob, row in zip(blobs, rows, strict=True) if row}
 
     async def diff_id(self, blob: Digest) -> Digest | None:
-        """The diff ID that a pass over `blob` proved, or None."""
+        """Return the proven diff ID of `blob`, or None."""
         row = await self._database.read(
             lambda db: db.execute("SELECT diff_id FROM diff_ids WHERE digest = ?", (blob,)).fetchone()
         )
@@ -288,7 +298,7 @@ def insert_source(db: sqlite3.Connection, digest: Digest, source: Source) -> Non
 
 
 def proven_size(db: sqlite3.Connection, digest: Digest) -> int | None:
-    """How many bytes the blob had when somebody saw it; None if nobody remembers."""
+    """Return the size of the blob by its verified bytes; None if unknown."""
     row = db.execute("SELECT size FROM descriptors WHERE digest = ? AND proven", (digest,)).fetchone()
     return row[0] if row else None
 

@@ -1,7 +1,7 @@
-"""Image names: `host/repository:tag` (or a local word) -> digest, as the symbolic links below images/ show them.
+"""Image names: `host/repository:tag` (or a local name) -> digest, shown as symbolic links below images/.
 
-Owns the table and its order on disk: a name is acknowledged when it survives a power cut. All names are in memory, so
-looking one up costs the same among ten and ten thousand. Names never touch content.
+This module owns the table of names. A change is acknowledged once it survives a power cut. All names are in memory, so
+a lookup costs the same with ten names and with ten thousand. Removing a name never removes content.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS names (
 
 def _check_row(name: str, digest: str, updated: int) -> None:
     if not name or not name.isprintable():
-        raise Invalid(f"image name {name[:200]!r}: is no name")
+        raise Invalid(f"image name {name[:200]!r}: is not a name; expected text without control characters")
     Digest.parse(digest)
 
 
@@ -46,7 +46,10 @@ HOST_ALONE = (
     "is a registry's host (a number behind `:` is its port); a local name has no tag, or one that is no number, "
     "and another one its host in front"
 )
-"""What is wrong with a name that ends where a repository should come. A path cannot tell whether `mytool:1` does."""
+"""The error for a name that ends where a repository is expected.
+
+As a path, `mytool:1` is ambiguous: the host `mytool` with port 1, or a local name with a tag.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,12 @@ class Name:
 
     @property
     def reference(self) -> Reference | None:
-        """What to ask which registry; None for a local name."""
+        """The reference to request from a registry; None for a local name."""
         return reference_of(self.name)
 
 
 def reference_of(name: str) -> Reference | None:
-    """The registry reference a name stands for; None where it is local or malformed."""
+    """Return the registry reference of a name; None if the name is local or malformed."""
     if not is_host(name.partition("/")[0]):
         return None
     try:
@@ -74,7 +77,7 @@ def reference_of(name: str) -> Reference | None:
 
 
 def is_local_name(name: str) -> bool:
-    """Whether `name` may be registered without a host: one printable component that is no digest and no host."""
+    """Return whether `name` may be registered without a host: one printable component that is neither digest nor host."""
     return bool(
         "/" not in name
         and name not in ("", ".", "..")
@@ -89,7 +92,7 @@ class Names:
     """All names of one state directory."""
 
     def __init__(self, database: Database) -> None:
-        """Load the table."""
+        """Load the table. Blocks."""
         self._database = database
         self._names: dict[str, Name] = {}
         self._below: dict[str, set[str]] = {"": set()}
@@ -106,23 +109,23 @@ class Names:
         return len(self._names)
 
     def get(self, name: str) -> Name | None:
-        """The registered name, or None."""
+        """Return the registered name, or None."""
         return self._names.get(name)
 
     def below(self, prefix: str) -> list[str]:
-        """The next components of all names below the directory `prefix` ("" for the top), sorted."""
+        """Return the next components of all names below the directory `prefix` ("" for the top), sorted."""
         return sorted(self._below.get(prefix, ()))
 
     def of(self, digest: Digest) -> list[Name]:
-        """Every name of `digest`, sorted."""
+        """Return every name of `digest`, sorted."""
         return [self._names[name] for name in sorted(self._by_digest.get(digest, ()))]
 
     def digests(self) -> list[Digest]:
-        """Every digest that has a name, sorted."""
+        """Return every digest that has a name, sorted."""
         return sorted(self._by_digest)
 
     async def create(self, name: str, digest: Digest) -> Name:
-        """Register a new name, durably. Raises AlreadyExists, Invalid, NoSpace, StorageFailed."""
+        """Register a new name durably. Raises AlreadyExists, Invalid, NoSpace, StorageFailed."""
         if name in self._names:
             raise _taken(name)
         return await self._write(name, digest, _insert)
@@ -140,14 +143,14 @@ class Names:
         return made
 
     async def remove(self, name: str) -> None:
-        """Remove a name and nothing else, durably. Raises NotFound, NoSpace, StorageFailed."""
+        """Remove a name durably; its content stays. Raises NotFound, NoSpace, StorageFailed."""
         if name not in self._names:
             raise NotFound(f"image {name}: is not registered")
         await self._database.write(lambda db: db.execute("DELETE FROM names WHERE name = ?", (name,)), frees=True)
         self._forget(name)
 
     async def rename(self, old: str, new: str) -> None:
-        """Move a name, replacing `new`, in one durable step. Raises NotFound, Invalid, NoSpace, StorageFailed."""
+        """Rename a name, replacing `new`, in one durable step. Raises NotFound, Invalid, NoSpace, StorageFailed."""
         check_name(new)
         found = self._names.get(old)
         if found is None:
@@ -196,7 +199,7 @@ class Names:
 
 
 def select(db: sqlite3.Connection) -> list[Name]:
-    """All names as they are on disk."""
+    """Return all names as they are on disk."""
     rows = db.execute("SELECT name, digest, updated FROM names").fetchall()
     return [Name(name, Digest(digest), updated) for name, digest, updated in rows]
 
@@ -217,7 +220,7 @@ def _taken(name: str) -> AlreadyExists:
 
 
 def _insert(db: sqlite3.Connection, name: Name) -> None:
-    """Looks once more: two may create one name at once."""
+    """Insert a new name. Checks again, because two callers may create the same name at once."""
     if db.execute("SELECT 1 FROM names WHERE name = ?", (name.name,)).fetchone() is not None:
         raise _taken(name.name)
     _upsert(db, name)

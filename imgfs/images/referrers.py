@@ -1,6 +1,6 @@
-"""What refers to an image: SBOMs, signatures, indexes, as registries list them. Their word, until the bytes are seen.
+"""The referrers of images, as registries list them: SBOMs, signatures, indexes. Claims until the bytes are verified.
 
-Rows can be had again by asking the registries again. They go when their image is forgotten (Catalog.forget).
+The rows can be rebuilt by asking the registries again. They are deleted when their image is forgotten (Catalog.forget).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INSERT = "INSERT OR REPLACE INTO referrers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 @dataclass(frozen=True, slots=True)
 class Referrer:
-    """One thing that refers to `subject`: what the first of its `sources` says of it, in the order of their names."""
+    """A manifest that refers to `subject`. Its values come from the first of `sources`, which are sorted by name."""
 
     subject: Digest
     descriptor: Descriptor
@@ -42,13 +42,13 @@ class Referrer:
 
 
 class Referrers:
-    """The referrers of all images that somebody asked for."""
+    """The known referrers of all images."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def of(self, subject: Digest) -> list[Referrer]:
-        """What is known to refer to `subject`, sorted by digest."""
+        """Return the known referrers of `subject`, sorted by digest."""
         rows = await self._database.read(
             lambda db: db.execute(
                 "SELECT digest, host, repository, size, media_type, artifact_type, annotations FROM referrers "
@@ -65,7 +65,7 @@ class Referrers:
         return list(found.values())
 
     async def of_any(self, subjects: Iterable[Digest]) -> set[Digest]:
-        """The digests of all that is known to refer to one of `subjects`."""
+        """Return the digests of all known referrers of any of `subjects`."""
         wanted = list(subjects)
         query = "SELECT digest FROM referrers WHERE subject = ?"
         rows = await self._database.read(lambda db: [row for one in wanted for row in db.execute(query, (one,))])
@@ -74,7 +74,10 @@ class Referrers:
     async def replace(
         self, subject: Digest, source: Source, found: Iterable[Descriptor], artifact_type: str = ""
     ) -> None:
-        """`source` says that these refer to `subject`, and no others (of `artifact_type`, if given); durable."""
+        """Replace what `source` claims: `found` are all referrers of `subject` (of `artifact_type`, if given).
+
+        Durable.
+        """
         rows = [_row(subject, source, one) for one in found]
         place = subject, source.host, source.repository
 

@@ -1,1 +1,1 @@
-"""The nouns of the OCI image and distribution specifications, as values: no I/O, no state."""
+"""The terms of the OCI image and distribution specifications as values: no I/O, no state."""

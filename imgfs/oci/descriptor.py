@@ -27,7 +27,7 @@ CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 SIZE_MAX = 2**53
 
 _LAYER_TYPES = ((OCI_LAYER, "+"), ("application/vnd.docker.image.rootfs.diff.tar", "."))
-"""The types of plain tars, and what stands between them and the word for a compression."""
+"""Media types of uncompressed layers, and the separator before the word for a compression."""
 _FOREIGN_TYPES = (
     ("application/vnd.oci.image.layer.nondistributable.v1.tar", "+"),
     ("application/vnd.docker.image.rootfs.foreign.diff.tar", "."),
@@ -36,7 +36,7 @@ _FOREIGN_TYPES = (
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a manifest or an index promises about a blob: its digest, exact size in bytes and media type."""
+    """A reference to a blob in a manifest or index: its digest, exact size in bytes, and media type."""
 
     digest: Digest
     size: int
@@ -44,11 +44,11 @@ class Descriptor:
     annotations: dict[str, str] = field(default_factory=dict[str, str])
     platform: Platform | None = None
     artifact_type: str = ""
-    """Of a referrer: what it is (an SBOM, a signature); a media type."""
+    """For a referrer: the media type of its content (an SBOM, a signature)."""
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it is a layer that registries are not meant to have."""
+        """Whether this is a foreign layer, which registries do not distribute."""
         return _word(self.media_type, _FOREIGN_TYPES) is not None
 
     def __str__(self) -> str:
@@ -56,13 +56,14 @@ class Descriptor:
 
 
 def layer_compression(media_type: str) -> str:
-    """The word for a tar layer's compression: `none`, `gzip`, `zstd`, or one that imgfs may not know.
+    """Return the word for a tar layer's compression: `none`, `gzip`, `zstd`, or a word that imgfs may not know.
 
-    Whether it can be undone is for layers/compression.py to say. Raises Unsupported for what is no tar layer.
+    layers/compression.py decides whether imgfs can decompress it. Raises Unsupported if the type is not that of a tar
+    layer.
     """
     word = _word(media_type, _LAYER_TYPES) or _word(media_type, _FOREIGN_TYPES)
     if word is None:
-        raise Unsupported(f"layer of media type {media_type[:120]!r}: imgfs reads tars, compressed or not")
+        raise Unsupported(f"layer of media type {media_type[:120]!r}: imgfs reads tars, plain or compressed")
     return word
 
 
@@ -77,10 +78,10 @@ def _word(media_type: str, types: tuple[tuple[str, str], ...]) -> str | None:
 
 
 def refuse_foreign(descriptor: Descriptor) -> None:
-    """Raise Unsupported for a foreign layer, whose bytes no registry is asked for; its `urls` are never followed."""
+    """Raise Unsupported for a foreign layer: imgfs asks no registry for it and never follows its `urls`."""
     if descriptor.is_foreign:
         raise Unsupported(
-            f"layer {descriptor.digest}: is foreign ({descriptor.media_type}): registries do not distribute it and "
+            f"layer {descriptor.digest}: is foreign ({descriptor.media_type}): registries do not distribute it, and "
             "imgfs follows no urls; get it elsewhere, `cp` it to content/ingest/x, "
             f"`mv` that to content/{descriptor.digest}"
         )

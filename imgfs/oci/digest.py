@@ -1,4 +1,7 @@
-"""Content digests (image-spec, descriptor.md, "Digests"): parsed before they become a path, a URL or a key."""
+"""Content digests (image-spec, descriptor.md, "Digests") and chain IDs (config.md, "Layer ChainID").
+
+A digest is parsed before it becomes a path, a URL or a key.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _PATTERN = re.compile(r"(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
 
 
 class Hash(Protocol):
-    """A running hash, as hashlib makes them."""
+    """A running hash, as hashlib provides it."""
 
     @property
     def name(self) -> str: ...
@@ -23,25 +26,25 @@ class Hash(Protocol):
 
 
 class Digest(str):
-    """`algorithm:hex` of a known algorithm, exact length, lower case. Build it with `parse` or `of`."""
+    """`algorithm:hex` with a known algorithm, exact length, lower case. Create it with `parse`, `of` or `from_hash`."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Check `text` and return it as a digest; raises Invalid."""
+        """Check `text` and return it as a digest. Raises Invalid."""
         if not _PATTERN.match(text):
             raise Invalid(f"digest {text[:140]!r}: expected sha256: or sha512: and lower-case hex of full length")
         return cls(text)
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
-        """The digest of `data`."""
+        """Return the digest of `data`."""
         return cls(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
 
     @classmethod
     def from_hash(cls, running: Hash) -> Digest:
-        """The digest of everything `running` was fed so far."""
+        """Return the digest of all bytes that `running` has hashed so far."""
         return cls(f"{running.name}:{running.hexdigest()}")
 
     @property
@@ -56,11 +59,11 @@ class Digest(str):
 
     @property
     def short(self) -> str:
-        """Twelve hex digits, for people."""
+        """The first twelve hex digits, for output."""
         return self.hex[:12]
 
     def new_hash(self) -> Hash:
-        """An empty running hash of this digest's algorithm."""
+        """Return an empty running hash of this digest's algorithm."""
         return hashlib.new(self.algorithm)
 
 
@@ -70,11 +73,11 @@ def is_digest(text: str) -> bool:
 
 
 EMPTY = Digest.of(b"")
-"""The chain ID that imgfs gives to an image without layers: the digest of nothing."""
+"""The chain ID that imgfs uses for an image without layers: the digest of zero bytes."""
 
 
 def chain_ids(diff_ids: Sequence[Digest]) -> list[Digest]:
-    """The chain ID of each prefix of `diff_ids`, base first."""
+    """Return the chain ID of each prefix of `diff_ids`, base first."""
     chain: list[Digest] = []
     for diff_id in diff_ids:
         chain.append(Digest.of(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
@@ -82,5 +85,5 @@ def chain_ids(diff_ids: Sequence[Digest]) -> list[Digest]:
 
 
 def chain_id(diff_ids: Sequence[Digest]) -> Digest:
-    """The chain ID of the whole of `diff_ids`."""
+    """Return the chain ID of all of `diff_ids`."""
     return chain_ids(diff_ids)[-1] if diff_ids else EMPTY

@@ -1,7 +1,7 @@
-"""Manifests, indexes and image configs: bytes in, checked values out.
+"""Parse manifests, indexes and image configs into checked values.
 
-Digests are always taken over the raw bytes, so nothing here writes JSON. Sources: image-spec manifest.md,
-image-index.md, config.md; Docker image manifest V2, schema 2. Limits are those of SEMANTICS.md.
+Digests are always computed over the raw bytes, so this module never writes JSON. Sources: image-spec manifest.md,
+image-index.md, config.md; Docker image manifest V2, schema 2. SEMANTICS.md lists the limits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ JSON_DEPTH_MAX = 64
 INDEX_NESTING_MAX = 4
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-"""A string without an end takes all the rest, or each of its quotes would be tried as the start of another one."""
+"""Strings and brackets.
+
+An unterminated string takes the rest of the input; otherwise each of its quotes would be tried as the start of a
+string, in quadratic time.
+"""
 
 
 class _Platform(msgspec.Struct, rename={"os_version": "os.version", "os_features": "os.features"}):
@@ -89,7 +93,9 @@ class _Config(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One platform's image: a config and its layers, base first. Or an artifact that refers to the image `subject`."""
+    """The image of one platform: a config and its layers, base first; or an artifact that refers to the image
+    `subject`.
+    """
 
     media_type: str
     config: Descriptor
@@ -97,17 +103,17 @@ class Manifest:
     annotations: dict[str, str] = field(default_factory=dict[str, str])
     subject: Digest | None = None
     artifact_type: str = ""
-    """`artifactType`, else the config's media type (distribution-spec, "Listing Referrers")."""
+    """`artifactType`; if absent, the config's media type (distribution-spec, "Listing Referrers")."""
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
-        """Every blob this manifest mentions."""
+        """Every blob that this manifest mentions."""
         return (self.config, *self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageIndex:
-    """Manifests for several platforms (or anything else that somebody grouped)."""
+    """A list of manifests, usually one for each platform."""
 
     media_type: str
     manifests: tuple[Descriptor, ...]
@@ -117,23 +123,23 @@ class ImageIndex:
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
-        """Every manifest this index mentions."""
+        """Every manifest that this index mentions."""
         return self.manifests
 
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What imgfs needs of an image config: the platform and the diff ID of each layer, base first."""
+    """The parts of an image config that imgfs needs: the platform and the diff ID of each layer, base first."""
 
     platform: Platform
     diff_ids: tuple[Digest, ...]
 
 
 def parse_document(data: bytes, media_type: str = "") -> Manifest | ImageIndex:
-    """Read a manifest or an index.
+    """Parse a manifest or an index.
 
-    `media_type` is what the registry or descriptor said; the document's own mediaType must not contradict it. Raises
-    Malformed, TooLarge, or Unsupported for schema 1 and unknown types.
+    `media_type` is the type that the registry or the descriptor stated; the document's own mediaType must not
+    contradict it. Raises Malformed, TooLarge, or Unsupported for schema 1 and unknown types.
     """
     if len(data) > MANIFEST_SIZE_MAX:
         raise TooLarge(f"manifest of {len(data)} bytes: the limit is {MANIFEST_SIZE_MAX}")
@@ -153,7 +159,7 @@ def parse_document(data: bytes, media_type: str = "") -> Manifest | ImageIndex:
 
 
 def parse_config(data: bytes) -> ImageConfig:
-    """Read an image config; raises Malformed or TooLarge."""
+    """Parse an image config. Raises Malformed or TooLarge."""
     if len(data) > CONFIG_SIZE_MAX:
         raise TooLarge(f"image config of {len(data)} bytes: the limit is {CONFIG_SIZE_MAX}")
     config = _decode(data, _Config, "image config")
@@ -167,7 +173,9 @@ def parse_config(data: bytes) -> ImageConfig:
 def _document_type(document: _Document, said: str) -> str:
     own = document.media_type
     if said in DOCKER_SCHEMA1 or own in DOCKER_SCHEMA1 or document.schema_version == 1 or bytes(document.fsLayers):
-        raise Unsupported("manifest of schema 1, which current clients neither push nor read")
+        raise Unsupported(
+            "manifest of schema 1: imgfs reads schema 2 and OCI manifests; push the image with a current tool"
+        )
     known = INDEX_TYPES | MANIFEST_TYPES
     if own and said in known and own != said:
         raise Malformed(f"manifest: its mediaType is {own[:120]!r} but it was sent as {said!r}")
@@ -175,7 +183,7 @@ def _document_type(document: _Document, said: str) -> str:
     if kind not in known:
         raise Unsupported(f"manifest of media type {kind[:120]!r}: expected an OCI or Docker manifest or index")
     if (kind in INDEX_TYPES and document.layers) or (kind in MANIFEST_TYPES and document.manifests):
-        raise Malformed("manifest: has both manifests and layers, so it means two things")
+        raise Malformed("manifest: has both manifests and layers, so it is ambiguous")
     return kind
 
 
@@ -186,7 +194,7 @@ def _guess(document: _Document) -> str:
 
 
 def _subject(document: _Document) -> Digest | None:
-    """An odd subject costs the document nothing but that it refers to nobody."""
+    """Return the subject. A malformed one is ignored: the document can be read without it."""
     text = document.subject.digest if document.subject is not None else ""
     return Digest(text) if is_digest(text) else None
 
@@ -197,7 +205,10 @@ def _artifact_type(document: _Document) -> str:
 
 
 def _readable(found: list[_Descriptor]) -> Iterator[Descriptor]:
-    """The entries of an index that imgfs can read: an odd one (another digest algorithm, say) costs only itself."""
+    """Yield the entries of an index that imgfs can read.
+
+    An entry with, for example, an unknown digest algorithm is skipped.
+    """
     for one in found:
         with suppress(Malformed):
             yield _descriptor(one, "index")
@@ -237,7 +248,7 @@ def _decode(data: bytes, shape: type[T], what: str) -> T:
 
 
 def check_depth(data: bytes, what: str) -> None:
-    """Refuse JSON nested deeper than JSON_DEPTH_MAX, in linear time; raises Malformed."""
+    """Raise Malformed if JSON is nested deeper than JSON_DEPTH_MAX. Takes linear time."""
     if data.count(b"[") + data.count(b"{") <= JSON_DEPTH_MAX:
         return
     depth = 0
@@ -252,5 +263,5 @@ def check_depth(data: bytes, what: str) -> None:
 
 
 def decode_json(data: bytes, what: str) -> Any:
-    """Decode bounded foreign JSON without a shape; raises Malformed."""
+    """Decode foreign JSON of limited size and depth without a schema. Raises Malformed."""
     return _decode(data, object, what)

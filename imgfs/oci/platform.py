@@ -1,7 +1,7 @@
-"""Platforms (image-spec, image-index.md) and the choice among them.
+"""Platforms (image-spec, image-index.md), and the choice among those that an index offers.
 
-Chosen as containerd does it: the wanted platform first, then what the same machine runs as well, the newest variant
-first: older levels of x86-64, then 386; older variants of arm, also on arm64.
+The choice is that of containerd: the wanted platform first, then platforms that the same machine also runs, newest
+variant first. These are older levels of x86-64, then 386; older variants of arm, also on arm64.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _MACHINES = {
 }
 _DEFAULT_VARIANT = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 _ALSO = {"amd64": ("386", 0), "arm64": ("arm", 8)}
-"""What else a machine runs, up to which level of it."""
+"""Other architectures that a machine runs, with the highest level of each."""
 FEATURES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Operating system, architecture and variant ("" where there is none).
+    """Operating system, architecture and variant ("" if there is none).
 
-    `version` and `features` are those of the operating system (`os.version`, `os.features`), which Windows images have.
+    `version` and `features` describe the operating system (`os.version`, `os.features`). Windows images have them.
     """
 
     os: str
@@ -53,7 +53,7 @@ class Platform:
 
     @property
     def slug(self) -> str:
-        """The name of this platform as one path component: `linux-arm64-v8`, `windows(10.0.17763.6414)-amd64`."""
+        """The platform as one path component: `linux-arm64-v8`, `windows(10.0.17763.6414)-amd64`."""
         return "-".join(part for part in (self._system, self.architecture, self.variant) if part)
 
     @property
@@ -64,7 +64,7 @@ class Platform:
 
 
 def parse_platform(text: str) -> Platform:
-    """Read `os[(version[+feature...])]/architecture[/variant]` (or with dashes); raises Invalid."""
+    """Parse `os[(version[+feature...])]/architecture[/variant]`, or the same with dashes. Raises Invalid."""
     found = (_TEXT if "/" in text else _SLUG).match(text)
     if found is not None:
         system = _SYSTEM.match(found[1])
@@ -78,9 +78,9 @@ def parse_platform(text: str) -> Platform:
 def checked_platform(
     os: str, architecture: str, variant: str, version: str = "", features: Sequence[str] = ()
 ) -> Platform:
-    """A platform out of foreign JSON; raises Malformed where a part is no single path component."""
+    """Return a platform from foreign JSON. Raises Malformed if a part is not a single path component."""
     if len(features) > FEATURES_MAX:
-        raise Malformed(f"platform: {len(features)} features of the system, the limit is {FEATURES_MAX}")
+        raise Malformed(f"platform: {len(features)} features of the operating system, the limit is {FEATURES_MAX}")
     for part in (os, architecture, variant or "v", version or "0", *features):
         if not _is_component(part):
             raise Malformed(f"platform: {part[:80]!r} is not a name")
@@ -88,17 +88,17 @@ def checked_platform(
 
 
 def local_platform() -> Platform:
-    """The platform of this machine."""
+    """Return the platform of this machine."""
     architecture, variant = _MACHINES.get(host_platform.machine(), (host_platform.machine(), ""))
     return Platform("linux", architecture, variant)
 
 
 def choose(wanted: Platform, offered: Iterable[Platform | None]) -> int | None:
-    """The index of the offered platform that suits `wanted` best, or None; among equals the first.
+    """Return the index of the offered platform that suits `wanted` best; None if none does. The first of equals wins.
 
-    An exact (normalised) variant is best, then older ones, newest first; a newer one never is taken. A wanted version
-    of the system stands for all that begin with it, of which the newest is best; without one each will do, best one
-    without. What needs a feature of the system that is not wanted is left.
+    An exact (normalised) variant is best, then older ones, newest first; a newer variant is never chosen. A wanted OS
+    version matches all versions that begin with it, and the newest of them wins. Without a wanted version any version
+    matches, and an entry without a version wins. An entry that needs an OS feature that is not wanted is never chosen.
     """
     ranked = [
         (rank, position)
@@ -109,9 +109,9 @@ def choose(wanted: Platform, offered: Iterable[Platform | None]) -> int | None:
 
 
 def _rank(wanted: Platform, candidate: Platform) -> tuple[int, int, int, tuple[int, ...]] | None:
-    """How far `candidate` is from what is wanted; None where it does not run there.
+    """Return how far `candidate` is from `wanted`, as a sort key; None if it does not run there.
 
-    Its architecture tells most, then its level, then features that it lacks, then the version.
+    The architecture counts most, then the level, then missing features, then the version.
     """
     if candidate.os != wanted.os or not set(candidate.features) <= set(wanted.features):
         return None

@@ -1,7 +1,7 @@
-"""Image references: `host/repository:tag`, `host/repository@digest`, and the familiar forms people type.
+"""Image references: `host/repository:tag`, `host/repository@digest`, and the short forms that users type.
 
-Grammar and limits are those of distribution-spec ("Pulling manifests") and of the reference grammar that containerd,
-docker and podman share.
+The grammar and limits are those of distribution-spec ("Pulling manifests") and of the reference grammar of containerd,
+docker and podman.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HOST = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A name of an image at a registry. Exactly one of `tag` and `digest` is set."""
+    """The name of an image at a registry. Exactly one of `tag` and `digest` is set."""
 
     host: str
     repository: str
@@ -47,13 +47,13 @@ class Reference:
 
     @property
     def selector(self) -> str:
-        """What stands behind `/manifests/` in the registry's URL."""
+        """The part behind `/manifests/` in the registry's URL."""
         return str(self.tag if self.digest is None else self.digest)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Source:
-    """A place where a digest can be had."""
+    """A location of blobs and manifests: a repository at a registry."""
 
     host: str
     repository: str
@@ -63,7 +63,7 @@ class Source:
 
 
 def is_host(component: str) -> bool:
-    """Whether the first component of a name is a registry's host: it has a dot or a port, or is `localhost`."""
+    """Return whether the first component of a name is a registry's host: it has a dot or a port, or is `localhost`."""
     found = _HOST.match(component)
     if found is None or int(found[2] or 0) > PORT_MAX:
         return False
@@ -73,12 +73,15 @@ def is_host(component: str) -> bool:
 
 
 def _check_host(text: str, first: str) -> None:
-    """Raise Invalid where `first` can only be meant for a host and is none: what it is taken for explains nothing."""
+    """Raise Invalid if `first` can only mean a host and is not one.
+
+    Parsing it as something else would give an error that explains nothing.
+    """
     if first.startswith("[") and not is_host(re.sub(r"\]:\d+\Z", "]", first)):
-        raise Invalid(f"reference {text[:300]!r}: {first[:80]!r} is no IPv6 address in brackets with a port")
+        raise Invalid(f"reference {text[:300]!r}: {first[:80]!r} is not an IPv6 address in brackets with a port")
     port = first.rpartition(":")[2]
     if ":" in first and port.isascii() and port.isdigit() and int(port[:6]) > PORT_MAX:
-        raise Invalid(f"reference {text[:300]!r}: {port[:20]} is no port, they end at {PORT_MAX}")
+        raise Invalid(f"reference {text[:300]!r}: {port[:20]} is not a port; the highest is {PORT_MAX}")
 
 
 def _is_ipv6(text: str) -> bool:
@@ -89,22 +92,22 @@ def _is_ipv6(text: str) -> bool:
 
 
 def is_repository_part(component: str) -> bool:
-    """Whether `component` may stand between the slashes of a repository's name."""
+    """Return whether `component` may stand between the slashes of a repository name."""
     return len(component) <= NAME_MAX and _PART.match(component) is not None
 
 
 def is_repository(text: str) -> bool:
-    """Whether `text` is the whole name of a repository."""
+    """Return whether `text` is a complete repository name."""
     return len(text) <= NAME_MAX and _REPOSITORY.match(text) is not None
 
 
 def is_tag(text: str) -> bool:
-    """Whether `text` is a tag."""
+    """Return whether `text` is a tag."""
     return _TAG.match(text) is not None
 
 
 def parse_reference(text: str) -> Reference:
-    """Read the full form, host first, with a tag or a digest; raises Invalid."""
+    """Parse the full form: host first, with a tag or a digest. Raises Invalid."""
     host, slash, rest = text.partition("/")
     if slash:
         _check_host(text, host)
@@ -117,7 +120,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def expand_familiar(text: str) -> Reference:
-    """Read what people type (`alpine`, `user/app:1`, `quay.io/x/y`): docker.io, library/ and :latest are filled in."""
+    """Parse a short form (`alpine`, `user/app:1`, `quay.io/x/y`); docker.io, library/ and :latest are filled in."""
     first, slash, rest = text.partition("/")
     if slash:
         _check_host(text, first)
@@ -134,7 +137,10 @@ def expand_familiar(text: str) -> Reference:
 
 
 def expand_repository(text: str) -> tuple[str, str]:
-    """Host and repository of what people type for a repository; that of a host alone is "". Raises Invalid."""
+    """Return host and repository of a short form without a tag.
+
+    The repository is "" if `text` is a host. Raises Invalid.
+    """
     if is_host(text):
         return text, ""
     reference = expand_familiar(text)
@@ -146,12 +152,12 @@ def expand_repository(text: str) -> tuple[str, str]:
 def _split(text: str, path: str) -> tuple[str, str | None, Digest | None]:
     path, at, digest = path.partition("@")
     if at and not is_digest(digest):
-        raise Invalid(f"reference {text[:300]!r}: malformed digest behind @")
+        raise Invalid(f"reference {text[:300]!r}: malformed digest after @")
     repository, colon, tag = path.partition(":")
     if colon and not is_tag(tag):
         raise Invalid(f"reference {text[:300]!r}: malformed tag")
     if repository.rpartition("/")[2] in HEX_LENGTH:
-        raise Invalid(f"reference {text[:300]!r}: a digest stands behind @, as in name@sha256:...")
+        raise Invalid(f"reference {text[:300]!r}: a digest follows @, as in name@sha256:...")
     if len(repository) > NAME_MAX or not _REPOSITORY.match(repository):
         raise Invalid(f"reference {text[:300]!r}: malformed repository; lower case, digits and ._- only")
     return repository, tag if colon else None, Digest(digest) if at else None

@@ -166,7 +166,7 @@ class Views:
     def _place(self, key: int, nodes: int) -> AbstractAsyncContextManager[None]:
         """A turn of the view `key`, with others who have it now, or else for so many nodes."""
         limiter = self._limiter_of(key)
-        return (limiter or (self._large if nodes > LARGE else self._others)).place(key, nodes)
+        return (limiter or (self._large if nodes > LARGE else self._others)).slot(key, nodes)
 
     def _limiter_of(self, key: int) -> WeightedLimiter | None:
         """Where a view is worked at now."""

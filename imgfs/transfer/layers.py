@@ -216,7 +216,7 @@ class Layers:
     ) -> Layer:
         lanes = self._lanes.setdefault(source.host, _Lanes())
         small = is_small(descriptor)
-        async with (lanes.gathered if small else lanes.passes).place(image):
+        async with (lanes.gathered if small else lanes.passes).slot(image):
             if passing not in self._passes:
                 # A reader of content/ or a push may be fetching the same blob: wait for it instead of a second request.
                 await self._blobs.ensure_with_others(descriptor, own)
@@ -243,7 +243,7 @@ class Layers:
                 async for piece in stream:
                     transfer.advance(len(piece))
                     blob.append(piece)
-            async with self._unpacking.place(image):
+            async with self._unpacking.slot(image):
                 return await self._pass(descriptor, passing, go_over, blob=blob)
 
     async def _unpack_coming(self, source: Source, descriptor: Descriptor, passing: Passing) -> Layer:

@@ -15,7 +15,7 @@ from tests.aio.crowd import Crowd
 
 
 async def test_keys_take_turns(nursery: trio.Nursery) -> None:
-    crowd = Crowd(FairLimiter(2).place, nursery)
+    crowd = Crowd(FairLimiter(2).slot, nursery)
     await crowd.come(*"aaaaaabbc")
     assert crowd.inside() == "aa"
     order = ""
@@ -26,7 +26,7 @@ async def test_keys_take_turns(nursery: trio.Nursery) -> None:
 
 
 async def test_who_holds_nothing_gets_a_spare_place(nursery: trio.Nursery) -> None:
-    crowd = Crowd(FairLimiter(2, spare=1).place, nursery)
+    crowd = Crowd(FairLimiter(2, spare=1).slot, nursery)
     await crowd.come(*"aaab")
     assert crowd.inside() == "aab"
     await crowd.come("c")
@@ -38,7 +38,7 @@ async def test_who_holds_nothing_gets_a_spare_place(nursery: trio.Nursery) -> No
 
 
 async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nursery) -> None:
-    crowd = Crowd(FairLimiter(1).place, nursery)
+    crowd = Crowd(FairLimiter(1).slot, nursery)
     await crowd.come(*"abb")
     crowd.waiting[0][1].cancel()
     await wait_all_tasks_blocked()
@@ -47,7 +47,7 @@ async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nurse
 
 
 async def test_a_place_that_is_given_to_one_who_leaves_goes_on(nursery: trio.Nursery) -> None:
-    crowd = Crowd(FairLimiter(1).place, nursery)
+    crowd = Crowd(FairLimiter(1).slot, nursery)
     await crowd.come(*"abc")
     crowd.holding[0][1].cancel()
     crowd.waiting[0][1].cancel()
@@ -69,7 +69,7 @@ async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
 def test_places_are_never_exceeded_and_never_idle(spare: int, steps: list[tuple[str, int]]) -> None:
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            crowd = Crowd(FairLimiter(3, spare).place, nursery)
+            crowd = Crowd(FairLimiter(3, spare).slot, nursery)
             for step, number in steps:
                 group = crowd.waiting if step == "-" else crowd.holding
                 if step in "abcd":

@@ -18,7 +18,7 @@ WEIGHTS = {"a": 1, "b": 3, "c": 6, "d": 10, "e": 25}
 def crowd_of(nursery: trio.Nursery, limiter: WeightedLimiter | None = None) -> Crowd:
     """Who wants places of one limiter, by WEIGHTS."""
     limiter = WeightedLimiter(SIZE) if limiter is None else limiter
-    return Crowd(lambda key: limiter.place(key, WEIGHTS[key]), nursery)
+    return Crowd(lambda key: limiter.slot(key, WEIGHTS[key]), nursery)
 
 
 def inside(crowd: Crowd) -> str:
@@ -95,10 +95,10 @@ async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
     room = WeightedLimiter(1)
     with trio.CancelScope() as scope:
         scope.cancel()
-        async with room.place("a", 1):
+        async with room.slot("a", 1):
             pytest.fail("it was cancelled before")
     with trio.fail_after(5):
-        async with room.place("b", 1):
+        async with room.slot("b", 1):
             assert "a" not in room
 
 

@@ -278,7 +278,7 @@ def test_the_media_type_says_how_a_layer_is_compressed(media_type: str, compress
     ("media_type", "word"),
     [
         ("application/vnd.in-toto+json", "layer of media type"),
-        (f"{OCI_LAYER}+gzip+encrypted", "compressed or not"),
+        (f"{OCI_LAYER}+gzip+encrypted", "plain or compressed"),
         (f"{OCI_LAYER}+none", "layer"),
         (f"{OCI_LAYER}+", "layer"),
         ("", "layer"),

@@ -109,14 +109,14 @@ def test_what_is_no_reference(text: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1:99999", "box:65536", "[::1]:70000", "a.b:123456789"])
 def test_a_port_that_is_none_is_told(host: str) -> None:
     for read in (parse_reference, expand_familiar):
-        with pytest.raises(Invalid, match=f"{host.rpartition(':')[2]} is no port, they end at 65535"):
+        with pytest.raises(Invalid, match=f"{host.rpartition(':')[2]} is not a port; the highest is 65535"):
             read(f"{host}/app:1")
 
 
 @pytest.mark.parametrize("host", ["[::1:1", "[1.2.3.4]:1", "[]", "[::1]x"])
 def test_brackets_without_an_address_are_told(host: str) -> None:
     for read in (parse_reference, expand_familiar):
-        with pytest.raises(Invalid, match="is no IPv6 address in brackets"):
+        with pytest.raises(Invalid, match="is not an IPv6 address in brackets"):
             read(f"{host}/app:1")
 
 
