@@ -143,7 +143,7 @@ class Catalog:
         await self._database.write(lambda db: insert_source(db, digest, source))
 
     async def descriptor(self, digest: Digest) -> Descriptor | None:
-        """Return the proven descriptor of `digest`, otherwise the most frequent claim; None if no manifest mentions it."""
+        """Return the proven descriptor of `digest`, else the most frequent claim; None if no manifest mentions it."""
         if not await self._may_know(digest):
             return None
         row = await self._database.read(lambda db: _best_word(db, digest))

@@ -77,7 +77,7 @@ def reference_of(name: str) -> Reference | None:
 
 
 def is_local_name(name: str) -> bool:
-    """Return whether `name` may be registered without a host: one printable component that is neither digest nor host."""
+    """Return whether `name` may be registered without a host: one printable component, neither digest nor host."""
     return bool(
         "/" not in name
         and name not in ("", ".", "..")
