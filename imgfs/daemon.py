@@ -1,4 +1,7 @@
-"""The daemon: lock the state, serve until told to stop, leave nothing mounted."""
+"""The daemon's life: lock the state directory, mount the tree, serve until told to stop, unmount everything.
+
+Owns the order of these steps. The objects are made by plugins (`assembly/`); requests are handled in `fs/`.
+"""
 
 from __future__ import annotations
 
@@ -50,22 +53,22 @@ from imgfs.state import is_read_only
 _SWITCH_INTERVAL = 0.001
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GC_SECONDS = 60.0
-"""How often the daemon looks whether room has to be made."""
+"""Seconds between two checks of the space limits."""
 _log = logging.getLogger("imgfs.daemon")
 
 
 def run(mounting: Mounting, ready: Callable[[], None]) -> None:
-    """Serve `mounting` until a signal (TERM, INT, HUP) or an unmount from outside; `ready` is called when it answers.
+    """Serve `mounting` until a signal (TERM, INT, HUP) or an unmount by another program. Call `ready` when it answers.
 
-    In front, the service manager that started this process is told the same.
+    With `foreground`, the service manager that started this process is notified too.
 
-    Raises Busy (another daemon holds the state, or something is mounted there), Invalid, NotPermitted, NoSpace,
-    StorageFailed; then nothing is left mounted.
+    Raises Busy if another daemon holds the state directory or the mountpoint is in use; Invalid, NotPermitted, NoSpace,
+    StorageFailed. Nothing stays mounted after an error.
     """
     manager = Manager()
     if mounting.foreground:
         manager = Manager.of(os.environ)
-        faulthandler.enable()  # a watchdog ends who hangs by SIGABRT: then the journal has where it hung
+        faulthandler.enable()  # a watchdog ends a hanging daemon by SIGABRT; the journal then has the traceback
     try:
         _run(mounting, ready, manager)
     except ImgfsError as error:
@@ -75,11 +78,12 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
 
 def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> None:
     _set_limits()
-    # Trees of a hundred thousand nodes make the collector's default pace a cost, and threads wait for the loop.
+    # A tree of 100,000 nodes makes the default pace of the garbage collector expensive, and other threads wait for the
+    # event loop.
     gc.set_threshold(50_000, 20, 100)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     _check(mounting)
-    os.umask(0o077)  # only now: others may have to pass the directories above the mountpoint
+    os.umask(0o077)  # set after _check, so that other users can pass new directories above the mountpoint
     _refuse_unmounted(mounting.state)
     with locked(mounting.state, f"at {told(mounting.mountpoint)}"):
         configure_log(
@@ -94,14 +98,14 @@ def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> Non
         facts = {"version": __version__, "pid": os.getpid(), "mountpoint": told(mounting.mountpoint)}
         _log.info("starting", extra=facts)
         if is_frozen:
-            _log.warning("the state directory is read-only: what is here is served, and every change is refused")
+            _log.warning("the state directory is read-only: stored content is served, every change is refused")
         try:
             with guarded(str(mounting.mountpoint)):
                 trio.run(partial(_serve, mounting, ready, manager, is_frozen=is_frozen))
         except ImgfsError:
             raise
         except Exception:
-            # In the background nobody sees a traceback on stderr.
+            # In the background, stderr is not visible, so the traceback goes to the log.
             _log.exception("the daemon ended unexpectedly")
             raise
 
@@ -126,7 +130,7 @@ async def _serve(mounting: Mounting, ready: Callable[[], None], manager: Manager
 async def _show(
     mounting: Mounting, opened: Opened, running: Running, ready: Callable[[], None], manager: Manager
 ) -> None:
-    """Mount the tree, serve it until it has to end, and make durable what is still to be."""
+    """Mount the tree, serve it until the end, then make pending data durable."""
     signalled, answering = trio.Event(), trio.Event()
 
     def answers() -> None:
@@ -147,7 +151,7 @@ async def _show(
             nursery.start_soon(rootfs.follow_losses)
             nursery.start_soon(running.one(GC).watch, mounting.limits, GC_SECONDS)
             nursery.start_soon(opened.keeper.watch)
-            if os.geteuid() == 0:  # nobody else starts containers
+            if os.geteuid() == 0:  # only root starts containers
                 nursery.start_soon(run_fork_server, mounting.state, mounting.mountpoint)
         await session.serve(signalled, ending, answers, rootfs.clear)
         with trio.CancelScope(shield=True):
@@ -157,24 +161,24 @@ async def _show(
 
 
 def _fuse_mount(mounting: Mounting) -> FuseMount:
-    """How the tree is mounted. Others than the daemon's user pass where `access` lets somebody in."""
+    """Return how to mount the tree. Other users may enter if `access` allows any."""
     is_shared = os.geteuid() == 0 or not mounting.config.is_private
     return FuseMount(is_shared, mounting.is_trusted, mounting.is_read_only, mounting.source)
 
 
 async def _tidy(containers: ContainerSubsystems, running: Running) -> None:
-    """Take away what removals and killed processes left; others need not wait for it."""
+    """Finish removals that an earlier daemon or a killed process left unfinished. Runs in the background."""
     snapshots, content = running.one(SNAPSHOTS), running.one(CONTENT)
     for work in (partial(finish_deletions, containers), snapshots.sweep, content.sweep_labels):
         try:
             await work()
         except ImgfsError as error:
-            _log.warning("not all could be tidied up; the next start goes on", extra={"reason": error.message})
+            _log.warning("clean-up is incomplete; the next start continues it", extra={"reason": error.message})
 
 
 @contextmanager
 def _opening(state: Path) -> Generator[None]:
-    """Say which file of the state directory the disk refuses, instead of an unforeseen end."""
+    """Convert an OSError of the state directory into an error that names the file."""
     try:
         yield
     except OSError as error:
@@ -183,7 +187,7 @@ def _opening(state: Path) -> Generator[None]:
 
 async def _set_on_signal(signalled: trio.Event) -> None:
     for number in _ENDING:
-        # What trio puts back when nobody listens any more: a daemon that is ending already must not be killed in it.
+        # trio restores this handler when the receiver closes. A second signal must not kill a daemon that is stopping.
         signal.signal(number, signal.SIG_IGN)
     with trio.open_signal_receiver(*_ENDING) as signals:
         async for _ in signals:
@@ -203,29 +207,32 @@ def _check(mounting: Mounting) -> None:
 
 
 def _refuse_unmounted(state: Path) -> None:
-    """Raise Busy with the cure while a daemon holds `state` whose tree was unmounted, but not by all who use it."""
+    """Raise Busy if another daemon holds `state` although its tree is unmounted in this mount namespace.
+
+    The error says how to end that daemon.
+    """
     held = holder(state)
     if held and held.mountpoint and not any(told(Path(one.mountpoint)) == held.mountpoint for one in mounts()):
         raise Busy(
-            f"{state}: is in use by {held.told}, where no tree is mounted now: it goes on while a file in it is open, "
-            "or a copy of it is mounted elsewhere or in another mount namespace; end what uses that, or kill that pid"
+            f"{state}: is in use by {held.told}, whose tree is unmounted: that daemon runs on while a file of the "
+            "tree is open or another mount of it exists (in any mount namespace); end those users, or kill that pid"
         )
 
 
 def _clear_stale(mountpoint: str) -> None:
-    """Take away what a killed daemon left; refuse to mount over anything that lives."""
+    """Detach the dead mount of a killed daemon. Raises Busy if a live filesystem is mounted at `mountpoint`."""
     while mount_at(mountpoint):
         if not is_dead(mountpoint):
             if not is_ours(mountpoint):
                 raise Busy(f"{mountpoint}: another filesystem is mounted there; choose another mountpoint")
-            raise Busy(f"{mountpoint}: something is mounted there already; `imgfs umount {mountpoint}` takes it away")
+            raise Busy(f"{mountpoint}: imgfs is already mounted there; `imgfs umount {mountpoint}` unmounts it")
         unmount(mountpoint, detach=True)
 
 
 def _set_limits() -> None:
-    """As many open files as may be; and no core, which would hold logins and tokens.
+    """Raise the limit of open files to its maximum, and disable core dumps: a core would contain logins and tokens.
 
-    A limit of 1 keeps the kernel from handing a core to a program as well (core(5)); 0 does not.
+    A limit of 1 also keeps the kernel from piping a core to a program (core(5)); a limit of 0 does not.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgfs.config import Config, Settings, default_state, load_config, load_settings
-from imgfs.config.lines import lines_of
 from imgfs.config.options import options_of, table
-from imgfs.config.settings import SIZE_MAX, Said, parse_settings
+from imgfs.config.settings import SIZE_MAX, OptionValue, parse_settings
+from imgfs.config.toml import lines_of
 from imgfs.errors import Invalid
 from imgfs.oci.platform import Platform, local_platform
 
@@ -89,13 +89,13 @@ def test_each_goes_before_the_one_before_and_says_where_it_is_from(tmp_path: Pat
     path.write_text('# first\nresolve = "registered"\nviews = "fuse"\nquota_bytes = 1\n[plugins.k.one]\nkey = 7\n')
     environment = {"IMGFS_VIEWS": "kernel", "IMGFS_QUOTA_BYTES": "2", "IMGFS_PLATFORM": "", "IMGFS_OTHER": "x"}
     found = load_settings(None, tmp_path, environment, [("quota_bytes", "3")])
-    said = found.said()
-    assert said["access"] == Said("root", "default")
-    assert said["platform"] == Said("", "default")
-    assert said["resolve"] == Said("registered", f"{path}:2")
-    assert said["views"] == Said("kernel", "environment IMGFS_VIEWS")
-    assert said["quota_bytes"] == Said(3, "command line")
-    assert said["plugins.k.one.key"] == Said(7, f"{path}:6")
+    said = found.values()
+    assert said["access"] == OptionValue("root", "default")
+    assert said["platform"] == OptionValue("", "default")
+    assert said["resolve"] == OptionValue("registered", f"{path}:2")
+    assert said["views"] == OptionValue("kernel", "environment IMGFS_VIEWS")
+    assert said["quota_bytes"] == OptionValue(3, "command line")
+    assert said["plugins.k.one.key"] == OptionValue(7, f"{path}:6")
     assert found.config == Config(
         resolve="registered", views="kernel", quota_bytes=3, plugins={"k": {"one": {"key": 7}}}
     )
@@ -105,13 +105,13 @@ def test_of_plugins_that_could_be_asked_every_option_is_told(tmp_path: Path) -> 
     path = tmp_path / "imgfs.toml"
     path.write_text("[plugins.k.two]\nb = 1\nc.d = 2\n[plugins.k.gone]\nkey = 3\n")
     found = load_settings(None, tmp_path)
-    said = found.said({"k.two": {"b": 1, "c": {"d": 2}, "e": ["x"]}, "k.one": {"a": None}})
+    said = found.values({"k.two": {"b": 1, "c": {"d": 2}, "e": ["x"]}, "k.one": {"a": None}})
     of_plugins = {name.removeprefix("plugins.k."): one for name, one in said.items() if name.startswith("plugins.")}
     assert list(of_plugins) == ["gone.key", "one.a", "two.b", "two.c", "two.e"]
-    assert of_plugins["two.b"] == Said(1, f"{path}:2")
-    assert of_plugins["two.c"] == Said({"d": 2}, f"{path}:3")
-    assert of_plugins["two.e"] == Said(["x"], "default")
-    assert of_plugins["one.a"] == Said(None, "default")
+    assert of_plugins["two.b"] == OptionValue(1, f"{path}:2")
+    assert of_plugins["two.c"] == OptionValue({"d": 2}, f"{path}:3")
+    assert of_plugins["two.e"] == OptionValue(["x"], "default")
+    assert of_plugins["one.a"] == OptionValue(None, "default")
     assert parse_settings(found.render({"k.two": {"b": 1}}))["plugins.k.two.b"] == of_plugins["two.b"]
 
 
@@ -206,8 +206,8 @@ def test_what_is_in_force_reads_back_as_the_same(tmp_path_factory: pytest.TempPa
     path.write_text(found.render())
     assert load_config(path, path.parent) == config
     parsed = parse_settings(found.render())
-    assert parsed.pop("access") == Said(config.access, "a file with\\na line end:3")
-    assert parsed == {name: one for name, one in found.said().items() if name != "access"}
+    assert parsed.pop("access") == OptionValue(config.access, "a file with\\na line end:3")
+    assert parsed == {name: one for name, one in found.values().items() if name != "access"}
 
 
 QUOTES = "'" * 3

@@ -1,4 +1,4 @@
-"""What the daemon brings to its plugins, and what the tree gets of them.
+"""The composition root: objects that the daemon gives to plugins, and the tree's subsystems made from plugins.
 
-The objects themselves are made by plugins (`imgfs/<room>/plugin.py`), which are found by their entry points.
+Plugins make the objects themselves (`imgfs/<room>/plugin.py`). Entry points name the plugins.
 """

@@ -1,4 +1,4 @@
-"""`.imgfs/state.json`: what this daemon is, and what its host lets it do."""
+"""The content of `.imgfs/state.json`: facts about this daemon, and what its host allows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from imgfs.rootfs.terms import Terms
 
 
 def describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt | None, *, is_read_only: bool) -> bytes:
-    """As JSON. `started` in ns since the epoch; `rebuilt` is how the database was, if it was."""
+    """Return the facts as JSON. `started` is in ns since the epoch; `rebuilt` says how the database was rebuilt, if it
+    was.
+    """
     state = {
         "version": __version__,
         "pid": os.getpid(),
@@ -33,5 +35,5 @@ def describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt | 
 
 
 def told(path: Path) -> str:
-    """The path as text that any reader takes: bytes that are no UTF-8 are written as escapes."""
+    """Return the path as valid text. Bytes that are not UTF-8 become escapes."""
     return bytes(path).decode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""What plugins may require of the daemon itself."""
+"""Objects that the daemon itself provides. Plugins require them by kind, as they require other plugins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("imgfs.daemon")
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The database of the state directory, open; how it was rebuilt, if it was; its copy; whether nothing changes."""
+    """The open database, how it was rebuilt (if it was), its copy, and whether the state directory is read-only."""
 
     database: Database
     rebuilt: Rebuilt | None
@@ -35,7 +35,7 @@ class Opened:
 
 
 def given(mounting: Mounting, opened: Opened) -> list[Given]:
-    """What plugins may require of the daemon itself."""
+    """Return what the daemon provides to plugins."""
     return [
         Given(CONFIG, mounting.config),
         Given(DATABASE, opened.database),
@@ -58,7 +58,7 @@ def _terms(mounting: Mounting) -> Terms:
 
 
 def _capabilities(mounting: Mounting) -> Capabilities:
-    """What can be mounted here; each refusal goes to the log once, and to `.imgfs/state.json`."""
+    """Return what this host can mount. Each refusal is logged once; `.imgfs/state.json` shows it too."""
     found = probe(mounting.state)
     if mounting.config.views == "fuse":
         off = Capability("the configuration says views = fuse")

@@ -1,4 +1,4 @@
-"""What is to be mounted where, and by which options."""
+"""The parameters of one mount: paths and options."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from imgfs.kernel.fuse import SOURCE
 
 @dataclass(frozen=True, slots=True)
 class Mounting:
-    """What to mount where: absolute paths without symbolic links, and the options in force."""
+    """What to mount, and where. Both paths are absolute and without symbolic links."""
 
     mountpoint: Path
     state: Path
     settings: Settings
     foreground: bool
     nosuid: bool = False
-    """Whether setuid bits and device nodes are off in any case."""
+    """Whether setuid bits and device nodes are always off."""
     is_read_only: bool = False
-    """Whether the tree takes no change by anybody's hand; what is read still comes in."""
+    """Whether the tree refuses every change by a caller. Content that is read is still fetched."""
     source: str = SOURCE
-    """What the table of mounts says of where the tree is from: by that, mount(8) knows a line of fstab again."""
+    """The source in the mount table. mount(8) matches a line of fstab by it."""
 
     @property
     def config(self) -> Config:
@@ -32,13 +32,13 @@ class Mounting:
 
     @property
     def is_trusted(self) -> bool:
-        """Whether views behave as an unpacked directory does: setuid bits and device nodes work.
+        """Whether setuid bits and device nodes work in views, as in an unpacked directory.
 
-        As soon as anybody but root gets in, they do not: any image can hold a setuid shell.
+        They do not work if a user other than root may enter the mount, because any image can contain a setuid shell.
         """
         return self.config.is_private and not self.nosuid
 
     @property
     def limits(self) -> Limits:
-        """When room is made."""
+        """The limits at which garbage collection frees space."""
         return Limits(self.config.quota_bytes, self.config.free_space_bytes, self.config.free_space_percent)

@@ -1,4 +1,4 @@
-"""The tables of the database: all rooms', as one value."""
+"""The tables of all rooms in the database, as one value."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ TABLES = Tables(
     kept=(names.KEPT, labels.KEPT, *rows.KEPT, graph.KEPT, *store.KEPT),
     finders=(notes.adopt, relearn),
 )
-"""What the database consists of, and what of it files cannot rebuild."""
+"""The schemas, the tables that files cannot rebuild, and the functions that rebuild the others."""

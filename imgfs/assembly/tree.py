@@ -1,4 +1,4 @@
-"""The tree's subsystems, out of the plugins that run."""
+"""Make the tree's subsystems from the running plugins."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from imgfs.transfer.kinds import PUSH, TRANSFER
 
 
 def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems:
-    """Everything that the tree shows, out of the plugins. Raises NotStarted where one that it needs does not run."""
+    """Return all subsystems of the tree. Raises NotStarted if a required plugin does not run."""
     served, works = Served(Waiters(trio.Event())), Flights[None](running.nursery, grace=0, memory=0)
     shown = Shown(os.geteuid(), os.getegid(), time.time_ns())
     room, limits = running.one(GC), mounting.limits
@@ -167,5 +167,5 @@ def _control(
 
 
 async def _space(room: Room, limits: Limits) -> Space:
-    """What `df` says of the tree. Raises StorageFailed."""
+    """Return what `df` shows for the tree. Raises StorageFailed."""
     return space_of(await room.disk(), limits, await room.used() if limits.quota else 0)

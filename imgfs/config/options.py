@@ -1,6 +1,6 @@
-"""The table of options: name, type, default, bounds and text of each, once. Parser, help, manual and tree read it.
+"""The table of options: name, type, default, bounds and description. Parser, help, manual and tree read it.
 
-An option is a field of Config; what it means is the `description` of its type.
+Each option is a field of Config. The `description` of its type says what it means.
 """
 
 from __future__ import annotations
@@ -20,33 +20,36 @@ _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true o
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of the daemon."""
+    """The options of the daemon."""
 
     access: Annotated[
         str,
         Meta(
-            description="Who gets in: `root` (and the daemon's user), `group:NAME`, `all`. Readers pull with the "
-            "daemon's credentials."
+            description="Who may enter the mount: `root` (and the daemon's user), `group:NAME` or `all`. Readers "
+            "pull with the daemon's credentials."
         ),
     ] = "root"
     resolve: Annotated[
         Literal["lookup", "registered"],
         Meta(
-            description="`lookup`: an unregistered name is asked for at its registry once. `registered`: only "
+            description="`lookup`: looking up an unregistered name asks its registry once. `registered`: only "
             "registered names exist."
         ),
     ] = "lookup"
     platform: Annotated[
-        str, Meta(description="What an index is read for: `os/architecture[/variant]`; empty for this machine's.")
+        str,
+        Meta(
+            description="The platform that is chosen from an index: `os/architecture[/variant]`; empty for this host's."
+        ),
     ] = ""
     plain_http: Annotated[
         list[str],
-        Meta(description="Registry hosts (`host` or `host:port`) besides loopback that are spoken to without TLS."),
+        Meta(description="Registry hosts (`host` or `host:port`), besides loopback, that imgfs contacts without TLS."),
     ] = []
     auth_file: Annotated[
         str,
         Meta(
-            description="The only file that logins to registries are read from, an absolute path; empty for those of "
+            description="The only file from which registry logins are read, an absolute path; empty for the files of "
             "podman and docker."
         ),
     ] = ""
@@ -60,8 +63,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     views: Annotated[
         Literal["kernel", "fuse"],
         Meta(
-            description="`kernel`: a rootfs is an EROFS mount where that is possible. `fuse`: always the FUSE view, as "
-            "for users."
+            description="`kernel`: a rootfs is an EROFS mount if the host allows it. `fuse`: a rootfs is always the "
+            "FUSE view, as for ordinary users."
         ),
     ] = "kernel"
     view_idle_seconds: Annotated[
@@ -69,7 +72,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=86400,
-            description="How long a mounted rootfs may be unused before it is unmounted; the next use mounts it again.",
+            description="Seconds after which an unused rootfs is unmounted; the next use mounts it again.",
         ),
     ] = 300.0
     ingest_idle_seconds: Annotated[
@@ -77,45 +80,44 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=60,
             le=10 * 365 * 86400,
-            description="How long an unfinished write may lie without a writer before it is garbage, which goes when "
-            "room is short.",
+            description="Seconds after which an unfinished write without a writer is garbage. Garbage is removed when "
+            "space is short.",
         ),
     ] = 7 * 86400.0
     quota_bytes: Annotated[
         int,
         Meta(
             ge=0,
-            description="What content and layers may take on disk; 0: as much as there is. Above it, what can be "
-            "fetched again goes; where that does not help, what users write into content/ingest, imports too, is "
-            "refused (ENOSPC).",
+            description="Bytes on disk that content and layers may take; 0: no limit. Above it, imgfs removes what it "
+            "can fetch again; if that is not enough, it refuses writes to content/ingest and imports (ENOSPC).",
         ),
     ] = 0
     free_space_bytes: Annotated[
         int,
         Meta(
             ge=0,
-            description="How much of the state directory's disk is kept free in the same way; 0: nothing.",
+            description="Bytes of the state directory's disk that imgfs keeps free in the same way; 0: none.",
         ),
     ] = 0
-    free_space_percent: Annotated[float, Meta(ge=0, le=95, description="The same as a share of that disk.")] = 0.0
+    free_space_percent: Annotated[float, Meta(ge=0, le=95, description="The same, as a percentage of that disk.")] = 0.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="From which level up events go to the log."),
+        Meta(description="The lowest level of events that are logged."),
     ] = "info"
     log_bytes: Annotated[
         int,
         Meta(
             ge=64 << 10,
-            description="How large the log in the state directory may grow; then it becomes `log.1`, and the one "
-            "before goes.",
+            description="Largest size of the log in the state directory in bytes. A full log is renamed to `log.1`, "
+            "which replaces the previous one.",
         ),
     ] = 16 << 20
     disabled_plugins: Annotated[
-        list[str], Meta(description="Plugins (`kind.id`) that are not started; `imgfs plugins` lists all.")
+        list[str], Meta(description="Plugins (`kind.id`) that are not started; `imgfs plugins` lists all plugins.")
     ] = []
     plugins: Annotated[
         dict[str, dict[str, dict[str, Any]]],
-        Meta(description="Options of plugins: a table `[plugins.kind.id]` for each. The plugin says which there are."),
+        Meta(description="Options of plugins: one table `[plugins.kind.id]` for each. The plugin defines them."),
     ] = {}
 
     def __post_init__(self) -> None:
@@ -128,22 +130,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def chosen_platform(self) -> Platform:
-        """The platform to read indexes for. Raises Invalid."""
+        """The platform that is chosen from an index. Raises Invalid."""
         return parse_platform(self.platform) if self.platform else local_platform()
 
     @property
     def is_private(self) -> bool:
-        """Whether only the daemon's user (and root) may enter the mount."""
+        """Whether only the daemon's user and root may enter the mount."""
         return self.access == "root"
 
     @property
     def root_mode(self) -> int:
-        """Permission bits of the mountpoint."""
+        """The permission bits of the mountpoint."""
         return {"root": 0o700, "all": 0o755}.get(self.access, 0o750)
 
     @property
     def root_group(self) -> int | None:
-        """The group that may enter, if it is one. Raises Invalid where there is no such group."""
+        """The group that may enter the mount, or None. Raises Invalid if the group does not exist."""
         if not self.access.startswith("group:"):
             return None
         name = self.access.partition(":")[2]
@@ -155,19 +157,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One line of the table."""
+    """One option."""
 
     name: str
     type: Any
-    """What its values are converted to; a type with bounds."""
+    """The type that its values are converted to, with bounds."""
     default: object
     text: str
     choices: tuple[str, ...]
-    """The only values that there are; empty where there are others."""
+    """The only permitted values; empty if the type alone decides."""
 
     @property
     def variable(self) -> str:
-        """The variable of the environment that sets it; empty for tables, which a word cannot say."""
+        """The environment variable that sets it; empty for tables, which a single string cannot express."""
         return "" if self.is_table else f"IMGFS_{self.name.upper()}"
 
     @property
@@ -177,7 +179,7 @@ class Option:
 
     @property
     def is_list(self) -> bool:
-        """Whether its values are lists of texts."""
+        """Whether its values are lists of strings."""
         return get_origin(self._plain) is list
 
     @property
@@ -187,7 +189,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What a value has to be, for people: `a number from 1 to 86400`."""
+        """The permitted values for an error message: `a number from 1 to 86400`."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.is_list:
@@ -212,12 +214,12 @@ def _figure(number: float) -> str:
 
 @cache
 def table() -> dict[str, Option]:
-    """Every option of the daemon by its name, in the order in which they are told."""
+    """Return all options of the daemon by name, in the order in which help and manual show them."""
     return options_of(Config)
 
 
 def options_of(struct: type[msgspec.Struct]) -> dict[str, Option]:
-    """The options that the fields of `struct` are; a plugin's may be without descriptions and bounds."""
+    """Return the options that are the fields of `struct`. A plugin's options may lack descriptions and bounds."""
     types = get_type_hints(struct, include_extras=True)
     return {field.name: _option(field, types[field.name]) for field in msgspec.structs.fields(struct)}
 
@@ -230,7 +232,7 @@ def _option(field: msgspec.structs.FieldInfo, annotated: Any) -> Option:
 
 
 def _split(annotated: Any) -> tuple[Any, Meta]:
-    """A type, and what is said of it."""
+    """Return a type and its metadata."""
     if get_origin(annotated) is not Annotated:
         return annotated, Meta()
     plain, *said = get_args(annotated)

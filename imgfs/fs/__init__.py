@@ -1,1 +1,3 @@
-"""The filesystem: the only room that knows pyfuse3, bytes names, inodes and errno. One file a kind of directory."""
+"""The FUSE tree: file names as bytes, inodes and errno. Only this room imports pyfuse3. One module a kind of
+directory.
+"""

@@ -1,7 +1,7 @@
-"""The process behind a request, and waiting on its behalf so that Ctrl-C and SIGKILL set it free at once.
+"""The calling process of a FUSE request, and waits on its behalf that end as soon as it gets a signal.
 
 pyfuse3 drops FUSE_INTERRUPT, and a process that waits in lookup, readlink, open or a direct read cannot die before the
-daemon answers. So every wait of this room asks /proc each 100 ms whether the process has a signal to handle.
+daemon answers. Therefore every wait of this room checks /proc each 100 ms for a pending signal of the caller.
 """
 
 from __future__ import annotations
@@ -23,31 +23,33 @@ _MOUNTERS = (b"fusermount3", b"fuse-overlayfs")
 
 
 WAITERS_MAX = 2000
-"""Processes that may wait at once. Each holds one of the session's tasks; the rest must stay for who does not wait."""
+"""Callers that may wait at once. Each holds one task of the session; the other tasks stay free for short requests."""
 
 
 class Waiters:
-    """Everybody who waits. `ending` is set when the daemon ends: then every wait is answered."""
+    """All waiting callers. `ending` is set when the daemon stops; every wait then returns an error."""
 
     def __init__(self, ending: trio.Event) -> None:
         self.ending = ending
         self.count = 0
         self.seconds = Histogram()
-        """How long they waited, also those who left before the end."""
+        """The duration of all waits, including interrupted ones."""
 
     @property
     def poll(self) -> float:
-        """Seconds between two looks at a process: with thousands of them looking is a cost of its own."""
+        """Seconds between two checks of a caller. The interval grows with the number of waiters, as each check costs
+        time.
+        """
         return POLL + 0.15 * self.count / WAITERS_MAX
 
 
 class Caller:
-    """Who asks."""
+    """The process that sent a request."""
 
     __slots__ = ("_may_leave", "_waiters", "pid", "uid")
 
     def __init__(self, pid: int, uid: int, waiters: Waiters, *, may_leave: bool = False) -> None:
-        """`may_leave`: that it is gone is no reason to wait no more."""
+        """With `may_leave`, the wait goes on after the process has ended."""
         self._may_leave = may_leave
         self.pid = pid
         self.uid = uid
@@ -55,31 +57,38 @@ class Caller:
 
     @property
     def is_daemon(self) -> bool:
-        """Whether it is a thread of this very process, or a program it started, on its way to mount something."""
+        """Whether the caller is a thread of this daemon, or a helper program that the daemon started to mount
+        something.
+        """
         return self.pid > 0 and (os.path.exists(f"/proc/self/task/{self.pid}") or _mounts_for_us(self.pid))
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the process sees other mounts than this daemon, as far as can be told."""
+        """Whether the process is in another mount namespace than this daemon. False if that cannot be determined."""
         try:
             return os.stat(f"/proc/{self.pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino
         except OSError:
             return False
 
     def anonymous(self) -> Caller:
-        """Nobody in particular: for reads of the kernel, which a process that waits through it can leave by itself."""
+        """Return a caller without a process, for reads by the kernel itself. A process waiting for those can be
+        killed.
+        """
         return Caller(0, self.uid, self._waiters)
 
     def opener(self) -> Caller:
-        """Whoever opened a file, for its reads, which do not tell who reads: he may have handed it on and be gone."""
+        """Return the caller for reads of a file that this process opened.
+
+        A read does not tell which process reads. The opener may have passed the file on and ended.
+        """
         return Caller(self.pid, self.uid, self._waiters, may_leave=True)
 
     async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work`, or raise Interrupted as soon as the process has a signal to handle or the daemon ends.
+        """Run `work`. Raises Interrupted as soon as the caller has a signal to handle or the daemon stops.
 
-        `work` is cancelled then, so it must leave shared fetches to their flights. Raises Busy where too many wait, and
-        Stopping where the daemon was ending before: Python calls again and again what was interrupted, and would hold
-        up the unmounting.
+        `work` is cancelled then, so shared fetches in it must be flights. Raises Busy if too many callers wait, and
+        Stopping if the daemon was already stopping: Python retries interrupted calls (EINTR), which would delay the
+        unmount.
         """
         if self._waiters.count >= WAITERS_MAX:
             raise Busy(f"{WAITERS_MAX} processes wait for registries already; try again later")
@@ -111,7 +120,9 @@ class Caller:
         return results[0]
 
     async def _watch(self, waiting: trio.CancelScope) -> None:
-        """The first look comes after a while: what is done sooner, as nearly everything is, costs none."""
+        """Cancel the wait if the caller is interrupted. The first check comes after one interval, so short waits cost
+        none.
+        """
         ending = self._waiters.ending
         while not ending.is_set():
             with trio.move_on_after(self._waiters.poll):
@@ -122,9 +133,9 @@ class Caller:
 
 
 def _mounts_for_us(pid: int) -> bool:
-    """Whether it is a program that this process has mount an ordinary user's overlay, itself or through another one.
+    """Whether the process is a mount helper that this daemon started, directly or through another helper.
 
-    By name too: as the first process of a container the daemon is a parent of everybody whose own is gone.
+    The name is checked too: as PID 1 of a container, the daemon is the parent of all orphans.
     """
     for _ in range(len(_MOUNTERS)):
         try:
@@ -143,8 +154,7 @@ def _mounts_for_us(pid: int) -> bool:
 def is_interrupted(pid: int, *, gone: bool = True) -> bool:
     """Whether the thread `pid` has a pending signal that is neither blocked nor ignored (proc(5)).
 
-    `gone` is the answer for one that is not there any more. 0 stands for a process of another pid namespace, which
-    cannot be asked.
+    Return `gone` if the thread does not exist. `pid` 0 is a process of another PID namespace, which cannot be checked.
     """
     if not pid:
         return False

@@ -1,4 +1,4 @@
-"""Files outside of views: documents that are made when they are opened, and whole files of the state directory."""
+"""Files outside views: documents rendered on open, and files of the state directory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.node import Handle, Node, Shown, control_number
 
 WRITING = os.O_WRONLY | os.O_RDWR
-"""Flags that say a file is opened to be changed; O_RDONLY is 0."""
+"""The access flags of a writer; O_RDONLY is 0."""
 
 
 class BytesHandle:
-    """An open file whose bytes are known and fixed at open."""
+    """An open file whose bytes are fixed at open."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -30,10 +30,10 @@ class BytesHandle:
 
 
 class FileHandle:
-    """An open file of the state directory; it stays readable when its name goes."""
+    """An open file of the state directory. It stays readable after its name is removed."""
 
     def __init__(self, file: int, subject: str) -> None:
-        """Take over the descriptor `file`; `subject` names it in errors."""
+        """Take ownership of the descriptor `file`. `subject` names the file in errors."""
         self._file = file
         self._subject = subject
         self._size = os.fstat(file).st_size
@@ -47,14 +47,14 @@ class FileHandle:
 
 
 class Document(Node):
-    """A file that nobody writes to and whose bytes are made for who opens it. A kind says what stat shows of it."""
+    """A read-only file whose bytes are rendered for each open. Subclasses define its attributes."""
 
     __slots__ = ()
 
     direct_io = True
 
     async def content(self, caller: Caller) -> bytes:
-        """What whoever opens it now reads."""
+        """Return the bytes for one open."""
         raise NotImplementedError
 
     async def open(self, flags: int, caller: Caller) -> Handle:
@@ -64,7 +64,7 @@ class Document(Node):
 
 
 class RenderedFile(Document):
-    """A small document that is made anew for each stat and open, such as `status.json`."""
+    """A small document that is rendered for each stat and each open, such as `status.json`."""
 
     __slots__ = ("_render", "_shown")
 
@@ -82,12 +82,12 @@ class RenderedFile(Document):
 
 
 def constant(data: bytes) -> Callable[[], Awaitable[bytes]]:
-    """The document of a RenderedFile that never changes."""
+    """Return a renderer of a constant document."""
     return called(lambda: data)
 
 
 def called(render: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:
-    """The document of a RenderedFile that is at hand whenever it is wanted."""
+    """Return an asynchronous renderer from a synchronous one."""
 
     async def rendered() -> bytes:
         return render()

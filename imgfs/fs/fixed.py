@@ -1,4 +1,4 @@
-"""A directory whose children are known when it is made and stay as they are."""
+"""A directory with a fixed set of children."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from imgfs.fs.node import Directory, Listing, Node, Shown, missing
 
 
 class FixedDirectory(Directory):
-    """Lists `children` in their order. A kind may have others that are found by name alone."""
+    """Lists `children` in their order. A subclass may have other children that are found by name only."""
 
     __slots__ = ("_children",)
 

@@ -1,4 +1,4 @@
-"""Which inodes outside of views the kernel counts: one node a number, for as long as the kernel may ask for it."""
+"""The inodes outside views that the kernel references, with one node for each number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from imgfs.fs.node import Node
 
 
 class Inodes:
-    """Lookup counts (FUSE's `nlookup`). Views need none: their numbers lead back to their nodes (snapshots/view.py)."""
+    """Lookup counts (`nlookup` in FUSE). Inodes of views need none: their numbers lead to their nodes
+    (snapshots/view.py).
+    """
 
     def __init__(self, root: Node) -> None:
         self._nodes = {root.number: root}
@@ -17,19 +19,19 @@ class Inodes:
         return len(self._nodes)
 
     def get(self, number: int) -> Node:
-        """The node the kernel means; raises NotFound for one it has forgotten."""
+        """Return the node of an inode number. Raises NotFound if the kernel has forgotten it."""
         try:
             return self._nodes[number]
         except KeyError:
             raise NotFound(f"inode {number}: was forgotten") from None
 
     def count(self, node: Node) -> None:
-        """The kernel was told of `node` once more. The latest node object of a number is the one that answers."""
+        """Count one more lookup of `node`. The latest node object of a number answers requests."""
         self._nodes[node.number] = node
         self._counts[node.number] = self._counts.get(node.number, 0) + 1
 
     def forget(self, number: int, times: int) -> None:
-        """The kernel gives back `times` of its counts."""
+        """Subtract `times` lookups."""
         left = self._counts.get(number, 0) - times
         if left > 0:
             self._counts[number] = left

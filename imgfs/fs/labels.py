@@ -1,7 +1,8 @@
-"""Labels as xattrs `user.label.<key>`: containerd's labels, for people and programs that read files.
+"""Labels as xattrs `user.label.<key>`, with containerd's rules.
 
-The kernel lets an ordinary user set no `user.*` of what he may not write, and blobs and committed snapshots are that.
-So whoever may write to content/ or snapshots/ labels what is in there by an xattr of the directory (LABEL).
+The kernel refuses `user.*` xattrs to an ordinary user on files that the user may not write, such as blobs and committed
+snapshots. A caller that may write to content/ or snapshots/ can label their entries by an xattr of the directory
+(LABEL).
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from imgfs.snapshots.store import SnapshotStore
 
 _PREFIX = "user.label."
 LABEL = b"user.imgfs.label"
-"""On a directory: `ID KEY=VALUE`, or `ID KEY` to remove it; a space, `=` or `%` in ID and KEY is percent-encoded."""
+"""Set on a directory. Value: `ID KEY=VALUE`, or `ID KEY` to remove; space, `=` and `%` in ID and KEY are %-encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """A change of one label of what is called `id` in its directory; without a value it is removed."""
+    """A change of one label of the entry `id` of a directory. Without a value the label is removed."""
 
     id: str
     key: str
     value: bytes | None
 
     async def apply(self, node: Node, caller: Caller) -> None:
-        """Do it by the xattr of `node` that the label is; raises as that."""
+        """Apply the change to `node`. Raises as setxattr and removexattr of `node` do."""
         name = os.fsencode(f"{_PREFIX}{self.key}")
         if self.value is None:
             await node.remove_xattr(name, caller)
@@ -39,7 +40,7 @@ class Labelling:
 
 
 def parse_labelling(text: bytes) -> Labelling:
-    """What the value of LABEL says. Raises Invalid."""
+    """Parse the value of LABEL. Raises Invalid."""
     id, space, rest = text.partition(b" ")
     key, equals, value = rest.partition(b"=")
     if not id or not space or not key or b" " in key:
@@ -52,7 +53,7 @@ def _unquoted(part: bytes) -> str:
 
 
 def label_key(name: bytes) -> str:
-    """The key of the label that the xattr `name` is. Raises NotPermitted for any other xattr: those are imgfs's."""
+    """Return the label key of the xattr `name`. Raises NotPermitted for any other xattr, because imgfs owns those."""
     text = os.fsdecode(name)
     if not text.startswith(_PREFIX):
         raise NotPermitted(f"xattr {text}: imgfs keeps it; labels are {_PREFIX}<key>")
@@ -60,12 +61,12 @@ def label_key(name: bytes) -> str:
 
 
 async def set_label(store: SnapshotStore, id: str, name: bytes, value: bytes) -> None:
-    """Set the label of a snapshot that the xattr `name` is. Raises NotPermitted, Invalid, NotFound."""
+    """Set the label of a snapshot by its xattr `name`. Raises NotPermitted, Invalid, NotFound."""
     await store.set_label(id, label_key(name), value)
 
 
 async def remove_label(store: SnapshotStore, id: str, name: bytes) -> None:
-    """Remove it. Raises NoAttribute, as removexattr(2) says, and NotPermitted."""
+    """Remove the label of a snapshot. Raises NotPermitted, and NoAttribute as removexattr(2) does."""
     key = label_key(name)
     if key not in store.labels(id):
         raise NoAttribute(f"{name!r}: no such attribute")
@@ -73,5 +74,5 @@ async def remove_label(store: SnapshotStore, id: str, name: bytes) -> None:
 
 
 def as_xattrs(labels: Mapping[str, bytes]) -> dict[bytes, bytes]:
-    """Labels by the names of their xattrs."""
+    """Return labels by the names of their xattrs."""
     return {f"{_PREFIX}{key}".encode(errors="surrogateescape"): value for key, value in labels.items()}

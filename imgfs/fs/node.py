@@ -1,7 +1,7 @@
-"""What every inode can be asked, with the answer of an inode that does not know the question.
+"""The base classes of all inodes: every request, with the errno of an inode that does not support it.
 
-A node is a light, stateless name for something that another room owns: it is made on lookup and may be forgotten at any
-time. Its inode number is a function of its key, so it is the same after forget and remount.
+A node is a light, stateless handle for an object that another room owns. A lookup makes it, and it may be forgotten at
+any time. Its inode number depends on its key only, so the number survives forget and remount.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from imgfs.filename import with_colons
 from imgfs.fs.caller import Caller
 
 ENDLESS = 10 * 365 * 86400.0
-"""Seconds that the kernel may keep what can never change."""
+"""Cache timeout in seconds for what can never change."""
 
 SOON = 1.0
-"""Seconds that the kernel may keep what changes only when somebody removes it: a path through a name then costs four
-trips to the daemon instead of twelve."""
+"""Cache timeout in seconds for entries that change only by removal. It saves eight of twelve requests on a path
+through a name.
+"""
 
 _CONTROL = 1 << 62
-"""Set in the number of every inode that is not part of a view; views count from below (fs/snapshots/view.py)."""
+"""Set in the number of every inode outside views. Numbers of views are smaller (fs/snapshots/view.py)."""
 
 Listing = Sequence[tuple[bytes, "Node"]]
 
@@ -40,13 +41,13 @@ class NoAttribute(ImgfsError):
 
 
 class Stale(ImgfsError):
-    """Something was mounted over the inode just now: the kernel walks the path again, into the mount."""
+    """The daemon has just mounted something over the inode: the kernel walks the path again, into the mount."""
 
     errno = errno.ESTALE
 
 
 class NotADirectory(ImgfsError):
-    """A lookup below something that is no directory."""
+    """A lookup in a file that is not a directory."""
 
     errno = errno.ENOTDIR
 
@@ -55,97 +56,99 @@ class Handle(Protocol):
     """An open file."""
 
     async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
-        """Up to `size` bytes from `offset`, short only at the end."""
+        """Return up to `size` bytes from `offset`, fewer only at the end of the file."""
         ...
 
     async def close(self) -> None:
-        """The last user is gone."""
+        """Release the file after the last descriptor is closed."""
         ...
 
 
 def control_number(key: str) -> int:
-    """The inode number of a node outside of views."""
+    """Return the inode number of a node outside views."""
     hashed = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(hashed) & (_CONTROL - 1) | _CONTROL
 
 
 def is_control(number: int) -> bool:
-    """Whether the inode of that number is outside of views, where the kernel's counts have to be kept."""
+    """Whether the inode is outside views. Only such inodes have lookup counts."""
     return number >= _CONTROL or number == pyfuse3.ROOT_INODE
 
 
 class Node:
-    """One inode. Methods that a kind does not override refuse with the contract's errno."""
+    """One inode. Methods that a subclass does not override fail with the contract's errno."""
 
     __slots__ = ("number",)
 
     direct_io = False
-    """Whether reads of this file bypass the page cache: for content that changes under its name."""
+    """Whether reads bypass the page cache, for content that changes under its name."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
-        """What stat shows."""
+        """Return the attributes that stat shows."""
         raise NotImplementedError
 
     async def listed(self) -> pyfuse3.EntryAttributes:
-        """What readdir tells of it. A list may be believed for longer than who asked for this one alone."""
+        """Return the attributes for readdir. Their timeout may be longer than that of `attributes`."""
         return await self.attributes()
 
     async def reached(self, caller: Caller) -> None:
-        """Somebody walks to this inode or asks for its attributes: the moment to mount over it, and raise Stale."""
+        """Called when a caller walks to this inode or asks for its attributes. May mount over it and raise Stale."""
 
     def canonical(self, name: bytes) -> bytes:
-        """Return the name of the child that a colon-free spelling stands for; every other name is returned as it is."""
+        """Return the name of the child that a colon-free spelling stands for. Other names are returned unchanged."""
         return name
 
     def by_colon_free_name(self) -> Node:
-        """Return the node for a lookup by the colon-free spelling: the same inode, unless a link leads elsewhere."""
+        """Return the node for a lookup by the colon-free spelling. It is the same inode, except for links with another
+        target.
+        """
         return self
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
-        """The child of that name; raises NotFound."""
+        """Return the child `name`. Raises NotFound."""
         raise NotADirectory(f"{name!r}: the parent is no directory")
 
     async def entries(self, caller: Caller) -> Listing:
-        """What readdir shows, without asking any registry."""
+        """Return the children that readdir lists. Sends no request to a registry."""
         raise NotADirectory("not a directory")
 
     def held(self) -> AbstractContextManager[object]:
-        """What being opened as a directory means for it, until that is closed."""
+        """Return a context that is held while the directory is open."""
         return nullcontext()
 
     async def readlink(self, caller: Caller) -> bytes:
-        """The target of a symbolic link."""
+        """Return the target of a symbolic link."""
         raise NotPermitted("not a symbolic link")
 
     async def open(self, flags: int, caller: Caller) -> Handle:
-        """Open for the access that `flags` tells."""
+        """Open the file with the access mode in `flags`."""
         raise NotPermitted("cannot be opened")
 
     async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
-        """chmod, chown, truncate, touch."""
+        """Change mode, owner or times."""
         raise self.refusal()
 
     async def truncate(self, size: int, handle: Handle | None, caller: Caller) -> None:
-        """Cut or grow to `size`, through an open `handle` of this file if there is one."""
+        """Set the size to `size`, through an open `handle` of this file if there is one."""
         raise self.refusal()
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
-        """Make a symbolic link in this directory."""
+        """Create a symbolic link in this directory."""
         raise self.refusal()
 
     async def mkdir(self, name: bytes, caller: Caller) -> Node:
-        """Make a directory in this directory."""
+        """Create a directory in this directory."""
         raise self.refusal()
 
     async def make_file(self, name: bytes, flags: int, caller: Caller) -> Node:
-        """Make a regular file in this directory, which will be opened for the access that `flags` tells."""
+        """Create a regular file in this directory. The caller opens it with the access mode in `flags`."""
         raise self.refusal()
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
-        """Remove a name that is no directory."""
+        """Remove an entry that is not a directory."""
         raise self.refusal()
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
@@ -153,15 +156,15 @@ class Node:
         raise self.refusal()
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
-        """Move the child `old` to be `new` in the directory `target`. As in `rmdir`, `old` may be colon-free."""
+        """Move the child `old` to `new` in the directory `target`. As in `rmdir`, `old` may be colon-free."""
         raise self.refusal()
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        """All xattrs and their values."""
+        """Return all xattrs and their values."""
         return {}
 
     async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
-        """One xattr; None if there is none of that name."""
+        """Return the value of one xattr, or None if it does not exist."""
         return (await self.xattrs()).get(name)
 
     async def remove_xattr(self, name: bytes, caller: Caller) -> None:
@@ -173,17 +176,17 @@ class Node:
         raise self.refusal()
 
     def refusal(self) -> ImgfsError:
-        """Why this node is not changed."""
+        """Return the error for a change that this node does not support."""
         return NotPermitted("imgfs keeps this; it cannot be changed here")
 
 
 def missing(name: bytes) -> NotFound:
-    """The error of a lookup that found nothing."""
+    """Return the error of a failed lookup."""
     return NotFound(f"{name!r}: no such file or directory")
 
 
 class Shown:
-    """How control nodes look: owned by whoever runs the daemon, times of its start where there is no better."""
+    """Default attributes of nodes outside views: the daemon's user and group, and the time of its start."""
 
     __slots__ = ("gid", "started", "uid")
 
@@ -202,9 +205,9 @@ class Shown:
         keep: float = 0.0,
         disk: int | None = None,
     ) -> pyfuse3.EntryAttributes:
-        """Attributes: `mode` with type bits, `size` bytes of which `disk` are allocated, `time` in ns.
+        """Return attributes. `mode` has type bits; `size`, and the allocated part `disk`, are bytes; `time` is in ns.
 
-        The kernel may keep them for `keep` seconds.
+        The kernel may cache them for `keep` seconds.
         """
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = pyfuse3.InodeT(number)
@@ -220,7 +223,7 @@ class Shown:
 
 
 class Directory(Node):
-    """A directory outside of views."""
+    """A directory outside views."""
 
     __slots__ = ("_shown",)
 
@@ -239,7 +242,7 @@ class Directory(Node):
         return name if meant == text or self.has_literally(text) else os.fsencode(meant)
 
     def has_literally(self, name: str) -> bool:
-        """Return whether a child has this very name, which is also the colon-free spelling of another name."""
+        """Return whether an entry has this very name, although it is also the colon-free spelling of another name."""
         return False
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
@@ -247,14 +250,14 @@ class Directory(Node):
 
 
 class Link(Node):
-    """A symbolic link whose target is known when it is made. `keep`: seconds that the kernel may trust its name."""
+    """A symbolic link with a fixed target. `keep` is the cache timeout of its name in seconds."""
 
     __slots__ = ("_shown", "_target", "_time")
 
     keep = SOON
 
     def __init__(self, key: str, shown: Shown, target: str, time: int | None = None) -> None:
-        # The kernel keeps the target of a link with its inode, so another target is another inode.
+        # The kernel caches the target of a link with its inode, so another target needs another inode.
         super().__init__(control_number(f"{key}\0{target}"))
         self._shown = shown
         self._target = os.fsencode(target)

@@ -1,7 +1,7 @@
-"""Asking the kernel for its next request once more before the daemon sleeps.
+"""Poll the FUSE device briefly before the daemon sleeps.
 
-Who walks a tree waits for each answer, and has his next question within microseconds of it. The loop sleeps and is
-woken several times as long as that; so pyfuse3 waits by `wait_readable` below.
+A process that walks a tree sends its next request microseconds after each answer. Sleeping in trio's event loop and
+waking up takes several times as long, so pyfuse3 waits by `wait_readable` below.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import trio
 from imgfs.private_parts import replace_trio
 
 _SOON = 20e-6
-"""Seconds for which it is asked. Longer would take a processor from who is to ask."""
+"""Seconds of polling. A longer poll would take CPU time from the process that sends the requests."""
 IN_A_ROW = 16
-"""Requests that are taken before all else that is due in the loop has its turn."""
+"""Requests that may be read in a row before the event loop runs other tasks."""
 
 
 class _Lowlevel:
-    """trio.lowlevel, but for one function."""
+    """trio.lowlevel with one replaced function."""
 
     def __init__(self) -> None:
         self._left = IN_A_ROW
@@ -32,7 +32,7 @@ class _Lowlevel:
         return getattr(trio.lowlevel, name)
 
     async def wait_readable(self, descriptor: int) -> None:
-        """As trio's. It is no checkpoint where something comes soon, but for the last one in a row."""
+        """Wait as trio's function does. It is a checkpoint only if it sleeps, or after MOST_IN_A_ROW requests."""
         if self._left and self._is_readable_soon(descriptor):
             self._left -= 1
             return
@@ -52,7 +52,7 @@ class _Lowlevel:
 
 
 class _Trio:
-    """trio, with that in place of trio.lowlevel."""
+    """The module trio with the replacement of trio.lowlevel."""
 
     def __init__(self) -> None:
         self.lowlevel = _Lowlevel()

@@ -1,4 +1,4 @@
-"""Files whose content is made when they are opened, which may take a while or a request."""
+"""Files that are rendered when they are opened, which may take time or a request to a registry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgfs.fs.node import Shown, control_number
 
 
 class ReportFile(Document):
-    """A report that is made when it is opened; its size is not known before."""
+    """A report that is rendered on open. Its size is not known before."""
 
     __slots__ = ("_render", "_shown")
 

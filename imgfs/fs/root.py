@@ -1,4 +1,4 @@
-"""The mountpoint itself: images/, content/, snapshots/, containers/ and .imgfs/."""
+"""The root directory: images/, content/, snapshots/, containers/ and .imgfs/."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgfs.fs.subsystems import Subsystems
 
 
 class Root(FixedDirectory):
-    """Its mode decides who gets in: root alone, or whoever the config's `access` names."""
+    """Its mode decides who may enter: root only, or the users that the option `access` names."""
 
     __slots__ = ("_group", "_mode")
 

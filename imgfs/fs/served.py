@@ -1,4 +1,4 @@
-"""What the tree was asked and how long that took, for metrics."""
+"""Counts and durations of FUSE requests, for metrics."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from imgfs.metrics.histogram import Histogram
 
 
 class Served:
-    """Figures of one session. What the kernel answers by itself, a view of its own above all, nobody counts."""
+    """Statistics of one session. Requests that the kernel answers itself, such as in a kernel view, are not counted."""
 
     def __init__(self, waiters: Waiters) -> None:
         self.waiters = waiters
         self.seconds: defaultdict[str, Histogram] = defaultdict(Histogram)
-        """By the kind of operation."""
+        """Durations by operation."""
         self.read_bytes = 0
 
     def families(self) -> list[Family]:
-        """What metrics tell of the tree."""
+        """Return the metrics of the tree."""
         of_kind = {(kind,): one for kind, one in self.seconds.items()}
         return [
             histogram("imgfs_fuse_operation_seconds", "Requests of the kernel, by kind.", ("operation",), of_kind),

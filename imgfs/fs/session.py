@@ -1,4 +1,4 @@
-"""The FUSE session: mount, serve until somebody ends it, unmount. One a process, as pyfuse3 has it."""
+"""The FUSE session: mount, serve, unmount. pyfuse3 supports one session per process."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from imgfs.kernel.fuse import INIT_BUFFER, FuseMount, amend_init, open_fuse, set
 from imgfs.kernel.mounts import mount_at, unmount, watch_mounts
 
 MAX_TASKS = 2500
-"""Requests in work at once. A reader that waits for a registry holds one, so this is well above WAITERS_MAX."""
+"""Requests in progress at once. A caller that waits for a registry holds one; this is well above WAITERS_MAX."""
 MAX_BACKGROUND = 1500
-"""Reads that the kernel has under way at once, those of kernel views among them. What waits for a dead registry keeps
-its place: with the 128 that were enough for speed, 128 pages of one image stopped the cold reads of all others. Below
-WAITERS_MAX, so that places are left for who looks up and opens."""
+"""Background reads of the kernel in progress at once, including reads of kernel views. A read that waits for a dead
+registry keeps its slot: with 128 slots, 128 pages of one image stopped the cold reads of all others. The value is
+below WAITERS_MAX, so that lookups and opens keep free slots.
+"""
 READ_AHEAD_KB = 1024
 _UNMOUNT_PATIENCE = 10.0
 
 
 class Session:
-    """A tree that is mounted at `mountpoint`, as `mount` says. Use as a context; leaving it unmounts."""
+    """The tree, mounted at `mountpoint` as `mount` says. Use it as a context manager; leaving the context unmounts."""
 
     def __init__(self, operations: Operations, mountpoint: str, mount: FuseMount) -> None:
         self._operations = operations
@@ -38,12 +39,12 @@ class Session:
         self._library: socket.socket | None = None
 
     def __enter__(self) -> Session:
-        """Mount. Raises NotFound, NotPermitted, Busy or Unsupported, saying what to do."""
+        """Mount the tree. Raises NotFound, NotPermitted, Busy or Unsupported, with advice."""
         self._device = open_fuse(self._mountpoint, self._mount)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Free what the session holds; the tree is unmounted already or is now."""
+        """Unmount the tree if it is still mounted, and free the session."""
         if self._library is not None:
             pyfuse3.close(unmount=False)
             self._library.detach()  # libfuse has closed it
@@ -60,12 +61,12 @@ class Session:
         ready: Callable[[], None],
         clear: Callable[[], Awaitable[None]],
     ) -> None:
-        """Answer requests until `signalled` is set or the tree is unmounted from outside; then it is unmounted.
+        """Serve requests until `signalled` is set or another program unmounts the tree; unmount it then.
 
-        `clear` takes away what is mounted below it first, or raises Busy.
+        `clear` first unmounts everything below it, or raises Busy.
 
-        `ending` is set when either happens: whoever waits gets an answer then. After a lazy unmount from outside,
-        files that are open stay readable until they are closed. `ready` is called when the tree answers.
+        `ending` is set when the session ends; every waiting caller then gets an error. After a lazy unmount by another
+        program, open files stay readable until they are closed. `ready` is called when the tree answers.
         """
         await self._greet()
         async with plain_nursery() as nursery:
@@ -77,9 +78,9 @@ class Session:
             nursery.cancel_scope.cancel()
 
     async def _greet(self) -> None:
-        """Exchange FUSE_INIT through a socket, so that the answer can be amended; then put the device in its place.
+        """Exchange FUSE_INIT through a socket, so that the reply can be changed; then put the device in its place.
 
-        See kernel/fuse.py for why. The kernel's request is there as soon as the mount is.
+        kernel/fuse.py says why. The kernel sends its request as soon as the tree is mounted.
         """
         kernel, self._library = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with kernel:
@@ -98,16 +99,16 @@ class Session:
 
 
 async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
-    # Left to itself when the start fails: nobody would answer it before the device is closed.
+    # The thread is not joined if the start fails: no reply would come before the device is closed.
     await trio.to_thread.run_sync(os.stat, os.path.join(mountpoint, ".imgfs", "version"), abandon_on_cancel=True)
     if mount := mount_at(mountpoint):
-        # Only now: the kernel takes its default from the first answer of the session.
+        # Set after FUSE_INIT, because the kernel takes its default from the first reply of the session.
         set_read_ahead(mount.device, READ_AHEAD_KB)
     ready()
 
 
 async def _watch_mounts(ending: trio.Event, mountpoint: str) -> None:
-    """Notice that somebody has unmounted the tree: requests that wait would else keep the session from its end."""
+    """Set `ending` when another program unmounts the tree. Waiting requests would otherwise keep the session open."""
     with watch_mounts() as changes:
         while mount_at(mountpoint):
             await trio.lowlevel.wait_readable(changes)
@@ -118,7 +119,7 @@ async def _watch_mounts(ending: trio.Event, mountpoint: str) -> None:
 async def _unmount_when(
     signalled: trio.Event, ending: trio.Event, mountpoint: str, clear: Callable[[], Awaitable[None]]
 ) -> None:
-    """Answer who waits, then unmount, which ends the session's loop. What is still busy after a while is detached."""
+    """Interrupt waiting callers, then unmount, which ends the session's loop. A tree that stays busy is detached."""
     await signalled.wait()
     ending.set()
     deadline = trio.current_time() + _UNMOUNT_PATIENCE

@@ -1,4 +1,4 @@
-"""What the tree shows: the subsystems that a kind of directory asks, one value each. The daemon introduces them."""
+"""The objects of other rooms that each part of the tree uses, grouped in one value per part. assembly/ makes them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from imgfs.transfer.status import StatusReporter
 
 @dataclass(frozen=True, slots=True)
 class BlobSubsystems:
-    """Of a blob as a file, in content/ and as a document of an image: what is here, and how the rest is fetched."""
+    """For blobs as files, in content/ and as documents of an image."""
 
     shown: Shown
     failures: Failures
@@ -54,7 +54,7 @@ class BlobSubsystems:
 
 @dataclass(frozen=True, slots=True)
 class IngestSubsystems:
-    """Of content/ingest/."""
+    """For content/ingest/."""
 
     shown: Shown
     failures: Failures
@@ -65,7 +65,7 @@ class IngestSubsystems:
 
 @dataclass(frozen=True, slots=True)
 class ChainSubsystems:
-    """Of image chains, in snapshots/ and below: what they consist of, how it comes here, and who shows it."""
+    """For image chains, in snapshots/ and below."""
 
     shown: Shown
     failures: Failures
@@ -75,40 +75,41 @@ class ChainSubsystems:
     views: Views
     rootfs: Rootfs
     snapshots: SnapshotStore
-    """Who labels chains, and knows what users put upon them."""
+    """Labels of chains, and the users' snapshots on top of them."""
     owner: tuple[int, int] | None
-    """Whose every file of a view is, if it is one user's."""
+    """The user and group that own every file of a view, if the daemon is an ordinary user's."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserSubsystems:
-    """Of users' own snapshots, in snapshots/ and snapshots/active/."""
+    """For users' snapshots, in snapshots/ and snapshots/active/."""
 
     shown: Shown
     failures: Failures
     snapshots: SnapshotStore
     rootfs: Rootfs
     containers: Containers
-    """What runs on an active one."""
+    """The containers that run on active snapshots."""
     works: Flights[None]
-    """Changes of snapshots. Who is interrupted leaves one at once; it ends at the next step that can be left out."""
+    """Changes of snapshots in progress. An interrupted caller leaves at once; the change ends at its next safe step."""
     private_parents: dict[tuple[int, bytes], str] = field(default_factory=dict[tuple[int, bytes], str])
-    """Links that `ln -sfn` makes beside an active snapshot's `parent` before it renames them, by its number and the
-    link's name: unlisted, gone with the daemon."""
+    """Links that `ln -sfn` makes beside an active snapshot's `parent` before it renames them, by snapshot number and
+    name. They are unlisted and in memory only.
+    """
     layer_sizes: dict[int, int] = field(default_factory=dict[int, int])
-    """Bytes of `layer.tar` of committed ones, by number, as far as somebody asked."""
+    """Known sizes of `layer.tar` of committed snapshots in bytes, by snapshot number."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSubsystems:
-    """Of images/: names, the images behind them, and what registries say of both."""
+    """For images/."""
 
     shown: Shown
     failures: Failures
     names: Names
     resolver: Resolver
     is_resolving: bool
-    """Whether a name that is not registered is looked up at its registry."""
+    """Whether a lookup of an unregistered name asks its registry."""
     listings: Listings
     documents: Documents
     images: Images
@@ -118,13 +119,14 @@ class ImageSubsystems:
     blob_files: BlobSubsystems
     chains: ChainSubsystems
     private: dict[str, Digest] = field(default_factory=dict[str, Digest])
-    """Links that `ln -sfn` makes beside a name before it renames them: unlisted, never asked for, gone with the daemon.
+    """Links that `ln -sfn` makes beside a name before it renames them. They are unlisted, in memory only, and never
+    looked up at a registry.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerSubsystems:
-    """Of containers/: the containers, and the snapshots that go with them."""
+    """For containers/."""
 
     shown: Shown
     failures: Failures
@@ -132,17 +134,17 @@ class ContainerSubsystems:
     snapshots: SnapshotStore
     rootfs: Rootfs
     works: Flights[None]
-    """As in UserSubsystems, and the same."""
+    """The same object as in UserSubsystems."""
 
 
 @dataclass(frozen=True, slots=True)
 class ControlSubsystems:
-    """Of .imgfs/: the daemon about itself, and the doors to what it does for everybody."""
+    """For .imgfs/."""
 
     shown: Shown
     state: Path
     settings: str
-    """The options in force and where each is from, as TOML."""
+    """The options in force and their origins, as TOML."""
     plugins: Mapping[str, Report]
     describe: Callable[[], bytes]
     metrics: Callable[[], Awaitable[bytes]]
@@ -157,13 +159,13 @@ class ControlSubsystems:
 
 @dataclass(frozen=True, slots=True)
 class Subsystems:
-    """Of the whole tree."""
+    """For the whole tree."""
 
     shown: Shown
     config: Config
     served: Served
     space: Callable[[], Awaitable[Space]]
-    """What `df` says of the tree."""
+    """The numbers that `df` shows for the tree."""
     images: ImageSubsystems
     blob_files: BlobSubsystems
     ingests: IngestSubsystems

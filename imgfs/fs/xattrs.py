@@ -1,4 +1,4 @@
-"""xattrs `user.imgfs.*`: how facts that imgfs tells of a file are written."""
+"""The format of facts in xattrs `user.imgfs.*`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _ERROR = b"user.imgfs.error"
 
 
 def as_error(message: str | None) -> dict[bytes, bytes]:
-    """`user.imgfs.error`, which is there only where something failed; what is no text is written as escapes."""
+    """Return `user.imgfs.error` if there is an error, else nothing. Bytes that are not text become escapes."""
     return {_ERROR: message.encode(errors="backslashreplace")} if message else {}
 
 
 def as_moment(nanoseconds: int) -> bytes:
-    """A time (ns since the epoch) as xattrs tell it: RFC 3339, in UTC, to the second."""
+    """Return a time (ns since the epoch) as RFC 3339 in UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanoseconds // 10**9)).encode()

@@ -1,1 +1,1 @@
-"""Subsystems as plugins: what one says of itself, how they are found, in which order they start, and how it went."""
+"""Plugins: what a plugin declares, and how plugins are found, ordered, started and reported. Contains no plugin."""

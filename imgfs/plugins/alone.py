@@ -1,4 +1,7 @@
-"""Objects of plugins for a program beside the daemon, such as `imgfs import`: no state, no options, no tasks."""
+"""Make plugin objects outside the daemon, for programs such as `imgfs import`.
+
+Such plugins get default options, and neither a state directory nor a nursery.
+"""
 
 from __future__ import annotations
 
@@ -22,40 +25,40 @@ _log = logging.getLogger("imgfs.plugins")
 
 
 def objects_of(kind: Kind[T]) -> Iterator[T]:
-    """The objects of all installed plugins of a kind that can be made alone. Raises Invalid for duplicates."""
+    """Yield the objects of all installed plugins of a kind that require nothing. Raises Invalid for duplicate names."""
     for found in find_plugins(kind=kind):
         if found.plugin is None or found.plugin.requires:
             continue
         try:
             made = found.plugin.make(_Alone())
-        except Exception as error:  # noqa: BLE001 - foreign code; the program works without it
-            _log.warning("a plugin is skipped", extra={"plugin": found.name, "reason": reason_of(error)})
+        except Exception as error:  # noqa: BLE001 - foreign code; the program works without this plugin
+            _log.warning("plugin skipped", extra={"plugin": found.name, "reason": reason_of(error)})
             continue
         if isinstance(made, kind.type):
             yield made
 
 
 class _Alone:
-    """See Context: one that has nothing but the defaults of options."""
+    """A Context outside the daemon: only default options are available."""
 
     @property
     def state(self) -> Path:
-        """See Context."""
-        raise Unsupported("there is no state directory beside the daemon")
+        """See `Context`."""
+        raise Unsupported("the state directory is not available outside the daemon")
 
     @property
     def nursery(self) -> trio.Nursery:
-        """See Context."""
-        raise Unsupported("there are no tasks beside the daemon")
+        """See `Context`."""
+        raise Unsupported("tasks are not available outside the daemon")
 
     def one(self, kind: Kind[T]) -> T:
-        """See Context."""
-        raise Unsupported(f"there is no {kind.name} beside the daemon")
+        """See `Context`."""
+        raise Unsupported(f"{kind.name} is not available outside the daemon")
 
     def all(self, kind: Kind[T]) -> list[T]:
-        """See Context."""
+        """See `Context`."""
         return [self.one(kind)]
 
     def options(self, of: type[Options]) -> Options:
-        """See Context."""
+        """See `Context`."""
         return of()

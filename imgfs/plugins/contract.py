@@ -1,7 +1,6 @@
-"""What a plugin is: one value that says its kind and id, what it requires, its options, and how its object is made.
+"""The contract of a plugin: its kind and ID, its requirements, its options, and how its object is made.
 
-The object is an ordinary one: nothing here is a base class of it. A kind is declared by the room that owns the type
-(`imgfs/<room>/plugin.py`), so whoever requires one imports no plugin.
+A plugin's object needs no base class. The room that owns an object's type declares the kind.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-if TYPE_CHECKING:  # the command line names plugins too, and has no event loop
+if TYPE_CHECKING:  # the command line imports this module too and has no event loop
     import trio
 
 T = TypeVar("T")
@@ -24,41 +23,41 @@ Options = TypeVar("Options", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T_co]):
-    """A sort of plugin: what its objects are instances of."""
+    """A sort of plugin. All objects of a kind are instances of `type`."""
 
     name: str
     type: type[T_co]
     obstacle: Callable[[Any, Path], str] | None = None
-    """Why an object of this kind is of no use at the moment, empty where it is: what may change while it runs.
+    """Return why an object of this kind cannot be used at present, or "" if it can. The answer may change at run time.
 
-    Gets the object and the state directory whenever somebody reads the plugin's status, in a thread, so it may block
-    for as long as a few stats take.
+    Called with the object and the state directory in a thread each time a caller reads the plugin's status. It may
+    block briefly, for example for a few stat calls.
     """
 
 
 class Context(Protocol):
-    """What a plugin is made with."""
+    """What a plugin's `make` receives."""
 
     @property
     def state(self) -> Path:
-        """The state directory. What a plugin of others keeps there goes into `plugins/<kind>.<id>`."""
+        """The state directory. A third-party plugin keeps its files in `plugins/<kind>.<id>` there."""
         ...
 
     @property
     def nursery(self) -> trio.Nursery:
-        """Where work runs that outlasts a call. It is cancelled and over before any plugin is closed."""
+        """The nursery for background work. It is cancelled and has ended before any plugin is closed."""
         ...
 
     def one(self, kind: Kind[T]) -> T:
-        """The object of the only running plugin of a required kind. Raises Invalid where several run."""
+        """Return the object of the only running plugin of a required kind. Raises Invalid if several run."""
         ...
 
     def all(self, kind: Kind[T]) -> list[T]:
-        """The objects of all running plugins of a required kind, in the order of their ids."""
+        """Return the objects of all running plugins of a required kind, ordered by ID."""
         ...
 
     def options(self, of: type[Options]) -> Options:
-        """The plugin's own section of imgfs.toml; `of` is its `options`."""
+        """Return the plugin's own section of imgfs.toml. `of` is the plugin's `options`."""
         ...
 
 
@@ -67,24 +66,25 @@ Making = Callable[[Context], T_co | AbstractAsyncContextManager[T_co]]
 
 @dataclass(frozen=True, slots=True)
 class Plugin(Generic[T_co]):
-    """One plugin. `<kind>.<id>` is its name, also that of its entry point and, below `plugins.`, of its options."""
+    """One plugin. Its name `<kind>.<id>` is also the name of its entry point and, below `plugins.`, of its options."""
 
     kind: Kind[T_co]
     id: str
     make: Making[T_co]
-    """Gives the object, or an async context manager that gives it on entering and is left when the daemon ends.
+    """Return the object, or an async context manager that yields it and is exited when the daemon stops.
 
-    It may hold no nursery open of its own: work belongs into the context's. An exception is the reason why it does
-    not run.
+    The context manager must not hold an open nursery; use the context's nursery. An exception becomes the reason why
+    the plugin does not run.
     """
     requires: tuple[Kind[object] | str, ...] = ()
-    """Kinds, of which all plugins come first and one at least has to run, and names of single plugins, likewise."""
+    """Required kinds and names of required plugins. All plugins of a required kind start first; at least one must run.
+    """
     options: type[msgspec.Struct] | None = None
-    """Its options, each with a default. No secrets: `.imgfs/plugins/` shows them."""
+    """The struct of its options. Each option has a default. No secrets: `.imgfs/plugins/` shows all values."""
     optional: bool = False
-    """Whether the tree is shown without it, if it cannot start."""
+    """Whether the daemon starts without this plugin if it cannot start."""
     exports: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What others may want to know of it, for `.imgfs/plugins/<kind>/<id>/exports`."""
+    """Facts for other programs, shown in `.imgfs/plugins/<kind>/<id>/exports`."""
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
-"""Which plugins are installed: the entry points of the group `imgfs.plugins`, of every distribution in the environment.
+"""Find installed plugins: the entry points of the group `imgfs.plugins` in all distributions of the environment.
 
-A plugin's module is foreign code that runs here for the first time: whatever it raises is the plugin's failure.
+Loading a plugin runs foreign code. An exception there is that plugin's failure and does not stop the daemon.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _log = logging.getLogger("imgfs.plugins")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry point: its name, the distribution that has it, and the plugin behind it or why there is none."""
+    """An entry point: its name, its distribution, and either the plugin or the reason why it could not be loaded."""
 
     name: str
     distribution: str
@@ -30,9 +30,9 @@ class Found:
 
 
 def find_plugins(disabled: Iterable[str] = (), kind: Kind[object] | None = None) -> list[Found]:
-    """All installed plugins, or those of one kind, by name; what is `disabled` is not imported.
+    """Return all installed plugins, or those of one kind, ordered by name. A plugin in `disabled` is not imported.
 
-    Raises Invalid where two have the same name, or one has none that a directory could have.
+    Raises Invalid if two plugins have the same name, or if a name cannot be a directory.
     """
     off = frozenset(disabled)
     points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
@@ -49,8 +49,8 @@ def _refuse_odd_names(points: list[EntryPoint]) -> None:
     for point in points:
         if not NAME.fullmatch(point.name):
             raise Invalid(
-                f"plugin {point.name!r} of {_distribution(point)}: expected <kind>.<id> of small letters, digits, - "
-                "and _; uninstall it, or have its author mend it"
+                f"plugin {point.name!r} of {_distribution(point)}: expected <kind>.<id> of lower-case letters, digits, "
+                "- and _; uninstall the plugin, or ask its author to rename it"
             )
 
 
@@ -58,7 +58,7 @@ def _refuse_duplicates(points: list[EntryPoint]) -> None:
     for one, other in pairwise(points):
         if one.name == other.name:
             raise Invalid(
-                f"plugin {one.name}: {_distribution(one)} and {_distribution(other)} both have one of that name; "
+                f"plugin {one.name}: {_distribution(one)} and {_distribution(other)} both have a plugin of that name; "
                 "uninstall one of them"
             )
 
@@ -66,8 +66,8 @@ def _refuse_duplicates(points: list[EntryPoint]) -> None:
 def _load(point: EntryPoint) -> Found:
     try:
         return Found(point.name, _distribution(point), checked(point.name, point.load()))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code, even one that would end the program
-        _log.warning("a plugin cannot be loaded", exc_info=error, extra={"plugin": point.name})
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code, also if it calls sys.exit
+        _log.warning("plugin cannot be loaded", exc_info=error, extra={"plugin": point.name})
         return Found(point.name, _distribution(point), None, reason_of(error))
 
 
@@ -76,5 +76,5 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a plugin's exception says, on one line, with its class where it says nothing to people."""
+    """Return an exception's message on one line, with the name of its class."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -1,6 +1,6 @@
-"""The options of plugins: the table `plugins.<kind>.<id>` of imgfs.toml, read as the plugin's own struct.
+"""Options of plugins: the table `plugins.<kind>.<id>` of imgfs.toml, converted to the plugin's own struct.
 
-The table has a name of its own, because a kind may be called like an option of the daemon.
+The tables lie below `plugins` because a kind may have the same name as an option of the daemon.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from imgfs.plugins.contract import Plugin
 from imgfs.spelling import hint
 
 Sections = Mapping[str, Mapping[str, Mapping[str, object]]]
-"""What imgfs.toml says below `plugins`: options by kind and id."""
+"""The content of `plugins` in imgfs.toml: options by kind and ID."""
 
 
 Places = Mapping[str, str]
-"""Where options stand, as `Settings.origins` has it: the daemon's by name, plugins' by `plugins.<kind>.<id>.<key>`."""
+"""Where each option is set, as in `Settings.origins`: daemon options by name, others as `plugins.<kind>.<id>.<key>`."""
 NOWHERE: Places = MappingProxyType({})
 
 
 def check_names(
     sections: Sections, disabled: Collection[str], known: Collection[str], places: Places = NOWHERE
 ) -> None:
-    """Raise Invalid, with the likely spelling, where a section or `disabled` names no plugin that is installed."""
+    """Raise Invalid if a section or `disabled` names a plugin that is not installed. The error suggests a spelling."""
     for name in _names(sections):
         if name not in known:
             place = _place(places, f"plugins.{name}.")
@@ -40,7 +40,7 @@ def check_names(
 
 
 def read_options(plugin: Plugin[object], sections: Sections, places: Places = NOWHERE) -> msgspec.Struct | None:
-    """The options of a plugin; None where it has none. Raises Invalid for an unknown or a wrong one."""
+    """Return a plugin's options, or None if it has none. Raises Invalid for an unknown option or a wrong value."""
     section = sections.get(plugin.kind.name, {}).get(plugin.id, {})
     known = [field.name for field in msgspec.structs.fields(plugin.options)] if plugin.options else []
     for key in section:
@@ -60,28 +60,30 @@ def read_options(plugin: Plugin[object], sections: Sections, places: Places = NO
 def options_in_force(
     plugins: Iterable[Plugin[object]], sections: Sections, places: Places = NOWHERE
 ) -> dict[str, dict[str, object]]:
-    """Every option of `plugins` as `sections` set it, by their names. Raises Invalid for an unknown or a wrong one."""
+    """Return the values of all options of `plugins`, by plugin name. Raises Invalid for an unknown option or wrong
+    value.
+    """
     read = {plugin.name: read_options(plugin, sections, places) for plugin in plugins}
     return {name: settings_of(options) for name, options in read.items()}
 
 
 def settings_of(options: msgspec.Struct | None) -> dict[str, object]:
-    """Options by their keys."""
+    """Return the options as a dict by key."""
     return msgspec.structs.asdict(options) if options is not None else {}
 
 
 def render(facts: Mapping[str, object]) -> str:
-    """Facts as TOML, one a line. What TOML cannot say is a text that says it."""
+    """Return facts as TOML, one per line. A value that TOML cannot express is written as a string."""
     return "".join(f"{dotted([key])} = {written(value)}\n" for key, value in facts.items())
 
 
 def _place(places: Places, name: str) -> str:
-    """Where `name` stands, or the first that begins so."""
+    """Return the place of `name`, or of the first option whose name begins with it."""
     return next((place for option, place in places.items() if option.startswith(name)), "imgfs.toml")
 
 
 def _key_of(error: str) -> str:
-    """The option that a sentence of msgspec is about (``... - at `$.key` ``)."""
+    """Return the option that an error of msgspec names (``... - at `$.key` ``), or ""."""
     found = re.search(r"`\$\.(\w+)", error)
     return found[1] if found else ""
 

@@ -1,4 +1,4 @@
-"""Kinds of what the program itself brings (Given): plugins require them like any other."""
+"""Kinds of objects that the program itself provides (Given). Plugins require them like any other kind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from imgfs.database.database import Database
 from imgfs.plugins.contract import Kind
 
 CONFIG = Kind("config", Config)
-"""The options of the daemon, which are not a plugin's own."""
+"""The options of the daemon. A plugin's own options are not part of it."""
 DATABASE = Kind("database", Database)
-"""The tables of the state directory; those of imgfs's rooms, as assembly/tables.py names them."""
+"""The database of the state directory, with the tables that assembly/tables.py lists."""

@@ -1,4 +1,4 @@
-"""What runs, and what became of the rest: the objects by kind, and a report on every installed plugin."""
+"""The running plugins by kind, and a report about each installed plugin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class NotStarted(ImgfsError):
-    """A plugin that is needed does not run. Its errno is that of the reason."""
+    """A required plugin does not run. Its errno is the errno of the reason."""
 
     def __init__(self, message: str, errno: int = ImgfsError.errno) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class NotStarted(ImgfsError):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the program itself brings, so that plugins may require it like a plugin's object."""
+    """An object that the program provides. Plugins require it like a plugin's object."""
 
     kind: Kind[object]
     value: object
@@ -38,22 +38,22 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of an installed plugin; `reason` says why it does not run, and is empty where it does."""
+    """The result of starting an installed plugin. `reason` says why it does not run, and is empty if it runs."""
 
     found: Found
     reason: str = ""
     options: msgspec.Struct | None = None
     obstacle: Callable[[], str] = lambda: ""
-    """What Kind.obstacle says of its object."""
+    """Calls Kind.obstacle with the plugin's object."""
 
     @property
     def status(self) -> str:
-        """`running`; `off: ` and why it did not start; `unavailable: ` and why it is of no use now. May block."""
+        """`running`, `off: <reason>` (did not start) or `unavailable: <reason>` (unusable at present). May block."""
         if self.reason:
             return f"off: {self.reason}"
         try:
             why = self.obstacle()
-        except Exception as error:  # noqa: BLE001 - foreign code; of one that cannot be asked no good is told
+        except Exception as error:  # noqa: BLE001 - foreign code; a plugin that cannot be asked is reported as unavailable
             why = reason_of(error)
         return f"unavailable: {why}" if why else "running"
 
@@ -64,7 +64,7 @@ class Report:
 
     @property
     def exports(self) -> dict[str, object]:
-        """What others may want to know of it: where it comes from, what it gives and requires, and what it says."""
+        """Facts for other programs: distribution, types, requirements and exports."""
         facts: dict[str, object] = {"distribution": self.found.distribution}
         if plugin := self.found.plugin:
             facts["type"] = f"{plugin.kind.type.__module__}.{plugin.kind.type.__qualname__}"
@@ -74,41 +74,43 @@ class Report:
 
 
 class Running:
-    """The plugins that run, by kind, and a report on every one that is installed."""
+    """The objects of running plugins by kind, and a report about each installed plugin."""
 
     def __init__(self, nursery: trio.Nursery, found: Iterable[Found] = (), given: Iterable[Given] = ()) -> None:
         self.nursery = nursery
         self._found = {one.name: one for one in found}
         self._objects = {one.kind.name: {one.kind.name: one.value} for one in given}
         self.reports = {name: Report(one, one.failure or "not yet started") for name, one in self._found.items()}
-        """On each installed plugin, by name."""
+        """The reports by plugin name."""
 
     def one(self, kind: Kind[T]) -> T:
-        """The object of the only plugin of a kind. Raises NotStarted where none runs, Invalid where several do."""
+        """Return the object of the only plugin of a kind. Raises NotStarted if none runs, Invalid if several run."""
         objects = self.all(kind)
         if not objects:
-            raise NotStarted(f"plugins: none of kind {kind.name} runs{self._why(kind)}")
+            raise NotStarted(f"plugins: no plugin of kind {kind.name} runs{self._why(kind)}")
         if len(objects) > 1:
             names = ", ".join(self._objects[kind.name])
-            raise Invalid(f"plugins: {names} run and one is needed; name the others in disabled_plugins of imgfs.toml")
+            raise Invalid(
+                f"plugins: {names} run, and exactly one is needed; name the others in disabled_plugins of imgfs.toml"
+            )
         return objects[0]
 
     def all(self, kind: Kind[T]) -> list[T]:
-        """The objects of all plugins of a kind, in the order of their ids."""
+        """Return the objects of all plugins of a kind, ordered by ID."""
         objects = self._objects.get(kind.name, {})
         return [cast("T", objects[name]) for name in sorted(objects)]
 
     def add(self, plugin: Plugin[object], value: object) -> None:
-        """A plugin runs."""
+        """Record the object of a plugin that has started."""
         self._objects.setdefault(plugin.kind.name, {})[plugin.name] = value
 
     def note(self, plugin: Plugin[object], reason: str, options: msgspec.Struct | None, state: Path) -> None:
-        """Report how a start went; `reason` is empty where the plugin runs. `state` is the state directory."""
+        """Record the result of a start. `reason` is empty if the plugin runs. `state` is the state directory."""
         obstacle = partial(self._obstacle, plugin, state)
         self.reports[plugin.name] = Report(self._found[plugin.name], reason, options, obstacle)
 
     def unmet(self, plugin: Plugin[object]) -> str:
-        """Why a plugin's requirements are not fulfilled; empty where they are."""
+        """Return why a plugin's requirements are not fulfilled, or "" if they are."""
         for need in plugin.requires:
             name = need if isinstance(need, str) else need.name
             running = self._objects.get(name.partition(".")[0], {})

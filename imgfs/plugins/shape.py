@@ -1,4 +1,4 @@
-"""Whether what an entry point gives is a plugin as it is meant: foreign code, which no type checker has seen."""
+"""Check at run time that the object behind an entry point is a valid Plugin. No type checker has seen foreign code."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import msgspec
 from imgfs.plugins.contract import Kind, Plugin
 
 NAME = re.compile(r"[a-z0-9_-]+\.[a-z0-9_-]+")
-"""`<kind>.<id>`: what can be a directory, and a table of imgfs.toml."""
+"""`<kind>.<id>`: a valid directory name and a valid table name of imgfs.toml."""
 
 
 def checked(name: str, found: object) -> Plugin[object]:
-    """The plugin that the entry point `name` gives. Raises TypeError and ValueError, with the cure for its author."""
+    """Return the plugin behind the entry point `name`. Raises TypeError and ValueError with advice for its author."""
     if not isinstance(found, Plugin):
-        raise TypeError(f"the entry point gives {_type(found)}, expected a Plugin of imgfs.plugins.contract")
+        raise TypeError(f"the entry point is {_type(found)}, expected a Plugin of imgfs.plugins.contract")
     plugin = cast("Plugin[object]", found)
     _check_kind(plugin.kind)
     if plugin.name != name:
-        raise ValueError(f"the entry point gives the plugin {plugin.name}; both need the same name")
+        raise ValueError(f"the entry point leads to the plugin {plugin.name}; give both the same name")
     if not callable(plugin.make):
         raise TypeError(f"`make` is {_type(plugin.make)}, expected a function of a Context")
     if inspect.iscoroutinefunction(plugin.make):

@@ -1,7 +1,7 @@
-"""Starting plugins one after the other, and closing them in the reverse order.
+"""Start plugins in order, and close them in reverse order.
 
-One that is optional and cannot start is skipped with its reason, and so are those that require it, unless they are
-needed: then nothing starts.
+An optional plugin that cannot start is skipped, and so are the optional plugins that require it. If a required plugin
+cannot start, nothing starts.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ async def started(
     given: Iterable[Given] = (),
     places: Places = NOWHERE,
 ) -> AsyncGenerator[Running]:
-    """Start all that was `found`, for as long as the context lasts. `places` says where `sections` stand.
+    """Start the plugins in `found` for as long as the context lasts. `places` says where `sections` are set.
 
-    Raises Invalid (a cycle, options), and NotStarted where a plugin does not start that is not optional. Then, and
-    when cancelled, what had started is closed.
+    Raises Invalid for a cycle or a wrong option, NotStarted if a required plugin does not start. Plugins that had
+    started are closed after an error or a cancellation.
     """
     check_names(sections, disabled, [one.name for one in found], places)
     order = ordered(one.plugin for one in found if one.plugin)
@@ -56,11 +56,11 @@ async def started(
                 running.note(plugin, reason, options[plugin.name], state)
             yield running
         finally:
-            await work.end()  # before anything is closed that it uses
+            await work.end()  # before anything that the work uses is closed
 
 
 class _Context:
-    """See Context: the one of `plugin`, which gets what it requires and nothing else."""
+    """The Context of one plugin: only the objects that it requires, and its own options."""
 
     def __init__(self, plugin: Plugin[object], options: msgspec.Struct | None, state: Path, running: Running) -> None:
         self.state = state
@@ -70,28 +70,28 @@ class _Context:
         self._running = running
 
     def one(self, kind: Kind[T]) -> T:
-        """See Context."""
+        """See `Context`."""
         self._check(kind)
         return self._running.one(kind)
 
     def all(self, kind: Kind[T]) -> list[T]:
-        """See Context."""
+        """See `Context`."""
         self._check(kind)
         return self._running.all(kind)
 
     def options(self, of: type[Options]) -> Options:
-        """See Context."""
+        """See `Context`."""
         if not isinstance(self._options, of):
-            raise Invalid(f"asks for options of {of.__name__}; name it in the plugin's `options`")
+            raise Invalid(f"`make` asks for the options {of.__name__}; declare them in the plugin's `options`")
         return self._options
 
     def _check(self, kind: Kind[object]) -> None:
         if kind not in self._plugin.requires:
-            raise Invalid(f"asks for what is of kind {kind.name}; name it in the plugin's `requires`")
+            raise Invalid(f"`make` asks for an object of kind {kind.name}; declare it in the plugin's `requires`")
 
 
 async def _start(plugin: Plugin[object], context: _Context, running: Running, held: AsyncExitStack) -> str:
-    """Start one. Returns why it does not run, empty where it does; raises NotStarted where it has to."""
+    """Start one plugin. Return why it does not run, or "". Raises NotStarted if the plugin is required."""
     reason = running.unmet(plugin)
     if reason:
         failure = NotStarted(f"plugin {plugin.name}: {reason}")
@@ -99,11 +99,11 @@ async def _start(plugin: Plugin[object], context: _Context, running: Running, he
         try:
             running.add(plugin, await _made(plugin, context, held))
             return ""
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code; its failure is told, and others may run
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code; the failure is reported and other plugins run
             failure = _explained(plugin, error)
     if not plugin.optional:
         raise failure
-    _log.warning("a plugin is skipped", extra={"plugin": plugin.name, "reason": failure.message})
+    _log.warning("plugin skipped", extra={"plugin": plugin.name, "reason": failure.message})
     return failure.message.removeprefix(f"plugin {plugin.name}: ")
 
 
@@ -112,7 +112,7 @@ async def _made(plugin: Plugin[object], context: _Context, held: AsyncExitStack)
     if isinstance(made, AbstractAsyncContextManager):
         made = await _entered(plugin, cast("AbstractAsyncContextManager[object]", made), held)
     if not isinstance(made, plugin.kind.type):
-        raise TypeError(f"gives {type(made).__name__}, expected {plugin.kind.type.__name__}")
+        raise TypeError(f"`make` returned {type(made).__name__}, expected {plugin.kind.type.__name__}")
     return made
 
 
@@ -124,8 +124,8 @@ async def _entered(plugin: Plugin[object], made: AbstractAsyncContextManager[obj
     async def leave(*raised: Any) -> bool:
         try:
             return bool(await made.__aexit__(*raised))
-        except Exception as error:  # noqa: BLE001 - foreign code; the end of the daemon is none of its business
-            _log.error("a plugin fails as it is closed", exc_info=error, extra={"plugin": plugin.name})
+        except Exception as error:  # noqa: BLE001 - foreign code must not keep the daemon from stopping
+            _log.error("plugin failed while it was closed", exc_info=error, extra={"plugin": plugin.name})
             return False
 
     held.push_async_exit(leave)
@@ -137,19 +137,19 @@ def _explained(plugin: Plugin[object], error: BaseException) -> NotStarted:
         error = from_os(error, os.fsdecode(error.filename or plugin.name))
     if isinstance(error, ImgfsError):
         return NotStarted(f"plugin {plugin.name}: {error.message}", error.errno)
-    _log.error("a plugin fails", exc_info=error, extra={"plugin": plugin.name})
+    _log.error("plugin failed", exc_info=error, extra={"plugin": plugin.name})
     return NotStarted(f"plugin {plugin.name}: {reason_of(error)}")
 
 
 class _Work:
-    """A nursery in a task of its own, so that it can end before what was opened later and is used in it."""
+    """A nursery in a task of its own, so that it can end before resources that were opened later and are used in it."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self.ended = trio.Event()
 
     async def end(self) -> None:
-        """Cancel all work, and wait until it has ended."""
+        """Cancel all work and wait for its end."""
         self.nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await self.ended.wait()

@@ -240,7 +240,7 @@ def test_mounting_again_while_somebody_keeps_the_old_tree_says_what_to_do(idle: 
             run("umount", "-l", idle.path)
             done = idle.try_start()
             assert done.returncode == 7
-            assert f"pid {process.pid} at {idle.path}, where no tree is mounted now" in done.stderr
+            assert f"pid {process.pid} at {idle.path}, whose tree is unmounted" in done.stderr
         assert process.wait(PATIENCE) == 0
     idle.start()
 

@@ -173,7 +173,7 @@ def test_one_of_others_that_cannot_be_imported_is_told_and_the_tree_is_shown(sit
             "mount_second",
             "from imgfs.content.plugin import CONTENT\n" + PLUGIN.format("str").replace("Kind('word', str)", "CONTENT"),
             ["content.it"],
-            "plugin content.it: TypeError: gives str, expected ContentStore",
+            "plugin content.it: TypeError: `make` returned str, expected ContentStore",
             1,
         ),
     ],

@@ -57,7 +57,7 @@ def test_a_plugin_is_found_with_its_distribution(site: Path) -> None:
         ("finding_needy", "import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("finding_torn", "def", "SyntaxError"),
         ("finding_empty", "", "has no attribute 'PLUGIN'"),
-        ("finding_other", "PLUGIN = 1", "gives int, expected a Plugin"),
+        ("finding_other", "PLUGIN = 1", "is int, expected a Plugin"),
         ("finding_exiting", "raise SystemExit('I leave')", "SystemExit: I leave"),
         ("finding_kindless", FLAWED.format("'word'", "str"), "`kind` is str, expected a Kind"),
         ("finding_unmade", FLAWED.format("WORD", "'it'"), "`make` is str, expected a function of a Context"),
@@ -68,7 +68,7 @@ def test_a_plugin_is_found_with_its_distribution(site: Path) -> None:
         ("finding_dict", FLAWED.format("WORD", "str, options=dict"), "expected a subclass of msgspec.Struct"),
         ("finding_no_default", FLAWED.format("WORD", "str, options=Options"), "`options`: size has no default"),
         ("finding_told", FLAWED.format("WORD", "str, exports='home'"), "`exports` is str, expected a dict"),
-        ("finding_misnamed", CODE.replace('"it"', '"that"'), "gives the plugin word.that; both need the same name"),
+        ("finding_misnamed", CODE.replace('"it"', '"that"'), "leads to the plugin word.that; give both the same name"),
     ],
 )
 def test_what_cannot_be_loaded_has_its_reason(site: Path, module: str, code: str, said: str) -> None:

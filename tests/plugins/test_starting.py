@@ -113,23 +113,23 @@ async def test_one_that_cannot_be_asked_harms_nobody(tmp_path: Path) -> None:
 
 
 async def test_an_object_of_another_type_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotStarted, match=r"word\.a: TypeError: gives int, expected str"):
+    with pytest.raises(NotStarted, match=r"word\.a: TypeError: `make` returned int, expected str"):
         async with running(tmp_path, Plugin(WORD, "a", lambda _: 1)):
             pass
 
 
 async def test_one_gets_nothing_that_it_does_not_require(tmp_path: Path) -> None:
     plugin = word("a", make=lambda context: context.one(OTHER))
-    with pytest.raises(NotStarted, match="kind other; name it in the plugin's `requires`"):
+    with pytest.raises(NotStarted, match="kind other; declare it in the plugin's `requires`"):
         async with running(tmp_path, word("b", kind=OTHER), plugin):
             pass
 
 
 async def test_of_two_where_one_is_needed_both_are_named(tmp_path: Path) -> None:
     async with running(tmp_path, word("a"), word("b")) as made:
-        with pytest.raises(Invalid, match=r"word\.a, word\.b run and one is needed; .* disabled_plugins"):
+        with pytest.raises(Invalid, match=r"word\.a, word\.b run, and exactly one is needed; .* disabled_plugins"):
             made.one(WORD)
-        with pytest.raises(NotStarted, match="none of kind other runs"):
+        with pytest.raises(NotStarted, match="no plugin of kind other runs"):
             made.one(OTHER)
 
 

@@ -18,7 +18,7 @@ from imgfs.cli.tree import Tree
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgfs.config.settings import Said
+    from imgfs.config.settings import OptionValue
 
 
 class ConfigGroup(Group):
@@ -76,7 +76,7 @@ def _is_mounted(mountpoint: str) -> bool:
     return is_ours(os.path.realpath(mountpoint))
 
 
-def _in_force(mountpoint: str) -> Mapping[str, Said]:
+def _in_force(mountpoint: str) -> Mapping[str, OptionValue]:
     from imgfs.config.settings import parse_settings
 
     path = f"{Tree.open(mountpoint).path}/.imgfs/config"
@@ -87,7 +87,7 @@ def _in_force(mountpoint: str) -> Mapping[str, Said]:
         raise from_os_error(error, path) from None
 
 
-def _found(state: Path | None, config_path: Path | None, options: tuple[str, ...]) -> Mapping[str, Said]:
+def _found(state: Path | None, config_path: Path | None, options: tuple[str, ...]) -> Mapping[str, OptionValue]:
     from imgfs.config import load_settings
     from imgfs.plugins.finding import find_plugins
     from imgfs.plugins.options import check_names, options_in_force
@@ -98,4 +98,4 @@ def _found(state: Path | None, config_path: Path | None, options: tuple[str, ...
     with silent():  # `imgfs plugins` and `imgfs doctor` report plugins that cannot be loaded
         found = find_plugins(off)
     check_names(sections, off, [one.name for one in found], places)
-    return settings.said(options_in_force((one.plugin for one in found if one.plugin), sections, places))
+    return settings.values(options_in_force((one.plugin for one in found if one.plugin), sections, places))

@@ -33,7 +33,7 @@ def asked_for(texts: tuple[str, ...], state: Path | None, config: Path | None) -
 
 def state_of(options: MountOptions) -> Path:
     """Return the real path of the state directory. Raises Invalid if a user has no default."""
-    from imgfs.config.places import default_state
+    from imgfs.config import default_state
 
     return Path(os.path.realpath(options.state or default_state()))
 
