@@ -1,1 +1,1 @@
-"""Images in other people's files: OCI layouts and docker-archives, read and written. No mount, no registry."""
+"""Image archives of other tools: OCI layouts and docker-archives, read and written. Needs no mount and no registry."""

@@ -1,4 +1,4 @@
-"""Everything an image refers to, found by reading its documents: indexes within indexes, manifests, configs, layers."""
+"""The closure of an image: everything it refers to, found by reading its indexes, manifests and configs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ _IMAGES = INDEX_TYPES | MANIFEST_TYPES
 
 @dataclass(slots=True)
 class Closure:
-    """What was reached: every blob once, the manifests among them, and which children of indexes are not there.
+    """The result of a walk: every blob once, the manifests among them, and the children of indexes that are missing.
 
-    A child that is missing beside others costs only itself: `docker save` and `ctr export` leave out other platforms.
+    A missing child is an error only if all children are missing: `docker save` and `ctr export` leave out other
+    platforms.
     """
 
     blobs: dict[Digest, Descriptor] = field(default_factory=dict[Digest, Descriptor])
     manifests: dict[Digest, Manifest] = field(default_factory=dict[Digest, Manifest])
     missing: list[Descriptor] = field(default_factory=list[Descriptor])
     _walked: set[Digest] = field(default_factory=set[Digest])
-    """Documents that were read. Not what is in `blobs`: a liar may call a manifest a layer elsewhere."""
+    """Documents that were parsed. Not the same as `blobs`: a hostile document may list a manifest as a layer."""
 
     def add(self, image: Descriptor, blobs: ArchiveBlobs, depth: int = INDEX_NESTING_MAX) -> None:
-        """Reach `image` and all that it refers to. Raises NotFound, VerificationFailed, Malformed, TooLarge.
+        """Add `image` and everything it refers to.
 
-        Unsupported for schema 1 and unknown kinds of images.
+        Raises NotFound, VerificationFailed, Malformed, TooLarge, and Unsupported for schema 1 and unknown kinds of
+        images.
         """
         if image.digest in self._walked:
             return
@@ -57,7 +59,7 @@ class Closure:
             if child.media_type in _IMAGES:
                 self.add(child, blobs, depth - 1)
         if missing and len(missing) == len(index.manifests):
-            raise NotFound(f"image index {image.digest}: none of its {len(missing)} images is there")
+            raise NotFound(f"image index {image.digest}: none of its {len(missing)} images is in the archive")
         self.missing += missing
 
     def _reach_blob(self, child: Descriptor, blobs: ArchiveBlobs) -> None:
@@ -69,4 +71,4 @@ class Closure:
     def _reach(self, descriptor: Descriptor) -> None:
         self.blobs[descriptor.digest] = descriptor
         if len(self.blobs) > BLOBS_MAX:
-            raise TooLarge(f"image {descriptor.digest}: leads to more than {BLOBS_MAX} blobs")
+            raise TooLarge(f"image {descriptor.digest}: refers to more than {BLOBS_MAX} blobs")

@@ -1,6 +1,6 @@
-"""The files of an archive by name: a tar, which goes by once, or a directory, which is asked.
+"""The files of an archive by name. The archive is a tar, which is read once, or a directory.
 
-Either way each blob ends in the store, verified, and only documents that say what an archive holds are kept in memory.
+Every blob ends in the store, verified. Only the documents that list the content of the archive are kept in memory.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 
 DOCUMENTS = (layout.LAYOUT_FILE, layout.INDEX_FILE, docker.MANIFEST_FILE)
 _LEGACY = ("VERSION", "json", "repositories")
-"""What docker before 1.10 read; it says nothing that manifest.json does not say."""
+"""Files for docker before 1.10. They contain nothing that manifest.json does not contain."""
 
 
 class Contents(Protocol):
-    """What an archive holds. As Blobs it finds there what documents mention."""
+    """The content of an archive. It is also an ArchiveBlobs."""
 
     def named(self, name: str) -> bytes | None:
-        """One of DOCUMENTS; None where the archive has none. Raises TooLarge."""
+        """Return one of DOCUMENTS; None if the archive does not have it. Raises TooLarge."""
         ...
 
     def file(self, name: str) -> Digest:
-        """Store the file of this name. Raises NotFound, Malformed for a name that leads out."""
+        """Store the file of this name. Raises NotFound, and Malformed for a name outside the archive."""
         ...
 
     def ensure(self, descriptor: Descriptor) -> None:
-        """See Blobs."""
+        """See ArchiveBlobs."""
         ...
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """See Blobs."""
+        """See ArchiveBlobs."""
         ...
 
 
 class _Stored:
-    """Blobs that are in the store when they are asked for; `bring` gets one there."""
+    """Blobs that are in the store when they are needed. `bring` stores a missing one."""
 
     def __init__(self, store: ArchiveStore) -> None:
         self._store = store
 
     def ensure(self, descriptor: Descriptor) -> None:
-        """See Blobs."""
+        """See ArchiveBlobs."""
         if self._store.size_of(descriptor.digest) is None:
             self.bring(descriptor)
         size = self._store.size_of(descriptor.digest)
@@ -65,7 +65,7 @@ class _Stored:
             )
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """See Blobs."""
+        """See ArchiveBlobs."""
         if descriptor.size > limit:
             raise TooLarge(f"blob {descriptor.digest}: has {descriptor.size} bytes, the limit is {limit}")
         self.ensure(descriptor)
@@ -73,16 +73,20 @@ class _Stored:
 
     def bring(self, descriptor: Descriptor) -> None:
         """Store a blob that is not stored. Raises NotFound."""
-        raise NotFound(f"blob {descriptor.digest}: is mentioned in the archive and not in it; get a whole one")
+        raise NotFound(
+            f"blob {descriptor.digest}: is listed in the archive but missing from it; get a complete archive"
+        )
 
 
 class TarContents(_Stored):
-    """A tar, whatever the order of its members: it is read to its end before anything is asked."""
+    """A tar with its members in any order. It is read to its end before any other call."""
 
     def __init__(self, stream: ByteStream, store: ArchiveStore) -> None:
-        """Read the tar. What is a blob by its name is stored under it, every other file under what its bytes tell.
+        """Read the tar.
 
-        Raises Malformed, Truncated, TooLarge, Unsupported, VerificationFailed, and what the store raises.
+        A member with a blob's name is stored under that digest, every other file under the digest of its bytes.
+
+        Raises Malformed, Truncated, TooLarge, Unsupported, VerificationFailed, and the errors of the store.
         """
         super().__init__(store)
         self._documents: dict[str, bytes] = {}
@@ -104,17 +108,17 @@ class TarContents(_Stored):
                 break
             found = self._links[found]
         else:
-            raise Malformed(f"archive member {name[:200]!r}: its links go round")
+            raise Malformed(f"archive member {name[:200]!r}: its links form a loop")
         if found not in self._files:
             raise NotFound(
-                f"archive member {name[:200]!r}: is mentioned in {docker.MANIFEST_FILE} and not in the archive"
+                f"archive member {name[:200]!r}: is listed in {docker.MANIFEST_FILE} but missing from the archive"
             )
         return self._files[found]
 
     def _add(self, member: Member, payload: Payload) -> None:
         name = member.name
         if name in self._seen:
-            raise Malformed(f"archive member {name[:200]!r}: is there twice, so it means two things")
+            raise Malformed(f"archive member {name[:200]!r}: appears twice, so the archive is ambiguous")
         self._seen.add(name)
         if member.target is not None:
             self._links[name] = member.target
@@ -128,10 +132,10 @@ class TarContents(_Stored):
 
 
 class DirectoryContents(_Stored):
-    """A directory: only what somebody asks for is read."""
+    """A directory. Only the files that are needed are read."""
 
     def __init__(self, path: Path, store: ArchiveStore, read: SoFar = lambda _: None) -> None:
-        """`read` is told how many bytes of files were read so far."""
+        """Call `read` with the number of bytes of files read so far."""
         super().__init__(store)
         self._path = Path(os.path.realpath(path))
         self._tell = read
@@ -165,21 +169,21 @@ class DirectoryContents(_Stored):
 
     @contextmanager
     def _open(self, name: str) -> Generator[FilePayload]:
-        """A plain file of the directory; a link may lead to it, but not out. Raises NotFound, Malformed."""
+        """Open a regular file of the directory; links must not lead out of it. Raises NotFound, Malformed."""
         path = os.path.realpath(self._path / name)
         if os.path.commonpath([path, self._path]) != str(self._path):
             raise Malformed(f"{name}: is a link that leads out of {self._path}")
         try:
             file = open(path, "rb", buffering=0, opener=_opener)  # noqa: SIM115
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{name}: is not in {self._path}; get a whole layout") from None
+            raise NotFound(f"{name}: is not in {self._path}; get a complete layout") from None
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
                 raise
-            raise Malformed(f"{name}: is no plain file; get a whole layout") from None
+            raise Malformed(f"{name}: is not a regular file; get a complete layout") from None
         with file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Malformed(f"{name}: is no plain file; get a whole layout")
+                raise Malformed(f"{name}: is not a regular file; get a complete layout")
             yield FilePayload(file, self._count)
 
     def _count(self, read: int) -> None:
@@ -188,7 +192,7 @@ class DirectoryContents(_Stored):
 
 
 class FilePayload:
-    """The bytes of an open file, as many as it had when it was opened."""
+    """The bytes of an open file, up to its size at the time of opening."""
 
     def __init__(self, file: BinaryIO, moved: Moved) -> None:
         self.size = os.fstat(file.fileno()).st_size
@@ -208,7 +212,7 @@ class FilePayload:
 
 
 class BytesPayload:
-    """Bytes that are in memory."""
+    """Bytes in memory."""
 
     def __init__(self, data: bytes) -> None:
         self.size = len(data)
@@ -228,7 +232,7 @@ class BytesPayload:
 
 
 def _opener(path: str, flags: int) -> int:
-    """Not blocking: a pipe that lies there must not make anybody wait."""
+    """Open without blocking: opening a pipe must not wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 

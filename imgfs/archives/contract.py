@@ -1,4 +1,4 @@
-"""What archives need of the world: bytes that come, a store, a way to the blobs, and somebody to tell how far it is."""
+"""The interfaces that archives use: the bytes of a file, a store of blobs, access to blobs, and progress callbacks."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 
 Moved = Callable[[int], object]
-"""Told of each piece how many bytes it had."""
+"""Called with the size of each piece in bytes."""
 SoFar = Callable[[int], object]
-"""Told how many bytes went by so far."""
+"""Called with the number of bytes processed so far."""
 
 
 class Payload(Protocol):
-    """The bytes of one file of an archive, once through."""
+    """The bytes of one file of an archive, read once from front to back."""
 
     @property
     def size(self) -> int:
-        """How many there are, in bytes."""
+        """The number of bytes."""
         ...
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most `size`; empty at the end only. Raises Truncated, Malformed."""
+        """Return the next bytes, at most `size`; empty only at the end. Raises Truncated, Malformed."""
         ...
 
     def rewind(self) -> bool:
-        """Begin again at the first byte; False where bytes that went by are gone (a pipe, a compressed tar)."""
+        """Go back to the first byte. Return False if that is not possible (a pipe, a compressed tar)."""
         ...
 
 
 class ArchiveStore(Protocol):
-    """Where blobs go. What it holds is verified, and survives a power cut."""
+    """The store that blobs go to. All of its content is verified and survives a power cut."""
 
     def size_of(self, digest: Digest) -> int | None:
-        """The size of a stored blob in bytes; None if it is not stored."""
+        """Return the size of a stored blob in bytes; None if it is not stored."""
         ...
 
     def put(self, digest: Digest, data: Payload) -> None:
-        """Store a blob whose digest is known; nothing is read if it is stored already. Raises VerificationFailed."""
+        """Store a blob of known digest. Reads nothing if it is stored already. Raises VerificationFailed."""
         ...
 
     def take(self, name: str, data: Payload) -> Digest:
-        """Store a file whose digest its bytes will tell. `name` is where an interrupted one is found again."""
+        """Store a file and return the digest of its bytes. An interrupted call can be resumed under the same `name`."""
         ...
 
     def read(self, digest: Digest, offset: int, size: int) -> bytes:
-        """Up to `size` bytes of a stored blob, short only at its end."""
+        """Return up to `size` bytes of a stored blob; fewer only at its end."""
         ...
 
 
 class ArchiveBlobs(Protocol):
-    """How a walk over documents comes to the blobs that they mention."""
+    """Access to the blobs that documents mention, for a walk over the documents."""
 
     def ensure(self, descriptor: Descriptor) -> None:
-        """See to it that the blob can be had. Raises NotFound, VerificationFailed where its size is another."""
+        """Make sure that the blob is available. Raises NotFound, and VerificationFailed if its size differs."""
         ...
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """The whole of a small blob. Raises NotFound, VerificationFailed, TooLarge over `limit` bytes."""
+        """Return all bytes of a small blob. Raises NotFound, VerificationFailed, and TooLarge over `limit` bytes."""
         ...

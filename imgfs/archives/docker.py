@@ -1,7 +1,7 @@
-"""The docker-archive: `manifest.json` of `docker save`, and the image manifest that such an archive has not.
+"""The docker-archive: its `manifest.json`, and the OCI image manifest that imgfs creates, because the archive has none.
 
-There each image is a config and the uncompressed tars of its layers. imgfs makes an OCI manifest of them, the same for
-the same archive: the config's very bytes, the layers as they are, nothing else.
+Such an archive holds a config and uncompressed layer tars for each image. The OCI manifest contains the config's exact
+bytes and the layers as they are, and nothing else, so the same archive always gives the same digest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IMAGES_MAX = 10_000
 
 
 class DockerImage(msgspec.Struct, frozen=True):
-    """One entry of manifest.json; `Config` and `Layers` are names of members, layers base first."""
+    """One entry of manifest.json. `Config` and `Layers` are names of members; layers are listed base first."""
 
     Config: str
     RepoTags: list[str] | None = None
@@ -29,7 +29,7 @@ class DockerImage(msgspec.Struct, frozen=True):
 
 
 def read_manifest(data: bytes) -> list[DockerImage]:
-    """The images of a docker-archive. Raises Malformed, TooLarge, NotFound where it lists none."""
+    """Return the images of a docker-archive. Raises Malformed, TooLarge, and NotFound if it lists none."""
     check_depth(data, MANIFEST_FILE)
     try:
         images = msgspec.json.decode(data, type=list[DockerImage])
@@ -43,7 +43,7 @@ def read_manifest(data: bytes) -> list[DockerImage]:
 
 
 def image_manifest(config: Digest, config_size: int, layers: Sequence[Descriptor]) -> bytes:
-    """The OCI manifest of an image out of a docker-archive."""
+    """Return the OCI manifest of an image of a docker-archive."""
     described = [_raw(one) for one in layers]
     document = {
         "schemaVersion": 2,
@@ -55,7 +55,7 @@ def image_manifest(config: Digest, config_size: int, layers: Sequence[Descriptor
 
 
 def write_manifest(images: Sequence[DockerImage]) -> bytes:
-    """manifest.json."""
+    """Return the bytes of manifest.json."""
     return msgspec.json.encode(images)
 
 

@@ -1,4 +1,4 @@
-"""Writing an archive as a stream: the tar of an OCI layout, or a docker-archive. The same images are the same bytes."""
+"""Write an archive as a stream: the tar of an OCI layout, or a docker-archive. The same images give the same bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgfs.layers.header import BLOCK
 from imgfs.oci.digest import Digest
 
 Open = Callable[[Digest], Iterator[bytes]]
-"""The bytes of a blob, or of a layer's tar by its diff ID."""
+"""Opens the bytes of a blob, or of a layer's tar by its diff ID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class DockerExport:
 
 
 def verified(digest: Digest, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """`pieces`, and at their end VerificationFailed unless they are those of `digest`."""
+    """Yield `pieces`. Raises VerificationFailed at the end unless their digest is `digest`."""
     running = digest.new_hash()
     for piece in pieces:
         running.update(piece)
@@ -36,7 +36,7 @@ def verified(digest: Digest, pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def layout_tar(index: bytes, blobs: Mapping[Digest, int], open_blob: Open) -> Iterator[bytes]:
-    """The tar of an OCI layout with these blobs, given by digest and size. Raises VerificationFailed."""
+    """Yield the tar of an OCI layout. `blobs` maps digests to sizes. Raises VerificationFailed."""
     tar = TarWriter()
     yield from tar.directory("blobs")
     for algorithm in sorted({digest.algorithm for digest in blobs}):
@@ -49,9 +49,9 @@ def layout_tar(index: bytes, blobs: Mapping[Digest, int], open_blob: Open) -> It
 
 
 def docker_tar(images: Iterable[DockerExport], layers: Mapping[Digest, int], open_layer: Open) -> Iterator[bytes]:
-    """A docker-archive; `layers` are diff IDs with the size of each tar. Raises VerificationFailed.
+    """Yield a docker-archive. `layers` maps diff IDs to the size of each tar. Raises VerificationFailed.
 
-    Images of one config are one image there, whatever their layers were packed with.
+    Images with the same config become one image, even if their layers were compressed differently.
     """
     merged: dict[Digest, DockerExport] = {}
     for one in images:
@@ -78,19 +78,22 @@ _RECORD = tarfile.RECORDSIZE
 
 
 class TarWriter:
-    """Turns members into the bytes of a tar, piece by piece, in memory that does not grow with them."""
+    """Writes a tar piece by piece, in constant memory.
+
+    The same content gives the same bytes: time 0, owner 0, fixed modes, members in the given order.
+    """
 
     def __init__(self) -> None:
         self._size = 0
 
     def directory(self, name: str) -> Iterator[bytes]:
-        """A directory."""
+        """Yield a directory."""
         info = tarfile.TarInfo(f"{name}/")
         info.type, info.mode = tarfile.DIRTYPE, 0o755
         yield self._counted(_header(info))
 
     def file(self, name: str, size: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """A file of `size` bytes. Raises VerificationFailed where `pieces` are more or fewer."""
+        """Yield a file of `size` bytes. Raises VerificationFailed if `pieces` are more or fewer."""
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, 0o644
         yield self._counted(_header(info))
@@ -105,7 +108,7 @@ class TarWriter:
         yield self._counted(bytes(-size % BLOCK))
 
     def end(self) -> Iterator[bytes]:
-        """The end of the archive, filled up to a whole record."""
+        """Yield the end of the archive, padded to a whole record."""
         yield self._counted(bytes(2 * BLOCK))
         yield self._counted(bytes(-self._size % _RECORD))
 

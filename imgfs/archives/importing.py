@@ -1,4 +1,4 @@
-"""Reading an archive: every image it lists, verified down to the diff IDs of its layers, in the store."""
+"""Read an archive: store every image it lists, and verify all of it down to the diff IDs of its layers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Imported:
 
 
 def list_images(contents: Contents, store: ArchiveStore, compressions: Compressions) -> list[Listed]:
-    """The images that an archive lists; of a docker-archive configs and layers are stored for it.
+    """Return the images that an archive lists. Configs and layers of a docker-archive are stored first.
 
-    Where there is both, as docker writes it since version 25, the OCI layout counts.
+    If the archive has both forms, as docker writes them since version 25, the OCI layout counts.
     """
     index = contents.named(layout.INDEX_FILE)
     if index is not None:
@@ -46,9 +46,9 @@ def list_images(contents: Contents, store: ArchiveStore, compressions: Compressi
 def import_images(
     images: list[Listed], contents: Contents, store: ArchiveStore, compressions: Compressions
 ) -> Imported:
-    """See to it that all of `images` is stored and right; layers of other compressions are not looked into.
+    """Make sure that `images` are stored completely and correctly. Layers in an unknown compression are not inflated.
 
-    Raises NotFound for what the archive lacks, VerificationFailed, Malformed, TooLarge, Unsupported.
+    Raises NotFound for missing parts, VerificationFailed, Malformed, TooLarge, Unsupported.
     """
     closure, prover = Closure(), Prover(store, compressions)
     for image in images:
@@ -83,7 +83,7 @@ def _size(digest: Digest, store: ArchiveStore) -> int:
 
 
 class Prover:
-    """Reads each layer once, however many images share it."""
+    """Verifies layers against the diff IDs of the config: inflates, hashes and compares. Reads a shared layer once."""
 
     def __init__(self, store: ArchiveStore, compressions: Compressions) -> None:
         self._store = store
@@ -91,9 +91,9 @@ class Prover:
         self._known: dict[tuple[Digest, str, str], Digest] = {}
 
     def check(self, manifest: Manifest) -> None:
-        """Raise VerificationFailed, Malformed or TooLarge unless every layer's tar is that of the config.
+        """Raise VerificationFailed, Malformed or TooLarge unless every layer's tar has the digest in the config.
 
-        What holds no tars (an attestation, an artifact) has nothing to prove.
+        A manifest with layers that are not tars (an attestation, an artifact) is not checked.
         """
         compressions = [one for layer in manifest.layers if (one := self._compression(layer))]
         if len(compressions) < len(manifest.layers):
@@ -111,7 +111,7 @@ class Prover:
                 )
 
     def _compression(self, layer: Descriptor) -> Compression | None:
-        """How a layer's tar is compressed; None for what is no tar, or none that can be inflated here."""
+        """Return the compression of a layer's tar; None if it is not a tar, or if no plugin reads the compression."""
         try:
             return self._compressions.of(layer.media_type)
         except Unsupported:

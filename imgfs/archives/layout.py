@@ -1,4 +1,4 @@
-"""The index of an OCI image layout, and which names its images have (image-spec, image-layout.md, annotations.md)."""
+"""The index of an OCI image layout, and the names of its images (image-spec, image-layout.md, annotations.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAYOUT_FILE, INDEX_FILE = "oci-layout", "index.json"
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"
-"""The full name, as containerd and docker write it beside a ref.name that is only the tag."""
+"""The full name. containerd and docker write it beside a ref.name that is only the tag."""
 
 
 class _Layout(msgspec.Struct):
@@ -26,42 +26,45 @@ class _Layout(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An image that an archive lists, with the names that it gives it, as they are written there."""
+    """An image that an archive lists, with its names as they are written there."""
 
     descriptor: Descriptor
     names: tuple[str, ...]
 
 
 def read_layout(layout: bytes | None, index: bytes) -> list[Listed]:
-    """The images of a layout, in its order. Raises Malformed, Unsupported, TooLarge, NotFound where it lists none."""
+    """Return the images of a layout, in its order.
+
+    Raises Malformed, Unsupported, TooLarge, and NotFound if it lists none.
+    """
     _check_layout(layout)
     try:
         document = parse_document(index, OCI_INDEX)
     except Malformed as error:
-        raise Malformed(f"{INDEX_FILE}: is no image index: {error.message}") from None
+        raise Malformed(f"{INDEX_FILE}: is not an image index: {error.message}") from None
     raw: Any = decode_json(index, INDEX_FILE)
     if not isinstance(document, ImageIndex) or len(raw.get("manifests") or ()) != len(document.manifests):
-        raise Malformed(f"{INDEX_FILE}: lists something that is no descriptor of an image")
+        raise Malformed(f"{INDEX_FILE}: lists something that is not a descriptor of an image")
     if not document.manifests:
         raise NotFound(f"{INDEX_FILE}: lists no image")
     return [Listed(one, _names(one)) for one in document.manifests]
 
 
 def write_index(images: Iterable[Listed], others: Iterable[Any] = ()) -> bytes:
-    """index.json: a descriptor for each name of each image, behind the raw descriptors `others`."""
+    """Return index.json: a descriptor for each name of each image, after the raw descriptors `others`."""
     found = [_described(one.descriptor, name) for one in images for name in one.names or (None,)]
     document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*others, *found]}
     return json.dumps(document, separators=(",", ":")).encode()
 
 
 def ref_name(raw: Any) -> object:
-    """The ref.name of a raw descriptor."""
+    """Return the ref.name of a raw descriptor."""
     return raw["annotations"].get(REF_NAME) if isinstance(raw.get("annotations"), dict) else None
 
 
 def _check_layout(layout: bytes | None) -> None:
     if layout is None:
-        raise Malformed(f"archive: has {INDEX_FILE} and no {LAYOUT_FILE}, so it is no OCI layout")
+        raise Malformed(f"archive: has {INDEX_FILE} but no {LAYOUT_FILE}, so it is not an OCI layout")
     try:
         version = msgspec.json.decode(layout, type=_Layout).imageLayoutVersion
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -71,7 +74,7 @@ def _check_layout(layout: bytes | None) -> None:
 
 
 def _names(descriptor: Descriptor) -> tuple[str, ...]:
-    """The full name where there is one: then ref.name is its tag, or the same."""
+    """Return the full name if there is one. In that case ref.name is its tag, or the same name."""
     name = descriptor.annotations.get(IMAGE_NAME) or descriptor.annotations.get(REF_NAME)
     return (name,) if name else ()
 

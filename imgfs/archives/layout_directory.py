@@ -1,7 +1,7 @@
-"""Writing an OCI layout as a directory, so that it can be interrupted at any point and gone on with.
+"""Write an OCI layout as a directory. The export can be interrupted at any point and continued.
 
-A blob is under its name when it is whole, verified and durable; index.json comes last. So a directory that was left in
-the middle is a valid layout without the images that were still to come.
+A blob gets its name when it is complete, verified and durable; index.json is written last. So an interrupted export
+leaves a valid layout without the images that were not finished.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from imgfs.oci.manifest import check_depth
 def write_layout(
     path: Path, images: list[Listed], blobs: Mapping[Digest, int], open_blob: Open, moved: Moved = lambda _: None
 ) -> None:
-    """Add `images` with `blobs` (digest and size) to the layout at `path`, which is made if need be.
+    """Add `images` with `blobs` (digest to size) to the layout at `path`, which is created if needed.
 
-    What is there and has its digest is left alone; other images of the layout stay, a name that it has moves. Raises
-    AlreadyExists where `path` is something else, Busy while another export writes there, VerificationFailed, OSError.
+    Blobs that exist with the right digest are kept. Other images of the layout stay; a name that it has already moves
+    to the new image. Raises AlreadyExists if `path` is not a layout, Busy while another export writes there,
+    VerificationFailed, OSError.
     """
     _make_directory(path)
     with _alone(path):
@@ -46,14 +47,16 @@ def write_layout(
 
 
 def _start(path: Path) -> list[Any]:
-    """What the layout lists so far; makes `oci-layout` where there is nothing but what a killed export left.
+    """Return what the layout lists so far.
 
-    Nothing is swept before it is known to be a layout: in a directory of something else these names are somebody's.
+    Creates `oci-layout` in a directory that is empty apart from temporary files.
+
+    Temporary files are removed only in a layout: in another directory, files of these names belong to the user.
     """
     if all(_is_left_behind(entry) for entry in os.scandir(path)):
         _write(path / layout.LAYOUT_FILE, [layout.LAYOUT])
     elif not (path / layout.LAYOUT_FILE).is_file():
-        raise AlreadyExists(f"{path}: is not empty and no OCI layout; name another directory")
+        raise AlreadyExists(f"{path}: is not empty and not an OCI layout; choose another directory")
     _sweep(path)
     try:
         data = (path / layout.INDEX_FILE).read_bytes()
@@ -68,23 +71,23 @@ def _listed(path: Path, data: bytes) -> list[Any]:
         found: Any = json.loads(data)["manifests"] or []
         return [one for one in found if one["digest"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise Malformed(f"{path}/{layout.INDEX_FILE}: is no index: {error}") from None
+        raise Malformed(f"{path}/{layout.INDEX_FILE}: is not an index: {error}") from None
 
 
 def _sweep(path: Path) -> None:
-    """Remove what a killed export left: plain files of the very names that exports give."""
+    """Remove what a killed export left: regular files with the names that exports use."""
     for entry in os.scandir(path):
         if _is_left_behind(entry):
             os.unlink(entry.path)
 
 
 def _is_left_behind(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file that an export was killed over."""
+    """Return whether a file is the temporary file of a killed export."""
     return is_temporary_name(entry.name) and entry.is_file(follow_symlinks=False)
 
 
 def _others(listed: list[Any], images: list[Listed]) -> Iterator[Any]:
-    """What stays listed beside `images`."""
+    """Yield the descriptors that stay listed beside `images`."""
     names = {name for one in images for name in one.names}
     nameless = {one.descriptor.digest for one in images if not one.names}
     for raw in listed:
@@ -107,7 +110,7 @@ def _told(pieces: Iterator[bytes], moved: Moved) -> Iterator[bytes]:
 
 
 def _write(final: Path, pieces: Iterable[bytes]) -> None:
-    """Unlike what lies in a state directory, this is for everybody whom the umask lets in."""
+    """Write a file. Unlike a file of the state directory, it gets the mode that the umask allows."""
     temporary = final.parent / temporary_name()
     try:
         with temporary.open("xb") as file:
@@ -128,7 +131,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _is_whole(path: Path, digest: Digest, size: int) -> bool:
-    """Whether the blob is there, every byte of it right."""
+    """Return whether the blob exists and every byte of it is right."""
     try:
         if path.stat().st_size != size:
             return False
@@ -143,7 +146,7 @@ def _is_whole(path: Path, digest: Digest, size: int) -> bool:
 
 @contextmanager
 def _alone(path: Path) -> Generator[None]:
-    """While this is held, no other export writes there: it would sweep what this one has not renamed yet."""
+    """Hold the export lock in this context: another export would sweep the temporary files of this one."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _lock(directory, path)
@@ -156,4 +159,4 @@ def _lock(directory: int, path: Path) -> None:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Busy(f"{path}: another export writes there; wait for it") from None
+        raise Busy(f"{path}: another export is writing there; wait for it") from None

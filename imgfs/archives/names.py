@@ -1,4 +1,4 @@
-"""Names of files in an archive: a path below its root, in parts, or an error. No name ever meets a path of the host."""
+"""Names of files in an archive: a path below its root, or an error. No name is ever used as a path of the host."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from imgfs.errors import Malformed
 from imgfs.oci.digest import Digest, is_digest
 
 LINKS_MAX = 16
-"""Links that may lead to one another."""
+"""The longest chain of links."""
 
 
 def clean(name: str) -> str:
-    """The name without `.` and doubled slashes; empty for the root. Raises Malformed for `..` and absolute names."""
+    """Return the name without `.` and empty components; "" is the root.
+
+    Raises Malformed for `..` and absolute names.
+    """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise Malformed(f"archive member {name[:200]!r}: leads out of the archive; expected a path below its root")
@@ -18,7 +21,7 @@ def clean(name: str) -> str:
 
 
 def link_target(name: str, target: str) -> str:
-    """Which name the symbolic link `name` means. Raises Malformed where it leads out of the archive."""
+    """Return the name that the symbolic link `name` points to. Raises Malformed if it is outside the archive."""
     if target.startswith("/"):
         raise Malformed(f"archive link {name[:200]!r}: leads to {target[:200]!r}, out of the archive")
     parts = name.split("/")[:-1]
@@ -33,12 +36,12 @@ def link_target(name: str, target: str) -> str:
 
 
 def promised_digest(name: str) -> Digest | None:
-    """The digest that a name of the form `blobs/<algorithm>/<hex>` promises."""
+    """Return the digest in a name of the form `blobs/<algorithm>/<hex>`; None for other names."""
     parts = name.split("/")
     text = ":".join(parts[1:])
     return Digest(text) if len(parts) == 3 and parts[0] == "blobs" and is_digest(text) else None
 
 
 def blob_name(digest: Digest) -> str:
-    """The name of a blob in an OCI layout."""
+    """Return the name of a blob in an OCI layout."""
     return f"blobs/{digest.algorithm}/{digest.hex}"

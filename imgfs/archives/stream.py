@@ -1,6 +1,6 @@
-"""An archive as a stream of bytes: a file, or a pipe that goes by once, compressed or not.
+"""An archive as a stream of bytes: a file or a pipe, compressed or not.
 
-What a tar is made of is tar_reader.py's.
+tar_reader.py parses the tar.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ class ByteStream(Protocol):
 
     @property
     def position(self) -> int:
-        """How many went by."""
+        """The number of bytes consumed."""
         ...
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes, short only at the end. Raises Malformed."""
+        """Return the next `size` bytes; fewer only at the end. Raises Malformed."""
         ...
 
     def skip(self, size: int) -> None:
-        """Go on `size` bytes further. Raises Truncated, Malformed."""
+        """Skip `size` bytes. Raises Truncated, Malformed."""
         ...
 
     def back_to(self, position: int) -> bool:
-        """Go back; False where that cannot be done."""
+        """Go back to `position`; return False if that is not possible."""
         ...
 
     def finish(self) -> None:
-        """Read what is left, so that who writes into a pipe is not cut off. Raises Malformed, Truncated."""
+        """Read the rest, so that the writer of a pipe does not get SIGPIPE. Raises Malformed, Truncated."""
         ...
 
 
@@ -57,7 +57,7 @@ def open_stream(file: BinaryIO, compressions: Compressions, read: SoFar = lambda
 
 
 class FileStream:
-    """A plain file: what is not wanted is not read."""
+    """A regular file. Skipped bytes are not read."""
 
     def __init__(self, file: BinaryIO, read: SoFar) -> None:
         self.position = 0
@@ -91,7 +91,7 @@ class FileStream:
 
 
 class PieceStream:
-    """Pieces of any length that come one after the other."""
+    """Pieces of any length, in order."""
 
     def __init__(self, pieces: Iterator[Piece]) -> None:
         self.position = 0
@@ -145,9 +145,9 @@ def _pieces(file: BinaryIO, head: bytes, compression: Compression, read: SoFar) 
     try:
         decompressor.close()
     except Malformed as error:
-        raise Truncated(f"archive: {error.message}; get all of it and import again") from None
+        raise Truncated(f"archive: {error.message}; get the complete archive and import again") from None
 
 
 def cut(size: int) -> Truncated:
-    """The error for an archive that ends after `size` bytes, where it must go on."""
-    return Truncated(f"archive: ends after {size} bytes, inside a member; get all of it and import again")
+    """Return the error for an archive that ends after `size` bytes, inside a member."""
+    return Truncated(f"archive: ends after {size} bytes, inside a member; get the complete archive and import again")

@@ -1,6 +1,6 @@
-"""Reads a tar from front to back: members, and the bytes of each while they go by.
+"""Read a tar from front to back: members, and the bytes of each member as they arrive.
 
-Headers are decoded by layers/. Memory holds one header and the piece that is asked for, whatever sizes claim.
+layers/ decodes the headers. Memory holds one header and the requested piece, whatever the headers claim.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, read_header
 
 MEMBERS_MAX = 200_000
 EXTENDED_MAX = 1 << 20
-"""Bytes of extended headers in front of one member."""
+"""Bytes of extended headers before one member."""
 PATH_MAX = 4096
-"""Bytes of a name or of what a link leads to, as of any path."""
+"""Bytes of a name or of a link target."""
 NAMES_MAX = 64 << 20
-"""Bytes of all of them together: who reads an archive remembers its names."""
+"""Bytes of all names together, because the reader of an archive keeps them in memory."""
 
 _REGULAR = (b"0", b"\0", b"7")
 _SYMLINK, _HARDLINK, _DIRECTORY = b"2", b"1", b"5"
@@ -29,14 +29,14 @@ _SYMLINK, _HARDLINK, _DIRECTORY = b"2", b"1", b"5"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of an archive, or a link: then `target` is the name it leads to. `name` is cleaned."""
+    """A file of an archive, or a link to the name `target`. `name` is cleaned."""
 
     name: str
     target: str | None = None
 
 
 class TarPayload:
-    """The bytes of the member at hand; of no use once the next one is asked for."""
+    """The bytes of the current member. Not valid after the next member is requested."""
 
     def __init__(self, stream: ByteStream, size: int) -> None:
         self.size = size
@@ -56,9 +56,9 @@ class TarPayload:
         return self._stream.back_to(self._start)
 
     def skip(self) -> None:
-        """Go to the end of what is left, and over the padding."""
+        """Skip the rest of the member and its padding."""
         self._stream.skip(self._left)
-        self._stream.read(-self.size % BLOCK)  # of the last one it may miss
+        self._stream.read(-self.size % BLOCK)  # the last member may lack its padding
 
     @property
     def _left(self) -> int:
@@ -66,9 +66,9 @@ class TarPayload:
 
 
 def read_members(stream: ByteStream) -> Iterator[tuple[Member, TarPayload]]:
-    """Every file and link of the tar, in its order; what was not read of one is skipped before the next.
+    """Yield every file and link of the tar, in order. What is not read of a member is skipped.
 
-    Raises Malformed, TooLarge, Unsupported, Truncated. At the end the stream is read out.
+    Raises Malformed, TooLarge, Unsupported, Truncated. After the last member, the rest of the stream is read.
     """
     count, names = 0, 0
     while (header := _next_member(stream)) is not None:
@@ -87,12 +87,12 @@ def read_members(stream: ByteStream) -> Iterator[tuple[Member, TarPayload]]:
 
 
 def _next_member(stream: ByteStream) -> Header | None:
-    """The next header with all that precedes it applied; None at the end."""
+    """Return the next header with all extended headers applied; None at the end."""
     extended = Extended()
     while (header := _next_header(stream)) is not None:
         if header.type not in EXTENDED:
             if any(key.startswith(b"GNU.sparse") for key in extended.records):
-                raise Unsupported(f"archive member {header.name[:200]!r}: is a sparse file; pack the archive without")
+                raise Unsupported(f"archive member {header.name[:200]!r}: is a sparse file; pack it without")
             extended.apply(header)
             return header
         size = _checked_size(header)
@@ -100,7 +100,7 @@ def _next_member(stream: ByteStream) -> Header | None:
         if extended.size > EXTENDED_MAX:
             raise TooLarge(f"archive: extended headers of {extended.size} bytes, the limit is {EXTENDED_MAX}")
         payload = TarPayload(stream, size)
-        if header.type != b"g":  # a global one counts for nothing
+        if header.type != b"g":  # a global header is ignored
             extended.take(header.type, _whole(payload, stream))
         payload.skip()
     return None
@@ -121,7 +121,7 @@ def _next_header(stream: ByteStream) -> Header | None:
         return read_header(block)
     except Malformed as error:
         if start:
-            raise Malformed(f"archive: offset {start}: {error.message}; get a whole one") from None
+            raise Malformed(f"archive: offset {start}: {error.message}; get a complete archive") from None
         raise Malformed(
             f"archive: is not a tar, or is compressed in a format that no plugin reads ({error.message}); expected an "
             "OCI layout or what `docker save` writes"
@@ -167,4 +167,4 @@ def _text(name: bytes) -> str:
     try:
         return name.decode()
     except UnicodeDecodeError:
-        raise Malformed(f"archive member {name[:200]!r}: its name is no UTF-8") from None
+        raise Malformed(f"archive member {name[:200]!r}: its name is not UTF-8") from None

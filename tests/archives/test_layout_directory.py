@@ -127,7 +127,7 @@ def test_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".tmp-drafts/one").write_text("x")
     (tmp_path / temporary_name()).write_text("x")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(AlreadyExists, match="no OCI layout"):
+    with pytest.raises(AlreadyExists, match="not an OCI layout"):
         export(tmp_path, BOX)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -276,7 +276,7 @@ def test_what_a_bad_archive_brought_stays_for_who_found_it_here(scene: Scene, tm
             done(scene, "import", tmp_path / "good", name)
         _, complaint = process.communicate(data[2 * PIECE :], timeout=PATIENCE)
     assert process.returncode == 3
-    assert b"is mentioned in the archive and not in it" in complaint
+    assert b"is listed in the archive but missing from it" in complaint
     assert scene.blob(shared.digest).read_bytes() == shared.blob
     assert mark_of(scene, name) == f"good {form}"
     assert own.digest not in os.listdir(scene.mount.content)
@@ -287,7 +287,7 @@ def test_truncated_archive_is_6_and_the_whole_one_goes_on(scene: Scene, tmp_path
     data = tar(layout_members(made, "cut").items())
     ended = imgfs(scene, "import", "-", data=data[: data.index(made.layers[1].blob[:4096]) + 2 * PIECE])
     assert ended.returncode == 6
-    assert b"get all of it and import again" in ended.stderr
+    assert b"get the complete archive and import again" in ended.stderr
     assert unfinished(scene) == [f"import-{made.layers[1].digest}"]
     assert scene.blob(made.layers[0].digest).exists()
     (tmp_path / "whole.tar").write_bytes(data)
@@ -341,7 +341,7 @@ def hostile() -> dict[str, tuple[bytes, int, bytes]]:
         "diff IDs": (tar(liar.items()), 6, b"the image config says"),
         "leads out": (tar([("../../x", b"1"), *files.items()]), 6, b"leads out"),
         "link out": (tar([*files.items(), link("x", "../../etc/shadow")]), 6, b"out of the archive"),
-        "twice": (tar([*files.items(), (layer_name, made.layers[0].blob)]), 6, b"is there twice"),
+        "twice": (tar([*files.items(), (layer_name, made.layers[0].blob)]), 6, b"appears twice"),
         "index of 100 MB": (tar((files | {"index.json": bytes(100 << 20)}).items()), 6, b"the limit is"),
         "nothing": (tar([("x", b"1")]), 3, b"neither index.json nor manifest.json"),
         "no tar": (b"hello, this is text" * 100, 6, b"is no tar"),
