@@ -14,8 +14,9 @@ from imgfs.rootfs.terms import Terms
 
 
 def describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt | None, *, is_read_only: bool) -> bytes:
-    """Return the facts as JSON. `started` is in ns since the epoch; `rebuilt` says how the database was rebuilt, if it
-    was.
+    """Return the facts as JSON.
+
+    `started` is in ns since the epoch; `rebuilt` says how the database was rebuilt, if it was.
     """
     state = {
         "version": __version__,

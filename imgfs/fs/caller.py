@@ -37,8 +37,9 @@ class Waiters:
 
     @property
     def poll(self) -> float:
-        """Seconds between two checks of a caller. The interval grows with the number of waiters, as each check costs
-        time.
+        """Seconds between two checks of a caller.
+
+        The interval grows with the number of waiters, as each check costs time.
         """
         return POLL + 0.15 * self.count / WAITERS_MAX
 
@@ -57,9 +58,7 @@ class Caller:
 
     @property
     def is_daemon(self) -> bool:
-        """Whether the caller is a thread of this daemon, or a helper program that the daemon started to mount
-        something.
-        """
+        """Whether the caller is a thread of this daemon, or a mount helper that the daemon started."""
         return self.pid > 0 and (os.path.exists(f"/proc/self/task/{self.pid}") or _mounts_for_us(self.pid))
 
     @property
@@ -71,8 +70,9 @@ class Caller:
             return False
 
     def anonymous(self) -> Caller:
-        """Return a caller without a process, for reads by the kernel itself. A process waiting for those can be
-        killed.
+        """Return a caller without a process, for reads by the kernel itself.
+
+        A process waiting for those can be killed.
         """
         return Caller(0, self.uid, self._waiters)
 
@@ -120,8 +120,9 @@ class Caller:
         return results[0]
 
     async def _watch(self, waiting: trio.CancelScope) -> None:
-        """Cancel the wait if the caller is interrupted. The first check comes after one interval, so short waits cost
-        none.
+        """Cancel the wait if the caller is interrupted.
+
+        The first check comes after one interval, so short waits cost none.
         """
         ending = self._waiters.ending
         while not ending.is_set():

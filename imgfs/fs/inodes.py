@@ -7,8 +7,9 @@ from imgfs.fs.node import Node
 
 
 class Inodes:
-    """Lookup counts (`nlookup` in FUSE). Inodes of views need none: their numbers lead to their nodes
-    (snapshots/view.py).
+    """Lookup counts (`nlookup` in FUSE).
+
+    Inodes of views need none: their numbers lead to their nodes (snapshots/view.py).
     """
 
     def __init__(self, root: Node) -> None:

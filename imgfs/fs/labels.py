@@ -56,7 +56,7 @@ def label_key(name: bytes) -> str:
     """Return the label key of the xattr `name`. Raises NotPermitted for any other xattr, because imgfs owns those."""
     text = os.fsdecode(name)
     if not text.startswith(_PREFIX):
-        raise NotPermitted(f"xattr {text}: imgfs keeps it; labels are {_PREFIX}<key>")
+        raise NotPermitted(f"xattr {text}: belongs to imgfs; labels are {_PREFIX}<key>")
     return text.removeprefix(_PREFIX)
 
 

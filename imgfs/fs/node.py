@@ -102,8 +102,9 @@ class Node:
         return name
 
     def by_colon_free_name(self) -> Node:
-        """Return the node for a lookup by the colon-free spelling. It is the same inode, except for links with another
-        target.
+        """Return the node for a lookup by the colon-free spelling.
+
+        It is the same inode, except for links with another target.
         """
         return self
 
@@ -177,7 +178,7 @@ class Node:
 
     def refusal(self) -> ImgfsError:
         """Return the error for a change that this node does not support."""
-        return NotPermitted("imgfs keeps this; it cannot be changed here")
+        return NotPermitted("belongs to imgfs and cannot be changed")
 
 
 def missing(name: bytes) -> NotFound:

@@ -1,6 +1,6 @@
-"""pyfuse3's handlers: numbers to nodes, names to nodes, errors to errno. What an answer is, the nodes decide.
+"""The handlers of pyfuse3: from inode numbers and names to nodes, from errors to errno. The nodes give the answers.
 
-Any exception but FUSEError that left a handler would end the session, so each goes through one guard.
+An exception other than FUSEError would end the session, so every handler runs in one guard.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _log = logging.getLogger("imgfs.fs")
 def guarded(
     handler: Callable[Concatenate[Operations, P], CoroutineType[Any, Any, R]],
 ) -> Callable[Concatenate[Operations, P], CoroutineType[Any, Any, R]]:
-    """Answer every failure of `handler` with an errno; an unforeseen one is EIO and a traceback in the log.
+    """Convert every error of `handler` to an errno. An unexpected exception becomes EIO, with a traceback in the log.
 
-    How long it took is counted, at half a microsecond's cost.
+    The guard measures the duration, which costs half a microsecond.
     """
 
     kind = handler.__name__
@@ -62,7 +62,7 @@ def guarded(
             _log.warning("system call failed", extra={"handler": kind, "error": str(error)})
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
         except Exception:  # noqa: BLE001
-            # The promise of this room: one bad answer must not end the session for everybody else.
+            # One failing request must not end the session for all other callers.
             _log.exception("handler failed", extra={"handler": kind})
             raise pyfuse3.FUSEError(errno.EIO) from None
         finally:
@@ -72,7 +72,7 @@ def guarded(
 
 
 class Operations(pyfuse3.Operations):
-    """The tree as pyfuse3 wants it."""
+    """The tree as pyfuse3 calls it."""
 
     supports_dot_lookup = True
     enable_writeback_cache = False
@@ -102,7 +102,7 @@ class Operations(pyfuse3.Operations):
             return await self._counted(node)
         entry = await self._counted(node.by_colon_free_name())
         if not stat.S_ISDIR(entry.st_mode):
-            entry.entry_timeout = 0  # as the kernel would keep this name after the file was removed by the other
+            entry.entry_timeout = 0  # the kernel would otherwise keep this name after the file is removed by the other
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
@@ -227,7 +227,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
-        # Any contiguous buffer will do (pyfuse3 takes it through the buffer protocol), and copies cost.
+        # pyfuse3 accepts any contiguous buffer, and a copy costs time.
         data = await self._files[fh].read(off, size)
         self.served.read_bytes += len(data)
         return data  # pyright: ignore[reportReturnType]
@@ -238,7 +238,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def flush(self, fh: pyfuse3.FileHandleT) -> None:
-        # "Not implemented" is a success here, and the kernel never asks again: one trip less a close.
+        # The kernel treats ENOSYS as success and never sends FLUSH again, which saves one request for each close.
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @guarded
@@ -270,7 +270,7 @@ class Operations(pyfuse3.Operations):
             try:
                 entry = await child.listed()
             except NotFound:
-                continue  # it went between opendir and here
+                continue  # the entry was removed after opendir
             if not pyfuse3.readdir_reply(token, name, entry, position + 3):
                 return
             if is_control(child.number):
@@ -298,7 +298,7 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         node = await self._node(inode, ctx)
-        # For other users the kernel itself reads the ACL to check permissions, and it takes EOPNOTSUPP for a failure.
+        # For other users the kernel reads the ACL itself to check permissions, and treats EOPNOTSUPP as a failure.
         if name in _FOREIGN and is_control(node.number) and ctx.uid == self._chains.shown.uid:
             raise Unsupported(f"{name!r}: nothing outside of views has any")
         value = await node.xattr(name, self._caller(ctx))
@@ -347,7 +347,7 @@ class Operations(pyfuse3.Operations):
     def _writer(self, number: int) -> WriterHandle:
         handle = self._files[number]
         if not isinstance(handle, WriterHandle):
-            raise NotPermitted("this file was not opened for writing")
+            raise NotPermitted("the file was not opened for writing")
         return handle
 
     def _new_handle(self) -> int:

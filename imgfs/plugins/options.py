@@ -60,8 +60,9 @@ def read_options(plugin: Plugin[object], sections: Sections, places: Places = NO
 def options_in_force(
     plugins: Iterable[Plugin[object]], sections: Sections, places: Places = NOWHERE
 ) -> dict[str, dict[str, object]]:
-    """Return the values of all options of `plugins`, by plugin name. Raises Invalid for an unknown option or wrong
-    value.
+    """Return the values of all options of `plugins`, by plugin name.
+
+    Raises Invalid for an unknown option or wrong value.
     """
     read = {plugin.name: read_options(plugin, sections, places) for plugin in plugins}
     return {name: settings_of(options) for name, options in read.items()}

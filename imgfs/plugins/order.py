@@ -11,8 +11,9 @@ from imgfs.plugins.contract import Kind, Plugin
 
 
 def ordered(plugins: Iterable[Plugin[object]]) -> list[Plugin[object]]:
-    """Return the plugins in start order, always the same for the same plugins. Raises Invalid for a cycle and names
-    it.
+    """Return the plugins in start order, always the same for the same plugins.
+
+    Raises Invalid for a cycle and names it.
     """
     by_name = {plugin.name: plugin for plugin in sorted(plugins, key=lambda plugin: plugin.name)}
     graph = {

@@ -1,1 +1,1 @@
-"""containers/: processes on snapshots, and what stays of them."""
+"""containers/: containers as directories, and their deletion."""

@@ -1,4 +1,4 @@
-""".imgfs/deleted/containers/: how each deleted container ended, until it is collected; rm forgets one."""
+""".imgfs/deleted/containers/: how each deleted container ended, until garbage collection. rm removes a record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missi
 
 
 class DeletedDirectory(Directory):
-    """Its mtime says nothing; that of a record is when the container was deleted."""
+    """The directory of records. Its mtime has no meaning; the mtime of a record is the time of the deletion."""
 
     __slots__ = ("_deleted",)
 

@@ -1,6 +1,6 @@
-"""Deleting a container: what is known of it is kept first, then its snapshot goes, then its record.
+"""Delete a container: first write how it ended, then remove its snapshot, then its record.
 
-Killed in between, the next start goes on. Failed in between, all is as before.
+After a kill in between, the next start continues. After a failure in between, the container is as before.
 """
 
 from __future__ import annotations
@@ -24,29 +24,32 @@ _log = logging.getLogger("imgfs.execution")
 
 
 async def delete(subsystems: ContainerSubsystems, id: str, caller: Caller) -> None:
-    """Delete a container that has ended, with its snapshot. Raises NotFound, Busy while it or its snapshot is used,
-    NoSpace, StorageFailed; then it is there as before.
+    """Delete an ended container with its snapshot.
 
-    Who is interrupted may find it there still, or gone.
+    Raises NotFound, NoSpace, StorageFailed, Busy while either is in use.
+
+    After an error the container is as before. If the caller is interrupted, it may still exist or be gone.
     """
     await caller.wait(lambda: subsystems.works.join(("container", id), lambda: _delete(subsystems, id)))
 
 
 async def finish_deletions(subsystems: ContainerSubsystems) -> None:
-    """Delete what a killed daemon left half deleted, and what was to go with its process and ended without a daemon."""
+    """Finish deletions that a killed daemon left, and delete containers with `--rm` that ended without a daemon."""
     await subsystems.containers.sweep()
     for id in await subsystems.containers.unfinished():
         try:
             await subsystems.works.join(("container", id), lambda id=id: _delete(subsystems, id))
         except ImgfsError as error:
-            _log.warning("container stays; delete it", extra={"id": id, "reason": error.message})
+            _log.warning("container could not be deleted; delete it by hand", extra={"id": id, "reason": error.message})
 
 
 async def check_unused(containers: Containers, failures: Failures, key: str) -> None:
-    """Raise Busy if the active snapshot is that of a container which runs: the kernel does not see its mounts."""
+    """Raise Busy if a running container uses the active snapshot. The kernel's EBUSY does not cover its mounts."""
     id, user = active_id(key), await containers.user_of(key)
     if user is not None:
-        error = Busy(f"{subject(id)}: container {user} runs on it; `imgfs delete -f {user}` ends and removes both")
+        error = Busy(
+            f"{subject(id)}: container {user} uses it; `imgfs delete -f {user}` stops the container and removes both"
+        )
         failures.note(f"snapshots/{id}", error)
         raise error
 
@@ -66,10 +69,10 @@ async def _delete(subsystems: ContainerSubsystems, id: str) -> None:
 
 
 async def _leave(subsystems: ContainerSubsystems, id: str, snapshot: str, *, for_good: bool) -> None:
-    """Unmount the snapshot. Raises Busy, before anything is written.
+    """Unmount the snapshot. Raises Busy before anything is written.
 
-    Where the container has just ended, the kernel may not have taken its mounts away yet: that is waited for. Not where
-    it goes `for_good` with its process: then only who is in it by the tree is in its way.
+    The kernel may not have removed the mounts of a container that has just ended, so this waits for them. With
+    `for_good` only mounts in this tree matter, because the container's own mounts go with its process.
     """
     going, pause = subsystems.containers.changed(id) / 1e9 + GOING_SECONDS, _POLL_FIRST
     while True:
@@ -91,7 +94,7 @@ async def _take(subsystems: ContainerSubsystems, id: str, snapshot: str | None, 
                 await subsystems.snapshots.remove(snapshot)
             await subsystems.containers.forget(id, is_left=is_left)
         except BaseException:
-            # Not taken back once the snapshot is gone: then there is nothing left to be started again.
+            # Not reverted after the snapshot is removed: the container could not be started again.
             if snapshot is None or subsystems.snapshots.find_own(snapshot) is not None:
                 await subsystems.containers.forget_deleted(id)
             raise

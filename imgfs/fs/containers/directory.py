@@ -1,7 +1,7 @@
-"""containers/: a process on a snapshot as a directory. Reading tells how it is now, rmdir deletes one that has ended.
+"""containers/: containers as directories. Reading shows the current state; rmdir deletes an ended container.
 
-What is shown changes without the daemon, so the kernel keeps nothing of it but what a listing has just told: `ls -l` of
-many would otherwise ask for each once more.
+The state changes without the daemon, so the kernel caches nothing beyond the attributes of a listing, which save `ls
+-l` one request per container.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from imgfs.rootfs.places import rootfs_of
 from imgfs.snapshots.ids import active_id
 
 OPEN, CLOSED = 0o444, 0o400
-"""What a container was given and what it wrote may hold secrets: that is the owner's, whoever else gets in."""
+"""Mode of files that may contain secrets, such as the configuration and the output: readable by the owner only."""
 _ROOTFS = b"rootfs"
 _MANY = {b"_all": False, b"_running": True}
 
 
 class ContainersDirectory(Directory):
-    """Lists the ids; looking one up costs the same among any number.
+    """Lists the IDs. A lookup costs the same for any number of containers.
 
-    Unlisted are `_all` and `_running`: the states of many in one file, for who wants them all. No id begins so.
+    Unlisted: `_all` and `_running` contain the states of many containers. No ID begins with an underscore.
     """
 
     __slots__ = ("_subsystems",)
@@ -75,7 +75,7 @@ class ContainersDirectory(Directory):
 
 
 class _Ids(Sequence[tuple[bytes, Node]]):
-    """A listing whose nodes are made when they are told of: 100,000 at once would hold the event loop."""
+    """A listing that makes its nodes on demand: 100,000 nodes at once would block the event loop."""
 
     def __init__(self, subsystems: ContainerSubsystems, ids: list[str]) -> None:
         self._subsystems = subsystems
@@ -96,7 +96,7 @@ class _Ids(Sequence[tuple[bytes, Node]]):
 
 
 class ContainerDirectory(Directory):
-    """`containers/<id>`. Its mtime is when the status changed."""
+    """`containers/<id>`. Its mtime is the time of the last status change."""
 
     __slots__ = ("_id", "_subsystems")
 
@@ -106,7 +106,7 @@ class ContainerDirectory(Directory):
         self._id = id
 
     async def reached(self, caller: Caller) -> None:
-        """Have the disk asked in a thread, so that `attributes` need not wait for it. Raises NotFound."""
+        """Read the record in a thread, so that `attributes` need not wait for the disk. Raises NotFound."""
         await run_disk(self._containers.changed, self._id)
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
@@ -154,7 +154,7 @@ class ContainerDirectory(Directory):
 
 
 class StatusFile(Node):
-    """A document about a container as it is now, made anew for each stat and open."""
+    """A document about a container, rendered for each stat and open."""
 
     __slots__ = ("_id", "_mode", "_render", "_subsystems")
 
@@ -197,7 +197,7 @@ def _status(found: FoundContainer) -> bytes:
 
 
 def _pid(found: FoundContainer) -> bytes:
-    """Empty where there is no process."""
+    """The PID, or nothing if there is no process."""
     return b"" if found.status.pid is None else f"{found.status.pid}\n".encode()
 
 

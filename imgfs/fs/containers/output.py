@@ -1,4 +1,4 @@
-"""What a container wrote, as a file that grows while it is read."""
+"""The output of a container as a file that grows while it is read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from imgfs.fs.node import Handle, Node, Shown, control_number
 
 LOG, OLD_LOG = b"log", b"log.1"
 OUTPUT = (LOG, OLD_LOG)
-"""What a container writes now, and what the supervisor set aside when that was full."""
+"""The current log, and the full one that the supervisor renamed."""
 
 
 class OutputFile(Node):
-    """One of both. It stays the same inode when it is set aside, so that `tail -F` sees the change.
+    """One log file. It keeps its inode when it is renamed, so that `tail -F` follows.
 
-    `file` is the inode's number on disk; 0 while nothing was written. Mode 0400: output may hold secrets.
+    `file` is the inode number on disk, 0 before the first byte. Mode 0400, because output may contain secrets.
     """
 
     __slots__ = ("_file", "_record", "_shown")
@@ -37,7 +37,7 @@ class OutputFile(Node):
         self._file = file
 
     async def reached(self, caller: Caller) -> None:
-        """Have the disk asked in a thread, so that `attributes` need not wait for it."""
+        """Find the file in a thread, so that `attributes` need not wait for the disk."""
         await run_disk(self._find)
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
@@ -55,7 +55,10 @@ class OutputFile(Node):
         return BytesHandle(b"") if file is None else OutputHandle(file, _subject(self._record))
 
     def _find(self) -> tuple[Path, os.stat_result] | None:
-        """Where the file is by now; None while there is none. Raises NotFound once it is gone, StorageFailed."""
+        """Return the current path of the file, or None before the first byte.
+
+        Raises NotFound if it was removed, StorageFailed.
+        """
         for name in OUTPUT:
             path = self._record.path / os.fsdecode(name)
             status = _stat(path, _subject(self._record))
@@ -74,7 +77,7 @@ class OutputFile(Node):
 
 
 def find_output(shown: Shown, record: ContainerRecord, name: bytes) -> Node | None:
-    """The file of that name in a container's directory; blocks. `log` is there before anything was written."""
+    """Return the file of that name in a container's directory. `log` exists before the first byte. Blocks."""
     if name not in OUTPUT:
         return None
     status = _stat(record.path / os.fsdecode(name), _subject(record))
@@ -84,10 +87,10 @@ def find_output(shown: Shown, record: ContainerRecord, name: bytes) -> Node | No
 
 
 class OutputHandle:
-    """An open log: each read gives what is there by then. It stays readable when its name goes."""
+    """An open log. Each read returns the bytes written so far. It stays readable after its name is removed."""
 
     def __init__(self, file: int, subject: str) -> None:
-        """Take over the descriptor `file`; `subject` names it in errors."""
+        """Take ownership of the descriptor `file`. `subject` names the file in errors."""
         self._file = file
         self._subject = subject
 

@@ -1,1 +1,1 @@
-"""content/: stored blobs, and unfinished writes below content/ingest/."""
+"""content/: stored blobs, and unfinished writes in content/ingest/."""

@@ -1,4 +1,4 @@
-"""A blob as a file: right size before the first byte is here, fetched and verified when it is opened."""
+"""A blob as a file. Its size is right before any byte is stored; open fetches and verifies the bytes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from imgfs.oci.descriptor import Descriptor
 
 
 class BlobFile(Node):
-    """One blob, under content/ or as an image's manifest, index or config.
+    """One blob, in content/ or as an image's manifest, index or config.
 
-    Its media type may be empty: it is asked for where it counts.
+    The media type of its descriptor may be empty; the catalogue is asked when it matters.
     """
 
     __slots__ = ("_descriptor", "_subsystems")
@@ -49,20 +49,20 @@ class BlobFile(Node):
             self._subsystems.transfers.hit("blob", self._descriptor.size)
         info = content.info(digest)
         if info is not None and info.size != self._descriptor.size:
-            # The kernel reads no further than the size it was told, so a shorter one would be a silent cut.
+            # The kernel reads no further than the reported size, so a larger blob would be cut silently.
             raise VerificationFailed(
                 f"content {digest}: has {info.size} bytes, {self._descriptor.size} were promised; read again"
             )
         return FileHandle(content.open(digest), f"content {digest}")
 
     async def _typed(self) -> Descriptor:
-        """The descriptor with its media type, if anybody told it."""
+        """Return the descriptor with its media type, if the catalogue knows it."""
         own = self._descriptor
         known = None if own.media_type else await self._subsystems.catalog.descriptor(own.digest)
         return Descriptor(own.digest, own.size, known.media_type) if known else own
 
     async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
-        """`ls -l` asks each file for what only views have (ACLs, security labels): that costs no query."""
+        """Return one xattr. `ls -l` asks each file for ACLs and security labels; those cost no database query."""
         return await super().xattr(name, caller) if name.startswith(b"user.") else None
 
     async def xattrs(self) -> dict[bytes, bytes]:
@@ -82,7 +82,7 @@ class BlobFile(Node):
         return found | as_xattrs(self._subsystems.content.labels(digest))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """Label a stored blob. Labels that the garbage collector obeys are its owner's to set."""
+        """Label a stored blob. Only root and the owner may set labels that the garbage collector obeys."""
         digest, key = self._descriptor.digest, self._label_key(name, caller)
         with self._subsystems.failures.noting(digest):
             await self._subsystems.content.set_label(digest, key, value)
@@ -96,5 +96,5 @@ class BlobFile(Node):
     def _label_key(self, name: bytes, caller: Caller) -> str:
         key = label_key(name)
         if key.startswith("containerd.io/gc.") and caller.uid not in (0, self._subsystems.shown.uid):
-            raise NotPermitted(f"label {key}: keeps or frees content, so only the owner sets it")
+            raise NotPermitted(f"label {key}: controls garbage collection; only root and the owner may set it")
         return key

@@ -1,4 +1,4 @@
-"""content/: the stored blobs, one read-only file a digest, and by name also those that a known image mentions."""
+"""content/: one read-only file for each stored blob. Unlisted: blobs that a known image mentions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgfs.oci.digest import Digest, is_digest
 
 
 class ContentDirectory(Directory):
-    """Lists what is stored here. Never asks a registry: only opening a file does (fs/content/blob.py)."""
+    """Lists stored blobs. A lookup sends no request; only opening a file does (fs/content/blob.py)."""
 
     __slots__ = ("_ingest", "_sound", "_subsystems")
 
@@ -25,7 +25,7 @@ class ContentDirectory(Directory):
         self._subsystems = subsystems
         self._ingest = IngestDirectory(ingests)
         self._sound: dict[Digest, BlobInfo] = {}
-        """Stored blobs whose size is known to be right: looking one up again costs no query."""
+        """Stored blobs whose size has been checked, so that another lookup costs no query."""
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         text = os.fsdecode(name)
@@ -47,7 +47,7 @@ class ContentDirectory(Directory):
         return [(b"ingest", self._ingest), *blobs]
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
-        """Delete here and now, whoever refers to it; open handles keep reading."""
+        """Delete the blob now, even if an image refers to it. Open handles keep reading."""
         text = os.fsdecode(name)
         if not is_digest(text):
             raise missing(name)
@@ -57,7 +57,7 @@ class ContentDirectory(Directory):
             await self._subsystems.content.delete(digest)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """Label a blob, for those who may not write to the blob itself."""
+        """Label a blob, for callers that may not write to the blob itself."""
         if name != LABEL:
             raise self.refusal()
         change = parse_labelling(value)

@@ -1,8 +1,10 @@
-"""content/ingest/: unfinished writes as files. A ref is a truncatable, resumable writer; `mv` into content/ commits it.
+"""content/ingest/: unfinished writes as files.
 
-Bytes that nobody has verified cannot be read, whatever a file is opened for. Opening it to read is no failure yet:
-`rsync --append` does that, reads nothing, and goes on at the end. chmod, chown and utimes are taken and change nothing,
-so that `cp -p` and `rsync -a` work: what an ingest looks like is imgfs's.
+A ref is a truncatable, resumable writer; `mv` into content/ commits it.
+
+Unverified bytes cannot be read. Opening an ingest for reading still succeeds, because `rsync --append` does so, reads
+nothing and continues at the end. chmod, chown and utimes succeed and change nothing, so that `cp -p` and `rsync -a`
+work.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ _TOTAL, _EXPECTED, _DIGEST = b"user.imgfs.total", b"user.imgfs.expected", b"user
 
 
 class IngestDirectory(Directory):
-    """Lists unfinished writes, imgfs's own downloads among them: a moving size is the progress bar."""
+    """Lists unfinished writes, including imgfs's own downloads: a growing size is the progress."""
 
     __slots__ = ("_subsystems",)
 
@@ -58,16 +60,16 @@ class IngestDirectory(Directory):
         return name.replace("%2F", "/") in self._subsystems.ingests
 
     async def make_file(self, name: bytes, flags: int, caller: Caller) -> Node:
-        """Start a writer; a ref of the form `<kind>-<digest>` whose digest is stored is EEXIST at once."""
+        """Start a writer. Raises AlreadyExists for a ref `<kind>-<digest>` whose digest is stored."""
         if flags & os.O_ACCMODE == os.O_RDONLY:
-            raise NotPermitted(f"ingest {os.fsdecode(name)}: is started by opening it to write")
+            raise NotPermitted(f"ingest {os.fsdecode(name)}: does not exist; open it for writing to start it")
         with self._noting(name):
             writer = await self._subsystems.ingests.open(os.fsdecode(name))
             await writer.close()
         return IngestFile(self._subsystems, writer.ref)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:
-        """Abort. Of a download of imgfs's own, the readers that wait for it are told too."""
+        """Abort a write. Readers that wait for imgfs's own download get an error too."""
         ref = parse_ref(os.fsdecode(name))
         digest = promised_digest(ref)
         # A download that waits for its registry would not notice that its writer is gone.
@@ -79,7 +81,7 @@ class IngestDirectory(Directory):
                 raise
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
-        """Commit, or another ref."""
+        """Commit, or rename the ref."""
         old = self.canonical(old)
         ref = parse_ref(os.fsdecode(old))
         with self._noting(old):
@@ -96,7 +98,7 @@ class IngestDirectory(Directory):
         try:
             digest = Digest.parse(name)
         except Invalid as error:
-            # EINVAL of a rename would be told as "a subdirectory of itself".
+            # mv reports EINVAL of rename(2) as "a subdirectory of itself".
             raise NotPermitted(f"ingest {ref}: {error.message}") from None
         await caller.wait(lambda: self._subsystems.ingests.commit(ref, digest))
 
@@ -114,7 +116,7 @@ class IngestDirectory(Directory):
 
 
 class IngestFile(Node):
-    """One unfinished write. It is a file for as long as somebody has it open, also when its name is gone."""
+    """One unfinished write. It stays a file while it is open, also after its name is removed."""
 
     __slots__ = ("_ref", "_seen", "_subsystems")
 
@@ -122,7 +124,8 @@ class IngestFile(Node):
 
     def __init__(self, subsystems: IngestSubsystems, ref: str) -> None:
         self._seen = subsystems.ingests.status(ref)
-        # A ref that was removed and started again is another file: an old writer's descriptor stays with the old one.
+        # A ref that was removed and started again is another inode: a descriptor of the old writer stays with the old
+        # one.
         super().__init__(control_number(f"content/ingest/{ref}\0{self._seen.started}"))
         self._subsystems = subsystems
         self._ref = ref
@@ -138,7 +141,7 @@ class IngestFile(Node):
     async def open(self, flags: int, caller: Caller) -> Handle:
         if flags & os.O_ACCMODE == os.O_RDONLY:
             if flags & os.O_TRUNC:
-                raise NotPermitted(f"ingest {self._ref}: is truncated by opening it to write")
+                raise NotPermitted(f"ingest {self._ref}: open it for writing to truncate it")
             return _SealedHandle(self._known_ref())
         with self._noting():
             writer = await self._subsystems.ingests.open(self._known_ref())
@@ -151,10 +154,10 @@ class IngestFile(Node):
         return WriterHandle(writer, self._subsystems.failures, self._subsystems.allowance)
 
     async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
-        """chmod, chown and utimes change nothing."""
+        """Accept chmod, chown and utimes, and change nothing."""
 
     async def truncate(self, size: int, handle: Handle | None, caller: Caller) -> None:
-        """By an open descriptor it is the writer's own; by name it takes the writer's lock for a moment."""
+        """Truncate. An open descriptor uses its own writer; a path takes the writer's lock briefly."""
         if isinstance(handle, WriterHandle):
             await handle.truncate(size)
             return
@@ -181,16 +184,16 @@ class IngestFile(Node):
             try:
                 return os.fsencode(await caller.wait(lambda: self._subsystems.ingests.digest(self._ref)))
             except NotFound:
-                pass  # Committed meanwhile: the file has no name any more, and the answer is that of its last state.
+                pass  # committed meanwhile: the file has no name any more, and its last state is reported
             except (StorageFailed, TimedOut) as error:
                 self._subsystems.failures.note(_subject(self._ref), error)
                 raise
         return await super().xattr(name, caller)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """Declare: the latest wins, also while a writer is at work."""
+        """Declare total or expected digest. The latest value wins, also while a writer is open."""
         if name.startswith(b"system."):
-            # What cp -p and mv take from a filesystem without ACLs, and then chmod; EPERM they complain about.
+            # cp -p and mv accept EOPNOTSUPP as a filesystem without ACLs and then chmod; they report EPERM as an error.
             raise Unsupported(f"ingest {self._ref}: has no {os.fsdecode(name)}")
         ingests = self._subsystems.ingests
         with self._noting():
@@ -222,7 +225,7 @@ class IngestFile(Node):
         return self._seen
 
     def _named(self) -> IngestStatus | None:
-        """What the ref stands for, if it is this write still."""
+        """Return the ref if it still belongs to this write. Raises NotFound."""
         ingests = self._subsystems.ingests
         status = ingests.status(self._ref) if self._ref in ingests else None
         return status if status and status.started == self._seen.started else None
@@ -234,7 +237,7 @@ class IngestFile(Node):
 
 
 class _SealedHandle:
-    """An ingest opened to read: it is no writer, takes no lock and yields no byte."""
+    """An ingest opened for reading. It is no writer, takes no lock and returns no bytes."""
 
     __slots__ = ("_ref",)
 
@@ -245,11 +248,11 @@ class _SealedHandle:
         raise NotPermitted(f"ingest {self._ref}: unverified bytes cannot be read; commit it first")
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class WriterHandle(_SealedHandle):
-    """An ingest opened to write. Closing it commits nothing."""
+    """An ingest opened for writing. Closing it does not commit."""
 
     __slots__ = ("_allowance", "_failures", "_writer")
 
@@ -260,7 +263,7 @@ class WriterHandle(_SealedHandle):
         self._allowance = allowance
 
     async def write(self, offset: int, data: bytes) -> int:
-        """How much was written: all, or what a full disk took, so that the rest is not mistaken for new bytes."""
+        """Return the number of written bytes: fewer than `data` if the disk is full."""
         with self._noting():
             await self._allowance.take(len(data))
             try:
@@ -272,12 +275,12 @@ class WriterHandle(_SealedHandle):
         return len(data)
 
     async def truncate(self, size: int) -> None:
-        """Under the writer's own lock."""
+        """Truncate under the writer's own lock."""
         with self._noting():
             await self._writer.truncate(size)
 
     async def fsync(self) -> None:
-        """On return the bytes so far survive a power cut."""
+        """Make the bytes written so far durable."""
         with self._noting():
             await self._writer.fsync()
 
@@ -289,7 +292,7 @@ class WriterHandle(_SealedHandle):
 
 
 def _subject(ref: str) -> str:
-    """What failures of a ref are noted for."""
+    """Return the subject under which failures of a ref are noted."""
     return f"content/ingest/{ref_name(ref)}"
 
 

@@ -1,1 +1,1 @@
-""".imgfs/: the daemon about itself, and doors to what it does."""
+""".imgfs/: facts about the daemon, and its control files."""

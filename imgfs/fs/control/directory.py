@@ -1,4 +1,4 @@
-""".imgfs/: the daemon about itself, as files."""
+""".imgfs/: facts about the daemon as files."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class ControlDirectory(FixedDirectory):
         return self._unlisted[name] if name in self._unlisted else await super().lookup(name, caller)
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """`user.imgfs.views` with `unmount`: take the kernel's views away, which keep the tree busy for umount(2).
+        """`user.imgfs.views`, value `unmount`: unmount the kernel views, which keep the tree busy for umount(2).
 
-        `user.imgfs.gc` with `collect` or `all`: collect garbage; with `discard DIGEST...`: remove those of these blobs
-        that nothing refers to, whether they can be fetched again or not. gc/last has the report.
+        `user.imgfs.gc`: `collect` or `all` collects garbage; `discard DIGEST...` removes those of these blobs that
+        nothing refers to, even if they cannot be fetched again. gc/last has the report.
         """
         word, *digests = value.split(b" ") if name == b"user.imgfs.gc" else (b"",)
         if (name, value) == (b"user.imgfs.views", b"unmount"):
@@ -83,15 +83,15 @@ def _documents(subsystems: ControlSubsystems) -> dict[bytes, Node]:
             name.encode(): RenderedFile(f".imgfs/{name}", subsystems.shown, render)
             for name, render in renderers.items()
         },
-        # Its size costs a walk over the stores, which nobody who lists this directory asked for.
+        # Its size costs a walk over the stores, which a listing of this directory does not need.
         b"metrics": ReportFile(".imgfs/metrics", subsystems.shown, subsystems.metrics),
     }
 
 
 def _tail(path: Path) -> bytes:
-    """The end of the log, from the start of a line, and what its file did not take; it is in the state directory.
+    """Return the end of the log, from the start of a line, and the events that could not be written to its file.
 
-    The file before it is looked at too, or there would be next to nothing to read when a new one has begun.
+    The previous log file is read too, because a new log is nearly empty.
     """
     data = _end_of(path.parent / ASIDE, _LOG_SHOWN) + _end_of(path, _LOG_SHOWN)
     if len(data) > _LOG_SHOWN:
@@ -100,7 +100,7 @@ def _tail(path: Path) -> bytes:
 
 
 def _end_of(path: Path, most: int) -> bytes:
-    """The last bytes of a file; one more than `most`, so that whoever cuts them knows that there are others."""
+    """Return the last bytes of a file, and one more than `most` if there are more."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - most - 1))

@@ -1,4 +1,4 @@
-""".imgfs/gc/: what garbage collection would do, and what it did last, as JSON. Reading changes nothing."""
+""".imgfs/gc/: what garbage collection would remove, and the last report, as JSON. Reading changes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgfs.oci.digest import Digest
 
 
 class GcDirectory(FixedDirectory):
-    """`dry-run`, `dry-run-all` (with what cannot be fetched again) and `last`."""
+    """`dry-run`, `dry-run-all` (including content that cannot be fetched again) and `last`."""
 
     __slots__ = ("_collector", "_last")
 
@@ -28,11 +28,11 @@ class GcDirectory(FixedDirectory):
         self._last = b"{}\n"
 
     async def run(self, *, everything: bool) -> None:
-        """Collect garbage, and keep the report."""
+        """Collect garbage and keep the report."""
         self._last = (await self._collector.collect(everything=everything)).encode()
 
     async def discard(self, digests: Iterable[Digest]) -> None:
-        """Take away what nothing refers to of these blobs, and keep the report."""
+        """Remove those of these blobs that nothing refers to, and keep the report."""
         self._last = (await self._collector.discard(digests)).encode()
 
     async def _dry_run(self) -> bytes:

@@ -1,4 +1,4 @@
-""".imgfs/leases/: a lease is a directory, and its links pin what they lead to; `user.imgfs.expires` says until when."""
+""".imgfs/leases/: each lease is a directory whose links pin their targets until `user.imgfs.expires`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from imgfs.leases.store import Lease, Leases
 _EXPIRES = b"user.imgfs.expires"
 _SECOND = 10**9
 _LATEST = (1 << 63) // _SECOND - 1
-"""The database counts nanoseconds in 64 bits."""
+"""The latest expiry in seconds: the database counts nanoseconds in 64 bits."""
 
 
 class LeasesDirectory(Directory):
-    """mkdir makes a lease, rmdir lets everything go that it pins."""
+    """mkdir creates a lease; rmdir deletes it and unpins everything."""
 
     __slots__ = ("_leases",)
 
@@ -52,9 +52,9 @@ class LeasesDirectory(Directory):
 
 
 class LeaseDirectory(Directory):
-    """One lease. A link's name is free; its target is a path of this tree, which need not be there yet.
+    """One lease. Link names are free; a target is a path of this tree and need not exist yet.
 
-    It does not expire while somebody has the directory open.
+    The lease does not expire while a process has the directory open.
     """
 
     __slots__ = ("_created", "_id", "_leases")
@@ -95,7 +95,7 @@ class LeaseDirectory(Directory):
         return {} if expires is None else {_EXPIRES: as_moment(expires)}
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """`user.imgfs.expires`: a moment as RFC 3339 has it, or seconds since the epoch."""
+        """Set `user.imgfs.expires`: RFC 3339, or seconds since the epoch."""
         if name != _EXPIRES:
             raise self.refusal()
         await self._leases.set_expiry(self._id, _moment(value))

@@ -1,4 +1,4 @@
-""".imgfs/plugins/<kind>/<id>/: what became of each installed plugin."""
+""".imgfs/plugins/<kind>/<id>/: the status of each installed plugin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgfs.plugins.running import Report
 
 
 def plugins_directory(shown: Shown, reports: Mapping[str, Report]) -> Directory:
-    """Kinds, in them ids, in them `status`, `config` and `exports`. Only the status may change after the start."""
+    """Directories by kind and ID, with `status`, `config` and `exports`. Only `status` may change after the start."""
     kinds: dict[bytes, dict[bytes, Node]] = {}
     for name, report in reports.items():
         kind, _, one = name.partition(".")

@@ -1,6 +1,6 @@
-""".imgfs/repair: the door through which what is damaged in the state directory is mended while it is mounted.
+""".imgfs/repair: repairs damage in the state directory while it is mounted.
 
-A file of its own, because the kernel keeps an inode locked while one of its attributes is set, and hashing takes long.
+It is a file of its own because the kernel keeps an inode locked during setxattr, and hashing takes long.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _DOOR = b"user.imgfs.repair"
 
 
 class RepairFile(Document):
-    """`user.imgfs.repair` with a path of the state directory looks at that thing and mends it.
+    """`user.imgfs.repair` with a path of the state directory checks that object and repairs it.
 
-    Reading tells what was mended since the mount, a JSON object a line, the latest last.
+    Reading returns the repairs since the mount, one JSON object per line, the latest last.
     """
 
     __slots__ = ("_error", "_mender", "_shown")

@@ -1,4 +1,4 @@
-""".imgfs/transfers/: a file for each blob that is on its way now, in or out. It goes when the transfer ends."""
+""".imgfs/transfers/: a file for each blob in transfer, in either direction. It goes when the transfer ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from imgfs.transfer.running import TransferReporter
 
 
 class TransfersDirectory(Directory):
-    """Called by direction and digest; a number follows where the same bytes go to or come from several places."""
+    """Files are named by direction and digest.
+
+    A number follows if the same bytes are transferred several times at once.
+    """
 
     __slots__ = ("_running", "_transfers")
 
@@ -40,12 +43,12 @@ class TransfersDirectory(Directory):
 
 
 class TransferFile(Document):
-    """One transfer as JSON (transfer/running.py says what the keys mean); its time is when it began."""
+    """One transfer as JSON (`transfer/` defines the keys). Its mtime is the start of the transfer."""
 
     __slots__ = ("_running", "_shown", "_transfer", "_transfers")
 
     def __init__(self, shown: Shown, transfers: Transfers, running: TransferReporter, transfer: Transfer) -> None:
-        # Another transfer of the same name is another file.
+        # Another transfer of the same name is another inode.
         super().__init__(control_number(f".imgfs/transfers/{transfer.name}/{transfer.serial}"))
         self._shown = shown
         self._transfers = transfers

@@ -1,1 +1,1 @@
-"""images/: names, images, and what of registries is reached through them."""
+"""images/: names, images, and requests to registries through unlisted files."""

@@ -1,4 +1,4 @@
-"""images/<digest>/: one image as a directory. What is listed is what is known here; what is opened is fetched."""
+"""images/<digest>/: one image as a directory. Listing shows what is known; opening a file fetches it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ from imgfs.transfer.status import render_status
 
 
 class PlatformDirectory(Directory):
-    """An image for one platform: manifest.json, config.json, layers/, rootfs. `depth` is how far images/ is above."""
+    """An image for one platform: manifest.json, config.json, layers/, rootfs.
+
+    `depth` is the number of levels to images/.
+    """
 
     __slots__ = ("_depth", "_digest", "_platform", "_subsystems")
 
@@ -62,7 +65,7 @@ class PlatformDirectory(Directory):
         return await self._subsystems.documents.platform_image(self._digest, self._platform)
 
     async def _known(self) -> PlatformImage | None:
-        """What is here; a document that is damaged or has nothing for this platform is told on open."""
+        """Return the stored documents, or None. Errors of a damaged document are reported when it is opened."""
         try:
             return await self._subsystems.documents.stored_platform_image(self._digest, self._platform)
         except ImgfsError:
@@ -90,7 +93,7 @@ class PlatformDirectory(Directory):
 
 
 class ImageDirectory(PlatformDirectory):
-    """images/<digest>: the default platform's files, and what belongs to the image as a whole."""
+    """images/<digest>: the files of the default platform, and the files of the image as a whole."""
 
     __slots__ = ()
 
@@ -115,7 +118,7 @@ class ImageDirectory(PlatformDirectory):
         return [*index.items(), *(await super().entries(caller)), *self._own().items()]
 
     async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
-        """`touch` through a name: ask again for every name of this image."""
+        """Refresh every name of this image (`touch` through a name)."""
         if not fields.update_mtime or fields.update_mode or fields.update_uid or fields.update_gid:
             raise self.refusal()
         for name in self._subsystems.names.of(self._digest):
@@ -152,10 +155,11 @@ class ImageDirectory(PlatformDirectory):
 
 
 class PullFile(Document):
-    """`pull`: opening it brings the whole image here, durably; it holds the chain ID. Unlisted, so that nobody pulls
-    by accident.
+    """`pull`: opening it fetches the whole image durably.
 
-    A file, because opening one holds no lock: an xattr would keep the directory locked for the whole of the pull.
+    It contains the chain ID. Unlisted, to prevent accidental pulls.
+
+    It is a file because open holds no lock. An xattr would keep the directory locked during the whole pull.
     """
 
     __slots__ = ("_digest", "_platform", "_subsystems")
@@ -174,7 +178,7 @@ class PullFile(Document):
         return f"{snapshot.chain_id}\n".encode()
 
     async def _pull(self) -> Snapshot:
-        """Layers that cannot be merged are told now, and not to whoever walks there some day."""
+        """Pull the image. Layers that cannot be merged are reported now rather than at the first walk."""
         images = self._subsystems.images
         snapshot = await images.snapshot(self._digest, self._platform, hurried=True)
         await gather(
@@ -187,7 +191,7 @@ class PullFile(Document):
 
 
 def _layers_directory(shown: Shown, image: PlatformImage, key: str, depth: int) -> Directory:
-    """layers/: a link into content/ for each layer, base first, numbered from 0."""
+    """Return layers/: a link into content/ for each layer, base first, numbered from 0."""
     up = "../" * (depth + 1)
     links = {
         str(n).encode(): Link(f"{key}/{n}", shown, f"{up}content/{layer.digest}")
@@ -197,7 +201,7 @@ def _layers_directory(shown: Shown, image: PlatformImage, key: str, depth: int) 
 
 
 def _platforms_directory(subsystems: ImageSubsystems, digest: Digest, index: ImageIndex) -> Directory:
-    """platforms/: one directory for each platform of the index."""
+    """Return platforms/: a directory for each platform of the index."""
     key = f"images/{digest}/platforms"
     platforms = {
         one.platform.slug.encode(): PlatformDirectory(subsystems, digest, one.platform, f"{key}/{one.platform.slug}", 3)

@@ -1,7 +1,7 @@
-"""Unlisted files that ask a registry for what it has, when they are opened: a name a line.
+"""Unlisted files that list a registry's tags and repositories, one name per line. Opening a file sends the request.
 
-`images/<host>/<repository>/_tags` and `images/<host>/_catalog`. No repository can be called so: names of their parts do
-not begin with an underscore.
+`images/<host>/<repository>/_tags` and `images/<host>/_catalog`. No part of a repository's name begins with an
+underscore, so the names do not collide.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CATALOG = "_catalog"
 
 
 def list_file(shown: Shown, listings: Listings, prefix: str, name: str) -> Node | None:
-    """The file `name` of the directory `images/<prefix>`, if that is one of these."""
+    """Return the file `name` of the directory `images/<prefix>`, or None if it is not a list."""
     host, _, repository = prefix.partition("/")
     key = f"images/{prefix}/{name}"
     if name == CATALOG and host and not repository:

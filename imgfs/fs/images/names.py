@@ -1,8 +1,8 @@
-"""images/: names as symbolic links, in directories that exist because names could lie in them.
+"""images/: names as symbolic links, in directories for hosts and repositories.
 
-A host or a repository is a directory as soon as somebody walks into it, but only those that hold names are listed. The
-one lookup that asks a registry is that of an unregistered `name:tag` or `name@digest` below a host. What a registry has
-is asked for through unlisted files (fs/images/listing.py).
+Every possible host and repository is a directory on lookup; only directories that contain names are listed. A lookup of
+an unregistered `name:tag` or `name@digest` below a host asks its registry; no other lookup does. Unlisted files list
+the content of a registry (fs/images/listing.py).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class NamesDirectory(Directory):
         if reference is None or not subsystems.is_resolving:
             raise missing(name)
         await caller.wait(lambda: subsystems.resolver.resolve(reference))
-        # `repository:tag@digest` is recorded without the tag, which counts for nothing beside a digest.
+        # `repository:tag@digest` is recorded without the tag, because a digest makes the tag irrelevant.
         return self._registered(str(reference), name)
 
     async def entries(self, caller: Caller) -> Listing:
@@ -82,7 +82,7 @@ class NamesDirectory(Directory):
         elif is_repository_part(component) or not self._prefix or _is_meant_as_name(component):
             raise self._told(path, component)
         elif path in self._subsystems.private:
-            raise AlreadyExists(f"{path!r}: is taken")
+            raise AlreadyExists(f"{path!r}: exists already")
         else:
             self._subsystems.private[path] = digest
         return self._registered(path, name)
@@ -93,10 +93,10 @@ class NamesDirectory(Directory):
             await self._subsystems.names.remove(path)
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
-        """An empty directory of names is not kept anywhere, so removing it always succeeds."""
+        """Remove an empty directory. It is stored nowhere, so this always succeeds."""
         component = os.fsdecode(self.canonical(name))
         if is_digest(component):
-            raise NotPermitted(f"images/{component}: goes when its last name goes")
+            raise NotPermitted(f"images/{component}: is removed with its last name; remove the names")
         if self._subsystems.names.below(self._path(component)):
             raise NotEmpty(f"images/{self._path(component)}: holds names")
 
@@ -115,13 +115,13 @@ class NamesDirectory(Directory):
         elif names.get(before):
             await names.rename(before, after)
         else:
-            raise NotPermitted(f"images/{before}: is a directory; only names can be moved, one by one")
+            raise NotPermitted(f"images/{before}: is a directory; only single names can be moved")
 
     async def xattrs(self) -> dict[bytes, bytes]:
         return as_error(self._subsystems.failures.get(f"images/{self._prefix}"))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """`user.imgfs.tag` on images/ with `NAME DIGEST`: register without the lookup, which may need a registry."""
+        """Set `user.imgfs.tag` on images/ to `NAME DIGEST`: register a name without a lookup at its registry."""
         text, _, digest = os.fsdecode(value).rpartition(" ")
         if self._prefix or name != b"user.imgfs.tag":
             raise self.refusal()
@@ -138,7 +138,9 @@ class NamesDirectory(Directory):
         return None
 
     def _told(self, path: str, component: str) -> Invalid:
-        """What is wrong with a name, also told on the directory: what made it has but an errno to say.
+        """Return the error for a malformed name.
+
+        It is also noted for the directory, since the caller gets only an errno.
 
         `ln -s <digest> images/mytool:1` finds a directory and makes the link in it.
         """
@@ -149,7 +151,7 @@ class NamesDirectory(Directory):
         return error
 
     def _registered(self, path: str, name: bytes) -> Node:
-        """The link of what was registered just now. Raises NotFound where somebody has taken it away since."""
+        """Return the link of a name that was just registered. Raises NotFound if it was removed since."""
         link = self._link(path)
         if link is None:
             raise missing(name)
@@ -162,11 +164,11 @@ class NamesDirectory(Directory):
 
     async def _image(self, digest: Digest) -> Node:
         if not await self._subsystems.resolver.is_known(digest):
-            raise NotFound(f"images/{digest}: no name and no known index mentions it")
+            raise NotFound(f"images/{digest}: no name and no known index refers to it; pull it by a name")
         return ImageDirectory(self._subsystems, digest)
 
     async def _target(self, text: str, caller: Caller) -> Digest:
-        """The digest that a link's target stands for: as such, as a path to one or to a name, or as a reference."""
+        """Return the digest of a link's target: a digest, a path to a digest or to a name, or a reference."""
         last = with_colons(text.rpartition("/")[2])
         if is_digest(last):
             return Digest(last)
@@ -177,9 +179,10 @@ class NamesDirectory(Directory):
         return await caller.wait(lambda: self._subsystems.resolver.resolve(reference))
 
     def _followed(self, text: str) -> str:
-        """The name that a target leads to from the directory of its link, unless it begins with a host or leads out.
+        """Return the name that a target leads to from the link's directory. A target with a host is returned unchanged.
 
-        Below a host, `app:1` is that registry's, as it is for whoever follows a link, and not Docker Hub's.
+        Below a host, `app:1` belongs to that registry, as it does for the kernel that follows the link, and not to
+        Docker Hub.
         """
         images = self._subsystems.chains.rootfs.places.path("images")
         path = posixpath.normpath(posixpath.join(images, self._prefix, text))
@@ -210,12 +213,12 @@ class NameLink(Link):
         return self._target
 
     async def change(self, fields: pyfuse3.SetattrFields, caller: Caller) -> None:
-        """`touch -h`: ask for this name again."""
+        """Refresh this name (`touch -h`)."""
         if not fields.update_mtime or fields.update_mode or fields.update_uid or fields.update_gid:
             raise self.refusal()
         if caller.uid not in (0, self._subsystems.shown.uid):
-            # The kernel lets anybody touch a symbolic link, because it checks its mode, which is always 0777.
-            raise NotPermitted(f"image {self._name}: only root and whoever mounted may ask for it again")
+            # The kernel lets every user touch a symbolic link, because the mode of a link is always 0777.
+            raise NotPermitted(f"image {self._name}: only root and the user who mounted may refresh it")
         await caller.wait(lambda: self._subsystems.resolver.refresh(self._name))
 
     def _reload(self) -> None:
@@ -227,7 +230,7 @@ class NameLink(Link):
 
 
 class PrivateLink(Link):
-    """A link on its way to become a name, under a name of its own for a moment."""
+    """A link with a temporary name that `ln -sfn` renames to its final name."""
 
     __slots__ = ()
 
@@ -239,7 +242,7 @@ def _link_target(name: str, digest: Digest) -> str:
 
 
 def _is_nameable(path: str) -> bool:
-    """Whether what lies there may be registered as a name."""
+    """Whether the path may be registered as a name."""
     try:
         check_name(path)
     except Invalid:
@@ -248,12 +251,12 @@ def _is_nameable(path: str) -> bool:
 
 
 def _is_meant_as_name(component: str) -> bool:
-    """Whether somebody who types `component` means a tag or a digest; what tools make beside a name has none."""
+    """Whether `component` looks like a tag or a digest. Temporary names that tools make contain neither `:` nor `@`."""
     return not component.startswith(".") and (":" in component or "@" in component)
 
 
 def _reference(text: str) -> Reference:
-    """A digest cut short would else be asked for as a tag of a repository `sha256`."""
+    """Parse a reference. A shortened digest would otherwise be taken for a tag of a repository `sha256`."""
     try:
         if text.rpartition("/")[2].partition(":")[0] in HEX_LENGTH:
             raise Invalid(text)

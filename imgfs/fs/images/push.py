@@ -1,8 +1,8 @@
-"""images/<digest>/push/<host>/<repository>:<tag>: opening it pushes the image there, and it holds the report, as JSON.
+"""images/<digest>/push/<host>/<repository>:<tag>: opening it pushes the image. It contains the report as JSON.
 
-Unlisted at every level, and for the owner alone: nobody pushes by accident, and nobody else with the daemon's logins.
-`push:all` pushes all that an index lists, `push:referrers` also what refers to the image, `push:all,referrers` both. A
-file for each push, because the kernel keeps an inode locked while it is written to.
+The path is unlisted and readable by the owner only, so that no recursive tool pushes and no other user pushes with the
+daemon's logins. `push:all` pushes all that an index lists, `push:referrers` also the referrers, `push:all,referrers`
+both. Each push has its own file, because the kernel keeps an inode locked while it is written to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ALL, _REFERRERS = "all", "referrers"
 
 
 def push_directory(shown: Shown, pushes: Pushes, digest: Digest, platform: Platform, name: str) -> Node | None:
-    """The directory `name` of an image, if that is one of these. `platform` is what it pushes unless it says `all`."""
+    """Return the push directory `name` of an image, or None. Without `all` it pushes `platform` only."""
     door, colon, text = name.partition(":")
     options = text.split(",") if colon else []
     if door != DOOR or not {*options} <= {_ALL, _REFERRERS} or len({*options}) < len(options):
@@ -38,7 +38,7 @@ def push_directory(shown: Shown, pushes: Pushes, digest: Digest, platform: Platf
 
 
 class PushDirectory(Directory):
-    """Where names at registries lie to which the image may be pushed: a host or a part of a repository's name."""
+    """A directory of push targets: a host or a part of a repository's name."""
 
     __slots__ = ("_digest", "_platform", "_prefix", "_pushes", "_referrers")
 
@@ -81,7 +81,7 @@ class PushDirectory(Directory):
 
 
 class PushFile(Document):
-    """One push. `user.imgfs.progress` tells how far it is while it runs, `user.imgfs.error` why it failed last."""
+    """One push. `user.imgfs.progress` shows its progress while it runs, `user.imgfs.error` its last failure."""
 
     __slots__ = ("_pushes", "_shown", "_wanted")
 

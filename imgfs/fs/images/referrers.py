@@ -25,11 +25,11 @@ from imgfs.transfer.referrers import Referrers, place_of
 
 _SUFFIX = ".json"
 _ANNOTATIONS_MAX = 60 << 10
-"""Bytes of annotations that an xattr shows; the kernel takes 64 KiB."""
+"""Largest xattr of annotations in bytes; the kernel allows 64 KiB."""
 
 
 class ReferrersDirectory(Directory):
-    """What is known to refer to the image `digest`."""
+    """The known referrers of the image `digest`."""
 
     __slots__ = ("_blob_files", "_digest", "_is_resolving", "_referrers")
 
@@ -72,7 +72,7 @@ class ReferrersDirectory(Directory):
 
 
 class ReferrerFile(BlobFile):
-    """The document of one referrer: read only if it does refer to the image it is listed for."""
+    """The document of one referrer. Open succeeds only if the document refers to the image."""
 
     __slots__ = ("_referrer", "_referrers")
 
@@ -88,7 +88,7 @@ class ReferrerFile(BlobFile):
         return await super().open(flags, caller)
 
     async def xattrs(self) -> dict[bytes, bytes]:
-        """Those of a blob, with `artifact_type` and the `annotations` that its list tells, as JSON."""
+        """Return the xattrs of the blob, with `artifact_type` and the `annotations` of the referrers list as JSON."""
         said = self._referrer.descriptor
         annotations = msgspec.json.encode(said.annotations)
         facts = {"artifact_type": said.artifact_type.encode(), "media_type": said.media_type.encode()}

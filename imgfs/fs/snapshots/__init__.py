@@ -1,1 +1,1 @@
-"""snapshots/: chains of images, what users made of them, and how both are shown."""
+"""snapshots/: image chains, users' snapshots, and both views of their files."""

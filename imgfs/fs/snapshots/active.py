@@ -1,4 +1,4 @@
-"""snapshots/active/: the writable snapshots. mkdir prepares one, mv commits it, rmdir removes it."""
+"""snapshots/active/: writable snapshots. mkdir prepares a snapshot, mv commits it, rmdir removes it."""
 
 from __future__ import annotations
 
@@ -51,13 +51,14 @@ class ActiveDirectory(Directory):
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
         """Commit: `mv snapshots/active/K snapshots/<name>`."""
         if target.number != control_number("snapshots"):
-            # Also `mv active/K NAME` where NAME is taken: mv goes into it, and makes nonsense of EEXIST.
-            raise NotPermitted("an active snapshot is committed by moving it to snapshots/<name>, a new one")
+            # `mv active/K NAME` with a taken NAME also comes here, as mv moves into the directory and misreports
+            # EEXIST.
+            raise NotPermitted("an active snapshot is committed by moving it to a new name, snapshots/<name>")
         name = os.fsdecode(new)
         try:
             check_name(name)
         except Invalid as error:
-            # EINVAL of a rename would be told as "a subdirectory of itself".
+            # mv reports EINVAL of rename(2) as "a subdirectory of itself".
             raise NotPermitted(error.message) from None
         key = os.fsdecode(self.canonical(old))
         await self._check_unused(key)
@@ -70,7 +71,7 @@ class ActiveDirectory(Directory):
 async def _commit(subsystems: UserSubsystems, key: str, name: str, caller: Caller, *, walked: str) -> None:
     """Commit an active snapshot: unmount it, then make it immutable. Raises as SnapshotStore.commit.
 
-    Who is interrupted while the disk is written finds it active; it is busy until the disk has answered.
+    If the caller is interrupted during a disk write, the snapshot stays active, and is busy until the write ends.
     """
     work = partial(_leave_and_commit, subsystems, key, name, walked)
     await caller.wait(lambda: subsystems.works.join(("commit", key, name), work))

@@ -49,7 +49,8 @@ class ChainDirectory(Directory):
     async def entries(self, caller: Caller) -> Listing:
         listing: list[tuple[bytes, Node]] = []
         for name, child in ((b"rootfs", self._rootfs), (b"diff", self._diff)):
-            with suppress(ImgfsError):  # told to who walks there: one bad image must not break a walk of the whole tree
+            # The error is reported by a lookup of that entry: one bad image must not break a walk of the whole tree.
+            with suppress(ImgfsError):
                 listing.append((name, await child(caller)))
         if self._snapshot.parent is not None:
             listing.append((b"parent", self._parent(self._snapshot.parent)))
@@ -74,7 +75,7 @@ class ChainDirectory(Directory):
         await remove_label(self._subsystems.snapshots, self._snapshot.chain_id, name)
 
     def _usage(self) -> int:
-        """What the layer's own tar takes here."""
+        """Return the bytes that the tar of the chain's top layer takes on disk."""
         diff_id, layers = self._snapshot.diff_id, self._subsystems.layers
         return layers.get(diff_id).allocated() if diff_id is not None and diff_id in layers else 0
 
@@ -98,10 +99,10 @@ class ChainDirectory(Directory):
 
 
 class ChainRootfs(Node):
-    """The root of a chain's view: walking to it is what has the kernel mount over it (rootfs/).
+    """The root directory of a chain's view. A walk to it makes the kernel's view be mounted over it (rootfs/).
 
-    While nothing is mounted it keeps its attributes from the kernel, so that each walk comes by. Beneath the mount, and
-    where there is none, it is the FUSE view's root.
+    Until then the kernel may not cache its attributes, so that each walk sends GETATTR. Beneath a mount, and where
+    nothing can be mounted, it is the root of the FUSE view.
     """
 
     __slots__ = ("_snapshot", "_subsystems")
@@ -118,7 +119,7 @@ class ChainRootfs(Node):
         is_new = not rootfs.chains.is_shown(self._snapshot) and await caller.wait(
             lambda: show(self._subsystems, self._snapshot)
         )
-        # An overlay that lies on this directory has it open: its readers cannot walk again, and see the same files.
+        # An overlay over this directory holds it open. Its readers cannot walk again, and see the same files here.
         if is_new and not rootfs.chains.is_lower(self._snapshot):
             raise Stale(f"snapshot {self._snapshot.chain_id}: is mounted now; walk again")
         await seen(self._subsystems, self._snapshot, caller)
@@ -134,9 +135,12 @@ class ChainRootfs(Node):
         return entry
 
     def _keep(self) -> float:
-        """Seconds that the kernel may keep the attributes, which it looks at for every path from here.
+        """Return the cache timeout of the attributes in seconds.
 
-        Under a mount of itself nobody need come by, for a second after that is gone neither: the files are the same.
+        The kernel checks them for every path through this directory.
+
+        Under a read-only bind of itself, no walk needs to come here. The files stay the same for a second after it is
+        gone.
         """
         rootfs = self._subsystems.rootfs
         if not rootfs.chains.is_mounting:
@@ -162,14 +166,17 @@ class ChainRootfs(Node):
 
 
 async def seen(subsystems: ChainSubsystems, snapshot: Snapshot, caller: Caller) -> View:
-    """The FUSE view of a chain, made now if need be; what fails is told by its directory's `user.imgfs.error`."""
+    """Return the FUSE view of a chain, made now if necessary.
+
+    Failures are in `user.imgfs.error` of the chain's directory.
+    """
     return subsystems.views.kept(snapshot) or await caller.wait(lambda: _make(subsystems, snapshot))
 
 
 async def check_merge(subsystems: ChainSubsystems, snapshot: Snapshot) -> Snapshot:
-    """Merge the layers of a chain unless they were merged before; raises what speaks against it, and notes it.
+    """Merge the layers of a chain unless they were merged before. Raises and notes why they cannot be merged.
 
-    A chain whose inodes have numbers was merged, by this daemon or an earlier one.
+    A chain whose inodes have numbers was merged before, by this daemon or an earlier one.
     """
     if subsystems.graph.first_inode(snapshot) is None:
         await _make(subsystems, snapshot)
@@ -182,6 +189,6 @@ async def _make(subsystems: ChainSubsystems, snapshot: Snapshot) -> View:
 
 
 async def show(subsystems: ChainSubsystems, snapshot: Snapshot) -> bool:
-    """Have the kernel show a chain (Rootfs.show); what fails is told as `seen` tells it."""
+    """Mount the kernel's view of a chain (Chains.show). Failures are noted as in `seen`."""
     with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
         return await subsystems.rootfs.chains.show(snapshot)

@@ -1,4 +1,4 @@
-"""snapshots/: image chains by chain ID, what users committed, their views, and the links that lead here from images."""
+"""snapshots/: image chains by chain ID, users' committed snapshots and views, and the links from images to chains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imgfs.transfer.resolver import Resolver
 
 
 class SnapshotsDirectory(Directory):
-    """Lists the chains whose layers are all here, so that walking what is listed needs no registry, and users' own."""
+    """Lists users' snapshots, and the chains whose layers are all stored, so that a walk needs no registry."""
 
     __slots__ = ("_active", "_chains", "_resolver", "_users")
 
@@ -65,7 +65,7 @@ class SnapshotsDirectory(Directory):
         return [(b"active", self._active), *chains, *((os.fsencode(info.name), self._own(info)) for info in own)]
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
-        """View: another name for a committed snapshot, which pins it."""
+        """Create a view: another name for a committed snapshot, which pins it."""
         info = await self._users.snapshots.view(os.fsdecode(name), meant(self._users, os.fsdecode(target)))
         return self._own(info)
 
@@ -73,7 +73,7 @@ class SnapshotsDirectory(Directory):
         text = os.fsdecode(name)
         _check_users(text)
         if self._users.snapshots.stat(text).kind is not Kind.VIEW:
-            raise NotPermitted(f"snapshot {text}: is no view")
+            raise NotPermitted(f"snapshot {text}: is not a view; remove it with rmdir")
         await self._users.snapshots.remove(text)
 
     async def rmdir(self, name: bytes, caller: Caller) -> None:
@@ -82,7 +82,7 @@ class SnapshotsDirectory(Directory):
         await remove(self._users, text, caller, walked=os.fsdecode(name))
 
     async def rename(self, old: bytes, target: Node, new: bytes, flags: int, caller: Caller) -> None:
-        """Of a view: rename it, over another view too (`ln -sfn`). Committed snapshots keep their names."""
+        """Rename a view, also over another view (`ln -sfn`). Committed snapshots keep their names."""
         if target is not self and not isinstance(target, SnapshotsDirectory):
             raise NotPermitted("a snapshot can only be moved within snapshots/")
         old = self.canonical(old)
@@ -92,7 +92,7 @@ class SnapshotsDirectory(Directory):
         await self._users.snapshots.rename_view(os.fsdecode(old), os.fsdecode(new))
 
     async def set_xattr(self, name: bytes, value: bytes, caller: Caller) -> None:
-        """Label a snapshot, for those who may not write to its directory."""
+        """Label a snapshot, for callers that may not write to its directory."""
         if name != LABEL:
             raise self.refusal()
         change = parse_labelling(value)
@@ -120,15 +120,17 @@ class SnapshotsDirectory(Directory):
 
 
 def _check_users(name: str) -> None:
-    """Raise NotPermitted for what is here without being a snapshot."""
+    """Raise NotPermitted for an entry that is not a user's snapshot."""
     if name == ACTIVE or (is_digest(name.partition("@")[0]) and "@" in name):
-        raise NotPermitted(f"snapshots/{name}: is kept by imgfs itself and stays")
+        raise NotPermitted(f"snapshots/{name}: belongs to imgfs and cannot be changed")
 
 
 class ImageLink(Node):
-    """`<image digest>@<platform>` -> chain ID. Reading it brings the rootfs here: this is the last link on the way.
+    """`<image digest>@<platform>` -> chain ID, the last link on a walk to an image's rootfs.
 
-    readlink holds no lock of a directory, so others walk on while one image comes in and its view is mounted.
+    Reading it fetches the image.
+
+    readlink holds no directory lock, so other callers walk on while the image is fetched and its view is mounted.
     """
 
     __slots__ = ("_digest", "_platform", "_subsystems")
@@ -170,9 +172,9 @@ class ImageLink(Node):
 
 
 class ColonFreeImageLink(ImageLink):
-    """The same link by its colon-free spelling; its target is colon-free too, so that realpath(3) has no colon.
+    """The same link by its colon-free spelling. Its target is colon-free too, so that realpath(3) has no colon.
 
-    The kernel keeps the target of a link with its inode, so another target is another inode.
+    The kernel caches the target of a link with its inode, so another target needs another inode.
     """
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""`layer.tar` of a user's snapshot: its own changes as an OCI layer, made while it is read."""
+"""`layer.tar` of a user's snapshot: its own changes as an OCI layer, produced while it is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from imgfs.snapshots.walk import run_walk
 
 
 class UserLayer(Node):
-    """`layer.tar`: the snapshot's own changes as an OCI layer, made while it is read; unlisted."""
+    """`layer.tar`: the snapshot's own changes as an OCI layer, produced while it is read; unlisted."""
 
     __slots__ = ("_number", "_size", "_subsystems")
 
@@ -33,7 +33,7 @@ class UserLayer(Node):
         self._size = 0
 
     async def reached(self, caller: Caller) -> None:
-        """Find out the size, which costs a walk: sendfile(2) and splice(2) end where it does."""
+        """Measure the size, which costs a walk: sendfile(2) and splice(2) end at the file's size."""
         self._size = await caller.wait(self._measure)
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
@@ -64,9 +64,9 @@ def _dialect() -> Dialect:
 
 
 class ExportHandle:
-    """A layer on its way out. It is read in order; whoever goes back gets it made again from its start.
+    """A layer that is being exported. Reads are sequential; a read at an earlier offset starts the export again.
 
-    The snapshot is in use while it is open.
+    The snapshot is in use while the handle is open.
     """
 
     def __init__(self, subsystems: UserSubsystems, info: Info, caller: Caller) -> None:
@@ -78,17 +78,18 @@ class ExportHandle:
         self._id = info.id
         self._snapshots.hold(self._id)
         self._reading = threading.Lock()
-        """Held by the thread that reads, also when whoever asked for it was interrupted and is gone."""
+        """Held by the reading thread, also after its caller was interrupted."""
         self._pieces = export_layer(self._upper, self._dialect)
         self._piece = memoryview(b"")
         self._start = 0
-        """Where `_piece` begins in the tar."""
+        """The offset of `_piece` in the tar."""
 
     async def read(self, offset: int, size: int) -> bytes:
         return await self._caller.wait(lambda: self._made(offset, size))
 
     async def close(self) -> None:
-        # At once where nobody reads, as ever: who closes it and removes the snapshot must not find it busy.
+        # Closed at once if no thread reads: a caller that closes the file and removes the snapshot must not find it
+        # busy.
         if not self._reading.acquire(blocking=False):
             await trio.to_thread.run_sync(self._reading.acquire)
         self._pieces.close()

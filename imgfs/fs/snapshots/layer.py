@@ -1,4 +1,4 @@
-"""Layers as files: `layer.tar` of a chain, and the device files below kernel views, fetched when they are read."""
+"""Layers as files: `layer.tar` of a chain, and the device files of kernel views, which are fetched when read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Snapshot, SnapshotLayer
 
 LAYER = b"layer.tar"
-"""A snapshot's own changes as a layer; unlisted, so that nobody exports by accident."""
+"""The name of a snapshot's own changes as a layer. Unlisted, so that recursive tools do not export by accident."""
 
 
 _ENDLESS = 1 << 53
-"""Bytes of a device file while its layer is not here: the kernel does not ask for what lies beyond a file's size."""
+"""Size of a device file in bytes until its layer is stored: the kernel does not read beyond a file's size."""
 
 
 class ChainLayer(Node):
-    """`layer.tar`: the layer of a chain's top, the very bytes that its diff ID names."""
+    """`layer.tar`: the layer of a chain's top, with exactly the bytes that its diff ID names."""
 
     __slots__ = ("_snapshot", "_subsystems")
 
@@ -47,13 +47,13 @@ class ChainLayer(Node):
 
     @property
     def direct_io(self) -> bool:
-        """Until the layer is here its size is not known, and the kernel would believe it to be empty."""
+        """The size is unknown until the layer is stored, and the kernel would treat the file as empty."""
         diff_id = self._snapshot.diff_id
         return diff_id is None or diff_id not in self._subsystems.layers
 
 
 class LayerDevices(Directory):
-    """.imgfs/layers/: layers by diff ID as the kernel reads them, fetched when they are read; unlisted."""
+    """.imgfs/layers/: device files of layers by diff ID, fetched when they are read; unlisted."""
 
     __slots__ = ("_subsystems",)
 
@@ -72,7 +72,7 @@ class LayerDevices(Directory):
 
 
 class LayerDevice(Node):
-    """A device file below a kernel view. Opening it fetches nothing: that would be done by mounting."""
+    """A device file of a kernel view. Opening it fetches nothing, because mounting opens it."""
 
     __slots__ = ("_layer", "_subsystems")
 
@@ -95,7 +95,7 @@ class LayerDevice(Node):
 
 
 class LayerHandle:
-    """An open device file: what is read first brings the layer here."""
+    """An open device file. The first read fetches the layer."""
 
     __slots__ = ("_caller", "_layer", "_subsystems")
 

@@ -1,4 +1,4 @@
-"""Where a user's snapshot is shown: `rootfs` and `diff` of its directory."""
+"""The mountpoints of a user's snapshot: `rootfs` and `diff` of its directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgfs.fs.subsystems import UserSubsystems
 
 
 class Mountpoint(Node):
-    """An empty directory that its snapshot is mounted over as soon as somebody walks to it."""
+    """An empty directory. The first walk to it mounts the snapshot over it."""
 
     __slots__ = ("_number", "_place", "_show", "_subsystems")
 
@@ -41,13 +41,13 @@ class Mountpoint(Node):
             is_lost = self._subsystems.rootfs.places.passes_again(self._place(id), caller.pid)
             if not is_new:
                 await self._refuse_passed_by(id, caller, is_lost=is_lost)
-        # Whoever is here although something was mounted before went by while that was done: he is beneath it.
+        # A caller that reaches this directory although it was mounted before passed it during the mount.
         raise Stale(f"{self._place(id)}: is mounted now; walk again")
 
     async def _refuse_passed_by(self, id: str, caller: Caller, *, is_lost: bool) -> None:
-        """Raise NotPermitted for who comes to the directory beneath the mount by a way that never leads into it.
+        """Raise NotPermitted for a caller whose path leads to the directory beneath the mount and never into it.
 
-        `is_lost`: walking again has led him here again.
+        `is_lost`: the caller walked again and came here again.
         """
         if caller.is_elsewhere:
             raise NotPermitted(
@@ -71,6 +71,9 @@ class Mountpoint(Node):
         raise missing(name)
 
     async def entries(self, caller: Caller) -> Listing:
-        """Nobody but the daemon, on its way to mount, gets the empty list: it would be taken for the snapshot's."""
+        """Only the daemon, on its way to mount, gets the empty list.
+
+        Other callers would take it for the snapshot's content.
+        """
         await self.reached(caller)
         return []

@@ -1,4 +1,4 @@
-"""A user's own snapshot, writable or committed, as a directory: rootfs/, diff/ and parent; layer.tar is unlisted."""
+"""A user's snapshot, active or committed, as a directory: rootfs/, diff/ and parent; layer.tar is unlisted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _PARENT = b"parent"
 
 
 class UserSnapshot(Directory):
-    """`snapshots/<name>` or `snapshots/active/<key>`. It is known by its number, so a commit does not make it stale."""
+    """`snapshots/<name>` or `snapshots/active/<key>`.
+
+    The key of the node is a number, so a commit does not make it stale.
+    """
 
     __slots__ = ("_number", "_subsystems")
 
@@ -61,7 +64,7 @@ class UserSnapshot(Directory):
         return list(self._children())
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
-        """Set the parent. `ln -sfn` makes a link of another name first and renames it: that one is kept in memory."""
+        """Set the parent. `ln -sfn` makes a link of another name first and renames it; that link is kept in memory."""
         info, text = self._info, os.fsdecode(target)
         if info.kind is not Kind.ACTIVE:
             raise self.refusal()
@@ -70,7 +73,7 @@ class UserSnapshot(Directory):
                 await self._subsystems.snapshots.set_parent(info.name, meant(self._subsystems, text, ACTIVE, info.name))
             return self._parent(self._info)
         if not name.startswith(b"Cu"):
-            raise Invalid(f"snapshot {info.id}: only its `parent` can be set, not {os.fsdecode(name)!r}")
+            raise Invalid(f"snapshot {info.id}: got a link {os.fsdecode(name)!r}, expected `parent`")
         self._subsystems.private_parents[self._number, name] = text
         return self._link(name, text)
 
@@ -104,7 +107,7 @@ class UserSnapshot(Directory):
         return facts | as_error(error) | as_xattrs(store.labels(info.id))
 
     async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
-        """The usage of a writable snapshot is measured when it is asked for, and only then."""
+        """Return one xattr. The usage of a writable snapshot is measured on each request."""
         if name == _USAGE:
             usage = await caller.wait(lambda: self._subsystems.snapshots.usage(self._info.id))
             return str(usage.bytes).encode()
@@ -122,7 +125,7 @@ class UserSnapshot(Directory):
         yield b"rootfs", Mountpoint(subsystems, self._number, "rootfs", rootfs.users.show, rootfs_of)
         if rootfs.chains.is_mounting:
             yield b"diff", Mountpoint(subsystems, self._number, "diff", rootfs.users.show_changes, diff_of)
-        elif not info.damaged:  # no bind mount for an ordinary user, whose directory it is
+        elif not info.damaged:  # an ordinary user cannot bind-mount, but owns that directory
             yield b"diff", self._link(b"diff", str(subsystems.snapshots.upper(info.id)))
         if info.parent is not None:
             yield _PARENT, self._parent(info)
@@ -136,7 +139,7 @@ class UserSnapshot(Directory):
 
 
 class ParentLink(Link):
-    """`parent`. A commit moves it along with its directory, and another target is right from that moment on."""
+    """`parent`. A commit moves it with its directory, and its target changes at that moment."""
 
     __slots__ = ()
 
@@ -144,11 +147,14 @@ class ParentLink(Link):
 
 
 async def remove(subsystems: UserSubsystems, id: str, caller: Caller, *, walked: str) -> None:
-    """Remove a user's snapshot: unmount it, then take it away. Raises as SnapshotStore.remove, and Busy while used.
+    """Remove a user's snapshot: unmount it, then delete it.
 
-    `walked` is the spelling of `id` by which the kernel has the directory: it keeps the parent locked meanwhile.
+    Raises as SnapshotStore.remove, and Busy while it is in use.
 
-    Who is interrupted may find it there still, or gone; its disk is given back behind him.
+    `walked` is the spelling of `id` by which the kernel knows the directory; the kernel keeps the parent locked
+    meanwhile.
+
+    If the caller is interrupted, the snapshot may still exist or be gone. Disk space is freed in the background.
     """
     await caller.wait(lambda: subsystems.works.join(("remove", id), lambda: _remove(subsystems, id, walked)))
 
@@ -160,6 +166,6 @@ async def _remove(subsystems: UserSubsystems, id: str, walked: str) -> None:
 
 
 def meant(subsystems: UserSubsystems, target: str, *base: str) -> str:
-    """The id that a link's target means: of those it may mean, the first that is there."""
+    """Return the ID that a link's target means: the first of the possible IDs that exists."""
     ids = [spelled for id in ids_of_target(target, *base) for spelled in dict.fromkeys((id, with_colons(id)))]
     return next((id for id in ids if subsystems.snapshots.find(id)), ids[0])

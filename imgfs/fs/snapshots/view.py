@@ -1,7 +1,7 @@
-"""A rootfs in pure FUSE: nodes of the merged tree as inodes, bytes out of the uncompressed tars.
+"""A rootfs in FUSE: nodes of the merged tree as inodes, bytes from the uncompressed tars.
 
-The numbers of a view's inodes are a range that its snapshot has for good, so the kernel may keep everything for ever
-and no table of inodes is needed: any number leads back to its node (snapshots/graph.py).
+Each snapshot owns a range of inode numbers for good. Therefore the kernel may cache everything without a timeout, and
+no table of inodes is needed: each number leads back to its node (snapshots/graph.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from imgfs.snapshots.views import Data, View
 
 
 class ViewHandle:
-    """An open regular file of a view. However long it is open, the tree of the others may be dropped."""
+    """An open regular file of a view. It keeps its data while the merged tree may be dropped from memory."""
 
     __slots__ = ("_data", "_node")
 
@@ -87,7 +87,7 @@ class ViewNode(Node):
         return ReadOnly("a committed snapshot cannot be changed; prepare an active one on top of it")
 
     def _blocks(self) -> int:
-        """Blocks as an unpacked file would have them: holes of sparse files do not count, links and nodes have none."""
+        """Return the blocks that an unpacked file would have. Holes, links and device nodes have none."""
         node = self._node
         if not stat.S_ISREG(node.mode):
             return 0
