@@ -1,7 +1,7 @@
-"""Every error imgfs raises on purpose: one tree, and the one errno of each class.
+"""All errors that imgfs raises on purpose: one tree of classes, each with one errno.
 
-The errno is the contract (SEMANTICS.md, "Errno"): fs/ answers the kernel with it and the command line turns it into
-an exit code. A message names the subject first, then what was got and expected, then what to do next. It never holds
+The errno is part of the contract (docs/reference/SEMANTICS.md): fs/ returns it to the kernel, and the command line turns
+it into an exit code. A message contains the subject, what was got and expected, and what to do next. It never contains
 a credential or the query of a URL.
 """
 
@@ -12,18 +12,18 @@ import os
 
 
 class ImgfsError(Exception):
-    """Base of all; caught as such only at the doors (fs/, cli/, a task that must outlive one object)."""
+    """Base class. Caught as such only at the boundaries: fs/, cli/, and tasks that must survive one failing object."""
 
     errno: int = errno.EIO
 
     @property
     def message(self) -> str:
-        """The sentence a user reads."""
+        """The message for the user."""
         return str(self.args[0]) if self.args else type(self).__name__
 
 
 class NotFound(ImgfsError):
-    """The object does not exist, by the word of whoever is the authority on it."""
+    """The object does not exist, according to its authority (the state directory, or the registry itself)."""
 
     errno = errno.ENOENT
 
@@ -35,51 +35,51 @@ class AlreadyExists(ImgfsError):
 
 
 class Busy(ImgfsError):
-    """Somebody uses the object: a live writer, children, a mount."""
+    """The object is in use: by a live writer, by children, or by a mount."""
 
     errno = errno.EBUSY
 
 
 class Invalid(ImgfsError):
-    """The argument is malformed, whatever the state is."""
+    """The argument is malformed, independent of any state."""
 
     errno = errno.EINVAL
 
 
 class NotPermitted(ImgfsError):
-    """The operation has no meaning on this object, for anybody."""
+    """The operation is not possible on this object, for any user."""
 
     errno = errno.EPERM
 
 
 class StateError(ImgfsError):
-    """Base of what the state directory can be in the way with; what is in it may be well."""
+    """Base class of failures of the state directory's disk. The stored data may be intact."""
 
 
 class ReadOnly(StateError):
-    """A write into a committed snapshot or a view, or anything that would change a state directory that cannot be."""
+    """A write into a committed snapshot or a view, or a change of a read-only state directory."""
 
     errno = errno.EROFS
 
 
 class VerificationFailed(ImgfsError):
-    """Bytes are not what their digest, size or diff ID promised."""
+    """Bytes differ from their digest, size or diff ID."""
 
     errno = errno.EBADMSG
 
 
 class SenderLeft(VerificationFailed):
-    """The bytes were wrong, and their sender is left for now: there is somebody else to be asked for them at once."""
+    """The bytes were wrong and their sender is avoided for now; another host can be asked at once."""
 
 
 class Malformed(ImgfsError):
-    """Foreign bytes (tar, gzip, JSON, header) break the rules of their format."""
+    """Foreign bytes (tar, gzip, JSON, header) violate their format."""
 
     errno = errno.EBADMSG
 
 
 class Truncated(Malformed):
-    """Foreign bytes end too early: with the rest of them all may be well."""
+    """Foreign bytes end too early. The data up to there is valid, so a retry can continue."""
 
 
 class TooLarge(ImgfsError):
@@ -89,31 +89,31 @@ class TooLarge(ImgfsError):
 
 
 class Unsupported(ImgfsError):
-    """Well-formed, but of a kind that imgfs does not serve."""
+    """The object is well-formed, but of a kind that imgfs does not support."""
 
     errno = errno.EOPNOTSUPP
 
 
 class OffsetMismatch(ImgfsError):
-    """A write that is neither at the writer's offset nor at 0."""
+    """A write at an offset that is neither the writer's current offset nor 0."""
 
     errno = errno.ERANGE
 
 
 class Cancelled(ImgfsError):
-    """The object was taken away from under the operation."""
+    """The object was removed during the operation."""
 
     errno = errno.ECANCELED
 
 
 class Interrupted(ImgfsError):
-    """The waiting process has a signal to handle, or the daemon is stopping."""
+    """The waiting process has a pending signal, or the daemon is stopping."""
 
     errno = errno.EINTR
 
 
 class Stopping(ImgfsError):
-    """The daemon is stopping, and nobody begins to wait any more: what is interrupted may be tried again, this not."""
+    """The daemon is stopping and accepts no new waiter. Unlike Interrupted, the caller must not retry."""
 
     errno = errno.ENOTCONN
 
@@ -131,31 +131,31 @@ class StorageFailed(StateError):
 
 
 class TooManyOpen(StateError):
-    """No more files can be opened now: what is in the state directory is not known, not even that it is there."""
+    """The limit of open files is reached. The state of the object is unknown, including whether it exists."""
 
     errno = errno.EIO
 
 
 class RemoteError(ImgfsError):
-    """Base of what can go wrong between here and a registry; never a statement about absence."""
+    """Base class of failures to get an answer from a registry. It never means that an object does not exist."""
 
     errno = errno.EREMOTEIO
 
 
 class RegistryFailed(RemoteError):
-    """The registry answered with a status or a body that helps nobody."""
+    """The registry answered with an unusable status or body."""
 
 
 class Garbled(RegistryFailed):
-    """What came in place of an answer is not HTTP."""
+    """The answer is not HTTP."""
 
 
 class RangeIgnored(RegistryFailed):
-    """The registry sends the whole where the rest was asked for."""
+    """The registry answered a Range request with the whole blob."""
 
 
 class Unreachable(RemoteError):
-    """No route, no name, connection refused or reset before an answer."""
+    """There is no route or DNS answer, or the connection was refused or reset before an answer."""
 
     errno = errno.EHOSTUNREACH
 
@@ -167,19 +167,19 @@ class TimedOut(RemoteError):
 
 
 class AccessDenied(RemoteError):
-    """401 with a fresh token, or 403."""
+    """The registry answered 401 to a fresh token, or 403."""
 
     errno = errno.EACCES
 
 
 class RateLimited(RemoteError):
-    """429 after the retries."""
+    """The registry still answers 429 after the retries."""
 
     errno = errno.EDQUOT
 
 
 def from_os(error: OSError, subject: str) -> StateError:
-    """Say what a failed system call on the state directory means: NoSpace, ReadOnly, TooManyOpen or StorageFailed."""
+    """Translate a failed system call on the state directory into NoSpace, ReadOnly, TooManyOpen or StorageFailed."""
     if error.errno == errno.EROFS:
         return ReadOnly(f"{subject}: the state directory lies on a read-only filesystem; remount it writable")
     reason = f"{subject}: {error.strerror or error}"
@@ -191,17 +191,17 @@ def from_os(error: OSError, subject: str) -> StateError:
 
 
 def too_many_open(number: int | None) -> str | None:
-    """What to do where no more files can be opened; None for another errno."""
+    """Return the advice for EMFILE and ENFILE; None for another errno."""
     if number == errno.EMFILE:
         limit = os.sysconf("SC_OPEN_MAX")
-        return f"{limit} at a time are allowed; raise that (`ulimit -n`, LimitNOFILE= of a unit) and try again"
+        return f"the limit is {limit} open files; raise it (`ulimit -n`, LimitNOFILE= of a unit) and try again"
     if number == errno.ENFILE:
-        return "the whole system may have no more; close some, or raise fs.file-max (sysctl)"
+        return "the limit of the whole system is reached; close some files, or raise fs.file-max (sysctl)"
     return None
 
 
-def begun_read_only(subject: str) -> ReadOnly:
-    """Why nothing changes in a mount that found its state directory read-only."""
+def opened_read_only(subject: str) -> ReadOnly:
+    """Return the error for a change in a mount whose state directory was read-only at the start."""
     return ReadOnly(
-        f"{subject}: the state directory was read-only when imgfs was mounted; remount it writable, mount imgfs anew"
+        f"{subject}: the state directory was read-only when imgfs was mounted; make it writable and mount imgfs again"
     )

@@ -87,5 +87,5 @@ def test_a_disk_that_takes_no_change_is_told_as_such() -> None:
 
 def test_too_many_open_files_is_no_fault_of_the_disk() -> None:
     message = errors.from_os(OSError(errno.EMFILE, "Too many open files"), "blob x").message
-    assert "at a time are allowed; raise that (`ulimit -n`" in message
+    assert "open files; raise it (`ulimit -n`" in message
     assert "disk" not in message

@@ -26,7 +26,7 @@ from imgfs.content.labels import Labels
 from imgfs.content.unproven import AHEAD_BYTES, final_path, prove
 from imgfs.disk.calls import HOST, Disk, write_all
 from imgfs.disk.durable import aside_name, make_directory, sweep, temporary_name
-from imgfs.errors import NotFound, NotPermitted, TooLarge, VerificationFailed, begun_read_only, from_os
+from imgfs.errors import NotFound, NotPermitted, TooLarge, VerificationFailed, from_os, opened_read_only
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.state import is_read_only
 
@@ -173,7 +173,7 @@ class ContentStore:
         Raises ReadOnly.
         """
         if self.is_read_only:
-            raise begun_read_only(f"content {digest}")
+            raise opened_read_only(f"content {digest}")
         return BlobWriter(self, digest, total, self.ingest / temporary_name())
 
     async def delete(self, digest: Digest) -> None:
@@ -241,7 +241,7 @@ class ContentStore:
         Call it before work that must not fail half-way.
         """
         if self.is_read_only:
-            raise begun_read_only(subject)
+            raise opened_read_only(subject)
         if await run_disk(is_read_only, self.root):
             raise from_os(OSError(errno.EROFS, os.strerror(errno.EROFS)), subject)
 

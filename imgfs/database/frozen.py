@@ -20,7 +20,7 @@ from imgfs.database.failures import is_unwritable
 from imgfs.database.format import check_origin, is_outdated, prepare
 from imgfs.database.migrations import migrated_copy
 from imgfs.database.schema import declared
-from imgfs.errors import begun_read_only, from_os
+from imgfs.errors import from_os, opened_read_only
 from imgfs.state import is_read_only
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class FrozenDatabase(Database):
         self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False, then: Callable[[], None] | None = None
     ) -> T:
         """Raises ReadOnly."""
-        raise begun_read_only(str(self._path))
+        raise opened_read_only(str(self._path))
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:

@@ -94,7 +94,7 @@ def disk(place: Path) -> Iterator[Diagnosis]:
         reason = os.strerror(error.errno or errno.EIO)
         if error.errno == errno.EROFS:
             what = f"{place} is read-only: what is here is served, and nothing comes in"
-            yield warn("writing", what, "remount it writable, then mount imgfs anew")
+            yield warn("writing", what, "remount it writable, then mount imgfs again")
         elif error.errno == errno.EACCES:
             yield fail("writing", f"{place}: {reason}", "be the user who owns it, or root")
         else:

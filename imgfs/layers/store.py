@@ -18,7 +18,7 @@ import trio
 from imgfs.aio.threads import run_disk
 from imgfs.disk.calls import HOST
 from imgfs.disk.durable import aside_name, fsync_path, open_directory, publish, temporary_name
-from imgfs.errors import Busy, NotFound, begun_read_only, from_os
+from imgfs.errors import Busy, NotFound, from_os, opened_read_only
 from imgfs.layers import files
 from imgfs.layers.layer import Layer
 from imgfs.layers.writer import LayerWriter
@@ -81,7 +81,7 @@ class LayerStore:
     def writer(self) -> LayerWriter:
         """Return a writer for a layer whose diff ID is not known yet. Raises ReadOnly."""
         if self._is_read_only:
-            raise begun_read_only("layer")
+            raise opened_read_only("layer")
         return LayerWriter(self, self._root / "sha256" / temporary_name())
 
     def adopt(self, layer: Layer) -> Layer:

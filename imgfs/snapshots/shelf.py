@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imgfs.disk.durable import TEMPORARY, fsync_path, open_directory, publish, temporary_name
-from imgfs.errors import begun_read_only, from_os
+from imgfs.errors import from_os, opened_read_only
 from imgfs.state import is_read_only
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,7 +31,7 @@ class Shelf:
         self.empty = self._root / "empty"
         """A directory that stays empty: an overlay wants something below, also where there is nothing."""
         try:
-            self._is_begun_read_only = read_only or not open_directory(self.empty)
+            self._is_opened_read_only = read_only or not open_directory(self.empty)
         except OSError as error:
             raise from_os(error, str(self._root)) from None
 
@@ -57,8 +57,8 @@ class Shelf:
 
     def make(self, number: int) -> None:
         """Make the directory of a snapshot without changes, durably, wholly or not at all."""
-        if self._is_begun_read_only:
-            raise begun_read_only(f"snapshot directory {number}")
+        if self._is_opened_read_only:
+            raise opened_read_only(f"snapshot directory {number}")
         temporary = self._root / temporary_name()
         try:
             temporary.mkdir(mode=0o700)

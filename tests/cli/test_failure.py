@@ -80,7 +80,7 @@ def test_too_many_open_files_is_told_with_the_limit_and_what_to_do(number: int) 
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert message.startswith("images: Too many open files")
     assert (
-        f"{limit} at a time are allowed; raise that (`ulimit -n`" if number == errno.EMFILE else "fs.file-max"
+        f"the limit is {limit} open files; raise it (`ulimit -n`" if number == errno.EMFILE else "fs.file-max"
     ) in message
 
 

@@ -25,7 +25,7 @@ async def test_of_a_state_that_cannot_change_it_is_a_copy_with_all_that_was_comm
     assert sorted(os.listdir(tmp_path)) == before
     opened.close()
     assert frozen.read_now(select) == await frozen.read(select) == ["late"]
-    with pytest.raises(ReadOnly, match="mount imgfs anew"):
+    with pytest.raises(ReadOnly, match="mount imgfs again"):
         await frozen.write(lambda db: insert(db, "more"))
     frozen.close()
 

@@ -129,7 +129,7 @@ def test_who_may_open_no_more_files_says_so_and_takes_nobody_for_ended(records: 
             questions += [partial(containers.read, "one"), records.gone, records.unfinished]
             questions += [containers.deleted.sweep, partial(records.find_deleted, "one")]
             for question in questions:
-                with pytest.raises(TooManyOpen, match=r"at a time are allowed; raise that \(`ulimit -n`"):
+                with pytest.raises(TooManyOpen, match=r"open files; raise it \(`ulimit -n`"):
                     question()
             for wait in (partial(delete, "one"), partial(delete, "left"), containers.holdings.chains):
                 with pytest.raises(TooManyOpen):

@@ -66,7 +66,7 @@ def test_who_may_open_too_few_files_is_told_before_anything_is_begun(box: Box, b
             command = ["prlimit", f"--nofile={limit}:{limit}", *before, *IMGFS, *words]
             done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
             assert (done.returncode, done.stdout) == (125, b"")
-            told = f"Too many open files: starting a program takes 64; {limit} at a time are allowed; raise that (`ulim"
+            told = f"Too many open files: starting a program takes 64; the limit is {limit} open files; raise it (`ulim"
             assert told in done.stderr.decode()
     assert sorted(path.name for path in box.records.directory.iterdir()) == known
 

@@ -33,8 +33,8 @@ from imgfs.errors import (
     OffsetMismatch,
     TimedOut,
     TooLarge,
-    begun_read_only,
     from_os,
+    opened_read_only,
 )
 from imgfs.metrics.family import Family
 from imgfs.oci.digest import Digest
@@ -291,7 +291,7 @@ class IngestStore:
 
     def _refuse_read_only(self, subject: str) -> None:
         if self._content.is_read_only:
-            raise begun_read_only(subject)
+            raise opened_read_only(subject)
 
 
 class IngestWriter:
