@@ -1,8 +1,8 @@
 """All errors that imgfs raises on purpose: one tree of classes, each with one errno.
 
-The errno is part of the contract (docs/reference/SEMANTICS.md): fs/ returns it to the kernel, and the command line turns
-it into an exit code. A message contains the subject, what was got and expected, and what to do next. It never contains
-a credential or the query of a URL.
+The errno is part of the contract (docs/reference/SEMANTICS.md): fs/ returns it to the kernel, and the command line
+turns it into an exit code. A message contains the subject, what was got and expected, and what to do next. It never
+contains a credential or the query of a URL.
 """
 
 from __future__ import annotations
