@@ -10,13 +10,13 @@ from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.fs.served import Served
 from imgfs.gc.kinds import GC
 from imgfs.images.plugin import NAMES
-from imgfs.layers.kinds import LAYERS
+from imgfs.layers.plugin import LAYERS
 from imgfs.metrics.exposition import render
 from imgfs.metrics.family import Family, counter, gauge
 from imgfs.plugins.running import Running
 from imgfs.registry.kinds import REGISTRY
 from imgfs.rootfs.kinds import ROOTFS
-from imgfs.transfer.kinds import TRANSFER
+from imgfs.transfer.plugin import TRANSFER
 
 
 async def exposed(running: Running, served: Served, started: int) -> bytes:

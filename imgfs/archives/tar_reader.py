@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from imgfs.archives.names import clean, link_target
 from imgfs.archives.stream import PIECE, ByteStream, cut
 from imgfs.errors import Malformed, TooLarge, Unsupported
-from imgfs.layers.extended import TYPES as EXTENDED
-from imgfs.layers.extended import Extended
 from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, read_header
+from imgfs.layers.pax import EXTENDED_TYPES, ExtendedHeaders
 
 MEMBERS_MAX = 200_000
 EXTENDED_MAX = 1 << 20
@@ -88,9 +87,9 @@ def read_members(stream: ByteStream) -> Iterator[tuple[Member, TarPayload]]:
 
 def _next_member(stream: ByteStream) -> Header | None:
     """Return the next header with all extended headers applied; None at the end."""
-    extended = Extended()
+    extended = ExtendedHeaders()
     while (header := _next_header(stream)) is not None:
-        if header.type not in EXTENDED:
+        if header.type not in EXTENDED_TYPES:
             if any(key.startswith(b"GNU.sparse") for key in extended.records):
                 raise Unsupported(f"archive member {header.name[:200]!r}: is a sparse file; pack it without")
             extended.apply(header)

@@ -34,12 +34,12 @@ from imgfs.gc.limits import Limits
 from imgfs.gc.room import Room
 from imgfs.gc.space import Space, space_of
 from imgfs.images.plugin import CATALOG, NAMES
-from imgfs.layers.kinds import LAYERS
+from imgfs.layers.plugin import LAYERS
 from imgfs.leases.kinds import LEASES
 from imgfs.plugins.running import Running
 from imgfs.rootfs.kinds import ROOTFS, TERMS
 from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
-from imgfs.transfer.kinds import PUSH, TRANSFER
+from imgfs.transfer.plugin import PUSH, TRANSFER
 
 
 def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems:

@@ -19,7 +19,7 @@ from imgfs.disk.durable import DAMAGED, TEMPORARY
 from imgfs.erofs.superblock import is_outdated, is_whole
 from imgfs.errors import ImgfsError, StorageFailed
 from imgfs.layers import files
-from imgfs.layers.index import Index
+from imgfs.layers.index import LayerIndex
 from imgfs.oci.digest import Digest, is_digest
 
 _PIECE = 1 << 20
@@ -139,7 +139,7 @@ def _stored_size(directory: Path, found: int) -> int | None:
 def _index_size(path: Path) -> int | None:
     """The size of the tar as its index has it; None for an index that does not read back."""
     try:
-        index = Index.open(path)
+        index = LayerIndex.open(path)
         for _ in index:  # what a sound sum is over may be no index
             pass
         return index.tar_size

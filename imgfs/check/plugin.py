@@ -6,12 +6,12 @@ from imgfs.check.kinds import CHECK
 from imgfs.check.mender import Mender, Wards
 from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.images.plugin import CATALOG
-from imgfs.layers.kinds import LAYERS
+from imgfs.layers.plugin import LAYERS
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.rescue.kinds import KEEPER, TABLES
 from imgfs.rootfs.kinds import METADATA, ROOTFS
 from imgfs.snapshots.kinds import CHAINS
-from imgfs.transfer.kinds import TRANSFER
+from imgfs.transfer.plugin import TRANSFER
 
 
 def _mender(context: Context) -> Mender:

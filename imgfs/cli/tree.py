@@ -22,7 +22,7 @@ _PIECE = 1 << 17
 
 
 class ImagePart(TypedDict):
-    """One blob of an image in status.json (transfer/status.py says what the keys mean)."""
+    """One blob of an image in status.json (transfer/image_status.py says what the keys mean)."""
 
     kind: str
     digest: str
@@ -49,7 +49,7 @@ class ImageStatus(TypedDict):
 
 
 class TransferDocument(TypedDict):
-    """A file of .imgfs/transfers/ (transfer/running.py says what the keys mean)."""
+    """A file of .imgfs/transfers/ (transfer/transfer_status.py says what the keys mean)."""
 
     name: str
     direction: str

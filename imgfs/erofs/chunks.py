@@ -7,7 +7,7 @@ one device, from any block on. The last chunk ends with the file. A file that is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from imgfs.erofs.format import BLOCK, BLOCK_BITS, CHUNK_BITS_MAX, CHUNK_INDEXES, HOLE, INDEX, blocks
 from imgfs.erofs.inode import Extent, Inode
@@ -18,6 +18,9 @@ INDEXES_MAX = 1 << 21
 
 Region = tuple[int, int, int]
 """Position in the file, offset on the device, length."""
+
+Read = Callable[[int, int, int], bytes]
+"""Reads a layer (counted from 0) at an offset. Returns exactly the requested number of bytes, or raises ImgfsError."""
 
 _NOTHING = INDEX.pack(0xFFFF, 0, HOLE)
 
@@ -74,6 +77,27 @@ def plan(found: Sequence[Region], size: int, device: int) -> tuple[int, bytes]:
     return format_, b"".join(_indexes(found, bits, count, device))
 
 
+def assemble(found: Sequence[Region], layer: int, read: Read) -> list[tuple[int, bytearray]]:
+    """Copy file data that the kernel cannot read in place. Returns runs of whole blocks with their positions in the
+    file.
+
+    The usual case is a sparse file whose regions have odd lengths. The tar packs the regions, so a region can begin
+    inside a block, and the bytes after it are the next region and not the zeros of the hole. The runs have zeros around
+    the data. Raises what `read` raises.
+    """
+    runs: list[tuple[int, bytearray]] = []
+    for position, offset, length in found:
+        start = position - position % BLOCK
+        if not runs or start > runs[-1][0] + _whole(len(runs[-1][1])):
+            runs.append((start, bytearray()))
+        begin, run = runs[-1]
+        run += bytes(position - begin - len(run))
+        run += read(layer, offset, length)
+    for _, run in runs:
+        run += bytes(_whole(len(run)) - len(run))
+    return runs
+
+
 def _join(extents: Sequence[Extent]) -> list[Region]:
     joined: list[Region] = []
     for extent in extents:
@@ -108,3 +132,7 @@ def _indexes(found: Sequence[Region], bits: int, count: int, device: int) -> Ite
         yield b"".join([INDEX.pack(0, device, block + step * chunk) for chunk in range(chunks)])
         done = first + chunks
     yield _NOTHING * (count - done)
+
+
+def _whole(size: int) -> int:
+    return blocks(size) * BLOCK

@@ -19,7 +19,7 @@ class Extent(Protocol):
 
 
 class Inode(Protocol):
-    """One inode of a tree; imgfs.layers.tree.Node is one.
+    """One inode of a tree; imgfs.layers.tree.MergedNode is one.
 
     Units: bytes, and nanoseconds since the epoch for `mtime`. `mode` includes the type bits. `layer` is the device of
     `offset` and `extents`, counted from 0. A file with several names is one object, and its `nlink` is not 1.
@@ -57,7 +57,7 @@ class Inode(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class DataDevice:
     """A file of `size` bytes that holds file data. `tag` (64 bytes at most) identifies it in debugging tools.
 
     The kernel reads whole blocks of 512 bytes, and returns EIO for a block that the end of the file cuts.

@@ -30,7 +30,7 @@ from imgfs.erofs.format import (
     UUID_SIZE,
     blocks,
 )
-from imgfs.erofs.inode import Device
+from imgfs.erofs.inode import DataDevice
 from imgfs.errors import Invalid, TooLarge
 
 DEVICES_MAX = 65535
@@ -58,12 +58,12 @@ class Layout:
     inodes: int
 
 
-def first_blocks(devices: Sequence[Device]) -> int:
+def first_blocks(devices: Sequence[DataDevice]) -> int:
     """Return the number of blocks of superblock and device table."""
     return blocks(_TABLE_AT + DEVICE.size * len(devices))
 
 
-def places(devices: Sequence[Device]) -> list[int]:
+def places(devices: Sequence[DataDevice]) -> list[int]:
     """Return the first block of each device in the common address space; 0 for a device that does not fit in it.
 
     An address in that space identifies device and block, so the inode of a file that is not sparse needs only this
@@ -79,7 +79,7 @@ def places(devices: Sequence[Device]) -> list[int]:
     return found
 
 
-def head(layout: Layout, devices: Sequence[Device]) -> bytes:
+def head(layout: Layout, devices: Sequence[DataDevice]) -> bytes:
     """Return the first blocks, before `seal`. Raises TooLarge or Invalid for values that EROFS cannot hold."""
     if layout.blocks > IMAGE_BLOCKS_MAX:
         raise TooLarge(f"image of {layout.blocks} blocks, the limit is {IMAGE_BLOCKS_MAX}; use the FUSE view")
@@ -140,7 +140,7 @@ def _superblock(layout: Layout, devices: int) -> bytes:
     )
 
 
-def _device(device: Device, place: int) -> bytes:
+def _device(device: DataDevice, place: int) -> bytes:
     if len(device.tag) > TAG_MAX:
         raise Invalid(f"device {device.tag!r}: a tag of {len(device.tag)} bytes, expected at most {TAG_MAX}")
     if blocks(device.size) >= HOLE:

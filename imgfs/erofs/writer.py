@@ -11,7 +11,6 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from imgfs.erofs import chunks, directory
-from imgfs.erofs.copying import Read, assemble
 from imgfs.erofs.format import (
     BLOCK,
     BLOCK_BITS,
@@ -24,9 +23,9 @@ from imgfs.erofs.format import (
     TYPES,
     blocks,
 )
-from imgfs.erofs.inode import Device, Inode
+from imgfs.erofs.inode import DataDevice, Inode
+from imgfs.erofs.shared_xattrs import SharedXattrs, words
 from imgfs.erofs.superblock import Layout, first_blocks, head, places, seal
-from imgfs.erofs.xattrs import SharedXattrs, words
 from imgfs.errors import Malformed, TooLarge, Unsupported
 
 INDEXES_MAX = 1 << 22
@@ -46,7 +45,7 @@ _IMAGE = 0
 """The device number of the image itself."""
 
 
-def build(root: Inode, devices: Sequence[Device], read: Read | None = None) -> bytearray:
+def build(root: Inode, devices: Sequence[DataDevice], read: chunks.Read | None = None) -> bytearray:
     """Return the sealed image of the tree at `root`, whose data of layer n is on `devices[n]`; a multiple of 512 bytes.
 
     The image must be mounted with these devices in this order. `read` returns the data of files that the kernel cannot
@@ -80,7 +79,7 @@ class _Directory:
 
 
 class _Writer:
-    def __init__(self, devices: Sequence[Device], read: Read | None) -> None:
+    def __init__(self, devices: Sequence[DataDevice], read: chunks.Read | None) -> None:
         self._devices = devices
         self._places = places(devices)
         self._read = read
@@ -181,7 +180,7 @@ class _Writer:
         if self._copied > COPIED_MAX:
             raise Unsupported(f"{why}, and with it over {COPIED_MAX} bytes to copy; use the FUSE view")
         copied: list[chunks.Region] = []
-        for position, run in assemble(found, node.layer, self._read):
+        for position, run in chunks.assemble(found, node.layer, self._read):
             start = self._reserve(blocks(len(run)))
             self._data[start : start + len(run)] = run
             copied.append((position, self._address(start) << BLOCK_BITS, min(len(run), node.size - position)))

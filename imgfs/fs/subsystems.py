@@ -30,14 +30,14 @@ from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
+from imgfs.transfer.image_status import StatusReporter
 from imgfs.transfer.images import Images
 from imgfs.transfer.listings import Listings
-from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
-from imgfs.transfer.running import TransferReporter
-from imgfs.transfer.status import StatusReporter
+from imgfs.transfer.transfer_status import TransferReporter
+from imgfs.transfer.transfers import Transfers
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from imgfs.gc.room import Room
 from imgfs.gc.stores import Stores
 from imgfs.gc.using import Using
 from imgfs.images.plugin import CATALOG, NAMES
-from imgfs.layers.kinds import LAYERS
+from imgfs.layers.plugin import LAYERS
 from imgfs.leases.kinds import LEASES
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.plugins.program import CONFIG
 from imgfs.rootfs.kinds import METADATA, ROOTFS
 from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
-from imgfs.transfer.kinds import TRANSFER
+from imgfs.transfer.plugin import TRANSFER
 
 
 def _room(context: Context) -> Room:

@@ -13,7 +13,7 @@ from imgfs.leases.resource import Resource, content, layer, snapshot
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.rootfs.rootfs import Rootfs
 from imgfs.transfer.layers import Layers
-from imgfs.transfer.progress import Transfers
+from imgfs.transfer.transfers import Transfers
 
 _DESCRIPTORS = "/proc/self/fd"
 

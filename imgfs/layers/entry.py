@@ -10,7 +10,7 @@ from enum import IntEnum
 import msgspec
 
 
-class Kind(IntEnum):
+class EntryKind(IntEnum):
     """The kind of an entry. The values up to 7 are the directory-entry types that EROFS and ext4 use on disk."""
 
     REGULAR = 1
@@ -46,7 +46,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_default
     """
 
     path: bytes
-    kind: Kind
+    kind: EntryKind
     mode: int = 0
     uid: int = 0
     gid: int = 0

@@ -56,7 +56,7 @@ class Weight:
     extra: int
 
 
-class Index:
+class LayerIndex:
     """An open index. Each iteration yields the entries in tar order, and blocks. Closed with its last reference."""
 
     def __init__(self, file: int, weight: Weight) -> None:

@@ -12,7 +12,7 @@ from imgfs.aio.threads import read_at
 from imgfs.errors import StorageFailed, VerificationFailed, from_os
 from imgfs.layers import files
 from imgfs.layers.header import BLOCK
-from imgfs.layers.index import Index, Weight, stored_weight
+from imgfs.layers.index import LayerIndex, Weight, stored_weight
 from imgfs.layers.reindex import hashing, reindex, write_index
 from imgfs.layers.tar import ENTRIES_LIMIT
 from imgfs.oci.digest import Digest
@@ -25,7 +25,7 @@ _READ = 1 << 20
 class Layer:
     """A stored layer: an uncompressed tar whose digest is `diff_id`, and its index."""
 
-    def __init__(self, diff_id: Digest, directory: Path, index: Index | None = None) -> None:
+    def __init__(self, diff_id: Digest, directory: Path, index: LayerIndex | None = None) -> None:
         """`index` is given for a layer whose directory does not have its final name yet."""
         self.diff_id = diff_id
         self._directory = directory
@@ -73,7 +73,7 @@ class Layer:
         # Without an index the bound is one entry for each block of the tar.
         return self._weight or Weight(min(self.size() // BLOCK, ENTRIES_LIMIT), 0)
 
-    def entries(self) -> Index:
+    def entries(self) -> LayerIndex:
         """Return the entries in tar order.
 
         A missing or damaged index is rebuilt from the tar. Blocks. Raises StorageFailed.
@@ -82,7 +82,7 @@ class Layer:
             return index
         path = self._directory / files.INDEX
         try:
-            return Index.open(path)
+            return LayerIndex.open(path)
         except (StorageFailed, FileNotFoundError) as error:
             _log.warning("layer index is rebuilt", extra={"diff_id": str(self.diff_id), "reason": str(error)})
         except OSError as error:
@@ -100,14 +100,14 @@ class Layer:
             self._closing()
             self._file = self._closing = None
 
-    def _rebuilt(self) -> Index:
+    def _rebuilt(self) -> LayerIndex:
         """Rebuild the index.
 
         It is stored for later callers; if the disk refuses that, it is an unnamed file in memory.
         """
         try:
             reindex(self._directory, self.diff_id, lambda _: None)
-            index = Index.open(self._directory / files.INDEX)
+            index = LayerIndex.open(self._directory / files.INDEX)
         except VerificationFailed:
             raise self._damaged() from None
         except OSError:
@@ -115,10 +115,10 @@ class Layer:
         self._weight = index.weight
         return index
 
-    def _walk(self) -> Index:
+    def _walk(self) -> LayerIndex:
         running, file = self.diff_id.new_hash(), os.memfd_create("imgfs-index", os.MFD_CLOEXEC)
         try:
-            index = Index(file, write_index(file, hashing(self._pieces(), running)))
+            index = LayerIndex(file, write_index(file, hashing(self._pieces(), running)))
         except BaseException:
             os.close(file)
             raise

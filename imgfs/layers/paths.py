@@ -1,20 +1,14 @@
-"""Cleans the paths of a layer as a chroot does, and recognises whiteouts (image-spec, layer.md, "Whiteouts").
-
-This module looks at the text of a path only. The merged tree (tree.py) resolves symbolic links and applies whiteouts.
-"""
+"""Cleans the paths of a layer as a chroot does. The merged tree (tree.py) resolves symbolic links."""
 
 from __future__ import annotations
 
 from imgfs.errors import Malformed
-from imgfs.layers.entry import Entry, Kind
 
 NAME_LIMIT = 255
 PATH_LIMIT = 4096
 DEPTH_LIMIT = 1024
 TARGET_LIMIT = 4095
 
-_MARK = b".wh."
-_OPAQUE = b".wh..wh..opq"
 _UNPLAIN = (b"", b"/", b".")
 
 
@@ -31,28 +25,6 @@ def clean(name: bytes) -> bytes:
     if len(name) > NAME_LIMIT:
         _check_lengths(name)
     return name
-
-
-def is_marked(path: bytes) -> bool:
-    """Return whether a component of the cleaned `path` starts with `.wh.`. Such a path is never a file of the layer."""
-    return path.startswith(_MARK) or b"/.wh." in path
-
-
-def whiteout(path: bytes) -> Entry | None:
-    """Return the whiteout that a marked path stands for; None if it hides nothing.
-
-    `.wh.`, `.wh..` and `.wh...` hide nothing, because no file can have the name after the mark. Other `.wh..wh.` names,
-    and paths below a marked directory, are metadata of AUFS and hide nothing either.
-    """
-    parent, slash, base = path.rpartition(b"/")
-    if is_marked(parent):
-        return None
-    if base == _OPAQUE:
-        return Entry(parent, Kind.OPAQUE)
-    hidden = base[len(_MARK) :]
-    if hidden in (b"", b".", b"..") or hidden.startswith(_MARK):
-        return None
-    return Entry(parent + slash + hidden, Kind.WHITEOUT)
 
 
 def check_target(target: bytes) -> None:

@@ -1,4 +1,4 @@
-"""PAX extended headers: parses the records and applies them to a header (POSIX pax, "pax Extended Header").
+"""Extended headers before an entry: GNU tar's long names and PAX records (POSIX pax, "pax Extended Header").
 
 The records include those that star and GNU tar add: SCHILY.xattr.*, and the records of sparse files, which sparse.py
 interprets.
@@ -7,10 +7,11 @@ interprets.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
 from imgfs.errors import Malformed
 from imgfs.layers.header import NANOSECONDS, Header, clamped
-from imgfs.layers.xattrs import kept
+from imgfs.layers.xattr_filter import kept
 
 Records = dict[bytes, bytes]
 
@@ -21,6 +22,9 @@ _STRINGS = (b"path", b"linkpath", b"GNU.sparse.name")
 _LENGTH_DIGITS = 8
 _DIGITS = 20
 _TIME = re.compile(rb"(-?)([0-9]{1,40})(?:\.([0-9]*))?")
+
+EXTENDED_TYPES = frozenset((b"x", b"X", b"g", b"L", b"K"))
+"""The types of extended headers. A global header (`g`) is read and ignored."""
 
 
 def read_records(payload: bytes) -> Records:
@@ -58,6 +62,31 @@ def apply_records(records: Records, header: Header) -> None:
         header.mtime = _nanoseconds(time)
     if found := [(key[len(_XATTR) :], value) for key, value in records.items() if key.startswith(_XATTR)]:
         header.xattrs = kept(found)
+
+
+@dataclass(slots=True)
+class ExtendedHeaders:
+    """The extended headers before one entry. `size` is their total size, which the caller limits."""
+
+    size: int = 0
+    name: bytes = b""
+    link: bytes = b""
+    records: Records = field(default_factory=dict[bytes, bytes])
+
+    def take(self, kind: bytes, payload: bytes) -> None:
+        """Add one extended header of type `kind`. Raises Malformed."""
+        if kind == b"L":
+            self.name = payload.partition(b"\0")[0]
+        elif kind == b"K":
+            self.link = payload.partition(b"\0")[0]
+        else:
+            self.records = read_records(payload)
+
+    def apply(self, header: Header) -> None:
+        """Override the fields of the entry's own header. GNU long names take precedence over PAX records."""
+        apply_records(self.records, header)
+        header.name = self.name or header.name
+        header.link = self.link or header.link
 
 
 def decimal(records: Records, key: bytes, default: int) -> int:

@@ -1,4 +1,4 @@
-"""The plugins of this room: the layer store in the state directory, and the compressions of the image specification."""
+"""The kinds of plugins of this room, and its plugins: the layer store and the built-in compressions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from imgfs.layers import compression
-from imgfs.layers.kinds import COMPRESSION, LAYERS
 from imgfs.layers.store import LayerStore
-from imgfs.plugins.contract import Context, Plugin
+from imgfs.plugins.contract import Context, Kind, Plugin
+
+LAYERS = Kind("layers", LayerStore)
+COMPRESSION = Kind("compression", compression.Compression)
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ Go's archive/tar, because container runtimes unpack with it:
   the last one counts. GNU long names take precedence over PAX names.
 - PAX records for fields that an entry does not have are ignored. Extended attributes may be empty.
 
-header.py decodes blocks. extended.py, pax.py and sparse.py decode extended headers. paths.py cleans names, xattrs.py
+header.py decodes blocks. pax.py and sparse.py decode extended headers. paths.py cleans names, xattr_filter.py
 filters attributes.
 """
 
@@ -21,13 +21,13 @@ from collections.abc import Generator
 
 from imgfs.errors import Malformed, TooLarge, Unsupported
 from imgfs.layers import sparse
-from imgfs.layers.entry import Entry, Extent, Kind
-from imgfs.layers.extended import TYPES as EXTENDED
-from imgfs.layers.extended import Extended
+from imgfs.layers.entry import Entry, EntryKind, Extent
 from imgfs.layers.header import BLOCK, SIZE_LIMIT, ZEROS, Header, device_numbers, read_header
 from imgfs.layers.index import Weight
-from imgfs.layers.paths import check_target, clean, is_marked, whiteout
+from imgfs.layers.paths import check_target, clean
+from imgfs.layers.pax import EXTENDED_TYPES, ExtendedHeaders
 from imgfs.layers.tree import IMPLICIT_MAX
+from imgfs.layers.whiteouts import is_marked, whiteout
 
 ENTRIES_LIMIT = 2_000_000
 EXTENDED_LIMIT = 1 << 20
@@ -39,20 +39,20 @@ _ID_LIMIT = (1 << 32) - 2
 _EXTENT_COST = 128
 _ENDLESS = 1 << 65
 _KINDS = {
-    b"0": Kind.REGULAR,
-    b"\0": Kind.REGULAR,
-    b"7": Kind.REGULAR,
-    b"S": Kind.REGULAR,
-    b"1": Kind.HARDLINK,
-    b"2": Kind.SYMLINK,
-    b"3": Kind.CHARACTER,
-    b"4": Kind.BLOCK,
-    b"5": Kind.DIRECTORY,
-    b"6": Kind.FIFO,
-    b"D": Kind.DIRECTORY,
+    b"0": EntryKind.REGULAR,
+    b"\0": EntryKind.REGULAR,
+    b"7": EntryKind.REGULAR,
+    b"S": EntryKind.REGULAR,
+    b"1": EntryKind.HARDLINK,
+    b"2": EntryKind.SYMLINK,
+    b"3": EntryKind.CHARACTER,
+    b"4": EntryKind.BLOCK,
+    b"5": EntryKind.DIRECTORY,
+    b"6": EntryKind.FIFO,
+    b"D": EntryKind.DIRECTORY,
 }
-_LINKS = (Kind.SYMLINK, Kind.HARDLINK)
-_NODES = (Kind.CHARACTER, Kind.BLOCK)
+_LINKS = (EntryKind.SYMLINK, EntryKind.HARDLINK)
+_NODES = (EntryKind.CHARACTER, EntryKind.BLOCK)
 _SKIPPED = (b"D", b"V")
 """The types with a payload that are not regular files: dump directories and volume labels of GNU tar."""
 
@@ -141,13 +141,13 @@ class TarWalk:
 
     def _walk(self) -> Generator[int, bytes, None]:
         """Yield the length of the next record at `_at` and receive the record. Returns at the end of the archive."""
-        extended: Extended | None = None
+        extended: ExtendedHeaders | None = None
         while (block := (yield BLOCK)) != ZEROS:
             self._start, self._name = self._at - BLOCK, b""
             header = read_header(block)
             self._name = header.name
-            if header.type in EXTENDED:
-                extended = yield from self._read_extended(header, extended or Extended())
+            if header.type in EXTENDED_TYPES:
+                extended = yield from self._read_extended(header, extended or ExtendedHeaders())
                 continue
             if extended:
                 extended.apply(header)
@@ -164,7 +164,9 @@ class TarWalk:
         if (yield BLOCK) != ZEROS:
             raise Malformed("a block follows one zero block, expected two at the end: the tar is damaged")
 
-    def _read_extended(self, header: Header, extended: Extended) -> Generator[int, bytes, Extended | None]:
+    def _read_extended(
+        self, header: Header, extended: ExtendedHeaders
+    ) -> Generator[int, bytes, ExtendedHeaders | None]:
         """Read one extended header into `extended`. Returns None after a global header, which is ignored."""
         size = _checked_size(header)
         extended.size += size
@@ -176,10 +178,10 @@ class TarWalk:
         return None if header.type == b"g" else extended
 
     def _read_sparse(
-        self, header: Header, kind: Kind | None, block: bytes, extended: Extended | None
+        self, header: Header, kind: EntryKind | None, block: bytes, extended: ExtendedHeaders | None
     ) -> Generator[int, bytes, tuple[int, tuple[Extent, ...]]]:
         """Set the real size of `header`. Returns the bytes of payload from `_at` on, and their extents."""
-        if kind is not Kind.REGULAR:
+        if kind is not EntryKind.REGULAR:
             raise Malformed("sparse, expected a regular file")
         payload = header.size
         self._need = _ENDLESS  # until the map is complete
@@ -203,7 +205,7 @@ class TarWalk:
         if self._metadata > self._metadata_limit:
             raise TooLarge(f"the layer's names, attributes and sparse maps exceed {self._metadata_limit} bytes")
 
-    def _add(self, header: Header, kind: Kind | None, extents: tuple[Extent, ...] | None) -> None:
+    def _add(self, header: Header, kind: EntryKind | None, extents: tuple[Extent, ...] | None) -> None:
         path = clean(header.name)
         if kind is None:
             return
@@ -223,20 +225,20 @@ class TarWalk:
             self._parent = parent
             self._implied += parent.count(b"/") + 1
 
-    def _entry(self, path: bytes, kind: Kind, header: Header, extents: tuple[Extent, ...] | None) -> Entry | None:
+    def _entry(self, path: bytes, kind: EntryKind, header: Header, extents: tuple[Extent, ...] | None) -> Entry | None:
         """Return the entry of an unmarked path; None for a 0/0 character device, a whiteout of overlayfs."""
         if not (0 <= header.uid <= _ID_LIMIT and 0 <= header.gid <= _ID_LIMIT):
             raise Malformed(f"owner {header.uid}:{header.gid}, expected numbers from 0 to {_ID_LIMIT}")
-        if not path and kind is not Kind.DIRECTORY:
+        if not path and kind is not EntryKind.DIRECTORY:
             raise Malformed(f"the root of the layer is a {kind.name.lower()}, expected a directory")
         size, offset, link, major, minor = 0, 0, b"", 0, 0
-        if kind is Kind.REGULAR:
+        if kind is EntryKind.REGULAR:
             size, offset = header.size, self._at
         if kind in _LINKS:
             link = _link(kind, header.link)
         elif kind in _NODES:
             major, minor = device_numbers(header)
-            if kind is Kind.CHARACTER and not major and not minor:
+            if kind is EntryKind.CHARACTER and not major and not minor:
                 return None
         owner = header.uid, header.gid
         return Entry(
@@ -244,20 +246,20 @@ class TarWalk:
         )
 
 
-def _kind(header: Header) -> Kind | None:
+def _kind(header: Header) -> EntryKind | None:
     """Return the kind of the entry; None for a volume label, which is not shown. Raises Unsupported."""
     if header.type == b"\0" and header.name.endswith(b"/"):
-        return Kind.DIRECTORY
+        return EntryKind.DIRECTORY
     kind = _KINDS.get(header.type)
     if kind is None and header.type != b"V":
         raise Unsupported(f"entry type {header.type.decode('latin-1')!r}, expected a file, link, node or directory")
     return kind
 
 
-def _payload(header: Header, kind: Kind | None) -> int:
+def _payload(header: Header, kind: EntryKind | None) -> int:
     """Return the number of payload bytes after the header."""
     size = _checked_size(header)
-    return size if kind is Kind.REGULAR or header.type in _SKIPPED else 0
+    return size if kind is EntryKind.REGULAR or header.type in _SKIPPED else 0
 
 
 def _checked_size(header: Header) -> int:
@@ -266,8 +268,8 @@ def _checked_size(header: Header) -> int:
     return header.size
 
 
-def _link(kind: Kind, link: bytes) -> bytes:
-    if kind is Kind.SYMLINK:
+def _link(kind: EntryKind, link: bytes) -> bytes:
+    if kind is EntryKind.SYMLINK:
         check_target(link)
         return link
     target = clean(link)

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from imgfs.errors import Malformed, TooLarge
-from imgfs.layers.entry import Entry, Extent, Kind
+from imgfs.layers.entry import Entry, EntryKind, Extent
 
 NODES_MAX = 4_000_000
 LINKS_MAX = 40
@@ -21,16 +21,16 @@ IMPLICIT_MODE = 0o755
 """Mode of a directory that has entries below it but no entry of its own. Its owner is 0:0, its time 0."""
 
 _FORMAT = {
-    Kind.REGULAR: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.CHARACTER: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-    Kind.FIFO: stat.S_IFIFO,
-    Kind.SYMLINK: stat.S_IFLNK,
+    EntryKind.REGULAR: stat.S_IFREG,
+    EntryKind.DIRECTORY: stat.S_IFDIR,
+    EntryKind.CHARACTER: stat.S_IFCHR,
+    EntryKind.BLOCK: stat.S_IFBLK,
+    EntryKind.FIFO: stat.S_IFIFO,
+    EntryKind.SYMLINK: stat.S_IFLNK,
 }
 
 
-class Node:
+class MergedNode:
     """One inode of the merged tree. The parent's `children` hold the names; hard links are one node with many names.
 
     `mode` includes the type bits. `offset` and `extents` are positions in the tar of `layer`, counted from the base.
@@ -69,7 +69,7 @@ class Node:
         self.link = b""
         self.xattrs: tuple[tuple[bytes, bytes], ...] = ()
         self.extents: tuple[Extent, ...] | None = None
-        self.children: dict[bytes, Node] | None = None
+        self.children: dict[bytes, MergedNode] | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -82,15 +82,15 @@ class Node:
         return stat.S_ISLNK(self.mode)
 
 
-class Tree:
+class MergedTree:
     """All nodes of a merged image. `nodes[n].number == n + 1`; `nodes[0]` is the root."""
 
-    def __init__(self, root: Node) -> None:
+    def __init__(self, root: MergedNode) -> None:
         self.root = root
         self.nodes = _number(root)
 
 
-def merge(layers: Iterable[Iterable[Entry]]) -> Tree:
+def merge(layers: Iterable[Iterable[Entry]]) -> MergedTree:
     """Apply the entries of `layers`, base first. Each layer is iterated several times before the next one is requested.
 
     Raises Malformed (a file as parent, a loop of links, a hard link to a missing file or to a directory) or TooLarge.
@@ -99,26 +99,26 @@ def merge(layers: Iterable[Iterable[Entry]]) -> Tree:
     merging = _Merge()
     for position, entries in enumerate(layers):
         merging.apply(position, entries)
-    return Tree(merging.root)
+    return MergedTree(merging.root)
 
 
-def changes(lower: Iterable[Iterable[Entry]], top: Iterable[Entry], position: int) -> Tree:
+def changes(lower: Iterable[Iterable[Entry]], top: Iterable[Entry], position: int) -> MergedTree:
     """Return the changes of the layer `top`, which has `position` layers below it, in the form that overlayfs stores.
 
     A whiteout is a character device 0/0. An opaque directory has the xattr `trusted.overlay.opaque`. The `lower` layers
     are read only if `top` has hard links, whose targets may be lower files. Raises as `merge`.
     """
     merging = _Merge()
-    if any(entry.kind is Kind.HARDLINK for entry in top):
+    if any(entry.kind is EntryKind.HARDLINK for entry in top):
         below = _Merge()
         for number, entries in enumerate(lower):
             below.apply(number, entries)
         merging.borrow(below, top)
     merging.apply(position, _Whitened(top))
     for entry in top:
-        if entry.kind is Kind.OPAQUE:
+        if entry.kind is EntryKind.OPAQUE:
             merging.mark_opaque(entry)
-    return Tree(merging.root)
+    return MergedTree(merging.root)
 
 
 class _Whitened:
@@ -129,10 +129,10 @@ class _Whitened:
 
     def __iter__(self) -> Iterator[Entry]:
         for entry in self._entries:
-            if entry.kind is Kind.WHITEOUT:
-                yield Entry(entry.path, Kind.CHARACTER)
+            if entry.kind is EntryKind.WHITEOUT:
+                yield Entry(entry.path, EntryKind.CHARACTER)
         for entry in self._entries:
-            if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
+            if entry.kind not in (EntryKind.WHITEOUT, EntryKind.OPAQUE):
                 yield entry
 
 
@@ -142,15 +142,15 @@ class _Merge:
         self._layer = 0
         self._count = 0
         self._shared: dict[int, int] = {}
-        self._last: tuple[bytes, Node] | None = None
-        self._replaced: set[Node] = set()
+        self._last: tuple[bytes, MergedNode] | None = None
+        self._replaced: set[MergedNode] = set()
         """Lower symbolic links that the current layer replaces with directories.
 
         Its whiteouts do not follow these links.
         """
-        self._lower_targets: dict[bytes, Node] = {}
+        self._lower_targets: dict[bytes, MergedNode] = {}
         self._implicit = 0
-        self._parents: dict[Node, Node] = {}
+        self._parents: dict[MergedNode, MergedNode] = {}
         """The parent of each directory, for `..` in targets of links."""
 
     def apply(self, layer: int, entries: Iterable[Entry]) -> None:
@@ -159,19 +159,21 @@ class _Merge:
         Its whiteouts come first, wherever they are in the tar, because they hide only lower layers.
         """
         self._layer = layer
-        if self.root.children and any(entry.kind is Kind.WHITEOUT or entry.kind is Kind.OPAQUE for entry in entries):
+        if self.root.children and any(
+            entry.kind is EntryKind.WHITEOUT or entry.kind is EntryKind.OPAQUE for entry in entries
+        ):
             self._lower_targets = dict(self._targets_below(entries))
             self._replaced = set(self._links_made_directories(entries))
             for entry in entries:
-                if entry.kind is Kind.WHITEOUT:
+                if entry.kind is EntryKind.WHITEOUT:
                     self._white_out(entry)
-                elif entry.kind is Kind.OPAQUE:
+                elif entry.kind is EntryKind.OPAQUE:
                     self._make_opaque(entry)
             self._replaced.clear()
         for entry in entries:
-            if entry.kind is Kind.HARDLINK:
+            if entry.kind is EntryKind.HARDLINK:
                 self._link(entry)
-            elif entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
+            elif entry.kind not in (EntryKind.WHITEOUT, EntryKind.OPAQUE):
                 self._add(entry)
         self._lower_targets.clear()
 
@@ -185,23 +187,23 @@ class _Merge:
         if directory is not None:
             directory.xattrs = (*directory.xattrs, (b"trusted.overlay.opaque", b"y"))
 
-    def _targets_below(self, entries: Iterable[Entry]) -> Iterator[tuple[bytes, Node]]:
+    def _targets_below(self, entries: Iterable[Entry]) -> Iterator[tuple[bytes, MergedNode]]:
         """Yield the lower targets of hard links.
 
         They are looked up before a whiteout of the same layer removes them.
         """
         for entry in entries:
-            if entry.kind is Kind.HARDLINK and (target := self._look_up(entry.link)) is not None:
+            if entry.kind is EntryKind.HARDLINK and (target := self._look_up(entry.link)) is not None:
                 yield entry.link, target
 
-    def _look_up(self, path: bytes) -> Node | None:
+    def _look_up(self, path: bytes) -> MergedNode | None:
         parent, name = _split(path)
         directory = self._find(parent)
         return directory.children.get(name) if directory is not None and directory.children else None
 
-    def _links_made_directories(self, entries: Iterable[Entry]) -> Iterator[Node]:
+    def _links_made_directories(self, entries: Iterable[Entry]) -> Iterator[MergedNode]:
         for entry in entries:
-            if entry.kind is Kind.DIRECTORY:
+            if entry.kind is EntryKind.DIRECTORY:
                 parent, name = _split(entry.path)
                 directory = self._find(parent)
                 present = (directory.children or {}).get(name) if directory is not None else None
@@ -228,7 +230,7 @@ class _Merge:
         parent, name = _split(entry.path)
         self._place(self._parent(parent, entry), name, target)
 
-    def _target(self, entry: Entry) -> Node:
+    def _target(self, entry: Entry) -> MergedNode:
         target = self._look_up(entry.link) or self._lower_targets.get(entry.link)
         if target is None:
             raise Malformed(f"layer {self._layer}: {entry.path!r} is a hard link to {entry.link!r}, which is not there")
@@ -245,15 +247,15 @@ class _Merge:
         directory = self._parent(parent, entry)
         assert directory.children is not None
         present = directory.children.get(name)
-        if present is not None and present.is_directory and entry.kind is Kind.DIRECTORY:
+        if present is not None and present.is_directory and entry.kind is EntryKind.DIRECTORY:
             self._charge()
             self._describe(present, entry)
             return
-        node = _directory(0) if entry.kind is Kind.DIRECTORY else Node(0)
+        node = _directory(0) if entry.kind is EntryKind.DIRECTORY else MergedNode(0)
         self._describe(node, entry)
         self._place(directory, name, node)
 
-    def _place(self, directory: Node, name: bytes, node: Node) -> None:
+    def _place(self, directory: MergedNode, name: bytes, node: MergedNode) -> None:
         assert directory.children is not None
         self._charge()
         replaced = directory.children.get(name)
@@ -269,7 +271,7 @@ class _Merge:
         if self._count > NODES_MAX:
             raise TooLarge(f"image: more than {NODES_MAX} entries")
 
-    def _describe(self, node: Node, entry: Entry) -> None:
+    def _describe(self, node: MergedNode, entry: Entry) -> None:
         share = self._shared.setdefault
         mode = _FORMAT[entry.kind] | entry.mode
         node.mode = share(mode, mode)
@@ -281,10 +283,10 @@ class _Merge:
         node.link, node.xattrs = entry.link, entry.xattrs
         if entry.major or entry.minor:
             node.rdev = (entry.major, entry.minor)
-        if entry.kind is Kind.SYMLINK:
+        if entry.kind is EntryKind.SYMLINK:
             node.size = len(entry.link)
 
-    def _parent(self, path: bytes, entry: Entry) -> Node:
+    def _parent(self, path: bytes, entry: Entry) -> MergedNode:
         """Return the directory of `entry`, and create it if it is missing. The last result is cached for neighbours."""
         if self._last is not None and self._last[0] == path:
             return self._last[1]
@@ -294,16 +296,16 @@ class _Merge:
         self._last = (path, directory)
         return directory
 
-    def _make_implicit(self) -> Node:
+    def _make_implicit(self) -> MergedNode:
         self._implicit += 1
         if self._implicit > IMPLICIT_MAX:
             raise TooLarge(f"image: more than {IMPLICIT_MAX} directories that no entry names")
         return _directory(IMPLICIT_MODE)
 
-    def _find(self, path: bytes) -> Node | None:
+    def _find(self, path: bytes) -> MergedNode | None:
         return self._walk(path, make=False)
 
-    def _walk(self, path: bytes, *, make: bool) -> Node | None:
+    def _walk(self, path: bytes, *, make: bool) -> MergedNode | None:
         """Resolve `path` and its symbolic links inside the root.
 
         Returns None if a component is missing (with `make` it is created), if one is no directory, or for a loop.
@@ -338,8 +340,8 @@ class _Merge:
         return here
 
 
-def _directory(mode: int) -> Node:
-    node = Node(stat.S_IFDIR | mode)
+def _directory(mode: int) -> MergedNode:
+    node = MergedNode(stat.S_IFDIR | mode)
     node.children = {}
     return node
 
@@ -349,12 +351,12 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
     return parent, name
 
 
-def _number(root: Node) -> list[Node]:
+def _number(root: MergedNode) -> list[MergedNode]:
     """Number the nodes in depth-first order and count their links.
 
     The links of a node are its names; those of a directory also its `.` and the `..` of each subdirectory.
     """
-    nodes: list[Node] = []
+    nodes: list[MergedNode] = []
     pending = [root]
     while pending:
         node = pending.pop()
@@ -369,7 +371,7 @@ def _number(root: Node) -> list[Node]:
     return nodes
 
 
-def walk(node: Node, path: bytes = b"") -> Iterator[tuple[bytes, Node]]:
+def walk(node: MergedNode, path: bytes = b"") -> Iterator[tuple[bytes, MergedNode]]:
     """Yield every path from `node` downwards, `node` first, in depth-first order."""
     pending = [(path, node)]
     while pending:

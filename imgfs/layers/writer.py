@@ -12,7 +12,7 @@ from imgfs.disk.calls import HOST
 from imgfs.errors import from_os
 from imgfs.layers import files
 from imgfs.layers.entry import Entry
-from imgfs.layers.index import Index, IndexWriter, Weight
+from imgfs.layers.index import IndexWriter, LayerIndex, Weight
 from imgfs.layers.layer import Layer
 from imgfs.oci.digest import Digest
 
@@ -40,7 +40,7 @@ class LayerWriter:
         self._file: int | None = None
         self._index_file: int | None = None
         self._index: IndexWriter | None = None
-        self._sealed: Index | None = None
+        self._sealed: LayerIndex | None = None
         self._layer: Layer | None = None
         self.offset = 0
         self.is_lost = False
@@ -116,7 +116,7 @@ class LayerWriter:
             self._index.seal(self.offset, weight)
         except OSError as error:
             raise from_os(error, "layer") from None
-        self._sealed = Index(self._index_file, weight)
+        self._sealed = LayerIndex(self._index_file, weight)
 
     def adopt(self, diff_id: Digest) -> Layer:
         """Serve the verified and sealed layer from now on. `settle` makes it durable."""

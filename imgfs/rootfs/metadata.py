@@ -15,7 +15,7 @@ from pathlib import Path
 from imgfs.aio.threads import run_cpu, run_disk
 from imgfs.disk.calls import HOST
 from imgfs.disk.durable import open_directory, write_file
-from imgfs.erofs.inode import Device
+from imgfs.erofs.inode import DataDevice
 from imgfs.erofs.superblock import is_outdated, is_whole
 from imgfs.erofs.writer import build
 from imgfs.errors import from_os
@@ -84,8 +84,8 @@ def _build(view: View) -> bytearray:
     return build(view.tree.root, _devices(view), view.data.read_layer)
 
 
-def _devices(view: View) -> Sequence[Device]:
-    return [Device(layer.size(), layer.diff_id.hex.encode()) for layer in view.layers]
+def _devices(view: View) -> Sequence[DataDevice]:
+    return [DataDevice(layer.size(), layer.diff_id.hex.encode()) for layer in view.layers]
 
 
 def _check(path: Path) -> bool:

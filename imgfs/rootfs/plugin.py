@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgfs.execution.plugin import EXECUTION
-from imgfs.layers.kinds import LAYERS
+from imgfs.layers.plugin import LAYERS
 from imgfs.plugins.contract import Context, Plugin
 from imgfs.rootfs.kinds import METADATA, ROOTFS, TERMS
 from imgfs.rootfs.metadata import MetadataImages

@@ -7,19 +7,19 @@ container runtimes read is Go's archive/tar; its limits are kept.
 from __future__ import annotations
 
 from imgfs.errors import Unsupported
-from imgfs.layers.entry import Entry, Kind
+from imgfs.layers.entry import Entry, EntryKind
 from imgfs.layers.header import BLOCK, NANOSECONDS
 
 _TYPES = {
-    Kind.REGULAR: b"0",
-    Kind.HARDLINK: b"1",
-    Kind.SYMLINK: b"2",
-    Kind.CHARACTER: b"3",
-    Kind.BLOCK: b"4",
-    Kind.DIRECTORY: b"5",
-    Kind.FIFO: b"6",
-    Kind.WHITEOUT: b"0",
-    Kind.OPAQUE: b"0",
+    EntryKind.REGULAR: b"0",
+    EntryKind.HARDLINK: b"1",
+    EntryKind.SYMLINK: b"2",
+    EntryKind.CHARACTER: b"3",
+    EntryKind.BLOCK: b"4",
+    EntryKind.DIRECTORY: b"5",
+    EntryKind.FIFO: b"6",
+    EntryKind.WHITEOUT: b"0",
+    EntryKind.OPAQUE: b"0",
 }
 _TEXT = 100
 _ID_LIMIT = 1 << 21
@@ -55,12 +55,12 @@ def padded(data: bytes) -> bytes:
 
 
 def _name(entry: Entry) -> bytes:
-    if entry.kind is Kind.DIRECTORY:
+    if entry.kind is EntryKind.DIRECTORY:
         return entry.path + b"/" if entry.path else b"./"
     parent, slash, base = entry.path.rpartition(b"/")
-    if entry.kind is Kind.WHITEOUT:
+    if entry.kind is EntryKind.WHITEOUT:
         return parent + slash + b".wh." + base
-    if entry.kind is Kind.OPAQUE:
+    if entry.kind is EntryKind.OPAQUE:
         return (entry.path + b"/" if entry.path else b"") + b".wh..wh..opq"
     return entry.path
 

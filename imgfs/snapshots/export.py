@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, NotPermitted, from_os
-from imgfs.layers.entry import Kind
+from imgfs.layers.entry import EntryKind
 from imgfs.layers.header import BLOCK
 from imgfs.snapshots.encode import encode_entry
 from imgfs.snapshots.upper import KERNEL, Change, Dialect, read_upper
@@ -50,14 +50,14 @@ def layer_size(upper: Path, dialect: Dialect = KERNEL) -> int:
 
 def _space(change: Change) -> int:
     """What an entry takes: its header, and its payload in whole blocks."""
-    size = change.entry.size if change.entry.kind is Kind.REGULAR else 0
+    size = change.entry.size if change.entry.kind is EntryKind.REGULAR else 0
     return len(encode_entry(change.entry)) + size + -size % BLOCK
 
 
 def _records(upper: Path, dialect: Dialect) -> Iterator[bytes]:
     for change in read_upper(upper, dialect):
         yield encode_entry(change.entry)
-        if change.entry.kind is Kind.REGULAR and change.entry.size:
+        if change.entry.kind is EntryKind.REGULAR and change.entry.size:
             yield from _payload(change)
     yield _END
 

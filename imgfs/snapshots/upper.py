@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgfs.errors import Unsupported
-from imgfs.layers.entry import Entry, Kind
-from imgfs.layers.paths import DEPTH_LIMIT, NAME_LIMIT, PATH_LIMIT, whiteout
+from imgfs.layers.entry import Entry, EntryKind
+from imgfs.layers.paths import DEPTH_LIMIT, NAME_LIMIT, PATH_LIMIT
+from imgfs.layers.whiteouts import whiteout
 from imgfs.snapshots.walk import Found, walk
 
 _MARK = b".wh."
@@ -22,14 +23,14 @@ _OWN = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "security.se
 """Attributes of an overlay, and of this machine; not of the files."""
 
 _KINDS = {
-    stat.S_IFREG: Kind.REGULAR,
-    stat.S_IFDIR: Kind.DIRECTORY,
-    stat.S_IFCHR: Kind.CHARACTER,
-    stat.S_IFBLK: Kind.BLOCK,
-    stat.S_IFIFO: Kind.FIFO,
-    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFREG: EntryKind.REGULAR,
+    stat.S_IFDIR: EntryKind.DIRECTORY,
+    stat.S_IFCHR: EntryKind.CHARACTER,
+    stat.S_IFBLK: EntryKind.BLOCK,
+    stat.S_IFIFO: EntryKind.FIFO,
+    stat.S_IFLNK: EntryKind.SYMLINK,
 }
-_NODES = (Kind.CHARACTER, Kind.BLOCK)
+_NODES = (EntryKind.CHARACTER, EntryKind.BLOCK)
 
 _Xattrs = dict[str, bytes]
 
@@ -87,7 +88,7 @@ class _Reading:
         """The entries that one file stands for."""
         if _is_whiteout_device(found):
             if not self._is_marked(found):  # fuse-overlayfs hides what it takes for a marked file of a lower directory
-                yield _change(Entry(found.path, Kind.WHITEOUT), found)
+                yield _change(Entry(found.path, EntryKind.WHITEOUT), found)
         elif self._is_marked(found):
             yield from self._marked(found)
         elif not stat.S_ISSOCK(found.status.st_mode):
@@ -98,14 +99,14 @@ class _Reading:
 
     def _marked(self, found: Found) -> Iterator[Change]:
         entry = whiteout(found.path)
-        if entry is None or (entry.kind is Kind.OPAQUE and entry.path + b"/" == self._opaque):
+        if entry is None or (entry.kind is EntryKind.OPAQUE and entry.path + b"/" == self._opaque):
             return
         yield _change(entry, found)
 
     def _file(self, found: Found) -> Iterator[Change]:
         xattrs = _xattrs(found.place)
         if self._dialect.says(xattrs, "whiteout"):
-            yield _change(Entry(found.path, Kind.WHITEOUT), found)
+            yield _change(Entry(found.path, EntryKind.WHITEOUT), found)
             return
         for what in ("redirect", "metacopy", "override_stat"):
             if self._dialect.says(xattrs, what):
@@ -113,7 +114,7 @@ class _Reading:
         yield _change(_entry(found, xattrs, self._first_name(found)), found)
         if stat.S_ISDIR(found.status.st_mode) and self._dialect.says(xattrs, "opaque", b"y"):
             self._opaque = found.path + b"/"
-            yield _change(Entry(found.path, Kind.OPAQUE), found)
+            yield _change(Entry(found.path, EntryKind.OPAQUE), found)
 
     def _first_name(self, found: Found) -> bytes | None:
         """The path that the inode was met under before, None the first time."""
@@ -131,9 +132,9 @@ def _is_whiteout_device(found: Found) -> bool:
 def _change(entry: Entry, found: Found) -> Change:
     """Check that the entry's name can stand in a layer."""
     name, room = found.name, NAME_LIMIT
-    if entry.kind is Kind.WHITEOUT:
+    if entry.kind is EntryKind.WHITEOUT:
         name, room = entry.path.rpartition(b"/")[2], NAME_LIMIT - len(_MARK)
-    if entry.kind is not Kind.OPAQUE and name.startswith(_MARK):
+    if entry.kind is not EntryKind.OPAQUE and name.startswith(_MARK):
         raise Unsupported(f"{_shown(found.path)}: readers of a layer take it for a whiteout; rename it")
     if len(name) > room:
         raise Unsupported(f"{_shown(found.path)}: was removed, but its name is too long for a whiteout of a layer")
@@ -145,7 +146,7 @@ def _change(entry: Entry, found: Found) -> Change:
 def _entry(found: Found, xattrs: _Xattrs, first: bytes | None) -> Entry:
     """What lstat(2) shows; of a hard link to `first` too, because containerd sets it all once more for each name."""
     status = found.status
-    kind = _KINDS[stat.S_IFMT(status.st_mode)] if first is None else Kind.HARDLINK
+    kind = _KINDS[stat.S_IFMT(status.st_mode)] if first is None else EntryKind.HARDLINK
     return Entry(
         found.path,
         kind,
@@ -153,8 +154,8 @@ def _entry(found: Found, xattrs: _Xattrs, first: bytes | None) -> Entry:
         status.st_uid,
         status.st_gid,
         status.st_mtime_ns,
-        size=status.st_size if kind is Kind.REGULAR else 0,
-        link=os.readlink(found.place) if kind is Kind.SYMLINK else first or b"",
+        size=status.st_size if kind is EntryKind.REGULAR else 0,
+        link=os.readlink(found.place) if kind is EntryKind.SYMLINK else first or b"",
         major=os.major(status.st_rdev) if kind in _NODES else 0,
         minor=os.minor(status.st_rdev) if kind in _NODES else 0,
         xattrs=tuple((os.fsencode(name), xattrs[name]) for name in sorted(xattrs) if not name.startswith(_OWN)),

@@ -17,7 +17,7 @@ from imgfs.aio.flight import Flights
 from imgfs.aio.threads import read_at, read_exactly, run_cpu, run_disk
 from imgfs.aio.weighted import WeightedLimiter
 from imgfs.layers.layer import Layer
-from imgfs.layers.tree import Node, Tree, changes, merge
+from imgfs.layers.tree import MergedNode, MergedTree, changes, merge
 from imgfs.oci.digest import Digest
 from imgfs.snapshots.graph import Face, Snapshot, SnapshotGraph, SnapshotLayer
 
@@ -52,7 +52,7 @@ class Data:
         self._files = [layer.descriptor() for layer in layers]
         self._subject = f"snapshot {snapshot.chain_id}"
 
-    async def read_at(self, node: Node, offset: int, size: int) -> bytes | bytearray:
+    async def read_at(self, node: MergedNode, offset: int, size: int) -> bytes | bytearray:
         """Up to `size` bytes of a regular file from `offset`; short only at its end. Raises StorageFailed."""
         size = min(size, node.size - offset)
         if size <= 0:
@@ -65,7 +65,7 @@ class Data:
         """Exactly `size` bytes of a layer's tar; blocks. Raises StorageFailed."""
         return bytes(read_exactly(self._files[layer], size, offset, self._subject))
 
-    def _read_sparse(self, node: Node, offset: int, size: int) -> bytearray:
+    def _read_sparse(self, node: MergedNode, offset: int, size: int) -> bytearray:
         content = bytearray(size)
         extents = node.extents or ()
         first = bisect_right(extents, offset, key=lambda extent: extent.position + extent.length)
@@ -84,7 +84,7 @@ class Data:
 class View:
     """The rootfs of one snapshot: nodes by number, bytes by node."""
 
-    def __init__(self, snapshot: Snapshot, tree: Tree, layers: Sequence[Layer], first: int) -> None:
+    def __init__(self, snapshot: Snapshot, tree: MergedTree, layers: Sequence[Layer], first: int) -> None:
         """`first` is the inode number of the root; the others follow in the order of the tree's nodes."""
         self.snapshot = snapshot
         self.first = first
@@ -95,7 +95,7 @@ class View:
         self.weight = len(tree.nodes) + sum(layer.weight().extra for layer in layers) // NODE_BYTES
         """How many nodes it counts for."""
 
-    def node(self, number: int) -> Node:
+    def node(self, number: int) -> MergedNode:
         """The node of that number, from 1."""
         return self.tree.nodes[number - 1]
 
@@ -195,7 +195,7 @@ def _nodes(layers: Sequence[Layer]) -> int:
     return sum(one.nodes + one.extra // NODE_BYTES for one in (layer.weight() for layer in layers))
 
 
-def _merged(layers: Sequence[Layer], face: Face) -> Tree:
+def _merged(layers: Sequence[Layer], face: Face) -> MergedTree:
     """One layer's entries after the other's; none is in memory as a whole."""
     if face is Face.ROOTFS or not layers:
         return merge(layer.entries() for layer in layers)

@@ -19,9 +19,9 @@ from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor, refuse
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 from imgfs.oci.reference import Reference, Source
+from imgfs.transfer.locations import FetchKey, fetch_key, hosts_of, try_each
 from imgfs.transfer.passes import Passes
-from imgfs.transfer.places import Wanted, hosts_of, try_each, wanted
-from imgfs.transfer.progress import Transfer, Transfers
+from imgfs.transfer.transfers import Transfer, Transfers
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
@@ -76,22 +76,22 @@ class Blobs:
         if descriptor.digest in self._content:
             self._transfers.hit("blob", descriptor.size)
         else:
-            key = wanted(descriptor, own)
+            key = fetch_key(descriptor, own)
             self._transfers.missed("blob", shared=key in self._flights)
             await self._flights.join(key, lambda: self._fetch(descriptor, own))
 
     async def ensure_with_others(self, descriptor: Descriptor, own: tuple[Source, ...]) -> None:
         """Join a running fetch of the blob from the same registries. Does nothing if there is none."""
-        if wanted(descriptor, own) in self._flights:
+        if fetch_key(descriptor, own) in self._flights:
             await self.ensure(descriptor, own)
-        elif wanted(descriptor, ()) in self._flights:
+        elif fetch_key(descriptor, ()) in self._flights:
             everywhere = tuple(await self._catalog.sources(descriptor.digest))
             if hosts_of(everywhere) == hosts_of(own):
                 await self.ensure(descriptor)
 
     def cancel(self, digest: Digest) -> bool:
         """Cancel every running fetch of `digest`; its waiters receive Cancelled. Returns whether there was one."""
-        keys = [key for key in self._flights.flying() if isinstance(key, Wanted) and key.digest == digest]
+        keys = [key for key in self._flights.flying() if isinstance(key, FetchKey) and key.digest == digest]
         for key in keys:
             self._flights.cancel(key)
         return bool(keys)
@@ -107,10 +107,10 @@ class Blobs:
 
         Raises the registry's errors of the pass. Other errors concern only the layer, so the blob is then fetched.
         """
-        passing = self._passes.find(wanted(descriptor, own))
+        passing = self._passes.find(fetch_key(descriptor, own))
         if passing is None and not own and self._passes.is_passing(descriptor.digest):
             everywhere = tuple(await self._catalog.sources(descriptor.digest))
-            passing = self._passes.find(wanted(descriptor, everywhere))
+            passing = self._passes.find(fetch_key(descriptor, everywhere))
         if passing is None:
             return False
         try:

@@ -34,10 +34,10 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Source
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.copies import is_small, keeping, open_copy, resumed
+from imgfs.transfer.layer_sync import LayerSync, UnpackedLayer
+from imgfs.transfer.locations import fetch_key, try_each
 from imgfs.transfer.passes import Passes, Passing
-from imgfs.transfer.places import try_each, wanted
-from imgfs.transfer.progress import Transfer, Transfers
-from imgfs.transfer.settling import Passed, Settling
+from imgfs.transfer.transfers import Transfer, Transfers
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
@@ -103,7 +103,7 @@ class Layers:
         self._transfers = transfers
         self._failures = failures
         self._flights: Flights[Layer] = Flights(nursery)
-        self._settling = Settling(layers, content, ingests, catalog, failures, passes, nursery)
+        self._settling = LayerSync(layers, content, ingests, catalog, failures, passes, nursery)
         self._passes = passes
         self._lanes: dict[str, _Lanes] = {}
         self._unpacking = FairLimiter(UNPACKED_AT_ONCE, SPARE_UNPACKED)
@@ -152,7 +152,7 @@ class Layers:
         if found is not None and found in self._layers:
             self._transfers.hit("layer", descriptor.size)
             return self._layers.get(found)
-        key = wanted(descriptor, own)
+        key = fetch_key(descriptor, own)
         self._transfers.missed("layer", shared=key in self._flights)
         return await self._flights.join(key, lambda: self._fetch(descriptor, own, image))
 
@@ -186,7 +186,7 @@ class Layers:
             raise error
 
     async def _fetch(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest | None) -> Layer:
-        key = wanted(descriptor, own)
+        key = fetch_key(descriptor, own)
         passing = Passing(key, lambda: self._flights.accompany(key))
         try:
             if descriptor.digest in self._content:
@@ -306,7 +306,7 @@ class Layers:
             layer = writer.adopt(await go_over(decompressor, writer))
             undo.pop_all()
         whole = b"".join(blob) if passing.is_read else b""
-        self._settling.settle_behind(Passed(descriptor, layer, writer, passing, copy, whole))
+        self._settling.settle_behind(UnpackedLayer(descriptor, layer, writer, passing, copy, whole))
         return layer
 
 

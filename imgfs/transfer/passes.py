@@ -13,7 +13,7 @@ import trio
 
 from imgfs.errors import ImgfsError
 from imgfs.oci.digest import Digest
-from imgfs.transfer.places import Wanted
+from imgfs.transfer.locations import FetchKey
 
 
 class Passing:
@@ -22,7 +22,7 @@ class Passing:
     `accompany` waits for the flight of the pass, and keeps the flight alive.
     """
 
-    def __init__(self, wanted: Wanted, accompany: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, wanted: FetchKey, accompany: Callable[[], Awaitable[None]]) -> None:
         self.wanted = wanted
         self.hurried = trio.Event()
         self._accompany = accompany
@@ -63,12 +63,12 @@ class Passes:
     """The running passes of one daemon, by the blob that they read."""
 
     def __init__(self) -> None:
-        self._begun: dict[Wanted, Passing] = {}
+        self._begun: dict[FetchKey, Passing] = {}
 
     def __contains__(self, passing: Passing) -> bool:
         return self._begun.get(passing.wanted) is passing
 
-    def find(self, wanted: Wanted) -> Passing | None:
+    def find(self, wanted: FetchKey) -> Passing | None:
         """Return the pass over the same blob from the same registries; None if there is none."""
         return self._begun.get(wanted)
 

@@ -1,31 +1,53 @@
-"""The plugins of this room: transfers from and to registries, and the views whose layers they fetch."""
+"""The kinds of plugins of this room, and its plugins: transfers in both directions, and views of chains."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.failures import Failures
 from imgfs.images.plugin import CATALOG, NAMES
 from imgfs.layers.compression import Compressions
-from imgfs.layers.kinds import COMPRESSION, LAYERS
+from imgfs.layers.plugin import COMPRESSION, LAYERS
 from imgfs.leases.kinds import LEASES
-from imgfs.plugins.contract import Context, Plugin
+from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.program import CONFIG
 from imgfs.registry.kinds import REGISTRY
 from imgfs.snapshots.kinds import CHAINS, VIEWS
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
+from imgfs.transfer.image_status import StatusReporter
 from imgfs.transfer.images import Images
-from imgfs.transfer.kinds import PUSH, TRANSFER, Transferring
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.listings import Listings
 from imgfs.transfer.passes import Passes
-from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import Referrers
 from imgfs.transfer.resolver import Resolver
-from imgfs.transfer.running import TransferReporter
-from imgfs.transfer.status import StatusReporter
+from imgfs.transfer.transfer_status import TransferReporter
+from imgfs.transfer.transfers import Transfers
+
+
+@dataclass(frozen=True, slots=True)
+class Transferring:
+    """The objects that fetch images, from a name to a snapshot, and report on it."""
+
+    transfers: Transfers
+    running: TransferReporter
+    failures: Failures
+    blobs: Blobs
+    layers: Layers
+    documents: Documents
+    images: Images
+    resolver: Resolver
+    referrers: Referrers
+    listings: Listings
+    status: StatusReporter
+
+
+TRANSFER = Kind("transfer", Transferring)
+PUSH = Kind("push", Pushes)
 
 
 def _transfer(context: Context) -> Transferring:

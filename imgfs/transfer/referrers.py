@@ -18,7 +18,7 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import ImageIndex, Manifest
 from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.documents import Documents, check_subject
-from imgfs.transfer.places import try_each
+from imgfs.transfer.locations import try_each
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry

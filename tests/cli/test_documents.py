@@ -15,9 +15,9 @@ from imgfs.cli.containers import lookup
 from imgfs.cli.images import push
 from imgfs.execution.records.record import Container, ContainerStatus, DeletedContainer, InstalledRuntime
 from imgfs.execution.state_documents import state_document
+from imgfs.transfer.image_status import ImageStatus, PartStatus
 from imgfs.transfer.push.report import Part, Report
-from imgfs.transfer.running import TransferStatus
-from imgfs.transfer.status import ImageStatus, PartStatus
+from imgfs.transfer.transfer_status import TransferStatus
 
 CONTAINER = Container(
     id="web",

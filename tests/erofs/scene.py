@@ -10,12 +10,12 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from imgfs.erofs.inode import Device
+from imgfs.erofs.inode import DataDevice
 from imgfs.erofs.writer import build
 from imgfs.kernel.erofs import detached_erofs
 from imgfs.kernel.mounts import mount_at, unmount
 from imgfs.layers.entry import Extent
-from imgfs.layers.tree import Node, Tree, walk
+from imgfs.layers.tree import MergedNode, MergedTree, walk
 from tests.support import trees
 
 BLOCK = 512
@@ -46,12 +46,12 @@ class Data:
         room += bytes(-len(room) % BLOCK) + self._gap
         return offset
 
-    def file(self, content: bytes, device: int = 0, **facts: object) -> Node:
+    def file(self, content: bytes, device: int = 0, **facts: object) -> MergedNode:
         """A regular file with its content on a device."""
         offset = self.add(content, device)
         return node(stat.S_IFREG | 0o644, size=len(content), layer=device, offset=offset, **facts)
 
-    def sparse(self, size: int, pieces: Sequence[tuple[int, bytes]]) -> Node:
+    def sparse(self, size: int, pieces: Sequence[tuple[int, bytes]]) -> MergedNode:
         """A sparse file whose pieces (position, data) lie packed, as in a tar."""
         offset = self.add(b"".join(data for _, data in pieces))
         extents: list[Extent] = []
@@ -60,7 +60,7 @@ class Data:
             offset += len(data)
         return node(stat.S_IFREG | 0o600, size=size, extents=tuple(extents))
 
-    def read(self, file: Node) -> bytes:
+    def read(self, file: MergedNode) -> bytes:
         """The content of a file, as its attributes say."""
         if file.extents is None:
             return bytes(self.devices[file.layer][file.offset : file.offset + file.size]) if file.size else b""
@@ -74,9 +74,9 @@ class Data:
         """Bytes of a device."""
         return bytes(self.devices[device][offset : offset + length])
 
-    def sizes(self) -> list[Device]:
+    def sizes(self) -> list[DataDevice]:
         """The devices as the writer wants to know them."""
-        return [Device(len(device), b"device %d" % number) for number, device in enumerate(self.devices)]
+        return [DataDevice(len(device), b"device %d" % number) for number, device in enumerate(self.devices)]
 
     def write(self, directory: Path) -> list[Path]:
         """Put the devices into files."""
@@ -86,27 +86,27 @@ class Data:
         return paths
 
 
-def node(mode: int, **facts: object) -> Node:
+def node(mode: int, **facts: object) -> MergedNode:
     """A node of that mode, type bits included, with the attributes that are named."""
-    made = Node(mode, mtime=MTIME)
+    made = MergedNode(mode, mtime=MTIME)
     for name, value in facts.items():
         setattr(made, name, value)
     return made
 
 
-def symlink(target: bytes, **facts: object) -> Node:
+def symlink(target: bytes, **facts: object) -> MergedNode:
     """A symbolic link."""
     return node(stat.S_IFLNK | 0o777, link=target, size=len(target), **facts)
 
 
-def directory(children: Mapping[bytes, Node], **facts: object) -> Node:
+def directory(children: Mapping[bytes, MergedNode], **facts: object) -> MergedNode:
     """A directory of `children`."""
     return node(stat.S_IFDIR | 0o755, children=dict(children), **facts)
 
 
-def tree(children: Mapping[bytes, Node], **facts: object) -> Node:
+def tree(children: Mapping[bytes, MergedNode], **facts: object) -> MergedNode:
     """A root with everything below it numbered and its links counted."""
-    return Tree(directory(children, **facts)).root
+    return MergedTree(directory(children, **facts)).root
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def mounted(image: bytes | bytearray, devices: Sequence[Path], directory: Path) 
             unmount(str(target))
 
 
-def expected(root: Node, data: Data) -> dict[bytes, trees.Node]:
+def expected(root: MergedNode, data: Data) -> dict[bytes, trees.Node]:
     """The picture that trees.snapshot_tree has to take of a mount of `root`."""
     names: dict[int, set[bytes]] = defaultdict(set)
     for path, one in walk(root):
@@ -132,13 +132,13 @@ def expected(root: Node, data: Data) -> dict[bytes, trees.Node]:
     return {path: _picture(one, data, names[id(one)]) for path, one in walk(root)}
 
 
-def differences(root: Node, data: Data, scratch: Path) -> list[str]:
+def differences(root: MergedNode, data: Data, scratch: Path) -> list[str]:
     """How a mount of the tree differs from the tree, attribute by attribute and byte by byte."""
     with mounted(build(root, data.sizes(), data.read_at), data.write(scratch), scratch) as mount:
         return trees.compare_trees(expected(root, data), trees.snapshot_tree(mount)) + _wrong_links(root, mount)
 
 
-def _picture(one: Node, data: Data, names: set[bytes]) -> trees.Node:
+def _picture(one: MergedNode, data: Data, names: set[bytes]) -> trees.Node:
     kind = KINDS[stat.S_IFMT(one.mode)]
     return trees.Node(
         kind=kind,
@@ -155,7 +155,7 @@ def _picture(one: Node, data: Data, names: set[bytes]) -> trees.Node:
     )
 
 
-def _wrong_links(root: Node, mount: Path) -> list[str]:
+def _wrong_links(root: MergedNode, mount: Path) -> list[str]:
     found = ((path, one, os.lstat(os.path.join(os.fsencode(mount), path))) for path, one in walk(root))
     return [
         f"{path!r}: {seen.st_nlink} links, not {one.nlink}" for path, one, seen in found if seen.st_nlink != one.nlink

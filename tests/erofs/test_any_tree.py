@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imgfs.erofs.superblock import is_whole
 from imgfs.erofs.writer import build
-from imgfs.layers.tree import Node
+from imgfs.layers.tree import MergedNode
 from tests.erofs.scene import Data, differences, directory, node, symlink, tree
 
 NAMES = st.binary(min_size=1, max_size=255).filter(
@@ -36,7 +36,7 @@ PIECES = st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 3000)), max_siz
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> tuple[Node, Data]:
+def trees(draw: st.DrawFn) -> tuple[MergedNode, Data]:
     """A root and its data; some files have several names."""
     data = Data(devices=draw(st.integers(1, 3)))
     files = [draw(_leaves(data)) for _ in range(draw(st.integers(0, 6)))]
@@ -44,8 +44,8 @@ def trees(draw: st.DrawFn) -> tuple[Node, Data]:
     return tree(children, **draw(ATTRIBUTES)), data
 
 
-def _below(draw: st.DrawFn, files: list[Node], depth: int) -> dict[bytes, Node]:
-    children: dict[bytes, Node] = {}
+def _below(draw: st.DrawFn, files: list[MergedNode], depth: int) -> dict[bytes, MergedNode]:
+    children: dict[bytes, MergedNode] = {}
     for name in draw(st.lists(NAMES, max_size=5, unique=True)):
         if files and draw(st.booleans()):
             children[name] = draw(st.sampled_from(files))
@@ -55,7 +55,7 @@ def _below(draw: st.DrawFn, files: list[Node], depth: int) -> dict[bytes, Node]:
 
 
 @st.composite
-def _leaves(draw: st.DrawFn, data: Data) -> Node:
+def _leaves(draw: st.DrawFn, data: Data) -> MergedNode:
     facts: dict[str, Any] = draw(ATTRIBUTES)
     kind = draw(st.sampled_from(["file", "sparse", "symlink", "special"]))
     if kind == "file":
@@ -75,7 +75,7 @@ def _device(draw: st.DrawFn, data: Data) -> int:
     return draw(st.integers(0, len(data.devices) - 1))
 
 
-def _sparse(data: Data, holes: list[tuple[int, int]], rest: int) -> Node:
+def _sparse(data: Data, holes: list[tuple[int, int]], rest: int) -> MergedNode:
     pieces: list[tuple[int, bytes]] = []
     position = 0
     for hole, length in holes:
@@ -86,7 +86,7 @@ def _sparse(data: Data, holes: list[tuple[int, int]], rest: int) -> Node:
 
 @settings(max_examples=80)
 @given(trees())
-def test_the_kernel_shows_the_tree(made: tuple[Node, Data]) -> None:
+def test_the_kernel_shows_the_tree(made: tuple[MergedNode, Data]) -> None:
     root, data = made
     with tempfile.TemporaryDirectory() as scratch:
         assert differences(root, data, Path(scratch)) == []
@@ -94,7 +94,7 @@ def test_the_kernel_shows_the_tree(made: tuple[Node, Data]) -> None:
 
 @settings(max_examples=50)
 @given(trees())
-def test_images_are_whole_and_always_the_same(made: tuple[Node, Data]) -> None:
+def test_images_are_whole_and_always_the_same(made: tuple[MergedNode, Data]) -> None:
     root, data = made
     image = build(root, data.sizes(), data.read_at)
     assert is_whole(image)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from imgfs.erofs.format import blocks
-from imgfs.erofs.inode import Device
+from imgfs.erofs.inode import DataDevice
 from imgfs.erofs.writer import build
-from imgfs.layers.tree import Node, merge
+from imgfs.layers.tree import MergedNode, merge
 from imgfs.testing.images import oddities_image
 from tests.erofs.scene import BLOCK, Data, differences, directory, mounted, node, symlink, tree
 from tests.layers.tars import walk
@@ -87,7 +87,7 @@ def test_directories_of_every_size_around_a_block(xattrs: tuple[tuple[bytes, byt
     assert differences(tree(full | wide | long), Data(), tmp_path) == []
 
 
-def _of_fifos(names: list[bytes]) -> Node:
+def _of_fifos(names: list[bytes]) -> MergedNode:
     return directory({name: node(stat.S_IFIFO) for name in names})
 
 
@@ -135,7 +135,7 @@ def test_a_file_of_more_than_32_bits(size: int, tmp_path: Path) -> None:
         for mark in marks:
             os.pwrite(file.fileno(), b"%05d" % (mark % 99991), start + mark) if mark < size else None
     root = tree({b"large": node(stat.S_IFREG, size=size, offset=start)})
-    with mounted(build(root, [Device(device.stat().st_size)]), [device], tmp_path) as mount:
+    with mounted(build(root, [DataDevice(device.stat().st_size)]), [device], tmp_path) as mount:
         with (mount / "large").open("rb") as file:
             assert os.fstat(file.fileno()).st_size == size
             seen = [os.pread(file.fileno(), 5, mark) for mark in marks]
@@ -145,13 +145,13 @@ def test_a_file_of_more_than_32_bits(size: int, tmp_path: Path) -> None:
 
 def test_devices_that_together_are_larger_than_the_address_space(tmp_path: Path) -> None:
     sizes, devices = [1 << 40, 3 << 39, 4096], [tmp_path / f"device-{number}" for number in range(3)]
-    files: dict[bytes, Node] = {}
+    files: dict[bytes, MergedNode] = {}
     for number, (device, size) in enumerate(zip(devices, sizes, strict=True)):
         with device.open("wb") as file:
             file.truncate(size)
             os.pwrite(file.fileno(), b"of device %d" % number, size - BLOCK)
         files[b"%d" % number] = node(stat.S_IFREG, size=11, layer=number, offset=size - BLOCK)
-    with mounted(build(tree(files), [Device(size) for size in sizes]), devices, tmp_path) as mount:
+    with mounted(build(tree(files), [DataDevice(size) for size in sizes]), devices, tmp_path) as mount:
         assert [(mount / str(number)).read_bytes() for number in range(3)] == [
             b"of device %d" % number for number in range(3)
         ]
@@ -260,6 +260,6 @@ def test_inode_numbers_are_never_zero_and_the_same_again(tmp_path: Path) -> None
     assert all(_numbers(root, tmp_path))
 
 
-def _numbers(root: Node, scratch: Path) -> list[int]:
+def _numbers(root: MergedNode, scratch: Path) -> list[int]:
     with mounted(build(root, []), [], scratch) as mount:
         return [os.lstat(path).st_ino for path in (mount, mount / "a", mount / "a" / "b")]

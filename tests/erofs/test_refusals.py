@@ -8,26 +8,26 @@ import pytest
 
 from imgfs.erofs.chunks import INDEXES_MAX
 from imgfs.erofs.format import BLOCK, HOLE
-from imgfs.erofs.inode import Device
+from imgfs.erofs.inode import DataDevice
 from imgfs.erofs.writer import COPIED_MAX, build
 from imgfs.errors import ImgfsError, Invalid, Malformed, TooLarge, Unsupported
 from imgfs.layers.entry import Extent
-from imgfs.layers.tree import Node
+from imgfs.layers.tree import MergedNode
 from tests.erofs.scene import directory, node, symlink, tree
 
 HUGE = (HOLE - 1) * BLOCK
 REGULAR = stat.S_IFREG | 0o644
 
 
-def file(**facts: object) -> Node:
+def file(**facts: object) -> MergedNode:
     return node(REGULAR, **facts)
 
 
-def sparse(size: int, *extents: tuple[int, int, int]) -> Node:
+def sparse(size: int, *extents: tuple[int, int, int]) -> MergedNode:
     return file(size=size, extents=tuple(Extent(*extent) for extent in extents))
 
 
-REFUSED: dict[str, tuple[Node, type[ImgfsError], str]] = {
+REFUSED: dict[str, tuple[MergedNode, type[ImgfsError], str]] = {
     "data off the blocks": (file(size=1, offset=511), Unsupported, "byte 511"),
     "a region at an odd offset": (sparse(4096, (0, 512, 512), (1024, 1023, 512)), Unsupported, "byte 1023"),
     "a hole that begins in a block": (sparse(4096, (0, 512, 100)), Unsupported, "hole"),
@@ -64,7 +64,7 @@ def test_it_is_refused_by_path(name: str) -> None:
     bad, kind, word = REFUSED[name]
     root = tree({b"above": directory({b"bad": bad})})
     with pytest.raises(kind) as caught:
-        build(root, [Device(HUGE), Device(511)])
+        build(root, [DataDevice(HUGE), DataDevice(511)])
     assert caught.value.message.startswith("b'/above/bad': ")
     assert word in caught.value.message
 
@@ -76,38 +76,38 @@ def test_a_refused_root_has_a_path_too() -> None:
 
 def test_data_beyond_what_block_numbers_reach_is_too_large() -> None:
     with pytest.raises(TooLarge, match="/f"):
-        build(tree({b"f": file(size=2, offset=HUGE)}), [Device(HUGE + 512)])
+        build(tree({b"f": file(size=2, offset=HUGE)}), [DataDevice(HUGE + 512)])
 
 
 @pytest.mark.parametrize(
     ("devices", "kind"),
     [
-        ([Device(HUGE + 1, b"large")], TooLarge),
-        ([Device(0)] * 65536, TooLarge),
-        ([Device(0, b"t" * 65)], Invalid),
+        ([DataDevice(HUGE + 1, b"large")], TooLarge),
+        ([DataDevice(0)] * 65536, TooLarge),
+        ([DataDevice(0, b"t" * 65)], Invalid),
     ],
 )
-def test_devices_that_no_table_holds(devices: list[Device], kind: type[ImgfsError]) -> None:
+def test_devices_that_no_table_holds(devices: list[DataDevice], kind: type[ImgfsError]) -> None:
     with pytest.raises(kind):
         build(tree({}), devices)
 
 
 def test_the_last_device_that_block_numbers_reach_is_taken() -> None:
-    assert build(tree({b"f": file(size=HUGE)}), [Device(HUGE)])
+    assert build(tree({b"f": file(size=HUGE)}), [DataDevice(HUGE)])
 
 
 def test_chunks_of_all_files_together_are_bounded() -> None:
     one = (INDEXES_MAX - 8) * BLOCK
     root = tree({b"%d" % number: sparse(one, (0, 0, 512)) for number in range(3)})
     with pytest.raises(Unsupported, match="/2"):
-        build(root, [Device(HUGE)])
+        build(root, [DataDevice(HUGE)])
 
 
 def test_copied_data_is_bounded() -> None:
     half = COPIED_MAX // 2
     root = tree({b"%d" % number: sparse(2 * half, (1, 0, half)) for number in range(3)})
     with pytest.raises(Unsupported, match="/2"):
-        build(root, [Device(half)], lambda _layer, _offset, length: bytes(length))
+        build(root, [DataDevice(half)], lambda _layer, _offset, length: bytes(length))
 
 
 def test_what_reading_raises_comes_through() -> None:
@@ -115,4 +115,4 @@ def test_what_reading_raises_comes_through() -> None:
         raise OSError(5, f"{layer} {offset} {length}")
 
     with pytest.raises(OSError, match="0 512 100"):
-        build(tree({b"f": sparse(4096, (0, 512, 100))}), [Device(4096)], read)
+        build(tree({b"f": sparse(4096, (0, 512, 100))}), [DataDevice(4096)], read)

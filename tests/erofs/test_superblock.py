@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.erofs.format import BLOCK, DEVICE, DIRENT, INDEX, INODE, SUPERBLOCK, UUID_AT, XATTR, XATTR_BODY
-from imgfs.erofs.inode import Device
+from imgfs.erofs.inode import DataDevice
 from imgfs.erofs.superblock import is_whole, places
 from imgfs.erofs.writer import build
 from imgfs.errors import ImgfsError
@@ -48,12 +48,12 @@ def test_devices_lie_one_after_the_other_as_far_as_32_bits_reach() -> None:
     sizes = [1, 0, 1025, 1 << 40, 1 << 40, 512, 1 << 40]
     first = 1 << 26
     expected = [first, first + 1, first + 1, first + 4, 0, first + 4 + (1 << 31), 0]
-    assert places([Device(size) for size in sizes]) == expected
+    assert places([DataDevice(size) for size in sizes]) == expected
 
 
 @pytest.mark.parametrize("devices", [0, 1, 3, 4, 50])
 def test_a_whole_image_is_whole(devices: int) -> None:
-    made = build(tree({}), [Device(512 * number) for number in range(devices)])
+    made = build(tree({}), [DataDevice(512 * number) for number in range(devices)])
     assert len(made) % BLOCK == 0
     assert is_whole(made)
     assert is_whole(bytes(made))

@@ -28,8 +28,8 @@ from imgfs.transfer.documents import Documents
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.passes import Passes
-from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
+from imgfs.transfer.transfers import Transfers
 from tests.gc.world import World
 from tests.support.compressions import COMPRESSIONS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from imgfs.errors import ImgfsError
 from imgfs.layers.compression import Decompressor
 from imgfs.layers.entry import Entry
-from imgfs.layers.layer import BuiltLayer
+from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.layers.unpack import unpack, unpack_whole
 from imgfs.layers.writer import LayerWriter
@@ -67,7 +67,7 @@ async def _outcome(store: LayerStore, work: Callable[[LayerWriter], Awaitable[Di
         return Unpacked(diff_id, entries)
 
 
-async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> BuiltLayer:
+async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer:
     """Unpack, serve, and make durable."""
     with ExitStack() as undo:
         writer = undo.enter_context(store.writer())

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from imgfs.errors import StorageFailed
 from imgfs.layers import index as room
-from imgfs.layers.entry import Entry, Extent, Kind
-from imgfs.layers.index import SIZE_BYTES, Index, IndexWriter, Weight, stored_weight
+from imgfs.layers.entry import Entry, EntryKind, Extent
+from imgfs.layers.index import SIZE_BYTES, IndexWriter, LayerIndex, Weight, stored_weight
 
 NUMBERS = st.integers(0, 2**32 - 2)
 ENTRIES = st.builds(
     Entry,
     st.binary(max_size=20),
-    st.sampled_from(Kind),
+    st.sampled_from(EntryKind),
     st.integers(0, 0o7777),
     NUMBERS,
     NUMBERS,
@@ -36,7 +36,7 @@ ENTRIES = st.builds(
     st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=2).map(tuple),
     st.none() | st.lists(st.builds(Extent, NUMBERS, NUMBERS, NUMBERS), max_size=3).map(tuple),
 )
-SOME = [Entry(b"a", Kind.DIRECTORY, 0o755), Entry(b"a/b", Kind.REGULAR, 0o644, 1, 2, 3, 4, 512)]
+SOME = [Entry(b"a", EntryKind.DIRECTORY, 0o755), Entry(b"a/b", EntryKind.REGULAR, 0o644, 1, 2, 3, 4, 512)]
 
 
 WEIGHT = Weight(7, 11)
@@ -53,10 +53,10 @@ def written(entries: Sequence[Entry], *, at_once: int = 1000) -> bytes:
         return file.read()
 
 
-def opened(data: bytes) -> Index:
+def opened(data: bytes) -> LayerIndex:
     with tempfile.NamedTemporaryFile(buffering=0) as file:
         file.write(data)
-        return Index.open(Path(file.name))
+        return LayerIndex.open(Path(file.name))
 
 
 @given(st.lists(ENTRIES, max_size=5), st.integers(1, 3))
@@ -116,11 +116,11 @@ def test_what_a_full_disk_did_not_take_can_be_written_again(monkeypatch: pytest.
         assert entries == SOME[1:]
         writer.append(entries)
         writer.seal(0, WEIGHT)
-        assert list(Index.open(Path(file.name))) == SOME
+        assert list(LayerIndex.open(Path(file.name))) == SOME
 
 
 def test_reading_holds_a_batch_however_many_entries_there_are() -> None:
-    index = opened(written([Entry(b"d/%06d" % number, Kind.REGULAR, 0o644) for number in range(50_000)]))
+    index = opened(written([Entry(b"d/%06d" % number, EntryKind.REGULAR, 0o644) for number in range(50_000)]))
     tracemalloc.start()
     try:
         assert sum(1 for _ in index) == 50_000

@@ -13,7 +13,7 @@ import trio
 from imgfs.check.content import check_layer
 from imgfs.disk.durable import temporary_name
 from imgfs.errors import ImgfsError, NoSpace, NotFound, StorageFailed
-from imgfs.layers.index import SIZE_BYTES, Index, stored_weight
+from imgfs.layers.index import SIZE_BYTES, LayerIndex, stored_weight
 from imgfs.layers.store import LayerStore
 from imgfs.testing.images import Dir, File, layer
 from tests.content.full_disk import Calls, fill, small_disk
@@ -167,7 +167,7 @@ async def test_a_lost_or_damaged_index_is_made_again_from_the_tar(
         assert paths(layer.entries()) == PATHS
     assert stored_weight(index) is None
     assert paths(layer.entries()) == PATHS
-    assert paths(Index.open(index)) == PATHS
+    assert paths(LayerIndex.open(index)) == PATHS
     assert layer.weight() == stored_weight(index)
     assert len(files(tmp_path)) == 2
     again.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.errors import Malformed
-from imgfs.layers.entry import Entry, Kind
+from imgfs.layers.entry import Entry, EntryKind
 from imgfs.layers.tar import TarWalk
 
 from .tars import END, GNU, USTAR, base256, checked, gnu_long, header, member, only, pax, walk
@@ -79,23 +79,23 @@ def test_an_error_is_raised_again_and_nothing_is_added() -> None:
 
 def test_all_fields_of_a_regular_file() -> None:
     entry = only(header(b"d/f", mode=0o106755, uid=1000, gid=1001, size=5, mtime=77) + b"hello" + bytes(507))
-    assert entry == Entry(b"d/f", Kind.REGULAR, 0o6755, 1000, 1001, 77_000_000_000, 5, 512)
+    assert entry == Entry(b"d/f", EntryKind.REGULAR, 0o6755, 1000, 1001, 77_000_000_000, 5, 512)
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "expected"),
     [
-        (b"0", b"f", Kind.REGULAR),
-        (b"0", b"f/", Kind.REGULAR),
-        (b"\0", b"f", Kind.REGULAR),
-        (b"7", b"f", Kind.REGULAR),
-        (b"\0", b"f/", Kind.DIRECTORY),
-        (b"5", b"f", Kind.DIRECTORY),
-        (b"D", b"f", Kind.DIRECTORY),
-        (b"6", b"f", Kind.FIFO),
+        (b"0", b"f", EntryKind.REGULAR),
+        (b"0", b"f/", EntryKind.REGULAR),
+        (b"\0", b"f", EntryKind.REGULAR),
+        (b"7", b"f", EntryKind.REGULAR),
+        (b"\0", b"f/", EntryKind.DIRECTORY),
+        (b"5", b"f", EntryKind.DIRECTORY),
+        (b"D", b"f", EntryKind.DIRECTORY),
+        (b"6", b"f", EntryKind.FIFO),
     ],
 )
-def test_kinds(kind: bytes, name: bytes, expected: Kind) -> None:
+def test_kinds(kind: bytes, name: bytes, expected: EntryKind) -> None:
     assert only(member(name, kind)).kind is expected
 
 
@@ -103,12 +103,12 @@ def test_links_and_devices() -> None:
     assert only(member(b"s", b"2", link=b"/../x//y")).link == b"/../x//y"
     assert only(member(b"h", b"1", link=b"/../x//y")).link == b"x/y"
     block, char = only(member(b"b", b"4", major=8, minor=1)), only(member(b"c", b"3", major=1, minor=3))
-    assert (block.kind, block.major, block.minor) == (Kind.BLOCK, 8, 1)
-    assert (char.kind, char.major, char.minor) == (Kind.CHARACTER, 1, 3)
+    assert (block.kind, block.major, block.minor) == (EntryKind.BLOCK, 8, 1)
+    assert (char.kind, char.major, char.minor) == (EntryKind.CHARACTER, 1, 3)
 
 
 def test_a_character_device_0_0_is_left_out() -> None:
-    assert walk(member(b"c", b"3") + member(b"b", b"4")) == [Entry(b"b", Kind.BLOCK, 0o644)]
+    assert walk(member(b"c", b"3") + member(b"b", b"4")) == [Entry(b"b", EntryKind.BLOCK, 0o644)]
 
 
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6"])

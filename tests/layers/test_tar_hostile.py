@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.errors import ImgfsError, Malformed, TooLarge, Unsupported
-from imgfs.layers.entry import Entry, Kind
+from imgfs.layers.entry import Entry, EntryKind
 
 from .tars import END, base256, gnu_long, header, member, only, pax, walk
 
@@ -32,7 +32,7 @@ def test_names_are_cleaned_as_in_a_chroot(name: bytes, path: bytes) -> None:
 
 @pytest.mark.parametrize("name", [b"./", b"/", b".", b"", b"a/..", b"../.."])
 def test_the_root_is_a_directory(name: bytes) -> None:
-    assert only(member(name, b"5", mode=0o700)) == Entry(b"", Kind.DIRECTORY, 0o700)
+    assert only(member(name, b"5", mode=0o700)) == Entry(b"", EntryKind.DIRECTORY, 0o700)
     for kind in (b"0", b"1", b"2", b"6"):
         with pytest.raises(Malformed, match="root"):
             walk(member(name, kind, link=b"x"))
@@ -41,12 +41,12 @@ def test_the_root_is_a_directory(name: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "entry"),
     [
-        (b".wh.a", Entry(b"a", Kind.WHITEOUT)),
-        (b"d/.wh.a", Entry(b"d/a", Kind.WHITEOUT)),
-        (b"d/.wh..hidden", Entry(b"d/.hidden", Kind.WHITEOUT)),
-        (b"d/.wh....", Entry(b"d/...", Kind.WHITEOUT)),
-        (b"d/.wh..wh..opq", Entry(b"d", Kind.OPAQUE)),
-        (b".wh..wh..opq", Entry(b"", Kind.OPAQUE)),
+        (b".wh.a", Entry(b"a", EntryKind.WHITEOUT)),
+        (b"d/.wh.a", Entry(b"d/a", EntryKind.WHITEOUT)),
+        (b"d/.wh..hidden", Entry(b"d/.hidden", EntryKind.WHITEOUT)),
+        (b"d/.wh....", Entry(b"d/...", EntryKind.WHITEOUT)),
+        (b"d/.wh..wh..opq", Entry(b"d", EntryKind.OPAQUE)),
+        (b".wh..wh..opq", Entry(b"", EntryKind.OPAQUE)),
     ],
 )
 def test_whiteouts(name: bytes, entry: Entry) -> None:
@@ -74,7 +74,7 @@ def test_markers_that_hide_nothing_do_not_show(name: bytes) -> None:
 
 def test_names_that_only_resemble_whiteouts_are_files() -> None:
     for name in (b"a.wh.b", b".wha", b"d.wh./x", b".wh"):
-        assert only(member(name)).kind is Kind.REGULAR
+        assert only(member(name)).kind is EntryKind.REGULAR
 
 
 LONG = b"n" * 255

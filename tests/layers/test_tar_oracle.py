@@ -12,20 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgfs.errors import Malformed, TooLarge, Unsupported
-from imgfs.layers.entry import Entry, Kind
+from imgfs.layers.entry import Entry, EntryKind
 from imgfs.layers.paths import clean
 
 from .tars import base256, checked, content, gnu_long, header, member, pax, walk, written
 
 KINDS = {
-    tarfile.REGTYPE: Kind.REGULAR,
-    tarfile.AREGTYPE: Kind.REGULAR,
-    tarfile.DIRTYPE: Kind.DIRECTORY,
-    tarfile.SYMTYPE: Kind.SYMLINK,
-    tarfile.LNKTYPE: Kind.HARDLINK,
-    tarfile.FIFOTYPE: Kind.FIFO,
-    tarfile.BLKTYPE: Kind.BLOCK,
-    tarfile.CHRTYPE: Kind.CHARACTER,
+    tarfile.REGTYPE: EntryKind.REGULAR,
+    tarfile.AREGTYPE: EntryKind.REGULAR,
+    tarfile.DIRTYPE: EntryKind.DIRECTORY,
+    tarfile.SYMTYPE: EntryKind.SYMLINK,
+    tarfile.LNKTYPE: EntryKind.HARDLINK,
+    tarfile.FIFOTYPE: EntryKind.FIFO,
+    tarfile.BLKTYPE: EntryKind.BLOCK,
+    tarfile.CHRTYPE: EntryKind.CHARACTER,
 }
 
 
@@ -72,7 +72,7 @@ def expected(data: bytes) -> list[Entry]:
 def expected_entry(info: tarfile.TarInfo) -> Entry:
     kind = KINDS[info.type]
     link = info.linkname.encode("utf-8", "surrogateescape")
-    regular, device = kind is Kind.REGULAR, kind in (Kind.BLOCK, Kind.CHARACTER)
+    regular, device = kind is EntryKind.REGULAR, kind in (EntryKind.BLOCK, EntryKind.CHARACTER)
     return Entry(
         clean(info.name.encode("utf-8", "surrogateescape")),
         kind,
@@ -82,7 +82,7 @@ def expected_entry(info: tarfile.TarInfo) -> Entry:
         int(info.mtime) * 10**9,
         info.size if regular else 0,
         info.offset_data if regular else 0,
-        clean(link) if kind is Kind.HARDLINK else link,
+        clean(link) if kind is EntryKind.HARDLINK else link,
         info.devmajor if device else 0,
         info.devminor if device else 0,
         tuple(
@@ -107,7 +107,7 @@ def test_entries_equal_tarfile_at_every_split(form: int, data: st.DataObject) ->
     tar = written(made, form)
     entries = walk(tar)
     assert entries == expected(tar)
-    assert [content(tar, entry) for entry in entries if entry.kind is Kind.REGULAR] == [
+    assert [content(tar, entry) for entry in entries if entry.kind is EntryKind.REGULAR] == [
         payload for info, payload in made if info.isreg()
     ]
     cuts = data.draw(st.lists(st.integers(0, len(tar)), max_size=12))
@@ -141,7 +141,9 @@ def told_or_walked(data: bytes, cuts: Iterable[int] = ()) -> list[Entry]:
     try:
         return walk(data, cuts=cuts)
     except (Malformed, TooLarge, Unsupported) as error:
-        return [] if error.message.startswith("tar entry ") else [Entry(error.message.encode() + b"\0", Kind.REGULAR)]
+        return (
+            [] if error.message.startswith("tar entry ") else [Entry(error.message.encode() + b"\0", EntryKind.REGULAR)]
+        )
 
 
 def mend(damaged: bytearray) -> bytes:

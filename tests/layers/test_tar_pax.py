@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.errors import Malformed, TooLarge
-from imgfs.layers.entry import Kind
+from imgfs.layers.entry import EntryKind
 
 from .tars import END, GNU, base256, gnu_long, member, only, pax, walk
 
@@ -218,4 +218,4 @@ def test_the_limit_of_what_all_entries_hold() -> None:
 
 
 def test_a_long_name_for_a_directory_of_the_oldest_kind() -> None:
-    assert only(pax((b"path", b"dir/")) + member(b"d", b"\0")).kind is Kind.DIRECTORY
+    assert only(pax((b"path", b"dir/")) + member(b"d", b"\0")).kind is EntryKind.DIRECTORY

@@ -14,41 +14,41 @@ from hypothesis import strategies as st
 
 from imgfs.errors import Malformed, TooLarge
 from imgfs.layers import tree as room
-from imgfs.layers.entry import Entry, Extent, Kind
-from imgfs.layers.tree import IMPLICIT_MODE, Node, Tree, changes, merge, walk
+from imgfs.layers.entry import Entry, EntryKind, Extent
+from imgfs.layers.tree import IMPLICIT_MODE, MergedNode, MergedTree, changes, merge, walk
 from tests.layers.unpacking import Refused, Unpacking
 
 
 def f(path: str, **facts: int) -> Entry:
-    return Entry(path.encode(), Kind.REGULAR, 0o644, **facts)
+    return Entry(path.encode(), EntryKind.REGULAR, 0o644, **facts)
 
 
 def d(path: str, mode: int = 0o755) -> Entry:
-    return Entry(path.encode(), Kind.DIRECTORY, mode)
+    return Entry(path.encode(), EntryKind.DIRECTORY, mode)
 
 
 def s(path: str, target: str) -> Entry:
-    return Entry(path.encode(), Kind.SYMLINK, 0o777, link=target.encode())
+    return Entry(path.encode(), EntryKind.SYMLINK, 0o777, link=target.encode())
 
 
 def h(path: str, target: str) -> Entry:
-    return Entry(path.encode(), Kind.HARDLINK, link=target.encode())
+    return Entry(path.encode(), EntryKind.HARDLINK, link=target.encode())
 
 
 def w(path: str) -> Entry:
-    return Entry(path.encode(), Kind.WHITEOUT)
+    return Entry(path.encode(), EntryKind.WHITEOUT)
 
 
 def o(path: str) -> Entry:
-    return Entry(path.encode(), Kind.OPAQUE)
+    return Entry(path.encode(), EntryKind.OPAQUE)
 
 
-def shape(tree: Tree) -> str:
+def shape(tree: MergedTree) -> str:
     """All paths, a slash behind directories, links with their targets, the layer of each file."""
     return " ".join(sorted(_shape(path.decode(), node) for path, node in walk(tree.root) if path))
 
 
-def _shape(path: str, node: Node) -> str:
+def _shape(path: str, node: MergedNode) -> str:
     if node.is_directory:
         return f"{path}/"
     return f"{path}->{node.link.decode()}" if node.is_symlink else f"{path}={node.layer}"
@@ -183,7 +183,7 @@ def test_entries_at_the_limit_and_one_over(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_everything_an_entry_says_is_in_its_node() -> None:
-    said = Entry(b"a", Kind.CHARACTER, 0o4755, 7, 8, -9, 0, 0, b"", 5, 1, ((b"user.a", b"b"),))
+    said = Entry(b"a", EntryKind.CHARACTER, 0o4755, 7, 8, -9, 0, 0, b"", 5, 1, ((b"user.a", b"b"),))
     sparse = f("s", size=10, offset=512, mtime=3)
     sparse = Entry(*[getattr(sparse, name) for name in sparse.__struct_fields__[:-1]], (Extent(0, 512, 4),))
     link = s("l", "targét")
@@ -195,7 +195,7 @@ def test_everything_an_entry_says_is_in_its_node() -> None:
 
 
 def test_a_directory_entry_describes_what_is_there_and_the_root_too() -> None:
-    tree = merge([[d("", 0o700), f("a/b")], [d("a", 0o1777), Entry(b"", Kind.DIRECTORY, 0o711, 5, 6)]])
+    tree = merge([[d("", 0o700), f("a/b")], [d("a", 0o1777), Entry(b"", EntryKind.DIRECTORY, 0o711, 5, 6)]])
     assert (tree.root.mode, tree.root.uid, tree.root.gid) == (stat.S_IFDIR | 0o711, 5, 6)
     assert tree.nodes[1].mode == stat.S_IFDIR | 0o1777
     assert tree.nodes[2].mode == stat.S_IFREG | 0o644
@@ -219,15 +219,15 @@ def test_a_directory_in_a_files_place_is_one_and_links_lead_out_of_it() -> None:
 
 
 @pytest.mark.parametrize("build", [lambda made: merge([made, made]), lambda made: changes([made], made, 1)])
-def test_a_tree_is_gone_with_the_last_one_who_has_it(build: Callable[[list[Entry]], Tree]) -> None:
+def test_a_tree_is_gone_with_the_last_one_who_has_it(build: Callable[[list[Entry]], MergedTree]) -> None:
     """Its memory, which may be a gigabyte, is free then, and not when Python looks for garbage."""
     made = [f("a/b/c"), d("a/d"), s("a/up", ".."), h("a/e", "a/b/c")]
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(one, Node) for one in gc.get_objects())
+        before = sum(isinstance(one, MergedNode) for one in gc.get_objects())
         build(made)
-        assert sum(isinstance(one, Node) for one in gc.get_objects()) == before
+        assert sum(isinstance(one, MergedNode) for one in gc.get_objects()) == before
     finally:
         gc.enable()
 
@@ -251,7 +251,7 @@ def test_numbers_are_depth_first_and_the_same_every_time() -> None:
     assert numbers[b"a"] < numbers[b"a/x"] < numbers[b"b"]
 
 
-def listing(tree: Tree) -> dict[bytes, tuple[object, ...]]:
+def listing(tree: MergedTree) -> dict[bytes, tuple[object, ...]]:
     """As Unpacking.listing."""
     names: dict[int, set[bytes]] = {}
     for path, node in walk(tree.root):
@@ -259,7 +259,7 @@ def listing(tree: Tree) -> dict[bytes, tuple[object, ...]]:
     return {path: (*_facts(node), frozenset(names[node.number])) for path, node in walk(tree.root) if path}
 
 
-def _facts(node: Node) -> tuple[object, ...]:
+def _facts(node: MergedNode) -> tuple[object, ...]:
     if node.is_symlink:
         return ("link", node.link)
     return ("directory", node.mode) if node.is_directory else ("file", node.mode, node.mtime)
@@ -280,12 +280,12 @@ PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join)
 TARGETS = st.lists(st.sampled_from([b"a", b"b", b"c", b"..", b"."]), min_size=1, max_size=3).map(b"/".join)
 MODES = st.integers(0o700, 0o777)
 ENTRIES = st.one_of(
-    st.builds(Entry, PATHS, st.just(Kind.REGULAR), MODES, mtime=st.integers(0, 99)),
-    st.builds(Entry, PATHS, st.just(Kind.DIRECTORY), MODES),
-    st.builds(Entry, PATHS, st.just(Kind.SYMLINK), link=TARGETS | TARGETS.map(lambda target: b"/" + target)),
-    st.builds(Entry, PATHS, st.just(Kind.HARDLINK), link=PATHS),
-    st.builds(Entry, PATHS, st.just(Kind.WHITEOUT)),
-    st.builds(Entry, PATHS | st.just(b""), st.just(Kind.OPAQUE)),
+    st.builds(Entry, PATHS, st.just(EntryKind.REGULAR), MODES, mtime=st.integers(0, 99)),
+    st.builds(Entry, PATHS, st.just(EntryKind.DIRECTORY), MODES),
+    st.builds(Entry, PATHS, st.just(EntryKind.SYMLINK), link=TARGETS | TARGETS.map(lambda target: b"/" + target)),
+    st.builds(Entry, PATHS, st.just(EntryKind.HARDLINK), link=PATHS),
+    st.builds(Entry, PATHS, st.just(EntryKind.WHITEOUT)),
+    st.builds(Entry, PATHS | st.just(b""), st.just(EntryKind.OPAQUE)),
 )
 
 

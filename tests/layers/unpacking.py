@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgfs.layers.entry import Entry, Kind
+from imgfs.layers.entry import Entry, EntryKind
 
 LINKS_MAX = 40
 _SPARE = "~being linked"
@@ -32,17 +32,17 @@ class Unpacking:
     def apply(self, entries: Sequence[Entry]) -> None:
         """Unpack one layer."""
         stashed = self._stash_targets(entries)
-        overridden = {self._link_at(entry.path) for entry in entries if entry.kind is Kind.DIRECTORY} - {None}
+        overridden = {self._link_at(entry.path) for entry in entries if entry.kind is EntryKind.DIRECTORY} - {None}
         for entry in entries:
-            if entry.kind is Kind.WHITEOUT:
+            if entry.kind is EntryKind.WHITEOUT:
                 parent, _, name = entry.path.rpartition(b"/")
                 if (directory := self._resolve(parent, overridden)) is not None:
                     _remove(directory / os.fsdecode(name))
-            elif entry.kind is Kind.OPAQUE and (directory := self._resolve(entry.path, overridden)) is not None:
+            elif entry.kind is EntryKind.OPAQUE and (directory := self._resolve(entry.path, overridden)) is not None:
                 for child in directory.iterdir():
                     _remove(child)
         for entry in entries:
-            if entry.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
+            if entry.kind not in (EntryKind.WHITEOUT, EntryKind.OPAQUE):
                 self._unpack(entry, stashed)
 
     def _stash_targets(self, entries: Sequence[Entry]) -> dict[bytes, Path]:
@@ -53,7 +53,7 @@ class Unpacking:
         found: dict[bytes, Path] = {}
         for entry in entries:
             parent, _, name = entry.link.rpartition(b"/")
-            if entry.kind is not Kind.HARDLINK or (directory := self._resolve(parent)) is None:
+            if entry.kind is not EntryKind.HARDLINK or (directory := self._resolve(parent)) is None:
                 continue
             place = directory / os.fsdecode(name)
             if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()) and entry.link not in found:
@@ -70,23 +70,23 @@ class Unpacking:
         return (directory / os.fsdecode(name)).lstat().st_ino
 
     def _unpack(self, entry: Entry, stashed: dict[bytes, Path]) -> None:
-        if entry.kind is Kind.HARDLINK:
+        if entry.kind is EntryKind.HARDLINK:
             self._link_aside(entry.link, stashed)
         parent, _, name = entry.path.rpartition(b"/")
         directory = self._resolve(parent, make=True)
         if directory is None:
             raise Refused(entry.path)
         place = directory / os.fsdecode(name)
-        if entry.kind is Kind.DIRECTORY:
+        if entry.kind is EntryKind.DIRECTORY:
             if place.is_symlink() or not place.is_dir():
                 _remove(place)
                 place.mkdir()
             place.chmod(entry.mode)
             return
         _remove(place)
-        if entry.kind is Kind.HARDLINK:
+        if entry.kind is EntryKind.HARDLINK:
             (self.root / _SPARE).rename(place)
-        elif entry.kind is Kind.SYMLINK:
+        elif entry.kind is EntryKind.SYMLINK:
             place.symlink_to(os.fsdecode(entry.link))
         else:
             place.write_text(str(entry.mtime))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Invalid
-from imgfs.layers.kinds import COMPRESSION
+from imgfs.layers.plugin import COMPRESSION
 from imgfs.plugins.alone import objects_of
 from imgfs.plugins.finding import Found, find_plugins
 from tests.plugins.plugging import install
@@ -105,7 +105,7 @@ def test_what_is_disabled_is_not_even_imported(site: Path) -> None:
 def test_beside_the_daemon_those_of_one_kind_are_made_and_others_not_imported(site: Path) -> None:
     code = """
 from imgfs.layers.compression import Compression, Stored
-from imgfs.layers.kinds import COMPRESSION
+from imgfs.layers.plugin import COMPRESSION
 from imgfs.plugins.contract import Plugin
 GOOD = Plugin(COMPRESSION, "good", lambda _: Compression("good", Stored))
 NEEDY = Plugin(COMPRESSION, "needy", lambda _: Compression("needy", Stored), requires=("layers.local",))

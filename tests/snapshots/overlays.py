@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgfs.layers.tree import Node as Merged
-from imgfs.layers.tree import merge
+from imgfs.layers.tree import MergedNode, merge
 from imgfs.layers.tree import walk as walk_merged
 from imgfs.snapshots.export import export_layer
 from imgfs.snapshots.upper import KERNEL, Dialect
@@ -70,7 +69,7 @@ def merged_tree(tars: Sequence[bytes]) -> dict[bytes, Node]:
     return {path: _picture(node, names[node.number], tars) for path, node in found}
 
 
-def _picture(node: Merged, names: set[bytes], tars: Sequence[bytes]) -> Node:
+def _picture(node: MergedNode, names: set[bytes], tars: Sequence[bytes]) -> Node:
     kinds = {
         stat.S_IFREG: "file",
         stat.S_IFDIR: "directory",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgfs.layers.entry import Entry, Kind
+from imgfs.layers.entry import Entry, EntryKind
 from imgfs.layers.paths import clean
 from imgfs.snapshots.encode import encode_entry, padded
 from tests.layers.tars import END, only, walk
@@ -30,9 +30,9 @@ XATTRS = st.dictionaries(
 
 @st.composite
 def entries(draw: st.DrawFn) -> Entry:
-    kind = draw(st.sampled_from(Kind))
+    kind = draw(st.sampled_from(EntryKind))
     path = draw(PATHS)
-    if kind in (Kind.WHITEOUT, Kind.OPAQUE):
+    if kind in (EntryKind.WHITEOUT, EntryKind.OPAQUE):
         return Entry(path, kind)
     return Entry(
         path,
@@ -41,10 +41,10 @@ def entries(draw: st.DrawFn) -> Entry:
         draw(IDS),
         draw(IDS),
         draw(st.integers(-(2**63), 2**63 - 1)),
-        size=draw(st.integers(0, 3000)) if kind is Kind.REGULAR else 0,
-        link=draw(PATHS) if kind in (Kind.SYMLINK, Kind.HARDLINK) else b"",
-        major=draw(st.integers(1, 4095)) if kind in (Kind.CHARACTER, Kind.BLOCK) else 0,
-        minor=draw(st.integers(0, 2**20 - 1)) if kind in (Kind.CHARACTER, Kind.BLOCK) else 0,
+        size=draw(st.integers(0, 3000)) if kind is EntryKind.REGULAR else 0,
+        link=draw(PATHS) if kind in (EntryKind.SYMLINK, EntryKind.HARDLINK) else b"",
+        major=draw(st.integers(1, 4095)) if kind in (EntryKind.CHARACTER, EntryKind.BLOCK) else 0,
+        minor=draw(st.integers(0, 2**20 - 1)) if kind in (EntryKind.CHARACTER, EntryKind.BLOCK) else 0,
         xattrs=tuple(sorted(draw(XATTRS).items())),
     )
 
@@ -72,7 +72,7 @@ def test_tarfile_reads_what_was_written(made: list[Entry]) -> None:
     assert len(members) == len(made)
     for one, info in zip(made, members, strict=True):
         assert (info.mode, info.uid, info.gid, info.uname, info.gname) == (one.mode, one.uid, one.gid, "", "")
-        if one.kind not in (Kind.WHITEOUT, Kind.OPAQUE):
+        if one.kind not in (EntryKind.WHITEOUT, EntryKind.OPAQUE):
             assert clean(info.name.encode("utf-8", "surrogateescape")) == clean(one.path)
         assert info.linkname.encode("utf-8", "surrogateescape").rstrip(b"/") == one.link.rstrip(b"/")
         assert info.size == one.size
@@ -80,7 +80,7 @@ def test_tarfile_reads_what_was_written(made: list[Entry]) -> None:
 
 @pytest.mark.parametrize("size", [0, 2**33 - 1, 2**33, 2**62])
 def test_sizes_beyond_eleven_digits_are_records(size: int) -> None:
-    header = encode_entry(Entry(b"f", Kind.REGULAR, size=size))
+    header = encode_entry(Entry(b"f", EntryKind.REGULAR, size=size))
     assert (b"size=%d\n" % size in header) == (size >= 2**33)
 
 
@@ -95,17 +95,18 @@ def test_sizes_beyond_eleven_digits_are_records(size: int) -> None:
     ],
 )
 def test_times_are_exact(nanoseconds: int, text: bytes) -> None:
-    made = Entry(b"f", Kind.REGULAR, mtime=nanoseconds)
+    made = Entry(b"f", EntryKind.REGULAR, mtime=nanoseconds)
     assert text in encode_entry(made)
     assert only(encode_entry(made)).mtime == nanoseconds
 
 
 def test_a_plain_entry_is_one_block() -> None:
-    assert len(encode_entry(Entry(b"n" * 100, Kind.REGULAR, 0o7777, 2**21 - 1, 2**21 - 1, (2**33 - 1) * 10**9))) == 512
-    assert len(encode_entry(Entry(b"n" * 101, Kind.REGULAR))) == 3 * 512
+    largest = Entry(b"n" * 100, EntryKind.REGULAR, 0o7777, 2**21 - 1, 2**21 - 1, (2**33 - 1) * 10**9)
+    assert len(encode_entry(largest)) == 512
+    assert len(encode_entry(Entry(b"n" * 101, EntryKind.REGULAR))) == 3 * 512
 
 
 @pytest.mark.parametrize("length", [*range(80, 120), *range(980, 1010), 9_990, 99_990])
 def test_records_count_their_own_digits(length: int) -> None:
-    made = Entry(b"f", Kind.REGULAR, xattrs=((b"user.k", b"v" * min(length, 60_000)),))
+    made = Entry(b"f", EntryKind.REGULAR, xattrs=((b"user.k", b"v" * min(length, 60_000)),))
     assert only(encode_entry(made)).xattrs == made.xattrs

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Unsupported
-from imgfs.layers.entry import Entry, Kind
+from imgfs.layers.entry import Entry, EntryKind
 from imgfs.snapshots.upper import ROOTLESS
 from imgfs.testing.images import image, layer
 from tests.layers.tars import walk
@@ -41,7 +41,7 @@ def changed(tmp_path: Path) -> tuple[Overlay, dict[bytes, Node]]:
     return overlay, change(overlay, change_everything)
 
 
-def kinds(entries: list[Entry]) -> dict[bytes, Kind]:
+def kinds(entries: list[Entry]) -> dict[bytes, EntryKind]:
     return {entry.path: entry.kind for entry in entries}
 
 
@@ -55,7 +55,7 @@ def test_an_unchanged_snapshot_is_its_root_alone(tmp_path: Path) -> None:
     fill_lower(overlay.lower)
     with mounted_overlay(overlay) as rootfs:
         snapshot_tree(rootfs)
-    assert kinds(walk(exported(overlay.upper))) == {b"": Kind.DIRECTORY}
+    assert kinds(walk(exported(overlay.upper))) == {b"": EntryKind.DIRECTORY}
 
 
 def test_layers_upon_layers(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_attributes_of_overlays_inside_do_not_get_out(tmp_path: Path) -> None:
 
     change(overlay, work)
     entries = walk(exported(overlay.upper))
-    assert kinds(entries) == {b"": Kind.DIRECTORY, b"d": Kind.DIRECTORY, b"f": Kind.REGULAR}
+    assert kinds(entries) == {b"": EntryKind.DIRECTORY, b"d": EntryKind.DIRECTORY, b"f": EntryKind.REGULAR}
     assert [entry.xattrs for entry in entries] == [(), (), ((b"user.kept", b"y"),)]
 
 

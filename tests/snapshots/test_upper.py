@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Busy, StorageFailed, Unsupported
-from imgfs.layers.entry import Kind
+from imgfs.layers.entry import EntryKind
 from imgfs.snapshots.export import PIECE, export_layer
 from imgfs.snapshots.shelf import remove_tree
 from imgfs.snapshots.upper import KERNEL, ROOTLESS, Dialect, read_upper
@@ -21,7 +21,7 @@ from tests.layers.tars import walk as walk_tar
 from .overlays import exported
 
 
-def found(upper: Path, dialect: Dialect = KERNEL) -> list[tuple[bytes, Kind]]:
+def found(upper: Path, dialect: Dialect = KERNEL) -> list[tuple[bytes, EntryKind]]:
     return [(change.entry.path, change.entry.kind) for change in read_upper(upper, dialect)]
 
 
@@ -40,32 +40,32 @@ def test_whiteouts_come_before_their_neighbours(tmp_path: Path) -> None:
     whiteout(tmp_path / "b/c")
     os.setxattr(tmp_path / "b", "trusted.overlay.opaque", b"y")
     assert found(tmp_path) == [
-        (b"", Kind.DIRECTORY),
-        (b"z", Kind.WHITEOUT),
-        (b"a", Kind.REGULAR),
-        (b"b", Kind.DIRECTORY),
-        (b"b", Kind.OPAQUE),
-        (b"b/c", Kind.WHITEOUT),
+        (b"", EntryKind.DIRECTORY),
+        (b"z", EntryKind.WHITEOUT),
+        (b"a", EntryKind.REGULAR),
+        (b"b", EntryKind.DIRECTORY),
+        (b"b", EntryKind.OPAQUE),
+        (b"b/c", EntryKind.WHITEOUT),
     ]
 
 
 def test_whiteouts_that_share_an_inode_are_whiteouts_each(tmp_path: Path) -> None:
     whiteout(tmp_path / "a")
     os.link(tmp_path / "a", tmp_path / "b")
-    assert found(tmp_path)[1:] == [(b"a", Kind.WHITEOUT), (b"b", Kind.WHITEOUT)]
+    assert found(tmp_path)[1:] == [(b"a", EntryKind.WHITEOUT), (b"b", EntryKind.WHITEOUT)]
 
 
 @pytest.mark.parametrize("value", [b"x", b"n", b""])
 def test_only_y_is_opaque(tmp_path: Path, value: bytes) -> None:
     os.setxattr(tmp_path, "trusted.overlay.opaque", value)
-    assert found(tmp_path) == [(b"", Kind.DIRECTORY)]
+    assert found(tmp_path) == [(b"", EntryKind.DIRECTORY)]
 
 
 def test_whiteouts_of_newer_kernels_are_empty_files_with_an_attribute(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     os.setxattr(tmp_path / "a", "trusted.overlay.whiteout", b"")
     os.setxattr(tmp_path, "trusted.overlay.opaque", b"x")
-    assert found(tmp_path) == [(b"", Kind.DIRECTORY), (b"a", Kind.WHITEOUT)]
+    assert found(tmp_path) == [(b"", EntryKind.DIRECTORY), (b"a", EntryKind.WHITEOUT)]
 
 
 def test_marked_files_are_whiteouts_to_the_rootless_only(tmp_path: Path) -> None:
@@ -75,11 +75,11 @@ def test_marked_files_are_whiteouts_to_the_rootless_only(tmp_path: Path) -> None
         (tmp_path / "d" / name).touch()
     os.setxattr(tmp_path / "d", "user.fuseoverlayfs.opaque", b"y")
     assert found(tmp_path, ROOTLESS) == [
-        (b"", Kind.DIRECTORY),
-        (b"e", Kind.WHITEOUT),
-        (b"d", Kind.DIRECTORY),
-        (b"d", Kind.OPAQUE),
-        (b"d/f", Kind.WHITEOUT),
+        (b"", EntryKind.DIRECTORY),
+        (b"e", EntryKind.WHITEOUT),
+        (b"d", EntryKind.DIRECTORY),
+        (b"d", EntryKind.OPAQUE),
+        (b"d/f", EntryKind.WHITEOUT),
     ]
     with pytest.raises(Unsupported, match="take it for a whiteout"):
         found(tmp_path)
@@ -87,19 +87,19 @@ def test_marked_files_are_whiteouts_to_the_rootless_only(tmp_path: Path) -> None
 
 def test_an_opaque_mark_alone_counts_too(tmp_path: Path) -> None:
     (tmp_path / ".wh..wh..opq").touch()
-    assert found(tmp_path, ROOTLESS) == [(b"", Kind.DIRECTORY), (b"", Kind.OPAQUE)]
-    assert walk_tar(exported(tmp_path, ROOTLESS))[1].kind is Kind.OPAQUE
+    assert found(tmp_path, ROOTLESS) == [(b"", EntryKind.DIRECTORY), (b"", EntryKind.OPAQUE)]
+    assert walk_tar(exported(tmp_path, ROOTLESS))[1].kind is EntryKind.OPAQUE
 
 
 def test_sockets_are_left_out(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one:
         one.bind(str(tmp_path / "s"))
-        assert found(tmp_path) == [(b"", Kind.DIRECTORY)]
+        assert found(tmp_path) == [(b"", EntryKind.DIRECTORY)]
 
 
 def test_names_too_long_for_a_whiteout_are_refused(tmp_path: Path) -> None:
     whiteout(tmp_path / ("n" * 251))
-    assert walk_tar(exported(tmp_path))[1].kind is Kind.WHITEOUT
+    assert walk_tar(exported(tmp_path))[1].kind is EntryKind.WHITEOUT
     whiteout(tmp_path / ("n" * 252))
     with pytest.raises(Unsupported, match="too long for a whiteout"):
         found(tmp_path)

@@ -18,7 +18,7 @@ from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.snapshots.view import ViewNode
 from imgfs.layers.layer import BuiltLayer
 from imgfs.layers.store import LayerStore
-from imgfs.layers.tree import Node, walk
+from imgfs.layers.tree import MergedNode, walk
 from imgfs.snapshots import graph as graphs
 from imgfs.snapshots import views as room
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
@@ -78,11 +78,11 @@ async def gallery(tmp_path: Path) -> AsyncIterator[Gallery]:
         gallery.close()
 
 
-def nodes(view: View) -> dict[str, Node]:
+def nodes(view: View) -> dict[str, MergedNode]:
     return {path.decode(): node for path, node in walk(view.tree.root)}
 
 
-async def read(view: View, node: Node) -> bytes:
+async def read(view: View, node: MergedNode) -> bytes:
     return bytes(await view.data.read_at(node, 0, node.size))
 
 

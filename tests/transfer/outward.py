@@ -9,10 +9,10 @@ from imgfs.oci.reference import Reference
 from imgfs.testing.build import AMD64, BuiltIndex, Image, image, layer
 from imgfs.testing.entries import File
 from imgfs.testing.uploads import PushRegistry
-from imgfs.transfer.progress import Transfer
-from imgfs.transfer.push.pushes import Pushes, Wanted
-from imgfs.transfer.push.report import Report
+from imgfs.transfer.push.pushes import Pushes, PushRequest
+from imgfs.transfer.push.report import PushReport
 from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.transfers import Transfer
 from tests.transfer.scene import Scene
 
 TARGET = "mine/app"
@@ -52,10 +52,10 @@ class Outward:
         *,
         all_platforms: bool = False,
         referrers: bool = False,
-    ) -> Report:
+    ) -> PushReport:
         """Push what was resolved."""
         platform = None if all_platforms else AMD64
-        return await self.pushes.push(Wanted(digest, to or self.name(), platform, referrers))
+        return await self.pushes.push(PushRequest(digest, to or self.name(), platform, referrers))
 
     async def stored(self, made: Image) -> Digest:
         """An image that came in by itself, from no registry."""

@@ -32,12 +32,12 @@ from imgfs.testing.build import AMD64, BuiltIndex, Image
 from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
+from imgfs.transfer.image_status import StatusReporter
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.passes import Passes
-from imgfs.transfer.progress import Transfers
 from imgfs.transfer.resolver import Resolver
-from imgfs.transfer.status import StatusReporter
+from imgfs.transfer.transfers import Transfers
 from tests.support.compressions import COMPRESSIONS
 
 REPOSITORY = "team/app"

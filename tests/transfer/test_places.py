@@ -24,7 +24,7 @@ from imgfs.errors import (
 from imgfs.images.catalog import SCHEMA, Catalog
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Source
-from imgfs.transfer.places import try_each
+from imgfs.transfer.locations import try_each
 
 DIGEST = Digest.of(b"x")
 SOURCES = [Source(host, "r") for host in ("a.io", "b.io", "c.io")]

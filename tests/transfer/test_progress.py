@@ -13,8 +13,8 @@ from imgfs.images.names import Names
 from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content, layer
 from imgfs.oci.digest import Digest
-from imgfs.transfer.progress import WINDOW, Transfers
-from imgfs.transfer.running import TransferReporter
+from imgfs.transfer.transfer_status import TransferReporter
+from imgfs.transfer.transfers import WINDOW, Transfers
 from tests.transfer.scene import Scene
 
 ONE, OTHER, IMAGE = Digest.of(b"one"), Digest.of(b"other"), Digest.of(b"image")

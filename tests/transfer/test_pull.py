@@ -38,8 +38,8 @@ from imgfs.testing.images import AMD64, ARM64, File, image, index, layer
 from imgfs.testing.registry import FakeRegistry
 from imgfs.transfer.blobs import known_descriptor
 from imgfs.transfer.copies import COPIED_MIN
+from imgfs.transfer.layer_sync import SYNC_DELAY
 from imgfs.transfer.layers import GATHERED_A_HOST, PASSES_A_HOST
-from imgfs.transfer.settling import BREATH
 from tests.transfer.scene import REPOSITORY, Scene, opened
 
 BASE = layer([File("base", b"base" * 1000)])
@@ -375,7 +375,7 @@ async def test_layers_of_a_pull_are_synced_while_others_come(scene: Scene) -> No
 async def test_a_new_layer_is_synced_a_breath_behind_its_first_reader(scene: Scene) -> None:
     await scene.images.snapshot(await scene.resolved(BOX))
     await wait_all_tasks_blocked(0.01)
-    scene.clock.jump(BREATH)
+    scene.clock.jump(SYNC_DELAY)
     while not all(map(scene.stored.is_settled, scene.stored)):
         await trio.lowlevel.checkpoint()
 

@@ -26,7 +26,7 @@ from imgfs.testing.entries import File
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry
-from imgfs.transfer.push.pushes import Wanted
+from imgfs.transfer.push.pushes import PushRequest
 from tests.transfer.outward import TARGET, Outward, two_layers
 from tests.transfer.scene import REPOSITORY, opened
 
@@ -134,7 +134,7 @@ async def test_a_place_that_cannot_be_written_down_costs_the_push_nothing(outwar
     digest = await outward.stored(made)
     frozen = FrozenDatabase(outward.scene.root / "imgfs.db", [catalog.SCHEMA])
     try:
-        await outward.pushes_with(Catalog(frozen)).push(Wanted(digest, outward.name(), AMD64))
+        await outward.pushes_with(Catalog(frozen)).push(PushRequest(digest, outward.name(), AMD64))
     finally:
         frozen.close()
     outward.assert_there(made)
@@ -241,7 +241,7 @@ async def test_what_is_nowhere_is_told(outward: Outward) -> None:
     with pytest.raises(NotFound, match=made.layers[1].digest):
         await outward.push(digest)
     assert outward.target.manifest(TARGET, "1") is None
-    assert made.layers[1].digest in (outward.pushes.failure(Wanted(digest, outward.name(), AMD64)) or "")
+    assert made.layers[1].digest in (outward.pushes.failure(PushRequest(digest, outward.name(), AMD64)) or "")
 
 
 async def test_a_registry_that_takes_none_is_told(outward: Outward) -> None:
@@ -307,7 +307,7 @@ async def test_a_push_that_nobody_waits_for_ends_and_goes_on_in_the_next(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outward.push, digest)
         await trio.to_thread.run_sync(outward.target.valve.wait_arrival, abandon_on_cancel=True)
-        told = outward.pushes.progress(Wanted(digest, outward.name(), AMD64))
+        told = outward.pushes.progress(PushRequest(digest, outward.name(), AMD64))
         assert told is not None
         assert told.total == sum(map(len, made.blobs.values()))
         assert told.running
@@ -316,7 +316,7 @@ async def test_a_push_that_nobody_waits_for_ends_and_goes_on_in_the_next(
         nursery.cancel_scope.cancel()
     await wait_all_tasks_blocked(0.01)
     assert len(outward.pins) == 0
-    assert outward.pushes.progress(Wanted(digest, outward.name(), AMD64)) is None
+    assert outward.pushes.progress(PushRequest(digest, outward.name(), AMD64)) is None
     assert outward.sending(), "what is on its way has a moment to arrive"
     mock_clock.jump(GRACE)
     await wait_all_tasks_blocked(0.01)

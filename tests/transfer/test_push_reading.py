@@ -14,9 +14,9 @@ from imgfs.errors import NotFound, StorageFailed
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Source
 from imgfs.registry.http.outgoing import Outgoing
-from imgfs.transfer.progress import Direction, Transfer, Transfers
-from imgfs.transfer.push.progress import Progress
-from imgfs.transfer.push.reading import PIECE, opened
+from imgfs.transfer.push.progress import PushProgress
+from imgfs.transfer.push.stored_blob import PIECE, opened
+from imgfs.transfer.transfers import Direction, Transfer, Transfers
 
 DATA = random.Random(3).randbytes(3 * PIECE + 17)
 
@@ -71,7 +71,7 @@ async def test_damage_is_found(content: ContentStore) -> None:
 
 def test_progress_is_of_what_this_push_wants() -> None:
     transfers, first, second, other = Transfers(), *(Digest.of(mark) for mark in (b"1", b"2", b"3"))
-    progress = Progress(transfers, Source("r.test", "a"))
+    progress = PushProgress(transfers, Source("r.test", "a"))
     progress.want(first, 100)
     progress.want(second, 100)
     progress.arrived(first)

@@ -13,7 +13,7 @@ from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.testing.faults import stall, status
 from imgfs.testing.images import ARM64, File, image, index, layer
-from imgfs.transfer.status import ImageStatus, render_status
+from imgfs.transfer.image_status import ImageStatus, render_status
 from tests.transfer.scene import Scene
 
 LAYER = layer([File("f", b"content" * 1000)])

@@ -75,7 +75,7 @@ def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) ->
     from imgfs.archives.importing import import_images, list_images
     from imgfs.cli.archives.names import names_for
     from imgfs.layers.compression import Compressions
-    from imgfs.layers.kinds import COMPRESSION
+    from imgfs.layers.plugin import COMPRESSION
     from imgfs.plugins.alone import objects_of
 
     with silent():

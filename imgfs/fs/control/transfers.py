@@ -12,8 +12,8 @@ from imgfs.errors import NotFound
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import Document
 from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missing
-from imgfs.transfer.progress import Transfer, Transfers
-from imgfs.transfer.running import TransferReporter
+from imgfs.transfer.transfer_status import TransferReporter
+from imgfs.transfer.transfers import Transfer, Transfers
 
 
 class TransfersDirectory(Directory):

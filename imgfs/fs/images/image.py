@@ -26,7 +26,7 @@ from imgfs.oci.manifest import ImageIndex, Manifest
 from imgfs.oci.platform import Platform
 from imgfs.snapshots.graph import Snapshot
 from imgfs.transfer.documents import PlatformImage
-from imgfs.transfer.status import render_status
+from imgfs.transfer.image_status import render_status
 
 
 class PlatformDirectory(Directory):

@@ -21,7 +21,7 @@ from imgfs.fs.xattrs import as_error
 from imgfs.oci.digest import Digest
 from imgfs.oci.platform import Platform
 from imgfs.oci.reference import is_host, is_repository, parse_reference
-from imgfs.transfer.push.pushes import Pushes, Wanted
+from imgfs.transfer.push.pushes import Pushes, PushRequest
 
 DOOR = "push"
 _ALL, _REFERRERS = "all", "referrers"
@@ -74,7 +74,8 @@ class PushDirectory(Directory):
             reference = parse_reference(path)
         except Invalid:
             raise missing(name) from None
-        return PushFile(self._shown, self._pushes, Wanted(self._digest, reference, self._platform, self._referrers))
+        wanted = PushRequest(self._digest, reference, self._platform, self._referrers)
+        return PushFile(self._shown, self._pushes, wanted)
 
     async def entries(self, caller: Caller) -> Listing:
         return []
@@ -85,7 +86,7 @@ class PushFile(Document):
 
     __slots__ = ("_pushes", "_shown", "_wanted")
 
-    def __init__(self, shown: Shown, pushes: Pushes, wanted: Wanted) -> None:
+    def __init__(self, shown: Shown, pushes: Pushes, wanted: PushRequest) -> None:
         super().__init__(control_number(str(wanted)))
         self._shown = shown
         self._pushes = pushes

@@ -15,7 +15,7 @@ from imgfs.errors import ReadOnly
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING
 from imgfs.fs.node import ENDLESS, Handle, Listing, Node, missing
-from imgfs.layers.tree import Node as TreeNode
+from imgfs.layers.tree import MergedNode
 from imgfs.snapshots.views import Data, View
 
 
@@ -24,7 +24,7 @@ class ViewHandle:
 
     __slots__ = ("_data", "_node")
 
-    def __init__(self, data: Data, node: TreeNode) -> None:
+    def __init__(self, data: Data, node: MergedNode) -> None:
         self._data = data
         self._node = node
 
@@ -40,7 +40,7 @@ class ViewNode(Node):
 
     __slots__ = ("_node", "_owner", "_view")
 
-    def __init__(self, view: View, node: TreeNode, owner: tuple[int, int] | None) -> None:
+    def __init__(self, view: View, node: MergedNode, owner: tuple[int, int] | None) -> None:
         self.number = view.first + node.number - 1
         self._view = view
         self._node = node

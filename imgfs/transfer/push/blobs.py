@@ -16,10 +16,10 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Manifest
 from imgfs.oci.reference import Source
 from imgfs.transfer.blobs import Blobs
-from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.origins import Origins
-from imgfs.transfer.push.reading import opened
 from imgfs.transfer.push.report import Outcome
+from imgfs.transfer.push.stored_blob import opened
+from imgfs.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
     from imgfs.registry.push.destination import Destination

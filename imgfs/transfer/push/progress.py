@@ -6,10 +6,10 @@ import msgspec
 
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Source
-from imgfs.transfer.progress import Transfers
+from imgfs.transfer.transfers import Transfers
 
 
-class Told(msgspec.Struct, frozen=True):
+class PushFigures(msgspec.Struct, frozen=True):
     """The progress of a push: `done` of `total` bytes of the blobs known so far; `running` blobs are in flight."""
 
     total: int
@@ -17,7 +17,7 @@ class Told(msgspec.Struct, frozen=True):
     running: int
 
 
-class Progress:
+class PushProgress:
     """Tracks the blobs of one push to `place`."""
 
     def __init__(self, transfers: Transfers, place: Source) -> None:
@@ -34,9 +34,9 @@ class Progress:
         """Record that the target has the blob."""
         self._done.add(digest)
 
-    def tell(self) -> Told:
+    def tell(self) -> PushFigures:
         """Return the present figures."""
         missing = self._wanted.keys() - self._done
         running = [one for one in self._transfers if one.digest in missing and one.goes_to(self._place)]
         done = sum(self._wanted[digest] for digest in self._done) + sum(one.offset for one in running)
-        return Told(sum(self._wanted.values()), done, len(running))
+        return PushFigures(sum(self._wanted.values()), done, len(running))

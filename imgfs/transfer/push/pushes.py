@@ -20,20 +20,20 @@ from imgfs.oci.platform import Platform
 from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
-from imgfs.transfer.progress import Transfers
 from imgfs.transfer.push.blobs import OutgoingBlobs
 from imgfs.transfer.push.origins import Origins
-from imgfs.transfer.push.progress import Progress, Told
-from imgfs.transfer.push.report import Report, report
+from imgfs.transfer.push.progress import PushFigures, PushProgress
+from imgfs.transfer.push.report import PushReport, report
 from imgfs.transfer.push.tree import TreePush
 from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PushRequest:
     """A requested push of the image `digest` to `reference`.
 
     Of an index only the manifest for `platform` is pushed, or everything if that is None. With `referrers` the known
@@ -75,10 +75,10 @@ class Pushes:
         self._registry = registry
         self._failures = failures
         self._pins = pins
-        self._flights: Flights[Report] = Flights(nursery, grace=0, memory=0)
-        self._progress: dict[Wanted, Progress] = {}
+        self._flights: Flights[PushReport] = Flights(nursery, grace=0, memory=0)
+        self._progress: dict[PushRequest, PushProgress] = {}
 
-    async def push(self, wanted: Wanted) -> Report:
+    async def push(self, wanted: PushRequest) -> PushReport:
         """Push the image to its name at the registry. Parts that the registry has are not sent.
 
         A cancelled caller leaves the push to the other callers. Without others it ends, and the next push continues its
@@ -89,18 +89,18 @@ class Pushes:
         with self._failures.noting(str(wanted)):
             return await self._flights.join(wanted, lambda: self._push(wanted))
 
-    def progress(self, wanted: Wanted) -> Told | None:
+    def progress(self, wanted: PushRequest) -> PushFigures | None:
         """Return the progress of a running push; None if it is not running."""
         progress = self._progress.get(wanted)
         return progress.tell() if progress is not None else None
 
-    def failure(self, wanted: Wanted) -> str | None:
+    def failure(self, wanted: PushRequest) -> str | None:
         """Return the error of the last attempt, or None."""
         return self._failures.get(str(wanted))
 
-    async def _push(self, wanted: Wanted) -> Report:
+    async def _push(self, wanted: PushRequest) -> PushReport:
         place = Source(wanted.reference.host, wanted.reference.repository)
-        progress = self._progress[wanted] = Progress(self._transfers, place)
+        progress = self._progress[wanted] = PushProgress(self._transfers, place)
         try:
             with self._pins.hold(content(wanted.digest)) as pin:
                 root = await self._root(wanted)
@@ -125,7 +125,7 @@ class Pushes:
         finally:
             del self._progress[wanted]
 
-    async def _root(self, wanted: Wanted) -> Digest:
+    async def _root(self, wanted: PushRequest) -> Digest:
         """Return the document that gets the name. Raises Invalid."""
         root = wanted.digest
         if wanted.platform is not None:

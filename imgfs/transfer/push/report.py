@@ -12,7 +12,7 @@ Outcome = Literal["sent", "mounted", "present", "foreign"]
 PartKind = Literal["index", "manifest", "config", "layer"]
 
 
-class Part(msgspec.Struct, frozen=True):
+class PushPart(msgspec.Struct, frozen=True):
     """One blob or document. `source` is the repository that it was mounted from. Foreign layers are not sent."""
 
     kind: PartKind
@@ -23,7 +23,7 @@ class Part(msgspec.Struct, frozen=True):
     source: str | None = None
 
 
-class Report(msgspec.Struct, frozen=True):
+class PushReport(msgspec.Struct, frozen=True):
     """The report of a push of `digest` to `name`. `mirror` is the host that hosts.toml sets for pushes, if any.
 
     `sent`, `mounted` and `present` are bytes. Parts are in the order of their arrival. The children of a document that
@@ -37,17 +37,17 @@ class Report(msgspec.Struct, frozen=True):
     sent: int
     mounted: int
     present: int
-    parts: list[Part]
+    parts: list[PushPart]
 
     def encode(self) -> bytes:
         """Return indented JSON with a newline."""
         return indented_json(self)
 
 
-def report(name: str, mirror: str | None, digest: str, media_type: str, parts: list[Part]) -> Report:
+def report(name: str, mirror: str | None, digest: str, media_type: str, parts: list[PushPart]) -> PushReport:
     """Return the report of a completed push."""
 
     def total(outcome: Outcome) -> int:
         return sum(part.size for part in parts if part.outcome == outcome)
 
-    return Report(name, mirror, digest, media_type, total("sent"), total("mounted"), total("present"), parts)
+    return PushReport(name, mirror, digest, media_type, total("sent"), total("mounted"), total("present"), parts)

@@ -25,8 +25,8 @@ from imgfs.transfer.blobs import UNKNOWN_SIZE, Blobs
 from imgfs.transfer.documents import Documents
 from imgfs.transfer.push.blobs import OutgoingBlobs
 from imgfs.transfer.push.origins import Origins
-from imgfs.transfer.push.progress import Progress
-from imgfs.transfer.push.report import Outcome, Part, PartKind
+from imgfs.transfer.push.progress import PushProgress
+from imgfs.transfer.push.report import Outcome, PartKind, PushPart
 
 if TYPE_CHECKING:
     from imgfs.registry.client import Registry
@@ -52,7 +52,7 @@ class TreePush:
         registry: Registry,
         to: Destination,
         place: Source,
-        progress: Progress,
+        progress: PushProgress,
         pin: Pin,
     ) -> None:
         self._documents = documents
@@ -66,7 +66,7 @@ class TreePush:
         self._pin = pin
         self._children: dict[Digest, trio.Event] = {}
         """The children of indexes. Each event is set when the repository has the document."""
-        self.parts: list[Part] = []
+        self.parts: list[PushPart] = []
 
     async def push(
         self, digest: Digest, selector: str, said: Descriptor | None, origins: Origins, depth: int = 0
@@ -170,7 +170,7 @@ class TreePush:
             _log.warning("place not recorded", extra={"digest": descriptor.digest, "error": error.message})
 
     def _note(self, kind: PartKind, one: Descriptor, outcome: Outcome, source: str | None = None) -> None:
-        self.parts.append(Part(kind, one.digest, one.size, one.media_type, outcome, source))
+        self.parts.append(PushPart(kind, one.digest, one.size, one.media_type, outcome, source))
 
 
 def _kind(document: Manifest | ImageIndex) -> PartKind:

@@ -10,7 +10,7 @@ import msgspec
 
 from imgfs.errors import Malformed, TooLarge
 from imgfs.layers.compression import PIECE_MAX, Compression, Piece
-from imgfs.layers.kinds import COMPRESSION
+from imgfs.layers.plugin import COMPRESSION
 from imgfs.plugins.contract import Context, Plugin
 
 _STRIDE = 64 << 10

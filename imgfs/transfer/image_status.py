@@ -17,7 +17,7 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Manifest, parse_config
 from imgfs.transfer.documents import Documents, PlatformImage
 from imgfs.transfer.images import Images
-from imgfs.transfer.progress import Transfers
+from imgfs.transfer.transfers import Transfers
 
 State = Literal["local", "absent", "loading", "failed"]
 

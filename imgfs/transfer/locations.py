@@ -62,7 +62,7 @@ async def _of_any_host(source: Source, fetch: Callable[[Source], Awaitable[T]]) 
             continue
 
 
-class Wanted(NamedTuple):
+class FetchKey(NamedTuple):
     """The key of shared fetches: the same blob with the same descriptor from the same registries.
 
     The digest alone is not the key. An image with a wrong descriptor or a dead registry must not fail other images.
@@ -74,9 +74,9 @@ class Wanted(NamedTuple):
     hosts: frozenset[str]
 
 
-def wanted(descriptor: Descriptor, own: tuple[Source, ...]) -> Wanted:
+def fetch_key(descriptor: Descriptor, own: tuple[Source, ...]) -> FetchKey:
     """Return the key for an image with the locations `own`; empty for a caller that accepts every location."""
-    return Wanted(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
+    return FetchKey(descriptor.digest, descriptor.size, descriptor.media_type, hosts_of(own))
 
 
 def hosts_of(places: tuple[Source, ...]) -> frozenset[str]:

@@ -27,12 +27,12 @@ from imgfs.transfer.passes import Passes, Passing
 
 _log = logging.getLogger("imgfs.transfer")
 
-BREATH = 0.2
+SYNC_DELAY = 0.2
 """Seconds before a new layer is made durable, if no caller waits for it. The first reader has the disk to itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class UnpackedLayer:
     """A layer that is verified and served, with everything that is needed to make it durable."""
 
     descriptor: Descriptor
@@ -45,13 +45,13 @@ class Passed:
 
 
 @dataclass(slots=True)
-class _Settling:
-    passed: Passed
+class _Sync:
+    passed: UnpackedLayer
     done: trio.Event = field(default_factory=trio.Event)
     error: ImgfsError | None = None
 
 
-class Settling:
+class LayerSync:
     """Makes layers durable, in tasks of `nursery`, which outlive the callers that fetched the layers."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Settling:
         self._failures = failures
         self._passes = passes
         self._nursery = nursery
-        self._settling: dict[Digest, _Settling] = {}
+        self._settling: dict[Digest, _Sync] = {}
         self._diff_ids: dict[Digest, Digest] = {}
 
     def __iter__(self) -> Iterator[Digest]:
@@ -110,24 +110,24 @@ class Settling:
         if settling := self._settling.get(layer.diff_id):
             settling.passed.passing.hurried.set()
 
-    def settle_behind(self, passed: Passed) -> None:
+    def settle_behind(self, passed: UnpackedLayer) -> None:
         """Make a layer durable in the background."""
-        settling, diff_id = _Settling(passed), passed.layer.diff_id
+        settling, diff_id = _Sync(passed), passed.layer.diff_id
         self._diff_ids[passed.descriptor.digest] = diff_id
         if (running := self._settling.get(diff_id)) is None or running.passed is passed:
             self._settling[diff_id] = settling
         self._nursery.start_soon(self._settle_soon, passed, settling, running)
 
-    async def _settle_soon(self, passed: Passed, settling: _Settling, running: _Settling | None) -> None:
-        """Sync as soon as a caller waits or the daemon stops, else after BREATH seconds."""
+    async def _settle_soon(self, passed: UnpackedLayer, settling: _Sync, running: _Sync | None) -> None:
+        """Sync as soon as a caller waits or the daemon stops, else after SYNC_DELAY seconds."""
         try:
             if running is None and not self._layers.is_settled(passed.layer):
-                with trio.move_on_after(BREATH):
+                with trio.move_on_after(SYNC_DELAY):
                     await passed.passing.hurried.wait()
         finally:
             await self._settle(passed, settling, running)
 
-    async def _settle(self, passed: Passed, settling: _Settling, running: _Settling | None) -> None:
+    async def _settle(self, passed: UnpackedLayer, settling: _Sync, running: _Sync | None) -> None:
         """Sync one layer, shielded: a verified layer is kept even if the daemon stops at this moment."""
         descriptor, layer = passed.descriptor, passed.layer
         try:
@@ -157,7 +157,7 @@ class Settling:
             self._passes.end(passed.passing)
             settling.done.set()
 
-    async def _close_copy(self, passed: Passed) -> None:
+    async def _close_copy(self, passed: UnpackedLayer) -> None:
         """Store the copy as the blob if a reader waits for the blob.
 
         Otherwise delete it before it is written to disk.
@@ -169,7 +169,7 @@ class Settling:
         if passed.copy is not None:
             await passed.copy.close(keep=False)
 
-    async def _keep_blob(self, passed: Passed) -> None:
+    async def _keep_blob(self, passed: UnpackedLayer) -> None:
         """Store the blob. If that fails, the waiting reader fetches the blob itself and receives the error."""
         digest = passed.descriptor.digest
         try:
@@ -182,6 +182,6 @@ class Settling:
             _log.warning("blob not kept", extra={"digest": digest, "error": error.message})
 
 
-def _is_its_blob(passed: Passed) -> bool:
+def _is_its_blob(passed: UnpackedLayer) -> bool:
     """Return whether the blob is uncompressed. Its bytes are then the tar, and one file serves as both."""
     return layer_compression(passed.descriptor.media_type) == "none"

@@ -8,7 +8,7 @@ from imgfs.images.names import Names
 from imgfs.leases.pins import Pins
 from imgfs.leases.resource import Kind, content
 from imgfs.oci.digest import Digest
-from imgfs.transfer.progress import Direction, Transfer
+from imgfs.transfer.transfers import Direction, Transfer
 
 
 class TransferStatus(msgspec.Struct, frozen=True):
