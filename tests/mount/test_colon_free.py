@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from imgfs.oci.chain import chain_ids
 
 from imgfs.filename import with_colons, without_colons
-from imgfs.oci.digest import Digest
+from imgfs.oci.digest import Digest, chain_ids
 from imgfs.testing.build import Image
 from tests.mount.scene import CONFIG, Scene, refused, serving, small, until
 
