@@ -33,7 +33,7 @@ from imgfs.fs.containers.deleting import finish_deletions
 from imgfs.fs.operations import Operations
 from imgfs.fs.session import Session
 from imgfs.fs.subsystems import ContainerSubsystems
-from imgfs.gc.kinds import GC
+from imgfs.gc.plugin import GC
 from imgfs.kernel.fuse import FuseMount
 from imgfs.kernel.guard import guarded
 from imgfs.kernel.mounts import is_dead, is_ours, mount_at, mounts, unmount

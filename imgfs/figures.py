@@ -8,7 +8,7 @@ import resource
 from imgfs import __version__
 from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.fs.served import Served
-from imgfs.gc.kinds import GC
+from imgfs.gc.plugin import GC
 from imgfs.images.plugin import NAMES
 from imgfs.layers.plugin import LAYERS
 from imgfs.metrics.exposition import render

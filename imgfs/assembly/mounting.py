@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgfs.config import Config, Settings
-from imgfs.gc.limits import Limits
+from imgfs.gc.space import SpaceLimits
 from imgfs.kernel.fuse import SOURCE
 
 
@@ -39,6 +39,6 @@ class Mounting:
         return self.config.is_private and not self.nosuid
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> SpaceLimits:
         """The limits at which garbage collection frees space."""
-        return Limits(self.config.quota_bytes, self.config.free_space_bytes, self.config.free_space_percent)
+        return SpaceLimits(self.config.quota_bytes, self.config.free_space_bytes, self.config.free_space_percent)

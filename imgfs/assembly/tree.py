@@ -28,14 +28,12 @@ from imgfs.fs.subsystems import (
     Subsystems,
     UserSubsystems,
 )
-from imgfs.gc.allowance import Allowance
-from imgfs.gc.kinds import GC
-from imgfs.gc.limits import Limits
-from imgfs.gc.room import Room
-from imgfs.gc.space import Space, space_of
+from imgfs.gc.plugin import GC
+from imgfs.gc.quota import WriteQuota
+from imgfs.gc.space import DiskSpace, SpaceKeeper, SpaceLimits, space_of
 from imgfs.images.plugin import CATALOG, NAMES
 from imgfs.layers.plugin import LAYERS
-from imgfs.leases.kinds import LEASES
+from imgfs.leases.plugin import LEASES
 from imgfs.plugins.running import Running
 from imgfs.rootfs.kinds import ROOTFS, TERMS
 from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
@@ -55,7 +53,7 @@ def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems
         space=lambda: _space(room, limits),
         images=_images(running, blob_files, chains, is_resolving=mounting.config.resolve != "registered"),
         blob_files=blob_files,
-        ingests=_ingests(running, shown, Allowance(room, limits)),
+        ingests=_ingests(running, shown, WriteQuota(room, limits)),
         chains=chains,
         users=_users(running, shown, works),
         containers=_containers(running, shown, works),
@@ -75,7 +73,7 @@ def _blob_files(running: Running, shown: Shown) -> BlobSubsystems:
     )
 
 
-def _ingests(running: Running, shown: Shown, allowance: Allowance) -> IngestSubsystems:
+def _ingests(running: Running, shown: Shown, allowance: WriteQuota) -> IngestSubsystems:
     transfer = running.one(TRANSFER)
     return IngestSubsystems(
         shown=shown,
@@ -166,6 +164,6 @@ def _control(
     )
 
 
-async def _space(room: Room, limits: Limits) -> Space:
+async def _space(room: SpaceKeeper, limits: SpaceLimits) -> DiskSpace:
     """Return what `df` shows for the tree. Raises StorageFailed."""
     return space_of(await room.disk(), limits, await room.used() if limits.quota else 0)

@@ -15,9 +15,9 @@ from imgfs.execution.containers import Containers
 from imgfs.failures import Failures
 from imgfs.fs.node import Shown
 from imgfs.fs.served import Served
-from imgfs.gc.allowance import Allowance
 from imgfs.gc.collector import Collector
-from imgfs.gc.space import Space
+from imgfs.gc.quota import WriteQuota
+from imgfs.gc.space import DiskSpace
 from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore
@@ -59,7 +59,7 @@ class IngestSubsystems:
     shown: Shown
     failures: Failures
     ingests: IngestStore
-    allowance: Allowance
+    allowance: WriteQuota
     blobs: Blobs
 
 
@@ -164,7 +164,7 @@ class Subsystems:
     shown: Shown
     config: Config
     served: Served
-    space: Callable[[], Awaitable[Space]]
+    space: Callable[[], Awaitable[DiskSpace]]
     """The numbers that `df` shows for the tree."""
     images: ImageSubsystems
     blob_files: BlobSubsystems

@@ -1,1 +1,1 @@
-"""Garbage collection: mark what roots reach, sweep the rest; and make room by evicting what can be fetched again."""
+"""Garbage collection: marks what roots reach and sweeps the rest; frees space by evicting what can be fetched again."""

@@ -1,10 +1,10 @@
-"""Evicting: room is made with what can be fetched again, although it is referred to; the longest unused goes first.
+"""Eviction: frees space by removing what can be fetched again although a root reaches it, least recently used first.
 
-Only bulk is evicted: uncompressed tars, and blobs that are no manifest, index or config, so that an image stays
-readable down to the last name and size. Held back is what leases, pins, root labels or open mounts hold, and what has
-no known source. A blob whose tar is here goes before all others: it is there twice. Then go downloads that broke off,
-which serve nobody as they are; then tars whose blob is here, also one without a source, for they are unpacked again
-without asking anybody.
+Only bulk data is evicted: uncompressed tars, and blobs that are no manifest, index or config, so that every name, file
+name and size of an image stays readable. The evictor keeps what leases, pins, root labels or open mounts hold, and what
+has no known source. The order: first blobs whose tar is stored, because their data is stored twice; then interrupted
+downloads, which no reader can use; then tars whose blob is stored (even if that blob has no source), because they are
+unpacked again without a registry; then everything else.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import trio
 from imgfs.content.store import BlobInfo, ContentStore
 from imgfs.gc.candidates import Candidates, candidates
 from imgfs.gc.cycle import Cycle
-from imgfs.gc.report import Item, Report
-from imgfs.gc.stores import Stores
+from imgfs.gc.report import GarbageItem, GarbageReport
+from imgfs.gc.stores import GarbageStores
 from imgfs.oci.digest import Digest
 
 _log = logging.getLogger("imgfs.gc")
 
-_TWICE = "makes room: its layer is here unpacked"
-_PART = "makes room: a download that broke off"
-_AGAIN = "makes room: its blob is here, and is unpacked again when it is read"
-_UNUSED = "makes room: unused for longest, and can be fetched again"
+_TWICE = "frees space: its layer is stored unpacked"
+_PART = "frees space: an interrupted download"
+_AGAIN = "frees space: its blob is stored, and is unpacked again when it is read"
+_UNUSED = "frees space: least recently used, and can be fetched again"
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _Evictable:
     used: int
-    item: Item
+    item: GarbageItem
     may_go: Callable[[], bool]
     remove: Callable[[], Awaitable[object]]
 
@@ -44,32 +44,32 @@ class _Choice:
 
 
 class Evictor:
-    """Makes room, one run at a time; `running` is held meanwhile, by collections too."""
+    """Frees space, one run at a time. Each run holds `running`, which collections hold too."""
 
-    def __init__(self, stores: Stores, running: trio.Lock) -> None:
+    def __init__(self, stores: GarbageStores, running: trio.Lock) -> None:
         self._stores = stores
         self._running = running
 
-    async def evict(self, need: int, *, dry_run: bool = False) -> Report:
-        """Remove until `need` bytes are free that were not, or nothing is left that may go; the report tells how many.
+    async def evict(self, need: int, *, dry_run: bool = False) -> GarbageReport:
+        """Remove things until `need` more bytes are free, or nothing more may go; the report has the number.
 
-        Readers of what goes read on, and their disk is free when they close. Raises StorageFailed.
+        Readers of a removed thing read on, and its bytes are free when the last reader closes it. Raises StorageFailed.
         """
         async with self._running:
-            report = Report(mode="evict", dry_run=dry_run)
+            report = GarbageReport(mode="evict", dry_run=dry_run)
             with self._stores.pins.noting() as pinned:
                 cycle = Cycle(self._stores, report, pinned, holds_only=True)
                 found = await candidates(self._stores)
                 await cycle.mark()
                 choices = [*await self._layers(cycle, found), *await self._blobs(cycle, found)]
                 choices += await self._parts(cycle, found)
-                await self._go(cycle, sorted(choices, key=lambda one: one.order), need)
-            told = {"removed": len(report.removed), "bytes": report.bytes, "need": need, "dry_run": dry_run}
-            _log.info("evicted", extra=told)
+                await self._remove(cycle, sorted(choices, key=lambda one: one.order), need)
+            facts = {"removed": len(report.removed), "bytes": report.bytes, "need": need, "dry_run": dry_run}
+            _log.info("evicted", extra=facts)
             self._stores.totals.add(report)
             return report
 
-    async def _go(self, cycle: Cycle, choices: list[_Choice], need: int) -> None:
+    async def _remove(self, cycle: Cycle, choices: list[_Evictable], need: int) -> None:
         freed = 0
         gone: set[Digest] = set()
         for choice in choices:
@@ -83,15 +83,15 @@ class Evictor:
             self._stores.views.drop(gone)
             await self._stores.clock.forget(gone)
 
-    async def _layers(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
+    async def _layers(self, cycle: Cycle, found: Candidates) -> list[_Evictable]:
         fetchable = await self._stores.catalog.fetchable_layers()
         blobs = await self._stores.catalog.unpacked([info.digest for info in found.blobs])
-        again = {diff_id for blob, diff_id in blobs.items() if blob != diff_id}  # else it is the very same file
+        again = {diff_id for blob, diff_id in blobs.items() if blob != diff_id}  # else blob and tar are the same file
         marked, store = cycle.marker.layers, self._stores.layers
         return [
-            _Choice(
+            _Evictable(
                 self._used(one.layer.diff_id, one.stored),
-                Item("layer", one.layer.diff_id, one.bytes, _AGAIN if one.layer.diff_id in again else _UNUSED),
+                GarbageItem("layer", one.layer.diff_id, one.bytes, _AGAIN if one.layer.diff_id in again else _UNUSED),
                 lambda layer=one.layer: layer.diff_id not in marked and store.is_served(layer),
                 partial(store.evict, one.layer.diff_id),
             )
@@ -99,30 +99,30 @@ class Evictor:
             if one.layer.diff_id in fetchable or one.layer.diff_id in again
         ]
 
-    async def _blobs(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
+    async def _blobs(self, cycle: Cycle, found: Candidates) -> list[_Evictable]:
         fetchable = await self._stores.catalog.fetchable_data()
         blobs = [info for info in found.blobs if info.digest in fetchable]
         unpacked = await self._stores.catalog.unpacked([info.digest for info in blobs])
-        choices: list[_Choice] = []
+        choices: list[_Evictable] = []
         for info in blobs:
             why = _TWICE if unpacked.get(info.digest) in found.unpacked else _UNUSED
-            item = Item("blob", info.digest, found.bytes_of(info), why)
+            item = GarbageItem("blob", info.digest, found.bytes_of(info), why)
             may_go = partial(_may_go, info, cycle.marker.blobs, self._stores.content)
             remove = partial(self._stores.content.remove, info.digest)
-            choices.append(_Choice(self._used(info.digest, info.committed), item, may_go, remove))
+            choices.append(_Evictable(self._used(info.digest, info.committed), item, may_go, remove))
         return choices
 
-    async def _parts(self, cycle: Cycle, found: Candidates) -> list[_Choice]:
-        fetchable = await self._stores.catalog.fetchable(one.digest for one in found.unfinished)
+    async def _parts(self, cycle: Cycle, found: Candidates) -> list[_Evictable]:
+        fetchable = await self._stores.catalog.fetchable(one.digest for one in found.parts)
         marker, ingests = cycle.marker, self._stores.ingests
         return [
-            _Choice(
+            _Evictable(
                 one.status.updated,
-                Item("ingest", one.status.ref, one.bytes, _PART),
+                GarbageItem("ingest", one.status.ref, one.bytes, _PART),
                 lambda one=one: one.digest not in marker.blobs and one.status.ref not in marker.ingests,
                 partial(ingests.reclaim, one.status),
             )
-            for one in found.unfinished
+            for one in found.parts
             if one.digest in fetchable
         ]
 

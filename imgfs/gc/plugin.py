@@ -1,27 +1,27 @@
-"""Collecting and evicting, over the stores of this state directory."""
+"""The kind of plugin that frees space, and the built-in one: collection and eviction over all stores."""
 
 from __future__ import annotations
 
 from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.execution.plugin import CONTAINERS
-from imgfs.gc.kinds import GC
-from imgfs.gc.room import Room
-from imgfs.gc.stores import Stores
-from imgfs.gc.using import Using
+from imgfs.gc.space import SpaceKeeper
+from imgfs.gc.stores import GarbageStores, InUse
 from imgfs.images.plugin import CATALOG, NAMES
 from imgfs.layers.plugin import LAYERS
-from imgfs.leases.kinds import LEASES
-from imgfs.plugins.contract import Context, Plugin
+from imgfs.leases.plugin import LEASES
+from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.program import CONFIG
 from imgfs.rootfs.kinds import METADATA, ROOTFS
 from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
 from imgfs.transfer.plugin import TRANSFER
 
+GC = Kind("gc", SpaceKeeper)
 
-def _room(context: Context) -> Room:
+
+def _space_keeper(context: Context) -> SpaceKeeper:
     content, transfer, holds = context.one(CONTENT), context.one(TRANSFER), context.one(LEASES)
     containers = context.one(CONTAINERS)
-    stores = Stores(
+    stores = GarbageStores(
         names=context.one(NAMES),
         catalog=context.one(CATALOG),
         content=content,
@@ -36,17 +36,17 @@ def _room(context: Context) -> Room:
         clock=holds.uses,
         containers=containers,
         labels=content.labels,
-        in_use=Using(content, transfer.transfers, transfer.layers, context.one(ROOTFS), containers),
+        in_use=InUse(content, transfer.transfers, transfer.layers, context.one(ROOTFS), containers),
         forgotten=transfer.documents.forget,
         patience=context.one(CONFIG).ingest_idle_seconds,
     )
-    return Room(context.state, stores)
+    return SpaceKeeper(context.state, stores)
 
 
 MARK = Plugin(
     GC,
     "mark",
-    _room,
+    _space_keeper,
     requires=(
         NAMES,
         CATALOG,

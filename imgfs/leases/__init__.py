@@ -1,1 +1,1 @@
-"""Leases: what must not be collected although no name leads to it, and when things were used last."""
+"""What garbage collection must keep: leases with an expiry, pins of running operations, and times of last use."""

@@ -1,7 +1,8 @@
-"""The access clock: when a blob or a layer was used last, so that the longest unused can make room.
+"""The access clock: when each blob and layer was last used, so that the evictor removes the least recently used first.
 
-Exact in memory, coarse on disk: what a crash forgets is at most what was used since the last `save`, and then a thing
-counts as used when it was stored. It never goes backwards, whatever the wall clock does: what is used later is later.
+Times are exact in memory and coarse on disk. A crash loses the uses since the last `save`; a thing without a time
+counts as used when it was stored. The clock never goes backwards, even if the wall clock does: a later use has a later
+time.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ CREATE TABLE IF NOT EXISTS uses (
 """
 
 COARSE = 3600 * 10**9
-"""Ns: a use is written down again only when the one on disk is older than this."""
+"""Ns. A use is saved only if the time on disk is older than this."""
 
 
 class AccessClock:
-    """When things were used, by digest (of a blob) or diff ID (of a layer)."""
+    """The last uses, by digest (of a blob) or diff ID (of a layer)."""
 
     def __init__(self, database: Database, now: Callable[[], int] = time.time_ns) -> None:
-        """Load the table. `now` tells the time in ns since the epoch."""
+        """Load the table. `now` returns the time in ns since the epoch."""
         self._database = database
         self._now = now
         self._saved: dict[Digest, int] = dict(database.read_now(_select))
@@ -36,24 +37,24 @@ class AccessClock:
         self._latest = max(self._saved.values(), default=0)
 
     def touched(self, digest: Digest) -> None:
-        """It is used now. Costs a write to a dictionary."""
+        """Record a use now; costs one write to a dictionary."""
         now = self._now()
         self._latest = now if now >= self._latest else self._latest + 1
         self._used[digest] = self._latest
 
     def last_used(self, digest: Digest) -> int | None:
-        """When it was used last, ns since the epoch; None if nobody remembers."""
+        """The last use in ns since the epoch; None if it is unknown."""
         return self._used.get(digest) or self._saved.get(digest)
 
     async def save(self) -> None:
-        """Write down what changed enough to matter. Raises NoSpace, StorageFailed."""
+        """Save the uses that changed by COARSE or more. Raises NoSpace, StorageFailed."""
         changed = [(d, used) for d, used in self._used.items() if used - self._saved.get(d, 0) >= COARSE]
         if changed:
             await self._database.write(lambda db: db.executemany("INSERT OR REPLACE INTO uses VALUES (?, ?)", changed))
             self._saved.update(changed)
 
     async def forget(self, digests: Iterable[Digest]) -> None:
-        """These are no longer here."""
+        """Drop the uses of things that were removed. Raises StorageFailed."""
         gone = [digest for digest in digests if digest in self._used or digest in self._saved]
         for digest in gone:
             self._used.pop(digest, None)

@@ -1,7 +1,8 @@
-"""Pins: the transient leases of running operations. In memory only; they end with the operation or the daemon.
+"""Pins: the transient leases of running operations. They exist in memory and end with the operation or the daemon.
 
-The rule that makes them safe: an operation pins *before* it asks whether a thing is here. Garbage collection looks at
-`version` in the same step in which it takes a thing away, so what is pinned first is never taken.
+The rule that makes them safe: an operation pins a thing *before* it asks whether the thing is stored. Garbage
+collection checks `version` in the same step in which it removes a thing, so it never removes a thing that was pinned
+first.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from imgfs.leases.resource import Resource
 
 
 class Pin:
-    """What one operation holds; it may take more as it learns what it needs."""
+    """The resources that one operation holds. The operation may add more as it learns what it needs."""
 
     def __init__(self, pins: Pins) -> None:
         self._pins = pins
         self.resources: set[Resource] = set()
 
     def add(self, *resources: Resource) -> None:
-        """Hold these too, until the operation ends."""
+        """Hold these resources too, until the operation ends."""
         new = set(resources) - self.resources
         self.resources |= new
         self._pins.take(new)
 
 
 class Pins:
-    """Everything that running operations hold."""
+    """All resources that running operations hold."""
 
     def __init__(self) -> None:
         self._held: Counter[Resource] = Counter()
         self._pins: list[Pin] = []
         self._noted: list[set[Resource]] = []
         self.version = 0
-        """Changes whenever something is pinned that was not."""
+        """Changes whenever a resource is pinned that was not pinned."""
 
     def __iter__(self) -> Iterator[Resource]:
         return iter(list(self._held))
@@ -47,12 +48,12 @@ class Pins:
         return resource in self._held
 
     def beside(self, resource: Resource) -> set[Resource]:
-        """All that the operations which hold `resource` hold."""
+        """All resources of the operations that hold `resource`."""
         return {one for pin in self._pins if resource in pin.resources for one in pin.resources}
 
     @contextmanager
     def hold(self, *resources: Resource) -> Generator[Pin]:
-        """A transient lease on `resources` for as long as the block runs, however it ends."""
+        """Pin `resources` until the block ends, by return, exception or cancellation."""
         pin = Pin(self)
         pin.add(*resources)
         self._pins.append(pin)
@@ -67,7 +68,7 @@ class Pins:
 
     @contextmanager
     def noting(self) -> Generator[set[Resource]]:
-        """A set that holds what is pinned now, and gets whatever is pinned while the block runs; nothing leaves it."""
+        """A set of the resources pinned now; it gets each one pinned during the block, and loses none."""
         noted = set(self._held)
         self._noted.append(noted)
         try:
@@ -76,7 +77,7 @@ class Pins:
             self._noted = [one for one in self._noted if one is not noted]
 
     def take(self, resources: set[Resource]) -> None:
-        """Count one holder more of each; a Pin calls this."""
+        """Count one more holder of each resource; a Pin calls this."""
         if not resources <= self._held.keys():
             self.version += 1
         self._held.update(resources)

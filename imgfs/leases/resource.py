@@ -1,6 +1,6 @@
-"""Resources: what a lease can pin, written as its path below the mount.
+"""Resources: the things that a lease can pin, written as paths below the mount.
 
-Says what a resource is called, not whether it exists: a client pins what it is about to bring.
+A resource is only a name. It need not exist, because a client pins a thing before it stores it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from imgfs.oci.digest import Digest, is_digest
 _BYTES_MAX = 4096
 
 
-class Kind(Enum):
-    """Which directory of the mount a resource lies in; LAYER is an uncompressed tar by its diff ID."""
+class ResourceKind(Enum):
+    """The directory of the mount that holds the resource; LAYER is an uncompressed tar, named by its diff ID."""
 
     CONTENT = "content"
     INGEST = "content/ingest"
@@ -24,11 +24,15 @@ class Kind(Enum):
     LAYER = ".imgfs/layers"
 
 
+_BY_LENGTH = sorted(ResourceKind, key=lambda kind: -len(kind.value))
+"""`content/ingest` before `content`, which is its beginning."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
     """A blob or image (CONTENT, by digest), a name (IMAGE), a chain or a user's snapshot (SNAPSHOT), a ref (INGEST)."""
 
-    kind: Kind
+    kind: ResourceKind
     id: str
 
     def __str__(self) -> str:
@@ -37,27 +41,27 @@ class Resource:
 
 def content(digest: Digest) -> Resource:
     """A blob, or the image behind the digest with everything it refers to."""
-    return Resource(Kind.CONTENT, digest)
+    return Resource(ResourceKind.CONTENT, digest)
 
 
 def layer(diff_id: Digest) -> Resource:
     """An uncompressed tar."""
-    return Resource(Kind.LAYER, diff_id)
+    return Resource(ResourceKind.LAYER, diff_id)
 
 
 def snapshot(id: str) -> Resource:
     """A chain by its ID, or a user's snapshot."""
-    return Resource(Kind.SNAPSHOT, id)
+    return Resource(ResourceKind.SNAPSHOT, id)
 
 
 def parse_resource(target: str) -> Resource:
-    """The resource that the target of a symbolic link means, `../` before it or not. Raises Invalid."""
+    """The resource that a symbolic link's target names, with or without leading `../`. Raises Invalid."""
     path = target
     while path.startswith(("../", "./", "/")):
         path = path.partition("/")[2]
-    for kind in (Kind.INGEST, Kind.CONTENT, Kind.IMAGE, Kind.SNAPSHOT, Kind.LAYER):
+    for kind in _BY_LENGTH:
         id = path.removeprefix(f"{kind.value}/")
-        if id != path and id and (is_digest(id) or kind not in (Kind.CONTENT, Kind.LAYER)):
+        if id != path and id and (is_digest(id) or kind not in (ResourceKind.CONTENT, ResourceKind.LAYER)):
             return _checked(Resource(kind, id))
     raise Invalid(
         f"lease resource {target[:140]!r}: expected content/<digest>, content/ingest/<ref>, images/<name> or "

@@ -1,7 +1,7 @@
-"""Leases: `<id>` with links to what it pins, and when it expires. Durable, and in memory for looking up.
+"""Leases: each has an ID, links to the resources that it pins, and an expiry. They are durable, and cached in memory.
 
-Owns the rows and who keeps a lease alive. What follows from a pinned thing is garbage collection's matter (gc/); how a
-lease looks as a directory is fs/'s: a lease is a directory, its links are symbolic links in it.
+Owns the rows, and which holders keep a lease from expiring. What a pinned resource refers to is left to gc/; the view
+of a lease as a directory with symbolic links is left to fs/.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease; times are ns since the epoch, `expires` None for never. `links` are its resources by their names."""
+    """A lease. Times are ns since the epoch; `expires` is None for never. `links` has the resources by link name."""
 
     id: str
     created: int
@@ -77,18 +77,18 @@ class Lease:
 class Leases:
     """All leases of one state directory. Changes are durable on return and may raise NoSpace and StorageFailed.
 
-    A lease that has expired pins nothing and is gone for everybody, unless somebody holds it: then it stays as it is
-    until the last holder lets go.
+    An expired lease pins nothing and is no longer visible, unless a holder has it: then it stays unchanged until its
+    last holder releases it.
     """
 
     def __init__(self, database: Database, now: Callable[[], int] = time.time_ns) -> None:
-        """Load the tables. `now` tells the time in ns since the epoch."""
+        """Load the tables. `now` returns the time in ns since the epoch."""
         self._database = database
         self._now = now
         self._leases: dict[str, Lease] = {}
         self._holders: Counter[str] = Counter()
         self.version = 0
-        """Changes whenever something is pinned that may not have been."""
+        """Changes whenever a resource is pinned that may not have been pinned."""
         links = _links(database.read_now(_select_links))
         for id, created, expires in database.read_now(_select_leases):
             name = os.fsdecode(id)
@@ -101,25 +101,25 @@ class Leases:
         return sum(map(self._is_alive, self._leases.values()))
 
     def get(self, id: str) -> Lease | None:
-        """The lease if there is one and it has not expired, else None."""
+        """The lease; None if it does not exist or has expired."""
         found = self._leases.get(id)
         return found if found is not None and self._is_alive(found) else None
 
     def stat(self, id: str) -> Lease:
-        """As `get`. Raises NotFound."""
+        """The lease. Raises NotFound if it does not exist or has expired."""
         found = self.get(id)
         if found is None:
             raise NotFound(f"lease {id!r}: does not exist or has expired")
         return found
 
     def resources(self) -> Iterator[Resource]:
-        """Everything that a lease pins now; what two pin comes twice."""
+        """The resources that leases pin now; a resource of two leases comes twice."""
         for lease in self._leases.values():
             if self._is_alive(lease):
                 yield from lease.links.values()
 
     async def create(self, id: str, expires: int | None = None) -> Lease:
-        """Make a lease that pins nothing yet. Raises Invalid, AlreadyExists."""
+        """Create a lease that pins nothing yet. Raises Invalid, AlreadyExists."""
         check_id(id)
         if self.get(id) is not None:
             raise AlreadyExists(f"lease {id!r}: exists already; choose another id or delete it first")
@@ -129,21 +129,21 @@ class Leases:
         return made
 
     async def delete(self, id: str) -> None:
-        """Let everything go that the lease pins, also while somebody holds it. Raises NotFound."""
+        """Delete a lease with all its pins, even if a holder has it. Raises NotFound."""
         lease = self.stat(id)
         await self._database.write(lambda db: _delete(db, [id]), frees=True)
         self._forget(lease)
 
     async def set_expiry(self, id: str, expires: int | None) -> Lease:
-        """Let the lease expire at another time (ns since the epoch), or never. Raises NotFound."""
+        """Set the expiry (ns since the epoch, None for never). Raises NotFound."""
         self.stat(id)
         await self._database.write(lambda db: _update(db, id, expires))
         return self._change(id, lambda lease: replace(lease, expires=expires))
 
     async def add(self, id: str, name: str, resource: Resource) -> Lease:
-        """Pin one thing more, as the link `name`. Raises NotFound, Invalid, and AlreadyExists for the link's name.
+        """Pin one more resource as the link `name`. Raises NotFound, Invalid, and AlreadyExists if the link exists.
 
-        It is pinned from the call on, before it is durable, so that nothing can come between.
+        The resource is pinned from the call on, before the link is durable, so garbage collection cannot come between.
         """
         check_file_name(name, "lease link")
         lease = self.stat(id)
@@ -158,7 +158,7 @@ class Leases:
         return made
 
     async def remove(self, id: str, name: str) -> Lease:
-        """Pin the thing behind the link `name` no longer. Raises NotFound for the lease or the link."""
+        """Remove the link `name` and its pin. Raises NotFound for the lease or the link."""
         if name not in self.stat(id).links:
             raise NotFound(f"lease {id!r}: has no link {name!r}")
         key = os.fsencode(id), os.fsencode(name)
@@ -167,9 +167,9 @@ class Leases:
         return self._change(id, lambda lease: replace(lease, links=_without(lease.links, name)))
 
     async def expire(self) -> list[str]:
-        """Delete what has expired and nobody holds; returns the ids.
+        """Delete the expired leases without a holder; returns their IDs.
 
-        One whose expiry is changed in this moment stays, or whoever changes it is told that it is gone.
+        If a caller changes the expiry of such a lease at the same time, the lease stays or that caller gets NotFound.
         """
         old = sorted((lease for lease in self._leases.values() if not self._is_alive(lease)), key=lambda one: one.id)
         if not old:
@@ -182,7 +182,7 @@ class Leases:
 
     @contextmanager
     def held(self, id: str) -> Generator[Lease]:
-        """Keep a lease from expiring while the block runs. Raises NotFound."""
+        """Keep a lease from expiring until the block ends. Raises NotFound."""
         lease = self.stat(id)
         self._holders[id] += 1
         try:
@@ -196,13 +196,13 @@ class Leases:
         return lease.expires is None or lease.id in self._holders or self._now() < lease.expires
 
     def _forget(self, lease: Lease) -> None:
-        """It is deleted; whatever was changed in it meanwhile, but not another one of that id."""
+        """Forget a deleted lease, in any changed version, but not a newer lease with the same ID."""
         found = self._leases.get(lease.id)
         if found is not None and found.created == lease.created:
             del self._leases[lease.id]
 
     def _change(self, id: str, changed: Callable[[Lease], Lease]) -> Lease:
-        """Apply a change to what is known now; the lease may have been changed or deleted since the caller looked."""
+        """Change the current version: the lease may have been changed or deleted since the caller read it."""
         found = self._leases.get(id)
         if found is None:
             raise NotFound(f"lease {id!r}: was deleted meanwhile")
@@ -212,7 +212,7 @@ class Leases:
 
 
 def check_id(id: str) -> None:
-    """Raise Invalid unless a lease may have this id: one file name of 1 to 255 bytes."""
+    """Raise Invalid unless `id` is a valid lease ID: one file name of 1 to 255 bytes."""
     check_file_name(id, "lease id")
 
 
@@ -240,7 +240,7 @@ def _links(rows: list[tuple[bytes, bytes, bytes]]) -> dict[str, dict[str, Resour
 
 
 def _insert(db: sqlite3.Connection, lease: Lease) -> None:
-    """Looks once more: two may create one lease at once. One that has expired makes room."""
+    """Check again, because two callers may create one lease at once. An expired lease is replaced."""
     row = db.execute("SELECT expires FROM leases WHERE id = ?", (os.fsencode(lease.id),)).fetchone()
     if row is not None and (row[0] is None or row[0] > lease.created):
         raise AlreadyExists(f"lease {lease.id!r}: exists already; choose another id or delete it first")
@@ -262,7 +262,7 @@ def _insert_link(db: sqlite3.Connection, id: str, name: str, resource: Resource)
 
 
 def _delete_expired(db: sqlite3.Connection, leases: list[Lease]) -> list[str]:
-    """Delete those that have the expiry they were seen with; returns their ids."""
+    """Delete the leases whose expiry is unchanged since it was read; returns their IDs."""
     same = "SELECT 1 FROM leases WHERE id = ? AND expires = ?"
     gone = [one.id for one in leases if db.execute(same, (os.fsencode(one.id), one.expires)).fetchone()]
     _delete(db, gone)

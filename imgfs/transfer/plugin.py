@@ -9,7 +9,7 @@ from imgfs.failures import Failures
 from imgfs.images.plugin import CATALOG, NAMES
 from imgfs.layers.compression import Compressions
 from imgfs.layers.plugin import COMPRESSION, LAYERS
-from imgfs.leases.kinds import LEASES
+from imgfs.leases.plugin import LEASES
 from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.program import CONFIG
 from imgfs.registry.kinds import REGISTRY

@@ -6,7 +6,7 @@ import msgspec
 
 from imgfs.images.names import Names
 from imgfs.leases.pins import Pins
-from imgfs.leases.resource import Kind, content
+from imgfs.leases.resource import ResourceKind, content
 from imgfs.oci.digest import Digest
 from imgfs.transfer.transfers import Direction, Transfer
 
@@ -65,5 +65,5 @@ class TransferReporter:
     def _wanting(self, digest: Digest) -> list[str]:
         """Return the names of images whose fetch needs `digest`. A fetch pins all blobs of its image together."""
         beside = self._pins.beside(content(digest))
-        images = [Digest(one.id) for one in beside if one.kind is Kind.CONTENT]
+        images = [Digest(one.id) for one in beside if one.kind is ResourceKind.CONTENT]
         return sorted(name.name for image in images for name in self._names.of(image))

@@ -10,7 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgfs.leases.resource import Kind, Resource, content, layer, snapshot
+from imgfs.leases.resource import Resource, ResourceKind, content, layer, snapshot
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from imgfs.oci.digest import EMPTY, Digest, chain_ids
 from tests.gc.world import HERE, World, config, descriptor, index, manifest
@@ -119,9 +119,9 @@ class Oracle:
         return new
 
     def resource(self, resource: Resource) -> None:
-        if resource.kind is Kind.CONTENT:
+        if resource.kind is ResourceKind.CONTENT:
             self.image(Digest(resource.id), may_be_layer=True)
-        elif resource.kind is Kind.LAYER:
+        elif resource.kind is ResourceKind.LAYER:
             self._new("layer", resource.id)
         else:
             self.chain(Digest(resource.id))
@@ -219,7 +219,7 @@ async def build(world: World, plan: Plan) -> None:
                 await world.content.set_label(digest, key, value.encode())
     await world.leases.create("roots")
     for number, resource in enumerate(plan.roots):
-        if number == 0 and resource.kind is Kind.CONTENT:
+        if number == 0 and resource.kind is ResourceKind.CONTENT:
             await world.leases.add("roots", "first", resource)
         elif number == 1:
             world.used.add(resource)

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from imgfs.failures import Failures
-from imgfs.gc.using import open_blobs
+from imgfs.gc.stores import open_blobs
 from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.digest import Digest, chain_ids
 from imgfs.oci.reference import Reference

@@ -13,7 +13,7 @@ import trio
 from imgfs.errors import AlreadyExists, NotFound, StorageFailed
 from imgfs.gc.cycle import Cycle
 from imgfs.gc.marker import Marker
-from imgfs.gc.report import Report
+from imgfs.gc.report import GarbageReport
 from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from imgfs.oci.digest import Digest, chain_id
@@ -23,7 +23,7 @@ from tests.gc.world import HERE, World, config, descriptor, index, manifest
 BASE, TOP, OTHER = b"base" * 999, b"top" * 999, b"other" * 999
 
 
-def went(report: Report) -> set[str]:
+def went(report: GarbageReport) -> set[str]:
     assert not report.failed
     return {item.id for item in report.removed if item.kind in ("blob", "layer")}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imgfs.gc.report import Report
+from imgfs.gc.report import GarbageReport
 from imgfs.leases.resource import content
 from imgfs.oci.descriptor import OCI_LAYER
 from imgfs.oci.digest import Digest
@@ -13,7 +13,7 @@ DIFF_IDS = [Digest.of(tar) for tar in TARS]
 ALL = 1 << 40
 
 
-def order(report: Report) -> list[str]:
+def order(report: GarbageReport) -> list[str]:
     return [item.id for item in report.removed]
 
 

@@ -6,8 +6,7 @@ import os
 
 import pytest
 
-from imgfs.gc.limits import Limits
-from imgfs.gc.space import Space, space_of
+from imgfs.gc.space import DiskSpace, SpaceLimits, space_of
 
 BLOCK = 1024
 DISK = os.statvfs_result((4096, BLOCK, 1000, 400, 350, 77, 33, 30, 0, 255))
@@ -17,17 +16,21 @@ DISK = os.statvfs_result((4096, BLOCK, 1000, 400, 350, 77, 33, 30, 0, 255))
 @pytest.mark.parametrize(
     ("limits", "used", "total", "free", "available"),
     [
-        pytest.param(Limits(), 0, 1000, 400, 350, id="the disk itself"),
-        pytest.param(Limits(free=100 * BLOCK), 0, 1000, 400, 250, id="kept free in bytes"),
-        pytest.param(Limits(free_percent=20), 0, 1000, 400, 150, id="kept free as a share"),
-        pytest.param(Limits(free_percent=90), 0, 1000, 400, 0, id="less is free than is to be"),
-        pytest.param(Limits(quota=500 * BLOCK), 200 * BLOCK, 500, 300, 300, id="a quota"),
-        pytest.param(Limits(quota=500 * BLOCK), 200 * BLOCK + 1, 500, 299, 299, id="a block that is begun is used"),
-        pytest.param(Limits(quota=900 * BLOCK), 200 * BLOCK, 900, 700, 350, id="a quota that the disk cannot hold"),
-        pytest.param(Limits(quota=5000 * BLOCK), 200 * BLOCK, 1000, 800, 350, id="a quota larger than the disk"),
-        pytest.param(Limits(quota=500 * BLOCK), 600 * BLOCK, 500, 0, 0, id="a quota that is passed"),
-        pytest.param(Limits(quota=500 * BLOCK, free=300 * BLOCK), 0, 500, 500, 50, id="a quota and a mark"),
+        pytest.param(SpaceLimits(), 0, 1000, 400, 350, id="the disk itself"),
+        pytest.param(SpaceLimits(free=100 * BLOCK), 0, 1000, 400, 250, id="kept free in bytes"),
+        pytest.param(SpaceLimits(free_percent=20), 0, 1000, 400, 150, id="kept free as a share"),
+        pytest.param(SpaceLimits(free_percent=90), 0, 1000, 400, 0, id="less is free than is to be"),
+        pytest.param(SpaceLimits(quota=500 * BLOCK), 200 * BLOCK, 500, 300, 300, id="a quota"),
+        pytest.param(
+            SpaceLimits(quota=500 * BLOCK), 200 * BLOCK + 1, 500, 299, 299, id="a block that is begun is used"
+        ),
+        pytest.param(
+            SpaceLimits(quota=900 * BLOCK), 200 * BLOCK, 900, 700, 350, id="a quota that the disk cannot hold"
+        ),
+        pytest.param(SpaceLimits(quota=5000 * BLOCK), 200 * BLOCK, 1000, 800, 350, id="a quota larger than the disk"),
+        pytest.param(SpaceLimits(quota=500 * BLOCK), 600 * BLOCK, 500, 0, 0, id="a quota that is passed"),
+        pytest.param(SpaceLimits(quota=500 * BLOCK, free=300 * BLOCK), 0, 500, 500, 50, id="a quota and a mark"),
     ],
 )
-def test_what_is_told(limits: Limits, used: int, total: int, free: int, available: int) -> None:
-    assert space_of(DISK, limits, used) == Space(BLOCK, total, free, available, 77, 33)
+def test_what_is_told(limits: SpaceLimits, used: int, total: int, free: int, available: int) -> None:
+    assert space_of(DISK, limits, used) == DiskSpace(BLOCK, total, free, available, 77, 33)

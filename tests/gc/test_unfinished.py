@@ -9,9 +9,8 @@ import trio
 import trio.testing
 
 from imgfs.content.ingests.downloads import copy_ref, download_ref
-from imgfs.gc.limits import Limits
-from imgfs.gc.room import Room
-from imgfs.leases.resource import Kind, Resource, content
+from imgfs.gc.space import SpaceKeeper, SpaceLimits
+from imgfs.leases.resource import Resource, ResourceKind, content
 from imgfs.oci.descriptor import OCI_LAYER
 from imgfs.oci.digest import Digest
 from tests.gc.world import HERE, World, descriptor
@@ -63,7 +62,7 @@ async def test_running_leased_and_unknown_ones_stay(world: World) -> None:
     await left(world, copy_ref(Digest.of(b"nobody has it")))
     await left(world, "mine")
     await world.leases.create("l")
-    await world.leases.add("l", "it", Resource(Kind.INGEST, copy_ref(leased)))
+    await world.leases.add("l", "it", Resource(ResourceKind.INGEST, copy_ref(leased)))
     await world.leases.add("l", "that", content(wanted))
     everything = refs(world)
     assert not (await world.evictor.evict(ALL)).removed
@@ -96,11 +95,11 @@ async def test_gc_leaves_what_a_named_image_waits_for(world: World) -> None:
 
 
 async def test_they_count_against_the_quota(world: World, tmp_path: Path) -> None:
-    room = Room(tmp_path, world.stores)
-    before = await room.used()
+    space = SpaceKeeper(tmp_path, world.stores)
+    before = await space.used()
     ref = await left(world, copy_ref(await known(world, LOST)))
-    assert await room.used() >= before + 50_000
-    await room.make(Limits(quota=10_000))
+    assert await space.used() >= before + 50_000
+    await space.enforce(SpaceLimits(quota=10_000))
     assert ref not in refs(world)
 
 

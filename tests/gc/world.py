@@ -17,7 +17,7 @@ from imgfs.execution.containers import Containers
 from imgfs.execution.records.records import ContainerRecords
 from imgfs.gc.collector import Collector
 from imgfs.gc.evictor import Evictor
-from imgfs.gc.stores import Stores
+from imgfs.gc.stores import GarbageStores
 from imgfs.images import catalog, names
 from imgfs.layers.store import LayerStore
 from imgfs.leases import clock
@@ -44,7 +44,7 @@ class Nobody:
 
 
 class World:
-    """Stores, and what collects and evicts in them. `now` is the time of leases and uses, in ns."""
+    """GarbageStores, and what collects and evicts in them. `now` is the time of leases and uses, in ns."""
 
     def __init__(self, root: Path, nursery: trio.Nursery) -> None:
         make_directory(root)
@@ -66,7 +66,7 @@ class World:
         self.clock = clock.AccessClock(self.database, lambda: self.now)
         self.containers = Containers(ContainerRecords(root), keep_deleted=3600)
         self.introduce(
-            Stores(
+            GarbageStores(
                 names=self.names,
                 catalog=self.catalog,
                 content=self.content,
@@ -86,7 +86,7 @@ class World:
             )
         )
 
-    def introduce(self, stores: Stores) -> None:
+    def introduce(self, stores: GarbageStores) -> None:
         """Collect and evict in these from now on."""
         self.stores, running = stores, trio.Lock()
         self.collector = Collector(stores, running)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgfs.errors import Invalid
-from imgfs.leases.resource import Kind, Resource, content, layer, parse_resource, snapshot
+from imgfs.leases.resource import Resource, ResourceKind, content, layer, parse_resource, snapshot
 from imgfs.oci.digest import Digest
 
 DIGEST = Digest.of(b"x")
@@ -19,9 +19,9 @@ DIGEST = Digest.of(b"x")
         snapshot(DIGEST),
         snapshot(f"{DIGEST}@linux-amd64"),
         snapshot("active/mine"),
-        Resource(Kind.IMAGE, "docker.io/library/alpine:3.20"),
-        Resource(Kind.INGEST, "layer-1"),
-        Resource(Kind.INGEST, "a/b"),
+        Resource(ResourceKind.IMAGE, "docker.io/library/alpine:3.20"),
+        Resource(ResourceKind.INGEST, "layer-1"),
+        Resource(ResourceKind.INGEST, "a/b"),
     ],
 )
 @pytest.mark.parametrize("above", ["", "../../../", "./", "/"])

@@ -14,7 +14,7 @@ from imgfs.database.database import Database
 from imgfs.errors import AlreadyExists, Invalid, NoSpace, NotFound
 from imgfs.leases import clock
 from imgfs.leases import store as leases
-from imgfs.leases.resource import Kind, Resource, content
+from imgfs.leases.resource import Resource, ResourceKind, content
 from imgfs.leases.store import Leases
 from imgfs.oci.digest import Digest
 
@@ -48,7 +48,7 @@ def office(tmp_path: Path) -> Iterator[Office]:
 
 
 async def test_what_was_acknowledged_is_there_after_a_restart(office: Office) -> None:
-    ref = Resource(Kind.INGEST, "layer/1")
+    ref = Resource(ResourceKind.INGEST, "layer/1")
     await office.leases.create("one", expires=500)
     await office.leases.add("one", "it", THING)
     await office.leases.add("one", "write", ref)

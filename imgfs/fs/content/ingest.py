@@ -26,7 +26,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.node import Directory, Handle, Listing, NoAttribute, Node, control_number, missing
 from imgfs.fs.subsystems import IngestSubsystems
 from imgfs.fs.xattrs import as_error, as_moment
-from imgfs.gc.allowance import Allowance
+from imgfs.gc.quota import WriteQuota
 from imgfs.oci.digest import Digest
 
 _TOTAL, _EXPECTED, _DIGEST = b"user.imgfs.total", b"user.imgfs.expected", b"user.imgfs.digest"
@@ -256,7 +256,7 @@ class WriterHandle(_SealedHandle):
 
     __slots__ = ("_allowance", "_failures", "_writer")
 
-    def __init__(self, writer: IngestWriter, failures: Failures, allowance: Allowance) -> None:
+    def __init__(self, writer: IngestWriter, failures: Failures, allowance: WriteQuota) -> None:
         super().__init__(writer.ref)
         self._writer = writer
         self._failures = failures

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from imgfs.gc.report import Item, Report
-from imgfs.gc.totals import Totals
+from imgfs.gc.report import GarbageItem, GarbageReport, GarbageTotals
 from imgfs.metrics.exposition import render
 from tests.support.exposition import parse
 
-BLOB, LAYER = Item("blob", "sha256:a", 10, "garbage"), Item("layer", "sha256:b", 300, "garbage")
+BLOB, LAYER = GarbageItem("blob", "sha256:a", 10, "garbage"), GarbageItem("layer", "sha256:b", 300, "garbage")
 
 
 def test_runs_add_up_by_mode_and_dry_runs_count_nothing() -> None:
-    totals = Totals()
-    totals.add(Report(mode="collect", removed=[BLOB, BLOB, LAYER], failed=[LAYER]))
-    totals.add(Report(mode="collect", removed=[BLOB]))
-    totals.add(Report(mode="collect", removed=[LAYER], dry_run=True))
-    totals.add(Report(mode="evict", removed=[LAYER]))
+    totals = GarbageTotals()
+    totals.add(GarbageReport(mode="collect", removed=[BLOB, BLOB, LAYER], failed=[LAYER]))
+    totals.add(GarbageReport(mode="collect", removed=[BLOB]))
+    totals.add(GarbageReport(mode="collect", removed=[LAYER], dry_run=True))
+    totals.add(GarbageReport(mode="evict", removed=[LAYER]))
     found = parse(render(totals.families()))
     assert [found["imgfs_gc_runs_total"].value(mode=mode) for mode in ("collect", "evict")] == [2, 1]
     assert [found["imgfs_gc_freed_bytes_total"].value(mode=mode) for mode in ("collect", "evict")] == [330, 300]
