@@ -54,12 +54,12 @@ class Failure(click.ClickException):
 
     def show(self, file: object = None) -> None:
         """Print the message on stderr, and a second line that points to `more` if it is set."""
-        tell(self.message)
+        report_line(self.message)
         if self.more:
-            tell(f"for more see {self.more}")
+            report_line(f"for more see {self.more}")
 
 
-def tell(text: str) -> None:
+def report_line(text: str) -> None:
     """Print a line on stderr.
 
     A stderr that cannot be written to (full disk, closed pipe) is ignored: the command continues.

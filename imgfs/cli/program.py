@@ -13,7 +13,7 @@ from typing import IO, Any
 import click
 
 from imgfs import __version__
-from imgfs.cli.failure import EXIT_CODES, INTERRUPTED, from_error, from_os_error, tell
+from imgfs.cli.failure import EXIT_CODES, INTERRUPTED, from_error, from_os_error, report_line
 from imgfs.errors import ImgfsError
 
 _COMMANDS = {
@@ -106,7 +106,7 @@ class Program(click.Group):
         except click.UsageError as error:
             raise _Misused(error) from None
         except KeyboardInterrupt:
-            tell("interrupted")
+            report_line("interrupted")
             raise click.exceptions.Exit(INTERRUPTED) from None
         except ImgfsError as error:
             raise from_error(error) from None

@@ -102,15 +102,15 @@ class Tree:
         """The directory of an image."""
         return f"{self.path}/images/{digest}"
 
-    def pull_door(self, digest: str) -> str:
+    def pull_file(self, digest: str) -> str:
         """The unlisted file that pulls the whole image when it is opened."""
         return f"{self.image(digest)}/pull"
 
     def pull(self, digest: str) -> str:
         """Pull the whole image. Returns the chain ID when all of it is durable. Raises OSError."""
-        return self.read(self.pull_door(digest)).decode().strip()
+        return self.read(self.pull_file(digest)).decode().strip()
 
-    def push_door(self, digest: str, name: str, *, all_platforms: bool, referrers: bool) -> str:
+    def push_file(self, digest: str, name: str, *, all_platforms: bool, referrers: bool) -> str:
         """The unlisted file that pushes an image to `name` when it is opened; its content is the report."""
         options = ",".join(word for word, on in (("all", all_platforms), ("referrers", referrers)) if on)
         return f"{self.image(digest)}/push{':' if options else ''}{options}/{name}"
@@ -119,12 +119,12 @@ class Tree:
         """The directory of an image's referrers."""
         return f"{self.image(digest)}/referrers"
 
-    def referrers_door(self, digest: str, artifact_type: str | None) -> str:
+    def referrers_file(self, digest: str, artifact_type: str | None) -> str:
         """The unlisted file that asks the registries for an image's referrers, optionally of one artifact type."""
         of_type = "" if artifact_type is None else f":{quote(artifact_type, safe='')}"
         return f"{self.referrers(digest)}/refresh{of_type}"
 
-    def list_door(self, host: str, repository: str) -> str:
+    def list_file(self, host: str, repository: str) -> str:
         """The unlisted file that asks a registry for the tags of a repository, or for its repositories."""
         return f"{self.link(host)}/{repository}/_tags" if repository else f"{self.link(host)}/_catalog"
 

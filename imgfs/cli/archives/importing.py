@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from imgfs.cli.failure import Failure, from_os_error, tell
+from imgfs.cli.failure import Failure, from_os_error, report_line
 from imgfs.cli.images.names import register
 from imgfs.cli.options import Command, mountpoint_option, quiet_option
 from imgfs.cli.output import progress
@@ -57,7 +57,7 @@ def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> N
 
     def waits(ref: str) -> None:
         if not quiet and not told:
-            tell(f"another writer has {ref} open, possibly an import of the same archive; waiting")
+            report_line(f"another writer has {ref} open, possibly an import of the same archive; waiting")
         told.add(ref)
 
     with leased_store(tree, waits) as store:
@@ -67,7 +67,7 @@ def import_(source: str, name: str | None, mountpoint: str, *, quiet: bool) -> N
             click.echo(f"{full} {image.descriptor.digest}")
     if imported.closure.missing and not quiet:
         absent = ", ".join(sorted({str(one.platform or one.digest) for one in imported.closure.missing}))
-        tell(f"listed in an index but missing in the archive: {absent}")
+        report_line(f"listed in an index but missing in the archive: {absent}")
 
 
 def _import(source: str, name: str | None, store: MountStore, *, quiet: bool) -> tuple[dict[str, Listed], Imported]:

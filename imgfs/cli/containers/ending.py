@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from pathlib import Path
 
 import click
 
@@ -15,15 +16,16 @@ from imgfs.cli.containers.lookup import (
     existing_or_deleted,
     has_ended,
     last_state,
+    record_of,
     state,
     wait_end,
 )
-from imgfs.cli.containers.signalling import send_signal
-from imgfs.cli.failure import Failure, raise_first
+from imgfs.cli.failure import Failure, from_os_error, raise_first
 from imgfs.cli.options import Command, mountpoint_option
 from imgfs.cli.tree import Tree
-from imgfs.errors import Invalid
+from imgfs.errors import Invalid, NotFound
 from imgfs.execution import signals
+from imgfs.execution.control import Connection
 
 UNKNOWN = 125
 """The exit code of `delete` if the container's exit status is unknown, as for all failures of imgfs itself."""
@@ -120,3 +122,34 @@ def _tell(found: ContainerState) -> Failure | None:
     if code is not None:
         return None
     return Failure(f"container {found['id']}: {found.get('reason') or 'its exit status is unknown'}", errno.EIO)
+
+
+def send_signal(tree: Tree, id: str, number: int, *, everybody: bool = False) -> None:
+    """Send a signal to the first process of a container, or to all. Raises Failure if the container is not running."""
+    found = state(tree, id)
+    record = record_of(found)
+    if has_ended(found) or record is None:
+        raise Failure(f"container {id}: has ended; no process can receive a signal", errno.ESRCH)
+    try:
+        with Connection.open(Path(record, "control")) as supervisor:
+            supervisor.ask({"do": "kill", "signal": number, "all": everybody})
+    except NotFound:
+        _send_directly(tree, id, found, number)
+
+
+def _send_directly(tree: Tree, id: str, found: ContainerState, number: int) -> None:
+    pid = found.get("pid")
+    try:
+        process = os.pidfd_open(pid) if pid is not None else None
+    except ProcessLookupError:
+        process = None
+    if process is None:
+        raise Failure(f"container {id}: has just ended", errno.ESRCH)
+    try:
+        # Read the pid again after pidfd_open: if it is unchanged, the pidfd is not that of a reused pid.
+        if state(tree, id).get("pid") == pid:
+            signal.pidfd_send_signal(process, number)
+    except OSError as error:
+        raise from_os_error(error, f"container {id}") from None
+    finally:
+        os.close(process)

@@ -12,7 +12,7 @@ import click
 
 from imgfs.cli.containers.attaching import Front
 from imgfs.cli.containers.site import site_of
-from imgfs.cli.failure import Failure, tell
+from imgfs.cli.failure import Failure, report_line
 from imgfs.cli.forked import forked_command
 from imgfs.cli.images.lookup import ChosenImage, find
 from imgfs.cli.images.waiting import bring
@@ -66,13 +66,13 @@ def _follow(front: Front | None, begin: Callable[[CallerStreams], StartedContain
         started = begin(attached)
         held.callback(started.control.close)
         for note in started.notes:
-            tell(note)
+            report_line(note)
         if front is None:
             _name(started.id)
             return
         status, notes = front.stay(started.control)
     for note in notes:
-        tell(note)
+        report_line(note)
     if status.exit_code is None:
         raise Failure(status.reason, errno.EIO)
     raise SystemExit(status.exit_code)
@@ -87,7 +87,7 @@ def _name(id: str) -> None:
     try:
         click.echo(id)
     except OSError as error:
-        tell(f"container {id}: has started, but its ID cannot be written to stdout: {error.strerror}")
+        report_line(f"container {id}: has started, but its ID cannot be written to stdout: {error.strerror}")
 
 
 def _wish(**wanted: Any) -> Overrides:

@@ -17,7 +17,7 @@ from typing import Any, NotRequired, TypedDict, cast
 import click
 from click.shell_completion import CompletionItem
 
-from imgfs.cli.failure import Failure, from_os_error, tell
+from imgfs.cli.failure import Failure, from_os_error, report_line
 from imgfs.cli.options import tree_of
 from imgfs.cli.tree import Tree
 from imgfs.errors import ImgfsError
@@ -172,7 +172,7 @@ def _hear_unkept(record: str) -> dict[str, Any] | None:
     if told.get("is_kept", True):
         return None
     for note in told.get("notes", ()):
-        tell(str(note))
+        report_line(str(note))
     return told["status"]
 
 

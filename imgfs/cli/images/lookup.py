@@ -9,7 +9,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-from imgfs.cli.failure import Failure, from_os_error, tell
+from imgfs.cli.failure import Failure, from_os_error, report_line
 from imgfs.cli.tree import Tree
 from imgfs.oci.digest import is_digest
 from imgfs.oci.reference import expand_familiar, is_host
@@ -86,7 +86,7 @@ def is_digest_like(text: str) -> bool:
 def _familiar(text: str, *, quiet: bool) -> str:
     name = str(expand_familiar(text))
     if name != text and not quiet:
-        tell(f"{text} stands for {name}")
+        report_line(f"{text} stands for {name}")
     return name
 
 

@@ -12,7 +12,7 @@ from typing import TypedDict, cast
 
 import click
 
-from imgfs.cli.failure import Failure, tell
+from imgfs.cli.failure import Failure, report_line
 from imgfs.cli.images.lookup import ChosenImage, find
 from imgfs.cli.images.waiting import beside
 from imgfs.cli.options import (
@@ -84,13 +84,13 @@ def push(
     found = find(tree, image, quiet=quiet)
     target = _target(found, name, quiet=quiet)
     digest = _chosen(tree, found, platform) if platform else found.digest
-    door = tree.push_door(digest, str(target), all_platforms=all_platforms, referrers=referrers)
-    report = _push(tree, door, str(target), quiet=quiet)
+    push_file = tree.push_file(digest, str(target), all_platforms=all_platforms, referrers=referrers)
+    report = _push(tree, push_file, str(target), quiet=quiet)
     if report["mirror"] and not quiet:
-        tell(f"pushes to {target.host} go to {report['mirror']}, as its hosts.toml says")
+        report_line(f"pushes to {target.host} go to {report['mirror']}, as its hosts.toml says")
     click.echo(render_json(report) if form == "json" else _table(report))
     if not quiet and any(part["outcome"] == "foreign" for part in report["parts"]):
-        tell("foreign layers are not pushed, because registries do not distribute them")
+        report_line("foreign layers are not pushed, because registries do not distribute them")
 
 
 def _target(found: ChosenImage, name: str | None, *, quiet: bool) -> Reference:
@@ -102,7 +102,7 @@ def _target(found: ChosenImage, name: str | None, *, quiet: bool) -> Reference:
         raise click.UsageError(f"{found.subject} has no name at a registry; give the target as NAME")
     target = expand_familiar(text)
     if str(target) != text and not quiet:
-        tell(f"{text} stands for {target}")
+        report_line(f"{text} stands for {target}")
     return target
 
 
@@ -114,24 +114,24 @@ def _chosen(tree: Tree, found: ChosenImage, platform: str) -> str:
     return choose_image(tree, found, parse_platform(platform), all_platforms=False).descriptor.digest
 
 
-def _push(tree: Tree, door: str, name: str, *, quiet: bool) -> PushDocument:
+def _push(tree: Tree, push_file: str, name: str, *, quiet: bool) -> PushDocument:
     try:
-        with _progress(door, quiet=quiet) as look:
-            data = beside(lambda: _open(door), look)
+        with _progress(push_file, quiet=quiet) as look:
+            data = beside(lambda: _open(push_file), look)
     except OSError as error:
-        if error.errno == errno.EACCES and not os.access(os.path.dirname(door), os.X_OK):
+        if error.errno == errno.EACCES and not os.access(os.path.dirname(push_file), os.X_OK):
             raise Failure(f"{name}: only the user who mounted the tree can push from it", errno.EACCES) from None
-        raise tree.blob_failure(error, door, name) from None
+        raise tree.blob_failure(error, push_file, name) from None
     return cast("PushDocument", json.loads(data))
 
 
-def _open(door: str) -> bytes:
-    with open(door, "rb") as file:
+def _open(push_file: str) -> bytes:
+    with open(push_file, "rb") as file:
         return file.read()
 
 
 @contextmanager
-def _progress(door: str, *, quiet: bool) -> Generator[Callable[[], None]]:
+def _progress(push_file: str, *, quiet: bool) -> Generator[Callable[[], None]]:
     """Yield a function that draws the progress of the push on a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda: None
@@ -144,7 +144,7 @@ def _progress(door: str, *, quiet: bool) -> Generator[Callable[[], None]]:
         def look() -> None:
             nonlocal total
             with suppress(OSError, ValueError, KeyError):
-                told = json.loads(os.getxattr(door, "user.imgfs.progress"))
+                told = json.loads(os.getxattr(push_file, "user.imgfs.progress"))
                 total = told["total"]
                 draw(told["done"], total, told["running"])
 

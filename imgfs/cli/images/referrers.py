@@ -48,7 +48,7 @@ def referrers(image: str, mountpoint: str, artifact_type: str | None, *, local: 
 
 def _refresh(tree: Tree, found: ChosenImage, artifact_type: str | None) -> None:
     try:
-        with open(tree.referrers_door(found.digest, artifact_type), "rb"):
+        with open(tree.referrers_file(found.digest, artifact_type), "rb"):
             pass
     except OSError as error:
         raise tree.failure(error, found.digest, found.subject, tree.referrers(found.digest)) from None

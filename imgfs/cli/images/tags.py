@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from imgfs.cli.failure import from_os_error, tell
+from imgfs.cli.failure import from_os_error, report_line
 from imgfs.cli.options import Command, format_option, mountpoint_option, quiet_option
 from imgfs.cli.table import render_json
 from imgfs.cli.tree import Tree
@@ -26,14 +26,14 @@ def tags(place: str, mountpoint: str, form: str, *, quiet: bool) -> None:
     host, repository = expand_repository(place)
     full = f"{host}/{repository}" if repository else host
     if full != place and not quiet:
-        tell(f"{place} stands for {full}")
+        report_line(f"{place} stands for {full}")
     names = _read(tree, host, repository)
     click.echo(render_json(names) if form == "json" else "\n".join(names), nl=form == "json" or bool(names))
 
 
 def _read(tree: Tree, host: str, repository: str) -> list[str]:
     try:
-        with open(tree.list_door(host, repository), encoding="utf-8") as file:
+        with open(tree.list_file(host, repository), encoding="utf-8") as file:
             return file.read().splitlines()
     except OSError as error:
         subject = f"{host}/{repository}" if repository else host
