@@ -16,7 +16,7 @@ from imgfs.cli.images import push
 from imgfs.execution.records.record import Container, ContainerStatus, DeletedContainer, InstalledRuntime
 from imgfs.execution.state_documents import state_document
 from imgfs.transfer.image_status import ImageStatus, PartStatus
-from imgfs.transfer.push.report import Part, Report
+from imgfs.transfer.push.report import PushPart, PushReport
 from imgfs.transfer.transfer_status import TransferStatus
 
 CONTAINER = Container(
@@ -53,8 +53,8 @@ def required(declared: type) -> set[str]:
         (PartStatus, tree.ImagePart),
         (ImageStatus, tree.ImageStatus),
         (TransferStatus, tree.TransferDocument),
-        (Part, push.PushedPart),
-        (Report, push.PushDocument),
+        (PushPart, push.PushedPart),
+        (PushReport, push.PushDocument),
         (InstalledRuntime, lookup.RuntimeDocument),
     ],
     ids=lambda declared: f"{declared.__module__}.{declared.__name__}",

@@ -178,4 +178,4 @@ def test_a_program_that_may_open_too_few_files_says_so(tree: PlainTree) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "Too many open files; " in done.stderr
-    assert "raise that (`ulimit -n`" in done.stderr
+    assert "raise it (`ulimit -n`" in done.stderr
