@@ -1,4 +1,4 @@
-"""Who asks a limiter for places, waits, holds and leaves, as a test tells him to."""
+"""Tasks that wait for slots of a limiter, hold them and release them, controlled by a test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 
 class Crowd:
-    """Tasks that take places and give them back when they are told to."""
+    """Tasks that acquire slots and release them on request."""
 
     def __init__(self, place: Callable[[str], AbstractAsyncContextManager[None]], nursery: trio.Nursery) -> None:
         self._place = place
@@ -26,12 +26,12 @@ class Crowd:
             await wait_all_tasks_blocked()
 
     async def go(self, number: int = 0) -> None:
-        """One who holds a place leaves."""
+        """Make one holder of the key release its slot."""
         self.holding[number][1].cancel()
         await wait_all_tasks_blocked()
 
     def inside(self) -> str:
-        """The keys of those who hold a place, in the order in which they got it."""
+        """The keys of the holders, in the order of admission."""
         return "".join(key for key, _ in self.holding)
 
     async def _hold(self, key: str, scope: trio.CancelScope) -> None:

@@ -1,4 +1,4 @@
-"""Places by turns: nobody waits for all of somebody else's, and no place is lost, whoever is cancelled."""
+"""FairLimiter: keys take turns, and no slot is lost by a cancellation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_keys_take_turns(nursery: trio.Nursery) -> None:
     assert order == "abcabaa"
 
 
-async def test_who_holds_nothing_gets_a_spare_place(nursery: trio.Nursery) -> None:
+async def test_a_key_without_a_slot_gets_a_spare_one(nursery: trio.Nursery) -> None:
     crowd = Crowd(FairLimiter(2, spare=1).slot, nursery)
     await crowd.come(*"aaab")
     assert crowd.inside() == "aab"
@@ -37,7 +37,7 @@ async def test_who_holds_nothing_gets_a_spare_place(nursery: trio.Nursery) -> No
     assert crowd.inside() == "aa", "a spare place is not for who has one"
 
 
-async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nursery) -> None:
+async def test_a_cancelled_waiter_does_not_delay_others(nursery: trio.Nursery) -> None:
     crowd = Crowd(FairLimiter(1).slot, nursery)
     await crowd.come(*"abb")
     crowd.waiting[0][1].cancel()
@@ -46,7 +46,7 @@ async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nurse
     assert crowd.inside() == "b"
 
 
-async def test_a_place_that_is_given_to_one_who_leaves_goes_on(nursery: trio.Nursery) -> None:
+async def test_a_slot_of_a_cancelled_waiter_is_passed_on(nursery: trio.Nursery) -> None:
     crowd = Crowd(FairLimiter(1).slot, nursery)
     await crowd.come(*"abc")
     crowd.holding[0][1].cancel()
@@ -66,7 +66,7 @@ async def test_a_cancelled_caller_holds_nothing(nursery: trio.Nursery) -> None:
 
 @pytest.mark.parametrize("spare", [0, 2])
 @given(steps=st.lists(st.tuples(st.sampled_from("abcd+-"), st.integers(0, 30)), max_size=60))
-def test_places_are_never_exceeded_and_never_idle(spare: int, steps: list[tuple[str, int]]) -> None:
+def test_slots_are_never_exceeded_and_never_idle(spare: int, steps: list[tuple[str, int]]) -> None:
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             crowd = Crowd(FairLimiter(3, spare).slot, nursery)

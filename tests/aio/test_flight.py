@@ -1,4 +1,4 @@
-"""Single flights: one run for all, shared and remembered failures, and the life of a flight that nobody waits for."""
+"""Single flights: one run for all waiters, shared and remembered failures, and flights without waiters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRACE, MEMORY = 10.0, 2.0
 
 
 class Work:
-    """Counts its runs and ends when told to."""
+    """Counts its runs and ends on request."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -49,7 +49,7 @@ async def flights(mock_clock: MockClock) -> AsyncIterator[Flights[int]]:
 
 
 class Waiter:
-    """A task that joins, and can be sent away."""
+    """A task that joins a flight and can be cancelled."""
 
     def __init__(self, nursery: trio.Nursery, flights: Flights[int], work: Callable[..., object]) -> None:
         self.scope = trio.CancelScope()
@@ -77,7 +77,7 @@ async def joined(nursery: trio.Nursery, flights: Flights[int], work: Work, count
 
 async def pass_time(clock: MockClock, seconds: float) -> None:
     clock.jump(seconds)
-    # One round for deadlines to be seen, one for what they end.
+    # One round in which deadlines expire, one round for the tasks that they end.
     await wait_all_tasks_blocked(0.001)
     await wait_all_tasks_blocked(0.001)
 
@@ -98,7 +98,7 @@ async def test_a_later_joiner_causes_another_run(flights: Flights[int], work: Wo
     assert [await flights.join("key", work), await flights.join("key", work)] == [1, 2]
 
 
-async def test_keys_fly_apart(flights: Flights[int], work: Work, nursery: trio.Nursery) -> None:
+async def test_each_key_has_its_own_flight(flights: Flights[int], work: Work, nursery: trio.Nursery) -> None:
     nursery.start_soon(flights.join, "other", work)
     await joined(nursery, flights, work)
     assert work.runs == 2
@@ -124,7 +124,7 @@ async def test_a_failure_is_shared_remembered_and_then_tried_again(
     assert await flights.join("key", work) == 2
 
 
-async def test_work_that_was_taken_away_is_no_failure_to_remember(flights: Flights[int], work: Work) -> None:
+async def test_cancelled_is_not_remembered_as_a_failure(flights: Flights[int], work: Work) -> None:
     work.go.set()
     work.error = Cancelled("the ref was removed")
     with pytest.raises(Cancelled, match="the ref was removed"):
@@ -153,7 +153,7 @@ async def test_failures_are_remembered_by_key(flights: Flights[int], work: Work)
     assert await flights.join("other", work) == 2
 
 
-async def test_a_cancelled_first_waiter_harms_nobody(
+async def test_a_cancelled_first_waiter_does_not_affect_others(
     flights: Flights[int], work: Work, nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
     first, second = await joined(nursery, flights, work, 2)
@@ -212,7 +212,7 @@ async def test_a_joiner_within_the_grace_keeps_it_flying(
     assert (second.result, work.runs, work.cancelled) == (1, 1, 0)
 
 
-async def test_the_grace_begins_anew_with_the_last_who_leaves(
+async def test_the_grace_period_starts_when_the_last_waiter_leaves(
     flights: Flights[int], work: Work, nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
     (first,) = await joined(nursery, flights, work)
@@ -226,7 +226,7 @@ async def test_the_grace_begins_anew_with_the_last_who_leaves(
     assert "key" not in flights
 
 
-async def test_a_cancelled_flight_tells_its_waiters_and_is_not_remembered(
+async def test_waiters_of_a_cancelled_flight_get_cancelled(
     flights: Flights[int], work: Work, nursery: trio.Nursery
 ) -> None:
     waiters = await joined(nursery, flights, work, 3)
@@ -238,9 +238,7 @@ async def test_a_cancelled_flight_tells_its_waiters_and_is_not_remembered(
     assert await flights.join("key", work) == 2
 
 
-async def test_who_comes_while_a_flight_ends_gets_a_flight_of_its_own(
-    flights: Flights[int], nursery: trio.Nursery
-) -> None:
+async def test_a_caller_during_the_end_of_a_flight_gets_a_new_one(flights: Flights[int], nursery: trio.Nursery) -> None:
     landed = trio.Event()
     runs: list[int] = []
 
@@ -276,7 +274,7 @@ async def test_who_comes_while_a_flight_ends_gets_a_flight_of_its_own(
         (OSError(5, "Input/output error"), StorageFailed, "state directory"),
     ],
 )
-async def test_an_unexpected_exception_becomes_an_error_of_ours_and_the_nursery_survives(
+async def test_an_unexpected_exception_becomes_an_imgfs_error_and_the_nursery_survives(
     flights: Flights[int], work: Work, raised: Exception, kind: type[ImgfsError], said: str
 ) -> None:
     work.go.set()
@@ -332,7 +330,7 @@ async def test_the_memory_of_failures_is_bounded(
     assert len(flights._failed) <= 10
 
 
-async def test_who_accompanies_a_flight_keeps_it_going_and_starts_none(
+async def test_accompany_keeps_a_flight_alive_and_starts_none(
     flights: Flights[int], work: Work, nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
     await flights.accompany("key")

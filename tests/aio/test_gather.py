@@ -1,4 +1,4 @@
-"""Waiting for several at once: results in order, one plain error, all ended by it."""
+"""gather and plain_nursery: results in order, one plain error that cancels the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline: order, one plain error whoever raised it, cancellation, and bounded memory."""
+"""The pipeline: order of pieces, one plain error, cancellation, and bounded memory."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_the_error_of_the_source_is_raised_as_itself() -> None:
     seen: list[bytes] = []
     with pytest.raises(Malformed, match="cut"):
         await run_pipeline(broken(), lambda piece: [piece], sink(seen))
-    assert seen == [b"x"]  # what came before the error goes through
+    assert seen == [b"x"]  # pieces before the error pass all stages
 
 
 async def test_cancellation_ends_source_and_stages() -> None:

@@ -1,4 +1,4 @@
-"""Reading from the event loop: exact bytes whether cached or not, and files that are shorter than they should be."""
+"""Reading from the event loop: exact bytes, cached or not, and files that are too short."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_exactly_the_bytes_asked_for(file: int, size: int, offset: int) ->
     assert read_exactly(file, size, offset, "it") == expected
 
 
-async def test_what_is_not_cached_is_read_in_a_thread(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_uncached_bytes_are_read_in_a_thread(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise BlockingIOError
 
@@ -39,7 +39,7 @@ async def test_what_is_not_cached_is_read_in_a_thread(file: int, monkeypatch: py
     assert await read_at(file, 10, 7, "it") == CONTENT[7:17]
 
 
-async def test_what_is_half_cached_is_read_in_a_thread(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_partly_cached_bytes_are_read_in_a_thread(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "preadv", lambda *_: 4)
     assert await read_at(file, 10, 7, "it") == CONTENT[7:17]
 
@@ -51,9 +51,7 @@ async def test_reads_that_come_in_parts_are_joined(file: int, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("size", "offset"), [(1, len(CONTENT)), (2, len(CONTENT) - 1), (10, 10**9)])
-async def test_a_file_that_is_too_short_is_a_storage_failure_and_never_short_data(
-    file: int, size: int, offset: int
-) -> None:
+async def test_a_short_file_is_a_storage_failure(file: int, size: int, offset: int) -> None:
     assert read_cached(file, size, offset) is None
     with pytest.raises(StorageFailed, match="layer x: is cut short on disk"):
         await read_at(file, size, offset, "layer x")

@@ -1,4 +1,4 @@
-"""Worker threads: results, errors, cancellation that waits, and two limiters that do not hold each other up."""
+"""Worker threads: results, errors, cancellation that waits, and limiters that do not delay each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A limiter of what differs in weight: never more than fits, never idle, and none waits for ever."""
+"""WeightedLimiter: never exceeded, never idle, and no key waits for ever."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ WEIGHTS = {"a": 1, "b": 3, "c": 6, "d": 10, "e": 25}
 
 
 def crowd_of(nursery: trio.Nursery, limiter: WeightedLimiter | None = None) -> Crowd:
-    """Who wants places of one limiter, by WEIGHTS."""
+    """Return tasks that use one limiter with WEIGHTS."""
     limiter = WeightedLimiter(SIZE) if limiter is None else limiter
     return Crowd(lambda key: limiter.slot(key, WEIGHTS[key]), nursery)
 
 
 def inside(crowd: Crowd) -> str:
-    """The keys of those inside, sorted: who comes in together does so in any order."""
+    """Return the keys of the holders, sorted, because keys admitted together have no order."""
     return "".join(sorted(crowd.inside()))
 
 
-async def test_as_much_as_fits_comes_in_and_the_rest_in_order(nursery: trio.Nursery) -> None:
+async def test_keys_that_fit_are_admitted_and_the_rest_in_order(nursery: trio.Nursery) -> None:
     crowd = crowd_of(nursery)
     await crowd.come(*"cbda")
     assert inside(crowd) == "bc", "who comes last does not overtake, though he would fit"
@@ -38,7 +38,7 @@ async def test_as_much_as_fits_comes_in_and_the_rest_in_order(nursery: trio.Nurs
     assert inside(crowd) == "a"
 
 
-async def test_one_larger_than_all_is_alone(nursery: trio.Nursery) -> None:
+async def test_a_key_heavier_than_the_limit_runs_alone(nursery: trio.Nursery) -> None:
     crowd = crowd_of(nursery)
     await crowd.come(*"aea")
     assert inside(crowd) == "aa"
@@ -50,7 +50,7 @@ async def test_one_larger_than_all_is_alone(nursery: trio.Nursery) -> None:
     assert inside(crowd) == "b"
 
 
-async def test_a_key_counts_once_and_who_uses_it_may_come_in_again(nursery: trio.Nursery) -> None:
+async def test_a_key_counts_once_and_may_be_used_again(nursery: trio.Nursery) -> None:
     limiter = WeightedLimiter(SIZE)
     crowd = crowd_of(nursery, limiter)
     await crowd.come(*"ddbd")
@@ -64,14 +64,14 @@ async def test_a_key_counts_once_and_who_uses_it_may_come_in_again(nursery: trio
     assert "d" not in limiter
 
 
-async def test_those_who_wait_for_one_key_come_in_together(nursery: trio.Nursery) -> None:
+async def test_waiters_of_one_key_are_admitted_together(nursery: trio.Nursery) -> None:
     crowd = crowd_of(nursery)
     await crowd.come(*"dccb")
     await crowd.go()
     assert inside(crowd) == "bcc"
 
 
-async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nursery) -> None:
+async def test_a_cancelled_waiter_does_not_delay_others(nursery: trio.Nursery) -> None:
     crowd = crowd_of(nursery)
     await crowd.come(*"cdab")
     crowd.waiting[0][1].cancel()
@@ -79,7 +79,7 @@ async def test_one_who_leaves_the_queue_keeps_nobody_waiting(nursery: trio.Nurse
     assert inside(crowd) == "abc"
 
 
-async def test_who_is_cancelled_as_he_is_let_in_holds_nothing(nursery: trio.Nursery) -> None:
+async def test_a_waiter_cancelled_during_admission_holds_nothing(nursery: trio.Nursery) -> None:
     crowd = crowd_of(nursery)
     await crowd.come(*"dcb")
     crowd.holding[0][1].cancel()

@@ -1,4 +1,4 @@
-"""A store in memory, archives out of it, and archives back into another one: all that needs no mount."""
+"""A store in memory, and helpers to create archives and to import them without a mount."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Members = Sequence[tuple[str, bytes]]
 
 
 class MemoryStore:
-    """The Store of the contract, and the Blobs of an export."""
+    """An ArchiveStore and ArchiveBlobs in memory."""
 
     def __init__(self, blobs: Mapping[Digest, bytes] | None = None) -> None:
         self.blobs = dict(blobs or {})
         self.most = 0
-        """The longest piece that was asked for."""
+        """The longest piece that was requested."""
 
     def size_of(self, digest: Digest) -> int | None:
         return len(self.blobs[digest]) if digest in self.blobs else None
@@ -74,7 +74,7 @@ class MemoryStore:
 
 
 def blobs_of(made: Image | BuiltIndex) -> dict[Digest, bytes]:
-    """Every blob of an image, its documents too."""
+    """Return every blob of an image, including its documents."""
     images = made.images if isinstance(made, BuiltIndex) else (made,)
     found = {made.digest: made.document}
     for one in images:
@@ -83,12 +83,12 @@ def blobs_of(made: Image | BuiltIndex) -> dict[Digest, bytes]:
 
 
 def listed(made: Image | BuiltIndex, *names: str) -> Listed:
-    """The image as an archive lists it."""
+    """Return the image as an archive lists it."""
     return Listed(Descriptor(made.digest, len(made.document), made.media_type, platform=made.platform), names)
 
 
 def oci_tar(images: Iterable[Listed], store: MemoryStore) -> bytes:
-    """The tar of an OCI layout with these images and all that they need."""
+    """Return the tar of an OCI layout with these images and all their blobs."""
     found, closure = list(images), Closure()
     for one in found:
         closure.add(one.descriptor, store)
@@ -97,7 +97,7 @@ def oci_tar(images: Iterable[Listed], store: MemoryStore) -> bytes:
 
 
 def docker_archive(images: Iterable[tuple[Image, Sequence[str]]]) -> bytes:
-    """The docker-archive of these images with these tags."""
+    """Return the docker-archive of these images with these tags."""
     found = list(images)
     tars = {layer.diff_id: layer.tar for image, _ in found for layer in image.layers}
     exports = [DockerExport(image.config, tuple(image.diff_ids), tuple(tags)) for image, tags in found]
@@ -107,12 +107,12 @@ def docker_archive(images: Iterable[tuple[Image, Sequence[str]]]) -> bytes:
 
 
 def stream(data: bytes, piece: int = 1000) -> PieceStream:
-    """Bytes that go by once, as out of a pipe."""
+    """Return a stream that can be read once, like a pipe."""
     return PieceStream(data[at : at + piece] for at in range(0, len(data), piece))
 
 
 def imported(data: bytes, store: MemoryStore, piece: int = 1000) -> Imported:
-    """Import a tar that goes by once."""
+    """Import a tar from a stream that can be read once."""
     return _import(TarContents(stream(data, piece), store), store)
 
 
@@ -122,7 +122,7 @@ def imported_directory(path: Path, store: MemoryStore) -> Imported:
 
 
 def tar(members: Iterable[tuple[str, bytes] | tarfile.TarInfo], format: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar of files, and of whatever else a TarInfo says."""
+    """Return a tar of files and of other members, which are given as TarInfo."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=format) as archive:
         for one in members:
@@ -136,26 +136,26 @@ def tar(members: Iterable[tuple[str, bytes] | tarfile.TarInfo], format: int = ta
 
 
 def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
-    """A link."""
+    """Return a link member."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
     return info
 
 
 def members_of(data: bytes) -> dict[str, bytes]:
-    """The files of a tar by name, as Python's own reader sees them."""
+    """Return the files of a tar by name, as Python's tarfile reads them."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         return {one.name: _content(archive, one) for one in archive if one.isfile()}
 
 
 def layout_members(made: Image | BuiltIndex, *names: str) -> dict[str, bytes]:
-    """The files of an OCI layout that holds one image."""
+    """Return the files of an OCI layout that holds one image."""
     files = {f"blobs/{digest.algorithm}/{digest.hex}": data for digest, data in blobs_of(made).items()}
     return files | {"index.json": write_index([listed(made, *names)]), "oci-layout": LAYOUT}
 
 
 def saved(made: Image, *tags: str) -> dict[str, bytes]:
-    """What docker before version 25 saves: layers in directories of their own, manifest.json last."""
+    """Return the files that docker before version 25 saves: one directory for each layer, manifest.json last."""
     config = f"{Digest.of(made.config).hex}.json"
     files: dict[str, bytes] = {}
     layers: list[str] = []

@@ -1,4 +1,4 @@
-"""Properties: export, then import into a fresh store, is identity, whatever the order of members and pieces."""
+"""Property tests: export and import into an empty store is the identity, for any order of members and pieces."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NAMES = st.one_of(WORDS, st.builds(lambda one, two: f"r.io/{one}:{two}", WORDS, 
 
 @st.composite
 def everything(draw: st.DrawFn) -> Image | BuiltIndex:
-    """An image, or an index of two platforms and an attestation."""
+    """Return an image, or an index of two platforms and an attestation."""
     made = draw(IMAGES)
     if draw(st.booleans()):
         return made
@@ -71,7 +71,7 @@ def test_export_and_import_into_a_fresh_store_is_identity(
 
 @given(st.lists(IMAGES, min_size=1, max_size=3), st.randoms(), st.integers(1, 5000))
 @settings(max_examples=40)
-def test_docker_archive_is_the_config_and_the_tars_whatever_they_were_packed_with(
+def test_docker_archive_has_the_config_and_the_tars_whatever_their_compression(
     made: list[Image], shuffler: random.Random, piece: int
 ) -> None:
     archive = docker_archive([(one, [f"r.io/x:{number}"]) for number, one in enumerate(made)])
@@ -107,7 +107,7 @@ def test_compressed_archives_and_compressed_layers_in_them_are_read(made: Image,
 
 @contextmanager
 def _file(data: bytes) -> Generator[BinaryIO]:
-    """An open file, so that it has a descriptor."""
+    """Return an open file that has a descriptor."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(0)

@@ -1,4 +1,4 @@
-"""Archives that lie, lack something or mean harm: one error that names it, in bounded memory, and nothing is listed."""
+"""Hostile and incomplete archives: one error that names the problem, bounded memory, and no image is listed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def oci(**changes: bytes) -> Files:
 
 
 def docker(**changes: Any) -> Files:
-    """A docker-archive whose manifest.json says something else."""
+    """Return a docker-archive with this manifest.json."""
     files = saved(BOX, "box:1")
     [entry] = json.loads(files["manifest.json"])
     return files | {"manifest.json": json.dumps([entry | changes]).encode()}
@@ -77,7 +77,7 @@ def listing(*descriptors: dict[str, Any]) -> bytes:
 
 
 def rewritten(change: Callable[[dict[str, Any]], object]) -> Files:
-    """A layout whose manifest was changed and has its true digest again."""
+    """Return a layout with a changed manifest under its correct digest."""
     document = json.loads(BOX.document)
     change(document)
     data = json.dumps(document).encode()
@@ -95,7 +95,7 @@ def nested(depth: int) -> Files:
 
 
 def other_diff_ids() -> Files:
-    """A config that promises other tars than the layers hold."""
+    """Return a config with other diff IDs than the layers have."""
     config = json.loads(BOX.config) | {"rootfs": {"type": "layers", "diff_ids": [Digest.of(b"x"), Digest.of(b"y")]}}
     data = json.dumps(config).encode()
     files = rewritten(lambda document: document["config"].update(digest=Digest.of(data), size=len(data)))
@@ -235,13 +235,13 @@ def test_members_that_harm_are_refused(case: str) -> None:
         imported(tar([*members, *docker().items()]), MemoryStore())
 
 
-def test_links_that_go_round_are_refused() -> None:
+def test_links_that_form_a_loop_are_refused() -> None:
     members = [*docker(Layers=["x"]).items(), link("x", "y"), link("y", "x")]
     with pytest.raises(Malformed, match="form a loop"):
         imported(tar(members), MemoryStore())
 
 
-def test_name_that_is_no_text_is_refused() -> None:
+def test_name_that_is_not_utf_8_is_refused() -> None:
     data = bytearray(tar([("xx", b"1")], tarfile.USTAR_FORMAT))
     data[0] = 0xFF
     data[148:156] = b"%06o\0 " % (sum(data[:148]) + sum(data[156:512]) + 8 * 32)
@@ -267,7 +267,7 @@ def test_archive_cut_anywhere_is_truncated_or_lacks_something(files: Files) -> N
 
 
 @pytest.mark.parametrize("claimed", [100 << 20, 1 << 60])
-def test_what_a_header_claims_takes_no_memory(claimed: int) -> None:
+def test_claims_of_a_header_allocate_no_memory(claimed: int) -> None:
     for name, kind in (("index.json", b"0"), ("x", b"x"), ("x", b"L"), ("x.tar", b"0"), (blob(BOX.digest), b"0")):
         info = tarfile.TarInfo(name)
         info.size, info.type = claimed, kind
@@ -286,7 +286,7 @@ def test_too_many_members_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE])
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_path_that_no_path_may_have_is_refused(kind: bytes, form: int) -> None:
+def test_path_over_the_limit_is_refused(kind: bytes, form: int) -> None:
     members = []
     for name, target in (("a/" * 2048, ""), ("x", "a/" * 2049)) if kind == tarfile.SYMTYPE else (("a/" * 2049, ""),):
         info = tarfile.TarInfo(name)
@@ -325,7 +325,7 @@ def test_end_blocks_may_miss_and_all_of_a_pipe_is_read() -> None:
     assert pipe.read(1) == b""
 
 
-def test_child_that_is_missing_beside_others_costs_only_itself() -> None:
+def test_one_missing_child_of_an_index_is_skipped() -> None:
     store = MemoryStore()
     found = imported(tar(without(layout_members(BOTH), blob(OTHER.digest)).items()), store)
     assert [one.digest for one in found.closure.missing] == [OTHER.digest]
@@ -361,14 +361,14 @@ def test_compressed_archive_that_is_cut_off_is_truncated(kind: Compression, tmp_
             TarContents(open_stream(file, COMPRESSIONS), MemoryStore())
 
 
-def test_file_that_somebody_has_read_a_part_of_begins_there(tmp_path: Path) -> None:
+def test_partly_read_file_continues_at_its_position(tmp_path: Path) -> None:
     (tmp_path / "both").write_bytes(b"a header of his own" + tar(oci().items()))
     with (tmp_path / "both").open("rb") as file:
         file.read(19)
         assert TarContents(open_stream(file, COMPRESSIONS), MemoryStore()).named("oci-layout")
 
 
-def test_child_that_is_there_must_be_whole() -> None:
+def test_present_child_must_be_complete() -> None:
     with pytest.raises(NotFound, match=str(OTHER.layers[0].digest)):
         imported(tar(without(layout_members(BOTH), blob(OTHER.layers[0].digest)).items()), MemoryStore())
 

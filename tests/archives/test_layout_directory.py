@@ -1,4 +1,4 @@
-"""A layout as a directory: added to, interrupted and gone on with, never wrong under a final name."""
+"""A layout as a directory: extended, interrupted and continued; final names never hold wrong bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER = image([layer([File("a", b"3")])])
 
 
 def export(path: Path, made: Image, *names: str, store: MemoryStore | None = None) -> list[int]:
-    """Write it; returns the sizes of the pieces that went by."""
+    """Write the layout; return the sizes of the pieces."""
     store, moved = store or MemoryStore(blobs_of(made)), list[int]()
     sizes = {digest: len(data) for digest, data in blobs_of(made).items()}
     write_layout(path, [listed(made, *names)], sizes, store.pieces, moved.append)
@@ -47,7 +47,7 @@ def test_images_are_added_and_a_name_moves(tmp_path: Path) -> None:
     assert len(json.loads((path / "index.json").read_bytes())["manifests"]) == 3
 
 
-def test_what_it_does_not_know_stays_as_it_was(tmp_path: Path) -> None:
+def test_unknown_files_and_entries_stay_unchanged(tmp_path: Path) -> None:
     export(tmp_path, BOX, "box")
     index = json.loads((tmp_path / "index.json").read_bytes())
     index["manifests"][0] |= {"artifactType": "x", "data": "eA==", "annotations": {"org.example": "y"}}
@@ -57,7 +57,7 @@ def test_what_it_does_not_know_stays_as_it_was(tmp_path: Path) -> None:
 
 
 class Torn(MemoryStore):
-    """Its source fails in the middle of one blob."""
+    """Write a layout whose source fails in the middle of one blob."""
 
     def __init__(self, made: Image, digest: Digest) -> None:
         super().__init__(blobs_of(made))
@@ -86,7 +86,7 @@ def test_interrupted_at_any_blob_it_is_a_layout_and_goes_on_with_the_rest(tmp_pa
         assert found(path)["box"] == BOX.digest
 
 
-def test_what_a_killed_export_left_is_swept_and_damaged_blobs_are_written_again(tmp_path: Path) -> None:
+def test_temporary_files_are_swept_and_damaged_blobs_rewritten(tmp_path: Path) -> None:
     export(tmp_path, BOX, "box")
     shelf = tmp_path / "blobs/sha256"
     for place in (tmp_path, shelf):
@@ -101,7 +101,7 @@ def test_what_a_killed_export_left_is_swept_and_damaged_blobs_are_written_again(
     assert found(tmp_path) == {"box": BOX.digest}
 
 
-def test_export_that_was_killed_before_anything_was_named_goes_on(tmp_path: Path) -> None:
+def test_export_that_was_killed_before_the_first_name_continues(tmp_path: Path) -> None:
     (tmp_path / temporary_name()).write_bytes(b"{")
     export(tmp_path, BOX, "box")
     assert sorted(os.listdir(tmp_path)) == ["blobs", "index.json", "oci-layout"]
@@ -112,7 +112,7 @@ def test_progress_counts_what_was_there_too(tmp_path: Path) -> None:
     assert sum(export(tmp_path, BOX)) == sum(export(tmp_path, BOX)) == total
 
 
-def test_wrong_bytes_get_no_name(tmp_path: Path) -> None:
+def test_wrong_bytes_get_no_final_name(tmp_path: Path) -> None:
     wrong = blobs_of(BOX) | {BOX.layers[0].digest: b"wrong"}
     with pytest.raises(VerificationFailed):
         export(tmp_path, BOX, store=MemoryStore(wrong))
@@ -120,8 +120,8 @@ def test_wrong_bytes_get_no_name(tmp_path: Path) -> None:
     assert not (tmp_path / "index.json").exists()
 
 
-def test_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    """Also what is called as temporary files are: here they are somebody's."""
+def test_directory_that_is_not_a_layout_is_not_changed(tmp_path: Path) -> None:
+    """Files with the names of temporary files belong to the user here."""
     (tmp_path / "thesis.tex").write_text("x")
     (tmp_path / ".tmp-drafts").mkdir()
     (tmp_path / ".tmp-drafts/one").write_text("x")
@@ -133,7 +133,7 @@ def test_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", [b"", b"[]", b"{}", b'{"manifests":[1]}', b"[" * 100])
-def test_index_that_is_none_is_refused_and_stays(tmp_path: Path, index: bytes) -> None:
+def test_malformed_index_is_refused_and_stays(tmp_path: Path, index: bytes) -> None:
     export(tmp_path, BOX)
     (tmp_path / "index.json").write_bytes(index)
     with pytest.raises(Malformed):

@@ -1,4 +1,4 @@
-"""Disks for tests: one that fails on order, and one that writes down what it does, so that crashes can be replayed."""
+"""Disks for tests: one that fails on request, and one that logs its operations, so that crashes can be replayed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgfs.disk.calls import HostDisk
 
 
 class FaultyDisk(HostDisk):
-    """Counts calls; `errors` makes a call fail, `room` is how many bytes may still be written."""
+    """Counts calls; `errors` makes calls fail, `room` is the number of bytes that may still be written."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -85,7 +85,7 @@ class Op:
     data: bytes = b""
 
     def is_synced_by(self, later: Op) -> bool:
-        """Whether `later` makes this durable; a rename is whole, in its target's directory."""
+        """Whether `later` makes this durable. A rename is atomic and belongs to its target's directory."""
         if self.kind in ("write", "truncate"):
             return later.kind == "fsync" and later.inode == self.inode
         where = self.to[0] if self.kind == "rename" else self.inode
@@ -98,7 +98,7 @@ class Op:
 
 
 class Recorder(HostDisk):
-    """Does everything on the real disk below `root`, and logs it in the order in which it took effect."""
+    """Performs everything on the real disk below `root`, and logs the operations in the order of their effect."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.stat().st_ino
@@ -167,7 +167,7 @@ class _Node:
 
 
 class Crash:
-    """The state that a disk shows after a crash: some operations of a log, done in order."""
+    """The state of a disk after a crash: some operations of a log, applied in order."""
 
     def __init__(self, root: int, ops: list[Op]) -> None:
         self._root = _Node(names={})
@@ -176,7 +176,7 @@ class Crash:
             self._do(op)
 
     def lay_out(self, at: Path) -> None:
-        """Make it real in the new directory `at`."""
+        """Create this state in the new directory `at`."""
         _lay_out(self._root, at)
 
     def _do(self, op: Op) -> None:
@@ -218,7 +218,7 @@ def _lay_out(node: _Node, at: Path) -> None:
 
 
 def _fates(op: Op) -> list[Op | None]:
-    """What may become of an operation that no sync covers."""
+    """The possible fates of an operation that no sync covers."""
     if op.kind == "write":
         half = Op("write", op.inode, offset=op.offset, data=op.data[: len(op.data) // 2])
         hole = Op("write", op.inode, offset=op.offset, data=bytes(len(op.data)))

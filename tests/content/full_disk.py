@@ -1,4 +1,4 @@
-"""A disk of a few pages, so that it fills up at once; and system calls that fail on order."""
+"""A disk of a few pages, which fills up at once, and system calls that fail on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def small_disk(at: Path, size: int) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Leave no byte free; returns the file to remove again."""
+    """Fill the disk completely; return the file to remove later."""
     path = disk / "filler"
     with path.open("wb", buffering=0) as file:
         try:
@@ -37,7 +37,7 @@ def fill(disk: Path) -> Path:
 
 
 class Calls:
-    """Every fsync, rename and link, in order, by the path it was about. `fail` makes one of them fail."""
+    """Record the path of every fsync, rename and link, in order. `fail` makes one of them fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[str, str]] = []

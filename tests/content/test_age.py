@@ -1,4 +1,4 @@
-"""How old something is, whatever happens to the clock."""
+"""The age of objects when the wall clock is set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SECOND = 10**9
 
 
 class Clocks:
-    """A wall clock that can be set, and one that only goes on."""
+    """A wall clock that can be set, and a clock that cannot."""
 
     def __init__(self) -> None:
         self.wall = 1_000_000 * DAY * _SECOND
@@ -20,11 +20,11 @@ class Clocks:
         self.boot += days * DAY * _SECOND
 
     def touched(self, days_ago: int = 0) -> LastTouch:
-        """What an earlier process touched."""
+        """Return an object that an earlier process used."""
         return LastTouch(self.wall - days_ago * DAY * _SECOND, lambda: self.wall, lambda: self.boot)
 
 
-def test_it_grows_old_by_time_alone() -> None:
+def test_age_grows_with_time() -> None:
     clocks = Clocks()
     before, now = clocks.touched(days_ago=3), clocks.touched()
     now.now()
@@ -34,17 +34,17 @@ def test_it_grows_old_by_time_alone() -> None:
     assert before.age() == 0
 
 
-def test_a_clock_that_is_set_makes_nothing_old() -> None:
+def test_setting_the_clock_does_not_increase_the_age() -> None:
     clocks = Clocks()
     clocks.wall -= 365 * DAY * _SECOND
     touched = clocks.touched()
-    touched.now()  # while the clock was behind
+    touched.now()  # while the wall clock is behind
     clocks.wall += 365 * DAY * _SECOND
     clocks.go_on(1)
     assert touched.age() == DAY
 
 
-def test_what_was_touched_in_the_future_is_young() -> None:
+def test_a_time_in_the_future_counts_as_now() -> None:
     clocks = Clocks()
     before, here = clocks.touched(), clocks.touched()
     here.now()

@@ -1,4 +1,4 @@
-"""Group commit: many at once share the disk's syncs, and each keeps the order and its own error."""
+"""Group commit: concurrent commits share the disk's syncs; each keeps the durable order and gets its own error."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ async def test_within_a_batch_bytes_come_before_names_before_directories(tmp_pat
         os.close(file)
 
 
-async def test_one_that_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_file_does_not_affect_the_rest_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = FaultyDisk()
     store = ContentStore(tmp_path, disk=disk)
     bad, _ = blob(7)
@@ -88,7 +90,7 @@ async def test_one_that_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("call", ["fsync", "mkdir", "rename", "fsync_directory"])
-async def test_what_fails_for_all_is_acknowledged_to_nobody(tmp_path: Path, call: str) -> None:
+async def test_a_failure_of_the_whole_batch_is_raised_to_every_caller(tmp_path: Path, call: str) -> None:
     disk = FaultyDisk()
     store = ContentStore(tmp_path, disk=disk)
     disk.errors[call] = errno.EIO

@@ -1,4 +1,4 @@
-"""Copies of what passes by: written in threads, seen as they grow, resumed, given up, and worth no error to anybody."""
+"""Layer copies: written in threads, visible as they grow, resumed, given up; a failing copy never fails the pass."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def opened(ingests: IngestStore) -> LayerCopy:
 
 
 async def passes(copy: LayerCopy, end: int, step: int = STEP) -> None:
-    """What a pass does with a stream that comes to `end`."""
+    """Feed the copy as a pass does, up to offset `end`."""
     running = RunningDigest.start("sha256")
     while running.position < end:
         piece = DATA[running.position : min(running.position + step, end)]
@@ -55,7 +55,7 @@ async def prefix(copy: LayerCopy) -> bytes:
     return b"".join([piece async for piece in copy.prefix()])
 
 
-async def test_it_is_seen_as_it_grows_and_its_digest_is_the_passs(ingests: IngestStore) -> None:
+async def test_status_shows_the_growing_copy_with_the_digest_of_the_pass(ingests: IngestStore) -> None:
     copy = await opened(ingests)
     for end in (STEP, 4 * STEP):
         await passes(copy, end)
@@ -67,7 +67,7 @@ async def test_it_is_seen_as_it_grows_and_its_digest_is_the_passs(ingests: Inges
 
 
 @pytest.mark.parametrize("step", [STEP, 1700, len(DATA)])
-async def test_it_goes_on_where_it_ended_also_after_a_restart(
+async def test_a_copy_resumes_at_its_end_also_after_a_restart(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk, step: int
 ) -> None:
     copy = await opened(ingests)
@@ -86,7 +86,7 @@ async def test_it_goes_on_where_it_ended_also_after_a_restart(
     await last.close(keep=False)
 
 
-async def test_anybody_can_commit_what_is_left(content: ContentStore, ingests: IngestStore) -> None:
+async def test_the_bytes_of_a_broken_copy_can_be_committed(content: ContentStore, ingests: IngestStore) -> None:
     copy = await opened(ingests)
     await passes(copy, 3000)
     with pytest.raises(Busy):
@@ -100,7 +100,7 @@ async def test_anybody_can_commit_what_is_left(content: ContentStore, ingests: I
         await opened(ingests)
 
 
-async def test_a_resumed_prefix_is_not_hashed_until_somebody_asks(
+async def test_the_prefix_of_a_copy_is_hashed_only_on_request(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
 ) -> None:
     copy = await opened(ingests)
@@ -117,7 +117,7 @@ async def test_a_resumed_prefix_is_not_hashed_until_somebody_asks(
 
 
 @pytest.mark.parametrize(("end", "keep"), [(0, True), (0, False), (STEP, False)])
-async def test_what_is_not_worth_keeping_leaves_no_trace_and_costs_no_sync(
+async def test_a_copy_that_is_not_kept_leaves_no_trace_and_costs_no_sync(
     tmp_path: Path, ingests: IngestStore, disk: FaultyDisk, end: int, keep: bool
 ) -> None:
     disk.calls.clear()
@@ -129,7 +129,7 @@ async def test_what_is_not_worth_keeping_leaves_no_trace_and_costs_no_sync(
     assert not {"fsync", "fsync_directory"} & set(disk.calls)
 
 
-async def test_only_the_clock_syncs_it(
+async def test_only_the_timer_syncs_a_copy(
     ingests: IngestStore,
     disk: FaultyDisk,
     mock_clock: MockClock,
@@ -150,7 +150,7 @@ async def test_only_the_clock_syncs_it(
     await copy.close(keep=True)
 
 
-async def test_after_a_power_cut_only_what_was_synced_is_believed(
+async def test_after_a_power_cut_only_synced_bytes_are_trusted(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
 ) -> None:
     copy = await opened(ingests)
@@ -163,7 +163,7 @@ async def test_after_a_power_cut_only_what_was_synced_is_believed(
     await again.close(keep=True)
 
 
-async def test_a_full_disk_ends_it_and_what_fitted_stays(ingests: IngestStore, disk: FaultyDisk) -> None:
+async def test_a_full_disk_stops_the_copy_and_keeps_its_bytes(ingests: IngestStore, disk: FaultyDisk) -> None:
     copy = await opened(ingests)
     disk.room = 2500
     await passes(copy, 5000)
@@ -177,7 +177,7 @@ async def test_a_full_disk_ends_it_and_what_fitted_stays(ingests: IngestStore, d
     await again.close(keep=False)
 
 
-async def test_it_is_given_up_for_enough_room_and_then_leaves_nothing(tmp_path: Path, ingests: IngestStore) -> None:
+async def test_a_copy_is_given_up_if_that_frees_enough_space(tmp_path: Path, ingests: IngestStore) -> None:
     copy = await opened(ingests)
     assert not await trio.to_thread.run_sync(copy.give_up, 0)
     await passes(copy, 5000)
@@ -191,14 +191,14 @@ async def test_it_is_given_up_for_enough_room_and_then_leaves_nothing(tmp_path: 
     assert (list(ingests), os.listdir(tmp_path / "ingest")) == ([], [])
 
 
-async def test_a_record_vouches_for_no_bytes_that_come_after_it_was_given_up(
+async def test_after_giving_up_the_record_claims_no_later_bytes(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
 ) -> None:
     copy = await opened(ingests)
     await passes(copy, 5000)
     await ingests.sync()
     assert await trio.to_thread.run_sync(copy.give_up, 0)
-    # Here the daemon is killed.
+    # The daemon is killed here.
     killed = IngestStore(content, nursery, "era")
     again = await opened(killed)
     assert again.start == 0
@@ -209,7 +209,7 @@ async def test_a_record_vouches_for_no_bytes_that_come_after_it_was_given_up(
     await cut.close(keep=False)
 
 
-async def test_removing_the_ref_is_told_at_once_and_writes_to_nobodys_file(
+async def test_removing_the_ref_stops_the_copy_at_once(
     tmp_path: Path, ingests: IngestStore, nursery: trio.Nursery
 ) -> None:
     copy = await opened(ingests)
@@ -221,7 +221,7 @@ async def test_removing_the_ref_is_told_at_once_and_writes_to_nobodys_file(
     assert (list(ingests), os.listdir(tmp_path / "ingest")) == ([], [])
 
 
-async def test_it_ends_where_the_disk_loses_what_it_took(ingests: IngestStore, disk: FaultyDisk) -> None:
+async def test_a_failed_sync_ends_the_copy(ingests: IngestStore, disk: FaultyDisk) -> None:
     copy = await opened(ingests)
     await passes(copy, 2000)
     await ingests.sync()
@@ -237,7 +237,7 @@ async def test_it_ends_where_the_disk_loses_what_it_took(ingests: IngestStore, d
     await again.close(keep=True)
 
 
-async def test_what_the_disk_does_not_give_back_is_wrong_bytes(ingests: IngestStore) -> None:
+async def test_a_prefix_that_cannot_be_read_is_a_verification_failure(ingests: IngestStore) -> None:
     copy = await opened(ingests)
     await passes(copy, 3000)
     await copy.close(keep=True)
@@ -248,7 +248,7 @@ async def test_what_the_disk_does_not_give_back_is_wrong_bytes(ingests: IngestSt
     await again.close(keep=False)
 
 
-async def test_a_ref_with_a_writer_is_busy_and_a_smaller_promise_too_large(ingests: IngestStore) -> None:
+async def test_a_ref_with_a_writer_is_busy_and_a_smaller_total_is_too_large(ingests: IngestStore) -> None:
     copy = await opened(ingests)
     with pytest.raises(Busy):
         await opened(ingests)
@@ -259,7 +259,7 @@ async def test_a_ref_with_a_writer_is_busy_and_a_smaller_promise_too_large(inges
     await (await opened(ingests)).close(keep=False)
 
 
-async def test_only_an_idle_one_is_reclaimed(ingests: IngestStore) -> None:
+async def test_only_an_ingest_without_a_writer_is_reclaimed(ingests: IngestStore) -> None:
     copy = await opened(ingests)
     await passes(copy, 3000)
     seen = ingests.status(REF)
@@ -275,7 +275,7 @@ async def test_only_an_idle_one_is_reclaimed(ingests: IngestStore) -> None:
         await ingests.reclaim(seen)
 
 
-async def test_who_is_interrupted_while_he_reclaims_leaves_it_to_the_next(ingests: IngestStore) -> None:
+async def test_a_cancelled_reclaim_can_be_repeated(ingests: IngestStore) -> None:
     async with await ingests.open("r") as writer:
         await writer.write(b"some")
     with trio.CancelScope() as scope:

@@ -1,4 +1,4 @@
-"""imgfs's own downloads: resumed where they ended, dropped when wrong, visible while they last."""
+"""Downloads by imgfs itself: resumed at their end, dropped if the bytes are wrong, visible while they run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REF = download_ref(DIGEST)
 
 
 class Remote:
-    """A registry: serves `versions` one after the other, the last for ever, and breaks after `cut` bytes."""
+    """A registry that serves `versions` in order, the last one repeatedly, and breaks off after `cut` bytes."""
 
     def __init__(self, *versions: bytes, cut: int = 1 << 30) -> None:
         self.versions = list(versions or (DATA,))
@@ -54,7 +54,7 @@ async def ingests(content: ContentStore, nursery: trio.Nursery) -> IngestStore:
     return IngestStore(content, nursery)
 
 
-async def test_what_arrives_is_stored(content: ContentStore, ingests: IngestStore) -> None:
+async def test_a_complete_download_is_stored(content: ContentStore, ingests: IngestStore) -> None:
     remote, moved = Remote(), list[int]()
     await download(ingests, DIGEST, len(DATA), remote, moved.append)
     assert await content.read(DIGEST) == DATA
@@ -64,7 +64,7 @@ async def test_what_arrives_is_stored(content: ContentStore, ingests: IngestStor
     assert list(ingests) == []
 
 
-async def test_a_download_goes_on_where_it_broke_also_after_a_restart(
+async def test_a_download_resumes_at_its_end_also_after_a_restart(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
 ) -> None:
     with pytest.raises(Unreachable):
@@ -76,7 +76,7 @@ async def test_a_download_goes_on_where_it_broke_also_after_a_restart(
     assert await content.read(DIGEST) == DATA
 
 
-async def test_what_is_all_there_is_not_asked_for(content: ContentStore, ingests: IngestStore) -> None:
+async def test_a_complete_ingest_needs_no_request(content: ContentStore, ingests: IngestStore) -> None:
     async with await ingests.open(REF) as writer:
         await writer.write(DATA)
     remote = Remote()
@@ -121,7 +121,7 @@ async def test_more_than_was_promised_is_refused_and_leaves_nothing(ingests: Ing
     assert list(ingests) == []
 
 
-async def test_what_came_for_a_larger_promise_begins_again(content: ContentStore, ingests: IngestStore) -> None:
+async def test_bytes_beyond_a_smaller_total_are_dropped(content: ContentStore, ingests: IngestStore) -> None:
     async with await ingests.open(REF, total=10**6) as writer:
         await writer.write(DATA + b"too much")
     remote = Remote()

@@ -1,4 +1,4 @@
-"""A disk that fails behind the page cache: memory has the bytes then, the disk has not, and nobody is told twice."""
+"""A disk that fails behind the page cache: memory has bytes that the disk lost, and the kernel reports it only once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATA = os.urandom(2 << 20)
 
 @pytest.fixture
 def thin(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """A filesystem that is larger than the disk its picture lies on; and that disk."""
+    """A filesystem whose image file is larger than the disk that holds it; and that disk."""
     with small_disk(tmp_path / "under", 6 << 20) as under:
         picture, at = under / "picture", tmp_path / "disk"
         with picture.open("wb") as file:
@@ -41,7 +41,7 @@ async def test_bytes_that_the_disk_lost_while_the_daemon_was_killed_are_not_comm
     at, under = thin
     async with trio.open_nursery() as killed:
         ingests = IngestStore(ContentStore(at), killed, era="one")
-        run("sync", "-f", at)  # or names would fail too
+        run("sync", "-f", at)  # otherwise the names would fail too
         writer = await ingests.open("r")
         await writer.write(DATA)
         filler = fill(under)
@@ -61,14 +61,14 @@ async def test_bytes_that_the_disk_lost_while_the_daemon_was_killed_are_not_comm
         nursery.cancel_scope.cancel()
 
 
-async def test_nor_are_those_whose_name_went_ahead(thin: tuple[Path, Path]) -> None:
+async def test_bytes_with_a_provisional_name_are_not_trusted_either(thin: tuple[Path, Path]) -> None:
     at, under = thin
     little = DATA[:AHEAD_BYTES]
     path = unproven_path(ContentStore(at).path(Digest.of(little)))
     path.parent.mkdir()
     path.touch()
     run("sync", "-f", at)  # or names would fail too
-    with path.open("r+b") as file:  # ext4 would write at once what takes the place of other bytes
+    with path.open("r+b") as file:  # ext4 writes a file that replaces another one at once
         file.write(little)
     filler = fill(under)
     fail_to_sync(path)
@@ -79,7 +79,7 @@ async def test_nor_are_those_whose_name_went_ahead(thin: tuple[Path, Path]) -> N
 
 
 def fail_to_sync(path: Path) -> None:
-    """As the daemon's own sync does in the moment in which it is killed: its failure is told to nobody else."""
+    """Consume the error of a sync, as the sync of a daemon does that is killed at this moment."""
     file = os.open(path, os.O_RDONLY)
     try:
         with pytest.raises(OSError):

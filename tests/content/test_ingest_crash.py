@@ -1,4 +1,4 @@
-"""Promise 1: after every crash, what was acknowledged is there, and what is there was written so."""
+"""After every crash, everything acknowledged exists, and everything that exists was written in that form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.content.disks import Crash, Op, Recorder, power_cuts
 
 @dataclass
 class Fact:
-    """Something acknowledged at log position `since`, until something else was begun at `until`."""
+    """A fact that was acknowledged at log position `since`, valid until another operation began at `until`."""
 
     since: int
     ref: str
@@ -32,7 +32,7 @@ class Fact:
 
 
 class Story:
-    """Drives the stores, and remembers what they acknowledged and all that was ever written to a ref."""
+    """Runs operations on the stores, and records what they acknowledged and all bytes ever written to a ref."""
 
     def __init__(self, content: ContentStore, ingests: IngestStore, recorder: Recorder) -> None:
         self.content = content
@@ -100,7 +100,7 @@ async def commits(story: Story) -> None:
 
 
 async def commits_what_was_declared(story: Story) -> None:
-    """Its record is durable before its bytes are, so these go before their name."""
+    """Commit an ingest whose record was durable before its bytes: its bytes must be synced before its name."""
     async with await story.ingests.open("one") as writer:
         await story.declare("one", 5)
         await story.write(writer, 0, b"bytes")
@@ -157,7 +157,7 @@ STORIES = [commits, commits_what_was_declared, syncs_and_restarts, removes_and_b
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """Where crashes are laid out: in memory, if it can be."""
+    """Return the directory in which crash states are created: in memory if possible."""
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as directory:
         yield Path(directory)
@@ -205,7 +205,7 @@ def check_fact(fact: Fact, found: dict[str, IngestStatus]) -> None:
 
 
 @pytest.mark.parametrize("story", STORIES)
-async def test_after_a_kill_everything_that_was_acknowledged_counts(
+async def test_after_a_kill_everything_acknowledged_is_there(
     tmp_path: Path, scratch: Path, nursery: trio.Nursery, story: Callable[[Story], Awaitable[None]]
 ) -> None:
     told = await tell(story, tmp_path, nursery)
@@ -214,7 +214,7 @@ async def test_after_a_kill_everything_that_was_acknowledged_counts(
 
 
 @pytest.mark.parametrize("story", STORIES)
-async def test_after_a_power_cut_everything_that_was_made_durable_counts(
+async def test_after_a_power_cut_everything_durable_is_there(
     tmp_path: Path, scratch: Path, nursery: trio.Nursery, story: Callable[[Story], Awaitable[None]]
 ) -> None:
     told = await tell(story, tmp_path, nursery)

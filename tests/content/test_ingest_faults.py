@@ -1,4 +1,4 @@
-"""Disks that are full, fail or cannot be changed: what was written stays, what was lost is said, nothing lies."""
+"""Disks that are full, failing or read-only: written bytes stay, and lost bytes are always reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def ingests(content: ContentStore, nursery: trio.Nursery) -> IngestStore:
     return IngestStore(content, nursery, era="one")
 
 
-async def test_what_fitted_on_a_full_disk_stays_and_the_same_writer_goes_on(
+async def test_bytes_on_a_full_disk_stay_and_the_same_writer_continues(
     content: ContentStore, ingests: IngestStore, disk: FaultyDisk
 ) -> None:
     async with await ingests.open("r", total=len(DATA)) as writer:
@@ -107,7 +107,7 @@ async def test_a_failed_sync_is_final_and_the_ingest_falls_back(
     assert await content.read(DIGEST) == DATA
 
 
-async def test_a_commit_whose_sync_fails_is_refused_until_somebody_continues(
+async def test_after_a_failed_sync_commits_fail_until_a_writer_continues(
     content: ContentStore, ingests: IngestStore, disk: FaultyDisk
 ) -> None:
     async with await ingests.open("r") as writer:
@@ -126,7 +126,7 @@ async def test_a_commit_whose_sync_fails_is_refused_until_somebody_continues(
 
 
 @pytest.mark.parametrize("call", ["seal", "rename", "fsync_directory", "mkdir"])
-async def test_a_commit_whose_name_cannot_be_made_durable_is_not_acknowledged_and_loses_nothing(
+async def test_a_commit_without_a_durable_name_fails_and_loses_nothing(
     content: ContentStore, ingests: IngestStore, disk: FaultyDisk, call: str
 ) -> None:
     async with await ingests.open("r") as writer:
@@ -142,7 +142,7 @@ async def test_a_commit_whose_name_cannot_be_made_durable_is_not_acknowledged_an
     assert await content.read(DIGEST) == DATA
 
 
-async def test_a_failed_sync_in_the_background_is_told_to_the_next_write(
+async def test_the_next_write_raises_a_failed_background_sync(
     ingests: IngestStore, disk: FaultyDisk, mock_clock: trio.testing.MockClock
 ) -> None:
     async with await ingests.open("r") as writer:
@@ -176,7 +176,9 @@ async def test_bytes_are_recorded_after_five_seconds(
     assert IngestStore(content, nursery, era="two").status("r").offset == len(DATA)
 
 
-async def test_bytes_are_recorded_after_so_many(ingests: IngestStore, mock_clock: trio.testing.MockClock) -> None:
+async def test_bytes_are_recorded_after_a_fixed_amount(
+    ingests: IngestStore, mock_clock: trio.testing.MockClock
+) -> None:
     piece = bytes(4 << 20)
     async with await ingests.open("r") as writer:
         for _ in range(RECORD_BYTES // len(piece)):
@@ -185,7 +187,7 @@ async def test_bytes_are_recorded_after_so_many(ingests: IngestStore, mock_clock
     assert mock_clock.current_time() == 0
 
 
-async def test_the_end_of_the_daemon_makes_all_durable(
+async def test_the_end_of_the_daemon_makes_all_ingests_durable(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk
 ) -> None:
     async with AsyncExitStack() as writers:
@@ -219,10 +221,10 @@ async def test_after_a_boot_an_ingest_is_cut_to_its_last_sync_and_after_a_kill_i
 
 
 @pytest.mark.parametrize("how", ["fsync", "commit", "end"])
-async def test_what_a_failed_sync_gave_up_is_not_believed_by_the_next_start(
+async def test_the_next_start_does_not_trust_bytes_of_a_failed_sync(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk, how: str
 ) -> None:
-    """A second sync would tell a lie: the kernel has marked the pages clean."""
+    """After a failed sync, a second one succeeds wrongly, because the kernel has marked the pages clean."""
     async with await ingests.open("r") as writer:
         await writer.write(DATA[:4000])
         await writer.fsync()
@@ -240,7 +242,7 @@ async def test_what_a_failed_sync_gave_up_is_not_believed_by_the_next_start(
     assert ingests.status("r").offset == IngestStore(content, nursery, era="one").status("r").offset == 4000
 
 
-async def test_what_the_disk_refuses_to_remove_stays_and_can_be_gone_on_with(
+async def test_an_ingest_that_cannot_be_removed_can_be_resumed(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk
 ) -> None:
     async with await ingests.open("r") as writer:
@@ -257,7 +259,7 @@ async def test_what_the_disk_refuses_to_remove_stays_and_can_be_gone_on_with(
 
 
 @pytest.mark.parametrize("call", ["truncate", "fsync", "write", "create", "rename", "fsync_directory"])
-async def test_after_a_boot_a_failing_disk_takes_no_synced_byte_away(
+async def test_after_a_boot_a_failing_disk_loses_no_synced_byte(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, disk: FaultyDisk, call: str
 ) -> None:
     async with await ingests.open("r", total=len(DATA)) as writer:
@@ -277,7 +279,7 @@ async def test_after_a_boot_a_failing_disk_takes_no_synced_byte_away(
     await cut.commit("r", DIGEST)
 
 
-async def test_an_ingest_that_the_disk_cannot_read_now_is_left_for_a_better_day(
+async def test_an_ingest_that_cannot_be_read_now_stays_on_disk(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
 ) -> None:
     async with await ingests.open("r") as writer:
@@ -292,7 +294,7 @@ async def test_an_ingest_that_the_disk_cannot_read_now_is_left_for_a_better_day(
 
 
 @pytest.mark.parametrize("meta", [b"", b"\0" * 100, b"{}", b"[1]", b"\xff", b'{"ref":"r"}', None])
-async def test_an_ingest_that_cannot_be_read_is_removed_and_harms_no_other(
+async def test_a_malformed_ingest_is_removed_without_affecting_others(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, meta: bytes | None
 ) -> None:
     for ref in ("bad", "good"):
@@ -305,7 +307,7 @@ async def test_an_ingest_that_cannot_be_read_is_removed_and_harms_no_other(
     assert os.listdir(content.ingest) == [ref_id("good")]
 
 
-async def test_data_that_is_a_stored_blob_too_is_never_written_to(
+async def test_data_with_a_second_hard_link_is_never_written(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery
 ) -> None:
     async with await ingests.open("r") as writer:
@@ -340,7 +342,7 @@ async def test_an_ingest_that_cannot_be_started_leaves_nothing(
 
 
 @pytest.mark.parametrize("call", ["create", "fsync", "rename", "fsync_directory"])
-async def test_a_declaration_that_the_disk_refuses_is_not_believed(
+async def test_a_declaration_that_the_disk_refuses_is_not_loaded(
     ingests: IngestStore, disk: FaultyDisk, call: str
 ) -> None:
     async with await ingests.open("r", total=7) as writer:
@@ -358,7 +360,7 @@ async def writer_declares(ingests: IngestStore) -> None:
 
 
 class Forgetting(FaultyDisk):
-    """A disk that fails so many times to make a name durable: the name is there all the same."""
+    """A disk that fails a number of times to make a name durable, although the name exists."""
 
     due = 0
 
@@ -370,7 +372,7 @@ class Forgetting(FaultyDisk):
 
 
 @pytest.mark.parametrize("failures", [1, 2], ids=["once", "when it is put back, too"])
-async def test_a_renaming_that_was_refused_is_not_made_by_the_next_start(
+async def test_the_next_start_does_not_complete_a_refused_rename(
     tmp_path: Path, nursery: trio.Nursery, failures: int
 ) -> None:
     disk = Forgetting()
@@ -391,7 +393,7 @@ async def test_a_renaming_that_was_refused_is_not_made_by_the_next_start(
 
 
 class Halting(FaultyDisk):
-    """A disk that refuses to move a directory to a name that begins so."""
+    """A disk that refuses to move a directory to a name with a given prefix."""
 
     to: str | None = None
 
@@ -402,7 +404,7 @@ class Halting(FaultyDisk):
 
 
 HALF_WAY = [TEMPORARY, ref_id("new")]
-"""Where the directory of what is replaced goes, and then the other one in its place."""
+"""The two moves of a rename: the replaced directory goes away, then the other one takes its place."""
 
 
 @pytest.fixture
@@ -414,7 +416,7 @@ def halting() -> Halting:
 async def half_way(
     tmp_path: Path, nursery: trio.Nursery, halting: Halting, request: pytest.FixtureRequest
 ) -> IngestStore:
-    """`old` was to replace `new`, and one of the two directories stayed where it was."""
+    """Prepare a rename of `old` over `new` in which one of the two directories was not moved."""
     ingests = IngestStore(ContentStore(tmp_path, disk=halting), nursery, era="one")
     for ref, data in (("old", DATA), ("new", b"replaced"), ("third", b"another")):
         async with await ingests.open(ref) as writer:
@@ -432,21 +434,21 @@ def found_by_the_next_start(content: ContentStore, nursery: trio.Nursery) -> dic
     return {status.ref: status.path.read_bytes() for status in again}
 
 
-async def test_a_renaming_that_fails_half_way_is_finished_by_the_next_start(
+async def test_the_next_start_completes_a_half_done_rename(
     half_way: IngestStore, content: ContentStore, nursery: trio.Nursery
 ) -> None:
     assert [status.ref for status in half_way if status.path.read_bytes() == DATA] == ["new"]
     assert found_by_the_next_start(content, nursery) == {"new": DATA, "third": b"another"}
 
 
-async def test_a_renaming_that_fails_half_way_is_known_where_nothing_can_be_mended(
+async def test_a_read_only_start_knows_a_half_done_rename(
     half_way: IngestStore, tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     again = IngestStore(ContentStore(tmp_path, read_only=True), nursery, era="one")
     assert {status.ref: status.path.read_bytes() for status in again} == {"new": DATA, "third": b"another"}
 
 
-async def test_a_renaming_that_failed_half_way_and_cannot_be_finished_loses_nothing(
+async def test_a_half_done_rename_that_cannot_be_completed_loses_nothing(
     half_way: IngestStore, content: ContentStore, nursery: trio.Nursery
 ) -> None:
     with pytest.raises(StorageFailed):
@@ -472,7 +474,7 @@ async def test_a_renaming_that_failed_half_way_and_cannot_be_finished_loses_noth
     ],
     ids=["abort", "reclaim", "commit", "back", "on", "in the place that it left", "over it", "begin anew"],
 )
-async def test_a_renaming_that_failed_half_way_is_finished_before_anything_else(
+async def test_a_half_done_rename_is_completed_before_other_operations(
     half_way: IngestStore,
     content: ContentStore,
     halting: Halting,
@@ -491,7 +493,7 @@ async def begins(ingests: IngestStore, ref: str) -> None:
         await writer.fsync()
 
 
-async def test_a_read_only_state_directory_is_read(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_a_read_only_state_directory_can_be_read(tmp_path: Path, nursery: trio.Nursery) -> None:
     with small_disk(tmp_path / "disk", 1 << 20) as small:
         content = ContentStore(small)
         ingests = IngestStore(content, nursery)

@@ -1,4 +1,4 @@
-"""Any sequence of calls, kills and power cuts, against a model of a few dictionaries."""
+"""Random sequences of calls, kills and power cuts, compared with a model made of dictionaries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PIECES = [b"", b"x", b"yy", b"zzz"]
 
 @dataclass
 class Draft:
-    """What the model knows of an ingest. `durable` bytes were synced."""
+    """The model of an ingest. The first `durable` bytes were synced."""
 
     data: bytes = b""
     durable: int = 0
@@ -41,7 +41,7 @@ class Draft:
 
 @dataclass
 class Model:
-    """What should be."""
+    """The expected state."""
 
     drafts: dict[str, Draft] = field(default_factory=dict)
     stored: set[Digest] = field(default_factory=set)
@@ -65,7 +65,7 @@ steps = st.one_of(
 
 
 class Machine:
-    """Does a step in the store and in the model, and compares what came of it."""
+    """Runs each step in the store and in the model, and compares the results."""
 
     def __init__(self, root: Path, nursery: trio.Nursery) -> None:
         self.root = root
@@ -102,7 +102,7 @@ class Machine:
         assert {info.digest for info in self.content} == self.model.stored
 
     def _open(self, ref: str) -> Draft | type[ImgfsError]:
-        """The draft that the ref's writer writes to, or what it is told."""
+        """Return the draft of the ref's writer, or the error that the writer gets."""
         _, draft = self.model.writers[ref]
         return draft if self.model.drafts.get(ref) is draft else Cancelled
 
@@ -259,7 +259,7 @@ class Machine:
 
 @settings(max_examples=60)
 @given(st.lists(steps, max_size=25))
-def test_any_sequence_of_calls_does_what_the_model_does(sequence: list[tuple[object, ...]]) -> None:
+def test_any_sequence_of_calls_matches_the_model(sequence: list[tuple[object, ...]]) -> None:
     async def run(root: Path) -> None:
         async with trio.open_nursery() as nursery:
             machine = Machine(root, nursery)

@@ -1,4 +1,4 @@
-"""The truncatable, resumable writer: the contract of `content/ingest/<ref>`, without a kernel."""
+"""The truncatable, resumable writer: the contract of `content/ingest/<ref>`, tested without a mount."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_an_empty_blob_is_a_blob(content: ContentStore, ingests: IngestSto
     assert await content.read(Digest.of(b"")) == b""
 
 
-async def test_the_directory_explains_itself(tmp_path: Path, ingests: IngestStore) -> None:
+async def test_the_directory_holds_data_and_a_readable_record(tmp_path: Path, ingests: IngestStore) -> None:
     await fill(ingests, "layer/one", total=10**6, expected=DIGEST)
     directory = tmp_path / "ingest" / ref_id("layer/one")
     assert (directory / "data").read_bytes() == DATA
@@ -92,14 +92,14 @@ async def test_the_directory_explains_itself(tmp_path: Path, ingests: IngestStor
 
 
 @pytest.mark.parametrize("ref", ["", ".", "..", "a" * 256, "/" * 86, "new\nline", "\x7f", "\x85", "nul\0"])
-async def test_a_name_that_is_no_ref_is_invalid(ingests: IngestStore, ref: str) -> None:
+async def test_an_invalid_ref_is_refused(ingests: IngestStore, ref: str) -> None:
     for call in (ingests.open(ref), ingests.commit(ref, DIGEST), ingests.abort(ref), ingests.rename(ref, "x")):
         with pytest.raises(Invalid, match="ref"):
             await call
 
 
 @pytest.mark.parametrize("ref", ["a" * 255, "/" * 85, "..a", "a%2Fb", "a%2fb", "ü" * 127, os.fsdecode(b"\xff\xfe")])
-async def test_any_other_name_is_one_and_is_found_again(
+async def test_any_other_name_is_a_valid_ref(
     content: ContentStore, ingests: IngestStore, nursery: trio.Nursery, ref: str
 ) -> None:
     await fill(ingests, ref)
@@ -224,7 +224,7 @@ async def test_the_latest_declaration_wins_and_survives(
     await ingests.commit("r", DIGEST)
 
 
-async def test_a_declaration_that_cannot_hold_is_refused_and_changes_nothing(ingests: IngestStore) -> None:
+async def test_an_impossible_declaration_is_refused_and_changes_nothing(ingests: IngestStore) -> None:
     await fill(ingests, "r", total=10**5)
     with pytest.raises(TooLarge, match="has 10000 bytes already"):
         await ingests.declare("r", total=9999)
@@ -239,7 +239,7 @@ async def test_a_declaration_that_cannot_hold_is_refused_and_changes_nothing(ing
 
 
 @pytest.mark.parametrize("ref", [f"layer-{DIGEST}", f"x-y-{DIGEST}"])
-async def test_no_byte_is_sent_for_what_is_stored(content: ContentStore, ingests: IngestStore, ref: str) -> None:
+async def test_opening_a_ref_of_a_stored_blob_is_refused(content: ContentStore, ingests: IngestStore, ref: str) -> None:
     await fill(ingests, ref, b"half")
     await fill(ingests, "plain", b"half", expected=DIGEST)
     writer = await ingests.open("live")
@@ -259,7 +259,7 @@ async def test_no_byte_is_sent_for_what_is_stored(content: ContentStore, ingests
     assert os.listdir(content.ingest) == []
 
 
-async def test_a_ref_that_only_looks_like_a_promise_is_none(content: ContentStore, ingests: IngestStore) -> None:
+async def test_a_ref_without_a_valid_digest_promises_nothing(content: ContentStore, ingests: IngestStore) -> None:
     await content.add(DIGEST, DATA)
     for ref in (str(DIGEST), f"-{DIGEST}", f"layer-{DIGEST}x", f"layer-{str(DIGEST).upper()}"):
         await fill(ingests, ref, b"x")
@@ -275,7 +275,7 @@ async def test_a_ref_that_only_looks_like_a_promise_is_none(content: ContentStor
         (b"", None, None, "the bytes have digest"),
     ],
 )
-async def test_bytes_that_do_not_verify_are_not_stored_and_stay(
+async def test_wrong_bytes_are_not_stored_and_the_ingest_stays(
     content: ContentStore, ingests: IngestStore, data: bytes, total: int | None, expected: Digest | None, said: str
 ) -> None:
     await fill(ingests, "r", data, total=total, expected=expected)
@@ -290,7 +290,7 @@ async def test_bytes_that_do_not_verify_are_not_stored_and_stay(
     await ingests.commit("r", DIGEST)
 
 
-async def test_committing_what_is_stored_already_takes_the_ingest(content: ContentStore, ingests: IngestStore) -> None:
+async def test_committing_a_stored_digest_removes_the_ingest(content: ContentStore, ingests: IngestStore) -> None:
     await fill(ingests, "r")
     await content.add(DIGEST, DATA)
     with pytest.raises(AlreadyExists):
@@ -317,7 +317,9 @@ async def test_a_second_writer_is_busy_and_touches_nothing(ingests: IngestStore)
 
 
 @pytest.mark.parametrize("what", ["open", "commit", "rename"])
-async def test_a_writer_that_is_closing_is_waited_for(ingests: IngestStore, nursery: trio.Nursery, what: str) -> None:
+async def test_operations_wait_for_a_writer_that_is_closing(
+    ingests: IngestStore, nursery: trio.Nursery, what: str
+) -> None:
     writer = await ingests.open("r")
     await writer.write(DATA)
     calls: dict[str, Callable[[], object]] = {
@@ -332,7 +334,7 @@ async def test_a_writer_that_is_closing_is_waited_for(ingests: IngestStore, nurs
     await writer.close()
 
 
-async def test_of_two_that_race_one_writes(ingests: IngestStore) -> None:
+async def test_one_of_two_racing_writers_gets_the_ref(ingests: IngestStore) -> None:
     won: list[int] = []
     lost: list[ImgfsError] = []
 
@@ -352,7 +354,7 @@ async def test_of_two_that_race_one_writes(ingests: IngestStore) -> None:
     assert ingests.status("r").path.read_bytes() == b"%d" % won[0]
 
 
-async def test_of_two_that_commit_the_same_one_is_told(content: ContentStore, ingests: IngestStore) -> None:
+async def test_the_second_of_two_equal_commits_is_refused(content: ContentStore, ingests: IngestStore) -> None:
     outcomes: list[str] = []
 
     async def commit(ref: str) -> None:
@@ -401,7 +403,7 @@ async def test_a_renamed_ingest_keeps_everything_and_replaces_an_idle_one(
     await ingests.commit("r", DIGEST)
 
 
-async def test_what_cannot_be_renamed(content: ContentStore, ingests: IngestStore) -> None:
+async def test_renames_that_are_refused(content: ContentStore, ingests: IngestStore) -> None:
     with pytest.raises(NotFound):
         await ingests.rename("r", "s")
     await fill(ingests, "r", b"x")

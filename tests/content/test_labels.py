@@ -1,4 +1,4 @@
-"""Labels of blobs: durable, bounded, gone with their blob."""
+"""Labels of blobs: durable, limited in size, removed with their blob."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_labels_that_a_crash_left_are_swept(tmp_path: Path, database: Data
     assert Labels(database).of(other) == {"a": b"1"}
 
 
-async def test_what_is_not_stored_has_no_labels(store: ContentStore) -> None:
+async def test_a_missing_blob_has_no_labels(store: ContentStore) -> None:
     await store.delete(DIGEST)
     with pytest.raises(NotFound):
         await store.set_label(DIGEST, "a", b"1")
@@ -89,7 +89,7 @@ async def test_a_blob_removed_meanwhile_is_not_labelled(database: Database) -> N
         ("k", b"v" * SIZE_MAX),
     ],
 )
-async def test_what_exceeds_the_limits_is_invalid(store: ContentStore, key: str, value: bytes) -> None:
+async def test_a_label_over_the_limits_is_invalid(store: ContentStore, key: str, value: bytes) -> None:
     with pytest.raises(Invalid, match="label"):
         await store.set_label(DIGEST, key, value)
     assert store.labels(DIGEST) == {}
@@ -99,7 +99,7 @@ async def test_the_limits_themselves_are_allowed(store: ContentStore) -> None:
     await store.set_label(DIGEST, "k" * KEY_BYTES_MAX, b"v" * (SIZE_MAX - KEY_BYTES_MAX))
 
 
-async def test_a_store_without_a_table_keeps_none(tmp_path: Path) -> None:
+async def test_a_store_without_a_table_keeps_no_labels(tmp_path: Path) -> None:
     store = ContentStore(tmp_path)
     await store.add(DIGEST, DATA)
     assert store.labels(DIGEST) == {}
@@ -109,13 +109,13 @@ async def test_a_store_without_a_table_keeps_none(tmp_path: Path) -> None:
     await store.delete(DIGEST)
 
 
-async def test_a_change_that_fails_on_disk_is_none(
+async def test_a_change_that_fails_on_disk_has_no_effect(
     database: Database, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.set_label(DIGEST, "a", b"1")
 
     async def fail(change: Callable[[sqlite3.Connection], object], *, frees: bool = False) -> None:
-        """As a transaction whose COMMIT finds no room."""
+        """Fail as a transaction does whose COMMIT finds no space."""
         with closing(sqlite3.connect(":memory:")) as db:
             db.executescript(SCHEMA)
             change(db)

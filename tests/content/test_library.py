@@ -1,4 +1,4 @@
-"""open_store: a state directory for one program, whole after whatever ended the last one."""
+"""open_store: one program owns a state directory, which is consistent however the last program ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def files(state: Path) -> dict[str, int]:
     return {str(path.relative_to(state)): path.lstat().st_mtime_ns for path in found}
 
 
-async def test_it_makes_its_directory_and_what_was_stored_is_found_again(tmp_path: Path) -> None:
+async def test_it_creates_its_directory_and_finds_stored_blobs_again(tmp_path: Path) -> None:
     state = tmp_path / "new/state"
     async with open_store(state) as store:
         assert (list(store.walk()), store.list()) == ([], ())
@@ -54,7 +54,7 @@ async def test_it_makes_its_directory_and_what_was_stored_is_found_again(tmp_pat
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:1", "../x", "\0", DIGEST.upper(), "md5:" + "0" * 32])
-async def test_a_digest_is_any_text_that_is_one(tmp_path: Path, digest: str) -> None:
+async def test_every_call_accepts_only_well_formed_digests(tmp_path: Path, digest: str) -> None:
     async with open_store(tmp_path) as store:
         await put(store)
         assert store.info(str(DIGEST)).digest == DIGEST
@@ -80,7 +80,7 @@ async def test_a_digest_is_any_text_that_is_one(tmp_path: Path, digest: str) -> 
             await store.commit("other", digest)
 
 
-async def test_what_no_type_checker_has_seen_is_refused(tmp_path: Path) -> None:
+async def test_arguments_of_wrong_types_are_refused(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         await put(store)
         assert await store.read_at(DIGEST, 2**70, 5) == b""
@@ -108,7 +108,7 @@ async def test_a_relative_path_means_where_it_was_opened(tmp_path: Path, monkeyp
     assert (tmp_path / "state" / "imgfs.db").exists()
 
 
-async def test_it_is_one_program_s_alone(tmp_path: Path) -> None:
+async def test_only_one_program_at_a_time_opens_a_state_directory(tmp_path: Path) -> None:
     async with open_store(tmp_path):
         with pytest.raises(Busy, match=f"pid {os.getpid()} as a library"):
             async with open_store(tmp_path):
@@ -117,7 +117,7 @@ async def test_it_is_one_program_s_alone(tmp_path: Path) -> None:
         pass
 
 
-async def test_a_failure_inside_comes_out_as_itself_and_frees_the_directory(tmp_path: Path) -> None:
+async def test_an_exception_in_the_context_is_raised_as_itself_and_unlocks_the_directory(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         async with open_store(tmp_path) as store:
             store.info(DIGEST)
@@ -130,7 +130,7 @@ async def test_a_failure_inside_comes_out_as_itself_and_frees_the_directory(tmp_
         assert store.status("cut").offset == store.status("cut").durable == 5
 
 
-async def test_where_it_cannot_be_made_that_is_told(tmp_path: Path) -> None:
+async def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageFailed):
         async with open_store(tmp_path / "file/state"):
@@ -144,7 +144,7 @@ async def test_where_it_cannot_be_made_that_is_told(tmp_path: Path) -> None:
         pass
 
 
-async def test_a_writer_commits_under_what_is_said_was_expected_or_it_is(tmp_path: Path) -> None:
+async def test_a_writer_commits_as_the_given_the_expected_or_the_actual_digest(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         for digest, expected in ((DIGEST, None), (None, DIGEST), (None, None)):
             async with store.writer("ref", expected=expected) as writer:
@@ -156,7 +156,7 @@ async def test_a_writer_commits_under_what_is_said_was_expected_or_it_is(tmp_pat
             assert (await writer.commit()).digest == Digest.of(DATA, "sha512")
 
 
-async def test_nobody_gets_a_ref_between_its_writer_and_the_commit(tmp_path: Path) -> None:
+async def test_no_other_writer_gets_a_ref_between_writer_and_commit(tmp_path: Path) -> None:
     outcomes: list[str] = []
 
     async def intrude(store: ContentLibrary) -> None:
@@ -176,7 +176,7 @@ async def test_nobody_gets_a_ref_between_its_writer_and_the_commit(tmp_path: Pat
     assert len(outcomes) == 4
 
 
-async def test_a_closed_store_takes_and_gives_nothing(tmp_path: Path) -> None:
+async def test_every_call_of_a_closed_store_is_refused(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         await put(store)
         opening = store.writer("left open")
@@ -198,7 +198,7 @@ async def test_a_closed_store_takes_and_gives_nothing(tmp_path: Path) -> None:
         assert store.status("left open").offset == 4
 
 
-async def test_read_only_changes_nothing_and_sees_what_there_is(tmp_path: Path) -> None:
+async def test_read_only_changes_nothing_and_sees_the_present_state(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         async with open_store(tmp_path / "nothing", read_only=True):
             pass
@@ -227,7 +227,7 @@ async def test_read_only_changes_nothing_and_sees_what_there_is(tmp_path: Path) 
         await put(writing, "later", b"later")
 
 
-async def test_read_only_opens_what_nobody_has_open_and_an_empty_directory(tmp_path: Path) -> None:
+async def test_read_only_opens_an_unused_and_an_empty_directory(tmp_path: Path) -> None:
     async with open_store(tmp_path, read_only=True) as store:
         assert (list(store.walk()), store.list()) == ([], ())
     assert files(tmp_path) == {}
@@ -240,7 +240,7 @@ async def test_read_only_opens_what_nobody_has_open_and_an_empty_directory(tmp_p
     assert files(tmp_path) == before
 
 
-async def test_read_only_opens_what_lies_on_a_read_only_filesystem(tmp_path: Path) -> None:
+async def test_read_only_opens_a_directory_on_a_read_only_filesystem(tmp_path: Path) -> None:
     (shown := tmp_path / "shown").mkdir()
     async with open_store(tmp_path / "state") as store:
         await put(store)
@@ -275,7 +275,7 @@ KILLED = """
 """
 
 
-async def test_it_heals_after_a_kill(tmp_path: Path) -> None:
+async def test_opening_repairs_what_a_kill_left(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
     done = await trio.run_process(command, check=False)
     assert done.returncode == -signal.SIGKILL
@@ -292,8 +292,8 @@ async def test_it_heals_after_a_kill(tmp_path: Path) -> None:
             assert (await writer.commit()).digest == Digest.of(b"x" * 40 + b"y" * 60)
 
 
-async def test_in_another_era_only_what_was_synced_is_believed(tmp_path: Path) -> None:
-    """After a crash of the machine; here the record alone is of another one."""
+async def test_in_another_era_only_synced_bytes_are_trusted(tmp_path: Path) -> None:
+    """A power cut is simulated by a record with another era."""
     async with open_store(tmp_path, era="before") as store, store.writer("ref") as writer:
         await writer.write(b"synced")
         await writer.fsync()
@@ -351,7 +351,7 @@ def test_it_loads_neither_fuse_nor_http_nor_a_command_line(package: str) -> None
     assert loaded.isdisjoint({"pyfuse3", "httpx", "httpcore", "click", "rich"})
 
 
-def test_a_room_without_its_library_loads_little() -> None:
+def test_a_package_without_its_library_loads_little() -> None:
     code = "import sys, imgfs.disk.durable; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "imgfs.content.library" not in done.stdout.split()

@@ -1,4 +1,4 @@
-"""A real filesystem on a loop device whose journal is dropped at once, in the midst of work, again and again."""
+"""Power cuts of a real filesystem on a loop device: it is shut down without flushing its journal, repeatedly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CYCLES = 12
 
 @contextmanager
 def mounted(disk: Disk) -> Iterator[Path]:
-    """The disk as after a boot; it must be left without an open file."""
+    """Mount the disk as after a boot. The caller must leave no open file on it."""
     disk.mount()
     try:
         yield disk.at
@@ -29,7 +29,7 @@ def mounted(disk: Disk) -> Iterator[Path]:
 
 
 class Acknowledged:
-    """What the stores have promised over all cycles."""
+    """What the stores have acknowledged over all cycles."""
 
     def __init__(self) -> None:
         self.blobs: set[Digest] = set()
@@ -68,7 +68,7 @@ class Acknowledged:
 
 
 async def work(disk: Disk, acknowledged: Acknowledged, chance: random.Random, cycle: int) -> None:
-    """Two sorts of writers side by side until the power goes; they end with the errors of the dead disk."""
+    """Run two kinds of writers concurrently until the power cut; they end with the errors of the dead disk."""
     async with trio.open_nursery() as background:
         content = ContentStore(disk.at)
         ingests = IngestStore(content, background, era=f"{cycle}")
@@ -94,7 +94,7 @@ async def work(disk: Disk, acknowledged: Acknowledged, chance: random.Random, cy
         background.cancel_scope.cancel()
 
 
-async def test_what_was_acknowledged_survives_power_cuts(tmp_path: Path) -> None:
+async def test_acknowledged_changes_survive_power_cuts(tmp_path: Path) -> None:
     chance = random.Random(1)
     disk = Disk(tmp_path, "ext4")
     acknowledged = Acknowledged()

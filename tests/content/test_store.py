@@ -1,4 +1,4 @@
-"""The blob store: only verified bytes, durable when acknowledged, nothing left of what failed."""
+"""The blob store: only verified bytes, durable when acknowledged, no traces of failed writes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def write(store: ContentStore, *pieces: bytes, digest: Digest = DIGEST, to
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("data", [DATA, b""])
-async def test_what_is_added_is_there_read_only_and_after_reopening(
+async def test_an_added_blob_is_read_only_and_found_after_reopening(
     tmp_path: Path, store: ContentStore, algorithm: str, data: bytes
 ) -> None:
     digest = Digest.of(data, algorithm)
@@ -60,7 +60,7 @@ async def test_adding_again_writes_nothing(store: ContentStore) -> None:
     assert store.path(DIGEST).stat() == before
 
 
-async def test_what_the_disk_refuses_to_remove_is_stored_as_before(tmp_path: Path) -> None:
+async def test_a_blob_that_cannot_be_removed_stays_stored(tmp_path: Path) -> None:
     disk = FaultyDisk()
     store = ContentStore(tmp_path, disk=disk)
     await store.add(DIGEST, DATA)
@@ -122,7 +122,7 @@ async def test_two_writers_of_one_digest_do_not_disturb_each_other(tmp_path: Pat
     assert files(tmp_path) == [store.path(DIGEST)]
 
 
-async def test_deleting_is_here_and_now_and_open_handles_keep_reading(tmp_path: Path, store: ContentStore) -> None:
+async def test_deleting_is_immediate_and_open_descriptors_stay_readable(tmp_path: Path, store: ContentStore) -> None:
     await store.add(DIGEST, DATA)
     reader = store.open(DIGEST)
     await store.delete(DIGEST)
@@ -140,7 +140,7 @@ async def test_deleting_is_here_and_now_and_open_handles_keep_reading(tmp_path: 
     assert await store.read(DIGEST) == DATA
 
 
-async def test_a_cancelled_removal_has_happened(tmp_path: Path, store: ContentStore) -> None:
+async def test_a_cancelled_removal_is_completed(tmp_path: Path, store: ContentStore) -> None:
     await store.add(DIGEST, DATA)
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -150,7 +150,7 @@ async def test_a_cancelled_removal_has_happened(tmp_path: Path, store: ContentSt
 
 
 @pytest.mark.parametrize("how", ["open", "read"])
-async def test_a_blob_that_somebody_took_from_the_disk_is_no_longer_stored(store: ContentStore, how: str) -> None:
+async def test_a_blob_without_a_file_is_no_longer_stored(store: ContentStore, how: str) -> None:
     await store.add(DIGEST, DATA)
     store.path(DIGEST).unlink()
     with pytest.raises(NotFound):
@@ -173,7 +173,7 @@ async def test_a_blob_that_cannot_be_opened_is_still_stored(
     assert DIGEST in store
 
 
-def test_what_a_crash_left_is_swept_and_strange_files_harm_nobody(tmp_path: Path) -> None:
+def test_a_start_sweeps_temporary_files_and_ignores_unknown_ones(tmp_path: Path) -> None:
     ContentStore(tmp_path)
     (tmp_path / "ingest" / temporary_name()).write_bytes(b"half")
     shelf = tmp_path / "blobs" / "sha256"
@@ -198,7 +198,7 @@ async def test_a_verified_file_is_adopted_without_a_copy(tmp_path: Path, store: 
     await store.adopt(DIGEST, tmp_path / "is not looked at")
 
 
-async def test_adopting_what_lies_there_unknown_keeps_it(tmp_path: Path, store: ContentStore) -> None:
+async def test_adopting_keeps_an_existing_file(tmp_path: Path, store: ContentStore) -> None:
     await ContentStore(tmp_path).add(DIGEST, DATA)
     verified = tmp_path / "verified"
     verified.write_bytes(DATA)
@@ -238,7 +238,7 @@ async def test_disk_that_refuses_to_share_leaves_the_blob(
     assert files(tmp_path / "ingest") == []
 
 
-async def test_the_order_of_much_is_bytes_then_name_then_directory(
+async def test_a_large_blob_is_written_as_bytes_then_name_then_directory(
     tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(monkeypatch)
@@ -252,7 +252,7 @@ async def test_the_order_of_much_is_bytes_then_name_then_directory(
     assert (renamed, name_synced) == (("rename", str(final)), ("fsync", str(final.parent)))
 
 
-async def test_the_name_of_little_is_final_after_bytes_and_an_unproven_name_are_durable(
+async def test_a_small_blob_gets_its_final_name_after_bytes_and_provisional_name_are_durable(
     store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(monkeypatch)
@@ -297,7 +297,7 @@ async def test_a_commit_that_the_disk_refuses_is_not_acknowledged(
 
 
 @pytest.mark.parametrize("call", ["fsync", "link"])
-async def test_adopting_says_what_the_disk_refused(
+async def test_adopting_raises_the_error_of_the_disk(
     tmp_path: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     (tmp_path / "verified").write_bytes(DATA)

@@ -62,7 +62,7 @@ async def test_a_commit_finds_the_bytes_on_disk(ingests: IngestStore, disk: Faul
     assert disk.calls == ["seal", "rename", "fsync_directory", "unlink"]
 
 
-async def test_a_failure_behind_the_writer_is_the_commits(ingests: IngestStore, disk: FaultyDisk) -> None:
+async def test_the_commit_raises_a_failed_background_sync(ingests: IngestStore, disk: FaultyDisk) -> None:
     disk.errors["fsync"] = errno.EIO
     await written(ingests)
     await until(lambda: ingests.status("r").offset == 0)
@@ -73,7 +73,7 @@ async def test_a_failure_behind_the_writer_is_the_commits(ingests: IngestStore, 
     await ingests.commit("r", Digest.of(DATA))
 
 
-async def test_bytes_that_took_the_place_of_synced_ones_are_synced_again(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_bytes_that_replace_synced_ones_are_synced_again(tmp_path: Path, nursery: trio.Nursery) -> None:
     disk = Recorder(tmp_path)
     ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
     await written(ingests)
@@ -85,7 +85,7 @@ async def test_bytes_that_took_the_place_of_synced_ones_are_synced_again(tmp_pat
     assert "fsync" in kinds[last : kinds.index("rename", last)]
 
 
-async def test_shards_are_made_once_and_by_the_commits_where_the_disk_refuses(
+async def test_shards_are_created_once_or_by_commits_if_the_disk_refuses(
     tmp_path: Path, disk: FaultyDisk, ingests: IngestStore
 ) -> None:
     assert len(list((tmp_path / "blobs/sha256").iterdir())) == 256
@@ -103,7 +103,7 @@ async def test_shards_are_made_once_and_by_the_commits_where_the_disk_refuses(
 
 
 class Dying(FaultyDisk):
-    """A disk whose first sync of bytes fails, not before `let_go`."""
+    """A disk whose first sync of bytes waits for `let_go` and then fails."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,9 +117,7 @@ class Dying(FaultyDisk):
         super().fsync(file)
 
 
-async def test_a_failure_may_be_that_of_bytes_which_took_the_place_of_others_meanwhile(
-    tmp_path: Path, nursery: trio.Nursery
-) -> None:
+async def test_a_failed_sync_may_be_about_bytes_that_replaced_others(tmp_path: Path, nursery: trio.Nursery) -> None:
     disk = Dying()
     ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")
     await written(ingests)
@@ -136,7 +134,7 @@ async def test_a_failure_may_be_that_of_bytes_which_took_the_place_of_others_mea
 
 
 class Slow(FaultyDisk):
-    """A disk whose second sync of a file of bytes fails, and that renames nothing before `let_go`."""
+    """A disk whose second sync of bytes fails, and whose renames wait for `let_go`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +154,7 @@ class Slow(FaultyDisk):
         super().fsync(file)
 
 
-async def test_a_failure_leaves_what_is_just_being_recorded(
+async def test_a_failed_sync_waits_for_a_record_in_progress(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imgfs.content.ingests.ingest.RECORD_SECONDS", 0.001)
@@ -182,7 +180,7 @@ async def test_a_failure_leaves_what_is_just_being_recorded(
     await ingests.commit("r", Digest.of(DATA + OTHER))
 
 
-async def test_who_waits_for_the_sync_of_the_clock_is_told_that_it_failed(
+async def test_a_waiter_for_the_timers_sync_gets_its_failure(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imgfs.content.ingests.ingest.RECORD_SECONDS", 0.001)
@@ -206,9 +204,7 @@ async def test_who_waits_for_the_sync_of_the_clock_is_told_that_it_failed(
     assert [one.message for one in told if "bytes 0 to 10 are lost, continue at byte 0" in one.message]
 
 
-async def test_a_sync_that_begins_while_the_bytes_go_vouches_for_none_that_follow(
-    tmp_path: Path, nursery: trio.Nursery
-) -> None:
+async def test_a_sync_during_a_restart_claims_no_later_bytes(tmp_path: Path, nursery: trio.Nursery) -> None:
     disk = Slow()
     disk.let_go.set()
     ingests = IngestStore(ContentStore(tmp_path, disk=disk), nursery, era="one")

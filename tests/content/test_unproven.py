@@ -1,4 +1,4 @@
-"""Names that go ahead of their bytes: what a commit of little costs, and what a start makes of one that was left."""
+"""Provisional names: the cost of a small commit, and how a start handles the names that a crash left."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ async def written(ingests: IngestStore, ref: str = "r", data: bytes = DATA, tota
     await trio.testing.wait_all_tasks_blocked(0.01)
 
 
-async def test_little_is_not_synced_behind_its_writer_and_waits_for_the_disk_once(
-    ingests: IngestStore, disk: FaultyDisk
-) -> None:
+async def test_a_small_ingest_is_synced_only_by_its_commit(ingests: IngestStore, disk: FaultyDisk) -> None:
     await written(ingests)
     assert "fsync" not in disk.calls
     disk.calls.clear()
@@ -59,7 +57,7 @@ async def test_little_is_not_synced_behind_its_writer_and_waits_for_the_disk_onc
 
 
 @pytest.mark.parametrize(("data", "total"), [(bytes(AHEAD_BYTES + 1), None), (DATA, len(DATA))])
-async def test_what_is_much_or_was_recorded_is_synced_behind_its_writer(
+async def test_a_large_or_recorded_ingest_is_synced_in_the_background(
     ingests: IngestStore, disk: FaultyDisk, data: bytes, total: int | None
 ) -> None:
     await written(ingests, data=data)
@@ -77,7 +75,7 @@ async def test_what_is_much_or_was_recorded_is_synced_behind_its_writer(
 
 
 async def kinds_of_a_batch(root: Path, count: int, goes_ahead: Callable[[int], bool]) -> list[str]:
-    """What is done for so many at once; each ends with its final name."""
+    """Return the disk operations of a batch of so many commits; each one ends with its final name."""
     recorder, shelf = Recorder(root), root / "shelf"
     shelf.mkdir()
     commits = GroupCommit(recorder, {shelf})
@@ -98,7 +96,7 @@ async def test_within_a_batch_bytes_and_names_share_the_syncs_and_the_final_name
 
 
 @pytest.mark.parametrize("goes_ahead", [True, False])
-async def test_within_a_batch_the_disk_is_told_of_all_before_one_is_waited_for(
+async def test_within_a_batch_all_writes_start_before_the_first_wait(
     tmp_path: Path, disk: FaultyDisk, goes_ahead: bool
 ) -> None:
     shelf = tmp_path / "shelf"
@@ -117,7 +115,7 @@ async def test_within_a_batch_the_disk_is_told_of_all_before_one_is_waited_for(
 
 
 class OrdinaryUsers(FaultyDisk):
-    """A disk of somebody who may not write to what is sealed."""
+    """A disk for a user who cannot write to a read-only file."""
 
     def open(self, path: Path) -> int:
         if not path.stat().st_mode & 0o200:
@@ -125,7 +123,7 @@ class OrdinaryUsers(FaultyDisk):
         return super().open(path)
 
 
-async def test_what_was_sealed_stays_so(tmp_path: Path) -> None:
+async def test_a_sealed_file_stays_read_only(tmp_path: Path) -> None:
     disk, shelf = OrdinaryUsers(), tmp_path / "shelf"
     shelf.mkdir()
     commits = GroupCommit(disk, {shelf})
@@ -144,7 +142,7 @@ async def test_in_a_batch_of_both_kinds_each_keeps_its_order(tmp_path: Path) -> 
 
 
 def files(root: Path) -> list[Path]:
-    """Whatever lies where blobs do."""
+    """Return all files in the directories of blobs."""
     return list(root.glob("blobs/*/*/*"))
 
 
@@ -157,7 +155,9 @@ async def test_two_writers_of_one_blob_do_not_disturb_each_other(tmp_path: Path)
     assert files(tmp_path) == [store.path(DIGEST)]
 
 
-async def test_nor_does_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_writer_does_not_disturb_another_of_the_same_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = FaultyDisk()
     store = ContentStore(tmp_path, disk=disk)
     real, numbers, told = disk.fsync, itertools.count(1), list[StorageFailed]()
@@ -183,7 +183,7 @@ async def test_nor_does_one_that_fails(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class FinalNamesFail(FaultyDisk):
-    """A disk that gives no blob its final name."""
+    """A disk that refuses every rename to a final name."""
 
     is_failing = True
 
@@ -209,13 +209,13 @@ async def test_a_commit_whose_final_name_is_refused_loses_nothing(tmp_path: Path
 
 
 def left(content: ContentStore, data: bytes) -> Path:
-    """What a power cut, or a kill in the midst of a commit, left."""
+    """Create the file that a power cut or a kill during a commit leaves."""
     path = unproven_path(content.path(DIGEST))
     path.write_bytes(data)
     return path
 
 
-async def test_a_start_gives_whole_bytes_their_final_name(tmp_path: Path, content: ContentStore) -> None:
+async def test_a_start_gives_complete_blobs_their_final_name(tmp_path: Path, content: ContentStore) -> None:
     path = left(content, DATA)
     opened = ContentStore(tmp_path)
     assert await opened.read(DIGEST) == DATA
@@ -231,7 +231,7 @@ def test_a_start_removes_torn_bytes(tmp_path: Path, content: ContentStore, data:
     assert files(tmp_path) == []
 
 
-async def test_a_blob_that_is_there_is_not_touched_for_another_of_its_name(
+async def test_a_start_keeps_a_stored_blob_and_drops_its_provisional_copy(
     tmp_path: Path, content: ContentStore
 ) -> None:
     await content.add(DIGEST, DATA)
@@ -241,7 +241,7 @@ async def test_a_blob_that_is_there_is_not_touched_for_another_of_its_name(
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
-async def test_what_the_disk_refuses_at_a_start_is_there_for_the_next(
+async def test_a_file_that_a_start_cannot_handle_stays_for_the_next(
     tmp_path: Path, content: ContentStore, disk: FaultyDisk, call: str
 ) -> None:
     path = left(content, DATA)
@@ -251,21 +251,23 @@ async def test_what_the_disk_refuses_at_a_start_is_there_for_the_next(
     assert DIGEST in ContentStore(tmp_path)
 
 
-def test_a_start_that_may_change_nothing_leaves_it(tmp_path: Path, content: ContentStore) -> None:
+def test_a_read_only_start_leaves_provisional_names(tmp_path: Path, content: ContentStore) -> None:
     path = left(content, DATA)
     assert list(ContentStore(tmp_path, read_only=True)) == []
     assert path.read_bytes() == DATA
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_what_is_no_file_is_left_alone(tmp_path: Path, content: ContentStore, make: Callable[[Path], None]) -> None:
+def test_objects_that_are_not_files_are_left_alone(
+    tmp_path: Path, content: ContentStore, make: Callable[[Path], None]
+) -> None:
     path = unproven_path(content.path(DIGEST))
     make(path)
     assert list(ContentStore(tmp_path)) == []
     assert path.exists()
 
 
-def test_it_is_no_damage(content: ContentStore) -> None:
+def test_check_does_not_report_provisional_names(content: ContentStore) -> None:
     path = left(content, b"torn")
     assert check_blob(path, "place", None, deep=True, moved=lambda _: None) is None
     stranger = path.with_name("else.unproven")

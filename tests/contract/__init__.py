@@ -1,1 +1,1 @@
-"""What a content store and a snapshotter owe their users, by both doors: calls and files."""
+"""The contracts of a content store and a snapshotter, tested through the library and through a mount."""

@@ -1,4 +1,4 @@
-"""The two doors of the content store, behind one protocol: calls of the library, files of the mount."""
+"""Two access paths to the content store behind one protocol: calls of the library, and files of a mount."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LABEL = "user.label."
 
 @dataclass(frozen=True)
 class Standing:
-    """An unfinished write: sizes in bytes, the moment of its last change in ns since the epoch."""
+    """An unfinished write: sizes in bytes, time of the last change in ns since the epoch."""
 
     offset: int
     total: int | None
@@ -49,7 +49,7 @@ class Writing(Protocol):
 
 
 class ContentDoor(Protocol):
-    """What both can do. Failures are OSError or ImgfsError, with the same errno."""
+    """The operations of both. Failures are OSError or ImgfsError with the same errno."""
 
     def writer(self, ref: str, total: int | None = None, expected: str | None = None) -> Writing: ...
     def status(self, ref: str) -> Standing: ...
@@ -230,7 +230,7 @@ class FilesDoor:
     def status(self, ref: str) -> Standing:
         path = self._ingest(ref)
         found = path.stat()
-        digest = _told(until(lambda: _facts(path).get("digest")))  # a resumed beginning is hashed meanwhile
+        digest = _told(_facts(path)["digest"])  # waits until a resumed prefix is hashed
         facts = _facts(path)
         total = facts.get("total")
         return Standing(

@@ -1,4 +1,4 @@
-"""An async library for tests that block, as file operations do: it lives on a trio loop in a thread of its own."""
+"""Run an async library for blocking tests: in a trio event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Portal(Generic[T]):
             raise self._failure
 
     def call(self, function: Callable[[*Ts], Awaitable[R]], *arguments: *Ts) -> R:
-        """Await it on the loop."""
+        """Await it on the event loop."""
         return trio.from_thread.run(function, *arguments, trio_token=self._token)
 
     def call_now(self, function: Callable[[*Ts], R], *arguments: *Ts) -> R:
-        """Call it on the loop."""
+        """Call it on the event loop."""
         return trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
 
     def _run(self) -> None:
         try:
             trio.run(self._serve)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for it
+        except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
             self._failure = error
         finally:
             self._is_ready.set()

@@ -1,4 +1,4 @@
-"""An error is the same number by either door."""
+"""Compare errors of both access paths by errno."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgfs.errors import ImgfsError
 
 @contextmanager
 def refused(*codes: int) -> Iterator[None]:
-    """Assert that what is inside fails with one of these errnos."""
+    """Assert that the block fails with one of these errnos."""
     with pytest.raises((OSError, ImgfsError)) as caught:
         yield
     got = errno.errorcode[caught.value.errno or 0]

@@ -1,4 +1,4 @@
-"""The two doors of the snapshotter, behind one protocol: calls of the library, files of the mount."""
+"""Two access paths to the snapshotter behind one protocol: calls of the library, and files of a mount."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LABEL = "user.label."
 
 @dataclass(frozen=True)
 class Told:
-    """What is told of a snapshot; `parent` is an id."""
+    """Facts of a snapshot; `parent` is an ID."""
 
     kind: str
     parent: str | None
@@ -150,7 +150,7 @@ class LibraryDoor:
 
 
 class FilesDoor:
-    """snapshots/ of a mount that has pulled the base image."""
+    """The directory snapshots/ of a mount that has pulled the base image."""
 
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop

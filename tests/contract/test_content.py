@@ -1,4 +1,4 @@
-"""What a content store owes its users: the semantics of containerd's content.Store, by both doors."""
+"""The contract of a content store: the semantics of containerd's content.Store, by library and by mount."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def ref(request: pytest.FixtureRequest) -> str:
-    """A ref of this test's own."""
+    """Return a ref that no other test uses."""
     return request.node.name.replace("/", "-")[:120]
 
 
 def some(mark: str, size: int = 256) -> bytes:
-    """Bytes that no other mark has."""
+    """Return bytes that depend on the mark."""
     return hashlib.shake_256(mark.encode()).digest(size)
 
 
 def ingested(door: ContentDoor, ref: str, data: bytes) -> str:
-    """An idle ingest of these bytes; returns their digest."""
+    """Create an ingest of these bytes without a writer; return their digest."""
     with door.writer(ref) as writer:
         writer.write(data)
     return Digest.of(data)
 
 
 def blob(door: ContentDoor, ref: str, data: bytes) -> str:
-    """A stored blob of these bytes; returns its digest."""
+    """Store a blob of these bytes; return its digest."""
     digest = ingested(door, ref, data)
     door.commit(ref, digest)
     return digest
 
 
 def test_writers_with_whatever_was_declared_become_blobs(door: ContentDoor, ref: str) -> None:
-    """Four at once, a piece of each in turn: nothing known, the size, the digest, both."""
+    """Four concurrent writers, one piece each in turn; they declare nothing, the size, the digest, or both."""
     contents = [some(f"{ref}{number}") for number in range(4)]
     digests = [str(Digest.of(data)) for data in contents]
     totals, expected = [None, 256, None, 256], [None, None, digests[2], digests[3]]
@@ -82,7 +82,7 @@ def test_the_status_tells_how_far_it_is(door: ContentDoor, ref: str) -> None:
             last = found.updated
 
 
-def test_it_resumes_as_it_was_left(door: ContentDoor, ref: str) -> None:
+def test_a_resumed_ingest_has_its_bytes_and_declarations(door: ContentDoor, ref: str) -> None:
     data = some(ref)
     with door.writer(ref, 256, Digest.of(data)) as writer:
         writer.write(data[:128])
@@ -106,7 +106,7 @@ def on(data: bytes, offset: int) -> tuple[int, bytes]:
 @pytest.mark.parametrize("resume", [again, on])
 @pytest.mark.parametrize("size", [500, 5000, 50000])
 @pytest.mark.parametrize("tenths", [0, 1, 5, 9, 10])
-def test_whoever_resumes_goes_on_or_starts_again(
+def test_a_resumed_writer_continues_or_starts_again(
     door: ContentDoor, ref: str, resume: Callable[[bytes, int], tuple[int, bytes]], size: int, tenths: int
 ) -> None:
     data, limit = some(ref, size), size * tenths // 10
@@ -140,7 +140,7 @@ def test_bytes_at_another_offset_are_refused_and_change_nothing(door: ContentDoo
     door.abort(ref)
 
 
-def test_what_is_stored_is_not_stored_again(door: ContentDoor, ref: str) -> None:
+def test_a_stored_blob_is_not_stored_again(door: ContentDoor, ref: str) -> None:
     data = some(ref)
     digest = blob(door, ref, data)
     ingested(door, ref, data)
@@ -182,7 +182,7 @@ def test_a_ref_has_one_writer_and_outlives_commits_that_fail(door: ContentDoor, 
     door.abort(ref)
 
 
-def test_of_many_who_commit_the_same_one_wins(door: ContentDoor, ref: str) -> None:
+def test_one_of_many_equal_commits_succeeds(door: ContentDoor, ref: str) -> None:
     data = some(ref, 100_000)
     digest = Digest.of(data)
     for number in range(8):
@@ -246,7 +246,7 @@ def test_labels_are_set_replaced_and_removed(door: ContentDoor, ref: str) -> Non
     assert door.labels(digest) == {}
 
 
-def test_what_is_deleted_is_gone_but_for_who_reads_it(door: ContentDoor, ref: str) -> None:
+def test_a_deleted_blob_is_gone_except_for_open_descriptors(door: ContentDoor, ref: str) -> None:
     data = some(ref)
     digest = blob(door, ref, data)
     file = door.open(digest)
@@ -262,7 +262,7 @@ def test_what_is_deleted_is_gone_but_for_who_reads_it(door: ContentDoor, ref: st
     assert blob(door, ref, data) in door.stored()
 
 
-def test_an_aborted_write_is_gone_and_its_writer_is_told(door: ContentDoor, ref: str) -> None:
+def test_an_aborted_write_is_gone_and_its_writer_gets_an_error(door: ContentDoor, ref: str) -> None:
     with door.writer(ref) as writer:
         writer.write(b"to be lost")
         door.abort(ref)
@@ -288,21 +288,21 @@ def test_a_ref_may_be_called_nearly_anything(door: ContentDoor, ref: str, name: 
 
 
 @pytest.mark.parametrize("name", ["tab\t", "line\n", "r" * 256])
-def test_but_not_anything(door: ContentDoor, name: str) -> None:
-    with refused(errno.EINVAL, errno.ENAMETOOLONG):  # the second is the kernel's own word
+def test_invalid_refs_are_refused(door: ContentDoor, name: str) -> None:
+    with refused(errno.EINVAL, errno.ENAMETOOLONG):  # the kernel itself returns the second one
         door.writer(name)
 
 
 @pytest.mark.parametrize("name", ["sha256:12", "md5:" + "0" * 32, "sha256:" + "A" * 64, "word"])
-def test_a_commit_to_what_is_no_digest_leaves_all_as_it_is(door: ContentDoor, ref: str, name: str) -> None:
+def test_a_commit_to_a_malformed_digest_changes_nothing(door: ContentDoor, ref: str, name: str) -> None:
     ingested(door, ref, b"something")
-    with refused(errno.EINVAL, errno.EPERM):  # of rename(2), EINVAL would be told as something else
+    with refused(errno.EINVAL, errno.EPERM):  # mv(1) prints a wrong message for EINVAL of rename(2)
         door.commit(ref, name)
     assert door.status(ref).offset == 9
     door.abort(ref)
 
 
-def test_all_of_it_is_there_after_a_restart(door: ContentDoor, ref: str) -> None:
+def test_everything_survives_a_restart(door: ContentDoor, ref: str) -> None:
     data, other = some(ref), some(f"{ref} unfinished")
     digest = blob(door, ref, data)
     with door.writer(ref, 256, Digest.of(other)) as writer:

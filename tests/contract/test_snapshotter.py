@@ -29,19 +29,19 @@ def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def prepare(door: SnapshotDoor, key: str, parent: str | None = None) -> Path:
-    """An active snapshot; returns its rootfs."""
+    """Prepare an active snapshot; return its rootfs."""
     door.prepare(key, parent)
     return door.rootfs(f"active/{key}")
 
 
 def commit(door: SnapshotDoor, key: str, name: str) -> Path:
-    """Commit; returns the committed rootfs."""
+    """Commit; return the committed rootfs."""
     door.commit(key, name)
     return door.rootfs(name)
 
 
 def make(door: SnapshotDoor, name: str, parent: str | None = None, **files: str) -> None:
-    """A committed snapshot with these files at its top."""
+    """Commit a snapshot with these files at its top."""
     fill(prepare(door, f"for-{name}", parent), **files)
     door.commit(f"for-{name}", name)
 
@@ -54,7 +54,7 @@ def fill(root: Path, **files: str) -> None:
 
 
 def test_basic(door: SnapshotDoor) -> None:
-    """Changes on changes: what is committed is what was there, and goes on from there."""
+    """Stacked changes: a commit keeps the files, and the next snapshot continues from them."""
     first = prepare(door, "basic-1")
     fill(first, foo="foo\n", a__b__c="abc\n", gone="1")
     before = snapshot_tree(first)
@@ -88,7 +88,7 @@ def test_stat_of_active_and_committed(door: SnapshotDoor) -> None:
 
 
 def test_transitivity(door: SnapshotDoor) -> None:
-    """Parents of parents lead down to the base, whatever was committed or removed meanwhile."""
+    """The chain of parents leads to the base, whatever was committed or removed meanwhile."""
     make(door, "t1", door.base)
     make(door, "t2", "t1")
     door.prepare("t3", "t2")
@@ -103,7 +103,7 @@ def test_transitivity(door: SnapshotDoor) -> None:
     assert not (door.rootfs(down[3]) / "data").exists()
 
 
-def test_prepare_and_view_that_have_to_fail(door: SnapshotDoor) -> None:
+def test_prepares_and_views_that_are_refused(door: SnapshotDoor) -> None:
     make(door, "fails", door.base)
     prepare(door, "failing", "fails")
     with refused(errno.EEXIST):
@@ -115,7 +115,7 @@ def test_prepare_and_view_that_have_to_fail(door: SnapshotDoor) -> None:
     door.view("failing-view", "fails")
     with refused(errno.EEXIST):
         door.view("failing-view", "fails")
-    with refused(errno.EEXIST, errno.ENOTDIR):  # the second is the kernel's own word: a view is a link there
+    with refused(errno.EEXIST, errno.ENOTDIR):  # the kernel returns the second one: a view is a link there
         door.commit("failing", "failing-view")
     with refused(errno.EINVAL):
         door.prepare("on-active", "active/failing")
@@ -129,7 +129,7 @@ def test_prepare_and_view_that_have_to_fail(door: SnapshotDoor) -> None:
         door.remove("no-such-snapshot")
 
 
-def test_a_view_stands_for_what_it_pins(door: SnapshotDoor) -> None:
+def test_a_view_shows_and_pins_its_target(door: SnapshotDoor) -> None:
     make(door, "pinned", door.base, file="1")
     door.view("pinning", "pinned")
     assert door.stat("pinning") == Told("view", "pinned")
@@ -326,7 +326,7 @@ def test_hard_links_within_changes(door: SnapshotDoor) -> None:
 
 
 def test_a_chain_of_many(door: SnapshotDoor) -> None:
-    """Deeper than any engine stacks them: each level changes, adds and removes a file of those below."""
+    """A chain deeper than engines use: each level changes, adds and removes a file of the levels below."""
     parent: str = door.base
     for level in range(DEPTH):
         root = prepare(door, "level", parent)
@@ -346,7 +346,7 @@ def test_a_chain_of_many(door: SnapshotDoor) -> None:
     assert (door.rootfs("level-50") / "common").read_text() == "50"
 
 
-def test_the_walk_tells_all_and_each_can_be_asked(door: SnapshotDoor) -> None:
+def test_the_walk_lists_all_snapshots(door: SnapshotDoor) -> None:
     make(door, "listed", door.base)
     door.view("listed-view", "listed")
     door.prepare("listed", "listed")
@@ -362,7 +362,7 @@ def test_the_walk_tells_all_and_each_can_be_asked(door: SnapshotDoor) -> None:
     assert door.walk() == found
 
 
-def test_different_trees_do_not_see_one_another(door: SnapshotDoor) -> None:
+def test_different_trees_are_independent(door: SnapshotDoor) -> None:
     one, two = prepare(door, "apart-1", door.base), prepare(door, "apart-2", door.base)
     (one / "etc/os").write_text("one")
     os.unlink(two / "etc/os")

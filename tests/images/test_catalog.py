@@ -1,4 +1,4 @@
-"""The catalogue: what is known of digests, from whom, and after a restart."""
+"""The catalogue: claims about digests, their sources, and what survives a restart."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def catalog(database: Database) -> Catalog:
     return Catalog(database)
 
 
-async def test_nothing_is_known_of_a_digest_that_nobody_mentioned(catalog: Catalog) -> None:
+async def test_an_unmentioned_digest_is_unknown(catalog: Catalog) -> None:
     assert await catalog.descriptor(A) is None
     assert await catalog.diff_id(A) is None
     assert await catalog.sources(A) == []
 
 
-async def test_every_descriptor_can_be_had_at_every_source(catalog: Catalog, database: Database) -> None:
+async def test_every_descriptor_is_recorded_for_every_source(catalog: Catalog, database: Database) -> None:
     found = [Descriptor(A, 5, OCI_CONFIG), Descriptor(B, SIZE_MAX, OCI_LAYER)]
     await catalog.add(found, [HERE, THERE])
     for opened in (catalog, Catalog(database)):
@@ -52,14 +52,14 @@ async def test_sources_add_up(catalog: Catalog) -> None:
     assert str(HERE) == "h.io/team/x"
 
 
-async def test_a_source_may_be_known_before_the_size_is(catalog: Catalog) -> None:
+async def test_a_source_may_be_known_before_the_size(catalog: Catalog) -> None:
     await catalog.add_source(A, HERE)
     await catalog.add_source(A, HERE)
     assert await catalog.descriptor(A) is None
     assert await catalog.sources(A) == [HERE]
 
 
-async def test_name_alone_is_no_place_from_where_a_digest_can_be_had(catalog: Catalog) -> None:
+async def test_a_name_alone_does_not_make_a_digest_fetchable(catalog: Catalog) -> None:
     await catalog.add_source(A, HERE)
     assert await catalog.fetchable([A, B]) == set()
     await catalog.add([Descriptor(A, 5, OCI_CONFIG)], [HERE])
@@ -73,7 +73,7 @@ async def test_adding_without_sources_or_without_descriptors_is_fine(catalog: Ca
     assert await catalog.sources(A) == []
 
 
-async def test_what_a_blob_holds_is_what_the_last_pass_proved(catalog: Catalog, database: Database) -> None:
+async def test_the_last_proof_of_a_diff_id_counts(catalog: Catalog, database: Database) -> None:
     blob = Descriptor(A, 5, OCI_LAYER)
     await catalog.prove_diff_id(blob, B)
     await catalog.prove_diff_id(blob, A)
@@ -90,7 +90,7 @@ async def test_proofs_at_the_same_time_share_transactions(catalog: Catalog, data
     assert await catalog.unpacked(blobs) == dict.fromkeys(blobs, B)
 
 
-async def test_proofs_that_cannot_be_written_fail_everybody_who_waits(
+async def test_proofs_that_cannot_be_written_fail_for_every_waiter(
     catalog: Catalog, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[NoSpace] = []
@@ -115,7 +115,7 @@ async def test_proofs_that_cannot_be_written_fail_everybody_who_waits(
     assert await catalog.diff_id(A) == B
 
 
-async def test_what_was_proven_goes_before_what_was_said_first_or_later(catalog: Catalog) -> None:
+async def test_a_proven_descriptor_overrides_earlier_and_later_claims(catalog: Catalog) -> None:
     lie, truth = Descriptor(A, 6, OCI_CONFIG), Descriptor(A, 5, OCI_LAYER)
     await catalog.add([lie], [HERE])
     await catalog.add([], [THERE], truth)

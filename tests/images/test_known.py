@@ -1,4 +1,4 @@
-"""What is certainly not known costs no query, and nothing that is known is ever denied."""
+"""Unknown digests cost no query, and known digests are never denied."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ digests = st.sets(st.binary(max_size=8).map(Digest.of), max_size=30)
 
 
 @given(digests, digests, digests)
-def test_nothing_that_is_in_it_is_denied(before: set[Digest], during: set[Digest], after: set[Digest]) -> None:
+def test_known_digests_are_never_denied(before: set[Digest], during: set[Digest], after: set[Digest]) -> None:
     known = Known()
     known.add(during)
     assert all(digest in known for digest in (A, B, C))
@@ -42,7 +42,7 @@ def beginnings(digests: set[Digest]) -> set[str]:
     return {digest.hex[:DIGITS] for digest in digests}
 
 
-def test_what_is_no_digest_in_a_damaged_table_is_passed_over() -> None:
+def test_malformed_digests_in_a_damaged_table_are_ignored() -> None:
     known = Known()
     known.complete(Known(["", "no hex", A.hex[:DIGITS]]))
     assert A in known
@@ -50,7 +50,7 @@ def test_what_is_no_digest_in_a_damaged_table_is_passed_over() -> None:
 
 
 class Counting(Database):
-    """Counts questions."""
+    """Counts queries."""
 
     reads = 0
 
@@ -64,7 +64,7 @@ def database(tmp_path: Path) -> Counting:
     return Counting(tmp_path / "db", [catalog.SCHEMA])
 
 
-async def test_a_digest_that_nobody_knows_is_asked_for_without_a_query(database: Counting) -> None:
+async def test_an_unknown_digest_costs_no_query(database: Counting) -> None:
     await Catalog(database).add([Descriptor(A, 1, "")], [PLACE])
     opened = Catalog(database)
     assert await opened.descriptor(B) is None
@@ -78,7 +78,7 @@ async def test_a_digest_that_nobody_knows_is_asked_for_without_a_query(database:
     database.close()
 
 
-async def test_what_comes_in_later_is_known_at_once(database: Counting) -> None:
+async def test_a_digest_added_later_is_known_at_once(database: Counting) -> None:
     opened = Catalog(database)
     assert await opened.descriptor(B) is None
     await opened.add([Descriptor(A, 1, "")], [PLACE], Descriptor(B, 2, "proven"))

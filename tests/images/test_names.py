@@ -1,4 +1,4 @@
-"""Image names: taken, replaced, moved, removed, listed by component, and all of it durable."""
+"""Image names: created, replaced, renamed, removed, listed by component; every change is durable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def names(database: Database) -> Names:
 
 
 @pytest.mark.parametrize("name", ["mytool:1", "registry.test", "localhost:5000"])
-def test_a_host_alone_is_told_to_be_one(name: str) -> None:
+def test_a_name_that_is_only_a_host_is_explained(name: str) -> None:
     with pytest.raises(Invalid, match="is a registry's host"):
         check_name(name)
 
@@ -54,7 +54,7 @@ async def test_a_taken_name_is_refused_and_stays(names: Names, database: Databas
     assert names.get(X) == Names(database).get(X) == made
 
 
-async def test_of_two_who_create_one_name_at_once_one_is_refused(names: Names, database: Database) -> None:
+async def test_the_second_of_two_concurrent_creates_is_refused(names: Names, database: Database) -> None:
     refused: list[AlreadyExists] = []
 
     async def create(digest: Digest) -> None:
@@ -78,7 +78,7 @@ async def test_putting_replaces(names: Names, database: Database) -> None:
         assert (opened.get(X), opened.of(A), opened.of(B), opened.digests()) == (made, [], [made], [B])
 
 
-async def test_removing_takes_the_name_only(names: Names, database: Database) -> None:
+async def test_removing_a_name_keeps_the_others(names: Names, database: Database) -> None:
     await names.put(X, A)
     kept = await names.put(Y, A)
     await names.remove(X)
@@ -130,7 +130,7 @@ async def test_names_come_sorted(names: Names) -> None:
     "name",
     [X, f"h.io/x@{A}", "localhost:5000/x:1", "tool", "alpine:3.20", "CuAb12Xy", "ü", "with space", "a" * 255],
 )
-def test_what_may_be_registered(name: str) -> None:
+def test_names_that_may_be_registered(name: str) -> None:
     check_name(name)
 
 
@@ -153,14 +153,14 @@ def test_what_may_be_registered(name: str) -> None:
         str(A),
     ],
 )
-async def test_what_may_not(names: Names, name: str) -> None:
+async def test_names_that_are_refused(names: Names, name: str) -> None:
     await refused(names, name)
 
 
 @pytest.mark.parametrize(
     "name", ["localhost", "h:1", "a" * 256, "ü" * 128, "\udcff", chr(0xD800), f"h.io/{'a' * NAME_MAX}:1"]
 )
-async def test_what_may_not_either(names: Names, name: str) -> None:
+async def test_more_names_that_are_refused(names: Names, name: str) -> None:
     await refused(names, name)
 
 
@@ -172,7 +172,7 @@ async def refused(names: Names, name: str) -> None:
 
 
 @given(st.text())
-def test_any_text_is_a_local_name_or_not(text: str) -> None:
+def test_any_text_is_accepted_or_refused_as_a_local_name(text: str) -> None:
     if is_local_name(text):
         assert "/" not in text
         assert reference_of(text) is None
@@ -183,7 +183,7 @@ DIGESTS = st.sampled_from([A, B])
 
 
 class NamesAgainstADictionary(RuleBasedStateMachine):
-    """Every operation, on the table and on a dictionary, with the daemon restarted now and then."""
+    """Runs every operation on the table and on a dictionary, with occasional restarts."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Unfinished writes as files: written, declared and committed."""
+"""Helpers for unfinished writes as files: writing, declaring, committing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 @contextmanager
 def writing(path: Path, flags: int = os.O_WRONLY | os.O_CREAT) -> Generator[int]:
-    """An open writer."""
+    """Open a writer."""
     file = os.open(path, flags, 0o600)
     try:
         yield file
@@ -26,21 +26,21 @@ def writing(path: Path, flags: int = os.O_WRONLY | os.O_CREAT) -> Generator[int]
 
 
 def put(path: Path, data: bytes) -> Path:
-    """An idle ingest of these bytes."""
+    """Create an ingest of these bytes without a writer."""
     with writing(path) as file:
         assert os.write(file, data) == len(data)
     return path
 
 
 def commit(path: Path, data: bytes) -> Path:
-    """mv to the digest of `data`; returns the blob."""
+    """Commit as the digest of `data`; return the blob."""
     blob = path.parent.parent / Digest.of(data)
     os.rename(path, blob)
     return blob
 
 
 def blob_of(path: Path, data: bytes) -> Path:
-    """A stored blob, written under the ref `path`."""
+    """Store a blob through the ref `path`."""
     return commit(put(path, data), data)
 
 
@@ -58,7 +58,7 @@ def size(path: Path | int) -> int:
 
 
 def together(count: int, work: Callable[[int], int]) -> list[int]:
-    """Do it in so many threads at once; what each returned."""
+    """Call a function in several threads at once; return the results."""
     results: list[int] = []
     gate = threading.Barrier(count)
 

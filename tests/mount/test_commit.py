@@ -1,4 +1,4 @@
-"""mv makes an active snapshot immutable under a name; views pin it; rmdir takes it away when nobody needs it."""
+"""mv commits an active snapshot under a name; views pin it; rmdir removes it when it is unused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_taken_name_is_refused_and_the_snapshot_stays_usable(shop: Workshop) -
     (root / "kept").write_text("1")
     with refused(errno.EEXIST):
         os.rename(shop.active("second"), shop.at("taken"))
-    with refused(errno.ENOTDIR):  # the kernel's own word: a directory never replaces a link
+    with refused(errno.ENOTDIR):  # from the kernel: a directory never replaces a link
         os.rename(shop.active("second"), shop.at("taken-view"))
     assert run("mv", "-T", "-n", shop.active("second"), shop.at("taken")).returncode in (0, 1)
     assert run("mv", "-T", shop.active("second"), shop.at("taken")).returncode == 1
@@ -63,7 +63,7 @@ def test_a_taken_name_is_refused_and_the_snapshot_stays_usable(shop: Workshop) -
 
 
 def test_mv_into_a_committed_directory_is_refused(shop: Workshop) -> None:
-    """`mv K snapshots/X` where X is a directory means `snapshots/X/K`."""
+    """If X is a directory, mv(1) turns `mv K snapshots/X` into `snapshots/X/K`."""
     shop.make("a-directory")
     shop.prepare("into")
     done = run("mv", shop.active("into"), shop.at("a-directory"))
@@ -287,7 +287,7 @@ def test_ten_commit_under_one_name_and_one_wins(shop: Workshop) -> None:
 
 
 def test_commits_and_walkers_at_the_same_time(shop: Workshop) -> None:
-    """Whoever walks to a rootfs while it is committed gets it, or is told that it is busy or gone."""
+    """A walk to a rootfs during its commit succeeds, or fails with EBUSY or ENOENT."""
     for number in range(8):
         (shop.prepare(f"w{number}", shop.base) / "who").write_text(str(number))
 

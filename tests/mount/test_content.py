@@ -1,4 +1,4 @@
-"""content/: one read-only file a blob, whole and verified or not there, fetched by whoever opens it."""
+"""content/: one read-only file for each blob; opening it fetches it; it is complete and verified, or absent."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def resolved(scene: Scene, mark: str) -> Image:
-    """An image whose manifest is here and of which nothing else is."""
+    """Return an image of which only the manifest is local."""
     made = small(mark)
     os.stat(scene.serve(made, mark))
     return made
 
 
 def layer_blob(scene: Scene, made: Image) -> Path:
-    """The path of the blob of the first layer."""
+    """Return the path of the blob of the first layer."""
     return scene.blob(made.layers[0].digest)
 
 
@@ -165,7 +165,7 @@ def test_facts_are_told(scene: Scene) -> None:
     path.read_bytes()
     facts |= {"resident": facts["size"], "verified": "blob"}
     assert _facts(path) == facts
-    succeed("ls", "-l", path.parent)  # the kernel knows the file from the listing now
+    succeed("ls", "-l", path.parent)  # the kernel has the file's attributes from the listing now
     assert _facts(path) == facts
 
 

@@ -1,4 +1,4 @@
-"""content/ingest/: an unfinished write is a file, resumable and truncatable, with one writer a ref."""
+"""content/ingest/: an unfinished write is a file, resumable and truncatable, with one writer for each ref."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture
 def at(scene: Scene, request: pytest.FixtureRequest) -> Path:
-    """A ref of this test's own."""
+    """Return a ref that no other test uses."""
     return scene.mount.content / "ingest" / request.node.name.replace("/", "_")[:200]
 
 

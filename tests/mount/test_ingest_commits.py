@@ -1,4 +1,4 @@
-"""content/ingest/: what is declared of an unfinished write, and the rename that makes it a blob, or another ref."""
+"""content/ingest/: declarations of an unfinished write, and the rename that commits it or changes its ref."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture
 def at(scene: Scene, request: pytest.FixtureRequest) -> Path:
-    """A ref of this test's own."""
+    """Return a ref that no other test uses."""
     return scene.mount.content / "ingest" / request.node.name.replace("/", "_")[:200]
 
 

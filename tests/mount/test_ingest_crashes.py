@@ -1,4 +1,4 @@
-"""Unfinished writes when things end: remounts, kill -9 at any system call, failing and full disks."""
+"""Unfinished writes after remounts, kill -9 at any system call, and failing or full disks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ POINTS = [
     ("rmdir", 1),
     ("link", 1),
 ]
-"""System calls to kill before, counted from the first operation on, for each thread."""
+"""System calls at which the daemon is killed, counted for each thread from the first operation."""
 
 
 def noise(mark: str, size: int) -> bytes:
@@ -50,7 +50,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture
 def at(scene: Scene, request: pytest.FixtureRequest) -> Path:
-    """A ref of this test's own."""
+    """Return a ref that no other test uses."""
     return ingest(scene) / request.node.name
 
 
@@ -217,7 +217,7 @@ def test_a_label_over_the_limit_is_invalid(scene: Scene, at: Path) -> None:
 
 
 class Life:
-    """What happens to one ref, step by step. `written` is what the ref must be a prefix of."""
+    """The steps of one ref. The ref must always hold a prefix of `written`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -227,7 +227,7 @@ class Life:
 
     @property
     def steps(self) -> list[Callable[[], object]]:
-        """The last one is the commit."""
+        """Return the steps; the last one is the commit."""
         data = self.data
         return [
             lambda: write(self.path, b"wrong", os.O_TRUNC),
@@ -241,7 +241,7 @@ class Life:
         ]
 
     def live(self) -> None:
-        """Do steps until one fails."""
+        """Run steps until one fails."""
         for step in self.steps:
             try:
                 step()
@@ -250,7 +250,7 @@ class Life:
             self.done += 1
 
     def finish(self) -> None:
-        """Whatever is left is right, and goes on to be the blob."""
+        """Assert that the remaining bytes are correct, and complete the blob."""
         second = self.path.with_name(f"{self.path.name}-2")
         assert not (self.path.exists() and second.exists())
         if second.exists():
@@ -310,7 +310,7 @@ def test_a_failed_fsync_is_told_and_the_writer_goes_on_from_the_last_good_one(sc
 
 @contextmanager
 def failing(mounted: Mounted, call: str, error: str) -> Generator[None]:
-    """Have every `call` of the daemon fail inside."""
+    """Make every system call `call` of the daemon fail in this context."""
     command = [program("strace"), "-f", "-p", str(mounted.pid()), "-o", os.devnull, "-e", f"trace={call}"]
     with subprocess.Popen([*command, "-e", f"inject={call}:error={error}"], stderr=subprocess.PIPE) as tracer:
         assert tracer.stderr is not None
@@ -373,7 +373,7 @@ def test_a_full_disk_takes_what_fits_and_goes_on_later(tmp_path: Path) -> None:
 
 
 def fill(file: int, data: bytes) -> int:
-    """Write until the disk is full; how much it took."""
+    """Write until the disk is full; return the number of bytes written."""
     written = 0
     with refused(errno.ENOSPC):
         while True:

@@ -1,4 +1,4 @@
-"""imgfs's own downloads in content/ingest/: seen, removed, resumed by Range, and no obstacle for anybody."""
+"""Downloads by imgfs in content/ingest/: visible, removable, resumed by Range, and never in the way of users."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def held(scene: Scene, mark: str) -> tuple[Image, Path]:
-    """An image at the registry whose one layer stalls after HELD bytes, and the layer's blob."""
+    """Return an image whose only layer stalls after HELD bytes at the registry, and the layer's blob."""
     made = image([layer([File("noise", noise(mark, 2 * PIECE))], "none")], platform=AMD64)
     os.stat(scene.serve(made, mark))
     return made, scene.blob(made.layers[0].digest)
@@ -40,7 +40,7 @@ def reading(blob: Path) -> subprocess.Popen[bytes]:
 
 
 def arrived(path: Path, least: int = 1) -> int:
-    """Wait until the download has come so far; its size."""
+    """Wait until the download has this many bytes; return its size."""
     return until(lambda: path.exists() and path.stat().st_size >= least and path.stat().st_size)
 
 

@@ -1,4 +1,4 @@
-"""Unfinished writes that nobody goes on with: garbage after a week, and nothing sooner, whatever the clock says."""
+"""Abandoned unfinished writes are garbage after a week, and not earlier, even if the clock is set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ingest(mounted: Mounted) -> Path:
 
 
 def aged(mounted: Mounted, days: dict[str, int], *, started: int | None = None) -> None:
-    """Restart the daemon, and have refs look as if they had been touched so many days ago."""
+    """Restart the daemon with refs that were last used the given number of days ago."""
     mounted.stop()
     for directory in (mounted.state / "ingest").iterdir():
         meta = json.loads((directory / "meta").read_bytes())
@@ -34,7 +34,7 @@ def aged(mounted: Mounted, days: dict[str, int], *, started: int | None = None) 
 
 
 def gc(mounted: Mounted, *options: str) -> dict[str, str]:
-    """What goes, and why."""
+    """Return what is collected, and why."""
     done = mounted.run("gc", "--format", "json", *options)
     assert done.returncode == 0, done.stderr
     return {item["id"]: item["why"] for item in json.loads(done.stdout)["removed"]}

@@ -1,4 +1,4 @@
-"""content/ingest/ through the kernel against a model of the contract: any sequence of file operations and kills."""
+"""content/ingest/ through the kernel, compared with a model: random sequences of file operations and kills."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.mount.scene import Scene, serving
 
 PIECES = [b"x", b"yy", b"z" * 5000]
 PROMISE = f"layer-{Digest.of(b'xx')}"
-"""`xx` can be written in two ways, so this promise is kept now and then."""
+"""`xx` has two spellings of the same content, so refs with this digest are sometimes committed successfully."""
 EXAMPLES = 20
 REFS = ["a", "b%2Fc", PROMISE]
 
@@ -29,7 +29,7 @@ numbers = st.integers(0, 3)
 
 @dataclass
 class Draft:
-    """What the model knows of an ingest. `gone`: what its writer is told when it was taken away."""
+    """The model of an ingest. `gone` is the errno that its writer gets after it was removed."""
 
     data: bytes = b""
     total: int | None = None
@@ -49,7 +49,7 @@ class Writer:
 
 @dataclass
 class Model:
-    """What should be. Methods tell the errno that an operation gets, 0 for success, and do it."""
+    """The expected state. Methods apply an operation and return its errno, 0 for success."""
 
     drafts: dict[str, Draft] = field(default_factory=dict[str, Draft])
     stored: set[Digest] = field(default_factory=set[Digest])
@@ -67,7 +67,7 @@ class Model:
         return 0
 
     def _take(self, ref: str) -> int:
-        """Become the one who writes, for a moment or for longer."""
+        """Take the writer's lock, for one operation or for longer."""
         draft = self.drafts.get(ref)
         if self._is_kept(ref):
             return self._drop(ref)
@@ -160,7 +160,7 @@ class Model:
 
 
 class Machine(RuleBasedStateMachine):
-    """Does each operation in the model and through the mount, and compares what came of it."""
+    """Runs each operation in the model and through the mount, and compares the results."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(ref=refs, piece=pieces, flag=st.sampled_from([os.O_TRUNC, os.O_APPEND]))
     def bring(self, ref: str, piece: bytes, flag: int) -> None:
-        """Open, write and close, as programs do."""
+        """Open, write and close."""
         chosen = os.O_WRONLY | os.O_CREAT | flag
         expected = self.model.open(ref, chosen)
         if not expected:
@@ -224,7 +224,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(ref=refs, piece=pieces, algorithm=st.sampled_from(["sha256", "sha512"]))
     def bring_all(self, ref: str, piece: bytes, algorithm: str) -> None:
-        """And commit right away, while the kernel still releases the writer."""
+        """Commit immediately, while the kernel still releases the writer."""
         self.bring(ref, piece, os.O_TRUNC)
         self.commit(ref, True, algorithm)
 

@@ -1,4 +1,4 @@
-"""content/ingest/ with the programs that people have: cp, dd, tee, mv, curl, rsync, and the copy helpers of Python."""
+"""content/ingest/ with common programs: cp, dd, tee, mv, curl, rsync, and the copy helpers of Python."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.mount.scene import Scene, error_of, run, serving, succeed
 from tests.support.programs import program
 
 SIZE = 3_300_001
-"""More than one request of the kernel's, and no multiple of anything."""
+"""More than one write request of the kernel, and not a multiple of a block."""
 
 
 class Delivery:
-    """Some bytes, on their way from a file into the tree."""
+    """Bytes that a test copies from a file into the tree."""
 
     def __init__(self, scene: Scene, source: Path, mark: str) -> None:
         self.scene = scene
@@ -34,12 +34,12 @@ class Delivery:
         self.blob = scene.blob(self.digest)
 
     def begin(self, count: int) -> None:
-        """Have the first `count` bytes there already."""
+        """Write the first `count` bytes in advance."""
         with self.ref.open("wb") as file:
             file.write(self.data[:count])
 
     def finish(self) -> None:
-        """mv to the digest, and compare."""
+        """Commit with mv and compare."""
         succeed("mv", self.ref, self.blob)
         assert self.blob.read_bytes() == self.data
         assert not self.ref.exists()
@@ -208,7 +208,7 @@ def test_ls_shows_the_size_grow(delivery: Delivery) -> None:
             listed = succeed("ls", "-l", delivery.ref.parent).splitlines()
             line = next(line for line in listed if line.endswith(f" {delivery.mark}"))
             assert line.split()[0] == "--w-------"
-            # tee writes to its own output first, and to the file then.
+            # tee writes to its stdout first and to the file second.
             assert int(line.split()[4]) in (count - 1000, count)
     succeed("rm", delivery.ref)
 

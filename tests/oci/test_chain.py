@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from imgfs.oci.digest import EMPTY, Digest, chain_id, chain_ids
 
 DIGESTS = st.lists(st.binary(min_size=1, max_size=4).map(Digest.of), max_size=8)
-"""Not of nothing: an empty tar alone and no layer at all are one and the same root filesystem."""
+"""The chain ID for no layers. It differs from that of an empty tar, although both are an empty root filesystem."""
 
 
 def specified(diff_ids: list[Digest]) -> str:
-    """ChainID(L0|...|Ln) = Digest(ChainID(L0|...|Ln-1) + " " + DiffID(Ln)), as it is written there."""
+    """ChainID(L0|...|Ln) = Digest(ChainID(L0|...|Ln-1) + " " + DiffID(Ln)), as the specification defines it."""
     if len(diff_ids) == 1:
         return diff_ids[0]
     return "sha256:" + hashlib.sha256(f"{specified(diff_ids[:-1])} {diff_ids[-1]}".encode()).hexdigest()
 
 
 def test_the_vectors_of_identity_chain_id() -> None:
-    # opencontainers/image-spec, identity/chainid_test.go: "a", "b", "c", each digested.
+    # opencontainers/image-spec, identity/chainid_test.go: the digests of "a", "b" and "c".
     a, b, c = (Digest.of(letter) for letter in (b"a", b"b", b"c"))
     assert chain_ids([a, b, c]) == [a, Digest.of(f"{a} {b}".encode()), Digest.of(f"{chain_id([a, b])} {c}".encode())]
 

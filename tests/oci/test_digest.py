@@ -1,4 +1,4 @@
-"""Digests: what is one, and what could become a path or a URL and is none."""
+"""Digests: well-formed ones, and malformed text that could become a path or a URL."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_anything_else_is_refused_in_a_short_message(text: str) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(HEX_LENGTH)))
-def test_what_is_computed_is_a_digest_and_runs_on(data: bytes, algorithm: str) -> None:
+def test_computed_digests_are_well_formed(data: bytes, algorithm: str) -> None:
     digest = Digest.of(data, algorithm)
     assert Digest.parse(str(digest)) == digest == f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
     running = digest.new_hash()

@@ -1,4 +1,4 @@
-"""Manifests, indexes and configs: what they say, and everything foreign bytes may do."""
+"""Manifests, indexes and configs: their values, and hostile input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parse(document: dict[str, Any], media_type: str = "") -> Manifest | ImageInd
     return parse_document(json.dumps(document).encode(), media_type)
 
 
-def test_a_manifest_says_its_config_and_layers_base_first() -> None:
+def test_a_manifest_has_its_config_and_layers_base_first() -> None:
     made = image([layer([File("a")]), layer([File("b")], "zstd")], annotations={"k": "v"})
     found = parse_document(made.document, OCI_MANIFEST)
     assert isinstance(found, Manifest)
@@ -62,7 +62,7 @@ def test_a_manifest_says_its_config_and_layers_base_first() -> None:
 
 
 @pytest.mark.parametrize("docker", [False, True])
-def test_an_index_says_its_platforms(docker: bool) -> None:
+def test_an_index_has_its_platforms(docker: bool) -> None:
     made = index([image([], platform=one, docker=docker) for one in (AMD64, ARM64)], docker=docker)
     found = parse_document(made.document)
     assert isinstance(found, ImageIndex)
@@ -83,7 +83,9 @@ def test_an_index_says_its_platforms(docker: bool) -> None:
         (MANIFEST | {"manifests": []}, "", OCI_MANIFEST),
     ],
 )
-def test_the_type_is_its_own_or_what_was_said_or_its_shape(document: dict[str, Any], said: str, kind: str) -> None:
+def test_the_type_comes_from_the_document_the_caller_or_the_shape(
+    document: dict[str, Any], said: str, kind: str
+) -> None:
     assert parse(document, said).media_type == kind
 
 
@@ -114,7 +116,7 @@ def test_the_type_is_its_own_or_what_was_said_or_its_shape(document: dict[str, A
         (MANIFEST | {"annotations": {"k": 1}}, "", Malformed),
     ],
 )
-def test_what_contradicts_itself_or_the_format_is_refused(
+def test_a_malformed_or_contradictory_document_is_refused(
     document: dict[str, Any], said: str, error: type[ImgfsError]
 ) -> None:
     with pytest.raises(error):
@@ -122,7 +124,7 @@ def test_what_contradicts_itself_or_the_format_is_refused(
 
 
 @pytest.mark.parametrize("size", [0, SIZE_MAX])
-def test_sizes_up_to_what_json_numbers_hold(size: int) -> None:
+def test_sizes_up_to_the_limit_of_json_numbers(size: int) -> None:
     found = parse(MANIFEST | {"layers": [BLOB | {"size": size}]})
     assert isinstance(found, Manifest)
     assert found.layers[0].size == size
@@ -156,14 +158,14 @@ def test_depth_at_the_limit_and_one_over() -> None:
             decode_json(nested(depth), "test")
 
 
-def test_brackets_in_strings_and_side_by_side_are_no_depth() -> None:
+def test_brackets_in_strings_or_side_by_side_do_not_count_as_depth() -> None:
     text = json.dumps({"a": '"[{\\' * 1000, "b": [[] for _ in range(1000)]})
     assert decode_json(text.encode(), "test")["a"] == '"[{\\' * 1000
 
 
 @given(st.lists(st.sampled_from([b'"', b"\\", b"[", b"}", b"x", b"\n"])).map(b"".join))
-def test_looking_for_depth_reads_every_byte_of_a_string_once(data: bytes) -> None:
-    # A quote that no token takes would be one from which the rest was read in vain, and read again.
+def test_the_depth_check_reads_every_byte_of_a_string_once(data: bytes) -> None:
+    # A quote outside all tokens would mean that the rest was scanned in vain from there, and then scanned again.
     spans = [match.span() for match in room._TOKEN.finditer(data)]
     covered = {at for start, end in spans for at in range(start, end)}
     assert all(at in covered for at in range(len(data)) if data[at : at + 1] == b'"')
@@ -176,7 +178,7 @@ def test_a_string_without_an_end_is_refused(tail: bytes) -> None:
 
 
 def refusal(read: Callable[[], object]) -> str:
-    """The message of the error, which is one of ours; empty if all is well."""
+    """Return the message of the ImgfsError; empty if parsing succeeds."""
     try:
         read()
     except ImgfsError as error:
@@ -185,7 +187,7 @@ def refusal(read: Callable[[], object]) -> str:
 
 
 @given(st.binary(max_size=300), st.sampled_from(["", OCI_MANIFEST, OCI_INDEX, "text/html", "é"]))
-def test_any_bytes_are_a_document_or_an_error_of_ours(data: bytes, media_type: str) -> None:
+def test_any_bytes_parse_or_raise_an_imgfs_error(data: bytes, media_type: str) -> None:
     for read in (lambda: parse_document(data, media_type), lambda: parse_config(data)):
         assert len(refusal(read)) < 1000
 
@@ -223,13 +225,13 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_any_json_is_a_document_or_an_error_of_ours(value: object) -> None:
+def test_any_json_parses_or_raises_an_imgfs_error(value: object) -> None:
     data = json.dumps(value).encode()
     for read in (parse_document, parse_config):
         assert len(refusal(lambda read=read: read(data))) < 1000
 
 
-def test_a_config_says_platform_and_diff_ids() -> None:
+def test_a_config_has_platform_and_diff_ids() -> None:
     made = image([layer([File("a")])], platform=ARM64)
     found = parse_config(made.config)
     assert (found.platform, list(found.diff_ids)) == (ARM64, made.diff_ids)
@@ -270,7 +272,7 @@ def test_a_wrong_config_is_refused(data: bytes, error: type[ImgfsError]) -> None
         ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", "zstd"),
     ],
 )
-def test_the_media_type_says_how_a_layer_is_compressed(media_type: str, compression: str) -> None:
+def test_the_media_type_determines_the_compression(media_type: str, compression: str) -> None:
     assert layer_compression(media_type) == compression
 
 
@@ -284,7 +286,7 @@ def test_the_media_type_says_how_a_layer_is_compressed(media_type: str, compress
         ("", "layer"),
     ],
 )
-def test_what_is_no_tar_that_imgfs_reads_is_named(media_type: str, word: str) -> None:
+def test_an_unsupported_layer_type_is_named_in_the_error(media_type: str, word: str) -> None:
     with pytest.raises(Unsupported, match=word):
         layer_compression(media_type)
 
@@ -292,13 +294,13 @@ def test_what_is_no_tar_that_imgfs_reads_is_named(media_type: str, word: str) ->
 @pytest.mark.parametrize(
     "kind", ["docker.image.rootfs.foreign.diff.tar.gzip", "oci.image.layer.nondistributable.v1.tar"]
 )
-def test_foreign_layers_are_told_from_others(kind: str) -> None:
+def test_foreign_layers_are_recognised(kind: str) -> None:
     refuse_foreign(Descriptor(D, 7, f"{OCI_LAYER}+gzip"))
     with pytest.raises(Unsupported, match=f"layer {D}: is foreign .*content/{D}"):
         refuse_foreign(Descriptor(D, 7, f"application/vnd.{kind}"))
 
 
-def test_what_a_document_refers_to_and_what_its_children_are_is_read() -> None:
+def test_subject_and_children_are_read() -> None:
     child = BLOB | {"artifactType": "application/spdx+json"}
     text = json.dumps({"manifests": [child, BLOB | {"artifactType": None}], "subject": BLOB}).encode()
     document = parse_document(text, OCI_INDEX)
@@ -309,14 +311,14 @@ def test_what_a_document_refers_to_and_what_its_children_are_is_read() -> None:
     assert odd.subject is None, "an image with an odd subject can still be read"
 
 
-def test_systems_of_windows_images_are_told_apart() -> None:
+def test_os_versions_of_windows_images_are_distinguished() -> None:
     told = {"os": "windows", "architecture": "amd64", "os.version": "10.0.17763.1", "os.features": ["win32k"]}
     document = parse_document(json.dumps({"manifests": [BLOB | {"platform": told}]}).encode(), OCI_INDEX)
     assert isinstance(document, ImageIndex)
     assert [str(one.platform) for one in document.manifests] == ["windows(10.0.17763.1+win32k)/amd64"]
 
 
-def test_a_descriptor_is_written_for_people() -> None:
+def test_a_descriptor_has_a_readable_form() -> None:
     assert str(Descriptor(D, 7, OCI_CONFIG)) == f"{D} (7 bytes, {OCI_CONFIG})"
 
 
@@ -329,7 +331,7 @@ def test_a_descriptor_is_written_for_people() -> None:
         {"size": -1},
     ],
 )
-def test_an_odd_entry_of_an_index_costs_only_itself(odd: dict[str, Any]) -> None:
+def test_an_unreadable_entry_of_an_index_is_skipped(odd: dict[str, Any]) -> None:
     good = BLOB | {"platform": {"os": "linux", "architecture": "x86-64"}}
     document = parse_document(json.dumps({"manifests": [BLOB | odd, good]}).encode(), OCI_INDEX)
     assert isinstance(document, ImageIndex)

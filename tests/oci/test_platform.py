@@ -1,4 +1,4 @@
-"""Platforms: reading them, and the choice among those an index offers."""
+"""Platforms: parsing them, and the choice among those that an index offers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_platform_is_written_as_it_is_read_also_as_a_path_component(text: str)
     "text",
     ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/am d64", "linux/amd64\n", "l\0/a", "w(1/a", "w()/", "w(1)"],
 )
-def test_what_is_no_platform_is_refused(text: str) -> None:
+def test_malformed_platforms_are_refused(text: str) -> None:
     with pytest.raises(Invalid, match="expected os/architecture"):
         parse_platform(text)
 
@@ -97,12 +97,14 @@ def test_foreign_parts_are_single_path_components(part: str) -> None:
         ("sparc64", Platform("linux", "sparc64")),
     ],
 )
-def test_this_machine_in_the_words_of_images(monkeypatch: pytest.MonkeyPatch, machine: str, platform: Platform) -> None:
+def test_the_local_platform_uses_the_names_of_images(
+    monkeypatch: pytest.MonkeyPatch, machine: str, platform: Platform
+) -> None:
     monkeypatch.setattr(host_platform, "machine", lambda: machine)
     assert local_platform() == platform
 
 
-def test_two_versions_of_a_system_are_two_platforms() -> None:
+def test_two_os_versions_are_two_platforms() -> None:
     texts = ["windows(10.0.17763.1)/amd64", "windows(10.0.20348.1)/amd64", "windows(10.0.20348.1+win32k)/amd64"]
     assert len({parse_platform(text).slug for text in texts}) == 3
     for part in ("", "a/b", "a b", "a(b)", "1+2"):

@@ -1,4 +1,4 @@
-"""References: the full form, the familiar forms, and what is none."""
+"""References: the full form, the short forms, and malformed text."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ REFERENCES = st.builds(
 
 
 @given(REFERENCES)
-def test_what_is_written_is_read_back(reference: Reference) -> None:
+def test_a_reference_survives_a_round_trip(reference: Reference) -> None:
     assert parse_reference(str(reference)) == reference
     assert reference.selector == (reference.digest or reference.tag)
 
 
 @given(REFERENCES.filter(lambda one: one.host != "docker.io"))
-def test_the_full_form_is_familiar_too(reference: Reference) -> None:
+def test_the_full_form_is_also_accepted_as_a_short_form(reference: Reference) -> None:
     assert expand_familiar(str(reference)) == reference
 
 
 @given(st.text(max_size=80) | st.from_regex(r"[a-z0-9./:@_\[\]-]{1,40}", fullmatch=True))
-def test_any_text_is_a_reference_that_writes_itself_or_invalid(text: str) -> None:
+def test_any_text_is_a_reference_with_a_round_trip_or_invalid(text: str) -> None:
     for read in (parse_reference, expand_familiar):
         try:
             reference = read(text)
@@ -63,7 +63,7 @@ def test_any_text_is_a_reference_that_writes_itself_or_invalid(text: str) -> Non
         ("alpine:Tag_1.0-x", "docker.io/library/alpine:Tag_1.0-x"),
     ],
 )
-def test_what_people_type(typed: str, meant: str) -> None:
+def test_short_forms_are_expanded(typed: str, meant: str) -> None:
     assert str(expand_familiar(typed)) == meant
 
 
@@ -100,21 +100,21 @@ def test_what_people_type(typed: str, meant: str) -> None:
         "[::1/a:1",
     ],
 )
-def test_what_is_no_reference(text: str) -> None:
+def test_malformed_references_are_refused(text: str) -> None:
     for read in (parse_reference, expand_familiar):
         with pytest.raises(Invalid):
             read(text)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:99999", "box:65536", "[::1]:70000", "a.b:123456789"])
-def test_a_port_that_is_none_is_told(host: str) -> None:
+def test_an_invalid_port_is_explained(host: str) -> None:
     for read in (parse_reference, expand_familiar):
         with pytest.raises(Invalid, match=f"{host.rpartition(':')[2]} is not a port; the highest is 65535"):
             read(f"{host}/app:1")
 
 
 @pytest.mark.parametrize("host", ["[::1:1", "[1.2.3.4]:1", "[]", "[::1]x"])
-def test_brackets_without_an_address_are_told(host: str) -> None:
+def test_brackets_without_an_address_are_explained(host: str) -> None:
     for read in (parse_reference, expand_familiar):
         with pytest.raises(Invalid, match="is not an IPv6 address in brackets"):
             read(f"{host}/app:1")
@@ -157,7 +157,7 @@ def test_the_full_form_needs_host_and_tag() -> None:
         ("", False),
     ],
 )
-def test_what_a_host_looks_like(text: str, host: bool) -> None:
+def test_hosts_are_recognised(text: str, host: bool) -> None:
     assert is_host(text) == host
 
 
