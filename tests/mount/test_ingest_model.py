@@ -18,7 +18,7 @@ from tests.mount.scene import Scene, serving
 
 PIECES = [b"x", b"yy", b"z" * 5000]
 PROMISE = f"layer-{Digest.of(b'xx')}"
-"""`xx` has two spellings of the same content, so refs with this digest are sometimes committed successfully."""
+"""Two pieces `x` make `xx`, so commits of this ref sometimes succeed."""
 EXAMPLES = 20
 REFS = ["a", "b%2Fc", PROMISE]
 
