@@ -516,7 +516,7 @@ async def test_a_read_only_state_directory_can_be_read(tmp_path: Path, nursery: 
             content.delete(DIGEST),
             content.add(other, b"x"),
         ):
-            with pytest.raises(ReadOnly, match="remount it writable"):
+            with pytest.raises(ReadOnly, match="make it writable"):
                 await call
         assert DIGEST in content
 
