@@ -13,6 +13,7 @@ from typing import TypeVar
 import trio
 
 from imgfs.errors import Busy, Interrupted, Stopping
+from imgfs.kernel.namespaces import mount_namespace
 from imgfs.kernel.proc import read_of
 from imgfs.metrics.histogram import Histogram
 
@@ -63,11 +64,8 @@ class Caller:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the process is in another mount namespace than this daemon. False if that cannot be determined."""
-        try:
-            return os.stat(f"/proc/{self.pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino
-        except OSError:
-            return False
+        """Whether the process is in another mount namespace than the daemon; False if the process has ended."""
+        return mount_namespace(self.pid) not in (None, mount_namespace())
 
     def anonymous(self) -> Caller:
         """Return a caller without a process, for reads by the kernel itself.

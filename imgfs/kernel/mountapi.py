@@ -45,7 +45,7 @@ _CLOEXEC = 1
 """FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC."""
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
-_MOVE_FROM_DESCRIPTOR = 4
+_MOVE_FROM_DESCRIPTOR, _MOVE_TO_DESCRIPTOR = 0x04, 0x40
 _MESSAGE = 4096
 
 _KINDS: dict[int, type[ImgfsError]] = {
@@ -115,9 +115,15 @@ class Detached(_Descriptor):
     """
 
     def attach(self, target: str) -> None:
-        """Put it over `target`, whose last component is not followed. Raises NotFound, NotPermitted or Busy."""
-        flags = _MOVE_FROM_DESCRIPTOR
-        code = _call(_MOVE_MOUNT, self.fileno(), b"", AT_FDCWD, os.fsencode(target), flags)[1]
+        """Mount it over `target`, whose last component is not followed. Raises NotFound, NotPermitted or Busy."""
+        self._move(AT_FDCWD, os.fsencode(target), _MOVE_FROM_DESCRIPTOR, target)
+
+    def attach_over(self, directory: int, target: str) -> None:
+        """Mount it over an open directory; errors name it `target`. Raises as `attach`."""
+        self._move(directory, b"", _MOVE_FROM_DESCRIPTOR | _MOVE_TO_DESCRIPTOR, target)
+
+    def _move(self, directory: int, path: bytes, flags: int, target: str) -> None:
+        code = _call(_MOVE_MOUNT, self.fileno(), b"", directory, path, flags)[1]
         if code:
             advice = "mount a directory over a directory" if code in (errno.EINVAL, errno.ENOTDIR) else ""
             raise explain(code, target, "cannot be mounted over", advice=advice)

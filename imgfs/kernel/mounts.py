@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from imgfs.errors import Busy, ImgfsError, NotFound, NotPermitted
 from imgfs.kernel.libc import LIBC
@@ -69,6 +69,12 @@ def mounts_below(path: str) -> list[Mount]:
     inside = _absolute(path).rstrip("/") + "/"
     below = [mount for mount in everything.values() if mount.mountpoint.startswith(inside)]
     return sorted(below, key=lambda mount: _height(mount, everything), reverse=True)
+
+
+def path_in_mount(mount: Mount, path: str) -> str | None:
+    """Return where `mount` shows a path of its filesystem; None if it does not show the path."""
+    root, wanted = PurePosixPath(mount.root), PurePosixPath(path)
+    return str(PurePosixPath(mount.mountpoint) / wanted.relative_to(root)) if wanted.is_relative_to(root) else None
 
 
 @contextmanager

@@ -6,11 +6,11 @@ until a path is walked that may lead through the daemon's own tree: they are mad
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from imgfs.kernel import bind, disk, elsewhere, erofs, fuse_overlay, mounts, overlay
+from imgfs.kernel import bind, disk, elsewhere, erofs, fuse_overlay, mounts, namespaces, overlay
 from imgfs.kernel.mountapi import Detached, clone_mount
 from imgfs.kernel.mounts import Mount
 from imgfs.snapshots.root import RootAttributes, root_of
@@ -37,6 +37,26 @@ class Kernel(Protocol):
 
     def mount_number(self, path: str) -> int | None:
         """The number, never given again, of the topmost mount at `path`; None where the kernel gives none."""
+        ...
+
+    def mount_namespace(self, process: int) -> int | None:
+        """The number of the mount namespace of a process; None if the process has ended."""
+        ...
+
+    def processes_in(self, namespace: int) -> Iterator[int]:
+        """One process for each root directory that processes have in a mount namespace."""
+        ...
+
+    def attach_there(self, process: int, source: str, targets: Sequence[str], device: tuple[int, int]) -> None:
+        """Mount what is at `source` here over `targets`, directories of `device`, in the namespace of a process."""
+        ...
+
+    def unmount_there(self, process: int, path: str, *, detach: bool) -> None:
+        """Unmount what is at `path` in the namespace of a process. Raises Busy, NotPermitted."""
+        ...
+
+    def expire_there(self, process: int, path: str) -> None:
+        """Unmount it if no process has used it since the last call."""
         ...
 
     def unmount(self, path: str) -> None:
@@ -104,6 +124,26 @@ class HostKernel:
     def mount_number(self, path: str) -> int | None:
         """See Kernel."""
         return disk.mount_number(path)
+
+    def mount_namespace(self, process: int) -> int | None:
+        """See Kernel."""
+        return namespaces.mount_namespace(process)
+
+    def processes_in(self, namespace: int) -> Iterator[int]:
+        """See Kernel."""
+        return namespaces.processes_in(namespace)
+
+    def attach_there(self, process: int, source: str, targets: Sequence[str], device: tuple[int, int]) -> None:
+        """See Kernel."""
+        namespaces.attach_there(process, source, targets, device)
+
+    def unmount_there(self, process: int, path: str, *, detach: bool) -> None:
+        """See Kernel."""
+        namespaces.unmount_there(process, path, detach=detach)
+
+    def expire_there(self, process: int, path: str) -> None:
+        """See Kernel."""
+        namespaces.expire_there(process, path)
 
     def unmount(self, path: str) -> None:
         """See Kernel."""

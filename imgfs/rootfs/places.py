@@ -11,15 +11,15 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
-from pathlib import PurePosixPath
 
 import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound
 from imgfs.filename import with_colons
-from imgfs.kernel.mounts import Mount
+from imgfs.kernel.mounts import Mount, path_in_mount
 from imgfs.rootfs.kernel import HOST, Kernel
+from imgfs.rootfs.namespaces import NamespaceMounts
 
 Attach = Callable[[str], object]
 """Mounts something over the path it is given; runs in a thread, raises ImgfsError."""
@@ -48,6 +48,7 @@ class Places:
         self._passed_by: dict[str, int] = {}
         """Who came last to the directory beneath each mount."""
         self._flights: Flights[bool] = Flights(nursery, memory=0)
+        self._elsewhere = NamespaceMounts(mountpoint, nursery, kernel)
         self._mounting = trio.CapacityLimiter(THREADS)
         self._unmounting = trio.CapacityLimiter(THREADS)
 
@@ -77,6 +78,22 @@ class Places:
             return False
         return await self._flights.join(place, lambda: self._mount(place, attach))
 
+    async def mount_there(self, place: str, process: int) -> bool:
+        """Mount what is at the place in the mount namespace of the process too; return whether it was mounted now.
+
+        False where nothing is mounted at the place, and in the cases of NamespaceMounts.mount.
+        """
+        if place not in self._mounted or self._closed[place] > 0:
+            return False
+        mark = self._mounted[place]
+        if not await trio.to_thread.run_sync(self._is_topmost, place, mark, limiter=self._unmounting):
+            return False
+        return await self._elsewhere.mount(place, process)
+
+    async def is_mounted_there(self, place: str, process: int) -> bool:
+        """Return whether the place is covered by a mount wherever the process sees it, in its own mount namespace."""
+        return await self._elsewhere.is_mounted(place, process)
+
     async def unmount(self, place: str) -> None:
         """Take the mount away if there is one. Raises Busy while it is used.
 
@@ -84,6 +101,7 @@ class Places:
         """
         if place in self._flights:
             raise Busy(f"{place}: is being mounted; try again")
+        await self._elsewhere.unmount(place)
         if place not in self._mounted:
             return
         mark = self._mounted[place]
@@ -138,6 +156,7 @@ class Places:
 
     async def check_only_here(self, place: str) -> None:
         """Raise Busy if what can be written there is mounted elsewhere too, and stays so for PASSING_SECONDS."""
+        await self._elsewhere.unmount(place)
         path, deadline, pause = self.path(place), trio.current_time() + PASSING_SECONDS, _POLL_FIRST
         while await trio.to_thread.run_sync(self._copied, {path}, limiter=self._unmounting):
             if trio.current_time() > deadline:
@@ -165,7 +184,7 @@ class Places:
             seen = self._kernel.mounts(process)
             covered = {(one.parent, with_colons(one.mountpoint)) for one in seen}
             for bind in seen:
-                shown = _shown_at(bind, f"/{place}")
+                shown = path_in_mount(bind, f"/{place}")
                 is_ours = bind.device == tree.device and bind.number != tree.number
                 if is_ours and shown is not None and (bind.number, with_colons(shown)) not in covered:
                     return bind.mountpoint
@@ -177,11 +196,12 @@ class Places:
         An overlay that is mounted elsewhere too (a bind, a copy in another mount namespace) is in use there: taken away
         here, it could not be mounted again, as nobody else may write to its upper.
         """
+        await self._elsewhere.expire()
         paths = {self.path(place) for place in self}
         used = await trio.to_thread.run_sync(self._used, paths, limiter=self._unmounting)
         for place in self:
             mark = self._mounted.get(place)
-            if self.path(place) in used:
+            if self.path(place) in used or place in self._elsewhere:
                 continue
             if await trio.to_thread.run_sync(self._kernel.expire, self.path(place), limiter=self._unmounting):
                 self._forget(place, mark)
@@ -189,6 +209,7 @@ class Places:
 
     async def clear(self) -> None:
         """Take every mount away, the latest first. Raises Busy for the first in use, after the rest is gone."""
+        await self._elsewhere.detach()
         busy: Busy | None = None
         for place in reversed(list(self._mounted)):
             try:
@@ -264,13 +285,6 @@ def _spelled(mounts: Iterable[Mount], paths: Collection[str]) -> list[tuple[str,
     wanted = {with_colons(path): path for path in paths}
     found = [(wanted.get(with_colons(mount.mountpoint)), mount) for mount in mounts]
     return [(path, mount) for path, mount in found if path is not None]
-
-
-def _shown_at(mount: Mount, path: str) -> str | None:
-    """Where `mount` shows a path of its filesystem; None if it does not."""
-    root = PurePosixPath(with_colons(mount.root))
-    wanted = PurePosixPath(with_colons(path))
-    return str(PurePosixPath(mount.mountpoint) / wanted.relative_to(root)) if wanted.is_relative_to(root) else None
 
 
 def rootfs_of(id: str) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE
 
 import pytest
 
@@ -18,7 +16,7 @@ from imgfs.kernel.mounts import mount_at
 from imgfs.testing.images import DeviceFile, Dir, File, busybox_image, image, layer
 from imgfs.testing.registry import FakeRegistry
 from tests.mount.kernel_views import FUSE, chain_of, forget_layers, metadata_image, prepare, shown_at, state_of
-from tests.mount.scene import CONFIG, PATIENCE, Scene, error_of, refused, run, serving, small, succeed
+from tests.mount.scene import CONFIG, Scene, error_of, refused, run, serving, small, succeed
 from tests.support.mounted import IMGFS, Mounted
 from tests.support.trees import Node, compare_trees, snapshot_tree
 
@@ -315,33 +313,3 @@ def test_root_of_a_user_namespace_has_the_fuse_view_read_only(tmp_path: Path, re
     assert (rest, done.stderr) == ("\nbox/0\n1\n0\n", "")
     assert state["views"] == "fuse"
     assert "not permitted" in state["mounts"]["erofs"]
-
-
-_ELSEWHERE = """
-echo ready
-read line
-find "$1" -type f -exec cat {} +
-test -w "$1/mark" && echo writable
-ls "$2" > /dev/null
-echo $?
-grep -c "$1" /proc/self/mountinfo
-"""
-
-
-def test_another_mount_namespace_reads_fuse_and_never_an_empty_snapshot(scene: Scene) -> None:
-    made = small("elsewhere")
-    name = scene.serve(made, "elsewhere")
-    (name / "pull").read_bytes()
-    snapshot = chain_of(scene, made)
-    directory = prepare(scene, "elsewhere", snapshot.name)
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ELSEWHERE, "sh"]
-    paths = [snapshot / "rootfs", directory / "rootfs"]
-    with subprocess.Popen([*command, *paths], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        assert [len(os.listdir(path)) for path in paths] == [2, 2]
-        told, complaint = process.communicate("go\n", timeout=PATIENCE)
-    assert sorted(told.splitlines()[:101]) == sorted(["elsewhere/0", *["file of elsewhere/0"] * 100])
-    assert told.splitlines()[-2:] == ["2", "0"]
-    assert "Operation not permitted" in complaint
-    assert "rslave" in error_of(directory)

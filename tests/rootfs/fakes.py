@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, NotFound
@@ -68,6 +68,8 @@ class FakeKernel:
         self.elsewhere: set[str] = set()
         self.marked: set[str] = set()
         self.calls: list[str] = []
+        self.seen: dict[int, list[Mount]] = {}
+        """What processes in other mount namespaces see, by process; the namespace has the process's number."""
         self.errors: dict[str, ImgfsError] = {}
         """By the first word of the call: what it raises."""
         self.gates = {"attach": Gate(), "unmount": Gate(), "expire": Gate(), "erofs": Gate()}
@@ -101,7 +103,29 @@ class FakeKernel:
         self.gates["expire"]()
         return is_gone
 
+    def mount_namespace(self, process: int) -> int | None:
+        return process if process in self.seen else None
+
+    def processes_in(self, namespace: int) -> Iterator[int]:
+        yield from [process for process in self.seen if process == namespace]
+
+    def attach_there(self, process: int, source: str, targets: Sequence[str], device: tuple[int, int]) -> None:
+        self._call(f"attach-there {' '.join(targets)}")
+        parents = {target: one for one in self.seen[process] for target in targets if target.startswith(one.mountpoint)}
+        for target, parent in parents.items():
+            number = 100 + len(self.seen[process])
+            self.seen[process].append(Mount(target, self.mounted[source], "", (0, 9), number, parent.number))
+
+    def unmount_there(self, process: int, path: str, *, detach: bool) -> None:
+        self._call(f"{'detach' if detach else 'unmount'}-there {path}")
+        self.seen[process] = [one for one in self.seen[process] if one.mountpoint != path]
+
+    def expire_there(self, process: int, path: str) -> None:
+        self.unmount_there(process, path, detach=False)
+
     def mounts(self, process: int | None = None) -> list[Mount]:
+        if process in self.seen:
+            return list(self.seen[process])
         return [Mount(path, shows.partition(" ")[0], "", (0, 0), 1, 0) for path, shows in self.mounted.items()]
 
     def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:

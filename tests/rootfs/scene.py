@@ -10,7 +10,7 @@ import trio
 from imgfs.database.database import Database
 from imgfs.execution.records.records import ContainerRecords
 from imgfs.kernel.probe import Capabilities, Capability
-from imgfs.layers.layer import BuiltLayer
+from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.rootfs.kernel import Kernel
 from imgfs.rootfs.metadata import MetadataImages
@@ -38,7 +38,7 @@ class Provider:
         self.asked = 0
         self.error: Exception | None = None
 
-    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[BuiltLayer]:
+    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:
         self.asked += 1
         await trio.lowlevel.checkpoint()
         if self.error is not None:

@@ -16,7 +16,7 @@ from imgfs.database.database import Database
 from imgfs.errors import StorageFailed, Unreachable
 from imgfs.fs.caller import Caller, Waiters
 from imgfs.fs.snapshots.view import ViewNode
-from imgfs.layers.layer import BuiltLayer
+from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.layers.tree import MergedNode, walk
 from imgfs.snapshots import graph as graphs
@@ -41,7 +41,7 @@ class Provider:
         self.asked = 0
         self.error: Exception | None = None
 
-    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[BuiltLayer]:
+    async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:
         self.asked += 1
         await trio.lowlevel.checkpoint()
         if self.error is not None:

@@ -17,6 +17,7 @@ from imgfs.fs.snapshots.view import ViewNode
 from imgfs.fs.subsystems import ChainSubsystems
 from imgfs.fs.xattrs import as_error, as_moment
 from imgfs.oci.digest import Digest
+from imgfs.rootfs.places import rootfs_of
 from imgfs.snapshots.graph import Face, Snapshot
 from imgfs.snapshots.views import View
 
@@ -119,8 +120,9 @@ class ChainRootfs(Node):
         is_new = not rootfs.chains.is_shown(self._snapshot) and await caller.wait(
             lambda: show(self._subsystems, self._snapshot)
         )
+        is_lower = rootfs.chains.is_lower(self._snapshot)
         # An overlay over this directory holds it open. Its readers cannot walk again, and see the same files here.
-        if is_new and not rootfs.chains.is_lower(self._snapshot):
+        if not is_lower and (await show_there(self._subsystems, self._snapshot, caller) or is_new):
             raise Stale(f"snapshot {self._snapshot.chain_id}: is mounted now; walk again")
         await seen(self._subsystems, self._snapshot, caller)
 
@@ -186,6 +188,14 @@ async def check_merge(subsystems: ChainSubsystems, snapshot: Snapshot) -> Snapsh
 async def _make(subsystems: ChainSubsystems, snapshot: Snapshot) -> View:
     with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
         return await subsystems.views.get(snapshot)
+
+
+async def show_there(subsystems: ChainSubsystems, snapshot: Snapshot, caller: Caller) -> bool:
+    """Mount what shows a chain in the caller's own mount namespace too; return whether it was mounted now."""
+    places, place = subsystems.rootfs.places, rootfs_of(snapshot.chain_id)
+    if place not in places or not caller.is_elsewhere:
+        return False
+    return await caller.wait(lambda: places.mount_there(place, caller.pid))
 
 
 async def show(subsystems: ChainSubsystems, snapshot: Snapshot) -> bool:

@@ -13,7 +13,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.labels import LABEL, parse_labelling
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
 from imgfs.fs.snapshots.active import ActiveDirectory
-from imgfs.fs.snapshots.chain import ChainDirectory, show
+from imgfs.fs.snapshots.chain import ChainDirectory, show, show_there
 from imgfs.fs.snapshots.user import UserSnapshot, meant, remove
 from imgfs.fs.subsystems import ChainSubsystems, UserSubsystems
 from imgfs.oci.digest import Digest, is_digest
@@ -155,6 +155,7 @@ class ImageLink(Node):
             snapshot = await caller.wait(self._bring)
         elif not rootfs.chains.is_shown(snapshot):
             await caller.wait(lambda: show(self._subsystems, snapshot))
+        await show_there(self._subsystems, snapshot, caller)
         return snapshot.chain_id.encode()
 
     async def _bring(self) -> Snapshot:

@@ -33,29 +33,35 @@ class Mountpoint(Node):
         self._place = place
 
     async def reached(self, caller: Caller) -> None:
+        """Mount the snapshot, then raise Stale, so that the kernel walks the path again and into the mount.
+
+        A caller that comes here while the snapshot is mounted passed by while it was mounted, and is beneath the mount.
+        """
         if caller.is_daemon:
             return
         id = self._subsystems.snapshots.numbered(self._number).id
         with self._subsystems.failures.noting(f"snapshots/{id}"):
             is_new = await caller.wait(lambda: self._show(id))
             is_lost = self._subsystems.rootfs.places.passes_again(self._place(id), caller.pid)
-            if not is_new:
-                await self._refuse_passed_by(id, caller, is_lost=is_lost)
-        # A caller that reaches this directory although it was mounted before passed it during the mount.
+            if caller.is_elsewhere:
+                await caller.wait(lambda: self._show_there(id, caller.pid))
+            elif not is_new and is_lost:
+                await self._refuse_bind(id, caller)
         raise Stale(f"{self._place(id)}: is mounted now; walk again")
 
-    async def _refuse_passed_by(self, id: str, caller: Caller, *, is_lost: bool) -> None:
-        """Raise NotPermitted for a caller whose path leads to the directory beneath the mount and never into it.
-
-        `is_lost`: the caller walked again and came here again.
-        """
-        if caller.is_elsewhere:
+    async def _show_there(self, id: str, process: int) -> None:
+        """Mount the snapshot in the mount namespace of the process too. Raises NotPermitted where that fails."""
+        places, place = self._subsystems.rootfs.places, self._place(id)
+        if not await places.mount_there(place, process) and not await places.is_mounted_there(place, process):
             raise NotPermitted(
-                f"snapshot {id}: is mounted, but not in the mount namespace of process {caller.pid}; "
+                f"snapshot {id}: is mounted, but not in the mount namespace of process {process}; "
                 "bind the tree there with rslave propagation"
             )
+
+    async def _refuse_bind(self, id: str, caller: Caller) -> None:
+        """Raise NotPermitted if the caller comes by a bind mount that does not show what is mounted in the tree."""
         places, place = self._subsystems.rootfs.places, self._place(id)
-        if is_lost and (bind := await places.bind_beneath(place, caller.pid)):
+        if bind := await places.bind_beneath(place, caller.pid):
             raise NotPermitted(
                 f"snapshot {id}: is mounted at {places.path(place)}, and {bind} is a bind that does not show it; "
                 f"`umount {bind}`, then `mount --rbind` it again; after `mount --make-shared` of the tree that shows "
