@@ -1,6 +1,6 @@
 """Writes an image with blocks of 4096 bytes, which is what erofs-utils can read; run as a program of its own.
 
-All else about it is as in every image: the size of a block is a constant of the format, changed before it is used.
+The image is otherwise the same: the block size is a constant of the format module, which is changed before it is used.
 """
 
 from __future__ import annotations

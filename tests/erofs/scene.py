@@ -1,4 +1,4 @@
-"""Trees with file data on devices, the mount of their images, and what a mount of them has to show."""
+"""Trees with file data on devices, mounts of their images, and the expected content of a mount."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ KINDS = {
 
 
 class Data:
-    """The devices: what `add` put on them one behind the other, each on a block, `gap` before and behind."""
+    """The devices. `add` appends content at a block boundary, with `gap` bytes before and after it."""
 
     def __init__(self, devices: int = 1, gap: bytes = b"\xff" * BLOCK) -> None:
         self.devices = [bytearray(gap) for _ in range(devices)]
         self._gap = gap
 
     def add(self, content: bytes, device: int = 0) -> int:
-        """Where the content begins; behind it are zeros up to the block's end, as in a tar."""
+        """Append content, padded with zeros to a block as in a tar. Returns its offset."""
         room = self.devices[device]
         offset = len(room)
         room += content
@@ -75,7 +75,7 @@ class Data:
         return bytes(self.devices[device][offset : offset + length])
 
     def sizes(self) -> list[DataDevice]:
-        """The devices as the writer wants to know them."""
+        """Return the devices in the form that the writer takes."""
         return [DataDevice(len(device), b"device %d" % number) for number, device in enumerate(self.devices)]
 
     def write(self, directory: Path) -> list[Path]:
@@ -87,7 +87,7 @@ class Data:
 
 
 def node(mode: int, **facts: object) -> MergedNode:
-    """A node of that mode, type bits included, with the attributes that are named."""
+    """Return a node with this mode, which includes the type bits, and with the given attributes."""
     made = MergedNode(mode, mtime=MTIME)
     for name, value in facts.items():
         setattr(made, name, value)
@@ -111,7 +111,7 @@ def tree(children: Mapping[bytes, MergedNode], **facts: object) -> MergedNode:
 
 @contextmanager
 def mounted(image: bytes | bytearray, devices: Sequence[Path], directory: Path) -> Generator[Path]:
-    """The image, mounted over a directory of `directory` for as long as the block runs."""
+    """Mount the image below `directory` for the duration of the context."""
     path, target = directory / "image.erofs", directory / "mnt"
     path.write_bytes(image)
     target.mkdir(exist_ok=True)
@@ -125,7 +125,7 @@ def mounted(image: bytes | bytearray, devices: Sequence[Path], directory: Path) 
 
 
 def expected(root: MergedNode, data: Data) -> dict[bytes, trees.Node]:
-    """The picture that trees.snapshot_tree has to take of a mount of `root`."""
+    """Return what trees.snapshot_tree must return for a mount of `root`."""
     names: dict[int, set[bytes]] = defaultdict(set)
     for path, one in walk(root):
         names[id(one)].add(path)
@@ -133,7 +133,7 @@ def expected(root: MergedNode, data: Data) -> dict[bytes, trees.Node]:
 
 
 def differences(root: MergedNode, data: Data, scratch: Path) -> list[str]:
-    """How a mount of the tree differs from the tree, attribute by attribute and byte by byte."""
+    """Return the differences between a mount of the tree and the tree, in attributes and content."""
     with mounted(build(root, data.sizes(), data.read_at), data.write(scratch), scratch) as mount:
         return trees.compare_trees(expected(root, data), trees.snapshot_tree(mount)) + _wrong_links(root, mount)
 

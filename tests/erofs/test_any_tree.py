@@ -1,4 +1,4 @@
-"""Any small tree: what the kernel shows of its image is the tree."""
+"""Generated small trees: the kernel shows the same tree from their images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a file becomes chunks."""
+"""The chunks of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as the kernel shows them: mounted, and compared with the tree entry by entry."""
+"""Images in the kernel: mounted, and compared with the tree entry by entry."""
 
 from __future__ import annotations
 

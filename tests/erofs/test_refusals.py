@@ -1,4 +1,4 @@
-"""What the writer does not write: always an error of the right class that names the path."""
+"""Trees that the writer refuses: the error has the right class and names the path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seals of an image: torn and foreign ones are told from whole ones, and the same tree makes the same bytes."""
+"""The checksums of an image detect torn and foreign images. The same tree results in the same bytes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.support.programs import program, run
 
 @pytest.fixture
 def image(tmp_path: Path) -> list[str]:
-    """The words that name an image and its devices."""
+    """Return the arguments for an image and its devices."""
     subprocess.run([sys.executable, "-m", "tests.erofs.pages", str(tmp_path)], check=True)
     devices = sorted(tmp_path.glob("device-*"))
     return [*(f"--device={path}" for path in devices), str(tmp_path / "image.erofs")]
@@ -22,13 +22,13 @@ def image(tmp_path: Path) -> list[str]:
 
 def test_fsck_finds_nothing(image: list[str]) -> None:
     done = subprocess.run([program("fsck.erofs"), "-d3", *image], capture_output=True, text=True, check=True)
-    assert "No errors found" in done.stdout + done.stderr  # its exit code is 0 in any case
+    assert "No errors found" in done.stdout + done.stderr  # the exit code is always 0
 
 
 def test_fsck_extracts_what_was_put_in(image: list[str], tmp_path: Path) -> None:
     out, files = tmp_path / "out", tmp_path / "files"
     run("fsck.erofs", f"--extract={out}", *image)
-    names = {path.name for path in files.iterdir()} - {"sparse"}  # of which it leaves the holes out
+    names = {path.name for path in files.iterdir()} - {"sparse"}  # which omits the holes
     assert {name: (out / name).read_bytes() for name in names} == {name: (files / name).read_bytes() for name in names}
     assert len(os.listdir(out / "directory")) == 1501
     assert os.readlink(out / "link") == "small"

@@ -1,4 +1,4 @@
-"""Passing blobs into a layer store, as transfer/ does."""
+"""Unpacks blobs into a layer store, as transfer/ does."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.compressions import COMPRESSIONS
 
 
 def described(made: Made, **other: object) -> Descriptor:
-    """What a manifest says of a layer, or something else."""
+    """Return the descriptor of a layer, with `other` fields replaced."""
     return replace(Descriptor(made.digest, len(made.blob), made.media_type(docker=False)), **other)
 
 
 def passing(descriptor: Descriptor) -> tuple[Descriptor, Decompressor]:
-    """What the pass of a layer begins with."""
+    """Return the objects with which the pass of a layer begins."""
     return descriptor, COMPRESSIONS.of(descriptor.media_type).open()
 
 
@@ -37,14 +37,14 @@ async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What a pass left in its writer."""
+    """The result of a pass in its writer."""
 
     diff_id: Digest
     entries: list[Entry]
 
 
 async def passed(store: LayerStore, descriptor: Descriptor, *pieces: bytes) -> Unpacked:
-    """Unpack and throw away: while it comes, and whole; either way the outcome is the same."""
+    """Unpack a layer as a stream and as a whole, and check that both have the same result."""
     first = await _outcome(store, lambda writer: unpack(*passing(descriptor), stream(*pieces), writer, lambda _: None))
     second = await _outcome(store, lambda writer: unpack_whole(*passing(descriptor), pieces, writer))
     assert str(first) == str(second)
@@ -68,7 +68,7 @@ async def _outcome(store: LayerStore, work: Callable[[LayerWriter], Awaitable[Di
 
 
 async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer:
-    """Unpack, serve, and make durable."""
+    """Unpack a layer, serve it and make it durable."""
     with ExitStack() as undo:
         writer = undo.enter_context(store.writer())
         layer = writer.adopt(await unpack(*passing(described(made)), stream(made.blob), writer, lambda _: None))

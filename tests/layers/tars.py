@@ -1,4 +1,4 @@
-"""Builds tars byte by byte, also those that no tar program would write."""
+"""Builds tars byte by byte, including ones that no tar program writes."""
 
 from __future__ import annotations
 

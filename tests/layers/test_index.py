@@ -1,4 +1,4 @@
-"""The index of a layer: reads back as written, and damage of any kind is noticed."""
+"""The index of a layer: it reads back as written, and every kind of damage is detected."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_weight_is_told_by_the_head(tmp_path: Path) -> None:
 
 @given(st.data())
 def test_no_cut_and_no_flipped_bit_passes(data: st.DataObject) -> None:
-    """But for the size of the tar in front, which is compared with the tar."""
+    """The size of the tar is not covered, because the store compares it with the tar."""
     good = bytearray(written(SOME))
     at = data.draw(st.integers(SIZE_BYTES, len(good) - 1))
     flipped = bytes([*good[:at], good[at] ^ (1 << data.draw(st.integers(0, 7))), *good[at + 1 :]])

@@ -246,7 +246,9 @@ async def test_a_layer_that_does_not_settle_says_why(
             with pytest.raises(error, match=f"layer {MADE.diff_id}: no"):
                 writer.settle()
     is_readable = os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
-    assert is_readable == (call != "fsync")  # what was not synced, memory may lose: then the disk's bytes would be read
+    assert is_readable == (
+        call != "fsync"
+    )  # the kernel may drop unsynced pages, and a later read would return the bytes on disk
     assert list(reopened(tmp_path)) == []
 
 

@@ -44,7 +44,7 @@ def o(path: str) -> Entry:
 
 
 def shape(tree: MergedTree) -> str:
-    """All paths, a slash behind directories, links with their targets, the layer of each file."""
+    """Return all paths: directories with a slash, links with their targets, files with their layers."""
     return " ".join(sorted(_shape(path.decode(), node) for path, node in walk(tree.root) if path))
 
 
@@ -219,8 +219,8 @@ def test_a_directory_in_a_files_place_is_one_and_links_lead_out_of_it() -> None:
 
 
 @pytest.mark.parametrize("build", [lambda made: merge([made, made]), lambda made: changes([made], made, 1)])
-def test_a_tree_is_gone_with_the_last_one_who_has_it(build: Callable[[list[Entry]], MergedTree]) -> None:
-    """Its memory, which may be a gigabyte, is free then, and not when Python looks for garbage."""
+def test_a_tree_is_freed_with_its_last_reference(build: Callable[[list[Entry]], MergedTree]) -> None:
+    """The memory of a tree may be a gigabyte. It is freed at once, and not by a later garbage collection."""
     made = [f("a/b/c"), d("a/d"), s("a/up", ".."), h("a/e", "a/b/c")]
     gc.collect()
     gc.disable()
@@ -252,7 +252,7 @@ def test_numbers_are_depth_first_and_the_same_every_time() -> None:
 
 
 def listing(tree: MergedTree) -> dict[bytes, tuple[object, ...]]:
-    """As Unpacking.listing."""
+    """Return the tree in the form of Unpacking.listing."""
     names: dict[int, set[bytes]] = {}
     for path, node in walk(tree.root):
         names.setdefault(node.number, set()).add(path)

@@ -1,4 +1,4 @@
-"""The pass: both digests proved, the truth told about what is wrong, and nothing left of what failed."""
+"""The pass: both digests are verified, the right error is raised, and a failed pass leaves no files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_pass_and_its_layer_hold_few_entries_however_many_there_are(stor
 
 
 async def test_the_weight_is_of_all_that_a_tree_may_hold(store: LayerStore) -> None:
-    """Directories that no entry names, and what comes in extended headers."""
+    """The weight includes directories that no entry names, and the bytes of extended headers."""
     made = layer([File("a/b/c/f", b""), File("a/b/c/g", b""), File("a/h", b"", xattrs={"user.a": b"x" * 1000})])
     weight = (await stored(store, made)).weight()
     assert weight.nodes == 3 + 3 + 1
@@ -145,7 +145,7 @@ async def test_a_broken_tar_with_the_wrong_digest_is_a_wrong_digest(store: Layer
 
 
 def promised(blob: bytes) -> object:
-    """A descriptor that tells the truth about `blob`."""
+    """Return the right descriptor of `blob`."""
     return described(GOOD, digest=Digest.of(blob), size=len(blob))
 
 
@@ -192,7 +192,7 @@ async def test_a_bomb_is_stopped_at_the_limit_and_takes_no_disk(
             await unpack(*passing(described(bomb)), stream(bomb.blob), writer, lambda _: None)
         assert writer.offset <= 8 << 20
         (tar,) = (name for name in files(tmp_path) if name.endswith("/tar"))
-        # The piece of tar that the header is in, of 1 MiB at most; the zeros behind it are holes.
+        # The piece of tar with the header, at most 1 MiB. The zeros after it are holes.
         assert (tmp_path / tar).stat().st_blocks * 512 <= 1 << 20 < writer.offset
     assert files(tmp_path) == []
 

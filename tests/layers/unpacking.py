@@ -1,7 +1,7 @@
 """The naive oracle of the merged tree: really unpacks entries into a directory, one layer over another.
 
-Every path is walked by hand inside that directory, so a layer reaches nothing outside of it. Regular files hold their
-entry's mtime as text.
+Every path is resolved component by component inside that directory, so a layer reaches nothing outside it. A regular
+file holds the mtime of its entry as text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class Unpacking:
-    """A root filesystem in the making below `root`."""
+    """A root filesystem that is unpacked below `root`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,7 +46,7 @@ class Unpacking:
                 self._unpack(entry, stashed)
 
     def _stash_targets(self, entries: Sequence[Entry]) -> dict[bytes, Path]:
-        """Lower files that hard links of this layer name, under names beside the root: a whiteout may hide them."""
+        """Keep the lower targets of hard links under names outside the root, because a whiteout may remove them."""
         stash = self.root.with_name(f"{self.root.name}.stash")
         shutil.rmtree(stash, ignore_errors=True)
         stash.mkdir()
@@ -106,7 +106,7 @@ class Unpacking:
             raise Refused(target) from error
 
     def _resolve(self, path: bytes, overridden: set[int | None] | None = None, *, make: bool = False) -> Path | None:
-        """The real directory of `path`, every link taken as in a chroot; None if it is none."""
+        """Return the real directory of `path`, with links resolved as in a chroot; None if it is no directory."""
         todo, here, links = [part for part in os.fsdecode(path).split("/") if part], [], 0
         while todo:
             part = todo.pop(0)

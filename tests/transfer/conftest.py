@@ -42,6 +42,6 @@ async def outward(
 
 @pytest.fixture
 async def within(tmp_path: Path, source: PushRegistry, mock_clock: MockClock) -> AsyncIterator[Outward]:
-    """From one repository of a registry into another one."""
+    """Pushes from one repository of a registry to another repository of the same registry."""
     async with opened(tmp_path / "state", source, mock_clock) as scene:
         yield Outward(scene, source, source)

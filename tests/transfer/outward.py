@@ -31,18 +31,18 @@ class Outward:
         self.pushes = self.pushes_with(scene.catalog)
 
     def pushes_with(self, known: Catalog) -> Pushes:
-        """Pushes that write down in `known` where things can be had."""
+        """Pushes that record locations in the catalogue `known`."""
         scene, more = self.scene, (self.referrers, self.scene.client, self.scene.transfers)
         return Pushes(
             scene.content, known, scene.documents, scene.blobs, *more, scene.failures, scene.nursery, self.pins
         )
 
     def sending(self) -> list[Transfer]:
-        """The blobs that are on their way out."""
+        """The blobs that are being pushed."""
         return [one for one in self.scene.transfers if one.direction == "push"]
 
     def name(self, tag: str = "1", repository: str = TARGET) -> Reference:
-        """Where to push to."""
+        """The reference that the push targets."""
         return Reference(self.target.host, repository, tag)
 
     async def push(
@@ -53,18 +53,18 @@ class Outward:
         all_platforms: bool = False,
         referrers: bool = False,
     ) -> PushReport:
-        """Push what was resolved."""
+        """Push a resolved image."""
         platform = None if all_platforms else AMD64
         return await self.pushes.push(PushRequest(digest, to or self.name(), platform, referrers))
 
     async def stored(self, made: Image) -> Digest:
-        """An image that came in by itself, from no registry."""
+        """An image that is stored and that no registry is known to have."""
         for data in (*made.blobs.values(), made.document):
             await self.scene.content.add(Digest.of(data), data)
         return made.digest
 
     def assert_there(self, made: Image | BuiltIndex, selector: str = "1") -> None:
-        """All of it is at the target, byte for byte."""
+        """Assert that the target has every document and blob of the image."""
         assert self.target.manifest(TARGET, selector) == (made.document, made.media_type)
         for one in made.images if isinstance(made, BuiltIndex) else [made]:
             assert self.target.manifest(TARGET, one.digest) == (one.document, one.media_type)

@@ -1,7 +1,7 @@
 """The daemon's rooms without its mount: real stores in a directory, a real client, and the registry in memory.
 
-`clock` moves by hand or with the client's waits between tries; a test in which time matters must ask for `mock_clock`
-itself, for the run takes its clock from there.
+`clock` moves by hand or with the client's waits between tries. A test in which time matters must request the fixture
+`mock_clock` itself, because the run takes its clock from that fixture.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DEFAULTS = Limits()
 
 
 class Scene:
-    """Every room, introduced to the others as the daemon does it."""
+    """Every room, connected to the others as in the daemon."""
 
     def __init__(self, root: Path, fake: FakeRegistry, clock: MockClock, nursery: trio.Nursery, limits: Limits) -> None:
         self.root = root
@@ -108,28 +108,28 @@ class Scene:
         return await self.resolver.resolve(self.reference(tag, repository))
 
     async def pulled(self, made: Image | BuiltIndex, tag: str = "1", repository: str = REPOSITORY) -> Digest:
-        """The same, and get everything here; then forget what was asked for."""
+        """Resolve an image and pull all of it. Then clear the log of requests."""
         digest = await self.resolved(made, tag, repository)
         await self.images.pull(digest)
         self.fake.reset()
         return digest
 
     async def stalled(self) -> None:
-        """Wait until an answer of the registry has stalled and everybody here waits for it."""
+        """Wait until an answer of the registry has stalled and every task waits."""
         await trio.to_thread.run_sync(self.fake.valve.wait_arrival, abandon_on_cancel=True)
         await wait_all_tasks_blocked(0.01)
 
     async def settled(self) -> None:
-        """Wait until every layer that is here is durable."""
+        """Wait until every stored layer is durable."""
         for layer in self.stored:
             await self.layers.settled(layer)
 
     def forget_failures(self) -> None:
-        """Let so much time pass that what failed is tried again."""
+        """Advance the clock so far that remembered failures expire."""
         self.clock.jump(MEMORY + 0.1)
 
     def temporary(self) -> list[Path]:
-        """What is in the state directory under temporary names."""
+        """Return the temporary files of the state directory."""
         return list(self.root.rglob(".tmp-*"))
 
 

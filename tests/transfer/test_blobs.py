@@ -1,4 +1,4 @@
-"""Blobs into the content store: one flight, the right door of the registry, and the places they may come from."""
+"""Fetching blobs into the content store: one flight, the right endpoint of the registry, and the locations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOX = image([layer([File("f")])])
 
 @pytest.fixture
 async def known(scene: Scene) -> Descriptor:
-    """A blob that the registry has and the catalogue knows."""
+    """Return a blob that the registry has and the catalogue knows."""
     scene.fake.add_blob(DATA)
     await scene.catalog.add([BLOB], [Source(scene.fake.host, REPOSITORY)])
     return BLOB

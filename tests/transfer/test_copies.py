@@ -1,4 +1,4 @@
-"""Layers that break off: what came is kept, seen, gone on from by Range, and dropped when it is wrong or done with."""
+"""Interrupted layers: received bytes are kept, shown, resumed by Range, and dropped if wrong or not needed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def described() -> Descriptor:
 
 
 async def broken_off(scene: Scene, at: int = CUT) -> Descriptor:
-    """The layer's registry dies after `at` bytes of it; by the return it is well again."""
+    """Let the registry fail after `at` bytes of the layer. On return the registry works again."""
     await scene.resolved(BOX)
     if at:
         scene.fake.fault(cut_at(at), MADE.digest)
@@ -58,7 +58,7 @@ async def broken_off(scene: Scene, at: int = CUT) -> Descriptor:
 
 
 async def fetched(scene: Scene) -> list[str | None]:
-    """Get the layer, right in every byte; the ranges that were asked for."""
+    """Fetch the layer and check its bytes. Returns the requested ranges."""
     got = await scene.layers.ensure(described(), MADE.diff_id)
     assert await got.read_at(0, 1 << 30) == MADE.tar
     await scene.layers.settled(got)
@@ -246,7 +246,7 @@ async def test_a_disk_that_takes_no_copy_serves_the_reader(
 
 
 class _Full:
-    """The tar's disk is full after `room` bytes, until `freed` says otherwise."""
+    """Fails with a full disk after `room` bytes of the tar, until `freed` returns True."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, scene: Scene) -> None:
         append = LayerWriter.append
@@ -265,8 +265,8 @@ async def test_a_copy_makes_room_for_the_tar_if_that_is_enough(
     scene: Scene, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await broken_off(scene)
-    # What the rest will take is an estimate, wrong by a piece from the network (16 KiB at first): so many bytes more
-    # must lie in the copy.
+    # The size of the rest is an estimate, wrong by one network piece (16 KiB at first): so many more bytes
+    # must be in the copy.
     _Full(monkeypatch, len(MADE.tar) + 20_000, scene)
     assert await fetched(scene) == [from_byte(CUT)]
 
@@ -299,7 +299,7 @@ async def test_work_that_is_done_as_it_is_cancelled_keeps_nothing_of_its_copy(
 
         await keeping(copy, work)
     assert scope.cancelled_caught
-    assert scene.ingests.status(REF).is_live  # it is still the caller's, who drops it
+    assert scene.ingests.status(REF).is_live  # the caller still owns it, and drops it
     await copy.close(keep=False)
     assert list(scene.ingests) == []
 

@@ -1,4 +1,4 @@
-"""Manifests and indexes: the choice of a platform, nesting, and lies about other people's blobs."""
+"""Manifests and indexes: the choice of a platform, nesting, and wrong descriptors of other images' blobs."""
 
 from __future__ import annotations
 

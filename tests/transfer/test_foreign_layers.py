@@ -1,4 +1,4 @@
-"""Foreign layers: no registry is asked for one, and no other image fails for it; brought here, it is a layer."""
+"""Foreign layers: never requested, never a failure of another image, and a normal layer once stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A blob that is read as content while it comes as a layer: the same bytes come once, and nobody waits for nothing."""
+"""A blob that is read as content while it is fetched as a layer: the bytes come once, and no reader waits in vain."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def described(made: Made) -> Descriptor:
 
 
 class Readers:
-    """Somebody who wants a blob as a layer, and then somebody who wants it as content, each in a task of his own."""
+    """Two tasks: the first fetches a blob as a layer, the second reads it as content."""
 
     def __init__(self, scene: Scene, nursery: trio.Nursery, made: Made = MADE) -> None:
         self.descriptor = described(made)
@@ -43,7 +43,7 @@ class Readers:
         self._nursery = nursery
 
     async def begin(self, *, dying: bool = False) -> None:
-        """Half of the layer is here when it is read as content too. A `dying` registry sends no more."""
+        """Start the reader of the content when half of the layer has arrived. A `dying` registry sends no more."""
         await self._scene.resolved(image([self._made]))
         half = len(self._made.blob) // 2
         cut = cut_at(half if dying else len(self._made.blob))
@@ -54,7 +54,7 @@ class Readers:
         await wait_all_tasks_blocked(0.01)
 
     def asked(self) -> list[str | None]:
-        """The ranges that the registry was asked for."""
+        """The ranges that were requested from the registry."""
         return [one.range for one in self._scene.fake.log if self.descriptor.digest in one.path]
 
     async def _read_layer(self) -> None:

@@ -1,4 +1,4 @@
-"""Where a digest can be had: tried in order, wrong bytes once more, and the failure that tells most."""
+"""Locations of a digest: tried in order, wrong bytes once more, and the most informative failure is raised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SOURCES = [Source(host, "r") for host in ("a.io", "b.io", "c.io")]
 
 
 class Places:
-    """What each place answers, call by call; the last answer repeats."""
+    """The answers of each location, call by call. The last answer repeats."""
 
     def __init__(self, catalog: Catalog, *answers: ImgfsError | str | list[ImgfsError | str]) -> None:
         self.catalog = catalog

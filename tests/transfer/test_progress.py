@@ -1,4 +1,4 @@
-"""Running transfers: how far, how fast, how long still, by a clock that is moved by hand."""
+"""Running transfers: offset, rate and remaining time, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOST = "registry.test"
 
 
 class Clock:
-    """Says what it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0

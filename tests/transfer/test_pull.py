@@ -1,4 +1,4 @@
-"""Getting images here: each byte once, whoever asks, and nothing that does not verify."""
+"""Pulling images: each byte is fetched once for all callers, and only verified bytes are stored."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_a_document_that_somebody_removed_is_brought_again_by_the_next_pul
 
 
 def hits(scene: Scene) -> float:
-    """How often a layer was wanted that was here, as metrics tell."""
+    """Return the metric that counts requests for stored layers."""
     asked = next(one for one in scene.transfers.families() if one.name == "imgfs_content_asked_total")
     return next(one.value for one in asked.samples if one.labels == (("kind", "layer"), ("outcome", "hit")))
 
@@ -252,7 +252,7 @@ def described(data: bytes, media_type: str) -> dict[str, Any]:
 
 
 def with_config(made: Image, config: bytes, **manifest: object) -> Image:
-    """The same layers under another config, honestly described."""
+    """Return the same layers under another config, with the right descriptor."""
     document = json.loads(made.document) | {"config": described(config, OCI_CONFIG)} | manifest
     return replace(made, config=config, document=json.dumps(document).encode())
 
@@ -521,7 +521,7 @@ async def test_many_layers_come_side_by_side_but_no_more_than_a_host_gets(
     scene.fake.fault(stall(1), "blobs", times=None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.images.pull, digest)
-        while len(scene.transfers) <= at_once:  # the config is one too
+        while len(scene.transfers) <= at_once:  # the config counts too
             await trio.lowlevel.checkpoint()
         await wait_all_tasks_blocked(0.05)
         assert len(scene.transfers) == at_once + 1

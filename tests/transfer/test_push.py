@@ -1,4 +1,4 @@
-"""Images on their way out: what is sent, in which order, and what is not."""
+"""Pushes: which parts are sent, in which order, and which are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A push takes along what the image's own places give out, and not what others alone are known to have."""
+"""A push includes blobs that the image's own locations deliver, and no blobs that only other images have."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SECRET, GREEDY = "corp/secret", "greedy/app"
 
 
 async def greedy(outward: Outward, has: bool, of_config: bool = False) -> tuple[Digest, Digest]:
-    """An image here that lists a layer, or has the config, of somebody's private one, and that digest.
+    """Return a stored image that lists a layer or the config of a private image, and that digest.
 
-    `has`: whether its own repository has it as well.
+    `has`: whether its own repository has the blob too.
     """
     secret = two_layers("secret")
     await outward.scene.resolved(secret, repository=SECRET)
@@ -34,7 +34,7 @@ async def greedy(outward: Outward, has: bool, of_config: bool = False) -> tuple[
 
 
 def present(registry: PushRegistry, wanted: Digest) -> bytes:
-    """The bytes, from the repository whose own they are."""
+    """Return the bytes from the repository that owns them."""
     data = registry.blob(SECRET, wanted)
     assert data is not None
     return data

@@ -1,4 +1,4 @@
-"""Stored blobs as what requests send."""
+"""Stored blobs as bodies of requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pushing what refers to another image: the list of referrers where the registry keeps none, and going along."""
+"""Pushing referrers: with their image, and to a registry without a referrers API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Referrers: listed by their registries' word, kept, and read only where they do refer to the image."""
+"""Referrers: listed by registries, recorded, found by digest, and read only if they refer to the image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNED = referrer(BOX, SIGNATURE, b"a signature")
 
 @pytest.fixture
 async def referrers(scene: Scene) -> Referrers:
-    """Of a resolved image that an SBOM and a signature refer to."""
+    """The referrers of a resolved image, which an SBOM and a signature refer to."""
     await scene.resolved(BOX)
     for one in (LISTED, SIGNED):
         one.add_to(scene.fake, REPOSITORY)

@@ -1,4 +1,4 @@
-"""Names to digests: asked once, recorded, asked again on demand, and what fails."""
+"""Resolving names: one request, a record, a new request on demand, and failures."""
 
 from __future__ import annotations
 

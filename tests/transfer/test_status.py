@@ -1,4 +1,4 @@
-"""The status of an image in each state it can be in, asked of nobody."""
+"""The status of an image in each of its states, without requests."""
 
 from __future__ import annotations
 
