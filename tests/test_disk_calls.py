@@ -25,7 +25,7 @@ NOT_THE_STATE_DIRECTORY = {
 }
 EXCEPTIONS = {
     "check/repair": "the rest of a directory whose durable rename is the removal; the next start sweeps it",
-    "database/reserve": "space on the disk, without content",
+    "database/database": "the reserve is space on the disk, without content",
     "execution/containers": "the output of a container that is being deleted, to make room for how it ended",
     "execution/control": "a socket that a killed process left",
     "execution/cgroups": "cgroups",

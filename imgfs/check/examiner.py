@@ -15,7 +15,7 @@ from pathlib import Path
 from imgfs.check.content import Moved, check_blob, check_ingest, check_layer, check_view, is_temporary
 from imgfs.check.finding import Finding, aside
 from imgfs.check.records import check_config, check_copy, check_database, check_directory, check_plain, check_snapshot
-from imgfs.database.files import ASIDE, FILE
+from imgfs.database.format import ASIDE, FILE
 from imgfs.database.frozen import open_read_only
 from imgfs.database.kept import Kept
 from imgfs.images.catalog import proven_size

@@ -15,9 +15,8 @@ from imgfs.check.content import is_plain
 from imgfs.check.finding import Finding
 from imgfs.config import load_config
 from imgfs.content.opening import lost
-from imgfs.database.damage import check, is_damage
-from imgfs.database.files import FILE
-from imgfs.database.format import Foreign, check_origin
+from imgfs.database.failures import check, is_damage
+from imgfs.database.format import FILE, Foreign, check_origin
 from imgfs.database.frozen import open_read_only
 from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, Malformed

@@ -19,7 +19,7 @@ import msgspec
 from imgfs.check.content import Moved, is_plain
 from imgfs.check.finding import Finding, Mend
 from imgfs.content.ingests.meta import decode, write_again
-from imgfs.database.files import FILE
+from imgfs.database.format import FILE
 from imgfs.database.frozen import open_read_only
 from imgfs.database.migrations import migrate, transaction
 from imgfs.disk.calls import HOST

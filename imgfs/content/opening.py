@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from imgfs.database.database import Database
-from imgfs.database.files import ASIDE, COPY, COPY_OLD, FILE
+from imgfs.database.format import ASIDE, COPY, COPY_OLD, FILE
 from imgfs.database.frozen import FrozenDatabase
 from imgfs.disk.durable import TEMPORARY, make_directory, open_directory
 from imgfs.errors import NotFound, StorageFailed, from_os

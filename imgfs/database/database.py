@@ -1,40 +1,44 @@
-"""The open database: changes one after the other, each a transaction; readers beside them."""
+"""The open database: one writer at a time, each change a transaction, readers beside it; the connections."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote_from_bytes
 
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.database.connections import connect
-from imgfs.database.damage import check
-from imgfs.database.failures import explained
-from imgfs.database.format import prepare
-from imgfs.database.migrations import transaction
-from imgfs.database.reserve import Reserve
-from imgfs.database.schema import declared
+from imgfs.database.failures import check, explained
+from imgfs.database.format import check_origin, prepare
+from imgfs.database.migrations import declared, transaction
 from imgfs.errors import NoSpace
 
 T = TypeVar("T")
 
+RESERVE = 1 << 20
+"""Bytes of reserved disk space. The start and every change that frees space use them, so both work on a full disk."""
+
 
 class Database:
-    """An open database. Only one process may change a state directory; its lock (lock.py) sees to that."""
+    """An open database. The lock of the state directory (lock.py) keeps other processes from changing it."""
 
     is_frozen = False
-    """Whether every change is refused."""
+    """Whether the database refuses every change."""
 
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
-        """Open or create `path`; raises Damaged where it is no whole database, Foreign where it is not one of this
-        imgfs, StorageFailed where it will not open.
+        """Open or create `path`, and take it to the current format.
+
+        Raises Damaged if the file is damaged, Foreign if another program or a later imgfs wrote it, NoSpace, and
+        StorageFailed if it cannot be opened.
         """
         self._path = path
         self.version = 0
-        """How many changes there were since it was opened."""
+        """The number of changes since the database was opened."""
         self._changed = trio.Event()
         self._reserve = Reserve(path)
         self._reserve.release()
@@ -55,19 +59,18 @@ class Database:
         self._reserve.fill()
 
     def close(self) -> None:
-        """Close both connections; everything committed is on disk already."""
+        """Close both connections. Everything committed is on disk already."""
         self._reader.close()
         self._writer.close()
 
     async def write(
         self, change: Callable[[sqlite3.Connection], T], *, frees: bool = False, then: Callable[[], None] | None = None
     ) -> T:
-        """Run `change` in one transaction: on return it is durable, on an exception nothing of it happened.
+        """Run `change` in one transaction: it is durable on return, and has no effect if it raises.
 
-        `then` is done in the same thread once it is durable, and raises nothing.
-
-        What `frees` room may use up the reserve, so it works on a full disk. A cancelled caller still waits for a
-        transaction that has begun. Raises NoSpace, ReadOnly or StorageFailed.
+        `then` runs in the same thread after the commit, and must not raise. A change that `frees` space may use the
+        reserve, so it works on a full disk. A transaction that has begun is not cancelled. Raises NoSpace, ReadOnly,
+        StorageFailed, and what `change` raises.
         """
         transact = self._transact_in_reserve if frees else self._transact
 
@@ -85,17 +88,17 @@ class Database:
         return result
 
     async def wait_changed(self, version: int) -> None:
-        """Wait until `version` is another one; however many wait, all hear of it."""
+        """Wait until the version differs from `version`; any number of tasks may wait."""
         while self.version == version:
             await self._changed.wait()
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `query` on a snapshot that a writer never blocks. Raises StorageFailed."""
+        """Run `query` on a consistent snapshot, without waiting for a writer. Raises StorageFailed."""
         async with self._reading:
             return await run_disk(self._query, query)
 
     def read_now(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """As `read`, in this thread: for the start, before anything is served."""
+        """Run `query` and block: for the start, before the daemon serves requests. Raises StorageFailed."""
         return self._query(query)
 
     def _transact(self, change: Callable[[sqlite3.Connection], T]) -> T:
@@ -119,3 +122,52 @@ class Database:
             return query(self._reader)
         except sqlite3.Error as error:
             raise explained(error, self._path) from None
+
+
+class Reserve:
+    """A file beside the database that keeps disk space until the database needs it."""
+
+    def __init__(self, database: Path) -> None:
+        self._path = database.with_name(f"{database.name}.reserve")
+
+    def release(self) -> None:
+        """Give the space back to the disk."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)  # not through Disk: it has no content
+
+    def fill(self) -> None:
+        """Reserve the space unless it is reserved. On a full disk nothing happens, and a later call tries again."""
+        if self._path.exists():
+            return
+        try:
+            with self._path.open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE)
+        except OSError:
+            self.release()
+
+
+def connect(path: Path, tables: Collection[str]) -> sqlite3.Connection:
+    """Open a connection whose commits are durable and whose readers wait for no writer. The caller closes it.
+
+    Raises sqlite3.Error, and Foreign for a database of another program or a later imgfs, which stays unchanged.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        check_origin(connection, path, tables)  # before the first statement that changes the file
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.text_factory = decoded
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """Open a read-only connection, beside a daemon or without one. The caller closes it. Raises sqlite3.Error."""
+    return sqlite3.connect(f"file:{quote_from_bytes(bytes(path))}?mode=ro", uri=True, timeout=10)
+
+
+def decoded(data: bytes) -> str:
+    """Decode a text of SQLite. Bytes that are no UTF-8 must harm only readers of that row, not of the table."""
+    return data.decode(errors="surrogateescape")

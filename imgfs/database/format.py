@@ -1,4 +1,4 @@
-"""Whose database a file is, and of which format: told by two marks in its head."""
+"""The files of the database, the marks in a database's head that name its program and format, and preparing it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from imgfs.database.migrations import current_format, format_of, migrate
-from imgfs.database.schema import check_columns, columns
+from imgfs.database.migrations import check_columns, columns, current_format, format_of, migrate
 from imgfs.errors import StorageFailed
 
+FILE = "imgfs.db"
+"""The name of the database in the state directory."""
+COPY = "imgfs.copy"
+COPY_OLD = f"{COPY}.old"
+"""The names of the copy that rescue/ keeps, and of the previous copy."""
+ASIDE = f"{FILE}.damaged-"
+"""The beginning of the names of databases that were set aside; the user removes them."""
 _OWN = 0x696D6766
-"""`imgf`: the file's `application_id`, by which it is told from other programs' databases."""
+"""`imgf`: the `application_id` that distinguishes the file from databases of other programs."""
 
 
 class Foreign(StorageFailed):
-    """The file is a whole database, but another program's or a later imgfs's: it is neither changed nor rebuilt."""
+    """The file is a sound database of another program or a later imgfs: it is neither changed nor rebuilt."""
 
 
 def later(path: Path, form: int) -> Foreign:
@@ -27,7 +33,7 @@ def later(path: Path, form: int) -> Foreign:
 
 
 def check_origin(db: sqlite3.Connection, path: Path, tables: Collection[str]) -> None:
-    """Raise Foreign unless this imgfs made the database, or an earlier one did. Raises sqlite3.Error.
+    """Raise Foreign unless this imgfs or an earlier one made the database. Raises sqlite3.Error.
 
     The first releases did not mark their files: such a file has at least one of `tables`, or no table at all.
     """

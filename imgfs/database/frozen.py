@@ -1,4 +1,4 @@
-"""The database of a state directory that is only looked at: copied into memory, with what a crash left in its WAL."""
+"""Reading a database without changing it: an in-memory copy, which includes what a crash left in the WAL file."""
 
 from __future__ import annotations
 
@@ -13,32 +13,29 @@ from typing import TypeVar
 
 import trio
 
-from imgfs.database.connections import read_only
-from imgfs.database.damage import Damaged, check
-from imgfs.database.database import Database
-from imgfs.database.failures import is_unwritable
+from imgfs.database.database import Database, read_only
+from imgfs.database.failures import Damaged, check, is_unwritable
 from imgfs.database.format import check_origin, is_outdated, prepare
-from imgfs.database.migrations import migrated_copy
-from imgfs.database.schema import declared
+from imgfs.database.migrations import declared, migrated_copy
 from imgfs.errors import from_os, opened_read_only
 from imgfs.state import is_read_only
 
 T = TypeVar("T")
 
 _SHARED = "/dev/shm"
-"""Memory as files; it is there also where no disk can be written."""
+"""A filesystem in memory, for hosts where no disk can be written."""
 
 
 class FrozenDatabase(Database):
-    """The database of a state directory that cannot or shall not be changed: a copy in memory, never written.
+    """The database of a state directory that cannot or must not be changed: an in-memory copy that is never written.
 
-    It is of the moment when it was opened, also while somebody else is at work. Where there is no file it is empty.
+    The copy shows the moment of opening, also while a daemon writes to the file. Without a file it is empty.
     """
 
     is_frozen = True
 
     def __init__(self, path: Path, schemas: Sequence[str]) -> None:
-        """Copy `path`. Raises Damaged and Foreign as Database, StorageFailed where it cannot be read."""
+        """Copy `path`. Raises Damaged and Foreign like Database, and StorageFailed if the file cannot be read."""
         self._path = path
         self.version = 0
         self._changed = trio.Event()
@@ -96,7 +93,7 @@ def _open_file_or_copy(path: Path) -> sqlite3.Connection:
 
 
 def _opened(connection: sqlite3.Connection, begin: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
-    """The connection with its first use behind it, which opens the file; closed where that fails."""
+    """The connection after its first use, which opens the file; it is closed if that fails."""
     with ExitStack() as opening:
         opening.callback(connection.close)
         begin(connection)
@@ -105,7 +102,7 @@ def _opened(connection: sqlite3.Connection, begin: Callable[[sqlite3.Connection]
 
 
 def _copy(path: Path, target: sqlite3.Connection) -> None:
-    """Copy a database into `target`: through SQLite if somebody has it open, so that it is of one moment."""
+    """Copy a database into `target`: through SQLite if a process has it open, so that the copy is consistent."""
     if path.with_name(f"{path.name}-shm").exists():
         try:
             with closing(read_only(path)) as source:
@@ -118,10 +115,10 @@ def _copy(path: Path, target: sqlite3.Connection) -> None:
 
 
 def _copy_files(path: Path, target: sqlite3.Connection) -> None:
-    """Copy a database that nobody writes to, and its WAL file, if there is one, into `target`.
+    """Copy a database without a writer into `target`, with its WAL file, if there is one.
 
-    SQLite itself cannot open a file in WAL mode where it can make no other beside it, and what a crash left in the WAL
-    counts too.
+    SQLite cannot open a database in WAL mode in a directory where it can create no file, and the WAL file holds
+    commits that count.
     """
     with tempfile.TemporaryDirectory(dir=_SHARED if os.access(_SHARED, os.W_OK) else None) as directory:
         copied = Path(directory) / path.name

@@ -1,4 +1,4 @@
-"""Rows that no file can rebuild: how they are read, checked one by one, and put back. Whose they are, rooms say."""
+"""Rows that no file can rebuild: how imgfs reads them, checks each one, and restores them. Rooms declare their own."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 import msgspec
 
-from imgfs.database.connections import decoded
-from imgfs.database.damage import check, damage
-from imgfs.database.schema import columns
+from imgfs.database.database import decoded
+from imgfs.database.failures import check, damage
+from imgfs.database.migrations import columns
 from imgfs.errors import ImgfsError
 
 Row = tuple[Any, ...]
-"""What a table holds: int, str, bytes and None."""
+"""The values of one row: int, str, bytes and None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Rows that no file can rebuild. Their room says here how they are read, and how they are put into a table.
+    """How to read and restore the rows of one table that no file can rebuild; the owner of the table declares it.
 
-    `tables` are those that `select` reads, the one that `insert` fills first; `row` is the type of one row. `sound`
-    gets the columns of a row and raises ImgfsError or ValueError where the room could not read it.
+    `tables` are those that `select` reads; `insert` fills the first of them. `row` is the type of one row. `sound`
+    receives the columns of a row and raises ImgfsError or ValueError if the owner could not read that row.
     """
 
     row: Any
@@ -36,7 +36,7 @@ class Kept:
 
     @property
     def name(self) -> str:
-        """What the copy calls them."""
+        """The name of the rows in the copy."""
         return self.tables[0]
 
     def dump(self, db: sqlite3.Connection) -> list[Row]:
@@ -52,13 +52,13 @@ class Kept:
         return rows
 
     def sift(self, db: sqlite3.Connection) -> tuple[list[Row], list[str]]:
-        """The rows that can be read, and what is wrong with each of the others. Raises sqlite3.Error for the tables."""
+        """The readable rows, and what is wrong with each other row. Raises sqlite3.Error for a damaged table."""
         for table in self.tables:
             check(db, table)
         return self._sift(db)
 
     def check_rows(self, db: sqlite3.Connection) -> None:
-        """Raise sqlite3.Error where a row cannot be read, of tables that SQLite has checked already."""
+        """Raise sqlite3.Error if a row cannot be read. SQLite must have checked the tables already."""
         _, wrong = self._sift(db)
         if wrong:
             raise damage(wrong[0])
@@ -76,7 +76,7 @@ class Kept:
         return rows, wrong
 
     def leave_out(self, db: sqlite3.Connection) -> list[str]:
-        """Take what cannot be read out of a table that `select` reads alone; what was wrong. Raises sqlite3.Error."""
+        """Delete unreadable rows, if `select` reads only one table; returns what was wrong. Raises sqlite3.Error."""
         rows, wrong = self.sift(db)
         if wrong and self.tables == (self.name,):
             db.execute(f"DELETE FROM {self.name}")
@@ -84,7 +84,7 @@ class Kept:
         return wrong
 
     def _fetch(self, db: sqlite3.Connection) -> list[Row]:
-        """All rows, by SQLite's own decoding unless some text is none: it takes a third of the time."""
+        """All rows, decoded by SQLite, which takes a third of the time, unless a text is no UTF-8."""
         try:
             db.text_factory = str
             with suppress(sqlite3.OperationalError):
@@ -97,7 +97,7 @@ class Kept:
             raise damage(str(error)) if error.sqlite_errorcode == sqlite3.SQLITE_ERROR else error from None
 
     def _are_sound(self, rows: list[Row]) -> bool:
-        """Whether all of them are: that is told faster than of one after the other."""
+        """Whether every row is readable; one conversion of all rows is faster than one for each."""
         try:
             for row in msgspec.convert(rows, GenericAlias(list, (self.row,))):
                 self.sound(*row)
@@ -113,5 +113,5 @@ class Kept:
         return None
 
     def restore(self, db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-        """Put rows into a table that has none of them."""
+        """Insert rows; a row whose key exists already is skipped."""
         db.executemany(self.insert, rows)

@@ -16,8 +16,7 @@ from typing import Any
 
 import msgspec
 
-from imgfs.database.files import COPY, COPY_OLD
-from imgfs.database.format import later
+from imgfs.database.format import COPY, COPY_OLD, later
 from imgfs.database.kept import Kept, Row
 from imgfs.database.migrations import COPIED, copied_columns, current_format, empty_of_format, migrate
 from imgfs.disk.calls import HOST

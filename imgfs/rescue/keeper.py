@@ -10,8 +10,8 @@ from pathlib import Path
 import trio
 
 from imgfs.aio.threads import run_disk
-from imgfs.database.damage import Damaged
 from imgfs.database.database import Database
+from imgfs.database.failures import Damaged
 from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, from_os
 from imgfs.rescue.copy import Copy, rows_of, save

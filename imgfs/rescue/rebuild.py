@@ -17,16 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from imgfs.content.opening import lost, size_of
-from imgfs.database.connections import read_only
-from imgfs.database.damage import Damaged
-from imgfs.database.database import Database
-from imgfs.database.failures import is_full
-from imgfs.database.files import ASIDE, FILE
-from imgfs.database.format import is_outdated, prepare
+from imgfs.database.database import Database, Reserve, read_only
+from imgfs.database.failures import Damaged, is_full
+from imgfs.database.format import ASIDE, FILE, is_outdated, prepare
 from imgfs.database.frozen import FrozenDatabase
 from imgfs.database.kept import Kept, Row
 from imgfs.database.migrations import salvage_older, transaction
-from imgfs.database.reserve import Reserve
 from imgfs.disk.calls import HOST
 from imgfs.disk.durable import fsync_path, publish, temporary_name
 from imgfs.errors import from_os

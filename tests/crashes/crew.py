@@ -13,7 +13,7 @@ from pathlib import Path
 
 from imgfs.assembly.tables import TABLES
 from imgfs.check.examiner import Examiner
-from imgfs.database.files import FILE
+from imgfs.database.format import FILE
 from imgfs.database.frozen import open_read_only
 from imgfs.disk.durable import TEMPORARY
 from imgfs.oci.digest import chain_ids

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgfs.database.database import Database
-from imgfs.database.reserve import RESERVE
+from imgfs.database.database import RESERVE, Database
 from imgfs.errors import NoSpace, StorageFailed
 from tests.database.facts import SCHEMA, insert, select
 

@@ -20,8 +20,7 @@ from imgfs.database import migrations
 from imgfs.database.database import Database
 from imgfs.database.format import Foreign
 from imgfs.database.frozen import FrozenDatabase
-from imgfs.database.migrations import COPIED, STEPS, copied_columns, current_format, empty_of_format
-from imgfs.database.schema import columns
+from imgfs.database.migrations import COPIED, STEPS, columns, copied_columns, current_format, empty_of_format
 from imgfs.rescue.copy import Copy, encode, read, save
 from imgfs.rescue.rebuild import Tables, open_database, open_frozen
 from tests.database.released import RELEASES, Released, unpack

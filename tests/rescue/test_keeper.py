@@ -11,8 +11,8 @@ import trio.testing
 from trio.testing import MockClock
 
 from imgfs.assembly.tables import TABLES
-from imgfs.database.damage import Damaged
 from imgfs.database.database import Database
+from imgfs.database.failures import Damaged
 from imgfs.images.names import Names
 from imgfs.oci.digest import Digest
 from imgfs.rescue.copy import FILE, newest
