@@ -20,18 +20,17 @@ from pathlib import Path
 import trio
 
 from imgfs import __version__
-from imgfs.assembly.description import told
 from imgfs.assembly.given import Opened, given
 from imgfs.assembly.mounting import Mounting
 from imgfs.assembly.tables import TABLES
-from imgfs.assembly.tree import assemble
+from imgfs.assembly.tree import assemble, printable
 from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.disk.durable import make_directory, open_directory
 from imgfs.errors import Busy, ImgfsError, Invalid, from_os
 from imgfs.execution.forkserver import run_fork_server
 from imgfs.fs.containers.deleting import finish_deletions
 from imgfs.fs.operations import Operations
-from imgfs.fs.session import Session
+from imgfs.fs.session import FuseSession
 from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.gc.plugin import GC
 from imgfs.kernel.fuse import FuseMount
@@ -41,7 +40,7 @@ from imgfs.lock import holder, locked
 from imgfs.log import configure_log
 from imgfs.notify import Manager
 from imgfs.plugins.finding import find_plugins
-from imgfs.plugins.running import Running
+from imgfs.plugins.started import RunningPlugins
 from imgfs.plugins.starting import started
 from imgfs.registry.kinds import REGISTRY
 from imgfs.rescue.keeper import Keeper
@@ -85,7 +84,7 @@ def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> Non
     _check(mounting)
     os.umask(0o077)  # set after _check, so that other users can pass new directories above the mountpoint
     _refuse_unmounted(mounting.state)
-    with locked(mounting.state, f"at {told(mounting.mountpoint)}"):
+    with locked(mounting.state, f"at {printable(mounting.mountpoint)}"):
         configure_log(
             mounting.state / "log",
             mounting.config.log_level,
@@ -95,7 +94,7 @@ def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> Non
         with _opening(mounting.state):
             is_frozen = not open_directory(mounting.state) or is_read_only(mounting.state)
         _clear_stale(str(mounting.mountpoint))
-        facts = {"version": __version__, "pid": os.getpid(), "mountpoint": told(mounting.mountpoint)}
+        facts = {"version": __version__, "pid": os.getpid(), "mountpoint": printable(mounting.mountpoint)}
         _log.info("starting", extra=facts)
         if is_frozen:
             _log.warning("the state directory is read-only: stored content is served, every change is refused")
@@ -128,7 +127,7 @@ async def _serve(mounting: Mounting, ready: Callable[[], None], manager: Manager
 
 
 async def _show(
-    mounting: Mounting, opened: Opened, running: Running, ready: Callable[[], None], manager: Manager
+    mounting: Mounting, opened: Opened, running: RunningPlugins, ready: Callable[[], None], manager: Manager
 ) -> None:
     """Mount the tree, serve it until the end, then make pending data durable."""
     signalled, answering = trio.Event(), trio.Event()
@@ -139,14 +138,14 @@ async def _show(
 
     subsystems = assemble(mounting, opened, running)
     operations, rootfs, nursery = Operations(subsystems), running.one(ROOTFS), running.nursery
-    ending = subsystems.served.waiters.ending
-    with Session(operations, str(mounting.mountpoint), _fuse_mount(mounting)) as session:
-        nursery.start_soon(manager.attend, answering, ending, told(mounting.mountpoint))
+    ending = subsystems.statistics.waiters.ending
+    with FuseSession(operations, str(mounting.mountpoint), _fuse_mount(mounting)) as session:
+        nursery.start_soon(manager.attend, answering, ending, printable(mounting.mountpoint))
         nursery.start_soon(_set_on_signal, signalled)
         nursery.start_soon(trio.to_thread.run_sync, running.one(REGISTRY).warm)
         nursery.start_soon(rootfs.expire, mounting.config.view_idle_seconds)
         if not opened.is_frozen:
-            nursery.start_soon(_tidy, subsystems.containers, running)
+            nursery.start_soon(_finish_removals, subsystems.containers, running)
             nursery.start_soon(running.one(SNAPSHOTS).follow_removals)
             nursery.start_soon(rootfs.follow_losses)
             nursery.start_soon(running.one(GC).watch, mounting.limits, GC_SECONDS)
@@ -166,7 +165,7 @@ def _fuse_mount(mounting: Mounting) -> FuseMount:
     return FuseMount(is_shared, mounting.is_trusted, mounting.is_read_only, mounting.source)
 
 
-async def _tidy(containers: ContainerSubsystems, running: Running) -> None:
+async def _finish_removals(containers: ContainerSubsystems, running: RunningPlugins) -> None:
     """Finish removals that an earlier daemon or a killed process left unfinished. Runs in the background."""
     snapshots, content = running.one(SNAPSHOTS), running.one(CONTENT)
     for work in (partial(finish_deletions, containers), snapshots.sweep, content.sweep_labels):
@@ -212,7 +211,7 @@ def _refuse_unmounted(state: Path) -> None:
     The error says how to end that daemon.
     """
     held = holder(state)
-    if held and held.mountpoint and not any(told(Path(one.mountpoint)) == held.mountpoint for one in mounts()):
+    if held and held.mountpoint and not any(printable(Path(one.mountpoint)) == held.mountpoint for one in mounts()):
         raise Busy(
             f"{state}: is in use by {held.told}, whose tree is unmounted: that daemon runs on while a file of the "
             "tree is open or another mount of it exists (in any mount namespace); end those users, or kill that pid"

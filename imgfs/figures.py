@@ -7,26 +7,26 @@ import resource
 
 from imgfs import __version__
 from imgfs.content.plugin import CONTENT, INGESTS
-from imgfs.fs.served import Served
+from imgfs.fs.statistics import FuseStatistics
 from imgfs.gc.plugin import GC
 from imgfs.images.plugin import NAMES
 from imgfs.layers.plugin import LAYERS
 from imgfs.metrics.exposition import render
 from imgfs.metrics.family import Family, counter, gauge
-from imgfs.plugins.running import Running
+from imgfs.plugins.started import RunningPlugins
 from imgfs.registry.kinds import REGISTRY
 from imgfs.rootfs.kinds import ROOTFS
 from imgfs.transfer.plugin import TRANSFER
 
 
-async def exposed(running: Running, served: Served, started: int) -> bytes:
+async def exposed(running: RunningPlugins, statistics: FuseStatistics, started: int) -> bytes:
     """All figures as text; `started` is when the daemon did, in ns since the epoch."""
     families = [
         *_process(started),
         *_known(running),
         *running.one(TRANSFER).transfers.families(),
         *running.one(REGISTRY).statistics().families(),
-        *served.families(),
+        *statistics.families(),
         *running.one(INGESTS).families(),
         *await running.one(GC).families(),
     ]
@@ -50,7 +50,7 @@ def _resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _known(running: Running) -> list[Family]:
+def _known(running: RunningPlugins) -> list[Family]:
     """How much there is of what."""
     return [
         gauge("imgfs_names", "Registered names.", (), {(): len(running.one(NAMES))}),

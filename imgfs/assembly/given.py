@@ -13,7 +13,7 @@ from imgfs.database.database import Database
 from imgfs.kernel.disk import era
 from imgfs.kernel.probe import Capabilities, Capability, probe
 from imgfs.plugins.program import CONFIG, DATABASE
-from imgfs.plugins.running import Given
+from imgfs.plugins.started import Given
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.kinds import KEEPER
 from imgfs.rescue.kinds import TABLES as TABLES_KIND

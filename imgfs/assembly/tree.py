@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import trio
 
+from imgfs import __version__
 from imgfs.aio.flight import Flights
-from imgfs.assembly.description import describe
 from imgfs.assembly.given import Opened
 from imgfs.assembly.mounting import Mounting
 from imgfs.check.kinds import CHECK
 from imgfs.content.plugin import CONTENT, INGESTS
+from imgfs.encoding import indented_json
 from imgfs.execution.plugin import CONTAINERS
 from imgfs.figures import exposed
 from imgfs.fs.caller import Waiters
 from imgfs.fs.node import Shown
-from imgfs.fs.served import Served
+from imgfs.fs.statistics import FuseStatistics
 from imgfs.fs.subsystems import (
     BlobSubsystems,
     ChainSubsystems,
@@ -34,22 +37,24 @@ from imgfs.gc.space import DiskSpace, SpaceKeeper, SpaceLimits, space_of
 from imgfs.images.plugin import CATALOG, NAMES
 from imgfs.layers.plugin import LAYERS
 from imgfs.leases.plugin import LEASES
-from imgfs.plugins.running import Running
+from imgfs.plugins.started import RunningPlugins
+from imgfs.rescue.rebuild import Rebuilt
 from imgfs.rootfs.kinds import ROOTFS, TERMS
+from imgfs.rootfs.terms import Terms
 from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
 from imgfs.transfer.plugin import PUSH, TRANSFER
 
 
-def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems:
+def assemble(mounting: Mounting, opened: Opened, running: RunningPlugins) -> Subsystems:
     """Return all subsystems of the tree. Raises NotStarted if a required plugin does not run."""
-    served, works = Served(Waiters(trio.Event())), Flights[None](running.nursery, grace=0, memory=0)
+    statistics, works = FuseStatistics(Waiters(trio.Event())), Flights[None](running.nursery, grace=0, memory=0)
     shown = Shown(os.geteuid(), os.getegid(), time.time_ns())
     room, limits = running.one(GC), mounting.limits
     blob_files, chains = _blob_files(running, shown), _chains(running, shown)
     return Subsystems(
         shown=shown,
         config=mounting.config,
-        served=served,
+        statistics=statistics,
         space=lambda: _space(room, limits),
         images=_images(running, blob_files, chains, is_resolving=mounting.config.resolve != "registered"),
         blob_files=blob_files,
@@ -57,11 +62,11 @@ def assemble(mounting: Mounting, opened: Opened, running: Running) -> Subsystems
         chains=chains,
         users=_users(running, shown, works),
         containers=_containers(running, shown, works),
-        control=_control(mounting, opened, running, chains, served),
+        control=_control(mounting, opened, running, chains, statistics),
     )
 
 
-def _blob_files(running: Running, shown: Shown) -> BlobSubsystems:
+def _blob_files(running: RunningPlugins, shown: Shown) -> BlobSubsystems:
     transfer = running.one(TRANSFER)
     return BlobSubsystems(
         shown=shown,
@@ -73,7 +78,7 @@ def _blob_files(running: Running, shown: Shown) -> BlobSubsystems:
     )
 
 
-def _ingests(running: Running, shown: Shown, allowance: WriteQuota) -> IngestSubsystems:
+def _ingests(running: RunningPlugins, shown: Shown, allowance: WriteQuota) -> IngestSubsystems:
     transfer = running.one(TRANSFER)
     return IngestSubsystems(
         shown=shown,
@@ -84,7 +89,7 @@ def _ingests(running: Running, shown: Shown, allowance: WriteQuota) -> IngestSub
     )
 
 
-def _chains(running: Running, shown: Shown) -> ChainSubsystems:
+def _chains(running: RunningPlugins, shown: Shown) -> ChainSubsystems:
     transfer = running.one(TRANSFER)
     return ChainSubsystems(
         shown=shown,
@@ -99,7 +104,7 @@ def _chains(running: Running, shown: Shown) -> ChainSubsystems:
     )
 
 
-def _users(running: Running, shown: Shown, works: Flights[None]) -> UserSubsystems:
+def _users(running: RunningPlugins, shown: Shown, works: Flights[None]) -> UserSubsystems:
     return UserSubsystems(
         shown=shown,
         failures=running.one(TRANSFER).failures,
@@ -110,7 +115,7 @@ def _users(running: Running, shown: Shown, works: Flights[None]) -> UserSubsyste
     )
 
 
-def _containers(running: Running, shown: Shown, works: Flights[None]) -> ContainerSubsystems:
+def _containers(running: RunningPlugins, shown: Shown, works: Flights[None]) -> ContainerSubsystems:
     return ContainerSubsystems(
         shown=shown,
         failures=running.one(TRANSFER).failures,
@@ -122,7 +127,7 @@ def _containers(running: Running, shown: Shown, works: Flights[None]) -> Contain
 
 
 def _images(
-    running: Running, blob_files: BlobSubsystems, chains: ChainSubsystems, *, is_resolving: bool
+    running: RunningPlugins, blob_files: BlobSubsystems, chains: ChainSubsystems, *, is_resolving: bool
 ) -> ImageSubsystems:
     transfer = running.one(TRANSFER)
     return ImageSubsystems(
@@ -143,7 +148,7 @@ def _images(
 
 
 def _control(
-    mounting: Mounting, opened: Opened, running: Running, chains: ChainSubsystems, served: Served
+    mounting: Mounting, opened: Opened, running: RunningPlugins, chains: ChainSubsystems, statistics: FuseStatistics
 ) -> ControlSubsystems:
     started, terms, transfer = chains.shown.started, running.one(TERMS), running.one(TRANSFER)
     is_read_only = running.one(CONTENT).is_read_only
@@ -152,8 +157,8 @@ def _control(
         state=mounting.state,
         settings=mounting.settings.render({name: report.settings for name, report in running.reports.items()}),
         plugins=running.reports,
-        describe=lambda: describe(mounting, started, terms, opened.rebuilt, is_read_only=is_read_only),
-        metrics=lambda: exposed(running, served, started),
+        describe=lambda: _describe(mounting, started, terms, opened.rebuilt, is_read_only=is_read_only),
+        metrics=lambda: exposed(running, statistics, started),
         collector=running.one(GC).collector,
         leases=running.one(LEASES).leases,
         mender=running.one(CHECK),
@@ -167,3 +172,30 @@ def _control(
 async def _space(room: SpaceKeeper, limits: SpaceLimits) -> DiskSpace:
     """Return what `df` shows for the tree. Raises StorageFailed."""
     return space_of(await room.disk(), limits, await room.used() if limits.quota else 0)
+
+
+def _describe(mounting: Mounting, started: int, terms: Terms, rebuilt: Rebuilt | None, *, is_read_only: bool) -> bytes:
+    """Return the facts as JSON.
+
+    `started` is in ns since the epoch; `rebuilt` says how the database was rebuilt, if it was.
+    """
+    state = {
+        "version": __version__,
+        "pid": os.getpid(),
+        "mountpoint": printable(mounting.mountpoint),
+        "state": printable(mounting.state),
+        "read_only": is_read_only or mounting.is_read_only,
+        "started": started,
+        "platform": str(mounting.config.chosen_platform),
+        "access": mounting.config.access,
+        "views": "kernel" if terms.is_root and terms.capabilities.erofs else "fuse",
+        "trusted": terms.trusted,
+        "database": asdict(rebuilt) if rebuilt else "whole",
+        "mounts": {name: one.reason or "works" for name, one in terms.capabilities.by_name().items()},
+    }
+    return indented_json(state)
+
+
+def printable(path: Path) -> str:
+    """Return the path as valid text. Bytes that are not UTF-8 become escapes."""
+    return bytes(path).decode(errors="backslashreplace")

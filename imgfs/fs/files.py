@@ -46,7 +46,7 @@ class FileHandle:
         os.close(self._file)
 
 
-class Document(Node):
+class DocumentFile(Node):
     """A read-only file whose bytes are rendered for each open. Subclasses define its attributes."""
 
     __slots__ = ()
@@ -63,7 +63,7 @@ class Document(Node):
         return BytesHandle(await self.content(caller))
 
 
-class RenderedFile(Document):
+class RenderedFile(DocumentFile):
     """A small document that is rendered for each stat and each open, such as `status.json`."""
 
     __slots__ = ("_render", "_shown")
@@ -79,6 +79,23 @@ class RenderedFile(Document):
 
     async def content(self, caller: Caller) -> bytes:
         return await self._render()
+
+
+class ReportFile(DocumentFile):
+    """A report that is rendered on open. Its size is not known before."""
+
+    __slots__ = ("_render", "_shown")
+
+    def __init__(self, key: str, shown: Shown, render: Callable[[], Awaitable[bytes]]) -> None:
+        super().__init__(control_number(key))
+        self._shown = shown
+        self._render = render
+
+    async def attributes(self) -> pyfuse3.EntryAttributes:
+        return self._shown.entry(self.number, stat.S_IFREG | 0o444)
+
+    async def content(self, caller: Caller) -> bytes:
+        return await caller.wait(self._render)
 
 
 def constant(data: bytes) -> Callable[[], Awaitable[bytes]]:

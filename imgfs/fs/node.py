@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -248,6 +248,24 @@ class Directory(Node):
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
         raise missing(name)
+
+
+class FixedDirectory(Directory):
+    """Lists `children` in their order. A subclass may have other children that are found by name only."""
+
+    __slots__ = ("_children",)
+
+    def __init__(self, key: str, shown: Shown, children: Mapping[bytes, Node]) -> None:
+        super().__init__(key, shown)
+        self._children = children
+
+    async def lookup(self, name: bytes, caller: Caller) -> Node:
+        if name not in self._children:
+            raise missing(name)
+        return self._children[name]
+
+    async def entries(self, caller: Caller) -> Listing:
+        return list(self._children.items())
 
 
 class Link(Node):

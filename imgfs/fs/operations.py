@@ -22,7 +22,6 @@ from imgfs.aio.patience import one_request
 from imgfs.errors import ImgfsError, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
 from imgfs.fs.content.ingest import WriterHandle
-from imgfs.fs.inodes import Inodes
 from imgfs.fs.node import Handle, Listing, NoAttribute, Node, is_control
 from imgfs.fs.root import Root
 from imgfs.fs.snapshots.chain import ChainRootfs
@@ -66,7 +65,7 @@ def guarded(
             _log.exception("handler failed", extra={"handler": kind})
             raise pyfuse3.FUSEError(errno.EIO) from None
         finally:
-            self.served.seconds[kind].observe(perf_counter() - began)
+            self.statistics.seconds[kind].observe(perf_counter() - began)
 
     return guard
 
@@ -82,8 +81,8 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._chains = subsystems.chains
         self._space = subsystems.space
-        self.served = subsystems.served
-        self._waiters = subsystems.served.waiters
+        self.statistics = subsystems.statistics
+        self._waiters = subsystems.statistics.waiters
         self._inodes = Inodes(Root(subsystems))
         self._files: dict[int, Handle] = {}
         self._listings: dict[int, tuple[Node, Listing, ExitStack]] = {}
@@ -229,7 +228,7 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         # pyfuse3 accepts any contiguous buffer, and a copy costs time.
         data = await self._files[fh].read(off, size)
-        self.served.read_bytes += len(data)
+        self.statistics.read_bytes += len(data)
         return data  # pyright: ignore[reportReturnType]
 
     @guarded
@@ -353,3 +352,37 @@ class Operations(pyfuse3.Operations):
     def _new_handle(self) -> int:
         self._last_handle += 1
         return self._last_handle
+
+
+class Inodes:
+    """Lookup counts (`nlookup` in FUSE).
+
+    Inodes of views need none: their numbers lead to their nodes (snapshots/view.py).
+    """
+
+    def __init__(self, root: Node) -> None:
+        self._nodes = {root.number: root}
+        self._counts = {root.number: 1}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, number: int) -> Node:
+        """Return the node of an inode number. Raises NotFound if the kernel has forgotten it."""
+        try:
+            return self._nodes[number]
+        except KeyError:
+            raise NotFound(f"inode {number}: was forgotten") from None
+
+    def count(self, node: Node) -> None:
+        """Count one more lookup of `node`. The latest node object of a number answers requests."""
+        self._nodes[node.number] = node
+        self._counts[node.number] = self._counts.get(node.number, 0) + 1
+
+    def forget(self, number: int, times: int) -> None:
+        """Subtract `times` lookups."""
+        left = self._counts.get(number, 0) - times
+        if left > 0:
+            self._counts[number] = left
+        elif number in self._counts:
+            del self._counts[number], self._nodes[number]

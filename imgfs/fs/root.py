@@ -7,8 +7,8 @@ import pyfuse3
 from imgfs.fs.containers.directory import ContainersDirectory
 from imgfs.fs.content.directory import ContentDirectory
 from imgfs.fs.control.directory import ControlDirectory
-from imgfs.fs.fixed import FixedDirectory
 from imgfs.fs.images.names import NamesDirectory
+from imgfs.fs.node import FixedDirectory
 from imgfs.fs.snapshots.directory import SnapshotsDirectory
 from imgfs.fs.subsystems import Subsystems
 

@@ -28,7 +28,7 @@ READ_AHEAD_KB = 1024
 _UNMOUNT_PATIENCE = 10.0
 
 
-class Session:
+class FuseSession:
     """The tree, mounted at `mountpoint` as `mount` says. Use it as a context manager; leaving the context unmounts."""
 
     def __init__(self, operations: Operations, mountpoint: str, mount: FuseMount) -> None:
@@ -38,7 +38,7 @@ class Session:
         self._device = -1
         self._library: socket.socket | None = None
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> FuseSession:
         """Mount the tree. Raises NotFound, NotPermitted, Busy or Unsupported, with advice."""
         self._device = open_fuse(self._mountpoint, self._mount)
         return self

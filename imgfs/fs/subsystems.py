@@ -14,7 +14,7 @@ from imgfs.content.store import ContentStore
 from imgfs.execution.containers import Containers
 from imgfs.failures import Failures
 from imgfs.fs.node import Shown
-from imgfs.fs.served import Served
+from imgfs.fs.statistics import FuseStatistics
 from imgfs.gc.collector import Collector
 from imgfs.gc.quota import WriteQuota
 from imgfs.gc.space import DiskSpace
@@ -23,7 +23,7 @@ from imgfs.images.names import Names
 from imgfs.layers.store import LayerStore
 from imgfs.leases.store import Leases
 from imgfs.oci.digest import Digest
-from imgfs.plugins.running import Report
+from imgfs.plugins.started import PluginReport
 from imgfs.rootfs.rootfs import Rootfs
 from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.store import SnapshotStore
@@ -145,7 +145,7 @@ class ControlSubsystems:
     state: Path
     settings: str
     """The options in force and their origins, as TOML."""
-    plugins: Mapping[str, Report]
+    plugins: Mapping[str, PluginReport]
     describe: Callable[[], bytes]
     metrics: Callable[[], Awaitable[bytes]]
     collector: Collector
@@ -163,7 +163,7 @@ class Subsystems:
 
     shown: Shown
     config: Config
-    served: Served
+    statistics: FuseStatistics
     space: Callable[[], Awaitable[DiskSpace]]
     """The numbers that `df` shows for the tree."""
     images: ImageSubsystems

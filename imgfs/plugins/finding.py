@@ -20,7 +20,7 @@ _log = logging.getLogger("imgfs.plugins")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundPlugin:
     """An entry point: its name, its distribution, and either the plugin or the reason why it could not be loaded."""
 
     name: str
@@ -29,7 +29,7 @@ class Found:
     failure: str = ""
 
 
-def find_plugins(disabled: Iterable[str] = (), kind: Kind[object] | None = None) -> list[Found]:
+def find_plugins(disabled: Iterable[str] = (), kind: Kind[object] | None = None) -> list[FoundPlugin]:
     """Return all installed plugins, or those of one kind, ordered by name. A plugin in `disabled` is not imported.
 
     Raises Invalid if two plugins have the same name, or if a name cannot be a directory.
@@ -40,7 +40,9 @@ def find_plugins(disabled: Iterable[str] = (), kind: Kind[object] | None = None)
     _refuse_odd_names(wanted)
     _refuse_duplicates([point for point in wanted if point.name not in off])
     return [
-        Found(point.name, _distribution(point), None, "disabled in imgfs.toml") if point.name in off else _load(point)
+        FoundPlugin(point.name, _distribution(point), None, "disabled in imgfs.toml")
+        if point.name in off
+        else _load(point)
         for point in wanted
     ]
 
@@ -63,12 +65,12 @@ def _refuse_duplicates(points: list[EntryPoint]) -> None:
             )
 
 
-def _load(point: EntryPoint) -> Found:
+def _load(point: EntryPoint) -> FoundPlugin:
     try:
-        return Found(point.name, _distribution(point), checked(point.name, point.load()))
+        return FoundPlugin(point.name, _distribution(point), checked(point.name, point.load()))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code, also if it calls sys.exit
         _log.warning("plugin cannot be loaded", exc_info=error, extra={"plugin": point.name})
-        return Found(point.name, _distribution(point), None, reason_of(error))
+        return FoundPlugin(point.name, _distribution(point), None, reason_of(error))
 
 
 def _distribution(point: EntryPoint) -> str:

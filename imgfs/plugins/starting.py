@@ -19,10 +19,10 @@ import trio
 from imgfs.aio.gather import plain_nursery
 from imgfs.errors import ImgfsError, Invalid, from_os
 from imgfs.plugins.contract import Kind, Plugin
-from imgfs.plugins.finding import Found, reason_of
+from imgfs.plugins.finding import FoundPlugin, reason_of
 from imgfs.plugins.options import NOWHERE, Places, Sections, check_names, read_options
 from imgfs.plugins.order import ordered
-from imgfs.plugins.running import Given, NotStarted, Running
+from imgfs.plugins.started import Given, NotStarted, RunningPlugins
 
 T = TypeVar("T")
 Options = TypeVar("Options", bound=msgspec.Struct)
@@ -31,13 +31,13 @@ _log = logging.getLogger("imgfs.plugins")
 
 @asynccontextmanager
 async def started(
-    found: Sequence[Found],
+    found: Sequence[FoundPlugin],
     sections: Sections,
     disabled: Sequence[str],
     state: Path,
     given: Iterable[Given] = (),
     places: Places = NOWHERE,
-) -> AsyncGenerator[Running]:
+) -> AsyncGenerator[RunningPlugins]:
     """Start the plugins in `found` for as long as the context lasts. `places` says where `sections` are set.
 
     Raises Invalid for a cycle or a wrong option, NotStarted if a required plugin does not start. Plugins that had
@@ -49,7 +49,7 @@ async def started(
     async with plain_nursery() as outer, AsyncExitStack() as held:
         work = await outer.start(_work)
         try:
-            running = Running(work.nursery, found, given)
+            running = RunningPlugins(work.nursery, found, given)
             for plugin in order:
                 context = _Context(plugin, options[plugin.name], state, running)
                 reason = await _start(plugin, context, running, held)
@@ -62,7 +62,9 @@ async def started(
 class _Context:
     """The Context of one plugin: only the objects that it requires, and its own options."""
 
-    def __init__(self, plugin: Plugin[object], options: msgspec.Struct | None, state: Path, running: Running) -> None:
+    def __init__(
+        self, plugin: Plugin[object], options: msgspec.Struct | None, state: Path, running: RunningPlugins
+    ) -> None:
         self.state = state
         self.nursery = running.nursery
         self._plugin = plugin
@@ -90,7 +92,7 @@ class _Context:
             raise Invalid(f"`make` asks for an object of kind {kind.name}; declare it in the plugin's `requires`")
 
 
-async def _start(plugin: Plugin[object], context: _Context, running: Running, held: AsyncExitStack) -> str:
+async def _start(plugin: Plugin[object], context: _Context, running: RunningPlugins, held: AsyncExitStack) -> str:
     """Start one plugin. Return why it does not run, or "". Raises NotStarted if the plugin is required."""
     reason = running.unmet(plugin)
     if reason:

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from imgfs.plugins.contract import Context, Kind, Making, Plugin
-from imgfs.plugins.finding import Found
+from imgfs.plugins.finding import FoundPlugin
 from imgfs.plugins.options import Sections
-from imgfs.plugins.running import Given, Running
+from imgfs.plugins.started import Given, RunningPlugins
 from imgfs.plugins.starting import started
 
 WORD = Kind("word", str)
@@ -17,14 +17,14 @@ OTHER = Kind("other", str)
 NUMBER = Kind("number", int)
 
 
-def found(plugin: Plugin[object]) -> Found:
+def found(plugin: Plugin[object]) -> FoundPlugin:
     """As if it were installed."""
-    return Found(plugin.name, "test 1.0", plugin)
+    return FoundPlugin(plugin.name, "test 1.0", plugin)
 
 
-def broken(name: str, reason: str) -> Found:
+def broken(name: str, reason: str) -> FoundPlugin:
     """One that cannot be loaded."""
-    return Found(name, "test 1.0", None, reason)
+    return FoundPlugin(name, "test 1.0", None, reason)
 
 
 def word(
@@ -46,12 +46,12 @@ def failing(_: Context) -> str:
 @asynccontextmanager
 async def running(
     state: Path,
-    *plugins: Plugin[object] | Found,
+    *plugins: Plugin[object] | FoundPlugin,
     sections: Sections | None = None,
     given: Iterable[Given] = (),
-) -> AsyncGenerator[Running]:
+) -> AsyncGenerator[RunningPlugins]:
     """Start these."""
-    all_found = [one if isinstance(one, Found) else found(one) for one in plugins]
+    all_found = [one if isinstance(one, FoundPlugin) else found(one) for one in plugins]
     async with started(all_found, sections or {}, [], state, given) as made:
         yield made
 

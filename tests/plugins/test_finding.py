@@ -9,7 +9,7 @@ import pytest
 from imgfs.errors import Invalid
 from imgfs.layers.plugin import COMPRESSION
 from imgfs.plugins.alone import objects_of
-from imgfs.plugins.finding import Found, find_plugins
+from imgfs.plugins.finding import FoundPlugin, find_plugins
 from tests.plugins.plugging import install
 
 CODE = """
@@ -37,7 +37,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def one(name: str) -> Found:
+def one(name: str) -> FoundPlugin:
     (found,) = (found for found in find_plugins() if found.name == name)
     return found
 

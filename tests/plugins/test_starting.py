@@ -13,7 +13,7 @@ import trio
 
 from imgfs.errors import Invalid, NoSpace
 from imgfs.plugins.contract import Context, Kind, Plugin
-from imgfs.plugins.running import Given, NotStarted
+from imgfs.plugins.started import Given, NotStarted
 from tests.plugins.plugging import NUMBER, OTHER, WORD, broken, failing, running, word
 
 

@@ -10,7 +10,7 @@ import pyfuse3
 from imgfs.aio.threads import run_disk
 from imgfs.execution.records.records import DeletedContainers, is_id
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import Document
+from imgfs.fs.files import DocumentFile
 from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missing
 
 
@@ -41,7 +41,7 @@ class DeletedDirectory(Directory):
         await run_disk(self._deleted.remove, id)
 
 
-class DeletedFile(Document):
+class DeletedFile(DocumentFile):
     """One record, as JSON."""
 
     __slots__ = ("_deleted", "_id", "_shown")

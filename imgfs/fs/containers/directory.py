@@ -24,9 +24,8 @@ from imgfs.execution.state_documents import encode_states, state_document_of, su
 from imgfs.fs.caller import Caller
 from imgfs.fs.containers.deleting import delete
 from imgfs.fs.containers.output import OUTPUT, find_output
-from imgfs.fs.files import WRITING, BytesHandle
+from imgfs.fs.files import WRITING, BytesHandle, ReportFile
 from imgfs.fs.node import SOON, Directory, Handle, Link, Listing, Node, control_number, missing
-from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import ContainerSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.rootfs.places import rootfs_of

@@ -9,9 +9,9 @@ import pyfuse3
 from imgfs.errors import NotPermitted, VerificationFailed
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, FileHandle
-from imgfs.fs.labels import as_xattrs, label_key
 from imgfs.fs.node import SOON, Handle, NoAttribute, Node, control_number
 from imgfs.fs.subsystems import BlobSubsystems
+from imgfs.fs.xattrs import as_xattrs, label_key
 from imgfs.oci.descriptor import Descriptor
 
 

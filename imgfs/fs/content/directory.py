@@ -8,9 +8,9 @@ from imgfs.content.store import BlobInfo
 from imgfs.fs.caller import Caller
 from imgfs.fs.content.blob import BlobFile
 from imgfs.fs.content.ingest import IngestDirectory
-from imgfs.fs.labels import LABEL, parse_labelling
 from imgfs.fs.node import Directory, Listing, Node, missing
 from imgfs.fs.subsystems import BlobSubsystems, IngestSubsystems
+from imgfs.fs.xattrs import LABEL, parse_labelling
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest, is_digest
 

@@ -14,10 +14,8 @@ from imgfs.fs.control.leases import LeasesDirectory
 from imgfs.fs.control.plugins import plugins_directory
 from imgfs.fs.control.repair import RepairFile
 from imgfs.fs.control.transfers import TransfersDirectory
-from imgfs.fs.files import RenderedFile, called, constant
-from imgfs.fs.fixed import FixedDirectory
-from imgfs.fs.node import Link, Node
-from imgfs.fs.report import ReportFile
+from imgfs.fs.files import RenderedFile, ReportFile, called, constant
+from imgfs.fs.node import FixedDirectory, Link, Node
 from imgfs.fs.snapshots.layer import LayerDevices
 from imgfs.fs.subsystems import ControlSubsystems
 from imgfs.log import ASIDE, unwritten_lines

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from imgfs.fs.fixed import FixedDirectory
-from imgfs.fs.node import Shown
-from imgfs.fs.report import ReportFile
+from imgfs.fs.files import ReportFile
+from imgfs.fs.node import FixedDirectory, Shown
 from imgfs.gc.collector import Collector
 from imgfs.oci.digest import Digest
 

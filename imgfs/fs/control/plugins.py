@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 from imgfs.aio.threads import run_disk
 from imgfs.fs.files import RenderedFile, constant
-from imgfs.fs.fixed import FixedDirectory
-from imgfs.fs.node import Directory, Node, Shown
+from imgfs.fs.node import Directory, FixedDirectory, Node, Shown
 from imgfs.plugins.options import render
-from imgfs.plugins.running import Report
+from imgfs.plugins.started import PluginReport
 
 
-def plugins_directory(shown: Shown, reports: Mapping[str, Report]) -> Directory:
+def plugins_directory(shown: Shown, reports: Mapping[str, PluginReport]) -> Directory:
     """Directories by kind and ID, with `status`, `config` and `exports`. Only `status` may change after the start."""
     kinds: dict[bytes, dict[bytes, Node]] = {}
     for name, report in reports.items():
@@ -22,7 +21,7 @@ def plugins_directory(shown: Shown, reports: Mapping[str, Report]) -> Directory:
     return FixedDirectory(".imgfs/plugins", shown, top)
 
 
-def _plugin(key: str, shown: Shown, report: Report) -> Directory:
+def _plugin(key: str, shown: Shown, report: PluginReport) -> Directory:
     async def status() -> bytes:
         return _encoded(f"{await run_disk(lambda: report.status)}\n")
 

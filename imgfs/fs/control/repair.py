@@ -14,14 +14,14 @@ import pyfuse3
 from imgfs.check.mender import Mender
 from imgfs.errors import ImgfsError
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import Document
+from imgfs.fs.files import DocumentFile
 from imgfs.fs.node import Shown, control_number
 from imgfs.fs.xattrs import as_error
 
 _DOOR = b"user.imgfs.repair"
 
 
-class RepairFile(Document):
+class RepairFile(DocumentFile):
     """`user.imgfs.repair` with a path of the state directory checks that object and repairs it.
 
     Reading returns the repairs since the mount, one JSON object per line, the latest last.

@@ -10,7 +10,7 @@ import pyfuse3
 from imgfs.encoding import indented_json
 from imgfs.errors import NotFound
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import Document
+from imgfs.fs.files import DocumentFile
 from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missing
 from imgfs.transfer.transfer_status import TransferReporter
 from imgfs.transfer.transfers import Transfer, Transfers
@@ -42,7 +42,7 @@ class TransfersDirectory(Directory):
         return TransferFile(self._shown, self._transfers, self._running, transfer)
 
 
-class TransferFile(Document):
+class TransferFile(DocumentFile):
     """One transfer as JSON (`transfer/` defines the keys). Its mtime is the start of the transfer."""
 
     __slots__ = ("_running", "_shown", "_transfer", "_transfers")

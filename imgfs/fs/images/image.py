@@ -12,11 +12,10 @@ from imgfs.encoding import indented_json
 from imgfs.errors import ImgfsError
 from imgfs.fs.caller import Caller
 from imgfs.fs.content.blob import BlobFile
-from imgfs.fs.files import Document, RenderedFile
-from imgfs.fs.fixed import FixedDirectory
+from imgfs.fs.files import DocumentFile, RenderedFile
 from imgfs.fs.images.push import push_directory
 from imgfs.fs.images.referrers import ReferrersDirectory
-from imgfs.fs.node import Directory, Link, Listing, Node, Shown, control_number, missing
+from imgfs.fs.node import Directory, FixedDirectory, Link, Listing, Node, Shown, control_number, missing
 from imgfs.fs.snapshots.chain import check_merge
 from imgfs.fs.subsystems import ImageSubsystems
 from imgfs.fs.xattrs import as_error
@@ -154,7 +153,7 @@ class ImageDirectory(PlatformDirectory):
         return indented_json(await self._subsystems.status.image(self._digest))
 
 
-class PullFile(Document):
+class PullFile(DocumentFile):
     """`pull`: opening it fetches the whole image durably.
 
     It contains the chain ID. Unlisted, to prevent accidental pulls.

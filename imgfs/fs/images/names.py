@@ -2,7 +2,7 @@
 
 Every possible host and repository is a directory on lookup; only directories that contain names are listed. A lookup of
 an unregistered `name:tag` or `name@digest` below a host asks its registry; no other lookup does. Unlisted files list
-the content of a registry (fs/images/listing.py).
+the content of a registry (`list_file`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ import pyfuse3
 from imgfs.errors import AlreadyExists, ImgfsError, Invalid, NotFound, NotPermitted
 from imgfs.filename import with_colons
 from imgfs.fs.caller import Caller
+from imgfs.fs.files import ReportFile
 from imgfs.fs.images.image import ImageDirectory
-from imgfs.fs.images.listing import list_file
-from imgfs.fs.node import Directory, Link, Listing, Node, missing
+from imgfs.fs.node import Directory, Link, Listing, Node, Shown, missing
 from imgfs.fs.subsystems import ImageSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.images.names import HOST_ALONE, Name, check_name, reference_of
 from imgfs.oci.digest import HEX_LENGTH, Digest, is_digest
 from imgfs.oci.reference import Reference, expand_familiar, is_host, is_repository_part
+from imgfs.transfer.listings import Listings
+
+TAGS = "_tags"
+CATALOG = "_catalog"
 
 
 class NotEmpty(ImgfsError):
@@ -80,7 +84,7 @@ class NamesDirectory(Directory):
         if _is_nameable(path):
             await caller.wait(lambda: self._subsystems.resolver.register(path, digest))
         elif is_repository_part(component) or not self._prefix or _is_meant_as_name(component):
-            raise self._told(path, component)
+            raise self._malformed(path, component)
         elif path in self._subsystems.private:
             raise AlreadyExists(f"{path!r}: exists already")
         else:
@@ -137,7 +141,7 @@ class NamesDirectory(Directory):
             return PrivateLink(f"private/{path}", self._subsystems.shown, _link_target(path, digest))
         return None
 
-    def _told(self, path: str, component: str) -> Invalid:
+    def _malformed(self, path: str, component: str) -> Invalid:
         """Return the error for a malformed name.
 
         It is also noted for the directory, since the caller gets only an errno.
@@ -265,3 +269,14 @@ def _reference(text: str) -> Reference:
         raise Invalid(
             f"link target {text[:200]!r}: expected a digest, ../content/<digest>, a name or a reference"
         ) from None
+
+
+def list_file(shown: Shown, listings: Listings, prefix: str, name: str) -> Node | None:
+    """Return the file `name` of the directory `images/<prefix>`, or None if it is not a list."""
+    host, _, repository = prefix.partition("/")
+    key = f"images/{prefix}/{name}"
+    if name == CATALOG and host and not repository:
+        return ReportFile(key, shown, lambda: listings.repositories(host))
+    if name == TAGS and repository:
+        return ReportFile(key, shown, lambda: listings.tags(host, repository))
+    return None

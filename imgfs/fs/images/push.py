@@ -15,7 +15,7 @@ import pyfuse3
 
 from imgfs.errors import Invalid
 from imgfs.fs.caller import Caller
-from imgfs.fs.files import Document
+from imgfs.fs.files import DocumentFile
 from imgfs.fs.node import Directory, Listing, Node, Shown, control_number, missing
 from imgfs.fs.xattrs import as_error
 from imgfs.oci.digest import Digest
@@ -81,7 +81,7 @@ class PushDirectory(Directory):
         return []
 
 
-class PushFile(Document):
+class PushFile(DocumentFile):
     """One push. `user.imgfs.progress` shows its progress while it runs, `user.imgfs.error` its last failure."""
 
     __slots__ = ("_pushes", "_shown", "_wanted")

@@ -14,9 +14,8 @@ import msgspec
 
 from imgfs.fs.caller import Caller
 from imgfs.fs.content.blob import BlobFile
-from imgfs.fs.files import WRITING
+from imgfs.fs.files import WRITING, ReportFile
 from imgfs.fs.node import Directory, Handle, Listing, Node, control_number, missing
-from imgfs.fs.report import ReportFile
 from imgfs.fs.subsystems import BlobSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.images.referrers import Referrer

@@ -10,12 +10,11 @@ import pyfuse3
 
 from imgfs.errors import ImgfsError, ReadOnly
 from imgfs.fs.caller import Caller
-from imgfs.fs.labels import as_xattrs, remove_label, set_label
 from imgfs.fs.node import ENDLESS, SOON, Directory, Link, Listing, Node, Stale, missing
 from imgfs.fs.snapshots.layer import LAYER, ChainLayer
 from imgfs.fs.snapshots.view import ViewNode
 from imgfs.fs.subsystems import ChainSubsystems
-from imgfs.fs.xattrs import as_error, as_moment
+from imgfs.fs.xattrs import as_error, as_moment, as_xattrs, remove_label, set_label
 from imgfs.oci.digest import Digest
 from imgfs.rootfs.places import rootfs_of
 from imgfs.snapshots.graph import Face, Snapshot

@@ -10,12 +10,12 @@ import pyfuse3
 from imgfs.errors import Invalid, NotPermitted
 from imgfs.filename import without_colons
 from imgfs.fs.caller import Caller
-from imgfs.fs.labels import LABEL, parse_labelling
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
 from imgfs.fs.snapshots.active import ActiveDirectory
 from imgfs.fs.snapshots.chain import ChainDirectory, show, show_there
 from imgfs.fs.snapshots.user import UserSnapshot, meant, remove
 from imgfs.fs.subsystems import ChainSubsystems, UserSubsystems
+from imgfs.fs.xattrs import LABEL, parse_labelling
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.platform import Platform, parse_platform
 from imgfs.snapshots.graph import Snapshot

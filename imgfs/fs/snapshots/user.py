@@ -11,13 +11,12 @@ import pyfuse3
 from imgfs.errors import Invalid
 from imgfs.filename import with_colons
 from imgfs.fs.caller import Caller
-from imgfs.fs.labels import as_xattrs, remove_label, set_label
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, missing
 from imgfs.fs.snapshots.export import UserLayer
 from imgfs.fs.snapshots.layer import LAYER
 from imgfs.fs.snapshots.mountpoint import Mountpoint
 from imgfs.fs.subsystems import UserSubsystems
-from imgfs.fs.xattrs import as_error, as_moment
+from imgfs.fs.xattrs import as_error, as_moment, as_xattrs, remove_label, set_label
 from imgfs.rootfs.places import diff_of, rootfs_of
 from imgfs.snapshots.ids import ACTIVE, ids_of_target
 from imgfs.snapshots.rows import Info, Kind

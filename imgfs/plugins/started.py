@@ -13,7 +13,7 @@ import trio
 
 from imgfs.errors import ImgfsError, Invalid
 from imgfs.plugins.contract import Kind, Plugin
-from imgfs.plugins.finding import Found, reason_of
+from imgfs.plugins.finding import FoundPlugin, reason_of
 from imgfs.plugins.options import settings_of
 from imgfs.plugins.order import named
 
@@ -37,10 +37,10 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class PluginReport:
     """The result of starting an installed plugin. `reason` says why it does not run, and is empty if it runs."""
 
-    found: Found
+    found: FoundPlugin
     reason: str = ""
     options: msgspec.Struct | None = None
     obstacle: Callable[[], str] = lambda: ""
@@ -73,14 +73,14 @@ class Report:
         return facts
 
 
-class Running:
+class RunningPlugins:
     """The objects of running plugins by kind, and a report about each installed plugin."""
 
-    def __init__(self, nursery: trio.Nursery, found: Iterable[Found] = (), given: Iterable[Given] = ()) -> None:
+    def __init__(self, nursery: trio.Nursery, found: Iterable[FoundPlugin] = (), given: Iterable[Given] = ()) -> None:
         self.nursery = nursery
         self._found = {one.name: one for one in found}
         self._objects = {one.kind.name: {one.kind.name: one.value} for one in given}
-        self.reports = {name: Report(one, one.failure or "not yet started") for name, one in self._found.items()}
+        self.reports = {name: PluginReport(one, one.failure or "not yet started") for name, one in self._found.items()}
         """The reports by plugin name."""
 
     def one(self, kind: Kind[T]) -> T:
@@ -107,7 +107,7 @@ class Running:
     def note(self, plugin: Plugin[object], reason: str, options: msgspec.Struct | None, state: Path) -> None:
         """Record the result of a start. `reason` is empty if the plugin runs. `state` is the state directory."""
         obstacle = partial(self._obstacle, plugin, state)
-        self.reports[plugin.name] = Report(self._found[plugin.name], reason, options, obstacle)
+        self.reports[plugin.name] = PluginReport(self._found[plugin.name], reason, options, obstacle)
 
     def unmet(self, plugin: Plugin[object]) -> str:
         """Return why a plugin's requirements are not fulfilled, or "" if they are."""

@@ -9,7 +9,7 @@ from imgfs.metrics.family import Family, counter, gauge, histogram
 from imgfs.metrics.histogram import Histogram
 
 
-class Served:
+class FuseStatistics:
     """Statistics of one session. Requests that the kernel answers itself, such as in a kernel view, are not counted."""
 
     def __init__(self, waiters: Waiters) -> None:
