@@ -151,8 +151,8 @@ def _mend(disk: Disk, found: RecoveredIngest, era: str) -> RecoveredIngest:
         if final != found.path:
             found = _finish_rename(disk, found, final)
     except OSError as error:
-        told = {"ref": found.meta.ref, "error": str(error)}
-        _log.warning("ingest is mended at the next start", extra=told)
+        extra = {"ref": found.meta.ref, "error": str(error)}
+        _log.warning("ingest is repaired at the next start", extra=extra)
     return found
 
 
