@@ -1,4 +1,4 @@
-"""Images that lie, break off or want out: errno, sentence, nothing kept, nothing touched, everybody else served."""
+"""Hostile images: the errno and message, nothing stored, nothing touched outside, and other images still work."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def of_entries(*entries: Entry) -> BuiltLayer:
 
 
 def of_pax(path: bytes) -> BuiltLayer:
-    """A file whose name comes from an extended header, byte for byte."""
+    """Return a file whose name is exactly that of an extended header."""
     record = b"path=" + path + b"\n"
     length = next(n for n in range(len(record), len(record) + 10) if len(b"%d " % n + record) == n)
     extended = tarfile.TarInfo("x")
@@ -62,7 +62,7 @@ def of_pax(path: bytes) -> BuiltLayer:
 
 
 def flipped(position: int) -> BuiltLayer:
-    """A tar with one bit of a header turned."""
+    """Return a tar with one flipped bit in a header."""
     tar = bytearray(layer_tar([File("a", b"one"), File("b", b"two")]))
     tar[position] ^= 1
     return layer(bytes(tar))
@@ -116,7 +116,7 @@ def test_a_broken_layer_is_told_and_harms_nobody(scene: Scene, case: str) -> Non
 
 
 def works(scene: Scene, mark: str) -> None:
-    """Another image is pulled as if nothing had been."""
+    """Assert that another image can be pulled."""
     assert (scene.serve(small(mark), mark) / "rootfs/mark").read_text() == f"{mark}/0\n"
 
 
@@ -344,7 +344,7 @@ def _allocated(directory: Path) -> int:
 def test_a_layer_of_a_million_files_is_served_in_bounded_memory(
     scene: Scene, record_property: Callable[[str, object], None]
 ) -> None:
-    """The tar never exists as a whole: its headers are packed, hashed and compressed piece by piece."""
+    """The tar is never in memory as a whole. Its headers are packed, hashed and compressed piece by piece."""
     blob, tar = io.BytesIO(), hashlib.sha256()
     with gzip.GzipFile(fileobj=blob, mode="wb", compresslevel=1, mtime=0) as out:
         for piece in _million():

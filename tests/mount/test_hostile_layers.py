@@ -1,6 +1,6 @@
-"""Layers that want out of their tree: through a real mount it is what an unprivileged umoci unpacks, inside the root.
+"""Layers whose paths lead out of their tree. A real mount shows what an unprivileged umoci unpacks, inside the root.
 
-And nothing but the state directory is touched, whatever a layer is called or points to.
+No name and no link of a layer makes imgfs touch anything outside the state directory.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ REFUSED: dict[str, Layers] = {
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A registry and a mount below `top`, where nothing else may appear."""
+    """A registry and a mount below `top`. No other file may appear there."""
 
     top: Path
     registry: FakeRegistry
@@ -163,7 +163,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """One mount for all: it must outlive every layer. What lies around it is the same afterwards."""
+    """One mount for all layers, which must survive each of them. The files around it must not change."""
     top = tmp_path_factory.mktemp("hostile")
     (top / "canary").write_bytes(CANARY)
     before = [os.stat(path) for path in (top / "canary", "/etc/passwd", "/etc", "/")]
@@ -182,7 +182,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A directory of the unprivileged user's."""
+    """Return a directory of the unprivileged user."""
     path = Path(tempfile.mkdtemp(prefix="imgfs-hostile-"))
     try:
         os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
@@ -192,12 +192,12 @@ def home() -> Iterator[Path]:
 
 
 def of(layers: Layers) -> Image:
-    """An image of these layers."""
+    """Return an image of these layers."""
     return image([layer(entries) for entries in layers])
 
 
 def unprivileged_umoci(built: Image, home: Path) -> subprocess.CompletedProcess[str]:
-    """Unpack into home/rootfs as a user who can do no harm."""
+    """Unpack into home/rootfs as an unprivileged user."""
     built.write_layout(home / "layout", "it")
     become = [program("setpriv"), f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups"]
     unpack = [program("umoci"), "raw", "unpack", "--rootless", "--image", f"{home}/layout:it", str(home / "rootfs")]

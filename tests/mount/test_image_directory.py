@@ -1,4 +1,4 @@
-"""images/<digest>/: exact documents, links to layers and rootfs, other platforms, and the status of it all."""
+"""images/<digest>/: exact documents, links to layers and rootfs, other platforms, and the status files."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_status_tells_what_failed_and_why(scene: Scene) -> None:
     fault = scene.registry.fault(status(403), made.layers[0].digest, times=None)
     with refused(errno.EACCES):
         os.listdir(f"{name}/rootfs/")
-    # The config is a fetch of its own, which the failed layer leaves alone.
+    # The config is fetched separately, so the failed layer does not affect it.
     until(lambda: [one["state"] for one in status_of(name)["parts"]] == ["local", "local", "failed"])
     assert "answered 403" in status_of(name)["parts"][2]["error"]
     assert "answered 403" in (name / "status").read_text()

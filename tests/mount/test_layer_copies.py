@@ -1,4 +1,4 @@
-"""Layers on their way in, as content/ingest/ shows them: kept over kills and power cuts, removed, and no burden."""
+"""Copies of layers in content/ingest/ during a pull: kept over kills and power cuts, and removable."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 class Case:
-    """An image of one layer at the registry, and where its copy shows."""
+    """An image of one layer at the registry, and the path of its copy."""
 
     def __init__(self, scene: Scene, mark: str, pieces: int = 3) -> None:
         self.scene = scene
@@ -53,7 +53,7 @@ class Case:
         self.scene.registry.fault(stall(after), f"GET.*{self.layer.digest}")
 
     def arrived(self, least: int = HELD - PIECE // 2) -> int:
-        """Wait until so much is kept; how much is."""
+        """Wait until the copy has that many bytes. Returns its size."""
         return until(lambda: self.ref.exists() and self.ref.stat().st_size >= least and self.ref.stat().st_size)
 
     def asked(self) -> list[str | None]:
@@ -63,14 +63,14 @@ class Case:
         return f"bytes={start}-{len(self.layer.blob) - 1}"
 
     def pull(self) -> None:
-        """All of it, right in every byte, and nothing beside it."""
+        """Pull the image, and assert that it is complete and right and that no copy is left."""
         (self.name / "pull").read_bytes()
         assert (self.name / "rootfs/noise").read_bytes() == self.data
         assert not self.ref.exists()
         assert_verified(self.scene.mount.state)
 
     def killed(self) -> int:
-        """A daemon that is killed in the middle of the layer; how much it kept."""
+        """Kill the daemon in the middle of the layer. Returns the bytes that it kept."""
         self.stalled()
         with self.pulling() as puller:
             self.arrived()
@@ -80,7 +80,7 @@ class Case:
         return self.kept("data").stat().st_size
 
     def kept(self, name: str) -> Path:
-        """A file of the copy in the state directory."""
+        """Return a file of the copy in the state directory."""
         return self.scene.mount.state / "ingest" / ref_id(self.ref.name) / name
 
 
@@ -167,7 +167,7 @@ def test_after_a_power_cut_only_what_was_synced_is_believed(scene: Scene, durabl
     meta.write_text(json.dumps(json.loads(meta.read_bytes()) | {"era": "an earlier boot", "durable": durable}))
     with case.kept("data").open("r+b") as file:
         file.seek(durable)
-        file.write(bytes(kept - durable))  # what the disk holds where nothing was written back
+        file.write(bytes(kept - durable))  # the content of the disk if nothing was written back
     scene.mount.start()
     assert case.ref.stat().st_size == durable
     case.pull()
@@ -197,7 +197,7 @@ def test_what_a_user_brought_is_gone_on_from(scene: Scene) -> None:
 def test_a_ref_whose_blob_is_stored_is_refused_and_one_whose_tar_is_here_is_not(scene: Scene) -> None:
     case = Case(scene, "stored")
     case.pull()
-    write(case.ref, case.layer.blob)  # so it can be had without a registry
+    write(case.ref, case.layer.blob)  # so it needs no registry
     os.rename(case.ref, scene.blob(case.layer.digest))
     with refused(errno.EEXIST):
         write(case.ref, b"x")
@@ -230,7 +230,7 @@ def test_on_a_full_disk_what_came_waits_for_room(tmp_path: Path) -> None:
 
 
 def _fill(disk: Path, leave: int) -> Path:
-    """A file that leaves `leave` bytes free."""
+    """Fill the disk with a file, except for `leave` bytes."""
     filler, free = disk / "filler", os.statvfs(disk)
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - leave)

@@ -1,4 +1,4 @@
-"""Layers that were here once and are not now: the kernel walks without them, and reading a file gets its layer back."""
+"""Layers that were evicted: the kernel walks the tree without them, and reading a file fetches its layer again."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FIRST, SECOND = (image([layer(TWICE, compression)], platform=AMD64) for compress
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """All images here were used once, by a daemon before this one; then some of their layers were taken away."""
+    """A mount whose images were used by an earlier daemon. Some of their layers were removed afterwards."""
     with serving(tmp_path_factory.mktemp("lazy")) as scene:
         made = {repository: small(repository, layers=3) for repository in MISSING}
         made |= {"big": BIG_IMAGE, "first": FIRST, "second": SECOND}
@@ -64,13 +64,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture(autouse=True)
 def healthy(scene: Scene) -> Iterator[None]:
-    """Whatever a test does to the registry ends with it."""
+    """Undo the faults of each test."""
     yield
     scene.registry.reset()
 
 
 def lazy(scene: Scene, repository: str) -> tuple[Image, Path]:
-    """One of the images, and its rootfs."""
+    """Return one of the images, and its rootfs."""
     return small(repository, layers=3), scene.name(repository) / "rootfs"
 
 
@@ -80,7 +80,7 @@ def content(repository: str, number: int) -> bytes:
 
 @contextmanager
 def waiting(scene: Scene, path: Path) -> Generator[subprocess.Popen[bytes]]:
-    """A process that reads `path`, its request stalled at the registry."""
+    """Start a process that reads `path` and whose request is stalled at the registry."""
     with subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             assert scene.registry.valve.wait_arrival()
@@ -90,7 +90,7 @@ def waiting(scene: Scene, path: Path) -> Generator[subprocess.Popen[bytes]]:
 
 
 def stalled(scene: Scene, made: Image, number: int = 0, after: int = -1) -> Fault:
-    """The next request for a layer stalls after so many bytes."""
+    """Let the next request for a layer stall after that many bytes."""
     return scene.registry.fault(stall(after), f"GET .*/blobs/{made.layers[number].digest}")
 
 

@@ -1,4 +1,7 @@
-"""A tar whose sync failed: who reads it gets an error, not what the disk has instead; the next walk has it again."""
+"""A tar whose sync failed: its readers get an error and never the bytes on disk.
+
+The next path walk fetches it again.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def without_cache() -> None:
-    """Memory lets go of all that is not needed, as it may at any time."""
+    """Drop the page cache, as the kernel may do at any time."""
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 

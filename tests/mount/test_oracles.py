@@ -1,4 +1,4 @@
-"""A rootfs through a real mount, out of a real registry, is what other people's unpackers make of the same image."""
+"""A rootfs in a real mount, pulled from a real registry, is the same as what other unpackers make of the image."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A registry and a mount that read from one another."""
+    """A registry, and a mount that pulls from it."""
 
     registry: DockerRegistry
     mounted: Mounted
 
     def rootfs(self, name: str) -> str:
-        """Where the rootfs of `name` lies, all links on the way resolved."""
+        """Return the real path of the rootfs of `name`."""
         return os.path.realpath(self.mounted.rootfs(f"{self.registry.host}/{name}"), strict=True)
 
     def tree(self, name: str) -> dict[bytes, Node]:
-        """The whole rootfs of `name`, read through the mount."""
+        """Return the tree of the rootfs of `name`, read through the mount."""
         return snapshot_tree(self.rootfs(name))
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """One registry and one mount for all images here: each has a repository of its own."""
+    """One registry and one mount for all images of this file. Each image has its own repository."""
     directory = tmp_path_factory.mktemp("oracles")
     with docker_registry(directory / "registry") as registry, Mounted(directory) as mounted:
         mounted.start()
@@ -76,24 +76,24 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def umoci_tree(built: Image, directory: Path) -> dict[bytes, Node]:
-    """What umoci makes of an image."""
+    """Unpack an image with umoci and return its tree."""
     built.write_layout(directory / "umoci", "it")
     return snapshot_tree(oracles.umoci_unpack(directory / "umoci", "it", directory / "unpacked"))
 
 
 def push(scene: Scene, built: Image | BuiltIndex, directory: Path, repository: str) -> None:
-    """By skopeo, as anybody would."""
+    """Push an image with skopeo."""
     built.write_layout(directory / "layout", "it")
     skopeo_push(directory / "layout", "it", scene.registry.host, repository)
 
 
 def upload(scene: Scene, built: Image | BuiltIndex, repository: str) -> None:
-    """As it is, with whatever media types."""
+    """Push an image without conversion, so that its media types stay."""
     built.add_to(Upload(scene.registry.host, repository), repository, "it")
 
 
 def check(expected: dict[bytes, Node], actual: dict[bytes, Node], ignores: Sequence[Ignore]) -> None:
-    """Nothing differs, and there is something that could."""
+    """Assert that both trees are equal and have the same paths."""
     assert compare_trees(expected, actual, ignores) == []
     assert expected.keys() == actual.keys()
 
@@ -139,7 +139,8 @@ def test_each_format_in_each_compression(
 def test_an_empty_pax_value_deletes_a_field_and_keeps_an_attribute(scene: Scene, tmp_path: Path) -> None:
     """containerd keeps an extended attribute whose record is empty, as GNU tar does. umoci drops it.
 
-    imgfs follows containerd: a layer that containerd makes of a file with an empty attribute has just this record.
+    imgfs follows containerd. GNU tar writes this very record for a file whose attribute is empty, so dropping it would
+    lose the attribute.
     """
     key = b"SCHILY.xattr.user."
     data = pax((key + b"empty", b""), (key + b"full", b"v")) + member(b"file", data=b"x")

@@ -1,4 +1,4 @@
-"""Referrers, tags and repositories through a real mount: what asks a registry, and what never does."""
+"""Referrers, tags and repositories in a real mount: which operations send requests, and which never do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def signed(scene: Scene, mark: str) -> tuple[Path, Image, Image]:
-    """The name of an image that is known, its SBOM, and its signature; both are at the registry."""
+    """Resolve an image, and push its SBOM and its signature.
+
+    Returns the path of its name, the SBOM and the signature.
+    """
     box = small(mark)
     name = scene.serve(box, mark)
     sbom = referrer(box, SBOM, f"sbom of {mark}".encode(), annotations={"made": "here"})

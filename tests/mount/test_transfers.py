@@ -1,4 +1,4 @@
-""".imgfs/transfers/ and `imgfs status`: what is on its way while it is, and nothing when it has ended."""
+""".imgfs/transfers/ and `imgfs status`: they show running transfers, and nothing once a transfer has ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @contextmanager
 def reading(scene: Scene, digest: str, after: int, path: Path) -> Generator[Future[bytes]]:
-    """A reader of `path` who waits for a blob that stalls after so many bytes; leaving the block lets it go on."""
+    """A reader of `path` that waits for a stalled blob. At the end of the block the blob continues."""
     scene.registry.fault(stall(after), digest)
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(path.read_bytes)
@@ -45,12 +45,12 @@ def reading(scene: Scene, digest: str, after: int, path: Path) -> Generator[Futu
 
 
 def noisy(mark: str) -> Image:
-    """An image whose one layer is its tar and has more than PART bytes."""
+    """Return an image with one uncompressed layer of more than PART bytes."""
     return image([layer([File("noise", os.urandom(20_000)), File("mark", mark.encode())], "none")], platform=AMD64)
 
 
 def running(scene: Scene) -> list[dict[str, Any]]:
-    """All that is on its way."""
+    """Return all running transfers."""
     directory = scene.mount.path / ".imgfs/transfers"
     return [json.loads((directory / name).read_bytes()) for name in os.listdir(directory)]
 

@@ -246,7 +246,7 @@ async def test_a_disk_that_takes_no_copy_serves_the_reader(
 
 
 class _Full:
-    """Fails with a full disk after `room` bytes of the tar, until `freed` returns True."""
+    """Raises NoSpace as long as `is_full`, if tar and copies together exceed `room` bytes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, scene: Scene) -> None:
         append = LayerWriter.append
