@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,16 @@ BLIND = {
 """Where down is not enough: transfer/ and the daemon alone know the registry."""
 
 LIBRARIES = {"httpx": "registry", "httpcore": "registry", "pyfuse3": "fs", "ctypes": "kernel"}
+
+ONE_CONCEPT = {
+    "ImageStatus": "an image's status.json, as transfer/ makes it and as the command line reads it",
+    "Mended": "one repaired object, as check/ reports it and as the command line reads it",
+    "Info": "one snapshot, as a row of the database and as the library shows it",
+}
+"""Classes in more than one module that are one concept, with the concept."""
+
+STILL_TWO_CONCEPTS = {"Context", "Entry", "Extent", "Kind", "Mount", "Referrers", "Resolver"}
+"""Class names with several meanings. This set only shrinks: rename a class with its room's noun, then remove it here."""
 
 HEIGHT = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
 
@@ -139,3 +150,15 @@ def test_every_plugin_of_a_room_has_its_entry_point() -> None:
         if isinstance(target, ast.Name) and ast.unparse(node.value.func) == "Plugin"
     }
     assert declared == set(entry_points().values())
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    """Public classes of different modules have different names, so that a search finds one class."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(PACKAGE)))
+    allowed = ONE_CONCEPT.keys() | STILL_TWO_CONCEPTS
+    wrong = [f"{name}: {', '.join(found)}" for name, found in places.items() if len(found) > 1 and name not in allowed]
+    assert not wrong, "\n".join(wrong)
