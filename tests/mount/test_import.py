@@ -337,7 +337,11 @@ def hostile() -> dict[str, tuple[bytes, int, bytes]]:
     }
     return {
         "blob that is not its name": (tar((files | {layer_name: b"other"}).items()), 6, b"other bytes"),
-        "missing layer": (tar((name, data) for name, data in files.items() if name != layer_name), 3, b"missing from it"),
+        "missing layer": (
+            tar((name, data) for name, data in files.items() if name != layer_name),
+            3,
+            b"missing from it",
+        ),
         "diff IDs": (tar(liar.items()), 6, b"the image config says"),
         "leads out": (tar([("../../x", b"1"), *files.items()]), 6, b"leads out"),
         "link out": (tar([*files.items(), link("x", "../../etc/shadow")]), 6, b"out of the archive"),
