@@ -1,4 +1,4 @@
-"""The configuration: every option, its refusals, and where state lies by default."""
+"""The configuration: all options, the errors of wrong values, and the default state directory."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_lines_of_keys_are_found(tables: list[tuple[list[str], list[tuple[str, o
 
 
 def spread(value: object) -> str:
-    """As TOML, lists and texts over several lines."""
+    """Return TOML with lists and strings that span several lines."""
     if isinstance(value, list):
         return json.dumps(value, indent=1)
     if isinstance(value, str) and "'" not in value:

@@ -1,4 +1,4 @@
-"""The map of the rooms, held by a table: imports only point down, and each outside library has its one room."""
+"""The rooms and their order: imports only point down, and each external library is imported by one room."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STOREYS = [
     {"forkserver"},
     {"testing"},
 ]
-"""From the ground up. Rooms of one storey are blind to one another; imports for types count too."""
+"""From bottom to top. Rooms of one storey do not import each other. Imports for types count too."""
 
 BLIND = {
     ("layers", "registry"),
@@ -44,7 +44,8 @@ BLIND = {
     ("snapshots", "registry"),
     ("fs", "registry"),
 }
-"""Where down is not enough: transfer/ and the daemon alone know the registry."""
+"""Pairs that may not import each other although the order would allow it: only transfer/ and the daemon use registry/.
+"""
 
 LIBRARIES = {"httpx": "registry", "httpcore": "registry", "pyfuse3": "fs", "ctypes": "kernel"}
 
@@ -53,10 +54,10 @@ ONE_CONCEPT = {
     "Mended": "one repaired object, as check/ reports it and as the command line reads it",
     "Info": "one snapshot, as a row of the database and as the library shows it",
 }
-"""Classes in more than one module that are one concept, with the concept."""
+"""Classes of the same concept in several modules, with the concept."""
 
 STILL_TWO_CONCEPTS = {"Context", "Entry", "Extent", "Kind", "Mount", "Referrers", "Resolver"}
-"""Class names with several meanings. This set only shrinks: rename a class with its room's noun, then remove it here."""
+"""Class names with several meanings. This set only shrinks: qualify the class with its room's noun."""
 
 HEIGHT = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
 
@@ -72,7 +73,7 @@ def room_of(path: Path) -> str:
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything that a module imports, wherever it does."""
+    """Yield the line and the full name of everything that a module imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -82,7 +83,7 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def complaint(room: str, name: str) -> str | None:
-    """What is wrong with `room` importing `name`."""
+    """Return why `room` may not import `name`, or None."""
     top, *rest = name.split(".")
     if top in LIBRARIES and room != LIBRARIES[top]:
         return f"{top} belongs to {LIBRARIES[top]}/ alone"
@@ -121,7 +122,7 @@ def test_the_table_does_object(room: str, name: str) -> None:
 
 
 def entry_points() -> dict[str, str]:
-    """The plugins of imgfs itself, by name: `imgfs.<room>.plugin:NAME`."""
+    """Return the entry points of imgfs's own plugins by name: `imgfs.<room>.plugin:NAME`."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     return project["entry-points"]["imgfs.plugins"]
 

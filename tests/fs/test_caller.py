@@ -1,4 +1,4 @@
-"""Waiting on behalf of a process: a signal, its end and the daemon's set it free; crowds are turned away."""
+"""Waits on behalf of a caller: a signal, its end and the daemon's end interrupt them; their number is limited."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_process_that_is_gone_waits_no_more(waiters: Waiters) -> None:
 
 async def test_a_file_is_read_on_when_its_opener_is_gone(waiters: Waiters) -> None:
     async def look_twice() -> int:
-        await trio.sleep(2 * waiters.poll)  # by then the process was looked at
+        await trio.sleep(2 * waiters.poll)  # the process has been checked by then
         return 7
 
     gone = int(await trio.to_thread.run_sync(subprocess.check_output, ["sh", "-c", "echo $$"]))

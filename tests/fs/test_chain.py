@@ -1,4 +1,4 @@
-"""How long the kernel may keep the attributes of a chain's rootfs: that decides who comes by to have it mounted."""
+"""The cache timeout of the attributes of a chain's rootfs, which decides which walks reach the daemon and mount it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order in which a container goes, and what is left where a step fails or the daemon is killed behind it."""
+"""The order in which a container is deleted, and what remains if a step fails or the daemon is killed after it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ NAME = "active/one"
 
 
 class FakeRest:
-    """Rootfs, places and snapshots in one: a snapshot is a name in a set. `stop` is called before each step.
+    """A fake of rootfs, places and snapshots: snapshots are names in a set. `stop` is called before each step.
 
-    A removal says that it has `begun`, and goes on when it `may_end`.
+    A removal sets `begun`, and continues when `may_end` is set.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class FakeRest:
 
 
 class FakeSubsystems:
-    """As much of ContainerSubsystems as a deletion needs."""
+    """The part of ContainerSubsystems that a deletion needs."""
 
     def __init__(self, state: Path, nursery: trio.Nursery) -> None:
         self.records = ContainerRecords(state)
@@ -88,7 +88,7 @@ class FakeSubsystems:
         await delete(self.value, "one", Caller(0, 0, Waiters(trio.Event())))
 
     def left(self) -> tuple[bool, bool, bool]:
-        """Whether there are record, snapshot, and what is kept of a deleted one."""
+        """Whether the record, the snapshot and the record of the deletion exist."""
         return bool(self.records.ids()), bool(self.rest.here), bool(self.containers.deleted.ids())
 
 
@@ -176,5 +176,5 @@ async def test_who_is_interrupted_leaves_a_deletion_that_is_begun_to_its_end(sce
         nursery.cancel_scope.cancel()
     scene.rest.may_end.set()
     with trio.fail_after(10), pytest.raises(NotFound):
-        await scene.delete()  # which waits for the one that is on its way out
+        await scene.delete()  # it waits for the removal in progress
     assert scene.left() == (False, False, True)

@@ -1,4 +1,4 @@
-"""What is below a user's mount is never shown to anybody: its empty list would be taken for the snapshot's."""
+"""The directory beneath a user's mount is never listed: callers would take it for an empty snapshot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.rootfs.fakes import FakeKernel
 
 
 class Mounting:
-    """Tells which snapshots were mounted."""
+    """Records which snapshots were mounted."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []

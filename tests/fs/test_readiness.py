@@ -1,4 +1,4 @@
-"""Waiting for the kernel's next request: without sleeping where it is there, and everybody else has a turn."""
+"""Polling for the kernel's next request: no sleep if a request is pending, and other tasks still run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgfs.fs.readiness import ask_before_sleeping
 
 @pytest.fixture(autouse=True)
 def asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyfuse3, "trio", trio)  # put back afterwards
+    monkeypatch.setattr(pyfuse3, "trio", trio)  # restored after the test
     ask_before_sleeping()
 
 
@@ -29,7 +29,7 @@ def pipe() -> Generator[tuple[int, int]]:
 
 
 async def wait_readable(descriptor: int) -> None:
-    """As pyfuse3 calls it."""
+    """Wait as pyfuse3 does."""
     await vars(pyfuse3)["trio"].lowlevel.wait_readable(descriptor)
 
 
@@ -52,7 +52,7 @@ async def test_others_have_their_turn_while_requests_come_without_end(pipe: tupl
         while not turns:
             await wait_readable(pipe[0])
             taken.append(1)
-    assert turns[0] < 2 * (readiness.IN_A_ROW + 1)  # trio draws who of two is first
+    assert turns[0] < 2 * (readiness.IN_A_ROW + 1)  # trio chooses at random which of two tasks runs first
 
 
 async def test_it_sleeps_until_there_is_something(pipe: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""What every test of the tree needs: a registry with a mount beside it, and words for errno, counting and waiting."""
+"""Fixtures and helpers of all mount tests: a registry, a mount, and assertions about errno, requests and waiting."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PATIENCE = 20
 POLL = 0.02
 _ERROR = "user.imgfs.error"
 CONFIG = 'platform = "linux/amd64"\n'
-"""The images here are of this platform, whatever the machine is."""
+"""The platform of the test images, on every host."""
 
 
 class Scene:
-    """A registry and a mount. `serve` adds images to the registry, `name` says how the tree calls them."""
+    """A registry and a mount. `serve` adds images to the registry; `name` returns their paths in the tree."""
 
     def __init__(self, registry: FakeRegistry, mount: Mounted) -> None:
         self.registry = registry
@@ -43,31 +43,31 @@ class Scene:
         return self.mount.path / "images"
 
     def serve(self, made: Image | BuiltIndex, repository: str, tag: str = "1") -> Path:
-        """Put `made` at the registry; returns the path of its name in the tree, which nobody has looked up yet."""
+        """Add `made` to the registry. Return the path of its name in the tree, which nothing has looked up yet."""
         made.add_to(self.registry, repository, tag)
         return self.name(repository, tag)
 
     def name(self, repository: str, tag: str = "1") -> Path:
-        """The path of a name."""
+        """Return the path of a name."""
         return self.images / self.registry.host / f"{repository}:{tag}"
 
     def directory(self, digest: Digest) -> Path:
-        """images/<digest>."""
+        """Return images/<digest>."""
         return self.images / digest
 
     def blob(self, digest: Digest) -> Path:
-        """content/<digest>."""
+        """Return content/<digest>."""
         return self.mount.content / digest
 
     @contextmanager
     def silence(self) -> Iterator[None]:
-        """Assert that the registry is not asked for anything inside."""
+        """Assert that the block sends no request to the registry."""
         with self.requests():
             yield
 
     @contextmanager
     def requests(self, *expected: str) -> Iterator[None]:
-        """Assert that exactly these kinds of requests (Request.kind) are made inside, in any order."""
+        """Assert that the block sends exactly these kinds of requests (Request.kind), in any order."""
         before = len(self.registry.log)
         yield
         made = self.registry.log[before:]
@@ -76,7 +76,7 @@ class Scene:
 
 @contextmanager
 def serving(directory: Path, config: str = CONFIG) -> Generator[Scene]:
-    """A scene with an empty state directory below `directory`."""
+    """Yield a scene with an empty state directory below `directory`."""
     with FakeRegistry() as registry, Mounted(directory, config) as mount:
         mount.start()
         yield Scene(registry, mount)
@@ -84,14 +84,14 @@ def serving(directory: Path, config: str = CONFIG) -> Generator[Scene]:
 
 @contextmanager
 def refused(code: int) -> Iterator[None]:
-    """Assert that the system call inside fails with `code`."""
+    """Assert that the system call in the block fails with `code`."""
     with pytest.raises(OSError) as caught:
         yield
     assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[code], str(caught.value)
 
 
 def until(condition: Callable[[], T]) -> T:
-    """Ask again and again until `condition` is true, and return what it said. Failures of system calls are a no."""
+    """Call `condition` until it is true, and return its result. An OSError counts as false."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -105,7 +105,7 @@ def until(condition: Callable[[], T]) -> T:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a program of the system, as a user would."""
+    """Run a program of the host as a user would."""
     environment = os.environ | {"LC_ALL": "C"}
     return subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment
@@ -113,29 +113,31 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def succeed(*command: str | Path) -> str:
-    """As `run`; asserts that it exits with 0 and says nothing on stderr. Returns stdout."""
+    """As `run`. Assert exit code 0 and empty stderr, and return stdout."""
     done = run(*command)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def error_of(path: Path) -> str:
-    """`user.imgfs.error`; empty where there is none."""
+    """Return `user.imgfs.error`, or "" if there is none."""
     return os.getxattr(path, _ERROR).decode() if _ERROR in os.listxattr(path) else ""
 
 
 def status_of(directory: Path) -> dict[str, Any]:
-    """status.json of an image, decoded."""
+    """Return the decoded status.json of an image."""
     return json.loads((directory / "status.json").read_bytes())
 
 
 def small(mark: str, *, layers: int = 1) -> Image:
-    """An image whose blobs no other `mark` shares: `/mark` and `/n`, a directory a layer with a file and a link."""
+    """Return an image that shares no blob with another `mark`: `/mark`, and `/n` with a file and a link for each
+    layer.
+    """
     return image([marked_layer(f"{mark}/{number}", number) for number in range(layers)], platform=AMD64)
 
 
 def marked_layer(mark: str, number: int = 0) -> BuiltLayer:
-    """One layer of `small`."""
+    """Return one layer of `small`."""
     return layer(
         [
             File("mark", f"{mark}\n".encode()),
@@ -147,10 +149,9 @@ def marked_layer(mark: str, number: int = 0) -> BuiltLayer:
 
 
 def assert_verified(state: Path) -> None:
-    """Assert that a state directory holds nothing but what it promises: each blob and layer has its digest.
+    """Assert that each blob and layer in a state directory has its digest.
 
-    What is on its way in is no promise: a download that broke off waits there to be resumed. A layer that was just
-    read is waited for.
+    Unfinished downloads are not checked, because they are resumed. A layer that was just read is waited for.
     """
     until(lambda: not list(state.glob("layers/*/.tmp-*")))
     for path in state.glob("blobs/*/*/*"):

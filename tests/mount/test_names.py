@@ -1,4 +1,4 @@
-"""images/: readlink is Get, ln is Create and Put, mv renames, rm deletes, and who asks a registry when."""
+"""images/: readlink gets a name, ln sets it, mv renames it, rm removes it; which calls ask registries."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_path_to_a_name_as_target_is_that_names_digest(scene: Scene, form: str
 def test_a_target_below_a_host_is_asked_for_there(scene: Scene) -> None:
     made = small("asked")
     name = scene.serve(made, "asked")
-    with scene.requests("manifest", "manifest"):  # the link's own name is looked up before it is made
+    with scene.requests("manifest", "manifest"):  # the link's own name is looked up before it is created
         os.symlink("asked:1", name.with_name("alias:2"))
     assert os.readlink(name.with_name("alias:2")) == f"../{made.digest}"
 
@@ -240,7 +240,9 @@ def test_mv_to_a_malformed_target_is_refused_and_unlinks_nothing(scene: Scene, t
 
 
 def test_mv_out_of_the_tree_copies_the_link_as_any_other(scene: Scene, tmp_path: Path) -> None:
-    """Another filesystem is EXDEV by the kernel, before imgfs is asked: mv makes the link there and removes it here."""
+    """Between filesystems the kernel returns EXDEV before imgfs is asked; mv then makes the link there and removes it
+    here.
+    """
     os.symlink(NOBODYS, scene.images / "leaving")
     succeed("mv", "-T", scene.images / "leaving", tmp_path / "arrived")
     assert os.readlink(tmp_path / "arrived") == NOBODYS
@@ -328,7 +330,7 @@ def test_malformed_names_are_invalid(scene: Scene, name: str) -> None:
 
 
 def test_a_local_name_whose_tag_is_a_number_is_a_host_with_its_port_and_that_is_told(scene: Scene) -> None:
-    """`images/registry:5000/app:1` begins so: a path cannot tell."""
+    """`images/registry:5000/app:1` has the same beginning, so a path cannot tell the two apart."""
     digest = Digest.of(b"whatever")
     done = subprocess.run(["ln", "-s", digest, scene.images / "mytool:1"], capture_output=True, check=False)
     assert (done.returncode, b"Invalid argument" in done.stderr) == (1, True)

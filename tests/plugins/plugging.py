@@ -1,4 +1,4 @@
-"""Plugins for tests: of plain texts, in memory or installed as a distribution would be."""
+"""Plugins for tests: their objects are strings; they are made in memory or installed as a distribution."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NUMBER = Kind("number", int)
 
 
 def found(plugin: Plugin[object]) -> FoundPlugin:
-    """As if it were installed."""
+    """Return the plugin as if it were installed."""
     return FoundPlugin(plugin.name, "test 1.0", plugin)
 
 
 def broken(name: str, reason: str) -> FoundPlugin:
-    """One that cannot be loaded."""
+    """Return an installed plugin that cannot be loaded."""
     return FoundPlugin(name, "test 1.0", None, reason)
 
 
@@ -34,12 +34,12 @@ def word(
     make: Making[str] | None = None,
     optional: bool = False,
 ) -> Plugin[str]:
-    """A plugin whose object is its id."""
+    """Return a plugin whose object is its ID."""
     return Plugin(kind, one, make or (lambda _: one), requires=requires, optional=optional)
 
 
 def failing(_: Context) -> str:
-    """What a plugin may do."""
+    """Options for the tests' plugins."""
     raise RuntimeError("no luck\nat all")
 
 
@@ -50,14 +50,14 @@ async def running(
     sections: Sections | None = None,
     given: Iterable[Given] = (),
 ) -> AsyncGenerator[RunningPlugins]:
-    """Start these."""
+    """Start these plugins."""
     all_found = [one if isinstance(one, FoundPlugin) else found(one) for one in plugins]
     async with started(all_found, sections or {}, [], state, given) as made:
         yield made
 
 
 def install(directory: Path, name: str, code: str, *points: str) -> None:
-    """Put a distribution there, as pip does: a module of the same name, and `points`, lines of the group."""
+    """Write a distribution as pip does: a module of the same name, and the entry points in `points`."""
     directory.mkdir(exist_ok=True)
     (directory / f"{name}.py").write_text(code)
     facts = directory / f"{name}-1.0.dist-info"

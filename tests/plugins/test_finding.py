@@ -1,4 +1,4 @@
-"""Installed plugins: found by entry point, refused by name, and whatever their modules do, the others are found."""
+"""Installed plugins are found by entry point, and a failing module does not hide the other plugins."""
 
 from __future__ import annotations
 

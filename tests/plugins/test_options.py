@@ -1,4 +1,4 @@
-"""Facts as files: TOML that everybody can read, whatever a plugin says."""
+"""Facts as TOML files that every reader can parse, whatever values a plugin provides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The start: by dependency, with what is required and no more, and told what became of each."""
+"""The start of plugins: in order of requirements, with access to required objects only, and with a report for each."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def test_of_two_where_one_is_needed_both_are_named(tmp_path: Path) -> None
 
 
 class Scene:
-    """Plugins that hold something open, with a task that uses it until the last moment."""
+    """Plugins that hold a resource open, with a task that uses it until the end."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

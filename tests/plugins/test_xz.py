@@ -1,4 +1,4 @@
-"""The example: xz as another compression, held to the contract of decompressors."""
+"""The example plugin: xz as another compression, tested against the contract of decompressors."""
 
 from __future__ import annotations
 
