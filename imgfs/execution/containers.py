@@ -20,9 +20,9 @@ import trio
 from imgfs.aio.threads import run_disk
 from imgfs.errors import Busy, ImgfsError, NoSpace, NotFound, StorageFailed, from_os
 from imgfs.execution.records.holdings import ContainerSummary, Holdings
-from imgfs.execution.records.record import Container, ContainerStatus, encode
-from imgfs.execution.records.records import ContainerRecord, ContainerRecords, DeletedContainers, is_alive
-from imgfs.execution.removal import collect_gone, discard_runtime
+from imgfs.execution.records.record import Container, ContainerRecord, ContainerStatus, encode, is_alive
+from imgfs.execution.records.records import ContainerRecords, DeletedContainers
+from imgfs.execution.removal import discard_runtime, finish_removals
 
 _OUTPUT = ("log", "log.1")
 _log = logging.getLogger("imgfs.execution")
@@ -96,7 +96,7 @@ class Containers:
                 continue
             except OSError as error:
                 raise from_os(error, f"container {id}") from None
-        raise _absent(id)
+        raise _missing(id)
 
     @asynccontextmanager
     async def ended(self, id: str) -> AsyncGenerator[EndedContainer]:
@@ -104,7 +104,7 @@ class Containers:
 
         Raises NotFound, and Busy while the container runs.
         """
-        lock, ended = await run_disk(self._end, id)
+        lock, ended = await run_disk(self._lock_ended, id)
         try:
             yield ended
         finally:
@@ -139,7 +139,7 @@ class Containers:
     async def sweep(self) -> None:
         """Remove what killed processes left of deleted containers. The daemon calls this when it starts."""
         await run_disk(self.deleted.sweep)
-        await trio.to_thread.run_sync(collect_gone, self.records)
+        await trio.to_thread.run_sync(finish_removals, self.records)
 
     async def unfinished(self) -> list[str]:
         """Return the IDs of ended containers that still have to be deleted.
@@ -159,15 +159,15 @@ class Containers:
         record = self.records.user_of(snapshot)
         return record.id if record is not None and self.records.is_used(snapshot) else None
 
-    def _end(self, id: str) -> tuple[int, EndedContainer]:
+    def _lock_ended(self, id: str) -> tuple[int, EndedContainer]:
         record = self.records.get(id)
-        if record.is_supervised() and not _was_told(record):
-            raise _unwritten(id) if _has_died(record) else _runs(id)
+        if record.is_supervised() and not _is_end_written(record):
+            raise _end_not_written(id) if _has_died(record) else _running(id)
         lock, is_leaving = record.share_lock()
         try:
-            if _is_left(record):
-                raise _runs(id)
-            return lock, EndedContainer(_made(record), is_leaving)
+            if _is_orphaned(record):
+                raise _running(id)
+            return lock, EndedContainer(_read_container(record), is_leaving)
         except BaseException:
             os.close(lock)
             raise
@@ -199,7 +199,7 @@ class Containers:
 
     def _is_live(self, id: str) -> bool:
         record = self.records.find(id)
-        return record.is_supervised() or _is_left(record)
+        return record.is_supervised() or _is_orphaned(record)
 
     def _unfinished(self, made: Mapping[str, ContainerSummary]) -> list[str]:
         deleted = {id for id in self.deleted.ids() if id in made and self._is_of(id, made[id].created)}
@@ -215,7 +215,7 @@ class Containers:
         return kept is not None and kept.container.created == created
 
 
-def _was_told(record: ContainerRecord) -> bool:
+def _is_end_written(record: ContainerRecord) -> bool:
     """Return whether the supervisor has written how the container ended and is about to exit."""
     try:
         return record.written_status().status == "stopped"
@@ -229,7 +229,7 @@ def _has_died(record: ContainerRecord) -> bool:
     return written.status == "running" and not is_alive(written)
 
 
-def _is_left(record: ContainerRecord) -> bool:
+def _is_orphaned(record: ContainerRecord) -> bool:
     """Return whether the container's process still runs although its supervisor was killed."""
     try:
         return record.status(is_held=True).status == "running"
@@ -237,23 +237,23 @@ def _is_left(record: ContainerRecord) -> bool:
         return False
 
 
-def _made(record: ContainerRecord) -> Container | None:
+def _read_container(record: ContainerRecord) -> Container | None:
     try:
         return record.container()
     except (NotFound, StorageFailed):
         return None
 
 
-def _runs(id: str) -> Busy:
+def _running(id: str) -> Busy:
     return Busy(f"container {id}: runs; `imgfs kill {id}` ends it, `imgfs delete -f {id}` ends and deletes it")
 
 
-def _unwritten(id: str) -> Busy:
+def _end_not_written(id: str) -> Busy:
     return Busy(
         f"container {id}: has ended, and how is not written down yet; try again, and if that goes on see whether the "
         "disk of the state directory takes changes"
     )
 
 
-def _absent(id: str) -> NotFound:
+def _missing(id: str) -> NotFound:
     return NotFound(f"container {id}: does not exist; `imgfs ps -a` lists all")

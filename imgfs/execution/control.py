@@ -36,7 +36,7 @@ class Refused(ImgfsError):
         self.exit_code = exit_code
 
 
-def listening_at(path: Path) -> socket.socket:
+def listen_at(path: Path) -> socket.socket:
     """Listen at `path` for Connection.open, for this user only. Accepting does not block. Raises OSError.
 
     An existing file at `path` is taken for the socket of a killed process and removed.
@@ -45,8 +45,8 @@ def listening_at(path: Path) -> socket.socket:
     try:
         with suppress(FileNotFoundError):
             os.unlink(path)
-        with opened(path.parent) as directory:
-            listener.bind(address(directory, path.name))
+        with open_directory(path.parent) as directory:
+            listener.bind(socket_path(directory, path.name))
         os.chmod(path, 0o600)
         listener.listen(_BACKLOG)
     except BaseException:
@@ -72,8 +72,8 @@ class Connection:
         """Connect to the socket at `path`. Raises NotFound if no process listens there."""
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with opened(path.parent) as directory:
-                end.connect(address(directory, path.name))
+            with open_directory(path.parent) as directory:
+                end.connect(socket_path(directory, path.name))
         except OSError:
             end.close()
             raise NotFound(f"container {path.parent.name}: has no supervisor; it is not running") from None
@@ -143,7 +143,7 @@ class Connection:
 
 
 @contextmanager
-def opened(directory: str | Path) -> Generator[int]:
+def open_directory(directory: str | Path) -> Generator[int]:
     """Open a directory as a path only (O_PATH), which does not read it. Raises OSError.
 
     Paths below the descriptor are short, and the directory cannot be swapped for another one.
@@ -155,7 +155,7 @@ def opened(directory: str | Path) -> Generator[int]:
         os.close(descriptor)
 
 
-def keep_only(descriptor: int) -> None:
+def close_all_but(descriptor: int) -> None:
     """Close all descriptors except `descriptor` and the three streams."""
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, open_files_max())
@@ -166,6 +166,6 @@ def open_files_max() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
-def address(directory: int, name: str) -> str:
+def socket_path(directory: int, name: str) -> str:
     """Return a short path of a socket in an open directory, valid in all processes: sun_path holds 107 bytes."""
     return f"/proc/{os.getpid()}/fd/{directory}/{name}"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from imgfs.execution.control import listening_at
+from imgfs.execution.control import listen_at
 
 SOCKET = "forkserver"
 """Name of the socket in the state directory. Only the daemon's user can connect."""
@@ -47,7 +47,7 @@ async def run_fork_server(state: Path, mountpoint: Path) -> None:
 
 @contextmanager
 def _offered(path: Path) -> Generator[socket.socket]:
-    with listening_at(path) as listener:
+    with listen_at(path) as listener:
         try:
             yield listener
         finally:

@@ -16,7 +16,7 @@ from typing import NoReturn
 import msgspec
 
 from imgfs.errors import NotPermitted, StorageFailed, too_many_open
-from imgfs.execution.control import Connection, keep_only
+from imgfs.execution.control import Connection, close_all_but
 from imgfs.execution.records.record import InstalledRuntime
 
 _FILES = 64
@@ -33,16 +33,16 @@ class IdleSupervisor:
         the supervisor's modules. The supervisor calls `first` before it waits for its job and exits if `first` returns
         False.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control = Connection(ours)
+        own_end, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control = Connection(own_end)
         self.process: subprocess.Popen[bytes] | None = None
         """Set if the supervisor is a program of its own, and not forked."""
-        with theirs:
+        with other_end:
             try:
                 if first is None:
-                    self.process = _called(theirs, mountpoint)
+                    self.process = _start_program(other_end, mountpoint)
                 elif not os.fork():
-                    _supervise(theirs, first)
+                    _supervise(other_end, first)
             except OSError as error:
                 self.control.close()
                 advice = too_many_open(error.errno)
@@ -67,19 +67,19 @@ def check_files() -> None:
         raise StorageFailed(f"containers: {os.strerror(errno.EMFILE)}: starting a program takes {_FILES}; {advice}")
 
 
-def _called(theirs: socket.socket, mountpoint: str) -> subprocess.Popen[bytes]:
+def _start_program(other_end: socket.socket, mountpoint: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "imgfs.execution.supervisor", str(theirs.fileno()), mountpoint],
+        [sys.executable, "-m", "imgfs.execution.supervisor", str(other_end.fileno()), mountpoint],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        pass_fds=[theirs.fileno()],
+        pass_fds=[other_end.fileno()],
         cwd="/",
         start_new_session=True,
     )
 
 
-def _supervise(theirs: socket.socket, first: Callable[[Connection], bool]) -> NoReturn:
+def _supervise(other_end: socket.socket, first: Callable[[Connection], bool]) -> NoReturn:
     """Be a supervisor in its own session, with only the connection open."""
     try:
         from imgfs.execution.supervisor.life import supervise
@@ -89,8 +89,8 @@ def _supervise(theirs: socket.socket, first: Callable[[Connection], bool]) -> No
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(null, number)
-        keep_only(theirs.fileno())
-        connection = Connection(theirs)
+        close_all_but(other_end.fileno())
+        connection = Connection(other_end)
         if first(connection):
             supervise(connection)
     finally:

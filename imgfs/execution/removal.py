@@ -18,15 +18,15 @@ import msgspec
 
 from imgfs.errors import Busy, ImgfsError, NotFound, StorageFailed
 from imgfs.execution.cgroups import kill_cgroups
-from imgfs.execution.records.record import Container
-from imgfs.execution.records.records import ContainerRecord, ContainerRecords, remove_gone
+from imgfs.execution.records.record import Container, ContainerRecord
+from imgfs.execution.records.records import ContainerRecords, delete_removed
 from imgfs.execution.runtimes.runtime import OciRuntime, RuntimeFailed
 from imgfs.kernel.mounts import mounts_below, unmount
 
-GOING_SECONDS = 5.0
+BUSY_SECONDS = 5.0
 """Seconds in which the mounts of an ended container must go. They go with the last process that uses them."""
 _POLL = 0.02
-_BEGINNING_SECONDS = 60.0
+_ABANDONED_SECONDS = 60.0
 """Age at which a record without container.json counts as abandoned.
 
 The maker of a record holds its lock once container.json exists.
@@ -39,7 +39,7 @@ class _StateDocument(msgspec.Struct):
     state: str
 
 
-def remove_snapshot(records: ContainerRecords, container: Container, patience: float = GOING_SECONDS) -> None:
+def remove_snapshot(records: ContainerRecords, container: Container, patience: float = BUSY_SECONDS) -> None:
     """Remove the container's snapshot through the mount. A missing snapshot is no error.
 
     Waits up to `patience` seconds while the snapshot is busy, because the kernel drops a container's mounts only after
@@ -66,23 +66,23 @@ def remove_snapshot(records: ContainerRecords, container: Container, patience: f
             time.sleep(_POLL)
 
 
-def delete_by_tree(container: Container, place: int) -> OSError | None:
+def delete_through_mount(container: Container, place: int) -> OSError | None:
     """Delete a container through the mount. Return the error if it still exists, or None if it is deleted. Blocks.
 
     `place` is the open directory of its record. The ID in the tree may by now belong to a newer container, or to
     another state directory that is mounted there. Neither is deleted.
     """
     try:
-        if not is_named(container, place):
+        if not is_listed(container, place):
             return None
         os.lstat(f"{container.mountpoint}/snapshots/active/{container.snapshot}")
         os.rmdir(f"{container.mountpoint}/containers/{container.id}")
     except OSError as error:
-        return error if is_named(container, place) else None
+        return error if is_listed(container, place) else None
     return None
 
 
-def is_named(container: Container, place: int) -> bool:
+def is_listed(container: Container, place: int) -> bool:
     """Return whether the open directory of a container's record still has the container's ID as its name."""
     return path_of(place).name == container.id
 
@@ -100,11 +100,11 @@ def discard_runtime(records: ContainerRecords, record: ContainerRecord, containe
     if (records.runtime_root / container.runtime_id).exists():
         with suppress(RuntimeFailed, NotFound):
             runtime_of(records, record, container).delete(container.runtime_id, force=True)
-    clear_leavings(records, container)
+    remove_leftovers(records, container)
     unmount_rootfs(record)
 
 
-def clear_leavings(records: ContainerRecords, container: Container) -> None:
+def remove_leftovers(records: ContainerRecords, container: Container) -> None:
     """Remove what a killed runtime does not know about: processes, cgroups, its state directory and mounts in it.
 
     Blocks.
@@ -134,7 +134,7 @@ def runtime_of(
     return OciRuntime(runtime.name, runtime.path, records.runtime_root, record.path / "runtime.log", deadline)
 
 
-def collect(records: ContainerRecords, mountpoint: str) -> None:
+def remove_abandoned(records: ContainerRecords, mountpoint: str) -> None:
     """Remove the containers whose start or removal was interrupted by a kill. Blocks.
 
     `mountpoint` is where the tree is mounted now; it may have been elsewhere at the start. A container that is being
@@ -142,27 +142,27 @@ def collect(records: ContainerRecords, mountpoint: str) -> None:
     """
     for record in records.unfinished():
         with suppress(ImgfsError, OSError):
-            _collect(records, record, mountpoint)
-    collect_gone(records)
+            _remove_abandoned(records, record, mountpoint)
+    finish_removals(records)
 
 
-def collect_gone(records: ContainerRecords) -> None:
+def finish_removals(records: ContainerRecords) -> None:
     """Finish removing renamed records and their runtime state, unless another process is doing so. Blocks."""
     for record in records.gone():
         with suppress(ImgfsError, OSError):
             _finish_gone(records, record)
 
 
-def _collect(records: ContainerRecords, record: ContainerRecord, mountpoint: str) -> None:
+def _remove_abandoned(records: ContainerRecords, record: ContainerRecord, mountpoint: str) -> None:
     if not (record.path / "container.json").exists():
-        if time.time() - record.path.stat().st_mtime > _BEGINNING_SECONDS:
+        if time.time() - record.path.stat().st_mtime > _ABANDONED_SECONDS:
             records.forget(record)
         return
     lock = os.open(record.lock, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         container = msgspec.structs.replace(record.container(), mountpoint=mountpoint)
-        unmake(records, record, container, patience=0)
+        remove_unstarted(records, record, container, patience=0)
     finally:
         os.close(lock)
 
@@ -177,13 +177,13 @@ def _finish_gone(records: ContainerRecords, record: ContainerRecord) -> None:
         with suppress(NotFound, StorageFailed):
             discard_runtime(records, record, record.container())
         unmount_rootfs(record)
-        remove_gone(record)
+        delete_removed(record)
     finally:
         os.close(lock)
 
 
-def unmake(
-    records: ContainerRecords, record: ContainerRecord, container: Container, patience: float = GOING_SECONDS
+def remove_unstarted(
+    records: ContainerRecords, record: ContainerRecord, container: Container, patience: float = BUSY_SECONDS
 ) -> None:
     """Remove a container that never ran; nothing of it is kept. Raises the errors of `remove_snapshot`, OSError.
 
@@ -199,8 +199,8 @@ def _is_mounted(records: ContainerRecords, mountpoint: str) -> bool:
     """Return whether the tree of the records' state directory is mounted there."""
     try:
         with open(f"{mountpoint}/.imgfs/state.json", "rb") as file:
-            told = msgspec.json.decode(file.read(), type=_StateDocument)
-        return os.path.samefile(told.state, records.directory.parent)
+            document = msgspec.json.decode(file.read(), type=_StateDocument)
+        return os.path.samefile(document.state, records.directory.parent)
     except (OSError, msgspec.MsgspecError):
         return False
 

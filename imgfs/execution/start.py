@@ -42,9 +42,9 @@ from imgfs.execution.bundle.spec import CAPABILITIES, OPEN_FILES, SpecSettings, 
 from imgfs.execution.bundle.users import resolve_user
 from imgfs.execution.control import Connection, Refused, open_files_max
 from imgfs.execution.launch import NONE, IdleSupervisor, Job, check_caller
-from imgfs.execution.records.record import Container, ContainerStatus, InstalledRuntime, encode, now
-from imgfs.execution.records.records import ContainerRecord, ContainerRecords, new_key
-from imgfs.execution.removal import discard_runtime, unmake
+from imgfs.execution.records.record import Container, ContainerRecord, ContainerStatus, InstalledRuntime, encode, now
+from imgfs.execution.records.records import ContainerRecords, new_key
+from imgfs.execution.removal import discard_runtime, remove_unstarted
 from imgfs.oci.platform import Platform, choose, local_platform
 
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -99,7 +99,7 @@ class CallerStreams(msgspec.Struct, frozen=True):
     """If this becomes readable before the program runs, the start is cancelled."""
 
 
-class _Died(StorageFailed):
+class _SupervisorDied(StorageFailed):
     """A supervisor exited without an answer."""
 
 
@@ -140,7 +140,7 @@ def start_new(
     id = new_id() if manner.id is None else manner.id
     records = ContainerRecords(site.state)
     if records.find(id).path.exists():
-        raise _taken(id)
+        raise _exists(id)
     container = Container(
         id=id,
         image=source.name,
@@ -158,13 +158,13 @@ def start_new(
         labels=image.labels,
         mountpoint=site.mountpoint,
     )
-    record, lock, root = _make(site, records, container, image, wish)
+    record, lock, root = _create(site, records, container, image, wish)
     try:
         is_logged = manner.detach or not wish.interactive
         job = _job(site, container, record, (lock, root), attached, is_logged=is_logged)
-        return _launch(record, job, attached.interrupted, waiting)
-    except _Died:
-        _take_back(records, record, container)
+        return _run_supervisor(record, job, attached.interrupted, waiting)
+    except _SupervisorDied:
+        _clean_up(records, record, container)
         raise
     finally:
         os.close(lock)
@@ -187,10 +187,10 @@ def start_again(
             raise Busy(f"container {id}: is running")
         if container.mountpoint != site.mountpoint:  # the tree was mounted elsewhere when the container was made
             container = msgspec.structs.replace(container, mountpoint=site.mountpoint)
-            record.put_container(container)
-        root = _walk(site, container.snapshot)
+            record.write_container(container)
+        root = _open_rootfs(site, container.snapshot)
         job = _job(site, container, record, (lock, root), attached, is_logged=True)
-        return _launch(record, job, attached.interrupted, waiting)
+        return _run_supervisor(record, job, attached.interrupted, waiting)
     finally:
         os.close(lock)
 
@@ -214,7 +214,7 @@ def _is_emulated(architecture: str) -> bool:
         return False
 
 
-def _make(
+def _create(
     site: Site, records: ContainerRecords, container: Container, image: ImageProcess, wish: Overrides
 ) -> tuple[ContainerRecord, int, int]:
     """Create the complete record under its temporary name. Return it, its lock and its open rootfs.
@@ -226,14 +226,14 @@ def _make(
     try:
         record = records.make()
         lock = record.take_lock()
-        record.put_container(container)
+        record.write_container(container)
         _prepare(site, container)
-        root = _walk(site, container.snapshot)
+        root = _open_rootfs(site, container.snapshot)
         spec = _spec(site, records.find(container.id), container, image, wish, root)
         record.bundle.mkdir(mode=0o700)
         record.rootfs.mkdir(mode=0o700)
         write_file(record.config, encode(spec))
-        record.put_status(ContainerStatus(status="created"))
+        record.write_status(ContainerStatus(status="created"))
         fsync_path(record.path)
         return record, lock, root
     except BaseException as error:
@@ -241,7 +241,7 @@ def _make(
             os.close(root)
         if record is not None:
             with suppress(ImgfsError, OSError):
-                unmake(records, record, container)
+                remove_unstarted(records, record, container)
         if lock != NONE:
             os.close(lock)
         if isinstance(error, OSError):
@@ -259,7 +259,7 @@ def _prepare(site: Site, container: Container) -> None:
         raise _mount_error(error, container.snapshot, directory) from None
 
 
-def _walk(site: Site, key: str) -> int:
+def _open_rootfs(site: Site, key: str) -> int:
     """Make the daemon mount the rootfs, which a stat of it does. Return the rootfs, opened with O_PATH.
 
     Raises the errors of `_prepare`.
@@ -337,7 +337,9 @@ def _job(
     )
 
 
-def _launch(record: ContainerRecord, job: Job, interrupted: int, waiting: IdleSupervisor | None) -> StartedContainer:
+def _run_supervisor(
+    record: ContainerRecord, job: Job, interrupted: int, waiting: IdleSupervisor | None
+) -> StartedContainer:
     """Give a supervisor its job and wait until the program runs. Closes the job's rootfs."""
     try:
         chosen = waiting or IdleSupervisor(record.container().mountpoint)
@@ -346,12 +348,12 @@ def _launch(record: ContainerRecord, job: Job, interrupted: int, waiting: IdleSu
     finally:
         os.close(job.rootfs)  # an open rootfs makes the container busy, and its deletion fails
     try:
-        _await(control, interrupted)
+        _wait_for_answer(control, interrupted)
         first = control.answer()
     except BaseException as error:
         control.close()  # a supervisor that has not begun the program does not begin it any more
         if isinstance(error, NotFound | OSError):
-            raise _died(job) from None
+            raise _supervisor_died(job) from None
         raise
     return StartedContainer(job.id, control, chosen.process, tuple(str(note) for note in first.get("notes", ())))
 
@@ -362,14 +364,14 @@ def _send(control: Connection, job: Job) -> None:
         control.send_files(*job.encode())
     except OSError:
         control.close()
-        raise _died(job) from None
+        raise _supervisor_died(job) from None
 
 
-def _died(job: Job) -> _Died:
-    return _Died(f"container {job.id}: its supervisor died; see the log of the kernel")
+def _supervisor_died(job: Job) -> _SupervisorDied:
+    return _SupervisorDied(f"container {job.id}: its supervisor died; see the log of the kernel")
 
 
-def _await(control: Connection, interrupted: int) -> None:
+def _wait_for_answer(control: Connection, interrupted: int) -> None:
     """Wait for an answer, and tell the supervisor to cancel if the caller is interrupted.
 
     The supervisor always answers with the true result.
@@ -381,15 +383,15 @@ def _await(control: Connection, interrupted: int) -> None:
         control.send({"do": "cancel"})
 
 
-def _take_back(records: ContainerRecords, record: ContainerRecord, container: Container) -> None:
+def _clean_up(records: ContainerRecords, record: ContainerRecord, container: Container) -> None:
     """Clean up for a supervisor that exited before it reported that the program runs. The lock is held."""
     named = records.find(container.id)
     with suppress(ImgfsError, OSError):
         if not record.path.exists() and named.container().created == container.created:
             discard_runtime(records, named, container)
             record = named
-        unmake(records, record, container)
+        remove_unstarted(records, record, container)
 
 
-def _taken(id: str) -> AlreadyExists:
+def _exists(id: str) -> AlreadyExists:
     return AlreadyExists(f"container {id}: exists already; choose another --name, or `imgfs delete {id}`")

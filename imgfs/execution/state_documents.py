@@ -11,8 +11,7 @@ import msgspec
 
 from imgfs.errors import NotFound, StateError
 from imgfs.execution.containers import Containers, FoundContainer
-from imgfs.execution.records.record import Container, ContainerStatus
-from imgfs.execution.records.records import ContainerRecord
+from imgfs.execution.records.record import Container, ContainerRecord, ContainerStatus
 
 OCI_VERSION = "1.0.2"
 """The version of the runtime specification whose fields a state has."""

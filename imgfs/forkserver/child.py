@@ -26,53 +26,53 @@ from imgfs.forkserver.request import DECLINED, FILES, GO, PATIENCE, TAKEN, ForkR
 from imgfs.kernel.memory import own_pages
 from imgfs.kernel.process import die_with
 
-_WORD = b"yours"
+_HANDED_OVER = b"yours"
 
 
 class Child:
     """A child that waits for its only command. It exits when the other end of its connection is closed."""
 
-    def __init__(self, listener: socket.socket, facts: Facts | None, *, is_spare: bool) -> None:
+    def __init__(self, listener: socket.socket, facts: Facts | None, *, is_prepared: bool) -> None:
         """Fork the child. Raises OSError. The child closes its copy of `listener`."""
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self._connection, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other_end:
             try:
                 if not os.fork():
                     listener.close()
                     self._connection.close()
-                    _live(theirs, facts, is_spare=is_spare)
+                    _run_child(other_end, facts, is_prepared=is_prepared)
             except OSError:
                 self._connection.close()
                 raise
 
-    def give(self, asking: socket.socket) -> bool:
+    def hand_over(self, caller: socket.socket) -> bool:
         """Pass the caller's connection to the child. Return False if the child has exited. Call this once."""
         with self._connection:
             try:
-                socket.send_fds(self._connection, [_WORD], [asking.fileno()])
+                socket.send_fds(self._connection, [_HANDED_OVER], [caller.fileno()])
             except OSError:
                 return False
         return True
 
 
-def _live(connection: socket.socket, facts: Facts | None, *, is_spare: bool) -> NoReturn:
+def _run_child(connection: socket.socket, facts: Facts | None, *, is_prepared: bool) -> NoReturn:
     """Wait for the caller's connection, run its command and exit.
 
     Expected errors end the child silently. A programming error raises and shows a traceback on stderr.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with suppress(ImgfsError, OSError, KeyboardInterrupt):
-        waiting = IdleSupervisor("", come_along)
-        if is_spare:
+        waiting = IdleSupervisor("", inherit_in_supervisor)
+        if is_prepared:
             own_pages()
-        _, files, _, _ = socket.recv_fds(connection, len(_WORD), 1)
+        _, files, _, _ = socket.recv_fds(connection, len(_HANDED_OVER), 1)
         connection.close()
         if files:
-            serve_one(socket.socket(fileno=files[0]), ForkedCommand(facts, waiting))
+            run_request(socket.socket(fileno=files[0]), ForkedCommand(facts, waiting))
     os._exit(0)
 
 
-def serve_one(asking: socket.socket, served: ForkedCommand) -> None:
+def run_request(caller: socket.socket, forked_context: ForkedCommand) -> None:
     """Run the command of the caller to its end, or return at once if this process cannot take over the caller's
     attributes.
 
@@ -80,25 +80,25 @@ def serve_one(asking: socket.socket, served: ForkedCommand) -> None:
     KeyboardInterrupt if the caller is interrupted before the command handles interrupts; the caller dies of the same
     signal.
     """
-    asking.settimeout(PATIENCE)
-    *files, life, file = _receive(asking)
+    caller.settimeout(PATIENCE)
+    *files, life, file = _receive(caller)
     request = ForkRequest.read(file)
-    pid, user = peer_of(asking)
-    if user != os.geteuid() or request.program != program_here() or not _are_like(pid, file, served):
+    pid, user = peer_of(caller)
+    if user != os.geteuid() or request.program != program_here() or not _inherit_both(pid, file, forked_context):
         return
     os.close(file)
     own = os.pidfd_open(os.getpid())
-    socket.send_fds(asking, [TAKEN], [own])
+    socket.send_fds(caller, [TAKEN], [own])
     os.close(own)
-    if asking.recv(len(GO)) != GO:
+    if caller.recv(len(GO)) != GO:
         return
-    asking.settimeout(None)
+    caller.settimeout(None)
     die_with(life)
-    _become(request, files)
-    asking.send(_do(served))
+    _take_over(request, files)
+    caller.send(_run_command(forked_context))
 
 
-def come_along(connection: Connection) -> bool:
+def inherit_in_supervisor(connection: Connection) -> bool:
     """In the supervisor that the child forked: take over the caller's attributes, as the child does.
 
     Return False if the child has exited or an attribute differs.
@@ -108,40 +108,40 @@ def come_along(connection: Connection) -> bool:
         return False
     _take_variables(ForkRequest.read(files[0]))
     os.close(files[0])
-    if not _is_like(int(said)):
+    if not _inherit(int(said)):
         return False
     connection.send({"ok": True})
     return True
 
 
-def _are_like(pid: int, file: int, served: ForkedCommand) -> bool:
+def _inherit_both(pid: int, file: int, forked_context: ForkedCommand) -> bool:
     """Take over the attributes of process `pid`, here and in the waiting supervisor.
 
     Return False if one of them cannot.
 
     `file` contains the request of that process.
     """
-    control = served.waiting.control
+    control = forked_context.waiting.control
     control.send_files(b"%d" % pid, [file])
-    return _is_like(pid) and control.receive() is not None
+    return _inherit(pid) and control.receive() is not None
 
 
-def _is_like(pid: int) -> bool:
+def _inherit(pid: int) -> bool:
     if not inherit_from(pid):
         return False
     inherit_ignored_signals(pid)  # before TAKEN arrives, the caller still has the signal handlers that it started with
     return True
 
 
-def _receive(asking: socket.socket) -> list[int]:
+def _receive(caller: socket.socket) -> list[int]:
     """Receive the descriptors of a request. Raises OSError if there is no request."""
-    _, files, _, _ = socket.recv_fds(asking, 64, FILES)
+    _, files, _, _ = socket.recv_fds(caller, 64, FILES)
     if len(files) != FILES:
         raise ConnectionError
     return files
 
 
-def _become(request: ForkRequest, files: list[int]) -> None:
+def _take_over(request: ForkRequest, files: list[int]) -> None:
     """Take over the descriptors, umask, environment and arguments of the request."""
     *streams, directory = files
     os.fchdir(directory)
@@ -160,13 +160,13 @@ def _take_variables(request: ForkRequest) -> None:
         os.environb[name] = value
 
 
-def _do(served: ForkedCommand) -> bytes:
+def _run_command(forked_context: ForkedCommand) -> bytes:
     """Run the command. Return its exit code, or DECLINED."""
     name, *words = sys.argv
     called = "python -m imgfs" if os.path.basename(name) == "__main__.py" else os.path.basename(name)
     code: object = None
     try:
-        program.main(words, called, obj=served)
+        program.main(words, called, obj=forked_context)
     except Declined:
         return DECLINED
     except SystemExit as end:

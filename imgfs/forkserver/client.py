@@ -32,12 +32,12 @@ def run_on_fork_server(words: list[str]) -> int | None:
     if os.geteuid():
         return None
     server = socket(AF_UNIX, SOCK_SEQPACKET)
-    ours = -1
+    lifeline = -1
     try:
         # A low descriptor number means that the shell closed one of the three streams.
         if server.fileno() < _STREAMS:
             return None
-        life, ours = os.pipe()
+        life, lifeline = os.pipe()
         try:
             is_sent = _send(server, words, life)
         finally:
@@ -46,14 +46,14 @@ def run_on_fork_server(words: list[str]) -> int | None:
             return None
         from imgfs.forkserver.foreground import run_in_foreground  # loaded while the fork server starts the command
 
-        process = _taken(server)
+        process = _accepted(server)
         return None if process is None else run_in_foreground(server, process)
     except OSError:
         return None
     finally:
         server.close()
-        if ours >= 0:
-            os.close(ours)
+        if lifeline >= 0:
+            os.close(lifeline)
 
 
 def _send(server: socket, words: list[str], life: int) -> bool:
@@ -73,10 +73,10 @@ def _send(server: socket, words: list[str], life: int) -> bool:
     return True
 
 
-def _taken(server: socket) -> int | None:
+def _accepted(server: socket) -> int | None:
     """Return a pidfd of the child that accepted the request, or None if no child accepted it. Raises OSError."""
-    said, control, _, _ = server.recvmsg(len(TAKEN), _CONTROL)
-    if said != TAKEN or not control:
+    answer, control, _, _ = server.recvmsg(len(TAKEN), _CONTROL)
+    if answer != TAKEN or not control:
         return None
     return int.from_bytes(control[0][2][:_INT], sys.byteorder)
 

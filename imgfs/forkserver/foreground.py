@@ -29,18 +29,18 @@ class _Foreground:
     def __init__(self, server: socket, process: int) -> None:
         self._server = server
         self._process = process
-        self._passed: list[int] = []
+        self._forwarded: list[int] = []
 
     def run(self) -> int | None:
-        before = {number: signal.signal(number, self._pass_on) for number in not_ignored(FORWARDED)}
-        word = self._word()
-        if word == DECLINED:
-            for number, handler in before.items():
+        handlers = {number: signal.signal(number, self._forward) for number in not_ignored(FORWARDED)}
+        message = self._last_message()
+        if message == DECLINED:
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
             return None
-        return int(word) if word else self._killed()
+        return int(message) if message else self._end_without_message()
 
-    def _word(self) -> bytes:
+    def _last_message(self) -> bytes:
         """Return the last message of the child, empty if the child was killed.
 
         Return DECLINED if the child exited before it received GO. That happens if this process was stopped (SIGSTOP)
@@ -51,25 +51,25 @@ class _Foreground:
             self._server.settimeout(None)
             return self._server.recv(len(DECLINED))
         except (BrokenPipeError, ConnectionResetError):
-            return b"" if self._passed else DECLINED
+            return b"" if self._forwarded else DECLINED
         except OSError:
             return b""
 
-    def _pass_on(self, number: int, _: object) -> None:
-        self._passed.append(number)
+    def _forward(self, number: int, _: object) -> None:
+        self._forwarded.append(number)
         try:
             signal.pidfd_send_signal(self._process, number)
         except ProcessLookupError:
             return  # the child has exited and its last message is on the way
 
-    def _killed(self) -> int:
+    def _end_without_message(self) -> int:
         """Handle a child that exited without a message.
 
         If this process forwarded a signal, the child died of it, and this process dies of the same signal. Otherwise
         the child was killed from outside.
         """
-        if self._passed:
-            signal.signal(self._passed[-1], signal.SIG_DFL)
-            os.kill(os.getpid(), self._passed[-1])
+        if self._forwarded:
+            signal.signal(self._forwarded[-1], signal.SIG_DFL)
+            os.kill(os.getpid(), self._forwarded[-1])
         os.write(2, b"imgfs: the process that did this ended without a word; `imgfs ps -a` shows what became of it\n")
         return _FAILED

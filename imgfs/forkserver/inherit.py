@@ -24,9 +24,9 @@ _STATUS = (
 """Lines of proc_pid_status(5)."""
 _LIMITS = {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 _GROUPS = (b"cgroup", b"cgroup2")
-_TAKEN_OVER = ("oom_score_adj", "loginuid", "timerslack_ns")
+_COPIED = ("oom_score_adj", "loginuid", "timerslack_ns")
 """OOM score, audit login UID, timer slack."""
-_TOLD = ("attr/current", "personality", "coredump_filter", "cgroup")
+_COMPARED = ("attr/current", "personality", "coredump_filter", "cgroup")
 """Files in /proc/PID that must be equal. The first is the label of a security module (AppArmor, SELinux)."""
 _IGNORED = b"SigIgn:"
 _MOUNT = b"mnt_id:"
@@ -37,7 +37,7 @@ def inherit_from(pid: int) -> bool:
 
     Raises OSError if one cannot be copied.
     """
-    _join_groups(pid)
+    _join_cgroups(pid)
     for limit in _LIMITS:
         if (wanted := resource.prlimit(pid, limit)) != resource.getrlimit(limit):
             resource.setrlimit(limit, wanted)
@@ -45,10 +45,10 @@ def inherit_from(pid: int) -> bool:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
     if (urgency := io_priority(pid)) != io_priority():
         set_io_priority(urgency)
-    for name in _TAKEN_OVER:
-        if (theirs := _told(pid, name)) != _told("self", name):
+    for name in _COPIED:
+        if (theirs := _read_optional(pid, name)) != _read_optional("self", name):
             write_to(f"/proc/self/{name}", theirs)
-    return _inherited("self") == _inherited(pid)
+    return _attributes("self") == _attributes(pid)
 
 
 def inherit_ignored_signals(pid: int) -> None:
@@ -58,8 +58,8 @@ def inherit_ignored_signals(pid: int) -> None:
     """
     ignored = _ignored_by(pid)
     for number in FORWARDED:
-        begun = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, signal.SIG_IGN if number in ignored else begun)
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in ignored else default)
 
 
 def _ignored_by(pid: int) -> set[int]:
@@ -68,12 +68,12 @@ def _ignored_by(pid: int) -> set[int]:
     return {number for number in range(1, mask.bit_length() + 1) if mask >> (number - 1) & 1}
 
 
-def _inherited(pid: int | str) -> list[object]:
+def _attributes(pid: int | str) -> list[object]:
     """Return the attributes that must be equal."""
     lines = [line for line in read_of(pid, "status").splitlines() if line.partition(b":")[0] in _STATUS]
     spaces = [os.readlink(f"/proc/{pid}/ns/{name}") for name in sorted(os.listdir(f"/proc/{pid}/ns"))]
     policy = os.sched_getscheduler(0 if isinstance(pid, str) else pid)
-    return [root_of(pid), lines, spaces, policy, *(_told(pid, name) for name in _TOLD)]
+    return [root_of(pid), lines, spaces, policy, *(_read_optional(pid, name) for name in _COMPARED)]
 
 
 def root_of(pid: int | str) -> tuple[int, int, bytes]:
@@ -90,7 +90,7 @@ def root_of(pid: int | str) -> tuple[int, int, bytes]:
     return found.st_dev, found.st_ino, next(line for line in lines if line.startswith(_MOUNT))
 
 
-def _told(pid: int | str, name: str) -> bytes:
+def _read_optional(pid: int | str, name: str) -> bytes:
     """Read a file of /proc/PID. Return nothing if this kernel does not have the file."""
     try:
         return read_of(pid, name)
@@ -98,17 +98,17 @@ def _told(pid: int | str, name: str) -> bytes:
         return b""
 
 
-def _join_groups(pid: int) -> None:
+def _join_cgroups(pid: int) -> None:
     wanted, here = read_of(pid, "cgroup"), read_of("self", "cgroup")
     if wanted == here:
         return
     for line in set(wanted.splitlines()) - set(here.splitlines()):
         _, controllers, path = line.split(b":", 2)
-        for place in _places(controllers):
-            write_to(os.fsdecode(place + path) + "/cgroup.procs", b"0")
+        for mountpoint in _mountpoints(controllers):
+            write_to(os.fsdecode(mountpoint + path) + "/cgroup.procs", b"0")
 
 
-def _places(controllers: bytes) -> Iterator[bytes]:
+def _mountpoints(controllers: bytes) -> Iterator[bytes]:
     """Yield the mountpoint of the hierarchy with these controllers, if its root is mounted (cgroups(7)). v2 has no
     controllers.
     """
@@ -116,7 +116,7 @@ def _places(controllers: bytes) -> Iterator[bytes]:
         left, _, right = line.partition(b" - ")
         kind, _, options = right.split(b" ", 2)
         fields = left.split(b" ")
-        is_it = set(controllers.split(b",")) <= set(options.split(b",")) if controllers else kind == b"cgroup2"
-        if kind in _GROUPS and fields[3] == b"/" and is_it:
+        is_match = set(controllers.split(b",")) <= set(options.split(b",")) if controllers else kind == b"cgroup2"
+        if kind in _GROUPS and fields[3] == b"/" and is_match:
             yield fields[4]
             return

@@ -28,13 +28,13 @@ from imgfs.forkserver.child import Child
 
 _IDLE = 300.0
 """Seconds without a command after which the fork server exits. The daemon starts another one for the next caller."""
-_CALM = 0.1
+_QUIET = 0.1
 """Seconds without a command after which the fork server prepares a child.
 
 While commands arrive, that would slow them down.
 """
 _LIFELINE = 0
-_LOADED_LATE = ("imgfs.cli.containers.foreground", "imgfs.execution.supervisor.life")
+_PRELOADED = ("imgfs.cli.containers.foreground", "imgfs.execution.supervisor.life")
 """Modules that the commands import when they run."""
 
 
@@ -46,25 +46,25 @@ def serve(listener: socket.socket, mountpoint: str) -> None:
     facts = _load(mountpoint)
     listener.settimeout(0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    waiting = select.poll()
-    waiting.register(listener, select.POLLIN)
-    waiting.register(_LIFELINE, select.POLLIN)
-    spare: Child | None = None
-    is_calm = False
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    poll.register(_LIFELINE, select.POLLIN)
+    prepared: Child | None = None
+    is_quiet = False
     while True:
-        ready = dict(waiting.poll(1000 * (_IDLE if is_calm else _CALM)))
-        if _LIFELINE in ready or (is_calm and not ready):
+        ready = dict(poll.poll(1000 * (_IDLE if is_quiet else _QUIET)))
+        if _LIFELINE in ready or (is_quiet and not ready):
             return
-        is_calm = not ready
+        is_quiet = not ready
         with suppress(OSError):  # a caller without a child runs its command itself
-            if is_calm:
-                spare = spare or Child(listener, facts, is_spare=True)
+            if is_quiet:
+                prepared = prepared or Child(listener, facts, is_prepared=True)
                 continue
-            asking, _ = listener.accept()
-            with asking:
-                given, spare = spare, None
-                if not (given and given.give(asking)):
-                    Child(listener, facts, is_spare=False).give(asking)
+            caller, _ = listener.accept()
+            with caller:
+                chosen, prepared = prepared, None
+                if not (chosen and chosen.hand_over(caller)):
+                    Child(listener, facts, is_prepared=False).hand_over(caller)
 
 
 def _load(mountpoint: str) -> Facts | None:
@@ -72,11 +72,11 @@ def _load(mountpoint: str) -> Facts | None:
 
     This also reads the daemon's state.json once and builds the documents of a start once.
     """
-    for module in _LOADED_LATE:
+    for module in _PRELOADED:
         importlib.import_module(module)
-    with program.make_context("imgfs", ["x"], resilient_parsing=True) as above:  # parent of the subcommands
+    with program.make_context("imgfs", ["x"], resilient_parsing=True) as root_context:  # parent of the subcommands
         for command in (run, start):
-            command.make_context(command.name, ["x"], parent=above, resilient_parsing=True)
+            command.make_context(command.name, ["x"], parent=root_context, resilient_parsing=True)
     facts = None
     with suppress(OSError, click.ClickException):
         facts = facts_of(Tree.open(mountpoint))

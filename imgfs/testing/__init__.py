@@ -1,1 +1,1 @@
-"""Registries in this process whose faults are scripted, and images to serve by them: for the demo and for tests."""
+"""Fake registries with scripted faults, and images to serve from them, for the demo and for tests."""

@@ -1,7 +1,7 @@
-"""Builds images and indexes out of layers, as values: every blob in memory, every digest true.
+"""Builds images and indexes from layers, as values: all blobs are in memory, and all digests are correct.
 
-Owns config, manifest and index JSON. An image goes out by `write_layout` (for other people's tools) or by `add_to` (a
-registry, whichever way that is reached).
+Owns config, manifest and index JSON, and the OCI layout on disk (image-spec, image-layout.md). `write_layout` writes an
+image for other tools. `add_to` adds it to a registry.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from imgfs.testing.layertar import Compression, Format, compress, layer_tar
 AMD64 = Platform("linux", "amd64")
 ARM64 = Platform("linux", "arm64", "v8")
 UNKNOWN = Platform("unknown", "unknown")
-"""The platform that build tools give to the attestation manifests they list in an index."""
+"""The platform of attestation manifests that build tools list in an index."""
 
 OCI_EMPTY = "application/vnd.oci.empty.v1+json"
 CREATED = "2023-11-14T22:13:20Z"
@@ -37,9 +37,9 @@ _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 
 class RegistryTarget(Protocol):
-    """Where an image can be added: the registry in memory, or a real one.
+    """Where an image can be added: a fake registry, or a real one.
 
-    A manifest without a tag is reached by its digest only.
+    A manifest without a tag can be read by its digest only.
     """
 
     def add_blob(self, data: bytes, /) -> Digest: ...
@@ -48,7 +48,7 @@ class RegistryTarget(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BuiltLayer:
-    """A layer's tar and the blob that it travels as."""
+    """A layer's tar and its blob."""
 
     tar: bytes
     compression: str
@@ -66,7 +66,7 @@ class BuiltLayer:
         return Digest.of(self.blob)
 
     def media_type(self, *, docker: bool) -> str:
-        """What a manifest says this layer is."""
+        """Return the media type of this layer in a manifest."""
         base, joint = (_DOCKER_LAYER, ".") if docker else (OCI_LAYER, "+")
         return base if self.compression == "none" else f"{base}{joint}{self.compression}"
 
@@ -78,7 +78,7 @@ def layer(
     format: Format = "pax",
     annotations: Mapping[str, str] | None = None,
 ) -> BuiltLayer:
-    """A layer of entries, or of a tar that was made elsewhere."""
+    """Build a layer from entries or from a tar."""
     tar = content if isinstance(content, bytes) else layer_tar(content, format)
     return BuiltLayer(tar, compression, compress(tar, compression), annotations or {})
 
@@ -98,7 +98,7 @@ class BuiltDocument:
 
     @property
     def descriptor(self) -> dict[str, Any]:
-        """What an index says about this document."""
+        """The descriptor of this document in an index."""
         return _descriptor(self.media_type, self.document) | (
             {"platform": _platform(self.platform)} if self.platform else {}
         )
@@ -106,7 +106,7 @@ class BuiltDocument:
 
 @dataclass(frozen=True, slots=True)
 class Image(BuiltDocument):
-    """One platform's image. Make it with `image`."""
+    """The image of one platform. Build it with `image`."""
 
     config: bytes
     layers: tuple[BuiltLayer, ...]
@@ -122,12 +122,12 @@ class Image(BuiltDocument):
         return {Digest.of(data): data for data in (self.config, *(one.blob for one in self.layers))}
 
     def write_layout(self, directory: Path, tag: str) -> Digest:
-        """Add this image to the OCI layout at `directory` and let `tag` name it; returns its digest."""
+        """Add this image to the OCI layout at `directory` under the name `tag`. Return its digest."""
         write_layout(directory, {**self.blobs, self.digest: self.document}, self.descriptor, tag)
         return self.digest
 
     def add_to(self, registry: RegistryTarget, repository: str, tag: str | None = None) -> Digest:
-        """Add blobs, then the manifest (by digest only where `tag` is None); returns its digest."""
+        """Add the blobs, then the manifest (without a tag if `tag` is None). Return the digest."""
         for data in self.blobs.values():
             registry.add_blob(data)
         return registry.add_manifest(repository, tag, self.document, self.media_type)
@@ -135,12 +135,12 @@ class Image(BuiltDocument):
 
 @dataclass(frozen=True, slots=True)
 class BuiltIndex(BuiltDocument):
-    """Images under one name. Make it with `index`."""
+    """Images under one name. Build it with `index`."""
 
     images: tuple[Image, ...]
 
     def write_layout(self, directory: Path, tag: str) -> Digest:
-        """Add the index and its images to the OCI layout at `directory` and let `tag` name it; returns its digest."""
+        """Add the index and its images to the OCI layout at `directory` as `tag`. Return its digest."""
         blobs = {self.digest: self.document}
         for one in self.images:
             blobs |= one.blobs | {one.digest: one.document}
@@ -148,7 +148,7 @@ class BuiltIndex(BuiltDocument):
         return self.digest
 
     def add_to(self, registry: RegistryTarget, repository: str, tag: str | None = None) -> Digest:
-        """Add every image by digest, then the index; returns its digest."""
+        """Add every image by digest, then the index. Return its digest."""
         for one in self.images:
             one.add_to(registry, repository)
         return registry.add_manifest(repository, tag, self.document, self.media_type)
@@ -162,10 +162,10 @@ def image(
     config: Mapping[str, Any] | None = None,
     annotations: Mapping[str, str] | None = None,
 ) -> Image:
-    """An image of `layers`, base first.
+    """Build an image of `layers`, base first.
 
-    `config` is laid over the image config ({"config": {"Cmd": [...]}}); `docker` chooses Docker's media types, which
-    know no annotations.
+    `config` overrides keys of the image config ({"config": {"Cmd": [...]}}). `docker` selects Docker's media types,
+    which have no annotations.
     """
     config_bytes = _json(_config(layers, platform) | dict(config or {}))
     media_type = DOCKER_MANIFEST if docker else OCI_MANIFEST
@@ -181,7 +181,7 @@ def image(
 
 
 def index(images: Sequence[Image], *, docker: bool = False, annotations: Mapping[str, str] | None = None) -> BuiltIndex:
-    """An index over `images`, in their order."""
+    """Build an index over `images`, in their order."""
     media_type = DOCKER_INDEX if docker else OCI_INDEX
     document: dict[str, Any] = {
         "schemaVersion": 2,
@@ -194,7 +194,7 @@ def index(images: Sequence[Image], *, docker: bool = False, annotations: Mapping
 
 
 def attestation(subject: Image) -> Image:
-    """What build tools list beside an image: a manifest of platform unknown/unknown whose layer is no tar."""
+    """Build an attestation, as build tools do: platform unknown/unknown, and a layer that is not a tar."""
     statement = _json(
         {"_type": "https://in-toto.io/Statement/v0.1", "subject": [{"digest": {"sha256": subject.digest.hex}}]}
     )
@@ -212,7 +212,7 @@ def attestation(subject: Image) -> Image:
 def referrer(
     subject: BuiltDocument, artifact_type: str, content: bytes, *, annotations: Mapping[str, str] | None = None
 ) -> Image:
-    """An artifact that refers to `subject`, such as an SBOM. Its one blob is `content`, of type `artifact_type`."""
+    """Build an artifact for `subject`, such as an SBOM. Its only blob is `content`, of type `artifact_type`."""
     document: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -227,7 +227,7 @@ def referrer(
 
 
 def referrers_index(referrers: Sequence[tuple[str, Image]]) -> bytes:
-    """The index that stands in for the referrers API: each referrer with its artifact type."""
+    """Return the index that replaces the referrers API: each referrer with its artifact type."""
     entries = [one.descriptor | {"artifactType": artifact_type} for artifact_type, one in referrers]
     return _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 
@@ -259,9 +259,9 @@ REF_NAME = "org.opencontainers.image.ref.name"
 
 
 def write_layout(directory: Path, blobs: Mapping[Digest, bytes], descriptor: Mapping[str, Any], tag: str) -> None:
-    """Add `blobs` to the layout at `directory`, making it if need be, and let `tag` name `descriptor`.
+    """Add `blobs` to the OCI layout at `directory`, which is created if missing, and name `descriptor` `tag`.
 
-    Other tags stay; a tag that exists moves.
+    Other tags stay. An existing tag is moved.
     """
     _start(directory)
     for digest, data in blobs.items():

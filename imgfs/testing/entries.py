@@ -1,7 +1,7 @@
-"""What a test layer is made of: one frozen value a tar entry, in the words of the image specification.
+"""The entries of a test layer: one frozen value per tar entry, in the words of the image specification.
 
-Owns the nouns only; layertar.py writes them. Paths are bytes or str (str is encoded as UTF-8, lone surrogates as the
-bytes they stand for). Times are nanoseconds since the epoch. Nothing is checked: a test may want a wrong entry.
+layertar.py writes them. Paths are bytes or str (encoded as UTF-8, with lone surrogates for other bytes). Times are
+nanoseconds since the epoch. Nothing is checked, because a test may want an invalid entry.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Name = str | bytes
 SparseStyle = Literal["gnu", "pax-0.1", "pax-1.0"]
 
 MTIME_NS = 1_700_000_000_000_000_000
-"""The mtime of every entry that names no other, so layers are the same bytes in every run."""
+"""The default mtime of entries, so that layers are the same bytes in every run."""
 
 
 @dataclass(frozen=True, slots=True)
 class TarNode:
-    """What all entries have. `mode` holds permission, setuid, setgid and sticky bits."""
+    """The fields of all entries. `mode` has permission, setuid, setgid and sticky bits."""
 
     path: Name
     mode: int = field(default=0o644, kw_only=True)
@@ -39,9 +39,10 @@ class File(TarNode):
 
 @dataclass(frozen=True, slots=True)
 class SparseFile(TarNode):
-    """A file of `size` bytes that holds zeros except for `extents` of (position, data), ascending.
+    """A file of `size` bytes: zeros, except for `extents` of (position, data) in ascending order.
 
-    Only the last may be no multiple of 512 bytes: GNU tar pads each extent to a block, other readers pad only the last.
+    Only the last extent may have a length that is no multiple of 512: GNU tar pads each extent to a block, and other
+    readers pad only the last one.
     """
 
     size: int
@@ -50,7 +51,7 @@ class SparseFile(TarNode):
 
     @property
     def content(self) -> bytes:
-        """What a reader of the unpacked file gets."""
+        """The content of the unpacked file."""
         whole = bytearray(self.size)
         for position, data in self.extents:
             whole[position : position + len(data)] = data
@@ -74,7 +75,7 @@ class Symlink(TarNode):
 
 @dataclass(frozen=True, slots=True)
 class Hardlink(TarNode):
-    """Another name of `target`, which is a path of the tar."""
+    """Another name of `target`, which is a path in the tar."""
 
     target: Name
 
@@ -95,12 +96,12 @@ class DeviceFile(TarNode):
 
 @dataclass(frozen=True, slots=True)
 class Whiteout(TarNode):
-    """Hides `path` of lower layers (image-spec, layer.md, "Whiteouts")."""
+    """Hides `path` in lower layers (image-spec, layer.md, "Whiteouts")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opaque(TarNode):
-    """Hides what lower layers have below the directory `path` (image-spec, layer.md, "Opaque Whiteout")."""
+    """Hides the content of directory `path` in lower layers (image-spec, layer.md, "Opaque Whiteout")."""
 
 
 Entry = File | SparseFile | Dir | Symlink | Hardlink | Fifo | DeviceFile | Whiteout | Opaque

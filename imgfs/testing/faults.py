@@ -1,4 +1,4 @@
-"""What can be wrong with an answer: each fault is a function from the planned Reply to another one."""
+"""Faults of a registry's answers. Each one is a function from the planned Reply to another Reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from imgfs.testing.reply import ReceivedRequest, Reply
 
 Action = Callable[[Reply], Reply | None]
-"""A fault; None closes the connection instead of answering."""
+"""A fault. None closes the connection instead of answering."""
 
 
 def status(code: int, body: bytes = b"", **headers: str) -> Action:
@@ -44,7 +44,7 @@ def stall(after: int = -1) -> Action:
 
 
 def slow(action: Action) -> Action:
-    """Do `action`, but stall before it until released."""
+    """Stall before the answer until released, then do `action`."""
 
     def slowly(reply: Reply) -> Reply | None:
         made = action(reply)
@@ -54,7 +54,7 @@ def slow(action: Action) -> Action:
 
 
 def trickle() -> Action:
-    """Send the body byte by byte, one for each release."""
+    """Send the body byte by byte, one byte per release."""
     return lambda reply: replace(reply, trickle=True)
 
 
@@ -64,7 +64,7 @@ def wrong_bytes() -> Action:
 
 
 def longer(count: int, *, announced: bool = False) -> Action:
-    """Send `count` bytes more than there are: in chunks, or `announced` by Content-Length."""
+    """Send `count` extra bytes: in chunks, or `announced` by Content-Length."""
     return lambda reply: replace(reply, body=bytes(reply.body) + bytes(count), length=-1 if announced else None)
 
 
@@ -74,12 +74,12 @@ def wrong_length(length: int) -> Action:
 
 
 def no_length() -> Action:
-    """Send the right body in chunks."""
+    """Send the correct body in chunks."""
     return lambda reply: replace(reply, length=None)
 
 
 def range_ignored() -> Action:
-    """Answer a Range with 200 and everything."""
+    """Answer a Range request with 200 and the whole body."""
     return lambda reply: reply.whole or reply
 
 
@@ -89,17 +89,17 @@ def content_range(value: str) -> Action:
 
 
 def to_range(action: Action) -> Action:
-    """Do `action` to answers to a Range; others are well."""
+    """Apply `action` only to answers of Range requests."""
     return lambda reply: action(reply) if reply.status in {206, 416} else reply
 
 
 def no_last_chunk() -> Action:
-    """Send the right body in chunks, and close in place of the one that ends it."""
+    """Send the correct body in chunks, and close instead of sending the last chunk."""
     return lambda reply: replace(reply, length=None, cut=len(reply.body))
 
 
 def garbage(data: bytes = b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n") -> Action:
-    """Send something that is no HTTP, and close."""
+    """Send data that is not HTTP, and close."""
     return lambda reply: Reply(body=data, bare=True)
 
 
@@ -110,37 +110,37 @@ def stall_in_headers() -> Action:
 
 
 def trickle_headers() -> Action:
-    """Send headers byte by byte, one for each release."""
+    """Send headers byte by byte, one byte per release."""
     return lambda reply: replace(reply.wire("X-Padding: " + "x" * 10_000), trickle=True)
 
 
 def endless_headers() -> Action:
-    """Send header lines for ever."""
+    """Send header lines without end."""
     return lambda reply: Reply(body=b"HTTP/1.1 200 OK\r\n" + b"X-Padding: x\r\n" * 10_000, bare=True, endless=True)
 
 
 def endless_interim() -> Action:
-    """Answer 100 (Continue) for ever."""
+    """Answer 100 (Continue) without end."""
     return lambda reply: Reply(body=b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, bare=True, endless=True)
 
 
 def framed(framing: str) -> Action:
-    """Send the right body, with this header line in place of Content-Length."""
+    """Send the correct body with this header line instead of Content-Length."""
     return lambda reply: reply.wire(framing, bytes(reply.body))
 
 
 def chunked(before: bytes, behind: bytes) -> Action:
-    """Send the right body as chunked, with these bytes around it in place of what makes chunks of it."""
+    """Send the correct body as chunked, with these bytes around it instead of chunk framing."""
     return lambda reply: reply.wire("Transfer-Encoding: chunked", before + bytes(reply.body) + behind)
 
 
 def more_than_said(more: bytes) -> Action:
-    """Send the right body with its right Content-Length, and `more` behind it on the same connection."""
+    """Send the correct body with its correct Content-Length, and `more` after it on the same connection."""
     return lambda reply: replace(reply, body=bytes(reply.body) + more, length=len(reply.body))
 
 
 def said_to_be(encoding: str) -> Action:
-    """Send the right body and lie about its Content-Encoding."""
+    """Send the correct body with a false Content-Encoding."""
     return lambda reply: reply.headed(Content_Encoding=encoding)
 
 
@@ -150,17 +150,17 @@ def compressed() -> Action:
 
 
 def typed(content_type: str) -> Action:
-    """Send the right body with another Content-Type."""
+    """Send the correct body with another Content-Type."""
     return lambda reply: reply.headed(Content_Type=content_type)
 
 
 def redirect(url: str, code: int = 307) -> Action:
-    """Send the client elsewhere."""
+    """Redirect the client to another URL."""
     return status(code, Location=url)
 
 
 def endless() -> Action:
-    """Repeat the body for ever, in chunks."""
+    """Repeat the body without end, in chunks."""
     return lambda reply: replace(reply, length=None, endless=True)
 
 
@@ -176,7 +176,7 @@ def huge(size: int, *, announced: bool = True) -> Action:
 
 @dataclass(slots=True)
 class Fault:
-    """A scripted fault: requests whose `METHOD path` `match` is found in get `action`, `times` times or always."""
+    """A scripted fault: `action` applies to requests whose `METHOD path` contains `match`, `times` times or always."""
 
     match: re.Pattern[str]
     action: Action
@@ -184,6 +184,6 @@ class Fault:
     met: int = 0
 
     def takes(self, request: ReceivedRequest) -> bool:
-        """Whether it strikes at this request."""
+        """Return whether the fault applies to this request."""
         fresh = self.times is None or self.met < self.times
         return fresh and self.match.search(f"{request.method} {request.path}") is not None

@@ -1,4 +1,4 @@
-"""The one door to test images: entries, layers, images and the ready-made ones.
+"""The public module for test images: entries, layers, images and samples.
 
 image([layer([File("etc/hostname", b"box")])]).write_layout(directory, "latest")
 """

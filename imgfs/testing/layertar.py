@@ -1,7 +1,7 @@
-"""Writes entries as a layer's tar, in each format that layers come in, and compresses it: the same bytes every time.
+"""Writes entries as a layer's tar in each tar format and compresses it. The same input gives the same bytes.
 
-Headers are tarfile's, which is what makes them independent of imgfs's own reader. Sparse files, which tarfile cannot
-write, follow the GNU tar manual, "Storing Sparse Files".
+tarfile writes the headers, so that they do not depend on imgfs's own reader. tarfile cannot write sparse files; they
+follow the GNU tar manual, "Storing Sparse Files".
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _EXTENSION_SLOTS = 21
 
 
 def layer_tar(entries: Iterable[Entry], format: Format = "pax") -> bytes:
-    """The uncompressed layer, two zero blocks at its end.
+    """Return the uncompressed layer with two zero blocks at its end.
 
-    Only `pax` holds nanoseconds and extended attributes; the others drop them. Raises ValueError for what `format`
-    cannot say (a path too long for ustar, say).
+    Only `pax` stores nanoseconds and extended attributes; the other formats drop them. Raises ValueError for values
+    that `format` cannot store, such as a path that is too long for ustar.
     """
     return b"".join(_member(entry, format) for entry in entries) + bytes(2 * BLOCK)
 
 
 def compress(data: bytes, compression: Compression) -> bytes:
-    """`data` as a blob of that compression; gzip has no name and no time in its header."""
+    """Compress `data`. The gzip header has no name and no time."""
     if compression == "gzip":
         return gzip.compress(data, compresslevel=_GZIP_LEVEL, mtime=0)
     return zstd.compress(data) if compression == "zstd" else data
@@ -165,7 +165,7 @@ def _sparse_records(entry: SparseFile, name: str) -> dict[str, str]:
 
 
 def _map(entry: SparseFile) -> list[tuple[int, int]]:
-    """Position and length of each extent; a hole at the end is closed by an extent of length 0, as GNU tar does."""
+    """Return position and length of each extent. Like GNU tar, it ends a hole at the end with an extent of length 0."""
     extents = [(position, len(data)) for position, data in entry.extents]
     return extents if extents and sum(extents[-1]) == entry.size else [*extents, (entry.size, 0)]
 
@@ -176,7 +176,7 @@ def _map_blocks(entry: SparseFile) -> bytes:
 
 
 def _gnu_sparse(entry: SparseFile, format: Format) -> bytes:
-    """The header of type S: four extents in place, the others in extension blocks of 21."""
+    """Write the header of type S: four extents in the header, the others in extension blocks of 21."""
     info = _header(entry, format)
     written = bytearray(_write(info, "gnu"))
     header = written[-BLOCK:]

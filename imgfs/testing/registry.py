@@ -1,9 +1,9 @@
-"""A registry in this process, on loopback, that can be told to misbehave: for tests, and for serving an OCI layout.
+"""A fake registry in this process, on loopback, with scripted faults: for tests, and for serving an OCI layout.
 
 Read-only (distribution-spec, "Pull" and "Content Discovery"): manifests, blobs with single ranges, lists, bearer
-tokens. Every answer is planned as a Reply, which a fault may change (imgfs.testing.faults). Nothing waits for a time:
-what stalls, stalls until `release` or the end. `python -m imgfs.testing.registry DIR [--port N]` serves an image layout
-directory.
+tokens. Every answer is planned as a Reply, which a fault may change (imgfs.testing.faults). Nothing depends on time: a
+stalled answer stalls until `release` or the end. `python -m imgfs.testing.registry DIR [--port N]` serves an image
+layout directory.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class FakeRegistry:
-    """A registry on an address of this machine. Blobs and manifests by digest are served in every repository.
+    """A registry on an address of this machine. Every repository has all blobs and all manifests by digest.
 
-    With `tls` it speaks TLS. With `token`, everything needs a bearer token of its repository, which `/token` gives to
-    anybody for `expires_in` seconds; `revoke` makes all of them worthless. `realm` is where its challenges send clients
-    instead. With `logins` (password by user) everything needs Basic. Lists have at most `page` entries a page, and
-    without `has_referrers` there is no referrers API.
+    `tls` enables TLS. With `token`, every request needs a bearer token for its repository; `/token` gives one to every
+    client for `expires_in` seconds, and `revoke` invalidates all of them. `realm` replaces the token URL in challenges.
+    With `logins` (password by user) every request needs Basic. Lists have at most `page` entries per page. Without
+    `has_referrers` there is no referrers API.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class FakeRegistry:
 
     @property
     def host(self) -> str:
-        """`ADDRESS:PORT`, as references name it."""
+        """`ADDRESS:PORT`, as in references."""
         return f"{self._address}:{self._server.server_address[1]}"
 
     @property
@@ -104,7 +104,7 @@ class FakeRegistry:
         return digest
 
     def add_manifest(self, repository: str, tag: str | None, data: bytes, media_type: str = OCI_MANIFEST) -> Digest:
-        """Serve `data` as a manifest by its digest, and as `repository:tag` if there is a tag; return the digest."""
+        """Serve `data` as a manifest by its digest, and as `repository:tag` if a tag is given. Return the digest."""
         digest = Digest.of(data)
         self._manifests[digest] = data, media_type
         if tag is not None:
@@ -112,7 +112,10 @@ class FakeRegistry:
         return digest
 
     def add_layout(self, directory: Path) -> None:
-        """Serve an OCI image layout: tags are `ref.name` annotations, the repository is theirs or the directory's."""
+        """Serve an OCI image layout.
+
+        Its `ref.name` annotations give tags and repositories; the default is the directory's name.
+        """
         for path in sorted((directory / "blobs").glob("*/*")):
             with path.open("rb") as file:
                 self._blobs[f"{path.parent.name}:{path.name}"] = _mapped(file.fileno(), path.stat().st_size)
@@ -130,7 +133,7 @@ class FakeRegistry:
                 self._add_tree(one["digest"], one["mediaType"])
 
     def requests(self, kind: str | None = None) -> int:
-        """How many requests there were, of one kind (see Request.kind) or of all."""
+        """Return the number of requests, of one kind (see ReceivedRequest.kind) or of all."""
         with self._lock:
             return sum(kind in {None, request.kind} for request in self.log)
 
@@ -141,27 +144,30 @@ class FakeRegistry:
             self._faults.clear()
 
     def revoke(self) -> None:
-        """Make every token that was given worthless."""
+        """Invalidate all tokens."""
         self.tokens.clear()
 
     def release(self, count: int = 1) -> None:
-        """Let `count` stalled answers go on."""
+        """Let `count` stalled answers continue."""
         self.valve.release(count)
 
     def fault(self, action: Action, match: str = "", times: int | None = 1) -> Fault:
-        """Script a fault for requests in whose `METHOD path` the pattern `match` is found; the earliest one strikes."""
+        """Script a fault for requests whose `METHOD path` contains the pattern `match`.
+
+        The earliest fault that matches applies.
+        """
         fault = Fault(re.compile(match), action, times)
         with self._lock:
             self._faults.append(fault)
         return fault
 
     def receive(self, request: ReceivedRequest, length: int, file: BufferedIOBase) -> bool:
-        """Read the body of `request`; without its last bytes there is no answer."""
+        """Read the body of `request`. An incomplete body gets no answer."""
         request.body = file.read(length)
         return len(request.body) == length
 
     def answer(self, request: ReceivedRequest) -> Reply | None:
-        """Plan the answer to `request`, log it, and apply the fault that strikes."""
+        """Plan the answer to `request`, log it, and apply the matching fault."""
         with self._lock:
             fault = next((one for one in self._faults if one.takes(request)), None)
             reply: Reply | None = self._plan(request)
@@ -173,7 +179,7 @@ class FakeRegistry:
             return reply
 
     def _plan(self, request: ReceivedRequest) -> Reply:
-        """What to answer where no fault strikes."""
+        """Return the answer without faults."""
         parts = urlsplit(request.path)
         if parts.path == "/token":
             return self._token(" ".join(parse_qs(parts.query).get("scope", [])))
@@ -197,7 +203,7 @@ class FakeRegistry:
         return self._referrers(parts.path, query, selector) if self.has_referrers else error(404, "UNSUPPORTED")
 
     def _refused(self, request: ReceivedRequest, scope: str) -> Reply | None:
-        """The refusal of a request that does not show what it needs for `scope`."""
+        """Return the refusal of a request that lacks the authorization for `scope`, or None."""
         shown = request.headers.get("authorization", "")
         if self.logins and shown not in map(_basic, self.logins.items()):
             return error(401, "UNAUTHORIZED").headed(WWW_Authenticate='Basic realm="fake"')
@@ -246,7 +252,7 @@ class FakeRegistry:
     def _listed(
         self, path: str, query: dict[str, list[str]], names: list[str], render: Callable[[list[str]], object]
     ) -> Reply:
-        """The page behind `last`, and where the next one is."""
+        """Return the page after `last`, with a link to the next page."""
         last, size = query.get("last", [""])[0], min(self.page, int(query.get("n", ["1000"])[0]))
         rest = [name for name in names if name > last]
         reply = json_reply(200, render(rest[:size]))
@@ -269,7 +275,7 @@ class FakeRegistry:
 
 
 def _referrer(digest: str, data: bytes, media_type: str) -> dict[str, Any]:
-    """What a registry says of a referrer (distribution-spec, "Listing Referrers")."""
+    """Return the descriptor of a referrer in a list (distribution-spec, "Listing Referrers")."""
     document = json.loads(data)
     artifact_type = document.get("artifactType") or document.get("config", {}).get("mediaType", "")
     plain = {"mediaType": media_type, "digest": digest, "size": len(data), "artifactType": artifact_type}
@@ -281,7 +287,7 @@ def _scope(found: re.Match[str] | None) -> str:
 
 
 def _allows(granted: str, needed: str) -> bool:
-    """Whether the scopes of a token hold all actions of those that a request needs."""
+    """Return whether the scopes of a token include all actions that a request needs."""
     return set(_actions(needed)) <= set(_actions(granted))
 
 
@@ -308,7 +314,7 @@ def _mapped(descriptor: int, size: int) -> Body:
 
 
 def main() -> None:
-    """Serve an image layout until SIGTERM or SIGINT; the host goes to stdout."""
+    """Serve an image layout until SIGTERM or SIGINT. Prints the host to stdout."""
     parser = argparse.ArgumentParser(description="Serve an OCI image layout as a registry on loopback.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--port", type=int, default=0)

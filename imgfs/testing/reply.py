@@ -1,4 +1,4 @@
-"""What the fake registry is asked and what it answers, as values that tests read and faults change."""
+"""Requests and answers of the fake registry, as values that tests read and faults change."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ CATALOG = "/v2/_catalog"
 
 @dataclass(slots=True)
 class ReceivedRequest:
-    """One request, as the log keeps it. `sent` counts bytes of the body and grows while they are sent."""
+    """A logged request. `sent` counts the bytes of the answer's body while they are sent."""
 
     method: str
     path: str
-    """With its query."""
+    """Includes the query."""
     headers: dict[str, str]
-    """Names in lower case."""
+    """Names are in lower case."""
     body: bytes = field(default=b"", repr=False)
     peer: int = 0
-    """The client's port: the same for requests on one connection."""
+    """The client's port, which identifies the connection."""
     status: int = 0
     sent: int = 0
 
@@ -47,42 +47,42 @@ class ReceivedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What to answer. `length` is the Content-Length to announce, by default the truth; None sends chunks."""
+    """An answer. `length` is the announced Content-Length, by default the correct one; None sends chunks."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict[str, str])
     body: Body | memoryview = b""
     length: int | None = -1
     cut: int | None = None
-    """Close the connection after so many bytes of the body."""
+    """Close the connection after this many bytes of the body."""
     hold: int | None = None
-    """Stall after so many bytes of the body; -1 stalls before the headers."""
+    """Stall after this many bytes of the body; -1 stalls before the headers."""
     trickle: bool = False
     """Stall after every byte."""
     endless: bool = False
-    """Repeat the body until the client goes."""
+    """Repeat the body until the client closes."""
     bare: bool = False
-    """The body is all that is sent: it brings its own status line and headers, if any. The connection ends with it."""
+    """Send only the body, which includes its own status line and headers, if any. The connection ends after it."""
     reset: bool = False
-    """End the connection by a reset, where it ends."""
+    """Reset the connection instead of closing it."""
     whole: Reply | None = None
-    """Of a part: the answer without Range."""
+    """For a partial answer: the answer without Range."""
 
     def wire(self, framing: str, body: bytes = b"") -> Reply:
-        """The same status and headers, followed on the wire by the header line `framing` and `body`, as they are."""
+        """Return the same status and headers, followed by the header line `framing` and `body`, unchanged."""
         lines = [f"HTTP/1.1 {self.status} Scripted", *(f"{name}: {value}" for name, value in self.headers.items())]
         return replace(self, body="\r\n".join([*lines, framing, "", ""]).encode() + body, bare=True)
 
     def headed(self, **headers: str) -> Reply:
-        """The same with further headers; underscores stand for dashes."""
+        """Return the same answer with more headers. Underscores stand for dashes."""
         return replace(self, headers={**self.headers, **{name.replace("_", "-"): headers[name] for name in headers}})
 
 
 def json_reply(code: int, value: object) -> Reply:
-    """Answer with a value as JSON."""
+    """Return an answer with a JSON value."""
     return Reply(code, body=json.dumps(value).encode()).headed(Content_Type="application/json")
 
 
 def error(code: int, name: str) -> Reply:
-    """Answer with an error as registries do (distribution-spec, "Error Codes")."""
+    """Return an error as registries send it (distribution-spec, "Error Codes")."""
     return json_reply(code, {"errors": [{"code": name, "message": name.lower().replace("_", " ")}]})

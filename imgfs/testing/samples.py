@@ -1,7 +1,6 @@
-"""Ready-made images: a small one that runs, and one that holds every oddity a layer may hold.
+"""Sample images: a small one that runs, and one that contains every oddity that a layer may contain.
 
-The truth about them is told by other people's unpackers, not here. Each refuses something, so `Oddities` says what to
-put in.
+The expected result comes from other unpackers. Each of them refuses something, so `Oddities` selects what to include.
 """
 
 from __future__ import annotations
@@ -57,11 +56,11 @@ NOT_UTF8 = b"caf\xe9-\xff\xfe"
 MEBIBYTE = 1 << 20
 
 IMPLICIT_DIRECTORIES = frozenset({b"implicit", b"implicit/parent"})
-"""Directories of `oddities_image` that no entry names: their mtime is whatever the unpacker gives them."""
+"""Directories of `oddities_image` without an entry. Each unpacker gives them its own mtime."""
 
 
 def capability(permitted: int) -> bytes:
-    """The value of security.capability: revision 2, permitted and effective (capabilities(7))."""
+    """Return a value of security.capability: revision 2, permitted and effective (capabilities(7))."""
     return struct.pack("<IIIII", _VFS_CAP_REVISION_2 | _EFFECTIVE, permitted & 0xFFFFFFFF, 0, permitted >> 32, 0)
 
 
@@ -72,9 +71,9 @@ def busybox_image(
     docker: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> Image:
-    """A runnable image in four layers: busybox, its links, /etc, and an upper layer that replaces and removes.
+    """Build a runnable image of four layers: busybox, its links, /etc, and an upper layer with a whiteout.
 
-    Raises NotFound where this machine has no static busybox.
+    Raises NotFound if this machine has no static busybox.
     """
     layers = (_busybox_base(), _busybox_links(), _busybox_etc(), _busybox_upper())
     return image([layer(one, compression) for one in layers], platform=platform, docker=docker, config=config)
@@ -117,11 +116,11 @@ def _busybox_upper() -> list[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class Oddities:
-    """What `oddities_image` holds beyond what every unpacker agrees on.
+    """What `oddities_image` contains besides what every unpacker handles equally.
 
-    `zstd`: a layer compressed so. `gnu_sparse`: sparse files by GNU's own header. `lower_hardlinks`: hard links to
-    files that only a lower layer has. `lower_symlinks`: entries whose parent is a symbolic link of a lower layer.
-    `late_whiteouts`: whiteouts behind the entry of the same name in the same layer (they hide lower layers only).
+    `zstd`: a layer compressed with zstd. `gnu_sparse`: sparse files with GNU's own header. `lower_hardlinks`: hard
+    links to files of a lower layer. `lower_symlinks`: entries whose parent is a symbolic link of a lower layer.
+    `late_whiteouts`: whiteouts after the entry of the same name in the same layer (they hide lower layers only).
     """
 
     zstd: bool = True
@@ -135,7 +134,7 @@ ALL_ODDITIES = Oddities()
 
 
 def oddities_image(oddities: Oddities = ALL_ODDITIES, *, platform: Platform = AMD64, docker: bool = False) -> Image:
-    """An image of eight layers in every tar format and compression, with whatever `oddities` lets in."""
+    """Build an image of eight layers in every tar format and compression, with the selected `oddities`."""
     layers = [
         layer(_odd_base()),
         layer(_odd_names(), "none"),
@@ -150,7 +149,7 @@ def oddities_image(oddities: Oddities = ALL_ODDITIES, *, platform: Platform = AM
 
 
 def _odd_base() -> list[Entry]:
-    """What the upper layers hide, replace and link to."""
+    """The entries that upper layers hide, replace and link to."""
     return [
         Dir("", mtime_ns=1_600_000_000_123_456_789),
         Dir("whiteout"),

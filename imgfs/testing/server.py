@@ -1,4 +1,4 @@
-"""Replies on the wire: an HTTP server that sends what was planned, byte for byte, cut or stalled where it says so."""
+"""An HTTP server that sends planned replies byte for byte, and the valve at which stalled replies wait for a test."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ PIECE = 1 << 20
 
 
 class Planner(Protocol):
-    """Who knows the answers. Called from a thread for each connection."""
+    """Plans the answers. The server calls it from a thread for each connection."""
 
     valve: Valve
 
     def receive(self, request: ReceivedRequest, length: int, file: BufferedIOBase) -> bool:
-        """Read the body of `request`, of `length` bytes; False where it did not come whole, and there is no answer."""
+        """Read the body of `request`, of `length` bytes.
+
+        Return False if it is incomplete; the request then gets no answer.
+        """
         ...
 
     def answer(self, request: ReceivedRequest) -> Reply | None:
-        """What to answer; None closes the connection instead."""
+        """Return the answer to `request`; None closes the connection instead."""
         ...
 
 
 class ReplyServer(ThreadingHTTPServer):
-    """A socket on which every request is answered as `planner` says."""
+    """A listening socket that answers every request as `planner` decides."""
 
     daemon_threads = True
     block_on_close = False
@@ -41,7 +44,7 @@ class ReplyServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Stay quiet: clients that go away in the middle are what it is for."""
+        """Print nothing: tests close connections half-way on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -68,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Stay quiet."""
+        """Print nothing."""
 
     def _send_headers(self, reply: Reply) -> None:
         self.send_response(reply.status)
@@ -97,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _reset(self) -> None:
-        """Closing with nothing to wait for is a reset; what was sent before may be lost with it, as it is in a net."""
+        """Reset the connection: SO_LINGER of 0 makes close a reset. As in a network, data sent before may be lost."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
@@ -109,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _pieces(stop: int, reply: Reply) -> list[tuple[int, int]]:
-    """The bounds to send `stop` bytes in: large, but single bytes of a trickle, and split where the reply stalls."""
+    """Return the bounds of the pieces to send: large, but single bytes for a trickle, and split at a stall."""
     step = 1 if reply.trickle else PIECE
     bounds = {*range(0, stop, step), stop}
     if reply.hold is not None and reply.hold >= 0:
@@ -120,7 +123,7 @@ def _pieces(stop: int, reply: Reply) -> list[tuple[int, int]]:
 
 
 class Stall:
-    """An answer that waits to go on."""
+    """A stalled answer."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -128,7 +131,7 @@ class Stall:
 
     @property
     def released(self) -> bool:
-        """Whether it may go on."""
+        """Whether it may continue."""
         return self._event.is_set()
 
     @property
@@ -142,7 +145,7 @@ class Stall:
             return True
 
     def release(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         self._event.set()
 
     def wait(self) -> None:
@@ -151,7 +154,7 @@ class Stall:
 
 
 class Valve:
-    """Where stalled answers wait, each for itself, and where tests find them."""
+    """Where stalled answers wait, and where tests find them."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -161,7 +164,7 @@ class Valve:
         self._open = False
 
     def hold(self, connection: socket.socket) -> bool:
-        """Announce an arrival and wait for its release; False when everything ends."""
+        """Announce a stall and wait for its release. Return False when the valve is opened for good."""
         stall = Stall(connection)
         with self._condition:
             self._arrived.append(stall)
@@ -176,13 +179,13 @@ class Valve:
             return not self._open
 
     def wait_arrival(self) -> Stall | None:
-        """Block until an answer has stalled that no earlier call has returned; None when everything ends."""
+        """Block until another answer stalls and return it; None when the valve is opened for good."""
         with self._condition:
             self._condition.wait_for(lambda: self._arrived or self._open)
             return None if self._open else self._arrived.popleft()
 
     def release(self, count: int = 1) -> None:
-        """Let `count` answers go on: first those with a client, then abandoned ones, then those that stall next."""
+        """Let `count` answers continue: those with a client, then abandoned ones, then the next stalls."""
         with self._condition:
             waiting = sorted((stall for stall in self._held if not stall.released), key=lambda stall: stall.abandoned)
             for stall in waiting[:count]:
@@ -190,7 +193,7 @@ class Valve:
             self._passes += max(0, count - len(waiting))
 
     def open(self) -> None:
-        """End every stall, for good."""
+        """Release all stalls, now and later."""
         with self._condition:
             self._open = True
             for stall in self._held:

@@ -1,6 +1,7 @@
-"""A registry that takes pushes, and can be told to misbehave at them: blobs whole and in parts, mounts, manifests.
+"""A fake registry that accepts pushes, with scripted faults: whole blobs, blobs in parts, mounts and manifests.
 
-What a repository has is its own: another one's blobs are there once they are mounted (distribution-spec, "Push").
+Each repository has its own blobs. A blob of another repository is there after it was mounted (distribution-spec,
+"Push").
 """
 
 from __future__ import annotations
@@ -26,20 +27,19 @@ _SENDING = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 
 @dataclass(slots=True)
 class UploadSession:
-    """An upload that is not over."""
+    """An unfinished upload."""
 
     repository: str
     data: bytearray = field(default_factory=bytearray)
 
 
 class PushRegistry(FakeRegistry):
-    """A registry whose repositories have what was pushed or mounted there. Scripted faults strike before anything is
-    stored.
+    """A registry whose repositories have what was pushed to them or mounted there.
 
-    `takes_parts`: whether there is PATCH. `mounts`: whether blobs are taken over. `tells_subject`: whether it sees the
-    subject of manifests. `elsewhere` is what stands before the paths of uploads, `https://host`; "" makes them
-    relative, None absolute. `forgets`: whether it can tell how much of an upload it has. Each of `cuts` breaks one
-    upload off after so many bytes, which it keeps.
+    Scripted faults apply before anything is stored. `takes_parts`: PATCH is supported. `mounts`: blobs can be mounted.
+    `tells_subject`: the subject of a manifest is acknowledged. `elsewhere` is the prefix of upload URLs,
+    `https://host`; "" makes them relative, None absolute. `forgets`: the size of an unfinished upload is unknown. Each
+    of `cuts` breaks one upload after that many bytes, which are kept.
     """
 
     def __init__(self, *, token: bool = False, tls: ssl.SSLContext | None = None) -> None:
@@ -58,41 +58,43 @@ class PushRegistry(FakeRegistry):
         self._begun = 0
 
     def add(self, repository: str, data: bytes) -> Digest:
-        """Let a repository have a blob."""
+        """Add a blob to a repository."""
         digest = self.add_blob(data)
         self._has(repository).add(digest)
         return digest
 
     def add_manifest(self, repository: str, tag: str | None, data: bytes, media_type: str = OCI_MANIFEST) -> Digest:
-        """Let a repository have a manifest and what it mentions, as far as there are such blobs."""
+        """Add a manifest to a repository, with those of its blobs that exist."""
         digest = super().add_manifest(repository, tag, data, media_type)
         self._has(repository).update({digest, *_children(json.loads(data))})
         return digest
 
     def sent(self) -> int:
-        """Bytes of bodies in all requests so far."""
+        """Return the bytes of all request bodies so far."""
         return sum(len(request.body) for request in self.log)
 
     def asked(self, *kinds: str) -> list[str]:
-        """Methods and what they were about, in order; of some `kinds`: `upload`, `blobs`, `manifests`, `token`."""
+        """Return methods and subjects of the requests, in order, optionally of some `kinds`: `upload`, `blobs`,
+        `manifests`, `token`.
+        """
         told = [(request.method, _kind(urlsplit(request.path).path)) for request in self.log]
         return [f"{method} {kind}" for method, kind in told if not kinds or kind in kinds]
 
     def tagged_names(self) -> list[str]:
-        """Every tag, of whatever repository."""
+        """Return every tag of every repository."""
         return sorted(tag for _, tag in self._tags)
 
     def manifest(self, repository: str, selector: str) -> tuple[bytes, str] | None:
-        """The bytes and the media type of a manifest that a repository has under a tag or a digest."""
+        """Return bytes and media type of a repository's manifest by tag or digest, or None."""
         digest = selector if is_digest(selector) else self._tags.get((repository, selector), "")
         return self._manifests.get(digest) if digest in self._has(repository) else None
 
     def blob(self, repository: str, digest: str) -> bytes | None:
-        """The bytes of a blob that a repository has."""
+        """Return a repository's blob, or None."""
         return bytes(self._blobs[digest]) if digest in self._has(repository) and digest in self._blobs else None
 
     def receive(self, request: ReceivedRequest, length: int, file: BufferedIOBase) -> bool:
-        """Read a body; one that is cut off stays in its upload as far as it came."""
+        """Read a body. The received part of a broken one is kept in its upload."""
         found = _UPLOAD.match(unquote(urlsplit(request.path).path))
         session = self.sessions.get(found[2]) if found is not None else None
         if session is None or not length or not self.cuts:
@@ -104,7 +106,7 @@ class PushRegistry(FakeRegistry):
         return False
 
     def answer(self, request: ReceivedRequest) -> Reply | None:
-        """As any registry; what a fault strikes is not done, unless it is done late only."""
+        """Answer a request. A request that a fault hits has no effect, unless the fault is only a delay."""
         with self._lock:
             fault = next((one for one in self._faults if one.takes(request)), None)
             if fault is not None and request.method in _SENDING:
@@ -172,7 +174,7 @@ class PushRegistry(FakeRegistry):
         return reply.headed(Range=f"0-{len(session.data) - 1}") if session.data else reply.headed(Range="0-0")
 
     def _more(self, request: ReceivedRequest, id: str, session: UploadSession, digest: str) -> Reply:
-        """PATCH, which appends, or PUT, which ends."""
+        """Handle PATCH, which appends, or PUT, which completes."""
         found = _CONTENT_RANGE.match(request.headers.get("content-range", ""))
         if found is not None and int(found[1]) != len(session.data):
             return replace(self._state(id, 204), status=416)
@@ -204,7 +206,7 @@ class PushRegistry(FakeRegistry):
 
 
 def _children(document: dict[str, Any]) -> list[str]:
-    """What a manifest needs; foreign layers are nobody's."""
+    """Return the digests that a manifest needs. Registries do not store foreign layers."""
     own = [document["config"], *document.get("layers", [])] if "config" in document else document.get("manifests", [])
     return [
         one["digest"]

@@ -19,8 +19,8 @@ from imgfs.cli.tree import Tree
 from imgfs.errors import NotFound
 from imgfs.execution.bundle.overrides import Overrides
 from imgfs.execution.control import Connection, Json
-from imgfs.execution.records.record import ContainerStatus
-from imgfs.execution.records.records import ContainerRecord, ContainerRecords
+from imgfs.execution.records.record import ContainerRecord, ContainerStatus
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.execution.removal import discard_runtime
 from imgfs.execution.start import CallerStreams, PulledImage, Site, StartedContainer, StartOptions, start_new
 from imgfs.testing.build import Image

@@ -17,8 +17,8 @@ import pytest
 from imgfs.disk.durable import TEMPORARY
 from imgfs.errors import Busy, NotFound
 from imgfs.execution.containers import Containers
-from imgfs.execution.records.record import LOST, ContainerStatus
-from imgfs.execution.records.records import ContainerRecords, let_delete, start_time
+from imgfs.execution.records.record import LOST, ContainerStatus, allow_deletion, start_time
+from imgfs.execution.records.records import ContainerRecords
 from tests.support.containers import CHAIN, fabricated, stopped, supervised
 
 DAY = 86400
@@ -67,7 +67,7 @@ async def test_status_is_the_supervisors_as_long_as_it_lives(records: ContainerR
         with pytest.raises(Busy, match="has ended, and how is not written down yet; try again"):
             async with containers.ended("one"):
                 pass
-        record.put_status(ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid())))
+        record.write_status(ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid())))
         with pytest.raises(Busy, match="runs; `imgfs kill one` ends it"):
             async with containers.ended("one"):
                 pass
@@ -116,7 +116,7 @@ async def test_a_supervisor_that_leaves_lets_others_delete_and_nobody_start(
 ) -> None:
     record = fabricated(records, "one", stopped(0), remove=True)
     lock = record.take_lock()
-    let_delete(lock)
+    allow_deletion(lock)
     with pytest.raises(Busy):
         record.take_lock()
     async with containers.ended("one") as ended:
@@ -232,7 +232,7 @@ async def test_who_runs_on_a_snapshot_is_told_until_it_has_ended(
         assert await containers.user_of("one-key") == "one"
         assert await containers.user_of("one-other") is None
         assert await containers.user_of("other") is None
-        record.put_status(stopped(0))
+        record.write_status(stopped(0))
         assert await containers.user_of("one-key") is None
 
 

@@ -130,7 +130,7 @@ def test_what_a_killed_start_left_goes_with_the_next_start(box: Box, place: str)
     record = box.records.make()
     os.close(record.take_lock())
     mountpoint = made.mountpoint if place == "where it was" else "/where/the/tree/was/then"
-    record.put_container(msgspec.structs.replace(made, snapshot=key, mountpoint=mountpoint))
+    record.write_container(msgspec.structs.replace(made, snapshot=key, mountpoint=mountpoint))
     gone = box.records.directory / ".gone-x"
     gone.mkdir()
     box.ended(box.start("box", "sleep", "1", id="eight", remove=True))
@@ -142,7 +142,7 @@ def test_what_a_killed_start_left_goes_with_the_next_start(box: Box, place: str)
 def test_one_that_is_started_again_knows_where_the_tree_is_now(box: Box) -> None:
     box.ended(box.start("box", "sh", "-c", "exit 5", id="moved"))
     record = box.record("moved")
-    record.put_container(
+    record.write_container(
         msgspec.structs.replace(record.container(), mountpoint="/where/the/tree/was/then", remove=True)
     )
     done = box.imgfs("start", "-a", "moved")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import NotFound
-from imgfs.execution.control import opened
-from imgfs.execution.removal import delete_by_tree, remove_snapshot
+from imgfs.execution.control import open_directory
+from imgfs.execution.removal import delete_through_mount, remove_snapshot
 from tests.execution.box import Box, boxed, supervisors, until
 from tests.support.mounted import Mounted
 
@@ -18,13 +18,13 @@ def test_one_that_goes_leaves_the_next_of_its_id_alone(box: Box) -> None:
     box.ended(box.start("box", "true", id="again"))
     record = box.record("again")
     container = record.container()
-    with opened(record.path) as place:
+    with open_directory(record.path) as place:
         (box.mount.path / "containers/again").rmdir()
         box.ended(box.start("box", "sh", "-c", "exit 3", id="again"))
-        assert delete_by_tree(container, place) is None
+        assert delete_through_mount(container, place) is None
     assert box.record("again").status().exit_code == 3
-    with opened(record.path) as place:
-        assert delete_by_tree(box.record("again").container(), place) is None
+    with open_directory(record.path) as place:
+        assert delete_through_mount(box.record("again").container(), place) is None
     box.assert_nothing_stays("again")
 
 
@@ -51,8 +51,8 @@ def test_one_that_goes_leaves_one_of_another_state_directory_alone(tmp_path: Pat
             assert beside.imgfs("delete", "both").returncode == 4
             other.stop()
         assert record.status().exit_code == 9
-        with opened(record.path) as place:
-            left = delete_by_tree(record.container(), place)
+        with open_directory(record.path) as place:
+            left = delete_through_mount(record.container(), place)
         assert left is not None
         assert left.errno == errno.ENOENT
         box.mount.start()

@@ -12,7 +12,7 @@ import pytest
 from imgfs.execution.cgroups import cgroup_name, kill_cgroups, oom_kills
 from imgfs.execution.records.record import ContainerStatus
 from imgfs.execution.records.records import ContainerRecords
-from imgfs.execution.removal import clear_leavings, discard_runtime
+from imgfs.execution.removal import discard_runtime, remove_leftovers
 from imgfs.kernel.bind import bind
 from tests.execution.test_records import made
 
@@ -60,7 +60,7 @@ def test_directory_of_a_runtime_goes_with_the_mounts_in_it_and_not_what_they_sho
     bind(str(shown), str(place / "mounted"), trusted=True)
     bind(str(shown), str(record.rootfs), trusted=True)
     bind(str(shown), str(record.rootfs), trusted=True)
-    clear_leavings(records, record.container())
+    remove_leftovers(records, record.container())
     assert not place.exists()
     discard_runtime(records, record, record.container())
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()

@@ -15,8 +15,16 @@ import trio
 
 from imgfs.errors import AlreadyExists, Busy, ImgfsError, NotFound, StorageFailed, TooManyOpen
 from imgfs.execution.containers import Containers
-from imgfs.execution.records.record import LOST, Container, ContainerStatus, InstalledRuntime, now
-from imgfs.execution.records.records import ContainerRecord, ContainerRecords, new_key, start_time
+from imgfs.execution.records.record import (
+    LOST,
+    Container,
+    ContainerRecord,
+    ContainerStatus,
+    InstalledRuntime,
+    now,
+    start_time,
+)
+from imgfs.execution.records.records import ContainerRecords, new_key
 
 
 def container(id: str, key: str | None = None) -> Container:
@@ -42,8 +50,8 @@ def container(id: str, key: str | None = None) -> Container:
 def made(records: ContainerRecords, id: str, status: ContainerStatus) -> ContainerRecord:
     record = records.make()
     os.close(record.take_lock())
-    record.put_container(container(id))
-    record.put_status(status)
+    record.write_container(container(id))
+    record.write_status(status)
     return records.publish(record, id)
 
 
@@ -58,7 +66,7 @@ def test_record_has_its_name_only_when_it_is_whole(records: ContainerRecords) ->
     assert [one.path for one in records.unfinished()] == [record.path]
     with pytest.raises(NotFound):
         records.get("one")
-    record.put_container(container("one"))
+    record.write_container(container("one"))
     published = records.publish(record, "one")
     assert records.get("one") == published
     assert published.container().labels == {"a": "b"}
@@ -70,7 +78,7 @@ def test_record_has_its_name_only_when_it_is_whole(records: ContainerRecords) ->
 def test_name_is_taken_once(records: ContainerRecords) -> None:
     made(records, "one", ContainerStatus(status="stopped"))
     other = records.make()
-    other.put_container(container("one"))
+    other.write_container(container("one"))
     with pytest.raises(AlreadyExists, match="container one: exists already"):
         records.publish(other, "one")
 

@@ -10,7 +10,7 @@ import pytest
 
 from imgfs.errors import Invalid, TooLarge
 from imgfs.execution.bundle.rootfs import FILE_MAX, make_directory_in, read_file_in
-from imgfs.execution.control import opened
+from imgfs.execution.control import open_directory
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def rootfs(tmp_path: Path) -> Path:
 @pytest.fixture
 def root(rootfs: Path) -> Iterator[int]:
     """The same, opened."""
-    with opened(rootfs) as descriptor:
+    with open_directory(rootfs) as descriptor:
         yield descriptor
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.records.record import LOST, ContainerStatus
-from imgfs.execution.records.records import ContainerRecord, ContainerRecords
+from imgfs.execution.records.record import LOST, ContainerRecord, ContainerStatus
+from imgfs.execution.records.records import ContainerRecords
 from imgfs.execution.state_documents import state_document, summary_line
 from tests.support.containers import fabricated, stopped
 

@@ -1,4 +1,4 @@
-"""Being in front of what another process does, where that one goes before it has begun, or after."""
+"""The caller of the fork server when the child exits before or after it begins."""
 
 from __future__ import annotations
 

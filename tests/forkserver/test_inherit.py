@@ -1,4 +1,4 @@
-"""What a child of the starter makes of itself, where its daemon and the caller differ."""
+"""The attributes that a child of the fork server takes from the caller and not from the daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the starter is asked for arrives as it was meant."""
+"""A request to the fork server arrives unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a starter ends; what it does is tested with containers (tests/execution/test_forkserver.py)."""
+"""When a fork server exits. tests/execution/test_forkserver.py tests what it does with containers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from imgfs.execution.control import listening_at
+from imgfs.execution.control import listen_at
 
 PATIENCE = 30.0
 SERVING = """
@@ -19,25 +19,25 @@ server.serve(socket.socket(fileno=int(sys.argv[1])), "/nowhere")
 
 
 def serving(listener: socket.socket, idle: float) -> subprocess.Popen[bytes]:
-    """A starter that waits so long for somebody."""
+    """Start a fork server that exits after `idle` seconds without a command."""
     words = [sys.executable, "-c", SERVING, str(listener.fileno()), str(idle)]
     return subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
 
 
 def test_it_ends_when_nobody_asks(tmp_path: Path) -> None:
-    with listening_at(tmp_path / "socket") as listener, serving(listener, 0.01) as server:
+    with listen_at(tmp_path / "socket") as listener, serving(listener, 0.01) as server:
         assert server.wait(PATIENCE) == 0
 
 
 def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
-    with listening_at(tmp_path / "socket") as listener, serving(listener, 600) as server:
+    with listen_at(tmp_path / "socket") as listener, serving(listener, 600) as server:
         assert server.stdin
         server.stdin.close()
         assert server.wait(PATIENCE) == 0
 
 
 def test_who_asks_for_nothing_gets_nothing_and_harms_nobody(tmp_path: Path) -> None:
-    with listening_at(tmp_path / "socket") as listener, serving(listener, 600) as server:
+    with listen_at(tmp_path / "socket") as listener, serving(listener, 600) as server:
         for message in (b"", b"hello"):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
                 asking.settimeout(PATIENCE)

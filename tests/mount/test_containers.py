@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.execution.records.record import LOST, ContainerStatus
-from imgfs.execution.records.records import ContainerRecords, start_time
+from imgfs.execution.records.record import LOST, ContainerStatus, start_time
+from imgfs.execution.records.records import ContainerRecords
 from tests.mount.preparing import Workshop, workshop
 from tests.mount.scene import error_of, refused, succeed, until
 from tests.support.containers import fabricated, many, stopped, supervised
@@ -93,10 +93,10 @@ def test_what_changes_behind_the_daemon_is_seen_at_once(shop: Workshop, records:
         assert (directory / "status").read_text() == f"running since {RUNNING.started} (pid {os.getpid()})\n"
         os.utime(record.path / "status.json", ns=(0, before.st_mtime_ns + 10**9))
         assert os.stat(directory).st_mtime_ns == before.st_mtime_ns + 10**9
-        record.put_status(stopped(7))
+        record.write_status(stopped(7))
         assert (directory / "status").read_text().startswith("exited with 7")
         assert (directory / "pid").read_bytes() == b""
-        record.put_status(RUNNING)
+        record.write_status(RUNNING)
         assert json.loads((directory / "state.json").read_bytes())["status"] == "running"
         supervisor.kill()
         supervisor.wait()
@@ -187,7 +187,7 @@ def test_rmdir_of_what_runs_is_busy_and_says_so(shop: Workshop, records: Contain
             os.rmdir(at(shop, "runs"))
         assert "imgfs delete -f runs" in error_of(at(shop, "runs"))
     with subprocess.Popen(["sleep", "60"]) as left:
-        record.put_status(ContainerStatus(status="running", pid=left.pid, start_time=start_time(left.pid)))
+        record.write_status(ContainerStatus(status="running", pid=left.pid, start_time=start_time(left.pid)))
         with refused(errno.EBUSY):
             os.rmdir(at(shop, "runs"))
         left.kill()
@@ -219,7 +219,7 @@ def test_the_snapshot_of_what_runs_is_in_use(shop: Workshop, records: ContainerR
         assert "container user" in error_of(shop.active("user-1"))
         with refused(errno.EBUSY):
             os.rename(shop.active("user-1"), shop.at("committed"))
-        record.put_status(stopped(0))
+        record.write_status(stopped(0))
         os.rename(shop.active("user-1"), shop.at("committed"))
     os.rmdir(at(shop, "user"))
     assert (shop.at("committed") / "rootfs/etc/os").read_text() == "base\n"
@@ -260,7 +260,7 @@ def test_the_command_line_tells_the_same(shop: Workshop, records: ContainerRecor
             [*IMGFS, "wait", "commanded"], stdout=subprocess.PIPE, text=True, env=environment
         ) as waiting:
             until(lambda: _waits_for_lock(waiting.pid))
-            record.put_status(stopped(5))
+            record.write_status(stopped(5))
             supervisor.kill()
             assert waiting.communicate(timeout=20)[0] == "5\n"
     assert shop.mount.run("logs", "-f", "commanded").stdout == "hello\n"

@@ -1,4 +1,4 @@
-"""Records of containers without containers: written as a supervisor would, their locks held by other processes."""
+"""Records without containers: written as a supervisor would write them, with locks held by other processes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imgfs.execution.records.record import Container, ContainerStatus, InstalledRuntime, encode, now
-from imgfs.execution.records.records import ContainerRecord, ContainerRecords
+from imgfs.execution.records.record import Container, ContainerRecord, ContainerStatus, InstalledRuntime, encode, now
+from imgfs.execution.records.records import ContainerRecords
 
 CHAIN = f"sha256:{'c' * 64}"
 _HOLD = """\
@@ -22,7 +22,7 @@ sys.stdin.read()
 
 
 def fabricated(records: ContainerRecords, id: str, status: ContainerStatus, **changes: object) -> ContainerRecord:
-    """A whole record of a container that nobody ever made."""
+    """Write a complete record of a container that does not exist."""
     record = records.make()
     facts = {
         "id": id,
@@ -41,16 +41,16 @@ def fabricated(records: ContainerRecords, id: str, status: ContainerStatus, **ch
         "labels": {"some.label": "a value"},
         "mountpoint": "/mnt",
     }
-    record.put_container(Container(**(facts | changes)))  # pyright: ignore[reportArgumentType]
+    record.write_container(Container(**(facts | changes)))  # pyright: ignore[reportArgumentType]
     record.bundle.mkdir()
     record.config.write_text(json.dumps({"ociVersion": "1.0.2", "process": {"args": ["/bin/app"], "cwd": "/"}}))
     record.lock.touch(0o600)
-    record.put_status(status)
+    record.write_status(status)
     return records.publish(record, id)
 
 
 def many(records: ContainerRecords, count: int) -> None:
-    """So many records of stopped containers, in less time than `fabricated` takes: nothing is synced."""
+    """Write this many records of stopped containers. Faster than `fabricated`, because nothing is synced."""
     template = fabricated(records, "template", stopped(0))
     container, status = template.container(), template.written_status()
     for number in range(count - 1):
@@ -64,14 +64,14 @@ def many(records: ContainerRecords, count: int) -> None:
 
 
 def stopped(exit_code: int | None, **more: object) -> ContainerStatus:
-    """A status with an end."""
+    """Return a status of an ended container."""
     facts = {"status": "stopped", "exit_code": exit_code, "started": now(), "finished": now()}
     return ContainerStatus(**(facts | more))  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
 def supervised(record: ContainerRecord) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds the lock of a record, and ends with the block."""
+    """Run a process that holds the lock of a record until the block ends."""
     words = [sys.executable, "-c", _HOLD, os.fspath(record.lock)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

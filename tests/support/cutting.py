@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections: what comes through is up to the bytes, and not to the protocol."""
+"""A TCP proxy that breaks connections after a number of bytes, whatever the protocol."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ _PIECE = 1 << 16
 
 
 class CuttingProxy:
-    """Passes connections on to `upstream`, host:port. Each of `cuts` ends one after so many bytes of the client's.
+    """Forwards connections to `upstream`, host:port.
 
-    Only connections of more bytes than that are cut, and their ends upstream see an ordinary end of the stream.
+    Each of `cuts` breaks one connection after that many bytes of the client.
+
+    Only connections with more bytes are cut. Upstream sees an ordinary end of the stream.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -33,7 +35,7 @@ class CuttingProxy:
                 threading.Thread(target=_copy, args=(server, client), daemon=True).start()
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -61,7 +63,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 @contextmanager
 def cutting_proxy(upstream: str) -> Generator[CuttingProxy]:
-    """A proxy before `upstream`, ended when the block is left."""
+    """Run a proxy in front of `upstream` until the block ends."""
     proxy = CuttingProxy(upstream)
     thread = threading.Thread(target=proxy.serve, daemon=True)
     thread.start()

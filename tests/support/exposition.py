@@ -1,4 +1,4 @@
-"""Prometheus's text format 0.0.4, read strictly and without a look at how imgfs writes it."""
+"""A strict parser of Prometheus's text format 0.0.4, independent of imgfs's writer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass
 class Metric:
-    """One metric; `samples` by their suffix and sorted labels."""
+    """One metric, with its `samples` by suffix and sorted labels."""
 
     name: str
     help: str
@@ -24,12 +24,12 @@ class Metric:
     samples: dict[tuple[str, Labels], float] = field(default_factory=dict[tuple[str, Labels], float])
 
     def value(self, suffix: str = "", **labels: str) -> float:
-        """One sample; KeyError if it is not there."""
+        """Return one sample. Raises KeyError if it does not exist."""
         return self.samples[suffix, tuple(sorted(labels.items()))]
 
 
 def parse(text: str) -> dict[str, Metric]:
-    """All metrics by name. Raises ValueError for whatever a reader of the format may refuse."""
+    """Return all metrics by name. Raises ValueError for everything that a parser of the format may refuse."""
     metrics: dict[str, Metric] = {}
     if text and not text.endswith("\n"):
         raise ValueError("the last line has no end")
@@ -61,7 +61,7 @@ def _whole(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _unescaped(text: str, never: str = "") -> str:
-    """Undo the escapes; those in `never` are none here."""
+    """Undo the escapes. Those in `never` are not escapes here."""
     made, rest = "", iter(text)
     for letter in rest:
         if letter == "\\":

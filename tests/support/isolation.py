@@ -1,4 +1,4 @@
-"""Tests in a network of their own: whatever they try to reach, nothing leaves the machine, even when they fail."""
+"""Runs tests in their own network namespace, so that nothing they do leaves the machine, even if they fail."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PATIENCE = 100
 
 
 def run_alone(path: Path, *namespaces: str) -> None:
-    """Run the tests of a file, which must not be collected otherwise, in a network namespace that has loopback only.
+    """Run the tests of a file in a network namespace with loopback only. pytest must not collect the file otherwise.
 
-    `namespaces` are further ones, as unshare(1) calls them: `--mount`.
+    `namespaces` are further ones, as options of unshare(1), such as `--mount`.
     """
     command = [program("unshare"), "--net", *namespaces, sys.executable, "-m", "pytest", "-x", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
@@ -24,7 +24,7 @@ def run_alone(path: Path, *namespaces: str) -> None:
 
 
 def settle(addresses: Sequence[str]) -> None:
-    """Give these addresses, public ones too, to this namespace's loopback; fails where there is another way out."""
+    """Give these addresses, also public ones, to this namespace's loopback. Fails if there is another network."""
     interfaces = [name for _, name in socket.if_nameindex()]
     assert interfaces == ["lo"], f"{interfaces}: this is not a network of its own; run it by run_alone"
     run("ip", "link", "set", "lo", "up")

@@ -1,4 +1,4 @@
-"""A real daemon with a real mount, started as a user starts it and taken away whatever the test does."""
+"""A real daemon with a real mount, started as a user starts it, and removed after every test."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Mounted:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the daemon if it runs, and leave nothing mounted."""
+        """End the daemon if it runs, and unmount."""
         pid = self.pid() if mount_at(str(self.path)) else None
         if pid is not None:
             _kill(pid)
@@ -38,21 +38,21 @@ class Mounted:
             unmount(str(self.path), detach=True)
 
     def start(self) -> None:
-        """Mount; on return the tree answers."""
+        """Mount. The tree can be used on return."""
         done = self.try_start()
         assert done.returncode == 0, done.stderr
 
     def try_start(self, *options: str) -> subprocess.CompletedProcess[str]:
-        """Try to mount and tell how it went."""
+        """Try to mount and return the result."""
         return self.run("mount", str(self.path), "--state", str(self.state), *options)
 
     def stop(self) -> None:
-        """Unmount; on return the daemon has ended."""
+        """Unmount. The daemon has ended on return."""
         done = self.run("umount", str(self.path))
         assert done.returncode == 0, done.stderr
 
     def kill(self) -> None:
-        """kill -9; the mount stays behind, dead."""
+        """Kill the daemon with SIGKILL. The dead mount remains."""
         pid = self.pid()
         assert pid is not None
         _kill(pid)
@@ -65,7 +65,7 @@ class Mounted:
         )
 
     def pid(self) -> int | None:
-        """The daemon's pid; None if it does not answer."""
+        """Return the daemon's PID; None if it does not answer."""
         try:
             return int(json.loads((self.path / ".imgfs/state.json").read_bytes())["pid"])
         except OSError:

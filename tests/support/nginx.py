@@ -1,4 +1,4 @@
-"""A real nginx in front of a registry: TLS, client certificates, refusals and a slow line, as operators build them."""
+"""A real nginx in front of a registry: TLS, client certificates, refusals and a slow line, as in production."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ http {{
 
 
 class Nginx:
-    """A running server; `authority` is its address on IPv4."""
+    """A running server. `authority` is its IPv4 address and port."""
 
     def __init__(self, directory: Path, port: int) -> None:
         self.port = port
@@ -44,13 +44,13 @@ class Nginx:
         self._access = directory / "access.log"
 
     def requests(self) -> list[str]:
-        """The lines of the access log so far, written behind the answers."""
+        """Return the lines of the access log. nginx writes them after the answers."""
         return self._access.read_text().splitlines()
 
 
 @contextmanager
 def nginx(directory: Path, location: str, certificates: str = "") -> Generator[Nginx]:
-    """An nginx on loopback that does `location` for every path, over TLS if it has `certificates`."""
+    """Run an nginx on loopback that does `location` for every path, over TLS if `certificates` are given."""
     directory.mkdir(parents=True)
     port, log = free_port(), directory / "output.log"
     config = directory / "nginx.conf"
@@ -72,6 +72,6 @@ def nginx(directory: Path, location: str, certificates: str = "") -> Generator[N
 
 
 def passing_to(authority: str, *more: str) -> str:
-    """A location that passes requests on to the registry at `authority`."""
+    """Return a location that forwards requests to the registry at `authority`."""
     settings = (f"proxy_pass http://{authority}", "proxy_set_header Host $http_host", "proxy_buffering off", *more)
     return "".join(f"{one};\n" for one in settings)

@@ -1,7 +1,7 @@
-"""An object storage as registries redirect to: objects by key, given out to whoever has a signed address that is fresh.
+"""An object storage to which registries redirect: it serves an object to every client with a valid signed URL.
 
-What it refuses is what S3 refuses: an address whose time is over, a signature that is none (403), and a request that
-brings another login beside the signature (400, "Only one auth mechanism allowed"). Time is the test's to move.
+It refuses what S3 refuses: an expired URL or a wrong signature (403), and a request with another authorization beside
+the signature (400, "Only one auth mechanism allowed"). The test sets the time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 
 @dataclass(slots=True)
 class Asked:
-    """A request and how it was answered."""
+    """A request and its answer."""
 
     key: str
     headers: dict[str, str]
-    """Names in lower case."""
+    """Names are in lower case."""
     status: int = 0
 
     @property
@@ -37,7 +37,7 @@ class Asked:
 
 
 class ObjectStorage(ThreadingHTTPServer):
-    """Gives out `objects` by key. An address from `sign` is good until `now` is later than it says."""
+    """Serves `objects` by key. A URL from `sign` is valid until `now` is later than its expiry."""
 
     daemon_threads = True
 
@@ -47,22 +47,22 @@ class ObjectStorage(ThreadingHTTPServer):
         self.now = 1000
         self.asked: list[Asked] = []
         self.cuts: list[int] = []
-        """After how many bytes of a body the next answers break off."""
+        """Byte counts of a body after which the next answers break off."""
         self.expires_while_read = False
-        """Whether every address is worthless once it was used."""
+        """Whether a URL becomes invalid after its first use."""
 
     @property
     def authority(self) -> str:
         return f"{self.server_address[0]}:{self.server_port}"
 
     def sign(self, key: str, seconds: int = 60) -> str:
-        """An address of an object that is good for so long."""
+        """Return a URL of an object that is valid for so many seconds."""
         until = self.now + seconds
         query = {"X-Amz-Algorithm": "AWS4-HMAC-SHA256", "X-Amz-Expires": until, "X-Amz-Signature": _proof(key, until)}
         return f"http://{self.authority}/{key}?{urlencode(query)}"
 
     def refusal(self, asked: Asked, query: dict[str, list[str]]) -> tuple[int, str] | None:
-        """Status and code for a request that must not be answered."""
+        """Return status and code for a request that must be refused, or None."""
         until, proof = int(query.get("X-Amz-Expires", ["0"])[0]), query.get("X-Amz-Signature", [""])[0]
         if "authorization" in asked.headers:
             return 400, "InvalidArgument"
@@ -79,7 +79,7 @@ def _proof(key: str, until: int) -> str:
 
 @contextmanager
 def object_storage() -> Generator[ObjectStorage]:
-    """A storage on loopback, ended when the block is left."""
+    """Run a storage on loopback until the block ends."""
     with served(ObjectStorage()) as server:
         yield server
 
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(asked.status, data[start:end], headers, cut)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Stay quiet."""
+        """Print nothing."""
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], cut: int | None) -> None:
         self.send_response(status)

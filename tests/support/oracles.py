@@ -1,18 +1,18 @@
-"""Other people's unpackers, which tell what an image's root filesystem is.
+"""Other unpackers, which define what an image's root filesystem is.
 
-Both need root and a directory on a filesystem with devices and extended attributes. What they refuse or do
-differently, each found by trying:
+Both need root and a directory on a filesystem with devices and extended attributes. Their known refusals and
+differences:
 
-umoci 0.4.7 refuses zstd layers and GNU sparse headers (type S; PAX sparse files are fine) and drops extended
-attributes that are empty.
+umoci 0.4.7 refuses zstd layers and GNU sparse headers (type S; PAX sparse files work) and drops empty extended
+attributes.
 
-containerd 1.6 refuses GNU sparse headers. With overlayfs it applies a layer without seeing the lower ones: it refuses
-hard links to files of a lower layer and whiteouts behind an entry of the same layer, and makes a directory of a parent
-that is a lower layer's symbolic link. With native it sees them all, but every layer is a copy, whose directories are
-new; and a whiteout behind an entry of its own layer takes that away, against the specification.
+containerd 1.6 refuses GNU sparse headers. With overlayfs it applies a layer without the lower ones: it refuses hard
+links to files of a lower layer and whiteouts after an entry of the same layer, and replaces a parent that is a lower
+layer's symbolic link by a directory. With native it sees all layers, but every layer is a copy with new directories,
+and a whiteout after an entry of its own layer removes that entry, against the specification.
 
-UMOCI, CONTAINERD_NATIVE and CONTAINERD_OVERLAYFS are the parts of `oddities_image` that each unpacks as the
-specification says, BOTH what umoci and native share; *_IGNORES is what does not count in a comparison with each.
+UMOCI, CONTAINERD_NATIVE and CONTAINERD_OVERLAYFS are the parts of `oddities_image` that each unpacks as specified; BOTH
+is what umoci and native share. *_IGNORES are the attributes that a comparison with each ignores.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def umoci_unpack(layout: Path, tag: str, target: Path) -> Path:
 
 @contextmanager
 def ctr_unpack(layout: Path, tag: str, workdir: Path, snapshotter: Snapshotter = "native") -> Generator[Path]:
-    """Unpack `tag` of an OCI layout with a containerd of its own, and yield where it is mounted, read-only.
+    """Unpack `tag` of an OCI layout with a private containerd, and yield its read-only mountpoint.
 
-    `workdir` is the server's directory. When the block is left, everything is unmounted and ended.
+    `workdir` is the directory of the containerd. It is unmounted and stopped when the block ends.
     """
     assert os.geteuid() == 0, "containerd: only root mounts; run as root"
     with _containerd(workdir) as socket:
@@ -85,7 +85,7 @@ def ctr_unpack(layout: Path, tag: str, workdir: Path, snapshotter: Snapshotter =
 
 
 def pulled_by_ctr(name: str, workdir: Path) -> dict[Digest, bytes]:
-    """What a containerd of its own in `workdir` has after it pulled `name` without TLS: blobs by digest."""
+    """Pull `name` without TLS with a private containerd in `workdir`. Return the blobs by digest."""
     with _containerd(workdir) as socket:
         ctr = ["--address", str(socket)]
         run("ctr", *ctr, "content", "fetch", "--plain-http", "--all-platforms", name)
@@ -94,7 +94,7 @@ def pulled_by_ctr(name: str, workdir: Path) -> dict[Digest, bytes]:
 
 
 def ctr_available() -> bool:
-    """Whether `ctr_unpack` can run here: as root, with containerd and ctr installed."""
+    """Return whether `ctr_unpack` can run here: as root, with containerd and ctr installed."""
     return os.geteuid() == 0 and all(map(shutil.which, ("containerd", "ctr")))
 
 
@@ -103,7 +103,7 @@ def _containerd(workdir: Path) -> Generator[Path]:
     workdir.mkdir(parents=True, exist_ok=True)
     config, log = workdir / "config.toml", workdir / "containerd.log"
     with TemporaryDirectory(prefix="ctr-") as short:
-        # A socket's path has 107 bytes at most, which a test's own directory soon exceeds.
+        # The path of a socket has at most 107 bytes. A test's own directory is longer.
         socket = Path(short, "socket")
         config.write_text(_config(workdir, socket))
         process = start("containerd", ["--config", str(config)], log)
@@ -139,7 +139,7 @@ level = "warn"
 
 
 def _archive(layout: Path, tag: str) -> bytes:
-    """The layout as a tar whose index knows only `tag`: containerd unpacks whatever an index names."""
+    """Return the layout as a tar whose index has only `tag`, because containerd unpacks everything in an index."""
     index = json.dumps({"schemaVersion": 2, "manifests": [_named(layout, tag)]}).encode()
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:

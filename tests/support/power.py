@@ -1,6 +1,6 @@
 """A disk whose power can be cut: a filesystem in a file whose journal is dropped at once.
 
-What reached the journal on disk is there afterwards, what it held in memory is lost, as is every page not written.
+What reached the journal on disk survives. The journal in memory and all unwritten pages are lost.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tests.support.programs import program, run
 _SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
 _SIZE = 400 << 20
-"""xfs takes no less than 300 MB."""
+"""xfs needs at least 300 MB."""
 
 
 class Disk:
-    """A loop-mounted filesystem of a kind that mkfs knows."""
+    """A loop-mounted filesystem of a type that mkfs supports."""
 
     def __init__(self, directory: Path, kind: str) -> None:
         self.at = directory / "disk"
@@ -32,13 +32,13 @@ class Disk:
         run(f"mkfs.{kind}", "-q", self._picture)
 
     def mount(self) -> None:
-        """As after a boot: the journal is replayed."""
+        """Mount as after a boot, with a replay of the journal."""
         run("mount", "-o", "loop", self._picture, self.at)
 
     def unmount(self) -> None:
-        """Nobody may have a file open there; the kernel lets go of a dead daemon's mounts a little later.
+        """Unmount. No process may have a file open; the kernel releases a dead daemon's mounts a little later.
 
-        As long as an overlay among them has the filesystem, another mount of the picture would be the same dead one.
+        As long as an overlay uses the filesystem, another mount of the file would be the same dead filesystem.
         """
         until(self._try_unmount)
 

@@ -1,6 +1,6 @@
-"""Runs other people's programs: finds them, waits until they serve, ends them by their own process.
+"""Runs other programs: finds them, waits until they serve, and ends them by PID.
 
-A program that is missing fails the test and names the Debian package; nothing is skipped.
+A missing program fails the test with the name of its Debian package. Nothing is skipped.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 
 _PACKAGES = {"ctr": "containerd", "nginx": "nginx-light"}
 READY_WITHIN = 30.0
-"""Seconds after which a server that does not serve is a failure."""
+"""Seconds after which a server that does not serve fails the test."""
 _POLL = 0.01
 _END_WITHIN = 10.0
 
 
 def program(name: str) -> str:
-    """The path of `name`; fails and names the package to install."""
+    """Return the path of `name`. Fails with the package to install."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     assert found, f"{name}: not found; apt-get install {_PACKAGES.get(name, name)}"
     return found
 
 
 def run(name: str, *arguments: str | bytes | Path, env: Mapping[str, str] | None = None) -> bytes:
-    """Run a program to its end and return what it printed; fails with what it complained about."""
+    """Run a program to its end and return its output. Fails with its error output."""
     done = subprocess.run([program(name), *arguments], capture_output=True, check=False, env=_environment(env))
     complaint = (done.stderr + done.stdout).decode(errors="replace")[-2000:]
     assert done.returncode == 0, f"{name} {arguments}: exit status {done.returncode}: {complaint}"
@@ -46,7 +46,7 @@ def start(
 
 
 def wait_ready(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
-    """Poll `ready` until it holds; fails with the end of `log` if the process ends or READY_WITHIN is over."""
+    """Poll `ready` until it is true. Fails with the end of `log` if the process exits or READY_WITHIN passes."""
     deadline = time.monotonic() + READY_WITHIN
     while not ready():
         ended = process.poll()
@@ -57,7 +57,7 @@ def wait_ready(process: subprocess.Popen[bytes], ready: Callable[[], bool], log:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to stop, insist if it does not, and wait until it is gone."""
+    """Terminate the process, kill it if it does not exit, and wait."""
     process.terminate()
     try:
         process.wait(_END_WITHIN)
@@ -67,14 +67,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
+    """Return an unused loopback port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody accepts connections at the loopback port."""
+    """Return whether a process accepts connections at the loopback port."""
     with socket.socket() as connection:
         return connection.connect_ex(("127.0.0.1", port)) == 0
 

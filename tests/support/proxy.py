@@ -1,4 +1,4 @@
-"""A plain HTTP proxy in front of a registry that remembers every request, to prove how many there were."""
+"""A plain HTTP proxy in front of a registry that logs every request, to count them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OWN_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade"
 
 
 class Request(NamedTuple):
-    """One request, as it came in: `range` is the Range header, "" without one."""
+    """A logged request. `range` is the Range header, or ""."""
 
     method: str
     path: str
@@ -23,7 +23,7 @@ class Request(NamedTuple):
 
 
 class CountingProxy(ThreadingHTTPServer):
-    """Passes requests to `upstream` unchanged. A request is in `requests` before upstream sees it."""
+    """Forwards requests to `upstream` unchanged. A request is in `requests` before upstream receives it."""
 
     daemon_threads = True
 
@@ -34,17 +34,17 @@ class CountingProxy(ThreadingHTTPServer):
 
     @property
     def host(self) -> str:
-        """What stands before the first slash of a reference."""
+        """The host part of a reference."""
         return f"127.0.0.1:{self.server_port}"
 
     def count(self, method: str | None = None, within: str = "") -> int:
-        """How many requests had this method (any if None) and `within` in their path."""
+        """Return the number of requests with this method (any if None) and `within` in their path."""
         return sum(1 for one in self.requests if method in (None, one.method) and within in one.path)
 
 
 @contextmanager
 def counting_proxy(upstream: str) -> Generator[CountingProxy]:
-    """A proxy on a loopback port in front of `upstream` (host:port), ended when the block is left."""
+    """Run a proxy on a loopback port in front of `upstream` (host:port) until the block ends."""
     with served(CountingProxy(upstream)) as server:
         yield server
 
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _pass_on
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the tests' output clean: `requests` is the log."""
+        """Print nothing: `requests` is the log."""
 
     def _ask(self, connection: HTTPConnection) -> None:
         chunked = self.headers.get("Transfer-Encoding", "") == "chunked"

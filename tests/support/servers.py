@@ -1,4 +1,4 @@
-"""A real registry: Debian's docker-registry on a loopback port, and the ways to push into it."""
+"""A real registry: Debian's docker-registry on a loopback port, and ways to push to it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Access(NamedTuple):
 
 
 class DockerRegistry:
-    """A docker-registry that may be stopped and started again on the same port, with the same storage.
+    """A docker-registry that can be stopped and started again on the same port with the same storage.
 
-    With `remote`, the URL of another registry, it is that one's pull-through cache. With `redirect`, the URL of a
-    server that shows `storage`/data, it redirects there for blobs. With `s3`, options of its driver, it keeps them in
-    an object storage, and redirects there.
+    `remote` is the URL of another registry, for which it is a pull-through cache. `redirect` is the URL of a server of
+    `storage`/data, to which it redirects for blobs. `s3` are the options of its S3 driver; it then stores blobs there
+    and redirects.
     """
 
     def __init__(
@@ -53,32 +53,32 @@ class DockerRegistry:
 
     @property
     def host(self) -> str:
-        """What stands before the first slash of a reference."""
+        """The host part of a reference."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def running(self) -> bool:
-        """Whether the server's process is there."""
+        """Whether the server's process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start and wait until it accepts connections."""
+        """Start, and wait until it accepts connections."""
         assert not self.running, f"registry {self.host}: is already running"
-        # The S3 driver would fail on an empty file of certificates, and needs none.
+        # The S3 driver fails on an empty certificate file, and needs none.
         environment = {"OTEL_TRACES_EXPORTER": "none", "AWS_CA_BUNDLE": ""}
         self._process = start("docker-registry", ["serve", str(self._config)], self.log, environment)
         wait_ready(self._process, lambda: accepts(self.port), self.log)
 
     def stop(self) -> None:
-        """Stop, as an outage does: connections are refused from now on. What is stored stays."""
+        """Stop as in an outage: connections are refused from now on. The storage stays."""
         if self._process is not None:
             end(self._process)
             self._process = None
 
     def accesses(self) -> list[Access]:
-        """What was asked so far.
+        """Return the requests so far.
 
-        A line is written after its answer, maybe late: to prove that nothing was asked, use a CountingProxy.
+        A line is written after its answer, and maybe late. To prove that there was no request, use a CountingProxy.
         """
         text = self.log.read_text(errors="replace")
         return [Access(one["method"], one["path"], int(one["status"])) for one in _ACCESS.finditer(text)]
@@ -92,10 +92,10 @@ def docker_registry(
     redirect: str = "",
     s3: dict[str, object] | None = None,
 ) -> Generator[DockerRegistry]:
-    """A running registry that keeps everything below `storage`, ended when the block is left.
+    """Run a registry with its data below `storage` until the block ends.
 
-    `auth` is that part of its configuration; without it everybody may do everything. `remote` is what it caches,
-    `redirect` where its blobs are read, `s3` the storage that keeps them.
+    `auth` is that part of its configuration; without it, every client may do everything. For `remote`, `redirect` and
+    `s3` see DockerRegistry.
     """
     registry = DockerRegistry(storage, auth, remote, redirect, s3)
     try:
@@ -106,7 +106,7 @@ def docker_registry(
 
 
 def skopeo_push(layout: Path, tag: str, host: str, repository: str, login: str = "") -> None:
-    """Copy `tag` of an OCI layout, all platforms, to the registry under the same tag, digests unchanged.
+    """Copy `tag` of an OCI layout, all platforms, to the registry under the same tag with unchanged digests.
 
     `login` is `user:password`.
     """
@@ -116,9 +116,9 @@ def skopeo_push(layout: Path, tag: str, host: str, repository: str, login: str =
 
 
 class Upload:
-    """A repository of a real registry, in the shape that images add themselves to (imgfs.testing.build.RegistryTarget).
+    """A repository of a real registry to which images can be added (imgfs.testing.build.RegistryTarget).
 
-    It pushes what skopeo does not take out of a layout: Docker media types, and manifests without a tag.
+    It pushes what skopeo does not copy from a layout: Docker media types, and manifests without a tag.
     """
 
     def __init__(self, host: str, repository: str) -> None:

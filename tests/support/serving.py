@@ -1,4 +1,4 @@
-"""A server of socketserver in a thread of its own, for as long as a block runs."""
+"""Runs a socketserver in its own thread until a block ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Server = TypeVar("Server", bound=BaseServer)
 
 @contextmanager
 def served(server: Server) -> Generator[Server]:
-    """`server` answers inside the block; at its end it is closed and its thread has ended."""
+    """Run `server` inside the block. Afterwards it is closed and its thread has ended."""
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()

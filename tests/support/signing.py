@@ -1,4 +1,4 @@
-"""Tokens that a real registry believes: JSON web tokens, signed with a certificate that it is configured with."""
+"""JSON web tokens that a real registry accepts, signed with a certificate from its configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HALF = 32
 
 
 class Signer:
-    """Issues tokens; `bundle` is the file of the authority that the registry trusts."""
+    """Issues tokens. `bundle` is the file of the authority that the registry trusts."""
 
     def __init__(self, directory: Path) -> None:
         authority = trustme.CA()
@@ -33,7 +33,7 @@ class Signer:
         self.issued: list[str] = []
 
     def issue(self, scope: str, user: str) -> str:
-        """A token for `scope`, of which anonymous users get nothing."""
+        """Return a token for `scope`. Anonymous users get no access."""
         access = [_access(one) for one in scope.split()] if user else []
         now = int(time.time())
         claims = {

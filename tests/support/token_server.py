@@ -1,7 +1,7 @@
-"""A token endpoint on loopback: Basic, identity tokens and a log of what it was shown.
+"""A token endpoint on loopback: Basic, identity tokens, and a log of requests.
 
-It speaks what distribution specifies ("Token Authentication", and the refresh_token grant of its OAuth2 part). The
-tokens themselves are made by `issue`, so that the same server serves fake registries and real ones.
+It implements distribution's "Token Authentication" and the refresh_token grant of its OAuth2 part. `issue` creates the
+tokens, so the same server works for fake and real registries.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from urllib.parse import parse_qs, urlsplit
 from tests.support.serving import served
 
 Issue = Callable[[str, str], str]
-"""A token for a scope and a user ("": anybody)."""
+"""Returns a token for a scope and a user ("" for anonymous)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One request: its method and path with query, what was authorized with, and the form of a POST."""
+    """One request: method, path with query, authorization, and the form of a POST."""
 
     method: str
     path: str
@@ -32,7 +32,7 @@ class Shown:
 
     @property
     def scope(self) -> str:
-        """The scopes that were asked for, apart by spaces; "" for none, as a tool that logs in asks."""
+        """The requested scopes, separated by spaces; "" for a login without scopes."""
         return self.form.get("scope") or " ".join(parse_qs(urlsplit(self.path).query).get("scope", []))
 
 
@@ -47,10 +47,10 @@ class TokenServer(ThreadingHTTPServer):
         self.logins: dict[str, str] = {}
         self.identities: dict[str, str] = {}
         self.takes_anybody = False
-        """Whether a request without a login gets a token as well."""
+        """Whether a request without a login gets a token, too."""
         self.has_oauth2 = True
         self.successor = ""
-        """The identity token that answers to identity tokens bring along."""
+        """The identity token in answers to identity tokens."""
         self.shown: list[Shown] = []
 
     @property
@@ -59,7 +59,7 @@ class TokenServer(ThreadingHTTPServer):
         return f"http://{self.server_address[0]}:{self.server_port}/auth"
 
     def user_of(self, request: Shown) -> str | None:
-        """Who asks; None for nobody who may."""
+        """Return the user of a request; None if the request is refused."""
         if request.method == "POST":
             return self.identities.get(request.form.get("refresh_token", ""))
         if not request.authorization:
@@ -68,13 +68,13 @@ class TokenServer(ThreadingHTTPServer):
 
 
 def basic(username: str, password: str) -> str:
-    """An Authorization header."""
+    """Return an Authorization header."""
     return f"Basic {b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
 @contextmanager
 def token_server(issue: Issue, address: str = "127.0.0.1") -> Generator[TokenServer]:
-    """A running token endpoint, ended when the block is left."""
+    """Run a token endpoint until the block ends."""
     with served(TokenServer(issue, address)) as server:
         yield server
 
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Stay quiet."""
+        """Print nothing."""
 
     def _answer(self, status: int, value: object) -> None:
         body = json.dumps(value).encode()

@@ -1,7 +1,7 @@
-"""Takes a picture of a directory tree and says how two pictures differ.
+"""Records a directory tree, and lists the differences between two recordings.
 
-Owns the truth about what makes two root filesystems equal: every attribute that lstat(2), readlink(2), listxattr(2)
-and read(2) show. Each attribute that does not count is an `Ignore` with its reason.
+It defines which attributes make two root filesystems equal: all that lstat(2), readlink(2), listxattr(2) and read(2)
+show. Each ignored attribute is an `Ignore` with its reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One path of a tree. Files have `size` and `sha256`, links have `size`; `links` is empty if there is one name."""
+    """One path of a tree. Files have `size` and `sha256`, links have `size`. `links` is empty for one name."""
 
     kind: str
     mode: int
@@ -47,9 +47,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """An attribute that does not count, why, and where: at `paths` (everywhere if None) of `kind` (any if None).
+    """An ignored attribute, the reason, and its scope: at `paths` (everywhere if None) for `kind` (any if None).
 
-    `attribute` is a field of Node, `xattrs:NAME` for one extended attribute, or `path` for the whole of a path.
+    `attribute` is a field of Node, `xattrs:NAME` for one extended attribute, or `path` for a whole path.
     """
 
     attribute: str
@@ -58,22 +58,22 @@ class Ignore:
     kind: str | None = None
 
     def covers(self, path: bytes, kind: str) -> bool:
-        """Whether this is about `path`."""
+        """Return whether this covers `path`."""
         return (self.paths is None or path in self.paths) and (self.kind is None or self.kind == kind)
 
 
 def directory_mtimes(reason: str, paths: Iterable[bytes] | None = None) -> Ignore:
-    """Leave out the mtimes of directories: those at `paths`, or all of them."""
+    """Ignore the mtimes of directories: those at `paths`, or all."""
     return Ignore("mtime_ns", reason, None if paths is None else frozenset(paths), "directory")
 
 
 def xattr(name: str, reason: str) -> Ignore:
-    """Leave out one extended attribute everywhere."""
+    """Ignore one extended attribute everywhere."""
     return Ignore(f"xattrs:{name}", reason)
 
 
 def snapshot_tree(root: bytes | str | Path) -> dict[bytes, Node]:
-    """Every path below `root`, and b"" for itself; links are not followed. Reads every file to its end."""
+    """Record every path below `root`, and b"" for `root` itself. Does not follow links. Reads every file."""
     top = os.fsencode(root)
     names: dict[tuple[int, int], set[bytes]] = defaultdict(set)
     inodes: dict[bytes, tuple[int, int]] = {}
@@ -91,7 +91,7 @@ def snapshot_tree(root: bytes | str | Path) -> dict[bytes, Node]:
 
 
 def compare_trees(expected: dict[bytes, Node], actual: dict[bytes, Node], ignore: Sequence[Ignore] = ()) -> list[str]:
-    """One line a difference, by path; empty if the trees are equal."""
+    """Return one line per difference, sorted by path; empty if the trees are equal."""
     differences: list[str] = []
     for path in sorted(expected.keys() | actual.keys()):
         differences += _compare(path, expected.get(path), actual.get(path), ignore)

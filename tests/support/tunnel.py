@@ -1,4 +1,4 @@
-"""A proxy that only tunnels (CONNECT), to wherever it was told, and remembers what it was asked."""
+"""A proxy that only tunnels (CONNECT), always to the configured target, and logs the requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from tests.support.serving import served
 
 
 class Tunnel(ThreadingTCPServer):
-    """Every tunnel leads to `target` (host, port), whatever its client named; `asked` has the heads of requests."""
+    """Every tunnel leads to `target` (host, port), whatever the client asked for.
+
+    `asked` has the heads of the requests.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -26,13 +29,13 @@ class Tunnel(ThreadingTCPServer):
 
     @property
     def authority(self) -> str:
-        """Where it listens."""
+        """Its address and port."""
         return f"127.0.0.1:{self.server_address[1]}"
 
 
 @contextmanager
 def tunnel(target: str, refusing: bool = False) -> Generator[Tunnel]:
-    """A running proxy to `target` (`host:port`), or one that refuses with 407."""
+    """Run a proxy to `target` (`host:port`), or one that refuses with 407."""
     host, _, port = target.partition(":")
     with served(Tunnel((host, int(port)), refusing)) as server:
         yield server

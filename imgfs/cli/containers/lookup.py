@@ -112,7 +112,7 @@ def has_ended(found: ContainerState) -> bool:
 
 def wait_end(tree: Tree, id: str) -> ContainerState:
     """Wait until a container and its supervisor have ended; return the state. Blocks on the lock, not polling."""
-    from imgfs.execution.records.records import ContainerRecord
+    from imgfs.execution.records.record import ContainerRecord
 
     while True:
         found = last_state(tree, id)

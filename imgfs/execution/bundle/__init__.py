@@ -1,1 +1,1 @@
-"""What becomes of an image and a wish: the OCI bundle that a runtime runs."""
+"""Makes the OCI bundle of a container from the image and the caller's overrides."""

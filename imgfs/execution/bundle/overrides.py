@@ -1,4 +1,4 @@
-"""What somebody wants to run, before anybody knows whether it can be: `imgfs run`'s command line as a value."""
+"""What the caller overrides of the image's configuration: the options of `imgfs run` as a value."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Network = Literal["host", "none"]
 _SIZE = r"([0-9]+)([bkmgtBKMGT]?)"
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 WORDS_MAX = 1 << 20
-"""Bytes of arguments, environment and labels together: half of what execve(2) takes."""
+"""Bytes of arguments, environment and labels together: half of the limit of execve(2)."""
 MEMORY_LEAST = 6 << 20
-"""Bytes; with less not even the runtime's own start fits in."""
+"""Bytes. With less, even the runtime cannot start."""
 
 
 class Volume(msgspec.Struct, frozen=True):
-    """A directory or file of the host, shown in the container."""
+    """A directory or file of the host to show in the container."""
 
     source: str
     destination: str
@@ -30,16 +30,16 @@ class Volume(msgspec.Struct, frozen=True):
 
 
 class Overrides(msgspec.Struct, frozen=True):
-    """What is to run and how. Empty and None mean: as the image says.
+    """What to run and how. Empty and None mean that the image decides.
 
-    `cwd` of relative volumes and the values of `-e NAME` are resolved before (parse_volume, parse_variable).
+    Relative volumes and `-e NAME` are resolved before (parse_volume, parse_variable).
     """
 
     arguments: tuple[str, ...] = ()
     entrypoint: str | None = None
-    """A program in place of the image's; empty: none, so `arguments` are the whole command."""
+    """A program in place of the image's entrypoint. If empty, `arguments` are the whole command."""
     env: Mapping[str, str | None] | None = None
-    """Laid over the image's; None takes a variable away."""
+    """Variables over those of the image. None removes a variable."""
     user: str | None = None
     working_dir: str | None = None
     volumes: tuple[Volume, ...] = ()
@@ -48,10 +48,10 @@ class Overrides(msgspec.Struct, frozen=True):
     terminal: bool = False
     interactive: bool = False
     memory: int | None = None
-    """Bytes that it may use; above that the kernel kills."""
+    """Limit of memory in bytes. Above it, the kernel kills."""
 
     def check(self) -> None:
-        """Raise Invalid for what no process can have."""
+        """Raise Invalid for values that no process can have."""
         words = [*self.arguments, self.entrypoint or "", self.user or "", self.working_dir or ""]
         for name, value in (self.env or {}).items():
             words += [name, value or ""]
@@ -67,13 +67,13 @@ class Overrides(msgspec.Struct, frozen=True):
 def _is_not_text(word: str) -> bool:
     try:
         word.encode()
-    except UnicodeEncodeError:  # what os.fsdecode made of other bytes
+    except UnicodeEncodeError:  # surrogates that os.fsdecode made of other bytes
         return True
     return False
 
 
 def parse_volume(text: str) -> Volume:
-    """Read `SRC:DST[:ro|rw]`; a relative SRC is completed. Raises Invalid, and NotFound where SRC is not there."""
+    """Parse `SRC:DST[:ro|rw]` and make SRC absolute. Raises Invalid, and NotFound if SRC does not exist."""
     source, colon, rest = text.partition(":")
     destination, _, mode = rest.partition(":")
     if not (source and colon and destination.startswith("/")) or mode not in ("", "ro", "rw") or "\0" in text:
@@ -88,7 +88,7 @@ def parse_volume(text: str) -> Volume:
 
 
 def parse_variable(text: str, environment: Mapping[str, str]) -> tuple[str, str | None]:
-    """Read `NAME=VALUE`, or `NAME` for the value that `environment` has. Raises Invalid."""
+    """Parse `NAME=VALUE`, or `NAME` with its value in `environment`. Raises Invalid."""
     name, equals, value = text.partition("=")
     if not name:
         raise Invalid(f"variable {text[:80]!r}: expected NAME=VALUE or NAME")
@@ -96,7 +96,7 @@ def parse_variable(text: str, environment: Mapping[str, str]) -> tuple[str, str 
 
 
 def parse_memory(text: str) -> int:
-    """Read a size in bytes, or with k, m, g behind it. Raises Invalid."""
+    """Parse a size in bytes, or with the suffix k, m, g or t. Raises Invalid."""
     found = re.fullmatch(_SIZE, text)
     size = int(found[1]) * _UNITS[found[2].lower()] if found and len(text) < 20 else 0
     if not MEMORY_LEAST <= size < 1 << 60:

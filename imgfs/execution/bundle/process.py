@@ -1,4 +1,7 @@
-"""The process of a container: what the image says, with what somebody wants laid over it. Pure."""
+"""The process of a container: the image's configuration (image-spec, config.md, "config") with the caller's overrides.
+
+Pure. Image configs are untrusted input.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ HOST_NAME_MAX = 64
 
 
 class Process(msgspec.Struct, frozen=True):
-    """What execve(2) and the kernel get."""
+    """What execve(2) and the kernel need."""
 
     args: tuple[str, ...]
     env: tuple[str, ...]
@@ -28,7 +31,10 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def arguments(image: ImageProcess, wish: Overrides, subject: str) -> tuple[str, ...]:
-    """The command: entrypoint and arguments. Another entrypoint drops the image's Cmd. Raises Invalid without any."""
+    """Return the command: entrypoint and arguments. Another entrypoint drops the image's Cmd.
+
+    Raises Invalid if it is empty.
+    """
     if wish.entrypoint is None:
         entrypoint, rest = image.entrypoint, wish.arguments or image.cmd
     else:
@@ -39,13 +45,13 @@ def arguments(image: ImageProcess, wish: Overrides, subject: str) -> tuple[str, 
 
 
 def working_directory(image: ImageProcess, wish: Overrides) -> str:
-    """An absolute path without `..`: what would lead out of the root stays at it."""
+    """Return an absolute path without `..`. A path that leads out of the root ends at the root."""
     text = image.working_dir if wish.working_dir is None else wish.working_dir
     return posixpath.normpath("/" + text.lstrip("/"))
 
 
 def environment(image: ImageProcess, wish: Overrides, user: User, hostname: str) -> tuple[str, ...]:
-    """`NAME=VALUE`, each name once: defaults, over them the image's, over them what is wished. Raises Invalid."""
+    """Return `NAME=VALUE` strings, each name once: defaults, then the image's, then the caller's. Raises Invalid."""
     found: dict[str, str] = {"PATH": PATH, "HOSTNAME": hostname, "HOME": user.home}
     if wish.terminal:
         found["TERM"] = "xterm"
@@ -80,7 +86,7 @@ class _ProcessConfig(msgspec.Struct):
 
 
 class ImageProcess(msgspec.Struct, frozen=True):
-    """The process as the image has it."""
+    """The process that an image configures."""
 
     user: str = ""
     env: tuple[str, ...] = ()
@@ -92,7 +98,7 @@ class ImageProcess(msgspec.Struct, frozen=True):
 
 
 def parse_process(data: bytes) -> tuple[ImageConfig, ImageProcess]:
-    """Read an image config. Raises Malformed, TooLarge, and Invalid where it says what no process can have."""
+    """Parse an image config. Raises Malformed, TooLarge, and Invalid for values that no process can have."""
     config = parse_config(data)
     check_depth(data, "image config")
     try:

@@ -1,6 +1,6 @@
-"""The few things that the host does in a container's rootfs before it runs: reading two files, making a directory.
+"""What the host does in a container's rootfs before the container runs: reads two files and creates a directory.
 
-What an image says is not trusted: every path is walked with the rootfs for its `/`, by the kernel (openat2(2)).
+The image is not trusted: the kernel resolves every path with the rootfs as its root (openat2(2)).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from imgfs.errors import Invalid, NotFound, TooLarge, Unsupported, from_os
 from imgfs.kernel.resolve import open_in_root
 
 FILE_MAX = 4 << 20
-"""Bytes of /etc/passwd or /etc/group that are read."""
+"""Largest size in bytes of /etc/passwd or /etc/group."""
 PATH_MAX = 4096
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-"""Opening a FIFO or a device must neither wait nor do anything."""
+"""Opening a FIFO or a device must not block or have an effect."""
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 
 def read_file_in(root: int, path: str) -> bytes:
-    """A regular file of the rootfs; empty where there is none. Raises TooLarge, StorageFailed."""
+    """Read a regular file of the rootfs; empty if there is none. Raises TooLarge, StorageFailed."""
     try:
         file = open_in_root(root, os.fsencode(path), os.O_PATH)
     except OSError as error:
@@ -44,9 +44,9 @@ def read_file_in(root: int, path: str) -> bytes:
 
 
 def make_directory_in(root: int, path: str, what: str) -> None:
-    """Make a directory and those above it, where they are missing. Links are followed within the rootfs.
+    """Create a directory and its missing parents. Symbolic links are followed within the rootfs.
 
-    Raises Invalid, saying `what` it is, where something else is in the way.
+    Raises Invalid, with `what` as its subject, if something else has that name.
     """
     words = [word for word in path.split("/") if word not in ("", ".")]
     for count in range(1, len(words) + 1):
@@ -74,7 +74,7 @@ def _make(root: int, above: str, name: str, what: str) -> None:
                 os.mkdir(name, 0o755, dir_fd=directory)
                 made = open_in_root(directory, os.fsencode(name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    os.fchmod(made, 0o755)  # whatever the caller's umask is
+                    os.fchmod(made, 0o755)  # regardless of the caller's umask
                 finally:
                     os.close(made)
         finally:

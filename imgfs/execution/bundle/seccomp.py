@@ -1,8 +1,8 @@
-"""Which system calls a container may make: a seccomp profile of the host, as the runtime specification has filters.
+"""The system calls that a container may make: converts a seccomp profile of the host to the filter of the runtime spec.
 
-Profiles are written for every machine and every set of capabilities (containers-common, seccomp.json(5); Docker's have
-the same form): rules have conditions, and architectures are chosen by the machine's own. What the runtime gets
-(config-linux.md, "Seccomp") has neither.
+A profile is written for all machines and capabilities (containers-common, seccomp.json(5); Docker's format is the
+same): its rules have conditions, and it maps machines to architectures. The filter (config-linux.md, "Seccomp") has
+neither.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from imgfs.oci.platform import local_platform
 
 DEFAULT, NONE = "default", "none"
 PLACES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
-"""Where a host has its default, the administrator's before the distribution's."""
+"""Where a host has its default profile, the administrator's before the distribution's."""
 SIZE_MAX = 1 << 20
-"""Bytes of a profile; that of containers-common has 16 KiB."""
+"""Largest size in bytes of a profile. The profile of containers-common has 16 KiB."""
 _X32 = "SCMP_ARCH_X32"
 Json = dict[str, Any]
 _Identity = tuple[int, ...] | None
@@ -41,7 +41,7 @@ _MACHINES = {
     "riscv64": ("SCMP_ARCH_RISCV64", "riscv64"),
     "s390x": ("SCMP_ARCH_S390X", "s390x"),
 }
-"""By Go's name of an architecture: libseccomp's, and the word of conditions."""
+"""By Go's name of an architecture: the name in libseccomp, and the word in conditions."""
 
 
 class _Conditions(msgspec.Struct, rename="camel"):
@@ -84,26 +84,26 @@ class _Profile(msgspec.Struct, rename="camel"):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What conditions of a profile are about, besides capabilities."""
+    """What the conditions of a profile compare, besides capabilities."""
 
     architecture: str
-    """As images name it."""
+    """As in image configs."""
     kernel: str
-    """As uname(1) tells its release."""
+    """The kernel release of uname(1)."""
 
 
 def this_machine() -> Machine:
-    """The one that this runs on."""
+    """Return the machine that this process runs on."""
     return Machine(local_platform().architecture, os.uname().release)
 
 
 def default_profile(places: Sequence[str] = PLACES) -> str | None:
-    """The path of this host's default; None where it has none, or its kernel no filters."""
+    """Return the path of this host's default profile; None if there is none or the kernel has no filters."""
     return next((path for path in places if os.path.exists(path)), None) if _KERNEL.exists() else None
 
 
 def filter_of(wanted: str, capabilities: Collection[str]) -> Json | None:
-    """The filter for a process with `capabilities`; None for none.
+    """Return the filter for a process with `capabilities`, or None for no filter.
 
     `wanted` is `default`, `none`, or the path of a profile. Raises NotFound, Invalid and StorageFailed.
     """
@@ -114,7 +114,7 @@ def filter_of(wanted: str, capabilities: Collection[str]) -> Json | None:
 
 
 def parse_profile(data: bytes, capabilities: Collection[str], machine: Machine, subject: str) -> Json:
-    """The filter that a profile is for a process with `capabilities` on `machine`. Pure. Raises Invalid."""
+    """Convert a profile to the filter of a process with `capabilities` on `machine`. Pure. Raises Invalid."""
     try:
         profile = msgspec.json.decode(data, type=_Profile)
         rules = [_rule(one) for one in profile.syscalls or () if _applies(one, capabilities, machine)]
@@ -132,7 +132,7 @@ def parse_profile(data: bytes, capabilities: Collection[str], machine: Machine, 
 
 @lru_cache(maxsize=2)
 def _filter(path: str, _: _Identity, capabilities: tuple[str, ...]) -> Json:
-    """The same as long as the file is: read once by a process that starts many, or whose children do."""
+    """Cached while the file is unchanged, for processes that start many containers, and for their children."""
     made = parse_profile(_read(path), capabilities, this_machine(), f"seccomp profile {path}")
     _sort_names(made["syscalls"])
     _leave_out_unknown(made)
@@ -140,19 +140,19 @@ def _filter(path: str, _: _Identity, capabilities: tuple[str, ...]) -> Json:
 
 
 def _leave_out_unknown(made: Json) -> None:
-    """Leave x32 out where the kernel knows no such programs: half of what a runtime has to do for the filter.
+    """Leave x32 out if the kernel cannot run such programs. That halves the runtime's work for the filter.
 
-    Whatever makes such a call there ends by SIGSYS, as for every architecture that is not in a filter, and not with
-    ENOSYS by the kernel.
+    A program that makes an x32 call there gets SIGSYS instead of ENOSYS, as for every architecture that is not in a
+    filter.
     """
     if _X32 in made.get("architectures", ()) and not runs_x32():
         made["architectures"].remove(_X32)
 
 
 def _sort_names(rules: Sequence[Json]) -> None:
-    """Put the highest number first: so runc makes the same program in 3 ms less.
+    """Sort the names by descending number, with which runc builds the same filter 3 ms faster.
 
-    For each name that it is given libseccomp walks a list in the order of numbers until it comes to its place.
+    libseccomp inserts each name into a list sorted by number, and searches from the list's beginning.
     """
     numbers = numbers_of(name for rule in rules for name in rule["names"])
     for rule in rules:
@@ -161,7 +161,7 @@ def _sort_names(rules: Sequence[Json]) -> None:
 
 
 def _identity(path: str) -> _Identity:
-    with suppress(OSError):  # told by who reads it
+    with suppress(OSError):  # reading the file reports the error
         status = os.stat(path)
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     return None
@@ -204,7 +204,7 @@ def _rule(rule: _Rule) -> Json:
 
 
 def _number(number: int | None, name: str) -> int | None:
-    """An errno by its number, else by its name. Raises ValueError."""
+    """Return an errno given by number, or else by name. Raises ValueError."""
     if number is not None or not name:
         return number
     found = getattr(errno, name, None)
@@ -214,14 +214,14 @@ def _number(number: int | None, name: str) -> int | None:
 
 
 def _architectures(known: Sequence[_Architecture], machine: Machine) -> list[str]:
-    """The machine's own, and those whose programs it runs too."""
+    """Return the machine's own architecture, and those whose programs it can run, too."""
     own = _MACHINES.get(machine.architecture, ("", ""))[0]
     found = next((one for one in known if one.architecture == own), None)
     return [own, *(found.sub_architectures or ())] if found else []
 
 
 def _release(text: str) -> tuple[int, int]:
-    """Major and minor number of a kernel. Raises ValueError."""
+    """Return the major and minor version of a kernel. Raises ValueError."""
     found = re.match(r"(\d+)(?:\.(\d+))?", text)
     if not found:
         raise ValueError(f"{text!r}: is no version of a kernel")

@@ -1,6 +1,6 @@
-"""The OCI runtime spec of a container, config.json (runtime-spec, config.md and config-linux.md). Pure.
+"""Builds the OCI runtime spec of a container, config.json (runtime-spec, config.md and config-linux.md). Pure.
 
-Where there is a choice it is containerd's default: capabilities, masked and read-only paths, device rules.
+Capabilities, masked and read-only paths, and device rules are containerd's defaults.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ _MASKED = [
 ]
 _READ_ONLY = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger")]
 OPEN_FILES = 1024
-"""How many a program may have open, unless who starts it may have fewer: only some could give it more than that."""
+"""Limit of open files in a container.
+
+A caller with a lower limit passes that on, because not every caller may raise it.
+"""
 _UMASK = 0o022
 
 
 class SpecSettings(msgspec.Struct, frozen=True):
-    """Where a process runs."""
+    """Where and with what a process runs."""
 
     id: str
     key: str
@@ -43,26 +46,26 @@ class SpecSettings(msgspec.Struct, frozen=True):
     network: Network = "none"
     volumes: tuple[Volume, ...] = ()
     host_files: tuple[str, ...] = ()
-    """Files of the host that a container on its network gets: names would be resolved otherwise."""
+    """Files of the host that a container in the host's network needs to resolve names."""
     memory: int | None = None
     open_files: int = OPEN_FILES
     labels: Mapping[str, str] | None = None
     seccomp: Json | None = None
-    """The filter of its system calls (seccomp.py); None for none."""
+    """The filter of system calls (seccomp.py), or None."""
 
     @property
     def hostname(self) -> str:
-        """The container's own host name."""
+        """The container's host name."""
         return self.id[:HOST_NAME_MAX]
 
     @property
     def cgroup(self) -> str:
-        """Its cgroup, below the root of each hierarchy; so nobody else's end is its own."""
+        """Its cgroup, at the root of each hierarchy, so that it does not end with a cgroup of another owner."""
         return f"/{cgroup_name(self.key)}"
 
 
 def runtime_spec(process: Process, setting: SpecSettings) -> Json:
-    """config.json."""
+    """Return config.json."""
     return {
         "ociVersion": OCI_VERSION,
         "process": _process(process, setting.open_files),

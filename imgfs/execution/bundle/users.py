@@ -1,7 +1,7 @@
-"""Who a container's process is: a user by name or number, looked up in the image's /etc/passwd and /etc/group.
+"""Resolves the user of a container's process by name or number in the image's /etc/passwd and /etc/group.
 
-Pure: the two files are bytes, of any content. Lines that are no entries are passed over, as the C library does. The
-rules are those of Docker and podman (image-spec, config.md, "User").
+Pure. The two files are untrusted bytes. Invalid lines are skipped, as in the C library. The rules are those of Docker
+and podman (image-spec, config.md, "User").
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import msgspec
 from imgfs.errors import Invalid, NotFound
 
 ID_LARGEST = 2**32 - 2
-"""2^32 - 1 means no user at all to the kernel."""
+"""The kernel uses 2^32 - 1 for "no user"."""
 GROUPS_MAX = 65536
 """NGROUPS_MAX of the kernel."""
 
 
 class User(msgspec.Struct, frozen=True):
-    """Numbers for the kernel, and where the user's home is."""
+    """User and group IDs for the kernel, and the home directory."""
 
     uid: int
     gid: int
@@ -42,11 +42,11 @@ class _Group(msgspec.Struct, frozen=True):
 
 
 def resolve_user(text: str, passwd: bytes, group: bytes) -> User:
-    """The user that `text` means: `user`, `uid`, `user:group`, `uid:gid` and the like; empty for root.
+    """Resolve `user`, `uid`, `user:group`, `uid:gid` and so on. An empty text means root.
 
-    A name wins over a number. A number need not be in passwd; then it is of group 0 and at home in `/`. Without a group
-    the user is in those that name him as a member. Raises NotFound for a name that is not there, Invalid for a number
-    out of range.
+    A name wins over a number. A number need not be in passwd; the group is then 0 and the home directory `/`. Without a
+    group, the user is in all groups that list the user as a member. Raises NotFound for an unknown name, and Invalid
+    for a number out of range.
     """
     user, colon, wanted = text.partition(":")
     if colon and not wanted:
@@ -86,7 +86,7 @@ def _group(text: str, group: bytes) -> int:
 
 
 def _number(text: str) -> int | None:
-    """The number that a text is, if it is one. Raises Invalid for one out of range."""
+    """Return the text as a number, or None if it is no number. Raises Invalid if the number is out of range."""
     if not (text.isascii() and text.isdigit()):
         return None
     if len(text) > 10 or int(text) > ID_LARGEST:

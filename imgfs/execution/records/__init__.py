@@ -1,1 +1,1 @@
-"""What is kept of containers: how each was made, how it is, how it ended, and how that goes."""
+"""The records of containers: configuration, status, the end of deleted ones, and their locks."""

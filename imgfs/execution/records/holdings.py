@@ -1,7 +1,7 @@
-"""What each container was made of, as one value: for whoever asks about all of them at once.
+"""A cached summary of every container, for garbage collection and for the daemon's start.
 
-That is written once for each, so it is kept in memory, and looked for again only where the directory of containers
-changed: among 100,000 the question costs one stat.
+container.json does not change after the start, so summaries are kept in memory and are read again only if the directory
+of containers changed. With 100,000 containers a question costs one stat.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from imgfs.execution.records.records import ContainerRecords
 from imgfs.oci.digest import Digest, is_digest
 
 _SETTLED = 1.0
-"""Seconds after which a directory's mtime tells every change of it: clocks of filesystems tick coarsely."""
+"""Age in seconds from which a directory's mtime shows all changes. Clocks of filesystems are coarse."""
 
 
 class ContainerSummary(msgspec.Struct, frozen=True, gc=False):
-    """Of a container what counts when the others are looked at too; there may be 100,000."""
+    """The part of container.json that questions about all containers need. There may be 100,000 of these."""
 
     chain: str
-    """Below its snapshot."""
+    """The chain ID below its snapshot."""
     created: str
     remove: bool
-    """Whether it is deleted as soon as it has ended."""
+    """Whether the container is deleted as soon as it has ended (--rm)."""
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
-    """One of them, and the identity of the file that says so."""
+    """A summary, and the inode and mtime of the file that it was read from."""
 
     inode: int
     written: int
@@ -42,22 +42,22 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class Holdings:
-    """Asked by garbage collection, and once at the start. Every call may raise StorageFailed."""
+    """Answers questions about all containers. Every call may raise StorageFailed."""
 
     def __init__(self, records: ContainerRecords) -> None:
         self._records = records
         self._known: dict[str, _Known] = {}
         self._seen = 0
-        """The mtime of the directory that `_known` is of; 0 where it may have changed since."""
+        """The directory's mtime when `_known` was read; 0 if the directory may have changed since."""
         self._looking = trio.Lock()
 
     async def chains(self) -> set[Digest]:
-        """The chain IDs below the snapshots of all containers."""
+        """Return the chain IDs below the snapshots of all containers."""
         chains = {one.chain for one in (await self.containers()).values()}
         return {Digest(chain) for chain in chains if is_digest(chain)}
 
     async def containers(self) -> Mapping[str, ContainerSummary]:
-        """What each container was made of; one whose record does not read is left out."""
+        """Return the summary of every container by ID. Unreadable records are left out."""
         async with self._looking:
             self._known, self._seen = await run_disk(self._look)
             return {id: one.held for id, one in self._known.items()}
@@ -84,8 +84,8 @@ class Holdings:
             held = msgspec.json.decode(path.read_bytes(), type=ContainerSummary)
         except (OSError, msgspec.MsgspecError, RecursionError) as error:
             if isinstance(error, OSError) and too_many_open(error.errno):
-                raise from_os(error, f"container {id}") from None  # or what it stands on were garbage
-            return None  # gone meanwhile, or damaged: told to whoever looks at it
+                raise from_os(error, f"container {id}") from None  # skipping it would make its layers garbage
+            return None  # deleted meanwhile, or damaged; a reader of it gets the error
         return _Known(
             status.st_ino, status.st_mtime_ns, ContainerSummary(sys.intern(held.chain), held.created, held.remove)
         )

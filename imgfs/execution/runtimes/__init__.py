@@ -1,1 +1,1 @@
-"""The OCI runtimes of this host: chosen, called, and asked to enter what they run."""
+"""The OCI runtimes of this host: which one to use, how to call it, and how to run more programs in a container."""

@@ -1,8 +1,7 @@
-"""Which runtime gets a container: those that are installed, in order, without those that this host was refused by.
+"""Chooses the runtime of a container: the first installed one that has not refused this host.
 
-Whether a runtime takes this host is found out by the first container that it is given: where it refuses and the next
-one does not, that is remembered until the next boot, with its reason. A runtime that was changed meanwhile is asked
-again.
+The first container finds out whether a runtime accepts this host. If the runtime refuses and the next one does not, the
+refusal and its reason are remembered until the next boot, or until the runtime's file changes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from imgfs.kernel.proc import boot_id
 
 _FILE = "refused.json"
 _MORE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where runtimes are looked for besides PATH: that of a user often has no sbin."""
+"""Directories searched after PATH, because a user's PATH often has no sbin."""
 
 
 class _HostRefusal(msgspec.Struct, frozen=True):
@@ -39,9 +38,9 @@ class _Refusals(msgspec.Struct, frozen=True):
 
 
 def obstacle(program: RuntimeProgram, state: Path) -> str:
-    """What keeps a runtime from getting containers: it is not here, or has refused this host. Empty where nothing does.
+    """Return why a runtime gets no containers: it is not installed, or has refused this host. Empty if it gets them.
 
-    Looks at PATH and two small files.
+    Reads PATH and two small files.
     """
     path = _path_of(program)
     if path is None:
@@ -51,7 +50,7 @@ def obstacle(program: RuntimeProgram, state: Path) -> str:
 
 
 def installed(programs: Iterable[RuntimeProgram], wanted: str) -> list[InstalledRuntime]:
-    """The runtimes that are here: all of `programs`, or the one that is `wanted`, a name or a path. Raises NotFound."""
+    """Return the installed ones of `programs`, or only the `wanted` one, a name or a path. Raises NotFound."""
     if wanted:
         programs = [one for one in programs if one.name == wanted] or [RuntimeProgram(os.path.basename(wanted), wanted)]
     named = [(one, _path_of(one)) for one in programs]
@@ -66,13 +65,16 @@ def installed(programs: Iterable[RuntimeProgram], wanted: str) -> list[Installed
 
 
 def accepted(runtimes: Sequence[InstalledRuntime], root: Path) -> list[InstalledRuntime]:
-    """Those that are not known to refuse this host; all, where that would leave none."""
+    """Return the runtimes that have not refused this host, or all of them if every one has."""
     known = _read(root)
     return [one for one in runtimes if _refusal(one.path, known) is None] or list(runtimes)
 
 
 def remember_refusal(runtime: InstalledRuntime, reason: str, root: Path) -> None:
-    """Keep in mind until the next boot that this host was refused. What cannot be kept is found out again."""
+    """Remember until the next boot that a runtime refused this host.
+
+    If this cannot be written, the refusal is found again.
+    """
     known = _read(root)
     others = [one for one in known.refusals if one.path != runtime.path]
     kept = _Refusals(known.boot, [*others, _HostRefusal(runtime.path, _changed(runtime.path), reason)])
@@ -86,7 +88,7 @@ def _path_of(program: RuntimeProgram) -> str | None:
 
 
 def _refusal(path: str, known: _Refusals) -> _HostRefusal | None:
-    """How the program at `path`, as it is now, refused this host."""
+    """Return the refusal of the program at `path`, if the program is unchanged since."""
     return next((one for one in known.refusals if one.path == path and one.changed == _changed(path)), None)
 
 

@@ -1,7 +1,7 @@
-"""One more program in a container that runs: handed to the container's runtime, as a child of whoever asks.
+"""Runs one more program in a running container: the container's runtime runs as a child of the caller.
 
-It gets what the container's own process has (user, environment, directory, capabilities) but for what is asked for. A
-terminal is the runtime's to move, which does it as the container's own command line does.
+The program gets the user, environment, directory and capabilities of the container's own process, except for what the
+caller changes. The runtime itself copies the terminal.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Any, cast
 import msgspec
 
 from imgfs.errors import Malformed
-from imgfs.execution.control import open_files_max, opened
+from imgfs.execution.control import open_directory, open_files_max
 from imgfs.execution.launch import check_files
 from imgfs.execution.runtimes.executable import refusal
 from imgfs.execution.runtimes.runtime import OciRuntime, shell_code
 
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SHARED = (signal.SIGINT, signal.SIGQUIT)
-"""What a terminal sends to everybody in front: the runtime gets it too, and passes it on."""
+"""A terminal sends these to its whole foreground group: the runtime receives them itself and forwards them."""
 
-_GIVEN_UP = 1
-"""What a runtime's process ends with, by then in the container, when the kernel did not make a program of it."""
+_NOT_EXECUTED = 1
+"""Exit code of the runtime's process in the container when the kernel refused to execute the program."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecRequest:
-    """What is to run. `env` is laid over the container's; None takes a variable away."""
+    """What to run. `env` overrides the container's environment; None removes a variable."""
 
     args: Sequence[str]
     terminal: bool = False
@@ -46,39 +46,41 @@ class ExecRequest:
 
 
 def execute(runtime: OciRuntime, id: str, spec: Mapping[str, Any], entry: ExecRequest, root: str) -> int:
-    """Run it with the caller's stdout, stderr and, if it is interactive, stdin; its exit status, as shells tell it.
+    """Run a program with the caller's stdout, stderr and, if interactive, stdin.
 
-    `spec` is the container's config.json, `root` its root directory as processes in it see it. Signals that end this
-    process are passed on. Raises RuntimeFailed, with an exit code where it was about the command itself, and Malformed;
-    what the runtime has to say of that stands on stderr then. Before anything is begun, as `check_files`.
+    Return its exit code, as a shell reports it.
+
+    `spec` is the container's config.json. `root` is its root directory as its processes see it. Signals that would end
+    this process are forwarded. Raises the errors of `check_files` before anything starts. Raises Malformed, and
+    RuntimeFailed, with an exit code if the command is at fault; the runtime has then written its message to stderr.
     """
     check_files()
-    made = process_of(spec, entry)
+    process_spec = process_of(spec, entry)
     with tempfile.TemporaryDirectory(prefix="imgfs-exec-") as directory:
         process = Path(directory, "process.json")
-        process.write_text(json.dumps(made))
+        process.write_text(json.dumps(process_spec))
         mine = msgspec.structs.replace(runtime, log=Path(directory, "log"))
         stdin = None if entry.interactive or entry.terminal else subprocess.DEVNULL
-        with _handing_on() as begun:
+        with _forwarding_signals() as children:
             child = subprocess.Popen(mine.words("exec", "--process", str(process), id), stdin=stdin)
-            begun.append(child)
+            children.append(child)
             code = child.wait()
         if refusal := mine.refusal("exec", code):
             raise refusal
-        if code == _GIVEN_UP and (number := _refusal(made, root)):
+        if code == _NOT_EXECUTED and (number := _refusal(process_spec, root)):
             return shell_code(number)
         return 128 - code if code < 0 else code
 
 
 def _refusal(process: Mapping[str, Any], root: str) -> int:
-    """Why the kernel did not execute it. Of one whose container has ended meanwhile there is no telling."""
-    with suppress(OSError), opened(root) as directory:
+    """Return why the kernel did not execute the program, or 0. It is unknown if the container has ended meanwhile."""
+    with suppress(OSError), open_directory(root) as directory:
         return refusal(process, directory)
     return 0
 
 
 def process_of(spec: Mapping[str, Any], entry: ExecRequest) -> dict[str, Any]:
-    """The OCI process (config.md, "Process"). Raises Malformed for a spec without one."""
+    """Return the OCI process (config.md, "Process"). Raises Malformed if the spec has none."""
     if not isinstance(spec.get("process"), dict):
         raise Malformed("config.json: has no process; the container is damaged")
     base = cast("dict[str, Any]", spec["process"])
@@ -100,7 +102,7 @@ def process_of(spec: Mapping[str, Any], entry: ExecRequest) -> dict[str, Any]:
 
 
 def _within(limit: dict[str, Any]) -> dict[str, Any]:
-    """A limit that this process can give: its own may be lower than that of who started the container."""
+    """Lower a limit to what this process may set. Its own limit may be lower than that of the container's starter."""
     if limit.get("type") != "RLIMIT_NOFILE":
         return limit
     most = open_files_max()
@@ -108,8 +110,8 @@ def _within(limit: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _handing_on() -> Generator[list[subprocess.Popen[bytes]]]:
-    """Pass on to the child what would end this process; it ends with the child."""
+def _forwarding_signals() -> Generator[list[subprocess.Popen[bytes]]]:
+    """Forward the signals that would end this process to the child. This process ends with the child."""
     children: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
@@ -118,7 +120,7 @@ def _handing_on() -> Generator[list[subprocess.Popen[bytes]]]:
         for child in children:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    before = {number: signal.signal(number, pass_on) for number in _FORWARDED}
     before |= {number: signal.signal(number, _ignore) for number in _SHARED}
     try:
         yield children
@@ -128,4 +130,4 @@ def _handing_on() -> Generator[list[subprocess.Popen[bytes]]]:
 
 
 def _ignore(number: int, _: FrameType | None) -> None:
-    """A handler, because what is ignored is so in programs too."""
+    """Do nothing. A signal that is ignored would stay ignored in executed programs."""

@@ -1,7 +1,7 @@
-"""Whether the kernel refuses to execute a file (execve(2)), where the runtime only says that something ended with 1.
+"""Finds out whether the kernel refuses to execute a file (execve(2)), if the runtime only reports exit code 1.
 
-Asked after the fact and in doubt answered with no: a refusal has to be certain. The files are an image's: every path is
-walked with the container's root for its `/`, and little of each is read.
+It is called after the failure and reports a refusal only if it is certain. The files are an image's: every path is
+resolved with the container's root as its root, and only a little of each file is read.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from typing import Any, cast
 from imgfs.kernel.resolve import open_in_root
 
 WORD_MAX = 32 * 4096
-"""Bytes of one argument or variable with its NUL (MAX_ARG_STRLEN)."""
+"""Largest argument or variable in bytes with its NUL (MAX_ARG_STRLEN)."""
 _HEAD = 256
-"""What the kernel looks at to tell formats (BINPRM_BUF_SIZE)."""
+"""Bytes that the kernel reads to detect the format (BINPRM_BUF_SIZE)."""
 _DEPTH = 5
-"""Interpreters of interpreters."""
+"""Nested interpreters."""
 _HEADER = 52
-"""Bytes of an ELF header, the shorter one."""
+"""Bytes of an ELF header, of the shorter variant."""
 _SEGMENT, _SEGMENTS = 56, 64
-"""Bytes of a program header, the longer one, and how many are looked at."""
+"""Bytes of a program header, of the longer variant, and how many headers are read."""
 _PT_INTERP, _PATH_MAX = 3, 4096
 _ORDERS = {b"\1": "<", b"\2": ">"}
 _MACHINES = {"x86_64": {62, 3}, "aarch64": {183, 40}, "ppc64le": {21}, "s390x": {22}}
-"""What ELF calls the machines whose programs a kernel runs."""
+"""ELF machine numbers that a kernel can run."""
 _HANDLERS = "/proc/sys/fs/binfmt_misc"
 _OWN_FILES = ("register", "status")
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 def refusal(process: Mapping[str, Any], root: int) -> int:
-    """Why the kernel refuses the process of an OCI spec (config.md, "Process") in the directory `root`: an errno.
+    """Return the errno with which the kernel refuses the process of an OCI spec (config.md, "Process") in directory
+    `root`.
 
-    0 where it does not, or there is no telling. Blocks.
+    Return 0 if the kernel does not refuse, or it is unknown. Blocks.
     """
     args, env = cast("Sequence[str]", process["args"]), cast("Sequence[str]", process.get("env") or ())
     if any(len(os.fsencode(word)) >= WORD_MAX for word in (*args, *env)):
@@ -48,7 +49,7 @@ def refusal(process: Mapping[str, Any], root: int) -> int:
 
 
 def _find(name: str, env: Sequence[str], cwd: str, root: int) -> str | None:
-    """The path of a program, as the runtime finds it; None where it finds none, which it says itself."""
+    """Return the path of a program as the runtime finds it; None if there is none, which the runtime reports itself."""
     if "/" in name:
         return posixpath.join(cwd, name)
     path = next((one.removeprefix("PATH=") for one in env if one.startswith("PATH=")), "")
@@ -79,7 +80,7 @@ def _refusal_of(program: str, root: int) -> int:
 
 
 def _obstacle(path: str, root: int) -> int:
-    """ENOENT where there is no such file, EACCES where it is no program; 0 where that cannot be said."""
+    """Return ENOENT if there is no such file, EACCES if it is not executable, and 0 if it is or that is unknown."""
     try:
         file = open_in_root(root, os.fsencode(path), os.O_PATH)
     except OSError as error:
@@ -92,7 +93,7 @@ def _obstacle(path: str, root: int) -> int:
 
 
 def _head(path: str, root: int, offset: int = 0, size: int = _HEAD) -> bytes:
-    """Bytes of a regular file. Raises OSError."""
+    """Read from a regular file. Raises OSError."""
     file = open_in_root(root, os.fsencode(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         return os.pread(file, size, offset)
@@ -101,7 +102,7 @@ def _head(path: str, root: int, offset: int = 0, size: int = _HEAD) -> bytes:
 
 
 def _is_native(head: bytes) -> bool:
-    """Whether an ELF file is for a machine that this kernel may be, or there is no telling."""
+    """Return whether an ELF file is for this kernel's machine. True if that is unknown."""
     natives = _MACHINES.get(os.uname().machine)
     order = _ORDERS.get(head[5:6])
     if natives is None or order is None or len(head) < _HEADER:
@@ -110,7 +111,7 @@ def _is_native(head: bytes) -> bool:
 
 
 def _loader(program: str, root: int) -> bytes | None:
-    """The interpreter that an ELF file names (elf(5), PT_INTERP); None where it names none, or does not read."""
+    """Return the interpreter of an ELF file (elf(5), PT_INTERP); None if there is none or the file is unreadable."""
     try:
         head = _head(program, root)
         order, is_wide = _ORDERS[head[5:6]], head[4:5] == b"\2"
@@ -127,14 +128,14 @@ def _loader(program: str, root: int) -> bytes | None:
 
 
 def _segment(data: bytes, order: str, *, is_wide: bool) -> tuple[int, int, int]:
-    """Type, offset and length in the file of a program header."""
+    """Return type, file offset and file length of a program header."""
     if is_wide:
         return struct.unpack_from(f"{order}I4xQ16xQ", data)
     return struct.unpack_from(f"{order}II8xI", data)
 
 
 def _has_handlers() -> bool:
-    """Whether somebody told the kernel of other formats (binfmt_misc): which these are is not looked into."""
+    """Return whether the kernel has other formats registered (binfmt_misc). Which files they match is not checked."""
     try:
         return any(name not in _OWN_FILES for name in os.listdir(_HANDLERS))
     except OSError:

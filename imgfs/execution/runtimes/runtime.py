@@ -1,7 +1,7 @@
-"""Calling an OCI runtime (runtime-spec, runtime.md; the command line that crun, runc and youki share).
+"""Calls an OCI runtime (runtime-spec, runtime.md) by the command line that crun, runc and youki share.
 
-Each call has a deadline: a runtime that hangs is killed with its children, and told by name, command and seconds. What
-went wrong is read from the runtime's own log, because its stderr is the container's.
+Each call has a deadline. A runtime that hangs is killed with its children, and the error names the runtime, the command
+and the seconds. Errors are read from the runtime's log, because its stderr is the container's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from imgfs.execution.launch import NONE
 from imgfs.kernel.proc import FLAGS, stat_of
 
 DEADLINE = 60.0
-"""Seconds that a call may take. With a hundred starts at once, on two cores, a good one takes ten."""
+"""Seconds that a call may take. A good call takes ten if a hundred containers start at once on two cores."""
 _LOG_READ = 1 << 16
 _COMPLAINT_MAX = 1000
 _UMASK = 0o022
@@ -37,16 +37,17 @@ _NO_PERMISSION = (
     r"|not executable|executable permission"
 )
 NO_PROGRAM, NOT_EXECUTABLE = 127, 126
-"""What a shell exits with where a command is not found, or cannot be executed."""
+"""Exit codes of a shell for a command that is not found, or cannot be executed."""
 
 _FORKED_ONLY = 0x40
-"""PF_FORKNOEXEC, of the flags in proc_pid_stat(5): forked, and no execve(2) since. Runtimes fork what is to become the
-program; nothing that it does once it is the program sets this again, as a process may do with its name.
+"""PF_FORKNOEXEC in the flags of proc_pid_stat(5): the process was forked and has not called execve(2) since.
+
+Runtimes fork the process that becomes the program. A program cannot set this flag again, while it can change its name.
 """
 
 
 class RuntimeFailed(ImgfsError):
-    """A runtime refused, or did not answer. `exit_code` is a shell's where it was about the command itself."""
+    """A runtime refused or did not answer. `exit_code` is that of a shell if the command was at fault."""
 
     errno = errno.EIO
 
@@ -63,16 +64,16 @@ class _LogLine(msgspec.Struct):
 
 
 class OciRuntime(msgspec.Struct, frozen=True):
-    """An installed runtime. `root` is where it keeps its state; blocking calls, all of them."""
+    """An installed runtime. `root` is the directory of its state. All calls block."""
 
     name: str
     path: str
     root: Path
     log: Path
-    """Where it says what went wrong."""
+    """Where the runtime writes its errors."""
     deadline: float = DEADLINE
     stop: int = NONE
-    """When this is readable, a call is given up."""
+    """If this becomes readable, a call is cancelled."""
 
     def run(
         self,
@@ -83,11 +84,11 @@ class OciRuntime(msgspec.Struct, frozen=True):
         console: str | None = None,
         complaint: Callable[[], str] = lambda: "",
     ) -> None:
-        """Make the container and begin its program, which does not wait for the runtime. Raises RuntimeFailed.
+        """Create the container and begin its program. Returns while the program runs. Raises RuntimeFailed.
 
-        After a failure the program may have begun: `delete` it by force. A program that the kernel refuses is none
-        (`is_before_program`). `stdio` are the three descriptors of the process; `console` is the socket that gets the
-        terminal instead. What a runtime that failed said on these is asked for by `complaint`.
+        After a failure the program may have begun: call `delete` with force. A program that the kernel refuses never
+        begins (`never_executed`). `stdio` are the three descriptors of the process. `console` is the path of the
+        socket that receives the terminal instead. `complaint` returns what a failed runtime wrote to these streams.
         """
         terminal = ["--console-socket", console] if console else []
         self._call(
@@ -104,7 +105,7 @@ class OciRuntime(msgspec.Struct, frozen=True):
         )
 
     def delete(self, id: str, *, force: bool = False) -> None:
-        """Remove what the runtime keeps, and the cgroup; with `force` end the processes first. Raises RuntimeFailed."""
+        """Remove the runtime's state and the cgroup; with `force` kill the processes first. Raises RuntimeFailed."""
         self._call("delete", *(["--force"] if force else []), id)
 
     def kill(self, id: str, number: int, *, all: bool = False) -> None:
@@ -112,12 +113,12 @@ class OciRuntime(msgspec.Struct, frozen=True):
         self._call("kill", *(["--all"] if all else []), id, str(number))
 
     def words(self, command: str, *arguments: str) -> list[str]:
-        """The command line of a call, for whoever waits for it himself."""
+        """Return the command line of a call, for callers that run it themselves."""
         options = ["--root", str(self.root), "--log", str(self.log), "--log-format", "json"]
         return [self.path, *options, command, *arguments]
 
     def refusal(self, command: str, code: int) -> RuntimeFailed | None:
-        """Why such a call ended with `code`; None where the runtime has no complaint, so that it is the program's."""
+        """Return why such a call exited with `code`; None if the log has no error, so that `code` is the program's."""
         return self._failure(command, code, "") if code and any(map(_error_of, _tail(self.log))) else None
 
     def _call(
@@ -153,7 +154,9 @@ class OciRuntime(msgspec.Struct, frozen=True):
             raise called._failure(command, code, complaint())
 
     def _with_log(self) -> OciRuntime:
-        """This one, with an empty log; none where the disk takes no change: what runs can be ended all the same."""
+        """Return this runtime with an emptied log, or without one if the disk refuses: containers must be killable even
+        then.
+        """
         try:
             os.close(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         except OSError:
@@ -183,12 +186,12 @@ class OciRuntime(msgspec.Struct, frozen=True):
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         text = said or f"it said nothing ({how})"
         return RuntimeFailed(
-            f"runtime {self.name}: {command}: {text}", shell_code_of(said) if command in ("run", "exec") else None
+            f"runtime {self.name}: {command}: {text}", shell_code_in(said) if command in ("run", "exec") else None
         )
 
 
-def is_before_program(pid: int) -> bool:
-    """Whether a process, which may have ended and is not buried, never became the program that it was to become."""
+def never_executed(pid: int) -> bool:
+    """Return whether a process, possibly a zombie, never executed its program."""
     try:
         flags = int(stat_of(pid)[FLAGS])
     except OSError:
@@ -197,12 +200,12 @@ def is_before_program(pid: int) -> bool:
 
 
 def shell_code(number: int) -> int:
-    """What a shell exits with where execve(2) fails so."""
+    """Return the exit code of a shell for an errno of execve(2)."""
     return NO_PROGRAM if number == errno.ENOENT else NOT_EXECUTABLE
 
 
-def shell_code_of(said: str) -> int | None:
-    """The same by a runtime's words; None where they are of something else."""
+def shell_code_in(said: str) -> int | None:
+    """Return the same for a runtime's message; None if the message is about something else."""
     flags = re.IGNORECASE | re.DOTALL
     if re.search(_NO_PERMISSION, said, flags):
         return NOT_EXECUTABLE
@@ -210,14 +213,14 @@ def shell_code_of(said: str) -> int | None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Runtimes start helpers; in one session of their own they end together."""
+    """Kill a runtime with its helper processes, which share its session."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _last_error(log: Path) -> str:
-    """The last error of a log of JSON lines; else its last line."""
+    """Return the last error in a log of JSON lines, or else its last line."""
     lines = _tail(log)
     for line in reversed(lines):
         if said := _error_of(line):
@@ -235,7 +238,7 @@ def _tail(log: Path) -> list[str]:
 
 
 def _error_of(line: str) -> str:
-    """What a line says, if it is an error: `msg` of crun and runc, `fields.message` of youki."""
+    """Return the message of a line if it is an error: `msg` of crun and runc, `fields.message` of youki."""
     try:
         entry = msgspec.json.decode(line, type=_LogLine)
     except (msgspec.MsgspecError, RecursionError):

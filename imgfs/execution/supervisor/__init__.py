@@ -1,4 +1,4 @@
-"""The process beside each container: the parent of what runs in it, so that the daemon need not be.
+"""The supervisor: a process beside each container and the parent of its program, so that the daemon may stop.
 
-It is small, knows no event loop and nothing of FUSE, and lives exactly as long as its container.
+It is small, has no event loop, does not use FUSE, and lives exactly as long as its container.
 """

@@ -1,4 +1,4 @@
-"""`python -m imgfs.execution.supervisor DESCRIPTOR MOUNTPOINT`: a control connection that the job comes by."""
+"""`python -m imgfs.execution.supervisor DESCRIPTOR MOUNTPOINT`: the descriptor is a connection that sends the job."""
 
 from __future__ import annotations
 

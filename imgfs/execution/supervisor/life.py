@@ -1,8 +1,8 @@
-"""The life of a container, from its record to its end: made by a runtime, waited for, told, taken away.
+"""The life of a container from its record to its end: start it by a runtime, wait, report the end, clean up.
 
-Order: the status is on disk before anybody is told of it; who started it is told when the runtime has forgotten it, or
-where it is to go, when it is gone for everybody; the lock is let go last. What cannot be started leaves nothing, or
-what was there before.
+Order: the status is on disk before it is reported. The client, which started the container, gets its report after the
+runtime has forgotten the container, or with --rm after the container is deleted. The lock is released last. A failed
+start of a new container leaves nothing; a failed restart leaves the container as it was.
 """
 
 from __future__ import annotations
@@ -20,39 +20,55 @@ import msgspec
 
 from imgfs.errors import Cancelled, ImgfsError, from_os
 from imgfs.execution.cgroups import oom_kills
-from imgfs.execution.control import Connection, Json, Refused, opened
+from imgfs.execution.control import Connection, Json, Refused, open_directory
 from imgfs.execution.launch import NONE, Job, decode_job
-from imgfs.execution.records.record import Container, ContainerStatus, InstalledRuntime, now
-from imgfs.execution.records.records import GONE, ContainerRecord, ContainerRecords, let_delete, remove_gone, start_time
+from imgfs.execution.records.record import (
+    Container,
+    ContainerRecord,
+    ContainerStatus,
+    InstalledRuntime,
+    allow_deletion,
+    now,
+    start_time,
+)
+from imgfs.execution.records.records import GONE, ContainerRecords, delete_removed
 from imgfs.execution.removal import (
-    clear_leavings,
-    collect,
-    delete_by_tree,
+    delete_through_mount,
     discard_runtime,
     path_of,
-    unmake,
+    remove_abandoned,
+    remove_leftovers,
+    remove_unstarted,
     unmount_rootfs,
 )
 from imgfs.execution.runtimes.choice import remember_refusal
-from imgfs.execution.runtimes.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, is_before_program, shell_code_of
+from imgfs.execution.runtimes.runtime import NOT_EXECUTABLE, OciRuntime, RuntimeFailed, never_executed, shell_code_in
 from imgfs.execution.signals import signal_number
-from imgfs.execution.supervisor.server import ControlServer, begun, is_gone, is_ready, number_of, unknown, wait_left
+from imgfs.execution.supervisor.server import (
+    ControlServer,
+    has_left,
+    is_ready,
+    number_of,
+    start_thread,
+    unknown,
+    wait_for_exit,
+)
 from imgfs.execution.supervisor.streams import Log, Streams, streams_of
 from imgfs.kernel.bind import bind
 from imgfs.kernel.process import adopt_orphans
 
 _RETRY = 1.0
-"""Seconds after which a status that the disk did not take is written again."""
+"""Seconds between two attempts to write a status that the disk refuses, or to delete a busy container."""
 _BUSY_SECONDS = 60.0
-"""How long a container that is to go may be busy after its end."""
+"""Seconds in which a container with --rm may stay busy after its end."""
 _SIGNALS = 64
 _FILES_MAX = 8
 
 
 def supervise(client: Connection) -> None:
-    """Run the container of the job that `client` sends to its end; without a job there is nothing to do.
+    """Receive a job from `client` and run its container to the end. Return at once if `client` closes without a job.
 
-    The first answer says whether its program runs.
+    The first answer reports whether the program runs.
     """
     data, files = client.receive_files(_FILES_MAX)
     if not data:
@@ -63,7 +79,7 @@ def supervise(client: Connection) -> None:
     os.ftruncate(job.lock, 0)  # not through Disk: after a crash nobody holds the lock
     os.pwrite(job.lock, f"pid {os.getpid()}\n".encode(), 0)
     Path("/proc/self/comm").write_text(f"imgfs:{job.id}")
-    life = _Life(job, client)
+    life = _Supervision(job, client)
     try:
         life.begin()
     except ImgfsError as error:
@@ -77,7 +93,7 @@ def supervise(client: Connection) -> None:
     life.leave()
 
 
-class _Life:
+class _Supervision:
     def __init__(self, job: Job, client: Connection) -> None:
         self._job = job
         self._client = client
@@ -93,11 +109,11 @@ class _Life:
         self._process = -1
         self._rootfs = job.rootfs
         self._is_forgotten = False
-        self._is_told = False
-        self._join_collecting: Callable[[], None] = lambda: None
+        self._is_reported = False
+        self._join_cleanup: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
-        """Have the container made and its program begun. Raises ImgfsError and OSError; then call `undo`."""
+        """Create the container and begin its program. Raises ImgfsError and OSError; the caller then calls `undo`."""
         job = self._job
         if job.is_new:
             self.record = self._records.publish(self.record, job.id)
@@ -107,143 +123,150 @@ class _Life:
         self._server = ControlServer(record.control, self._client, self._answer)
         pid_file = record.path / "pid"
         self._mount()
-        if is_gone(self._client):
+        if has_left(self._client):
             raise Cancelled(f"container {record.id}: whoever started it wants it no more")
         self._runtime, notes = self._run(job.runtimes, pid_file, self._streams)
         pid, started = int(pid_file.read_text()), now()
         self._process = os.pidfd_open(pid)
         self._streams.begin()
         self._status = ContainerStatus(status="running", pid=pid, start_time=start_time(pid), started=started)
-        if not is_ready(self._process):  # what has ended already is never said to run
-            record.put_status(self._status)
+        if not is_ready(self._process):  # a program that has already ended is never recorded as running
+            record.write_status(self._status)
         with suppress(OSError):
             self._client.send({"ok": True, "pid": pid, "notes": notes})
 
     def undo(self, error: ImgfsError) -> None:
-        """Take away what was begun, and tell why; a container that is not new is as it was."""
-        self._let_go()
+        """Remove what was begun and report the error to the client. A container that is not new is as it was before."""
+        self._close_rootfs()
         notes: list[str] = []
-        if self.record.path.name == self._job.id:  # or what is of that id is another container's
+        if self.record.path.name == self._job.id:  # otherwise the ID belongs to another container
             with suppress(ImgfsError):
                 discard_runtime(self._records, self.record, self._container)
         if self._streams is not None:
             self._streams.abandon()
         if self._server is not None:
-            self._server.close(_refusal(error))
+            self._server.close(_error_message(error))
         try:
             if self._job.is_new:
-                unmake(self._records, self.record, self._container)
+                remove_unstarted(self._records, self.record, self._container)
             else:
-                self.record.put_status(self._before)
+                self.record.write_status(self._before)
         except (ImgfsError, OSError) as left:
             notes.append(str(left))
         with suppress(OSError):
-            self._client.send(_refusal(error) | {"notes": notes})
+            self._client.send(_error_message(error) | {"notes": notes})
 
     def live(self) -> None:
         """Wait until the program has ended."""
         assert self._server
-        self._join_collecting = begun(lambda: collect(self._records, self._container.mountpoint))
+        self._join_cleanup = start_thread(lambda: remove_abandoned(self._records, self._container.mountpoint))
         self._server.serve(self._process)
 
     def end(self) -> None:
-        """Keep how it ended, tell whoever waits, and take away what has to go."""
+        """Record how the program ended, report it to all waiters, and clean up."""
         assert self._streams
-        self._status = outcome(self._process, self._status, self._container, self._streams)
+        self._status = final_status(self._process, self._status, self._container, self._streams)
         if not self._container.remove:
-            join_forgetting = begun(self._forget_runtime)
-            told = self._keep()
+            join_forgetting = start_thread(self._forget_runtime)
+            report = self._keep()
             join_forgetting()
-            self._tell(told)
+            self._report(report)
             return
-        told = self._keep()
-        if why := self._delete():
-            told["notes"] = [why]
-        self._tell(told)
-        wait_left(self._client)  # what is left is out of sight, and nobody waits for it
+        report = self._keep()
+        if reason := self._delete():
+            report["notes"] = [reason]
+        self._report(report)
+        wait_for_exit(self._client)  # the rest is out of sight and no process waits for it
         if not self._is_forgotten:
             self._forget_runtime()
         if self.record.path.name.startswith(GONE):
-            remove_gone(self.record)
+            delete_removed(self.record)
 
     def leave(self) -> None:
-        """Be no more; what others left is collected before."""
+        """Release the lock, and wait for the cleanup of abandoned containers."""
         os.close(self._job.lock)
-        self._join_collecting()
+        self._join_cleanup()
 
     def _keep(self) -> Json:
-        """Write down how it ended, tell all but who started it, whose answer this returns, and end its output."""
+        """Write the final status, report it to all waiters except the client, and finish the output.
+
+        Return the client's report.
+        """
         assert self._server
         assert self._streams
         self._put_status()
-        told: Json = {"ok": True, "status": msgspec.to_builtins(self._status)}
-        self._server.close(told)
+        report: Json = {"ok": True, "status": msgspec.to_builtins(self._status)}
+        self._server.close(report)
         self._server = None
         self._streams.end()
         if self._log is not None:
             self._log.close()
             if self._log.lost:
                 self._note(f"{self._log.lost} bytes of its output did not fit on the disk")
-        return told
+        return report
 
-    def _tell_last(self, told: Json) -> None:
-        """Tell who started it when all its output is out, however long the reader of that takes."""
+    def _report_after_output(self, report: Json) -> None:
+        """Send the report to the client after all output is written, however slow its reader is."""
         assert self._streams
         self._streams.end()
-        self._tell(told)
+        self._report(report)
 
-    def _tell(self, told: Json) -> None:
+    def _report(self, report: Json) -> None:
         with suppress(OSError):
-            self._client.send(told)
+            self._client.send(report)
 
     def _mount(self) -> None:
         """Mount the snapshot a second time, for the container alone.
 
-        In the tree it goes with the daemon, and has no setuid bits where others may look. What a supervisor that was
-        killed left is taken away first.
+        The mount in the tree goes with the daemon, and has no setuid bits if other users may look into the tree. The
+        mount that a killed supervisor left is removed first.
         """
         unmount_rootfs(self.record)
         bind(f"/proc/self/fd/{self._rootfs}", str(self.record.rootfs), trusted=True)
-        self._let_go()
+        self._close_rootfs()
 
-    def _let_go(self) -> None:
-        """Use the tree no more: nobody could remove the snapshot."""
+    def _close_rootfs(self) -> None:
+        """Close the rootfs in the tree. While it is open, the snapshot cannot be removed."""
         if self._rootfs != NONE:
             os.close(self._rootfs)
             self._rootfs = NONE
 
     def _delete(self) -> str:
-        """Delete the container, whose files stay out of sight. Returns why it stays; the next daemon deletes it then.
+        """Delete the container through the mount; its files stay, out of sight. Return the reason if it is not deleted.
 
-        Busy it is as long as somebody is in it by the tree, or has mounted something there.
+        The container is busy while a process uses its rootfs in the tree or has mounted something there. The next
+        daemon deletes a container that was left.
         """
         deadline = time.monotonic() + _BUSY_SECONDS
-        let_delete(self._job.lock)
-        with suppress(FileNotFoundError), opened(self.record.path) as place:
-            while why := delete_by_tree(self._container, place):
+        allow_deletion(self._job.lock)
+        with suppress(FileNotFoundError), open_directory(self.record.path) as place:
+            while error := delete_through_mount(self._container, place):
                 self._move_to(place)
-                if why.errno != errno.EBUSY or time.monotonic() > deadline:
-                    reason = os.strerror(why.errno or errno.EIO)
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    reason = os.strerror(error.errno or errno.EIO)
                     id = self._container.id
                     return f"container {id}: stays until imgfs is mounted again, or `imgfs delete`: {reason}"
                 if not self._is_forgotten:
-                    self._forget_runtime()  # what is in its way may be its own
+                    self._forget_runtime()  # the mount of the runtime may be what makes it busy
                 time.sleep(_RETRY)
             self._move_to(place)
         return ""
 
     def _move_to(self, place: int) -> None:
-        """Know the record by where it is: out of sight, if it was deleted, and its id is another one's."""
+        """Follow the record to its current path: if it was deleted, its ID may belong to another container."""
         self.record = ContainerRecord(path_of(place))
-        self._runtime = self._called(self._container.runtime)
+        self._runtime = self._runtime_of(self._container.runtime)
 
     def _run(
         self, runtimes: Sequence[InstalledRuntime], pid_file: Path, streams: Streams
     ) -> tuple[OciRuntime, list[str]]:
-        """Have the first runtime run it that can; which refused this host is remembered. Raises what the first did."""
+        """Run the container with the first runtime that accepts this host, and remember the refusals of the others.
+
+        Raises the error of the first runtime if all of them refuse.
+        """
         refused: list[tuple[InstalledRuntime, RuntimeFailed]] = []
         for one in runtimes:
-            runtime = self._called(one)
+            runtime = self._runtime_of(one)
             stdio, console, complaint = streams.stdio, streams.console, streams.complaint
             try:
                 called = msgspec.structs.replace(runtime, stop=self._client.fileno())
@@ -254,7 +277,7 @@ class _Life:
                 refused.append((one, error))
                 with suppress(ImgfsError):
                     runtime.delete(self._container.runtime_id, force=True)
-                clear_leavings(self._records, self._container)
+                remove_leftovers(self._records, self._container)
                 continue
             for other, error in refused:
                 remember_refusal(other, error.message, self._records.runtime_root)
@@ -262,14 +285,14 @@ class _Life:
             return runtime, [f"{error.message}; {one.name} is used, until the next boot" for _, error in refused]
         raise refused[0][1]
 
-    def _called(self, runtime: InstalledRuntime) -> OciRuntime:
+    def _runtime_of(self, runtime: InstalledRuntime) -> OciRuntime:
         root, log = self._records.runtime_root, self.record.path / "runtime.log"
         return OciRuntime(runtime.name, runtime.path, root, log, self._job.deadline)
 
     def _keep_runtime(self, runtime: InstalledRuntime) -> None:
         if self._container.runtime != runtime:
             self._container = msgspec.structs.replace(self._container, runtime=runtime)
-            self.record.put_container(self._container)
+            self.record.write_container(self._container)
 
     def _answer(self, message: Json) -> Json:
         what = message.get("do")
@@ -299,28 +322,28 @@ class _Life:
         except ImgfsError:
             with suppress(ImgfsError):
                 self._runtime.delete(self._container.runtime_id, force=True)
-            clear_leavings(self._records, self._container)
+            remove_leftovers(self._records, self._container)
         with suppress(ImgfsError):
             unmount_rootfs(self.record)
 
     def _put_status(self) -> None:
-        """Until the disk takes it: a status is never lost as long as somebody knows it.
+        """Write the status, and retry until the disk accepts it, so that it is not lost while this process lives.
 
-        Where it does not after a while, whoever waits is told all the same: it may never be one that takes it.
+        After the second failure all waiters get the report anyway, because the disk may never accept a change again.
         """
-        why = self._refusal_of_disk()
-        while why is not None:
+        reason = self._refusal_of_disk()
+        while reason is not None:
             self._pause()
-            why = self._refusal_of_disk()
-            if why is not None and not self._is_told:
-                self._is_told = True
-                told = {"ok": True, "is_kept": False, "status": msgspec.to_builtins(self._status), "notes": [why]}
+            reason = self._refusal_of_disk()
+            if reason is not None and not self._is_reported:
+                self._is_reported = True
+                report = {"ok": True, "is_kept": False, "status": msgspec.to_builtins(self._status), "notes": [reason]}
                 if self._server is not None:
-                    self._server.tell(told)
+                    self._server.report_status(report)
                 try:
-                    threading.Thread(target=self._tell_last, args=(told,), daemon=True).start()
-                except RuntimeError:  # there can be no other thread
-                    self._tell(told)
+                    threading.Thread(target=self._report_after_output, args=(report,), daemon=True).start()
+                except RuntimeError:  # the limit of processes allows no other thread
+                    self._report(report)
 
     def _pause(self) -> None:
         if self._server is None:
@@ -329,14 +352,14 @@ class _Life:
             self._server.serve_for(_RETRY)
 
     def _refusal_of_disk(self) -> str | None:
-        """Try to write the status down; why that was not possible."""
+        """Try to write the status. Return the reason if the disk refuses."""
         try:
-            self.record.put_status(self._status)
+            self.record.write_status(self._status)
         except FileNotFoundError:
-            return None  # the record was taken away by hand
+            return None  # the record was removed by hand
         except OSError as error:
-            why, id = from_os(error, f"container {self._container.id}").message, self._container.id
-            return f"{why}; how it ended is written down then, as long as the process imgfs:{id} lives"
+            reason, id = from_os(error, f"container {self._container.id}").message, self._container.id
+            return f"{reason}; how it ended is written down then, as long as the process imgfs:{id} lives"
         return None
 
     def _note(self, words: str) -> None:
@@ -345,18 +368,18 @@ class _Life:
 
 
 def stop_signal(container: Container) -> int:
-    """What asks the container's program to end."""
+    """Return the signal that asks the container's program to end."""
     return signal_number(container.stop_signal, f"container {container.id}")
 
 
-def _refusal(error: ImgfsError) -> Json:
+def _error_message(error: ImgfsError) -> Json:
     code = error.exit_code if isinstance(error, RuntimeFailed) else None
     return {"error": error.message, "errno": error.errno, "exit_code": code}
 
 
-def outcome(process: int, status: ContainerStatus, container: Container, streams: Streams) -> ContainerStatus:
-    """The last status after `status`; takes the end of the process of that pidfd, which has ended."""
-    was_refused = status.pid is not None and is_before_program(status.pid)
+def final_status(process: int, status: ContainerStatus, container: Container, streams: Streams) -> ContainerStatus:
+    """Return the final status. Reaps the ended process behind the pidfd `process`."""
+    was_refused = status.pid is not None and never_executed(status.pid)
     found = os.waitid(os.P_PIDFD, process, os.WEXITED)
     finished, kills = now(), oom_kills(container.snapshot)
     by_signal = found is not None and found.si_code != os.CLD_EXITED
@@ -365,8 +388,8 @@ def outcome(process: int, status: ContainerStatus, container: Container, streams
     if by_signal:
         words.append(f"ended by signal {value} ({_name(value)})")
     elif value and was_refused:
-        said = streams.first()  # nobody's but the runtime's, as no program was there
-        value = shell_code_of(said) or NOT_EXECUTABLE
+        said = streams.first()  # no program ran, so the runtime wrote this
+        value = shell_code_in(said) or NOT_EXECUTABLE
         words.append(f"the kernel refused it: {said}")
     if kills:
         words.append("the kernel killed for want of memory")

@@ -1,4 +1,4 @@
-"""The supervisor's door and its only wait: for the process to end, for messages, for signals."""
+"""The supervisor's control socket and its only wait: for the end of the process, for messages and for signals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imgfs.errors import ImgfsError, Invalid, Unsupported
-from imgfs.execution.control import Connection, Json, listening_at
+from imgfs.execution.control import Connection, Json, listen_at
 
 CLIENTS_MAX = 256
 _ENDING = (signal.SIGTERM,)
@@ -24,25 +24,25 @@ Answer = Callable[[Json], Json]
 
 
 class ControlServer:
-    """Listens at `control`. Whoever asks to wait is kept until the end."""
+    """Serves the socket `control`. A client that sends "wait" is kept until the container ends."""
 
     def __init__(self, path: Path, client: Connection, answer: Answer) -> None:
-        """`answer` answers every message but `wait`, and may raise ImgfsError or OSError."""
+        """`answer` answers every message except "wait", and may raise ImgfsError or OSError."""
         self._path = path
         self._client = client
         self._answer = answer
         self._waiting: list[Connection] = []
-        self._others: set[Connection] = set()
-        self._told: Json | None = None
+        self._clients: set[Connection] = set()
+        self._final: Json | None = None
         self._selector = selectors.DefaultSelector()
-        self._listener = listening_at(path)  # who holds the lock is the only one
+        self._listener = listen_at(path)  # the lock ensures that there is only one supervisor
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._selector.register(client, selectors.EVENT_READ, lambda: self._hear(client))
+        self._selector.register(client, selectors.EVENT_READ, lambda: self._receive(client))
         self._signals = _signal_pipe()
-        self._selector.register(self._signals, selectors.EVENT_READ, self._signalled)
+        self._selector.register(self._signals, selectors.EVENT_READ, self._handle_signals)
 
     def serve(self, process: int) -> None:
-        """Answer until the process of that pidfd has ended."""
+        """Serve until the process behind the pidfd has ended."""
         ended = False
 
         def end() -> None:
@@ -55,33 +55,33 @@ class ControlServer:
         self._selector.unregister(process)
 
     def serve_for(self, seconds: float) -> None:
-        """Answer for so long."""
+        """Serve for this many seconds."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._serve_once(left)
 
     def _serve_once(self, seconds: float | None = None) -> None:
         for key, _ in self._selector.select(seconds):
-            if key.fd in self._selector.get_map():  # it may have gone by an event before
+            if key.fd in self._selector.get_map():  # an earlier event may have closed it
                 key.data()
 
-    def tell(self, status: Json) -> None:
-        """Tell all that wait, but whoever started it, and all that are going to."""
-        self._told = status
+    def report_status(self, status: Json) -> None:
+        """Report the status to all waiters except the client, and to waiters that arrive later."""
+        self._final = status
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            if one is not self._client:
+        for connection in waiting:
+            if connection is not self._client:
                 with suppress(OSError):
-                    one.send(status)
+                    connection.send(status)
 
     def close(self, status: Json) -> None:
-        """Tell all that wait, but whoever started it, and listen no more."""
+        """Report the status to all waiters except the client, and stop listening."""
         self._listener.close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)
-        self.tell(status)
-        for one in self._others:
-            one.close()
+        self.report_status(status)
+        for connection in self._clients:
+            connection.close()
         self._selector.close()
 
     def _accept(self) -> None:
@@ -89,32 +89,32 @@ class ControlServer:
             end, _ = self._listener.accept()
         except OSError:
             return
-        if len(self._others) >= CLIENTS_MAX:
+        if len(self._clients) >= CLIENTS_MAX:
             end.close()
             return
-        one = Connection(end)
-        self._others.add(one)
-        self._selector.register(one, selectors.EVENT_READ, lambda: self._hear(one))
+        connection = Connection(end)
+        self._clients.add(connection)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(connection))
 
-    def _hear(self, one: Connection) -> None:
+    def _receive(self, connection: Connection) -> None:
         try:
-            message = one.receive()
+            message = connection.receive()
             if message is None:
-                self._drop(one)
+                self._drop(connection)
             elif message.get("do") == "wait":
-                self._wait(one)
-            elif message.get("do") != "cancel":  # which came too late; its answer is that the program runs
-                one.send(self._answered(message))
+                self._wait(connection)
+            elif message.get("do") != "cancel":  # it came too late; the answer is that the program runs
+                connection.send(self._safe_answer(message))
         except (ImgfsError, OSError):
-            self._drop(one)
+            self._drop(connection)
 
-    def _wait(self, one: Connection) -> None:
-        if self._told is None or one is self._client:
-            self._waiting.append(one)
+    def _wait(self, connection: Connection) -> None:
+        if self._final is None or connection is self._client:
+            self._waiting.append(connection)
         else:
-            one.send(self._told)
+            connection.send(self._final)
 
-    def _answered(self, message: Json) -> Json:
+    def _safe_answer(self, message: Json) -> Json:
         try:
             return self._answer(message)
         except ImgfsError as error:
@@ -123,14 +123,14 @@ class ControlServer:
             number = error.errno or errno.EIO
             return {"error": os.strerror(number), "errno": number}
 
-    def _drop(self, one: Connection) -> None:
-        self._selector.unregister(one)
-        self._others.discard(one)
-        if one in self._waiting:
-            self._waiting.remove(one)
-        one.close()
+    def _drop(self, connection: Connection) -> None:
+        self._selector.unregister(connection)
+        self._clients.discard(connection)
+        if connection in self._waiting:
+            self._waiting.remove(connection)
+        connection.close()
 
-    def _signalled(self) -> None:
+    def _handle_signals(self) -> None:
         for number in os.read(self._signals, 4096):
             if number in _ENDING:
                 with suppress(ImgfsError, OSError):
@@ -138,7 +138,7 @@ class ControlServer:
 
 
 def number_of(message: Json, key: str, most: int) -> int:
-    """A number of a message. Raises Invalid."""
+    """Return a number of a message. Raises Invalid."""
     value = message.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise Invalid(f"control: {key} {value!r}: expected a number up to {most}")
@@ -146,31 +146,34 @@ def number_of(message: Json, key: str, most: int) -> int:
 
 
 def unknown(message: Json) -> Unsupported:
-    """The failure for what no supervisor does."""
+    """Return the error for an unknown message."""
     return Unsupported(f"control: {str(message.get('do'))[:40]!r}: expected kill, resize or wait")
 
 
 def _signal_pipe() -> int:
-    """What is readable after a signal. Handled, not ignored: what is ignored stays so in the container's programs."""
+    """Return a pipe that is readable after a signal.
+
+    A signal that is ignored would stay ignored in the container's programs.
+    """
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in (*_ENDING, *_IGNORED):
-        signal.signal(number, _heard)
+        signal.signal(number, _ignore)
     return reading
 
 
-def _heard(*_: object) -> None:
-    """The number is in the pipe."""
+def _ignore(*_: object) -> None:
+    """Do nothing. The wake-up pipe has the number of the signal."""
 
 
 _LEAVING_SECONDS = 0.1
-"""What whoever was told the last word has for himself."""
+"""Seconds that the client gets for itself after its last report."""
 
 
-def begun(work: Callable[[], None]) -> Callable[[], None]:
-    """Begin `work` beside this thread; who calls the result waits for its end.
+def start_thread(work: Callable[[], None]) -> Callable[[], None]:
+    """Start `work` in a thread. The result waits for its end.
 
-    Where there can be no other thread (the limit for processes of who started it) he does it himself, then.
+    If no thread can be started (limit of processes), the result does the work instead.
     """
     thread = threading.Thread(target=work)
     try:
@@ -180,20 +183,20 @@ def begun(work: Callable[[], None]) -> Callable[[], None]:
     return thread.join
 
 
-def is_gone(client: Connection) -> bool:
-    """Whether the other side has left, or says before it is answered that it does not want to wait any more."""
+def has_left(client: Connection) -> bool:
+    """Return whether the peer has closed, or has sent "cancel" before its first answer."""
     return is_ready(client.fileno())
 
 
 def is_ready(descriptor: int) -> bool:
-    """Whether it can be read now; of a pidfd, whether the process has ended."""
+    """Return whether the descriptor is readable. A pidfd is readable when its process has ended."""
     return _poll(descriptor, 0)
 
 
-def wait_left(client: Connection) -> None:
-    """Wait for a moment until who was told the last word has ended: what is left would share a processor with him.
+def wait_for_exit(client: Connection) -> None:
+    """Wait up to `_LEAVING_SECONDS` for the exit of the client after its last report.
 
-    For nothing but speed: he may go on.
+    This only avoids that the cleanup competes with the client for a processor. The client may live on.
     """
     with suppress(OSError):
         process = os.pidfd_open(client.peer())

@@ -1,4 +1,8 @@
-"""The three streams of a container, or its terminal: made before the runtime is called, moved until they end."""
+"""The streams of a container: created before the runtime is called, then copied to log and caller.
+
+Each stream has its own thread, because a reader may stop reading. The container then blocks, as it would in a shell,
+but the supervisor does not.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,9 @@ from pathlib import Path
 from typing import Protocol
 
 from imgfs.errors import TimedOut
-from imgfs.execution.control import address, opened
+from imgfs.execution.control import open_directory, socket_path
 from imgfs.execution.launch import NONE, Job
-from imgfs.execution.records.records import ContainerRecord
+from imgfs.execution.records.record import ContainerRecord
 
 Sink = Callable[[bytes], None]
 _CONSOLE = "console"
@@ -23,76 +27,76 @@ _CONSOLE_SECONDS = 10.0
 
 
 class Streams(Protocol):
-    """Either kind."""
+    """The three streams of a container, or its terminal."""
 
     @property
     def stdio(self) -> Sequence[int]:
-        """The descriptors that the runtime passes on to the process."""
+        """The descriptors that the runtime passes to the process."""
         ...
 
     @property
     def console(self) -> str | None:
-        """The socket that the runtime sends the terminal to."""
+        """The path of the socket on which the runtime sends the terminal."""
         ...
 
     def complaint(self) -> str:
-        """What a runtime that failed said on the way that is to be the container's; it is said no more."""
+        """Return, and remove, the output of a failed runtime on the container's streams."""
         ...
 
     def begin(self) -> None:
-        """Start moving; the runtime has done its work. Raises TimedOut, OSError."""
+        """Start to copy. The runtime has finished. Raises TimedOut, OSError."""
         ...
 
     def resize(self, rows: int, columns: int) -> None:
-        """Tell the terminal its size."""
+        """Set the size of the terminal."""
         ...
 
     def first(self) -> str:
-        """What came first on the way of errors; the container has ended."""
+        """Return the beginning of the error output of a container that has ended."""
         ...
 
     def end(self) -> None:
-        """Return when all that was written is where it should be."""
+        """Return when all output has been copied."""
         ...
 
     def abandon(self) -> None:
-        """Let go of everything; the container was never made."""
+        """Close everything. The container was not created."""
         ...
 
 
 def streams_of(job: Job, record: ContainerRecord, log: Log | None) -> Streams:
-    """The streams that a job wants."""
+    """Create the streams for a job."""
     if record.container().tty:
         return _Terminal(job, record, log)
     return _Pipes(job, log)
 
 
 class _Pipes:
-    """stdin is passed on as it is, so its end and its speed are those of the real one; the others go through pipes."""
+    """stdin is passed on unchanged, so that its end and its speed are kept. Output is copied through pipes."""
 
     console = None
 
     def __init__(self, job: Job, log: Log | None) -> None:
         self._log = log
         self._sinks = [None if one == NONE else Outlet(one) for one in (job.stdout, job.stderr)]
-        ours, out = os.pipe()
-        self._sources: Sequence[int] = (ours,)
-        if self._sinks == [None, None]:  # through one pipe, so that they stay in order
+        read_end, out = os.pipe()
+        self._sources: Sequence[int] = (read_end,)
+        if self._sinks == [None, None]:  # one pipe for both keeps their order
             err = os.dup(out)
         else:
             errors, err = os.pipe()
-            self._sources = (ours, errors)
+            self._sources = (read_end, errors)
         stdin = job.stdin if job.stdin != NONE else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self.stdio: Sequence[int] = (stdin, out, err)
         self._pumps: list[Pump] = []
 
     def complaint(self) -> str:
-        return " ".join(_taken(source) for source in self._sources).strip()
+        return " ".join(_drain(source) for source in self._sources).strip()
 
     def begin(self) -> None:
         sources, self._sources = self._sources, ()
         self._pumps = [Pump(source, *self._to(sink)) for source, sink in zip(sources, self._sinks, strict=False)]
-        self.abandon()  # the other ends are the container's alone, or they would have no end
+        self.abandon()  # if the supervisor held the write ends, the pipes would never end
 
     def resize(self, rows: int, columns: int) -> None:
         raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
@@ -117,7 +121,7 @@ class _Pipes:
 
 
 class _Terminal:
-    """The runtime makes a terminal and sends its other side, which is moved to and from a socket."""
+    """The runtime creates a terminal and sends its other side, which is copied to and from a socket."""
 
     def __init__(self, job: Job, record: ContainerRecord, log: Log | None) -> None:
         self._job = job
@@ -125,14 +129,14 @@ class _Terminal:
         self._record = record
         self._held = ExitStack()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._said, saying = os.pipe()
-        for descriptor in (null, self._said, saying):
+        self._errors, write_end = os.pipe()
+        for descriptor in (null, self._errors, write_end):
             self._held.callback(os.close, descriptor)
-        self.stdio: Sequence[int] = (null, null, saying)
+        self.stdio: Sequence[int] = (null, null, write_end)
         self._listener = socket.socket(socket.AF_UNIX)
         self._held.callback(self._listener.close)
-        directory = self._held.enter_context(opened(record.path))
-        self.console: str | None = address(directory, _CONSOLE)
+        directory = self._held.enter_context(open_directory(record.path))
+        self.console: str | None = socket_path(directory, _CONSOLE)
         _unlink(record.path / _CONSOLE)
         self._listener.bind(self.console)
         self._listener.listen(1)
@@ -141,7 +145,7 @@ class _Terminal:
         self._pumps: list[Pump] = []
 
     def complaint(self) -> str:
-        return _taken(self._said).strip()
+        return _drain(self._errors).strip()
 
     def begin(self) -> None:
         self._master = self._receive()
@@ -187,8 +191,8 @@ class _Terminal:
         return files[0]
 
 
-def _taken(pipe: int) -> str:
-    """What lies in a pipe."""
+def _drain(pipe: int) -> str:
+    """Return the content of a pipe without waiting."""
     os.set_blocking(pipe, False)
     try:
         return os.read(pipe, 1 << 16).decode(errors="replace")
@@ -204,26 +208,26 @@ def _unlink(path: Path) -> None:
 
 
 _PIECE = 1 << 16
-_FIRST = 1000
+_HEAD_BYTES = 1000
 
 
 class Log:
-    """`log`, and before it `log.1`: raw bytes in the order of their arrival, `limit` bytes in each at most.
+    """`log`, preceded by `log.1`: raw bytes in the order of arrival, at most `limit` bytes in each file.
 
-    What the disk does not take is lost and counted; the container goes on.
+    Bytes that the disk refuses are lost and counted. The container continues.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
         self._path = path
         self._limit = limit
         self._writing = threading.Lock()
-        self._file = _appending(path)
+        self._file = _open_for_append(path)
         self._size = os.fstat(self._file).st_size
         self.lost = 0
-        """Bytes that are in no log."""
+        """Number of bytes that are in no log."""
 
     def write(self, data: bytes) -> None:
-        """Append. Called by several threads."""
+        """Append. Thread-safe."""
         with self._writing:
             try:
                 while data:
@@ -236,30 +240,32 @@ class Log:
                 self.lost += len(data)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)
 
     def _rotate(self) -> None:
         # Not through Disk: a power cut may lose the end of a log.
         os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
-        file = _appending(self._path)
+        file = _open_for_append(self._path)
         os.dup2(file, self._file, inheritable=False)
         os.close(file)
         self._size = 0
 
 
 class Pump:
-    """Takes bytes from a descriptor until its end, in a thread; closes it then."""
+    """Copies a descriptor to its sinks in a thread until the end, and then closes it."""
 
     def __init__(self, source: int, *sinks: Callable[[bytes], None]) -> None:
-        """A sink that raises OSError is not asked again; after the last `source` is closed, as in a shell's pipe.
+        """A sink that raises OSError is dropped.
 
-        Raises OSError where there can be no other thread.
+        After the last sink is dropped, `source` is closed, as in a shell's pipe.
+
+        Raises OSError if no thread can be started.
         """
         self._source = source
         self._sinks = list(sinks)
-        self._first = b""
-        self._has_come = threading.Event()
+        self._head = b""
+        self._has_data = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         try:
             self._thread.start()
@@ -267,19 +273,19 @@ class Pump:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def join(self) -> None:
-        """Wait until all is out."""
+        """Wait until everything is copied."""
         self._thread.join()
 
     def first(self) -> bytes:
-        """The beginning of what came first; waits for that, or for the end."""
-        self._has_come.wait()
-        return self._first
+        """Return the beginning of the first data. Waits for data or the end."""
+        self._has_data.wait()
+        return self._head
 
     def _run(self) -> None:
         while data := self._read():
-            if not self._first:
-                self._first = data[:_FIRST]
-                self._has_come.set()
+            if not self._head:
+                self._head = data[:_HEAD_BYTES]
+                self._has_data.set()
             wanted = bool(self._sinks)
             for sink in list(self._sinks):
                 try:
@@ -288,25 +294,25 @@ class Pump:
                     self._sinks.remove(sink)
             if wanted and not self._sinks:
                 break
-        self._has_come.set()
+        self._has_data.set()
         os.close(self._source)
 
     def _read(self) -> bytes:
         try:
             return os.read(self._source, _PIECE)
-        except OSError:  # EIO: the other side of a terminal is gone
+        except OSError:  # EIO: the other side of a terminal is closed
             return b""
 
 
 class Outlet:
-    """A sink that writes to a descriptor, and closes it when nobody reads it any more."""
+    """A sink that writes to a descriptor, and closes it when its reader has left."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._is_open = True
 
     def __call__(self, data: bytes) -> None:
-        """Raises OSError."""
+        """Write all of `data`. Raises OSError."""
         try:
             _write_all(self._descriptor, data)
         except OSError:
@@ -314,14 +320,14 @@ class Outlet:
             raise
 
     def close(self) -> None:
-        """Let go of the descriptor, after the last call: whoever reads there waits for that."""
+        """Close the descriptor after the last write. Its reader waits for this end."""
         if self._is_open:
             self._is_open = False
             with suppress(OSError):
                 os.close(self._descriptor)
 
 
-def _appending(path: Path) -> int:
+def _open_for_append(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 

@@ -12,7 +12,7 @@ import trio
 
 from imgfs.errors import Busy, ImgfsError
 from imgfs.execution.containers import Containers
-from imgfs.execution.removal import GOING_SECONDS
+from imgfs.execution.removal import BUSY_SECONDS
 from imgfs.failures import Failures
 from imgfs.fs.caller import Caller
 from imgfs.fs.subsystems import ContainerSubsystems
@@ -74,13 +74,13 @@ async def _leave(subsystems: ContainerSubsystems, id: str, snapshot: str, *, for
     The kernel may not have removed the mounts of a container that has just ended, so this waits for them. With
     `for_good` only mounts in this tree matter, because the container's own mounts go with its process.
     """
-    going, pause = subsystems.containers.changed(id) / 1e9 + GOING_SECONDS, _POLL_FIRST
+    going, pause = subsystems.containers.changed(id) / 1e9 + BUSY_SECONDS, _POLL_FIRST
     while True:
         try:
             await subsystems.rootfs.users.leave(snapshot, for_good=for_good)
             return
         except Busy:
-            if not time.time() < going < time.time() + 2 * GOING_SECONDS:
+            if not time.time() < going < time.time() + 2 * BUSY_SECONDS:
                 raise
         await trio.sleep(pause)
         pause = min(2 * pause, _POLL_MOST)

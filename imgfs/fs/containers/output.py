@@ -10,7 +10,7 @@ import pyfuse3
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import NotFound, from_os
-from imgfs.execution.records.records import ContainerRecord
+from imgfs.execution.records.record import ContainerRecord
 from imgfs.fs.caller import Caller
 from imgfs.fs.files import WRITING, BytesHandle
 from imgfs.fs.node import Handle, Node, Shown, control_number
