@@ -42,7 +42,7 @@ from imgfs.notify import Manager
 from imgfs.plugins.finding import find_plugins
 from imgfs.plugins.started import RunningPlugins
 from imgfs.plugins.starting import started
-from imgfs.registry.kinds import REGISTRY
+from imgfs.registry.plugin import REGISTRY
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import open_database, open_frozen
 from imgfs.rootfs.kinds import ROOTFS

@@ -14,7 +14,7 @@ from imgfs.layers.plugin import LAYERS
 from imgfs.metrics.exposition import render
 from imgfs.metrics.family import Family, counter, gauge
 from imgfs.plugins.started import RunningPlugins
-from imgfs.registry.kinds import REGISTRY
+from imgfs.registry.plugin import REGISTRY
 from imgfs.rootfs.kinds import ROOTFS
 from imgfs.transfer.plugin import TRANSFER
 

@@ -17,7 +17,7 @@ from imgfs.plugins.alone import objects_of
 from imgfs.plugins.finding import find_plugins
 from imgfs.plugins.options import check_names, read_options
 from imgfs.plugins.order import ordered
-from imgfs.registry.credentials.places import own_identity
+from imgfs.registry.credentials.authfile import own_identity
 
 
 def examine(state: Path, settings: Settings | ImgfsError, environment: Mapping[str, str]) -> Iterator[Diagnosis]:

@@ -11,10 +11,8 @@ from urllib.parse import urlsplit
 
 from imgfs.doctor.diagnosis import Diagnosis, ok, warn
 from imgfs.errors import ImgfsError
-from imgfs.registry.credentials.authfile import AuthFile, parse_auth_file
-from imgfs.registry.credentials.places import Identity, auth_files, read_auth_file
-from imgfs.registry.hosts.certs_d import DEFAULT, FILE_NAME
-from imgfs.registry.hosts.hosts_toml import Hosts, read_hosts
+from imgfs.registry.credentials.authfile import AuthFile, Identity, auth_files, parse_auth_file, read_auth_file
+from imgfs.registry.hosts.hosts_toml import DEFAULT, FILE_NAME, Hosts, read_hosts
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")

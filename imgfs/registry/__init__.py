@@ -1,5 +1,5 @@
-"""Speaking to registries (distribution-spec): the only package that imports httpx.
+"""The registry client (distribution-spec). No other package imports httpx or httpcore.
 
-`client` is the door. Nothing here stores anything, knows content/ or decides what to fetch; a failure is one of the
-RemoteError family, or says that the registry's answer is not what was promised.
+Other packages use `client`. This package stores no content, does not know content/ and does not decide what to fetch.
+A failure is a RemoteError, or an error which says that the registry's answer is not what was promised.
 """

@@ -1,4 +1,7 @@
-"""The door to registries: manifests and blobs by name, verified as far as their bytes are held here."""
+"""The registry client: manifests, blobs, lists and pushes, with mirrors, logins and retries.
+
+Documents are verified here. Blobs are streamed, so their consumer verifies them.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,18 @@ from imgfs.errors import Invalid, RegistryFailed, VerificationFailed
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Reference
-from imgfs.registry.blob import BlobStream
+from imgfs.registry.blob import BlobRange, BlobStream
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.exchange import Exchange
-from imgfs.registry.hosts.certs_d import HostDirectories
 from imgfs.registry.hosts.endpoint import Endpoint, endpoint
-from imgfs.registry.hosts.senders import Senders
+from imgfs.registry.hosts.health import Senders
+from imgfs.registry.hosts.hosts_toml import HostDirectories
 from imgfs.registry.hosts.turns import FAULTS, Turns
 from imgfs.registry.limits import Limits
 from imgfs.registry.lists import Lists
 from imgfs.registry.manifests import Manifests
 from imgfs.registry.push.destination import Destination, Gates
 from imgfs.registry.push.sessions import Sessions
-from imgfs.registry.ranges import BlobRange
 from imgfs.registry.retry import Sleep, Told, Tries, nobody
 from imgfs.registry.statistics import Statistics
 
@@ -38,21 +40,21 @@ T = TypeVar("T")
 
 
 class Registry:
-    """Every registry there is. One a daemon, inside trio: `async with Registry() as registry`.
+    """A client for all registries. A daemon has one: `async with Registry() as registry`.
 
-    `plain_http` names hosts (`host:port`, or `host` for every port) that are spoken to without TLS, besides loopback.
-    `hosts_path` are the directories of `certs_d`: mirrors, certificates and headers. Where a registry has mirrors they
-    are asked in order, then itself; each call ends at the first that does what it is asked for.
-    `sleep` does the waiting between tries, `ssl_context` replaces the system's certificates. `credentials` are shown to
-    registries that ask for a login; without them access is anonymous. With a `database` that has the tables of
-    `push.sessions`, uploads of which parts have arrived go on after a restart.
+    `plain_http` names hosts (`host:port`, or `host` for all ports) that are used without TLS, in addition to loopback.
+    `hosts_path` are directories with mirrors, certificates and headers for each registry (`hosts.toml`). The client
+    asks the mirrors of a registry in order, then the registry; a call ends at the first host that succeeds. `sleep`
+    waits between attempts. `ssl_context` replaces the system's certificates. `credentials` are shown to registries that
+    ask for a login; without them access is anonymous. With a `database` that has the table of `push.sessions`,
+    interrupted uploads continue after a restart.
 
-    No ping comes first: an open registry sees one request a call, one with tokens two more for the first call to each
-    repository; the ping comes where a registry refuses without asking for the login that there is. Every method raises,
-    besides its own: NotFound (the registry's own 404 and nothing else), AccessDenied, RateLimited, RegistryFailed,
-    Unreachable, TimedOut, TooLarge, Malformed (an answer that is no registry's), Invalid (no host). Messages hold no
-    login, no token and no query of a URL. Each call ends within two minutes without progress, and can be cancelled at
-    any time: that closes its connection and leaves the other calls alone.
+    The client sends no ping first. A call to an open registry is one request. With tokens, the first call to each
+    repository costs two more. A ping is sent only if a registry refuses without asking for an available login. Every
+    method raises, in addition to its own errors: NotFound (only for a 404 of the registry itself), AccessDenied,
+    RateLimited, RegistryFailed, Unreachable, TimedOut, TooLarge, Malformed (the answer is not from a registry) and
+    Invalid (not a host). Messages contain no login, no token and no query of a URL. Without progress each call ends
+    within two minutes. Cancelling a call closes its connection and does not affect other calls.
     """
 
     def __init__(
@@ -86,18 +88,19 @@ class Registry:
         await self._exchange.aclose()
 
     def warm(self) -> None:
-        """Import and create what is slow: httpx, TLS context, IDNA. Call it in a thread before the first request."""
+        """Import httpx and IDNA and create the TLS context, which is slow. Call it in a thread before any request."""
         self._exchange.transport().warm()
         "".encode("idna")
 
     def statistics(self) -> Statistics:
-        """The counters so far."""
+        """Return a snapshot of the counters."""
         return Statistics({host: counters.copy() for host, counters in self._exchange.counters.items()})
 
     async def resolve(self, reference: Reference) -> Descriptor:
-        """Ask what `reference` stands for: one HEAD, and a GET only if its answer lacks a digest, size or type.
+        """Return the descriptor of `reference`: one HEAD, and a GET only if its answer lacks a digest, size or type.
 
-        The registry's word: the bytes are not seen. Raises VerificationFailed if it names another digest than asked.
+        The answer is the registry's statement; the bytes are not verified. Raises VerificationFailed if the registry
+        states another digest than that of `reference`.
         Source: distribution-spec, "Checking if content exists in the registry".
         """
         turns = await self._turns(reference.host, "resolve", reference)
@@ -116,19 +119,19 @@ class Registry:
         return await self._each(turns, lambda where, tries: self._manifest(reference, where, tries))
 
     async def referrers(self, host: str, repository: str, subject: Digest, artifact_type: str = "") -> list[Descriptor]:
-        """What refers to `subject`, by the registry's word; of one `artifact_type` if that is given. Empty for none.
+        """Return the descriptors that the registry lists as referrers of `subject`, optionally of one `artifact_type`.
 
-        Asks the referrers API, and where a registry has none for the tag that stands in for it. Read to the last page:
-        raises TooLarge over the limits, RegistryFailed for pages that lead elsewhere or in a circle.
+        If the registry has no referrers API, the fallback tag is read. All pages are read. Raises TooLarge above the
+        limits, and RegistryFailed if a page leads to another host or back to an earlier page.
         """
         return await self._lists.referrers(host, repository, subject, artifact_type)
 
     async def tags(self, host: str, repository: str) -> list[str]:
-        """The tags of a repository, in the registry's order. Raises as `referrers`."""
+        """Return the tags of a repository in the registry's order. Raises as `referrers`."""
         return await self._lists.tags(host, repository)
 
     async def repositories(self, host: str) -> list[str]:
-        """The catalogue of a registry, in its order; many registries have none. Raises as `referrers`."""
+        """Return the catalog of a registry in its order. Many registries have none. Raises as `referrers`."""
         return await self._lists.repositories(host)
 
     def blob(
@@ -141,14 +144,14 @@ class Registry:
         *,
         failed: Told = nobody,
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Stream the raw bytes of a blob from `offset` to `end` (by default its size): exactly these, in order.
+        """Stream the raw bytes of a blob from `offset` to `end` (by default its size), in order and without gaps.
 
-        Entering sends the request, so refusals are raised there; an empty range sends none. A broken or stalled body
-        is resumed where it broke. **The digest is not verified here**: the consumer hashes. Raises VerificationFailed
-        for a length or a Content-Range other than the descriptor's, before the last byte is handed out. Leaving the
-        context closes the connection without draining it; after the last byte it is kept for the next call. At most
-        `limits.streams` of a host are open at a time, and `short_streams` of short ones; others wait on entering,
-        repositories by turns. `failed` is told of each try that fails, also if another one mends it. Source:
+        Entering the context sends the request and raises refusals; an empty range sends no request. A body that breaks
+        or stalls is resumed where it ended. **The consumer must verify the digest.** Raises VerificationFailed if the
+        length or the Content-Range does not match the descriptor, before it returns the last byte. Leaving the context
+        closes the connection without draining it; after the last byte the connection is kept. At most `limits.streams`
+        streams (and `limits.short_streams` short streams) of a host are open; further ones wait on entering, and
+        repositories take turns. `failed` is called with each failed attempt, also if a later one succeeds. Source:
         distribution-spec, "Pulling blobs".
         """
         wanted = BlobRange(host, repository, descriptor, offset, descriptor.size if end is None else end)
@@ -158,9 +161,9 @@ class Registry:
         return self._stream(wanted, failed)
 
     async def destination(self, host: str, repository: str) -> Destination:
-        """Where what is pushed to `repository` of `host` goes: the first of its hosts that has the capability push.
+        """Return the destination of pushes to `repository` of `host`: its first host with the capability `push`.
 
-        Raises Invalid, and RegistryFailed where there is none. Nobody is asked yet.
+        Raises Invalid, and RegistryFailed if there is no such host. This sends no request.
         """
         where = (await self._able(host, "push", f"{host}/{repository}"))[0]
         fresh = Gates(trio.Semaphore(self._limits.streams), trio.Semaphore(self._limits.uploads))
@@ -168,10 +171,10 @@ class Registry:
         return Destination(self._exchange, self._sessions, self._manifests, where, repository, gates)
 
     def blame(self, host: str, digest: Digest, error: VerificationFailed) -> VerificationFailed:
-        """The bytes of a blob that `blob` gave were wrong: leave whoever sent them, for this blob, for ten minutes.
+        """Report that `blob` returned wrong bytes, so that their senders are asked last for this blob for ten minutes.
 
-        Where nobody else could be asked anyway, nobody is left. Returns the error to raise, which names the senders: a
-        SenderLeft where asking again asks somebody who has not sent wrong bytes yet.
+        A registry without mirrors is not avoided. Returns the error to raise, which names the senders. It is SenderLeft
+        if a retry would ask a host that has not sent wrong bytes yet.
         """
         return self._senders.blame(host, digest, error)
 
@@ -199,11 +202,11 @@ class Registry:
         return self._gates.setdefault((where.authority, is_short), fresh)
 
     async def _turns(self, host: str, capability: str, what: object) -> Turns:
-        """Who is asked for `what`, in order. Raises as `_able`."""
+        """Return the turns of the hosts that can be asked for `what`. Raises as `_able`."""
         return self._exchange.turns(await self._able(host, capability, what), str(what))
 
     async def _able(self, host: str, capability: str, what: object) -> list[Endpoint]:
-        """Who may be asked for `what`. Raises Invalid, and RegistryFailed where that is nobody."""
+        """Return the hosts that have `capability`. Raises Invalid, and RegistryFailed if there are none."""
         hosts = await self._directories.find(host)
         able = [one for one in hosts if one.can(capability)]
         if not able:
@@ -214,7 +217,7 @@ class Registry:
         return await self._each(await self._turns(host, capability, f"{capability} of {host}"), ask)
 
     async def _each(self, turns: Turns, ask: Callable[[Endpoint, Tries], Awaitable[T]]) -> T:
-        """What the first host says that does as asked."""
+        """Call `ask` for one host after another, and return the result of the first that succeeds."""
         while True:
             where = turns.current
             try:
@@ -228,6 +231,6 @@ class Registry:
     async def _manifest(self, reference: Reference, where: Endpoint, tries: Tries) -> tuple[Descriptor, bytes]:
         if "pull" in where.capabilities:
             return await self._manifests.fetch(reference, where, tries)
-        # It may say what a tag means, and others may have it.
+        # This host may resolve the tag only; fetch by digest from the hosts that may pull.
         found = await self._manifests.resolve(reference, where, tries)
         return await self.manifest(Reference(reference.host, reference.repository, digest=found.digest))

@@ -1,6 +1,6 @@
-"""From a request to an answer worth reading: redirects, tokens, retries and pauses, in this order from the inside out.
+"""From a call to an answer with an expected status: redirects, tokens, retries and pauses, from the inside out.
 
-What the answer's body must be is the caller's business. Errors of every status are decided here.
+This module maps every other status to an error. The caller checks the body of the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import trio
 
 from imgfs.aio.patience import Patience, current_patience
 from imgfs.errors import Garbled, ImgfsError, RegistryFailed, RemoteError, TimedOut, Unreachable
-from imgfs.registry import status
 from imgfs.registry.auth import grants
 from imgfs.registry.auth.authenticator import Authenticator
 from imgfs.registry.call import Call
@@ -25,11 +24,11 @@ from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.hosts.endpoint import Endpoint, check_url, hostname, origin
 from imgfs.registry.hosts.health import Health
 from imgfs.registry.hosts.turns import Turns
-from imgfs.registry.http.addresses import Reach, reach
 from imgfs.registry.http.body import drain
 from imgfs.registry.http.request import Request
+from imgfs.registry.http.resolver import Reach, reach
 from imgfs.registry.limits import Limits
-from imgfs.registry.remedies import Again, Remedy, remedies_for
+from imgfs.registry.refusals import Again, Remedy, answered, foreign_failure, own_failure, remedies_for
 from imgfs.registry.retry import Pauses, Sleep, Told, Tries, nobody, retry_after
 from imgfs.registry.statistics import Counters, Origin
 
@@ -41,16 +40,16 @@ T = TypeVar("T")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEEPING = frozenset({307, 308})
-"""Redirects that leave method and body as they are (RFC 9110, 15.4)."""
+"""Redirects that keep the method and the body (RFC 9110, 15.4)."""
 NOWHERE_SECONDS = 30.0
-"""Until a registry's name that could not be resolved is looked up again, to know which networks it is in."""
+"""Seconds until a registry's name that could not be resolved is resolved again, to find the networks it is in."""
 _log = logging.getLogger("imgfs.registry")
 
 
 class Unsure(RemoteError):
-    """Nobody knows whether a request was done that must not just be made again; what went wrong is `reason`.
+    """It is unknown whether the registry has executed a request that must not be repeated. `reason` is the failure.
 
-    The pause before another attempt is over. Who gets this asks how things are.
+    The pause before another attempt is over. The caller must ask the registry for the current state.
     """
 
     def __init__(self, reason: ImgfsError) -> None:
@@ -59,7 +58,7 @@ class Unsure(RemoteError):
 
 
 class Exchange:
-    """All calls of one Registry: its connections, tokens, pauses and counters."""
+    """Executes all calls of one Registry. Owns its connections, tokens, pauses and counters."""
 
     def __init__(
         self,
@@ -79,10 +78,10 @@ class Exchange:
         self._pauses = Pauses(sleep)
         self.health = Health()
         self._reaches: dict[str, tuple[Reach, float]] = {}
-        """Of registries by authority, and until when that is believed."""
+        """The inner networks of each registry by authority, and the time until which that is valid."""
 
     def transport(self) -> Transport:
-        """The connections; slow the first time, and safe in a thread."""
+        """Return the transport. The first call is slow; it may run in a thread."""
         with self._transport_lock:
             if self._transport is None:
                 from imgfs.registry.http.transport import Transport
@@ -96,9 +95,9 @@ class Exchange:
             await self._transport.aclose()
 
     def tries(self, host: str, turns: Turns | None = None, failed: Told = nobody) -> Tries:
-        """A fresh count of attempts for one call to `host`, which may be one of several whose turn it is.
+        """Return a new count of attempts for one call to `host`, which may be the current one of `turns`.
 
-        `failed` is told of each that fails.
+        `failed` is called with each failed attempt.
         """
         if turns is None:
             return Tries(self.limits, self._sleep, self.counters[host], failed=failed)
@@ -107,16 +106,16 @@ class Exchange:
         )
 
     def turns(self, hosts: Sequence[Endpoint], what: str) -> Turns:
-        """The order in which `hosts` are asked for `what`, with what is known of them now."""
+        """Return the order in which to ask `hosts` for `what`, by what is known of them now."""
         patience = current_patience() or Patience()
         return Turns(hosts, what, self.health, self._pauses, self.limits.patience, patience)
 
     async def open(self, call: Call, tries: Tries) -> Answer:
-        """Ask until there is an answer with a status that `call` expects; its body is unread and the caller closes it.
+        """Send `call` until an answer has a status that it expects. The caller reads the body and closes the answer.
 
         Raises NotFound, AccessDenied, RateLimited, RegistryFailed, Unreachable, TimedOut or TooLarge. `tries` may be
-        shared with the caller's own attempts, so that they do not multiply. Raises Unsure instead of making a call that
-        is not repeatable again. Cancellation closes the connection.
+        shared with the caller's own attempts, so that they do not multiply. Raises Unsure instead of repeating a call
+        that is not repeatable. Cancellation closes the connection.
         """
         with tries.patience.waiting():
             return await self._open(call, tries)
@@ -142,7 +141,10 @@ class Exchange:
             self._refuse_again(call, error)
 
     async def fetch(self, call: Call, read: Callable[[Answer], Awaitable[T]], tries: Tries | None = None) -> T:
-        """`open`, and `read` its answer, which `read` closes; asks again where the body breaks or stalls."""
+        """Open `call` and return what `read` makes of its answer. `read` closes the answer.
+
+        Repeats both if the body breaks or stalls.
+        """
         if tries is None:
             patience = current_patience()
             tries = Tries(self.limits, self._sleep, self.counters[call.host], patience=patience)
@@ -157,7 +159,7 @@ class Exchange:
                 return result
 
     def _refuse_again(self, call: Call, error: ImgfsError) -> None:
-        """Let the caller find out what became of a call before it is made again, unless that does no harm."""
+        """Raise Unsure if `call` must not be repeated before its caller knows what the registry has done."""
         if not call.repeatable:
             raise Unsure(error)
 
@@ -173,12 +175,12 @@ class Exchange:
         return None
 
     async def _apply(self, remedy: Remedy, call: Call, answer: Answer, grant: grants.Grant | None) -> Again | None:
-        """Try `remedy` for a `call` that showed `grant`; None where it is of no use."""
+        """Apply `remedy` to a `call` that was sent with `grant`. Return None if it does not help."""
         match remedy:
             case Remedy.FRESH_GRANT:
                 return Again(await self._authenticator.renewed(call, answer, grant))
             case Remedy.CHANGED_LOGIN:
-                # Shown nothing, the registry says again what it wants.
+                # A request without a grant makes the registry send its challenge again.
                 return Again(None) if await self._authenticator.changed(call, grant) else None
             case Remedy.UNASKED_LOGIN:
                 found = await self._authenticator.unasked(call)
@@ -187,7 +189,7 @@ class Exchange:
                 return Again(grant)
 
     async def _await_next(self, answer: Answer, error: ImgfsError, tries: Tries) -> None:
-        """Wait for another try where one is due, else raise `error`, which the answer's status means."""
+        """Wait before another attempt, or raise `error`, which the answer's status means."""
         rest = retry_after(answer.headers.get("retry-after"))
         if not isinstance(error, RemoteError) or (answer.status != 429 and answer.status < 500):
             tries.count(error)
@@ -201,7 +203,7 @@ class Exchange:
             await tries.again(error)
 
     async def _follow(self, call: Call, grant: grants.Grant | None, tries: Tries) -> Answer:
-        """Send the request and follow its redirects; the grant stays with the registry's own origin."""
+        """Send the request and follow redirects. Only the registry's own origin gets the grant."""
         url, foreign, seen = call.url, not call.endpoint.owns(call.url) and call.kind != "token", set[str]()
         began = trio.current_time()
         while True:
@@ -245,7 +247,7 @@ class Exchange:
     async def _send(
         self, call: Call, url: str, grant: grants.Grant | None, patience: Patience, *, foreign: bool
     ) -> Answer:
-        """Send what `call` asks to `url`, which is `foreign` where the registry led elsewhere, and count it."""
+        """Send `call` to `url` and count it. `foreign`: the registry redirected to another origin."""
         transport = self._transport or await trio.to_thread.run_sync(self.transport)
         request = await self._request(call, url, None if foreign else grant, foreign=foreign)
         if call.outgoing is None and patience.idle >= self.limits.call:
@@ -278,7 +280,7 @@ class Exchange:
         )
 
     async def _reach(self, endpoint: Endpoint) -> Reach:
-        """The inner networks that the registry is in itself, and may therefore name; none while it has no address."""
+        """Return the inner networks that the registry itself is in. It may redirect to these."""
         nowhere: Reach = frozenset()
         known, until = self._reaches.get(endpoint.authority, (nowhere, 0.0))
         if trio.current_time() < until:
@@ -292,17 +294,17 @@ class Exchange:
         return found[0]
 
     async def _failure(self, call: Call, answer: Answer, body: bytes, grant: grants.Grant | None) -> ImgfsError:
-        """The error that an answer's status stands for."""
+        """Return the error for the status of `answer`."""
         if answer.request.foreign:
-            return status.foreign_failure(answer.status, call.subject, call.host, answer.authority)
+            return foreign_failure(answer.status, call.subject, call.host, answer.authority)
         who = f"the token endpoint {answer.authority}" if call.kind == "token" else f"registry {call.host}"
         login = await self._authenticator.login_of(call, grant) if answer.status in {401, 403} else None
-        said = status.answered(who, answer.status, body)
-        return status.own_failure(call, answer.status, said, login, shown=grant is not None)
+        said = answered(who, answer.status, body)
+        return own_failure(call, answer.status, said, login, shown=grant is not None)
 
 
 def _headers(call: Call, url: str, grant: grants.Grant | None) -> dict[str, str]:
-    """What `url` sees, names in lower case; of two that say the same the call's own before the configured."""
+    """Return the request headers for `url`, names in lower case. The call's headers replace configured ones."""
     own = {name.lower(): value for name, value in call.headers.items()}
     outgoing = call.outgoing.headers if call.outgoing is not None else {}
     shown = {"authorization": grant.header} if grant is not None and grant.header else {}

@@ -1,4 +1,4 @@
-"""How long, how often and how much: every bound of the registry client in one value."""
+"""All limits of the registry client: times, counts and sizes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Limits:
     headers: int = 64 << 10
     redirects: int = 5
     tries: int = 3
-    """Attempts in a row without progress."""
+    """Failed attempts in a row without progress."""
     connect: float = 10.0
     silence: float = 30.0
-    """Without a byte, first or later."""
+    """Longest wait for a byte, the first or a later one."""
     slow_window: float = 60.0
     slow_rate: int = 1000
     """Less than this over a whole `slow_window` of waiting is a stall."""
@@ -28,38 +28,38 @@ class Limits:
     gain_rate: int = 64 << 10
     """Bytes of a blob that make up for one second without progress."""
     pause: float = 60.0
-    """The longest Retry-After that is obeyed; one call waits no longer in all."""
+    """The longest Retry-After that is obeyed, and the total rest of one call."""
     requests: int = 10
-    """Requests of one call to one host that asks for rest (429, 503) again and again."""
+    """Limit for the requests of one call to a host that answers each with Retry-After (429, 503)."""
     backoff: float = 0.25
-    """The first pause between tries; it doubles, and is scattered by half around that."""
+    """The first pause between attempts. It doubles with each failure, and is varied by up to half at random."""
     pages: int = 100
-    """Of one list: tags, repositories, referrers."""
+    """Pages of one list (tags, repositories or referrers)."""
     listing: int = 16 << 20
     """Bytes of all pages of a list."""
     crumb: int = 1024
     crumbs: int = 32
-    """Fewer bytes than `crumb` before a body breaks are progress this many times a stream, and then no more."""
+    """A body that breaks after fewer bytes than `crumb` counts as progress, but only this many times in one stream."""
     streams: int = 8
-    """Blob streams to one registry at a time."""
+    """Open blob streams from one registry."""
     spare_streams: int = 2
-    """Further ones for repositories that have none, so that a large image does not keep others waiting."""
+    """Additional streams for repositories that have none, so that a large image does not delay other images."""
     short: int = 1 << 20
-    """Bytes of a stream that is short: on a far link most of its time is the way there and back."""
+    """Size up to which a stream is short: on a link with high latency, most of its time is the round trip."""
     short_streams: int = 32
-    """Short ones at a time, beside the others."""
+    """Open short streams, in addition to the other streams."""
     spare_short_streams: int = 8
-    """As `spare_streams`."""
+    """As `spare_streams`, for short streams."""
     uploads: int = 4
-    """Blobs on their way to one registry at a time."""
+    """Concurrent uploads of blobs to one registry."""
     taking: float = 75.0
-    """Until a registry answers that it has taken what was sent: it hashes that first, and may move it."""
+    """Longest wait for the answer to an upload. The registry first hashes the data, and may move it."""
     chunk: int = 32 << 20
-    """Bytes of the largest blob that is sent in one request, and of each request of a larger one."""
+    """Size of the largest blob that is sent in one request, and of the parts of larger blobs."""
     discard: int = 8 << 20
-    """Bytes a full answer to a Range may waste, whatever the blob's size; half of the blob is always allowed."""
+    """Bytes that may be discarded if a registry answers a Range with the whole blob. Half of the blob may always be."""
     keep_alive: float = 30.0
-    """How long an idle connection is kept."""
+    """How long an idle connection stays open."""
 
     @property
     def call(self) -> float:
@@ -73,5 +73,5 @@ class Limits:
 
     @property
     def connections(self) -> int:
-        """As many as there may be streams of blobs to one registry."""
+        """The largest number of blob streams from one registry, which is the number of connections to keep."""
         return self.streams + self.spare_streams + self.short_streams + self.spare_short_streams

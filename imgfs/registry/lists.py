@@ -1,28 +1,131 @@
-"""What a registry lists: referrers of an image, tags of a repository, repositories. Its word, unverified."""
+"""Lists of a registry: tags, repositories and referrers, read page by page to the last one."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import msgspec
 
 from imgfs.aio.threads import run_cpu
-from imgfs.errors import Malformed, NotFound, TooLarge, Unsupported
+from imgfs.errors import Malformed, NotFound, RegistryFailed, TooLarge, Unsupported
 from imgfs.oci.descriptor import INDEX_TYPES, OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import ImageIndex, check_depth, parse_document
 from imgfs.oci.reference import Reference, is_repository, is_tag
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
-from imgfs.registry.hosts.endpoint import Endpoint
-from imgfs.registry.paging import JSON_TYPES, NO_SUCH_API, PAGE, read_pages, with_query
+from imgfs.registry.hosts.endpoint import Endpoint, check_url, origin
+from imgfs.registry.http.body import drain, read_all, refuse_kind
 from imgfs.registry.retry import Tries
 
+if TYPE_CHECKING:
+    from imgfs.registry.http.answer import Answer
+
+PAGE = 1000
+"""Entries to request in one page. A registry may return fewer."""
+JSON_TYPES = frozenset({"", "application/json", "application/octet-stream"})
+NO_SUCH_API = frozenset({405, 501})
+"""Statuses, besides 404, with which registries answer requests for an API that they lack."""
 REFERRERS_MAX = 10_000
 NAMES_MAX = 200_000
 Ask = Callable[[str, str, Callable[[Endpoint, Tries], Awaitable[list[bytes]]]], Awaitable[list[bytes]]]
-"""Ask the hosts of a registry that have a capability, in turn: registry, capability, question."""
+"""Asks the hosts of a registry that have a capability, one after another. Arguments: registry, capability, question."""
 Manifest = Callable[[Reference], Awaitable[tuple[Descriptor, bytes]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The bytes of a page, and the URL of the next page ("" for none)."""
+
+    data: bytes
+    next: str
+
+
+async def read_pages(exchange: Exchange, call: Call, types: Collection[str], tries: Tries) -> list[bytes]:
+    """Return all pages of the list that `call` begins, in order. Each must have one of the content `types`.
+
+    Raises RegistryFailed for a Link to another host or to an earlier page, TooLarge above the limits of pages and of
+    total bytes, Malformed for another content type, and NotFound if there is no such list. Source:
+    distribution-spec, "Listing Tags" and "Listing Referrers".
+    """
+    limits = exchange.limits
+    pages: list[bytes] = []
+    seen: set[str] = set()
+    left, url = limits.listing, call.url
+    while url:
+        if url in seen:
+            raise RegistryFailed(
+                f"{call.subject}: the pages of registry {call.host} lead in a circle; tell its operator"
+            )
+        if len(seen) == limits.pages:
+            raise TooLarge(f"{call.subject}: registry {call.host} has more than {limits.pages} pages, the limit")
+        seen.add(url)
+        try:
+            page = await _read_page(exchange, replace(call, url=url), types, min(left, limits.manifest), tries)
+        except NotFound as error:
+            if not pages:
+                raise
+            raise RegistryFailed(f"{error.message}: page {len(seen)}, which the one before leads to") from None
+        tries.completed()
+        pages.append(page.data)
+        left -= len(page.data)
+        url = page.next
+    return pages
+
+
+async def _read_page(exchange: Exchange, call: Call, types: Collection[str], limit: int, tries: Tries) -> Page:
+    async def read(answer: Answer) -> Page:
+        if answer.status in NO_SUCH_API:
+            await drain(answer)
+            raise NotFound(f"{call.subject}: registry {call.host} answered {answer.status}; it has no such list")
+        if answer.media_type not in types:
+            raise await refuse_kind(answer, call.subject)
+        data = await read_all(answer, limit, call.subject)
+        link = next_link(answer.headers.get("link", ""))
+        return Page(data, following_url(call.endpoint, call.url, link, call.subject) if link else "")
+
+    return await exchange.fetch(call, read, tries)
+
+
+def next_link(header: str) -> str:
+    """Return the target of the link with `rel="next"` in a Link header (RFC 8288), or ""."""
+    for part in header.split("<")[1:]:
+        target, _, parameters = part.partition(">")
+        for parameter in parameters.split(";")[1:]:
+            name, _, value = parameter.partition("=")
+            if name.strip().lower() == "rel" and "next" in value.strip(' ,"').lower().split():
+                return target
+    return ""
+
+
+def following_url(endpoint: Endpoint, before: str, link: str, what: str) -> str:
+    """Return the URL of the page to which `link`, found at `before`, leads. Raises RegistryFailed for another host.
+
+    A registry behind a proxy may write http instead of https; the scheme of the endpoint is kept. The URL of a mirror
+    gets its `ns` parameter again.
+    """
+    what = f"{what}: next page of registry {endpoint.host}"
+    try:
+        joined = urljoin(before, link)
+        authority = urlsplit(joined).netloc.lower()
+    except ValueError:
+        joined = authority = ""
+    if authority == endpoint.authority.lower():
+        joined = urlsplit(joined)._replace(scheme=endpoint.scheme).geturl()
+    url = check_url(joined, before, what)
+    if origin(url) != origin(endpoint.base):
+        raise RegistryFailed(f"{what}: leads to {authority}, which is not followed; report it to its operator")
+    if endpoint.ns and "ns=" not in urlsplit(url).query:
+        url = with_query(url, ns=endpoint.ns)
+    return url
+
+
+def with_query(url: str, **values: str | int) -> str:
+    """Return `url` with these values appended to its query."""
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(values)}"
 
 
 class _Names(msgspec.Struct):
@@ -31,7 +134,7 @@ class _Names(msgspec.Struct):
 
 
 class Lists:
-    """Reads lists to their end, within bounds. `ask` chooses the hosts, `manifest` fetches a document by its name."""
+    """Reads lists to their end, within the limits. `ask` chooses the hosts; `manifest` fetches a document by name."""
 
     def __init__(self, exchange: Exchange, ask: Ask, manifest: Manifest) -> None:
         self._exchange = exchange

@@ -1,6 +1,6 @@
-"""Manifests and indexes by name, of one host: asked for, read within the limit, and held against their digest.
+"""Manifests and indexes from one host: fetched by name, read within the limit, and verified against their digest.
 
-Which host is asked is the caller's business, and whether what comes parses.
+The caller chooses the host and parses the document.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imgfs.registry.http.answer import Answer
 
 ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
-"""What is asked for: manifests and indexes, of OCI and of Docker."""
+"""The Accept header: manifests and indexes of OCI and of Docker."""
 _DOCUMENTS = frozenset({OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST, *DOCKER_SCHEMA1})
 _UNSAID = frozenset({"", "application/json", "application/octet-stream"})
 """Content types of registries that do not say what they send; the document says it itself."""
@@ -31,13 +31,13 @@ _OTHER_DOCUMENT = re.compile(r"application/vnd\.[^/]+\+json")
 
 
 class Manifests:
-    """Asks by `exchange`. Every method raises what `Exchange.open` raises, and VerificationFailed."""
+    """Fetches documents with `exchange`. Every method raises what `Exchange.open` raises, and VerificationFailed."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
     async def resolve(self, reference: Reference, where: Endpoint, tries: Tries) -> Descriptor:
-        """What `reference` stands for at `where`, by its word; see Registry.resolve."""
+        """Return the descriptor that `where` states for `reference`; see Registry.resolve."""
         answer = await self._exchange.open(_call("tag", "HEAD", reference, where), tries)
         await drain(answer)
         digest, limit = answer.headers.get("docker-content-digest", ""), self._exchange.limits.manifest
@@ -50,7 +50,7 @@ class Manifests:
         return Descriptor(Digest(digest), answer.length, answer.media_type)
 
     async def fetch(self, reference: Reference, where: Endpoint, tries: Tries) -> tuple[Descriptor, bytes]:
-        """The document that `reference` names at `where`; see Registry.manifest."""
+        """Fetch the document that `reference` names from `where`; see Registry.manifest."""
 
         async def read(answer: Answer) -> tuple[Descriptor, bytes]:
             return await self._read(reference, where, answer)

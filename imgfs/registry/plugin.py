@@ -1,4 +1,7 @@
-"""All registries, reached as this machine is configured to, with the logins of the daemon's own user."""
+"""The kind of plugin that this room requires, and its built-in plugin.
+
+The built-in plugin reaches all registries, as this machine is configured, with the logins of the daemon's own user.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +12,41 @@ import msgspec
 import trio
 from msgspec import Meta
 
-from imgfs.plugins.contract import Context, Plugin
+from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.program import CONFIG, DATABASE
 from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
 from imgfs.registry.http.resolver import Resolver
-from imgfs.registry.kinds import REGISTRY
 from imgfs.registry.limits import Limits
+
+REGISTRY = Kind("registry", Registry)
+
 
 _DEFAULT = Limits()
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How long registries are waited for. The bounds keep every call without progress below two minutes."""
+    """How long imgfs waits for registries. The bounds keep every call without progress below two minutes."""
 
     connect_seconds: Annotated[
         float,
         Meta(
             ge=0.1,
             le=30,
-            description="For a connection, TLS included; `dial_timeout` of hosts.toml takes its place for one host.",
+            description="Limit for making a connection, TLS included; `dial_timeout` of hosts.toml replaces it.",
         ),
     ] = _DEFAULT.connect
     silence_seconds: Annotated[
-        float, Meta(ge=0.1, le=60, description="Without a byte: before the first one, and between any two.")
+        float,
+        Meta(ge=0.1, le=60, description="Longest wait for the first byte of an answer, and between any two bytes."),
     ] = _DEFAULT.silence
     slow_seconds: Annotated[
-        float, Meta(ge=0.5, le=60, description="Less than 1000 bytes a second over so long a wait is a stall.")
+        float, Meta(ge=0.5, le=60, description="Less than 1000 bytes a second over this time is a stall.")
     ] = _DEFAULT.slow_window
     taking_seconds: Annotated[
-        float, Meta(ge=0.1, le=75, description="Until what was pushed is answered, after its last byte.")
+        float, Meta(ge=0.1, le=75, description="Longest wait for the answer to a push, after its last byte.")
     ] = _DEFAULT.taking
-    pause_seconds: Annotated[float, Meta(ge=0, le=60, description="The longest Retry-After that is obeyed.")] = (
+    pause_seconds: Annotated[float, Meta(ge=0, le=60, description="The longest Retry-After that imgfs obeys.")] = (
         _DEFAULT.pause
     )
     call_seconds: Annotated[
@@ -48,13 +54,13 @@ class Options(msgspec.Struct, frozen=True):
         Meta(
             ge=1,
             le=115,
-            description="Without progress, over everything that one request of a reader needs from registries.",
+            description="Longest time without progress, over everything that one request of a reader needs.",
         ),
     ] = _DEFAULT.call
-    tries: Annotated[int, Meta(ge=1, le=10, description="In a row without progress.")] = _DEFAULT.tries
+    tries: Annotated[int, Meta(ge=1, le=10, description="Failed attempts in a row without progress.")] = _DEFAULT.tries
 
     def limits(self) -> Limits:
-        """These options as bounds of the client."""
+        """Return these options as limits of the client."""
         return Limits(
             tries=self.tries,
             connect=self.connect_seconds,

@@ -23,21 +23,21 @@ from imgfs.registry.statistics import HostStatistics
 
 Sleep = Callable[[float], Awaitable[object]]
 Told = Callable[[ImgfsError], object]
-"""Who is told of each try that failed, whether another one mends it or not."""
+"""Called with each failed attempt, also if a later attempt succeeds."""
 _GRAIN = 0.001
-"""Seconds not worth waiting for; clocks round."""
+"""Seconds that are not worth a wait; clocks round."""
 _BRIEF = 1.0
-"""Seconds: who asks for less rest than that is tried again as one who fails."""
+"""Seconds. A shorter Retry-After counts as an ordinary failure."""
 
 _log = logging.getLogger("imgfs.registry")
 
 
 def nobody(_: ImgfsError) -> None:
-    """Nobody wants to know."""
+    """Ignore a failed attempt."""
 
 
 class Pauses:
-    """Until when each authority is to be left alone, for all callers."""
+    """Until when each authority gets no request, from any caller."""
 
     def __init__(self, sleep: Sleep) -> None:
         self._until: dict[str, float] = {}
@@ -45,18 +45,19 @@ class Pauses:
         self._sleep = sleep
 
     def pause(self, authority: str, seconds: float, why: RemoteError) -> None:
-        """Send nothing to `authority` for `seconds` from now."""
+        """Send no request to `authority` for `seconds`, because it answered `why`."""
         self._until[authority] = max(self._until.get(authority, 0.0), trio.current_time() + seconds)
         self._whys[authority] = type(why)
 
     def resting(self, authority: str) -> bool:
-        """Whether `authority` is to be left alone now."""
+        """Whether `authority` gets no request now."""
         return self._until.get(authority, 0.0) - trio.current_time() > _GRAIN
 
     async def wait(self, authority: str, tries: Tries, subject: str) -> None:
-        """Wait until `authority` may be asked, but no longer than `tries` may rest.
+        """Wait until `authority` may get a request, but no longer than the rest that is left to `tries`.
 
-        Others may have it rest again and again. Raises what it had to say to them, about `subject`.
+        Other callers may prolong the pause meanwhile. Raises the kind of error that caused the pause if the rest is
+        used up. `subject` begins the message.
         """
         while (rest := self._until.get(authority, 0.0) - trio.current_time()) > _GRAIN:
             if (granted := tries.grant(rest)) <= _GRAIN:
@@ -70,10 +71,10 @@ class Pauses:
 
 
 class Tries:
-    """The attempts of one call, over everything it has to do.
+    """The attempts of one call, over all requests that it needs.
 
-    `spare` says whether another host should be asked instead: then the attempt was the last, and nothing waits.
-    `patience` is shared with the other calls of one request. `failed` is told of each failure.
+    `spare` returns whether another host should be asked instead: the failed attempt is the last then, without a wait.
+    `patience` is shared with the other calls of one request. `failed` is called with each failure.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class Tries:
         self._rests = 0
         self._rested = 0.0
         self._asked = 0.0
-        """Seconds of rest that were asked of this call, though another may have waited for them."""
+        """Seconds of rest that answers to this call asked for, also if other callers waited for them."""
 
     async def again(self, error: RemoteError, *, gained: bool = False) -> None:
-        """Count a failed try and wait a moment; raises `error` when it is time to give up.
+        """Count a failed attempt and wait before the next one. Raises `error` if there is to be no next one.
 
-        A try that `gained` something before it failed starts the count anew, but it costs the time that it lost.
+        An attempt that `gained` something before it failed resets the count, but its lost time stays counted.
         """
         if gained:
             self._failed = -1
@@ -125,10 +126,10 @@ class Tries:
         self.patience.gained(self._limits.gain_whole)
 
     def rest(self, error: RemoteError, wanted: float) -> float:
-        """Count a failure that asked for rest and return the seconds to grant; raises `error` at the limits.
+        """Count an answer that asked for rest, and return the seconds to rest. Raises `error` at the limits.
 
-        A registry that says when it will answer does not fail: what bounds it is the rest that a call may take. So
-        a limit of requests a second slows many callers down and fails none.
+        Such an answer is no failed attempt. The total rest and the number of requests of the call bound it. So a rate
+        limit of a registry delays many callers and fails few.
         """
         self._counters.pauses += 1
         self._rests += 1
@@ -150,13 +151,13 @@ class Tries:
             await self._sleep(self.grant(pause))
 
     def grant(self, wanted: float) -> float:
-        """Of `wanted` seconds of rest, how many are left to this call; counts them as spent."""
+        """Return how many of the `wanted` seconds of rest this call may still take, and count them as taken."""
         granted = max(0.0, min(wanted, self._limits.pause - self._rested))
         self._rested += granted
         return granted
 
     def count(self, error: ImgfsError) -> None:
-        """Count a failure that no other try can mend."""
+        """Count a failure after which there is no retry."""
         self._counters.failed(error)
         self._tell(error)
 
@@ -171,7 +172,7 @@ class Tries:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3), or None without a usable one."""
+    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3), or None if it is not usable."""
     text = (value or "").strip()[:64]
     if text.isascii() and text.isdigit():
         return float(text)

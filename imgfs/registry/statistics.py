@@ -1,4 +1,4 @@
-"""Plain counters per registry: what was asked, answered and received, how long that took, and what was asked again."""
+"""Counters for each registry: requests, answers, bytes, durations, failures and retries."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from imgfs.metrics.histogram import Histogram
 HOSTS_MAX = 1000
 OTHERS = "(others)"
 Origin = Literal["registry", "mirror", "storage"]
-"""What sent bytes: the registry itself, a host in its place, or where one of them redirected to."""
+"""The sender of bytes: the registry itself, a mirror, or the storage that either of them redirected to."""
 
 
 @dataclass(slots=True)
 class HostStatistics:
-    """Counters of one registry, or of a host in its place, redirect targets and token endpoint included.
+    """Counters of one registry or mirror, including its redirect targets and its token endpoint.
 
     `requests` counts requests sent by kind: `manifest`, `tag` (HEAD), `blob`, `token`, `ping` (`/v2/`), `tags`,
     `catalog` and `referrers` (each page), `redirect` (every further hop); of pushes `exists` (HEAD), `mount`, `upload`
-    (each request of one) and `push` (a manifest). `failures` counts what went wrong by class of
-    error, whether another try or another host mended it or not; that something is not there is no failure.
+    (each request of one) and `push` (a manifest). `failures` counts failed attempts by class of error,
+    also if a later attempt or another host succeeds. NotFound is not counted.
     """
 
     requests: Counter[str] = field(default_factory=Counter[str])
     answers: Counter[str] = field(default_factory=Counter[str])
-    """By class of status: `2xx`."""
+    """Answers by class of status, for example `2xx`."""
     throttled: int = 0
-    """Answers with 429."""
+    """Answers with status 429."""
     inflight: int = 0
-    """Requests whose answer is not read to its end yet."""
+    """Requests whose answer has not been read to its end."""
     received: int = 0
-    """Bytes of bodies."""
+    """Bytes of response bodies."""
     sources: Counter[Origin] = field(default_factory=Counter[Origin])
-    """The same, by who sent them."""
+    """Bytes of response bodies, by sender."""
     retries: int = 0
     pauses: int = 0
-    """How often the registry asked to be left alone for a while (429, 503)."""
+    """Answers with Retry-After (429, 503)."""
     failures: Counter[str] = field(default_factory=Counter[str])
     sent: int = 0
-    """Bytes of blobs and manifests sent, those that had to be sent again included."""
+    """Bytes of blobs and manifests sent, including repeated ones."""
     first_byte: Histogram = field(default_factory=Histogram)
-    """Seconds from a request to the headers of its answer, a new connection included."""
+    """Seconds from a request to the headers of its answer, including the time to connect."""
     whole: Histogram = field(default_factory=Histogram)
-    """Seconds from a request to the end of its answer, or to where it was left."""
+    """Seconds from a request to the end of its answer, or until the answer is closed."""
 
     @contextmanager
     def sending(self) -> Generator[None]:
-        """A request is under way, until no answer comes, or the one that comes is closed."""
+        """Count a request in flight. It ends here if no answer comes, else when the answer is closed."""
         self.inflight += 1
         try:
             yield
@@ -61,17 +61,17 @@ class HostStatistics:
             raise
 
     def failed(self, error: ImgfsError) -> None:
-        """Count a failure, and log nothing."""
+        """Count a failure. This does not log it."""
         if not isinstance(error, NotFound):
             self.failures[type(error).__name__] += 1
 
     def answered(self, status: int) -> None:
-        """Count an answer."""
+        """Count an answer by its status."""
         self.answers[f"{status // 100}xx"] += 1
         self.throttled += status == 429
 
     def copy(self) -> HostStatistics:
-        """A copy that stays as it is."""
+        """Return a copy that later requests do not change."""
         return HostStatistics(
             self.requests.copy(),
             self.answers.copy(),
@@ -89,9 +89,9 @@ class HostStatistics:
 
 
 class Counters(dict[str, HostStatistics]):
-    """The counters of each host, made at the first look, and of HOSTS_MAX hosts at most: what users look up is endless.
+    """The counters of each host, created when they are first read.
 
-    What is beyond is counted together, as OTHERS.
+    Users can look up any number of host names, so all hosts after the first HOSTS_MAX share the counters of OTHERS.
     """
 
     def __missing__(self, host: str) -> HostStatistics:
@@ -101,25 +101,29 @@ class Counters(dict[str, HostStatistics]):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A snapshot of all counters, keyed by the registry's host as references name it."""
+    """A snapshot of all counters, by host as image references name it."""
 
     hosts: dict[str, HostStatistics]
 
     def families(self) -> list[Family]:
-        """What metrics tell of registries."""
+        """Return the metric families of the registry client."""
         one, host = self._one, ("host",)
         return [
             counter("imgfs_registry_requests_total", "Requests sent.", ("host", "kind"), self._each(_requests)),
             counter("imgfs_registry_answers_total", "Answers by status.", ("host", "class"), self._each(_answers)),
             counter("imgfs_registry_throttled_total", "Answers 429.", host, one(lambda of: of.throttled)),
-            counter("imgfs_registry_failures_total", "What went wrong.", ("host", "error"), self._each(_failures)),
-            counter("imgfs_registry_timeouts_total", "Failures by time.", host, one(_timeouts)),
-            counter("imgfs_registry_retries_total", "Tries after a failure.", host, one(lambda of: of.retries)),
-            counter("imgfs_registry_pauses_total", "Times it asked for rest.", host, one(lambda of: of.pauses)),
-            counter("imgfs_registry_received_bytes_total", "Bytes of bodies.", host, one(lambda of: of.received)),
-            counter("imgfs_registry_sent_bytes_total", "Bytes of bodies sent.", host, one(lambda of: of.sent)),
+            counter(
+                "imgfs_registry_failures_total", "Failed attempts by error.", ("host", "error"), self._each(_failures)
+            ),
+            counter("imgfs_registry_timeouts_total", "Failed attempts that timed out.", host, one(_timeouts)),
+            counter("imgfs_registry_retries_total", "Retries after a failure.", host, one(lambda of: of.retries)),
+            counter("imgfs_registry_pauses_total", "Answers with Retry-After.", host, one(lambda of: of.pauses)),
+            counter(
+                "imgfs_registry_received_bytes_total", "Bytes of response bodies.", host, one(lambda of: of.received)
+            ),
+            counter("imgfs_registry_sent_bytes_total", "Bytes of request bodies.", host, one(lambda of: of.sent)),
             counter("imgfs_registry_source_bytes_total", _SOURCES, ("host", "source"), self._each(_sources)),
-            gauge("imgfs_registry_inflight", "Requests under way.", host, one(lambda of: of.inflight)),
+            gauge("imgfs_registry_inflight", "Requests in flight.", host, one(lambda of: of.inflight)),
             histogram(
                 "imgfs_registry_first_byte_seconds", _FIRST_BYTE, host, self._histograms(lambda of: of.first_byte)
             ),
@@ -128,17 +132,17 @@ class Statistics:
 
     @property
     def requests(self) -> int:
-        """Requests of every kind to every registry."""
+        """Number of requests of all kinds to all registries."""
         return sum(host.requests.total() for host in self.hosts.values())
 
     @property
     def received(self) -> int:
-        """Bytes of bodies from every registry."""
+        """Bytes of response bodies from all registries."""
         return sum(host.received for host in self.hosts.values())
 
     @property
     def retries(self) -> int:
-        """Tries after a failure, at every registry."""
+        """Number of retries at all registries."""
         return sum(host.retries for host in self.hosts.values())
 
     def _one(self, figure: Callable[[HostStatistics], float]) -> dict[tuple[str, ...], float]:
@@ -153,9 +157,9 @@ class Statistics:
         return {(name,): which(one) for name, one in self.hosts.items()}
 
 
-_SOURCES = "Bytes of bodies by what sent them: the registry, a mirror, or storage that one of them redirected to."
-_FIRST_BYTE = "From a request to the headers of its answer, with the connection if it was a new one."
-_WHOLE = "From a request to the end of its answer."
+_SOURCES = "Bytes of response bodies by sender: the registry, a mirror, or storage that either of them redirected to."
+_FIRST_BYTE = "Time from a request to the headers of its answer, including the time to connect."
+_WHOLE = "Time from a request to the end of its answer."
 
 
 def _requests(of: HostStatistics) -> Mapping[str, int]:

@@ -10,7 +10,7 @@ import pytest
 
 from imgfs.doctor import registries
 from imgfs.doctor.diagnosis import Diagnosis
-from imgfs.registry.credentials.places import Identity
+from imgfs.registry.credentials.authfile import Identity
 
 SECRET = "c4n4ry"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Invalid, RegistryFailed
-from imgfs.registry.hosts.certs_d import HostDirectories, names
+from imgfs.registry.hosts.hosts_toml import HostDirectories, names
 from imgfs.registry.http.trust import SYSTEM
 
 

@@ -12,7 +12,7 @@ import trio
 import trustme
 
 from imgfs.registry.http.connections import Connections, Pool
-from imgfs.registry.http.route import Route
+from imgfs.registry.http.request import Route
 from imgfs.registry.http.trust import CertFile, Contexts, Trust
 from imgfs.registry.limits import Limits
 from imgfs.testing.registry import FakeRegistry

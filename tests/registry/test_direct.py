@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from imgfs.errors import TimedOut, Unreachable
 from imgfs.oci.descriptor import Descriptor
-from imgfs.registry.http.direct import LONG, PIECE
+from imgfs.registry.http.answer import LONG, PIECE
 from imgfs.testing import faults
 from imgfs.testing.faults import Action
 from tests.registry.scene import REPOSITORY, Scene
@@ -119,5 +119,5 @@ async def test_without_a_free_descriptor_it_comes_as_before(
     def none_free(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("imgfs.registry.http.direct.socket.fromfd", none_free)
+    monkeypatch.setattr("imgfs.registry.http.answer.socket.fromfd", none_free)
     assert await long.read() == DATA

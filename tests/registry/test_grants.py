@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.registry.auth.grants import GRANTS_MAX, Grant, Grants
-from imgfs.registry.credentials.credential import Login
+from imgfs.registry.credentials.authfile import Login
 
 LOGIN = Login("registry.example")
 

@@ -6,7 +6,7 @@ import pytest
 
 from imgfs.errors import Invalid
 from imgfs.registry.hosts.endpoint import endpoint, origin
-from imgfs.registry.http.addresses import inner_network
+from imgfs.registry.http.resolver import inner_network
 
 
 @pytest.mark.parametrize(

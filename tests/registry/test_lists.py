@@ -14,8 +14,7 @@ from imgfs.oci.digest import Digest
 from imgfs.oci.reference import expand_repository
 from imgfs.registry.hosts.endpoint import Endpoint
 from imgfs.registry.limits import Limits
-from imgfs.registry.lists import REFERRERS_MAX, fallback_tag
-from imgfs.registry.paging import following_url, next_link
+from imgfs.registry.lists import REFERRERS_MAX, fallback_tag, following_url, next_link
 from imgfs.testing.build import Image, image, layer, referrer, referrers_index
 from imgfs.testing.entries import File
 from imgfs.testing.faults import Action, close, endless, html, huge, status

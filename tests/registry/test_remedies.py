@@ -9,11 +9,11 @@ import pytest
 
 from imgfs.registry.auth.grants import Grant
 from imgfs.registry.call import Call
-from imgfs.registry.credentials.credential import Login
+from imgfs.registry.credentials.authfile import Login
 from imgfs.registry.hosts.endpoint import endpoint
 from imgfs.registry.http.answer import Answer
 from imgfs.registry.http.request import Request
-from imgfs.registry.remedies import Remedy, remedies_for
+from imgfs.registry.refusals import Remedy, remedies_for
 
 GRANT = Grant("Bearer canary", 0.0, Login("registry.example"))
 CALL = Call("blob", endpoint("registry.example"), "team/app", "https://registry.example/v2/", "x")

@@ -13,8 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from imgfs.errors import AccessDenied, ImgfsError, Malformed, RegistryFailed, TimedOut, TooLarge, Unreachable
 from imgfs.log import JsonLines
 from imgfs.oci.reference import Reference
-from imgfs.registry.auth.challenge import Challenge
-from imgfs.registry.auth.grants import parse_token, token_url
+from imgfs.registry.auth.grants import Challenge, parse_token, token_url
 from imgfs.testing import faults
 from imgfs.testing.faults import Action
 from imgfs.testing.registry import FakeRegistry

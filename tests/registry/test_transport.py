@@ -15,8 +15,7 @@ import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from imgfs.errors import RegistryFailed, TimedOut
-from imgfs.registry.http.request import Request
-from imgfs.registry.http.route import Route
+from imgfs.registry.http.request import Request, Route
 from imgfs.registry.http.transport import Transport
 from imgfs.registry.limits import Limits
 from imgfs.registry.statistics import HostStatistics

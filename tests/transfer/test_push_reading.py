@@ -13,7 +13,7 @@ from imgfs.content.store import ContentStore
 from imgfs.errors import NotFound, StorageFailed
 from imgfs.oci.digest import Digest
 from imgfs.oci.reference import Source
-from imgfs.registry.http.outgoing import Outgoing
+from imgfs.registry.http.request import Outgoing
 from imgfs.transfer.push.progress import PushProgress
 from imgfs.transfer.push.stored_blob import PIECE, opened
 from imgfs.transfer.transfers import Direction, Transfer, Transfers

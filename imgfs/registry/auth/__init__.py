@@ -1,1 +1,1 @@
-"""From a 401 to what a request shows: challenges, logins, tokens, and how long they are kept."""
+"""Authentication: challenges, logins, tokens, and how long tokens are cached."""

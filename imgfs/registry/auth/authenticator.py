@@ -1,36 +1,156 @@
-"""From a registry's 401 to a grant: the user's login if there is one, shown to this registry and to the realm it names.
+"""From the 401 of a registry to a grant: the login of the user, if there is one, and a token for it.
 
-A challenge is only answered when the registry's own origin sent it; what a redirect leads to gets nothing (exchange).
+A login is shown to the registry itself and to the realm that the registry names. A challenge is answered only if the
+registry's own origin sent it; redirect targets get no login (see `exchange`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+import logging
+import math
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import trio
 
-from imgfs.errors import AccessDenied, ImgfsError
-from imgfs.registry import status
+from imgfs.errors import AccessDenied, ImgfsError, RegistryFailed
 from imgfs.registry.auth import grants
-from imgfs.registry.auth.challenge import Challenge, bearer, parse_challenges
-from imgfs.registry.auth.tokens import Asked, Fetch, TokenEndpoints
+from imgfs.registry.auth.grants import Challenge, bearer, parse_challenges
 from imgfs.registry.call import Call
-from imgfs.registry.credentials.authfile import canonical_host
-from imgfs.registry.credentials.credential import Login
+from imgfs.registry.credentials.authfile import Credential, Login, canonical_host
 from imgfs.registry.credentials.store import Credentials
-from imgfs.registry.http.body import drain
+from imgfs.registry.hosts.endpoint import hostname, is_loopback
+from imgfs.registry.http.body import drain, read_all
+from imgfs.registry.refusals import refused
 
 if TYPE_CHECKING:
     from imgfs.registry.http.answer import Answer
+
+T = TypeVar("T")
+
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+_NOT_SERVED = frozenset({404, 405})
+"""Statuses of endpoints that do not accept identity tokens."""
+_log = logging.getLogger("imgfs.registry")
+
+
+class Fetch(Protocol):
+    """The part of Exchange.fetch that is needed to get a grant."""
+
+    async def __call__(self, call: Call, read: Callable[[Answer], Awaitable[T]]) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A Bearer challenge to a call, and the login to answer it with."""
+
+    call: Call
+    challenge: Challenge
+    login: Login
+
+    @property
+    def subject(self) -> str:
+        """The beginning of error messages about the token."""
+        return f"token for {self.call.host}/{self.call.repository or '_catalog'}"
+
+
+class TokenEndpoints:
+    """Asks the token endpoints that registries name.
+
+    `plain_http` names the hosts, besides loopback, that may get a login without TLS. An answer may have `token_max`
+    bytes.
+    """
+
+    def __init__(self, plain_http: Collection[str], token_max: int, fetch: Fetch) -> None:
+        self._plain_http = plain_http
+        self._token_max = token_max
+        self._fetch = fetch
+        self._successors: dict[tuple[Credential, str], str] = {}
+        """Identity tokens by login and endpoint, with which endpoints replaced those of the auth files."""
+
+    async def grant(self, asked: Asked) -> grants.Grant:
+        """Get a grant with the identity token of the login, or else with its password, or else anonymously.
+
+        Raises AccessDenied if the endpoint refuses, RegistryFailed for a realm that must not get the login, and
+        Malformed for an answer without a token.
+        """
+        credential = asked.login.credential
+        if credential is not None:
+            self._refuse_plain(asked)
+        body = None
+        if credential is not None and credential.identity_token:
+            body = await self._by_identity(asked, credential)
+        if body is None:
+            body = await self._by_password(asked)
+        endpoint = urlsplit(grants.realm_of(asked.challenge, asked.call.url)).netloc
+        what = f"{asked.subject}: the token endpoint {endpoint}"
+        token = grants.parse_token(body, trio.current_time(), what)
+        _log.debug("token", extra={"host": asked.call.host, "scope": asked.call.scope, "login": asked.login.source})
+        return grants.Grant(f"Bearer {token.text}", token.until, asked.login)
+
+    def _refuse_plain(self, asked: Asked) -> None:
+        """Raise RegistryFailed if the login would go to the realm over a weaker transport than to its registry."""
+        realm = grants.realm_of(asked.challenge, asked.call.url)
+        name = hostname(realm)
+        told = is_loopback(name) or name in self._plain_http or urlsplit(realm).netloc in self._plain_http
+        if not (realm.startswith("https:") or told or name == asked.call.endpoint.name):
+            raise RegistryFailed(
+                f"{asked.subject}: registry {asked.call.host} wants the login for it sent to {name} "
+                "without TLS; refused, name that host in plain_http if it is meant to get it"
+            )
+
+    async def _by_identity(self, asked: Asked, credential: Credential) -> bytes | None:
+        """Return the answer to a refresh_token grant. None if the endpoint has none and there is a password."""
+        url = grants.realm_of(asked.challenge, asked.call.url)
+        try:
+            body = await self._refreshed(asked, url, self._successors.get((credential, url), credential.identity_token))
+        except AccessDenied:
+            if self._successors.pop((credential, url), None) is None:
+                raise
+            body = await self._refreshed(asked, url, credential.identity_token)
+        if body is not None and (successor := grants.parse_successor(body)):
+            self._successors[credential, url] = successor
+        if body is None and not credential.has_password:
+            raise AccessDenied(
+                f"{asked.subject}: the token endpoint {urlsplit(url).netloc} takes no identity tokens, and "
+                f"there is no password in {asked.login.source}; log in with a user and a password"
+            )
+        return body
+
+    async def _refreshed(self, asked: Asked, url: str, identity_token: str) -> bytes | None:
+        form = grants.refresh_form(asked.challenge, asked.call.scope, identity_token)
+        asking = replace(_asking(asked, url, ""), method="POST", headers=_FORM, body=form, expects=_NOT_SERVED | {200})
+        return await self._fetch(asking, lambda answer: self._read_if_served(answer, asking.subject))
+
+    async def _read_if_served(self, answer: Answer, subject: str) -> bytes | None:
+        if answer.status in _NOT_SERVED:
+            await drain(answer)
+            return None
+        return await read_all(answer, self._token_max, subject)
+
+    async def _by_password(self, asked: Asked) -> bytes:
+        credential = asked.login.credential
+        header = credential.basic() if credential is not None and credential.has_password else ""
+        url = grants.token_url(asked.challenge, asked.call.url, asked.call.scope)
+        asking = _asking(asked, url, header)
+        return await self._fetch(asking, lambda answer: read_all(answer, self._token_max, asking.subject))
+
+
+def _asking(asked: Asked, url: str, header: str) -> Call:
+    """Return the call to the token endpoint at `url` with the Authorization `header`."""
+    call, grant = asked.call, grants.Grant(header, math.inf, asked.login)
+    return Call("token", call.endpoint, call.repository, url, asked.subject, access=call.access, grant=grant)
+
 
 _ANY_ANSWER = frozenset({200, 401, 403, 404})
 
 
 class Authenticator:
-    """What all calls of one Registry show. Without `credentials` access is anonymous, bearer tokens included.
+    """Finds the grants for all calls of one Registry. Without `credentials` access is anonymous, also with tokens.
 
-    `plain_http` names the hosts, besides loopback, that may be shown a login without TLS.
+    `plain_http` names the hosts, besides loopback, that may get a login without TLS.
     """
 
     def __init__(
@@ -43,20 +163,20 @@ class Authenticator:
         self._roots: dict[str, tuple[list[Challenge], float]] = {}
 
     def current(self, call: Call) -> grants.Grant | None:
-        """What `call` shows at first; what a token endpoint is shown stands in the call."""
+        """Return the cached grant for `call`. A call to a token endpoint contains its grant."""
         return call.grant if call.kind == "token" else self._grants.current(call.grant_key)
 
     async def renewed(self, call: Call, answer: Answer, stale: grants.Grant | None) -> grants.Grant:
-        """A grant that answers the challenges of a 401, other than the `stale` one that was refused.
+        """Return a grant that answers the challenges of a 401, other than `stale`, which was refused.
 
-        The files are looked at again for it, and after a refusal the programs too. Raises AccessDenied where nothing
-        is left to show, and what asking the token endpoint raises.
+        Reads changed auth files again and, after a refusal, asks the credential helpers again. Raises AccessDenied if
+        there is nothing else to show, and what the request to the token endpoint raises.
         """
         challenges = parse_challenges(answer.header_values("www-authenticate"))
         return await self._grants.fresh(call.grant_key, stale, lambda: self._grant(call, challenges, stale))
 
     async def changed(self, call: Call, refused: grants.Grant | None) -> bool:
-        """Whether the login is another one now than that of the grant that a 403 refused, which then is dropped."""
+        """Whether the login has changed since the grant that a 403 refused. If so, that grant is dropped."""
         if refused is None or self._credentials is None:
             return False
         login = await self._login(call, fresh=True)
@@ -66,16 +186,16 @@ class Authenticator:
         return True
 
     async def login_of(self, call: Call, grant: grants.Grant | None) -> Login | None:
-        """The login of `grant`, or what there would have been to show; None where nobody looks for any."""
+        """Return the login of `grant`, or else the available login, or None if the client has no credentials."""
         if grant is not None:
             return grant.login
         return await self._login(call, fresh=False) if self._credentials is not None else None
 
     async def unasked(self, call: Call) -> grants.Grant | None:
-        """A grant for a registry that refused `call`, or denied that there is anything, without asking for a login.
+        """Return a grant for a registry that answered 403 or 404 to `call` without asking for a login.
 
-        Where anybody may read some of a registry, it may not ask; but its root does (distribution-spec, "Determining
-        Support"). None without a login, and where the root asks for none either.
+        A registry with public repositories may not ask for a login, but its root does (distribution-spec, "Determining
+        Support"). Returns None without a login, and if the root does not ask for one either.
         """
         if self._credentials is None or (await self._login(call, fresh=False)).credential is None:
             return None
@@ -85,7 +205,7 @@ class Authenticator:
         return await self._grants.fresh(call.grant_key, None, lambda: self._grant(call, challenges, None))
 
     async def _root(self, call: Call) -> list[Challenge]:
-        """What the root of the registry asks for; remembered for a while, as every absent tag would ask again."""
+        """Return the challenges of the registry's root. They are cached, because each absent tag needs them."""
         where = f"{call.endpoint.base}{call.endpoint.path}/"
         known, until = self._roots.get(where, ([], 0.0))
         if trio.current_time() < until:
@@ -110,7 +230,7 @@ class Authenticator:
         ready = grants.without_token(login, challenge, challenges, trio.current_time())
         if ready is not None:
             if stale is not None and ready.header == stale.header:
-                raise status.refused(call, f"registry {call.host} answered 401", login, shown=True)
+                raise refused(call, f"registry {call.host} answered 401", login, shown=True)
             return ready
         if challenge is None:
             raise unanswerable(call, challenges, login)
@@ -131,7 +251,7 @@ async def _challenges_of(answer: Answer) -> list[Challenge]:
 
 
 def unanswerable(call: Call, challenges: list[Challenge], login: Login) -> AccessDenied:
-    """The error for a 401 whose challenges nothing at hand answers."""
+    """Return the error for a 401 whose challenges the client cannot answer."""
     schemes = ", ".join(sorted({one.scheme for one in challenges}))[:80]
     said = f"registry {call.host} answered 401"
     if not schemes:
@@ -141,4 +261,4 @@ def unanswerable(call: Call, challenges: list[Challenge], login: Login) -> Acces
             f"{call.subject}: {said} and wants {schemes}, for which the login from {login.source} is not enough; "
             f"{login.advice(call.act)}"
         )
-    return status.refused(call, f"{said} and wants a login ({schemes})", login, shown=False)
+    return refused(call, f"{said} and wants a login ({schemes})", login, shown=False)

@@ -1,5 +1,5 @@
-"""Logins that other tools wrote: where they lie, which one is a registry's, and the programs that keep them.
+"""Logins that other tools saved: where they are, which login a registry gets, and the programs that store logins.
 
-Read only, and only when a registry asks for a login. Nothing here speaks to a registry; what is found goes nowhere but
-to the exchange, which sends it to the host it was looked up for and to the token endpoint that this host names.
+This package only reads, and only when a registry asks for a login. It does not contact registries. The exchange sends a
+login to the registry for which it was found, and to the token endpoint that this registry names.
 """

@@ -1,7 +1,7 @@
-"""Programs that keep logins (docker-credential-helpers): asked over pipes, with bounds on time and output.
+"""Credential helpers (docker-credential-helpers): asked over pipes, with limits on time and output.
 
-The registry's name goes in through stdin and the login comes out of stdout: nothing secret is in argv or in the
-environment, and nothing of what the program says is repeated, neither in a message nor in the log.
+The name of the registry goes to stdin and the login comes from stdout. So no secret is in argv or in the environment.
+No message and no log line contains output of a helper.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import AccessDenied, Malformed
-from imgfs.registry.credentials.authfile import answered
-from imgfs.registry.credentials.credential import Credential
+from imgfs.registry.credentials.authfile import Credential, answered
 
 OUTPUT_MAX = 64 << 10
 PATIENCE = 15.0
-"""Seconds until a program that does not answer is killed."""
+"""Seconds until a helper that does not answer is killed."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _ABSENT = re.compile(rb"credentials not found|no credentials (server|username)", re.IGNORECASE)
 
 
 async def ask_program(name: str, server: str, environment: Mapping[str, str]) -> Credential | None:
-    """Ask `docker-credential-<name>` for the login of `server`; None if it has none.
+    """Ask `docker-credential-<name>` for the login to `server`. Return None if it has none.
 
-    Raises AccessDenied, with a reason to be shown: no such program, a failure, nonsense, too much, too slow. It and
-    what it started in its session are killed at PATIENCE, and on cancellation.
+    Raises AccessDenied, with a reason that can be shown, if the program is missing, fails, or answers wrongly, too much
+    or too slowly. After PATIENCE seconds, and on cancellation, the program and its process group are killed.
     """
     if not _NAME.match(name):
         raise AccessDenied("the credential helper it names is no program name")
@@ -84,7 +83,7 @@ async def _run(path: str, server: str, environment: Mapping[str, str]) -> tuple[
                 ended = True
     finally:
         if not ended:
-            # Not reaped, so the number is still this process's, and its group's.
+            # The process is not reaped yet, so its number still means this process and its group.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             with trio.CancelScope(shield=True):
@@ -93,7 +92,7 @@ async def _run(path: str, server: str, environment: Mapping[str, str]) -> tuple[
 
 
 async def _converse(stdin: trio.abc.SendStream, stdout: trio.abc.ReceiveStream, server: str) -> bytes:
-    """Say which server, and listen to the end or to one byte more than is read."""
+    """Write the server's name and read the answer to its end, or to one byte above the limit."""
     with suppress(trio.BrokenResourceError):  # a program need not listen
         await stdin.send_all(server.encode())
     await stdin.aclose()

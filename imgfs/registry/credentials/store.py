@@ -1,4 +1,4 @@
-"""The door to logins: for a registry and a repository, the one that the user's own tools would use."""
+"""Finds the login for a repository that the user's own tools would use."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import AccessDenied, ImgfsError
-from imgfs.registry.credentials.authfile import AuthFile, canonical_host, parse_auth_file, server_keys
-from imgfs.registry.credentials.credential import Credential, Login
-from imgfs.registry.credentials.places import Identity, Signature, auth_files, own_identity, read_auth_file
+from imgfs.registry.credentials.authfile import (
+    AuthFile,
+    Credential,
+    Identity,
+    Login,
+    Signature,
+    auth_files,
+    canonical_host,
+    own_identity,
+    parse_auth_file,
+    read_auth_file,
+    server_keys,
+)
 from imgfs.registry.credentials.program import ask_program
 
 PROGRAM_SECONDS = 60.0
-"""How long the answer of a program is believed, unless the registry refuses it."""
+"""Seconds for which the answer of a credential helper is cached, unless the registry refuses the login."""
 TROUBLE_SECONDS = 5.0
-"""How long its failure is."""
+"""Seconds for which the failure of a credential helper is cached."""
 _log = logging.getLogger("imgfs.registry")
 
 Ask = Callable[[str, str, Mapping[str, str]], Awaitable[Credential | None]]
@@ -29,7 +39,7 @@ Ask = Callable[[str, str, Mapping[str, str]], Awaitable[Credential | None]]
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A file that is there: its name, and its logins or what is wrong with it."""
+    """A file that exists: its name, and its logins or the reason why they cannot be read."""
 
     name: str
     content: AuthFile
@@ -38,7 +48,7 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a program said, when (trio's clock), and until when it is believed."""
+    """The answer of a credential helper, its time (trio's clock), and the time until which it is cached."""
 
     credential: Credential | None
     trouble: str
@@ -47,11 +57,11 @@ class _Told:
 
 
 class Credentials:
-    """All logins of one user. With `chosen`, that file is the only one; else the usual ones are looked through.
+    """All logins of one user. With `chosen`, only that file is used; else the usual files are searched.
 
-    Files are looked at whenever a login is wanted and read again when they changed. The first file with a login for
-    the repository counts; within one, `credHelpers` goes before `credsStore` before `auths`. A helper of `credHelpers`
-    is the only one asked for its host; a store that has no login leaves it to `auths`.
+    Each search checks the files, and reads changed ones again. The first file with a login for the repository is used.
+    Within a file, `credHelpers` precedes `credsStore`, which precedes `auths`. A host with an entry in `credHelpers`
+    uses only that helper. If `credsStore` has no login, `auths` is searched.
     """
 
     def __init__(self, chosen: Path | None = None, identity: Identity | None = None, ask: Ask = ask_program) -> None:
@@ -63,10 +73,10 @@ class Credentials:
         self._asking: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
 
     async def find(self, authority: str, repository: str, *, fresh: bool = False) -> Login:
-        """The login for `repository` at the registry `authority`; never fails, as access may be anonymous.
+        """Return the login for `repository` at the registry `authority`. Never raises: access may be anonymous.
 
-        `fresh` asks programs again whose last answer is still believed: for after a refusal. Takes as long as the
-        slowest program, within its bound; cancellation ends it.
+        After a refusal, use `fresh`: credential helpers with a cached answer are asked again. The time limit is that of
+        the helpers. Can be cancelled.
         """
         host = canonical_host(authority)
         files, troubles = await run_disk(self._read_all), list[str]()
@@ -84,7 +94,7 @@ class Credentials:
     async def _in_file(
         self, file: _Read, host: str, repository: str, *, fresh: bool
     ) -> tuple[Credential | None, str, list[str]]:
-        """The login in `file`, where it came from, and what went wrong on the way."""
+        """Return the login in `file`, its source, and reasons why found logins could not be used."""
         helper, troubles = file.content.helpers.get(host, ""), list[str]()
         if program := helper or file.content.store:
             credential, trouble = await self._from_program(program, host, fresh=fresh)
@@ -110,7 +120,7 @@ class Credentials:
         return None, trouble
 
     async def _answer(self, program: str, server: str, since: float | None) -> _Told:
-        """What was said last, if it is to be believed; after a refusal only what was said from `since` on."""
+        """Return the cached answer, or ask the helper. After a refusal, only answers since `since` count as cached."""
         told, now = self._told.get((program, server)), trio.current_time()
         if told is not None and now < told.until and (since is None or told.at > since):
             return told
@@ -123,7 +133,7 @@ class Credentials:
         return told
 
     def _read_all(self) -> list[_Read]:
-        """The files that are there, in a thread."""
+        """Read the files that exist. Blocks."""
         return [read for path in self._files if (read := self._read(path)) is not None]
 
     def _read(self, path: Path) -> _Read | None:

@@ -1,1 +1,1 @@
-"""Which hosts stand for a registry, in which order, and what was learnt about each."""
+"""The hosts of a registry: addresses, hosts.toml, the order in which hosts are asked, and their health."""

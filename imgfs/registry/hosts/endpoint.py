@@ -1,4 +1,4 @@
-"""Where a registry is and how it is spoken to, and what a foreign URL must look like to be followed."""
+"""The address and settings of a host, and the check of URLs that a registry sends."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from imgfs.errors import Invalid, RegistryFailed
 from imgfs.oci.reference import DEFAULT_HOST, is_host
-from imgfs.registry.http.addresses import Reach
-from imgfs.registry.http.route import Route
+from imgfs.registry.http.request import Route
+from imgfs.registry.http.resolver import Reach
 from imgfs.registry.http.trust import SYSTEM, Trust
 
 _ALIASES = {DEFAULT_HOST: "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -24,10 +24,11 @@ URL_MAX = 16 << 10
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A registry: `host` as credentials, counters and messages name it, `scheme` and `authority` as URLs do.
+    """A registry or mirror: `host` for credentials, counters and messages, `scheme` and `authority` for URLs.
 
-    A `mirror` stands in for the registry that `ns` names, and its 404 says nothing about that one. `headers` (names in
-    lower case), the client's part of `trust` and an unverified TLS are for its own origin only.
+    A `mirror` replaces the registry that `ns` names. Its 404 does not mean that the registry lacks the object. Only the
+    host's own origin gets `headers` (names in lower case) and the client certificate of `trust`, and only there TLS may
+    be unverified.
     """
 
     host: str
@@ -40,17 +41,17 @@ class Endpoint:
     trust: Trust = SYSTEM
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     connect: float | None = None
-    """Seconds for a connection to come about, instead of the limit that holds for all."""
+    """Limit in seconds for making a connection; None for the general limit."""
     proxy: str = field(default="", repr=False)
-    """Instead of the environment's."""
+    """The proxy to use instead of that of the environment; "" for the latter."""
 
     def can(self, capability: str) -> bool:
-        """Whether it may be asked for that. The catalogue (`catalog`) is the registry's own: mirrors have another."""
+        """Whether the host has `capability`. Only the registry itself has `catalog`: a mirror has its own catalog."""
         return capability in self.capabilities or (capability == "catalog" and not self.mirror)
 
     @property
     def base(self) -> str:
-        """Scheme and authority."""
+        """The scheme and the authority."""
         return f"{self.scheme}://{self.authority}"
 
     @property
@@ -59,35 +60,35 @@ class Endpoint:
         return hostname(self.base)
 
     def url(self, repository: str, kind: str, selector: str) -> str:
-        """The URL of one object of a repository (distribution-spec, "Endpoints"); a mirror is told whose it is."""
+        """Return the URL of one object of a repository (distribution-spec, "Endpoints"), with `ns` for a mirror."""
         query = f"?{urlencode({'ns': self.ns})}" if self.ns else ""
         return f"{self.base}{self.path}/{quote(repository)}/{kind}/{quote(selector, safe=':')}{query}"
 
     def uploads(self, repository: str) -> str:
-        """The URL that begins an upload into a repository."""
+        """Return the URL that begins an upload into a repository."""
         query = f"?{urlencode({'ns': self.ns})}" if self.ns else ""
         return f"{self.base}{self.path}/{quote(repository)}/blobs/uploads/{query}"
 
     def owns(self, url: str) -> bool:
-        """Whether `url` is at this registry's own origin."""
+        """Whether `url` has the origin of this host."""
         return origin(url) == origin(self.base)
 
     def route(self, url: str, permitted: Reach | None) -> Route:
-        """The way to `url`, where this registry led; `permitted` as Route has it."""
+        """Return the route to `url`, to which this host led. For `permitted` see Route."""
         if self.owns(url):
             return Route(permitted, self.trust, self.proxy, self.connect)
         return Route(permitted, self.trust.abroad(), self.proxy)
 
     def headers_at(self, url: str) -> dict[str, str]:
-        """The configured headers that `url` may see."""
+        """Return the configured headers that `url` may get."""
         return dict(self.headers) if self.owns(url) else {}
 
 
 def endpoint(host: str, plain_http: Collection[str] = (), trust: Trust = SYSTEM) -> Endpoint:
-    """The registry that `host` names: https, but plain http on loopback and for members of `plain_http`.
+    """Return the registry `host`. It uses https, and http on loopback and for members of `plain_http`.
 
-    `plain_http` holds hosts with their port, or names for every port. Where `trust` says how TLS is to be done, it is.
-    Raises Invalid.
+    `plain_http` contains hosts with a port, or names for all ports. A configured `trust` always means https. Raises
+    Invalid if `host` is not a host.
     """
     if not is_host(host):
         raise Invalid(f"registry host {host[:260]!r}: expected a name with a dot or a port, or an IP address")
@@ -96,18 +97,18 @@ def endpoint(host: str, plain_http: Collection[str] = (), trust: Trust = SYSTEM)
 
 
 def is_plain(authority: str, trust: Trust, plain_http: Collection[str]) -> bool:
-    """Whether `authority`, for which nobody named a scheme, is spoken to without TLS."""
+    """Whether to use http for `authority`, for which no scheme is configured."""
     name = hostname(f"https://{authority}")
     return trust == SYSTEM and (is_loopback(name) or authority in plain_http or name in plain_http)
 
 
 def authority_of(host: str) -> str:
-    """What URLs say where references say `host`."""
+    """Return the authority in URLs for `host` in references."""
     return _ALIASES.get(host, host)
 
 
 def host_of(authority: str) -> str:
-    """What references, and therefore credentials, say where URLs say `authority`."""
+    """Return the host in references and credentials for `authority` in URLs."""
     return _NAMES.get(authority, authority)
 
 
@@ -120,20 +121,20 @@ def is_loopback(name: str) -> bool:
 
 
 def hostname(url: str) -> str:
-    """The lower-case host of a checked URL, without port and brackets."""
+    """Return the host of a checked URL in lower case, without port and brackets."""
     return urlsplit(url).hostname or ""
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of a checked URL (RFC 6454): what credentials are bound to."""
+    """Return scheme, host and port of a checked URL (RFC 6454). Credentials are bound to these."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme]
 
 
 def check_url(url: str, before: str, what: str) -> str:
-    """Return a URL that a registry answered with, if it may be followed from `before`; raises RegistryFailed.
+    """Return a URL that a registry sent, if it may be followed from `before`. Raises RegistryFailed otherwise.
 
-    http and https only, never from https to http, no user name, one line of printable ASCII. `what` begins the message.
+    Only http and https, never from https to http, without a user name, in printable ASCII. `what` begins the message.
     """
     if len(url) > URL_MAX or not _URL.match(url):
         raise RegistryFailed(f"{what}: the address is malformed; report it to the registry's operator")

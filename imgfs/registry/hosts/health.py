@@ -1,21 +1,30 @@
-"""What was learnt about hosts that stand in for one another: who is down for a while, who sent wrong bytes of what."""
+"""What is known of hosts that stand in for one another: which are down, and which sent wrong bytes of which blob."""
 
 from __future__ import annotations
 
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
 
+from imgfs.errors import SenderLeft, VerificationFailed
+from imgfs.oci.digest import Digest
+from imgfs.registry.hosts.endpoint import Endpoint
+
 K = TypeVar("K")
 V = TypeVar("V")
 
 DOWN_SECONDS = 30.0
-"""How long a host that could not be reached is asked last; it doubles with each time, up to DOWN_MAX."""
+"""Seconds for which an unreachable host is asked last. They double with each failure, up to DOWN_MAX."""
 DOWN_MAX = 300.0
 SHUNNED_SECONDS = 600.0
 KEPT_MAX = 4096
-"""Hosts that are down, and wrong blobs, of which something is known at a time: names that are looked up have no end."""
+"""Limit for the hosts and blobs that are remembered, because users can look up any number of names."""
+_KEPT = 1024
+_log = logging.getLogger("imgfs.registry")
 
 
 @dataclass(slots=True)
@@ -26,26 +35,26 @@ class _Down:
 
 
 class Health:
-    """Of all hosts, by authority. In memory only: a new daemon finds out anew."""
+    """Which hosts are down or sent wrong bytes, by authority. In memory only; a new daemon starts without it."""
 
     def __init__(self) -> None:
         self._down: dict[str, _Down] = {}
         self._shunned: dict[tuple[str, str], float] = {}
 
     def is_down(self, authority: str) -> bool:
-        """Whether others should be asked first."""
+        """Whether other hosts should be asked first."""
         found = self._down.get(authority)
         return found is not None and trio.current_time() < found.until
 
     def probe(self, authority: str) -> None:
-        """`authority` will be asked now: until it is known how it went, one caller's wait is enough."""
+        """Record that a caller asks `authority` now. Until the result is known, other callers still ask it last."""
         if (found := self._down.get(authority)) and not self.is_down(authority):
             found.until = trio.current_time() + found.seconds
 
     def failed(self, authority: str, asked: float) -> None:
-        """It could not be reached, or was too slow, for a request that was sent at the time `asked`.
+        """Record that `authority` was unreachable or too slow for a request that was sent at the time `asked`.
 
-        Of requests that were on the way together only the first counts.
+        Of concurrent requests, only the first failure counts.
         """
         now, found = trio.current_time(), self._down.get(authority)
         if found is None or asked > found.noted:
@@ -56,25 +65,75 @@ class Health:
             self._down[authority] = _Down(now, now + seconds, seconds)
 
     def well(self, authority: str) -> None:
-        """It answered."""
+        """Record that `authority` answered."""
         self._down.pop(authority, None)
 
     def shun(self, authority: str, what: str) -> None:
-        """It sent wrong bytes of `what`."""
+        """Record that `authority` sent wrong bytes of `what`."""
         now = trio.current_time()
         if len(self._shunned) >= KEPT_MAX:
             self._shunned = _newest({key: until for key, until in self._shunned.items() if until > now})
         self._shunned[authority, what] = now + SHUNNED_SECONDS
 
     def is_shunned(self, authority: str, what: str) -> bool:
-        """Whether it sent wrong bytes of `what` within the last ten minutes."""
+        """Whether `authority` sent wrong bytes of `what` within the last ten minutes."""
         return self.shunned_for(authority, what) > 0
 
     def shunned_for(self, authority: str, what: str) -> float:
-        """For how many seconds it is still asked last for `what`; 0 for who sent no wrong bytes."""
+        """Return for how many seconds `authority` is still asked last for `what`; 0 if it sent no wrong bytes."""
         return max(0.0, self._shunned.get((authority, what), 0.0) - trio.current_time())
 
 
 def _newest(known: dict[K, V]) -> dict[K, V]:
-    """Of what was learnt, half of KEPT_MAX at most."""
+    """Return the newest entries, at most half of KEPT_MAX."""
     return dict(list(known.items())[-KEPT_MAX // 2 :])
+
+
+class Sent:
+    """The hosts that sent bytes of one blob, and the hosts that are `able` to."""
+
+    def __init__(self) -> None:
+        self.able: frozenset[str] = frozenset()
+        self.by: set[str] = set()
+        """The hosts that were asked and led to bytes."""
+        self.origins: set[str] = set()
+        """The authorities that sent the bytes: these hosts, or the storage that they redirected to."""
+
+    def add(self, host: Endpoint, origin: str) -> None:
+        """Record that `origin`, which `host` is or redirected to, sent bytes."""
+        self.by.add(host.authority)
+        self.origins.add(origin)
+
+
+class Senders:
+    """The senders of recent blobs, by registry and digest."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._sent: OrderedDict[tuple[str, Digest], Sent] = OrderedDict()
+
+    def of(self, registry: str, digest: Digest, able: Sequence[Endpoint]) -> Sent:
+        """Return the record of the blob's senders, to be filled. `able` are the hosts that can be asked for it."""
+        sent = self._sent.setdefault((registry, digest), Sent())
+        sent.able = frozenset(one.authority for one in able)
+        self._sent.move_to_end((registry, digest))
+        if len(self._sent) > _KEPT:
+            self._sent.popitem(last=False)
+        return sent
+
+    def blame(self, registry: str, digest: Digest, error: VerificationFailed) -> VerificationFailed:
+        """Record that the bytes were wrong, and return the error to raise; see Registry.blame."""
+        sent = self._sent.pop((registry, digest), None)
+        if sent is None or not sent.by:
+            return error
+        kind = SenderLeft if len(sent.able) > 1 and self._leave(sent, digest) else VerificationFailed
+        names = ", ".join(sorted(sent.origins))
+        return kind(f"{error.message}; sent by {names}: read again, or pull from another registry")
+
+    def _leave(self, sent: Sent, digest: Digest) -> bool:
+        """Avoid the senders. Return whether other hosts are left, and fewer than before, so that retries end."""
+        before = {one for one in sent.able if not self._health.is_shunned(one, digest)}
+        for one in sorted(sent.by):
+            self._health.shun(one, digest)
+            _log.warning("sent wrong bytes", extra={"host": one, "digest": digest})
+        return bool(before - sent.by) and bool(before & sent.by)

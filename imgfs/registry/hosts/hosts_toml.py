@@ -1,23 +1,24 @@
-"""hosts.toml, containerd's way to say how a registry is reached: text in, endpoints in their order out.
+"""The directories of `certs_d`: which hosts stand in for a registry, with which certificates and headers.
 
-What has a wrong value is refused: a setting that was meant to keep requests from somewhere must not be lost. A key
-nobody knows is a warning, since the file is shared with containerd, which may know more. Source: containerd,
-docs/hosts.md.
+One directory a registry, with a hosts.toml in the form that containerd documents, or with certificates alone.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import posixpath
 import re
 import tomllib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 from urllib.parse import SplitResult, urlsplit
 
+from imgfs.aio.threads import run_disk
 from imgfs.errors import RegistryFailed
-from imgfs.registry.hosts.endpoint import CAPABILITIES, Endpoint, authority_of, host_of, is_plain
+from imgfs.registry.hosts.endpoint import CAPABILITIES, Endpoint, authority_of, endpoint, host_of, is_plain
 from imgfs.registry.http.trust import CertFile, Trust
 from imgfs.spelling import hint
 
@@ -37,21 +38,25 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*\Z")
 _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "range", "if-range", "upgrade"}
 )
-"""Headers that say what this request is; a configured one would break it."""
+"""Headers that imgfs sets itself. A configured header with such a name would break requests."""
+FILE_NAME = "hosts.toml"
+DEFAULT = "_default"
+_KNOWN_MAX = 1024
+_log = logging.getLogger("imgfs.registry")
 
 
 class Hosts(NamedTuple):
-    """What a file says: who is asked, in order, and what is odd about it."""
+    """The content of a hosts.toml: the hosts to ask, in order, and warnings about the file."""
 
     endpoints: tuple[Endpoint, ...]
     warnings: tuple[str, ...]
 
 
 def read_hosts(text: bytes, path: Path, host: str, plain_http: Collection[str] = ()) -> Hosts:
-    """Read the hosts.toml at `path` for the registry `host`: its tables in order, then its server.
+    """Parse the hosts.toml at `path` for the registry `host`: its tables in order, then its server.
 
-    The server is the registry itself if the file does not say. Looks at the certificates that are named, and is for a
-    thread therefore. Raises RegistryFailed, naming file and key.
+    Without `server`, the server is the registry itself. Blocks, because it stats the named certificates. Raises
+    RegistryFailed, which names the file and the key.
     """
     root = _decoded(text, path)
     file = _File(path, host, plain_http)
@@ -64,7 +69,7 @@ def read_hosts(text: bytes, path: Path, host: str, plain_http: Collection[str] =
         mirrors.append(file.endpoint(address, table))
     server = file.server(root)
     twin = [one for one in mirrors if (one.base, one.path) == (server.base, server.path)]
-    # A table for the server itself is how settings of the server are written mostly; asking it twice helps nobody.
+    # Most files set options of the server in a table for the server itself, which must not be asked twice.
     settled = any(one.capabilities >= server.capabilities for one in twin)
     everybody = [replace(one, mirror=False) if one in twin else one for one in mirrors]
     return Hosts((*everybody, *(() if settled else (server,))), tuple(warnings))
@@ -80,7 +85,7 @@ def _decoded(text: bytes, path: Path) -> Table:
 
 
 class _File:
-    """One file: reads values, and names itself where one is wrong."""
+    """One hosts.toml: reads values, and names the file in errors about them."""
 
     def __init__(self, path: Path, host: str, plain_http: Collection[str]) -> None:
         self._path = path
@@ -88,30 +93,30 @@ class _File:
         self._plain_http = plain_http
 
     def wrong(self, key: str, expected: str) -> RegistryFailed:
-        """The error for a value; the value itself may be a secret."""
+        """Return the error for a value. The message omits the value, which may be a secret."""
         return RegistryFailed(f"{self._path}: {key}: expected {expected}; correct it, then read again")
 
     def table(self, outer: Table, key: str) -> Table:
-        """The table `key`, empty if there is none."""
+        """Return the table `key`, empty if there is none."""
         found = outer.get(key, {})
         if not isinstance(found, dict):
             raise self.wrong(_shown(key), "a table")
         return cast(Table, found)
 
     def unknown(self, table: Table, known: Collection[str], where: str) -> list[str]:
-        """A sentence for each key that means nothing here."""
+        """Return a warning for each unknown key."""
         odd = [key for key in table if key not in known]
         return [f"{self._path}: {where}unknown key {key[:80]!r} is ignored; {hint(key, known)}" for key in odd]
 
     def server(self, root: Table) -> Endpoint:
-        """The registry itself, with the settings at the top of the file."""
+        """Return the registry itself, with the settings at the top of the file."""
         address = self._text(root, "server", "a URL")
         if address:
             return replace(self.endpoint(address, root), mirror=False)
         return replace(self.endpoint(authority_of(self._host), root), mirror=False)
 
     def endpoint(self, address: str, table: Table) -> Endpoint:
-        """One host, by its address and its settings."""
+        """Return the endpoint for one address and its settings."""
         trust = self._trust(table)
         url = self._url(address, trust)
         authority = authority_of(url.netloc)
@@ -143,7 +148,7 @@ class _File:
         return url
 
     def _root(self, path: str, *, override: bool) -> str:
-        """Where repositories begin: below /v2, unless the path is to be taken as it is."""
+        """Return the path below which repositories begin: with /v2 appended, unless `override` is set."""
         clean = posixpath.normpath(path).lstrip("/") if path else ""
         clean = f"/{clean}" if clean else ""
         return clean if override or clean.endswith("/v2") else f"{clean}/v2"
@@ -214,14 +219,14 @@ class _File:
         return cast(list[str], found)
 
     def _text(self, table: Table, key: str, expected: str) -> str:
-        """The string `key`, "" if there is none."""
+        """Return the string `key`, "" if there is none."""
         found = table.get(key, "")
         if not isinstance(found, str):
             raise self.wrong(key, expected)
         return found
 
     def _flag(self, table: Table, key: str) -> bool:
-        """Whether `key` is set, and to true."""
+        """Return whether `key` is true."""
         found = table.get(key, False)
         if not isinstance(found, bool):
             raise self.wrong(key, "true or false")
@@ -229,7 +234,7 @@ class _File:
 
 
 def _listed(value: object, error: RegistryFailed) -> list[object]:
-    """`value` as a list; a string stands for a list of itself."""
+    """Return `value` as a list. A string means a list with that string."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
@@ -238,5 +243,87 @@ def _listed(value: object, error: RegistryFailed) -> list[object]:
 
 
 def _shown(address: str) -> str:
-    """An address without the secrets that it should not have."""
+    """Return an address for messages, without user and query, which may be secrets."""
     return repr(address.rpartition("@")[2].partition("?")[0][:200])
+
+
+class HostDirectories:
+    """The configuration of hosts below `roots`. Each call reads it from disk."""
+
+    def __init__(self, roots: Sequence[str | Path] = (), plain_http: Collection[str] = ()) -> None:
+        self._roots = [Path(root) for root in roots]
+        self._plain_http = frozenset(plain_http)
+        self._warned: set[object] = set()
+
+    async def find(self, host: str) -> tuple[Endpoint, ...]:
+        """Return the hosts to ask for images of `host`, in order.
+
+        Raises Invalid if `host` is not a host, and RegistryFailed if a file cannot be read or has a wrong value. imgfs
+        then asks no host, because the file may exist to keep requests from some hosts.
+        """
+        if not self._roots:
+            return (endpoint(host, self._plain_http),)
+        return await run_disk(self.endpoints, host)
+
+    def endpoints(self, host: str) -> tuple[Endpoint, ...]:
+        """As `find`, but blocks."""
+        alone = endpoint(host, self._plain_http)
+        directory = self._find(host)
+        if directory is None:
+            return (alone,)
+        path = directory / FILE_NAME
+        text = self._read(path)
+        if text is None:
+            return (endpoint(host, self._plain_http, _docker_trust(directory)),)
+        found: Hosts = read_hosts(text, path, host, self._plain_http)
+        for warning in found.warnings:
+            self._warn(warning)
+        return found.endpoints
+
+    def _find(self, host: str) -> Path | None:
+        for name in (*names(host), DEFAULT):
+            for root in self._roots:
+                if self._is_directory(root / name):
+                    return root / name
+        return None
+
+    def _is_directory(self, path: Path) -> bool:
+        try:
+            return path.is_dir()
+        except OSError as error:
+            # The daemon may not read another user's configuration, and continues without it.
+            self._warn(f"{path.parent}: cannot be read ({error.strerror}); imgfs pulls images without its settings")
+            return False
+
+    def _read(self, path: Path) -> bytes | None:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RegistryFailed(f"{path}: {error.strerror}; let the daemon's user read it") from None
+
+    def _warn(self, warning: str) -> None:
+        if warning not in self._warned and len(self._warned) < _KNOWN_MAX:
+            self._warned.add(warning)
+            _log.warning("configuration of hosts", extra={"warning": warning})
+
+
+def names(host: str) -> list[str]:
+    """Return the possible names of the directory of `host`."""
+    name, colon, port = host.rpartition(":")
+    return [f"{name}_{port}_", host] if colon and port.isdigit() else [host]
+
+
+def _docker_trust(directory: Path) -> Trust:
+    files = sorted(os.listdir(directory))
+    ca = tuple(CertFile.of(directory / name) for name in files if name.endswith(".crt"))
+    return Trust(ca, tuple(_pairs(directory, files)))
+
+
+def _pairs(directory: Path, files: Sequence[str]) -> Iterator[tuple[CertFile, CertFile | None]]:
+    """Return pairs of certificate and key. A missing key is reported when the pair is loaded."""
+    for name in files:
+        if name.endswith(".cert"):
+            key = directory / f"{name.removesuffix('.cert')}.key"
+            yield CertFile.of(directory / name), CertFile.of(key)

@@ -1,4 +1,4 @@
-"""Whose turn it is: the hosts of one call in their order, each left when it fails, and what that says of it."""
+"""The order in which one call asks its hosts: which host is next after a failure, and which error the call raises."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imgfs.registry.hosts.health import Health
 from imgfs.registry.retry import Pauses
 
 FAULTS = (RemoteError, NotFound, VerificationFailed, Malformed, TooLarge)
-"""What is one host's failure, where another may do better."""
+"""Errors of one host after which the next host is asked."""
 
 _WORDS = {
     NotFound: "has it not",
@@ -39,8 +39,10 @@ _log = logging.getLogger("imgfs.registry")
 
 
 class Turns:
-    """The hosts of one call for `what`, beginning with `current`. Hosts that are down, or were caught lying about
-    `what`, come last."""
+    """The hosts of one call for `what`, beginning with `current`.
+
+    Hosts that are down, or that sent wrong bytes of `what`, come last.
+    """
 
     def __init__(
         self,
@@ -61,34 +63,33 @@ class Turns:
         self._errors: list[tuple[Endpoint, ImgfsError]] = []
         self._spent: list[Endpoint] = []
         self._given = False
-        """Whether somebody gave a part, and therefore has it."""
+        """Whether a host has sent a part of the object, so that a 404 of the registry does not end the call."""
         self._asked = trio.current_time()
         self._take()
 
     @property
     def current(self) -> Endpoint:
-        """Who is asked now."""
+        """The host to ask now."""
         return self._queue[0]
 
     def spare(self) -> bool:
-        """Whether somebody should be asked rather than the current one again."""
+        """Whether the next host should be asked rather than the current one again."""
         behind = self._queue[1:]
         return bool(behind) and (any(map(self._usable, behind)) or not self._usable(self.current))
 
     def asked(self) -> None:
-        """The current one is asked only now, after a wait in a queue of imgfs."""
+        """Record that the current host is asked only now, after a wait in a queue of imgfs."""
         self._asked = trio.current_time()
 
     def well(self) -> None:
-        """The current one did what it was asked for."""
+        """Record that the current host succeeded."""
         if not self.alone:
             self._health.well(self.current.authority)
 
     def leave(self, error: ImgfsError) -> None:
-        """The current one failed: the next one's turn.
+        """Record that the current host failed, and turn to the next host.
 
-        Raises what tells most when nobody is left or no time, and at once the word of the registry itself that
-        something is not there.
+        Raises the most informative error if no host or no time is left. Raises NotFound of the registry itself at once.
         """
         if self.alone:
             raise error
@@ -106,9 +107,9 @@ class Turns:
         self._take()
 
     def pass_on(self, error: ImgfsError) -> bool:
-        """The current one broke off after it had given something: is it somebody else's turn now?
+        """Record that the current host broke off after it had sent something. Return whether another host is next.
 
-        Those who could not be reached before may be by now, but come last if they are known to be down.
+        Hosts that failed before may be asked again, but come last if they are down.
         """
         host = self.current
         if isinstance(error, TimedOut):
@@ -130,9 +131,9 @@ class Turns:
         self._health.probe(self.current.authority)
 
     def _ordered(self, hosts: Sequence[Endpoint]) -> list[Endpoint]:
-        """Those who are well first; of those who lied, whose lie is the oldest; among equals, as configured.
+        """Return the usable hosts first, then those whose wrong bytes are the oldest; otherwise in configured order.
 
-        One of several who lied may be wronged, and must get its turn.
+        If several hosts sent wrong bytes, one of them may have been blamed wrongly, so each must get its turn.
         """
         return sorted(
             hosts, key=lambda one: (self._health.shunned_for(one.authority, self.what), not self._usable(one))
@@ -157,7 +158,7 @@ class Turns:
         _log.log(level, "asking another host", extra=facts)
 
     def _told(self) -> ImgfsError:
-        """The registry's own failure, else the first that is more than an absence, with a word on the others."""
+        """Return the registry's own error, or else the first that is not NotFound, with a note on the other hosts."""
         chosen = min(self._errors, key=lambda one: (one[0].mirror, isinstance(one[1], NotFound)))
         others = [f"{host.authority} {_word(error)}" for host, error in self._errors if (host, error) != chosen]
         if not others:

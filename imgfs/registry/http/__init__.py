@@ -1,1 +1,1 @@
-"""One request at a time over httpx: connections, names, proxies, TLS, bodies. No policy beyond that."""
+"""HTTP over httpx and httpcore: requests, answers, connections, TLS, proxies, name resolution."""

@@ -1,12 +1,14 @@
-"""What comes back for one request: status, headers, and a body that is read at a pace and by turns with others.
+"""The answer to one request: status, headers, and a body that is read at a bounded pace.
 
-Owns the end of an answer too: whether its connection is fit for another request.
+This module also decides at the end whether the connection is fit for another request.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterable, Mapping
+import struct
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import suppress
 from typing import cast
 
@@ -17,18 +19,95 @@ from imgfs.aio.patience import Patience
 from imgfs.errors import TimedOut
 from imgfs.private_parts import trailing_data
 from imgfs.registry.http.connections import PoolBody
-from imgfs.registry.http.direct import DirectBody, direct_body
 from imgfs.registry.http.failures import broken_off
 from imgfs.registry.http.request import Request
 from imgfs.registry.limits import Limits
 from imgfs.registry.statistics import HostStatistics
 
+PIECE = 512 << 10
+LONG = 4 * PIECE
+"""Smallest rest of a body for which it is worth to give up the connection."""
+
+_TICK = struct.pack("ll", 0, 250_000)
+"""The time for which recv(2) waits for a whole piece, as a timeval. After it, recv(2) returns what has arrived."""
+
+
+class DirectBody(AsyncIterator[bytes]):
+    """The next `length` bytes of a plain connection, received in threads in pieces of at most PIECE bytes.
+
+    Through httpx, httpcore and h11 each read costs the event loop a hundred steps and three copies. This needs one call
+    in a thread for each piece. It is for bodies whose length is known, without TLS. The connection cannot be used
+    again. `close` it always. Raises httpx's errors: ReadTimeout if no byte comes for `silence` seconds, ReadError, and
+    RemoteProtocolError if the connection ends early. A cancelled read leaves its thread to `close`.
+    """
+
+    def __init__(self, connection: trio.socket.SocketType, length: int, silence: float) -> None:
+        # httpcore may close the descriptor of the connection while a thread is about to use it.
+        self._socket = socket.fromfd(connection.fileno(), connection.family, connection.type)
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK)
+        self._using = threading.Lock()
+        self._limiter = trio.CapacityLimiter(1)
+        self._left = length
+        self._silence = silence
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        try:
+            with trio.fail_after(self._silence):
+                piece = await self._piece()
+        except trio.TooSlowError as error:
+            raise httpx.ReadTimeout("nothing came") from error
+        except OSError as error:
+            raise httpx.ReadError(str(error)) from error
+        if not piece:
+            raise httpx.RemoteProtocolError(f"the connection ended {self._left} bytes before the body")
+        self._left -= len(piece)
+        return piece
+
+    def close(self) -> None:
+        """End the connection. This wakes a thread that still receives, and waits for it, which is immediate."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        with self._using:
+            self._socket.close()
+
+    async def _piece(self) -> bytes:
+        while True:
+            with suppress(BlockingIOError):
+                return await trio.to_thread.run_sync(self._receive, abandon_on_cancel=True, limiter=self._limiter)
+
+    def _receive(self) -> bytes:
+        with self._using:
+            if self._socket.fileno() < 0:
+                return b""
+            return self._socket.recv(min(self._left, PIECE), socket.MSG_WAITALL)
+
+
+def direct_body(response: httpx.Response, received: int, silence: float) -> DirectBody | None:
+    """Return the rest of a body of which httpx returned `received` bytes, or None if httpx must read it.
+
+    Call this right after httpx returned a piece: only then httpx holds no further bytes of the body.
+    """
+    length = response.headers.get("content-length", "")
+    if "transfer-encoding" in response.headers or not (length.isascii() and length.isdigit()):
+        return None
+    stream = response.extensions.get("network_stream")
+    if stream is None or stream.get_extra_info("ssl_object") is not None or int(length) - received < LONG:
+        return None
+    try:
+        return DirectBody(stream.get_extra_info("socket"), int(length) - received, silence)
+    except OSError:
+        return None  # no descriptor is left
+
+
 TURN = 0.01
-"""Seconds after which others get their turn: one read from the network may hold many thousand chunks of a byte."""
+"""Seconds after which other tasks run: one network read may contain many thousand chunks of one byte."""
 
 
 class Answer:
-    """A status, headers, and a body that is read piece by piece. Must be closed; closing does not drain."""
+    """A status, headers, and a body that is read in pieces. The caller must close it. Closing does not drain."""
 
     def __init__(
         self,
@@ -40,14 +119,14 @@ class Answer:
         patience: Patience,
     ) -> None:
         self.request = request
-        """What it answers in the end, behind redirects."""
+        """The request that was answered, which may be a redirected one."""
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self.authority = request.authority
         self.slow = False
-        """Whether the body was given up for its pace, so that its bytes are no progress."""
+        """Whether the body came too slowly, so that its bytes do not count as progress."""
         self._response = response
-        # Not aiter_raw: at the end it gives the connection away, before anybody has looked what is left on it.
+        # Not aiter_raw: at the end it frees the connection before _is_overfull can check it.
         self._raw = aiter(cast(AsyncIterable[bytes], response.stream))
         self._direct: DirectBody | None = None
         self._limits = limits
@@ -60,22 +139,22 @@ class Answer:
         self._reading = False
 
     def header_values(self, name: str) -> list[str]:
-        """Every value of a header that may be repeated."""
+        """Return all values of a header that may be repeated."""
         return self._response.headers.get_list(name)
 
     @property
     def media_type(self) -> str:
-        """Content-Type without its parameters, in lower case; "" where there is none."""
+        """The Content-Type without parameters, in lower case; "" if there is none."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @property
     def length(self) -> int | None:
-        """Content-Length, if there is a usable one."""
+        """The Content-Length, or None if it is missing or not a number."""
         text = self.headers.get("content-length", "")
         return int(text) if text.isascii() and text.isdigit() else None
 
     async def read(self) -> bytes:
-        """The next raw bytes, `b""` at the end; raises Unreachable when the connection breaks, TimedOut on a stall."""
+        """Return raw bytes, `b""` at the end. Raises Unreachable if the connection breaks, TimedOut on a stall."""
         before = trio.current_time()
         try:
             with self._patience.waiting():
@@ -98,7 +177,7 @@ class Answer:
         return piece
 
     async def _next(self) -> bytes:
-        """The next bytes as they come; raises TooSlowError once the request has no time left."""
+        """Return the next bytes. Raises TooSlowError once the reader's request has no time left."""
         idle, limits = self._patience.idle, self._limits
         if idle <= limits.patience:
             return await anext(self._direct or self._raw, b"")  # its own timeout is shorter than what is left
@@ -106,7 +185,7 @@ class Answer:
             return await anext(self._direct or self._raw, b"")
 
     async def aclose(self) -> None:
-        """Give the connection back, or close it when bytes of the body are still to come."""
+        """Free the connection for the next request, or close it if the body is not read to its end."""
         if not self._is_closed:
             self._is_closed = True
             self._counters.inflight -= 1
@@ -117,8 +196,8 @@ class Answer:
             _hang_up(self._response)
         with trio.CancelScope(shield=True):
             await self._response.aclose()
-            # The generators below were left in the middle. On the closed connection the next read ends all of them,
-            # where closing the outermost would leave the inner ones to the garbage collector and its warnings.
+            # The generators of httpcore are suspended in the middle. A read on the closed connection ends all of them.
+            # Closing the outermost would leave the inner generators to the garbage collector, which warns.
             with suppress(httpx.HTTPError):
                 while (self._reading or self._direct) and await anext(self._raw, None) is not None:
                     await self._take_turns()
@@ -138,7 +217,7 @@ class Answer:
 
 
 class _Pace:
-    """How fast a body comes, of the time that somebody waited for it; judged once a window."""
+    """The rate of a body over the time that reads waited for it, checked once in each window."""
 
     def __init__(self, limits: Limits) -> None:
         self.received = 0
@@ -147,7 +226,7 @@ class _Pace:
         self._rate = limits.slow_rate
 
     def is_too_slow(self, received: int, waited: float) -> bool:
-        """Whether with these bytes a window is over in which too few came; the end of a body (no byte) is no stall."""
+        """Whether these bytes end a window in which too few came. The end of the body (no byte) is no stall."""
         self.received += received
         self.waited += waited
         if self.waited < self._window:
@@ -168,6 +247,6 @@ def _is_overfull(response: httpx.Response) -> bool:
 
 
 def _hang_up(response: httpx.Response) -> None:
-    """End the connection of `response`, so that nobody uses it again."""
+    """End the connection of `response`, so that no request uses it again."""
     with suppress(OSError):
         response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Small bodies as a whole: bounded, complete, and inflated within the bound where a registry compressed them."""
+"""Small bodies, read completely and within a limit, and inflated within it if the registry compressed them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imgfs.registry.http.answer import Answer
 
 SHOWN = 200
-"""Bytes of an answer of the wrong kind that the log shows."""
+"""Number of bytes that the log shows of an answer with the wrong Content-Type."""
 DRAIN_MAX = 16 << 10
 DRAIN_SECONDS = 2.0
 _TELL = "; report it to the registry's operator, or pull another image"
@@ -23,10 +23,10 @@ _log = logging.getLogger("imgfs.registry")
 
 
 async def read_all(answer: Answer, limit: int, subject: str) -> bytes:
-    """The body of `answer`, which it closes.
+    """Return the body of `answer`, and close it.
 
-    Raises TooLarge as soon as it is known to exceed `limit` bytes, Unreachable when it ends before Content-Length says,
-    TimedOut when it stalls, Malformed when its Content-Encoding is broken.
+    Raises TooLarge as soon as the body is known to exceed `limit` bytes, Unreachable if it is shorter than its
+    Content-Length, TimedOut if it stalls, and Malformed if its Content-Encoding is broken.
     """
     try:
         if (answer.length or 0) > limit:
@@ -51,23 +51,26 @@ async def read_all(answer: Answer, limit: int, subject: str) -> bytes:
 
 
 async def drain(answer: Answer) -> bytes:
-    """The first bytes of an answer's body, as far as they come at once. Closes it; the connection stays if all came."""
+    """Return the first bytes of a body, up to DRAIN_MAX within DRAIN_SECONDS, and close the answer.
+
+    The connection stays open if this read the whole body.
+    """
     body = b""
     try:
         with trio.move_on_after(DRAIN_SECONDS):
             while len(body) < DRAIN_MAX and (piece := await answer.read()):
                 body += piece
     except RemoteError:
-        pass  # the status was what counts, and it is known
+        pass  # the caller needs the status, which is known
     finally:
         await answer.aclose()
     return body[:DRAIN_MAX]
 
 
 async def refuse_kind(answer: Answer, subject: str) -> Malformed:
-    """Log the beginning of an answer of the wrong Content-Type, close it, and return the error to raise.
+    """Log the beginning of an answer with the wrong Content-Type, close it, and return the error to raise.
 
-    Nothing is repeated of an answer that may echo a login.
+    Neither the log nor the error contains anything of an answer that may echo a login.
     """
     start, kind = (await drain(answer))[:SHOWN], answer.headers.get("content-type", "")[:100]
     if answer.request.confidential:

@@ -1,4 +1,4 @@
-"""Open connections, and which requests may share them: pools over httpx by trust, proxy and permitted networks."""
+"""Open connections, and which requests may share them: one pool for each trust, proxy and set of permitted networks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import trio
 
 from imgfs.errors import RegistryFailed
 from imgfs.registry.hosts.endpoint import hostname
-from imgfs.registry.http.addresses import Reach
 from imgfs.registry.http.network import Network
 from imgfs.registry.http.proxy import refuse_literal
-from imgfs.registry.http.route import Route
+from imgfs.registry.http.request import Route
+from imgfs.registry.http.resolver import Reach
 from imgfs.registry.http.trust import SYSTEM, Contexts, Trust
 from imgfs.registry.limits import Limits
 
 
 class Connections:
-    """The pools of one Registry, each made when it is first needed; `contexts` say whom TLS believes."""
+    """The pools of one Registry, each created when it is first needed. `contexts` creates the TLS contexts."""
 
     def __init__(self, limits: Limits, contexts: Contexts) -> None:
         self._limits = limits
@@ -31,10 +31,10 @@ class Connections:
         self._pools: dict[_Key, Pool] = {}
 
     async def pool(self, url: str, route: Route, subject: str) -> Pool:
-        """The pool for a request to `url`; nothing is connected yet.
+        """Return the pool for a request to `url`, without connecting.
 
-        Raises RegistryFailed for certificates of no use, a proxy that is neither http nor https, and an address that
-        is not permitted and that a proxy would connect to.
+        Raises RegistryFailed for unusable certificates, for a proxy that is neither http nor https, and for an address
+        that is not permitted and to which a proxy would connect.
         """
         if route.proxy and not route.proxy.startswith(("http://", "https://")):
             raise RegistryFailed(f"{subject}: the proxy is neither http nor https; check HTTPS_PROXY and ALL_PROXY")
@@ -46,7 +46,7 @@ class Connections:
         context, proxy_context = await self._contexts_of(key, subject)
         if found := self._pools.get(key):
             return found
-        # Known before anything is waited for, or others would make a second one that nobody closes.
+        # Store the pool before the next await. Otherwise another task could create a second pool that is never closed.
         made = self._pools[key] = self._made(key, context, proxy_context)
         await self._retire(key)
         return made
@@ -58,7 +58,7 @@ class Connections:
                 await pool.aclose()
 
     async def _contexts_of(self, key: _Key, subject: str) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
-        """What TLS is spoken by with the host, and with the proxy: that is who the system's certificates say it is."""
+        """Return the TLS contexts for the host and for an https proxy. The proxy uses the system's certificates."""
         get, proxy_context = self._contexts.get, None
         if key.trust is None:
             return None, None
@@ -70,7 +70,7 @@ class Connections:
             raise RegistryFailed(f"{subject}: {error.message}") from None
 
     async def _retire(self, newer: _Key) -> None:
-        """Forget connections that were made with files which have changed since, unless somebody reads from them."""
+        """Close idle pools whose certificate files have changed since they were created."""
         for key, pool in list(self._pools.items()):
             if key.trust is not None and key.differs_by_files(newer) and pool.is_idle():
                 del self._pools[key]
@@ -85,21 +85,21 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What connections may be shared by."""
+    """The properties that requests on one connection must share."""
 
     trust: Trust | None
-    """None: without TLS, and without a proxy."""
+    """None without TLS and without a proxy."""
     proxy: str = field(repr=False)
     permitted: Reach | None
 
     @classmethod
     def of(cls, url: str, route: Route) -> _Key:
         trust = route.trust if route.proxy or url.startswith("https:") else None
-        # Whom a proxy connects to is its own business.
+        # A proxy makes the connection, so permitted networks do not separate pools.
         return cls(trust, route.proxy, None if route.proxy else route.permitted)
 
     def differs_by_files(self, newer: _Key) -> bool:
-        """Whether `newer` is the same but for certificates that changed."""
+        """Whether `newer` differs only by the content of the certificate files."""
         if self.trust is None or newer.trust is None or self.trust == SYSTEM or self.trust == newer.trust:
             return False
         same_way = (self.proxy, self.permitted) == (newer.proxy, newer.permitted)
@@ -138,7 +138,7 @@ class Pool(httpx.AsyncBaseTransport):
 
     @classmethod
     def direct(cls, permitted: Reach | None, context: ssl.SSLContext | None, limits: Limits) -> Pool:
-        """Straight to the hosts, where they are in a network that is `permitted`."""
+        """Return a pool that connects directly to hosts in `permitted` networks."""
         return cls(
             httpcore.AsyncConnectionPool(
                 ssl_context=context,
@@ -151,7 +151,7 @@ class Pool(httpx.AsyncBaseTransport):
 
     @classmethod
     def behind(cls, proxy: httpx.Proxy, context: ssl.SSLContext | None, limits: Limits) -> Pool:
-        """Through `proxy`, which may be anywhere: who configured it said so."""
+        """Return a pool that connects through `proxy`. A configured proxy may be in any network."""
         url = proxy.url
         return cls(
             httpcore.AsyncHTTPProxy(
@@ -167,7 +167,7 @@ class Pool(httpx.AsyncBaseTransport):
         )
 
     def is_idle(self) -> bool:
-        """Whether no request is on the way over its connections."""
+        """Whether no request uses its connections."""
         return all(one.is_idle() or one.is_closed() for one in self._pool.connections)
 
 

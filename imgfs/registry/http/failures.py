@@ -1,4 +1,4 @@
-"""What httpx's errors mean for a reader: which error of ours, in the system's words, and what to do about it."""
+"""Maps errors of httpx to errors of imgfs, with the operating system's reason and advice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgfs.registry.http.network import InnerAddress
 from imgfs.registry.http.proxy import inner_failure
 
 NO_ANSWER = (trio.TooSlowError, httpx.InvalidURL, httpx.HTTPError)
-"""What a request may meet before the headers of its answer."""
+"""Errors that a request may raise before the headers of its answer."""
 _SLOW: dict[type[Exception], str] = {
     httpx.ConnectTimeout: "could not be connected",
     httpx.WriteTimeout: "did not take what was sent",
@@ -24,7 +24,7 @@ _SLOW: dict[type[Exception], str] = {
 
 
 def unanswered(error: Exception, subject: str, authority: str, proxy: str) -> RemoteError | TooLarge:
-    """What `error`, one of NO_ANSWER, means; `proxy` is the one on the way, "" for none."""
+    """Return the error for one of NO_ANSWER. `proxy` is the proxy of the request, "" for none."""
     if isinstance(error, trio.TooSlowError | httpx.TimeoutException):
         what = _SLOW.get(type(error), "did not answer")
         return TimedOut(f"{subject}: {authority} {what} in time; check the network and the registry, then try again")
@@ -34,14 +34,14 @@ def unanswered(error: Exception, subject: str, authority: str, proxy: str) -> Re
 
 
 def broken_off(error: httpx.HTTPError, subject: str, authority: str, silence: float) -> TimedOut | Unreachable:
-    """What `error` means in the middle of a body, of which nothing came for up to `silence` seconds."""
+    """Return the error for `error` while a body is read with a timeout of `silence` seconds."""
     if isinstance(error, httpx.TimeoutException):
         return TimedOut(f"{subject}: {authority} sent nothing for {silence:g} s; check the network, then read again")
     return Unreachable(f"{subject}: the connection to {authority} broke ({_reason(error)}); read again")
 
 
 def _no_http(error: Exception, subject: str, authority: str) -> Garbled | TooLarge | None:
-    """The error for what came and is no answer; None where it is not that."""
+    """Return the error for bytes that are no HTTP answer, or None if that is not the cause."""
     hints = [hint for cause in _causes(error) if (hint := getattr(cause, "error_status_hint", 0))]
     if 431 in hints:
         return TooLarge(
@@ -53,7 +53,7 @@ def _no_http(error: Exception, subject: str, authority: str) -> Garbled | TooLar
 
 
 def _no_connection(error: Exception, subject: str, authority: str, proxy: str) -> RegistryFailed | Unreachable:
-    """The error for a connection that did not come about, or ended too early."""
+    """Return the error for a connection that could not be made or ended too early."""
     for cause in _causes(error):
         if isinstance(cause, InnerAddress):
             return inner_failure(str(cause), subject, authority)
@@ -78,7 +78,7 @@ def _no_connection(error: Exception, subject: str, authority: str, proxy: str) -
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's words for `error` where there are some, else httpx's kind of error."""
+    """Return the operating system's text for `error`, or else the name of httpx's error."""
     if isinstance(error, httpx.RemoteProtocolError):
         return "closed early, or not HTTP"
     words = [words for cause in _causes(error) if isinstance(cause, OSError) and (words := _words(cause))]
@@ -92,7 +92,7 @@ def _words(error: OSError) -> str | None:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """`error` and what led to it, nearest first; of a group of attempts, the first."""
+    """Return `error` and its causes, the nearest first. Of a group, only the first error is used."""
     chain: list[BaseException] = [error]
     while (cause := _cause(chain[-1])) is not None and cause not in chain:
         chain.append(cause)

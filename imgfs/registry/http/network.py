@@ -1,4 +1,4 @@
-"""TCP for httpx: large reads, and connections that stay out of networks a registry has no business naming."""
+"""The TCP backend for httpcore: large reads, and no connections to inner networks that are not permitted."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any, cast
 
 import httpcore
 
-from imgfs.registry.http.addresses import Reach, addresses, inner_network
+from imgfs.registry.http.resolver import Reach, addresses, inner_network
 
 READ_SIZE = 256 << 10
-"""httpcore asks for 64 KiB at a time, at up to a third of the throughput."""
+"""With the 64 KiB that httpcore requests, throughput can be a third of this."""
 WRITE_SIZE = 64 << 10
-"""Bytes that a write may take its timeout for: who takes fewer in it has stalled."""
+"""Bytes to which the timeout of a write applies. A host that accepts fewer in this time has stalled."""
 
 HEAD_PIECE = 16 << 10
 HEAD_MAX = 160 << 10
-"""Bytes of all that comes before the body, and a first piece of that. A single set of headers has a lower limit."""
+"""Limit for all bytes before the body, and the size of each read before it. Headers have a lower limit."""
 
 SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 
 
 class InnerAddress(httpcore.ConnectError):
-    """The address is in the inner network of this name, which the registry that named it is not in."""
+    """The address is in the named inner network, and the registry that redirected to it is not."""
 
 
 class HeadTooLarge(httpcore.RemoteProtocolError):
-    """More than HEAD_MAX bytes came and no answer among them: headers without end, or interim answers (1xx)."""
+    """More than HEAD_MAX bytes came without an answer: endless headers, or endless interim answers (1xx)."""
 
     error_status_hint = 431
-    """As h11 says of one header too many."""
+    """The same hint as that of h11 for headers that are too large."""
 
 
 class WideStream(httpcore.AsyncNetworkStream):
-    """A stream that reads up to READ_SIZE, whatever it is asked for; but only once an answer has begun (`widen`).
+    """A stream that reads up to READ_SIZE at once, but only after the headers of an answer (`widen`).
 
-    What comes before that is parsed without a pause for anybody else, so it is taken in small pieces, and not for ever.
-    Each WRITE_SIZE of a write has the time that is given for all of it.
+    h11 parses what precedes the body without a checkpoint, so this reads it in small pieces and up to HEAD_MAX. The
+    timeout of a write applies to each WRITE_SIZE bytes of it.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -46,7 +46,7 @@ class WideStream(httpcore.AsyncNetworkStream):
         self._is_wide = False
 
     def widen(self) -> None:
-        """The headers are here; until the next request."""
+        """Allow large reads until the next request: the headers have come."""
         self._is_wide = True
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
@@ -62,7 +62,7 @@ class WideStream(httpcore.AsyncNetworkStream):
         self._head, self._is_wide = 0, False
         view = memoryview(buffer)
         for start in range(0, len(view), WRITE_SIZE):
-            # Any contiguous buffer will do for the socket, and copies cost.
+            # The socket accepts any contiguous buffer; a copy would cost time.
             await self._stream.write(view[start : start + WRITE_SIZE], timeout)  # pyright: ignore[reportArgumentType]
 
     async def aclose(self) -> None:
@@ -81,9 +81,9 @@ class WideStream(httpcore.AsyncNetworkStream):
 
 
 class Network(httpcore.AsyncNetworkBackend):
-    """Connects to anything when `permitted` is None, else to public addresses and the inner networks it holds.
+    """Connects to all addresses if `permitted` is None, else to public addresses and to `permitted` inner networks.
 
-    The address that was judged is the one connected to, so a name cannot change its mind in between.
+    It connects to the address that it checked, so that a second name lookup cannot return another one.
     """
 
     def __init__(self, permitted: Reach | None) -> None:
@@ -103,7 +103,7 @@ class Network(httpcore.AsyncNetworkBackend):
 
 
 async def judged(host: str, port: int, permitted: Reach) -> str:
-    """The first address of `host`, if all of them are public or in `permitted`; raises ConnectError, InnerAddress."""
+    """Return the first address of `host` if all are public or in `permitted`. Raises ConnectError, InnerAddress."""
     try:
         found = await addresses(host, port)
     except OSError as error:

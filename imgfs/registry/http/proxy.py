@@ -10,7 +10,7 @@ from urllib.request import getproxies
 
 from imgfs.errors import RegistryFailed
 from imgfs.registry.hosts.endpoint import PORTS, is_loopback
-from imgfs.registry.http.addresses import Reach, inner_network
+from imgfs.registry.http.resolver import Reach, inner_network
 
 _ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?\Z")
 

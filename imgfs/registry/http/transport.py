@@ -1,7 +1,7 @@
-"""One HTTP request and its answer over httpx, with errors, limits and counters of imgfs; no policy beyond that.
+"""One HTTP request and its answer over httpx, with the errors, limits and counters of imgfs.
 
-Importing this module is slow (httpx); the exchange does it on first use. No cookies, no redirects, no inflating, no
-netrc. HTTP/1.1 only: on trio it is several times faster than HTTP/2.
+This module follows no redirects, keeps no cookies, inflates nothing and reads no netrc. It uses HTTP/1.1 only, which
+is several times faster on trio than HTTP/2. Importing it is slow (httpx), so the exchange imports it on first use.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from imgfs.registry.http.answer import Answer
 from imgfs.registry.http.connections import Connections, Pool
 from imgfs.registry.http.failures import NO_ANSWER, unanswered
 from imgfs.registry.http.network import WideStream
-from imgfs.registry.http.outgoing import Outgoing
 from imgfs.registry.http.proxy import proxies_of_environment, proxy_of
-from imgfs.registry.http.request import Request
+from imgfs.registry.http.request import Outgoing, Request
 from imgfs.registry.http.trust import Contexts
 from imgfs.registry.limits import Limits
 from imgfs.registry.statistics import HostStatistics
 
 for _name in ("httpx", "httpcore"):
-    # Both log whole URLs and headers; signed queries and tokens are in those.
+    # Both log whole URLs and headers, which contain signed queries and tokens.
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class Transport:
-    """What the requests of one Registry travel by. Safe to construct in a thread; used in one trio loop.
+    """Sends the requests of one Registry. May be created in a thread; is used in one trio loop.
 
-    `context` replaces the system's certificates where no others are configured.
+    `context` replaces the system's certificates for hosts without configured certificates.
     """
 
     def __init__(self, limits: Limits, context: ssl.SSLContext | None = None) -> None:
@@ -46,18 +45,15 @@ class Transport:
         self._proxies = proxies_of_environment()
 
     def warm(self) -> None:
-        """Read the system's certificates, which is slow; safe in a thread."""
+        """Read the system's certificates, which is slow. May run in a thread."""
         self._contexts.get()
 
     async def send(self, request: Request, counters: HostStatistics, patience: Patience | None = None) -> Answer:
-        """Send a request, and wait for the headers of its answer, and no longer than `patience` has left.
+        """Send a request and wait for the headers of its answer, but no longer than `patience` has left.
 
-        A request with a body may take as long as the body is sent at all.
-
-        An answer that comes before all of `request.outgoing` was taken is as good as any.
-
-        Raises Unreachable, TimedOut and Garbled, which another try may cure, RegistryFailed (TLS, an address outside
-        what is permitted), which it will not, and TooLarge.
+        A request with a body may take longer, as long as the registry accepts bytes of it. An answer may come before
+        all of `request.outgoing` is sent. Raises Unreachable, TimedOut and Garbled, after which a retry may succeed;
+        RegistryFailed (TLS, an address that is not permitted), after which it does not; and TooLarge.
         """
         asked, patience = trio.current_time(), patience or Patience()
         route = replace(request.route, proxy=request.route.proxy or proxy_of(request.url, self._proxies))
@@ -106,9 +102,10 @@ class Transport:
 
 
 class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    """An Outgoing as httpx takes it; no generator, because httpcore leaves it in the middle when it is cancelled.
+    """An Outgoing as a body for httpx. It is no generator, because httpcore does not close it on cancellation.
 
-    While it goes out each write has its own time; from its end on the answer has `taking` seconds, within `scope`.
+    While the body is sent, only each write has a timeout. After its end the answer must come within `taking` seconds,
+    which this enforces with `scope`.
     """
 
     def __init__(self, outgoing: Outgoing, scope: trio.CancelScope, taking: float, counters: HostStatistics) -> None:

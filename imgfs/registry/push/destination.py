@@ -1,4 +1,4 @@
-"""One repository of one registry, as what is pushed goes there."""
+"""Where a push goes: blobs, manifests and the index of referrers of one repository."""
 
 from __future__ import annotations
 
@@ -6,25 +6,36 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, cast
 
+import msgspec
 import trio
 
-from imgfs.errors import AccessDenied, ImgfsError, NotFound, RegistryFailed, VerificationFailed
+from imgfs.errors import AccessDenied, ImgfsError, Malformed, NotFound, RegistryFailed, VerificationFailed
 from imgfs.oci.descriptor import OCI_INDEX, Descriptor
 from imgfs.oci.digest import Digest, is_digest
+from imgfs.oci.manifest import decode_json
 from imgfs.oci.reference import Reference
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange, Unsure
 from imgfs.registry.hosts.endpoint import Endpoint
 from imgfs.registry.http.body import drain
-from imgfs.registry.http.outgoing import Outgoing
-from imgfs.registry.lists import fallback_tag
+from imgfs.registry.http.request import Outgoing
+from imgfs.registry.lists import fallback_tag, with_query
 from imgfs.registry.manifests import ACCEPT, Manifests
-from imgfs.registry.paging import with_query
-from imgfs.registry.push.answers import DONE, ENDED, JUDGED, another_digest, closed, following, refusal
-from imgfs.registry.push.referring import entry_of, with_entry
 from imgfs.registry.push.sessions import Place, Sessions
-from imgfs.registry.push.upload import Read, Sending, Upload
+from imgfs.registry.push.upload import (
+    DONE,
+    ENDED,
+    JUDGED,
+    Read,
+    Sending,
+    Upload,
+    another_digest,
+    closed,
+    following,
+    refusal,
+)
 from imgfs.registry.retry import Told, Tries, nobody
 
 ACCESS = "pull,push"
@@ -32,6 +43,44 @@ ENDING = "pull,push,delete"
 """For docker-registry, forgetting an upload is deleting."""
 LEAVING_SECONDS = 1.0
 _log = logging.getLogger("imgfs.registry")
+
+
+def entry_of(descriptor: Descriptor, data: bytes) -> dict[str, Any]:
+    """What the index says of a manifest that refers to something; `data` are its bytes."""
+    document = cast("dict[str, Any]", decode_json(data, f"manifest {descriptor.digest}"))
+    config, annotations = document.get("config"), document.get("annotations")
+    of_config = cast("dict[str, Any]", config).get("mediaType") if isinstance(config, dict) else None
+    entry: dict[str, Any] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+    }
+    if artifact_type := document.get("artifactType") or of_config:
+        entry["artifactType"] = artifact_type
+    return entry | ({"annotations": annotations} if annotations else {})
+
+
+def with_entry(index: bytes | None, entry: dict[str, Any], what: str) -> bytes | None:
+    """The `index` (None: there is none yet) with `entry` as its last; None if it lists that digest already.
+
+    Whatever else is in it stays. Raises Malformed, beginning with `what`, where it is no index.
+    """
+    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+    if index is not None:
+        document = _object(decode_json(index, what), what)
+    listed = document.get("manifests")
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in cast("list[object]", listed)):
+        raise Malformed(f"{what}: is no index, but stands where one of referrers belongs; remove that tag")
+    entries = cast("list[dict[str, Any]]", listed)
+    if any(one.get("digest") == entry["digest"] for one in entries):
+        return None
+    return msgspec.json.encode(document | {"manifests": [*entries, entry]})
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Malformed(f"{what}: is no index, but stands where one of referrers belongs; remove that tag")
+    return cast("dict[str, Any]", value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from imgfs.aio.threads import read_at, run_cpu
 from imgfs.content.store import ContentStore
 from imgfs.errors import from_os
 from imgfs.oci.digest import Digest
-from imgfs.registry.http.outgoing import Outgoing
+from imgfs.registry.http.request import Outgoing
 
 PIECE = 512 << 10
 Advance = Callable[[int], object]

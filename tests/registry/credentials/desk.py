@@ -8,7 +8,7 @@ import sys
 from base64 import b64encode
 from pathlib import Path
 
-from imgfs.registry.credentials.places import Identity
+from imgfs.registry.credentials.authfile import Identity
 
 
 class Desk:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from imgfs.errors import Malformed
 from imgfs.registry.credentials.authfile import (
     AuthFile,
+    Credential,
     answered,
     canonical_host,
     decode_auth,
@@ -20,7 +21,6 @@ from imgfs.registry.credentials.authfile import (
     parse_scope,
     server_keys,
 )
-from imgfs.registry.credentials.credential import Credential
 
 PART = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=6).filter(
     lambda part: part not in {"v1", "v2"}

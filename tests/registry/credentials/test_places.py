@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Malformed, TooLarge
-from imgfs.registry.credentials import places
-from imgfs.registry.credentials.places import SIZE_MAX, Identity, auth_files, own_identity, read_auth_file
+from imgfs.registry.credentials import authfile
+from imgfs.registry.credentials.authfile import SIZE_MAX, Identity, auth_files, own_identity, read_auth_file
 from tests.registry.credentials.desk import Desk
 
 
@@ -57,7 +57,7 @@ def test_home_and_path_are_known_where_init_gives_none(monkeypatch: pytest.Monke
 
 def test_a_user_without_an_entry_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(places.os, "geteuid", lambda: 4_000_000_123)
+    monkeypatch.setattr(authfile.os, "geteuid", lambda: 4_000_000_123)
     assert own_identity().home == Path("/nonexistent")
 
 

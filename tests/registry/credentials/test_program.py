@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from imgfs.errors import AccessDenied
-from imgfs.registry.credentials.credential import Credential
+from imgfs.registry.credentials.authfile import Credential
 from imgfs.registry.credentials.program import OUTPUT_MAX, PATIENCE, ask_program
 from tests.registry.credentials.desk import NOT_FOUND, Desk, answer
 

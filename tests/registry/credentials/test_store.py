@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from imgfs.registry.credentials.credential import Credential, Login
+from imgfs.registry.credentials.authfile import Credential, Login
 from imgfs.registry.credentials.store import PROGRAM_SECONDS, TROUBLE_SECONDS, Credentials
 from tests.registry.credentials.desk import NOT_FOUND, Desk, answer, entry
 

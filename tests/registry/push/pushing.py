@@ -12,7 +12,7 @@ from imgfs.database.database import Database
 from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.registry.client import Registry
-from imgfs.registry.http.outgoing import Once, Outgoing
+from imgfs.registry.http.request import Once, Outgoing
 from imgfs.registry.limits import Limits
 from imgfs.registry.push.destination import Destination
 from imgfs.testing.uploads import PushRegistry

@@ -17,7 +17,7 @@ from imgfs.errors import (
     Unreachable,
 )
 from imgfs.registry.client import Registry
-from imgfs.registry.http.outgoing import Outgoing
+from imgfs.registry.http.request import Outgoing
 from imgfs.registry.limits import Limits
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply

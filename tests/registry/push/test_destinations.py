@@ -23,7 +23,7 @@ from imgfs.errors import (
 from imgfs.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import ImageIndex, parse_document
-from imgfs.registry.push.referring import entry_of, with_entry
+from imgfs.registry.push.destination import entry_of, with_entry
 from imgfs.testing.faults import close, status
 from imgfs.testing.reply import Reply
 from imgfs.testing.uploads import PushRegistry

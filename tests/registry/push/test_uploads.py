@@ -10,7 +10,7 @@ import trustme
 from trio.testing import MockClock
 
 from imgfs.registry.client import Registry
-from imgfs.registry.http.outgoing import Outgoing
+from imgfs.registry.http.request import Outgoing
 from imgfs.registry.limits import Limits
 from imgfs.testing.uploads import PushRegistry
 from tests.registry.push.pushing import CHUNK, LARGE, REPOSITORY, SMALL, Bytes, Pushing, parts
