@@ -1,4 +1,4 @@
-"""containers/ and .imgfs/deleted/: what files tell of containers that supervisors keep the records of, and rmdir."""
+"""containers/ and .imgfs/deleted/: the files of containers that have supervisors' records, and rmdir."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def records(shop: Workshop) -> ContainerRecords:
 
 
 def at(shop: Workshop, id: str) -> Path:
-    """containers/<id>."""
+    """Return containers/<id>."""
     return shop.mount.path / "containers" / id
 
 
 def deleted(shop: Workshop, id: str) -> Path:
-    """.imgfs/deleted/containers/<id>."""
+    """Return .imgfs/deleted/containers/<id>."""
     return shop.mount.path / ".imgfs/deleted/containers" / id
 
 
@@ -271,7 +271,7 @@ def test_the_command_line_tells_the_same(shop: Workshop, records: ContainerRecor
 
 
 def _waits_for_lock(pid: int) -> bool:
-    """Whether the kernel's table of locks has the process among those that wait."""
+    """Whether the process waits for a lock, by the kernel's table of locks."""
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return any(words[1] == "->" and words[5] == str(pid) for words in lines)
 
@@ -292,7 +292,7 @@ def test_a_begun_deletion_is_ended_by_the_next_start(tmp_path: Path) -> None:
 
 
 def requests(mounted: Mounted, operation: str) -> int:
-    """How many of them the kernel has sent."""
+    """Return how many of these requests the kernel has sent."""
     text = (mounted.path / ".imgfs/metrics").read_text()
     found = re.search(rf'^imgfs_fuse_operation_seconds_count{{operation="{operation}"}} (\d+)$', text, re.MULTILINE)
     return int(found[1]) if found else 0
@@ -303,7 +303,7 @@ def test_a_thousand_containers_are_listed_and_found(mounted: Mounted) -> None:
     containers = mounted.path / "containers"
     before = requests(mounted, "getxattr")
     assert len(succeed("ls", "-l", containers).splitlines()) == 1001
-    assert requests(mounted, "getxattr") - before < 50  # once it was told that there are no ACLs and no labels
+    assert requests(mounted, "getxattr") - before < 50  # after the kernel got EOPNOTSUPP for ACLs and labels
     with refused(errno.EOPNOTSUPP):
         os.getxattr(containers / "many-1", "system.posix_acl_access")
     with refused(errno.ENODATA):

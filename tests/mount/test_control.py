@@ -1,4 +1,4 @@
-""".imgfs/ and the mountpoint: what the daemon tells about itself, and what cannot be done to it."""
+""".imgfs/ and the mountpoint: the facts about the daemon, and the refused changes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def metrics(scene: Scene) -> dict[str, Metric]:
 
 
 def grown_by(before: dict[str, Metric], after: dict[str, Metric]) -> Callable[..., float]:
-    """By how much a sample has grown; what was not there was 0."""
+    """Return the growth of a sample. A missing sample counts as 0."""
 
     def grown(name: str, suffix: str = "", **labels: str) -> float:
         key = suffix, tuple(sorted(labels.items()))

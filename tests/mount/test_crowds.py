@@ -1,4 +1,4 @@
-"""Many who wait for a registry that does not answer: who needs nothing of it does not notice them."""
+"""Many callers that wait for an unresponsive registry do not delay callers that need nothing from it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tests.support.exposition import parse
 
 READERS = 99
 FAST = 3
-"""Seconds within which a listing is at once, on a machine that does much else. Behind a reader it would take 30."""
+"""Longest time of a listing in seconds on a busy host. A listing that waited for a reader would take 30."""
 FREEDOM = 2
 """Seconds after which a signalled process counts as stuck."""
 BIG = small("big", layers=READERS)
 LAZY, SINGLE = small("lazy", layers=3), small("single")
 PAGES = 300
-"""Files of one layer, each with pages of its own: many more than the kernel has under way by default."""
+"""Files of one layer, each with pages of its own: many more than the kernel reads at once by default."""
 WIDE = image([layer([File(f"{number}", bytes([number % 256]) * 5000) for number in range(PAGES)])], platform=AMD64)
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """`big` is known and none of its layers here; `here` is whole; of the others the view is here and no layer."""
+    """`big` is known, and none of its layers is stored; `here` is complete; the others have a view and no layer."""
     with serving(tmp_path_factory.mktemp("crowds")) as made:
         lazy = {"lazy": LAZY, "single": SINGLE, "wide": WIDE}
         for mark, one in (*lazy.items(), ("here", small("here", layers=3))):
@@ -51,9 +51,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @contextmanager
 def crowd(scene: Scene, blobs: str, reads: Sequence[Callable[[], object]], waiters: int) -> Generator[None]:
-    """All these reads at once, while the registry does not answer requests for blobs that match.
+    """Run all these reads at once, while the registry does not answer matching requests for blobs.
 
-    In the block so many requests of the kernel wait, and nobody is done. Then the registry answers, and all are.
+    In the block that many requests of the kernel wait, and none is done. Then the registry answers all of them.
     """
     fault = scene.registry.fault(stall(), f"/blobs/({blobs})", times=None)
     with ThreadPoolExecutor(len(reads)) as pool:
@@ -70,17 +70,17 @@ def crowd(scene: Scene, blobs: str, reads: Sequence[Callable[[], object]], waite
 
 
 def waiting(scene: Scene) -> int:
-    """How many requests wait in the tree, but for the one of who looks."""
+    """Return the number of waiting requests in the tree, without the request that asks."""
     return int(parse((scene.mount.path / ".imgfs/metrics").read_text())["imgfs_waiting"].value()) - 1
 
 
 def layers_of(made: Image) -> str:
-    """Matches the digest of each layer of an image."""
+    """Match the digest of each layer of an image."""
     return "|".join(one.digest for one in made.layers)
 
 
 def at_once(*command: str | Path) -> str:
-    """Run a program of the system, which has to be fast."""
+    """Run a program of the host that has to be fast."""
     began = time.monotonic()
     said = succeed(*command)
     assert time.monotonic() - began < FAST, command
@@ -88,7 +88,7 @@ def at_once(*command: str | Path) -> str:
 
 
 def assert_nobody_notices(scene: Scene, mark: str) -> None:
-    """What is here is listed and read at once, and other images come, from this registry and from another."""
+    """Stored content is listed and read at once, and other images are fetched, from this registry and another."""
     path = scene.mount.path
     for directory in (path, scene.images, scene.directory(BIG.digest), scene.mount.content, scene.mount.snapshots):
         at_once("ls", "-l", f"{directory}/")
@@ -106,7 +106,7 @@ def assert_nobody_notices(scene: Scene, mark: str) -> None:
 
 
 def test_99_reads_of_blobs_hold_up_nobody(scene: Scene) -> None:
-    """Sleeping through a request costs a place at the registry, of which there are some for each repository."""
+    """A request that sleeps holds one of the slots that a registry has for each repository."""
     reads = [scene.blob(one.digest).read_bytes for one in BIG.layers]
     with crowd(scene, layers_of(BIG), reads, READERS):
         assert_nobody_notices(scene, "blobs")
@@ -117,7 +117,7 @@ def test_99_reads_of_blobs_hold_up_nobody(scene: Scene) -> None:
 
 
 def test_an_image_of_99_layers_and_99_who_walk_there_hold_up_nobody(scene: Scene) -> None:
-    """Another tag of the same repository is not held up either. The kernel follows a link for one at a time."""
+    """Another tag of the same repository is not delayed. The kernel follows a link for one caller at a time."""
     made = small("layers", layers=READERS)
     name = scene.serve(made, "layers")
     os.stat(name)
@@ -129,7 +129,7 @@ def test_an_image_of_99_layers_and_99_who_walk_there_hold_up_nobody(scene: Scene
 
 
 def test_99_reads_through_a_kernel_view_hold_up_nobody(scene: Scene) -> None:
-    """The kernel asks for a page once, however many want it."""
+    """The kernel requests a page once for any number of readers."""
     files = [scene.name("lazy") / f"rootfs/{number % 3}/file" for number in range(READERS)]
     with crowd(scene, layers_of(LAZY), [one.read_bytes for one in files], 3):
         assert_nobody_notices(scene, "view")

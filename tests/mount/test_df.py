@@ -1,4 +1,4 @@
-"""df on the tree: the state directory's disk, and what a quota leaves of it."""
+"""df on the tree shows the state directory's disk, limited by the quota."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def on_a_disk(directory: Path, config: str = "") -> Generator[Workshop]:
 
 
 def df(path: Path, *fields: str) -> list[int]:
-    """What df(1) prints of the filesystem at `path`, in bytes or files."""
+    """Return what df(1) prints for the filesystem at `path`, in bytes or files."""
     return [int(word) for word in succeed("df", "-B1", f"--output={','.join(fields)}", path).splitlines()[1].split()]
 
 

@@ -1,4 +1,4 @@
-"""Registry faults as a reader meets them: the errno, the sentence on the right object, and that all goes on after."""
+"""Registry faults as a reader sees them: the errno, the message on the right object, and normal work afterwards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CANARY = "canary-in-the-query"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A fault, the errno it must have, and a word that its sentence must hold."""
+    """A fault, its errno, and a word of its message."""
 
     name: str
     action: Action
@@ -89,25 +89,25 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """An image at which a fault strikes until it is mended."""
+    """An image with a fault that lasts until it is repaired."""
 
     name: Path
     image: Image
     fault: Fault
 
     def mend(self) -> None:
-        """Let the registry be well again."""
+        """End the fault."""
         self.fault.times = 0
 
 
 @pytest.fixture(scope="module")
 def struck() -> list[Struck]:
-    """Everything that was struck, for one look at it when the faults are over."""
+    """All objects with faults, for one check after the faults end."""
     return []
 
 
 def strike(scene: Scene, kind: str, case: Case, struck: list[Struck]) -> Struck:
-    """An image whose manifest, config or layer meets the fault, alone."""
+    """An image whose manifest, config or layer alone has the fault."""
     repository = f"{kind}/{case.name}"
     made = small(repository)
     name = scene.serve(made, repository)
@@ -121,7 +121,7 @@ def strike(scene: Scene, kind: str, case: Case, struck: list[Struck]) -> Struck:
 
 
 def others_work(scene: Scene, case: Case, kind: str) -> None:
-    """Another image of the same registry is pulled as if nothing had been."""
+    """Another image of the same registry is pulled without trouble."""
     mark = f"well/{kind}-{case.name}"
     assert (scene.serve(small(mark), mark) / "rootfs/mark").read_text() == f"{mark}/0\n"
 
@@ -174,7 +174,7 @@ def test_a_fault_of_a_blob_that_is_opened_is_told_at_it(scene: Scene, struck: li
 
 
 def test_a_thousand_readers_of_a_dead_blob_make_one_attempt(scene: Scene) -> None:
-    """One as long as the failure is remembered: a slow machine takes longer than that for a thousand."""
+    """One request for each period in which a failure is remembered: a slow host takes longer for a thousand readers."""
     made = small("dead")
     name = scene.serve(made, "dead")
     os.stat(name)

@@ -1,4 +1,4 @@
-"""`imgfs export` through a real mount: read by other people's tools and by imgfs, interrupted and gone on with."""
+"""`imgfs export` through a mount: other tools and imgfs read the result; interruption and continuation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def served(scene: Scene, made: Image | BuiltIndex, mark: str) -> str:
-    """The name of an image that is at its registry and not here."""
+    """Return the name of an image that the registry has and that is not stored here."""
     return str(scene.serve(made, mark).relative_to(scene.images))
 
 
@@ -101,7 +101,7 @@ def test_docker_archive_is_read_by_skopeo_and_comes_back_the_same(scene: Scene, 
 
 
 def test_import_of_an_export_is_identity(scene: Scene, tmp_path: Path) -> None:
-    """Into a fresh state directory, with all platforms, by file and by directory; then out of there again."""
+    """Import into a new state directory, with all platforms, from file and directory; then export from there."""
     both, one = platforms("identity"), packed("identity")
     names = [served(scene, both, "identity"), served(scene, one, "identity-one")]
     done(scene, "export", *names, "--all-platforms", "-o", tmp_path / "a.tar")
@@ -153,7 +153,7 @@ def test_directory_keeps_its_images_and_one_of_something_else_is_left_alone(scen
 
 
 def killed_in_the_middle(scene: Scene, mark: str, *arguments: str | Path) -> Image:
-    """Export an image whose second layer stalls at its registry, and kill the command there."""
+    """Export an image whose second layer stalls at its registry, and kill the command meanwhile."""
     made = packed(mark, 2 * PIECE)
     name = served(scene, made, mark)
     os.stat(scene.images / name)

@@ -1,4 +1,4 @@
-"""Garbage collection through the mount: what names and snapshots hold stays, the rest gives its disk back."""
+"""Garbage collection through the mount: referenced content stays, and the rest frees disk space."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_the_doors_are_read_only(scene: Scene) -> None:
 
 
 def test_a_chain_that_was_collected_and_is_here_again_is_found_at_once(scene: Scene) -> None:
-    """Also while the kernel keeps what it knew of the first one."""
+    """The kernel may still cache the first object."""
     pulled(scene, "kept")
     made = small("back")
     name = scene.serve(made, "back")

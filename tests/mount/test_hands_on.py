@@ -1,4 +1,4 @@
-"""What an administrator does by hand: mounts at odd places, and the system's own tools in a writable snapshot."""
+"""Manual work of an administrator: mounts at unusual places, and the host's tools in a writable snapshot."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_tools_see_in_a_writable_snapshot_what_they_see_on_a_disk(tmp_path: Path
 
 
 def _told(done: subprocess.CompletedProcess[bytes]) -> list[list[str]]:
-    """What it printed, without the times that are those of the run."""
+    """Return what the program printed, without times."""
     assert done.stderr.replace(b"tar: Removing leading `../' from member names\n", b"") == b""
     return [line.split()[:-1] for line in done.stdout.decode().splitlines()]
 

@@ -1,4 +1,4 @@
-"""Labels by the xattr of a directory: what it takes, what it refuses, and that it is the label's own xattr."""
+"""Labels by the xattr of a directory: accepted and refused values, and equality with the label's own xattr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of the daemon: how it starts, what it refuses, the ways it ends, and what is there after any end."""
+"""The life of the daemon: its start, its refusals, all ways to end it, and the state after each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add(registry: FakeRegistry, tag: str = "1") -> str:
 
 
 def read_whole(mounted: Mounted, name: str) -> None:
-    """Every byte of the image is right."""
+    """Assert that every byte of the image is right."""
     rootfs = os.path.realpath(mounted.rootfs(name), strict=True)
     assert sorted(os.listdir(rootfs)) == ["etc", "noise"]
     assert sorted(os.listdir(f"{rootfs}/etc")) == ["box", "last", "more"]
@@ -52,7 +52,7 @@ def read_whole(mounted: Mounted, name: str) -> None:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Look until `condition` holds; fails when patience ends."""
+    """Wait until `condition` is true. Fail when patience ends."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"{condition}: does not come true"
@@ -60,7 +60,9 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 @contextmanager
 def foreground(mounted: Mounted, *prefix: str, options: tuple[str, ...] = ()) -> Generator[subprocess.Popen[bytes]]:
-    """`imgfs mount -f`, once the tree answers or the daemon has ended; gone afterwards. stderr is in `stderr`."""
+    """Run `imgfs mount -f` until the tree answers or the daemon has ended. It is gone afterwards; `stderr` has its
+    stderr.
+    """
     command = [*prefix, *IMGFS, "mount", "-f", str(mounted.path), "--state", str(mounted.state), *options]
     with (mounted.path.parent / "stderr").open("ab") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
@@ -74,15 +76,15 @@ def foreground(mounted: Mounted, *prefix: str, options: tuple[str, ...] = ()) ->
 
 
 def temporaries(state: Path) -> list[Path]:
-    """What is written and has no name yet."""
-    # os.walk, because a directory may go or be renamed meanwhile.
+    """Return written files that have no final name yet."""
+    # os.walk, because a directory may be removed or renamed meanwhile.
     found = ((top, name) for top, directories, files in os.walk(state) for name in (*directories, *files))
     return [Path(top, name) for top, name in found if name.startswith(".tmp-")]
 
 
 @pytest.fixture
 def idle(tmp_path: Path) -> Iterator[Mounted]:
-    """A mount that a test starts itself, its state directory already there."""
+    """A mount that the test starts itself, with an existing state directory."""
     with Mounted(tmp_path) as mounted:
         mounted.state.mkdir(mode=0o700)
         yield mounted
@@ -398,7 +400,7 @@ def test_config_that_is_named_must_be_there(idle: Mounted, tmp_path: Path) -> No
 
 
 def without_fuse(idle: Mounted, prepare: str, *prefix: str) -> subprocess.CompletedProcess[str]:
-    """Mount in a namespace of its own whose /dev holds little more than what `prepare` makes."""
+    """Mount in a mount namespace whose /dev has little more than what `prepare` makes."""
     script = f'mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && {prepare} && exec "$@"'
     mount = [*IMGFS, "mount", str(idle.path), "--state", str(idle.state)]
     command = [program("unshare"), "-m", program("sh"), "-c", script, "sh", *prefix, *mount]
@@ -428,12 +430,12 @@ PULL = [
     *(("unlink", number) for number in (2, 3)),
     ("link", 1),
 ]
-"""System calls to kill before; strace counts them for each thread. The pulls find a state that is set up already."""
+"""System calls before which the daemon is killed; strace counts them per thread. The state directory exists already."""
 
 
 @pytest.fixture(scope="module")
 def set_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state directory that a daemon has made, in which nothing is stored."""
+    """An empty state directory that a daemon has made."""
     directory = tmp_path_factory.mktemp("set-up")
     with Mounted(directory) as mounted:
         mounted.start()
@@ -457,7 +459,7 @@ def test_whatever_a_kill_cuts_off_of_the_first_start_the_next_goes_well(
 
 
 def survive(mounted: Mounted, registry: FakeRegistry, call: str, number: int) -> None:
-    """Start and pull until the kill strikes, start again, and hold the daemon to what it has promised."""
+    """Start and pull until the kill, start again, and check what the daemon has promised."""
     name = add(registry)
     strace = ["-f", "--seccomp-bpf", "-qq", "-o", os.devnull, "-e", f"inject={call}:signal=KILL:when={number}"]
     with foreground(mounted, program("strace"), *strace) as traced:
@@ -474,7 +476,7 @@ def survive(mounted: Mounted, registry: FakeRegistry, call: str, number: int) ->
 
 
 def check_listed(mounted: Mounted) -> None:
-    """Whatever is listed as stored is what its digest says."""
+    """Assert that every listed blob has its digest."""
     for path in mounted.content.glob("sha256:*"):
         assert Digest.of(path.read_bytes()) == path.name
     for snapshot in mounted.snapshots.iterdir():

@@ -1,4 +1,4 @@
-"""Plugins as a user has them: one of others at work, and what is told of those that are not."""
+"""Plugins as a user installs them: a third-party plugin at work, and the reports about plugins that do not run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where distributions can be installed besides the environment's, for daemons that are started after."""
+    """A directory of distributions besides the environment, for daemons that are started later."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path / "site"), os.getenv("PYTHONPATH")])))
     return tmp_path / "site"
 

@@ -1,4 +1,4 @@
-"""A quota binds who writes into content/ingest: too much is ENOSPC before it is taken, and room for it can be made."""
+"""A quota limits writers in content/ingest: excess bytes are ENOSPC before they are stored, and space can be freed."""
 
 from __future__ import annotations
 

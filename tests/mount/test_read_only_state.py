@@ -1,4 +1,4 @@
-"""The state directory takes no change, from the start or all of a sudden: what is here is served, changes are EROFS."""
+"""A state directory that is or becomes read-only: stored content is served, and changes are EROFS."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ DATA = b"a blob of a user\n"
 
 @dataclass(frozen=True)
 class World:
-    """A mount with some of everything, whose state directory is on a disk of its own."""
+    """A mount with an object of each kind, and its state directory on a disk of its own."""
 
     shop: Workshop
     disk: Path
     name: Path
     blob: Path
     unseen: Path
-    """A name that the registry has and nobody looked up."""
+    """A name that the registry has and that nothing has looked up."""
 
     @property
     def mount(self) -> Mounted:
@@ -78,7 +78,7 @@ def populated(scene: Scene, disk: Path) -> World:
 
 
 def assert_served(world: World) -> None:
-    """Everything that was here is read."""
+    """Assert that all stored content is read."""
     shop = world.shop
     with shop.scene.silence():
         assert (world.name / "rootfs/mark").read_bytes() == b"here/0\n"
@@ -99,7 +99,7 @@ def assert_served(world: World) -> None:
 
 
 def changes(world: World) -> dict[str, Callable[[], object]]:
-    """One of each that must be refused."""
+    """One change of each kind that must be refused."""
     shop, images, content = world.shop, world.shop.scene.images, world.mount.content
     control, ingest = world.mount.path / ".imgfs", world.mount.content / "ingest"
     digest = os.readlink(world.name).rpartition("/")[2]
@@ -138,7 +138,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def assert_refused(world: World, but: str = "") -> None:
-    """Every change is EROFS."""
+    """Assert that every change is EROFS."""
     wrong: dict[str, object] = {}
     for what, change in changes(world).items():
         if what == but:
@@ -153,7 +153,7 @@ def assert_refused(world: World, but: str = "") -> None:
 
 
 def checked(world: World) -> tuple[int, str]:
-    """What `imgfs check` finds: exit code and lines."""
+    """Return the findings of `imgfs check`: exit code and lines."""
     done = world.mount.run("check", "--state", str(world.mount.state))
     return done.returncode, done.stdout
 
@@ -234,7 +234,7 @@ def test_a_read_only_bind_is_served_too_and_its_lock_counts(world: World, tmp_pa
 
 
 def fail(disk: Path) -> None:
-    """Have ext4 find an error: from then on it takes no change, whatever its flags say."""
+    """Let ext4 find an error. From then on it refuses changes, whatever its flags say."""
     device = os.path.basename(succeed("findmnt", "-n", "-o", "SOURCE", disk).strip())
     Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
     with refused(errno.EROFS):
@@ -256,7 +256,7 @@ _CHANGING = "mkdir,mkdirat,pwrite64,rename,renameat,renameat2,unlink,unlinkat,rm
 
 @contextmanager
 def refusing(pid: int, log: Path) -> Generator[None]:
-    """The disk as the daemon sees it takes no change inside, as a server's does that is switched to read-only."""
+    """Make the disk read-only for the daemon in the block, as a server's disk that is remounted read-only."""
     inject = ["-e", f"trace={_CHANGING}", "-e", f"inject={_CHANGING}:error=EROFS"]
     command = [program("strace"), "-f", "-qq", "-o", str(log), *inject, "-p", str(pid)]
     with subprocess.Popen(command) as tracer:
@@ -275,12 +275,12 @@ def test_it_goes_on_where_it_was_when_the_disk_takes_changes_again(world: World,
     pid = world.mount.pid()
     assert pid is not None
     with refusing(pid, tmp_path / "strace"):
-        assert_refused(world, but="write")  # that one the kernel asks the disk itself
+        assert_refused(world, but="write")  # the kernel itself asks the disk for that one
         assert_served(world)
     assert_served(world)
     os.setxattr(world.blob, "user.label.colour", b"blue")
     append(world.mount.content / "ingest/begun", b"6")
-    until(lambda: os.stat(world.unseen))  # a failed resolving is remembered for a moment
+    until(lambda: os.stat(world.unseen))  # a failed lookup is remembered briefly
     world.shop.commit("used", "finished")
     world.shop.at("done").rmdir()
     world.blob.unlink()

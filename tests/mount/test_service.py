@@ -1,4 +1,4 @@
-"""As a service: what the service manager hears, mount(8) and fstab, and the options of a tree that is mounted."""
+"""Service operation: messages to the service manager, mount(8) and fstab, and options of a mounted tree."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ umount "$3"
 
 @pytest.fixture
 def idle(tmp_path: Path) -> Iterator[Mounted]:
-    """A mount that a test starts itself."""
+    """A mount that the test starts itself."""
     with Mounted(tmp_path) as mounted:
         yield mounted
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """A service manager's socket."""
+    """The socket of a service manager."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
         one.bind(str(tmp_path / "notify"))
         one.settimeout(PATIENCE)
@@ -72,7 +72,7 @@ def serve(mounted: Mounted, **environment: str) -> subprocess.Popen[bytes]:
 
 
 def heard(manager: socket.socket, word: str) -> list[str]:
-    """The first message that begins with `word`."""
+    """Return the first message that begins with `word`."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         told = manager.recv(4096).decode().split("\n")

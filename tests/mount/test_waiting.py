@@ -1,4 +1,4 @@
-"""Readers that wait for a registry: signals set them free, the others go on, and one fetch serves all."""
+"""Readers that wait for a registry: signals interrupt them, other readers continue, and one fetch serves all."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from imgfs.testing.faults import stall, status
 from tests.mount.scene import Scene, refused, serving, small, succeed
 
 FREEDOM = 2
-"""Seconds after which a signalled process counts as stuck. The contract says 0.3; that is a bench's to measure."""
+"""Seconds after which a signalled process counts as stuck. The contract says 0.3; a benchmark measures that."""
 END = 8
-"""Seconds in which a daemon that is told to ends; for somebody in its tree it waits for 10."""
+"""Seconds in which a stopping daemon ends. It waits 10 seconds for a process in its tree."""
 READERS = 50
 
 
@@ -35,14 +35,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 class Stall:
-    """One answer that stalls: `release` lets it go on, once."""
+    """One response that stalls. `release` lets it continue, once."""
 
     def __init__(self, scene: Scene, match: str, after: int) -> None:
         self._registry = scene.registry
         self._fault = scene.registry.fault(stall(after), match)
 
     def release(self) -> None:
-        """Let the answer go on, or let it not stall at all."""
+        """Let the response continue, or do not let it stall at all."""
         if self._fault.met and self._fault.times:
             self._registry.release()
         self._fault.times = 0
@@ -50,7 +50,7 @@ class Stall:
 
 @contextmanager
 def stalled(scene: Scene, match: str, after: int = -1) -> Iterator[Stall]:
-    """One answer to a request that matches stalls after so many bytes, until it is released or this is left."""
+    """Stall one response to a matching request after so many bytes, until it is released or the context ends."""
     made = Stall(scene, match, after)
     try:
         yield made
@@ -72,7 +72,7 @@ def waiting(scene: Scene, *command: str | Path) -> Iterator[subprocess.Popen[byt
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A program, what must be known before it starts, and which request it waits for."""
+    """A program, what must be known before it starts, and the request that it waits for."""
 
     name: str
     command: Callable[[Scene, Path, Image], list[str | Path]]
@@ -134,7 +134,7 @@ def test_an_ignored_signal_leaves_the_wait_alone(scene: Scene) -> None:
 
 
 def test_others_go_on_while_one_waits(scene: Scene) -> None:
-    """A directory of its own: the kernel asks for one name of a directory at a time."""
+    """A separate directory, because the kernel looks up one name of a directory at a time."""
     stuck = scene.serve(small("stuck"), "stuck/alone")
     here = scene.serve(small("here"), "here")
     os.listdir(f"{here}/rootfs/")
