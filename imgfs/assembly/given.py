@@ -14,9 +14,8 @@ from imgfs.kernel.disk import era
 from imgfs.kernel.probe import Capabilities, Capability, probe
 from imgfs.plugins.program import CONFIG, DATABASE
 from imgfs.plugins.started import Given
-from imgfs.rescue.keeper import Keeper
-from imgfs.rescue.kinds import KEEPER
-from imgfs.rescue.kinds import TABLES as TABLES_KIND
+from imgfs.rescue.keeper import KEEPER, Keeper
+from imgfs.rescue.rebuild import TABLES as TABLES_KIND
 from imgfs.rescue.rebuild import Rebuilt
 from imgfs.rootfs.kinds import TERMS
 from imgfs.rootfs.terms import Terms

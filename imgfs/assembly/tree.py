@@ -13,7 +13,7 @@ from imgfs import __version__
 from imgfs.aio.flight import Flights
 from imgfs.assembly.given import Opened
 from imgfs.assembly.mounting import Mounting
-from imgfs.check.kinds import CHECK
+from imgfs.check.plugin import CHECK
 from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.encoding import indented_json
 from imgfs.execution.plugin import CONTAINERS

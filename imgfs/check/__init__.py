@@ -1,1 +1,1 @@
-"""Checking a state directory from outside: what is damaged, what that means, and what to do about it."""
+"""Checks of a state directory: what is damaged, what follows from it, and repair, with or without a daemon."""

@@ -1,7 +1,7 @@
-"""Checking what holds bytes: blobs, layers, metadata images, unfinished writes. Nothing is changed.
+"""Checks of stored bytes: blobs, layers, metadata images, unfinished writes. They change nothing.
 
-Each function looks at one thing and returns what is wrong with it, if anything is: the first that is found, for what
-comes behind it would follow from it. What vanishes meanwhile is no finding.
+Each function checks one thing and returns the first fault that it finds, because later faults follow from it. A thing
+that is removed during the check is no finding.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from imgfs.oci.digest import Digest, is_digest
 _PIECE = 1 << 20
 
 Moved = Callable[[int], object]
-"""Told how many bytes were read; what it raises ends the check."""
+"""Receives the number of bytes read. An exception from it ends the check."""
 
 
 def check_blob(path: Path, place: str, size: int | None, *, deep: bool, moved: Moved) -> Finding | None:
-    """A blob under its name, of `size` bytes if that is known; `deep` hashes it."""
+    """Check a blob: its name, and its size if `size` is known; `deep` hashes it."""
     digest = f"{path.parent.parent.name}:{path.name}"
     if path.name.endswith(DAMAGED):
         return aside(place)
     if final_path(path) is not None:
-        return None  # somebody is at work on it, or the next start looks at its bytes
+        return None  # a writer is publishing it, or the next start verifies its bytes
     if not is_digest(digest) or path.parent.name != path.name[:2]:
         return stranger(place)
     if not is_plain(path):
@@ -48,9 +48,9 @@ def check_blob(path: Path, place: str, size: int | None, *, deep: bool, moved: M
 
 
 def check_layer(directory: Path, place: str, *, deep: bool, moved: Moved) -> Finding | None:
-    """A layer: its tar is there, of the size that its index has; `deep` hashes it.
+    """Check a layer: its tar exists and has the size that its index records; `deep` hashes it.
 
-    No index is no harm, nor is one of an older imgfs: it is made when it is needed.
+    A missing index, or one of an older imgfs, is no fault: imgfs makes it when it is needed.
     """
     diff_id, tar, index = f"{directory.parent.name}:{directory.name}", directory / files.TAR, directory / files.INDEX
     if directory.name.endswith(DAMAGED):
@@ -73,14 +73,14 @@ def check_layer(directory: Path, place: str, *, deep: bool, moved: Moved) -> Fin
 
 
 def check_view(path: Path, place: str, moved: Moved) -> Finding | None:
-    """A metadata image, by its checksum. One that an older imgfs made is no harm."""
+    """Check the checksum of a metadata image. An image of an older imgfs is no fault."""
     if is_plain(path) and _is_whole(path, moved):
         return None
     return derived(place, "is torn")
 
 
 def check_ingest(directory: Path, place: str) -> Finding | None:
-    """An unfinished write: its record can be read, and all bytes are there that were recorded as synced."""
+    """Check an unfinished write: its record is readable, and all bytes that the record calls synced exist."""
     data, record = directory / "data", directory / "meta"
     if directory.name.endswith(DAMAGED):
         return aside(place)
@@ -104,7 +104,7 @@ def check_ingest(directory: Path, place: str) -> Finding | None:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether it is a regular file, or not there: what else lies there is damage, and opening a pipe would wait."""
+    """Whether `path` is a regular file or missing. Anything else is damage, and opening a pipe would block."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -116,7 +116,7 @@ def _is_no_directory(path: Path) -> bool:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether somebody is at work on it, or was killed over it."""
+    """Whether a process is writing the file, or was killed while writing it."""
     return name.startswith(TEMPORARY)
 
 
@@ -128,7 +128,7 @@ def _size_of(path: Path) -> int | None:
 
 
 def _stored_size(directory: Path, found: int) -> int | None:
-    """The size that a layer's tar had when it was stored: `found` where nothing tells; None where the index is torn."""
+    """The size that a layer's tar had when it was stored; `found` if nothing records it; None if the index is torn."""
     index = directory / files.INDEX
     if index.exists() and not files.has_outdated_index(directory):
         return _index_size(index)
@@ -137,10 +137,10 @@ def _stored_size(directory: Path, found: int) -> int | None:
 
 
 def _index_size(path: Path) -> int | None:
-    """The size of the tar as its index has it; None for an index that does not read back."""
+    """The size of the tar in its index; None if the index cannot be read."""
     try:
         index = LayerIndex.open(path)
-        for _ in index:  # what a sound sum is over may be no index
+        for _ in index:  # a valid checksum does not prove a valid index
             pass
         return index.tar_size
     except (OSError, StorageFailed):

@@ -1,7 +1,7 @@
-"""Looks at one thing after another of a state directory, from outside, beside a daemon or without one.
+"""Checks one thing after another in a state directory, with or without a running daemon.
 
-Owns what there is to look at. A place is a path relative to the state directory; what is looked at and what is in
-motion beside a daemon may be one, so a finding counts when a second look, a moment later, has it too.
+Owns the list of things to check. A place is a path relative to the state directory. A running daemon may be changing a
+thing during the check, so a finding counts only if a second check, a moment later, has it too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from imgfs.database.frozen import open_read_only
 from imgfs.database.kept import Kept
 from imgfs.images.catalog import proven_size
 from imgfs.oci.digest import Digest, is_digest
-from imgfs.rescue.copy import FILE as COPY
-from imgfs.rescue.copy import OLD
+from imgfs.rescue.row_copy import FILE as COPY
+from imgfs.rescue.row_copy import OLD
 from imgfs.snapshots import rows
 from imgfs.snapshots.ids import shown
 from imgfs.snapshots.rows import Kind
@@ -29,19 +29,19 @@ from imgfs.snapshots.rows import Kind
 _CONFIG = "imgfs.toml"
 _PLAIN = ("lock", "log", "log.1")
 _DEPTHS = {"blobs": 4, "layers": 3, "views": 2, "ingest": 2, "snapshots": 2}
-"""How many words the places below each directory have."""
+"""The number of path components of the places below each directory."""
 _HASHED = ("blobs/*/*/*", "layers/*/*/tar")
-"""What a deep check reads to its last byte."""
+"""The files that a deep check reads completely."""
 
 
 def nothing_moved(_: int) -> None:
-    """For who wants to hear nothing of the progress."""
+    """Ignore the progress."""
 
 
 class Examiner:
-    """The checks of one state directory. `deep` reads and hashes every byte, and `moved` is told how many.
+    """The checks of one state directory. `deep` reads and hashes every byte; `moved` receives the numbers of bytes.
 
-    Use as a context, in one thread. What the database says is read once: for a second look, take a second Examiner.
+    Use it as a context manager, in one thread. It reads the database once; for a second check, use a second Examiner.
     """
 
     def __init__(self, state: Path, kept: Sequence[Kept], *, deep: bool = False, moved: Moved = nothing_moved) -> None:
@@ -70,7 +70,7 @@ class Examiner:
         self._db = self._rows = None
 
     def places(self) -> Iterator[str]:
-        """All there is to look at, the database first, for the others are judged by it."""
+        """All places to check. The database comes first, because other checks use it."""
         yield from (FILE, COPY, OLD, _CONFIG, *_PLAIN, *_DEPTHS)
         yield from self._told(self._state.glob(f"{ASIDE}*"))
         yield from sorted({*self._found("snapshots"), *(f"snapshots/{one}" for one in self._numbers())})
@@ -78,12 +78,12 @@ class Examiner:
             yield from self._found(top)
 
     def size(self) -> int:
-        """About how many bytes all this will read."""
+        """About how many bytes the checks will read."""
         found = self._state.glob("views/*"), *(self._state.glob(one) for one in _HASHED if self._deep)
         return sum(_size(path) for paths in found for path in paths)
 
     def examine(self, place: str) -> Finding | None:
-        """What is wrong with one thing; nothing for what is none. Raises OSError where the disk cannot be read."""
+        """Check one place; None if it is sound or no place. Raises OSError if the disk cannot be read."""
         path, (top, *below) = self._state / place, place.split("/")
         if place in _DEPTHS:
             return check_directory(path, place)
@@ -117,14 +117,14 @@ class Examiner:
         return check_snapshot(self._state, place, self._by_number.get(number), is_removed=number in found.removed)
 
     def _numbers(self) -> list[int]:
-        """The snapshots that should have a directory."""
+        """The numbers of the snapshots that must have a directory."""
         found = self._users()
         return [one.number for one in found.infos if one.kind is not Kind.VIEW] if found else []
 
     def _users(self) -> rows.Rows | None:
-        """Users' snapshots by the database; None where it cannot be asked."""
+        """Users' snapshots in the database; None if the database cannot be read."""
         if self._rows is None and (db := self._connect()):
-            with suppress(sqlite3.Error, ValueError, TypeError):  # rows that cannot be read are the database's finding
+            with suppress(sqlite3.Error, ValueError, TypeError):  # check_database reports unreadable rows
                 self._rows = rows.select(db)
                 self._by_number = {one.number: one for one in self._rows.infos}
         return self._rows

@@ -1,4 +1,4 @@
-"""What a check found: a thing, what is wrong with it, what follows, and the cure."""
+"""The result of a check: a path, what is wrong with it, the consequence, and the cure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 import msgspec
 
 Mend = Literal["aside", "remove", "index", "record", "copy", "database", "adopt", "none", "note"]
-"""What repair does: set the file aside; remove it, because it is derived; make a layer's index, an ingest's record, the
-copy or the database anew; give the directories of snapshots their rows again; nothing. A note is no damage.
+"""What repair does: set the file aside; remove a derived file; rebuild a layer's index, an ingest's record, the row
+copy or the database; add the missing rows of snapshot directories; nothing. A note is no damage.
 """
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing. `path` is relative to the state directory. `cure` says what repair or a user does."""
+    """One finding. `path` is relative to the state directory. `cure` says what repair does or the user has to do."""
 
     path: str
     what: str
@@ -23,16 +23,16 @@ class Finding(msgspec.Struct, frozen=True):
 
     @property
     def is_damage(self) -> bool:
-        """Whether anything is to be done about it."""
+        """Whether repair or the user has to do something."""
         return self.mend != "note"
 
     def line(self) -> str:
-        """For people."""
+        """The finding as one line of text."""
         return f"{self.path}: {self.what}; {self.consequence}; {self.cure}"
 
 
 def damaged(path: str, what: str) -> Finding:
-    """A blob or tar whose bytes are not what its name says."""
+    """A blob or tar whose bytes do not match its name."""
     return Finding(
         path,
         what,
@@ -43,16 +43,16 @@ def damaged(path: str, what: str) -> Finding:
 
 
 def derived(path: str, what: str, mend: Mend = "remove") -> Finding:
-    """A file that is made again from others."""
+    """A damaged file that imgfs rebuilds from other files."""
     cure = "repair removes it" if mend == "remove" else "repair makes it anew"
     return Finding(path, what, "it is made again when it is needed", cure, mend)
 
 
 def aside(path: str) -> Finding:
-    """What an earlier repair or start set aside."""
+    """A file that an earlier repair or start set aside."""
     return Finding(path, "was set aside as damaged", "it is not served", "remove it when nobody needs it", "note")
 
 
 def stranger(path: str) -> Finding:
-    """A file where only named ones belong."""
+    """A file whose name imgfs never uses in that directory."""
     return Finding(path, "is nothing of imgfs by its name", "it is never served", "move it away", "note")

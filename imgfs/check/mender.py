@@ -1,7 +1,7 @@
-"""Mending beside readers: the daemon looks at one thing itself, takes it out of service, and gets it again if it can.
+"""Repair while the tree is mounted: the daemon checks one thing, stops serving it, and fetches it again if it can.
 
-Nothing is believed of who asks: he names a place, and what is wrong there is found here. The rest of the tree works
-meanwhile. An interrupted caller leaves the thing as it was or set aside.
+The caller only names a place; the daemon does not trust the caller and checks the place itself. The rest of the tree
+works meanwhile. An interrupted repair leaves the thing unchanged or set aside.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from imgfs.transfer.documents import Documents
 T = TypeVar("T")
 
 KEPT = 1000
-"""Mends that are remembered, for who asks what was done."""
+"""The number of repairs that `done` remembers."""
 _THREADS = trio.CapacityLimiter(2)
-"""Hashing whole layers must not keep short work from the disk."""
+"""Hashing whole layers must not delay short disk operations."""
 _log = logging.getLogger("imgfs.check")
 
 
 class Mended(msgspec.Struct, frozen=True):
-    """What was wrong with a place, and what was done. `again` is why it could not be had again, empty where it was."""
+    """A fault and what was done. `again` says why the thing could not be fetched again; empty if it was."""
 
     path: str
     what: str
@@ -56,8 +56,8 @@ class Mended(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Wards:
-    """The rooms whose things are mended."""
+class MendedStores:
+    """The stores that the mender repairs."""
 
     content: ContentStore
     ingests: IngestStore
@@ -73,20 +73,20 @@ class Wards:
 
 
 class Mender:
-    """Mends one thing after another of a state directory that is mounted."""
+    """Repairs a mounted state directory, one thing at a time."""
 
-    def __init__(self, state: Path, tables: Tables, wards: Wards) -> None:
+    def __init__(self, state: Path, tables: Tables, stores: MendedStores) -> None:
         self._state = state
         self._tables = tables
-        self._wards = wards
+        self._stores = stores
         self._turn = trio.Lock()
         self.done: deque[Mended] = deque(maxlen=KEPT)
-        """The latest, oldest first."""
+        """The latest repairs, oldest first."""
 
     async def mend(self, place: str) -> Mended | None:
-        """Look at `place`, every byte of it, and mend what is wrong; returns what was, None where all is well.
+        """Check every byte of `place` and repair it; returns what was wrong, None if nothing was.
 
-        Raises NotPermitted for what cannot be mended beside a daemon, Busy for what is in work, NoSpace, StorageFailed.
+        Raises NotPermitted for a fault that needs the tree unmounted, Busy for a thing in use, NoSpace, StorageFailed.
         """
         async with self._turn:
             finding = await self._look(place)
@@ -134,36 +134,36 @@ class Mender:
         return NotPermitted(f"{finding.path}: {finding.what}; unmount, `imgfs repair`, mount again")
 
     async def _mend_blob(self, finding: Finding, digest: Digest) -> Mended:
-        wards = self._wards
-        await _run(partial(wards.content.set_aside, digest))
-        wards.documents.forget([digest])
+        stores = self._stores
+        await _run(partial(stores.content.set_aside, digest))
+        stores.documents.forget([digest])
 
         async def fetch() -> None:
-            await wards.blobs.ensure(await known_descriptor(wards.catalog, digest))
+            await stores.blobs.ensure(await known_descriptor(stores.catalog, digest))
 
         return await _again(finding, "set aside", fetch)
 
     async def _mend_layer(self, finding: Finding, diff_id: Digest) -> Mended:
-        if diff_id in self._wards.layers:
-            await self._wards.layers.set_aside(diff_id)
+        if diff_id in self._stores.layers:
+            await self._stores.layers.set_aside(diff_id)
         else:
             await _run(partial(Repair(self._state, self._tables, _until_cancelled).mend, finding))
         return await self._serve_anew(finding, diff_id, "set aside")
 
     async def _renew_layer(self, finding: Finding, diff_id: Digest) -> Mended:
-        """Its tar is gone, from under the store."""
-        await self._wards.layers.discard(diff_id)
+        """Serve a layer again whose tar was removed outside of the store."""
+        await self._stores.layers.discard(diff_id)
         return await self._serve_anew(finding, diff_id, "removed")
 
     async def _serve_anew(self, finding: Finding, diff_id: Digest, done: str) -> Mended:
-        """Nobody new reads the old tar; who has it open goes on with it, and is told of."""
-        wards = self._wards
-        if busy := await wards.rootfs.renew_layers({diff_id}):
+        """Let new readers get the new tar. The result names the mounts that still read the old one."""
+        stores = self._stores
+        if busy := await stores.rootfs.renew_layers({diff_id}):
             done = f"{done}; until they are unmounted, these read the damaged one: {', '.join(busy)}"
 
         async def fetch() -> None:
-            if (known := wards.graph.layer(diff_id)) is not None:
-                await wards.provider.provide([known])
+            if (known := stores.graph.layer(diff_id)) is not None:
+                await stores.provider.provide([known])
 
         return await _again(finding, done, fetch)
 
@@ -178,26 +178,26 @@ class Mender:
         return Mended(finding.path, finding.what, "made anew from the tar")
 
     async def _mend_view(self, finding: Finding, chain_id: Digest) -> Mended:
-        await self._wards.metadata.remove(chain_id)
-        busy = await self._wards.rootfs.renew({chain_id})
+        await self._stores.metadata.remove(chain_id)
+        busy = await self._stores.rootfs.renew({chain_id})
         until = f"; until they are unmounted, these show the damaged one: {', '.join(busy)}" if busy else ""
         return Mended(finding.path, finding.what, f"removed; the next walk makes it anew{until}")
 
     async def _mend_ingest(self, finding: Finding, name: str) -> Mended:
-        if await self._wards.ingests.record_again(name):
+        if await self._stores.ingests.record_again(name):
             return Mended(finding.path, finding.what, "its record was written anew")
         done = await _run(partial(Repair(self._state, self._tables, _until_cancelled).mend, finding))
         return Mended(finding.path, finding.what, done)
 
     async def _mend_copy(self, finding: Finding) -> Mended:
-        await self._wards.keeper.save()
+        await self._stores.keeper.save()
         if (self._state / finding.path).exists() and await self._look(finding.path):
             await _run(partial(HOST.unlink, self._state / finding.path))
         return Mended(finding.path, finding.what, "written anew from the database")
 
 
 async def _again(finding: Finding, done: str, fetch: Callable[[], Awaitable[None]]) -> Mended:
-    """What was done, and whether it could be had again."""
+    """What was done, and why the thing could not be fetched again, if it could not."""
     try:
         await fetch()
     except ImgfsError as error:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from imgfs.check.kinds import CHECK
-from imgfs.check.mender import Mender, Wards
+from imgfs.check.mender import MendedStores, Mender
 from imgfs.content.plugin import CONTENT, INGESTS
 from imgfs.images.plugin import CATALOG
 from imgfs.layers.plugin import LAYERS
-from imgfs.plugins.contract import Context, Plugin
-from imgfs.rescue.kinds import KEEPER, TABLES
+from imgfs.plugins.contract import Context, Kind, Plugin
+from imgfs.rescue.keeper import KEEPER
+from imgfs.rescue.rebuild import TABLES
 from imgfs.rootfs.kinds import METADATA, ROOTFS
 from imgfs.snapshots.kinds import CHAINS
 from imgfs.transfer.plugin import TRANSFER
 
+CHECK = Kind("check", Mender)
+
 
 def _mender(context: Context) -> Mender:
     transfer = context.one(TRANSFER)
-    wards = Wards(
+    wards = MendedStores(
         content=context.one(CONTENT),
         ingests=context.one(INGESTS),
         layers=context.one(LAYERS),

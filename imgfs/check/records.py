@@ -1,6 +1,6 @@
-"""Checking what holds facts: the database, its copy, users' snapshots, the configuration; and what holds all of it.
+"""Checks of records: the database, its row copy, users' snapshots, the configuration, and the directories themselves.
 
-Nothing is changed.
+They change nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from imgfs.database.format import FILE, Foreign, check_origin
 from imgfs.database.frozen import open_read_only
 from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, Malformed
-from imgfs.rescue.copy import read
+from imgfs.rescue.row_copy import read
 from imgfs.snapshots.ids import shown
 from imgfs.snapshots.rows import Info, Kind
 
@@ -30,7 +30,7 @@ _REBUILT = "repair and the next mount set it aside and rebuild it from its copy 
 
 
 def check_database(state: Path, kept: Sequence[Kept], *, deep: bool) -> Finding | None:
-    """The database: there if it ever was, of an imgfs that is known here, and whole by SQLite's own check."""
+    """Check that the database exists if it ever did, that this imgfs knows its format, and that it is sound."""
     path = state / FILE
     if not is_plain(path):
         return Finding(FILE, "is no plain file", _LOST, "move it away; the next mount makes it anew")
@@ -57,7 +57,7 @@ def _check_tables(path: Path, kept: Sequence[Kept], *, deep: bool) -> Finding | 
 
 
 def check_copy(path: Path, place: str, kept: Sequence[Kept]) -> Finding | None:
-    """A copy of the database: torn, it is of no use; none is no harm."""
+    """Check a row copy. A torn copy is a fault; a missing one is not."""
     try:
         if not is_plain(path):
             raise Malformed("no plain file")
@@ -74,7 +74,7 @@ def check_copy(path: Path, place: str, kept: Sequence[Kept]) -> Finding | None:
 
 
 def check_snapshot(state: Path, place: str, info: Info | None, *, is_removed: bool) -> Finding | None:
-    """A user's snapshot has its row and its directory; `info` is the row."""
+    """Check that a user's snapshot has both its row and its directory; `info` is the row."""
     upper = state / place / "upper"
     if info is not None and info.kind is not Kind.VIEW and not upper.is_dir():
         what = f"the changes of snapshot {shown(info.id)} are lost"
@@ -86,21 +86,21 @@ def check_snapshot(state: Path, place: str, info: Info | None, *, is_removed: bo
 
 
 def check_plain(path: Path, place: str) -> Finding | None:
-    """A file that nobody misses, but that must not be anything else."""
+    """Check that a path is a regular file or missing."""
     if is_plain(path):
         return None
     return Finding(place, "is no plain file", _STUCK, "move it away; the next mount makes it anew")
 
 
 def check_directory(path: Path, place: str) -> Finding | None:
-    """A directory of the state directory; one that is not there is made when it is needed."""
+    """Check that a path is a directory or missing; a missing one is created when it is needed."""
     if path.is_dir() or not os.path.lexists(path):
         return None
     return Finding(place, "is no directory", _STUCK, "move it away; the next mount makes it anew")
 
 
 def check_config(state: Path) -> Finding | None:
-    """The configuration in the state directory can be read."""
+    """Check that the configuration in the state directory can be read."""
     try:
         load_config(None, state)
     except ImgfsError as error:

@@ -1,7 +1,7 @@
-"""Mending a state directory that no daemon uses: the caller holds its lock. Doing it twice is doing it once.
+"""Repair of a state directory without a running daemon. The caller holds the lock. Repair is idempotent.
 
-Derived files go or are made anew, damaged ones are set aside. The only copy of anything is never deleted. Each step is
-one rename, so whoever is killed in between has done it or not.
+Derived files are removed or rebuilt; damaged files are set aside. Repair never deletes the only copy of anything. Each
+step is one rename, so a kill leaves it done or not done.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from imgfs.disk.durable import aside_name, fsync_path, publish, temporary_name
 from imgfs.errors import Malformed, VerificationFailed, from_os
 from imgfs.layers.reindex import reindex
 from imgfs.oci.digest import Digest
-from imgfs.rescue.copy import FILE as COPY
-from imgfs.rescue.copy import Copy, rows_of, save
 from imgfs.rescue.rebuild import Tables, rebuild
+from imgfs.rescue.row_copy import FILE as COPY
+from imgfs.rescue.row_copy import RowCopy, rows_of, save
 from imgfs.snapshots.notes import adopt
 
 
 class Repair:
-    """Does what findings say."""
+    """Carries out the cures of findings."""
 
     def __init__(self, state: Path, tables: Tables, moved: Moved) -> None:
         self._state = state
@@ -51,8 +51,9 @@ class Repair:
         }
 
     def mend(self, finding: Finding) -> str:
-        """Do what `finding.mend` says; returns what was done, nothing where nothing can be. Raises NoSpace,
-        StorageFailed.
+        """Do what `finding.mend` says; returns what was done, "" if repair can do nothing.
+
+        Raises NoSpace, StorageFailed.
         """
         do = self._mends.get(finding.mend)
         try:
@@ -69,7 +70,7 @@ class Repair:
         return f"set aside as {name.name}"
 
     def _remove(self, finding: Finding) -> str:
-        """By a temporary name first, which the next start sweeps: half of a thing must not stay under its name."""
+        """Rename to a temporary name first, which the next start sweeps: no half of a thing may keep its name."""
         path = self._state / finding.path
         gone = path.with_name(temporary_name())
         publish(path, gone)
@@ -95,12 +96,12 @@ class Repair:
         return f"goes on at byte {size}"
 
     def _copy(self, finding: Finding) -> str:
-        """An old copy that is torn goes, when the new one is whole: there is nothing in it that could be read."""
+        """Write the row copy again; then remove a torn old copy, which nothing can read."""
         if not is_plain(self._state / finding.path):
             self._set_aside(finding)
         try:
             with closing(open_read_only(self._state / FILE)) as db:
-                save(self._state, Copy(time.time_ns(), rows_of(db, self._tables.kept)))
+                save(self._state, RowCopy(time.time_ns(), rows_of(db, self._tables.kept)))
         except sqlite3.Error:
             return self._set_aside(finding)
         if finding.path != COPY and (self._state / finding.path).exists():
@@ -123,5 +124,5 @@ class Repair:
 
 
 def place_of(finding: Finding) -> str:
-    """What has to be looked at for this to be found."""
+    """The place to check to get this finding again."""
     return os.path.dirname(finding.path) if finding.mend == "index" else finding.path

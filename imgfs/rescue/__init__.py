@@ -1,1 +1,1 @@
-"""What a lost or damaged database is made again from: a copy of what files cannot tell, and the files themselves."""
+"""The copy of the rows that no file can rebuild, and rebuilding a lost or damaged database from it and from files."""

@@ -1,8 +1,8 @@
-"""A database that is lost or damaged is set aside, and a new one is made from what can be believed.
+"""Rebuilding a lost or damaged database: the old file is set aside, and a new one is made from trusted sources.
 
-In this order: what can be read of the damaged file's tables that check out, the newest whole copy for what cannot,
-files of the state directory. What was set aside is kept as `imgfs.db.damaged-<n>`. The new file is complete and durable
-before it gets its name, so that a crash at any point leaves a start that does the same again.
+The sources, in order: the readable rows of sound tables in the damaged file; the newest sound row copy, for the tables
+that are not readable; files of the state directory. The old file stays as `imgfs.db.damaged-<n>`. The new file is
+complete and durable before it gets its name, so after a crash at any point the next start does the same again.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from imgfs.database.migrations import salvage_older, transaction
 from imgfs.disk.calls import HOST
 from imgfs.disk.durable import fsync_path, publish, temporary_name
 from imgfs.errors import from_os
-from imgfs.rescue.copy import Copy, newest
+from imgfs.plugins.contract import Kind
+from imgfs.rescue.row_copy import RowCopy, newest
 
 _SHARED = "-shm"
-"""Derived from what is written ahead."""
+"""SQLite derives this file from the write-ahead log."""
 _BESIDE = ("-wal", _SHARED, "-journal")
 _log = logging.getLogger("imgfs.rescue")
 
 Finder = Callable[[sqlite3.Connection, Path], int]
-"""Puts into the tables of a room what the files of a state directory tell; returns how many rows. Raises OSError."""
+"""Fills a room's tables from the files of a state directory; returns the number of rows. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What the database consists of: the rooms' tables, what no file can rebuild, and who rebuilds the rest."""
+    """The tables of the database: their schemas, the rows that no file can rebuild, and the finders of the other
+    rows."""
 
     schemas: Sequence[str]
     kept: Sequence[Kept]
@@ -48,7 +50,8 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """How it went: why, where the old file is, the time of the copy (ISO 8601), and how many rows came from where."""
+    """The result of a rebuild: its reason, the old file, the time of the copy (ISO 8601), and the rows of each
+    source."""
 
     reason: str
     aside: str | None
@@ -58,10 +61,15 @@ class Rebuilt:
     found: int
 
 
-def open_database(state: Path, tables: Tables) -> tuple[Database, Rebuilt | None]:
-    """Open the database of a state directory, rebuilt first if it is lost or damaged.
+TABLES = Kind("tables", Tables)
+"""The kind of the database's tables; the daemon passes them to plugins."""
 
-    The caller holds the state's lock. Raises NoSpace, StorageFailed; then the old file is where it was.
+
+def open_database(state: Path, tables: Tables) -> tuple[Database, Rebuilt | None]:
+    """Open the database of a state directory; rebuild it first if it is lost or damaged.
+
+    The caller must hold the state directory's lock. Raises NoSpace, StorageFailed, and Foreign for a database or a copy
+    of a later imgfs; then the old file is unchanged.
     """
     reason = lost(state)
     if reason is None:
@@ -74,19 +82,19 @@ def open_database(state: Path, tables: Tables) -> tuple[Database, Rebuilt | None
 
 
 def open_frozen(state: Path, tables: Tables) -> Database:
-    """A copy of the database of a state directory that takes no change, without the rows that cannot be read.
+    """Open an in-memory copy for a read-only state directory, without unreadable rows.
 
     Raises Damaged, Foreign, StorageFailed.
     """
     database = FrozenDatabase(state / FILE, tables.schemas)
     for one in tables.kept:
         for reason in database.read_now(one.leave_out):
-            _log.warning("left out", extra={"reason": reason})
+            _log.warning("an unreadable row is left out", extra={"reason": reason})
     return database
 
 
 def _sound(database: Database, kept: Sequence[Kept]) -> Database:
-    """The database, if all rows can be read that no file can rebuild; else it is closed. Raises Damaged."""
+    """The database, if every row that no file can rebuild is readable. Else close it and raise Damaged."""
     try:
         for one in kept:
             database.read_now(one.check_rows)
@@ -117,14 +125,15 @@ def rebuild(state: Path, tables: Tables, reason: str) -> Rebuilt:
         with suppress(OSError):
             HOST.unlink(temporary)
     rebuilt = Rebuilt(reason, aside and aside.name, _time(copy), rows, salvaged, found)
-    _log.warning("the database was rebuilt", extra={**_told(rebuilt)})
+    _log.warning("the database was rebuilt", extra={**_facts(rebuilt)})
     return rebuilt
 
 
 def set_aside(state: Path) -> Path | None:
-    """Give the database's file a second name, and what lies beside it its only one; None where nothing is in it.
+    """Set the database and its write-ahead log aside; returns the new name, None if the file is empty or missing.
 
-    The old name stays until the new file takes it. What is written ahead goes at once: it must not meet the new file.
+    The database keeps its old name too, until the new file replaces it. The log loses its old name at once, because
+    SQLite would apply it to the new file.
     """
     path = state / FILE
     aside = next(one for one in _aside_names(state) if not one.exists()) if size_of(path) else None
@@ -140,11 +149,11 @@ def set_aside(state: Path) -> Path | None:
     return aside
 
 
-def _make(path: Path, state: Path, tables: Tables, copy: Copy | None) -> tuple[int, list[str], int]:
+def _make(path: Path, state: Path, tables: Tables, copy: RowCopy | None) -> tuple[int, list[str], int]:
     salvaged: list[str] = []
     total = 0
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA synchronous=OFF")  # all of it is synced at once, before anybody sees it
+        db.execute("PRAGMA synchronous=OFF")  # one fsync at the end, before the file gets its name
         prepare(db, tables.schemas)
         with transaction(db), _damaged(state / FILE) as (damaged, is_complete):
             for one in tables.kept:
@@ -152,7 +161,7 @@ def _make(path: Path, state: Path, tables: Tables, copy: Copy | None) -> tuple[i
                 one.restore(db, rows)
                 if is_whole and is_complete:
                     salvaged.append(one.name)
-                elif copy:  # behind what could be read, which is newer
+                elif copy:  # after the salvaged rows, which are newer
                     one.restore(db, copy.rows[one.name])
                 total += db.execute(f"SELECT count(*) FROM {one.name}").fetchone()[0]
             found = sum(finder(db, state) for finder in tables.finders)
@@ -174,7 +183,7 @@ def _damaged(path: Path) -> Generator[tuple[sqlite3.Connection | None, bool]]:
 
 
 def _salvage(damaged: sqlite3.Connection | None, kept: Kept) -> tuple[Sequence[Row], bool]:
-    """The rows of a damaged database that can be read, if their tables are whole; and whether these are all."""
+    """The readable rows of a damaged database, if their tables are sound; and whether no row is missing."""
     if damaged is None:
         return (), False
     try:
@@ -191,9 +200,9 @@ def _aside_names(state: Path) -> Iterator[Path]:
         yield state / f"{ASIDE}{number}"
 
 
-def _time(copy: Copy | None) -> str | None:
+def _time(copy: RowCopy | None) -> str | None:
     return datetime.fromtimestamp(copy.written / 1e9, UTC).isoformat(timespec="seconds") if copy else None
 
 
-def _told(rebuilt: Rebuilt) -> dict[str, object]:
+def _facts(rebuilt: Rebuilt) -> dict[str, object]:
     return {name: getattr(rebuilt, name) for name in ("reason", "aside", "copied", "rows", "salvaged", "found")}

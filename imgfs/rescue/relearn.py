@@ -1,6 +1,6 @@
-"""The catalogue of a database that was lost: where names say that images are, and what stored documents mention.
+"""A finder for rebuild.py: the catalogue of a lost database, from the names and from stored documents.
 
-A finder (rebuild.py). What no name leads to is learned when somebody asks for it again.
+The catalogue learns a digest that no name leads to when a caller asks for it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from imgfs.oci.reference import Source
 
 
 def relearn(db: sqlite3.Connection, state: Path) -> int:
-    """Record what the names in `db` lead to, as resolving them did; returns how many documents were read."""
+    """Record what the names in `db` lead to, as resolving them did; returns the number of documents read."""
     documents = 0
     for name in names.select(db):
         reference = name.reference
@@ -33,7 +33,7 @@ def relearn(db: sqlite3.Connection, state: Path) -> int:
 
 
 def _read(state: Path, digest: Digest, depth: int) -> Iterator[tuple[Descriptor, Manifest | ImageIndex]]:
-    """The document and, of an index, those of its images that are stored; one that is not whole is passed over."""
+    """The document, and the stored manifests of an index. A damaged document is skipped."""
     path = state / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
     try:
         with path.open("rb") as file:

@@ -21,8 +21,8 @@ from imgfs.database.database import Database
 from imgfs.database.format import Foreign
 from imgfs.database.frozen import FrozenDatabase
 from imgfs.database.migrations import COPIED, STEPS, columns, copied_columns, current_format, empty_of_format
-from imgfs.rescue.copy import Copy, encode, read, save
 from imgfs.rescue.rebuild import Tables, open_database, open_frozen
+from imgfs.rescue.row_copy import RowCopy, encode, read, save
 from tests.database.released import RELEASES, Released, unpack
 from tests.support.programs import program
 
@@ -219,7 +219,7 @@ def test_a_later_format_is_left_as_it_is_with_a_sentence(tmp_path: Path) -> None
         patch.setattr(migrations, "STEPS", NEXT_STEPS)
         database, _ = open_database(released.state, next_tables())
         database.close()
-        save(released.state, Copy(1, {"names": [("a", "b", 1, "c")]}))
+        save(released.state, RowCopy(1, {"names": [("a", "b", 1, "c")]}))
     files = {path.name: path.read_bytes() for path in released.state.iterdir() if path.is_file()}
     for opening in (open_database, open_frozen):
         with pytest.raises(
@@ -240,9 +240,9 @@ def test_a_later_format_is_left_as_it_is_with_a_sentence(tmp_path: Path) -> None
 def test_a_lost_database_is_not_rebuilt_without_the_rows_of_a_later_copy(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migrations, "STEPS", NEXT_STEPS)
-        data = encode(Copy(1, {"names": [("a", "b", 1, "c")]}))
+        data = encode(RowCopy(1, {"names": [("a", "b", 1, "c")]}))
     (tmp_path / "imgfs.copy").write_bytes(data)
-    for step in (lambda: open_database(tmp_path, TABLES), lambda: save(tmp_path, Copy(2, {}))):
+    for step in (lambda: open_database(tmp_path, TABLES), lambda: save(tmp_path, RowCopy(2, {}))):
         with pytest.raises(Foreign, match=r"imgfs\.copy: has format 3"):
             step()
     assert (tmp_path / "imgfs.copy").read_bytes() == data
@@ -252,7 +252,7 @@ def test_a_lost_database_is_not_rebuilt_without_the_rows_of_a_later_copy(tmp_pat
 def test_a_copy_of_a_format_that_never_was_is_refused(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migrations, "STEPS", ())
-        (tmp_path / "imgfs.copy").write_bytes(encode(Copy(1, {})))
+        (tmp_path / "imgfs.copy").write_bytes(encode(RowCopy(1, {})))
     with pytest.raises(Exception, match="has format 0, which no imgfs has written"):
         read(tmp_path / "imgfs.copy", TABLES.kept)
 

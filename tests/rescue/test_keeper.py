@@ -15,8 +15,8 @@ from imgfs.database.database import Database
 from imgfs.database.failures import Damaged
 from imgfs.images.names import Names
 from imgfs.oci.digest import Digest
-from imgfs.rescue.copy import FILE, newest
 from imgfs.rescue.keeper import DELAY, HOUR, Keeper
+from imgfs.rescue.row_copy import FILE, newest
 
 ONE = Digest.of(b"1")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imgfs.assembly.tables import TABLES
 from imgfs.errors import Malformed
-from imgfs.rescue.copy import FILE, OLD, Copy, decode, encode, newest, save
+from imgfs.rescue.row_copy import FILE, OLD, RowCopy, decode, encode, newest, save
 
 KEPT = TABLES.kept
 EMPTY = {one.name: [] for one in KEPT}
@@ -24,13 +24,13 @@ ROWS = {
 }
 
 
-def copy(number: int) -> Copy:
-    return Copy(number, {**EMPTY, "names": [("a", f"sha256:{number}", number)]})
+def copy(number: int) -> RowCopy:
+    return RowCopy(number, {**EMPTY, "names": [("a", f"sha256:{number}", number)]})
 
 
 def test_what_was_encoded_is_decoded() -> None:
-    assert decode(encode(Copy(7, ROWS)), KEPT) == Copy(7, ROWS)
-    assert decode(encode(Copy(7, EMPTY)), KEPT) == Copy(7, EMPTY)
+    assert decode(encode(RowCopy(7, ROWS)), KEPT) == RowCopy(7, ROWS)
+    assert decode(encode(RowCopy(7, EMPTY)), KEPT) == RowCopy(7, EMPTY)
 
 
 @given(
@@ -38,16 +38,16 @@ def test_what_was_encoded_is_decoded() -> None:
     st.lists(st.tuples(st.binary(), st.binary(), st.binary())),
 )
 def test_any_rows_come_back(names: list[tuple[str, str, int]], links: list[tuple[bytes, bytes, bytes]]) -> None:
-    made = Copy(1, {**EMPTY, "names": names, "lease_links": links})
+    made = RowCopy(1, {**EMPTY, "names": names, "lease_links": links})
     assert decode(encode(made), KEPT) == made
 
 
 def test_a_table_that_nobody_keeps_any_more_is_passed_over() -> None:
-    assert decode(encode(Copy(7, {**ROWS, "gone": [(1, 2)]})), KEPT) == Copy(7, ROWS)
+    assert decode(encode(RowCopy(7, {**ROWS, "gone": [(1, 2)]})), KEPT) == RowCopy(7, ROWS)
 
 
 def test_every_cut_and_every_flipped_byte_is_refused() -> None:
-    data = encode(Copy(7, ROWS))
+    data = encode(RowCopy(7, ROWS))
     for size in range(len(data)):
         with pytest.raises(Malformed):
             decode(data[:size], KEPT)
@@ -72,7 +72,7 @@ def test_what_is_saved_is_found_and_the_one_before_stays(tmp_path: Path) -> None
 
 def test_the_same_rows_are_not_written_again(tmp_path: Path) -> None:
     save(tmp_path, copy(1))
-    assert not save(tmp_path, Copy(99, copy(1).rows))
+    assert not save(tmp_path, RowCopy(99, copy(1).rows))
     assert newest(tmp_path, KEPT) == copy(1)
 
 

@@ -37,14 +37,14 @@ class _Tail(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """Rows by table, as they were at `written` (ns since the epoch)."""
+class RowCopy:
+    """The rows of each table at the time `written` (ns since the epoch)."""
 
     written: int
     rows: Mapping[str, Sequence[Row]]
 
 
-def encode(copy: Copy) -> bytes:
+def encode(copy: RowCopy) -> bytes:
     """The file's bytes; the same rows at the same time are the same bytes."""
     encoder = msgspec.json.Encoder()
     lines = [encoder.encode(_Head(current_format(), copy.written))]
@@ -53,7 +53,7 @@ def encode(copy: Copy) -> bytes:
     return data + encoder.encode(_Tail(hashlib.sha256(data).hexdigest())) + b"\n"
 
 
-def decode(data: bytes, kept: Sequence[Kept]) -> Copy:
+def decode(data: bytes, kept: Sequence[Kept]) -> RowCopy:
     """Read a copy back. Rows of an older format are read by that format's types and migrated to the current one.
 
     Tables that `kept` does not have are passed over. Raises Malformed, and Foreign for a later format.
@@ -61,7 +61,7 @@ def decode(data: bytes, kept: Sequence[Kept]) -> Copy:
     body, head = _checked(data)
     form = head.imgfs_copy
     if form == current_format():
-        return Copy(head.written, _rows(body, {one.name: one.row for one in kept}))
+        return RowCopy(head.written, _rows(body, {one.name: one.row for one in kept}))
     if form not in COPIED:
         raise Malformed(f"{FILE}: has format {form}, which no imgfs has written")
     with closing(empty_of_format(form)) as db:
@@ -71,7 +71,7 @@ def decode(data: bytes, kept: Sequence[Kept]) -> Copy:
             marks = ", ".join("?" * len(names))
             db.executemany(f"INSERT OR IGNORE INTO {table} ({', '.join(names)}) VALUES ({marks})", rows)
         migrate(db)
-        return Copy(head.written, {one.name: one.sift(db)[0] for one in kept})
+        return RowCopy(head.written, {one.name: one.sift(db)[0] for one in kept})
 
 
 def _rows(lines: Iterator[bytes], types: Mapping[str, Any]) -> dict[str, list[Row]]:
@@ -89,12 +89,12 @@ def _rows(lines: Iterator[bytes], types: Mapping[str, Any]) -> dict[str, list[Ro
     return rows
 
 
-def read(path: Path, kept: Sequence[Kept]) -> Copy:
-    """The copy in a file. Raises Malformed where it is torn or of a later version, OSError."""
+def read(path: Path, kept: Sequence[Kept]) -> RowCopy:
+    """The copy in a file. Raises Malformed if it is torn, Foreign for a later format, OSError."""
     return decode(path.read_bytes(), kept)
 
 
-def newest(state: Path, kept: Sequence[Kept]) -> Copy | None:
+def newest(state: Path, kept: Sequence[Kept]) -> RowCopy | None:
     """The newest copy of a state directory that checks out; None if there is none.
 
     Raises Foreign for a copy of a later format: its rows would be lost with the next copy.
@@ -105,8 +105,8 @@ def newest(state: Path, kept: Sequence[Kept]) -> Copy | None:
     return None
 
 
-def save(state: Path, copy: Copy) -> bool:
-    """Write the copy unless the one there says the same; tells whether it did. Durable on return.
+def save(state: Path, copy: RowCopy) -> bool:
+    """Write the copy unless the file has the same rows; returns whether it did. Durable on return.
 
     Raises OSError, and Foreign for a copy of a later format, which stays as it is.
     """
@@ -120,7 +120,7 @@ def save(state: Path, copy: Copy) -> bool:
 
 
 def _keep_old(path: Path) -> None:
-    """By a second name and a rename: whenever the power fails, one whole copy has a name."""
+    """Keep the current copy as the old one, by a link and a rename: one whole copy has a name at any time."""
     temporary = path.with_name(temporary_name())
     HOST.link(path, temporary)
     HOST.rename(temporary, path.with_name(OLD))
@@ -157,5 +157,5 @@ def _checked(data: bytes) -> tuple[Iterator[bytes], _Head]:
 
 
 def rows_of(db: sqlite3.Connection, kept: Sequence[Kept]) -> dict[str, Sequence[Row]]:
-    """What is to be kept, out of an open database. Raises sqlite3.Error, also where a table does not check out."""
+    """The rows to copy from an open database. Raises sqlite3.Error, also for a damaged table or row."""
     return {one.name: one.dump(db) for one in kept}
