@@ -1,4 +1,4 @@
-"""Which proxy a request goes through: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY that takes hosts out of them."""
+"""The proxy for a request: HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, except for hosts in NO_PROXY."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?\Z")
 
 
 def proxies_of_environment() -> Mapping[str, str]:
-    """The proxies by scheme, and those that need none by `no`. To be kept: it goes through the whole environment."""
+    """Return the proxies by scheme, and NO_PROXY as `no`. Keep the result: this scans the whole environment."""
     return getproxies()
 
 
 def proxy_of(url: str, proxies: Mapping[str, str]) -> str:
-    """Which of `proxies` is for `url`, "" for none; none on loopback, ever."""
+    """Return which of `proxies` is for `url`, "" for none. Loopback never uses a proxy."""
     proxy = proxies.get(url.partition(":")[0]) or proxies.get("all")
     parts = urlsplit(url)
     name, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
@@ -70,13 +70,13 @@ def _in_network(address: IPv4Address | IPv6Address, network: str) -> bool:
 
 
 def refuse_literal(name: str, permitted: Reach, subject: str) -> None:
-    """Raise RegistryFailed if `name` is an inner address not in `permitted`; names are the proxy's to resolve."""
+    """Raise RegistryFailed if `name` is an inner address not in `permitted`. The proxy resolves names."""
     if _address(name) is not None and (network := inner_network(name)) and network not in permitted:
         raise inner_failure(network, subject, name)
 
 
 def inner_failure(network: str, subject: str, authority: str) -> RegistryFailed:
-    """The error for a redirect or a realm that leads inside."""
+    """Return the error for a redirect or a realm that leads to an inner network."""
     return RegistryFailed(
         f"{subject}: {authority} is a {network} address, where the registry that sent imgfs there is not itself; "
         "refused, report it to the registry's operator"

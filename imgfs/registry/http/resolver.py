@@ -10,13 +10,13 @@ from typing import Any, cast
 import trio
 
 Reach = frozenset[str]
-"""Of `loopback`, `link-local`, `private`: the inner networks that somebody's addresses are in."""
+"""A set of `loopback`, `link-local` and `private`: the inner networks that addresses are in."""
 
 _NAT64 = 0x64FF9B << 96
 
 
 def inner_network(address: str) -> str:
-    """`loopback`, `link-local` or `private` for a literal address, and "" for a public one."""
+    """Return `loopback`, `link-local` or `private` for a literal address, and "" for a public one."""
     ip = _embedded(ip_address(address.partition("%")[0]))
     if ip.is_loopback or ip.is_unspecified:
         return "loopback"
@@ -26,7 +26,7 @@ def inner_network(address: str) -> str:
 
 
 def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address inside a mapped, translated or 6to4 one, which is where the packets would go."""
+    """Return the IPv4 address inside a mapped, translated or 6to4 address, because packets go there."""
     if isinstance(ip, IPv4Address):
         return ip
     if int(ip) >> 32 == _NAT64 >> 32:
@@ -35,27 +35,27 @@ def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 async def addresses(name: str, port: int) -> list[str]:
-    """The addresses of `name`, as the resolver orders them; raises OSError."""
+    """Return the addresses of `name` in the resolver's order. Raises OSError."""
     found = await trio.socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 async def reach(name: str, port: int) -> Reach:
-    """The inner networks that `name` has an address in; raises OSError when it cannot be resolved."""
+    """Return the inner networks that addresses of `name` are in. Raises OSError if it cannot be resolved."""
     return frozenset(inner_network(address) for address in await addresses(name, port)) - {""}
 
 
 THREADS = 32
-"""Lookups at a time, of all names."""
+"""Concurrent lookups of all names."""
 THREADS_A_NAME = 2
-"""Of one name: more would only hang beside it."""
+"""Concurrent lookups of one name. If its name server is dead, further lookups would only hang too."""
 _KEPT = 256
 
 Lookup = Callable[..., list[Any]]
 
 
 class _Place:
-    """A place among those of one name and, at the same time, among all: what trio's threads take for a limiter."""
+    """A limiter for trio's threads that takes a slot of one name and a slot of all names together."""
 
     def __init__(self, own: trio.CapacityLimiter, all: trio.CapacityLimiter) -> None:
         self._own = own
@@ -95,11 +95,11 @@ class Resolver(trio.abc.HostnameResolver):
         proto: int = 0,
         flags: int = 0,
     ) -> list[Any]:
-        """As socket.getaddrinfo; raises OSError."""
+        """As socket.getaddrinfo. Raises OSError."""
         return await self._in_thread(host, self._lookup, host, port, family, type, proto, flags)
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
-        """As socket.getnameinfo; raises OSError."""
+        """As socket.getnameinfo. Raises OSError."""
         return await self._in_thread(sockaddr[0], socket.getnameinfo, sockaddr, flags)
 
     async def _in_thread(self, name: object, function: Callable[..., Any], *arguments: object) -> Any:

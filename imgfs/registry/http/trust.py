@@ -1,4 +1,4 @@
-"""Whom TLS believes at one host, and who we say we are there: files named by a configuration, as an SSL context."""
+"""TLS for one host: configured certificate authorities and client certificates, as an SSL context."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _log = logging.getLogger("imgfs.registry")
 
 @dataclass(frozen=True, slots=True)
 class CertFile:
-    """A file of certificates or keys as it is now: a changed one is another value, so that it is read again."""
+    """A file of certificates or keys in its current state. A changed file is another value, so it is read again."""
 
     path: str
     version: tuple[int, int, int] = (0, 0, 0)
 
     @staticmethod
     def of(path: Path) -> CertFile:
-        """`path` as it is; one that is missing is a value too, and fails whoever needs it."""
+        """Return the current state of `path`. A missing file is a value too; loading it fails."""
         return CertFile(str(path), file_version(path) or (0, 0, 0))
 
 
 def file_version(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced or written: inode, size and time; None if it is not there."""
+    """Return inode, size and time of a file, of which one changes when the file does; None if it is missing."""
     try:
         found = os.stat(path)
     except OSError:
@@ -51,16 +51,16 @@ class Trust:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files by name, whatever is in them now."""
+        """The paths of the files, regardless of their content."""
         pairs = [one for pair in self.client for one in pair if one is not None]
         return tuple(one.path for one in (*self.ca, *pairs))
 
     def abroad(self) -> Trust:
-        """What holds where this host sends us: its authorities still do, our client certificate stays home."""
+        """Return the trust for redirect targets of this host: the same authorities, without client certificates."""
         return Trust(self.ca)
 
     def context(self) -> ssl.SSLContext:
-        """An SSL context; slow, it reads files. Raises RegistryFailed, naming the file that is of no use."""
+        """Return an SSL context. Slow: it reads files. Raises RegistryFailed, which names the unusable file."""
         context = system_context()
         for file in self.ca:
             _load(file.path, lambda path=file.path: context.load_verify_locations(path))
@@ -73,7 +73,7 @@ class Trust:
 
 
 SYSTEM = Trust()
-"""The system's certificates and nothing else."""
+"""The system's certificates only."""
 
 
 class Contexts:
@@ -87,26 +87,26 @@ class Contexts:
         self._lock = threading.Lock()
 
     def get(self, trust: Trust = SYSTEM) -> ssl.SSLContext:
-        """The context for `trust`; slow the first time. Raises RegistryFailed for certificates of no use."""
+        """Return the context for `trust`. The first call is slow. Raises RegistryFailed for unusable certificates."""
         with self._lock:
             if trust not in self._contexts:
                 self._contexts[trust] = trust.context()
             return self._contexts[trust]
 
     def drop(self, trust: Trust) -> None:
-        """Forget the one for `trust`, whose files have changed."""
+        """Forget the context for `trust`, whose files have changed."""
         with self._lock:
             self._contexts.pop(trust, None)
 
 
 def system_context() -> ssl.SSLContext:
-    """The system's certificates, or what SSL_CERT_FILE and SSL_CERT_DIR name instead (OpenSSL reads both)."""
+    """Return a context with the system's certificates, or those of SSL_CERT_FILE and SSL_CERT_DIR (read by OpenSSL)."""
     warn_of_missing(os.environ)
     return ssl.create_default_context()
 
 
 def warn_of_missing(environment: Mapping[str, str]) -> None:
-    """Log what SSL_CERT_FILE and SSL_CERT_DIR name and is not there: OpenSSL says nothing, and then trusts nobody."""
+    """Log missing paths of SSL_CERT_FILE and SSL_CERT_DIR: OpenSSL ignores these silently and trusts no host."""
     named = [environment.get("SSL_CERT_FILE", ""), *environment.get("SSL_CERT_DIR", "").split(":")]
     for path in filter(None, named):
         if not os.access(path, os.R_OK):

@@ -1,4 +1,4 @@
-"""Sending images to a registry (distribution-spec, "Push"): what is there, uploads that go on, manifests, referrers.
+"""Pushes to one repository of a host (distribution-spec, "Push"): blobs, resumed uploads, manifests, referrers.
 
-Owns one repository at one host at a time; what is sent there, and in which order, is transfer/'s business.
+transfer/ decides what to push and in which order.
 """

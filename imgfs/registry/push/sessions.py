@@ -29,18 +29,18 @@ CREATE TABLE IF NOT EXISTS uploads (
     PRIMARY KEY (base, repository, digest)
 ) WITHOUT ROWID;
 """
-"""Losing it costs what has arrived of uploads. `kept` is the wall clock's time."""
+"""If it is lost, interrupted uploads begin again. `kept` is wall-clock time."""
 
 KEPT_MAX = 256
 KEPT_SECONDS = 3600.0
-"""Registries forget sessions after some hours or days; one that is gone costs a request."""
+"""Registries forget sessions after hours or days. Trying a forgotten session costs one request."""
 _WHERE = "base = ? AND repository = ? AND digest = ?"
 _log = logging.getLogger("imgfs.registry")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A blob on its way into a repository of a server."""
+    """The target of an upload: server, repository and blob."""
 
     base: str
     repository: str
@@ -53,7 +53,7 @@ class Place:
 
 
 class _Kept(NamedTuple):
-    """Where an upload goes on, until when (trio's clock), and whether that has a row."""
+    """The URL at which an upload continues, its expiry (trio's clock), and whether the database has it."""
 
     url: str
     until: float
@@ -61,26 +61,26 @@ class _Kept(NamedTuple):
 
 
 class Sessions:
-    """The URLs at which uploads go on; with a `database`, also after a restart."""
+    """The URLs at which uploads continue; with a `database`, also after a restart."""
 
     def __init__(self, database: Database | None = None) -> None:
         self._database = database
         self._kept: OrderedDict[Place, _Kept] = OrderedDict()
         self._spare: dict[Place, tuple[str, float]] = {}
         self.undivided: set[str] = set()
-        """Servers that take no blob in parts."""
+        """Servers that do not accept blobs in parts."""
 
     async def get(self, place: Place) -> str | None:
-        """Where the upload of `place` goes on, if one was broken off."""
+        """Return the URL at which the interrupted upload of `place` continues, if there is one."""
         if place not in self._kept and (written := await self._read(place)):
             self._remember(place, written, is_written=True)
         kept = self._kept.get(place)
         return kept.url if kept is not None and trio.current_time() < kept.until else None
 
     async def keep(self, place: Place, url: str, *, lasting: bool) -> None:
-        """The upload of `place` goes on at `url`; where that is `lasting`, it is durable on return.
+        """Record that the upload of `place` continues at `url`; if `lasting`, durably.
 
-        What cannot be written down is logged: it is known until the daemon ends.
+        A failed write is logged; the URL is then kept in memory only.
         """
         before = self._kept.get(place)
         self._remember(place, url, is_written=lasting or (before is not None and before.is_written))
@@ -88,13 +88,13 @@ class Sessions:
             await self._write(place, url)
 
     async def drop(self, place: Place) -> None:
-        """The upload of `place` is over."""
+        """Record that the upload of `place` has ended."""
         kept = self._kept.pop(place, None)
         if kept is not None and kept.is_written:
             await self._write(place, None)
 
     def spare(self, place: Place, url: str) -> bool:
-        """An upload was opened that nobody had asked for, by a refused mount; returns whether there is a use for it."""
+        """Keep an upload that a refused mount has opened, for `take`. Return whether it is kept."""
         now = trio.current_time()
         self._spare = {other: kept for other, kept in self._spare.items() if now < kept[1]}
         if place in self._spare or len(self._spare) >= KEPT_MAX:
@@ -103,7 +103,7 @@ class Sessions:
         return True
 
     def take(self, place: Place) -> str:
-        """The spare upload of `place`, which is the caller's from now on; "" if there is none."""
+        """Return the spare upload of `place`, which the caller then owns; "" if there is none."""
         url, until = self._spare.pop(place, ("", 0.0))
         return url if trio.current_time() < until else ""
 
@@ -135,7 +135,7 @@ class Sessions:
 
 
 def _replace(db: sqlite3.Connection, place: Place, url: str | None) -> None:
-    """Let the row of `place` say `url`, or remove it; and remove all that are too old or too many."""
+    """Set the row of `place` to `url`, or remove it. Also remove old and excess rows."""
     now = time.time()
     db.execute("DELETE FROM uploads WHERE kept NOT BETWEEN ? AND ?", (now - KEPT_SECONDS, now))
     db.execute(f"DELETE FROM uploads WHERE {_WHERE}", place.key)

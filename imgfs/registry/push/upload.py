@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 DONE = frozenset({200, 201, 202, 204})
 NO_SUCH_METHOD = frozenset({405, 501})
 JUDGED = DONE | NO_SUCH_METHOD | {400, 413, 415, 416}
-"""Statuses that uploads and manifests have their own words for; others mean what they always mean."""
+"""Statuses that uploads and manifests handle themselves. The exchange handles all others."""
 ENDED = DONE | NO_SUCH_METHOD | {400, 404}
-"""What is answered to the wish that an upload be forgotten, where it is, or cannot be."""
+"""Expected answers to the request to end an upload."""
 _RANGE = re.compile(r"(?:bytes[= ])?0-(\d{1,19})\Z")
 Read = Callable[[int, int], Outgoing]
-"""The bytes of a blob from one offset up to another, which may be asked for more than once."""
+"""Returns the bytes of a blob from one offset to another. May be called more than once for the same bytes."""
 _WRONG = frozenset({"DIGEST_INVALID", "SIZE_INVALID"})
 
 
 def last_received(answer: Answer) -> int | None:
-    """The offset of the last byte that the registry says to have, by its Range header; None if it does not say."""
+    """Return the offset of the last byte that the registry has, from its Range header, or None without one."""
     found = _RANGE.match(answer.headers.get("range", "").strip())
     return int(found[1]) if found else None
 
 
 def following(call: Call, answer: Answer) -> str | None:
-    """The URL at which an upload goes on, by the Location header, relative or not; None if there is none.
+    """Return the URL at which an upload continues, from the Location header, or None without one.
 
     Raises RegistryFailed for one not to be followed: no http, or from https to http. A registry behind a proxy may
     take itself for one without TLS: it is asked the way it was before.
@@ -66,14 +66,14 @@ def following(call: Call, answer: Answer) -> str | None:
 
 
 async def closed(answer: Answer) -> str:
-    """Read the rest of an answer that is judged by its status, and close it; returns the registry's error code."""
+    """Drain and close an answer, and return the registry's error code."""
     return error_code(await drain(answer))
 
 
 def another_digest(answer: Answer, digest: Digest) -> Digest | None:
-    """The digest that the registry has stored something under, if that is not `digest`; None where it does not say.
+    """Return the digest under which the registry stored an object, if it differs from `digest`; else None.
 
-    One of another algorithm says nothing.
+    A digest of another algorithm cannot be compared and counts as None.
     """
     stated = answer.headers.get("docker-content-digest", "")
     if not is_digest(stated) or stated == digest or Digest(stated).algorithm != digest.algorithm:
@@ -82,7 +82,7 @@ def another_digest(answer: Answer, digest: Digest) -> Digest | None:
 
 
 def refusal(call: Call, answer: Answer, code: str) -> RegistryFailed:
-    """The error for a status of JUDGED that ends a push."""
+    """Return the error for a status of JUDGED that ends a push."""
     sent = call.outgoing.length if call.outgoing is not None else 0
     said = f"{call.subject}: registry {call.host} answered {answer.status}{f' {code}' if code else ''}"
     if answer.status in NO_SUCH_METHOD or code == "UNSUPPORTED":
@@ -140,12 +140,12 @@ class Upload:
         self._place = Place(template.endpoint.base, template.repository, blob.descriptor.digest)
         self._chunk = exchange.limits.chunk
         self._url = ""
-        """Where the upload goes on; "" where none has begun."""
+        """The URL at which the upload continues; "" if none has begun."""
         self._offset: int | None = 0
-        """How much of it the registry has; None where it has to be asked."""
+        """The number of bytes that the registry has; None if it must be asked."""
         self._reached = 0
         self._is_whole = False
-        """Whether parts of this one were refused."""
+        """Whether the registry refused parts of this blob."""
 
     async def run(self) -> None:
         """On return the registry has the blob. An upload that was broken off goes on, before a spare one is begun with.
@@ -161,7 +161,7 @@ class Upload:
         self._at(self._size)
 
     async def _step(self) -> bool:
-        """The next request; whether it was the last."""
+        """Send the next request. Return whether it was the last."""
         if not self._url:
             await self._begin()
             return False
@@ -182,7 +182,7 @@ class Upload:
 
     @property
     def _is_undivided(self) -> bool:
-        """Whether the registry takes no parts."""
+        """Whether the registry does not accept parts."""
         return self._is_whole or self._template.endpoint.base in self._sessions.undivided
 
     def _goes_at_once(self, start: int) -> bool:
@@ -208,7 +208,7 @@ class Upload:
         await self._began_at(url)
 
     async def _ask_offset(self) -> None:
-        """Ask how much has arrived; where the registry cannot tell, begin anew."""
+        """Ask how many bytes have arrived. If the registry cannot tell, begin a new upload."""
         if self._is_undivided:
             await self._forget()
             return
@@ -253,7 +253,7 @@ class Upload:
             raise refusal(call, answer, code)
 
     async def _finish(self, start: int) -> bool:
-        """Send what is not there, and the digest with it; whether the registry took it."""
+        """Send the rest and the digest. Return whether the registry accepted the blob."""
         call = self._sending("PUT", with_query(self._url, digest=self._digest), self._read(start, self._size))
         answer = await self._exchange.open(call, self._tries)
         code = await closed(answer)
@@ -296,7 +296,7 @@ class Upload:
         await self._sessions.keep(self._place, url, lasting=lasting)
 
     def _arrived(self, offset: int) -> None:
-        """The registry has the blob up to `offset`; enough of it is progress, and the count of tries starts anew."""
+        """Record that the registry has the blob up to `offset`. Enough new bytes reset the count of attempts."""
         self._offset = offset
         self._at(offset)
         gained = offset - self._reached
@@ -309,7 +309,7 @@ class Upload:
         await self._tries.again(error)
 
     async def _lose(self, error: RegistryFailed) -> None:
-        """The upload is of no use any more: begin another one."""
+        """Give this upload up, so that the next step begins a new one."""
         await self._forget()
         await self._count(error)
 
@@ -319,7 +319,7 @@ class Upload:
 
 
 class _Watched(AsyncIterator[bytes]):
-    """Pieces on their way out: as long as they go, a slow line is no reason to give up."""
+    """The pieces of a request body. Each piece that is sent resets the time without progress."""
 
     def __init__(self, pieces: AsyncIterator[bytes], tries: Tries) -> None:
         self._pieces = pieces
