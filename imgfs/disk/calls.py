@@ -1,6 +1,6 @@
 """The system calls that change the state directory, so that a test can record, replay and fail them.
 
-Owns the list of calls and the host's disk. The order in which they are made is durable.py's and the callers' matter.
+Owns the list of calls and the host's disk. The order of the calls is left to durable.py and to the callers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Disk(Protocol):
-    """What changes files and names. Every call blocks and raises OSError; a file is an open descriptor."""
+    """The calls that change files and names. Every call blocks and raises OSError. A file is an open descriptor."""
 
     def create(self, path: Path) -> int:
         """Open a new, empty file for reading and writing; FileExistsError if the name is taken."""
@@ -38,9 +38,9 @@ class Disk(Protocol):
         ...
 
     def begin_to_write(self, file: int) -> None:
-        """Have a file's bytes written now, which nobody waits for: an `fsync` that follows has less to do.
+        """Start to write a file's bytes to disk without waiting, so that a later `fsync` has less to do.
 
-        What is on disk of them may go from memory.
+        The kernel may drop written bytes from its page cache.
         """
         ...
 
@@ -74,7 +74,7 @@ class Disk(Protocol):
 
 
 class HostDisk:
-    """The disk itself."""
+    """The disk of this host."""
 
     def create(self, path: Path) -> int:
         """See Disk."""
@@ -105,7 +105,7 @@ class HostDisk:
         os.fchmod(file, 0o400)
 
     def begin_to_write(self, file: int) -> None:
-        """See Disk. What is to be dropped from memory is written first (mm/fadvise.c), and stays until it is."""
+        """See Disk. The kernel writes dirty pages before it drops them (mm/fadvise.c)."""
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def fsync(self, file: int) -> None:
@@ -145,7 +145,7 @@ HOST = HostDisk()
 
 
 def write_all(disk: Disk, file: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write the whole of `data` at `offset`; raises OSError, with a part of it written."""
+    """Write all of `data` at `offset`. Raises OSError; then a part of the data may be written."""
     view = memoryview(data)
     while view:
         taken = disk.write(file, view, offset)

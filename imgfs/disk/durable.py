@@ -1,6 +1,7 @@
-"""Making files and names survive a power cut: the one order in which everything below the state directory is written.
+"""Durable files and names: the one order of calls for everything that is written below the state directory.
 
-bytes, fsync(file), rename, fsync(directory). Temporary names carry one prefix, so what a crash left is swept by name.
+The order is: bytes, fsync(file), rename, fsync(directory). All temporary names have one prefix, so the next start finds
+and sweeps what a crash left.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from imgfs.disk.calls import HOST, Disk, write_all
 TEMPORARY = ".tmp-"
 _NAME = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}")
 DAMAGED = ".damaged"
-"""How names end of what was set aside: it may be somebody's last copy, so it is never served and never removed."""
+"""The suffix of names that were set aside. Such a file may be the last copy, so imgfs never serves or removes it."""
 
 
 def temporary_name() -> str:
@@ -26,12 +27,12 @@ def temporary_name() -> str:
 
 
 def is_temporary_name(name: str) -> bool:
-    """Whether `temporary_name` may have made it; where others have files too, the prefix alone does not tell."""
+    """Whether `temporary_name` may have made the name. In a directory with foreign files the prefix is no proof."""
     return _NAME.fullmatch(name) is not None
 
 
 def aside_name(path: Path) -> Path:
-    """Where a damaged thing can be set aside: a name beside it that no earlier one has."""
+    """A free name beside `path`, to set a damaged file or directory aside."""
     number, name = 1, path.with_name(f"{path.name}{DAMAGED}")
     while os.path.lexists(name):
         number += 1
@@ -61,9 +62,9 @@ def make_directory(path: Path, disk: Disk = HOST) -> None:
 
 
 def open_directory(path: Path, disk: Disk = HOST) -> bool:
-    """Create `path` if it is missing and sweep it: for the start. False where its filesystem is read-only.
+    """Create `path` if it is missing, and sweep it: for the start. Returns False if its filesystem is read-only.
 
-    Then what a crash left stays, and the directory may not be there. Raises OSError for anything else.
+    Then the leftovers of a crash stay, and the directory may be missing. Raises OSError for any other failure.
     """
     try:
         make_directory(path, disk)
@@ -76,13 +77,13 @@ def open_directory(path: Path, disk: Disk = HOST) -> bool:
 
 
 def publish(temporary: Path, final: Path, disk: Disk = HOST) -> None:
-    """Rename what is already synced to its final name, durably. An existing file is replaced."""
+    """Durably rename a synced file to its final name. An existing file is replaced."""
     disk.rename(temporary, final)
     disk.fsync_directory(final.parent)
 
 
 def write_file(path: Path, data: bytes | bytearray, disk: Disk = HOST) -> None:
-    """Put `data` at `path` so that after any crash it is wholly there or as before."""
+    """Write `data` to `path`, durably and atomically: after a crash the file has the new or the old content."""
     temporary = path.parent / temporary_name()
     try:
         file = disk.create(temporary)
