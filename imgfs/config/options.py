@@ -235,5 +235,5 @@ def _split(annotated: Any) -> tuple[Any, Meta]:
     """Return a type and its metadata."""
     if get_origin(annotated) is not Annotated:
         return annotated, Meta()
-    plain, *said = get_args(annotated)
-    return plain, next((one for one in said if isinstance(one, Meta)), Meta())
+    plain, *annotations = get_args(annotated)
+    return plain, next((one for one in annotations if isinstance(one, Meta)), Meta())

@@ -61,6 +61,6 @@ class _Trio:
         return getattr(trio, name)
 
 
-def ask_before_sleeping() -> None:
+def poll_before_sleeping() -> None:
     """Let pyfuse3 wait by `wait_readable` above, if this version of pyfuse3 looks trio up in its own namespace."""
     replace_trio(pyfuse3, trio, _Trio())

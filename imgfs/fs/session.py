@@ -13,7 +13,7 @@ import trio
 from imgfs.aio.gather import plain_nursery
 from imgfs.errors import ImgfsError
 from imgfs.fs.operations import Operations
-from imgfs.fs.readiness import ask_before_sleeping
+from imgfs.fs.readiness import poll_before_sleeping
 from imgfs.kernel.fuse import INIT_BUFFER, FuseMount, amend_init, open_fuse, set_read_ahead
 from imgfs.kernel.mounts import mount_at, unmount, watch_mounts
 
@@ -73,7 +73,7 @@ class FuseSession:
             nursery.start_soon(_unmount_when, signalled, ending, self._mountpoint, clear)
             nursery.start_soon(_watch_mounts, ending, self._mountpoint)
             nursery.start_soon(_announce, self._mountpoint, ready)
-            ask_before_sleeping()
+            poll_before_sleeping()
             await pyfuse3.main(max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
 

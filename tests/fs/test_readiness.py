@@ -11,13 +11,13 @@ import trio
 import trio.testing
 
 from imgfs.fs import readiness
-from imgfs.fs.readiness import ask_before_sleeping
+from imgfs.fs.readiness import poll_before_sleeping
 
 
 @pytest.fixture(autouse=True)
 def asking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pyfuse3, "trio", trio)  # restored after the test
-    ask_before_sleeping()
+    poll_before_sleeping()
 
 
 @pytest.fixture

@@ -174,8 +174,8 @@ class IngestFile(Node):
             _DIGEST: status.digest if self._named() or status.hashed == status.offset else None,
             b"user.imgfs.started": os.fsdecode(as_moment(status.started)),
         }
-        told = {name: os.fsencode(value) for name, value in facts.items() if value is not None}
-        return told | as_error(self._subsystems.failures.get(_subject(self._ref)))
+        found = {name: os.fsencode(value) for name, value in facts.items() if value is not None}
+        return found | as_error(self._subsystems.failures.get(_subject(self._ref)))
 
     async def xattr(self, name: bytes, caller: Caller) -> bytes | None:
         """Return one xattr. After a restart, `user.imgfs.digest` waits until the bytes on disk are hashed again."""

@@ -101,6 +101,6 @@ class PushFile(DocumentFile):
 
     async def xattrs(self) -> dict[bytes, bytes]:
         pushes = self._pushes
-        told = pushes.progress(self._wanted)
-        progress = {b"user.imgfs.progress": msgspec.json.encode(told)} if told else {}
+        report = pushes.progress(self._wanted)
+        progress = {b"user.imgfs.progress": msgspec.json.encode(report)} if report else {}
         return progress | as_error(pushes.failure(self._wanted))

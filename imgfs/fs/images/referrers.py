@@ -88,9 +88,9 @@ class ReferrerFile(BlobFile):
 
     async def xattrs(self) -> dict[bytes, bytes]:
         """Return the xattrs of the blob, with `artifact_type` and the `annotations` of the referrers list as JSON."""
-        said = self._referrer.descriptor
-        annotations = msgspec.json.encode(said.annotations)
-        facts = {"artifact_type": said.artifact_type.encode(), "media_type": said.media_type.encode()}
+        descriptor = self._referrer.descriptor
+        annotations = msgspec.json.encode(descriptor.annotations)
+        facts = {"artifact_type": descriptor.artifact_type.encode(), "media_type": descriptor.media_type.encode()}
         if len(annotations) <= _ANNOTATIONS_MAX:
             facts["annotations"] = annotations
         return await super().xattrs() | {f"user.imgfs.{key}".encode(): value for key, value in facts.items() if value}

@@ -82,7 +82,7 @@ class ChainDirectory(Directory):
     async def _rootfs(self, caller: Caller) -> Node:
         first = self._subsystems.graph.first_inode(self._snapshot)
         if first is None or not self._subsystems.rootfs.chains.is_kernel:
-            view = await seen(self._subsystems, self._snapshot, caller)
+            view = await fuse_view(self._subsystems, self._snapshot, caller)
             first = view.first
         return ChainRootfs(self._subsystems, self._snapshot, first)
 
@@ -123,7 +123,7 @@ class ChainRootfs(Node):
         # An overlay over this directory holds it open. Its readers cannot walk again, and see the same files here.
         if not is_lower and (await show_there(self._subsystems, self._snapshot, caller) or is_new):
             raise Stale(f"snapshot {self._snapshot.chain_id}: is mounted now; walk again")
-        await seen(self._subsystems, self._snapshot, caller)
+        await fuse_view(self._subsystems, self._snapshot, caller)
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         view = self._subsystems.views.kept(self._snapshot)
@@ -162,11 +162,11 @@ class ChainRootfs(Node):
         return ReadOnly("a committed snapshot cannot be changed; prepare an active one on top of it")
 
     async def _root(self, caller: Caller) -> ViewNode:
-        view = await seen(self._subsystems, self._snapshot, caller)
+        view = await fuse_view(self._subsystems, self._snapshot, caller)
         return ViewNode(view, view.tree.root, self._subsystems.owner)
 
 
-async def seen(subsystems: ChainSubsystems, snapshot: Snapshot, caller: Caller) -> View:
+async def fuse_view(subsystems: ChainSubsystems, snapshot: Snapshot, caller: Caller) -> View:
     """Return the FUSE view of a chain, made now if necessary.
 
     Failures are in `user.imgfs.error` of the chain's directory.
@@ -198,6 +198,6 @@ async def show_there(subsystems: ChainSubsystems, snapshot: Snapshot, caller: Ca
 
 
 async def show(subsystems: ChainSubsystems, snapshot: Snapshot) -> bool:
-    """Mount the kernel's view of a chain (Chains.show). Failures are noted as in `seen`."""
+    """Mount the kernel's view of a chain (Chains.show). Failures are noted as in `fuse_view`."""
     with subsystems.failures.noting(f"snapshots/{snapshot.chain_id}"):
         return await subsystems.rootfs.chains.show(snapshot)

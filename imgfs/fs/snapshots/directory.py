@@ -13,7 +13,7 @@ from imgfs.fs.caller import Caller
 from imgfs.fs.node import SOON, Directory, Link, Listing, Node, control_number, missing
 from imgfs.fs.snapshots.active import ActiveDirectory
 from imgfs.fs.snapshots.chain import ChainDirectory, show, show_there
-from imgfs.fs.snapshots.user import UserSnapshot, meant, remove
+from imgfs.fs.snapshots.user import UserSnapshot, id_of_target, remove
 from imgfs.fs.subsystems import ChainSubsystems, UserSubsystems
 from imgfs.fs.xattrs import LABEL, parse_labelling
 from imgfs.oci.digest import Digest, is_digest
@@ -66,7 +66,7 @@ class SnapshotsDirectory(Directory):
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
         """Create a view: another name for a committed snapshot, which pins it."""
-        info = await self._users.snapshots.view(os.fsdecode(name), meant(self._users, os.fsdecode(target)))
+        info = await self._users.snapshots.view(os.fsdecode(name), id_of_target(self._users, os.fsdecode(target)))
         return self._own(info)
 
     async def unlink(self, name: bytes, caller: Caller) -> None:

@@ -69,7 +69,9 @@ class UserSnapshot(Directory):
             raise self.refusal()
         if name == _PARENT:
             with self._subsystems.failures.noting(f"snapshots/{info.id}"):
-                await self._subsystems.snapshots.set_parent(info.name, meant(self._subsystems, text, ACTIVE, info.name))
+                await self._subsystems.snapshots.set_parent(
+                    info.name, id_of_target(self._subsystems, text, ACTIVE, info.name)
+                )
             return self._parent(self._info)
         if not name.startswith(b"Cu"):
             raise Invalid(f"snapshot {info.id}: got a link {os.fsdecode(name)!r}, expected `parent`")
@@ -82,7 +84,7 @@ class UserSnapshot(Directory):
         if parent is None or target.number != self.number or new != _PARENT:
             raise self.refusal()
         await self._subsystems.snapshots.set_parent(
-            self._info.name, meant(self._subsystems, parent, ACTIVE, self._info.name), replacing=True
+            self._info.name, id_of_target(self._subsystems, parent, ACTIVE, self._info.name), replacing=True
         )
         self._subsystems.private_parents.pop(key, None)
 
@@ -164,7 +166,7 @@ async def _remove(subsystems: UserSubsystems, id: str, walked: str) -> None:
         await subsystems.snapshots.remove(id)
 
 
-def meant(subsystems: UserSubsystems, target: str, *base: str) -> str:
+def id_of_target(subsystems: UserSubsystems, target: str, *base: str) -> str:
     """Return the ID that a link's target means: the first of the possible IDs that exists."""
     ids = [spelled for id in ids_of_target(target, *base) for spelled in dict.fromkeys((id, with_colons(id)))]
     return next((id for id in ids if subsystems.snapshots.find(id)), ids[0])
