@@ -37,7 +37,7 @@ EXCEPTIONS = {
     "execution/supervisor/server": "a socket",
     "execution/supervisor/streams": "a socket; and the log of a container, of which a power cut may lose the end",
     "lock": "the lock file says which process holds it, which a dead one does not",
-    "snapshots/shelf": "the tree below a directory whose durable rename is the removal, by descriptor",
+    "snapshots/directories": "the tree below a directory whose durable rename is the removal, by descriptor",
     "state": "an empty directory that tells whether the disk takes a change",
 }
 """Modules, and why what they change need not be durable or recorded."""

@@ -1,6 +1,7 @@
 """How a chain is shown at `snapshots/<chain ID>/rootfs`: by the kernel's EROFS, else by the FUSE view beneath.
 
-Same path, same content. Where nothing may be mounted or the chain is refused, the FUSE view stays what is seen.
+Both show the same content at the same path. If nothing may be mounted, or the kernel refuses the chain, callers see the
+FUSE view.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.views import Views
 
 BREATH = 0.2
-"""Seconds that the first reader of a new image has for himself before its metadata image is built."""
+"""Seconds between bringing a large new image here and building its metadata image. The first reader has the CPU for
+itself meanwhile."""
 
 SMALL = 32 << 20
-"""Bytes of tars whose entries are so few that their first reader need not be spared the building."""
+"""Bytes of tars up to which the first reader waits for the metadata image: it is built in a few milliseconds."""
 
 _log = logging.getLogger("imgfs.rootfs")
 
@@ -59,9 +61,9 @@ class Chains:
         self._nursery = nursery
         self._refused = Refusals()
         self._unbound = Refusals()
-        """Chains that could not even have a read-only mount of their FUSE view."""
+        """Chains whose read-only bind mount of the FUSE view was refused too."""
         self._bound: set[str] = set()
-        """Places whose last mount was a read-only one of the FUSE view beneath."""
+        """Places whose last mount was the read-only bind of the FUSE view beneath."""
         self._preparing: dict[Digest, trio.CancelScope] = {}
 
     @property
@@ -71,19 +73,19 @@ class Chains:
 
     @property
     def is_mounting(self) -> bool:
-        """Whether anything may be mounted over a chain's rootfs here: the kernel's view, or a read-only bind."""
+        """Whether this daemon may mount over a chain's rootfs: the kernel's view, or a read-only bind."""
         return self._terms.is_root
 
     def preparing(self) -> Iterator[Digest]:
-        """Those that are going to be mounted without anybody's waiting."""
+        """The chains that are going to be mounted in the background."""
         return iter(self._preparing)
 
     def refusal(self, chain_id: Digest) -> str | None:
-        """Why the kernel does not show this chain; None if it does or was not asked yet."""
+        """Return why the kernel does not show this chain; None if it does, or if no mount was tried yet."""
         return self._refused.reason(chain_id) or self._unbound.reason(chain_id)
 
     def is_shown(self, snapshot: Snapshot) -> bool:
-        """Whether the chain is mounted, or is going to be without anybody's waiting, or cannot be."""
+        """Whether the chain is mounted, is going to be mounted in the background, or cannot be mounted."""
         chain_id = snapshot.chain_id
         return (
             not self._terms.is_root
@@ -93,41 +95,43 @@ class Chains:
         )
 
     def is_bound(self, snapshot: Snapshot) -> bool:
-        """Whether what is seen of the chain is its FUSE view under a read-only mount of itself."""
+        """Whether callers see the chain's FUSE view under a read-only bind mount of itself."""
         place = rootfs_of(snapshot.chain_id)
         return place in self._places and place in self._bound
 
     def is_lower(self, snapshot: Snapshot) -> bool:
-        """Whether a user's snapshot lies on the chain's directory in the tree, so that who reads it comes by there."""
+        """Whether a user's snapshot has the chain's directory in the tree as a lower, so that its readers come by
+        there."""
         return self._lowers.is_directory(snapshot.chain_id)
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Have the kernel show the chain soon, behind a reader who has just brought it here and reads the FUSE view.
+        """Mount the kernel's view in the background, while the reader that has just fetched the chain reads the FUSE
+        view.
 
-        Building the metadata image of a big one takes about a tenth of the time that bringing it here took.
+        Building the metadata image of a large chain takes about a tenth of the time of its download.
         """
         if not self.is_shown(snapshot):
             self._preparing[snapshot.chain_id] = trio.CancelScope()
             self._nursery.start_soon(self._prepare, snapshot)
 
     def forgo(self) -> None:
-        """Leave those that are going to be mounted to the next walk: the tree is about to be unmounted."""
+        """Cancel the mounts in the background, because the tree is about to be unmounted."""
         for scope in self._preparing.values():
             scope.cancel()
 
     def is_small(self, snapshot: Snapshot) -> bool:
-        """Whether its metadata image is built in no time worth the mention."""
+        """Whether its metadata image is built fast enough for the first reader to wait for it."""
         return sum(self._layers.get(one.diff_id).size() for one in self._graph.layers(snapshot)) < SMALL
 
     async def is_lazy(self, snapshot: Snapshot) -> bool:
-        """Whether the chain can be shown before its layers are here."""
+        """Whether the chain can be mounted before its layers are local."""
         return self.is_kernel and await self._images.find(snapshot.chain_id) is not None
 
     async def show(self, snapshot: Snapshot) -> bool:
-        """Mount a chain's view over its rootfs unless it is; tell whether it was done now.
+        """Mount a chain's view over its rootfs unless it is mounted; return whether it was mounted now.
 
-        Where that is refused the FUSE view stays what is seen, read-only by a mount of its own where any is allowed.
-        Raises what getting its layers here raises: they are needed to build its metadata image, but not to mount one.
+        If the kernel refuses the view, callers see the FUSE view, under a read-only bind mount if any mount is allowed.
+        Raises what fetching the layers raises. The layers are needed to build a metadata image, and not to mount one.
         """
         if self.is_shown(snapshot):
             return False
@@ -158,7 +162,8 @@ class Chains:
         return is_new
 
     async def _show_read_only(self, snapshot: Snapshot) -> bool:
-        """Mount the FUSE view over itself: without it access(2) tells root that a read-only file can be written."""
+        """Mount the FUSE view read-only over itself. Without it access(2) tells root that it can write read-only
+        files."""
         place = rootfs_of(snapshot.chain_id)
         try:
             is_new = await self._places.mount(
@@ -176,5 +181,5 @@ class Chains:
             await trio.sleep(BREATH)
         del self._preparing[snapshot.chain_id]
         if not breath.cancelled_caught:
-            with suppress(ImgfsError):  # told to whoever reads
+            with suppress(ImgfsError):  # reported to the next reader
                 await self.show(snapshot)

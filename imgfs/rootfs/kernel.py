@@ -1,7 +1,7 @@
 """The system calls through which rootfs/ mounts and unmounts, so that a test can record, hold and fail them.
 
-Owns the list of calls and the host's kernel. How each is made is the matter of imgfs/kernel/. All of them block, many
-until a path is walked that may lead through the daemon's own tree: they are made in threads.
+This module owns the list of calls and the host's implementation; imgfs/kernel/ makes the calls. All of them block, and
+many walk paths that may lead through the daemon's own tree, so callers make them in threads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Kernel(Protocol):
     """What mounts and unmounts. Errors are those of imgfs/kernel/, where each call is described."""
 
     def mounts(self, process: int | None = None) -> list[Mount]:
-        """Every mount that this process sees, or another one. Raises OSError for one that has ended."""
+        """Every mount that this process, or another process, sees. Raises OSError if that process has ended."""
         ...
 
     def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
-        """Those whose filesystem is mounted at another place too, which outlasts them."""
+        """Return the mounts whose filesystem has another mount that outlasts them."""
         ...
 
     def mount_at(self, path: str) -> Mount | None:
@@ -36,7 +36,7 @@ class Kernel(Protocol):
         ...
 
     def mount_number(self, path: str) -> int | None:
-        """The number, never given again, of the topmost mount at `path`; None where the kernel gives none."""
+        """The unique number of the topmost mount at `path`; None if the kernel has no such number."""
         ...
 
     def mount_namespace(self, process: int) -> int | None:
@@ -60,15 +60,15 @@ class Kernel(Protocol):
         ...
 
     def unmount(self, path: str) -> None:
-        """Take the topmost mount at `path` away. Raises Busy, NotFound, NotPermitted."""
+        """Unmount the topmost mount at `path`. Raises Busy, NotFound, NotPermitted."""
         ...
 
     def expire(self, path: str) -> bool:
-        """Take it away if nobody has used it since the last call; tell whether it is gone."""
+        """Unmount it if no process has used it since the last call; return whether it is gone."""
         ...
 
     def detached_erofs(self, image: Path, devices: Sequence[Path], *, trusted: bool) -> Detached:
-        """Mount a metadata image in no tree."""
+        """Mount a metadata image detached from any tree."""
         ...
 
     def attach_clone(self, mount: Detached, target: str) -> None:
@@ -94,7 +94,7 @@ class Kernel(Protocol):
         ...
 
     def mount_fuse_overlay(self, lowers: Sequence[str], target: str, upper: Path | None, work: Path | None) -> None:
-        """The same by a program, for those who may not mount."""
+        """The same through fuse-overlayfs, for users who may not mount."""
         ...
 
     def check_unused(self, upper: Path, lower: Path, subject: str) -> None:

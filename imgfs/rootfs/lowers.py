@@ -1,6 +1,6 @@
-"""The EROFS mounts of chains, each in no tree: what is shown of a chain is a clone, or an overlay that lies on it.
+"""The detached EROFS mounts of chains. Every place that shows a chain has a clone of its mount, or an overlay over it.
 
-So all that shows a chain shares its page cache, and a chain is opened once however many snapshots lie on it.
+So all places that show a chain share its page cache, and a chain is opened once however many snapshots use it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from imgfs.snapshots.views import Views
 
 
 class Lowers:
-    """One mount of each chain in use, made when it is first wanted."""
+    """One mount of each chain in use, made on first use."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class Lowers:
         self._roots: dict[Digest, RootAttributes] = {}
         self._opening: Flights[Detached] = Flights(nursery, memory=0)
         self._held: Counter[Digest] = Counter()
-        """How many are about to mount each chain, or something over it."""
+        """How many callers are about to mount each chain, or an overlay over it."""
         self._users: dict[str, Digest] = {}
-        """The chain that shows at each place, or below it."""
+        """The chain that each place shows, or that its overlay has as a lower."""
         self._directories: set[str] = set()
-        """Those of them that lie on the chain's directory in the tree."""
+        """Those places whose overlay has the chain's directory in the tree as its lower."""
 
     def __iter__(self) -> Iterator[Digest]:
         """The chains that are open."""
@@ -71,21 +71,22 @@ class Lowers:
                 self._held[chain.chain_id] -= 1
 
     async def get(self, chain: Snapshot) -> Detached:
-        """The mount of a chain. Its metadata image is built now if need be, which takes its layers.
+        """Return the mount of a chain. If its metadata image is missing, build it, which needs the chain's layers.
 
-        Raises what building and mounting it raises; Malformed where the kernel refuses the image, which is removed.
+        Raises what building and mounting it raises; Malformed if the kernel refuses the image, which is then removed.
         """
         found = self._opened.get(chain.chain_id)
         return found or await self._opening.join(chain.chain_id, lambda: self._open(chain))
 
     async def root(self, chain: Snapshot, mount: Detached) -> RootAttributes:
-        """What the root directory of a chain looks like, by its mount."""
+        """Return the attributes of a chain's root directory, read through its mount."""
         if chain.chain_id not in self._roots:
             self._roots[chain.chain_id] = await trio.to_thread.run_sync(self._kernel.root_of, mount)
         return self._roots[chain.chain_id]
 
     def use(self, place: str, chain_id: Digest, *, as_directory: bool = False) -> None:
-        """A chain is going to show at a place: by its mount, or in the tree `as_directory`."""
+        """Record that a place is going to show a chain: by its mount, or `as_directory` by its directory in the
+        tree."""
         self._users[place] = chain_id
         if as_directory:
             self._directories.add(place)
@@ -95,13 +96,13 @@ class Lowers:
         return dict(self._users)
 
     def is_directory(self, chain_id: Digest) -> bool:
-        """Whether something lies on the chain's directory in the tree, so that who reads it comes by there."""
+        """Whether an overlay has the chain's directory in the tree as a lower, so that its readers come by there."""
         return any(self._users[place] == chain_id for place in self._directories)
 
     def close_unused(self, is_taken: Callable[[str], bool]) -> None:
-        """Close the mounts of all chains but those held and those at places that are taken.
+        """Close the mounts of all chains that are neither held nor shown at a taken place.
 
-        What is mounted from one stays.
+        Clones and overlays of a closed mount stay.
         """
         self._users = {place: chain for place, chain in self._users.items() if is_taken(place)}
         self._directories &= self._users.keys()
@@ -131,9 +132,11 @@ class Lowers:
         return await trio.to_thread.run_sync(lambda: self._kernel.detached_erofs(image, devices, trusted=trusted))
 
     def _device(self, diff_id: Digest, layer: Layer | None) -> Path:
-        """The layer's own file where it is here, so that its readers need no daemon; else the file that gets it.
+        """Return the layer's own file if it is local, so that its readers need no daemon; else the file that fetches
+        it.
 
-        By its descriptor: the file's name changes while a new layer settles. Whoever mounts holds the Layer meanwhile.
+        A local file is named by its descriptor, because its name changes while a new layer is made durable. The caller
+        keeps the Layer, and so the descriptor, until the mount is made.
         """
         if layer is not None:
             return Path(f"/proc/self/fd/{layer.descriptor()}")

@@ -1,6 +1,7 @@
 """Metadata images: `views/<hex>.erofs`, the merged tree of each chain as an EROFS whose file data lie in the tars.
 
-Derived: what a crash tore or an older imgfs wrote does not check out, is removed, and is built again from the layers.
+The images are derived data. One that a crash tore or an older imgfs wrote fails its checksum or version check, is
+removed, and is built again from the layers.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ class MetadataImages:
     """All metadata images of one state directory."""
 
     def __init__(self, state: Path) -> None:
-        """Open the directory, create it if needed, and sweep what a crash left."""
+        """Open the directory, create it if needed, and remove what a crash left."""
         self._root = state / "views"
         open_directory(self._root)
         self._checked: set[Digest] = set()
 
     def path(self, chain_id: Digest) -> Path:
-        """Where the image of a chain lies, if it is here."""
+        """Return the path of a chain's image, whether or not the image exists."""
         return self._root / f"{chain_id.hex}{_SUFFIX}"
 
     def stored(self) -> list[tuple[Digest, int]]:
-        """The chains that have an image here, and the bytes it takes; blocks. Raises StorageFailed."""
+        """Return the chains that have an image, and the bytes of each on disk. Blocks. Raises StorageFailed."""
         try:
             found = [(entry.name, entry.stat()) for entry in os.scandir(self._root) if entry.name.endswith(_SUFFIX)]
-        except FileNotFoundError:  # never made, because nothing can be
+        except FileNotFoundError:  # never made: the state directory is read-only
             return []
         except OSError as error:
             raise from_os(error, str(self._root)) from None
@@ -51,7 +52,7 @@ class MetadataImages:
         return [(Digest(chain), status.st_blocks * 512) for chain, status in chains if is_digest(chain)]
 
     async def find(self, chain_id: Digest) -> Path | None:
-        """The image if it is here and whole; all its bytes are checked once a daemon."""
+        """Return the image if it exists and is whole. All its bytes are checked once in the daemon's life."""
         path = self.path(chain_id)
         if chain_id not in self._checked:
             if not await run_disk(_check, path):
@@ -60,7 +61,7 @@ class MetadataImages:
         return path if path.exists() else None
 
     async def make(self, view: View) -> Path:
-        """Build the image of `view` and keep it, durably.
+        """Build the image of `view` and store it durably.
 
         Raises Unsupported and TooLarge for trees that EROFS cannot hold, NoSpace, StorageFailed.
         """
@@ -75,7 +76,7 @@ class MetadataImages:
         return path
 
     async def remove(self, chain_id: Digest) -> None:
-        """Remove an image that the kernel refuses, so that it is built again."""
+        """Remove an image that the kernel refused, so that it is built again."""
         self._checked.discard(chain_id)
         await run_disk(_unlink, self.path(chain_id))
 
@@ -99,7 +100,7 @@ def _check(path: Path) -> bool:
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         reason = str(error)
     _log.warning("metadata image is built again", extra={"path": str(path), "reason": reason})
-    with suppress(OSError):  # the next one replaces it in any case, or is refused for the same reason
+    with suppress(OSError):  # the next build replaces it, or fails for the same reason
         HOST.unlink(path)
     return False
 

@@ -1,8 +1,8 @@
-"""Places: directories of the tree that something is mounted over, at most one mount each, gone again when idle.
+"""Places: directories of the tree over which the daemon mounts, at most one mount each. Idle mounts are taken away.
 
-Owns which mounts the daemon made, not what they show. Mounting walks the daemon's own tree, so it is done in threads
-that nothing else uses, while the event loop answers the walk. Mounting and unmounting have threads of their own: a
-commit unmounts while it holds a directory that a mount may be waiting for.
+This module owns which mounts the daemon made; chains.py and users.py own what they show. Mounting walks the daemon's
+own tree, so threads that do nothing else do it, while the event loop answers the walk. Mounting and unmounting have
+separate threads: a commit unmounts while it holds a directory for which a mount may wait.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Attach = Callable[[str], object]
 
 THREADS = 8
 PASSING_SECONDS = 0.5
-"""How long a copy of a mount may be in passing: whatever starts in a mount namespace of its own has one of every mount
-until it has drawn up its own, and so has each container that starts on this host."""
+"""How long a copy of a mount may be temporary. A program that starts in a new mount namespace, such as a container, has
+a copy of every mount until it has arranged its own mounts."""
 _POLL_FIRST, _POLL_MOST = 0.001, 0.05
 _WRITABLE = ("overlay", "fuse.fuse-overlayfs")
-"""What a writable snapshot may be mounted as."""
+"""Filesystem types of writable snapshots."""
 _log = logging.getLogger("imgfs.rootfs")
 
 
@@ -41,12 +41,12 @@ class Places:
         self._mountpoint = mountpoint
         self._kernel = kernel
         self._mounted: dict[str, object] = {}
-        """In the order they were made, so that what lies over others goes first; each with a mark of its own."""
+        """In order of mounting, so that `clear` unmounts the latest first. The value identifies this very mount."""
         self._closed: Counter[str] = Counter()
         self._walked: dict[str, str] = {}
         """The spelling by which the kernel knows a place whose directory it keeps locked."""
         self._passed_by: dict[str, int] = {}
-        """Who came last to the directory beneath each mount."""
+        """The process that came last to the directory beneath each mount."""
         self._flights: Flights[bool] = Flights(nursery, memory=0)
         self._elsewhere = NamespaceMounts(mountpoint, nursery, kernel)
         self._mounting = trio.CapacityLimiter(THREADS)
@@ -70,9 +70,9 @@ class Places:
         return f"{self._mountpoint}/{self._walked.get(place, place)}"
 
     async def mount(self, place: str, attach: Attach) -> bool:
-        """Mount over the place unless something is; tell whether it was done now. Whoever asks meanwhile waits too.
+        """Mount over the place unless something is mounted there; return whether this call or one it joined mounted it.
 
-        Raises what `attach` raises, and Busy while the place is closed. A cancelled caller leaves the mount to be made.
+        Raises what `attach` raises, and Busy while the place is closed. If the caller is cancelled, the mount goes on.
         """
         if place in self._mounted:
             return False
@@ -95,9 +95,10 @@ class Places:
         return await self._elsewhere.is_mounted(place, process)
 
     async def unmount(self, place: str) -> None:
-        """Take the mount away if there is one. Raises Busy while it is used.
+        """Unmount the place if something is mounted there. Raises Busy while a process uses the mount.
 
-        Also while it is being made: whoever asks may hold a directory that the mount waits for, so it cannot wait too.
+        Raises Busy also while it is being mounted: the caller may hold a directory for which that mount waits, so
+        waiting could deadlock.
         """
         if place in self._flights:
             raise Busy(f"{place}: is being mounted; try again")
@@ -113,7 +114,7 @@ class Places:
                 raise Busy(f"{place}: has mounts in it; `umount -R` them first: {inside[-1].mountpoint}") from None
             raise Busy(f"{place}: is in use; end the processes in it (`fuser -vm {path}` shows them)") from None
         except NotFound:
-            _log.info("a mount was taken away by somebody else", extra={"place": place})
+            _log.info("a mount was taken away by another process", extra={"place": place})
         else:
             if not is_uncovered:
                 raise Busy(f"{place}: another filesystem is mounted over it; `umount {path}` first")
@@ -137,7 +138,7 @@ class Places:
 
     @contextmanager
     def closed(self, *places: str) -> Generator[None]:
-        """Refuse to mount over these while the block runs: what lies there is about to be moved or removed."""
+        """Refuse to mount over these places while the block runs, because the caller moves or removes them."""
         self._closed.update(places)
         try:
             yield
@@ -145,7 +146,7 @@ class Places:
             self._closed.subtract(places)
 
     async def is_gone(self, place: str) -> bool:
-        """Whether a mount was made there that is no more; it is forgotten then."""
+        """Forget the mount at the place if another process has taken it away; return whether that was so."""
         mark = self._mounted.get(place)
         if mark is None:
             return False
@@ -155,7 +156,7 @@ class Places:
         return place not in self._mounted
 
     async def check_only_here(self, place: str) -> None:
-        """Raise Busy if what can be written there is mounted elsewhere too, and stays so for PASSING_SECONDS."""
+        """Raise Busy if a writable mount at the place is also mounted elsewhere for longer than PASSING_SECONDS."""
         await self._elsewhere.unmount(place)
         path, deadline, pause = self.path(place), trio.current_time() + PASSING_SECONDS, _POLL_FIRST
         while await trio.to_thread.run_sync(self._copied, {path}, limiter=self._unmounting):
@@ -165,22 +166,23 @@ class Places:
             pause = min(2 * pause, _POLL_MOST)
 
     def passes_again(self, place: str, process: int) -> bool:
-        """Whether the process came to the directory beneath this mount before, and nobody else since.
+        """Whether the process came to the directory beneath this mount twice, with no other process in between.
 
-        The first time, it may have been on its way while the mount was made: the next time it is led into it.
+        The first time, its path walk may have passed while the mount was made; its next walk enters the mount.
         """
         before, self._passed_by[place] = self._passed_by.get(place), process
         return before == process
 
     async def bind_beneath(self, place: str, process: int) -> str | None:
-        """Where the process sees a bind, of the place's own directory or one above, that shows what is beneath it."""
+        """Return where the process sees a bind mount, of the place's directory or one above, that does not show the
+        mount."""
         return await trio.to_thread.run_sync(self._bind_beneath, place, process, limiter=self._unmounting)
 
     def _bind_beneath(self, place: str, process: int) -> str | None:
         tree = self._kernel.mount_at(self._mountpoint)
         if tree is None:
             return None
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             seen = self._kernel.mounts(process)
             covered = {(one.parent, with_colons(one.mountpoint)) for one in seen}
             for bind in seen:
@@ -191,10 +193,10 @@ class Places:
         return None
 
     async def expire(self) -> None:
-        """Take away what nobody has used since the last call, and nobody has mounted something else over.
+        """Unmount the places that no process has used since the last call and over which nothing else is mounted.
 
-        An overlay that is mounted elsewhere too (a bind, a copy in another mount namespace) is in use there: taken away
-        here, it could not be mounted again, as nobody else may write to its upper.
+        An overlay that is also mounted elsewhere (by a bind, or in another mount namespace) counts as used: after an
+        unmount here it could not be mounted again, because its upper directory can have only one overlay.
         """
         await self._elsewhere.expire()
         paths = {self.path(place) for place in self}
@@ -208,7 +210,8 @@ class Places:
                 _log.info("idle view unmounted", extra={"place": place})
 
     async def clear(self) -> None:
-        """Take every mount away, the latest first. Raises Busy for the first in use, after the rest is gone."""
+        """Unmount every place, the latest first. Raises Busy for the first place in use, after the rest is
+        unmounted."""
         await self._elsewhere.detach()
         busy: Busy | None = None
         for place in reversed(list(self._mounted)):
@@ -232,27 +235,27 @@ class Places:
         return True
 
     def _take_away(self, place: str, mark: object) -> bool:
-        """Unmount what was mounted there, unless something else lies over it; tell whether nothing does."""
+        """Unmount the place unless something else is mounted over it; return whether it was unmounted."""
         is_uncovered = self._is_topmost(place, mark)
         if is_uncovered:
             self._kernel.unmount(self.path(place))
         return is_uncovered
 
     def _is_topmost(self, place: str, mark: object) -> bool:
-        """Whether nobody mounted something else over ours, as far as can be told; ours may be gone, too."""
+        """Whether nothing is mounted over the daemon's mount, as far as the kernel tells. That mount may be gone."""
         if not isinstance(mark, int):
             return True
         number = self._kernel.mount_number
         return number(self.path(place)) in (mark, None, number(self._mountpoint))
 
     def _forget(self, place: str, mark: object) -> None:
-        """The mount of that mark is no more. Another one may have been made there while a thread found that out."""
+        """Forget the mount with that mark. A later mount may have been made there in the meantime, and stays."""
         if self._mounted.get(place) is mark:
             self._mounted.pop(place, None)
             self._passed_by.pop(place, None)
 
     def _attached(self, attach: Attach, path: str) -> object:
-        """Mount, and return a mark of this very mount: its number where the kernel gives one for good."""
+        """Mount, and return a mark of this mount: its unique number if the kernel has one (Linux 6.8)."""
         attach(path)
         return self._kernel.mount_number(path) or object()
 
@@ -263,15 +266,15 @@ class Places:
         return ":" in path and bool(_spelled(self._kernel.mounts(), {path}))
 
     def _used(self, paths: Collection[str]) -> set[str]:
-        """Those of `paths` where more than one mount lies, or a writable one that is mounted elsewhere too.
+        """Return those of `paths` with more than one mount, or with a writable mount that is also mounted elsewhere.
 
-        Read from the tables of mounts: walking into a mount would count as a use of it.
+        It reads the tables of mounts, because a path walk into a mount would count as a use.
         """
         counts = Counter(path for path, _ in _spelled(self._kernel.mounts(), paths))
         return {path for path, count in counts.items() if count > 1} | self._copied(paths)
 
     def _copied(self, paths: Collection[str]) -> set[str]:
-        """Those of `paths` where something writable lies that is mounted elsewhere too."""
+        """Return those of `paths` with a writable mount that is also mounted elsewhere."""
         ours = [mount for _, mount in _spelled(self._kernel.mounts(), paths)]
         copied = self._kernel.mounted_elsewhere([mount for mount in ours if mount.filesystem in _WRITABLE])
         return {path for path, _ in _spelled(copied, paths)}

@@ -1,4 +1,5 @@
-"""Why chains are not shown by the kernel: for good where that is the tree's own fault, else believed for a while."""
+"""Why the kernel does not show a chain. A refusal because of the tree itself is final, any other is retried after a
+while."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from imgfs.errors import ImgfsError, TooLarge, Unsupported
 from imgfs.oci.digest import Digest
 
 REFUSED_SECONDS = 60.0
-"""How long a refusal that may pass (a full disk) is believed."""
+"""How long a refusal that may pass (a full disk) suppresses another attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +22,27 @@ class _Refusal:
 
 
 class Refusals:
-    """What was refused last, by chain."""
+    """The last refusal of each chain."""
 
     def __init__(self) -> None:
         self._refused: dict[Digest, _Refusal] = {}
 
     def note(self, chain_id: Digest, error: ImgfsError) -> None:
-        """It was refused just now."""
+        """Remember that the chain was refused now."""
         is_final = isinstance(error, Unsupported | TooLarge)
         until = math.inf if is_final else trio.current_time() + REFUSED_SECONDS
         self._refused[chain_id] = _Refusal(error.message, until)
 
     def clear(self, chain_id: Digest) -> None:
-        """It went well."""
+        """Forget the refusal, because the chain was mounted."""
         self._refused.pop(chain_id, None)
 
     def hold(self, chain_id: Digest) -> bool:
-        """Whether another attempt would be in vain."""
+        """Whether no other attempt should be made now."""
         refusal = self._refused.get(chain_id)
         return refusal is not None and trio.current_time() < refusal.until
 
     def reason(self, chain_id: Digest) -> str | None:
-        """Why it was refused last; None where it was not."""
+        """Return why the chain was refused last, or None."""
         refusal = self._refused.get(chain_id)
         return refusal.reason if refusal is not None else None

@@ -1,6 +1,7 @@
 """What is mounted over snapshots/<id>/rootfs and diff: a chain's EROFS, or an overlay of a user's changes upon it.
 
-Owns when mounts go: unused ones after a while, all at the end, and those of a file that is another one now.
+This module owns when mounts end: idle mounts after a while, all mounts at the end, and mounts of a file that was
+replaced.
 """
 
 from __future__ import annotations
@@ -53,20 +54,20 @@ class Rootfs:
         self._lowers = lowers
 
     def shown(self) -> set[Digest]:
-        """The chains that are mounted or are going to be, below users' snapshots too."""
+        """Return the chains that are mounted or are going to be, also as the lowers of users' snapshots."""
         ids = (place.split("/")[1] for place in self.places)
         chains = (Digest(id) for id in ids if is_digest(id))
         return {*self._lowers, *self._lowers.users().values(), *self.chains.preparing(), *chains}
 
     async def expire(self, seconds: float) -> None:
-        """For ever: take away what nobody has used for `seconds`, or up to twice that."""
+        """Unmount forever what no process has used for `seconds`; it may take twice that time."""
         while True:
             await trio.sleep(seconds)
             await self.places.expire()
             self._lowers.close_unused(self.places.is_taken)
 
     async def clear(self) -> None:
-        """Take every mount away, so that the tree can be unmounted. Raises Busy while one is used."""
+        """Unmount everything, so that the tree can be unmounted. Raises Busy while a mount is used."""
         self.chains.forgo()
         try:
             await self.places.clear()
@@ -74,9 +75,10 @@ class Rootfs:
             self._lowers.close_unused(self.places.is_taken)
 
     async def renew(self, chains: Container[Digest]) -> list[str]:
-        """Take away what shows one of these chains, because a file behind it is another one now.
+        """Unmount every place that shows one of these chains, because one of its files was replaced.
 
-        The next walk mounts it again. Returns the places that are in use, and go on with the old file until they go.
+        The next walk mounts it again. Returns the places that are in use; they keep the old file until they are
+        unmounted.
         """
         ids = {place: chain for place, chain in self._lowers.users().items() if chain in chains}
         left: list[str] = []
@@ -89,12 +91,13 @@ class Rootfs:
         return left
 
     async def renew_layers(self, diff_ids: Container[Digest]) -> list[str]:
-        """As `renew`, for all that reads one of these layers: nobody new reads what was opened of them."""
+        """As `renew`, for every chain with one of these layers. Their views are dropped, so later readers open the new
+        files."""
         self._views.drop(diff_ids)
         return await self.renew(self._graph.over(diff_ids))
 
     async def follow_losses(self) -> None:
-        """For ever: take away what reads a layer that the disk has lost; the next walk gets the layer again."""
+        """Unmount forever what reads a layer that the disk has lost; the next walk fetches the layer again."""
         while True:
             for place in await self.renew_layers(await self._layers.wait_lost()):
                 _log.warning("in use upon a layer that the disk lost: reading it fails", extra={"place": place})

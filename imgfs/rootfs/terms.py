@@ -9,7 +9,7 @@ from imgfs.kernel.probe import Capabilities
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How this daemon may mount. `trusted`: setuid bits and device nodes work. `private`: others cannot walk here."""
+    """How this daemon may mount. `trusted`: setuid bits and device nodes work. `private`: other users cannot enter."""
 
     mountpoint: str
     capabilities: Capabilities
@@ -17,9 +17,9 @@ class Terms:
     trusted: bool
     private: bool = False
     read_only: bool = False
-    """Whether active snapshots are shown as they are, for nobody to write to."""
+    """Whether active snapshots are mounted read-only."""
 
     @property
     def is_kernel(self) -> bool:
-        """Whether chains are shown by the kernel here."""
+        """Whether the kernel shows chains on this host."""
         return self.is_root and bool(self.capabilities.erofs)

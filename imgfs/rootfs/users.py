@@ -1,6 +1,6 @@
-"""How users' snapshots are shown: overlays of what they changed upon what they lie on, and their own changes alone.
+"""How users' snapshots are shown: the rootfs as an overlay of the changes over the parent, and the changes alone.
 
-Only these need a mount; where none may be made they are refused, with the reason.
+Unlike chains, users' snapshots need a mount. If the daemon may not mount, they are refused, with the reason.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import Views
 
 _CLOSED = (
-    'fusermount3 walks to it as root, who is kept out of an ordinary user\'s mount; set access = "all" in imgfs.toml, '
+    'fusermount3 walks to it as root, which may not enter an ordinary user\'s mount; set access = "all" in imgfs.toml, '
     "have root set user_allow_other in /etc/fuse.conf, and mount again (or mount imgfs as root)"
 )
 _log = logging.getLogger("imgfs.rootfs")
 
 
 class UserSnapshots:
-    """Mounts users' snapshots on first use, and takes them away before they change their kind."""
+    """Mounts users' snapshots on first use, and unmounts them before a commit or a removal."""
 
     def __init__(
         self,
@@ -58,19 +58,19 @@ class UserSnapshots:
         self._lowers = lowers
 
     async def show(self, id: str) -> bool:
-        """Mount a user's snapshot over its rootfs unless it is; tell whether it was done now.
+        """Mount a user's snapshot over its rootfs unless it is mounted; return whether it was mounted now.
 
-        In a tree or on a filesystem that is read-only an active one is mounted read-only, until it is unmounted.
+        If the tree or the state directory is read-only, an active snapshot is mounted read-only.
 
-        Raises NotPermitted where this host cannot, Busy while it is removed or committed, StorageFailed, and what
-        getting the layers below it raises.
+        Raises NotPermitted if this host cannot mount it, Busy while it is removed or committed, StorageFailed, and what
+        fetching the layers below it raises.
         """
         place = rootfs_of(id)
         if place in self._places and not await self._places.is_gone(place):
             return False
         info = self._snapshots.stat(id)
         if info.kind is Kind.ACTIVE and (mounted := await run_disk(self._containers.rootfs_of, info.name)):
-            # An upper has one overlay at a time, and this one's container goes on with it without us.
+            # An upper can have one overlay at a time, and the container keeps its overlay without the daemon: bind it.
             return await self._places.mount(
                 place, partial(self._kernel.bind, str(mounted), trusted=self._terms.trusted)
             )
@@ -87,9 +87,9 @@ class UserSnapshots:
             return await self._places.mount(place, self._checked(info, self._user_attachment(stack, lower)))
 
     async def settle(self, id: str) -> None:
-        """Give an active snapshot that was never shown its parent's looks, as showing it does. Idempotent.
+        """Give an active snapshot that was never mounted the root attributes of its parent, as `show` does. Idempotent.
 
-        Raises NotFound, Busy, StorageFailed, and what getting the layers of a parent chain raises.
+        Raises NotFound, Busy, StorageFailed, and what fetching the layers of a parent chain raises.
         """
         info, stack = self._snapshots.stat(id), self._snapshots.stack(id)
         if info.kind is not Kind.ACTIVE or info.used:
@@ -98,7 +98,7 @@ class UserSnapshots:
         await self._snapshots.mark_used(info.name, await self._root(chain, None), seen=info)
 
     async def show_changes(self, id: str) -> bool:
-        """Mount a user's own changes, read-only, over its diff unless they are. Raises as `show`."""
+        """Mount a snapshot's own changes read-only over its diff, unless they are mounted. Raises as `show`."""
         place = diff_of(id)
         if place in self._places and not await self._places.is_gone(place):
             return False
@@ -108,10 +108,10 @@ class UserSnapshots:
         return await self._places.mount(place, partial(self._kernel.bind_read_only, upper, trusted=False))
 
     async def leave(self, id: str, *, for_good: bool = False) -> None:
-        """Take the mounts of a snapshot away. Raises Busy while it is used, also by what an earlier daemon mounted.
+        """Unmount a snapshot. Raises Busy while it is used, also through a mount of an earlier daemon.
 
-        One that is mounted elsewhere too stays mounted: taken away, it could not be mounted again beside that. Where it
-        goes `for_good`, nobody will, and only the mounts of this tree are asked.
+        A snapshot that is also mounted elsewhere stays mounted and is Busy: it could not be mounted again beside that
+        mount. If it is unmounted `for_good`, to be removed, only the mounts of this tree are checked.
         """
         if for_good:
             await self._places.unmount(diff_of(id))
@@ -131,7 +131,7 @@ class UserSnapshots:
         return self._terms.read_only or await self._snapshots.is_read_only()
 
     def _check_same(self, info: Info) -> None:
-        """Raise Busy if a snapshot of that id was removed, or made anew upon another parent, while layers came here."""
+        """Raise Busy if the snapshot was removed, or made again with another parent, while its layers were fetched."""
         now = self._snapshots.find_own(info.id)
         if now is None or (now.number, now.parent) != (info.number, info.parent):
             raise Busy(f"snapshot {info.id}: was changed meanwhile; try again")
@@ -141,7 +141,7 @@ class UserSnapshots:
             await trio.to_thread.run_sync(check)
 
     def _checked(self, info: Info, attach: Callable[[str], object]) -> Callable[[str], object]:
-        """`attach` after the check, in the flight of the mount: walkers who checked by themselves would meet."""
+        """Return `attach` after the check. Both run in the flight of the mount, since parallel checks would collide."""
         check = self._check_of(info)
         return (lambda target: (check(), attach(target))) if check else attach
 
@@ -152,7 +152,7 @@ class UserSnapshots:
         return partial(self._kernel.check_unused, upper, empty, f"snapshot {info.id}")
 
     async def _lower_or_view(self, chain: Snapshot) -> Detached | str:
-        """What lies below a user's changes: the chain's EROFS, or its FUSE view as a directory."""
+        """Return the lower of a user's changes: the chain's EROFS, or the directory of its FUSE view."""
         if self._terms.is_kernel and self._terms.capabilities.overlay_over_erofs:
             try:
                 return await self._lowers.get(chain)
@@ -162,13 +162,13 @@ class UserSnapshots:
         return self._places.path(rootfs_of(chain.chain_id))
 
     async def _root(self, chain: Snapshot | None, lower: Detached | str | None) -> RootAttributes | None:
-        """What the root of a chain looks like: an overlay shows that of its upper."""
+        """Return the attributes of a chain's root. The upper gets them, because an overlay shows its upper's root."""
         if chain is None:
             return None
         if lower is not None and not isinstance(lower, str):
             return await self._lowers.root(chain, lower)
         root = (await self._views.get(chain)).tree.root
-        if not self._terms.is_root:  # everything is the user's, and only root sets more than user.*
+        if not self._terms.is_root:  # all files belong to the user, and only root sets other xattrs than user.*
             xattrs = tuple(one for one in root.xattrs if one[0].startswith(b"user."))
             return RootAttributes(root.mode & 0o7777, os.geteuid(), os.getegid(), root.mtime, xattrs)
         return RootAttributes(root.mode & 0o7777, root.uid, root.gid, root.mtime, root.xattrs)
@@ -183,7 +183,7 @@ class UserSnapshots:
         return lambda target: kernel.mount_overlay(lowers, target, upper=upper, work=work, trusted=trusted)
 
     def _check_writable(self, id: str) -> None:
-        """Raise NotPermitted where no overlay can be mounted, saying what is missing."""
+        """Raise NotPermitted if this host cannot mount an overlay, with what is missing."""
         capabilities = self._terms.capabilities
         missing = capabilities.overlay if self._terms.is_root else capabilities.fuse_overlayfs
         if not missing:

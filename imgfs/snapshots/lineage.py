@@ -9,11 +9,11 @@ from pathlib import Path
 from imgfs.errors import Invalid, NotFound, NotPermitted, StorageFailed, TooLarge
 from imgfs.kernel.overlay import MOST_LOWERS
 from imgfs.oci.digest import Digest, is_digest
+from imgfs.snapshots.directories import SnapshotDirectories
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.ids import subject
 from imgfs.snapshots.index import Index
 from imgfs.snapshots.rows import Info, Kind
-from imgfs.snapshots.shelf import Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Stack:
 class Lineage:
     """The snapshots of one state directory, as they are now. Nothing here waits or writes."""
 
-    def __init__(self, graph: SnapshotGraph, index: Index, shelf: Shelf) -> None:
+    def __init__(self, graph: SnapshotGraph, index: Index, directories: SnapshotDirectories) -> None:
         self._graph = graph
         self._index = index
-        self._shelf = shelf
+        self._directories = directories
 
     def __iter__(self) -> Iterator[Info]:
         """Every user snapshot by id, active ones among them."""
@@ -54,7 +54,7 @@ class Lineage:
     @property
     def empty(self) -> Path:
         """A directory that stays empty, for the bottom of overlays."""
-        return self._shelf.empty
+        return self._directories.empty
 
     def find(self, id: str) -> Info | None:
         """The snapshot of that id, an image chain too, or None."""
@@ -107,7 +107,7 @@ class Lineage:
         if read_only:
             # One that was never used has no changes, and the looks of its root are its parent's.
             return Stack(tuple(uppers if info.used else uppers[1:]), chain)
-        return Stack(tuple(uppers[1:]), chain, uppers[0], self._shelf.work(info.number))
+        return Stack(tuple(uppers[1:]), chain, uppers[0], self._directories.work(info.number))
 
     def upper(self, id: str) -> Path:
         """The directory of its own changes. Raises NotFound, NotPermitted for what has none, StorageFailed."""
@@ -150,4 +150,4 @@ class Lineage:
             raise NotPermitted(f"{subject(info.id)}: is a view and has no changes of its own")
         if info.damaged:
             raise StorageFailed(f"{subject(info.id)}: its directory {info.number} is lost; remove the snapshot")
-        return self._shelf.upper(info.number)
+        return self._directories.upper(info.number)

@@ -1,6 +1,7 @@
-"""What stands on a snapshot's directory about it, and the rows that a lost database gets back from there.
+"""Notes on snapshot directories, from which a lost database gets its rows back.
 
-The row is what counts. The note is written after it and not synced, so it is asked only where the row is lost or older.
+A note is a copy of the row as an xattr. The row counts: the note is written after it and is not synced, so it is read
+only if the row is lost or older.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from pathlib import Path
 import msgspec
 
 from imgfs.snapshots import rows
+from imgfs.snapshots.directories import SnapshotDirectories
 from imgfs.snapshots.ids import shown
 from imgfs.snapshots.rows import Info, Kind
-from imgfs.snapshots.shelf import Shelf
 
 _log = logging.getLogger("imgfs.snapshots")
 
 
 class _Note(msgspec.Struct, frozen=True):
-    """Names are bytes: they may be no text."""
+    """Names are bytes, because they need not be UTF-8."""
 
     kind: Kind
     name: bytes
@@ -39,7 +40,7 @@ def encode(info: Info) -> bytes:
 
 
 def decode(number: int, note: bytes | None) -> Info | None:
-    """The snapshot that a note tells of; None where it cannot be read."""
+    """Return the snapshot that a note describes, or None if it cannot be decoded."""
     try:
         read = msgspec.json.decode(note or b"", type=_Note)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -49,29 +50,29 @@ def decode(number: int, note: bytes | None) -> Info | None:
 
 
 def adopt(db: sqlite3.Connection, state: Path) -> int:
-    """Give each directory with a snapshot the row that it had, or one by which its changes can be found.
+    """Write a row for each snapshot directory whose row is lost or older than its note, and return how many.
 
-    For a database that was made anew (rescue/). Returns how many rows were put. What has neither row nor note and holds
-    changes becomes active under `recovered-<number>`, without a parent, which may be set until its rootfs is used.
+    rescue/ calls it for a rebuilt database. A directory that holds changes and has neither row nor note becomes the
+    active snapshot `recovered-<number>`. It has no parent; a user may set the parent until the rootfs is used.
     """
-    shelf = Shelf(state)
+    directories = SnapshotDirectories(state)
     found = rows.select(db)
     known = {info.number: info for info in found.infos}
     put = 0
-    for number in sorted(shelf.numbers().difference(found.removed)):
-        info = _judge(shelf, number, known.get(number))
+    for number in sorted(directories.numbers().difference(found.removed)):
+        info = _judge(directories, number, known.get(number))
         if info is not None and info != known.get(number):
             _put(db, info)
             put += 1
     return put
 
 
-def _judge(shelf: Shelf, number: int, row: Info | None) -> Info | None:
-    """What is believed of a directory: the newer of its row and its note."""
-    noted = decode(number, shelf.noted(number))
+def _judge(directories: SnapshotDirectories, number: int, row: Info | None) -> Info | None:
+    """Return the newer of a directory's row and its note."""
+    noted = decode(number, directories.noted(number))
     if noted is not None and (row is None or noted.updated > row.updated):
         return noted
-    if row is not None or shelf.is_empty(number):
+    if row is not None or directories.is_empty(number):
         return row
     return _nameless(number)
 
@@ -79,7 +80,7 @@ def _judge(shelf: Shelf, number: int, row: Info | None) -> Info | None:
 def _put(db: sqlite3.Connection, info: Info) -> None:
     try:
         rows.put(db, info)
-    except sqlite3.IntegrityError:  # another one has the name
+    except sqlite3.IntegrityError:  # another snapshot has the name
         info = replace(_nameless(info.number), parent=info.parent, used=info.used)
         rows.put(db, info)
     _log.warning("snapshot found by its directory", extra={"snapshot": shown(info.id), "number": info.number})

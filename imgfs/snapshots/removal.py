@@ -15,7 +15,7 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.errors import ImgfsError
-from imgfs.snapshots.shelf import Shelf, remove_tree
+from imgfs.snapshots.directories import SnapshotDirectories, remove_tree
 from imgfs.snapshots.walk import run_walk
 
 _log = logging.getLogger("imgfs.snapshots")
@@ -27,20 +27,20 @@ SHORT = 2000
 class Removals:
     """Takes directories away; what fails is logged and left for the next start."""
 
-    def __init__(self, shelf: Shelf, kept: Iterable[int], removed: Iterable[int]) -> None:
-        """See what lies on the shelf besides the `kept` numbers. `removed` are those whose rows say so."""
-        self._shelf = shelf
-        directories = shelf.numbers()
-        self._garbage = shelf.garbage()
-        self.settled = {number for number in removed if number not in directories}
+    def __init__(self, directories: SnapshotDirectories, kept: Iterable[int], removed: Iterable[int]) -> None:
+        """Find the directories besides those of `kept`. `removed` are the numbers that the database calls removed."""
+        self._directories = directories
+        numbers = directories.numbers()
+        self._garbage = directories.garbage()
+        self.settled = {number for number in removed if number not in numbers}
         """Numbers whose directories are gone for good, so that their rows may go."""
-        self._waiting = sorted(directories.intersection(removed))
+        self._waiting = sorted(numbers.intersection(removed))
         self._left = deque[Path]()
         """What is too large for who removes it to wait for."""
         self._more = trio.Event()
         self._is_followed = False
         self.strays: list[Path] = []
-        self._judge(sorted(directories.difference(kept, removed)))
+        self._judge(sorted(numbers.difference(kept, removed)))
 
     async def sweep(self) -> None:
         """Take away what was found at the start."""
@@ -84,7 +84,7 @@ class Removals:
 
     def _begin(self, number: int) -> Path | None:
         """Set a directory aside, durably, and remove what can be removed soon; returns it if there is more."""
-        garbage = self._shelf.set_aside(number)
+        garbage = self._directories.set_aside(number)
         if garbage is not None:
             try:
                 _delete(garbage, _Few().take)
@@ -94,10 +94,10 @@ class Removals:
 
     def _judge(self, unknown: list[int]) -> None:
         for number in unknown:
-            if self._shelf.is_empty(number):
+            if self._directories.is_empty(number):
                 self._waiting.append(number)
             else:
-                self.strays.append(self._shelf.upper(number))
+                self.strays.append(self._directories.upper(number))
                 _log.warning("snapshot directory without a row is left alone", extra={"path": str(self.strays[-1])})
 
 

@@ -1,9 +1,10 @@
 """User snapshots: prepared, given a parent, committed, viewed, removed; beside the graph of image chains.
 
-Owns the rows, the directories `snapshots/<number>` of the state directory, and who may do what when; what there is, and
-upon what, is lineage.py's. An id is a chain ID, a name, or `active/<key>` (ids.py). Mounting is not done here: `stack`
-says of what, `hold` keeps it in place. After a crash at any point a snapshot is wholly there or wholly not, and nothing
-acknowledged is lost: directory, then row; on the way out row, then directory.
+Owns the rows, the directories `snapshots/<number>` of the state directory, and the rules for changes. lineage.py owns
+the lookups and the relation of parents. An id is a chain ID, a name, or `active/<key>` (ids.py). Nothing is mounted
+here: `stack` returns the directories of a mount, `hold` keeps them in place. After a crash a snapshot is complete or
+absent, and no acknowledged change is lost: a creation writes the directory and then the row, a removal the row and then
+the directory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from imgfs.database.database import Database
 from imgfs.errors import AlreadyExists, Busy, NoSpace, NotFound, NotPermitted, ReadOnly, StorageFailed, from_os
 from imgfs.oci.digest import is_digest
 from imgfs.snapshots import notes, rows
+from imgfs.snapshots.directories import SnapshotDirectories
 from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.ids import active_id, check_key, check_name, shown, subject
 from imgfs.snapshots.index import Index
@@ -32,7 +34,6 @@ from imgfs.snapshots.lineage import Lineage
 from imgfs.snapshots.removal import Removals
 from imgfs.snapshots.root import RootAttributes, apply_root, root_of
 from imgfs.snapshots.rows import Info, Kind
-from imgfs.snapshots.shelf import Shelf
 from imgfs.snapshots.usage import Usage, measure
 from imgfs.snapshots.walk import run_walk
 
@@ -42,43 +43,43 @@ _log = logging.getLogger("imgfs.snapshots")
 class SnapshotStore(Lineage):
     """All user snapshots of one state directory.
 
-    Changes are durable on return and, once begun, not cancelled half-way. Every change may raise NoSpace and
-    StorageFailed; then nothing of it happened.
+    Changes are durable on return, and cannot be cancelled half-way. Every change may raise NoSpace and StorageFailed;
+    then it did not happen.
     """
 
     def __init__(self, state: Path, database: Database, graph: SnapshotGraph, sync: Callable[[Path], None]) -> None:
-        """Load the rows, and see what the directories are.
+        """Load the rows, and compare them with the directories.
 
-        `sync` forces everything below a directory to disk (syncfs(2)) in a thread, and raises OSError. Where the
-        database is frozen, no directory is made either.
+        `sync` forces everything below a directory to disk (syncfs(2)) in a thread, and raises OSError. If the
+        database is frozen, no directory is made.
         """
-        shelf = Shelf(state, read_only=database.is_frozen)
-        found, directories = database.read_now(rows.select), shelf.numbers()
-        super().__init__(graph, Index(_seen(info, directories) for info in found.infos), shelf)
+        directories = SnapshotDirectories(state, read_only=database.is_frozen)
+        found, numbers = database.read_now(rows.select), directories.numbers()
+        super().__init__(graph, Index(_seen(info, numbers) for info in found.infos), directories)
         self._database = database
         self._sync = sync
         self._labels = Labels(database, "snapshot_labels")
         self._changing = trio.Lock()
         self._unsafe: set[str] = set()
-        """Active snapshots whose data the disk refused once: a second sync would tell a lie."""
-        self._last = max(found.last, *directories, 0)
+        """Active snapshots whose sync failed once. A second sync would succeed although data is lost."""
+        self._last = max(found.last, *numbers, 0)
         self._usages = found.usages
-        self._removals = Removals(shelf, (info.number for info in self._index), found.removed)
+        self._removals = Removals(directories, (info.number for info in self._index), found.removed)
 
     async def is_read_only(self) -> bool:
-        """Whether nothing can be changed here now, because the filesystem of the state directory takes no change."""
-        return await run_disk(self._shelf.is_read_only)
+        """Whether no snapshot can be changed now, because the filesystem of the state directory is read-only."""
+        return await run_disk(self._directories.is_read_only)
 
     async def prepare(self, key: str, parent: str | None = None) -> Info:
-        """Make an active snapshot without changes. Raises Invalid, AlreadyExists, and for a parent as `set_parent`."""
+        """Make an active snapshot without changes. Raises Invalid, AlreadyExists, and what `set_parent` raises."""
         check_key(key)
         id = active_id(key)
         self._index.check_free(id)
-        self._foundation(parent)  # before a directory is made for nothing
+        self._foundation(parent)  # fail before a directory is made
         with self._index.claim(id):
             self._last += 1
             number, now = self._last, time.time_ns()
-            await run_disk(self._shelf.make, number)
+            await run_disk(self._directories.make, number)
             try:
                 async with self._changing:
                     return await self._put(Info(number, Kind.ACTIVE, key, self._foundation(parent), now, now))
@@ -88,10 +89,10 @@ class SnapshotStore(Lineage):
                 raise
 
     async def set_parent(self, key: str, parent: str, *, replacing: bool = False) -> Info:
-        """Put an active snapshot upon a committed one or an image chain; a view stands for what it pins.
+        """Set the parent of an active snapshot to a committed one or an image chain. A view stands for its target.
 
-        Until the rootfs was used, a parent may be replaced, as `ln -sfn` does, but only if that is asked for: else
-        AlreadyExists, as `ln -s` says. Raises Busy once it was used, NotFound, Invalid for an active parent, TooLarge.
+        Until the rootfs is used, `replacing` replaces a parent (`ln -sfn`); without it a second parent is AlreadyExists
+        (`ln -s`). Raises Busy after the first use, NotFound, Invalid for an active parent, TooLarge.
         """
         async with self._changing:
             info = self._unused_active(key)
@@ -100,7 +101,8 @@ class SnapshotStore(Lineage):
             return await self._put(replace(info, parent=self._foundation(parent), updated=time.time_ns()))
 
     async def clear_parent(self, key: str) -> Info:
-        """Take the parent of an active snapshot away. Raises NotFound, also for the parent; Busy once it was used."""
+        """Remove the parent of an active snapshot. Raises NotFound, also if there is no parent; Busy after the first
+        use."""
         async with self._changing:
             info = self._unused_active(key)
             if info.parent is None:
@@ -108,10 +110,11 @@ class SnapshotStore(Lineage):
             return await self._put(replace(info, parent=None, updated=time.time_ns()))
 
     async def mark_used(self, key: str, root: RootAttributes | None = None, *, seen: Info | None = None) -> Info:
-        """Settle the parent of an active snapshot, before its rootfs is mounted. Idempotent.
+        """Fix the parent of an active snapshot, before its rootfs is mounted. Idempotent.
 
-        Raises NotFound, and Busy if it is no longer as it was `seen`, or changes now. The first time, the root
-        directory gets the looks of the parent's: `root` where the parent is an image chain, which is not known here.
+        The first time, the root directory gets the attributes of the parent's root directory. If the parent is an image
+        chain, the caller passes them as `root`. Raises NotFound, and Busy if the snapshot differs from `seen` or is
+        being changed.
         """
         async with self._changing:
             info = self._active(key)
@@ -127,7 +130,8 @@ class SnapshotStore(Lineage):
             return await self._put(replace(info, used=True))
 
     async def view(self, name: str, target: str) -> Info:
-        """Give a committed snapshot or an image chain another name, which pins it; a view's view pins the target.
+        """Give a committed snapshot or an image chain another name, which pins it. A view of a view pins the same
+        target.
 
         Raises Invalid (malformed, or `target` is active), AlreadyExists, NotFound.
         """
@@ -139,9 +143,9 @@ class SnapshotStore(Lineage):
             return await self._put(Info(self._last, Kind.VIEW, name, self._target(target), now, now))
 
     async def rename_view(self, old: str, new: str) -> Info:
-        """Rename a view, replacing the view `new` if there is one: the second half of `ln -sfn`, and atomic.
+        """Rename a view atomically, replacing the view `new` if there is one (the second half of `ln -sfn`).
 
-        Raises Invalid, NotFound, NotPermitted (committed snapshots keep their names), AlreadyExists where `new` is
+        Raises Invalid, NotFound, NotPermitted (committed snapshots keep their names), AlreadyExists if `new` is
         committed, and Busy while either is in use.
         """
         check_name(new)
@@ -168,8 +172,8 @@ class SnapshotStore(Lineage):
     async def commit(self, key: str, name: str) -> Info:
         """Make an active snapshot immutable under `name` and free the key; labels and number stay.
 
-        Its data are forced to disk first; no time goes with the size of its parents, and nothing is copied. Raises
-        Invalid, NotFound, AlreadyExists, and Busy while it is in use: unmount its rootfs before.
+        Its data is synced first. Nothing is copied, and the size of its parents does not matter. Raises Invalid,
+        NotFound, AlreadyExists, and Busy while it is in use; the caller unmounts its rootfs first.
         """
         check_name(name)
         with ExitStack() as claims:
@@ -186,7 +190,7 @@ class SnapshotStore(Lineage):
             return made
 
     def check_commit(self, key: str, name: str) -> None:
-        """Raise what `commit` would before it begins: for a caller who has to unmount first."""
+        """Raise what `commit` would raise before it starts, for a caller that has to unmount first."""
         check_name(name)
         self._index.check_unused(self._active(key).id)
         self._index.check_free(name)
@@ -305,7 +309,7 @@ class SnapshotStore(Lineage):
     def _note(self, info: Info) -> None:
         """On the directory too, because a copy of the rows is a minute old. Blocks."""
         if info.kind is not Kind.VIEW:
-            self._shelf.note(info.number, notes.encode(info))
+            self._directories.note(info.number, notes.encode(info))
 
     async def _keep_usage(self, number: int, usage: Usage) -> None:
         self._usages[number] = usage

@@ -1,6 +1,6 @@
-"""Views: the merged tree of a snapshot together with the open tars behind it, made once and kept while used.
+"""Views: the merged tree of a snapshot with the open tars that hold its bytes. A view is made once and kept while used.
 
-Making a view needs every layer of the chain to be here; fetching them is transfer/'s work, by `LayerProvider`.
+Making a view needs every layer of the chain locally. transfer/ fetches missing layers, through `LayerProvider`.
 """
 
 from __future__ import annotations
@@ -25,30 +25,31 @@ NODES_KEPT = 400_000
 """Views are dropped, least recently used first, when together they have more nodes than this (about 300 bytes each)."""
 
 NODE_BYTES = 400
-"""What long names, attributes and sparse maps take is counted as nodes of so many bytes."""
+"""Memory of long names, attributes and sparse maps counts as nodes of this many bytes."""
 
 LARGE = 100_000
-"""Nodes beyond which views are worked at by turns, so that many hostile images take no more memory than one. Merging
-holds the interpreter, so it takes no longer; others do not wait behind them."""
+"""Views with more nodes than this are made in turn, so that many hostile images take no more memory than one. Merging
+holds the interpreter lock, so this costs no time. Smaller views do not wait for larger ones."""
 
 NODES_AT_WORK = 400_000
-"""Nodes of all views that are worked at, of the large and of the others."""
+"""Limit for the sum of nodes of all views being made or used for long work: one for large views, one for small
+views."""
 
 
 class LayerProvider(Protocol):
-    """Has layers here, or gets them here."""
+    """Provides layers, and fetches those that are not local."""
 
     async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:
-        """All of `layers`, verified. Raises whatever the way here raises."""
+        """Return all of `layers`, verified. Raises what fetching them raises."""
         ...
 
 
 class Data:
-    """The bytes behind the nodes of a view, for whoever has a file open: without the tree, which may be dropped."""
+    """The file data of a view. Open files hold it without the tree, so that the tree can be dropped."""
 
     def __init__(self, snapshot: Snapshot, layers: Sequence[Layer]) -> None:
         """`layers` are base first, as nodes count them."""
-        self._layers = layers  # whose files they are
+        self._layers = layers  # keeps the files open
         self._files = [layer.descriptor() for layer in layers]
         self._subject = f"snapshot {snapshot.chain_id}"
 
@@ -93,7 +94,7 @@ class View:
         self.layers = layers
         """Base first, as the nodes count them."""
         self.weight = len(tree.nodes) + sum(layer.weight().extra for layer in layers) // NODE_BYTES
-        """How many nodes it counts for."""
+        """How many nodes the view counts for."""
 
     def node(self, number: int) -> MergedNode:
         """The node of that number, from 1."""
@@ -101,9 +102,9 @@ class View:
 
 
 class Views:
-    """The views in memory; a view that was dropped is made again when it is asked for, with the same numbers.
+    """The views in memory. A dropped view is made again on demand, with the same inode numbers.
 
-    What is made or worked at at once is bounded in sum, and what is kept beside it gives way.
+    The nodes of all views that are being made or worked on are limited in sum. Idle views are dropped to make room.
     """
 
     def __init__(self, graph: SnapshotGraph, provider: LayerProvider, nursery: trio.Nursery) -> None:
@@ -123,9 +124,9 @@ class Views:
         return view
 
     async def get(self, snapshot: Snapshot, face: Face = Face.ROOTFS) -> View:
-        """The view, made now if need be: missing layers are fetched. Raises what fetching and merging raise.
+        """Return the view; make it if needed, which fetches missing layers. Raises what fetching and merging raise.
 
-        Nobody keeps it while he waits for something else: that is what `at_work` is for.
+        The caller must not hold the view while it waits for something else; `at_work` is for that.
         """
         return self.kept(snapshot, face) or await self._making.join(
             snapshot.number * face, lambda: self._make(snapshot, face)
@@ -133,9 +134,10 @@ class Views:
 
     @asynccontextmanager
     async def at_work(self, snapshot: Snapshot) -> AsyncGenerator[View]:
-        """The view of the rootfs for work that takes long. Large ones take turns; raises as `get`.
+        """Hold the view of the rootfs for long work. Large views take turns. Raises as `get`.
 
-        Within it nobody asks for the view of another snapshot. Afterwards it is kept if it is not too large for that.
+        The caller must not ask for the view of another snapshot inside. Afterwards the view is kept unless it is too
+        large.
         """
         nodes = await self._weight(snapshot)
         async with self._place(snapshot.number, nodes):
@@ -143,7 +145,7 @@ class Views:
         self._drop_idle(NODES_KEPT)
 
     async def _weight(self, snapshot: Snapshot) -> int:
-        """How many nodes the view has, or may have: its layers are brought here to know."""
+        """Return how many nodes the view has, or has at most. Fetches its layers if needed."""
         view = self.kept(snapshot)
         if view is not None or self._limiter_of(snapshot.number):
             return view.weight if view is not None else 0
@@ -164,24 +166,24 @@ class Views:
             return view
 
     def _place(self, key: int, nodes: int) -> AbstractAsyncContextManager[None]:
-        """A turn of the view `key`, with others who have it now, or else for so many nodes."""
+        """Return a slot for the view `key`: shared with its current holders, else a new slot of this many nodes."""
         limiter = self._limiter_of(key)
         return (limiter or (self._large if nodes > LARGE else self._others)).slot(key, nodes)
 
     def _limiter_of(self, key: int) -> WeightedLimiter | None:
-        """Where a view is worked at now."""
+        """Return the limiter in which the view has a slot now."""
         return next((one for one in (self._large, self._others) if key in one), None)
 
     def drop(self, diff_ids: Container[Digest]) -> None:
-        """Drop the views that read one of these layers: its tar is free when the last reader is gone."""
+        """Drop the views that read one of these layers. A tar is freed when its last reader has closed it."""
         for key, view in list(self._kept.items()):
             if any(layer.diff_id in diff_ids for layer in view.layers):
                 del self._kept[key]
 
     def _drop_idle(self, limit: int) -> None:
-        """Drop what was used least recently until `limit` nodes are left at most.
+        """Drop the least recently used views until at most `limit` nodes are left.
 
-        What is worked at stays: somebody has it anyhow.
+        Views with a slot stay, because dropping them would free nothing.
         """
         total = sum(view.weight for view in self._kept.values())
         for key in [key for key in self._kept if self._limiter_of(key) is None]:
@@ -191,12 +193,12 @@ class Views:
 
 
 def _nodes(layers: Sequence[Layer]) -> int:
-    """How many nodes a merged tree of these layers counts for at most."""
+    """Return the largest number of nodes that the merged tree of these layers counts for."""
     return sum(one.nodes + one.extra // NODE_BYTES for one in (layer.weight() for layer in layers))
 
 
 def _merged(layers: Sequence[Layer], face: Face) -> MergedTree:
-    """One layer's entries after the other's; none is in memory as a whole."""
+    """Merge layer by layer; no layer's entries are in memory as a whole."""
     if face is Face.ROOTFS or not layers:
         return merge(layer.entries() for layer in layers)
     return changes((layer.entries() for layer in layers[:-1]), layers[-1].entries(), len(layers) - 1)

@@ -26,9 +26,9 @@ from imgfs.oci.reference import Source
 from imgfs.rescue import rebuild as module
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import open_database, open_frozen
+from imgfs.snapshots.directories import SnapshotDirectories
 from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.rows import Kind
-from imgfs.snapshots.shelf import Shelf
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.testing.build import image
 from imgfs.testing.images import File, layer
@@ -265,10 +265,10 @@ def test_what_a_directory_says_later_than_the_copy_is_believed(state: Path) -> N
 
 
 def test_changes_without_any_word_become_a_snapshot_that_can_get_its_parent_back(state: Path) -> None:
-    shelf = Shelf(state)
-    shelf.make(50)
-    (shelf.upper(50) / "file").write_bytes(b"mine")
-    shelf.make(51)  # nothing was ever written to it
+    directories = SnapshotDirectories(state)
+    directories.make(50)
+    (directories.upper(50) / "file").write_bytes(b"mine")
+    directories.make(51)  # nothing was ever written to it
     gone(state / "imgfs.db")
     rooms = Rooms(state)
     assert rooms.snapshots.find_own("active/recovered-51") is None
@@ -281,10 +281,10 @@ def test_two_directories_that_claim_one_name_are_both_kept(state: Path) -> None:
     warehouse = Warehouse(state)
     trio.run(warehouse.store.prepare, "twin")
     number, note = warehouse.store.stat("active/twin").number, b""
-    note = Shelf(state).noted(number) or b""
+    note = SnapshotDirectories(state).noted(number) or b""
     warehouse.close()
-    Shelf(state).make(60)
-    Shelf(state).note(60, note)
+    SnapshotDirectories(state).make(60)
+    SnapshotDirectories(state).note(60, note)
     gone(state / "imgfs.db")
     rooms = Rooms(state)
     assert {one.number for one in rooms.snapshots} >= {number, 60}

@@ -11,8 +11,8 @@ import pytest
 
 from imgfs.errors import Busy, StorageFailed, Unsupported
 from imgfs.layers.entry import EntryKind
+from imgfs.snapshots.directories import remove_tree
 from imgfs.snapshots.export import PIECE, export_layer
-from imgfs.snapshots.shelf import remove_tree
 from imgfs.snapshots.upper import KERNEL, ROOTLESS, Dialect, read_upper
 from imgfs.snapshots.walk import walk
 from tests.layers.tars import content

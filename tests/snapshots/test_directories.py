@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import StorageFailed
-from imgfs.snapshots.shelf import Shelf, remove_tree
+from imgfs.snapshots.directories import SnapshotDirectories, remove_tree
 from imgfs.snapshots.usage import measure
 
 from .steps import dies
@@ -31,27 +31,27 @@ def deepen(top: Path, depth: int) -> None:
 
 
 def test_a_made_directory_has_what_an_overlay_wants(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
+    directories = SnapshotDirectories(tmp_path)
     old = os.umask(0o077)
     try:
-        shelf.make(7)
+        directories.make(7)
     finally:
         os.umask(old)
-    assert shelf.numbers() == {7}
-    assert stat.S_IMODE(shelf.upper(7).stat().st_mode) == 0o755
-    assert stat.S_IMODE(shelf.work(7).stat().st_mode) == 0o700
-    assert shelf.is_empty(7)
-    assert shelf.garbage() == []
+    assert directories.numbers() == {7}
+    assert stat.S_IMODE(directories.upper(7).stat().st_mode) == 0o755
+    assert stat.S_IMODE(directories.work(7).stat().st_mode) == 0o700
+    assert directories.is_empty(7)
+    assert directories.garbage() == []
 
 
 def test_a_directory_that_is_there_is_not_replaced(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    shelf.make(7)
-    (shelf.upper(7) / "f").touch()
+    directories = SnapshotDirectories(tmp_path)
+    directories.make(7)
+    (directories.upper(7) / "f").touch()
     with pytest.raises(StorageFailed):
-        shelf.make(7)
-    assert (shelf.upper(7) / "f").exists()
-    assert shelf.garbage() == []
+        directories.make(7)
+    assert (directories.upper(7) / "f").exists()
+    assert directories.garbage() == []
 
 
 @pytest.mark.parametrize("most", range(6))
@@ -68,16 +68,16 @@ def test_a_removal_that_was_ended_goes_on_where_it_was(tmp_path: Path, most: int
 
 
 def test_setting_aside_twice(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    shelf.make(7)
-    waiting = shelf.set_aside(7)
+    directories = SnapshotDirectories(tmp_path)
+    directories.make(7)
+    waiting = directories.set_aside(7)
     assert waiting is not None
-    assert shelf.garbage() == [waiting]
-    assert shelf.set_aside(7) is None
-    assert shelf.is_empty(7)
+    assert directories.garbage() == [waiting]
+    assert directories.set_aside(7) is None
+    assert directories.is_empty(7)
     remove_tree(waiting)
     remove_tree(waiting)
-    assert shelf.garbage() == []
+    assert directories.garbage() == []
 
 
 def test_trees_deeper_than_paths_and_wider_than_recursion_go(tmp_path: Path) -> None:

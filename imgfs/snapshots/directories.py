@@ -1,7 +1,7 @@
 """The directories of user snapshots: `snapshots/<number>/{upper,work}` in the state directory.
 
-A directory is built under a temporary name and renamed, so under its number it is whole. Taking one away is a rename
-back to such a name; what is under one is garbage, whenever it is found. All functions block.
+A directory is built under a temporary name and renamed, so a directory with a number is complete. A removal renames it
+to a temporary name first. Everything with a temporary name is garbage. All functions block.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from imgfs.state import is_read_only
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOTE = "user.imgfs.snapshot"
 _UPPER_MODE = 0o755
-"""The root of a filesystem that nobody has described yet."""
+"""Mode of the root directory of a snapshot without a parent."""
 
 
-class Shelf:
+class SnapshotDirectories:
     """The directories of one state directory. Errors are NoSpace, ReadOnly and StorageFailed."""
 
     def __init__(self, state: Path, *, read_only: bool = False) -> None:
-        """Open the shelf below `state`, create it if needed; with `read_only` it may be missing."""
+        """Open `snapshots/` below `state`, and create it if needed. With `read_only` it may be missing."""
         self._root = state / "snapshots"
         self.empty = self._root / "empty"
-        """A directory that stays empty: an overlay wants something below, also where there is nothing."""
+        """A directory that stays empty. It is the lower of an overlay without a parent: overlayfs needs at least one
+        lower."""
         try:
             self._is_opened_read_only = read_only or not open_directory(self.empty)
         except OSError as error:
@@ -44,7 +45,7 @@ class Shelf:
         return self._root / str(number) / "work"
 
     def is_read_only(self) -> bool:
-        """Whether no snapshot can be changed, because the filesystem takes no change."""
+        """Whether no snapshot can be changed, because the filesystem is read-only."""
         return is_read_only(self._root)
 
     def numbers(self) -> set[int]:
@@ -52,11 +53,11 @@ class Shelf:
         return {int(name) for name in self._names() if name.isdecimal()}
 
     def garbage(self) -> list[Path]:
-        """What killed processes left under temporary names. Call it before anything is made."""
+        """Return what killed processes left under temporary names. Call it before anything is made."""
         return [self._root / name for name in self._names() if name.startswith(TEMPORARY)]
 
     def make(self, number: int) -> None:
-        """Make the directory of a snapshot without changes, durably, wholly or not at all."""
+        """Make the directory of a snapshot without changes, durably and atomically."""
         if self._is_opened_read_only:
             raise opened_read_only(f"snapshot directory {number}")
         temporary = self._root / temporary_name()
@@ -73,7 +74,8 @@ class Shelf:
             raise from_os(error, f"snapshot directory {number}") from None
 
     def set_aside(self, number: int) -> Path | None:
-        """Give up a snapshot's directory, durably, and return where it waits for `remove_tree`; None if it has none."""
+        """Rename a snapshot's directory durably for `remove_tree`; return its temporary path, or None if it is
+        missing."""
         temporary = self._root / temporary_name()
         try:
             publish(self._root / str(number), temporary)
@@ -93,12 +95,12 @@ class Shelf:
             raise from_os(error, f"snapshot directory {number}") from None
 
     def note(self, number: int, text: bytes) -> None:
-        """Write on a snapshot's directory what it is: for a database that is lost. Best effort, and not synced."""
+        """Store the row of a snapshot as an xattr, from which a lost database is rebuilt. Best effort, not synced."""
         with suppress(OSError):
             os.setxattr(self._root / str(number), _NOTE, text)
 
     def noted(self, number: int) -> bytes | None:
-        """What `note` wrote; None where nothing can be read."""
+        """Return what `note` wrote, or None if nothing can be read."""
         try:
             return os.getxattr(self._root / str(number), _NOTE)
         except OSError:
@@ -107,19 +109,21 @@ class Shelf:
     def _names(self) -> Collection[str]:
         try:
             return os.listdir(self._root)
-        except FileNotFoundError:  # never made, because nothing can be, or is to be
+        except FileNotFoundError:  # never made: the state directory is read-only
             return []
         except OSError as error:
             raise from_os(error, str(self._root)) from None
 
 
 def remove_tree(path: Path, each: Callable[[], object] = lambda: None) -> None:
-    """Remove a directory and all below it; one that is not there is fine. Raises OSError, and what `each` raises.
+    """Remove a directory and everything below it. A missing directory is no error.
 
-    `each` is called before each entry: what it raises leaves the rest for another time. Links are not followed, mount
-    points not entered by a path, and directories that refuse their owner (an overlay's work directory has mode 0) are
-    opened up. One descriptor and no recursion, however deep a tree somebody made. Not through Disk: the durable rename
-    to a temporary name is the removal, and a start removes what is left under such a name.
+    `each` is called before each entry; if it raises, the rest stays for a later call. Links are not followed, mount
+    points are not entered, and directories that refuse their owner get mode 0700 (an overlay's work directory has mode
+    0). It uses one descriptor and no recursion, so a tree of any depth can be removed. It does not use Disk: the
+    durable rename to a temporary name is the removal, and the next start removes what is left under such a name.
+
+    Raises OSError and whatever `each` raises.
     """
     try:
         here = _open_up(str(path), None)
@@ -144,7 +148,7 @@ def remove_tree(path: Path, each: Callable[[], object] = lambda: None) -> None:
 
 
 def _unlink_files(directory: int, each: Callable[[], object]) -> list[str]:
-    """Unlink all that is no directory; returns the directories."""
+    """Unlink everything but directories; return the names of the directories."""
     below: list[str] = []
     for name in os.listdir(directory):
         each()
