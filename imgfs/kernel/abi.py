@@ -1,4 +1,4 @@
-"""Which programs the kernel executes besides those of its own kind."""
+"""Whether the kernel executes programs of the x32 ABI."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _EXIT = b"\x31\xff\xb8\x3c\x00\x00\x40\x0f\x05"
 
 
 def runs_x32() -> bool:
-    """Whether the kernel executes x32 programs: false only where it says that it knows no such format.
+    """Whether the kernel executes x32 programs. False only if it refuses one with ENOEXEC.
 
-    Most kernels are built without (CONFIG_X86_X32_ABI), or are to be told at boot. Takes about a millisecond.
+    Most kernels are built without x32 (CONFIG_X86_X32_ABI), or need a boot parameter. Takes about a millisecond.
     """
     try:
-        file = os.memfd_create("x32", 0)  # some hosts have none that can be executed (vm.memfd_noexec)
+        file = os.memfd_create("x32", 0)  # some hosts allow no executable memfd (vm.memfd_noexec)
     except OSError:
         return True
     try:
@@ -33,13 +33,13 @@ def runs_x32() -> bool:
         return error.errno != errno.ENOEXEC
     finally:
         os.close(file)
-    with suppress(ChildProcessError):  # where nobody is told how children end
+    with suppress(ChildProcessError):  # SIGCHLD is ignored
         os.waitpid(process, 0)
     return True
 
 
 def _program() -> bytes:
-    """The smallest that ends well."""
+    """Return the smallest program that exits with 0."""
     size = _HEADER + _SEGMENT + len(_EXIT)
     kind = b"\x7fELF\x01\x01\x01".ljust(16, b"\0")
     fields = (2, _X86_64, 1, _ADDRESS + _HEADER + _SEGMENT, _HEADER, 0, 0, _HEADER, _SEGMENT, 1, 0, 0, 0)

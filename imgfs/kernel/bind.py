@@ -1,4 +1,4 @@
-"""Bind mounts: the same directory at a second place, as restricted as wanted (mount_setattr(2), Linux 5.12)."""
+"""Bind mounts: the same directory at a second place, with restrictions (mount_setattr(2), Linux 5.12)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, clone
 def bind(source: str, target: str, *, trusted: bool) -> None:
     """Show the directory `source` at `target` too, writable if it is.
 
-    Setuid bits and device nodes work there if it is `trusted`, whatever they do at `source`. For the rest as
-    bind_read_only.
+    Setuid bits and device nodes work there only if `trusted`, whether or not they work at `source`. Blocks and raises
+    as bind_read_only.
     """
     with clone(source) as mount:
         if trusted:

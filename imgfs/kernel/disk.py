@@ -1,4 +1,4 @@
-"""What Python does not offer of disks: forcing one to be written (syncfs(2)), which mount of one this is (statx(2))."""
+"""System calls about filesystems that Python lacks: syncfs(2), and the unique number of a mount (statx(2))."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STATX_SIZE, _MASK_AT, _MNT_ID_AT = 256, 0, 144
 
 
 def sync_filesystem(path: Path) -> None:
-    """Write everything of the filesystem that `path` lies on to disk. Blocks; raises OSError."""
+    """Sync the filesystem of `path` to disk. Blocks. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if LIBC.syncfs(descriptor):
@@ -25,7 +25,7 @@ def sync_filesystem(path: Path) -> None:
 
 
 def mount_number(path: str | Path) -> int | None:
-    """The number of the topmost mount at `path`, never given again; None before Linux 6.8, or where nothing is."""
+    """Return the unique number of the topmost mount at `path`; None before Linux 6.8, or if the path is missing."""
     found = ctypes.create_string_buffer(_STATX_SIZE)
     if LIBC.statx(AT_FDCWD, os.fsencode(path), 0, _STATX_MNT_ID_UNIQUE, found):
         return None
@@ -35,8 +35,9 @@ def mount_number(path: str | Path) -> int | None:
 
 
 def era(path: Path) -> str | None:
-    """What changes with every boot and with every mount of the filesystem below `path`: a crash of the machine lies
-    between two eras, the crash of a process does not. None where mounts have no number.
+    """Return a text that changes with every boot and every mount of the filesystem of `path`; None before Linux 6.8.
+
+    A crash of the machine starts a new era, a crash of a process does not.
     """
     number = mount_number(path)
     return None if number is None else f"{boot_id()} {number}"

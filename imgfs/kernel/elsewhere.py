@@ -1,7 +1,7 @@
-"""Which mounts have copies that outlast them: binds in this mount namespace, and clones in others.
+"""Which mounts have copies that outlast them: binds in this mount namespace, and clones in other namespaces.
 
-umount2(2) with MNT_EXPIRE asks whether one mount is used, and not whether its filesystem is. A program that was started
-in a mount namespace of its own (unshare(1), a container) uses a copy.
+umount2(2) with MNT_EXPIRE tells whether one mount is used, and not whether its filesystem is. A program that was
+started in a mount namespace of its own (unshare(1), a container) uses a copy.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _View = tuple[str, str]
 
 
 def mounted_elsewhere(wanted: Collection[Mount]) -> list[Mount]:
-    """Those of `wanted`, mounts of this namespace, whose filesystem is mounted at another place too, here or elsewhere.
+    """Return those of `wanted`, mounts of this namespace, whose filesystem has another mount, in any namespace.
 
-    Copies that go together with a mount here, because its unmounting is passed on to them, do not count. Looks at every
-    process that can be seen; blocks. Raises OSError.
+    A copy that is unmounted together with the mount here, by propagation, does not count. It reads the mounts of every
+    visible process and blocks. Raises OSError.
     """
     if not wanted:
         return []
@@ -43,7 +43,7 @@ class _Copies:
             self._by_device[mount.device].append(mount)
 
     def outlast(self, mount: Mount, told: frozenset[str]) -> bool:
-        """Whether a copy of `mount` stays when that goes; `told` are the groups that pass its going on."""
+        """Whether a copy of `mount` stays after its unmount; `told` are the peer groups that propagate the unmount."""
         for copy in self._by_device.get(mount.device, ()):
             above = self._by_number.get(copy.parent)
             if copy.number != mount.number and not (above and above.groups & told):
@@ -52,10 +52,11 @@ class _Copies:
 
 
 def _tables_of_others() -> Iterator[list[Mount]]:
-    """The tables of other mount namespaces, one for each root directory in them: a table tells what is below that."""
+    """Yield the tables of other mount namespaces, one for each root directory, because a table shows only that
+    subtree."""
     seen = {_view_of("self")}
     for process in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):  # it has ended, or is somebody's whom an ordinary user may not ask
+        with suppress(OSError):  # the process has ended, or an ordinary user may not read its table
             if (view := _view_of(process)) not in seen:
                 seen.add(view)
                 yield mounts(int(process))

@@ -1,6 +1,6 @@
 """Mounting an EROFS metadata image and its device files, straight from files (Linux 6.12; linux/fs/erofs/super.c).
 
-What is in such an image is imgfs/erofs's; what lies over it is overlay.py's.
+imgfs/erofs writes the image; overlay.py mounts overlays over it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _HINTS = {
 
 
 def detached_erofs(image: Path, devices: Sequence[Path], *, trusted: bool) -> Detached:
-    """Mount `image` read-only, in no tree yet, with `devices` in the order of its device table.
+    """Mount `image` read-only and detached, with `devices` in the order of its device table.
 
-    It is there for `attach`, or as the lower of an overlay. The source in the table of mounts is the path of `image`.
-    Unless `trusted`, setuid bits and device nodes do not work. Blocks until the devices have been walked to, which may
-    be through the daemon's own tree: call it in a thread. Raises NotFound, Malformed, NotPermitted, Unsupported or
-    Invalid; then nothing is mounted.
+    The caller attaches it, or uses it as the lower of an overlay. The source in the table of mounts is the path of
+    `image`. Unless `trusted`, setuid bits and device nodes do not work. The call walks the paths of the devices, which
+    may lead through the daemon's own tree, so call it in a thread. Raises NotFound, Malformed, NotPermitted,
+    Unsupported or Invalid; then nothing is mounted.
     """
     _check(image, len(devices))
     with Context("erofs", str(image), _HINTS) as context:
@@ -44,7 +44,8 @@ def detached_erofs(image: Path, devices: Sequence[Path], *, trusted: bool) -> De
 
 
 def _check(image: Path, devices: int) -> None:
-    """Say what the kernel tells only its log, or not at all: without any device it takes the image for a flat one."""
+    """Raise for errors that the kernel reports only in its log, or not at all (an image mounted without its
+    devices)."""
     try:
         with image.open("rb") as file:
             file.seek(_SUPERBLOCK)

@@ -1,6 +1,7 @@
-"""The overlay of those who may not mount: the program fuse-overlayfs(1), which goes through the setuid fusermount3.
+"""Overlays for users who may not mount: the program fuse-overlayfs(1), which mounts through the setuid fusermount3.
 
-Its upper is not the kernel's: an opaque directory has the xattr `user.fuseoverlayfs.opaque`, and owners are the user's.
+The format of its upper differs from the kernel's: an opaque directory has the xattr `user.fuseoverlayfs.opaque`, and
+all files belong to the user.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from imgfs.errors import ImgfsError, Invalid, NotFound, NotPermitted, TimedOut, 
 
 PROGRAM = "fuse-overlayfs"
 _CHATTER = "unknown argument ignored"
-"""What it says of every mount, also of those that succeed."""
+"""A message that the program prints for every mount, also for successful ones."""
 _PATIENCE = 20
-"""Seconds until the mount stands; it takes some milliseconds where nothing is wrong."""
+"""Seconds to wait for the mount, which normally takes some milliseconds."""
 
 
 def mount_fuse_overlay(lowers: Sequence[str], target: str, upper: Path | None, work: Path | None) -> None:
     """Mount `lowers`, the nearest first, under `upper` over the directory `target`; without `upper` it is read-only.
 
-    A process of this user serves it until it is unmounted. fusermount3 walks to `target` with root's identity and asks
-    that the user may write there: below the user's own FUSE mount that takes `allow_other` on the latter. Lowers may be
-    in that mount as they are. Never setuid, never devices. Blocks: call it in a thread. Raises Unsupported (no such
-    program), Invalid, NotFound, NotPermitted or TimedOut; then nothing is mounted.
+    A process of this user serves the mount until it is unmounted. fusermount3 walks to `target` as root, so a target in
+    the user's own FUSE mount needs `allow_other` there; the user must be able to write to `target`. Setuid bits and
+    device nodes never work. Blocks; call it in a thread. Raises Unsupported (no such program), Invalid, NotFound,
+    NotPermitted or TimedOut; then nothing is mounted.
     """
     if not lowers or (upper is None) != (work is None):
         raise Invalid(f"{target}: an overlay needs a lower directory, and an upper and work directory together")
     command = [program(), "-o"]
     with ExitStack() as opened:
-        # Given as descriptors: the program takes a colon in a path for its end, and a chain's has one.
+        # The paths go as descriptors, because a colon separates paths and the path of a chain has a colon.
         descriptors = [_open(path, opened) for path in (*lowers, upper, work) if path is not None]
         paths = [f"/proc/self/fd/{one}" for one in descriptors]
         options = [f"lowerdir={':'.join(paths[: len(lowers)])}"]
@@ -44,7 +45,7 @@ def mount_fuse_overlay(lowers: Sequence[str], target: str, upper: Path | None, w
 
 
 def program() -> str:
-    """The path of fuse-overlayfs. Raises Unsupported where it, fusermount3 or /dev/fuse is missing."""
+    """Return the path of fuse-overlayfs. Raises Unsupported if it, fusermount3 or /dev/fuse is missing."""
     found = shutil.which(PROGRAM)
     if found is None:
         raise Unsupported(f"{PROGRAM}: is missing; install the package {PROGRAM}")
@@ -96,7 +97,7 @@ def _refused(target: str, words: str) -> ImgfsError:
 
 
 def _check_upper(upper: Path) -> None:
-    """The program resolves the upper's path before it looks for colons, and there is no way to write one."""
+    """Refuse a colon: the program resolves the path of the upper before it splits at colons, and has no escape."""
     real = os.path.realpath(upper)
     if ":" in real:
         raise Invalid(f"{real}: {PROGRAM} cannot write below a path with a colon; move the state directory")

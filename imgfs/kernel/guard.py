@@ -1,9 +1,9 @@
 """A process that frees a FUSE mount when its daemon is killed with a thread of its own waiting in it.
 
-A daemon that mounts below its own tree walks it in a thread. Killed meanwhile, that thread may wait for ever: for an
-answer that the others do not give any more, or for a directory that somebody holds who waits for one. As long as it
-waits, the daemon is no more than half dead: its connection stays open, its lock held, and everybody who waits for it is
-in D state for good. So somebody outside aborts the connection; then all are told ENOTCONN, and the thread ends.
+A daemon that mounts below its own tree walks the tree in a thread. If the daemon is killed meanwhile, that thread may
+wait forever: for an answer that the other threads can no longer give, or for a directory that a waiting process holds.
+While it waits, the connection stays open, the lock is held, and every process that waits for the daemon stays in D
+state. So another process aborts the connection. Then every waiting call returns ENOTCONN, and the thread ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from imgfs.kernel.mounts import mount_at
 
 _PR_SET_PDEATHSIG = 1
 _GRACE = 0.1
-"""Seconds in which what is killed dies, unless it waits for itself."""
+"""Seconds in which a killed daemon ends, unless it waits for itself."""
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 
 
@@ -30,8 +30,8 @@ _CONNECTIONS = Path("/sys/fs/fuse/connections")
 def guarded(mountpoint: str) -> Generator[None]:
     """Have the FUSE connection at `mountpoint` aborted if this process is killed inside and does not die of it.
 
-    Call it in the main thread, before there are others: prctl(2) PR_SET_PDEATHSIG tells of the thread that forked. The
-    process beside it holds nothing of the caller's open, takes no other signal, and ends with the block.
+    Call it in the main thread, before other threads exist: prctl(2) PR_SET_PDEATHSIG reports the death of the thread
+    that forked. The guard process keeps no descriptor of the caller, takes no other signal, and ends with the block.
     """
     parent = os.getpid()
     reading, writing = os.pipe()
@@ -42,7 +42,7 @@ def guarded(mountpoint: str) -> Generator[None]:
         finally:
             os._exit(0)
     os.close(writing)
-    os.read(reading, 1)  # from now on it watches; a kill before that finds nothing mounted
+    os.read(reading, 1)  # the guard watches from now on; before, nothing is mounted
     os.close(reading)
     try:
         yield
@@ -75,7 +75,7 @@ def _close_all() -> None:
 def abort(mountpoint: str) -> None:
     """Abort the FUSE connection that is mounted at `mountpoint`, if there is one; its mount stays, dead.
 
-    By FUSE's control filesystem. Where that is not mounted, only root can do it.
+    It uses the control filesystem of FUSE. If that is not mounted, only root can abort.
     """
     mount = mount_at(mountpoint)
     if mount is None or not mount.filesystem.startswith("fuse"):
@@ -92,4 +92,4 @@ def _abort_through_own_mount(control: Path) -> None:
         with Context("fusectl", "the control filesystem of FUSE") as context, context.create(0) as connections:
             Path(f"/proc/self/fd/{connections.fileno()}", control).write_text("1")
     except (ImgfsError, OSError):
-        return  # nobody is left to tell; the next start finds the state directory locked, and says by whom
+        return  # there is no caller to report to; the next start reports which process holds the lock

@@ -1,4 +1,4 @@
-"""Having the pages of a process at hand before they are used (madvise(2))."""
+"""Populating the pages of a process before they are used (madvise(2))."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _POPULATE_READ, _POPULATE_WRITE = 22, 23
 
 
 def own_pages() -> None:
-    """Have every page in this process's tables, and what it shares with its parent since fork(2) copied.
+    """Map every page of this process, and copy the writable pages that it shares with its parent since fork(2).
 
-    Else that is done one by one, by a fault each, as the pages are read or written first. Blocks for some ms; what the
-    kernel does not do is left as it is.
+    Otherwise each page takes a fault at its first use. Blocks for some milliseconds. Pages that the kernel does not
+    populate stay as they are.
     """
-    for line in _MAPS.read_bytes().split(b"\n")[:-1]:  # a library's path is any bytes
+    for line in _MAPS.read_bytes().split(b"\n")[:-1]:  # the path of a library may be any bytes
         span, flags, *_ = line.split()
         start, end = (int(one, 16) for one in span.split(b"-"))
         advice = _POPULATE_WRITE if flags.startswith(b"rw-p") else _POPULATE_READ

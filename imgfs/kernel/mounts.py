@@ -1,6 +1,6 @@
-"""Mounts as /proc/self/mountinfo tells them (proc(5)), and taking them away again.
+"""Reading mounts from /proc/self/mountinfo (proc(5)), and unmounting.
 
-Nothing here opens a path below a FUSE mount of a dead daemon: the table is read, and umount2(2) is given the path.
+Nothing here opens a path below a FUSE mount of a dead daemon: it reads the table, and passes the path to umount2(2).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Mount:
     parent: int
     """The `number` of the mount that it is mounted on."""
     groups: frozenset[str] = frozenset()
-    """The peer groups that tell it of mounts made and taken away in them (mount_namespaces(7))."""
+    """The peer groups from which it receives mounts and unmounts (mount_namespaces(7))."""
     root: str = "/"
     """Which directory of its filesystem is shown there."""
 
@@ -104,9 +104,9 @@ def is_ours(path: str) -> bool:
 
 
 def unmount(path: str, *, detach: bool = False) -> None:
-    """Take away the topmost mount at `path`.
+    """Unmount the topmost mount at `path`.
 
-    With `detach` it goes from the tree at once and for good when its last user is gone, with every mount below it.
+    With `detach` (MNT_DETACH) it leaves the tree at once, with every mount below it, and ends when its last user ends.
     Raises Busy, NotFound (nothing is mounted there) or NotPermitted. Users without CAP_SYS_ADMIN go through
     fusermount3.
     """
@@ -121,10 +121,10 @@ def unmount(path: str, *, detach: bool = False) -> None:
 
 
 def expire(path: str) -> bool:
-    """Take away the mount at `path` if nobody has used it since the last call; tell whether it is gone.
+    """Unmount `path` if no process has used the mount since the last call; return whether it is gone.
 
     The first call marks it (umount2(2), MNT_EXPIRE). Users without CAP_SYS_ADMIN cannot mark: theirs goes at the first
-    call that finds it unused. Mounts of others stay.
+    call that finds it unused. Mounts of other users stay.
     """
     if LIBC.umount2(os.fsencode(_absolute(path)), UMOUNT_NOFOLLOW | MNT_EXPIRE) == 0:
         return True
@@ -159,7 +159,7 @@ def _explain(code: int, path: str) -> ImgfsError:
 
 
 def _height(mount: Mount, everything: dict[int, Mount]) -> int:
-    """How many mounts it stands on; the table's order tells when mounts were made, not when they were put in place."""
+    """Count the mounts it stands on. The order of the table is that of creation, not of attachment."""
     height = 0
     parent = everything.get(mount.parent)
     while parent is not None and parent.number != parent.parent:

@@ -1,6 +1,6 @@
 """Mounting overlayfs: a writable view of a chain of directories, or a read-only one (overlayfs.rst of the kernel).
 
-What the layers are, and that no upper is used twice, is the caller's to know: the kernel only warns in its log.
+The caller knows what the layers are, and makes sure that no upper is used twice: the kernel only warns in its log.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from imgfs.errors import Busy, ImgfsError, Invalid
 from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Context, Detached, clone, clone_mount
 
 SOURCE = "imgfs"
-"""What stands as the source of every overlay here in the table of mounts."""
+"""Source of every overlay of imgfs in the table of mounts."""
 GOING_SECONDS = 0.5
-"""How long the kernel may take to let go of an overlay that was unmounted."""
+"""How long the kernel may take to release an unmounted overlay."""
 MOST_LOWERS = 500
 """OVL_MAX_STACK of the kernel."""
 
 _OPTIONS = {"redirect_dir": "nofollow", "metacopy": "off", "index": "off", "nfs_export": "off", "xino": "auto"}
-"""Layers come from images, so what they say in xattrs is not followed. Renaming a directory of a lower is therefore
-EXDEV, as under every container engine, and `mv` copies; an upper stays what an OCI layer can say. xino: one st_dev and
-lasting inode numbers, unless a lower filesystem has no UUID (EROFS images need one)."""
+"""Layers come from images, so overlayfs must not follow redirects in their xattrs. Renaming a directory of a lower is
+therefore EXDEV, as under every container engine, and `mv` copies; an OCI layer can express every upper. xino gives one
+st_dev and stable inode numbers, unless a lower filesystem has no UUID (EROFS images need one)."""
 _HINTS = {
     errno.EINVAL: "the kernel's log (dmesg) says why; the state directory must not lie on overlayfs itself",
     errno.ENODEV: "load the kernel's overlay module (modprobe overlay)",
@@ -41,9 +41,9 @@ def mount_overlay(
 
     Without `upper` the mount is read-only; a single lower is then a read-only bind mount. `work` is an empty directory
     on the filesystem of `upper`. Unless `trusted`, setuid bits and device nodes do not work. A lower is a path, or a
-    detached mount (Linux 6.15), which stays the caller's to close. Blocks until every lower and `target` have been
-    walked to, which may be through the daemon's own tree: call it in a thread. Raises NotFound, NotPermitted,
-    Unsupported or Invalid; then nothing is mounted.
+    detached mount (Linux 6.15), which the caller closes. The call walks the paths of the lowers and of `target`, which
+    may lead through the daemon's own tree, so call it in a thread. Raises NotFound, NotPermitted, Unsupported or
+    Invalid; then nothing is mounted.
     """
     with detached_overlay(lowers, upper=upper, work=work, trusted=trusted, subject=target) as mount:
         mount.attach(target)
@@ -52,7 +52,7 @@ def mount_overlay(
 def detached_overlay(
     lowers: Sequence[str | Detached], *, upper: Path | None, work: Path | None, trusted: bool, subject: str = "overlay"
 ) -> Detached:
-    """The same mount in no tree yet; errors are about `subject`. Blocks and raises as mount_overlay."""
+    """Make the same mount detached. Errors name `subject`. Blocks and raises as mount_overlay."""
     if not 0 < len(lowers) <= MOST_LOWERS:
         raise Invalid(f"{subject}: {len(lowers)} layers below it, expected 1 to {MOST_LOWERS}; flatten the chain")
     if (upper is None) != (work is None):
@@ -73,7 +73,7 @@ def detached_overlay(
 
 
 def options_of(lowers: Sequence[Path], *, upper: Path | None, work: Path | None) -> tuple[str, ...]:
-    """The same mount for mount(8) and OCI bundles; two lowers at least where there is no `upper`."""
+    """Return the options of the same mount for mount(8) and OCI bundles. Without `upper` there must be two lowers."""
     options = [f"{key}={value}" for key, value in _OPTIONS.items()]
     options.append("lowerdir=" + ":".join(_escaped(lower) for lower in lowers))
     if upper is None or work is None:
@@ -82,13 +82,13 @@ def options_of(lowers: Sequence[Path], *, upper: Path | None, work: Path | None)
 
 
 def check_unused(upper: Path, lower: Path, subject: str) -> None:
-    """Raise Busy while any overlay writes to `upper`, one that no path leads to among them.
+    """Raise Busy while any overlay writes to `upper`, also an overlay that no path leads to.
 
-    Such a one is left by a killed daemon, or by `umount --lazy`, for as long as a process uses it. The kernel tells by
-    refusing another one with `index=on`, before it looks at anything else: so what is asked for is one that it refuses
-    in any case (upper and work directory in one), which leaves no trace. `lower` is an empty directory. Blocks, up to
-    GOING_SECONDS: that long the kernel may take to let go of one that was unmounted.
-    A read-only filesystem has no writers, and the kernel takes no upper from there.
+    A killed daemon or `umount --lazy` leaves such an overlay for as long as a process uses it. With `index=on` the
+    kernel refuses a second overlay of an upper before it checks anything else. So this asks for a mount that the kernel
+    refuses in any case (upper and work are one directory), which leaves no trace. `lower` is an empty directory. Blocks
+    up to GOING_SECONDS, because the kernel may take that long to release an unmounted overlay. On a read-only
+    filesystem there are no writers, and the kernel accepts no upper there.
     """
     if os.statvfs(upper).f_flag & os.ST_RDONLY:
         return
@@ -119,7 +119,7 @@ def _ask_unused(upper: Path, lower: Path, subject: str) -> None:
 
 
 def _escaped(path: Path) -> str:
-    """As overlayfs reads it in options."""
+    """Escape a path as overlayfs expects it in options."""
     return re.sub(r"[\\:,]", r"\\\g<0>", str(path))
 
 

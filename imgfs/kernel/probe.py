@@ -1,6 +1,6 @@
-"""What this kernel, this user and this disk let imgfs mount, found out by mounting it (into no tree) and letting it go.
+"""What imgfs can mount with this kernel, user and disk. The probe makes each kind of mount detached, and closes it.
 
-Each refusal is a sentence for people: subject, reason, what to do.
+The reason of each refusal is a sentence for people: subject, reason, what to do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIZE, _DEVICES, _ROOT = 4096, 1152, 1280
 _CHUNKED_FILE, _DEVICE_TABLE = 4, 8
 _MEMORY = Path("/dev/shm")
 PREFIX = ".tmp-probe-"
-"""Of the directory that exists in the state directory for as long as the probe takes."""
+"""Prefix of the directory that the probe makes in the state directory and removes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Capabilities:
     """What can be mounted from files of one state directory.
 
     `erofs`: images with device files. `overlay`: writable directories over others. `overlay_over_erofs`: the same over
-    an EROFS that is in no tree. `fuse_overlayfs`: the program for those who may not mount.
+    a detached EROFS. `fuse_overlayfs`: the program for users who may not mount.
     """
 
     erofs: Capability
@@ -51,22 +51,23 @@ class Capabilities:
     fuse_overlayfs: Capability
 
     def by_name(self) -> dict[str, Capability]:
-        """Each with what it is called here."""
+        """Return the capabilities by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def probe(state: Path) -> Capabilities:
-    """Try each mount with files in `state`, in a few milliseconds; nothing is left and nothing was to be seen.
+    """Try each mount with files in `state`, in a few milliseconds. Nothing is visible to other processes, nothing is
+    left.
 
-    Where that is read-only or full, with files in a directory for temporary ones, which is the next best, and where
-    there is no room either, in memory, which no EROFS can be mounted from: a start must not need room. Raises NoSpace
-    or StorageFailed where `state` cannot be written for another reason, or none of them can.
+    If `state` is read-only or full, the files go to the directory for temporary files, and if that is full too, to
+    memory, from which no EROFS can be mounted: the daemon must start without free space. Raises NoSpace if all of them
+    are full, and StorageFailed if `state` cannot be written for another reason.
     """
     try:
         if not is_read_only(state):
             with suppress(NoSpace):
                 return _probe_in(state)
-        with suppress(NoSpace, FileNotFoundError):  # which is tempfile's word for directories that are all full
+        with suppress(NoSpace, FileNotFoundError):  # tempfile raises FileNotFoundError if all its directories are full
             return _probe_in(None)
         return _probe_in(_MEMORY)
     except OSError as error:
@@ -74,7 +75,7 @@ def probe(state: Path) -> Capabilities:
 
 
 def _probe_in(place: Path | None) -> Capabilities:
-    """In a directory made there. Raises NoSpace, OSError."""
+    """Probe in a new directory below `place`. Raises NoSpace, OSError."""
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=PREFIX) as directory, ExitStack() as mounts:
             return _try_all(Path(directory), mounts)
@@ -105,11 +106,11 @@ def _overlay_over(lower: str | Detached, directory: Path) -> None:
 
 
 def _try(directory: Path, action: Callable[[], object]) -> Capability:
-    """Whether it works; the reason speaks of the state directory, since `directory` is gone when it is read."""
+    """Try a mount. The reason names the state directory, because `directory` no longer exists when it is read."""
     try:
         action()
     except NoSpace:
-        raise  # it says nothing of what the kernel can do
+        raise  # a full disk says nothing about the kernel
     except ImgfsError as error:
         return Capability(error.message.replace(f"/{directory.name}", ""))
     return Capability()

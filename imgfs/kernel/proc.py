@@ -1,4 +1,4 @@
-"""What the kernel tells of a process in its files (proc(5)), read by few system calls."""
+"""Reading files of proc(5) about processes, with few system calls."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ STATE, FLAGS, START = 0, 6, 19
 
 
 def read_of(process: int | str, name: str) -> bytes:
-    """A file of /proc/<process>. Raises OSError, also where the process is gone."""
+    """Read a file of /proc/<process>. Raises OSError, also if the process has ended."""
     return _read(f"/proc/{process}/{name}")
 
 
 def write_to(path: str, data: bytes) -> None:
-    """Write to a file of the kernel's, of proc(5) or cgroups(7), in one call. Raises OSError."""
+    """Write to a file of proc(5) or cgroups(7) in one call. Raises OSError."""
     file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(file, data)
@@ -25,12 +25,12 @@ def write_to(path: str, data: bytes) -> None:
 
 
 def stat_of(process: int) -> list[bytes]:
-    """The fields of proc_pid_stat(5) behind the name, which may hold anything. Raises OSError."""
+    """Return the fields of proc_pid_stat(5) after the name. Raises OSError."""
     return read_of(process, "stat").rpartition(b") ")[2].split()
 
 
 def boot_id() -> str:
-    """What no other boot has. Raises OSError."""
+    """Return the unique ID of this boot. Raises OSError."""
     return _read(f"/proc/{_BOOT_ID}").decode().strip()
 
 

@@ -22,10 +22,11 @@ def adopt_orphans() -> None:
 
 
 def die_with(life: int) -> None:
-    """Have the kernel kill this process (SIGKILL) once nobody holds the other end of a pipe, of which `life` is read.
+    """Have the kernel kill this process (SIGKILL) when the last writer of the pipe `life` has closed it.
 
-    Nothing may ever be written there: the kernel tells of bytes as it does of an end, and may do so after they were
-    read. That is why it is no socket that is also spoken through. Raises OSError; ConnectionError for nobody already.
+    No byte may ever be written to the pipe: the kernel signals bytes in the same way as the end, possibly after they
+    were read. So a socket that carries requests cannot serve. Raises OSError, and ConnectionError if there is no writer
+    now.
     """
     fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
@@ -37,9 +38,9 @@ def die_with(life: int) -> None:
 
 
 def io_priority(pid: int = 0) -> int:
-    """Class and urgency of a process on disks, as set_io_priority takes it; of this one by default. Raises OSError.
+    """Return the I/O priority of a process (default: this one), as set_io_priority takes it. Raises OSError.
 
-    0, as of everybody, on a machine of which it is not known how to ask.
+    Returns 0, the default, on an architecture whose system call number is not known.
     """
     calls = _IOPRIO.get(os.uname().machine)
     found = LIBC.syscall(calls[1], _IOPRIO_WHO_PROCESS, pid) if calls else 0
@@ -49,7 +50,7 @@ def io_priority(pid: int = 0) -> int:
 
 
 def set_io_priority(value: int) -> None:
-    """Set that of this process. Raises OSError."""
+    """Set the I/O priority of this process. Raises OSError."""
     calls = _IOPRIO.get(os.uname().machine)
     if calls and LIBC.syscall(calls[0], _IOPRIO_WHO_PROCESS, 0, value):
         raise last_error()
