@@ -34,7 +34,9 @@ class ContainersOptions(msgspec.Struct, frozen=True):
     keep_deleted_days: Annotated[
         float,
         msgspec.Meta(
-            ge=0, le=36500, description="How long it is kept how a deleted container ended; then `imgfs gc` takes it."
+            ge=0,
+            le=36500,
+            description="Days for which the last state of a deleted container is kept. Then `imgfs gc` removes it.",
         ),
     ] = 7.0
 
@@ -79,7 +81,7 @@ class Containers:
             return FoundContainer(record, record.container(), record.status(), self.changed(id))
         except NotFound:
             if record.path.is_dir():
-                raise StorageFailed(f"container {id}: files of its record are missing; delete it") from None
+                raise StorageFailed(f"container {id}: its record is incomplete; delete it") from None
             raise
 
     async def user_of(self, snapshot: str) -> str | None:
@@ -186,7 +188,9 @@ class Containers:
         try:
             self.records.keep_deleted(record, is_held=True)
         except (NotFound, StorageFailed) as error:
-            _log.warning("of a damaged container little is kept", extra={"id": record.id, "reason": error.message})
+            _log.warning(
+                "only the reason is kept of a damaged container", extra={"id": record.id, "reason": error.message}
+            )
             self.deleted.write(record.id, encode({"id": record.id, "reason": error.message}))
         except OSError as error:
             raise from_os(error, f"container {record.id}") from None
@@ -250,8 +254,8 @@ def _running(id: str) -> Busy:
 
 def _end_not_written(id: str) -> Busy:
     return Busy(
-        f"container {id}: has ended, and how is not written down yet; try again, and if that goes on see whether the "
-        "disk of the state directory takes changes"
+        f"container {id}: has ended, but its status is not written yet; try again, and check that the disk of "
+        "the state directory is not full or read-only"
     )
 
 

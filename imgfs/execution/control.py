@@ -105,7 +105,7 @@ class Connection:
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
-            raise Malformed("control: a message that is no JSON object")
+            raise Malformed("control: a message is not a JSON object")
         return cast("Json", message)
 
     def send_files(self, data: bytes, files: list[int]) -> None:
@@ -121,7 +121,7 @@ class Connection:
         """Return the next message. Raises Refused for an error message, and NotFound if the peer has closed."""
         message = self.receive()
         if message is None:
-            raise NotFound("the supervisor of the container is gone; `imgfs ps -a` shows what became of it")
+            raise NotFound("the supervisor of the container has exited; `imgfs ps -a` shows the container's state")
         if "error" in message:
             raise Refused(str(message["error"]), int(message.get("errno", errno.EIO)), message.get("exit_code"))
         return message

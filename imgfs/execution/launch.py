@@ -53,7 +53,7 @@ class IdleSupervisor:
 def check_caller() -> None:
     """Raise NotPermitted unless the caller is root. Raises the errors of `check_files`."""
     if os.geteuid():
-        raise NotPermitted("containers: are started by root only; there are no rootless ones")
+        raise NotPermitted("containers: only root can start them; there are no rootless containers")
     check_files()
 
 
@@ -64,7 +64,9 @@ def check_files() -> None:
     """
     if os.sysconf("SC_OPEN_MAX") < _FILES:
         advice = too_many_open(errno.EMFILE)
-        raise StorageFailed(f"containers: {os.strerror(errno.EMFILE)}: starting a program takes {_FILES}; {advice}")
+        raise StorageFailed(
+            f"containers: {os.strerror(errno.EMFILE)}: starting a program needs {_FILES} open files; {advice}"
+        )
 
 
 def _start_program(other_end: socket.socket, mountpoint: str) -> subprocess.Popen[bytes]:

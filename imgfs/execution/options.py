@@ -21,24 +21,26 @@ class ExecutionOptions(msgspec.Struct, frozen=True):
     runtime: Annotated[
         str,
         Meta(
-            description="The only runtime to use, a name or an absolute path; empty for the first here that takes "
-            "this host."
+            description="The only runtime to use, by name or absolute path. Empty: the first installed one that "
+            "accepts this host."
         ),
     ] = ""
     log_bytes: Annotated[
         int,
         Meta(
-            ge=1 << 12, le=1 << 40, description="How long a container's log becomes before it is log.1 and begins anew."
+            ge=1 << 12,
+            le=1 << 40,
+            description="Bytes after which a container's log is renamed to log.1 and started again.",
         ),
     ] = 16 << 20
-    deadline_seconds: Annotated[float, Meta(ge=0.1, le=3600, description="How long a call of a runtime may take.")] = (
-        60.0
-    )
+    deadline_seconds: Annotated[
+        float, Meta(ge=0.1, le=3600, description="Seconds that a call of a runtime may take.")
+    ] = 60.0
     seccomp: Annotated[
         str,
         Meta(
             pattern="^(default|none|/.*)$",
-            description="Which system calls containers may make: those of the profile of this host, if it has one "
+            description="The system calls that containers may make: those of this host's profile, if it has one "
             "(default), all (none), or those of the profile at an absolute path.",
         ),
     ] = "default"

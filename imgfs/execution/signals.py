@@ -23,7 +23,9 @@ def signal_number(text: str, subject: str) -> int:
     try:
         return signal.Signals[f"SIG{name}"]
     except KeyError:
-        raise Invalid(f"{subject}: {text[:40]!r} is no signal; expected a name such as SIGTERM, or a number") from None
+        raise Invalid(
+            f"{subject}: {text[:40]!r} is not a signal; expected a name such as SIGTERM, or a number"
+        ) from None
 
 
 def _is_number(text: str) -> bool:

@@ -368,7 +368,7 @@ def _send(control: Connection, job: Job) -> None:
 
 
 def _supervisor_died(job: Job) -> _SupervisorDied:
-    return _SupervisorDied(f"container {job.id}: its supervisor died; see the log of the kernel")
+    return _SupervisorDied(f"container {job.id}: its supervisor exited unexpectedly; see the kernel log")
 
 
 def _wait_for_answer(control: Connection, interrupted: int) -> None:

@@ -71,5 +71,5 @@ class _Foreground:
         if self._forwarded:
             signal.signal(self._forwarded[-1], signal.SIG_DFL)
             os.kill(os.getpid(), self._forwarded[-1])
-        os.write(2, b"imgfs: the process that did this ended without a word; `imgfs ps -a` shows what became of it\n")
+        os.write(2, b"imgfs: the process that ran this command was killed; `imgfs ps -a` shows the container's state\n")
         return _FAILED

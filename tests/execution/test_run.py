@@ -59,7 +59,7 @@ def test_a_word_that_the_kernel_does_not_take_is_126_too(box: Box) -> None:
     started = box.start("box", "true", "x" * (1 << 17), id="long")
     status = box.ended(started)
     assert (status.exit_code, status.signal) == (126, None)
-    assert status.reason == "the kernel refused it: exec /bin/true: argument list too long"
+    assert status.reason == "the kernel refused to execute it: exec /bin/true: argument list too long"
     assert box.record("long").log.read_bytes().count(b"\n") == 1
     assert box.imgfs("wait", "long").stdout == b"126\n"
     assert box.imgfs("start", "-a", "long").returncode == 126
@@ -235,7 +235,7 @@ def test_killed_for_want_of_memory_is_told(box: Box) -> None:
     started = box.start(wish=Overrides(arguments=("sh", "-c", hungry), memory=12 << 20))
     status = box.ended(started)
     assert status.oom
-    assert status.reason.endswith("the kernel killed for want of memory")
+    assert status.reason.endswith("the kernel killed a process because memory ran out")
     assert status.exit_code != 0
 
 

@@ -81,7 +81,7 @@ def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp
     started = start_new(
         wide, faked.source("box"), Overrides(arguments=("true",)), StartOptions("three", detach=True), CallerStreams()
     )
-    told = "runtime first: run: cgroups in hybrid mode not supported; fake is used, until the next boot"
+    told = "runtime first: run: cgroups in hybrid mode not supported; fake is used instead until the next boot"
     assert started.notes == (told,)
     assert faked.record("three").container().runtime == site.runtimes[0]
     assert "hybrid mode" in (faked.records.runtime_root / "refused.json").read_text()
@@ -140,7 +140,7 @@ def test_supervisor_that_is_killed_while_it_starts(faked: Box, runtime: Path) ->
         _, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said) == (
         125,
-        b"imgfs: container ten: its supervisor died; see the log of the kernel\n",
+        b"imgfs: container ten: its supervisor exited unexpectedly; see the kernel log\n",
     )
     faked.assert_nothing_stays("ten")
     for pid in _running(runtime):
@@ -181,7 +181,7 @@ def test_disk_that_is_full_at_the_end_loses_output_and_no_status(tmp_path: Path)
         filler.unlink()
         assert box.ended(started).exit_code == 4
         status = box.record("nine").status()
-        assert (status.exit_code, status.reason) == (4, "5 bytes of its output did not fit on the disk")
+        assert (status.exit_code, status.reason) == (4, "5 bytes of its output were lost because the disk refused them")
         set_quirks(runtime)
 
 

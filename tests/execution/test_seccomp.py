@@ -100,9 +100,9 @@ def test_conditions_are_those_of_the_machine() -> None:
         (b"[]", "Expected `object`, got `array`"),
         (b"{}", "missing required field `defaultAction`"),
         (b'{"defaultAction": "\xff"}', "."),
-        (profile({"action": "SCMP_ACT_ALLOW"}), "a rule without names"),
-        (profile(allowed("x", errno="EWHAT")), "EWHAT: is no errno"),
-        (profile(allowed("x", includes={"minKernel": "new"})), "'new': is no version of a kernel"),
+        (profile({"action": "SCMP_ACT_ALLOW"}), "a rule has no names"),
+        (profile(allowed("x", errno="EWHAT")), "EWHAT: is not an errno"),
+        (profile(allowed("x", includes={"minKernel": "new"})), "'new': is not a kernel version"),
         (b"[" * 10**5, "."),
     ],
 )

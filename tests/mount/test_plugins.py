@@ -130,7 +130,7 @@ def test_a_runtime_says_whenever_it_is_asked_whether_it_is_of_use(
     install(site, "mount_runtime", RUNTIME, "runtime.own = mount_runtime:PLUGIN")
     mount.start()
     status = mount.path / ".imgfs/plugins/runtime/own/status"
-    missing = "unavailable: imgfs-test-runtime is not installed: no such program in PATH"
+    missing = "unavailable: imgfs-test-runtime is not installed: not found in PATH"
     assert status.read_text() == f"{missing}\n"
     assert missing in mount.run("plugins").stdout
     program.touch(0o755)

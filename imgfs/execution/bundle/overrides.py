@@ -56,10 +56,10 @@ class Overrides(msgspec.Struct, frozen=True):
         for name, value in (self.env or {}).items():
             words += [name, value or ""]
         if any("\0" in word for word in words):
-            raise Invalid("run: a NUL in an argument, a name or a value")
+            raise Invalid("run: an argument, a name or a value contains a NUL")
         places = [place for one in self.volumes for place in (one.source, one.destination)]
         for word in filter(_is_not_text, (*words, *places)):
-            raise Invalid(f"run: {word[:80]!r} is not UTF-8, and an OCI runtime's config holds nothing else")
+            raise Invalid(f"run: {word[:80]!r} is not UTF-8, which an OCI runtime's config requires")
         if sum(len(word) for word in words) > WORDS_MAX:
             raise Invalid(f"run: arguments and environment are over {WORDS_MAX} bytes")
 
@@ -80,10 +80,10 @@ def parse_volume(text: str) -> Volume:
         raise Invalid(f"volume {text[:200]!r}: expected SRC:DST or SRC:DST:ro, with DST an absolute path")
     destination = posixpath.normpath("/" + destination.lstrip("/"))
     if destination == "/":
-        raise Invalid(f"volume {text[:200]!r}: cannot lie over the root of the image")
+        raise Invalid(f"volume {text[:200]!r}: cannot replace the root of the image")
     path = os.path.abspath(source)
     if not os.path.exists(path):
-        raise NotFound(f"volume {text[:200]!r}: {path} does not exist; make it first")
+        raise NotFound(f"volume {text[:200]!r}: {path} does not exist; create it first")
     return Volume(path, destination, mode == "ro")
 
 
@@ -101,6 +101,6 @@ def parse_memory(text: str) -> int:
     size = int(found[1]) * _UNITS[found[2].lower()] if found and len(text) < 20 else 0
     if not MEMORY_LEAST <= size < 1 << 60:
         raise Invalid(
-            f"memory {text[:40]!r}: expected bytes, or a number with k, m or g, {MEMORY_LEAST >> 20}m or more"
+            f"memory {text[:40]!r}: expected bytes, or a number with the suffix k, m or g, {MEMORY_LEAST >> 20}m or more"
         )
     return size

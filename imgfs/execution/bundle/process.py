@@ -40,7 +40,7 @@ def arguments(image: ImageProcess, wish: Overrides, subject: str) -> tuple[str, 
     else:
         entrypoint, rest = (wish.entrypoint,) if wish.entrypoint else (), wish.arguments
     if not (entrypoint or rest) or not (*entrypoint, *rest)[0]:
-        raise Invalid(f"{subject}: has neither Entrypoint nor Cmd; say what to run behind the image's name")
+        raise Invalid(f"{subject}: has neither Entrypoint nor Cmd; give the command after the image's name")
     return (*entrypoint, *rest)
 
 
@@ -58,7 +58,7 @@ def environment(image: ImageProcess, wish: Overrides, user: User, hostname: str)
     for one in image.env:
         name, equals, value = one.partition("=")
         if not (name and equals):
-            raise Invalid(f"image config: Env: {one[:80]!r}, expected NAME=VALUE; the image has to be built anew")
+            raise Invalid(f"image config: Env: {one[:80]!r}, expected NAME=VALUE; rebuild the image")
         found[name] = value
     for name, value in (wish.env or _NONE).items():
         if value is None:
@@ -122,7 +122,7 @@ def _check(process: ImageProcess) -> None:
     labels = [text for pair in process.labels.items() for text in pair]
     words = [*process.env, *process.entrypoint, *process.cmd, process.user, process.working_dir, *labels]
     if any("\0" in word for word in words):
-        raise Invalid("image config: a NUL in what the process is to get; the image has to be built anew")
+        raise Invalid("image config: a NUL in an argument, variable, user or label; rebuild the image")
     if sum(len(word) for word in words) > WORDS_MAX:
         raise Invalid(f"image config: arguments, environment and labels are over {WORDS_MAX} bytes")
     if process.stop_signal:

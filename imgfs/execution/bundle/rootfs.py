@@ -53,7 +53,7 @@ def make_directory_in(root: int, path: str, what: str) -> None:
         if not _is_directory(root, "/".join(words[:count]), what):
             _make(root, "/".join(words[: count - 1]), words[count - 1], what)
             if not _is_directory(root, "/".join(words[:count]), what):
-                raise Invalid(f"{what}: {path[:200]!r} leads through a link to nothing; give another with -w")
+                raise Invalid(f"{what}: {path[:200]!r} goes through a link to a missing target; give another with -w")
 
 
 def _is_directory(root: int, path: str, what: str) -> bool:
@@ -85,11 +85,11 @@ def _make(root: int, above: str, name: str, what: str) -> None:
 
 def _in_the_way(error: OSError, path: str, what: str) -> Exception:
     if error.errno == errno.ENOTDIR:
-        return Invalid(f"{what}: {path[:200]!r} is no directory in the image; give another with -w")
+        return Invalid(f"{what}: {path[:200]!r} is not a directory in the image; give another with -w")
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
         return Invalid(f"{what}: {path[:200]!r}: {os.strerror(error.errno)}; give another with -w")
     if error.errno == errno.ENOENT:
-        return NotFound(f"{what}: {path[:200]!r} went away meanwhile")
+        return NotFound(f"{what}: {path[:200]!r} was removed meanwhile")
     if error.errno == errno.ENOSYS:
-        return Unsupported(f"{what}: this kernel has no openat2(2); Linux 5.6 has")
+        return Unsupported(f"{what}: this kernel has no openat2(2); Linux 5.6 or later is needed")
     return from_os(error, f"{what}: {path[:200]!r}")

@@ -122,7 +122,7 @@ def parse_profile(data: bytes, capabilities: Collection[str], machine: Machine, 
         if (number := _number(profile.default_errno_ret, profile.default_errno)) is not None:
             made["defaultErrnoRet"] = number
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise Invalid(f"{subject}: {error}; mend it, or choose another in [plugins.execution.oci]") from None
+        raise Invalid(f"{subject}: {error}; correct it, or choose another in [plugins.execution.oci]") from None
     if profile.flags:
         made["flags"] = profile.flags
     if architectures := profile.architectures or _architectures(profile.arch_map or (), machine):
@@ -195,7 +195,7 @@ def _applies(rule: _Rule, capabilities: Collection[str], machine: Machine) -> bo
 def _rule(rule: _Rule) -> Json:
     made: Json = {"names": [*(rule.names or ()), *([rule.name] if rule.name else [])], "action": rule.action}
     if not made["names"]:
-        raise ValueError("a rule without names")
+        raise ValueError("a rule has no names")
     if (number := _number(rule.errno_ret, rule.errno)) is not None:
         made["errnoRet"] = number
     if rule.args:
@@ -209,7 +209,7 @@ def _number(number: int | None, name: str) -> int | None:
         return number
     found = getattr(errno, name, None)
     if not isinstance(found, int):
-        raise ValueError(f"{name}: is no errno")
+        raise ValueError(f"{name}: is not an errno")
     return found
 
 
@@ -224,5 +224,5 @@ def _release(text: str) -> tuple[int, int]:
     """Return the major and minor version of a kernel. Raises ValueError."""
     found = re.match(r"(\d+)(?:\.(\d+))?", text)
     if not found:
-        raise ValueError(f"{text!r}: is no version of a kernel")
+        raise ValueError(f"{text!r}: is not a kernel version")
     return int(found[1]), int(found[2] or 0)

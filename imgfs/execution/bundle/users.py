@@ -50,13 +50,13 @@ def resolve_user(text: str, passwd: bytes, group: bytes) -> User:
     """
     user, colon, wanted = text.partition(":")
     if colon and not wanted:
-        raise Invalid(f"user {text[:80]!r}: expected a group behind the colon")
+        raise Invalid(f"user {text[:80]!r}: expected a group after the colon")
     account = _account(user or "0", passwd)
     if wanted:
         return User(account.uid, _group(wanted, group), (), account.home)
     groups = {one.gid for one in _groups(group) if account.name and account.name in one.members}
     if len(groups) > GROUPS_MAX:
-        raise Invalid(f"user {text[:80]!r}: is in {len(groups)} groups, the kernel takes {GROUPS_MAX}")
+        raise Invalid(f"user {text[:80]!r}: is in {len(groups)} groups; the kernel accepts {GROUPS_MAX}")
     return User(account.uid, account.gid, tuple(sorted(groups - {account.gid})), account.home)
 
 

@@ -26,7 +26,7 @@ _CLEANING_UP = b"leaving"
 _LOCK_PATIENCE = 1.0
 """Seconds to wait for a reader that briefly shares the lock to check it."""
 State = Literal["created", "running", "stopped"]
-LOST = "the supervisor was killed; the exit status is not known"
+LOST = "the supervisor was killed; the exit code is unknown"
 """The reason of a container whose end was not observed."""
 
 
@@ -200,7 +200,7 @@ class ContainerRecord(msgspec.Struct, frozen=True):
         written = self.written_status()  # the supervisor may have written the end since the first read
         if written.status == "stopped" or is_alive(written):
             return written
-        reason = LOST if written.status == "running" else "it was never started: what started it was killed"
+        reason = LOST if written.status == "running" else "it was never started: the command that started it was killed"
         return ContainerStatus(status="stopped", started=written.started, reason=reason)
 
     def write_status(self, status: ContainerStatus) -> None:
@@ -268,7 +268,7 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     def _why_held(self) -> str:
         with suppress(NotFound, StateError):
             if self.written_status().status == "stopped":
-                return "has ended, and is just being deleted or started again; `imgfs ps -a` tells"
+                return "has ended, and is being deleted or started again; see `imgfs ps -a`"
         return "is running"
 
     def _is_lock(self, file: int) -> bool:

@@ -275,5 +275,5 @@ class DeletedContainers:
 
 def _explained(error: OSError, id: str) -> Exception:
     if isinstance(error, FileNotFoundError):
-        return NotFound(f"deleted container {id}: nothing is known of one")
+        return NotFound(f"deleted container {id}: no such record")
     return from_os(error, f"deleted container {id}")

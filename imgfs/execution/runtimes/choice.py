@@ -44,7 +44,7 @@ def obstacle(program: RuntimeProgram, state: Path) -> str:
     """
     path = _path_of(program)
     if path is None:
-        return f"{program.program} is not installed: no such program in PATH"
+        return f"{program.program} is not installed: not found in PATH"
     refusal = _refusal(path, _read(ContainerRecords(state).runtime_root))
     return f"refused this host: {' '.join(refusal.reason.split())}" if refusal else ""
 
@@ -58,7 +58,7 @@ def installed(programs: Iterable[RuntimeProgram], wanted: str) -> list[Installed
     if not found:
         names = ", ".join(one.program for one, _ in named)
         raise NotFound(
-            f"no OCI runtime: {names}: not installed; install crun or runc, or name another as `runtime` of "
+            f"no OCI runtime: {names}: not installed; install crun or runc, or set another one as `runtime` in "
             "[plugins.execution.oci] in imgfs.toml"
         )
     return found

@@ -141,7 +141,7 @@ class OciRuntime(msgspec.Struct, frozen=True):
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise NotFound(f"runtime {self.name}: {self.path} is gone; install it again") from None
+            raise NotFound(f"runtime {self.name}: {self.path} does not exist; install it again") from None
         except OSError as error:
             raise RuntimeFailed(f"runtime {self.name}: {self.path} cannot be run: {error.strerror}") from None
         try:
@@ -174,17 +174,17 @@ class OciRuntime(msgspec.Struct, frozen=True):
             os.close(ended)
         if not ready:
             raise RuntimeFailed(
-                f"runtime {self.name}: `{command}` gave no answer for {self.deadline:g} s and was killed; "
-                f"choose another runtime in imgfs.toml, or give it more deadline_seconds",
+                f"runtime {self.name}: `{command}` did not finish within {self.deadline:g} s and was killed; "
+                f"choose another runtime in imgfs.toml, or increase deadline_seconds",
                 hangs=True,
             )
         if ended not in ready:
-            raise Cancelled(f"runtime {self.name}: `{command}` was given up")
+            raise Cancelled(f"runtime {self.name}: `{command}` was cancelled")
 
     def _failure(self, command: str, code: int, complaint: str) -> RuntimeFailed:
         said = _last_error(self.log) or complaint[-_COMPLAINT_MAX:]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        text = said or f"it said nothing ({how})"
+        text = said or f"no error message ({how})"
         return RuntimeFailed(
             f"runtime {self.name}: {command}: {text}", shell_code_in(said) if command in ("run", "exec") else None
         )

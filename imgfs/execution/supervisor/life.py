@@ -124,7 +124,7 @@ class _Supervision:
         pid_file = record.path / "pid"
         self._mount()
         if has_left(self._client):
-            raise Cancelled(f"container {record.id}: whoever started it wants it no more")
+            raise Cancelled(f"container {record.id}: the caller cancelled its start")
         self._runtime, notes = self._run(job.runtimes, pid_file, self._streams)
         pid, started = int(pid_file.read_text()), now()
         self._process = os.pidfd_open(pid)
@@ -202,7 +202,7 @@ class _Supervision:
         if self._log is not None:
             self._log.close()
             if self._log.lost:
-                self._note(f"{self._log.lost} bytes of its output did not fit on the disk")
+                self._note(f"{self._log.lost} bytes of its output were lost because the disk refused them")
         return report
 
     def _report_after_output(self, report: Json) -> None:
@@ -245,7 +245,7 @@ class _Supervision:
                 if error.errno != errno.EBUSY or time.monotonic() > deadline:
                     reason = os.strerror(error.errno or errno.EIO)
                     id = self._container.id
-                    return f"container {id}: stays until imgfs is mounted again, or `imgfs delete`: {reason}"
+                    return f"container {id}: is not deleted; the next mount deletes it, or run `imgfs delete`: {reason}"
                 if not self._is_forgotten:
                     self._forget_runtime()  # the mount of the runtime may be what makes it busy
                 time.sleep(_RETRY)
@@ -282,7 +282,7 @@ class _Supervision:
             for other, error in refused:
                 remember_refusal(other, error.message, self._records.runtime_root)
             self._keep_runtime(one)
-            return runtime, [f"{error.message}; {one.name} is used, until the next boot" for _, error in refused]
+            return runtime, [f"{error.message}; {one.name} is used instead until the next boot" for _, error in refused]
         raise refused[0][1]
 
     def _runtime_of(self, runtime: InstalledRuntime) -> OciRuntime:
@@ -308,7 +308,7 @@ class _Supervision:
 
     def _kill(self, number: int, *, everybody: bool) -> None:
         if self._status.status == "stopped":
-            raise Refused(f"container {self._container.id}: has ended; it gets no signal any more", errno.ESRCH)
+            raise Refused(f"container {self._container.id}: has ended; it cannot get a signal", errno.ESRCH)
         if everybody and self._runtime is not None:
             self._runtime.kill(self._container.runtime_id, number, all=True)
         else:
@@ -359,7 +359,7 @@ class _Supervision:
             return None  # the record was removed by hand
         except OSError as error:
             reason, id = from_os(error, f"container {self._container.id}").message, self._container.id
-            return f"{reason}; how it ended is written down then, as long as the process imgfs:{id} lives"
+            return f"{reason}; its end is recorded as soon as the disk accepts it, while the process imgfs:{id} lives"
         return None
 
     def _note(self, words: str) -> None:
@@ -390,9 +390,9 @@ def final_status(process: int, status: ContainerStatus, container: Container, st
     elif value and was_refused:
         said = streams.first()  # no program ran, so the runtime wrote this
         value = shell_code_in(said) or NOT_EXECUTABLE
-        words.append(f"the kernel refused it: {said}")
+        words.append(f"the kernel refused to execute it: {said}")
     if kills:
-        words.append("the kernel killed for want of memory")
+        words.append("the kernel killed a process because memory ran out")
     return msgspec.structs.replace(
         status,
         status="stopped",
