@@ -101,6 +101,6 @@ def parse_memory(text: str) -> int:
     size = int(found[1]) * _UNITS[found[2].lower()] if found and len(text) < 20 else 0
     if not MEMORY_LEAST <= size < 1 << 60:
         raise Invalid(
-            f"memory {text[:40]!r}: expected bytes, or a number with the suffix k, m or g, {MEMORY_LEAST >> 20}m or more"
+            f"memory {text[:40]!r}: expected bytes, or a number with suffix k, m or g, {MEMORY_LEAST >> 20}m or more"
         )
     return size
