@@ -1,4 +1,4 @@
-"""What the doctor says of one thing."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 Grade = Literal["ok", "warn", "fail"]
-"""`fail`: something does not work, a mount first of all. `warn`: it does, and something is missing, slow or at risk."""
+"""`fail`: something does not work, such as a mount. `warn`: it works, but something is missing, slow or at risk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing: how it is, in a sentence, and what to do about it unless it is well."""
+    """One subject: its state in a sentence, and what to do unless it is well."""
 
     subject: str
     grade: Grade
@@ -25,7 +25,7 @@ def ok(subject: str, what: str) -> Diagnosis:
 
 
 def warn(subject: str, what: str, cure: str) -> Diagnosis:
-    """It works, but."""
+    """It works, with a problem."""
     return Diagnosis(subject, "warn", what, cure)
 
 
@@ -35,6 +35,6 @@ def fail(subject: str, what: str, cure: str) -> Diagnosis:
 
 
 def of_reason(subject: str, reason: str) -> Diagnosis:
-    """A warning out of one of imgfs's own sentences, which end with what to do."""
+    """Make a warning of an error message of imgfs, which ends with what to do."""
     what, _, cure = reason.rpartition("; ")
     return warn(subject, what or reason, cure if what else "")

@@ -1,4 +1,4 @@
-"""All checks, in the order in which they build on one another."""
+"""All checks, in order: later checks rely on earlier ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from imgfs.registry.credentials.authfile import own_identity
 
 
 def examine(state: Path, settings: Settings | ImgfsError, environment: Mapping[str, str]) -> Iterator[Diagnosis]:
-    """Look at this host as the daemon of `state` with `settings` would find it, or with why these cannot be read.
+    """Check this host for a daemon of `state` with `settings`, or with the error of reading the settings.
 
     Writes a few temporary files where the state is or would be. Takes a second on a slow disk.
     """
@@ -57,7 +57,7 @@ def _containers(state: Path) -> Iterator[Diagnosis]:
     try:
         programs = list(objects_of(RUNTIME))
     except ImgfsError:
-        programs = []  # what is wrong is told of the plugins
+        programs = []  # the check of the plugins reports the error
     yield host.runtimes(programs, state)
     yield host.system_calls(default_profile())
 

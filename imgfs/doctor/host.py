@@ -1,4 +1,4 @@
-"""The host: FUSE, the kernel and what it lets this user mount, programs, the clock."""
+"""Checks of the host: FUSE, the kernel, what this user can mount, programs, the clock."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ except PermissionError:
 except OSError as error:
     sys.exit(error.strerror)
 """
-"""Who may not get in has been answered."""
+"""Errors that are answers of a live tree to a user who may not enter."""
 PATIENCE = 3.0
-"""Seconds that a mounted tree has to answer."""
+"""Seconds in which a mounted tree must answer."""
 _WRITTEN = 1_750_000_000
-"""Seconds since the epoch: before this was written it cannot be now."""
+"""Seconds since the epoch, when this was written: the clock cannot be earlier."""
 _OTHERS = frozenset({"IMGFS_MOUNTPOINT"})
 _NOT_THERE = "load the fuse module (`modprobe fuse`), or give the container the device"
 
 
 def fuse_device(path: str = "/dev/fuse") -> Diagnosis:
-    """The device that every FUSE mount begins with: there, of the right kind, and to be opened."""
+    """Check /dev/fuse: it exists, is the right device, and can be opened."""
     try:
         facts = os.stat(path)
         if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != _FUSE:
@@ -58,7 +58,7 @@ def fuse_device(path: str = "/dev/fuse") -> Diagnosis:
 
 
 def fusermount(*, is_root: bool, search: str | None = None) -> Diagnosis:
-    """The setuid program that mounts for ordinary users; root does without."""
+    """Check the setuid program that mounts for ordinary users. Root does not need it."""
     found = shutil.which("fusermount3", path=search)
     if found is None and is_root:
         return ok("fusermount3", "is missing; root mounts without it")
@@ -70,7 +70,7 @@ def fusermount(*, is_root: bool, search: str | None = None) -> Diagnosis:
 
 
 def kernel(release: str) -> Diagnosis:
-    """The kernel's age. What it was built with, the mounts tell."""
+    """Check the version of the kernel. The mount checks show how it was built."""
     found = re.match(r"(\d+)\.(\d+)", release)
     version = (int(found[1]), int(found[2])) if found else (0, 0)
     if version < _MOUNT_API:
@@ -82,7 +82,7 @@ def kernel(release: str) -> Diagnosis:
 
 
 def mount_api() -> Diagnosis:
-    """fsopen(2), which confined containers often forbid."""
+    """Check fsopen(2), which confined containers often forbid."""
     try:
         Context("tmpfs", "mount API").close()
     except Unsupported as error:
@@ -107,7 +107,7 @@ def capabilities(status: str, *, is_root: bool) -> Diagnosis:
 
 
 def user_namespaces(proc: Path = Path("/proc/sys")) -> Diagnosis:
-    """Whether user namespaces may be made, which containers of ordinary users need."""
+    """Check whether user namespaces are allowed; containers of ordinary users need them."""
     for name in ("user/max_user_namespaces", "kernel/unprivileged_userns_clone"):
         try:
             if int((proc / name).read_text()) == 0:
@@ -121,7 +121,7 @@ def user_namespaces(proc: Path = Path("/proc/sys")) -> Diagnosis:
 
 
 def views(found: Capabilities, *, is_root: bool) -> Iterator[Diagnosis]:
-    """What can be mounted from files of the state directory, found out by mounting it."""
+    """Check what can be mounted from files of the state directory, by mounting it."""
     named = {
         "EROFS": found.erofs,
         "overlay": found.overlay,
@@ -143,7 +143,7 @@ def views(found: Capabilities, *, is_root: bool) -> Iterator[Diagnosis]:
 
 
 def runtimes(programs: Iterable[RuntimeProgram], state: Path) -> Diagnosis:
-    """Which of the runtimes that plugins name can get the containers of `state`, and why others cannot."""
+    """Check which OCI runtimes of the plugins can run containers of `state`, and why others cannot."""
     found = {one.name: obstacle(one, state) for one in programs}
     useful = [name for name, reason in found.items() if not reason]
     if useful:
@@ -153,7 +153,7 @@ def runtimes(programs: Iterable[RuntimeProgram], state: Path) -> Diagnosis:
 
 
 def system_calls(profile: str | None) -> Diagnosis:
-    """Which profile filters the system calls of containers, where no other is chosen."""
+    """Check which profile filters the system calls of containers by default."""
     if profile is None:
         cure = "install containers-common (Debian: golang-github-containers-common), if containers are to run"
         return warn("seccomp", "this host has no default profile; containers may make all system calls", cure)
@@ -161,20 +161,20 @@ def system_calls(profile: str | None) -> Diagnosis:
 
 
 def trees() -> Iterator[Diagnosis]:
-    """The trees that are mounted: each has to answer, and in time."""
+    """Check that each mounted tree answers in time."""
     for mount in mounts():
         if mount.filesystem == FILESYSTEM:
             yield tree(mount.mountpoint)
 
 
 def tree(path: str) -> Diagnosis:
-    """A mounted tree. It is looked at by another process, which may have to wait for ever."""
+    """Check a mounted tree. Another process reads it, because that process may wait forever."""
     command = [sys.executable, "-ISc", _ASK, path]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         told = process.communicate(timeout=PATIENCE)[1]
     except subprocess.TimeoutExpired:
-        process.kill()  # and not waited for: not even that reaches it before the tree answers
+        process.kill()  # and do not wait: SIGKILL takes effect only when the tree answers
         return fail(path, f"does not answer within {PATIENCE:g} s", "look at the log of its daemon, or restart it")
     if process.returncode:
         return fail(
@@ -184,7 +184,7 @@ def tree(path: str) -> Diagnosis:
 
 
 def clock(now: float | None = None) -> Diagnosis:
-    """The clock, which certificates and tokens are judged by."""
+    """Check the clock, by which certificates and tokens are verified."""
     moment = time.time() if now is None else now
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
     if moment < _WRITTEN:
@@ -195,7 +195,7 @@ def clock(now: float | None = None) -> Diagnosis:
 
 
 def variables(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
-    """Variables that look as if they set an option, and set none."""
+    """Check for environment variables that look like options and are none."""
     known = {option.variable for option in table().values()} | _OTHERS
     for name in sorted(environment):
         if name.startswith("IMGFS_") and name not in known:

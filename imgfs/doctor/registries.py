@@ -1,4 +1,4 @@
-"""What is configured about registries: hosts.toml and certificates, logins, proxies. No registry is asked."""
+"""Checks of the configuration of registries: hosts.toml, certificates, logins, proxies. They send no request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def hosts(roots: Sequence[str], plain_http: Collection[str] = ()) -> Iterator[Diagnosis]:
-    """Every hosts.toml can be read, and so can the certificates that it names."""
+    """Check that every hosts.toml and the certificates that it names can be read."""
     count = 0
     for root in map(Path, roots):
         try:
@@ -36,7 +36,7 @@ def hosts(roots: Sequence[str], plain_http: Collection[str] = ()) -> Iterator[Di
 
 
 def logins(identity: Identity, chosen: str = "") -> Iterator[Diagnosis]:
-    """Every file of logins that is there can be read, by nobody else, and the programs that it names are there."""
+    """Check that every auth file can be read, by no other user, and that the programs that it names are installed."""
     files = [Path(chosen)] if chosen else auth_files(identity)
     found = [path for path in files if os.path.lexists(path)]
     if chosen and not found:
@@ -48,7 +48,7 @@ def logins(identity: Identity, chosen: str = "") -> Iterator[Diagnosis]:
 
 
 def proxies(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
-    """The proxies of the environment are addresses; what is between user and host in them is not shown."""
+    """Check the proxy variables of the environment. User and password are not shown."""
     for name in (*_PROXIES, *map(str.lower, _PROXIES)):
         if value := environment.get(name):
             host = _host_of(value)
@@ -59,7 +59,7 @@ def proxies(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
 
 
 def certificates(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
-    """What takes the place of the system's certificates can be read: else nobody is believed."""
+    """Check that the files that replace the system's certificates can be read: otherwise TLS verification fails."""
     for name in _CERTIFICATES:
         for path in filter(None, environment.get(name, "").split(":" if name.endswith("DIR") else "\0")):
             if os.access(path, os.R_OK):
@@ -88,7 +88,7 @@ def _host(directory: Path, plain_http: Collection[str]) -> Iterator[Diagnosis]:
 
 
 def _named(directory: str) -> str:
-    """The registry that a directory is for; of the one for all others, one of these."""
+    """Return the registry of a configuration directory; for `_default`, any registry."""
     if directory == DEFAULT:
         return "registry.invalid"
     if directory.endswith("_"):
@@ -130,7 +130,7 @@ def _programs(found: AuthFile) -> list[str]:
 
 
 def _host_of(proxy: str) -> str:
-    """Host and port of a proxy's address, empty for what is none."""
+    """Return host and port of a proxy's address, or an empty text if it is no address."""
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         port = f":{parts.port}" if parts.port else ""

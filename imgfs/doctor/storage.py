@@ -1,4 +1,4 @@
-"""The state directory and the disk below it: whose it is, how much room there is, what its filesystem can do."""
+"""Checks of the state directory and its disk: owner, free space, features of the filesystem."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _HOLE = 16 * _MIB
 
 
 def place_of(state: Path) -> Path:
-    """The state directory, or the nearest one above that is there: `imgfs mount` would make the rest."""
+    """Return the state directory, or its nearest existing parent; `imgfs mount` would make the rest."""
     return next(path for path in (state, *state.parents) if path.is_dir())
 
 
 def directory(state: Path) -> Diagnosis:
-    """Whose it is, who may read it, and who holds it."""
+    """Check owner, mode and lock holder."""
     if not state.exists():
         above = place_of(state)
         if os.access(above, os.W_OK):
@@ -53,7 +53,7 @@ def directory(state: Path) -> Diagnosis:
 
 
 def filesystem(place: Path) -> Diagnosis:
-    """What kind it is. Some lose what was acknowledged, or cannot be locked for sure."""
+    """Check the kind of filesystem: some lose acknowledged data, or have unreliable locks."""
     mount = _mount_of(place)
     if mount is None:
         return warn("filesystem", "is not in the table of mounts", "look whether /proc is that of this namespace")
@@ -69,7 +69,7 @@ def filesystem(place: Path) -> Diagnosis:
 
 
 def room(place: Path) -> Diagnosis:
-    """Bytes and inodes that are free."""
+    """Check free bytes and inodes."""
     disk = os.statvfs(place)
     free = disk.f_bavail * disk.f_frsize
     shown = f"{free / 1e9:.1f} GB of {disk.f_blocks * disk.f_frsize / 1e9:.1f} GB are free"
@@ -84,7 +84,7 @@ def room(place: Path) -> Diagnosis:
 
 
 def disk(place: Path) -> Iterator[Diagnosis]:
-    """What has to be tried: writing, syncing, holes, attributes. What is written for it is removed again."""
+    """Try writing, syncing, holes and attributes, with a temporary file."""
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=PREFIX) as name:
             yield _sync(Path(name))
@@ -102,7 +102,7 @@ def disk(place: Path) -> Iterator[Diagnosis]:
 
 
 def times(state: Path, now: float | None = None) -> Iterator[Diagnosis]:
-    """Files from the future: the clock was set back, and what is timed by it is judged wrongly."""
+    """Check for files from the future: the clock was set back, and ages are computed wrongly."""
     limit = (time.time() if now is None else now) + _FUTURE
     try:
         newest = max((entry.stat().st_mtime for entry in os.scandir(state)), default=0.0)
@@ -148,7 +148,7 @@ def _attributes(place: Path) -> Diagnosis:
 
 
 def _mount_of(place: Path) -> Mount | None:
-    """The mount that `place` lies in: of those whose path it is below, the longest, and of these the last."""
+    """Return the mount of `place`: the last of those with the longest path above it."""
     real = os.path.realpath(place)
     above = [one for one in mounts() if one.mountpoint == "/" or f"{real}/".startswith(f"{one.mountpoint}/")]
     return max(above, key=lambda one: len(one.mountpoint), default=None)

@@ -1,8 +1,8 @@
 """The graph of committed snapshots: chain ID -> parent chain ID and the layer on top.
 
-Owns the table, and which inode numbers each snapshot's view has: a range for good, so that they are the same after
-every restart. Ranges follow one another from the bottom, because programs of 32 bits know no larger numbers. Rows can
-be rebuilt by walking the images again.
+Owns the table, and the range of inode numbers of each snapshot's view. A range is permanent, so the numbers survive
+every restart. Ranges follow one another from the bottom, because 32-bit programs cannot stat larger numbers. The rows
+can be rebuilt by walking the images again.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ KEPT = Kept(
     "INSERT OR IGNORE INTO snapshots (chain_id, parent, diff_id, blob, created) VALUES (?, ?, ?, ?, ?)",
     _check_row,
 )
-"""The chains that users' snapshots lie on: the others are found again by walking the images."""
+"""Selects the chains that are parents of users' snapshots. Other chains are found again by walking the images."""
 
 
 FIRST_INODE = 2
 """1 is the root of the mount."""
 _UNCOUNTED = 1 << 32
-"""Ranges from here on were given on a full disk, and no others are counted from them."""
+"""Start of the ranges that were reserved on a full disk, in memory only. No permanent range follows them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A committed snapshot. `diff_id` and `blob` (the layer's descriptor digest) are None where it has no layer."""
+    """A committed snapshot. `diff_id` and `blob` (the layer's descriptor digest) are None if it has no layer."""
 
     number: int
     chain_id: Digest
@@ -87,7 +87,8 @@ class SnapshotLayer:
 
 
 class Face(IntEnum):
-    """What of a snapshot a view shows: all of its rootfs, or its own changes. The sign of its key in the table."""
+    """What a view shows: the whole rootfs, or the snapshot's own changes. The value is the sign of the key in the
+    table."""
 
     ROOTFS = 1
     CHANGES = -1
@@ -102,7 +103,8 @@ class SnapshotGraph:
         self._snapshots: dict[Digest, Snapshot] = {}
         self._by_number: dict[int, Snapshot] = {}
         self._gone: dict[Digest, int] = {}
-        """The numbers of removed chains, for when they come back: the kernel may know their inodes still."""
+        """The numbers of removed chains. A chain that comes back reuses its number, because the kernel may know its
+        inodes."""
         self._load(database.read_now(_select_all))
         self._ranges: list[tuple[int, int]] = sorted(
             database.read_now(lambda db: db.execute("SELECT first, snapshot FROM inodes").fetchall())
@@ -127,7 +129,7 @@ class SnapshotGraph:
         return chain[::-1]
 
     def over(self, diff_ids: Container[Digest]) -> set[Digest]:
-        """The chain IDs of all that have one of these layers."""
+        """Return the IDs of all chains with one of these layers."""
         return {one.chain_id for one in self if any(layer.diff_id in diff_ids for layer in self._known_layers(one))}
 
     def _known_layers(self, snapshot: Snapshot) -> list[SnapshotLayer]:
@@ -143,11 +145,11 @@ class SnapshotGraph:
         return SnapshotLayer(blob, diff_id) if blob else None
 
     def children(self, chain_id: Digest) -> list[Digest]:
-        """The chains that lie on this one."""
+        """Return the chains whose parent is this chain."""
         return [one.chain_id for one in self._snapshots.values() if one.parent == chain_id]
 
     def locate(self, inode: int) -> tuple[Snapshot, Face, int]:
-        """Which view has that inode number, and the node's number in it, from 1. Raises NotFound."""
+        """Return the view with that inode number, and the number of the node in it, from 1. Raises NotFound."""
         position = bisect_right(self._ranges, (inode, math.inf)) - 1
         if position < 0:
             raise NotFound(f"inode {inode}: no snapshot has it")
@@ -161,9 +163,10 @@ class SnapshotGraph:
         return self._firsts.get(snapshot.number)
 
     async def reserve(self, snapshot: Snapshot, face: Face, count: int) -> int:
-        """The first of the `count` inode numbers of a view, the same each time; durably so where the disk takes it."""
+        """Return the first of the `count` inode numbers of a view, the same each time. Durable unless the disk is
+        full."""
         key = snapshot.number * face
-        # Known without a row: it was removed, and nobody else got its range meanwhile.
+        # A range without a row belongs to a removed chain. No other view has got the range.
         known = self._firsts.get(key, _UNCOUNTED)
 
         def change(db: sqlite3.Connection) -> int:
@@ -191,7 +194,7 @@ class SnapshotGraph:
     async def record(self, layers: Sequence[tuple[Descriptor, Digest]]) -> Snapshot:
         """Make sure that the chain of `layers` (descriptor and diff ID, base first) and all its prefixes are known.
 
-        Durable on return. Returns the topmost. One that was removed gets its number back, and so its inodes.
+        Durable on return. Returns the topmost chain. A chain that was removed gets its number back, and so its inodes.
         """
         chain = chain_ids([diff_id for _, diff_id in layers])
         top = chain[-1] if chain else EMPTY
@@ -205,9 +208,10 @@ class SnapshotGraph:
         return self._snapshots[top]
 
     async def remove(self, chain_ids: Collection[Digest]) -> None:
-        """Forget chains, durably; none may be below one that stays. At the first await, they are no longer found.
+        """Forget chains durably. None may be the parent of a chain that stays. Lookups miss them from the first await
+        on.
 
-        What fails leaves them found again.
+        If the write fails, lookups find them again.
 
         Their inode numbers stay theirs: for this daemon, because the kernel may know some; on disk for the highest
         range, because ranges are counted from there.

@@ -1,4 +1,4 @@
-"""What snapshots there are, users' own and image chains, and what each lies on."""
+"""Lookup of snapshots, users' own and image chains, and of the parents of each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from imgfs.snapshots.rows import Info, Kind
 class Stack:
     """What to mount. `lowers` are directories of changes, the nearest first; below them lies `chain`, if there is one.
 
-    `upper` and `work` are None unless the snapshot is active and is to be written; else its own changes are the nearest
-    of `lowers`. Without a chain, an overlay has `Lineage.empty` at the bottom: it wants one lower directory
-    besides an upper, and two without.
+    `upper` and `work` are set only if the snapshot is active and mounted writable; otherwise its own changes are the
+    nearest of `lowers`. Without a chain, an overlay has `Lineage.empty` at the bottom, because overlayfs needs one
+    lower with an upper, and two lowers without.
     """
 
     lowers: tuple[Path, ...]
@@ -53,7 +53,7 @@ class Lineage:
 
     @property
     def empty(self) -> Path:
-        """A directory that stays empty, for the bottom of overlays."""
+        """A directory that stays empty, the lowest layer of overlays without a chain."""
         return self._directories.empty
 
     def find(self, id: str) -> Info | None:
@@ -64,7 +64,7 @@ class Lineage:
         return Info(chain.number, Kind.COMMITTED, id, chain.parent, chain.created, chain.created)
 
     def find_own(self, id: str) -> Info | None:
-        """As `find`, but no image chain."""
+        """Return the user snapshot of that id, or None; image chains are not found."""
         return self._index.get(id)
 
     def numbered(self, number: int) -> Info:
@@ -82,12 +82,13 @@ class Lineage:
         return found
 
     def children(self, id: str) -> list[str]:
-        """Ids of the snapshots whose parent it is and of the views that pin it; of an image chain, chains too."""
+        """Return the ids of the snapshots whose parent it is and of the views that pin it; for a chain also of
+        chains."""
         chains = self._graph.children(Digest(id)) if is_digest(id) else []
         return sorted([*chains, *self._index.children(id)])
 
     def stack(self, id: str, *, read_only: bool = False) -> Stack:
-        """What the rootfs is made of, in time linear in its depth; `read_only` without anything to write to.
+        """Return the layers of the rootfs, in time linear in its depth. With `read_only` there is no upper.
 
         Raises NotFound, and StorageFailed for damage.
         """
@@ -110,7 +111,7 @@ class Lineage:
         return Stack(tuple(uppers[1:]), chain, uppers[0], self._directories.work(info.number))
 
     def upper(self, id: str) -> Path:
-        """The directory of its own changes. Raises NotFound, NotPermitted for what has none, StorageFailed."""
+        """Return the directory of its own changes. Raises NotFound, NotPermitted if it has none, StorageFailed."""
         return self._upper(self._user(id))
 
     def _chain(self, id: str) -> Snapshot | None:
@@ -123,14 +124,14 @@ class Lineage:
         return self.stat(id)
 
     def _target(self, id: str) -> str:
-        """The id that can be a parent: of a view, what it pins. Raises NotFound, Invalid for an active one."""
+        """Return the id to use as a parent: for a view, its target. Raises NotFound, Invalid for an active snapshot."""
         info = self.stat(id)
         if info.kind is Kind.ACTIVE:
             raise Invalid(f"{subject(id)}: is active and can be no parent; commit it first")
         return info.parent or id if info.kind is Kind.VIEW else id
 
     def _foundation(self, parent: str | None) -> str | None:
-        """What an active snapshot lies on if it is put upon `parent`. Raises NotFound, Invalid, TooLarge."""
+        """Return the parent id to store for `parent`. Raises NotFound, Invalid, TooLarge."""
         if parent is None:
             return None
         target = self._target(parent)
@@ -138,7 +139,7 @@ class Lineage:
         return target
 
     def _check_depth(self, parent: str) -> None:
-        """Raise TooLarge unless what is committed upon `parent` can still be shown: with something at the bottom."""
+        """Raise TooLarge unless a snapshot committed on `parent` can still be mounted, counting the lowest layer."""
         depth, here = 2, self.find_own(parent)
         while here is not None:
             depth, here = depth + 1, self.find_own(here.parent) if here.parent else None

@@ -1,7 +1,8 @@
-"""Directories of snapshots on their way out: after their rows, over a crash, at the next start.
+"""Removal of snapshot directories: after their rows, or at the next start after a crash.
 
-Knows what a directory without a row is. A removal leaves its row until the directory is gone, a killed prepare leaves
-no changes; what has changes all the same is left by a lost database, is somebody's work, and is never touched.
+A removal keeps its row, marked as removed, until the directory is gone. A killed prepare leaves a directory without a
+row and without changes, which is removed. A directory without a row and with changes comes from a lost database. It
+holds a user's work and is never removed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from imgfs.snapshots.walk import run_walk
 _log = logging.getLogger("imgfs.snapshots")
 
 SHORT = 2000
-"""Entries that are removed in a few hundredths of a second."""
+"""Number of entries that are removed in some hundredths of a second."""
 
 
 class Removals:
-    """Takes directories away; what fails is logged and left for the next start."""
+    """Removes directories. A failure is logged, and the next start removes the rest."""
 
     def __init__(self, directories: SnapshotDirectories, kept: Iterable[int], removed: Iterable[int]) -> None:
         """Find the directories besides those of `kept`. `removed` are the numbers that the database calls removed."""
@@ -33,24 +34,24 @@ class Removals:
         numbers = directories.numbers()
         self._garbage = directories.garbage()
         self.settled = {number for number in removed if number not in numbers}
-        """Numbers whose directories are gone for good, so that their rows may go."""
+        """Numbers whose directories are gone durably, so that their rows can be deleted."""
         self._waiting = sorted(numbers.intersection(removed))
         self._left = deque[Path]()
-        """What is too large for who removes it to wait for."""
+        """Trees that are too large for the remover to wait for."""
         self._more = trio.Event()
         self._is_followed = False
         self.strays: list[Path] = []
         self._judge(sorted(numbers.difference(kept, removed)))
 
     async def sweep(self) -> None:
-        """Take away what was found at the start."""
+        """Remove what was found at the start."""
         while self._waiting:
             await self.clear(self._waiting.pop())
         while self._garbage:
             await run_walk(_delete_until_cancelled, self._garbage.pop())
 
     async def follow(self) -> None:
-        """For ever: remove what is large behind those who give it up. What is left at the end, the next start finds."""
+        """Remove large trees in the background, forever. The next start removes what is left at the end."""
         self._is_followed = True
         try:
             while True:
@@ -63,10 +64,10 @@ class Removals:
             self._is_followed = False
 
     async def clear(self, number: int) -> None:
-        """Take away the directory of a snapshot that nobody can find any more.
+        """Remove the directory of a snapshot that lookups no longer find.
 
-        All of it in one trip to a thread, unless it is large: the rest is left to `follow`, or waited for where nobody
-        follows.
+        A small tree is removed in one call of a thread. The rest of a large tree is left to `follow`, or removed here
+        if `follow` does not run.
         """
         try:
             rest = await run_disk(self._begin, number)
@@ -83,7 +84,7 @@ class Removals:
             await run_walk(_delete, rest)
 
     def _begin(self, number: int) -> Path | None:
-        """Set a directory aside, durably, and remove what can be removed soon; returns it if there is more."""
+        """Rename a directory durably and remove it if it is small; return it if there is more to remove."""
         garbage = self._directories.set_aside(number)
         if garbage is not None:
             try:
@@ -102,11 +103,11 @@ class Removals:
 
 
 class _Enough(Exception):
-    """The rest is for somebody else."""
+    """Raised when a tree is large: `follow` removes the rest."""
 
 
 class _Few:
-    """As many entries as are removed in a few hundredths of a second."""
+    """Counts entries up to the number that is removed in some hundredths of a second."""
 
     def __init__(self) -> None:
         self._left = SHORT

@@ -1,4 +1,4 @@
-"""The root directory of a writable snapshot: overlay shows the upper's own, so it has to look like the parent's."""
+"""Attributes of the root directory. An overlay shows those of its upper, so the upper gets the parent's attributes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imgfs.disk.durable import fsync_path
 from imgfs.errors import from_os
 
 _OBEYED = ("trusted.", "user.overlay.", "user.fuseoverlayfs.")
-"""Attributes that a lower root has for overlay and not for its readers."""
+"""Attributes of a lower root that belong to overlayfs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """An overlay's upper directory, read as the entries of a layer (Documentation/filesystems/overlayfs.rst).
 
-Two ways to write the same: the kernel's (0/0 character devices, `trusted.overlay.opaque`), and the one of those who may
-not make devices (`user.overlay.*` of the kernel in a user namespace; `.wh.` files and attributes of fuse-overlayfs).
+There are two dialects: the kernel's for root (0/0 character devices, `trusted.overlay.opaque`), and that of users who
+may not make devices (`user.overlay.*` of the kernel in a user namespace; `.wh.` files and attributes of
+fuse-overlayfs).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from imgfs.snapshots.walk import Found, walk
 
 _MARK = b".wh."
 _OWN = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "security.selinux")
-"""Attributes of an overlay, and of this machine; not of the files."""
+"""Attributes that belong to the overlay or to this host, and not to the files."""
 
 _KINDS = {
     stat.S_IFREG: EntryKind.REGULAR,
@@ -43,7 +44,7 @@ class Dialect:
     has_marked_files: bool
 
     def says(self, xattrs: _Xattrs, what: str, value: bytes | None = None) -> bool:
-        """Whether the overlay noted `what` (with that value) of a file."""
+        """Whether the overlay set its attribute `what` (with that value) on a file."""
         found = [xattrs[prefix + what] for prefix in self.prefixes if prefix + what in xattrs]
         return bool(found) and (value is None or value in found)
 
@@ -54,18 +55,19 @@ ROOTLESS = Dialect(("user.overlay.", "user.fuseoverlayfs.", "trusted.overlay."),
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry, `offset` 0, and where the bytes of a regular file can be read until the next one is asked for."""
+    """One entry with `offset` 0, and the path of its bytes, which is valid until the next change is asked for."""
 
     entry: Entry
     place: bytes
 
 
 def read_upper(upper: Path, dialect: Dialect = KERNEL) -> Iterator[Change]:
-    """The changes in an order that depends on them alone: parents first, whiteouts before their neighbours; blocks.
+    """Yield the changes in a reproducible order: parents first, whiteouts before the other entries of a directory.
+    Blocks.
 
-    Whiteouts have no attributes, owners are numbers, sockets are left out. Of hard links the first name is the file.
-    Raises OSError, and Unsupported for what no layer can hold: redirects and metacopies (an overlay with other options
-    than ours made them), names that a whiteout would have, paths that are too long.
+    Whiteouts have no attributes, owners are numbers, sockets are left out. The first name of an inode is the file,
+    later names are hard links. Raises OSError, and Unsupported for changes that no layer can express: redirects and
+    metacopies (from an overlay with other options), names that look like whiteouts, paths that are too long.
     """
     reading = _Reading(dialect)
     for found in walk(upper, reading.order):
@@ -78,14 +80,16 @@ class _Reading:
         self._names: dict[tuple[int, int], bytes] = {}
         """The first name of every inode that has several."""
         self._opaque = b""
-        """The last directory that an attribute said to be opaque, with a slash: a marked file may say it again."""
+        """The last directory with the opaque attribute, with a slash. A marked file in it is a duplicate and is
+        skipped."""
 
     def order(self, found: Found) -> tuple[bool, bytes]:
-        """Whiteouts first, then by name: readers that go entry by entry must not hide what they have just made."""
+        """Sort whiteouts first, then by name: a reader that applies entry by entry must not hide what it has just
+        made."""
         return not (_is_whiteout_device(found) or self._is_marked(found)), found.path
 
     def changes(self, found: Found) -> Iterator[Change]:
-        """The entries that one file stands for."""
+        """Yield the entries for one file."""
         if _is_whiteout_device(found):
             if not self._is_marked(found):  # fuse-overlayfs hides what it takes for a marked file of a lower directory
                 yield _change(Entry(found.path, EntryKind.WHITEOUT), found)
@@ -117,7 +121,7 @@ class _Reading:
             yield _change(Entry(found.path, EntryKind.OPAQUE), found)
 
     def _first_name(self, found: Found) -> bytes | None:
-        """The path that the inode was met under before, None the first time."""
+        """Return the first path of the inode, or None if this is the first."""
         status = found.status
         if status.st_nlink < 2 or stat.S_ISDIR(status.st_mode):
             return None
@@ -130,7 +134,7 @@ def _is_whiteout_device(found: Found) -> bool:
 
 
 def _change(entry: Entry, found: Found) -> Change:
-    """Check that the entry's name can stand in a layer."""
+    """Make a change; raise Unsupported if a layer cannot hold the entry's name."""
     name, room = found.name, NAME_LIMIT
     if entry.kind is EntryKind.WHITEOUT:
         name, room = entry.path.rpartition(b"/")[2], NAME_LIMIT - len(_MARK)
@@ -144,7 +148,7 @@ def _change(entry: Entry, found: Found) -> Change:
 
 
 def _entry(found: Found, xattrs: _Xattrs, first: bytes | None) -> Entry:
-    """What lstat(2) shows; of a hard link to `first` too, because containerd sets it all once more for each name."""
+    """Make the entry of lstat(2). Hard links have all attributes too, because containerd sets them for each name."""
     status = found.status
     kind = _KINDS[stat.S_IFMT(status.st_mode)] if first is None else EntryKind.HARDLINK
     return Entry(
