@@ -1,4 +1,4 @@
-"""Ids in snapshots/: chain IDs, names a user chose, and `active/<key>`. Says which keys and names may be chosen."""
+"""Ids in snapshots/: chain IDs, names a user chose, and `active/<key>`. Checks which keys and names are allowed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ ACTIVE = "active"
 """The directory of active snapshots, below snapshots/."""
 
 _DIGEST_LIKE = re.compile(rf"((?:{'|'.join(HEX_LENGTH)}):.*|[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-f]{{32,}}(?:@.*)?)\Z")
-"""Chain IDs, `<image digest>@<platform>`, and what a program that knows more algorithms would take for one."""
+"""Chain IDs, `<image digest>@<platform>`, and names that look like digests of other algorithms."""
 
 
 def active_id(key: str) -> str:
-    """The id of the active snapshot with that key: where it lies below snapshots/."""
+    """Return the id of the active snapshot with that key, which is its path below snapshots/."""
     return f"{ACTIVE}/{key}"
 
 
 def ids_of_target(target: str, *base: str) -> list[str]:
-    """The ids that the target of a symbolic link may mean, which lies in `base` below snapshots/; the likeliest first.
+    """Return the ids that the target of a symbolic link in `base`, below snapshots/, may mean, the likeliest first.
 
-    A path is followed from there; what leads nowhere means what its last word says. Nothing is looked up.
+    A path is resolved from `base`. A path that leaves snapshots/ means its last component. Nothing is looked up.
     """
     *above, last = target.rstrip("/").split("/")
     if not above:
@@ -39,12 +39,12 @@ def ids_of_target(target: str, *base: str) -> list[str]:
 
 
 def subject(id: str) -> str:
-    """How a message begins that is about the snapshot; always text, whatever bytes the id stands for."""
+    """Return the start of a message about the snapshot. It is valid text for every id."""
     return f"snapshot {shown(id)}"
 
 
 def shown(id: str) -> str:
-    """The id with escapes for what is no text."""
+    """Return the id, with escapes for bytes that are no text."""
     return id.encode(errors="backslashreplace").decode()
 
 

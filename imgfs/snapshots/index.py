@@ -1,4 +1,4 @@
-"""User snapshots in memory: found by id, their children by parent, and who uses them. Nothing here waits or writes."""
+"""User snapshots in memory: by id, children by parent, and their claims and holds. Nothing here waits or writes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from imgfs.snapshots.ids import shown, subject
 from imgfs.snapshots.rows import Info
 
 _TOLD = 5
-"""Children that a message names."""
+"""How many children a message names."""
 
 
 class Index:
-    """Looking one up costs the same among ten and ten thousand.
+    """A lookup takes constant time.
 
-    An id is *claimed* while a change of it takes long (a new directory, a sync): it is taken, and busy for everybody
-    else. It is *held* by mounts, also of several at once.
+    An id is *claimed* while a change of it takes long (a new directory, a sync). Then it exists, and every other caller
+    gets Busy. Mounts *hold* it, several at once if need be.
     """
 
     def __init__(self, infos: Iterable[Info]) -> None:

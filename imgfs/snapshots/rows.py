@@ -1,7 +1,7 @@
 """The rows of user snapshots in the database: what they hold, and how they are read and written.
 
-A removed snapshot stays as a row of kind `removed` until its directory is gone, so that a start can tell what a removal
-left from what a lost database left: the first goes, the second is somebody's work.
+A removed snapshot keeps a row of kind `removed` until its directory is gone. So a start can tell the directory of an
+unfinished removal, which it removes, from a directory whose database is lost, which holds a user's work.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REMOVED = "removed"
 
 
 class Kind(Enum):
-    """What a snapshot is: writable, a name that pins another one, or immutable."""
+    """The kind of a snapshot: writable, a name that pins another snapshot, or immutable."""
 
     ACTIVE = "active"
     VIEW = "view"
@@ -72,8 +72,8 @@ KEPT = (
 class Info:
     """A snapshot; times in nanoseconds since the epoch.
 
-    `number` is stable for good and never given again, also over a commit; user snapshots and image chains count each
-    for themselves. `name` is the key of an active snapshot. `parent` is an id; of a view it is what the view pins.
+    `number` is permanent, also over a commit, and never reused; user snapshots and image chains have separate numbers.
+    `name` is the key of an active snapshot. `parent` is an id; of a view it is what the view pins.
     `used` says that the rootfs of an active snapshot was mounted, so that its parent is settled. `damaged` says that
     the directory with its changes is not on disk any more.
     """
@@ -89,19 +89,19 @@ class Info:
 
     @property
     def id(self) -> str:
-        """Where it lies below snapshots/: the name, or `active/<key>`."""
+        """The path below snapshots/: the name, or `active/<key>`."""
         return active_id(self.name) if self.kind is Kind.ACTIVE else self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """All rows as they were read."""
+    """All rows of the table."""
 
     infos: list[Info]
     usages: dict[int, Usage]
     removed: list[int]
     last: int
-    """The highest number ever given."""
+    """The highest number that was ever used."""
 
 
 def select(db: sqlite3.Connection) -> Rows:
@@ -120,7 +120,7 @@ def select(db: sqlite3.Connection) -> Rows:
 
 
 def exists(db: sqlite3.Connection, number: int) -> bool:
-    """Whether a snapshot is there and not removed."""
+    """Whether a snapshot exists and is not removed."""
     query = "SELECT 1 FROM user_snapshots WHERE number = ? AND kind <> ?"
     return db.execute(query, (number, REMOVED)).fetchone() is not None
 
@@ -144,7 +144,7 @@ def put(db: sqlite3.Connection, info: Info) -> None:
 
 
 def put_usage(db: sqlite3.Connection, number: int, usage: Usage) -> None:
-    """Record what a committed snapshot takes."""
+    """Record the usage of a committed snapshot."""
     db.execute("UPDATE user_snapshots SET bytes = ?, inodes = ? WHERE number = ?", (usage.bytes, usage.inodes, number))
 
 
@@ -155,7 +155,7 @@ def delete(db: sqlite3.Connection, number: int) -> None:
 
 
 def mark_removed(db: sqlite3.Connection, number: int) -> None:
-    """Take a snapshot away for everybody but the sweep."""
+    """Mark a snapshot as removed: from now on only the sweep of a start finds it."""
     db.execute("UPDATE user_snapshots SET kind = ? WHERE number = ?", (REMOVED, number))
     db.execute("DELETE FROM snapshot_labels WHERE subject = ?", (str(number),))
 

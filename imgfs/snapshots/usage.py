@@ -1,4 +1,4 @@
-"""What a snapshot's own changes take on disk."""
+"""Disk usage of a snapshot's own changes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Usage:
 
 
 def measure(upper: Path) -> Usage:
-    """Walk the directory of changes and add up, itself included; blocks. Raises NoSpace, StorageFailed.
+    """Add up the usage of a directory of changes, itself included. Blocks. Raises NoSpace, StorageFailed.
 
-    A live directory changes meanwhile: what vanishes on the way does not count.
+    A live directory may change meanwhile; files that vanish are not counted.
     """
     total, inodes = 0, 0
     seen: set[tuple[int, int]] = set()

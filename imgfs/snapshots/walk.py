@@ -1,7 +1,7 @@
-"""Walking a directory that somebody else fills: every name met through the open directory above it.
+"""Walking a directory to which other processes write: each name is opened relative to its open parent directory.
 
-So neither a symbolic link put in the place of a directory nor a path longer than the kernel takes leads the walk
-astray. Nothing recurses: a tree may be as deep as descriptors last. Names come sorted, so the order is the content's.
+So a symbolic link that replaces a directory cannot lead the walk away, and paths may be longer than the kernel allows.
+Nothing recurses; the depth is limited by descriptors. Names are sorted, so the order depends on the content only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ What = TypeVar("What")
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WALKS = trio.CapacityLimiter(4)
-"""Threads that walk whole trees: apart, because short work must not wait for them."""
+"""Threads that walk whole trees. They are separate, because short work must not wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ def _by_name(found: Found) -> tuple[bool, bytes]:
 
 
 def walk(top: Path, order: Order = _by_name) -> Iterator[Found]:
-    """Everything below `top` and itself, parents first, the members of a directory in `order`; blocks.
+    """Yield `top` and everything below it, parents first, the members of a directory in `order`. Blocks.
 
-    What vanishes between listing and looking is left out. Raises OSError. Closing the iterator closes its descriptors.
+    Files that vanish during the walk are left out. Raises OSError. Closing the iterator closes its descriptors.
     """
     levels: list[_Level] = []
     try:
@@ -104,8 +104,8 @@ def _place(descriptor: int, name: bytes) -> bytes:
 
 
 async def run_walk(function: Callable[[What], T], what: What, *, only_looks: bool = False) -> T:
-    """Run what takes as long as a tree is large, in a thread.
+    """Run work on a whole tree in a thread.
 
-    Cancellation waits for it to end, unless it `only_looks`: then its thread goes on for nobody.
+    Cancellation waits for its end, unless it `only_looks`: then the thread is abandoned.
     """
     return await trio.to_thread.run_sync(function, what, limiter=_WALKS, abandon_on_cancel=only_looks)
