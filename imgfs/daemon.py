@@ -45,8 +45,8 @@ from imgfs.plugins.starting import started
 from imgfs.registry.plugin import REGISTRY
 from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import open_database, open_frozen
-from imgfs.rootfs.kinds import ROOTFS
-from imgfs.snapshots.kinds import SNAPSHOTS
+from imgfs.rootfs.plugin import ROOTFS
+from imgfs.snapshots.plugin import SNAPSHOTS
 from imgfs.state import is_read_only
 
 _SWITCH_INTERVAL = 0.001

@@ -15,7 +15,7 @@ from imgfs.metrics.exposition import render
 from imgfs.metrics.family import Family, counter, gauge
 from imgfs.plugins.started import RunningPlugins
 from imgfs.registry.plugin import REGISTRY
-from imgfs.rootfs.kinds import ROOTFS
+from imgfs.rootfs.plugin import ROOTFS
 from imgfs.transfer.plugin import TRANSFER
 
 

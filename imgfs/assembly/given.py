@@ -17,7 +17,7 @@ from imgfs.plugins.started import Given
 from imgfs.rescue.keeper import KEEPER, Keeper
 from imgfs.rescue.rebuild import TABLES as TABLES_KIND
 from imgfs.rescue.rebuild import Rebuilt
-from imgfs.rootfs.kinds import TERMS
+from imgfs.rootfs.plugin import TERMS
 from imgfs.rootfs.terms import Terms
 
 _log = logging.getLogger("imgfs.daemon")

@@ -39,9 +39,9 @@ from imgfs.layers.plugin import LAYERS
 from imgfs.leases.plugin import LEASES
 from imgfs.plugins.started import RunningPlugins
 from imgfs.rescue.rebuild import Rebuilt
-from imgfs.rootfs.kinds import ROOTFS, TERMS
+from imgfs.rootfs.plugin import ROOTFS, TERMS
 from imgfs.rootfs.terms import Terms
-from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
+from imgfs.snapshots.plugin import CHAINS, SNAPSHOTS, VIEWS
 from imgfs.transfer.plugin import PUSH, TRANSFER
 
 

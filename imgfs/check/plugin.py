@@ -9,8 +9,8 @@ from imgfs.layers.plugin import LAYERS
 from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.rescue.keeper import KEEPER
 from imgfs.rescue.rebuild import TABLES
-from imgfs.rootfs.kinds import METADATA, ROOTFS
-from imgfs.snapshots.kinds import CHAINS
+from imgfs.rootfs.plugin import METADATA, ROOTFS
+from imgfs.snapshots.plugin import CHAINS
 from imgfs.transfer.plugin import TRANSFER
 
 CHECK = Kind("check", Mender)

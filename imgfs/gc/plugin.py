@@ -11,8 +11,8 @@ from imgfs.layers.plugin import LAYERS
 from imgfs.leases.plugin import LEASES
 from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.program import CONFIG
-from imgfs.rootfs.kinds import METADATA, ROOTFS
-from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
+from imgfs.rootfs.plugin import METADATA, ROOTFS
+from imgfs.snapshots.plugin import CHAINS, SNAPSHOTS, VIEWS
 from imgfs.transfer.plugin import TRANSFER
 
 GC = Kind("gc", SpaceKeeper)

@@ -1,14 +1,18 @@
-"""What is mounted over snapshots: EROFS by metadata images of the state directory, and overlays."""
+"""The kinds of plugins of this room, and its plugins: the metadata images, and the mounts over snapshots."""
 
 from __future__ import annotations
 
 from imgfs.execution.plugin import EXECUTION
 from imgfs.layers.plugin import LAYERS
-from imgfs.plugins.contract import Context, Plugin
-from imgfs.rootfs.kinds import METADATA, ROOTFS, TERMS
+from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.rootfs import Rootfs
-from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS, VIEWS
+from imgfs.rootfs.terms import Terms
+from imgfs.snapshots.plugin import CHAINS, SNAPSHOTS, VIEWS
+
+ROOTFS = Kind("rootfs", Rootfs)
+METADATA = Kind("metadata", MetadataImages)
+TERMS = Kind("terms", Terms)
 
 
 def _rootfs(context: Context) -> Rootfs:

@@ -1,13 +1,17 @@
-"""Chains in the database, users' snapshots there and on disk. Views are transfer's, which gets their layers."""
+"""The kinds of plugins of this room, and its plugins: chains and users' snapshots. The views are in transfer/."""
 
 from __future__ import annotations
 
 from imgfs.kernel.disk import sync_filesystem
-from imgfs.plugins.contract import Context, Plugin
+from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.program import DATABASE
 from imgfs.snapshots.graph import SnapshotGraph
-from imgfs.snapshots.kinds import CHAINS, SNAPSHOTS
 from imgfs.snapshots.store import SnapshotStore
+from imgfs.snapshots.views import Views
+
+CHAINS = Kind("chains", SnapshotGraph)
+SNAPSHOTS = Kind("snapshots", SnapshotStore)
+VIEWS = Kind("views", Views)
 
 
 def _snapshots(context: Context) -> SnapshotStore:

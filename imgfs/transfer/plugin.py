@@ -13,7 +13,7 @@ from imgfs.leases.plugin import LEASES
 from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.program import CONFIG
 from imgfs.registry.plugin import REGISTRY
-from imgfs.snapshots.kinds import CHAINS, VIEWS
+from imgfs.snapshots.plugin import CHAINS, VIEWS
 from imgfs.snapshots.views import Views
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
