@@ -24,7 +24,7 @@ from imgfs.rescue.row_copy import FILE as COPY
 from imgfs.rescue.row_copy import OLD
 from imgfs.snapshots import rows
 from imgfs.snapshots.ids import shown
-from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.rows import SnapshotKind
 
 _CONFIG = "imgfs.toml"
 _PLAIN = ("lock", "log", "log.1")
@@ -119,7 +119,7 @@ class Examiner:
     def _numbers(self) -> list[int]:
         """The numbers of the snapshots that must have a directory."""
         found = self._users()
-        return [one.number for one in found.infos if one.kind is not Kind.VIEW] if found else []
+        return [one.number for one in found.infos if one.kind is not SnapshotKind.VIEW] if found else []
 
     def _users(self) -> rows.Rows | None:
         """Users' snapshots in the database; None if the database cannot be read."""

@@ -22,7 +22,7 @@ from imgfs.database.kept import Kept
 from imgfs.errors import ImgfsError, Malformed
 from imgfs.rescue.row_copy import read
 from imgfs.snapshots.ids import shown
-from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.rows import Info, SnapshotKind
 
 _LOST = "names, labels, leases and snapshots are not known"
 _STUCK = "the daemon does not start, and repair cannot"
@@ -76,7 +76,7 @@ def check_copy(path: Path, place: str, kept: Sequence[Kept]) -> Finding | None:
 def check_snapshot(state: Path, place: str, info: Info | None, *, is_removed: bool) -> Finding | None:
     """Check that a user's snapshot has both its row and its directory; `info` is the row."""
     upper = state / place / "upper"
-    if info is not None and info.kind is not Kind.VIEW and not upper.is_dir():
+    if info is not None and info.kind is not SnapshotKind.VIEW and not upper.is_dir():
         what = f"the changes of snapshot {shown(info.id)} are lost"
         return Finding(place, what, "it cannot be used", f"imgfs snapshot rm {shown(info.id)}")
     if info is None and not is_removed and upper.is_dir() and any(upper.iterdir()):

@@ -18,7 +18,7 @@ from imgfs.doctor.diagnosis import Diagnosis, fail, of_reason, ok, warn
 from imgfs.errors import ImgfsError, Unsupported
 from imgfs.execution.options import RuntimeProgram
 from imgfs.execution.runtimes.choice import obstacle
-from imgfs.kernel.mountapi import Context
+from imgfs.kernel.mountapi import FilesystemContext
 from imgfs.kernel.mounts import FILESYSTEM, mounts
 from imgfs.kernel.probe import Capabilities
 
@@ -84,7 +84,7 @@ def kernel(release: str) -> Diagnosis:
 def mount_api() -> Diagnosis:
     """Check fsopen(2), which confined containers often forbid."""
     try:
-        Context("tmpfs", "mount API").close()
+        FilesystemContext("tmpfs", "mount API").close()
     except Unsupported as error:
         return of_reason("mount API", error.message)
     except ImgfsError:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgfs.doctor.diagnosis import Diagnosis, fail, ok, warn
-from imgfs.kernel.mounts import Mount, mounts
+from imgfs.kernel.mounts import MountEntry, mounts
 from imgfs.kernel.probe import PREFIX
 from imgfs.lock import holder
 
@@ -147,7 +147,7 @@ def _attributes(place: Path) -> Diagnosis:
     return ok("extended attributes", "are kept")
 
 
-def _mount_of(place: Path) -> Mount | None:
+def _mount_of(place: Path) -> MountEntry | None:
     """Return the mount of `place`: the last of those with the longest path above it."""
     real = os.path.realpath(place)
     above = [one for one in mounts() if one.mountpoint == "/" or f"{real}/".startswith(f"{one.mountpoint}/")]

@@ -34,7 +34,7 @@ from imgfs.transfer.image_status import StatusReporter
 from imgfs.transfer.images import Images
 from imgfs.transfer.listings import Listings
 from imgfs.transfer.push.pushes import Pushes
-from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.referrers import ReferrerFetcher
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.transfer_status import TransferReporter
 from imgfs.transfer.transfers import Transfers
@@ -114,7 +114,7 @@ class ImageSubsystems:
     documents: Documents
     images: Images
     status: StatusReporter
-    referrers: Referrers
+    referrers: ReferrerFetcher
     pushes: Pushes
     blob_files: BlobSubsystems
     chains: ChainSubsystems

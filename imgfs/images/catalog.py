@@ -123,7 +123,7 @@ class Catalog:
         self._known = Known()
         self._is_asked = False
         """Whether the query for all digests was made, once, to complete `_known`."""
-        self.referrers = referrers.Referrers(database)
+        self.referrers = referrers.ReferrerStore(database)
 
     async def add(
         self, descriptors: Iterable[Descriptor], sources: Iterable[Source], proven: Descriptor | None = None

@@ -41,7 +41,7 @@ class Referrer:
     sources: tuple[Source, ...]
 
 
-class Referrers:
+class ReferrerStore:
     """The known referrers of all images."""
 
     def __init__(self, database: Database) -> None:

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 
-from imgfs.kernel.mounts import Mount, mounts
+from imgfs.kernel.mounts import MountEntry, mounts
 
 _View = tuple[str, str]
 
 
-def mounted_elsewhere(wanted: Collection[Mount]) -> list[Mount]:
+def mounted_elsewhere(wanted: Collection[MountEntry]) -> list[MountEntry]:
     """Return those of `wanted`, mounts of this namespace, whose filesystem has another mount, in any namespace.
 
     A copy that is unmounted together with the mount here, by propagation, does not count. It reads the mounts of every
@@ -36,13 +36,13 @@ def mounted_elsewhere(wanted: Collection[Mount]) -> list[Mount]:
 class _Copies:
     """A table of mounts by filesystem."""
 
-    def __init__(self, table: Sequence[Mount]) -> None:
+    def __init__(self, table: Sequence[MountEntry]) -> None:
         self._by_number = {mount.number: mount for mount in table}
-        self._by_device: dict[tuple[int, int], list[Mount]] = defaultdict(list)
+        self._by_device: dict[tuple[int, int], list[MountEntry]] = defaultdict(list)
         for mount in table:
             self._by_device[mount.device].append(mount)
 
-    def outlast(self, mount: Mount, told: frozenset[str]) -> bool:
+    def outlast(self, mount: MountEntry, told: frozenset[str]) -> bool:
         """Whether a copy of `mount` stays after its unmount; `told` are the peer groups that propagate the unmount."""
         for copy in self._by_device.get(mount.device, ()):
             above = self._by_number.get(copy.parent)
@@ -51,7 +51,7 @@ class _Copies:
         return False
 
 
-def _tables_of_others() -> Iterator[list[Mount]]:
+def _tables_of_others() -> Iterator[list[MountEntry]]:
     """Yield the tables of other mount namespaces, one for each root directory, because a table shows only that
     subtree."""
     seen = {_view_of("self")}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgfs.errors import Malformed, NotFound, from_os
-from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Context, Detached
+from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Detached, FilesystemContext
 
 _SUPERBLOCK = 1024
 _SUPERBLOCK_SIZE = 128
@@ -35,7 +35,7 @@ def detached_erofs(image: Path, devices: Sequence[Path], *, trusted: bool) -> De
     Unsupported or Invalid; then nothing is mounted.
     """
     _check(image, len(devices))
-    with Context("erofs", str(image), _HINTS) as context:
+    with FilesystemContext("erofs", str(image), _HINTS) as context:
         context.set_path("source", image)
         context.set_flag("ro")
         for device in devices:

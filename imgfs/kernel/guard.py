@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imgfs.errors import ImgfsError
 from imgfs.kernel.libc import LIBC
-from imgfs.kernel.mountapi import Context
+from imgfs.kernel.mountapi import FilesystemContext
 from imgfs.kernel.mounts import mount_at
 
 _PR_SET_PDEATHSIG = 1
@@ -89,7 +89,10 @@ def abort(mountpoint: str) -> None:
 
 def _abort_through_own_mount(control: Path) -> None:
     try:
-        with Context("fusectl", "the control filesystem of FUSE") as context, context.create(0) as connections:
+        with (
+            FilesystemContext("fusectl", "the control filesystem of FUSE") as context,
+            context.create(0) as connections,
+        ):
             Path(f"/proc/self/fd/{connections.fileno()}", control).write_text("1")
     except (ImgfsError, OSError):
         return  # there is no caller to report to; the next start reports which process holds the lock

@@ -141,7 +141,7 @@ class Detached(_Descriptor):
         _set(self.fileno(), b"", _MountAttr(propagation=_PRIVATE), _AT_EMPTY_PATH, "the detached mount")
 
 
-class Context(_Descriptor):
+class FilesystemContext(_Descriptor):
     """A filesystem that is being described to the kernel. Each refusal raises with the kernel's words about it."""
 
     def __init__(self, filesystem: str, subject: str, hints: Mapping[int, str] = _NO_HINTS) -> None:

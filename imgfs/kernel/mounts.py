@@ -28,7 +28,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
+class MountEntry:
     """One line of the table: where, what kind, and which device number (major, minor)."""
 
     mountpoint: str
@@ -44,12 +44,12 @@ class Mount:
     """Which directory of its filesystem is shown there."""
 
 
-def mounts(process: int | None = None) -> list[Mount]:
+def mounts(process: int | None = None) -> list[MountEntry]:
     """Every mount that a process sees, this one or another, in the order they were made. Raises OSError."""
     return [_parse(os.fsdecode(line)) for line in _lines(process)]
 
 
-def mount_at(path: str) -> Mount | None:
+def mount_at(path: str) -> MountEntry | None:
     """The topmost mount at exactly `path`, or None. Does not touch `path` itself."""
     real, lines = _absolute(path), _lines()
     found = [line for line in lines if _place(line) == real]
@@ -60,7 +60,7 @@ def mount_at(path: str) -> Mount | None:
     return max(stacked, key=lambda mount: _height(mount, everything))
 
 
-def mounts_below(path: str) -> list[Mount]:
+def mounts_below(path: str) -> list[MountEntry]:
     """Every mount below the directory `path`, not at it, in the order in which they can be taken away: deepest first.
 
     Does not touch `path` itself, so it answers for a dead daemon's tree too.
@@ -71,7 +71,7 @@ def mounts_below(path: str) -> list[Mount]:
     return sorted(below, key=lambda mount: _height(mount, everything), reverse=True)
 
 
-def path_in_mount(mount: Mount, path: str) -> str | None:
+def path_in_mount(mount: MountEntry, path: str) -> str | None:
     """Return where `mount` shows a path of its filesystem; None if it does not show the path."""
     root, wanted = PurePosixPath(mount.root), PurePosixPath(path)
     return str(PurePosixPath(mount.mountpoint) / wanted.relative_to(root)) if wanted.is_relative_to(root) else None
@@ -158,7 +158,7 @@ def _explain(code: int, path: str) -> ImgfsError:
     return NotPermitted(f"{path}: cannot be unmounted: {os.strerror(code)}")
 
 
-def _height(mount: Mount, everything: dict[int, Mount]) -> int:
+def _height(mount: MountEntry, everything: dict[int, MountEntry]) -> int:
     """Count the mounts it stands on. The order of the table is that of creation, not of attachment."""
     height = 0
     parent = everything.get(mount.parent)
@@ -184,7 +184,7 @@ def _place(line: bytes) -> str:
     return _unescape(os.fsdecode(line.split(b" ", 5)[4]))
 
 
-def _parse(line: str) -> Mount:
+def _parse(line: str) -> MountEntry:
     left, _, right = line.partition(" - ")
     fields, kind = left.split(" "), right.split(" ")
     major, _, minor = fields[2].partition(":")
@@ -192,7 +192,7 @@ def _parse(line: str) -> Mount:
     tags = [tag.partition(":") for tag in fields[6:]]
     groups = frozenset(group for how, _, group in tags if how in ("shared", "master"))
     mountpoint, source, root = map(_unescape, (fields[4], kind[1], fields[3]))
-    return Mount(mountpoint, kind[0], source, device, int(fields[0]), int(fields[1]), groups, root)
+    return MountEntry(mountpoint, kind[0], source, device, int(fields[0]), int(fields[1]), groups, root)
 
 
 def _unescape(text: str) -> str:

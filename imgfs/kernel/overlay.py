@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, Invalid
-from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Context, Detached, clone, clone_mount
+from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Detached, FilesystemContext, clone, clone_mount
 
 SOURCE = "imgfs"
 """Source of every overlay of imgfs in the table of mounts."""
@@ -60,7 +60,7 @@ def detached_overlay(
     attributes = 0 if trusted else NOSUID | NODEV
     if upper is None and len(lowers) == 1:
         return _second_mount(lowers[0], attributes | RDONLY)
-    with Context("overlay", subject, _HINTS) as context:
+    with FilesystemContext("overlay", subject, _HINTS) as context:
         context.set_string("source", SOURCE)
         for key, value in _OPTIONS.items():
             context.set_string(key, value)
@@ -104,7 +104,7 @@ def check_unused(upper: Path, lower: Path, subject: str) -> None:
 
 
 def _ask_unused(upper: Path, lower: Path, subject: str) -> None:
-    with Context("overlay", subject, {errno.EBUSY: "end the processes that still have it open"}) as context:
+    with FilesystemContext("overlay", subject, {errno.EBUSY: "end the processes that still have it open"}) as context:
         context.set_string("source", SOURCE)
         context.set_string("index", "on")
         context.set_path("lowerdir+", lower)
@@ -123,7 +123,7 @@ def _escaped(path: Path) -> str:
     return re.sub(r"[\\:,]", r"\\\g<0>", str(path))
 
 
-def _set_lower(context: Context, lower: str | Detached) -> None:
+def _set_lower(context: FilesystemContext, lower: str | Detached) -> None:
     if isinstance(lower, Detached):
         context.set_descriptor("lowerdir+", lower.fileno())
     else:

@@ -16,7 +16,7 @@ from imgfs.plugins.contract import Context, Kind, Plugin
 from imgfs.plugins.program import CONFIG, DATABASE
 from imgfs.registry.client import Registry
 from imgfs.registry.credentials.store import Credentials
-from imgfs.registry.http.resolver import Resolver
+from imgfs.registry.http.resolver import NameResolver
 from imgfs.registry.limits import Limits
 
 REGISTRY = Kind("registry", Registry)
@@ -73,7 +73,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def _registry(context: Context) -> Registry:
-    trio.socket.set_custom_hostname_resolver(Resolver())
+    trio.socket.set_custom_hostname_resolver(NameResolver())
     config, options = context.one(CONFIG), context.options(Options)
     credentials = Credentials(Path(config.auth_file) if config.auth_file else None)
     return Registry(

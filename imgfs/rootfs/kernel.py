@@ -12,26 +12,26 @@ from typing import Protocol
 
 from imgfs.kernel import bind, disk, elsewhere, erofs, fuse_overlay, mounts, namespaces, overlay
 from imgfs.kernel.mountapi import Detached, clone_mount
-from imgfs.kernel.mounts import Mount
+from imgfs.kernel.mounts import MountEntry
 from imgfs.snapshots.root import RootAttributes, root_of
 
 
 class Kernel(Protocol):
     """What mounts and unmounts. Errors are those of imgfs/kernel/, where each call is described."""
 
-    def mounts(self, process: int | None = None) -> list[Mount]:
+    def mounts(self, process: int | None = None) -> list[MountEntry]:
         """Every mount that this process, or another process, sees. Raises OSError if that process has ended."""
         ...
 
-    def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
+    def mounted_elsewhere(self, wanted: Collection[MountEntry]) -> list[MountEntry]:
         """Return the mounts whose filesystem has another mount that outlasts them."""
         ...
 
-    def mount_at(self, path: str) -> Mount | None:
+    def mount_at(self, path: str) -> MountEntry | None:
         """The topmost mount at `path`."""
         ...
 
-    def mounts_below(self, path: str) -> list[Mount]:
+    def mounts_below(self, path: str) -> list[MountEntry]:
         """The mounts below `path`, deepest first."""
         ...
 
@@ -105,19 +105,19 @@ class Kernel(Protocol):
 class HostKernel:
     """The kernel itself."""
 
-    def mounts(self, process: int | None = None) -> list[Mount]:
+    def mounts(self, process: int | None = None) -> list[MountEntry]:
         """See Kernel."""
         return mounts.mounts(process)
 
-    def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
+    def mounted_elsewhere(self, wanted: Collection[MountEntry]) -> list[MountEntry]:
         """See Kernel."""
         return elsewhere.mounted_elsewhere(wanted)
 
-    def mount_at(self, path: str) -> Mount | None:
+    def mount_at(self, path: str) -> MountEntry | None:
         """See Kernel."""
         return mounts.mount_at(path)
 
-    def mounts_below(self, path: str) -> list[Mount]:
+    def mounts_below(self, path: str) -> list[MountEntry]:
         """See Kernel."""
         return mounts.mounts_below(path)
 

@@ -18,7 +18,7 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError
 from imgfs.filename import with_colons
-from imgfs.kernel.mounts import Mount, path_in_mount
+from imgfs.kernel.mounts import MountEntry, path_in_mount
 from imgfs.rootfs.kernel import Kernel
 
 REFUSED_SECONDS = 60.0
@@ -114,7 +114,7 @@ class NamespaceMounts:
             }
         return bool(made)
 
-    def _attach(self, place: str, process: int) -> list[Mount]:
+    def _attach(self, place: str, process: int) -> list[MountEntry]:
         """Mount clones, in a thread; return the new mounts."""
         before = self._sights(place, process)
         targets = [path for path, is_covered in before.values() if not is_covered]

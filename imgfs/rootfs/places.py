@@ -17,7 +17,7 @@ import trio
 from imgfs.aio.flight import Flights
 from imgfs.errors import Busy, ImgfsError, NotFound
 from imgfs.filename import with_colons
-from imgfs.kernel.mounts import Mount, path_in_mount
+from imgfs.kernel.mounts import MountEntry, path_in_mount
 from imgfs.rootfs.kernel import HOST, Kernel
 from imgfs.rootfs.namespaces import NamespaceMounts
 
@@ -280,7 +280,7 @@ class Places:
         return {path for path, _ in _spelled(copied, paths)}
 
 
-def _spelled(mounts: Iterable[Mount], paths: Collection[str]) -> list[tuple[str, Mount]]:
+def _spelled(mounts: Iterable[MountEntry], paths: Collection[str]) -> list[tuple[str, MountEntry]]:
     """Return the mounts at `paths`, each with the one of `paths` that it is at.
 
     The kernel tells a mount's place by the name of the last lookup, which may be the colon-free spelling.

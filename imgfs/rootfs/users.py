@@ -23,7 +23,7 @@ from imgfs.rootfs.terms import Terms
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.lineage import Stack
 from imgfs.snapshots.root import RootAttributes
-from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.rows import Info, SnapshotKind
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.views import Views
 
@@ -69,12 +69,12 @@ class UserSnapshots:
         if place in self._places and not await self._places.is_gone(place):
             return False
         info = self._snapshots.stat(id)
-        if info.kind is Kind.ACTIVE and (mounted := await run_disk(self._containers.rootfs_of, info.name)):
+        if info.kind is SnapshotKind.ACTIVE and (mounted := await run_disk(self._containers.rootfs_of, info.name)):
             # An upper can have one overlay at a time, and the container keeps its overlay without the daemon: bind it.
             return await self._places.mount(
                 place, partial(self._kernel.bind, str(mounted), trusted=self._terms.trusted)
             )
-        stack = self._snapshots.stack(id, read_only=info.kind is Kind.ACTIVE and await self._takes_no_change())
+        stack = self._snapshots.stack(id, read_only=info.kind is SnapshotKind.ACTIVE and await self._takes_no_change())
         self._check_writable(id)
         chain = self._graph.find(stack.chain) if stack.chain else None
         with self._lowers.holding(chain):
@@ -92,7 +92,7 @@ class UserSnapshots:
         Raises NotFound, Busy, StorageFailed, and what fetching the layers of a parent chain raises.
         """
         info, stack = self._snapshots.stat(id), self._snapshots.stack(id)
-        if info.kind is not Kind.ACTIVE or info.used:
+        if info.kind is not SnapshotKind.ACTIVE or info.used:
             return
         chain = self._graph.find(stack.chain) if stack.chain and not stack.lowers else None
         await self._snapshots.mark_used(info.name, await self._root(chain, None), seen=info)
@@ -146,7 +146,7 @@ class UserSnapshots:
         return (lambda target: (check(), attach(target))) if check else attach
 
     def _check_of(self, info: Info) -> Callable[[], None] | None:
-        if info.kind is not Kind.ACTIVE or not info.used or info.damaged or not self._terms.is_root:
+        if info.kind is not SnapshotKind.ACTIVE or not info.used or info.damaged or not self._terms.is_root:
             return None
         upper, empty = self._snapshots.upper(info.id), self._snapshots.empty
         return partial(self._kernel.check_unused, upper, empty, f"snapshot {info.id}")

@@ -25,7 +25,7 @@ from imgfs.snapshots import graph, rows
 from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.ids import active_id, subject
 from imgfs.snapshots.lineage import Stack
-from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.rows import SnapshotKind
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.usage import Usage
 
@@ -38,7 +38,7 @@ class Info:
     epoch; labels sorted by key."""
 
     id: str
-    kind: Kind
+    kind: SnapshotKind
     parent: str | None
     created: int
     updated: int
@@ -191,7 +191,7 @@ class Snapshots:
             raise Unsupported(
                 f"{subject(id)}: lies on an image's layers, which `imgfs mount` shows: see its rootfs there"
             )
-        if info.kind is Kind.ACTIVE:
+        if info.kind is SnapshotKind.ACTIVE:
             await self._changing.mark_used(info.name, seen=info)
         return stack
 
@@ -201,7 +201,7 @@ class Snapshots:
     async def _check_unmounted(self, id: str) -> None:
         """Raise Busy while any overlay writes to an active snapshot, also one that we did not make; root is told."""
         info = self._store.stat(id)
-        if info.kind is Kind.ACTIVE and info.used and not info.damaged and os.geteuid() == 0:
+        if info.kind is SnapshotKind.ACTIVE and info.used and not info.damaged and os.geteuid() == 0:
             upper, empty = self._store.upper(id), self._store.empty
             await trio.to_thread.run_sync(check_unused, upper, empty, subject(id))
 

@@ -13,7 +13,7 @@ from imgfs.snapshots.directories import SnapshotDirectories
 from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.ids import subject
 from imgfs.snapshots.index import Index
-from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.rows import Info, SnapshotKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Lineage:
         chain = self._chain(id)
         if chain is None:
             return self._index.get(id)
-        return Info(chain.number, Kind.COMMITTED, id, chain.parent, chain.created, chain.created)
+        return Info(chain.number, SnapshotKind.COMMITTED, id, chain.parent, chain.created, chain.created)
 
     def find_own(self, id: str) -> Info | None:
         """Return the user snapshot of that id, or None; image chains are not found."""
@@ -100,10 +100,10 @@ class Lineage:
             if is_digest(here.id):
                 chain = Digest(here.id)
                 break
-            if here.kind is not Kind.VIEW:
+            if here.kind is not SnapshotKind.VIEW:
                 uppers.append(self._upper(here))
             here = self.stat(here.parent) if here.parent else None
-        if info.kind is not Kind.ACTIVE:
+        if info.kind is not SnapshotKind.ACTIVE:
             return Stack(tuple(uppers), chain)
         if read_only:
             # One that was never used has no changes, and the looks of its root are its parent's.
@@ -126,9 +126,9 @@ class Lineage:
     def _target(self, id: str) -> str:
         """Return the id to use as a parent: for a view, its target. Raises NotFound, Invalid for an active snapshot."""
         info = self.stat(id)
-        if info.kind is Kind.ACTIVE:
+        if info.kind is SnapshotKind.ACTIVE:
             raise Invalid(f"{subject(id)}: is active and can be no parent; commit it first")
-        return info.parent or id if info.kind is Kind.VIEW else id
+        return info.parent or id if info.kind is SnapshotKind.VIEW else id
 
     def _foundation(self, parent: str | None) -> str | None:
         """Return the parent id to store for `parent`. Raises NotFound, Invalid, TooLarge."""
@@ -147,7 +147,7 @@ class Lineage:
             raise TooLarge(f"{subject(parent)}: {depth - 2} snapshots deep, of {MOST_LOWERS - 2} at most; flatten it")
 
     def _upper(self, info: Info) -> Path:
-        if info.kind is Kind.VIEW:
+        if info.kind is SnapshotKind.VIEW:
             raise NotPermitted(f"{subject(info.id)}: is a view and has no changes of its own")
         if info.damaged:
             raise StorageFailed(f"{subject(info.id)}: its directory {info.number} is lost; remove the snapshot")

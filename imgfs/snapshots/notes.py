@@ -17,7 +17,7 @@ import msgspec
 from imgfs.snapshots import rows
 from imgfs.snapshots.directories import SnapshotDirectories
 from imgfs.snapshots.ids import shown
-from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.rows import Info, SnapshotKind
 
 _log = logging.getLogger("imgfs.snapshots")
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("imgfs.snapshots")
 class _Note(msgspec.Struct, frozen=True):
     """Names are bytes, because they need not be UTF-8."""
 
-    kind: Kind
+    kind: SnapshotKind
     name: bytes
     parent: bytes
     used: bool
@@ -87,4 +87,4 @@ def _put(db: sqlite3.Connection, info: Info) -> None:
 
 
 def _nameless(number: int) -> Info:
-    return Info(number, Kind.ACTIVE, f"recovered-{number}", None, 0, 0)
+    return Info(number, SnapshotKind.ACTIVE, f"recovered-{number}", None, 0, 0)

@@ -43,7 +43,7 @@ _COLUMNS = "number, kind, name, parent, used, created, updated, bytes, inodes"
 REMOVED = "removed"
 
 
-class Kind(Enum):
+class SnapshotKind(Enum):
     """The kind of a snapshot: writable, a name that pins another snapshot, or immutable."""
 
     ACTIVE = "active"
@@ -53,7 +53,7 @@ class Kind(Enum):
 
 def _check_row(number: int, kind: str, *others: object) -> None:
     if kind != REMOVED:
-        Kind(kind)
+        SnapshotKind(kind)
 
 
 KEPT = (
@@ -79,7 +79,7 @@ class Info:
     """
 
     number: int
-    kind: Kind
+    kind: SnapshotKind
     name: str
     parent: str | None
     created: int
@@ -90,7 +90,7 @@ class Info:
     @property
     def id(self) -> str:
         """The path below snapshots/: the name, or `active/<key>`."""
-        return active_id(self.name) if self.kind is Kind.ACTIVE else self.name
+        return active_id(self.name) if self.kind is SnapshotKind.ACTIVE else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def select(db: sqlite3.Connection) -> Rows:
             rows.removed.append(number)
             continue
         above = os.fsdecode(parent) or None
-        rows.infos.append(Info(number, Kind(kind), os.fsdecode(name), above, created, updated, bool(used)))
+        rows.infos.append(Info(number, SnapshotKind(kind), os.fsdecode(name), above, created, updated, bool(used)))
         if inodes is not None:
             rows.usages[number] = Usage(size, inodes)
     return rows

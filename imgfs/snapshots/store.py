@@ -33,7 +33,7 @@ from imgfs.snapshots.index import Index
 from imgfs.snapshots.lineage import Lineage
 from imgfs.snapshots.removal import Removals
 from imgfs.snapshots.root import RootAttributes, apply_root, root_of
-from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.rows import Info, SnapshotKind
 from imgfs.snapshots.usage import Usage, measure
 from imgfs.snapshots.walk import run_walk
 
@@ -82,7 +82,7 @@ class SnapshotStore(Lineage):
             await run_disk(self._directories.make, number)
             try:
                 async with self._changing:
-                    return await self._put(Info(number, Kind.ACTIVE, key, self._foundation(parent), now, now))
+                    return await self._put(Info(number, SnapshotKind.ACTIVE, key, self._foundation(parent), now, now))
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await self._removals.clear(number)
@@ -140,7 +140,7 @@ class SnapshotStore(Lineage):
             self._index.check_free(name)
             self._last += 1
             now = time.time_ns()
-            return await self._put(Info(self._last, Kind.VIEW, name, self._target(target), now, now))
+            return await self._put(Info(self._last, SnapshotKind.VIEW, name, self._target(target), now, now))
 
     async def rename_view(self, old: str, new: str) -> Info:
         """Rename a view atomically, replacing the view `new` if there is one (the second half of `ln -sfn`).
@@ -151,11 +151,11 @@ class SnapshotStore(Lineage):
         check_name(new)
         async with self._changing:
             info, there = self._user(old), self._index.get(new)
-            if info.kind is not Kind.VIEW:
+            if info.kind is not SnapshotKind.VIEW:
                 raise NotPermitted(f"{subject(old)}: is no view; committed snapshots keep their names")
             if old == new:
                 return info
-            if there is None or there.kind is not Kind.VIEW:
+            if there is None or there.kind is not SnapshotKind.VIEW:
                 self._index.check_free(new)
                 there = None
             self._index.check_unused(old)
@@ -183,7 +183,7 @@ class SnapshotStore(Lineage):
                 self._index.check_unused(info.id)
                 claims.enter_context(self._index.claim(info.id, name))
             await self._make_durable(info)
-            made = replace(info, kind=Kind.COMMITTED, name=name, updated=time.time_ns())
+            made = replace(info, kind=SnapshotKind.COMMITTED, name=name, updated=time.time_ns())
             await self._write(lambda db: rows.put(db, made), then=lambda: self._note(made))
             self._index.forget(info.id)
             self._index.remember(made)
@@ -206,13 +206,13 @@ class SnapshotStore(Lineage):
             info = self._user(id)
             self._index.check_unused(id)
             self._index.check_childless(id)
-            take_away = rows.delete if info.kind is Kind.VIEW else rows.mark_removed
+            take_away = rows.delete if info.kind is SnapshotKind.VIEW else rows.mark_removed
             await self._write(lambda db: take_away(db, info.number), frees=True)
             self._index.forget(id)
             self._labels.forget(str(info.number))
             self._usages.pop(info.number, None)
             self._unsafe.discard(id)
-        if info.kind is not Kind.VIEW:
+        if info.kind is not SnapshotKind.VIEW:
             with trio.CancelScope(shield=True):
                 await self._removals.clear(info.number)
 
@@ -250,13 +250,13 @@ class SnapshotStore(Lineage):
         Raises NotFound, NotPermitted for image chains, whose usage is their layers', and StorageFailed.
         """
         info = self._user(id)
-        if info.kind is Kind.VIEW:
+        if info.kind is SnapshotKind.VIEW:
             return Usage(0, 0)
         known = self._usages.get(info.number)
-        if known is not None and info.kind is Kind.COMMITTED:
+        if known is not None and info.kind is SnapshotKind.COMMITTED:
             return known
         measured = await run_walk(measure, self._upper(info), only_looks=True)
-        if info.kind is Kind.COMMITTED and self._index.get(id) is info:
+        if info.kind is SnapshotKind.COMMITTED and self._index.get(id) is info:
             await self._keep_usage(info.number, measured)
         return measured
 
@@ -308,7 +308,7 @@ class SnapshotStore(Lineage):
 
     def _note(self, info: Info) -> None:
         """On the directory too, because a copy of the rows is a minute old. Blocks."""
-        if info.kind is not Kind.VIEW:
+        if info.kind is not SnapshotKind.VIEW:
             self._directories.note(info.number, notes.encode(info))
 
     async def _keep_usage(self, number: int, usage: Usage) -> None:
@@ -337,7 +337,7 @@ class SnapshotStore(Lineage):
 
 def _seen(info: Info, directories: set[int]) -> Info:
     """`info` with what the disk says of it."""
-    if info.kind is Kind.VIEW or info.number in directories:
+    if info.kind is SnapshotKind.VIEW or info.number in directories:
         return info
     _log.warning("snapshot without its directory", extra={"snapshot": shown(info.id), "number": info.number})
     return replace(info, damaged=True)

@@ -23,7 +23,7 @@ from imgfs.transfer.layers import Layers
 from imgfs.transfer.listings import Listings
 from imgfs.transfer.passes import Passes
 from imgfs.transfer.push.pushes import Pushes
-from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.referrers import ReferrerFetcher
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.transfer_status import TransferReporter
 from imgfs.transfer.transfers import Transfers
@@ -41,7 +41,7 @@ class Transferring:
     documents: Documents
     images: Images
     resolver: Resolver
-    referrers: Referrers
+    referrers: ReferrerFetcher
     listings: Listings
     status: StatusReporter
 
@@ -63,7 +63,7 @@ def _transfer(context: Context) -> Transferring:
     images = Images(documents, blobs, layers, chains, content, stored, known, failures, holds.pins, holds.uses.touched)
     resolver = Resolver(names, known, documents, registry, failures, nursery, holds.pins)
     status = StatusReporter(documents, images, names, content, stored, known, transfers, failures)
-    referrers = Referrers(known, documents, registry, failures, nursery, holds.pins)
+    referrers = ReferrerFetcher(known, documents, registry, failures, nursery, holds.pins)
     listings = Listings(registry, failures, nursery)
     running = TransferReporter(names, holds.pins)
     return Transferring(

@@ -29,7 +29,7 @@ def place_of(subject: Digest) -> str:
     return f"referrers of {subject}"
 
 
-class Referrers:
+class ReferrerFetcher:
     """Lists and reads referrers. Concurrent callers for one image share the requests."""
 
     def __init__(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgfs.kernel.erofs import detached_erofs
-from imgfs.kernel.mounts import Mount, mount_at, mounts
+from imgfs.kernel.mounts import MountEntry, mount_at, mounts
 from tests.support.programs import program
 
 _BLOCK = 4096
@@ -54,7 +54,7 @@ def directory(path: Path, **files: str) -> Path:
     return path
 
 
-def mounts_of(place: Path) -> list[Mount]:
+def mounts_of(place: Path) -> list[MountEntry]:
     """The mounts that have to do with `place`; others on this machine come and go."""
     return [mount for mount in mounts() if str(place) in (mount.mountpoint + mount.source)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.kernel.elsewhere import mounted_elsewhere
-from imgfs.kernel.mountapi import Context
+from imgfs.kernel.mountapi import FilesystemContext
 from imgfs.kernel.mounts import mount_at, unmount
 from tests.kernel.pieces import directory
 from tests.mount.scene import succeed
@@ -20,10 +20,10 @@ from tests.mount.scene import succeed
 def mounted(place: Path) -> Path:
     """A tmpfs upon a mount that tells its peers and slaves of what is mounted in it."""
     above = directory(place / "above")
-    with Context("tmpfs", "above") as context, context.create(0) as mount:
+    with FilesystemContext("tmpfs", "above") as context, context.create(0) as mount:
         mount.attach(str(above))
     succeed("mount", "--make-shared", above)
-    with Context("tmpfs", "here") as context, context.create(0) as mount:
+    with FilesystemContext("tmpfs", "here") as context, context.create(0) as mount:
         mount.attach(str(directory(above / "mounted")))
     return above / "mounted"
 

@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import Invalid, NotFound, Unsupported
-from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Context, Detached, clone, clone_mount, restrict
+from imgfs.kernel.mountapi import NODEV, NOSUID, RDONLY, Detached, FilesystemContext, clone, clone_mount, restrict
 from tests.kernel.pieces import directory, mounts_of, options, powerless
 
 
 def tmpfs() -> Detached:
-    with Context("tmpfs", "here") as context:
+    with FilesystemContext("tmpfs", "here") as context:
         return context.create(0)
 
 
 def test_refused_option_is_told_in_the_words_of_the_kernel() -> None:
-    with Context("tmpfs", "here") as context, pytest.raises(Invalid) as caught:
+    with FilesystemContext("tmpfs", "here") as context, pytest.raises(Invalid) as caught:
         context.set_string("colour", "blue")
     assert caught.value.message == "here: tmpfs with colour=blue is refused: tmpfs: Unknown parameter 'colour'"
 
 
 def test_flag_and_descriptor_are_refused_alike() -> None:
-    with Context("tmpfs", "here") as context, Path("/dev/null").open() as file:
+    with FilesystemContext("tmpfs", "here") as context, Path("/dev/null").open() as file:
         with pytest.raises(Invalid, match="Unknown parameter 'bright'"):
             context.set_flag("bright")
         with pytest.raises(Invalid, match="Unknown parameter 'lamp'"):
@@ -35,11 +35,11 @@ def test_unknown_filesystem_is_unsupported() -> None:
     with pytest.raises(
         Unsupported, match="here: the kernel refuses nosuchfs: No such device; load the kernel's module"
     ):
-        Context("nosuchfs", "here")
+        FilesystemContext("nosuchfs", "here")
 
 
 def test_value_that_is_too_long_is_invalid() -> None:
-    with Context("tmpfs", "here") as context, pytest.raises(Invalid, match="here: tmpfs with mode="):
+    with FilesystemContext("tmpfs", "here") as context, pytest.raises(Invalid, match="here: tmpfs with mode="):
         context.set_string("mode", "7" * 256)
 
 
@@ -87,8 +87,8 @@ def test_without_the_capability_every_call_is_refused(place: Path) -> None:
     code = """
 import sys
 from imgfs.errors import NotPermitted
-from imgfs.kernel.mountapi import RDONLY, Context, clone, restrict
-for call in (lambda: Context("tmpfs", "here"), lambda: clone(sys.argv[1]), lambda: restrict("/", RDONLY)):
+from imgfs.kernel.mountapi import RDONLY, FilesystemContext, clone, restrict
+for call in (lambda: FilesystemContext("tmpfs", "here"), lambda: clone(sys.argv[1]), lambda: restrict("/", RDONLY)):
     try:
         call()
     except NotPermitted as error:
@@ -102,7 +102,7 @@ def test_no_descriptor_is_left(place: Path) -> None:
     with tmpfs() as mount, clone_mount(mount):
         pass
     with pytest.raises(Unsupported):
-        Context("nosuchfs", "here")
-    with Context("overlay", "here") as context:
+        FilesystemContext("nosuchfs", "here")
+    with FilesystemContext("overlay", "here") as context:
         context.set_path("upperdir", directory(place / "back\\slash"))
     assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -10,7 +10,7 @@ import pytest
 
 from imgfs.errors import Busy
 from imgfs.kernel.erofs import detached_erofs
-from imgfs.kernel.mountapi import Context, Detached
+from imgfs.kernel.mountapi import Detached, FilesystemContext
 from imgfs.kernel.mounts import mount_at, mounts, mounts_below, unmount
 from imgfs.kernel.overlay import mount_overlay
 from imgfs.testing.images import File, image, layer
@@ -32,7 +32,7 @@ input()
 
 
 def tmpfs() -> Detached:
-    with Context("tmpfs", "here") as context:
+    with FilesystemContext("tmpfs", "here") as context:
         return context.create(0)
 
 

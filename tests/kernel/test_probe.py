@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgfs.errors import StorageFailed
-from imgfs.kernel.mountapi import Context
+from imgfs.kernel.mountapi import FilesystemContext
 from imgfs.kernel.mounts import unmount
 from imgfs.kernel.overlay import mount_overlay
 from imgfs.kernel.probe import Capabilities, Capability, probe
@@ -41,7 +41,7 @@ def test_state_on_an_overlay_carries_neither(place: Path) -> None:
 
 def test_state_in_memory_carries_overlays_only(place: Path) -> None:
     state = directory(place / "state")
-    with Context("tmpfs", "here") as context, context.create(0) as mount:
+    with FilesystemContext("tmpfs", "here") as context, context.create(0) as mount:
         mount.attach(str(state))
     found = probe(state)
     assert (bool(found.erofs), found.overlay, bool(found.overlay_over_erofs)) == (False, WORKS, False)

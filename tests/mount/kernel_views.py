@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from imgfs.kernel.mounts import Mount, mounts_below
+from imgfs.kernel.mounts import MountEntry, mounts_below
 from imgfs.oci.digest import chain_id
 from imgfs.testing.build import Image
 from tests.mount.scene import CONFIG, Scene
@@ -22,7 +22,7 @@ def chain_of(scene: Scene, made: Image) -> Path:
     return scene.mount.snapshots / chain_id(made.diff_ids)
 
 
-def shown(mount: Mounted) -> list[Mount]:
+def shown(mount: Mounted) -> list[MountEntry]:
     """What is mounted below the tree."""
     return mounts_below(str(mount.path))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imgfs.kernel.mounts import Mount, mounts
+from imgfs.kernel.mounts import MountEntry, mounts
 from tests.mount.kernel_views import chain_of, prepare, shown_at
 from tests.mount.scene import CONFIG, PATIENCE, Scene, error_of, refused, serving, small, until
 
@@ -40,7 +40,7 @@ class Elsewhere:
             lines.append(line)
         return int(line[1:]), "".join(lines).removesuffix("\n")
 
-    def mounted(self, path: Path) -> list[Mount]:
+    def mounted(self, path: Path) -> list[MountEntry]:
         """What the shell sees mounted at a path."""
         return [one for one in mounts(self.pid) if one.mountpoint == str(path)]
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from imgfs.registry.http.resolver import THREADS, THREADS_A_NAME, Resolver
+from imgfs.registry.http.resolver import THREADS, THREADS_A_NAME, NameResolver
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.9", 80))]
 PATIENCE = 20
@@ -62,7 +62,7 @@ async def lookup(name: str, told: list[str] | None = None) -> Any:
 
 
 async def test_a_dead_name_holds_up_neither_other_names_nor_other_threads(server: NameServer) -> None:
-    trio.socket.set_custom_hostname_resolver(Resolver(server))
+    trio.socket.set_custom_hostname_resolver(NameResolver(server))
     told: list[str] = []
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -77,7 +77,7 @@ async def test_a_dead_name_holds_up_neither_other_names_nor_other_threads(server
 
 
 async def test_who_gives_up_is_free_at_once_and_its_thread_keeps_its_place(server: NameServer) -> None:
-    trio.socket.set_custom_hostname_resolver(Resolver(server))
+    trio.socket.set_custom_hostname_resolver(NameResolver(server))
     with trio.fail_after(PATIENCE):
         for _ in range(3):
             async with trio.open_nursery() as nursery:
@@ -92,7 +92,7 @@ async def test_who_gives_up_is_free_at_once_and_its_thread_keeps_its_place(serve
 
 
 async def test_many_dead_names_are_bounded_together(server: NameServer) -> None:
-    trio.socket.set_custom_hostname_resolver(Resolver(server))
+    trio.socket.set_custom_hostname_resolver(NameResolver(server))
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in range(THREADS + 20):
@@ -105,7 +105,7 @@ async def test_many_dead_names_are_bounded_together(server: NameServer) -> None:
 
 
 async def test_names_that_were_asked_for_once_are_forgotten(server: NameServer) -> None:
-    resolver = Resolver(server)
+    resolver = NameResolver(server)
     trio.socket.set_custom_hostname_resolver(resolver)
     for number in range(600):
         assert await lookup(f"name-{number}.test") == FOUND
@@ -113,7 +113,7 @@ async def test_names_that_were_asked_for_once_are_forgotten(server: NameServer) 
 
 
 async def test_it_is_the_systems_own_by_default() -> None:
-    trio.socket.set_custom_hostname_resolver(Resolver())
+    trio.socket.set_custom_hostname_resolver(NameResolver())
     found = await trio.socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
     assert ("127.0.0.1", 80) in [sockaddr for *_, sockaddr in found]
     assert (await trio.socket.getnameinfo(("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)) == (

@@ -28,7 +28,7 @@ from imgfs.rescue.keeper import Keeper
 from imgfs.rescue.rebuild import open_database, open_frozen
 from imgfs.snapshots.directories import SnapshotDirectories
 from imgfs.snapshots.graph import SnapshotGraph
-from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.rows import SnapshotKind
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.testing.build import image
 from imgfs.testing.images import File, layer
@@ -248,7 +248,7 @@ def test_without_a_copy_snapshots_are_found_by_their_directories(state: Path) ->
         (state / name).unlink()
     rooms = Rooms(state)
     found = {one.id: (one.kind, one.parent) for one in rooms.snapshots}
-    assert found == {"done": (Kind.COMMITTED, None), "active/work": (Kind.ACTIVE, "done")}
+    assert found == {"done": (SnapshotKind.COMMITTED, None), "active/work": (SnapshotKind.ACTIVE, "done")}
     assert list(rooms.names) == []
     rooms.close()
 
@@ -259,7 +259,7 @@ def test_what_a_directory_says_later_than_the_copy_is_believed(state: Path) -> N
     rooms.close()
     gone(state / "imgfs.db")
     again = Rooms(state)
-    assert again.snapshots.stat("later").kind is Kind.COMMITTED
+    assert again.snapshots.stat("later").kind is SnapshotKind.COMMITTED
     assert again.snapshots.find("active/work") is None
     again.close()
 

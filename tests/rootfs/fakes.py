@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from imgfs.errors import Busy, ImgfsError, NotFound
-from imgfs.kernel.mounts import Mount
+from imgfs.kernel.mounts import MountEntry
 from imgfs.snapshots.root import RootAttributes
 
 PATIENCE = 10
@@ -68,7 +68,7 @@ class FakeKernel:
         self.elsewhere: set[str] = set()
         self.marked: set[str] = set()
         self.calls: list[str] = []
-        self.seen: dict[int, list[Mount]] = {}
+        self.seen: dict[int, list[MountEntry]] = {}
         """What processes in other mount namespaces see, by process; the namespace has the process's number."""
         self.errors: dict[str, ImgfsError] = {}
         """By the first word of the call: what it raises."""
@@ -114,7 +114,7 @@ class FakeKernel:
         parents = {target: one for one in self.seen[process] for target in targets if target.startswith(one.mountpoint)}
         for target, parent in parents.items():
             number = 100 + len(self.seen[process])
-            self.seen[process].append(Mount(target, self.mounted[source], "", (0, 9), number, parent.number))
+            self.seen[process].append(MountEntry(target, self.mounted[source], "", (0, 9), number, parent.number))
 
     def unmount_there(self, process: int, path: str, *, detach: bool) -> None:
         self._call(f"{'detach' if detach else 'unmount'}-there {path}")
@@ -123,18 +123,18 @@ class FakeKernel:
     def expire_there(self, process: int, path: str) -> None:
         self.unmount_there(process, path, detach=False)
 
-    def mounts(self, process: int | None = None) -> list[Mount]:
+    def mounts(self, process: int | None = None) -> list[MountEntry]:
         if process in self.seen:
             return list(self.seen[process])
-        return [Mount(path, shows.partition(" ")[0], "", (0, 0), 1, 0) for path, shows in self.mounted.items()]
+        return [MountEntry(path, shows.partition(" ")[0], "", (0, 0), 1, 0) for path, shows in self.mounted.items()]
 
-    def mounted_elsewhere(self, wanted: Collection[Mount]) -> list[Mount]:
+    def mounted_elsewhere(self, wanted: Collection[MountEntry]) -> list[MountEntry]:
         return [one for one in wanted if one.mountpoint in self.elsewhere]
 
-    def mount_at(self, path: str) -> Mount | None:
+    def mount_at(self, path: str) -> MountEntry | None:
         return next((one for one in self.mounts() if one.mountpoint == path), None)
 
-    def mounts_below(self, path: str) -> list[Mount]:
+    def mounts_below(self, path: str) -> list[MountEntry]:
         return [one for one in self.mounts() if one.mountpoint.startswith(f"{path}/")]
 
     def mount_number(self, path: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from imgfs.errors import NotPermitted
-from imgfs.kernel.mounts import Mount
+from imgfs.kernel.mounts import MountEntry
 from imgfs.rootfs.namespaces import REFUSED_SECONDS
 from imgfs.rootfs.places import Places
 from tests.rootfs.fakes import FakeKernel
@@ -19,7 +19,7 @@ PROCESS = 7
 def places(kernel: FakeKernel, nursery: trio.Nursery) -> Places:
     """Nothing is mounted at a place; PROCESS sees the tree at /srv."""
     kernel.mounted["/mnt"] = "fuse.imgfs"
-    kernel.seen[PROCESS] = [Mount("/srv", "fuse.imgfs", "", (0, 0), 5, 1)]
+    kernel.seen[PROCESS] = [MountEntry("/srv", "fuse.imgfs", "", (0, 0), 5, 1)]
     return Places("/mnt", nursery, kernel)
 
 

@@ -17,7 +17,7 @@ from imgfs.content import open_store
 from imgfs.errors import AlreadyExists, Busy, Invalid, NotFound, NotPermitted, ReadOnly, StorageFailed, Unsupported
 from imgfs.kernel.mounts import mount_at, unmount
 from imgfs.snapshots import Snapshots, open_snapshots
-from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.rows import SnapshotKind
 from tests.mount.preparing import workshop
 from tests.snapshots.storing import Warehouse
 from tests.support.mounted import IMGFS
@@ -46,7 +46,7 @@ async def test_it_makes_its_directory_and_finds_what_was_made(tmp_path: Path, ta
         await make(snapshots, "one", target)
         await snapshots.prepare("two", "one")
         made = await snapshots.update("one", {"a": b"1"})
-        assert (made.kind, made.parent, dict(made.labels)) == (Kind.COMMITTED, None, {"a": b"1"})
+        assert (made.kind, made.parent, dict(made.labels)) == (SnapshotKind.COMMITTED, None, {"a": b"1"})
     async with open_snapshots(str(state)) as snapshots:
         assert [(info.id, info.parent) for info in snapshots.walk()] == [("active/two", "one"), ("one", None)]
         assert snapshots.stat("one") == made
@@ -205,7 +205,7 @@ async def test_what_lies_on_an_image_is_listed_and_removed_but_not_shown(tmp_pat
     await warehouse.committed("upon", chain)
     warehouse.close()
     async with open_snapshots(tmp_path) as snapshots:
-        assert (snapshots.stat("upon").parent, snapshots.stat(chain).kind) == (chain, Kind.COMMITTED)
+        assert (snapshots.stat("upon").parent, snapshots.stat(chain).kind) == (chain, SnapshotKind.COMMITTED)
         with pytest.raises(Unsupported, match="imgfs mount"):
             await snapshots.mounts("upon")
         with pytest.raises(Unsupported):

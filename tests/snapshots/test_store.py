@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from imgfs.errors import AlreadyExists, Busy, Invalid, NoSpace, NotFound, NotPermitted, StorageFailed
 from imgfs.oci.digest import EMPTY
-from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.rows import SnapshotKind
 from imgfs.snapshots.store import SnapshotStore
 from imgfs.snapshots.usage import Usage
 from imgfs.snapshots.walk import run_walk
@@ -22,7 +22,13 @@ from .storing import Warehouse, told, used
 
 async def test_a_prepared_snapshot_is_active_empty_and_writable(store: SnapshotStore) -> None:
     info = await store.prepare("k")
-    assert (info.id, info.kind, info.name, info.parent, info.used) == ("active/k", Kind.ACTIVE, "k", None, False)
+    assert (info.id, info.kind, info.name, info.parent, info.used) == (
+        "active/k",
+        SnapshotKind.ACTIVE,
+        "k",
+        None,
+        False,
+    )
     stack = store.stack("active/k")
     assert (stack.lowers, stack.chain) == ((), None)
     assert stack.upper == store.upper("active/k")
@@ -86,7 +92,7 @@ async def test_committing_frees_the_key_and_moves_nothing(store: SnapshotStore, 
     made = await store.commit("k", "name")
     assert (made.id, made.kind, made.number, made.created) == (
         "name",
-        Kind.COMMITTED,
+        SnapshotKind.COMMITTED,
         prepared.number,
         prepared.created,
     )
@@ -168,7 +174,7 @@ async def test_a_full_disk_at_commit_is_told_as_such(store: SnapshotStore, wareh
 async def test_views_pin_and_are_removed_alone(store: SnapshotStore, warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     made = await store.view("v", "x")
-    assert (made.kind, made.parent) == (Kind.VIEW, "x")
+    assert (made.kind, made.parent) == (SnapshotKind.VIEW, "x")
     assert (await store.view("w", "v")).parent == "x"
     for name in ("v", "x"):
         with pytest.raises(AlreadyExists):

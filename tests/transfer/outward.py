@@ -11,7 +11,7 @@ from imgfs.testing.entries import File
 from imgfs.testing.uploads import PushRegistry
 from imgfs.transfer.push.pushes import Pushes, PushRequest
 from imgfs.transfer.push.report import PushReport
-from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.referrers import ReferrerFetcher
 from imgfs.transfer.transfers import Transfer
 from tests.transfer.scene import Scene
 
@@ -27,7 +27,7 @@ class Outward:
         self.target = target
         self.pins = Pins()
         shared = scene.client, scene.failures, scene.nursery
-        self.referrers = Referrers(scene.catalog, scene.documents, *shared, self.pins)
+        self.referrers = ReferrerFetcher(scene.catalog, scene.documents, *shared, self.pins)
         self.pushes = self.pushes_with(scene.catalog)
 
     def pushes_with(self, known: Catalog) -> Pushes:

@@ -20,7 +20,7 @@ from imgfs.testing.faults import stall, status
 from imgfs.testing.images import ARM64, File, image, layer
 from imgfs.testing.registry import FakeRegistry
 from imgfs.testing.reply import Reply
-from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.referrers import ReferrerFetcher
 from tests.transfer.scene import REPOSITORY, Scene, opened
 
 BOX = image([layer([File("f", b"x")])])
@@ -30,7 +30,7 @@ SIGNED = referrer(BOX, SIGNATURE, b"a signature")
 
 
 @pytest.fixture
-async def referrers(scene: Scene) -> Referrers:
+async def referrers(scene: Scene) -> ReferrerFetcher:
     """The referrers of a resolved image, which an SBOM and a signature refer to."""
     await scene.resolved(BOX)
     for one in (LISTED, SIGNED):
@@ -39,16 +39,16 @@ async def referrers(scene: Scene) -> Referrers:
     return made(scene)
 
 
-def made(scene: Scene) -> Referrers:
-    return Referrers(scene.catalog, scene.documents, scene.client, scene.failures, scene.nursery, Pins())
+def made(scene: Scene) -> ReferrerFetcher:
+    return ReferrerFetcher(scene.catalog, scene.documents, scene.client, scene.failures, scene.nursery, Pins())
 
 
-async def digests(referrers: Referrers) -> list[str]:
+async def digests(referrers: ReferrerFetcher) -> list[str]:
     return [one.descriptor.digest for one in await referrers.known(BOX.digest)]
 
 
 async def test_nothing_is_known_before_somebody_asks_and_all_of_it_after_a_restart(
-    scene: Scene, referrers: Referrers, tmp_path: Path, mock_clock: MockClock
+    scene: Scene, referrers: ReferrerFetcher, tmp_path: Path, mock_clock: MockClock
 ) -> None:
     assert await referrers.known(BOX.digest) == []
     assert scene.fake.requests() == 0
@@ -64,7 +64,9 @@ async def test_nothing_is_known_before_somebody_asks_and_all_of_it_after_a_resta
         assert await made(again).known(BOX.digest) == found
 
 
-async def test_one_type_is_asked_for_and_leaves_what_is_known_of_others(scene: Scene, referrers: Referrers) -> None:
+async def test_one_type_is_asked_for_and_leaves_what_is_known_of_others(
+    scene: Scene, referrers: ReferrerFetcher
+) -> None:
     await referrers.refresh(BOX.digest)
     scene.fake.fault(status(200, json.dumps({"manifests": []}).encode(), Content_Type=OCI_INDEX))
     assert await referrers.refresh(BOX.digest, SBOM) == []
@@ -73,7 +75,7 @@ async def test_one_type_is_asked_for_and_leaves_what_is_known_of_others(scene: S
     assert "artifactType=application%2Fspdx%2Bjson" in scene.fake.log[-1].path
 
 
-async def test_fifty_who_ask_cause_one_request(scene: Scene, referrers: Referrers) -> None:
+async def test_fifty_who_ask_cause_one_request(scene: Scene, referrers: ReferrerFetcher) -> None:
     scene.fake.fault(stall(), "referrers")
     async with trio.open_nursery() as nursery:
         for _ in range(50):
@@ -83,7 +85,9 @@ async def test_fifty_who_ask_cause_one_request(scene: Scene, referrers: Referrer
     assert scene.fake.requests("referrers") == 1
 
 
-async def test_reading_fetches_the_document_and_makes_its_content_known(scene: Scene, referrers: Referrers) -> None:
+async def test_reading_fetches_the_document_and_makes_its_content_known(
+    scene: Scene, referrers: ReferrerFetcher
+) -> None:
     found = {one.descriptor.digest: one for one in await referrers.refresh(BOX.digest)}
     blob = Digest.of(b"an sbom")
     assert await scene.catalog.descriptor(blob) is None
@@ -98,7 +102,7 @@ async def test_reading_fetches_the_document_and_makes_its_content_known(scene: S
 
 
 async def test_content_of_a_document_that_was_stored_by_other_ways_is_known_too(
-    scene: Scene, referrers: Referrers
+    scene: Scene, referrers: ReferrerFetcher
 ) -> None:
     await scene.content.add(LISTED.digest, LISTED.document)
     for one in await referrers.refresh(BOX.digest):
@@ -112,7 +116,7 @@ def lying(*entries: dict[str, object]) -> Reply:
 
 @pytest.mark.parametrize("what", [BOX, image([layer([File("g")])]), referrer(LISTED, SBOM, b"of another")])
 async def test_what_refers_to_something_else_is_listed_and_not_read(
-    scene: Scene, referrers: Referrers, what: Image
+    scene: Scene, referrers: ReferrerFetcher, what: Image
 ) -> None:
     what.add_to(scene.fake, REPOSITORY)
     scene.fake.fault(lambda _: lying(what.descriptor))
@@ -122,27 +126,27 @@ async def test_what_refers_to_something_else_is_listed_and_not_read(
     assert scene.failures.get(what.digest)
 
 
-async def test_two_that_refer_to_each_other_end(scene: Scene, referrers: Referrers) -> None:
+async def test_two_that_refer_to_each_other_end(scene: Scene, referrers: ReferrerFetcher) -> None:
     scene.fake.fault(lambda _: lying(LISTED.descriptor), "referrers", times=None)
     for digest in (BOX.digest, LISTED.digest):
         assert [one.descriptor.digest for one in await referrers.refresh(digest)] == [LISTED.digest]
 
 
-async def test_another_size_than_listed_is_refused(scene: Scene, referrers: Referrers) -> None:
+async def test_another_size_than_listed_is_refused(scene: Scene, referrers: ReferrerFetcher) -> None:
     scene.fake.fault(lambda _: lying(LISTED.descriptor | {"size": 7}))
     (found,) = await referrers.refresh(BOX.digest)
     with pytest.raises(VerificationFailed, match="its descriptor says 7"):
         await referrers.read(found)
 
 
-async def test_what_is_neither_manifest_nor_index_is_told_so(scene: Scene, referrers: Referrers) -> None:
+async def test_what_is_neither_manifest_nor_index_is_told_so(scene: Scene, referrers: ReferrerFetcher) -> None:
     scene.fake.fault(lambda _: lying(LISTED.descriptor | {"mediaType": OCI_EMPTY}))
     (found,) = await referrers.refresh(BOX.digest)
     with pytest.raises(Unsupported, match="imgfs reads manifests and indexes"):
         await referrers.read(found)
 
 
-async def test_an_index_may_refer_to_an_image(scene: Scene, referrers: Referrers) -> None:
+async def test_an_index_may_refer_to_an_image(scene: Scene, referrers: ReferrerFetcher) -> None:
     document = json.loads(index([BOX]).document) | {"subject": BOX.descriptor}
     data = json.dumps(document).encode()
     digest = scene.fake.add_manifest(REPOSITORY, None, data, OCI_INDEX)
@@ -152,7 +156,7 @@ async def test_an_index_may_refer_to_an_image(scene: Scene, referrers: Referrers
 
 
 async def test_every_registry_of_the_image_is_asked_and_a_gap_is_told(
-    scene: Scene, referrers: Referrers, mock_clock: MockClock
+    scene: Scene, referrers: ReferrerFetcher, mock_clock: MockClock
 ) -> None:
     with FakeRegistry() as other:
         BOX.add_to(other, "copy", "1")
@@ -172,7 +176,7 @@ async def test_every_registry_of_the_image_is_asked_and_a_gap_is_told(
 
 
 async def test_one_that_is_not_listed_is_found_by_its_digest(
-    scene: Scene, referrers: Referrers, tmp_path: Path, mock_clock: MockClock
+    scene: Scene, referrers: ReferrerFetcher, tmp_path: Path, mock_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(50):
@@ -190,7 +194,7 @@ async def test_one_that_is_not_listed_is_found_by_its_digest(
     assert sorted(await digests(referrers)) == sorted([LISTED.digest, SIGNED.digest])
 
 
-async def test_one_of_another_image_is_refused_and_leaves_nothing(scene: Scene, referrers: Referrers) -> None:
+async def test_one_of_another_image_is_refused_and_leaves_nothing(scene: Scene, referrers: ReferrerFetcher) -> None:
     other = referrer(LISTED, SBOM, b"of another")
     other.add_to(scene.fake, REPOSITORY)
     with pytest.raises(VerificationFailed, match=f"refers to {LISTED.digest}, expected {BOX.digest}"):
@@ -202,14 +206,14 @@ async def test_one_of_another_image_is_refused_and_leaves_nothing(scene: Scene, 
     assert await referrers.known(BOX.digest) == []
 
 
-async def test_one_that_is_stored_is_found_without_a_request(scene: Scene, referrers: Referrers) -> None:
+async def test_one_that_is_stored_is_found_without_a_request(scene: Scene, referrers: ReferrerFetcher) -> None:
     await scene.content.add(LISTED.digest, LISTED.document)
     found = await referrers.find(BOX.digest, LISTED.digest)
     await referrers.read(found)
     assert (scene.fake.requests(), found.descriptor.size) == (0, len(LISTED.document))
 
 
-async def test_one_that_no_registry_has_is_not_found(scene: Scene, referrers: Referrers) -> None:
+async def test_one_that_no_registry_has_is_not_found(scene: Scene, referrers: ReferrerFetcher) -> None:
     with pytest.raises(NotFound):
         await referrers.find(BOX.digest, Digest.of(b"nothing"))
     assert scene.fake.requests() == 1
@@ -230,7 +234,7 @@ async def test_referrers_are_found_of_a_platform_of_an_index_too(scene: Scene) -
     assert await made(scene).refresh(BOX.digest) == []
 
 
-async def test_a_forgotten_image_has_no_referrers(scene: Scene, referrers: Referrers) -> None:
+async def test_a_forgotten_image_has_no_referrers(scene: Scene, referrers: ReferrerFetcher) -> None:
     await referrers.refresh(BOX.digest)
     assert await scene.catalog.referrers.of_any([BOX.digest]) == {LISTED.digest, SIGNED.digest}
     await scene.catalog.forget([BOX.digest], unless=lambda: False)

@@ -20,7 +20,7 @@ from imgfs.fs.subsystems import BlobSubsystems
 from imgfs.fs.xattrs import as_error
 from imgfs.images.referrers import Referrer
 from imgfs.oci.digest import Digest, is_digest
-from imgfs.transfer.referrers import Referrers, place_of
+from imgfs.transfer.referrers import ReferrerFetcher, place_of
 
 _SUFFIX = ".json"
 _ANNOTATIONS_MAX = 60 << 10
@@ -32,7 +32,9 @@ class ReferrersDirectory(Directory):
 
     __slots__ = ("_blob_files", "_digest", "_is_resolving", "_referrers")
 
-    def __init__(self, blob_files: BlobSubsystems, referrers: Referrers, digest: Digest, *, is_resolving: bool) -> None:
+    def __init__(
+        self, blob_files: BlobSubsystems, referrers: ReferrerFetcher, digest: Digest, *, is_resolving: bool
+    ) -> None:
         super().__init__(f"images/{digest}/referrers", blob_files.shown)
         self._blob_files = blob_files
         self._referrers = referrers
@@ -75,7 +77,7 @@ class ReferrerFile(BlobFile):
 
     __slots__ = ("_referrer", "_referrers")
 
-    def __init__(self, blob_files: BlobSubsystems, referrers: Referrers, referrer: Referrer) -> None:
+    def __init__(self, blob_files: BlobSubsystems, referrers: ReferrerFetcher, referrer: Referrer) -> None:
         super().__init__(blob_files, referrer.descriptor)
         self.number = control_number(f"images/{referrer.subject}/referrers/{referrer.descriptor.digest}")
         self._referrers = referrers

@@ -12,7 +12,7 @@ from imgfs.fs.node import Directory, Listing, Node, control_number, missing
 from imgfs.fs.snapshots.user import UserSnapshot, remove
 from imgfs.fs.subsystems import UserSubsystems
 from imgfs.snapshots.ids import active_id, check_name
-from imgfs.snapshots.rows import Kind
+from imgfs.snapshots.rows import SnapshotKind
 
 
 class ActiveDirectory(Directory):
@@ -37,7 +37,7 @@ class ActiveDirectory(Directory):
         return [
             (os.fsencode(info.name), UserSnapshot(self._subsystems, info))
             for info in self._subsystems.snapshots
-            if info.kind is Kind.ACTIVE
+            if info.kind is SnapshotKind.ACTIVE
         ]
 
     async def mkdir(self, name: bytes, caller: Caller) -> Node:

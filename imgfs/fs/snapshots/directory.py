@@ -20,7 +20,7 @@ from imgfs.oci.digest import Digest, is_digest
 from imgfs.oci.platform import Platform, parse_platform
 from imgfs.snapshots.graph import Snapshot
 from imgfs.snapshots.ids import ACTIVE
-from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.rows import Info, SnapshotKind
 from imgfs.transfer.resolver import Resolver
 
 
@@ -61,7 +61,7 @@ class SnapshotsDirectory(Directory):
             for snapshot in self._chains.graph
             if self._is_local(snapshot)
         ]
-        own = [info for info in self._users.snapshots if info.kind is not Kind.ACTIVE]
+        own = [info for info in self._users.snapshots if info.kind is not SnapshotKind.ACTIVE]
         return [(b"active", self._active), *chains, *((os.fsencode(info.name), self._own(info)) for info in own)]
 
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
@@ -72,7 +72,7 @@ class SnapshotsDirectory(Directory):
     async def unlink(self, name: bytes, caller: Caller) -> None:
         text = os.fsdecode(name)
         _check_users(text)
-        if self._users.snapshots.stat(text).kind is not Kind.VIEW:
+        if self._users.snapshots.stat(text).kind is not SnapshotKind.VIEW:
             raise NotPermitted(f"snapshot {text}: is not a view; remove it with rmdir")
         await self._users.snapshots.remove(text)
 
@@ -102,7 +102,7 @@ class SnapshotsDirectory(Directory):
             await change.apply(await above.lookup(os.fsencode(key), caller), caller)
 
     def _own(self, info: Info) -> Node:
-        if info.kind is Kind.VIEW:
+        if info.kind is SnapshotKind.VIEW:
             return Link(f"snapshot/{info.number}", self._shown, info.parent or "", info.created)
         return UserSnapshot(self._users, info)
 

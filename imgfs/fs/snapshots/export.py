@@ -14,7 +14,7 @@ from imgfs.fs.files import WRITING
 from imgfs.fs.node import Handle, Node, control_number
 from imgfs.fs.subsystems import UserSubsystems
 from imgfs.snapshots.export import export_layer, layer_size
-from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.rows import Info, SnapshotKind
 from imgfs.snapshots.upper import KERNEL, ROOTLESS, Dialect
 from imgfs.snapshots.walk import run_walk
 
@@ -54,7 +54,7 @@ class UserLayer(Node):
         with subsystems.failures.noting(f"snapshots/{info.id}"):
             upper = subsystems.snapshots.upper(info.id)
             size = await run_walk(lambda upper: layer_size(upper, _dialect()), upper, only_looks=True)
-        if info.kind is Kind.COMMITTED:
+        if info.kind is SnapshotKind.COMMITTED:
             subsystems.layer_sizes[info.number] = size
         return size
 

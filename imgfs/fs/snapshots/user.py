@@ -19,7 +19,7 @@ from imgfs.fs.subsystems import UserSubsystems
 from imgfs.fs.xattrs import as_error, as_moment, as_xattrs, remove_label, set_label
 from imgfs.rootfs.places import diff_of, rootfs_of
 from imgfs.snapshots.ids import ACTIVE, ids_of_target
-from imgfs.snapshots.rows import Info, Kind
+from imgfs.snapshots.rows import Info, SnapshotKind
 
 _USAGE = b"user.imgfs.usage"
 _PARENT = b"parent"
@@ -44,7 +44,7 @@ class UserSnapshot(Directory):
 
     async def attributes(self) -> pyfuse3.EntryAttributes:
         info = self._info
-        mode = stat.S_IFDIR | (0o755 if info.kind is Kind.ACTIVE else 0o555)
+        mode = stat.S_IFDIR | (0o755 if info.kind is SnapshotKind.ACTIVE else 0o555)
         return self._subsystems.shown.entry(self.number, mode, time=info.updated, keep=SOON)
 
     async def lookup(self, name: bytes, caller: Caller) -> Node:
@@ -65,7 +65,7 @@ class UserSnapshot(Directory):
     async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
         """Set the parent. `ln -sfn` makes a link of another name first and renames it; that link is kept in memory."""
         info, text = self._info, os.fsdecode(target)
-        if info.kind is not Kind.ACTIVE:
+        if info.kind is not SnapshotKind.ACTIVE:
             raise self.refusal()
         if name == _PARENT:
             with self._subsystems.failures.noting(f"snapshots/{info.id}"):
@@ -92,7 +92,7 @@ class UserSnapshot(Directory):
         if self._subsystems.private_parents.pop((self._number, name), None) is not None:
             return
         info = self._info
-        if name != _PARENT or info.kind is not Kind.ACTIVE:
+        if name != _PARENT or info.kind is not SnapshotKind.ACTIVE:
             raise self.refusal()
         await self._subsystems.snapshots.clear_parent(info.name)
 
@@ -132,7 +132,7 @@ class UserSnapshot(Directory):
             yield _PARENT, self._parent(info)
 
     def _parent(self, info: Info) -> Node:
-        up = "../../" if info.kind is Kind.ACTIVE else "../"
+        up = "../../" if info.kind is SnapshotKind.ACTIVE else "../"
         return self._link(_PARENT, f"{up}{info.parent}")
 
     def _link(self, name: bytes, target: str) -> Node:

@@ -172,7 +172,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuthEntry:
     """One login of a file, or the reason why it cannot be used."""
 
     scope: Scope
@@ -186,13 +186,13 @@ class Entry:
 class AuthFile:
     """The content of an auth file."""
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[AuthEntry, ...] = ()
     helpers: Mapping[str, str] = field(default_factory=dict[str, str])
     """`credHelpers`: the credential helper for each host."""
     store: str = ""
     """`credsStore`: the credential helper for all other hosts."""
 
-    def entries_for(self, host: str, repository: str) -> list[Entry]:
+    def entries_for(self, host: str, repository: str) -> list[AuthEntry]:
         """Return the entries that cover `repository`, the most specific first."""
         covering = [entry for entry in self.entries if entry.scope.covers(host, repository)]
         return sorted(covering, key=lambda entry: (-len(entry.scope.path), not entry.exact))
@@ -252,13 +252,13 @@ def parse_auth_file(data: bytes) -> AuthFile:
     return AuthFile(entries, helpers, document.credsStore or "")
 
 
-def _entry(key: str, value: object) -> Entry:
+def _entry(key: str, value: object) -> AuthEntry:
     scope, exact = parse_scope(key), "://" not in key
     try:
         credential = _credential(msgspec.convert(value if value is not None else {}, _Auth))
     except (msgspec.ValidationError, ValueError):
-        return Entry(scope, exact, None, f"its entry for {scope.host} is no base64 of user:password")
-    return Entry(scope, exact, credential or None)
+        return AuthEntry(scope, exact, None, f"its entry for {scope.host} is no base64 of user:password")
+    return AuthEntry(scope, exact, credential or None)
 
 
 def _credential(auth: _Auth) -> Credential:

@@ -74,7 +74,7 @@ class _Place:
         self._own.release_on_behalf_of(borrower)
 
 
-class Resolver(trio.abc.HostnameResolver):
+class NameResolver(trio.abc.HostnameResolver):
     """The system's resolver for all of a trio run (`trio.socket.set_custom_hostname_resolver`).
 
     Cancelling a caller leaves its thread to end by itself; until then it keeps its place, so that names which do not

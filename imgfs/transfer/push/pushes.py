@@ -25,7 +25,7 @@ from imgfs.transfer.push.origins import Origins
 from imgfs.transfer.push.progress import PushFigures, PushProgress
 from imgfs.transfer.push.report import PushReport, report
 from imgfs.transfer.push.tree import TreePush
-from imgfs.transfer.referrers import Referrers
+from imgfs.transfer.referrers import ReferrerFetcher
 from imgfs.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Pushes:
         catalog: Catalog,
         documents: Documents,
         blobs: Blobs,
-        referrers: Referrers,
+        referrers: ReferrerFetcher,
         registry: Registry,
         transfers: Transfers,
         failures: Failures,
