@@ -158,5 +158,5 @@ def test_a_class_name_has_one_meaning() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(str(path.relative_to(PACKAGE)))
-    wrong = [f"{name}: {', '.join(found)}" for name, found in places.items() if len(found) > 1 and name not in ONE_CONCEPT]
-    assert not wrong, "\n".join(wrong)
+    twice = {name: found for name, found in places.items() if len(found) > 1 and name not in ONE_CONCEPT}
+    assert not twice
