@@ -22,9 +22,7 @@ CONTENT = (
     "sha256:fef048591d4bddcb4cb7af6af3d0d52cd325bf2dff7ed934186be9cbbbb6805a 27 {'example.com/language': b'en'}\n"
     "b'Hello'\n"
 )
-SNAPSHOTS = (
-    "active/more active base {}\nbase committed None {'example.com/language': b'en'}\nHello, whoever reads this.\n"
-)
+SNAPSHOTS = "active/more active base {}\nbase committed None {'example.com/language': b'en'}\nHello from a snapshot.\n"
 
 
 def example_of(docstring: str | None) -> str:

@@ -1,4 +1,5 @@
-"""What this host, its disk and its configuration let imgfs do, found out from outside and without changing anything.
+"""Check what this host, its disk and its configuration allow imgfs to do, from outside and without changing anything.
 
-`examination` runs all checks; `host`, `storage` and `registries` have them. Damage in a state directory is `check`'s.
+`examination` runs all checks; `host`, `storage` and `registries` implement them. The `check` command finds damage in a
+state directory.
 """

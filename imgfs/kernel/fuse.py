@@ -1,10 +1,9 @@
-"""Mounting FUSE, and the one exchange in which kernel and library agree on how they speak (linux/fuse.h, FUSE_INIT).
+"""Mount FUSE, and amend the FUSE_INIT handshake between the kernel and libfuse (linux/fuse.h).
 
-imgfs mounts itself instead of leaving it to libfuse, because libfuse up to 3.16 does not pass on the flag that lets
-lookups in one directory run side by side: without it one name whose registry does not answer would hold every other
-lookup of its directory, unkillably, in the kernel. pyfuse3 has no way to set it either. So the session greets the
-kernel through a socket first (fs/session.py), `amend_init` sets what libfuse left out, and the device takes the
-socket's place.
+imgfs mounts the tree without libfuse. libfuse up to 3.16 does not pass on the flag for parallel lookups in one
+directory, and pyfuse3 cannot set it. Without the flag, a lookup that waits for a dead registry would block all other
+lookups in its directory, uninterruptibly, in the kernel. So the session does the INIT handshake through a socket first
+(fs/session.py), `amend_init` sets the missing flags, and then the device replaces the socket.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from imgfs.kernel.mounts import FILESYSTEM
 DEVICE = "/dev/fuse"
 SOURCE = "imgfs"
 INIT_BUFFER = 64 << 10
-"""Bytes that hold either side's INIT; the kernel refuses reads with less than 8 KiB."""
+"""Buffer size in bytes for the INIT message of either side. The kernel refuses reads into less than 8 KiB."""
 
 _PARALLEL_DIROPS, _POSIX_ACL, _CACHE_SYMLINKS = 1 << 18, 1 << 20, 1 << 23
 _WANTED = _PARALLEL_DIROPS | _POSIX_ACL | _CACHE_SYMLINKS
 _HEADER_IN, _HEADER_OUT = 40, 16
 _FLAGS = 12
-"""Offset of `flags` in fuse_init_in and fuse_init_out: after major, minor and max_readahead."""
+"""Offset of `flags` in fuse_init_in and fuse_init_out, after major, minor and max_readahead."""
 _MAX_BACKGROUND = 16
 """Offset of `max_background` and `congestion_threshold` in fuse_init_out."""
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
@@ -41,11 +40,11 @@ _log = logging.getLogger("imgfs.kernel")
 
 @dataclass(frozen=True, slots=True)
 class FuseMount:
-    """How a tree is mounted.
+    """Mount options of a tree.
 
-    `others`: more users than the one who mounts may pass (their permissions are checked by mode). `trusted`: setuid
-    bits and device nodes work. `read_only`: the kernel refuses every change. `source`: what the table of mounts says of
-    where it is from.
+    `others`: users other than the mounting user may access the tree; the kernel checks file modes. `trusted`: setuid
+    bits and device nodes work. `read_only`: the kernel refuses every change. `source`: the source field in the mount
+    table.
     """
 
     others: bool
@@ -55,20 +54,20 @@ class FuseMount:
 
     @property
     def options(self) -> list[str]:
-        """What FUSE itself is told."""
+        """Options for the FUSE driver."""
         return ["default_permissions", *(["allow_other"] if self.others else [])]
 
     @property
     def flags(self) -> int:
-        """What mount(2) is told."""
+        """Flags for mount(2)."""
         return (0 if self.trusted else _MS_NOSUID | _MS_NODEV) | (_MS_RDONLY if self.read_only else 0)
 
 
 def open_fuse(mountpoint: str, mount: FuseMount) -> int:
-    """Mount at `mountpoint` and return the device; closing its last descriptor ends the connection.
+    """Mount at `mountpoint` and return the device. Closing the last descriptor of the device ends the connection.
 
-    Without CAP_SYS_ADMIN it goes through fusermount3, which never trusts. Raises NotFound, NotPermitted, Busy or
-    Unsupported, saying what to do.
+    Without CAP_SYS_ADMIN, fusermount3 mounts the tree, always with nosuid and nodev. Raises NotFound, NotPermitted,
+    Busy or Unsupported; the message has advice.
     """
     if not os.path.exists(DEVICE):
         raise NotFound(f"{DEVICE}: is missing; load the fuse module, or give the container the device")
@@ -99,10 +98,10 @@ def amend_init(request: bytes, answer: bytes, *, max_background: int) -> bytes:
 
 
 def set_read_ahead(device: tuple[int, int], kilobytes: int) -> None:
-    """Let the kernel ask for up to `kilobytes` at once when a file is read in order.
+    """Set the largest read-ahead of the kernel for sequential reads.
 
-    At the default of 128 kB the trips to user space are what it costs, and libfuse cannot ask for more. Where it cannot
-    be set (an ordinary user) a line in the log says so.
+    With the default of 128 kB, round trips to user space dominate the cost of reading, and libfuse cannot raise it. If
+    it cannot be set (for an ordinary user), a log line reports that.
     """
     try:
         Path(f"/sys/class/bdi/{device[0]}:{device[1]}/read_ahead_kb").write_text(str(kilobytes))
@@ -111,7 +110,7 @@ def set_read_ahead(device: tuple[int, int], kilobytes: int) -> None:
 
 
 def _mount_as_root(mountpoint: str, mount: FuseMount) -> int | None:
-    """The device, or None where this root may not mount (a container without CAP_SYS_ADMIN)."""
+    """Return the device, or None if root may not mount here (a container without CAP_SYS_ADMIN)."""
     try:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -139,7 +138,7 @@ def _refused(code: int, mountpoint: str) -> ImgfsError:
 
 
 def _mount_as_user(mountpoint: str, mount: FuseMount) -> int:
-    """Let the setuid fusermount3 mount, and take the device from it (fusermount3(1), _FUSE_COMMFD)."""
+    """Mount through the setuid program fusermount3 and receive the device from it (fusermount3(1), _FUSE_COMMFD)."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         source = mount.source.replace("\\", r"\\").replace(",", r"\,")

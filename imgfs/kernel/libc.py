@@ -1,4 +1,4 @@
-"""The C library, for system calls that Python does not offer."""
+"""The C library, for system calls that Python does not wrap."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ AT_FDCWD = -100
 
 
 def last_error(subject: str | None = None) -> OSError:
-    """What went wrong in the call on LIBC that failed just now in this thread; `subject` is the path it was about."""
+    """Return the error of this thread's last failed call on LIBC. `subject` is the path of the call."""
     code = ctypes.get_errno()
     return OSError(code, os.strerror(code), subject) if subject is not None else OSError(code, os.strerror(code))

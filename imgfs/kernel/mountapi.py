@@ -1,9 +1,9 @@
-"""The mount system calls of Linux 5.2 and later (fsopen(2), fsconfig(2), fsmount(2), open_tree(2), mount_setattr(2)).
+"""Mount system calls of Linux 5.2 and later: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), mount_setattr(2).
 
-It owns the calls, the kernel's own words about a refusal, and the descriptor of a mount that is in no tree yet. What a
-filesystem wants to be told is in erofs.py, overlay.py and bind.py.
+This module owns the calls, the kernel's error messages, and the descriptor of a detached mount. erofs.py, overlay.py
+and bind.py own the options of each filesystem.
 
-Nothing here may run on the event loop: a path handed to the kernel may lead through the daemon's own tree.
+Do not call these functions on the event loop: a path that the kernel resolves may lead through the daemon's own tree.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ RDONLY, NOSUID, NODEV = 1, 2, 4
 """Mount attributes (MOUNT_ATTR_*, linux/mount.h)."""
 
 LONGEST_STRING = 255
-"""Bytes; fsconfig(2) refuses a longer value."""
+"""Bytes. fsconfig(2) refuses longer values."""
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
-"""Numbers in the table that all architectures share since Linux 5.1 (alpha alone adds 110)."""
+"""System call numbers. All architectures share them since Linux 5.1, except that alpha adds 110."""
 _SET_FLAG, _SET_STRING, _SET_FD, _CMD_CREATE = 0, 1, 5, 6
 _PRIVATE = 1 << 18
-"""MS_PRIVATE: mounts over this one and over the one it was made from stay apart."""
+"""MS_PRIVATE: a clone and its original do not propagate later mounts to each other."""
 _CLOEXEC = 1
 """FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC."""
 _AT_EMPTY_PATH = 0x1000
@@ -86,17 +86,17 @@ class _MountAttr(ctypes.Structure):
 
 
 class _Descriptor:
-    """Something that is one descriptor, and is gone with it."""
+    """An object that owns one descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def fileno(self) -> int:
-        """The descriptor; it stays ours."""
+        """Return the descriptor. This object keeps ownership of it."""
         return self._descriptor
 
     def close(self) -> None:
-        """Give it back; calling it twice is fine."""
+        """Close the descriptor. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -109,17 +109,20 @@ class _Descriptor:
 
 
 class Detached(_Descriptor):
-    """A mount that no path leads to; closing it before `attach` leaves nothing behind.
+    """A mount that is attached to no path. Closing it before `attach` removes the mount.
 
-    It can be a layer of an overlay as it is (Linux 6.15), which keeps it alive for as long as the overlay lives.
+    Since Linux 6.15 it can be an overlay layer while it is detached. The overlay then keeps it alive.
     """
 
     def attach(self, target: str) -> None:
-        """Mount it over `target`, whose last component is not followed. Raises NotFound, NotPermitted or Busy."""
+        """Mount it over `target`. A symbolic link at the last component is not followed.
+
+        Raises NotFound, NotPermitted or Busy.
+        """
         self._move(AT_FDCWD, os.fsencode(target), _MOVE_FROM_DESCRIPTOR, target)
 
     def attach_over(self, directory: int, target: str) -> None:
-        """Mount it over an open directory; errors name it `target`. Raises as `attach`."""
+        """Mount it over an open directory. Errors name the directory `target`. Raises as `attach`."""
         self._move(directory, b"", _MOVE_FROM_DESCRIPTOR | _MOVE_TO_DESCRIPTOR, target)
 
     def _move(self, directory: int, path: bytes, flags: int, target: str) -> None:
@@ -129,23 +132,29 @@ class Detached(_Descriptor):
             raise explain(code, target, "cannot be mounted over", advice=advice)
 
     def restrict(self, attributes: int) -> None:
-        """Set mount attributes (RDONLY, ...) on it; none is taken away."""
+        """Set mount attributes (RDONLY, ...). No attribute is cleared."""
         _set(self.fileno(), b"", _MountAttr(attr_set=attributes), _AT_EMPTY_PATH, "the detached mount")
 
     def loosen(self, attributes: int) -> None:
-        """Take mount attributes (NOSUID, ...) away from it."""
+        """Clear mount attributes (NOSUID, ...)."""
         _set(self.fileno(), b"", _MountAttr(attr_clr=attributes), _AT_EMPTY_PATH, "the detached mount")
 
     def isolate(self) -> None:
-        """End the sharing of later mounts that a clone begins with."""
+        """Make the mount private.
+
+        A clone starts as a peer of its original and would receive the original's later mounts.
+        """
         _set(self.fileno(), b"", _MountAttr(propagation=_PRIVATE), _AT_EMPTY_PATH, "the detached mount")
 
 
 class FilesystemContext(_Descriptor):
-    """A filesystem that is being described to the kernel. Each refusal raises with the kernel's words about it."""
+    """A filesystem that is being configured (fsopen(2)).
+
+    If the kernel refuses a step, the error has the kernel's message.
+    """
 
     def __init__(self, filesystem: str, subject: str, hints: Mapping[int, str] = _NO_HINTS) -> None:
-        """Begin a mount of `filesystem`; errors are about `subject`, and `hints` say what to do about an errno."""
+        """Open a context for `filesystem`. Errors name `subject`. `hints` maps an errno to advice for the caller."""
         descriptor, code = _call(_FSOPEN, filesystem.encode(), _CLOEXEC)
         super().__init__(descriptor)
         self._subject = subject
@@ -156,22 +165,23 @@ class FilesystemContext(_Descriptor):
             raise explain(code, subject, f"the kernel refuses {filesystem}")
 
     def close(self) -> None:
-        """Forget what was described; a mount that was created stays."""
+        """Close the context and the descriptors opened for it. Mounts that were created stay."""
         self._opened.close()
         super().close()
 
     def set_flag(self, key: str) -> None:
-        """Set an option that takes no value."""
+        """Set an option that has no value."""
         self._configure(_SET_FLAG, key, None, 0)
 
     def set_string(self, key: str, value: str) -> None:
-        """Set an option; a value over LONGEST_STRING bytes is Invalid."""
+        """Set an option. Raises Invalid if the value is longer than LONGEST_STRING bytes."""
         self._configure(_SET_STRING, key, value.encode(), 0)
 
     def set_path(self, key: str, path: str | os.PathLike[str]) -> None:
         """Set an option to a path of any length.
 
-        One over LONGEST_STRING, or with a backslash (which some options take for an escape), goes by a descriptor.
+        A path longer than LONGEST_STRING, or with a backslash (an escape character in some options), is passed as the
+        path of a descriptor in /proc.
         """
         name = os.fsencode(path)
         if len(name) > LONGEST_STRING or b"\\" in name:
@@ -179,11 +189,11 @@ class FilesystemContext(_Descriptor):
         self._configure(_SET_STRING, key, name, 0)
 
     def set_descriptor(self, key: str, descriptor: int) -> None:
-        """Set an option to what an open descriptor stands for."""
+        """Set an option to the object of an open descriptor."""
         self._configure(_SET_FD, key, None, descriptor)
 
     def create(self, attributes: int) -> Detached:
-        """Make the filesystem and a mount of it, in no tree yet."""
+        """Create the filesystem and return a detached mount of it."""
         self._configure(_CMD_CREATE, None, None, 0)
         descriptor, code = _call(_FSMOUNT, self.fileno(), _CLOEXEC, attributes)
         if code:
@@ -212,36 +222,41 @@ class FilesystemContext(_Descriptor):
         return explain(code, self._subject, f"{self._filesystem}{asked} is refused", words, advice)
 
     def _words(self) -> str:
-        """What the kernel has said so far, without the letter that tells how bad it is (fsopen(2))."""
+        """Return the kernel's messages, joined, without the severity letter of each (fsopen(2))."""
         said: list[str] = []
         while True:
             try:
                 said.append(os.read(self.fileno(), _MESSAGE).decode(errors="replace").strip()[2:])
-            except OSError:  # ENODATA: that was all
+            except OSError:  # ENODATA: no more messages
                 return "; ".join(said)
 
 
 def clone(source: str) -> Detached:
-    """Make a second mount of what is at `source` (a bind mount), in no tree yet.
+    """Return a detached second mount of the tree at `source` (a bind mount).
 
-    It shares superblock and page cache with the first, but no later mounts. Raises NotFound, NotPermitted or
-    Unsupported.
+    Both mounts share superblock and page cache. Later mounts do not propagate between them. Raises NotFound,
+    NotPermitted or Unsupported.
     """
     return _clone(AT_FDCWD, os.fsencode(source), 0, source)
 
 
 def clone_mount(mount: Detached) -> Detached:
-    """Make a second mount of a detached one (Linux 6.15; Invalid on older ones)."""
+    """Return a second mount of a detached mount. Raises Invalid before Linux 6.15."""
     return _clone(mount.fileno(), b"", _AT_EMPTY_PATH, "the detached mount")
 
 
 def restrict(path: str, attributes: int) -> None:
-    """Set mount attributes on the mount at `path`; none is taken away, its other mounts stay as they are."""
+    """Set mount attributes on the mount at `path`.
+
+    No attribute is cleared; other mounts of the filesystem are not changed.
+    """
     _set(AT_FDCWD, os.fsencode(path), _MountAttr(attr_set=attributes), 0, path)
 
 
 def explain(code: int, subject: str, what: str, words: str = "", advice: str = "") -> ImgfsError:
-    """The error for a refused call: subject, what was refused, the kernel's words (else errno's), and what to do."""
+    """Return the error for a refused call: the subject, the refused operation, the kernel's message (or errno's), and
+    advice.
+    """
     reason = words or os.strerror(code)
     advice = advice or _ADVICE.get(code, "")
     return _KINDS.get(code, StorageFailed)(f"{subject}: {what}: {reason}" + (f"; {advice}" if advice else ""))
@@ -267,7 +282,10 @@ def _set(directory: int, path: bytes, wanted: _MountAttr, flags: int, subject: s
 
 
 def _call(number: int, *arguments: object) -> tuple[int, int]:
-    """The result and errno (0: done). Numbers go as long, since syscall(2) is variadic; the GIL is free meanwhile."""
+    """Return the result and the errno (0 on success). The GIL is released during the call.
+
+    Integers are passed as long because syscall(2) is variadic.
+    """
     result = LIBC.syscall(
         ctypes.c_long(number), *(ctypes.c_long(item) if isinstance(item, int) else item for item in arguments)
     )

@@ -1,4 +1,4 @@
-"""openat2(2): opening a path as if a directory were the root, whatever links, `..` and races are on the way."""
+"""Open paths with a directory as the root (openat2(2)), safe against symbolic links, `..` and concurrent renames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imgfs.kernel.libc import LIBC, last_error
 _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _TRIES = 32
-"""How often the kernel may say that a directory was moved while it went through `..`."""
+"""Attempts. The kernel returns EAGAIN when a rename races with the resolution of `..`."""
 
 
 class _How(ctypes.Structure):
@@ -19,9 +19,11 @@ class _How(ctypes.Structure):
 
 
 def open_in_root(root: int, path: bytes, flags: int) -> int:
-    """Open `path` with the directory `root` (a descriptor) for its `/`; links are followed, none leads out of it.
+    """Open `path` with the directory `root` (a descriptor) as its `/`.
 
-    Returns a descriptor of the caller's, closed on exec. Blocks as open(2) does; raises OSError.
+    Symbolic links are followed and cannot leave the root.
+
+    Returns a close-on-exec descriptor that the caller owns. Blocks as open(2) does. Raises OSError.
     """
     how = _How(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), os.fsdecode(path))

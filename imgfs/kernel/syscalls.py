@@ -1,4 +1,4 @@
-"""Numbers of system calls by name, as libseccomp has them for this machine."""
+"""System call numbers by name, from libseccomp for this architecture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ _LIBRARY = "libseccomp.so.2"
 
 
 def numbers_of(names: Iterable[str], library: str = _LIBRARY) -> dict[str, int]:
-    """The number of each name, below zero where this machine has none; nothing where libseccomp is not installed."""
+    """Return the number of each name. A name that this architecture lacks has a negative number.
+
+    Returns an empty dict if libseccomp is not installed.
+    """
     try:
         resolve = ctypes.CDLL(library).seccomp_syscall_resolve_name
     except (OSError, AttributeError):

@@ -1,6 +1,7 @@
-"""Snapshots: the graph of committed layers by chain ID, the merged views on them, and what users prepare and commit.
+"""Snapshots: the graph of committed layers by chain ID, the merged views on them, and user snapshots.
 
-A library too: everything that the tree has below snapshots/ for writable snapshots, without FUSE. To mount takes root.
+This package is also a library. It does without FUSE what the tree offers below snapshots/ for writable snapshots.
+Mounting needs root.
 
     import trio
 
@@ -12,7 +13,7 @@ A library too: everything that the tree has below snapshots/ for writable snapsh
             await snapshots.prepare("work")
             await trio.Path("mnt").mkdir()
             async with snapshots.mounted("active/work", "mnt") as rootfs:
-                await trio.Path(rootfs, "hello").write_text("Hello, whoever reads this.")
+                await trio.Path(rootfs, "hello").write_text("Hello from a snapshot.")
             await snapshots.commit("work", "base")
             await snapshots.prepare("more", "base")  # nothing is copied
             await snapshots.update("base", {"example.com/language": b"en"})
@@ -38,7 +39,7 @@ __all__ = ["Info", "Mount", "Snapshots", "open_snapshots"]
 
 
 def __getattr__(name: str) -> object:
-    """The library on demand: whoever needs one module of this room shall not load them all."""
+    """Import the library on first access, so that importing one module of this package does not import all of it."""
     if name in __all__:
         from imgfs.snapshots import library
 

@@ -1,7 +1,7 @@
-"""Entries of a layer as tar headers: ustar blocks, and PAX records for what those cannot hold (POSIX pax, "ustar").
+"""Encode layer entries as tar headers: ustar blocks, and PAX records for values that do not fit (POSIX pax, "ustar").
 
-The same entry is the same bytes: no name of an owner, no time but mtime, records in the order of their keys. What
-container runtimes read is Go's archive/tar; its limits are kept.
+The encoding is reproducible: no owner names, no times except mtime, records sorted by key. It keeps to the limits of
+Go's archive/tar, with which container runtimes read layers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _EXTENDED_NAME = b"././@PaxHeader"
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """The header blocks of an entry; `size` bytes of payload and padding follow. Raises Unsupported."""
+    """Return the header blocks of an entry. The payload of `size` bytes and its padding follow them.
+
+    Raises Unsupported.
+    """
     name = _name(entry)
     records = _records(entry, name)
     extended = b""
@@ -50,7 +53,7 @@ def encode_entry(entry: Entry) -> bytes:
 
 
 def padded(data: bytes) -> bytes:
-    """`data` filled up to whole blocks."""
+    """Return `data` padded with zeros to whole blocks."""
     return data + bytes(-len(data) % BLOCK)
 
 
@@ -88,7 +91,7 @@ def _records(entry: Entry, name: bytes) -> dict[bytes, bytes]:
 
 
 def _time(nanoseconds: int) -> bytes:
-    """Seconds and the digits of their fraction that count; the sign holds for both."""
+    """Return decimal seconds without trailing zeros. The sign applies to seconds and fraction."""
     seconds, fraction = divmod(abs(nanoseconds), NANOSECONDS)
     digits = (b".%09d" % fraction).rstrip(b"0").rstrip(b".")
     return (b"-" if nanoseconds < 0 else b"") + b"%d" % seconds + digits
@@ -114,7 +117,7 @@ def _block(
     link: bytes = b"",
     device: tuple[int, int] = (0, 0),
 ) -> bytes:
-    """One ustar block; every number fits its field."""
+    """Return one ustar block. Every number must fit its field."""
     head = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(_TEXT, b"\0"), mode, uid, gid, size, mtime)
     tail = b"%s%sustar\00000%s%07o\0%07o\0" % (kind, link.ljust(_TEXT, b"\0"), bytes(64), *device)
     checksum = sum(head) + sum(tail) + 8 * 0x20
@@ -122,5 +125,5 @@ def _block(
 
 
 def _fitting(number: int, limit: int) -> int:
-    """The number, or 0 where a record says it."""
+    """Return the number, or 0 if a PAX record holds it."""
     return number if 0 <= number < limit else 0

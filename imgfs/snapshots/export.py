@@ -1,6 +1,6 @@
-"""A snapshot's own changes as a layer: an uncompressed tar (image-spec, layer.md, "Representing Changes").
+"""Export a snapshot's own changes as a layer: an uncompressed tar (image-spec, layer.md, "Representing Changes").
 
-The same changes are the same bytes, so the same digest: on any machine, at any time.
+The export is reproducible: the same changes give the same bytes, and so the same digest, on every machine.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def export_layer(upper: Path, dialect: Dialect = KERNEL) -> Generator[bytes]:
-    """The tar in pieces of about a MiB; blocks, so run it in a thread. Files are written in full, holes as zeros.
+    """Yield the tar in pieces of about 1 MiB. Files are written in full, holes as zeros.
 
-    The root directory is an entry too. Raises Busy where a file changes meanwhile (an active snapshot in use),
-    Unsupported for what no layer can hold (upper.py), NotPermitted where an ordinary user has taken the right to read
-    from a file, NoSpace, StorageFailed. Closing the iterator ends it.
+    The root directory has an entry.
+
+    Blocks, so run it in a thread. Raises Busy if a file changes during the export (an active snapshot in use),
+    Unsupported for a file that no layer can hold (upper.py), NotPermitted if an ordinary user cannot read a file,
+    NoSpace, StorageFailed. Closing the generator stops the export.
     """
     try:
         yield from _gathered(_records(upper, dialect))
@@ -41,7 +43,10 @@ def export_layer(upper: Path, dialect: Dialect = KERNEL) -> Generator[bytes]:
 
 
 def layer_size(upper: Path, dialect: Dialect = KERNEL) -> int:
-    """The bytes of the same tar, in one walk that opens no file; blocks. Raises Unsupported, NoSpace, StorageFailed."""
+    """Return the size of the tar in bytes from one walk that opens no file. Blocks.
+
+    Raises Unsupported, NoSpace, StorageFailed.
+    """
     try:
         return len(_END) + sum(map(_space, read_upper(upper, dialect)))
     except OSError as error:
@@ -49,7 +54,7 @@ def layer_size(upper: Path, dialect: Dialect = KERNEL) -> int:
 
 
 def _space(change: Change) -> int:
-    """What an entry takes: its header, and its payload in whole blocks."""
+    """Return the size of an entry in the tar: its header, and its payload padded to blocks."""
     size = change.entry.size if change.entry.kind is EntryKind.REGULAR else 0
     return len(encode_entry(change.entry)) + size + -size % BLOCK
 
@@ -63,7 +68,7 @@ def _records(upper: Path, dialect: Dialect) -> Iterator[bytes]:
 
 
 def _payload(change: Change) -> Iterator[bytes]:
-    """Exactly the bytes that the header declares."""
+    """Yield as many bytes as the header declares, and the padding."""
     left = change.entry.size
     file = os.open(change.place, _FILE)
     try:
@@ -86,7 +91,7 @@ def _changed(change: Change) -> ImgfsError:
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in fewer pieces."""
+    """Join the pieces into larger ones."""
     held: list[bytes] = []
     size = 0
     for piece in pieces:

@@ -1,7 +1,8 @@
-"""Users' snapshots as a library: what the tree has below snapshots/, as calls, without FUSE.
+"""The snapshot library: user snapshots as calls, without FUSE.
 
-The words are containerd's (core/snapshots: Snapshotter). Rows, directories and what a crash leaves are store.py's; this
-adds the mounts. What lies on an image's chain can be listed, committed and removed here, but only a daemon shows it.
+The terms are containerd's (core/snapshots: Snapshotter). store.py owns the rows, the directories and crash recovery;
+this module adds the mounts. A snapshot on an image chain can be listed, committed and removed here, but only a daemon
+can mount it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ _SCHEMAS = [graph.SCHEMA, rows.SCHEMA]
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """A snapshot: `id` is its name, or `active/<key>`; `parent` an id, of a view what it pins; times ns since the
-    epoch; labels sorted by key."""
+    """One snapshot.
+
+    `id` is the name, or `active/<key>`. `parent` is an ID; for a view, the ID that it pins. Times are ns since the
+    epoch. Labels are sorted by key.
+    """
 
     id: str
     kind: SnapshotKind
@@ -47,7 +51,7 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """How to show a snapshot: `mount -t TYPE -o OPTIONS SOURCE TARGET`, as containerd and OCI bundles write it."""
+    """How to mount a snapshot: `mount -t TYPE -o OPTIONS SOURCE TARGET`, as containerd and OCI bundles write it."""
 
     type: str
     source: str
@@ -57,22 +61,25 @@ class Mount:
 class Snapshots:
     """The snapshots of one state directory.
 
-    Calls may come from several tasks. A change is durable when it returns and, once begun, not cancelled half-way. It
-    may raise NoSpace and StorageFailed, and ReadOnly where they were opened for reading or nothing can be changed.
+    Several tasks may call it. A change is durable on return; once started, it cannot be cancelled halfway. A change
+    raises NoSpace or StorageFailed if the disk fails, and ReadOnly if the snapshots were opened read-only or the
+    filesystem is read-only.
     """
 
     def __init__(self, root: Path, store: SnapshotStore, *, is_frozen: bool) -> None:
-        """`open_snapshots` makes it."""
+        """Internal: use `open_snapshots`."""
         self._root = root
         self._opened = store
         self._is_frozen = is_frozen
         self._is_closed = False
 
     async def prepare(self, key: str, parent: str | None = None) -> Info:
-        """Make the writable snapshot `active/<key>` upon a committed one, or upon nothing.
+        """Make the writable snapshot `active/<key>` on a committed parent, or on nothing.
 
-        A view stands for what it pins. Raises Invalid, also for an active parent; AlreadyExists; NotFound for the
-        parent; TooLarge if it lies too deep.
+        A view as the parent means its target.
+
+        Raises Invalid (malformed, or an active parent), AlreadyExists, NotFound if the parent does not exist, and
+        TooLarge if the chain is too deep.
         """
         await self._changing.prepare(key, parent)
         return self.stat(active_id(key))
@@ -83,7 +90,7 @@ class Snapshots:
         return self.stat(name)
 
     async def commit(self, key: str, name: str) -> Info:
-        """Make `active/<key>` immutable as `name`; the key is free again. Data go to the disk first, nothing is copied.
+        """Make `active/<key>` immutable as `name` and free the key. The data is synced first; nothing is copied.
 
         Raises Invalid, NotFound, AlreadyExists, and Busy while it is mounted anywhere.
         """
@@ -94,57 +101,63 @@ class Snapshots:
         return self.stat(name)
 
     async def remove(self, id: str) -> None:
-        """Remove a snapshot with its changes and labels; of a view, the name alone. Returns when the disk is free.
+        """Remove a snapshot with its changes and labels, or a view. The space is free on return.
 
-        Raises NotFound, Busy with children or while it is mounted, NotPermitted for an image's chain.
+        Raises NotFound, Busy while it has children or is mounted, and NotPermitted for an image chain.
         """
         store = self._changing
         await self._check_unmounted(id)
         await store.remove(id)
 
     def stat(self, id: str) -> Info:
-        """What is known of a snapshot. Raises NotFound. Never waits, like all that is not async here."""
+        """Return one snapshot. Raises NotFound. Like all synchronous methods here, it does not block."""
         found = self._store.stat(id)
         return Info(id, found.kind, found.parent, found.created, found.updated, self._store.labels(id))
 
     def walk(self) -> Iterator[Info]:
-        """Every snapshot that a user made, by id. What is removed on the way is left out, what is made may be."""
+        """Iterate over all user snapshots by ID.
+
+        Snapshots removed during iteration are skipped; new ones may be missing.
+        """
         for id in [found.id for found in self._store]:
             if self._store.find_own(id) is not None:
                 yield self.stat(id)
 
     def children(self, id: str) -> list[str]:
-        """Ids of what lies on it and of the views that pin it."""
+        """Return the IDs of its children and of the views that pin it."""
         return self._store.children(id)
 
     async def update(self, id: str, labels: Mapping[str, bytes | None]) -> Info:
-        """Set labels, and remove those whose value is None; others stay. All of it or nothing.
+        """Set labels; a value of None removes the label. Other labels are kept. All changes are applied, or none.
 
-        Raises NotFound, and Invalid for what no label may be.
+        Raises NotFound, and Invalid for a malformed label.
         """
         await self._changing.update_labels(id, labels)
         return self.stat(id)
 
     async def usage(self, id: str) -> Usage:
-        """What its own changes take on disk; a view has none. Raises NotFound, NotPermitted for an image's chain."""
+        """Return the disk usage of the snapshot's own changes; zero for a view.
+
+        Raises NotFound, NotPermitted for image chains.
+        """
         return await self._store.usage(id)
 
     async def mounts(self, id: str) -> tuple[Mount, ...]:
-        """What to mount, one upon the other, to show the snapshot: for a caller who mounts by himself.
+        """Return the mounts that show the snapshot, in order, for a caller that mounts it without `mounted`.
 
-        Settles the parent of an active one, as its first use. Raises NotFound, Unsupported upon an image's chain,
-        StorageFailed for damage.
+        This counts as the first use of an active snapshot: its parent is fixed. Raises NotFound, Unsupported on an
+        image chain, StorageFailed if the snapshot is damaged.
         """
         stack = await self._settled(id)
         return (Mount("overlay", SOURCE, options_of(self._lowers(stack), upper=stack.upper, work=stack.work)),)
 
     @asynccontextmanager
     async def mounted(self, id: str, target: str | Path, *, trusted: bool = True) -> AsyncGenerator[Path]:
-        """Show the snapshot at the directory `target` while the block runs; who commits or removes it gets Busy.
+        """Mount the snapshot at the directory `target` while the block runs. Meanwhile commit and remove raise Busy.
 
-        An active one is writable, all others read-only. Unless `trusted`, setuid bits and device nodes do not work.
-        Raises as `mounts`; Busy if it is mounted elsewhere and writable, or is still used at the end, and then it stays
-        both mounted and in use; NotPermitted for who may not mount.
+        An active snapshot is writable, every other one read-only. Unless `trusted`, setuid bits and device nodes do not
+        work. Raises as `mounts`; Busy if it is already mounted writable elsewhere; NotPermitted if the caller may not
+        mount. Raises Busy at the end of the block if the mount is still used: it then stays mounted and in use.
         """
         stack = await self._settled(id)
         store = self._store
@@ -168,7 +181,7 @@ class Snapshots:
             store.release(id)
 
     def close(self) -> None:
-        """Every call raises NotPermitted from now on."""
+        """Close the snapshots: every later call raises NotPermitted."""
         self._is_closed = True
 
     @property
@@ -185,7 +198,7 @@ class Snapshots:
         return store
 
     async def _settled(self, id: str) -> Stack:
-        """What to show, once the parent of an active one may not change any more."""
+        """Return the directories to mount, after fixing the parent of an active snapshot."""
         info, stack = self._store.stat(id), self._store.stack(id)
         if stack.chain is not None:
             raise Unsupported(
@@ -199,7 +212,10 @@ class Snapshots:
         return [*stack.lowers, self._store.empty]
 
     async def _check_unmounted(self, id: str) -> None:
-        """Raise Busy while any overlay writes to an active snapshot, also one that we did not make; root is told."""
+        """Raise Busy while any overlay, of this process or another, writes to an active snapshot.
+
+        Only root can check this.
+        """
         info = self._store.stat(id)
         if info.kind is SnapshotKind.ACTIVE and info.used and not info.damaged and os.geteuid() == 0:
             upper, empty = self._store.upper(id), self._store.empty
@@ -208,12 +224,14 @@ class Snapshots:
 
 @asynccontextmanager
 async def open_snapshots(path: str | Path, *, read_only: bool = False) -> AsyncGenerator[Snapshots]:
-    """The snapshots of the state directory `path`, which is made if need be, while the block runs.
+    """Open the snapshots of the state directory `path` while the block runs.
 
-    It is this process's alone meanwhile: Busy is raised while a daemon or another program has it. What a crash left
-    half done is finished first. With `read_only` nothing is locked or changed: one sees what there is at this moment,
-    also while a daemon is at work. Raises NotFound where there is nothing then, NoSpace, StorageFailed. Whoever uses
-    `mounted` leaves it before.
+    The directory is created if it does not exist.
+
+    The process locks the directory: Busy is raised while a daemon or another program holds the lock. Recovery from a
+    crash runs first. With `read_only` nothing is locked or changed, and the caller sees the current snapshots, even
+    while a daemon runs; NotFound is raised if there is no state. Also raises NoSpace and StorageFailed. Leave every
+    `mounted` block before this block ends.
     """
     state = await run_disk(Path(path).absolute)
     with ExitStack() as stack:

@@ -43,8 +43,8 @@ _log = logging.getLogger("imgfs.snapshots")
 class SnapshotStore(Lineage):
     """All user snapshots of one state directory.
 
-    Changes are durable on return, and cannot be cancelled half-way. Every change may raise NoSpace and StorageFailed;
-    then it did not happen.
+    Changes are durable on return and cannot be cancelled halfway. A change that raises NoSpace or StorageFailed is not
+    applied.
     """
 
     def __init__(self, state: Path, database: Database, graph: SnapshotGraph, sync: Callable[[Path], None]) -> None:
@@ -71,11 +71,11 @@ class SnapshotStore(Lineage):
         return await run_disk(self._directories.is_read_only)
 
     async def prepare(self, key: str, parent: str | None = None) -> Info:
-        """Make an active snapshot without changes. Raises Invalid, AlreadyExists, and what `set_parent` raises."""
+        """Make an active snapshot without changes. Raises Invalid, AlreadyExists, and the errors of `set_parent`."""
         check_key(key)
         id = active_id(key)
         self._index.check_free(id)
-        self._foundation(parent)  # fail before a directory is made
+        self._foundation(parent)  # raise before a directory is made
         with self._index.claim(id):
             self._last += 1
             number, now = self._last, time.time_ns()
@@ -101,8 +101,10 @@ class SnapshotStore(Lineage):
             return await self._put(replace(info, parent=self._foundation(parent), updated=time.time_ns()))
 
     async def clear_parent(self, key: str) -> Info:
-        """Remove the parent of an active snapshot. Raises NotFound, also if there is no parent; Busy after the first
-        use."""
+        """Remove the parent of an active snapshot.
+
+        Raises NotFound (also if it has no parent), and Busy after the first use.
+        """
         async with self._changing:
             info = self._unused_active(key)
             if info.parent is None:
@@ -170,9 +172,9 @@ class SnapshotStore(Lineage):
             return made
 
     async def commit(self, key: str, name: str) -> Info:
-        """Make an active snapshot immutable under `name` and free the key; labels and number stay.
+        """Make an active snapshot immutable under `name` and free the key. Labels and number are kept.
 
-        Its data is synced first. Nothing is copied, and the size of its parents does not matter. Raises Invalid,
+        The data is synced first. Nothing is copied, so the size of the parents does not matter. Raises Invalid,
         NotFound, AlreadyExists, and Busy while it is in use; the caller unmounts its rootfs first.
         """
         check_name(name)
@@ -190,17 +192,17 @@ class SnapshotStore(Lineage):
             return made
 
     def check_commit(self, key: str, name: str) -> None:
-        """Raise what `commit` would raise before it starts, for a caller that has to unmount first."""
+        """Raise the errors that `commit` would raise at its start, for a caller that has to unmount first."""
         check_name(name)
         self._index.check_unused(self._active(key).id)
         self._index.check_free(name)
 
     async def remove(self, id: str) -> None:
-        """Remove a snapshot with its changes and labels; of a view, the name alone. Returns when the disk is free, or
-        will be soon: what is large is removed behind the caller where `follow_removals` runs.
+        """Remove a snapshot with its changes and labels, or a view.
 
-        Raises NotFound, Busy with children or in use, NotPermitted for image chains: these follow from the images that
-        are known, and go with them.
+        Small snapshots are deleted before the call returns. While `follow_removals` runs, it deletes large ones in the
+        background. Raises NotFound, Busy while it has children or is in use, and NotPermitted for image chains, which
+        are removed with their images.
         """
         async with self._changing:
             info = self._user(id)
@@ -217,37 +219,45 @@ class SnapshotStore(Lineage):
                 await self._removals.clear(info.number)
 
     async def sweep(self) -> None:
-        """Remove from disk what removals and killed processes left. Once after the start; others need not wait."""
+        """Delete the directories that removals and killed processes left. Call it once after the start.
+
+        Callers need not wait for it.
+        """
         await self._removals.sweep()
 
     async def follow_removals(self) -> None:
-        """For ever: give the disk of large snapshots back behind those who remove them.
+        """Delete the directories of large removed snapshots in the background. Runs until cancelled.
 
-        The kernel lets nobody make or remove a snapshot beside one who waits in rmdir(2).
+        rmdir(2) must return early, because the kernel locks the parent directory during rmdir(2) and would block every
+        other mkdir(2) and rmdir(2) in it.
         """
         await self._removals.follow()
 
     def strays(self) -> list[Path]:
-        """Directories with changes that no row knows of: a lost database left them. They are never touched."""
+        """Return directories with changes but without a row, left by a lost database. They are never deleted."""
         return list(self._removals.strays)
 
     def hold(self, id: str) -> None:
-        """Count one use more (a mount, a container): commit and remove answer Busy. Raises NotFound, Busy."""
+        """Add a use (a mount, a container). While a snapshot is in use, commit and remove raise Busy.
+
+        Raises NotFound, Busy.
+        """
         self.stat(id)
         self._index.hold(id)
 
     def release(self, id: str) -> None:
-        """Count one use less."""
+        """Remove a use."""
         self._index.release(id)
 
     def is_held(self, id: str) -> bool:
-        """Whether anybody uses the snapshot."""
+        """Return whether the snapshot is in use."""
         return self._index.is_held(id)
 
     async def usage(self, id: str) -> Usage:
-        """What its own changes take on disk; a view has none. Measured anew while active, then once.
+        """Return the disk usage of the snapshot's own changes; zero for a view.
 
-        Raises NotFound, NotPermitted for image chains, whose usage is their layers', and StorageFailed.
+        An active snapshot is measured at each call, a committed one only once. Raises NotFound, NotPermitted for image
+        chains (their layers are accounted elsewhere), and StorageFailed.
         """
         info = self._user(id)
         if info.kind is SnapshotKind.VIEW:
@@ -261,7 +271,7 @@ class SnapshotStore(Lineage):
         return measured
 
     def labels(self, id: str) -> dict[str, bytes]:
-        """The labels of a snapshot, of image chains too. Raises NotFound."""
+        """Return the labels of a snapshot or an image chain. Raises NotFound."""
         return self._labels.of(self._labelled(id))
 
     async def set_label(self, id: str, key: str, value: bytes) -> None:
@@ -270,7 +280,7 @@ class SnapshotStore(Lineage):
         await self._labels.put(labelled, key, value, partial(_exists, labelled))
 
     async def update_labels(self, id: str, changes: Mapping[str, bytes | None]) -> None:
-        """Set several labels, remove those that are None; all or nothing. Raises NotFound, Invalid."""
+        """Set several labels; None removes a label. All changes are applied, or none. Raises NotFound, Invalid."""
         labelled = self._labelled(id)
         await self._labels.update(labelled, changes, partial(_exists, labelled))
 
@@ -279,7 +289,7 @@ class SnapshotStore(Lineage):
         await self._labels.remove(self._labelled(id), key)
 
     def _labelled(self, id: str) -> str:
-        """What labels of a snapshot are kept with: of a user's its number, which a commit leaves as it is."""
+        """Return the key of the labels: the chain ID, or a user snapshot's number, which a commit keeps."""
         return id if self._chain(id) else str(self._user(id).number)
 
     def _active(self, key: str) -> Info:
@@ -307,7 +317,7 @@ class SnapshotStore(Lineage):
         return info
 
     def _note(self, info: Info) -> None:
-        """On the directory too, because a copy of the rows is a minute old. Blocks."""
+        """Write the row to the directory's attributes too, because the database backup can be a minute old. Blocks."""
         if info.kind is not SnapshotKind.VIEW:
             self._directories.note(info.number, notes.encode(info))
 
@@ -336,7 +346,7 @@ class SnapshotStore(Lineage):
 
 
 def _seen(info: Info, directories: set[int]) -> Info:
-    """`info` with what the disk says of it."""
+    """Return `info`, marked as damaged if its directory is missing."""
     if info.kind is SnapshotKind.VIEW or info.number in directories:
         return info
     _log.warning("snapshot without its directory", extra={"snapshot": shown(info.id), "number": info.number})
@@ -344,7 +354,7 @@ def _seen(info: Info, directories: set[int]) -> Info:
 
 
 def _exists(labelled: str, db: sqlite3.Connection) -> bool:
-    """Whether a chain or a user's snapshot is there to have labels."""
+    """Return whether the image chain or the user snapshot still exists."""
     return is_digest(labelled) or rows.exists(db, int(labelled))
 
 
