@@ -57,12 +57,13 @@ _log = logging.getLogger("imgfs.daemon")
 
 
 def run(mounting: Mounting, ready: Callable[[], None]) -> None:
-    """Serve `mounting` until a signal (TERM, INT, HUP) or an unmount by another program. Call `ready` when it answers.
+    """Serve `mounting` until a signal (TERM, INT, HUP) or an unmount by another program.
 
-    With `foreground`, the service manager that started this process is notified too.
+    Calls `ready` when the tree answers. With `foreground`, it also notifies the service manager that started this
+    process.
 
     Raises Busy if another daemon holds the state directory or the mountpoint is in use; Invalid, NotPermitted, NoSpace,
-    StorageFailed. Nothing stays mounted after an error.
+    StorageFailed. No mount remains after an error.
     """
     manager = Manager()
     if mounting.foreground:
@@ -77,8 +78,8 @@ def run(mounting: Mounting, ready: Callable[[], None]) -> None:
 
 def _run(mounting: Mounting, ready: Callable[[], None], manager: Manager) -> None:
     _set_limits()
-    # A tree of 100,000 nodes makes the default pace of the garbage collector expensive, and other threads wait for the
-    # event loop.
+    # With 100,000 nodes in the tree, garbage collection at the default thresholds is expensive. Other threads need the
+    # interpreter while the event loop is busy, so they may take it after a short interval.
     gc.set_threshold(50_000, 20, 100)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     _check(mounting)

@@ -1,4 +1,4 @@
-"""JSON as the files of the tree and of the state directory have it: indented for people, with an end of line."""
+"""The JSON format of files in the mounted tree and in the state directory: indented, with a final newline."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import msgspec
 
 
 def indented_json(value: object) -> bytes:
-    """`value` as a document; what msgspec does not know, a Digest for one, is written as its text."""
+    """Return `value` as an indented JSON document. Types that msgspec cannot encode, such as Digest, become `str`."""
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n"

@@ -14,18 +14,18 @@ _log = logging.getLogger("imgfs.failures")
 
 
 class Failures:
-    """What went wrong last, by subject: a digest, an image name, or `images/<host>`."""
+    """The last error message of each subject: a digest, an image name, or `images/<host>`."""
 
     def __init__(self) -> None:
         self._messages: OrderedDict[str, str] = OrderedDict()
 
     def get(self, subject: str) -> str | None:
-        """The sentence, or None if the subject's last operation went well."""
+        """Return the error message, or None if the subject's last operation succeeded."""
         return self._messages.get(subject)
 
     @contextmanager
     def noting(self, subject: str) -> Generator[None]:
-        """Note what goes wrong inside for `subject` and raise it on, or clear its failure."""
+        """Note an ImgfsError of the block as the failure of `subject` and reraise it; clear the failure on success."""
         try:
             yield
         except ImgfsError as error:
@@ -34,7 +34,7 @@ class Failures:
         self.clear(subject)
 
     def note(self, subject: str, error: ImgfsError) -> None:
-        """Remember and log that `subject` failed."""
+        """Remember the error of `subject`, and log it unless it is the same as before."""
         if self._messages.get(subject) != error.message:
             _log.warning("failed", extra={"subject": subject, "error": error.message, "errno": error.errno})
         self._messages[subject] = error.message
@@ -43,5 +43,5 @@ class Failures:
             self._messages.popitem(last=False)
 
     def clear(self, subject: str) -> None:
-        """The subject's last operation went well."""
+        """Forget the failure: the subject's last operation succeeded."""
         self._messages.pop(subject, None)

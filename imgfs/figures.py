@@ -1,4 +1,4 @@
-"""What `.imgfs/metrics` shows: what each room counts, and the process itself."""
+"""The content of `.imgfs/metrics`: the metrics of each package and of the daemon's process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from imgfs.transfer.plugin import TRANSFER
 
 
 async def exposed(running: RunningPlugins, statistics: FuseStatistics, started: int) -> bytes:
-    """All figures as text; `started` is when the daemon did, in ns since the epoch."""
+    """Return all metrics as text. `started` is the start time of the daemon, in ns since the epoch."""
     families = [
         *_process(started),
         *_known(running),
@@ -34,7 +34,7 @@ async def exposed(running: RunningPlugins, statistics: FuseStatistics, started: 
 
 
 def _process(started: int) -> list[Family]:
-    """By the names that other programs' metrics have."""
+    """Return the metrics of the process, with the names that Prometheus client libraries use."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return [
         gauge("imgfs_info", "Which imgfs this is.", ("version",), {(__version__,): 1}),
@@ -51,7 +51,7 @@ def _resident() -> int:
 
 
 def _known(running: RunningPlugins) -> list[Family]:
-    """How much there is of what."""
+    """Return the number of stored names, blobs and layers, and of mounted views."""
     return [
         gauge("imgfs_names", "Registered names.", (), {(): len(running.one(NAMES))}),
         gauge("imgfs_blobs", "Stored blobs.", (), {(): len(running.one(CONTENT))}),

@@ -1,7 +1,7 @@
-"""File names: what a user may choose, and the colon-free spelling of names that have a colon.
+"""File names: which names a user may choose, and the colon-free spelling of names that have a colon.
 
-A colon separates paths in PATH, LD_LIBRARY_PATH, `mount -o lowerdir=` and `-v SRC:DST`, so every object whose name has
-a colon can also be looked up by a name without: `sha256-<hex>` for a digest, `%3A` for every other colon.
+A colon separates paths in PATH, LD_LIBRARY_PATH, `mount -o lowerdir=` and `-v SRC:DST`. Every object whose name has a
+colon can therefore also be looked up by a name without colons: `sha256-<hex>` for a digest, `%3A` for any other colon.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import unicodedata
 from imgfs.errors import Invalid
 
 BYTES_MAX = 255
-"""Of a name on Linux's filesystems (NAME_MAX)."""
+"""Longest file name on Linux filesystems, in bytes (NAME_MAX)."""
 
 _HEX = r"(?:(?<=256.)[0-9a-f]{64}|(?<=512.)[0-9a-f]{128})(?![0-9a-f])"
 _DIGEST = re.compile(rf"(?<![^/@])(sha256|sha512):({_HEX})")
@@ -26,17 +26,20 @@ def without_colons(path: str) -> str:
 
 
 def with_colons(path: str) -> str:
-    """Return the name or the path that a colon-free spelling stands for; other names are returned as they are."""
+    """Return the name or path that a colon-free spelling stands for. Other names are returned unchanged."""
     return _DASHED_DIGEST.sub(r"\1:\2", path.replace("%3A", ":").replace("%3a", ":"))
 
 
 def is_dashed_digest(name: str) -> bool:
-    """Return whether `name` is the colon-free spelling of a digest and of nothing more."""
+    """Return whether `name` is exactly the colon-free spelling of a digest."""
     return _DASHED_DIGEST.fullmatch(name) is not None
 
 
 def check_file_name(name: str, what: str) -> None:
-    """Raise Invalid, about a `what`, unless a directory can be called so: 1 to 255 bytes, no control characters."""
+    """Check that `name` is a valid file name: 1 to 255 bytes, no slash, no control characters.
+
+    Raises Invalid if it is not; the message calls the name a `what`.
+    """
     try:
         size = len(os.fsencode(name))
     except UnicodeEncodeError:

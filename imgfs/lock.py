@@ -1,4 +1,7 @@
-"""One process a state directory: a flock that goes with the process, however it ends, and tells who holds it."""
+"""The lock of a state directory: at most one process uses it at a time.
+
+The kernel releases the flock however the holder ends. The lock file names the holder.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,21 @@ from imgfs.errors import Busy, from_os
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a state directory: the sentence that it left, and the mountpoint if that names one."""
+    """The process that holds a state directory. `told` is the description that it wrote into the lock file."""
 
     told: str
 
     @property
     def mountpoint(self) -> str | None:
-        """Where a daemon shows it; None where something else holds it."""
+        """The mountpoint if the holder is a daemon; None for any other holder."""
         return self.told.partition(" at ")[2] or None
 
 
 def holder(state: Path) -> Holder | None:
-    """Who holds `state` now, without getting in the way of whoever wants it: the kernel's table of locks tells."""
+    """Return the current holder of `state`, or None.
+
+    Reads /proc/locks instead of trying the lock, so that it never makes another process fail to get the lock.
+    """
     path = state / "lock"
     try:
         status, locks = path.stat(), Path("/proc/locks").read_text()
@@ -38,9 +44,10 @@ def holder(state: Path) -> Holder | None:
 
 
 def _is_ours(words: list[str], status: os.stat_result, told: str) -> bool:
-    """Whether a line of /proc/locks (proc(5)) is the lock on that file.
+    """Return whether a line of /proc/locks (proc(5)) describes the lock on the file with `status`.
 
-    By inode, and device or process: some filesystems show files another device than they have.
+    The inode must match, and the device or the process ID. The device alone is not reliable: stat() on some filesystems
+    returns another device number than /proc/locks shows.
     """
     if len(words) < 6 or words[1] != "FLOCK":
         return False
@@ -51,9 +58,10 @@ def _is_ours(words: list[str], status: os.stat_result, told: str) -> bool:
 
 @contextmanager
 def locked(state: Path, purpose: str) -> Generator[None]:
-    """Hold `state` while the block runs; whoever comes meanwhile is told `purpose`. Raises Busy, naming the holder.
+    """Hold the lock of `state` while the block runs. Other processes see `purpose` in their error message.
 
-    On a read-only filesystem it is held too, but nobody is told by whom; where no lock file is, nothing is to be held.
+    On a read-only filesystem the lock is taken but the holder is not written into it; if there is no lock file, no lock
+    is taken. Raises Busy, which names the holder, if another process holds the lock.
     """
     path, is_told = state / "lock", True
     try:
@@ -73,7 +81,7 @@ def locked(state: Path, purpose: str) -> Generator[None]:
         raise Busy(f"{state}: is in use by {holder}; name another state directory with --state") from None
     try:
         if is_told:
-            os.ftruncate(file, 0)  # not through Disk: after a crash nobody holds the lock
+            os.ftruncate(file, 0)  # not through Disk: a crash releases the lock, so the text need not be durable
             os.pwrite(file, f"pid {os.getpid()} {purpose}\n".encode(), 0)
         yield
     finally:

@@ -1,7 +1,8 @@
-"""Structured logs: one JSON object a line in the state directory (`.imgfs/log`), and in front on stderr as well.
+"""Structured logs: one JSON object per line in the state directory (`.imgfs/log`).
 
-Rooms log by `logging.getLogger("imgfs.<room>")`, with the facts of an event as `extra`. What looks like a credential is
-left out of every line, whoever put it there: no message should hold one, and a traceback of a library may.
+A daemon in the foreground also logs to stderr. Packages log through `logging.getLogger("imgfs.<package>")` and pass the
+facts of an event as `extra`. Text that looks like a credential is removed from every line: imgfs's own messages contain
+none, but a traceback of a library may.
 """
 
 from __future__ import annotations
@@ -19,30 +20,31 @@ from pathlib import Path
 from typing import TextIO
 
 ASIDE = "log.1"
-"""What a log that would grow too large is called from then on, beside the new one."""
+"""Name of the previous log file, after rotation."""
 
 LINE_MAX = 32 << 10
-"""Bytes of a line; the log has room for several."""
+"""Largest line in bytes. The log's size limit has room for several such lines."""
 
 _EVENT_KEPT, _CUT_KEPT = 1000, 8 << 10
 _UNWRITTEN_KEPT = 1000
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-"""Levels and the priorities of syslog(3) that they are to the journal; below it is 7."""
+"""Minimum log level and its syslog(3) priority in the journal. Lower levels have priority 7 (debug)."""
 _SECRETS = (
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@\"'\\]+@", re.IGNORECASE), r"\1***@"),
     (re.compile(r"(\bhttps?://[^\s\"'?\\]+\?)[^\s\"'\\]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"(authorization\W{1,6}(?:bearer|basic)\s+)[^\s\"'\\]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),
 )
-"""Users in URLs, queries (of signed ones), Authorization headers, JSON web tokens; and what is left of them."""
+"""Patterns and their replacements: user info in URLs, URL queries (signed URLs), Authorization headers, JSON web
+tokens."""
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line: timestamp, level, logger, event, the facts, and a traceback where there is one."""
+    """Format a record as one JSON line: timestamp, level, logger, event, facts, and a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end. Of one that is too long its beginning is told as `cut`."""
+        """Return the line without its newline. If it is too long, only its start is kept, as `cut`."""
         head = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
@@ -59,18 +61,19 @@ class JsonLines(logging.Formatter):
 
 
 class JournalLines(JsonLines):
-    """The same with the priority in front, as the journal reads it from a service's stderr (sd-daemon(3))."""
+    """JsonLines with a priority prefix, which the journal reads from a service's stderr (sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """`<N>` and the line."""
+        """Return `<priority>` followed by the line."""
         priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
         return f"<{priority}>{super().format(record)}"
 
 
 class LogFile(RotatingFileHandler):
-    """The file in the state directory. The latest lines that it does not take are kept until the process ends.
+    """The log file in the state directory.
 
-    On a full disk and on a read-only one these are what there is to read of its failures.
+    Lines that cannot be written stay in memory, up to a limit, until the process ends. On a full or read-only disk they
+    are the only record of failures.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -83,10 +86,10 @@ class LogFile(RotatingFileHandler):
 
 
 def configure_log(path: Path, level: str, size: int, *, to_stderr: bool) -> None:
-    """Send everything from `level` up to `path`, and to stderr if that is wanted.
+    """Log records of `level` and above to `path`, and to stderr if `to_stderr`.
 
-    Both files, `path` and the one before it, have `size` bytes at most. A line that cannot be written is in
-    `unwritten_lines`; logging never fails anybody's request.
+    `path` and the previous file have `size` bytes at most, each. Lines that cannot be written are kept for
+    `unwritten_lines`. A log failure never fails a request.
     """
     logging.raiseExceptions = False
     handlers: list[logging.Handler] = [LogFile(path, size)]
@@ -102,9 +105,9 @@ def configure_log(path: Path, level: str, size: int, *, to_stderr: bool) -> None
 
 
 def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Whether what is written to `stream` goes to the journal: $JOURNAL_STREAM names its device and inode.
+    """Return whether `stream` is connected to the journal: $JOURNAL_STREAM names the device and inode of `stream`.
 
-    The variable is inherited by children whose stderr is something else (systemd.exec(5)).
+    The variable alone is not enough: children inherit it even if their stderr is redirected (systemd.exec(5)).
     """
     try:
         status = os.fstat(stream.fileno())
@@ -114,13 +117,13 @@ def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
 
 
 def redacted(text: str) -> str:
-    """`text` without what looks like a credential."""
+    """Return `text` with everything that looks like a credential replaced."""
     for pattern, left in _SECRETS:
         text = pattern.sub(left, text)
     return text
 
 
 def unwritten_lines() -> bytes:
-    """The latest lines of this process that its log file did not take, each with its end."""
+    """Return the latest lines that this process could not write to its log file, each with its newline."""
     files = [handler for handler in logging.getLogger("imgfs").handlers if isinstance(handler, LogFile)]
     return "".join(f"{line}\n" for file in files for line in file.unwritten).encode()

@@ -1,5 +1,5 @@
-"""Where the tree is mounted unless somebody says otherwise. By itself, as it is asked for before all else is loaded."""
+"""The default mountpoint. It has its own module because commands need it before they load the other modules."""
 
 DEFAULT_MOUNTPOINT = "/var/lib/imgfs"
 VARIABLE = "IMGFS_MOUNTPOINT"
-"""What the environment says of it."""
+"""The environment variable that overrides the default."""

@@ -1,4 +1,4 @@
-"""Telling the service manager how the daemon is: ready, alive, stopping, or why it did not start (sd_notify(3))."""
+"""Notify the service manager (sd_notify(3)): the daemon is ready, alive, stopping, or why it did not start."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import trio
 from imgfs.errors import ImgfsError
 
 _PATIENCE = 1.0
-"""Seconds that a message may wait for room at the manager."""
+"""Seconds that a message may wait for room in the manager's socket."""
 _TICKS = 3
-"""How often within its limit the manager hears that the daemon is alive."""
+"""Watchdog messages per watchdog interval."""
 _log = logging.getLogger("imgfs.notify")
 
 
 class Manager:
-    """The service manager, or nobody where `address` is empty; then nothing is told.
+    """The service manager. If `address` is empty there is none, and no message is sent.
 
-    `limit` is in how many seconds it wants to hear that the daemon is alive; None: never. A message that does not get
-    through is a line in the log and nothing else.
+    `limit` is the watchdog interval in seconds; None if there is no watchdog. A message that cannot be delivered is
+    logged and has no other effect.
     """
 
     def __init__(self, address: str = "", limit: float | None = None) -> None:
@@ -32,20 +32,24 @@ class Manager:
 
     @classmethod
     def of(cls, environment: MutableMapping[str, str]) -> Manager:
-        """The one that started this process. Its variables are taken out: no child is to speak for the daemon."""
+        """Return the manager that started this process.
+
+        Removes the manager's variables from `environment`, so that no child process sends messages for the daemon.
+        """
         address, limit = environment.pop("NOTIFY_SOCKET", ""), environment.pop("WATCHDOG_USEC", "")
         is_meant = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         return cls(address, int(limit) / 1e6 if is_meant and limit.isdecimal() and int(limit) else None)
 
     def failed(self, error: ImgfsError) -> None:
-        """Say why the daemon does not run; blocks for a second at most."""
+        """Report why the daemon does not run. Blocks for a second at most."""
         self._tell(f"STATUS={error.message}", f"ERRNO={error.errno}")
 
     async def attend(self, answering: trio.Event, ending: trio.Event, where: str) -> None:
-        """Say that the tree at `where` answers when it does, that it ends when it does, and meanwhile that we live.
+        """Send READY once `answering` is set, STOPPING once `ending` is set, and watchdog messages meanwhile.
 
-        That it lives is said by the event loop, which serves the tree, and so only as long as it turns. Goes on until
-        it is cancelled, or returns where nobody listens.
+        `where` is the mountpoint for the status text. The event loop that serves the tree sends the watchdog messages,
+        so they stop if the loop hangs. Returns at once if there is no manager; with a watchdog it runs until it is
+        cancelled.
         """
         if not self._address:
             return

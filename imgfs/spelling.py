@@ -1,4 +1,4 @@
-"""What to say of a name that somebody wrote and that is none of the known ones."""
+"""Suggest a known name when a user misspells one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 
 def hint(name: str, known: Collection[str], otherwise: str = "") -> str:
-    """A question for the known name that is nearest; if none is near, `otherwise` or the known ones."""
+    """Return "did you mean ...?" with the closest known name; if none is close, `otherwise` or a list of all names."""
     close = difflib.get_close_matches(name, known, 1)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -1,4 +1,4 @@
-"""What can be said of a state directory as a whole: whether anything in it can be changed."""
+"""Find out whether a state directory is on a read-only filesystem."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 _PROBE = ".tmp-probe-"
-"""As all temporary names begin, so that the next start sweeps what a kill leaves."""
+"""Starts like all temporary names, so that the next start sweeps a probe that a killed process left."""
 
 
 def is_read_only(directory: Path) -> bool:
-    """Whether the filesystem of `directory` takes no change, found out by making one; blocks.
+    """Return whether the filesystem of `directory` refuses changes. Blocks: it creates and removes a directory.
 
-    Its flags do not tell: since Linux 6.14 an ext4 that met an error refuses changes and still calls itself writable.
-    A directory that this user may not write, or a full disk, is not read-only.
+    The mount flags are not enough: since Linux 6.14, ext4 refuses changes after an error but still reports itself as
+    writable. Returns False if this user lacks write permission or the disk is full.
     """
     probe = directory / f"{_PROBE}{uuid.uuid4().hex}"
     try:

@@ -1,1 +1,1 @@
-"""Figures that grow or stand, and their one text form. Which figures there are is each room's own business."""
+"""Counters, gauges and histograms, and their text format. Each package defines its own metrics."""

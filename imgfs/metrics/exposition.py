@@ -1,4 +1,4 @@
-"""Metrics as text: Prometheus's exposition format 0.0.4."""
+"""Write metrics in Prometheus's text exposition format 0.0.4."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _IN_LABEL = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 def render(families: Iterable[Family]) -> str:
-    """All of `families`, each with HELP and TYPE; label values may be any text."""
+    """Return the text of `families`, each with its HELP and TYPE lines. Label values may be any text."""
     return "".join(f"{line}\n" for family in families for line in _lines(family))
 
 

@@ -1,4 +1,4 @@
-"""One metric with all its samples, as rooms tell of themselves."""
+"""A metric family: one metric with all its samples. `exposition` writes families as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgfs.metrics.histogram import Histogram
 
 Kind = Literal["counter", "gauge", "histogram"]
 Values = Mapping[tuple[str, ...], float]
-"""By the values of the labels, in the order of their names."""
+"""Values by label values. The label values are in the order of the label names."""
 
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*\Z")
@@ -21,7 +21,7 @@ _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One line: the metric's name with `suffix`, the labels, the value."""
+    """One line of the text format: the metric's name with `suffix`, the labels, the value."""
 
     suffix: str
     labels: tuple[tuple[str, str], ...]
@@ -30,7 +30,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric: counters only grow as long as the daemon lives, gauges stand where they are."""
+    """A metric and its samples.
+
+    A counter only grows while the daemon runs; a gauge can rise and fall. Raises ValueError if a name is not valid in
+    the text format.
+    """
 
     name: str
     kind: Kind
@@ -44,17 +48,17 @@ class Family:
 
 
 def counter(name: str, help: str, labels: tuple[str, ...], values: Values) -> Family:
-    """Figures that only grow; `name` ends in `_total`."""
+    """Return a family of values that only grow; `name` ends in `_total`."""
     return Family(name, "counter", help, _samples(labels, values))
 
 
 def gauge(name: str, help: str, labels: tuple[str, ...], values: Values) -> Family:
-    """Figures as they are now."""
+    """Return a family of current values, which can rise and fall."""
     return Family(name, "gauge", help, _samples(labels, values))
 
 
 def histogram(name: str, help: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], Histogram]) -> Family:
-    """How long things took; `name` ends in `_seconds`."""
+    """Return a family of durations; `name` ends in `_seconds`."""
     lines = (
         line for said, one in sorted(values.items()) for line in _buckets(tuple(zip(labels, said, strict=True)), one)
     )
@@ -66,7 +70,7 @@ def _samples(labels: tuple[str, ...], values: Values) -> tuple[Sample, ...]:
 
 
 def _buckets(labels: tuple[tuple[str, str], ...], one: Histogram) -> Iterator[Sample]:
-    """Each bucket counts those below it too."""
+    """Yield the samples of a histogram. Each bucket includes the counts of all lower buckets."""
     counted = list(accumulate(one.counts))
     for bound, count in zip((*one.bounds, math.inf), counted, strict=True):
         yield Sample("_bucket", (*labels, ("le", number(bound))), count)
@@ -75,7 +79,7 @@ def _buckets(labels: tuple[tuple[str, str], ...], one: Histogram) -> Iterator[Sa
 
 
 def number(value: float) -> str:
-    """As the text format writes it: whole numbers without a point."""
+    """Return `value` as the text format writes it: whole numbers without a decimal point."""
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     if math.isnan(value):
