@@ -11,7 +11,7 @@ Grade = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One subject: its state in a sentence, and what to do unless it is well."""
+    """The state of one subject, and advice unless the grade is ok."""
 
     subject: str
     grade: Grade
@@ -20,21 +20,21 @@ class Diagnosis:
 
 
 def ok(subject: str, what: str) -> Diagnosis:
-    """All is well."""
+    """Return the result of a check without findings."""
     return Diagnosis(subject, "ok", what)
 
 
 def warn(subject: str, what: str, cure: str) -> Diagnosis:
-    """It works, with a problem."""
+    """Return a finding of a subject that works, with a problem."""
     return Diagnosis(subject, "warn", what, cure)
 
 
 def fail(subject: str, what: str, cure: str) -> Diagnosis:
-    """It does not work."""
+    """Return a finding of a subject that does not work."""
     return Diagnosis(subject, "fail", what, cure)
 
 
 def of_reason(subject: str, reason: str) -> Diagnosis:
-    """Make a warning of an error message of imgfs, which ends with what to do."""
+    """Split an imgfs error message into problem and advice, and return them as a warning."""
     what, _, cure = reason.rpartition("; ")
     return warn(subject, what or reason, cure if what else "")

@@ -23,7 +23,7 @@ from imgfs.registry.credentials.authfile import own_identity
 def examine(state: Path, settings: Settings | ImgfsError, environment: Mapping[str, str]) -> Iterator[Diagnosis]:
     """Check this host for a daemon of `state` with `settings`, or with the error of reading the settings.
 
-    Writes a few temporary files where the state is or would be. Takes a second on a slow disk.
+    Writes a few temporary files in the state directory or its parent. Takes a second on a slow disk.
     """
     is_root = os.geteuid() == 0
     yield host.fuse_device()
@@ -50,20 +50,20 @@ def _storage(state: Path, *, is_root: bool) -> Iterator[Diagnosis]:
     try:
         yield from host.views(probe(place), is_root=is_root)
     except ImgfsError as error:
-        yield fail("views", error.message, "look after the state directory first")
+        yield fail("views", error.message, "correct the state directory first")
 
 
 def _containers(state: Path) -> Iterator[Diagnosis]:
     try:
         programs = list(objects_of(RUNTIME))
     except ImgfsError:
-        programs = []  # the check of the plugins reports the error
+        programs = []  # `_plugins` reports the error
     yield host.runtimes(programs, state)
     yield host.system_calls(default_profile())
 
 
 def _plugins(settings: Settings) -> Iterator[Diagnosis]:
-    """Every plugin that is installed can be imported, and takes the options that are set."""
+    """Check that every installed plugin can be imported and accepts its options."""
     config, places = settings.config, settings.origins
     try:
         found = find_plugins(config.disabled_plugins)
@@ -71,11 +71,11 @@ def _plugins(settings: Settings) -> Iterator[Diagnosis]:
         for plugin in ordered(one.plugin for one in found if one.plugin):
             read_options(plugin, config.plugins, places)
     except ImgfsError as error:
-        yield fail("plugins", error.message, "`imgfs man imgfs.toml` tells where options of plugins stand")
+        yield fail("plugins", error.message, "correct it; `imgfs man imgfs.toml` explains plugin options")
         return
     failed = [one for one in found if one.failure and one.name not in config.disabled_plugins]
-    yield from (warn(f"plugin {one.name}", one.failure, f"mend or uninstall {one.distribution}") for one in failed)
-    yield ok("plugins", f"{len(found) - len(failed)} can be started or are disabled")
+    yield from (warn(f"plugin {one.name}", one.failure, f"repair or uninstall {one.distribution}") for one in failed)
+    yield ok("plugins", f"{len(found) - len(failed)} can be loaded or are disabled")
 
 
 def _configured(settings: Settings | ImgfsError, environment: Mapping[str, str]) -> Iterator[Diagnosis]:
@@ -84,7 +84,9 @@ def _configured(settings: Settings | ImgfsError, environment: Mapping[str, str])
         config = Settings().config
     else:
         told = sorted(set(settings.origins.values()))
-        yield ok("configuration", f"options are set by {', '.join(told)}" if told else "all options have their default")
+        yield ok(
+            "configuration", f"options are set by {', '.join(told)}" if told else "all options have their defaults"
+        )
         config = settings.config
         yield from _plugins(settings)
     yield from registries.hosts(config.hosts_path, config.plain_http)

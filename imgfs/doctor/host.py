@@ -34,11 +34,11 @@ except PermissionError:
 except OSError as error:
     sys.exit(error.strerror)
 """
-"""Errors that are answers of a live tree to a user who may not enter."""
+"""PermissionError shows that the tree answers, although this user may not enter it."""
 PATIENCE = 3.0
 """Seconds in which a mounted tree must answer."""
 _WRITTEN = 1_750_000_000
-"""Seconds since the epoch, when this was written: the clock cannot be earlier."""
+"""Seconds since the epoch at which this code was written. An earlier clock is wrong."""
 _OTHERS = frozenset({"IMGFS_MOUNTPOINT"})
 _NOT_THERE = "load the fuse module (`modprobe fuse`), or give the container the device"
 
@@ -48,7 +48,7 @@ def fuse_device(path: str = "/dev/fuse") -> Diagnosis:
     try:
         facts = os.stat(path)
         if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != _FUSE:
-            return fail(path, "is something else", f"remove it, and make it anew: `mknod {path} c 10 229`")
+            return fail(path, "is not the FUSE device", f"remove it and create it again: `mknod {path} c 10 229`")
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         return fail(path, "is missing", _NOT_THERE)
@@ -65,7 +65,7 @@ def fusermount(*, is_root: bool, search: str | None = None) -> Diagnosis:
     if found is None:
         return fail("fusermount3", "is missing", "install fuse3")
     if not is_root and not os.stat(found).st_mode & stat.S_ISUID:
-        return fail("fusermount3", f"{found} has no setuid bit", "install fuse3 again, or `chmod u+s` it as root")
+        return fail("fusermount3", f"{found} has no setuid bit", "reinstall fuse3, or run `chmod u+s` on it as root")
     return ok("fusermount3", f"is {found}")
 
 
@@ -77,7 +77,7 @@ def kernel(release: str) -> Diagnosis:
         return warn("kernel", f"Linux {release} has no mount API of file descriptors (5.2)", "run a newer kernel")
     if version < _EROFS_FROM_FILES:
         what = f"Linux {release} cannot mount EROFS from files (6.12): images are shown through FUSE"
-        return warn("kernel", what, "run a newer kernel, or live with slower reads")
+        return warn("kernel", what, "run a newer kernel, or accept slower reads")
     return ok("kernel", f"Linux {release}")
 
 
@@ -88,22 +88,22 @@ def mount_api() -> Diagnosis:
     except Unsupported as error:
         return of_reason("mount API", error.message)
     except ImgfsError:
-        return ok("mount API", "is there, for whoever may mount")
-    return ok("mount API", "is there")
+        return ok("mount API", "is available to users that may mount")
+    return ok("mount API", "is available")
 
 
 def capabilities(status: str, *, is_root: bool) -> Diagnosis:
-    """CAP_SYS_ADMIN, as /proc/self/status has it (`CapEff`)."""
+    """Check for CAP_SYS_ADMIN in `CapEff` of /proc/self/status."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
     if found and int(found[1], 16) & _SYS_ADMIN:
-        return ok("capabilities", "CAP_SYS_ADMIN is there")
+        return ok("capabilities", "CAP_SYS_ADMIN is present")
     if is_root:
         return warn(
             "capabilities",
-            "this root has no CAP_SYS_ADMIN: images are shown through FUSE, and snapshots are not writable",
+            "root has no CAP_SYS_ADMIN here: images are shown through FUSE, and snapshots are not writable",
             "give the container CAP_SYS_ADMIN (`--cap-add SYS_ADMIN`)",
         )
-    return ok("capabilities", "none, as an ordinary user: images are shown through FUSE")
+    return ok("capabilities", "an ordinary user has none: images are shown through FUSE")
 
 
 def user_namespaces(proc: Path = Path("/proc/sys")) -> Diagnosis:
@@ -111,12 +111,12 @@ def user_namespaces(proc: Path = Path("/proc/sys")) -> Diagnosis:
     for name in ("user/max_user_namespaces", "kernel/unprivileged_userns_clone"):
         try:
             if int((proc / name).read_text()) == 0:
-                cure = f"`sysctl {name.replace('/', '.')}=...`, if containers are to have them"
+                cure = f"`sysctl {name.replace('/', '.')}=...` if containers need user namespaces"
                 return warn("user namespaces", f"are forbidden ({proc / name} is 0)", cure)
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            return warn("user namespaces", f"{proc / name}: {error}", "look at it by hand")
+            return warn("user namespaces", f"{proc / name}: {error}", "correct it, or check that /proc is mounted")
     return ok("user namespaces", "are allowed")
 
 
@@ -133,11 +133,11 @@ def views(found: Capabilities, *, is_root: bool) -> Iterator[Diagnosis]:
         elif is_root:
             yield of_reason(subject, capability.reason)
         else:
-            yield ok(subject, "is not for ordinary users; FUSE takes its place")
+            yield ok(subject, "needs root; FUSE is used instead")
     if found.fuse_overlayfs:
-        yield ok("fuse-overlayfs", "is there")
+        yield ok("fuse-overlayfs", "can be used")
     elif is_root and found.overlay:
-        yield ok("fuse-overlayfs", "is missing; the kernel's overlay does without")
+        yield ok("fuse-overlayfs", "is missing; the kernel's overlay is used instead")
     else:
         yield of_reason("fuse-overlayfs", f"snapshots are not writable: {found.fuse_overlayfs.reason}")
 
@@ -148,14 +148,14 @@ def runtimes(programs: Iterable[RuntimeProgram], state: Path) -> Diagnosis:
     useful = [name for name, reason in found.items() if not reason]
     if useful:
         return ok("runtimes", ", ".join(useful))
-    reasons = "; ".join(reason for reason in found.values()) or "no plugin names one"
-    return warn("runtimes", reasons, "install crun or runc, if containers are to run")
+    reasons = "; ".join(reason for reason in found.values()) or "no plugin defines a runtime"
+    return warn("runtimes", reasons, "install crun or runc to run containers")
 
 
 def system_calls(profile: str | None) -> Diagnosis:
     """Check which profile filters the system calls of containers by default."""
     if profile is None:
-        cure = "install containers-common (Debian: golang-github-containers-common), if containers are to run"
+        cure = "install containers-common (Debian: golang-github-containers-common) to filter them"
         return warn("seccomp", "this host has no default profile; containers may make all system calls", cure)
     return ok("seccomp", f"containers may make the system calls of {profile}")
 
@@ -174,11 +174,11 @@ def tree(path: str) -> Diagnosis:
     try:
         told = process.communicate(timeout=PATIENCE)[1]
     except subprocess.TimeoutExpired:
-        process.kill()  # and do not wait: SIGKILL takes effect only when the tree answers
-        return fail(path, f"does not answer within {PATIENCE:g} s", "look at the log of its daemon, or restart it")
+        process.kill()  # do not wait for it: SIGKILL takes effect only when the tree answers
+        return fail(path, f"does not answer within {PATIENCE:g} s", "read the log of its daemon, or restart it")
     if process.returncode:
         return fail(
-            path, f"is mounted and does not answer: {told.strip()}", f"`imgfs umount {path}`, then mount it again"
+            path, f"is mounted but does not answer: {told.strip()}", f"`imgfs umount {path}`, then mount it again"
         )
     return ok(path, "is mounted and answers")
 
@@ -189,14 +189,18 @@ def clock(now: float | None = None) -> Diagnosis:
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
     if moment < _WRITTEN:
         return fail(
-            "clock", f"says {shown}, which is past: no certificate will be believed", "set it, run an NTP client"
+            "clock",
+            f"says {shown}, which is in the past: certificates cannot be verified",
+            "set it, or run an NTP client",
         )
     return ok("clock", f"says {shown}")
 
 
 def variables(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
-    """Check for environment variables that look like options and are none."""
+    """Check for environment variables that look like options but set none."""
     known = {option.variable for option in table().values()} | _OTHERS
     for name in sorted(environment):
         if name.startswith("IMGFS_") and name not in known:
-            yield warn(f"${name}", "sets no option and is passed over", "`imgfs man imgfs.toml` tells which there are")
+            yield warn(
+                f"${name}", "sets no option and is ignored", "unset it; `imgfs man imgfs.toml` lists the options"
+            )

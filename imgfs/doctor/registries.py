@@ -19,7 +19,7 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def hosts(roots: Sequence[str], plain_http: Collection[str] = ()) -> Iterator[Diagnosis]:
-    """Check that every hosts.toml and the certificates that it names can be read."""
+    """Check that every hosts.toml and the certificates named in it can be read."""
     count = 0
     for root in map(Path, roots):
         try:
@@ -27,7 +27,7 @@ def hosts(roots: Sequence[str], plain_http: Collection[str] = ()) -> Iterator[Di
         except FileNotFoundError:
             continue
         except OSError as error:
-            yield warn(str(root), f"cannot be looked into: {error.strerror}", "let the daemon's user read it")
+            yield warn(str(root), f"cannot be read: {error.strerror}", "let the daemon's user read it")
             continue
         for directory in directories:
             count += 1
@@ -36,13 +36,13 @@ def hosts(roots: Sequence[str], plain_http: Collection[str] = ()) -> Iterator[Di
 
 
 def logins(identity: Identity, chosen: str = "") -> Iterator[Diagnosis]:
-    """Check that every auth file can be read, by no other user, and that the programs that it names are installed."""
+    """Check that every auth file is readable only for its owner, and that its credential helpers are installed."""
     files = [Path(chosen)] if chosen else auth_files(identity)
     found = [path for path in files if os.path.lexists(path)]
     if chosen and not found:
-        yield warn("auth_file", f"{chosen} is not there: nothing is logged in to", "correct auth_file in imgfs.toml")
+        yield warn("auth_file", f"{chosen} does not exist: no login is used", "correct auth_file in imgfs.toml")
     elif not found:
-        yield ok("logins", "none; `skopeo login` or `podman login` makes one")
+        yield ok("logins", "none; `skopeo login` or `podman login` creates one")
     for path in found:
         yield from _login(path, identity.environment.get("PATH"))
 
@@ -53,9 +53,9 @@ def proxies(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
         if value := environment.get(name):
             host = _host_of(value)
             if host:
-                yield ok(f"${name}", f"requests go by {host}")
+                yield ok(f"${name}", f"requests use the proxy {host}")
             else:
-                yield warn(f"${name}", "is no address of a proxy", "write http://HOST:PORT")
+                yield warn(f"${name}", "is not a proxy address", "use http://HOST:PORT")
 
 
 def certificates(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
@@ -65,7 +65,7 @@ def certificates(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
             if os.access(path, os.R_OK):
                 yield ok(f"${name}", f"certificates are read from {path}")
             else:
-                yield warn(f"${name}", f"{path} cannot be read: no registry is believed", "correct or unset it")
+                yield warn(f"${name}", f"{path} cannot be read: no registry can be verified", "correct or unset it")
 
 
 def _host(directory: Path, plain_http: Collection[str]) -> Iterator[Diagnosis]:
@@ -77,10 +77,12 @@ def _host(directory: Path, plain_http: Collection[str]) -> Iterator[Diagnosis]:
     except FileNotFoundError:
         return
     except OSError as error:
-        yield warn(str(path), f"{error.strerror}: nothing of this registry is fetched", "let the daemon's user read it")
+        yield warn(
+            str(path), f"{error.strerror}: nothing is fetched from this registry", "let the daemon's user read it"
+        )
     except ImgfsError as error:
         what, _, cure = error.message.removeprefix(f"{path}: ").rpartition("; ")
-        yield warn(str(path), f"{what}: nothing of this registry is fetched", cure)
+        yield warn(str(path), f"{what}: nothing is fetched from this registry", cure)
     else:
         for warning in found.warnings:
             what, _, cure = warning.removeprefix(f"{path}: ").rpartition("; ")
@@ -109,19 +111,21 @@ def _login(path: Path, search: str | None) -> Iterator[Diagnosis]:
         )
         return
     except ImgfsError as error:
-        yield warn(subject, f"{error.message}: its logins are not used", "log in again, or mend it")
+        yield warn(subject, f"{error.message}: its logins are not used", "log in again, or correct the file")
         return
     if mode & 0o077:
-        yield warn(subject, f"has mode {mode:03o}: others can read or change it", f"`chmod 600 {subject}`")
+        yield warn(subject, f"has mode {mode:03o}: other users can read or change it", f"`chmod 600 {subject}`")
     for entry in found.entries:
         if entry.trouble:
             yield warn(subject, entry.trouble, "log in again")
     yield from (
-        warn(subject, f"names {program}, which is not in PATH", "install it, or log in again without it")
+        warn(
+            subject, f"names {program}, which is not in PATH", "install it, or log in again without a credential helper"
+        )
         for program in _programs(found)
         if shutil.which(program, path=search) is None
     )
-    yield ok(subject, f"has {len(found.entries)} logins, and {len(_programs(found))} programs that keep others")
+    yield ok(subject, f"has {len(found.entries)} logins and names {len(_programs(found))} credential helpers")
 
 
 def _programs(found: AuthFile) -> list[str]:
@@ -130,7 +134,7 @@ def _programs(found: AuthFile) -> list[str]:
 
 
 def _host_of(proxy: str) -> str:
-    """Return host and port of a proxy's address, or an empty text if it is no address."""
+    """Return host and port of a proxy's address, or an empty string if it is not an address."""
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         port = f":{parts.port}" if parts.port else ""

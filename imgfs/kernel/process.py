@@ -34,7 +34,7 @@ def die_with(life: int) -> None:
     waiting = select.poll()
     waiting.register(life, select.POLLIN)
     if waiting.poll(0):
-        raise ConnectionError("who was to be lived with is gone")
+        raise ConnectionError("the other process has already exited")
 
 
 def io_priority(pid: int = 0) -> int:

@@ -146,7 +146,10 @@ class Chains:
         try:
             return await self._show(snapshot)
         except ImgfsError as error:
-            _log.warning("view stays in FUSE", extra={"chain_id": snapshot.chain_id, "reason": error.message})
+            _log.warning(
+                "the kernel cannot mount the view; FUSE serves it",
+                extra={"chain_id": snapshot.chain_id, "reason": error.message},
+            )
             self._refused.note(snapshot.chain_id, error)
             return await self._show_read_only(snapshot)
 

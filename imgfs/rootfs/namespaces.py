@@ -104,7 +104,7 @@ class NamespaceMounts:
             if self._kernel.mount_namespace(process) == namespace:  # else the process has ended meanwhile
                 self._refused = {one: until for one, until in self._refused.items() if until > trio.current_time()}
                 self._refused[namespace] = trio.current_time() + REFUSED_SECONDS
-                _log.info("not mounted in another namespace", extra={"place": place, "reason": error.message})
+                _log.info("mounting in another mount namespace failed", extra={"place": place, "reason": error.message})
             return False
         finally:
             self._under_way[place] -= 1

@@ -114,7 +114,7 @@ class Places:
                 raise Busy(f"{place}: has mounts in it; `umount -R` them first: {inside[-1].mountpoint}") from None
             raise Busy(f"{place}: is in use; end the processes in it (`fuser -vm {path}` shows them)") from None
         except NotFound:
-            _log.info("a mount was taken away by another process", extra={"place": place})
+            _log.info("another process had unmounted the mount", extra={"place": place})
         else:
             if not is_uncovered:
                 raise Busy(f"{place}: another filesystem is mounted over it; `umount {path}` first")
@@ -220,7 +220,7 @@ class Places:
             except Busy as error:
                 busy = busy or error
             except ImgfsError as error:
-                _log.warning("a view stays mounted", extra={"place": place, "reason": error.message})
+                _log.warning("unmounting failed; the mount stays", extra={"place": place, "reason": error.message})
         if busy is not None:
             raise busy
 

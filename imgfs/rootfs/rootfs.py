@@ -97,7 +97,9 @@ class Rootfs:
         return await self.renew(self._graph.over(diff_ids))
 
     async def follow_losses(self) -> None:
-        """Unmount forever what reads a layer that the disk has lost; the next walk fetches the layer again."""
+        """Unmount each mount that reads a lost layer; the next walk fetches the layer again. Runs until cancelled."""
         while True:
             for place in await self.renew_layers(await self._layers.wait_lost()):
-                _log.warning("in use upon a layer that the disk lost: reading it fails", extra={"place": place})
+                _log.warning(
+                    "mount in use reads a lost layer: reads fail until it is unmounted", extra={"place": place}
+                )

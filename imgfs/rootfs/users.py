@@ -157,7 +157,10 @@ class UserSnapshots:
             try:
                 return await self._lowers.get(chain)
             except ImgfsError as error:
-                _log.warning("overlay over FUSE", extra={"chain_id": chain.chain_id, "reason": error.message})
+                _log.warning(
+                    "overlay uses the FUSE view as its lower layer",
+                    extra={"chain_id": chain.chain_id, "reason": error.message},
+                )
         await self._views.get(chain)
         return self._places.path(rootfs_of(chain.chain_id))
 

@@ -84,7 +84,7 @@ class Index:
             del self._holds[id]
 
     def is_held(self, id: str) -> bool:
-        """Whether anybody uses the snapshot."""
+        """Return whether the snapshot is in use."""
         return id in self._holds
 
     @contextmanager

@@ -35,7 +35,7 @@ def test_this_host_is_well_and_nothing_is_left(tmp_path: Path) -> None:
 def test_people_get_lines_and_what_to_do(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     lines = doctor(tmp_path).stdout.splitlines()
-    place = lines.index(f"warn  state directory: {tmp_path} has mode 755: others see what is kept there")
+    place = lines.index(f"warn  state directory: {tmp_path} has mode 755: other users can read it")
     assert lines[place + 1] == f"      -> `chmod 700 {tmp_path}`"
     assert "ok    /dev/fuse: can be opened" in lines
 

@@ -29,7 +29,7 @@ def test_the_device_is_there_and_opens(tmp_path: Path) -> None:
     assert (missing.grade, missing.what) == ("fail", "is missing")
     assert "modprobe fuse" in missing.cure
     (tmp_path / "fuse").touch()
-    assert host.fuse_device(str(tmp_path / "fuse")).what == "is something else"
+    assert host.fuse_device(str(tmp_path / "fuse")).what == "is not the FUSE device"
     assert host.fuse_device("/dev/null").grade == "fail"
 
 
@@ -95,7 +95,7 @@ def test_runtimes_are_those_of_plugins_that_are_of_use(tmp_path: Path, monkeypat
     assert told.grade == "warn"
     assert "imgfs-test-one is not installed" in told.what
     assert "imgfs-test-two is not installed" in told.what
-    assert host.runtimes([], tmp_path).what == "no plugin names one"
+    assert host.runtimes([], tmp_path).what == "no plugin defines a runtime"
     program(tmp_path, "imgfs-test-two")
     assert host.runtimes(known, tmp_path) == Diagnosis("runtimes", "ok", "two")
 

@@ -88,9 +88,9 @@ def test_proxies_are_told_without_their_user() -> None:
         "ALL_PROXY": "p:1",
     }
     told = {one.subject: (one.grade, one.what) for one in registries.proxies(environment)}
-    assert told["$HTTPS_PROXY"] == ("ok", "requests go by proxy.example:3128")
+    assert told["$HTTPS_PROXY"] == ("ok", "requests use the proxy proxy.example:3128")
     assert told["$http_proxy"][0] == "warn"
-    assert told["$ALL_PROXY"] == ("ok", "requests go by p:1")
+    assert told["$ALL_PROXY"] == ("ok", "requests use the proxy p:1")
     assert SECRET not in str(told)
 
 

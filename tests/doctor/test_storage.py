@@ -25,9 +25,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_directory_is_told_with_who_holds_it(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    assert storage.directory(tmp_path).what == f"{tmp_path}, held by nobody"
+    assert storage.directory(tmp_path).what == f"{tmp_path}, not in use"
     with locked(tmp_path, "at /mnt"):
-        assert storage.directory(tmp_path).what == f"{tmp_path}, held by pid {os.getpid()} at /mnt"
+        assert storage.directory(tmp_path).what == f"{tmp_path}, in use by pid {os.getpid()} at /mnt"
     tmp_path.chmod(0o755)
     assert storage.directory(tmp_path).cure == f"`chmod 700 {tmp_path}`"
 
@@ -74,7 +74,7 @@ def test_files_from_the_future_are_told(tmp_path: Path) -> None:
     now = (tmp_path / "log").stat().st_mtime
     assert list(storage.times(tmp_path, now)) == []
     (told,) = storage.times(tmp_path, now - 3600)
-    assert told.cure == "look whether the clock is right"
+    assert told.cure == "check that the clock is right"
     assert list(storage.times(tmp_path / "gone", now)) == []
 
 
