@@ -1,4 +1,4 @@
-"""A mount with images to run: containers made by the command line or by the library, and proof that nothing stays."""
+"""A mount with images to run. Tests start containers by command or library, and prove that none stays."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ class Box:
 
     @property
     def site(self) -> Site:
-        """Where the library starts containers here."""
+        """Where the library starts containers in this mount."""
         return site_of(Tree(str(self.mount.path)))
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """`imgfs run` to its end."""
+        """Run `imgfs run` until it exits."""
         return self.imgfs("run", *arguments, stdin=stdin)
 
     def imgfs(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """A command against this mount, to its end."""
+        """Run an imgfs command against this mount until it exits."""
         command = [*IMGFS, *arguments]
         return subprocess.run(
             command, input=stdin, capture_output=True, check=False, timeout=PATIENCE, env=self.environment
@@ -74,39 +74,39 @@ class Box:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of commands against this mount."""
+        """The environment of commands against this mount."""
         return os.environ | {"IMGFS_MOUNTPOINT": str(self.mount.path)}
 
     def source(self, name: str) -> PulledImage:
-        """An image for the library."""
+        """Describe an image to the library."""
         image = self.mount.image(name)
         digest = os.readlink(image).rpartition("/")[2]
         return PulledImage(name, digest, (image / "pull").read_text().strip(), (image / "config.json").read_bytes())
 
     def start(self, image: str = "box", *words: str, wish: Overrides | None = None, **manner: Any) -> StartedContainer:
-        """A container in the background, by the library."""
+        """Start a container in the background, by the library."""
         chosen = wish or Overrides(arguments=words)
         return start_new(self.site, self.source(image), chosen, StartOptions(detach=True, **manner), CallerStreams())
 
     def record(self, id: str) -> ContainerRecord:
-        """Its record."""
+        """Return the record of a container."""
         return self.records.get(id)
 
     def rootfs(self, id: str) -> Path:
-        """Its files, in the tree."""
+        """Return the rootfs of a container, in the tree."""
         return self.mount.snapshots / "active" / self.record(id).container().snapshot / "rootfs"
 
     def ended(self, started: StartedContainer) -> ContainerStatus:
-        """Wait for a container to end, and for its supervisor."""
+        """Wait until a container and its supervisor have ended."""
         with started.control:
-            with suppress(OSError):  # it may have ended already: what is told of that lies there
+            with suppress(OSError):  # the supervisor may have ended already; the final status is in the record
                 started.control.send({"do": "wait"})
             told = started.control.answer()
         assert started.supervisor.wait(PATIENCE) == 0
         return msgspec.convert(told["status"], ContainerStatus)
 
     def ask(self, id: str, message: Json) -> Json:
-        """Ask a supervisor, as commands do."""
+        """Send a request to a supervisor, as commands do."""
         with Connection.open(self.record(id).control) as control:
             return control.ask(message)
 
@@ -115,19 +115,19 @@ class Box:
         assert self.ask(id, {"do": "kill", "signal": int(number), "all": False}) == {"ok": True}
 
     def snapshots(self) -> list[str]:
-        """Keys of active snapshots."""
+        """Return the keys of active snapshots."""
         return sorted(os.listdir(self.mount.snapshots / "active"))
 
     def take_away(self) -> None:
-        """End and delete all containers, whatever state they are in."""
+        """Stop and delete all containers, in whatever state they are."""
         for path in self.records.directory.glob("[!.]*"):
-            with suppress(NotFound):  # a daemon that has just begun deletes what was to go
+            with suppress(NotFound):  # a daemon that has just started may delete the container itself
                 _take_away(self.records, ContainerRecord(path))
 
     def assert_nothing_stays(self, *ids: str) -> None:
-        """Assert that of these containers there is no record, snapshot, mount, process, cgroup or runtime's state."""
+        """Assert that no record, snapshot, mount, process, cgroup or runtime state of these containers is left."""
         until(lambda: not self.snapshots())
-        # A daemon that has just begun may be at it still.
+        # A daemon that has just started may still be deleting.
         until(lambda: {path.name for path in self.records.directory.glob("*")} <= {".runtime"})
         assert {path.name for path in self.records.runtime_root.glob("*")} <= {"refused.json"}
         table = Path("/proc/self/mountinfo").read_text()
@@ -146,24 +146,24 @@ def _take_away(records: ContainerRecords, record: ContainerRecord) -> None:
 
 
 def supervisors(mountpoint: Path) -> list[int]:
-    """The pids of the container supervisors of a mount, ascending, however each was started."""
+    """Return the pids of the container supervisors of a mount, ascending, however each was started."""
     forked = [pid for pid, name in _called("imgfs.forkserver.server", mountpoint) if name.startswith("imgfs:")]
     return sorted([*(pid for pid, _ in _called("imgfs.execution.supervisor", mountpoint)), *forked])
 
 
 def fork_server_processes(mountpoint: Path) -> list[int]:
-    """The pids of the fork server of a mount, and of what it does for others now or has ready."""
+    """Return the pids of a mount's fork server, of its running commands and of its prepared child."""
     return [pid for pid, name in _called("imgfs.forkserver.server", mountpoint) if not name.startswith("imgfs:")]
 
 
 def fork_server(mountpoint: Path) -> int | None:
-    """The pid of the fork server itself, if there is one."""
+    """Return the pid of the fork server itself, or None if there is no fork server."""
     found = fork_server_processes(mountpoint)
     return next((pid for pid in found if _parent(pid) not in found), None)
 
 
 def prepared_child(mountpoint: Path) -> list[int]:
-    """The pids of the prepared child of the fork server and of its supervisor; empty while the child is being made.
+    """Return the pids of the fork server's prepared child and its supervisor; empty while the child is being made.
 
     Only correct while no command runs.
     """
@@ -179,7 +179,7 @@ def _parent(pid: int) -> int:
 
 
 def _called(module: str, mountpoint: Path) -> Iterator[tuple[int, str]]:
-    """Pids and names of the processes that run a module for a mount."""
+    """Return the pids and names of the processes that run a module for a mount."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = path.read_bytes().split(b"\0")
@@ -188,7 +188,7 @@ def _called(module: str, mountpoint: Path) -> Iterator[tuple[int, str]]:
 
 
 def until(condition: Callable[[], T]) -> T:
-    """Ask again and again until `condition` is true, and return what it said."""
+    """Call `condition` repeatedly until it returns a true value, and return that value."""
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -197,7 +197,7 @@ def until(condition: Callable[[], T]) -> T:
 
 
 def images() -> Iterator[tuple[str, Image]]:
-    """The images above, and one for another machine; all of the same layers."""
+    """Return the images above, and an image for another machine. All have the same layers."""
     layers = busybox_image().layers
     for name, process in IMAGES.items():
         yield name, image(layers, config={"config": process})
@@ -206,7 +206,7 @@ def images() -> Iterator[tuple[str, Image]]:
 
 @contextmanager
 def boxed(directory: Path, config: str = "") -> Generator[Box]:
-    """A mount with all images here; whatever a test leaves is taken away."""
+    """Yield a mount with all images pulled; delete all containers that the test leaves."""
     layout = directory / "layout"
     layout.mkdir()
     for name, made in images():
@@ -225,7 +225,7 @@ def boxed(directory: Path, config: str = "") -> Generator[Box]:
 
 
 def fake_runtime(directory: Path, **quirks: str) -> Path:
-    """A copy of the fake runtime, with its quirks beside it."""
+    """Return a copy of the fake runtime with its quirks beside it."""
     directory.mkdir(exist_ok=True)
     path = directory / "fake"
     path.write_text(FAKE.read_text())
@@ -235,11 +235,11 @@ def fake_runtime(directory: Path, **quirks: str) -> Path:
 
 
 def set_quirks(runtime: Path, **quirks: str) -> None:
-    """What its commands do instead from now on."""
+    """Set what the runtime's commands do from now on instead of their work."""
     runtime.with_name("quirks.json").write_text(json.dumps(quirks))
 
 
 def calls(runtime: Path) -> list[str]:
-    """What it was called for: command and id."""
+    """Return the calls of the runtime: command and id."""
     path = runtime.with_name("calls")
     return path.read_text().splitlines() if path.exists() else []

@@ -1,4 +1,4 @@
-"""A program for x86-64 of some bytes: makes one system call without arguments, and exits with its errno, else 0."""
+"""A small x86-64 program: makes one system call without arguments, and exits with its errno, or 0 if it succeeds."""
 
 from __future__ import annotations
 

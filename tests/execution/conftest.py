@@ -1,4 +1,4 @@
-"""One mount for all tests of containers; each leaves nothing in it."""
+"""One mount for all container tests. Each test must leave it empty."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _faked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Box, Path
 
 @pytest.fixture
 def faked(_faked: tuple[Box, Path]) -> Iterator[Box]:
-    """A mount with images, and a runtime that contains nothing: what it runs are programs of this machine."""
+    """A mount with images, and a runtime without isolation: it runs programs of the test machine."""
     box, runtime = _faked
     yield box
     set_quirks(runtime)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A runtime that contains nothing, with the command line of the real ones: for tests of who calls it.
+"""A runtime without isolation, with the command line of the real runtimes: for tests of the code that calls a runtime.
 
-`quirks.json` beside it says what a command does instead: {"run": "hang"}, "refuse", "silent", "crash", "late"
-(it hangs when it has done its work).
+`quirks.json` beside it sets what a command does instead of its work: {"run": "hang"}, "refuse", "silent", "crash",
+"late" (the command does its work and then hangs).
 """
 
 from __future__ import annotations

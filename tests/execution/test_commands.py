@@ -1,4 +1,4 @@
-"""ps, exec, kill, wait, logs and delete, and files of the tree, with containers that run."""
+"""ps, exec, kill, wait, logs and delete, and the files of the tree, with running containers."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ TRAP = "trap 'exit 9' USR1 TERM; echo ready; while :; do sleep 0.05; done"
 
 
 def at(box: Box, id: str) -> Path:
-    """containers/<id>."""
+    """Return containers/<id>."""
     return box.mount.path / "containers" / id
 
 
 def ready(box: Box, id: str, image: str = "box") -> None:
-    """Start one in the background that ends with 9 when it is asked to, and wait until it would."""
+    """Start a container in the background that exits with 9 when asked to, and wait until it can be asked."""
     words = (TRAP,) if image == "service" else ("sh", "-c", TRAP)
     box.start(image, *words, id=id).control.close()
     until(lambda: (at(box, id) / "log").read_bytes() == b"ready\n")
 
 
 def told(box: Box, *words: str, code: int = 0) -> str:
-    """What a command prints, which exits with `code`."""
+    """Assert that a command exits with `code`, and return its output."""
     done = box.imgfs(*words)
     assert done.returncode == code, (done.stdout, done.stderr)
     return done.stdout.decode()
 
 
-def test_from_its_start_to_its_deletion_it_is_told_of(box: Box) -> None:
+def test_a_container_is_shown_from_its_start_to_its_deletion(box: Box) -> None:
     ready(box, "life", "service")
     assert told(box, "ps", "-q") == "life\n"
     state = json.loads((at(box, "life") / "state.json").read_bytes())
@@ -124,7 +124,7 @@ def test_logs_are_followed_to_the_end(box: Box) -> None:
         assert following.wait(PATIENCE) == 0
 
 
-def test_a_log_that_is_full_goes_on_in_another_one(faked: Box) -> None:
+def test_a_full_log_is_rotated(faked: Box) -> None:
     started = faked.start("box", "sh", "-c", "seq 1 900; sleep 0.3; seq 901 1500", id="full")
     done = faked.imgfs("logs", "-f", "full")
     assert started.supervisor.wait(PATIENCE) == 0
@@ -135,7 +135,7 @@ def test_a_log_that_is_full_goes_on_in_another_one(faked: Box) -> None:
     started.control.close()
 
 
-def test_the_end_of_a_container_without_its_supervisor_is_not_invented(box: Box) -> None:
+def test_without_a_supervisor_no_exit_code_is_invented(box: Box) -> None:
     ready(box, "left")
     (supervisor,) = supervisors(box.mount.path)
     os.kill(supervisor, signal.SIGKILL)
@@ -151,7 +151,7 @@ def test_the_end_of_a_container_without_its_supervisor_is_not_invented(box: Box)
     box.assert_nothing_stays("left")
 
 
-def test_a_container_outlives_its_daemon_and_is_deleted_by_the_next(box: Box) -> None:
+def test_a_container_outlives_its_daemon_and_is_deleted_by_the_next_daemon(box: Box) -> None:
     ready(box, "lasting")
     box.mount.kill()
     done = box.imgfs("ps")
@@ -166,7 +166,7 @@ def test_a_container_outlives_its_daemon_and_is_deleted_by_the_next(box: Box) ->
     box.assert_nothing_stays("lasting")
 
 
-def test_one_that_was_to_go_and_ended_without_a_daemon_is_deleted_by_the_next(box: Box) -> None:
+def test_a_container_with_rm_that_ended_without_a_daemon_is_deleted_by_the_next_daemon(box: Box) -> None:
     ready(box, "temporary")
     started = box.start("box", "sleep", "1000", id="unseen", remove=True)
     box.mount.kill()
@@ -195,7 +195,7 @@ def test_twenty_at_once_leave_nothing_behind(box: Box) -> None:
 
 
 @pytest.mark.parametrize("words", [("ps",), ("wait", "x"), ("logs", "x"), ("delete", "x"), ("kill", "x")])
-def test_without_a_mount_commands_say_so(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_without_a_mount_commands_report_that(tmp_path: Path, words: tuple[str, ...]) -> None:
     environment = os.environ | {"IMGFS_MOUNTPOINT": str(tmp_path)}
     done = subprocess.run([*IMGFS, *words], capture_output=True, check=False, env=environment, timeout=PATIENCE)
     assert (done.returncode, b"no tree is mounted there" in done.stderr) == (1, True)

@@ -1,4 +1,4 @@
-"""What the daemon sees of containers, and in which state they can be deleted."""
+"""What the daemon sees of containers, and in which states they can be deleted."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def containers(records: ContainerRecords) -> Containers:
 
 @contextmanager
 def sleeping() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that does nothing, and ends with the block."""
+    """Run a process that does nothing until the block ends."""
     with subprocess.Popen(["sleep", "60"]) as process:
         yield process
         process.kill()
 
 
-async def test_without_any_there_is_nothing(containers: Containers) -> None:
+async def test_without_containers_the_listing_is_empty(containers: Containers) -> None:
     assert await containers.ids() == []
     assert await containers.unfinished() == []
     assert await containers.outlived() == []
@@ -53,13 +53,13 @@ async def test_without_any_there_is_nothing(containers: Containers) -> None:
             pass
 
 
-async def test_what_is_half_made_is_not_listed(records: ContainerRecords, containers: Containers) -> None:
+async def test_an_unfinished_record_is_not_listed(records: ContainerRecords, containers: Containers) -> None:
     records.make()
     fabricated(records, "whole", stopped(0))
     assert await containers.ids() == ["whole"]
 
 
-async def test_status_is_the_supervisors_as_long_as_it_lives(records: ContainerRecords, containers: Containers) -> None:
+async def test_status_is_the_supervisors_while_it_lives(records: ContainerRecords, containers: Containers) -> None:
     record = fabricated(records, "one", ContainerStatus(status="running", pid=1, start_time=0))
     with supervised(record):
         found = containers.read("one")
@@ -73,7 +73,9 @@ async def test_status_is_the_supervisors_as_long_as_it_lives(records: ContainerR
                 pass
 
 
-async def test_an_end_that_nobody_saw_is_told_as_such(records: ContainerRecords, containers: Containers) -> None:
+async def test_an_end_without_a_supervisor_is_reported_as_lost(
+    records: ContainerRecords, containers: Containers
+) -> None:
     record = fabricated(records, "one", ContainerStatus(status="running", pid=1, start_time=0))
     with supervised(record) as supervisor:
         supervisor.kill()
@@ -100,7 +102,7 @@ async def test_a_process_without_its_supervisor_runs_and_keeps_its_record(
     assert containers.read("one").status.reason == LOST
 
 
-async def test_who_deletes_keeps_others_from_starting_it(records: ContainerRecords, containers: Containers) -> None:
+async def test_a_deletion_excludes_a_start(records: ContainerRecords, containers: Containers) -> None:
     record = fabricated(records, "one", stopped(0))
     async with containers.ended("one") as ended:
         assert ended.made == record.container()
@@ -111,7 +113,7 @@ async def test_who_deletes_keeps_others_from_starting_it(records: ContainerRecor
     assert not record.is_supervised()
 
 
-async def test_a_supervisor_that_leaves_lets_others_delete_and_nobody_start(
+async def test_an_exiting_supervisor_allows_deletion_but_no_start(
     records: ContainerRecords, containers: Containers
 ) -> None:
     record = fabricated(records, "one", stopped(0), remove=True)
@@ -125,13 +127,13 @@ async def test_a_supervisor_that_leaves_lets_others_delete_and_nobody_start(
     assert await containers.ids() == []
     (left,) = records.gone()
     await containers.sweep()
-    assert left.container().id == "one"  # it is still there
+    assert left.container().id == "one"  # the container is still there
     os.close(lock)
     await containers.sweep()
     assert records.gone() == []
 
 
-async def test_who_only_looks_at_the_lock_is_no_supervisor_that_leaves(
+async def test_a_reader_of_the_lock_is_not_an_exiting_supervisor(
     records: ContainerRecords, containers: Containers
 ) -> None:
     record = fabricated(records, "one", stopped(0))
@@ -151,7 +153,7 @@ async def test_who_only_looks_at_the_lock_is_no_supervisor_that_leaves(
     os.close(looking)
 
 
-async def test_who_waits_for_the_lock_of_one_that_goes_does_not_get_the_next_of_that_id(
+async def test_a_waiter_for_a_deleted_containers_lock_does_not_get_its_successor(
     records: ContainerRecords, containers: Containers
 ) -> None:
     record = fabricated(records, "one", stopped(0), remove=True)
@@ -166,7 +168,7 @@ async def test_who_waits_for_the_lock_of_one_that_goes_does_not_get_the_next_of_
     assert containers.read("one").status.exit_code == 1
 
 
-async def test_how_it_ended_outlives_the_record(records: ContainerRecords, containers: Containers) -> None:
+async def test_the_final_status_outlives_the_record(records: ContainerRecords, containers: Containers) -> None:
     fabricated(records, "one", stopped(137, signal=9, oom=True))
     async with containers.ended("one"):
         await containers.keep("one")
@@ -203,9 +205,7 @@ async def test_chains_of_all_containers_are_known(records: ContainerRecords, con
     assert await containers.holdings.chains() == set()
 
 
-async def test_an_id_that_is_used_again_holds_what_it_holds_now(
-    records: ContainerRecords, containers: Containers
-) -> None:
+async def test_a_reused_id_holds_only_its_new_chain(records: ContainerRecords, containers: Containers) -> None:
     other = f"sha256:{'e' * 64}"
     fabricated(records, "one", stopped(0))
     assert await containers.holdings.chains() == {CHAIN}
@@ -215,7 +215,7 @@ async def test_an_id_that_is_used_again_holds_what_it_holds_now(
     assert await containers.holdings.chains() == {other}
 
 
-async def test_an_old_directory_is_not_looked_through_again(records: ContainerRecords, containers: Containers) -> None:
+async def test_an_unchanged_directory_is_not_scanned_again(records: ContainerRecords, containers: Containers) -> None:
     record = fabricated(records, "one", stopped(0))
     long_ago = time.time() - 60
     os.utime(records.directory, (long_ago, long_ago))
@@ -224,7 +224,7 @@ async def test_an_old_directory_is_not_looked_through_again(records: ContainerRe
     assert await containers.holdings.chains() == {CHAIN}
 
 
-async def test_who_runs_on_a_snapshot_is_told_until_it_has_ended(
+async def test_the_container_of_a_snapshot_is_reported_until_it_ends(
     records: ContainerRecords, containers: Containers
 ) -> None:
     record = fabricated(records, "one", ContainerStatus(status="running", pid=1, start_time=0), snapshot="one-key")
@@ -236,7 +236,7 @@ async def test_who_runs_on_a_snapshot_is_told_until_it_has_ended(
         assert await containers.user_of("one-key") is None
 
 
-async def test_a_deletion_that_was_begun_is_unfinished(records: ContainerRecords, containers: Containers) -> None:
+async def test_a_begun_deletion_is_unfinished(records: ContainerRecords, containers: Containers) -> None:
     fabricated(records, "begun", stopped(0))
     fabricated(records, "kept", stopped(0))
     async with containers.ended("begun"):
@@ -244,9 +244,7 @@ async def test_a_deletion_that_was_begun_is_unfinished(records: ContainerRecords
     assert await containers.unfinished() == ["begun"]
 
 
-async def test_the_id_of_a_deleted_one_that_is_used_again_is_no_begun_deletion(
-    records: ContainerRecords, containers: Containers
-) -> None:
+async def test_a_reused_id_is_not_a_begun_deletion(records: ContainerRecords, containers: Containers) -> None:
     fabricated(records, "one", stopped(0), created="2026-01-01T00:00:00Z")
     async with containers.ended("one"):
         await containers.keep("one")
@@ -255,7 +253,7 @@ async def test_the_id_of_a_deleted_one_that_is_used_again_is_no_begun_deletion(
     assert await containers.unfinished() == []
 
 
-async def test_one_that_was_to_go_with_its_process_is_unfinished_once_that_ended(
+async def test_a_container_with_rm_is_unfinished_once_its_process_ended(
     records: ContainerRecords, containers: Containers
 ) -> None:
     record = fabricated(records, "one", ContainerStatus(status="running", pid=1, start_time=0), remove=True)
@@ -264,7 +262,7 @@ async def test_one_that_was_to_go_with_its_process_is_unfinished_once_that_ended
     assert await containers.unfinished() == ["one"]
 
 
-async def test_what_was_kept_is_outlived_after_its_time(records: ContainerRecords, containers: Containers) -> None:
+async def test_a_kept_final_status_expires(records: ContainerRecords, containers: Containers) -> None:
     for id in ("old", "new"):
         fabricated(records, id, stopped(0))
         async with containers.ended(id):
@@ -279,7 +277,7 @@ async def test_what_was_kept_is_outlived_after_its_time(records: ContainerRecord
         await containers.forget_deleted("old")
 
 
-async def test_what_is_half_written_goes_unless_somebody_may_be_writing_it(
+async def test_an_unfinished_record_is_removed_unless_it_may_have_a_writer(
     records: ContainerRecords, containers: Containers
 ) -> None:
     await containers.sweep()

@@ -1,4 +1,4 @@
-"""What one end of a supervisor's socket hears of the other."""
+"""What one end of a supervisor's socket receives from the other end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from imgfs.execution.control import Connection
 
 
-def test_last_words_are_heard_although_the_other_end_left_a_question_unread() -> None:
+def test_a_last_message_arrives_although_the_sender_left_a_request_unread() -> None:
     ours, theirs = (Connection(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     with ours:
         ours.send({"do": "wait"})

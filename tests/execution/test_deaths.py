@@ -1,4 +1,4 @@
-"""Whoever dies, what became of a container is known, and no more than is known is said."""
+"""Whichever process dies, the final state of a container is known, and nothing is invented."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 
 def goes_on(box: Box, id: str) -> None:
-    """Assert that a container writes more than it had."""
+    """Assert that a container still writes to its log."""
     record = box.record(id)
     before = record.log.stat().st_size
     until(lambda: record.log.stat().st_size > before)
@@ -47,7 +47,7 @@ def inside(box: Box, id: str, *command: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
-def test_container_outlives_stop_and_death_of_the_daemon_and_is_found_again(own: Box) -> None:
+def test_a_container_outlives_stop_and_death_of_the_daemon(own: Box) -> None:
     own.start("box", "sh", "-c", COUNT, id="one")
     goes_on(own, "one")
     own.mount.stop()
@@ -71,7 +71,7 @@ def test_container_outlives_stop_and_death_of_the_daemon_and_is_found_again(own:
     own.assert_nothing_stays("one")
 
 
-def test_one_that_ends_while_the_daemon_is_dead_is_known(own: Box) -> None:
+def test_an_end_without_a_daemon_is_known(own: Box) -> None:
     started = own.start("box", "sh", "-c", "while [ ! -e /end ]; do sleep 0.02; done; exit 9", id="two", remove=True)
     own.mount.kill()
     inside(own, "two", "touch", "/end")
@@ -82,7 +82,7 @@ def test_one_that_ends_while_the_daemon_is_dead_is_known(own: Box) -> None:
     own.assert_nothing_stays("two")
 
 
-def test_killed_process_is_told_by_its_signal(box: Box) -> None:
+def test_a_killed_process_is_reported_with_its_signal(box: Box) -> None:
     started = box.start("box", "sleep", "100", id="three")
     pid = box.record("three").status().pid
     assert pid
@@ -91,7 +91,7 @@ def test_killed_process_is_told_by_its_signal(box: Box) -> None:
     assert (status.exit_code, status.signal, status.oom) == (137, 9, False)
 
 
-def test_killed_supervisor_leaves_a_process_that_runs_and_a_status_that_nobody_knows(box: Box) -> None:
+def test_a_killed_supervisor_leaves_a_running_process_and_no_exit_code(box: Box) -> None:
     started = box.start("box", "sh", "-c", COUNT, id="four")
     record = box.record("four")
     running = record.status()
@@ -111,7 +111,7 @@ def test_killed_supervisor_leaves_a_process_that_runs_and_a_status_that_nobody_k
     box.assert_nothing_stays("four")
 
 
-def test_supervisor_that_is_told_to_end_asks_the_program_to(box: Box) -> None:
+def test_a_terminated_supervisor_passes_the_signal_to_the_program(box: Box) -> None:
     script = 'trap "echo asked; exit 6" USR1; echo ready; while true; do sleep 0.02; done'
     started = box.start("service", script, id="five")
     until(lambda: box.record("five").log.read_bytes() == b"ready\n")
@@ -122,11 +122,11 @@ def test_supervisor_that_is_told_to_end_asks_the_program_to(box: Box) -> None:
 
 
 @pytest.mark.parametrize("place", ["where it was", "elsewhere"])
-def test_what_a_killed_start_left_goes_with_the_next_start(box: Box, place: str) -> None:
+def test_the_next_start_removes_what_a_killed_start_left(box: Box, place: str) -> None:
     kept = box.start("box", "sleep", "100", id="six")
     made = box.record("six").container()
     key = "seven-00000000"
-    (box.mount.snapshots / "active" / key).mkdir()  # before there is a record: the start above may be collecting yet
+    (box.mount.snapshots / "active" / key).mkdir()  # no record yet: the start above may still be collecting
     record = box.records.make()
     os.close(record.take_lock())
     mountpoint = made.mountpoint if place == "where it was" else "/where/the/tree/was/then"
@@ -139,7 +139,7 @@ def test_what_a_killed_start_left_goes_with_the_next_start(box: Box, place: str)
     kept.control.close()
 
 
-def test_one_that_is_started_again_knows_where_the_tree_is_now(box: Box) -> None:
+def test_a_restarted_container_uses_the_new_mountpoint(box: Box) -> None:
     box.ended(box.start("box", "sh", "-c", "exit 5", id="moved"))
     record = box.record("moved")
     record.write_container(
@@ -153,7 +153,7 @@ def test_one_that_is_started_again_knows_where_the_tree_is_now(box: Box) -> None
     box.assert_nothing_stays("moved")
 
 
-def test_message_that_is_none_is_refused_and_the_container_lives(box: Box) -> None:
+def test_a_malformed_message_is_refused_and_the_container_lives(box: Box) -> None:
     box.start("box", "sleep", "100", id="nine")
     for message in ({}, {"do": "dance"}, {"do": "kill", "signal": "x"}, {"do": "kill", "signal": 10**9}):
         with pytest.raises(Exception, match="control: "):
@@ -163,7 +163,7 @@ def test_message_that_is_none_is_refused_and_the_container_lives(box: Box) -> No
     assert box.record("nine").status().status == "running"
 
 
-def test_how_it_ended_is_kept_where_there_can_be_no_more_processes(box: Box) -> None:
+def test_the_final_status_is_kept_where_no_process_can_be_started(box: Box) -> None:
     started = box.start("box", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done", id="full")
     until(lambda: box.record("full").log.read_bytes() == b"ready\n")
     (pid,) = supervisors(box.mount.path)

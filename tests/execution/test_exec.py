@@ -1,4 +1,4 @@
-"""One more program in a container: what the runtime is given, and whose failure its end is."""
+"""exec: what the runtime receives, and whether a failure is the runtime's or the program's."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ exit {code}
 
 
 def runtime(directory: Path, code: int, complaint: str = "") -> OciRuntime:
-    """One that keeps what it is given, may complain, and exits so."""
+    """A runtime that records its input, may write an error, and exits with the given code."""
     path = directory / "fake"
     path.write_text(FAKE.format(code=code, complaint=complaint))
     path.chmod(0o755)
     return OciRuntime("fake", str(path), directory, directory / "unused.log")
 
 
-def test_a_process_is_the_containers_own_but_for_what_is_wished() -> None:
+def test_a_process_is_the_containers_own_except_for_overrides() -> None:
     made = process_of(SPEC, ExecRequest(["id", "-u"], env={"HOME": "/root", "PATH": None, "NEW": "1=2"}, cwd="/tmp"))
     assert made == {
         "args": ["id", "-u"],
@@ -54,7 +54,7 @@ def test_a_process_is_the_containers_own_but_for_what_is_wished() -> None:
     assert process_of(SPEC, ExecRequest(["sh"]))["cwd"] == "/srv"
 
 
-def test_with_a_terminal_it_knows_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_with_a_terminal_has_TERM(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "vt220")
     made = process_of(SPEC, ExecRequest(["sh"], terminal=True))
     assert made["terminal"] is True
@@ -68,7 +68,7 @@ def test_a_spec_without_a_process_is_damaged(spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 126, 127, 255])
-def test_an_exit_code_without_a_complaint_is_the_programs(tmp_path: Path, code: int) -> None:
+def test_an_exit_code_without_a_runtime_error_is_the_programs(tmp_path: Path, code: int) -> None:
     assert execute(runtime(tmp_path, code), "one", SPEC, ExecRequest(["true"]), "/") == code
     assert json.loads((tmp_path / "process.json").read_text())["args"] == ["true"]
     assert (tmp_path / "stdin").read_text() == ""
@@ -82,17 +82,17 @@ def test_an_exit_code_without_a_complaint_is_the_programs(tmp_path: Path, code: 
         ("container is not running", None),
     ],
 )
-def test_what_the_runtime_complains_of_is_told_apart(tmp_path: Path, complaint: str, code: int | None) -> None:
+def test_a_runtime_error_is_not_an_exit_code_of_the_program(tmp_path: Path, complaint: str, code: int | None) -> None:
     with pytest.raises(RuntimeFailed, match="runtime fake: exec: ") as caught:
         execute(runtime(tmp_path, 255, complaint), "one", SPEC, ExecRequest(["x"]), "/")
     assert caught.value.exit_code == code
 
 
-def test_a_complaint_of_what_went_well_is_none(tmp_path: Path) -> None:
+def test_a_warning_of_a_successful_runtime_is_no_error(tmp_path: Path) -> None:
     assert execute(runtime(tmp_path, 0, "a warning at most"), "one", SPEC, ExecRequest(["true"]), "/") == 0
 
 
-def test_what_the_kernel_refused_is_126_and_not_the_1_of_the_runtimes_process(tmp_path: Path) -> None:
+def test_a_refused_execve_is_126_and_not_the_runtimes_1(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("no program")
     text.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What the kernel refuses to execute, by the kernel's own word."""
+"""Which files the kernel refuses to execute, compared with the kernel's own answer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def said(root: Path, *args: str) -> int:
-    """What is said of it."""
+    """Return what imgfs reports about the file."""
     directory = os.open(root, os.O_PATH)
     try:
         return refusal({"args": args, "env": ["PATH=/nowhere:/bin"], "cwd": "/"}, directory)
@@ -57,7 +57,7 @@ def said(root: Path, *args: str) -> int:
 
 
 def done(root: Path, *args: str) -> int:
-    """What execve(2) fails with; 0 where it does not."""
+    """Return the errno of execve(2), or 0 if it succeeds."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if not pid:
@@ -76,16 +76,16 @@ def done(root: Path, *args: str) -> int:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_kernel_says_the_same(root: Path, name: str) -> None:
+def test_the_kernel_agrees(root: Path, name: str) -> None:
     assert said(root, name) == said(root, f"/bin/{name}") == done(root, name)
 
 
-def test_a_word_may_be_too_long(root: Path) -> None:
+def test_an_argument_may_be_too_long(root: Path) -> None:
     for length in (WORD_MAX - 1, WORD_MAX):
         assert said(root, "native", "x" * length) == done(root, "native", "x" * length)
 
 
-def test_of_what_is_not_there_the_runtime_has_its_say(root: Path) -> None:
+def test_a_missing_program_is_left_to_the_runtime(root: Path) -> None:
     assert not said(root, "no-such-program")
     assert not said(root, "/no/such/program")
 
@@ -96,7 +96,7 @@ def test_of_what_is_not_there_the_runtime_has_its_say(root: Path) -> None:
     at=st.integers(0, 130),
     put=st.binary(max_size=24),
 )
-def test_what_is_called_refused_is_refused(root: Path, kept: bytes, at: int, put: bytes) -> None:
+def test_every_reported_refusal_is_refused_by_the_kernel(root: Path, kept: bytes, at: int, put: bytes) -> None:
     path = root / "bin/odd"
     path.write_bytes(kept[:at] + put + kept[at + len(put) :])
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The disk of the state directory takes no change any more while containers run: nobody hangs, nothing is made up."""
+"""The disk of the state directory fails while containers run: no command hangs, and no status is invented."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKEPT = "how it ended is written down then, as long as the process imgfs:"
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Box]:
-    """A mount whose state directory is on a disk of its own."""
+    """A mount whose state directory is on its own disk."""
     with small_disk(tmp_path, SIZE) as disk, Mounted(tmp_path) as mount:
         subprocess.run([program("mount"), "-o", "remount,errors=remount-ro", disk], check=True)
         mount.state = disk / "state"
@@ -43,7 +43,7 @@ def own(tmp_path: Path) -> Iterator[Box]:
 
 
 def begin(box: Box, *words: str) -> subprocess.Popen[str]:
-    """A container in front that ends with 3 when there is a file `end` beside the disk, once it runs."""
+    """Start a foreground container and wait until it runs. It exits with 3 once a file `end` is beside the disk."""
     script = "while [ ! -e /beside/end ]; do sleep 0.05; done; echo bye; exit 3"
     volume = f"{box.mount.state.parents[1]}:/beside"
     command = [*IMGFS, "run", *words, "-v", volume, "box", "sh", "-c", script]
@@ -57,7 +57,7 @@ def end(box: Box) -> None:
 
 
 def fail(disk: Path) -> None:
-    """Have ext4 find an error: from then on it takes no change."""
+    """Make ext4 find an error. It then refuses every change."""
     device = os.path.basename(subprocess.check_output([program("findmnt"), "-no", "SOURCE", disk], text=True).strip())
     Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
     with refused(errno.EROFS):
@@ -65,7 +65,7 @@ def fail(disk: Path) -> None:
 
 
 def assert_told(box: Box, id: str, process: subprocess.Popen[str]) -> None:
-    """Assert that who is in front of a container, and who waits for it, knows how it ended; and that it has."""
+    """Assert that the container has ended, and that the foreground command and all waiters received how it ended."""
     out, told = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (3, "bye\n")
     assert READ_ONLY in told
@@ -77,7 +77,7 @@ def assert_told(box: Box, id: str, process: subprocess.Popen[str]) -> None:
     assert (killed.returncode, b"has ended" in killed.stderr) == (1, True), killed
 
 
-def test_a_disk_that_fails_costs_no_container_its_end_and_nobody_his_patience(own: Box) -> None:
+def test_on_a_failed_disk_containers_end_and_commands_return(own: Box) -> None:
     disk = own.mount.state.parent
     assert own.run("--name", "ended", "box", "sh", "-c", "exit 4").returncode == 4
     assert own.run("-d", "--name", "stays", "box", "sleep", "100").returncode == 0
@@ -106,7 +106,7 @@ def test_a_disk_that_fails_costs_no_container_its_end_and_nobody_his_patience(ow
 
 
 def again(box: Box, disk: Path) -> None:
-    """Take a failed disk away, with all who use it, and mount it again."""
+    """Unmount a failed disk, end the processes that use it, and mount it again."""
     for pid in supervisors(box.mount.path):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not supervisors(box.mount.path))

@@ -1,4 +1,4 @@
-"""Commands that the fork server does: nobody can tell, but by how soon they are done."""
+"""Commands that the fork server runs behave like commands that run by themselves; they are only faster."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 
 def begin(box: Box, id: str, *before: str) -> int:
-    """Start one in the background by the command line, behind other words; the pid of its supervisor."""
+    """Start a container in the background by a command line with this prefix, and return the pid of its supervisor."""
     words = [*before, *IMGFS, "run", "-d", "--name", id, "box", "sleep", "100"]
     done = subprocess.run(words, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{id}\n".encode(), b"")
@@ -55,33 +55,33 @@ def begin(box: Box, id: str, *before: str) -> int:
 
 
 def is_forked(pid: int) -> bool:
-    """Whether the fork server's child became that process."""
+    """Return whether the process is a child that the fork server forked."""
     return b"imgfs.forkserver.server" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
 
 
 def ignored(pid: int) -> set[int]:
-    """The signals that a process ignores."""
+    """Return the signals that a process ignores."""
     lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     mask = int(lines["SigIgn"], 16)
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
 def descriptors(pid: int) -> set[str]:
-    """What a process has open, by kind."""
+    """Return the open descriptors of a process, by kind."""
     found: set[str] = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # it was closed meanwhile
+        with suppress(FileNotFoundError):  # the descriptor was closed meanwhile
             found.add(os.readlink(path).partition(":")[0])
     return found
 
 
-def test_the_first_command_begins_it_and_all_are_done_by_it(box: Box) -> None:
+def test_the_first_command_starts_the_fork_server_and_it_runs_all_commands(box: Box) -> None:
     for id in ("first", "second"):
         assert is_forked(begin(box, id))
     assert fork_server(box.mount.path)
 
 
-def test_what_is_ready_does_the_next_command_and_where_it_is_gone_another_one_does(box: Box) -> None:
+def test_the_prepared_child_runs_the_next_command_and_is_replaced_if_it_died(box: Box) -> None:
     begin(box, "calls")
     ready = until(lambda: prepared_child(box.mount.path))
     assert begin(box, "taken") in ready
@@ -98,9 +98,9 @@ def test_a_supervisor_holds_nothing_of_the_daemon_or_the_fork_server(box: Box) -
     pid = begin(box, "held")
     log, lock = str(box.record("held").log), str(box.record("held").lock)
     expected = {"/dev/null", "socket", "pipe", "anon_inode", log, lock}
-    until(lambda: descriptors(pid) == expected)  # at first it looks for what others left
+    until(lambda: descriptors(pid) == expected)  # at first the supervisor looks for the remains of earlier containers
     status = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    assert int(status[3]) == pid  # a session of its own
+    assert int(status[3]) == pid  # the supervisor has its own session
 
 
 def test_containers_outlive_the_daemon_and_its_fork_server(own: Box) -> None:
@@ -121,7 +121,7 @@ def test_containers_outlive_the_daemon_and_its_fork_server(own: Box) -> None:
     own.mount.start()
 
 
-def test_without_a_fork_server_commands_do_it_themselves(own: Box) -> None:
+def test_without_a_fork_server_commands_run_by_themselves(own: Box) -> None:
     begin(own, "before")
     process = fork_server(own.mount.path)
     assert process
@@ -137,7 +137,7 @@ def test_without_a_fork_server_commands_do_it_themselves(own: Box) -> None:
     assert not is_forked(begin(own, "after"))
 
 
-def test_what_a_child_inherits_comes_along(box: Box, tmp_path: Path) -> None:
+def test_inherited_attributes_are_the_callers(box: Box, tmp_path: Path) -> None:
     (tmp_path / "here").write_text("host\n")
     limits = ("prlimit", "--nofile=333:4444", "nice", "-n", "5", "ionice", "-c", "3")
     script = 'umask 027; cd "$1"; shift; exec "$@"'
@@ -154,10 +154,10 @@ def test_what_a_child_inherits_comes_along(box: Box, tmp_path: Path) -> None:
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (333, 4444)
     assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + 5
     assert io_priority(pid) >> 13 == 3  # IOPRIO_CLASS_IDLE
-    assert b"ODD=a b" not in Path(f"/proc/{pid}/environ").read_bytes()  # the kernel shows what it began with
+    assert b"ODD=a b" not in Path(f"/proc/{pid}/environ").read_bytes()  # as at its start
 
 
-def test_it_is_in_the_callers_cgroups(box: Box) -> None:
+def test_the_supervisor_is_in_the_callers_cgroups(box: Box) -> None:
     GROUP.mkdir()
     try:
         pid = begin(box, "grouped", "sh", "-c", f'echo 0 > {GROUP}/cgroup.procs; exec "$@"', "sh")
@@ -169,7 +169,7 @@ def test_it_is_in_the_callers_cgroups(box: Box) -> None:
         GROUP.rmdir()
 
 
-def test_it_is_of_the_callers_login_and_as_dear_to_the_kernel(box: Box) -> None:
+def test_the_login_uid_and_oom_score_are_the_callers(box: Box) -> None:
     script = 'echo 1234 > /proc/self/loginuid; echo 77 > /proc/self/oom_score_adj; exec "$@"'
     pid = begin(box, "login", "sh", "-c", script, "sh")
     assert is_forked(pid)
@@ -190,7 +190,7 @@ def test_it_is_of_the_callers_login_and_as_dear_to_the_kernel(box: Box) -> None:
         (sys.executable, "-c", WITHOUT_LARGE_PAGES),
     ],
 )
-def test_for_who_is_confined_otherwise_it_does_nothing(box: Box, before: tuple[str, ...]) -> None:
+def test_a_caller_with_another_confinement_is_not_served(box: Box, before: tuple[str, ...]) -> None:
     begin(box, "plain")
     pid = begin(box, "confined", *before)
     assert not is_forked(pid)
@@ -198,7 +198,7 @@ def test_for_who_is_confined_otherwise_it_does_nothing(box: Box, before: tuple[s
     assert (namespace == os.readlink("/proc/self/ns/net")) is ("--net" not in before)
 
 
-def test_what_the_caller_ignores_is_ignored_and_what_kills_him_ends_it(faked: Box, runtime: Path) -> None:
+def test_signals_act_on_the_command_as_on_the_caller(faked: Box, runtime: Path) -> None:
     set_quirks(runtime, run="hang")
     words = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *IMGFS, "run", "-d", "--name", "deaf", "box", "true"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=faked.environment) as process:
@@ -215,7 +215,7 @@ DIRECT = ("unshare", "--uts")
 
 
 @pytest.mark.parametrize("before", [(), DIRECT])
-def test_what_the_caller_ignores_is_not_passed_on(box: Box, before: tuple[str, ...]) -> None:
+def test_an_ignored_signal_is_not_passed_to_the_container(box: Box, before: tuple[str, ...]) -> None:
     script = "trap 'exit 9' USR1; trap 'echo hangup' HUP; touch /here/begun; while :; do sleep 0.05; done"
     here = f"{box.mount.state}:/here"
     words = [*before, *IMGFS, "run", "--rm", "--name", "ears", "-v", here, "box", "sh", "-c", script]
@@ -224,7 +224,7 @@ def test_what_the_caller_ignores_is_not_passed_on(box: Box, before: tuple[str, .
     with subprocess.Popen(ignoring, stdout=subprocess.PIPE, env=box.environment) as process:
         until(begun.exists)
         begun.unlink()
-        until(lambda: box.record("ears").written_status().status == "running")  # before, a signal calls the start off
+        until(lambda: box.record("ears").written_status().status == "running")  # until then a signal cancels the start
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGUSR1)
         assert process.communicate(timeout=PATIENCE)[0] == b""
@@ -232,7 +232,7 @@ def test_what_the_caller_ignores_is_not_passed_on(box: Box, before: tuple[str, .
 
 
 @pytest.mark.parametrize("before", [(), DIRECT])
-def test_who_ignores_how_children_end_is_told_how_a_program_ended(box: Box, before: tuple[str, ...]) -> None:
+def test_a_caller_that_ignores_SIGCHLD_receives_the_exit_code(box: Box, before: tuple[str, ...]) -> None:
     words = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", *before, *IMGFS, "run", "--rm", "box", "sh", "-c", "exit 7"]
     done = subprocess.run(words, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
     assert (done.returncode, done.stderr) == (7, b"")
@@ -258,35 +258,35 @@ sys.exit(client.run_on_fork_server(sys.argv[1:]))
 """
 
 
-def test_what_the_caller_says_is_not_taken_for_his_end(box: Box) -> None:
-    """The kernel may tell that something came after it was read: then it looks like one word more."""
+def test_data_from_the_caller_is_not_taken_for_its_exit(box: Box) -> None:
+    """The kernel may report new data after the data was read. To the child this looks like one more message."""
     words = [sys.executable, "-c", TWICE, IMGFS[0], "run", "--rm", "box", "sh", "-c", "exit 7"]
     done = subprocess.run(words, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
     assert (done.returncode, done.stderr) == (7, b"")
 
 
-def test_its_help_is_that_of_the_command(box: Box) -> None:
+def test_help_is_the_same_as_without_a_fork_server(box: Box) -> None:
     helps = [[*before, *IMGFS, "run", "--help"] for before in ((), DIRECT)]
     served, direct = (subprocess.check_output(words, timeout=PATIENCE, env=box.environment) for words in helps)
     assert served == direct
 
 
-def test_a_variable_without_a_name_harms_nobody(box: Box) -> None:
+def test_a_variable_without_a_name_does_no_harm(box: Box) -> None:
     words = ["env", "--unset=x", "=odd", *IMGFS, "run", "--rm", "box", "true"]
     assert subprocess.run(words, check=False, timeout=PATIENCE, env=box.environment).returncode == 0
 
 
-def test_what_one_daemon_said_is_not_believed_of_the_next_at_that_place(own: Box) -> None:
+def test_facts_of_one_daemon_are_not_reused_for_the_next_at_its_mountpoint(own: Box) -> None:
     tree = Tree(str(own.mount.path))
     facts = facts_of(tree)
     assert facts.are_of(tree)
     own.mount.kill()
     own.mount.start()
-    given_again = os.stat(tree.path).st_dev, facts.mount[1]  # as the kernel does with numbers of mounts that are gone
+    given_again = os.stat(tree.path).st_dev, facts.mount[1]  # the kernel reuses device numbers
     assert not msgspec.structs.replace(facts, mount=given_again).are_of(tree)
 
 
-def test_nobody_is_asked_where_nothing_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_mount_no_fork_server_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGFS_MOUNTPOINT", str(tmp_path))
     assert run_on_fork_server(["imgfs", "run", "box"]) is None
     assert run_on_fork_server(["imgfs", "run", f"--mountpoint={tmp_path}/nowhere", "box"]) is None

@@ -1,4 +1,4 @@
-"""An id stands for one container at a time: one that goes takes along no other that is called so by then."""
+"""An ID names one container at a time: the deletion of a container never touches a newer container with the same ID."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.execution.box import Box, boxed, supervisors, until
 from tests.support.mounted import Mounted
 
 
-def test_one_that_goes_leaves_the_next_of_its_id_alone(box: Box) -> None:
+def test_a_deletion_leaves_the_next_container_with_its_id_alone(box: Box) -> None:
     box.ended(box.start("box", "true", id="again"))
     record = box.record("again")
     container = record.container()
@@ -28,8 +28,8 @@ def test_one_that_goes_leaves_the_next_of_its_id_alone(box: Box) -> None:
     box.assert_nothing_stays("again")
 
 
-def test_one_that_goes_leaves_one_of_another_state_directory_alone(tmp_path: Path) -> None:
-    """It is mounted where the first was, and has a container of the same id."""
+def test_a_deletion_leaves_a_container_of_another_state_directory_alone(tmp_path: Path) -> None:
+    """The other state directory is mounted at the same mountpoint, and has a container with the same ID."""
     ending = tmp_path / "ending"
     with boxed(tmp_path) as box:
         script = "while [ ! -e /v/ending ]; do sleep 0.02; done; exit 9"
@@ -47,7 +47,7 @@ def test_one_that_goes_leaves_one_of_another_state_directory_alone(tmp_path: Pat
             until(lambda: not supervisors(box.mount.path))
             assert beside.record("both").status().exit_code == 4
             with pytest.raises(NotFound, match="its tree is not mounted there"):
-                remove_snapshot(box.records, record.container())  # which that tree does not have
+                remove_snapshot(box.records, record.container())  # that tree does not have the snapshot
             assert beside.imgfs("delete", "both").returncode == 4
             other.stop()
         assert record.status().exit_code == 9

@@ -1,4 +1,4 @@
-"""What is left where a runtime was killed: processes in cgroups, cgroups, its directory with mounts in it."""
+"""What a killed runtime leaves: processes in cgroups, the cgroups, and its directory with mounts in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 def hierarchies() -> list[Path]:
-    """Where cgroups can be made."""
+    """Return the hierarchies in which cgroups can be made."""
     places = [path.parent for path in (ROOT, *ROOT.iterdir()) for path in path.glob("cgroup.procs")]
     assert places, f"{ROOT}: no cgroups here; mount them"
     return places
@@ -28,7 +28,7 @@ def hierarchies() -> list[Path]:
 
 @pytest.fixture
 def key() -> Iterator[str]:
-    """A container's key, with a cgroup of that name, and one in it, in every hierarchy."""
+    """A container's key. Every hierarchy has a cgroup of that name with a child cgroup."""
     key = f"left-{os.urandom(4).hex()}"
     for place in hierarchies():
         (place / cgroup_name(key) / "inner").mkdir(parents=True)
@@ -48,7 +48,7 @@ def test_processes_in_cgroups_end_and_the_cgroups_go(key: str) -> None:
     assert oom_kills(key) == 0
 
 
-def test_directory_of_a_runtime_goes_with_the_mounts_in_it_and_not_what_they_show(tmp_path: Path) -> None:
+def test_a_runtimes_directory_is_removed_with_its_mounts_but_not_the_mounted_files(tmp_path: Path) -> None:
     records = ContainerRecords(tmp_path / "state")
     record = made(records, "one", ContainerStatus(status="stopped"))
     shown = tmp_path / "shown"
@@ -68,7 +68,7 @@ def test_directory_of_a_runtime_goes_with_the_mounts_in_it_and_not_what_they_sho
 
 
 def _enter(group: Path, pid: int) -> bool:
-    """Not every hierarchy takes processes: cpuset of v1 has to be told first which."""
+    """Put a process into a cgroup. A v1 cpuset takes no process before its CPUs and memory nodes are set."""
     try:
         (group / "cgroup.procs").write_text(str(pid))
     except OSError:

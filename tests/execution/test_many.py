@@ -1,4 +1,4 @@
-"""Many containers at once, and that nothing of them stays."""
+"""Many containers at once, and proof that none of them leaves anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.mounted import IMGFS
 COUNT, AT_ONCE = 20, 10
 
 
-def test_twenty_leave_nothing(box: Box) -> None:
+def test_twenty_containers_leave_nothing(box: Box) -> None:
     def one(number: int) -> int | None:
         script = f"echo {number} > /n; exit {number}"
         return box.ended(box.start("box", "sh", "-c", script, id=f"n{number}", remove=True)).exit_code
@@ -25,7 +25,7 @@ def test_twenty_leave_nothing(box: Box) -> None:
         assert kept.status.exit_code == number
 
 
-def test_of_many_that_want_one_name_one_gets_it(box: Box) -> None:
+def test_of_many_containers_with_one_id_one_starts(box: Box) -> None:
     command = [*IMGFS, "run", "-d", "--name", "same", "box", "sleep", "100"]
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=box.environment) for _ in range(4)

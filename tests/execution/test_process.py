@@ -1,4 +1,4 @@
-"""What is run: the image's words, and somebody's laid over them."""
+"""The process of a container: the image's config and the caller's overrides."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_nothing_to_run_is_invalid(image: ImageProcess, wish: Overrides) -> None
         arguments(image, wish, "box")
 
 
-def test_environment_is_laid_over_the_images_and_that_over_defaults() -> None:
+def test_environment_overrides_the_images_and_that_overrides_defaults() -> None:
     image = ImageProcess(env=("A=1", "B=2", "A=3", "PATH=/x", "E="))
     wish = Overrides(env={"B": "4", "C": "5=6", "HOME": None}, terminal=True)
     made = environment(image, wish, User(0, 0, (), "/root"), "box")
@@ -62,7 +62,7 @@ def test_working_directory_is_within_the_root(text: str, expected: str) -> None:
     assert working_directory(ImageProcess(working_dir="/x"), Overrides(working_dir=text)) == expected
 
 
-def test_config_that_says_nothing_is_an_empty_one() -> None:
+def test_a_config_without_fields_is_an_empty_config() -> None:
     for data in (b"{}", b'{"config":null}', config(Cmd=None, Env=None, Entrypoint=None, Labels=None, User=None)):
         assert parse_process(data)[1] == ImageProcess()
 
@@ -88,7 +88,7 @@ def test_hostile_config_is_refused_with_a_sentence(process: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"config":[]}', b'{"config":{"Cmd":"sh"}}', b"[" * 10_000, b"\xff"])
-def test_malformed_config_is_told(data: bytes) -> None:
+def test_malformed_config_is_reported(data: bytes) -> None:
     with pytest.raises(Malformed):
         parse_process(data)
 
@@ -117,7 +117,7 @@ def test_signals_by_name_and_number(text: str, number: int) -> None:
 @pytest.mark.parametrize(
     "text", ["HUP+1", "RTMIN-1", "RTMAX+1", "RTMIN+", "RTMAX-31", "65", "9" * 5000, "RTMIN+" + "9" * 5000]
 )
-def test_signal_that_is_none_is_told(text: str) -> None:
+def test_an_unknown_signal_is_reported(text: str) -> None:
     with pytest.raises(Invalid, match="is no signal"):
         signal_number(text, "x")
 
@@ -132,19 +132,19 @@ def test_volumes_variables_and_sizes(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["/", "/:", ":/x", "/:x", "/:/", "/:/..", "/:/a:rx", "/nothing/there:/x", "a\0:/b"])
-def test_volume_that_is_none_is_told(text: str) -> None:
+def test_a_malformed_volume_is_reported(text: str) -> None:
     with pytest.raises(ImgfsError, match="volume") as caught:
         parse_volume(text)
     assert isinstance(caught.value, Invalid | NotFound)
 
 
 @pytest.mark.parametrize("text", ["", "1", "m", "-5m", "5x", "9" * 30, "1.5g", "\u0665m"])
-def test_size_that_is_none_is_told(text: str) -> None:
+def test_a_malformed_size_is_reported(text: str) -> None:
     with pytest.raises(Invalid, match="memory"):
         parse_memory(text)
 
 
-def test_nul_in_a_wish_is_invalid() -> None:
+def test_nul_in_an_override_is_invalid() -> None:
     with pytest.raises(Invalid, match="NUL"):
         Overrides(arguments=("a\0",)).check()
     with pytest.raises(Invalid, match="NUL"):
@@ -161,6 +161,6 @@ def test_nul_in_a_wish_is_invalid() -> None:
         Overrides(volumes=(Volume("/a", "/\udcff"),)),
     ],
 )
-def test_bytes_that_are_no_text_are_invalid(wish: Overrides) -> None:
+def test_bytes_that_are_not_text_are_invalid(wish: Overrides) -> None:
     with pytest.raises(Invalid, match="UTF-8"):
         wish.check()

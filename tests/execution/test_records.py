@@ -1,4 +1,4 @@
-"""Records on disk: whole or not there, found without a search, and who is alive told by a lock."""
+"""Records on disk: each is whole or absent and is found without a search; a lock shows whether a supervisor lives."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def made(records: ContainerRecords, id: str, status: ContainerStatus) -> Contain
 
 @pytest.fixture
 def records(tmp_path: Path) -> ContainerRecords:
-    """Of an empty state directory."""
+    """The records of an empty state directory."""
     return ContainerRecords(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_snapshot_leads_to_its_container(records: ContainerRecords) -> None:
     assert records.is_used(made(records, "three", alive).container().snapshot)
 
 
-def test_lock_tells_whether_there_is_a_supervisor(records: ContainerRecords) -> None:
+def test_the_lock_shows_whether_there_is_a_supervisor(records: ContainerRecords) -> None:
     record = made(records, "one", ContainerStatus(status="running", pid=1, start_time=0, started="then"))
     lock = record.take_lock()
     assert record.is_supervised()
@@ -119,7 +119,9 @@ def test_pid_alone_is_no_proof_of_life(records: ContainerRecords) -> None:
         assert records.get("one").status().reason == LOST  # a zombie is not alive
 
 
-def test_who_may_open_no_more_files_says_so_and_takes_nobody_for_ended(records: ContainerRecords) -> None:
+def test_without_free_descriptors_an_error_is_raised_and_no_container_counts_as_ended(
+    records: ContainerRecords,
+) -> None:
     alive = ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
     left, record = made(records, "left", alive), made(records, "one", ContainerStatus(status="running"))
     lock, containers = record.take_lock(), Containers(records, keep_deleted=0)
@@ -130,7 +132,7 @@ def test_who_may_open_no_more_files_says_so_and_takes_nobody_for_ended(records: 
             await containers.keep(id)
 
     async def look() -> None:
-        await trio.to_thread.run_sync(containers.read, "one")  # whatever threads take is there
+        await trio.to_thread.run_sync(containers.read, "one")  # start the worker thread first
         with no_more_files():
             questions = [record.is_supervised, record.status, left.status, lambda: start_time(os.getpid())]
             questions += [partial(records.is_used, one.container.snapshot) for one in known]
@@ -151,7 +153,7 @@ def test_who_may_open_no_more_files_says_so_and_takes_nobody_for_ended(records: 
 
 @contextmanager
 def no_more_files() -> Generator[None]:
-    """A process that may open nothing any more."""
+    """Let this process open no more files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
@@ -162,12 +164,12 @@ def no_more_files() -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_one_that_was_never_started_says_so(records: ContainerRecords) -> None:
+def test_a_container_that_never_started_is_reported_as_such(records: ContainerRecords) -> None:
     record = made(records, "one", ContainerStatus(status="created"))
     assert "never started" in record.status().reason
 
 
-def test_what_is_kept_of_a_deleted_one_reads_back(records: ContainerRecords) -> None:
+def test_the_final_status_of_a_deleted_container_reads_back(records: ContainerRecords) -> None:
     record = made(records, "one", ContainerStatus(status="stopped", exit_code=137, signal=9, oom=True, reason="killed"))
     kept = records.keep_deleted(record)
     assert records.find_deleted("one") == kept
@@ -178,7 +180,7 @@ def test_what_is_kept_of_a_deleted_one_reads_back(records: ContainerRecords) -> 
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{", b'{"status":"dancing"}', b"\xff", b'{"status":"running","pid":"x"}']
 )
-def test_damaged_record_is_told(records: ContainerRecords, data: bytes) -> None:
+def test_a_damaged_record_is_reported(records: ContainerRecords, data: bytes) -> None:
     record = made(records, "one", ContainerStatus(status="stopped"))
     (record.path / "status.json").write_bytes(data)
     with pytest.raises(StorageFailed, match="container one: is damaged"):
@@ -189,7 +191,7 @@ def test_damaged_record_is_told(records: ContainerRecords, data: bytes) -> None:
     assert records.user_of("one-00000000") is None
 
 
-def test_path_longer_than_a_sockets_address_is_no_hindrance(tmp_path: Path) -> None:
+def test_a_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
     from imgfs.execution.control import Connection
 
     deep = tmp_path / ("d" * 120)

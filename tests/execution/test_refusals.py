@@ -1,4 +1,4 @@
-"""What cannot be run is a sentence, and leaves nothing."""
+"""A container that cannot be run is refused with a readable error, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.mounted import IMGFS
         ("box", Overrides(arguments=("a\0",)), Invalid, "a NUL in an argument"),
     ],
 )
-def test_image_or_wish_that_cannot_be_run(
+def test_image_or_override_that_cannot_be_run(
     box: Box, image: str, wish: Overrides, error: type[ImgfsError], told: str
 ) -> None:
     with pytest.raises(error, match=told):
@@ -43,21 +43,21 @@ def test_image_or_wish_that_cannot_be_run(
 
 
 @pytest.mark.parametrize(("os_name", "helps"), [("linux", True), ("windows", False)])
-def test_an_emulator_is_a_cure_for_another_machine_and_not_for_another_system(os_name: str, helps: bool) -> None:
+def test_an_emulator_is_suggested_for_another_machine_and_not_for_another_system(os_name: str, helps: bool) -> None:
     with pytest.raises(Unsupported, match=f"app: is for {os_name}/mips, .*get another platform of it") as raised:
         check_platform(Platform(os=os_name, architecture="mips"), "app")
     assert ("emulator" in str(raised.value)) is helps
 
 
 @pytest.mark.parametrize("id", ["", "..", "a/b", ".new-a", "-a", "a b", "x" * 129, "a\n", "é"])
-def test_id_that_is_none(box: Box, id: str) -> None:
+def test_a_malformed_id_is_refused(box: Box, id: str) -> None:
     done = box.run("--name", id, "box")
     assert (done.returncode, b"expected up to 128 letters" in done.stderr) == (125, True)
     box.assert_nothing_stays()
 
 
 @pytest.mark.parametrize("before", [(), ("unshare", "--uts")], ids=["by the starter", "by itself"])
-def test_who_may_open_too_few_files_is_told_before_anything_is_begun(box: Box, before: tuple[str, ...]) -> None:
+def test_a_low_descriptor_limit_is_reported_before_the_start(box: Box, before: tuple[str, ...]) -> None:
     box.start("box", "sleep", "100", id="runs")
     box.ended(box.start("box", "true", id="ended"))
     known = sorted(path.name for path in box.records.directory.iterdir())
@@ -71,7 +71,7 @@ def test_who_may_open_too_few_files_is_told_before_anything_is_begun(box: Box, b
     assert sorted(path.name for path in box.records.directory.iterdir()) == known
 
 
-def test_a_program_may_open_no_more_files_than_who_starts_it(box: Box) -> None:
+def test_a_program_gets_no_higher_descriptor_limit_than_its_caller(box: Box) -> None:
     box.start("box", "sleep", "100", id="runs")
     for limit, words in itertools.product((64, 2000), (("run", "--rm", "box"), ("exec", "runs"))):
         command = ["prlimit", f"--nofile={limit}:{limit}", *IMGFS, *words, "sh", "-c", "ulimit -n; ulimit -Hn"]
@@ -80,7 +80,7 @@ def test_a_program_may_open_no_more_files_than_who_starts_it(box: Box) -> None:
         assert (done.returncode, done.stdout.decode()) == (0, f"{most}\n{most}\n"), done.stderr
 
 
-def test_id_that_is_taken(box: Box) -> None:
+def test_an_id_in_use_is_refused(box: Box) -> None:
     box.start("box", "sleep", "100", id="two")
     before = box.snapshots()
     with pytest.raises(AlreadyExists, match="container two: exists already"):
@@ -94,7 +94,7 @@ def program(path: Path) -> InstalledRuntime:
     return InstalledRuntime(path.name, str(path))
 
 
-def test_runtimes_are_those_installed_in_order_or_the_one_that_is_named(
+def test_runtimes_are_the_installed_ones_in_order_or_the_named_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -112,7 +112,7 @@ def test_runtimes_are_those_installed_in_order_or_the_one_that_is_named(
             installed(known, wanted)
 
 
-def test_refusal_is_believed_until_the_runtime_or_the_boot_is_another(tmp_path: Path) -> None:
+def test_a_refusal_is_remembered_until_the_runtime_or_the_boot_changes(tmp_path: Path) -> None:
     first, other = program(tmp_path / "first"), program(tmp_path / "other")
     remember_refusal(first, "no such cgroup", tmp_path)
     assert accepted([first, other], tmp_path) == [other]

@@ -1,4 +1,4 @@
-"""What the host does in a rootfs stays in it, whatever an image put there."""
+"""Changes of the host in a rootfs stay inside the rootfs, whatever the image contains."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def rootfs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def root(rootfs: Path) -> Iterator[int]:
-    """The same, opened."""
+    """The same rootfs, opened."""
     with open_directory(rootfs) as descriptor:
         yield descriptor
 
 
 @pytest.mark.parametrize("target", ["../../secret", "/secret", "../" * 9 + "secret", "/proc/self/root/secret"])
-def test_link_out_of_it_is_a_link_within_it(rootfs: Path, root: int, target: str) -> None:
+def test_a_link_out_of_the_rootfs_resolves_within_it(rootfs: Path, root: int, target: str) -> None:
     (rootfs / "etc/passwd").symlink_to(target)
     assert read_file_in(root, "etc/passwd") == b""
     (rootfs / "secret").write_text("its own")
@@ -39,7 +39,7 @@ def test_link_out_of_it_is_a_link_within_it(rootfs: Path, root: int, target: str
     assert read_file_in(root, "etc/passwd") == expected
 
 
-def test_what_is_no_file_is_empty_and_never_waited_for(rootfs: Path, root: int) -> None:
+def test_a_special_file_reads_as_empty_and_never_blocks(rootfs: Path, root: int) -> None:
     os.mkfifo(rootfs / "etc/passwd")
     os.mknod(rootfs / "etc/group", 0o20666, os.makedev(1, 5))
     (rootfs / "loop").symlink_to("loop")
@@ -68,7 +68,7 @@ def test_directories_are_made_where_they_are_missing(rootfs: Path, root: int) ->
     assert (rootfs / "a/b/c").stat().st_mode & 0o777 == 0o755
 
 
-def test_directories_are_made_within_it(rootfs: Path, root: int, tmp_path: Path) -> None:
+def test_directories_are_made_within_the_rootfs(rootfs: Path, root: int, tmp_path: Path) -> None:
     (rootfs / "up").symlink_to("../../outside")
     (rootfs / "host").symlink_to(tmp_path / "outside")
     (rootfs / "outside").mkdir()
@@ -79,7 +79,7 @@ def test_directories_are_made_within_it(rootfs: Path, root: int, tmp_path: Path)
     assert os.listdir(tmp_path / "outside") == []
 
 
-def test_file_in_the_way_is_told(rootfs: Path, root: int) -> None:
+def test_a_file_in_place_of_a_directory_is_reported(rootfs: Path, root: int) -> None:
     (rootfs / "file").write_text("")
     (rootfs / "loop").symlink_to("loop")
     for path in ("file", "file/x"):

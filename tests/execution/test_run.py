@@ -16,7 +16,7 @@ from tests.execution.box import PATIENCE, Box, until
 from tests.support.mounted import IMGFS
 
 
-def test_output_and_exit_code_pass_and_nothing_stays_but_how_it_ended(box: Box) -> None:
+def test_output_and_exit_code_pass_and_only_the_final_status_stays(box: Box) -> None:
     done = box.run("--rm", "--name", "one", "box", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
     box.assert_nothing_stays("one")
@@ -29,7 +29,7 @@ def test_output_and_exit_code_pass_and_nothing_stays_but_how_it_ended(box: Box) 
     ("command", "code", "told"),
     [("nothing", 127, b"executable file not found"), ("/etc/passwd", 126, b"permission denied")],
 )
-def test_command_that_cannot_be_run_is_a_shells_code_and_no_container(
+def test_an_unknown_command_has_a_shells_exit_code_and_leaves_no_container(
     box: Box, command: str, code: int, told: bytes
 ) -> None:
     done = box.run("--name", "two", "box", command)
@@ -38,7 +38,7 @@ def test_command_that_cannot_be_run_is_a_shells_code_and_no_container(
     box.assert_nothing_stays("two")
 
 
-def test_what_the_kernel_refuses_is_a_shells_code_and_told_once(box: Box, tmp_path: Path) -> None:
+def test_a_refused_execve_has_a_shells_exit_code_and_one_error(box: Box, tmp_path: Path) -> None:
     odd = {"text": ("text\n", 126), "empty": ("", 126), "lost": ("#!/bin/no\n", 127), "directory": ("#!/etc\n", 126)}
     for name, (text, _) in odd.items():
         (tmp_path / name).write_text(text)
@@ -55,7 +55,7 @@ def test_what_the_kernel_refuses_is_a_shells_code_and_told_once(box: Box, tmp_pa
             )
 
 
-def test_a_word_that_the_kernel_does_not_take_is_126_too(box: Box) -> None:
+def test_an_argument_that_the_kernel_refuses_is_126_too(box: Box) -> None:
     started = box.start("box", "true", "x" * (1 << 17), id="long")
     status = box.ended(started)
     assert (status.exit_code, status.signal) == (126, None)
@@ -66,7 +66,7 @@ def test_a_word_that_the_kernel_does_not_take_is_126_too(box: Box) -> None:
     assert box.run("--rm", "box", "sh", "-c", "exit 1").returncode == 1
 
 
-def test_a_program_that_takes_the_name_of_the_runtimes_process_was_not_refused(box: Box) -> None:
+def test_a_program_named_like_the_runtimes_process_was_not_refused(box: Box) -> None:
     script = "printf 'runc:[2:INIT]' > /proc/self/comm; echo no such file >&2; exit 3"
     done = box.run("--rm", "box", "sh", "-c", script)
     assert (done.returncode, done.stderr) == (3, b"no such file\n")
@@ -87,7 +87,7 @@ def test_environment_user_directory_and_host_name(box: Box) -> None:
     assert lines[6].startswith("drwxr-xr-x")
 
 
-def test_image_says_what_runs_as_whom_and_where(box: Box) -> None:
+def test_the_image_sets_command_user_and_directory(box: Box) -> None:
     done = box.run("--rm", "service")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"served\n65534\n/srv/made\n", b"")
     assert box.run("--rm", "up").stdout == b"/up\n"
@@ -149,7 +149,7 @@ def test_program_whose_reader_has_gone_ends_as_in_a_shell(box: Box) -> None:
     box.assert_nothing_stays("yes")
 
 
-def test_detached_one_is_told_logged_and_started_again(box: Box) -> None:
+def test_a_detached_container_is_listed_logged_and_restarted(box: Box) -> None:
     script = "echo n >> /n; wc -l < /n; echo said >&2; sleep 100"
     assert box.run("-d", "--name", "four", "box", "sh", "-c", script).stdout == b"four\n"
     record = box.record("four")
@@ -172,8 +172,8 @@ def test_detached_one_is_told_logged_and_started_again(box: Box) -> None:
 
 
 @pytest.mark.parametrize("stderr_too", [False, True])
-def test_one_whose_id_cannot_be_written_runs_all_the_same(box: Box, *, stderr_too: bool) -> None:
-    """As with podman and docker: its caller is not to believe that nothing runs."""
+def test_a_container_whose_id_cannot_be_printed_still_runs(box: Box, *, stderr_too: bool) -> None:
+    """As with podman and docker: otherwise the caller believes that no container runs."""
     name = f"untold-{stderr_too}"
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
@@ -192,7 +192,7 @@ def test_one_whose_id_cannot_be_written_runs_all_the_same(box: Box, *, stderr_to
     assert box.imgfs("wait", name).stdout == b"0\n"
 
 
-def test_start_in_front_exits_as_it_does(box: Box) -> None:
+def test_foreground_start_exits_with_the_containers_code(box: Box) -> None:
     box.ended(box.start("box", "sh", "-c", "echo again; exit 3", id="five"))
     done = box.imgfs("start", "-a", "five")
     assert (done.returncode, done.stdout, done.stderr) == (3, b"again\n", b"")
@@ -200,7 +200,7 @@ def test_start_in_front_exits_as_it_does(box: Box) -> None:
     assert (missing.returncode, b"does not exist" in missing.stderr) == (125, True)
 
 
-def test_streams_that_the_shell_closed_are_nobodys(box: Box) -> None:
+def test_closed_standard_streams_are_not_reused(box: Box) -> None:
     for closed in ("1>&-", "0<&-", "1>&- 2>&- 0<&-"):
         command = f'exec "$@" {closed}'
         words = [*IMGFS, "run", "-i", "--rm", "box", "sh", "-c", "cat; echo out; echo err >&2; exit 6"]
@@ -208,7 +208,7 @@ def test_streams_that_the_shell_closed_are_nobodys(box: Box) -> None:
         assert done.returncode == 6, closed
 
 
-def test_signals_to_the_command_are_the_containers(box: Box) -> None:
+def test_signals_to_the_command_reach_the_container(box: Box) -> None:
     script = 'trap "echo caught; exit 5" TERM; echo ready; while true; do sleep 0.05; done'
     command = [*IMGFS, "run", "--rm", "box", "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=box.environment) as process:
@@ -219,7 +219,7 @@ def test_signals_to_the_command_are_the_containers(box: Box) -> None:
         assert process.wait(PATIENCE) == 5
 
 
-def test_reader_that_leaves_costs_the_container_nothing(box: Box) -> None:
+def test_a_vanished_reader_does_not_end_the_container(box: Box) -> None:
     script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; exit 4"
     command = [*IMGFS, "run", "--name", "six", "box", "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=box.environment) as process:
@@ -230,7 +230,7 @@ def test_reader_that_leaves_costs_the_container_nothing(box: Box) -> None:
     assert box.record("six").log.read_bytes().endswith(b"line 2999\n")
 
 
-def test_killed_for_want_of_memory_is_told(box: Box) -> None:
+def test_an_out_of_memory_kill_is_reported(box: Box) -> None:
     hungry = "a=x; while true; do a=$a$a$a$a; done"
     started = box.start(wish=Overrides(arguments=("sh", "-c", hungry), memory=12 << 20))
     status = box.ended(started)
@@ -246,7 +246,7 @@ def test_usage_is_125_too(box: Box) -> None:
         assert b"Usage: " in done.stderr
 
 
-def test_ordinary_user_is_told(box: Box) -> None:
+def test_an_ordinary_user_gets_an_error(box: Box) -> None:
     command = ["setpriv", "--reuid=65534", "--clear-groups", *IMGFS, "run", "box"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
     assert (done.returncode, b"started by root only" in done.stderr) == (125, True)

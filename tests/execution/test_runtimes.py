@@ -1,4 +1,4 @@
-"""Runtimes that hang, crash, refuse or say nothing, and whoever is killed over one: told, and nothing stays."""
+"""Runtimes that hang, crash, refuse or write nothing, and processes killed at a start: reported, and nothing stays."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.mounted import IMGFS
         ("run", "no such cgroup", r"runtime fake: run: no such cgroup"),
     ],
 )
-def test_runtime_that_fails(faked: Box, runtime: Path, command: str, quirk: str, told: str) -> None:
+def test_a_failing_runtime_is_reported(faked: Box, runtime: Path, command: str, quirk: str, told: str) -> None:
     set_quirks(runtime, **{command: quirk})
     with pytest.raises(ImgfsError, match=told):
         faked.start("box", "sleep", "86399", id="one")
@@ -37,7 +37,7 @@ def test_runtime_that_fails(faked: Box, runtime: Path, command: str, quirk: str,
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if _words(path) == [b"sleep", b"86399", b""]]
 
 
-def test_runtime_that_cannot_forget_costs_no_status(faked: Box, runtime: Path) -> None:
+def test_a_runtime_that_cannot_delete_costs_no_status(faked: Box, runtime: Path) -> None:
     set_quirks(runtime, delete="busy")
     status = faked.ended(faked.start("box", "sh", "-c", "exit 3", id="two"))
     assert (status.status, status.exit_code) == ("stopped", 3)
@@ -46,7 +46,7 @@ def test_runtime_that_cannot_forget_costs_no_status(faked: Box, runtime: Path) -
     faked.assert_nothing_stays("two")
 
 
-def test_one_that_goes_is_gone_before_its_runtime_has_forgotten_it(faked: Box, runtime: Path) -> None:
+def test_a_container_with_rm_is_gone_before_its_runtime_has_deleted_it(faked: Box, runtime: Path) -> None:
     set_quirks(runtime, delete="hang")
     for code in (3, 4):
         done = faked.run("--rm", "--name", "eleven", "box", "sh", "-c", f"exit {code}")
@@ -65,7 +65,7 @@ def test_one_that_goes_is_gone_before_its_runtime_has_forgotten_it(faked: Box, r
     faked.assert_nothing_stays("eleven")
 
 
-def test_runtime_that_is_gone(faked: Box) -> None:
+def test_a_missing_runtime_is_reported(faked: Box) -> None:
     site = faked.site
     gone = Site(site.mountpoint, site.state, [InstalledRuntime("gone", "/nowhere/gone")], site.log_bytes, site.deadline)
     with pytest.raises(ImgfsError, match="runtime gone: /nowhere/gone is gone; install it again"):
@@ -73,7 +73,7 @@ def test_runtime_that_is_gone(faked: Box) -> None:
     faked.assert_nothing_stays()
 
 
-def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp_path: Path) -> None:
+def test_the_next_runtime_is_used_if_the_first_refuses_this_host(faked: Box, tmp_path: Path) -> None:
     refusing = fake_runtime(tmp_path / "refusing", run="cgroups in hybrid mode not supported")
     site = faked.site
     both = [InstalledRuntime("first", str(refusing)), *site.runtimes]
@@ -86,7 +86,7 @@ def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp
     assert faked.record("three").container().runtime == site.runtimes[0]
     assert "hybrid mode" in (faked.records.runtime_root / "refused.json").read_text()
     faked.ended(started)
-    # That the program is not there is no refusal of the host.
+    # A missing program does not mean that the runtime refuses the host.
     asked = calls(refusing)
     with pytest.raises(ImgfsError, match="not found"):
         start_new(
@@ -100,7 +100,7 @@ def test_next_runtime_is_taken_where_the_first_refuses_this_host(faked: Box, tmp
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_command_that_is_killed_while_it_starts_leaves_nothing(
+def test_a_command_killed_during_the_start_leaves_nothing(
     faked: Box, runtime: Path, number: signal.Signals, code: int
 ) -> None:
     set_quirks(runtime, run="hang")
@@ -117,7 +117,7 @@ def test_command_that_is_killed_while_it_starts_leaves_nothing(
     faked.assert_nothing_stays("five")
 
 
-def test_runtime_that_is_killed_while_it_starts(faked: Box, runtime: Path) -> None:
+def test_a_runtime_killed_during_the_start_leaves_nothing(faked: Box, runtime: Path) -> None:
     set_quirks(runtime, run="hang")
     before = len(calls(runtime))
     command = [*IMGFS, "run", "--name", "six", "box", "true"]
@@ -129,7 +129,7 @@ def test_runtime_that_is_killed_while_it_starts(faked: Box, runtime: Path) -> No
     faked.assert_nothing_stays("six")
 
 
-def test_supervisor_that_is_killed_while_it_starts(faked: Box, runtime: Path) -> None:
+def test_a_supervisor_killed_during_the_start_leaves_nothing(faked: Box, runtime: Path) -> None:
     set_quirks(runtime, run="hang")
     before = len(calls(runtime))
     command = [*IMGFS, "run", "--name", "ten", "box", "true"]
@@ -156,7 +156,7 @@ def test_log_is_bounded(faked: Box) -> None:
     assert "".join(f"line {number}\n" for number in range(2000)).encode().endswith(older + log.read_bytes())
 
 
-def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     runtime = fake_runtime(tmp_path / "runtime")
     with small_disk(tmp_path / "disk", 32 << 20) as disk, boxed(disk, _config(runtime)) as box:
         source, site = box.source("box"), box.site
@@ -168,8 +168,8 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         box.assert_nothing_stays("eight")
 
 
-def test_disk_that_is_full_at_the_end_loses_output_and_no_status(tmp_path: Path) -> None:
-    runtime = fake_runtime(tmp_path / "runtime", delete="busy")  # so that it makes no room
+def test_a_full_disk_at_the_end_loses_output_but_not_the_status(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path / "runtime", delete="busy")  # so that the runtime frees no space
     with small_disk(tmp_path / "disk", 32 << 20) as disk, boxed(disk, _config(runtime)) as box:
         script = f"while [ ! -e {tmp_path}/end ]; do sleep 0.02; done; echo lost; exit 4"
         started = box.start("box", "sh", "-c", script, id="nine")
@@ -190,7 +190,7 @@ def _config(runtime: Path) -> str:
 
 
 def _words(path: Path) -> list[bytes]:
-    """A command line; none of a process that has gone."""
+    """Return the command line of a process, empty if the process has gone."""
     try:
         return path.read_bytes().split(b"\0")
     except OSError:
@@ -198,6 +198,6 @@ def _words(path: Path) -> list[bytes]:
 
 
 def _running(runtime: Path) -> list[int]:
-    """The pids of the fake runtime's own processes."""
+    """Return the pids of the fake runtime's own processes."""
     found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if os.fsencode(runtime) in _words(path)[:3]]
     return [int(path.parent.name) for path in found]

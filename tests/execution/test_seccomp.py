@@ -1,4 +1,4 @@
-"""Profiles of the host become filters: conditions are decided here, and what is no profile is told with its path."""
+"""Profiles of the host become filters: imgfs decides their conditions, and reports a bad profile with its path."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def test_conditions_are_those_of_the_machine() -> None:
         (b"[" * 10**5, "."),
     ],
 )
-def test_what_is_no_profile_is_refused_with_its_path(tmp_path: Path, data: bytes, said: str) -> None:
+def test_a_malformed_profile_is_refused_with_its_path(tmp_path: Path, data: bytes, said: str) -> None:
     path = tmp_path / "profile.json"
     path.write_bytes(data)
     with pytest.raises(Invalid, match=f"seccomp profile {path}: .*{said}.*; mend it"):
         filter_of(str(path), CAPABILITIES)
 
 
-def test_one_that_is_too_large_or_not_there(tmp_path: Path) -> None:
+def test_a_profile_that_is_too_large_or_missing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b" " * (SIZE_MAX + 1))
     with pytest.raises(Invalid, match="more than"):
         filter_of(str(tmp_path / "large"), CAPABILITIES)
@@ -121,7 +121,7 @@ def test_one_that_is_too_large_or_not_there(tmp_path: Path) -> None:
         filter_of(str(tmp_path / "none"), CAPABILITIES)
 
 
-def test_a_profile_is_read_once_and_again_when_it_is_another_one(tmp_path: Path) -> None:
+def test_a_profile_is_read_once_and_again_after_a_change(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_bytes(profile(allowed("read")))
     warm_up(str(path))
@@ -134,7 +134,7 @@ def test_a_profile_is_read_once_and_again_when_it_is_another_one(tmp_path: Path)
     assert [rule["names"] for rule in second["syscalls"]] == [["read"], ["write"]]
 
 
-def test_names_of_a_rule_are_in_the_order_that_costs_least_and_else_all_is_as_it_was() -> None:
+def test_only_the_order_of_names_in_a_rule_is_changed() -> None:
     made = filter_of(PLACES[1], CAPABILITIES)
     parsed = parse_profile(Path(PLACES[1]).read_bytes(), CAPABILITIES, this_machine(), "")
     assert made is not None
@@ -159,13 +159,13 @@ def _unordered(made: dict[str, Any]) -> dict[str, Any]:
     return made | {"syscalls": rules, "architectures": sorted({*made["architectures"], "SCMP_ARCH_X32"})}
 
 
-def test_a_profile_that_is_none_is_told_to_who_starts_and_not_to_who_rehearses(tmp_path: Path) -> None:
+def test_a_missing_profile_fails_a_start_but_not_the_warmup(tmp_path: Path) -> None:
     warm_up(str(tmp_path / "none"))
     with pytest.raises(NotFound):
         filter_of(str(tmp_path / "none"), CAPABILITIES)
 
 
-def test_the_default_is_the_administrators_then_the_distributions(tmp_path: Path) -> None:
+def test_the_default_profile_is_the_administrators_then_the_distributions(tmp_path: Path) -> None:
     places = [str(tmp_path / "first"), str(tmp_path / "second")]
     assert default_profile(places) is None
     Path(places[1]).touch()
@@ -192,6 +192,6 @@ VALUES = st.recursive(
 
 
 @given(st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_a_profile_or_refused(data: bytes) -> None:
+def test_any_bytes_are_accepted_or_refused_with_an_error(data: bytes) -> None:
     with suppress(Invalid):
         assert isinstance(parse_profile(data, CAPABILITIES, AMD64, "test")["defaultAction"], str)

@@ -1,4 +1,4 @@
-"""What is told of a container: to programs by the runtime specification's words, to people in a line."""
+"""The state documents of a container: JSON of the runtime specification for programs, and a line for people."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_state_has_the_fields_of_the_runtime_specification(record: ContainerRe
     assert (state["image"], state["runtime"]["name"], state["exit_code"]) == ("registry.test/app:1", "runc", None)
 
 
-def test_a_state_has_a_pid_only_as_long_as_there_is_a_process(record: ContainerRecord) -> None:
+def test_a_state_has_a_pid_only_while_there_is_a_process(record: ContainerRecord) -> None:
     assert "pid" not in {key for key, value in state_document(record.container(), stopped(0), "/b").items() if value}
 
 

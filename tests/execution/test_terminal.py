@@ -1,4 +1,4 @@
-"""A container's terminal: what is typed and shown, its size, and that one's own is as before."""
+"""A container's terminal: input, output and size; and the caller's terminal has its old settings afterwards."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Terminal:
         os.write(self.ours, text)
 
     def shows(self, text: bytes) -> None:
-        """Wait until `text` is shown."""
+        """Wait until the terminal shows `text`."""
         deadline = time.monotonic() + PATIENCE
         while text not in self.said:
             assert time.monotonic() < deadline, self.said
@@ -50,7 +50,7 @@ class Terminal:
                 self.said += os.read(self.ours, 65536)
 
     def ends(self) -> int:
-        """The exit code; the terminal is as it was."""
+        """Return the exit code, and assert that the terminal has its old settings."""
         code = self.process.wait(PATIENCE)
         assert termios.tcgetattr(self.theirs) == self.before
         return code
@@ -64,7 +64,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(box: Box) -> Iterator[Terminal]:
-    """A shell in a container."""
+    """Run a shell in a container."""
     made = Terminal(box, "run", "-it", "--name", "one", "box", "sh")
     made.shows(PROMPT)
     yield made
@@ -75,7 +75,7 @@ def test_typing_size_interrupt_and_exit_code(box: Box, terminal: Terminal) -> No
     terminal.type(b"busybox stty size; busybox tty; echo $TERM\n")
     terminal.shows(b"33 99\r\n/dev/pts/0\r\nxterm\r\n")
     termios.tcsetwinsize(terminal.ours, (44, 111))
-    terminal.process.send_signal(signal.SIGWINCH)  # which the kernel sends to who has it as controlling terminal
+    terminal.process.send_signal(signal.SIGWINCH)  # the kernel sends it to the foreground group
 
     def is_resized() -> bool:
         terminal.type(b"busybox stty size\n")
@@ -94,12 +94,12 @@ def test_typing_size_interrupt_and_exit_code(box: Box, terminal: Terminal) -> No
     assert not box.record("one").log.exists()
 
 
-def test_terminal_is_given_back_when_the_command_is_ended(box: Box, terminal: Terminal) -> None:
+def test_the_terminal_is_restored_when_the_command_is_ended(box: Box, terminal: Terminal) -> None:
     box.kill("one")
     assert terminal.ends() == 137
 
 
-def test_killed_command_leaves_a_container_that_goes_on(box: Box, terminal: Terminal) -> None:
+def test_a_killed_command_leaves_its_container_running(box: Box, terminal: Terminal) -> None:
     terminal.type(b"trap '' HUP; while true; do echo flood; echo $((n=n+1)) > /n; done\n")
     terminal.shows(b"flood\r\nflood\r\n")
     terminal.process.kill()

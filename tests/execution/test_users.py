@@ -1,4 +1,4 @@
-"""Users out of /etc/passwd and /etc/group: the rules, and that no bytes in the two files do more than not to count."""
+"""Users from /etc/passwd and /etc/group: the rules, and that malformed lines in the two files are only skipped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_name_or_number(text: str, expected: User) -> None:
 
 
 @pytest.mark.parametrize("text", ["nobody", "web:nobodies", "short", "-1", "0x10", "web:bad", "\udcff"])
-def test_name_that_is_not_there_is_told(text: str) -> None:
+def test_an_unknown_name_is_reported(text: str) -> None:
     with pytest.raises(NotFound, match="is not in the image's /etc/"):
         resolve_user(text, PASSWD, GROUP)
 
@@ -51,12 +51,12 @@ def test_image_without_the_two_files_has_root_and_numbers() -> None:
         resolve_user("root", b"", b"")
 
 
-def test_home_that_is_no_path_is_the_root() -> None:
+def test_a_home_that_is_no_path_becomes_the_root() -> None:
     assert resolve_user("a", b"a:x:1:1::relative:\n", b"").home == "/"
 
 
 @given(st.text(max_size=20), st.binary(max_size=300), st.binary(max_size=300))
-def test_any_bytes_give_a_user_or_a_sentence(text: str, passwd: bytes, group: bytes) -> None:
+def test_any_bytes_give_a_user_or_an_error(text: str, passwd: bytes, group: bytes) -> None:
     try:
         found = resolve_user(text, passwd, group)
     except (Invalid, NotFound):

@@ -12,7 +12,7 @@ from imgfs.forkserver.request import GO
 FAILED = 125
 
 
-def test_who_went_before_he_could_be_told_to_begin_has_done_nothing() -> None:
+def test_a_child_that_exits_before_the_start_message_has_done_nothing() -> None:
     before = signal.getsignal(signal.SIGTERM)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
@@ -21,7 +21,7 @@ def test_who_went_before_he_could_be_told_to_begin_has_done_nothing() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_who_went_without_reading_it_has_done_nothing() -> None:
+def test_a_child_that_exits_without_reading_the_start_message_has_done_nothing() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if not child:

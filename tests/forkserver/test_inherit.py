@@ -19,7 +19,7 @@ print(*(signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGQUIT
 """
 
 
-def test_the_caller_says_which_signals_are_ignored_and_not_the_daemon() -> None:
+def test_ignored_signals_are_the_callers_and_not_the_daemons() -> None:
     before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
@@ -28,7 +28,7 @@ def test_the_caller_says_which_signals_are_ignored_and_not_the_daemon() -> None:
     assert done.stdout == b"False False True\n"
 
 
-def test_a_bind_of_the_root_is_another_root() -> None:
+def test_a_bind_mount_of_the_root_is_another_root() -> None:
     other = "mount --bind / /mnt && exec chroot /mnt sh -c 'echo begun; exec sleep 100'"
     with subprocess.Popen(["unshare", "--mount", "sh", "-c", other], stdout=subprocess.PIPE) as process:
         try:

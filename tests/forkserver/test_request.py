@@ -20,7 +20,7 @@ def test_a_request_arrives_as_it_was_made(words: list[bytes], variables: list[by
     assert (made.words, made.variables, made.umask, made.program) == (words, variables, umask, program_here())
 
 
-def test_it_tells_of_this_process_and_changes_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_describes_this_process_and_does_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ODD", "a=b\nc")
     before = os.umask(0o027)
     try:
@@ -32,7 +32,7 @@ def test_it_tells_of_this_process_and_changes_nothing_of_it(monkeypatch: pytest.
     assert b"ODD=a=b\nc" in made.variables
 
 
-def test_one_that_is_longer_than_files_may_be_is_refused_and_not_cut_off() -> None:
+def test_a_request_longer_than_the_file_size_limit_is_refused_and_not_truncated() -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:

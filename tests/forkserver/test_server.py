@@ -24,19 +24,19 @@ def serving(listener: socket.socket, idle: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
 
 
-def test_it_ends_when_nobody_asks(tmp_path: Path) -> None:
+def test_an_idle_fork_server_exits(tmp_path: Path) -> None:
     with listen_at(tmp_path / "socket") as listener, serving(listener, 0.01) as server:
         assert server.wait(PATIENCE) == 0
 
 
-def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
+def test_a_fork_server_exits_with_the_daemon(tmp_path: Path) -> None:
     with listen_at(tmp_path / "socket") as listener, serving(listener, 600) as server:
         assert server.stdin
         server.stdin.close()
         assert server.wait(PATIENCE) == 0
 
 
-def test_who_asks_for_nothing_gets_nothing_and_harms_nobody(tmp_path: Path) -> None:
+def test_a_connection_without_a_request_does_no_harm(tmp_path: Path) -> None:
     with listen_at(tmp_path / "socket") as listener, serving(listener, 600) as server:
         for message in (b"", b"hello"):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:

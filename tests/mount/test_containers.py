@@ -61,7 +61,7 @@ def test_a_container_is_a_directory_of_facts(shop: Workshop, records: ContainerR
         assert os.stat(directory / name).st_size == len((directory / name).read_bytes())
 
 
-def test_the_states_of_many_are_one_file_that_is_not_listed(shop: Workshop, records: ContainerRecords) -> None:
+def test_the_states_of_all_containers_are_one_unlisted_file(shop: Workshop, records: ContainerRecords) -> None:
     fabricated(records, "one-of-many", stopped(3))
     record = fabricated(records, "another", RUNNING)
     (fabricated(records, "damaged", stopped(3)).path / "status.json").write_text("{")
@@ -84,7 +84,7 @@ def test_only_the_owner_reads_what_may_be_secret(shop: Workshop, records: Contai
     assert {os.stat(at(shop, "modes") / name).st_uid for name in ("state.json", "log")} == {os.geteuid()}
 
 
-def test_what_changes_behind_the_daemon_is_seen_at_once(shop: Workshop, records: ContainerRecords) -> None:
+def test_changes_by_supervisors_are_seen_at_once(shop: Workshop, records: ContainerRecords) -> None:
     record = fabricated(records, "changes", RUNNING)
     directory = at(shop, "changes")
     with supervised(record) as supervisor:
@@ -139,7 +139,7 @@ def test_tail_follows_a_log(shop: Workshop, records: ContainerRecords) -> None:
         tail.kill()
 
 
-def test_nothing_else_can_be_done_there(shop: Workshop, records: ContainerRecords) -> None:
+def test_other_changes_are_refused(shop: Workshop, records: ContainerRecords) -> None:
     fabricated(records, "fixed", stopped(0))
     directory = at(shop, "fixed")
     with refused(errno.EPERM):
@@ -159,7 +159,7 @@ def test_nothing_else_can_be_done_there(shop: Workshop, records: ContainerRecord
             os.rmdir(directory.parent / name)
 
 
-def test_rmdir_deletes_what_has_ended_and_its_snapshot(shop: Workshop, records: ContainerRecords) -> None:
+def test_rmdir_deletes_an_ended_container_and_its_snapshot(shop: Workshop, records: ContainerRecords) -> None:
     rootfs = shop.prepare("ended", shop.base)
     (rootfs / "written").write_text("x")
     fabricated(records, "ended", stopped(4))
@@ -178,7 +178,7 @@ def test_rmdir_deletes_what_has_ended_and_its_snapshot(shop: Workshop, records: 
         os.rmdir(at(shop, "ended"))
 
 
-def test_rmdir_of_what_runs_is_busy_and_says_so(shop: Workshop, records: ContainerRecords) -> None:
+def test_rmdir_of_a_running_container_is_busy_with_a_reason(shop: Workshop, records: ContainerRecords) -> None:
     record = fabricated(
         records, "runs", ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid()))
     )
@@ -195,7 +195,7 @@ def test_rmdir_of_what_runs_is_busy_and_says_so(shop: Workshop, records: Contain
     assert json.loads(deleted(shop, "runs").read_bytes())["reason"] == LOST
 
 
-def test_where_the_snapshot_is_used_nothing_is_deleted_and_the_reason_told(
+def test_rmdir_with_a_used_snapshot_deletes_nothing_and_shows_the_reason(
     shop: Workshop, records: ContainerRecords
 ) -> None:
     rootfs = shop.prepare("used", shop.base)
@@ -210,7 +210,7 @@ def test_where_the_snapshot_is_used_nothing_is_deleted_and_the_reason_told(
     os.rmdir(at(shop, "used"))
 
 
-def test_the_snapshot_of_what_runs_is_in_use(shop: Workshop, records: ContainerRecords) -> None:
+def test_the_snapshot_of_a_running_container_is_in_use(shop: Workshop, records: ContainerRecords) -> None:
     shop.prepare("user-1", shop.base)
     record = fabricated(records, "user", RUNNING, snapshot="user-1")
     with supervised(record):
@@ -225,15 +225,13 @@ def test_the_snapshot_of_what_runs_is_in_use(shop: Workshop, records: ContainerR
     assert (shop.at("committed") / "rootfs/etc/os").read_text() == "base\n"
 
 
-def test_a_snapshot_that_is_gone_keeps_no_container_from_being_deleted(
-    shop: Workshop, records: ContainerRecords
-) -> None:
+def test_a_container_without_its_snapshot_can_be_deleted(shop: Workshop, records: ContainerRecords) -> None:
     fabricated(records, "alone", stopped(0))
     os.rmdir(at(shop, "alone"))
     assert deleted(shop, "alone").exists()
 
 
-def test_garbage_collection_keeps_a_containers_layers_and_takes_what_was_kept_long_enough(
+def test_garbage_collection_keeps_a_containers_layers_and_deletes_expired_final_statuses(
     shop: Workshop, records: ContainerRecords
 ) -> None:
     shop.prepare("kept", shop.base)
@@ -249,7 +247,7 @@ def test_garbage_collection_keeps_a_containers_layers_and_takes_what_was_kept_lo
     os.rmdir(at(shop, "kept"))
 
 
-def test_the_command_line_tells_the_same(shop: Workshop, records: ContainerRecords) -> None:
+def test_the_command_line_shows_the_same(shop: Workshop, records: ContainerRecords) -> None:
     record = fabricated(records, "commanded", RUNNING)
     record.log.write_bytes(b"hello\n")
     with supervised(record) as supervisor:
@@ -271,12 +269,12 @@ def test_the_command_line_tells_the_same(shop: Workshop, records: ContainerRecor
 
 
 def _waits_for_lock(pid: int) -> bool:
-    """Whether the process waits for a lock, by the kernel's table of locks."""
+    """Return whether the process waits for a lock, by the kernel's table of locks."""
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return any(words[1] == "->" and words[5] == str(pid) for words in lines)
 
 
-def test_a_begun_deletion_is_ended_by_the_next_start(tmp_path: Path) -> None:
+def test_a_begun_deletion_is_finished_by_the_next_start(tmp_path: Path) -> None:
     with workshop(tmp_path) as shop:
         records = ContainerRecords(shop.mount.state)
         shop.prepare("begun", shop.base)
