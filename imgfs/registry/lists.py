@@ -189,7 +189,7 @@ class Lists:
         return await self._ask(host, capability, question)
 
     async def _tagged(self, reference: Reference) -> list[bytes]:
-        """The index that those push who find no referrers API; nobody did where there is none."""
+        """Return the fallback index, which clients that find no referrers API maintain; empty if there is none."""
         try:
             return [(await self._manifest(reference))[1]]
         except NotFound:
@@ -200,7 +200,7 @@ _EXPECTED = frozenset({200}) | NO_SUCH_API
 
 
 def fallback_tag(subject: Digest) -> str:
-    """The tag of the index that stands in for the referrers API (distribution-spec, "Referrers Tag Schema")."""
+    """Return the tag of the index that replaces the referrers API (distribution-spec, "Referrers Tag Schema")."""
     return f"{subject.algorithm[:32]}-{subject.hex[:64]}"
 
 
@@ -228,7 +228,7 @@ def _repositories(pages: list[bytes], what: str) -> list[str]:
 
 
 def _names(pages: Iterable[list[str] | None], is_name: Callable[[str], bool], what: str) -> list[str]:
-    """The names on the pages, each once. What is no name cannot be asked for, so it is left out."""
+    """Return the distinct names on the pages. A malformed name is left out, because it cannot be requested."""
     found: dict[str, None] = {}
     for page in pages:
         found |= dict.fromkeys(filter(is_name, page or []))

@@ -238,9 +238,9 @@ class _Pace:
 
 
 def _is_overfull(response: httpx.Response) -> bool:
-    """Whether more bytes came over the connection than `response` announced: the next response would begin with them.
+    """Return whether more bytes came over the connection than `response` announced.
 
-    Where nobody can see that, it may be so.
+    The next response would begin with them. Returns True if this cannot be determined: the connection is not reused.
     """
     body = response.stream
     return trailing_data(body.stream if isinstance(body, PoolBody) else body) != b""

@@ -1,4 +1,4 @@
-"""Where a push goes: blobs, manifests and the index of referrers of one repository."""
+"""The destination of a push: blobs, manifests and the fallback index of referrers in one repository."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from imgfs.registry.retry import Told, Tries, nobody
 
 ACCESS = "pull,push"
 ENDING = "pull,push,delete"
-"""For docker-registry, forgetting an upload is deleting."""
+"""Actions for ending an upload. docker-registry requires `delete` for it."""
 LEAVING_SECONDS = 1.0
 _log = logging.getLogger("imgfs.registry")
 
 
 def entry_of(descriptor: Descriptor, data: bytes) -> dict[str, Any]:
-    """What the index says of a manifest that refers to something; `data` are its bytes."""
+    """Return the entry of a referring manifest for the index of referrers. `data` is the manifest's content."""
     document = cast("dict[str, Any]", decode_json(data, f"manifest {descriptor.digest}"))
     config, annotations = document.get("config"), document.get("annotations")
     of_config = cast("dict[str, Any]", config).get("mediaType") if isinstance(config, dict) else None
@@ -61,9 +61,9 @@ def entry_of(descriptor: Descriptor, data: bytes) -> dict[str, Any]:
 
 
 def with_entry(index: bytes | None, entry: dict[str, Any], what: str) -> bytes | None:
-    """The `index` (None: there is none yet) with `entry` as its last; None if it lists that digest already.
+    """Return `index` (None: there is none yet) with `entry` appended, or None if the index lists that digest already.
 
-    Whatever else is in it stays. Raises Malformed, beginning with `what`, where it is no index.
+    Everything else in the index is kept. Raises Malformed if it is not an index; the message begins with `what`.
     """
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
     if index is not None:
@@ -85,7 +85,7 @@ def _object(value: object, what: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """What bounds pushes to one host: questions and uploads at a time, and one change of a list of referrers."""
+    """Limits for pushes to one host: concurrent checks and uploads, and one change of a referrers index at a time."""
 
     questions: trio.Semaphore
     uploads: trio.Semaphore
@@ -93,11 +93,11 @@ class Gates:
 
 
 class Destination:
-    """A repository at the host that pushes of its registry go to.
+    """A repository at the host that receives the pushes for its registry.
 
-    Every method raises NotFound (the repository, by the registry's word), AccessDenied, RateLimited, RegistryFailed,
-    Unreachable, TimedOut; those that send RegistryFailed also where the registry takes no pushes. Cancelling one closes
-    its connection. `gates` bound what goes on at the host at once.
+    Every method raises NotFound (the registry reports that the repository is missing), AccessDenied, RateLimited,
+    RegistryFailed, Unreachable or TimedOut. Methods that send content raise RegistryFailed also if the registry accepts
+    no pushes. Cancelling a method closes its connection. `gates` limit the concurrent requests to the host.
     """
 
     def __init__(
@@ -118,29 +118,29 @@ class Destination:
 
     @property
     def authority(self) -> str:
-        """The host that is pushed to, as URLs say it."""
+        """The host that receives the push, as in URLs."""
         return self._where.authority
 
     @property
     def mirror(self) -> str | None:
-        """The same where it is a mirror, which gets what is meant for its registry."""
+        """The host, if it is a mirror that receives the pushes for its registry; None if it is the registry."""
         return self._where.authority if self._where.mirror else None
 
     async def has_blob(self, digest: Digest) -> bool:
-        """Whether the repository has the blob: one HEAD (distribution-spec, "Checking if content exists")."""
+        """Return whether the repository has the blob, by one HEAD (distribution-spec, "Checking if content exists")."""
         return await self._exists(self._where.url(self.repository, "blobs", digest), str(digest)) is not None
 
     async def has_manifest(self, selector: str, digest: Digest) -> bool:
-        """Whether the tag or digest `selector` is, there, the manifest or index of `digest`."""
+        """Return whether the tag or digest `selector` names the manifest or index with `digest` in this repository."""
         url = self._where.url(self.repository, "manifests", selector)
         stated = await self._exists(url, selector, Accept=ACCEPT)
         return stated is not None and (stated == digest or (selector == digest and not is_digest(stated)))
 
     async def mount(self, digest: Digest, repositories: Iterable[str]) -> str | None:
-        """Let the registry take the blob over from one of its other repositories; returns which, None if it does not.
+        """Ask the registry to mount the blob from one of its other repositories. Returns that repository, or None.
 
-        That is no failure: the blob has to be sent then, by `upload`. Who does not after all calls `leave`, as a
-        refused mount has opened an upload (distribution-spec, "Mounting a blob from another repository").
+        None is no failure: the caller then sends the blob with `upload`. A caller that does not send it must call
+        `leave`, because a refused mount opens an upload (distribution-spec, "Mounting a blob from another repository").
         """
         for repository in repositories:
             url = with_query(self._where.uploads(self.repository), mount=digest)
@@ -156,7 +156,7 @@ class Destination:
                     answer = await self._exchange.open(call, self._tries())
                     await closed(answer)
             except (NotFound, AccessDenied, RegistryFailed):
-                continue  # of the other repository, maybe; the upload will show
+                continue  # this may be a refusal by the other repository; otherwise the upload raises it
             if answer.status == 201:
                 await self.leave(digest)
                 return repository
@@ -169,9 +169,9 @@ class Destination:
         return None
 
     async def leave(self, digest: Digest) -> None:
-        """End the upload that a refused mount of the blob has opened and nobody took. Raises nothing.
+        """End the unused upload that a refused mount of the blob has opened. Raises nothing.
 
-        It has a second for that, also where the caller is cancelled.
+        This takes at most a second. It happens even if the caller is cancelled.
         """
         if spare := self._sessions.take(self._place(digest)):
             with trio.CancelScope(deadline=trio.current_time() + LEAVING_SECONDS, shield=True):
@@ -180,7 +180,10 @@ class Destination:
     async def upload(
         self, descriptor: Descriptor, read: Read, at: Callable[[int], object], failed: Told = nobody
     ) -> None:
-        """On return the repository has the blob; see Upload. At most `limits.uploads` go to a host at a time."""
+        """Send the blob; on return the repository has it (see Upload).
+
+        At most `limits.uploads` run at a host at a time.
+        """
         digest = descriptor.digest
         template = replace(
             self._call("upload", digest), method="POST", url=self._where.uploads(self.repository), expects=JUDGED
@@ -191,9 +194,11 @@ class Destination:
         await self.leave(digest)
 
     async def put_manifest(self, selector: str, descriptor: Descriptor, data: bytes) -> Digest | None:
-        """Give the manifest or index the tag or digest `selector`; returns the subject that the registry has seen.
+        """Push a manifest or index under the tag or digest `selector`.
 
-        Raises VerificationFailed where it finds another digest. Source: distribution-spec, "Pushing Manifests".
+        Returns the subject that the registry recognized.
+
+        Raises VerificationFailed if the registry states another digest. Source: distribution-spec, "Pushing Manifests".
         """
         call = replace(
             self._call("push", selector),
@@ -209,7 +214,8 @@ class Destination:
                 answer = await self._exchange.open(call, tries)
                 break
             except Unsure:
-                # Somebody may have given the tag to another image meanwhile, after ours had come.
+                # The push may have succeeded. Another client may have moved the tag since then; in that case, push
+                # again.
                 if await self.has_manifest(selector, descriptor.digest):
                     return None
         code = await closed(answer)
@@ -223,10 +229,10 @@ class Destination:
         return Digest(subject) if is_digest(subject) else None
 
     async def list_referrer(self, subject: Digest, descriptor: Descriptor, data: bytes) -> bool:
-        """Enter a manifest into the index by which registries without a referrers API list what refers to `subject`.
+        """Add a manifest to the index of referrers of `subject`, for registries without a referrers API.
 
-        Returns whether it was not in there yet. Raises Malformed where the tag is something else. Two who do this at
-        once from different machines may lose one entry, as the specification says.
+        Returns False if the index lists the manifest already. Raises Malformed if the tag is not an index. If two
+        clients on different machines do this concurrently, one entry may be lost; distribution-spec accepts this.
         """
         tag = fallback_tag(subject)
         reference = Reference(self._where.host, self.repository, tag)
@@ -242,19 +248,20 @@ class Destination:
             return True
 
     async def _exists(self, url: str, what: str, **headers: str) -> str | None:
-        """The digest that the registry states for what is at `url` ("" if it states none); None if nothing is there."""
+        """Return the digest that the registry states for `url` ("" if it states none), or None if nothing is there."""
         call = replace(self._call("exists", what), method="HEAD", url=url, headers=headers)
         try:
             async with self._gates.questions:
                 answer = await self._exchange.open(call, self._tries())
                 await drain(answer)
         except (NotFound, RegistryFailed):
-            # Who cannot tell (caches answer 500) is sent it, and says why not if that cannot be either.
+            # A registry that cannot answer (caches answer 500) counts as not having it. Sending it then raises the
+            # reason.
             return None
         return answer.headers.get("docker-content-digest", "")
 
     async def _end(self, digest: Digest, url: str) -> None:
-        """Ask that an upload be forgotten. What cannot do that forgets it by itself, some day."""
+        """Ask the registry to drop an upload. A registry that cannot do this drops it after a while by itself."""
         call = replace(self._call("upload", digest), method="DELETE", url=url, expects=ENDED, access=ENDING)
         try:
             async with self._gates.questions:

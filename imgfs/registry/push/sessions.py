@@ -1,7 +1,7 @@
-"""Uploads that have begun and are not over, so that the next push of the blob goes on.
+"""Uploads that have begun and are unfinished, so that the next push of the blob can continue.
 
-A session's URL may be as good as a login: it is in no message, and on disk only in the database of the state directory,
-which nobody but the daemon's user reads, for an hour, and only where parts of a blob have arrived.
+A session's URL may work like a login. So no message contains it. On disk it is only in the database of the state
+directory, which only the daemon's user can read, for an hour, and only if parts of a blob have arrived.
 """
 
 from __future__ import annotations

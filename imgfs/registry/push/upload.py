@@ -45,8 +45,8 @@ def last_received(answer: Answer) -> int | None:
 def following(call: Call, answer: Answer) -> str | None:
     """Return the URL at which an upload continues, from the Location header, or None without one.
 
-    Raises RegistryFailed for one not to be followed: no http, or from https to http. A registry behind a proxy may
-    take itself for one without TLS: it is asked the way it was before.
+    Raises RegistryFailed for a URL that must not be followed: neither http nor https, or a change from https to http. A
+    registry behind a proxy may write http for its own URLs; the scheme of the endpoint is kept for these.
     """
     location = answer.headers.get("location", "")
     if not location:
@@ -97,10 +97,10 @@ def refusal(call: Call, answer: Answer, code: str) -> RegistryFailed:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A blob to be sent: what it is, whose bytes `read` gives, and who is told how it goes.
+    """A blob to send. `read` returns its bytes.
 
-    `at` is told the offset up to which the registry has it, whenever that is known: it may be less than was sent.
-    `failed` is told of each try that fails, also if another one mends it.
+    `at` is called with the number of bytes that the registry has, whenever that is known. It may be less than was sent.
+    `failed` is called with each failed attempt, also if a later attempt succeeds.
     """
 
     descriptor: Descriptor
@@ -110,14 +110,14 @@ class Sending:
 
 
 class Upload:
-    """Sends a blob; `run` it once.
+    """Sends one blob. Call `run` once.
 
-    `template` is a call that begins an upload there; the others are made of it. `is_there` asks whether the registry
-    has the blob.
+    `template` is the call that begins an upload; the other calls are derived from it. `is_there` returns whether the
+    registry has the blob.
 
-    A blob of at most `limits.chunk` bytes goes in one request (distribution-spec, "POST then PUT"), a larger one in
-    parts of that size ("Pushing a blob in chunks"). Whatever breaks, the registry is asked how much it has, and the
-    rest is sent; one that takes no parts, or cannot tell, gets it from the beginning.
+    A blob of at most `limits.chunk` bytes is sent in one request (distribution-spec, "POST then PUT"), a larger blob in
+    parts of that size ("Pushing a blob in chunks"). After a failure, the registry is asked how many bytes it has, and
+    the rest is sent. If the registry accepts no parts or cannot tell, the blob is sent again from the beginning.
     """
 
     def __init__(
@@ -148,10 +148,10 @@ class Upload:
         """Whether the registry refused parts of this blob."""
 
     async def run(self) -> None:
-        """On return the registry has the blob. An upload that was broken off goes on, before a spare one is begun with.
+        """Send the blob; on return the registry has it. An interrupted upload is continued before a spare one is used.
 
-        Raises VerificationFailed where the registry finds another digest, RegistryFailed also where it takes no pushes,
-        and what every call raises. Cancelled, or failed, it leaves an upload from which the next one goes on.
+        Raises VerificationFailed if the registry states another digest, RegistryFailed also if it accepts no pushes,
+        and what every call raises. After a failure or a cancellation, the next upload of the blob continues from there.
         """
         if kept := await self._sessions.get(self._place):
             self._url, self._offset = kept, None
@@ -215,11 +215,11 @@ class Upload:
         try:
             answer = await self._exchange.open(self._call("GET", self._url), self._tries)
         except (NotFound, AccessDenied, RegistryFailed):
-            await self._forget()  # and what made it be asked has been counted
+            await self._forget()  # the failed request was counted already, so this is no further failure
             return
         await closed(answer)
         last = last_received(answer)
-        # Of no byte some registries say `0-0`, as of one: that is not worth going on from.
+        # Some registries report `0-0` both for no byte and for one byte. One byte is not worth resuming.
         if answer.status not in DONE or not last or last >= self._size:
             await self._forget()
             return
