@@ -1,4 +1,4 @@
-"""How many crashes there are: a few in every run, hundreds when somebody asks, from a seed that may be chosen."""
+"""The number of crashes (a few by default, hundreds by option) and the seed, which an option may set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.mount.scene import Scene, serving
 
 @pytest.fixture(scope="module")
 def seed(request: pytest.FixtureRequest) -> int:
-    """Where all chance comes from."""
+    """The seed of all random choices."""
     return int(request.config.getoption("--crash-seed"))
 
 
@@ -26,13 +26,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture(scope="module")
 def crew(scene: Scene, seed: int) -> Crew:
-    """Workers on one state directory, which lives through all crashes of a module."""
+    """Workers on one state directory, which is used through all crashes of a module."""
     return Crew(scene, seed)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Figures are reported and not asserted: `pytest -s` shows them."""
+    """Report the figures at the end. They are not asserted; `pytest -s` shows them."""
     FIGURES.clear()
     yield
     for line in FIGURES.lines():

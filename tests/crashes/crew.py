@@ -1,4 +1,4 @@
-"""All workers together: at work until the daemon dies or their time is over, and judged afterwards."""
+"""All workers together: they work until the daemon dies or the work is done, and are then judged."""
 
 from __future__ import annotations
 
@@ -35,10 +35,13 @@ _LOOKS = 5
 
 
 class Crew:
-    """A worker of each kind, two for ingests; `refused` collects what a living daemon refused: worker and error."""
+    """One worker of each kind, and two for ingests.
+
+    `refused` collects the errors of a living daemon: worker and error.
+    """
 
     def __init__(self, scene: Scene, seed: int) -> None:
-        """The daemon must be up: the base image is pulled first."""
+        """Pull the base image. The daemon must run."""
         self.scene = scene
         add_base(scene)
         self.refused: list[tuple[str, OSError]] = []
@@ -60,14 +63,13 @@ class Crew:
 
     @property
     def acknowledged(self) -> int:
-        """Operations that were."""
+        """The number of acknowledged operations."""
         return sum(worker.ledger.done for worker in self.workers)
 
     def work(self, steps: int, then: Callable[[], object] | None = None) -> None:
-        """Have so many operations begun by all workers together; then call `then` while the last ones still go on,
-        which may end as they like.
+        """Let all workers together begin this many operations, then call `then` while the last operations still run.
 
-        Ends early for each worker who finds the daemon dead.
+        The last operations may succeed or fail. A worker stops early if it finds the daemon dead.
         """
         self._limit, self._begun = steps, 0
         self._is_lethal = then is not None
@@ -83,12 +85,12 @@ class Crew:
             waiting.result()
 
     def hear_nothing_more(self) -> None:
-        """What is acknowledged after the power went counts for nothing, until the next judgement."""
+        """Ignore acknowledgements until the next judgement. Call this before the power is cut."""
         for worker in self.workers:
             worker.ledger.is_closed = True
 
     def refused_for_no_reason(self) -> list[str]:
-        """What a living daemon refused, and forget it. That a look has settled a parent is a reason."""
+        """Return the errors of a living daemon and forget them, except those with a reason: a look can fix a parent."""
         odd = [f"{who}: {error}" for who, error in self.refused if error.errno != errno.EBUSY]
         self.refused.clear()
         return odd
@@ -113,12 +115,15 @@ class Crew:
             if error.errno in GONE or self._is_over():
                 raise
             self.refused.append((type(worker).__name__, error))
-            # Refused by a daemon that lives: it did not happen, or it happened whole, and that can be seen at once.
+            # The living daemon refused the operation: it is done wholly or not at all, which can be checked at once.
             worker.ledger.note(f"  refused: {errno.errorcode[error.errno or 0]} {error.filename}")
             worker.ledger.judge(self._look(type(worker).__name__, worker), refused=True)
 
     def _look(self, who: str, worker: Worker) -> Mapping[str, Fact]:
-        """What a worker sees. A look may be refused too: by a thread of the daemon that has come to its number now."""
+        """Return what a worker sees.
+
+        A look may be refused too, if a daemon's thread only now reaches its struck call.
+        """
         for _ in range(_LOOKS):
             try:
                 return worker.look()
@@ -129,7 +134,7 @@ class Crew:
         return worker.look()
 
     def _is_over(self) -> bool:
-        """Whether failures are no wonder any more: the daemon is dead, or about to be."""
+        """Return whether failures are expected from now on: the daemon is dead, or about to be killed."""
         return (self._is_lethal and self._enough.is_set()) or not self._is_alive()
 
     def _may_go_on(self) -> bool:
@@ -143,7 +148,7 @@ class Crew:
         return self.scene.mount.pid() is not None
 
     def judge(self, *, power_cut: bool = False) -> None:
-        """Assert that what was acknowledged is there, the rest whole or absent, and the state directory sound."""
+        """Assert that acknowledged operations hold, all others are whole or absent, and the state is sound."""
         try:
             for worker in self.workers:
                 worker.ledger.judge(worker.look(), power_cut=power_cut)
@@ -154,11 +159,11 @@ class Crew:
 
 
 def _nothing() -> None:
-    """What comes after work that ends by itself."""
+    """Do nothing after the work."""
 
 
 def assert_sound(state: Path) -> None:
-    """`imgfs check --deep` finds nothing, and nothing of an earlier daemon's lies under a temporary name."""
+    """Assert that `imgfs check --deep` finds nothing, and that earlier daemons left no temporary names."""
     with Examiner(state, TABLES.kept, deep=True) as examiner:
         found = [one for place in examiner.places() if (one := examiner.examine(place)) is not None]
     assert not found
@@ -166,7 +171,7 @@ def assert_sound(state: Path) -> None:
 
 
 def traces(scene: Scene) -> str:
-    """What may tell why something is not there: the rows of snapshots, what is listed, and the end of the log."""
+    """Return hints why something is missing: the rows of snapshots, the listings, and the end of the log."""
     with closing(open_read_only(scene.mount.state / FILE)) as db:
         rows = db.execute("SELECT number, kind, name, parent FROM user_snapshots").fetchall()
     log = (scene.mount.state / "log").read_text(errors="replace").splitlines()[-30:]
@@ -174,20 +179,20 @@ def traces(scene: Scene) -> str:
 
 
 def left_behind(state: Path) -> list[str]:
-    """Temporary names, wherever one can be; and directories without a tar, record or row."""
+    """Return temporary names wherever they can be, and directories without a tar, record or row."""
     places = [*state.glob(f"{TEMPORARY}*"), *state.glob(f"*/{TEMPORARY}*"), *state.glob(f"*/*/{TEMPORARY}*")]
     return sorted(map(str, places))
 
 
 def start(scene: Scene) -> float:
-    """Start the daemon; how many seconds it took."""
+    """Start the daemon, and return the seconds until it answers."""
     began = time.monotonic()
     scene.mount.start()
     return time.monotonic() - began
 
 
 def assert_bounded(scene: Scene) -> None:
-    """Nothing on disk belongs to what is not there any more: so many crashes leave no more than one."""
+    """Assert that everything on disk belongs to something that exists: many crashes leave no more than one crash."""
     state, snapshots = scene.mount.state, scene.mount.snapshots
     own = [name for name in os.listdir(snapshots) if ":" not in name and not (snapshots / name).is_symlink()]
     directories = len(own) - len(["active"]) + len(["empty"]) + len(os.listdir(snapshots / "active"))
@@ -197,5 +202,5 @@ def assert_bounded(scene: Scene) -> None:
 
 
 def bytes_of(state: Path) -> int:
-    """What a state directory takes on disk."""
+    """Return the bytes that a state directory takes on disk."""
     return sum(os.lstat(path).st_blocks * 512 for path in state.rglob("*"))

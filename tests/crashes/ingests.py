@@ -1,4 +1,4 @@
-"""A worker who brings bytes in: writes, goes on, renames, aborts, commits by mv, labels, removes blobs."""
+"""A worker on ingests: writes, resumes, renames, aborts, commits by mv, labels, removes blobs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Ingests(Place):
         }
 
     def _seen(self, ref: str) -> Fact:
-        """As many bytes as the tree shows, out of the state directory: nobody may read them through the tree."""
+        """The bytes that the tree's size promises, read from the state directory: the tree lets no caller read them."""
         path, size = self._ingest / ref, (self._ingest / ref).stat().st_size
         total = os.getxattr(path, "user.imgfs.total") if "user.imgfs.total" in os.listxattr(path) else None
         data = self._directory(ref).joinpath("data").read_bytes()[:size]
@@ -69,8 +69,10 @@ class Ingests(Place):
         return Bytes(data, None if total is None else int(total))
 
     def _directory(self, ref: str) -> Path:
-        """Where its bytes lie. A renaming that the disk refused half-way leaves the directory for the next start, and
-        perhaps that of the one in whose place it came.
+        """Return the directory that holds the ingest's bytes.
+
+        If the disk refused a rename half-way, the old directory stays until the next start, and perhaps also the
+        directory of the ingest that the rename replaced.
         """
         places = self.scene.mount.state / "ingest"
         names = (name for name in os.listdir(places) if name != ref_id(ref) and not name.startswith(TEMPORARY))
@@ -106,7 +108,7 @@ class Ingests(Place):
             self._write(ref, Writing(mark, 0, 0, 0, total), None, os.O_TRUNC)
 
     def _write(self, ref: str, writing: Writing, before: Writing | None, flags: int) -> None:
-        """One piece; fsync or not. What was acknowledged before stays, whatever comes of this piece."""
+        """Write one piece, with or without fsync. What was acknowledged before stays, even if this write fails."""
         rest = self._sizes[writing.mark] - writing.floor
         piece = rest if self.chance.random() < 0.6 else self.chance.randint(0, rest)
         end, syncs = writing.floor + piece, self.chance.random() < 0.4
@@ -165,7 +167,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def _ref_in(path: Path) -> str | None:
-    """The ref that the record in a directory names; None where it goes away in this moment."""
+    """Return the ref that the record in a directory names, or None if the directory is just being removed."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return decode((path / "meta").read_bytes()).ref
     return None

@@ -1,7 +1,7 @@
-"""What one worker was promised, and whether what is seen after a crash keeps it.
+"""The promises made to one worker, and whether what is seen after a crash keeps them.
 
-A picture says what is there: facts by key. An operation that was acknowledged moves the picture on. One that was not
-leaves several pictures that may be seen: as before, as after, or what the operation passes through.
+A picture is a set of facts by key. An acknowledged operation changes the picture. An operation that was not
+acknowledged allows several pictures: the one before, the one after, and those that the operation passes through.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A fact that is exactly so or not: the target of a link, the labels of a blob, the links of a lease."""
+    """A fact that holds exactly or not at all: the target of a link, the labels of a blob, the links of a lease."""
 
     value: object
 
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """What is seen of an unfinished write."""
+    """The bytes that are seen of an unfinished write."""
 
     data: bytes
     total: int | None
@@ -42,7 +42,7 @@ class Writing:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A user's snapshot. The files of a `loose` one were not synced, so a power cut may take them or parts of them."""
+    """A user's snapshot. Files of a `loose` snapshot were not synced: a power cut may remove or shorten them."""
 
     kind: str
     parent: str | None
@@ -53,7 +53,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Something that leads to an image. Promised `whole`, it is; else it may be, out of what is not durable yet."""
+    """A name or link that leads to an image. If promised `whole`, the image is whole. Else it may be incomplete."""
 
     whole: bool
 
@@ -64,17 +64,17 @@ Picture = dict[str, Fact | None]
 
 
 def noise(mark: str, size: int) -> bytes:
-    """The bytes of a mark."""
+    """Return the bytes of a mark."""
     return hashlib.shake_256(mark.encode()).digest(size)
 
 
 class Ledger:
-    """The promises made to one worker, and a journal of them for whoever looks for the reason of a failure."""
+    """The promises made to one worker, and a journal of them that helps to explain a failure."""
 
     def __init__(self, journal: Path) -> None:
         self.facts: dict[str, Fact] = {}
         self.is_closed = False
-        """Whether the power is off: what is acknowledged from now on nobody hears."""
+        """Whether the power is off: acknowledgements from now on are ignored."""
         self.done = 0
         """Operations acknowledged so far."""
         self._journal = journal
@@ -82,7 +82,10 @@ class Ledger:
 
     @contextmanager
     def doing(self, what: str, after: Picture, *, between: Picture | None = None) -> Iterator[None]:
-        """Do one operation inside. Until it returns, the picture may be as before, as `after`, or as in `between`."""
+        """Do one operation in the block.
+
+        Until the block ends, the pictures before, `after` and `between` are all allowed.
+        """
         self.note(f"{what} ...")
         changes = [after] if between is None else [between, after]
         self._allowed = [changed(self.facts, one) for one in changes]
@@ -95,18 +98,19 @@ class Ledger:
         self.note(f"{what}: acknowledged")
 
     def note(self, line: str) -> None:
-        """Keep a line in the journal."""
+        """Write a line to the journal."""
         with self._journal.open("a") as file:
             file.write(f"{line}\n")
 
     def allowed(self) -> list[dict[str, Fact]]:
-        """The pictures that may be seen now: the last acknowledged one first."""
+        """Return the pictures that are allowed now, the last acknowledged picture first."""
         return [self.facts, *self._allowed]
 
     def judge(self, seen: Mapping[str, Fact], *, power_cut: bool = False, refused: bool = False) -> None:
-        """Fail unless a picture that may be seen is seen; then go on from it.
+        """Fail unless an allowed picture is seen; then make it the current picture.
 
-        What was `refused` may have been lost as by a power cut, but nothing that was not synced is by now.
+        After a refusal (`refused`) data may be lost as by a power cut, but the refusal does not make unsynced data
+        synced.
         """
         verdicts = [list(differences(one, seen, power_cut or refused)) for one in self.allowed()]
         best = min(range(len(verdicts)), key=lambda number: len(verdicts[number]))
@@ -119,19 +123,19 @@ class Ledger:
 
 
 def changed(facts: Mapping[str, Fact], changes: Picture) -> dict[str, Fact]:
-    """The picture after `changes`."""
+    """Return the picture after `changes`."""
     return {key: fact for key, fact in {**facts, **changes}.items() if fact is not None}
 
 
 def differences(expected: Mapping[str, Fact], seen: Mapping[str, Fact], power_cut: bool) -> Iterator[str]:
-    """What is not as it was promised."""
+    """Yield each difference between what was promised and what is seen."""
     for key in sorted({*expected, *seen}):
         if not allows(expected.get(key), seen.get(key), power_cut):
             yield f"  {key}: {told(expected.get(key))}, seen {told(seen.get(key))}"
 
 
 def allows(expected: Fact | None, seen: Fact | None, power_cut: bool) -> bool:
-    """Whether what is seen is what was promised."""
+    """Return whether what is seen agrees with the promise."""
     if isinstance(expected, Writing):
         return _holds(expected, seen, power_cut)
     if isinstance(expected, Snapshot) and isinstance(seen, Snapshot):
@@ -143,7 +147,7 @@ def allows(expected: Fact | None, seen: Fact | None, power_cut: bool) -> bool:
 
 
 def _holds(expected: Writing, seen: Fact | None, power_cut: bool) -> bool:
-    """A ref of which nothing was ever synced may go as a whole: its directory was not either."""
+    """A ref without any sync may vanish as a whole, because its directory was not synced either."""
     if not isinstance(seen, Bytes):
         return seen is None and power_cut and (expected.synced, expected.total) == (0, None)
     size, floor = len(seen.data), expected.synced if power_cut else expected.floor
@@ -151,7 +155,7 @@ def _holds(expected: Writing, seen: Fact | None, power_cut: bool) -> bool:
 
 
 def settled(expected: Fact, seen: Fact, power_cut: bool) -> Fact:
-    """What is promised from now on: what is there. A power cut leaves of a write what is synced."""
+    """Return the new promise: what is seen. After a power cut, the bytes that a write still has are synced."""
     if isinstance(expected, Writing) and isinstance(seen, Bytes):
         size = len(seen.data)
         return replace(expected, floor=size, synced=size if power_cut else min(expected.synced, size), top=size)
@@ -161,7 +165,7 @@ def settled(expected: Fact, seen: Fact, power_cut: bool) -> Fact:
 
 
 def told(fact: Fact | None) -> str:
-    """A fact in a line."""
+    """Describe a fact in a line."""
     if isinstance(fact, Bytes):
         return f"{len(fact.data)} bytes {hashlib.sha256(fact.data).hexdigest()[:12]}, total {fact.total}"
     return "nothing" if fact is None else str(fact)

@@ -1,4 +1,4 @@
-"""Two workers on rows: one registers, replaces, renames and removes names, one does so with leases."""
+"""Two workers on rows: one registers, replaces, renames and removes names, the other does the same with leases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOMENTS = (b"2199-01-31T12:00:00Z", b"2200-01-31T12:00:00Z")
 
 
 class Names(Place):
-    """Facts: `<name>`, its digest. Names without a host are nobody's but ours; digests nobody has will do."""
+    """Facts: `<name>`, its digest. Names have no host, so no other worker uses them; the digests need not exist."""
 
     @property
     def _images(self) -> Path:
@@ -45,7 +45,7 @@ class Names(Place):
             os.symlink(digest, self._images / name)
 
     def _put(self, name: str) -> None:
-        """`ln -sfn`: a private link under another name, then rename."""
+        """`ln -sfn`: make a private link under another name, then rename it."""
         digest = self._digest()
         private = self._images / f"Cu{self.new()}"
         with self.ledger.doing(f"ln -sfn {digest} {name}", {name: Plain(digest)}):

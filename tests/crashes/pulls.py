@@ -1,4 +1,4 @@
-"""Two workers on what can be fetched again: one pulls images, reads them and lets go of them, one collects garbage."""
+"""Two workers on content that can be fetched again: one pulls, reads and removes images, one collects garbage."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ _IMAGES = 5
 
 
 class Pulls(Place):
-    """Facts: `<repository>`, named or whole; `lease/<repository>` and `view/<repository>`, which hold an image without
-    its name, by its manifest and by its chain. Whatever is held is read without asking the registry.
+    """Facts: `<repository>`, named or whole; `lease/<repository>` and `view/<repository>`.
+
+    A lease (by manifest) and a view (by chain) keep an image without its name. Kept images are read without the
+    registry.
     """
 
     def __init__(self, scene: Scene, name: str, seed: int) -> None:
@@ -45,9 +47,9 @@ class Pulls(Place):
         )
 
     def look(self) -> dict[str, Fact]:
-        """Also reads all bytes of what must be whole, without the registry.
+        """Look, and also read all bytes of each image that must be whole, without the registry.
 
-        Of a pull that was refused other blobs may be on their way still, so these are waited for.
+        After a refused pull other blobs may still be in flight, so the worker waits for them.
         """
         until(lambda: not os.listdir(self.tree / ".imgfs/transfers"))
         listed, leases = self._listed(), os.listdir(self.tree / ".imgfs/leases")
@@ -137,7 +139,7 @@ class Pulls(Place):
 
 
 class Collector(Place):
-    """No fact is its own: what it takes away nobody was promised."""
+    """Collects garbage. It has no facts: it removes only content that was promised to no worker."""
 
     def step(self) -> None:
         with self.ledger.doing("collect garbage", {}):

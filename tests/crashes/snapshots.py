@@ -18,9 +18,9 @@ _LABEL = "user.label.colour"
 
 
 class Snapshots(Place):
-    """Facts: `active/<key>`, `<name>`, and `view/<name>` with what the view pins.
+    """Facts: `active/<key>`, `<name>`, and `view/<name>` with the target that the view pins.
 
-    Every file that a rootfs shows under a name of this worker's is compared, those of the parents too.
+    The worker compares every file that a rootfs shows under one of its names, including the files of parents.
     """
 
     def __init__(self, scene: Scene, name: str, seed: int, base: str) -> None:
@@ -60,7 +60,10 @@ class Snapshots(Place):
         return found
 
     def _seen(self, id: str) -> Snapshot:
-        """Walking to rootfs of an active one settles its parent, which the ledger does not mind."""
+        """Return the seen files.
+
+        A walk to the rootfs of an active snapshot fixes its parent; the ledger allows this.
+        """
         path = self._snapshots / id
         kind = os.getxattr(path, "user.imgfs.kind").decode()
         parent = os.readlink(path / "parent").rpartition("../")[2] if (path / "parent").is_symlink() else None
@@ -71,7 +74,7 @@ class Snapshots(Place):
         return Snapshot(kind, parent, {name: (path / "rootfs" / name).read_bytes() for name in names}, label)
 
     def _has_files(self, id: str) -> bool:
-        """Whether to walk into it, which settles its parent: only where there may be anything to see."""
+        """Return whether to walk into the rootfs, which fixes the parent: only if there may be files."""
         facts = [picture.get(id) for picture in self.ledger.allowed()]
         return any(isinstance(fact, Snapshot) and fact.files for fact in facts)
 
@@ -90,7 +93,7 @@ class Snapshots(Place):
         return [id for id in self.ledger.facts if "/" not in id]
 
     def _free(self) -> list[str]:
-        """Committed snapshots that nothing lies on and no view pins."""
+        """Return committed snapshots that have no children and no view."""
         pinned = {fact.value for fact in self.ledger.facts.values() if isinstance(fact, Plain)}
         parents = {fact.parent for fact in self.ledger.facts.values() if isinstance(fact, Snapshot)}
         return [id for id in self._committed() if id not in pinned | parents]
@@ -104,7 +107,7 @@ class Snapshots(Place):
             os.mkdir(self._snapshots / "active" / key)
 
     def _set_parent(self, id: str) -> None:
-        """May be refused as busy where a look has settled it."""
+        """Set the parent. The daemon may refuse this as busy if a look has fixed the parent."""
         parent = self.chance.choice([self._base, *self._committed()])
         after = replace(self._at(id), parent=parent, files=self._files_of(parent))
         with self.ledger.doing(f"ln -s {parent} {id}/parent", {id: after}):
@@ -118,7 +121,8 @@ class Snapshots(Place):
         rootfs = self._snapshots / id / "rootfs"
         self.ledger.note(f"in {id}")
         with self.ledger.doing(f"write {id}/rootfs/{name} {'and sync' * syncs}", {id: after}):
-            # Under another name first, so that the file is there with all its bytes or not at all.
+            # The worker writes to a temporary name and renames it, so that the file has all its bytes or does not
+            # exist.
             (rootfs / f"new-{name}").write_bytes(data)
             if syncs:
                 fsync_path(rootfs / f"new-{name}")
@@ -152,7 +156,7 @@ class Snapshots(Place):
 
 
 def _listed(rootfs: Path) -> list[str]:
-    """What is there, the parent's files too; nothing yet while the kernel takes a dead daemon's overlay down."""
+    """Return all files, also the parent's; none yet while the kernel unmounts a dead daemon's overlay."""
     try:
         return [*os.listdir(rootfs), "."]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A daemon under strace: killed before, or refused, the Nth system call of a kind in one of its threads."""
+"""A daemon under strace: the Nth call of a kind in one of its threads is refused, or the daemon is killed there."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ _LINE = re.compile(r"(\d+) +(\w+)\(")
 
 @contextmanager
 def traced(mount: Mounted, *options: str) -> Generator[subprocess.Popen[bytes]]:
-    """The daemon in front, under strace, from its first system call on; it answers inside unless it is dead already.
+    """Run the daemon in the foreground under strace. It answers in the block, unless it is already dead.
 
-    At the end of the block it is killed in any case.
+    The daemon is killed at the end of the block.
     """
     command = [program("strace"), "-f", "-qq", *options, *IMGFS]
     command += ["mount", "-f", str(mount.path), "--state", str(mount.state)]
@@ -62,17 +62,20 @@ def traced(mount: Mounted, *options: str) -> Generator[subprocess.Popen[bytes]]:
 
 
 def said_by(mount: Mounted) -> Path:
-    """What the last traced daemon said on stderr: its log, and why it did not start."""
+    """The stderr of the last traced daemon: its log, and the reason if it did not start."""
     return mount.path.parent / "stderr"
 
 
 def killing(call: str, number: int) -> list[str]:
-    """Options of strace: SIGKILL before the `number`th `call` of a thread. Not with --seccomp-bpf, which loses it."""
+    """Options of strace: SIGKILL before the `number`th `call` of a thread.
+
+    Not with --seccomp-bpf, which loses the kill.
+    """
     return ["-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
 
 
 def refusing(call: str, error: str, number: int) -> list[str]:
-    """Options of strace: `error` instead of the `number`th `call` of each thread."""
+    """Options of strace: fail the `number`th `call` of each thread with `error`."""
     return [*QUICKLY, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}"]
 
 
@@ -82,7 +85,7 @@ def counting(file: Path) -> list[str]:
 
 
 def counted(file: Path) -> Counter[str]:
-    """How often the busiest thread made each call."""
+    """Return how often the busiest thread made each call."""
     threads: Counter[tuple[str, str]] = Counter()
     for line in file.read_text(errors="replace").splitlines():
         if found := _LINE.match(line):
@@ -94,13 +97,13 @@ def counted(file: Path) -> Counter[str]:
 
 
 def kill(mount: Mounted) -> bool:
-    """kill -9, and wait until it is dead; tells whether it lived until then."""
+    """kill -9 the daemon and wait until it is dead. Return whether it lived until then."""
     pid = mount.pid() if os.path.ismount(mount.path) else None
     return pid is not None and kill_process(pid)
 
 
 def kill_process(pid: int) -> bool:
-    """As `kill`, for a daemon that may not answer any more."""
+    """Like `kill`, for a daemon that may not answer any more."""
     try:
         daemon = os.pidfd_open(pid)
     except ProcessLookupError:

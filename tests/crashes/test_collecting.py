@@ -1,4 +1,4 @@
-"""Garbage collection in a loop against everybody's work: nothing that a root reaches is ever missing."""
+"""Garbage collection in a loop while all workers work: nothing that a root reaches is ever missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STEPS = 900
 
 
 def test_nothing_that_a_root_reaches_is_ever_missing(scene: Scene, crew: Crew) -> None:
-    """Whoever pulls, leases and views reads what is held again and again, the registry unasked."""
+    """Workers that pull, lease and view images read them again and again, without the registry."""
     crew.work(STEPS)
     assert not crew.refused_for_no_reason()
     crew.judge()

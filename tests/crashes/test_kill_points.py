@@ -1,8 +1,8 @@
-"""kill -9 at system calls, from the daemon's first one on: what was acknowledged stays, the rest is whole or not there.
+"""kill -9 at system calls from the first one of the daemon: acknowledged operations stay, others are whole or absent.
 
-One state directory lives through all of it. Each point is a call and its number in a thread, drawn from the seed out of
-what a run without a kill was seen to do; so starting after the crash before is struck too.
-`./scripts/test tests/crashes/test_kill_points.py --crashes 300 -s` is the whole of it.
+All kills share one state directory, so a kill also strikes the start after the previous crash. Each kill point is a
+call and its number in a thread. The seed draws it from the calls of a run without a kill. `./scripts/test
+tests/crashes/test_kill_points.py --crashes 300 -s` is the full run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def calls(scene: Scene, crew: Crew) -> Counter[str]:
-    """How often the busiest thread of a daemon makes each call, from its start to the end of so much work."""
+    """Count how often the busiest thread of a daemon makes each call, from its start to the end of the work."""
     kill(scene.mount)
     record = scene.mount.path.parent / "strace"
     with traced(scene.mount, *counting(record)):
@@ -37,7 +37,9 @@ def calls(scene: Scene, crew: Crew) -> Counter[str]:
     return counted(record)
 
 
-def test_wherever_a_kill_strikes(scene: Scene, crew: Crew, calls: Counter[str], seed: int, point: int) -> None:
+def test_a_kill_at_any_call_loses_nothing_acknowledged(
+    scene: Scene, crew: Crew, calls: Counter[str], seed: int, point: int
+) -> None:
     chance = random.Random(f"{seed} {point}")
     call = [one for one in CALLS if calls[one]][point % sum(calls[one] > 0 for one in CALLS)]
     number = round(calls[call] ** chance.random())  # as many points among the first ten as among the first hundred
@@ -57,7 +59,7 @@ def test_wherever_a_kill_strikes(scene: Scene, crew: Crew, calls: Counter[str], 
 
 
 def test_most_of_the_points_were_reached() -> None:
-    """Else the tests above are about something else."""
+    """Otherwise the tests above test something else."""
     counts = FIGURES.counts
     struck = counts["killed at its start"] + counts["killed at work"]
     assert struck > counts["killed afterwards"]

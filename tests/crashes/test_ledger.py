@@ -1,4 +1,4 @@
-"""The judge of all crashes, judged itself."""
+"""The ledger, which judges all crashes, has its own tests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Power cuts under a daemon at work, on real filesystems: what was acknowledged is there after the next boot.
+"""Power cuts while a daemon works, on real filesystems: acknowledged operations are there after the next boot.
 
-`./scripts/test tests/crashes/test_power_cuts.py --crashes 100 -s` is the whole of it.
+`./scripts/test tests/crashes/test_power_cuts.py --crashes 100 -s` is the full run.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def test_what_was_acknowledged_is_there_after_the_next_boot(
     assert pid is not None
 
     def dark() -> None:
-        # Whoever is at work meets the dead disk until the daemon ends, by a page of the database that is gone or by us.
+        # Workers meet the dead disk until the daemon dies: by a database page that cannot be read, or by the kill
+        # below.
         crew.hear_nothing_more()
         disk.cut_power()
         FIGURES.counts["daemons that died of it by themselves"] += not kill_process(pid)
@@ -74,7 +75,7 @@ def test_what_was_acknowledged_is_there_after_the_next_boot(
 
 
 def take_away(mount: Mounted) -> None:
-    """The tree of a dead daemon with all that is mounted in it: it holds the disk."""
+    """Unmount the tree of a dead daemon and all mounts in it, because they keep the disk busy."""
     with suppress(OSError):
         kill(mount)
     while mount_at(str(mount.path)):

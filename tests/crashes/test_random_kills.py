@@ -1,6 +1,6 @@
-"""kill -9 in the midst of work, again and again on one state directory: nothing acknowledged is ever lost.
+"""kill -9 at random times, repeatedly on one state directory: nothing acknowledged is ever lost.
 
-`./scripts/test tests/crashes/test_random_kills.py --crashes 200 -s` is the whole of it.
+`./scripts/test tests/crashes/test_random_kills.py --crashes 200 -s` is the full run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("number", range(metafunc.config.getoption("--crashes") or A_FEW))
 
 
-def test_nothing_is_lost(scene: Scene, crew: Crew, seed: int, number: int) -> None:
+def test_random_kills_lose_nothing_acknowledged(scene: Scene, crew: Crew, seed: int, number: int) -> None:
     chance = random.Random(f"{seed} {number}")
     before = crew.acknowledged
     crew.work(chance.randrange(20, 400), lambda: kill(scene.mount))

@@ -1,7 +1,7 @@
-"""A disk that refuses one system call: the operation fails with the contract's errno, and nothing is lost by it.
+"""The disk refuses one system call: the operation fails with the contract's errno, and nothing is lost.
 
-Every call that changes the state directory is refused with each error, once in each thread at a number drawn from the
-seed. `./scripts/test tests/crashes/test_storage_errors.py --crashes 100 -s` draws that often for every call.
+Every call that changes the state directory is refused with each error, once in each thread, at a number drawn from the
+seed. `./scripts/test tests/crashes/test_storage_errors.py --crashes 100 -s` draws 100 numbers for every call.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("refusal", chosen, ids=lambda one: "-".join(map(str, one)))
 
 
-def test_it_is_told_and_loses_nothing(scene: Scene, crew: Crew, seed: int, refusal: tuple[str, str, int]) -> None:
+def test_a_storage_error_is_reported_and_loses_nothing(
+    scene: Scene, crew: Crew, seed: int, refusal: tuple[str, str, int]
+) -> None:
     call, error, number = refusal
     when = random.Random(f"{seed} {call} {error} {number}").choice([1, 2, 3, 5, 8, 13, 21])
     kill(scene.mount)
@@ -56,7 +58,7 @@ def test_it_is_told_and_loses_nothing(scene: Scene, crew: Crew, seed: int, refus
 
 
 def assert_told(scene: Scene) -> None:
-    """A daemon that cannot start says so in a sentence, and what for."""
+    """Assert that a daemon that cannot start reports the reason in a sentence."""
     said = said_by(scene.mount).read_text()
     assert "imgfs: " in said, said[-2000:]
     assert "Traceback" not in said, said[-2000:]

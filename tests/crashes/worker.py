@@ -1,4 +1,4 @@
-"""A worker: one user's random but seeded work on a kind of thing, and how to look at what is left of it."""
+"""A worker: a user that works at random, from a seed, on one kind of object, and can look at what is left."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ GONE = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 class Worker(Protocol):
-    """Works on things of its own, so that no other worker changes what it was promised."""
+    """Works on its own objects, so that no other worker changes what was promised to it."""
 
     ledger: Ledger
 
     def step(self) -> None:
-        """Do one operation. Raises OSError where it was refused, or the daemon is dead."""
+        """Do one operation. Raises OSError if the daemon refuses it or is dead."""
         ...
 
     def look(self) -> dict[str, Fact]:
-        """All that is there of what this worker ever made; asks no registry."""
+        """Return all facts about this worker's objects, without the registry."""
         ...
 
 
 class Place:
-    """What every worker gets: the scene, its own ledger and its own chance."""
+    """What every worker gets: the scene, its own ledger and its own random numbers."""
 
     def __init__(self, scene: Scene, name: str, seed: int) -> None:
         self.scene = scene
@@ -45,16 +45,16 @@ class Place:
         return self.scene.mount.path
 
     def new(self) -> str:
-        """A word that nobody used before."""
+        """Return a name that was not used before."""
         self._made += 1
         return f"{self.name}{self._made}"
 
     def draw(self, operations: Iterable[tuple[int, Callable[[], None]]]) -> None:
-        """Do one of the operations, each as probable as its weight."""
+        """Do one of the operations, with a probability proportional to its weight."""
         weights, works = zip(*operations, strict=True)
         self.chance.choices(works, weights)[0]()
 
 
 def own(names: Iterable[str], prefix: str) -> list[str]:
-    """The names that begin with `prefix` and a number: those of one worker."""
+    """Return the names that begin with `prefix` and a number: the names of one worker."""
     return sorted(name for name in names if name.startswith(prefix) and name[len(prefix) : len(prefix) + 1].isdecimal())

@@ -1,4 +1,4 @@
-"""Images are true to their digests, and imgfs, skopeo and umoci read them."""
+"""Images match their digests, and imgfs, skopeo and umoci can read them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMPRESSIONS: tuple[Compression, ...] = ("gzip", "zstd", "none")
 
 
 class Recorder:
-    """A registry that remembers what it was given, in order."""
+    """A registry that records the pushed objects in order."""
 
     def __init__(self) -> None:
         self.added: list[str] = []
@@ -68,7 +68,7 @@ def test_images_are_the_same_bytes_every_time() -> None:
     assert busybox_image().digest == busybox_image().digest
 
 
-def test_config_and_annotations_are_the_callers() -> None:
+def test_the_caller_sets_config_and_annotations() -> None:
     annotated = layer([File("f")], annotations={"layer.note": "1"})
     built = image([annotated], config={"config": {"Cmd": ["/bin/ls"]}}, annotations={"image.note": "2"})
     manifest = parse_document(built.document)
@@ -108,7 +108,7 @@ def test_a_layout_is_extended_and_a_tag_moves(tmp_path: Path) -> None:
     assert run("skopeo", "inspect", "--raw", f"oci:{tmp_path}:moved") == second.document
 
 
-def test_an_index_is_added_behind_its_images_and_those_behind_their_blobs() -> None:
+def test_blobs_are_pushed_before_images_and_images_before_their_index() -> None:
     built = small()
     several, registry = index([built]), Recorder()
     assert several.add_to(registry, "app", "1") == several.digest
@@ -129,7 +129,7 @@ def test_the_oddities_come_in_every_compression_with_an_empty_layer() -> None:
     assert {one.compression for one in oddities_image(samples.Oddities(zstd=False)).layers} == {"gzip", "none"}
 
 
-def test_a_machine_without_busybox_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_busybox_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "BUSYBOX", (Path("/nowhere"),))
     with pytest.raises(samples.NotFound, match="install busybox-static"):
         busybox_image()

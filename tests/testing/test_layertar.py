@@ -1,4 +1,4 @@
-"""The layers are what their entries say, by the word of tarfile and of GNU tar, and the same bytes every time."""
+"""tarfile and GNU tar confirm that layers contain their entries. Layers have the same bytes every time."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_gnu_holds_big_owners() -> None:
     assert members(layer_tar([File("f", uid=3_000_000_000)], "gnu"))["f"].uid == 3_000_000_000
 
 
-def test_what_ustar_cannot_say_is_an_error() -> None:
+def test_an_entry_that_ustar_cannot_express_is_an_error() -> None:
     with pytest.raises(ValueError, match="too long"):
         layer_tar([File("n" * 101)], "ustar")
 
@@ -128,7 +128,7 @@ def test_gnu_tar_lists_every_layer_of_the_oddities(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
-def test_compression_is_undone_by_the_programs_of_that_name(tmp_path: Path, compression: Compression) -> None:
+def test_the_standard_programs_decompress_each_compression(tmp_path: Path, compression: Compression) -> None:
     data = layer_tar([File("f", b"x" * 100_000)])
     blob = compress(data, compression)
     (tmp_path / "blob").write_bytes(blob)
@@ -136,7 +136,7 @@ def test_compression_is_undone_by_the_programs_of_that_name(tmp_path: Path, comp
     assert (blob if compression == "none" else run(compression, "-dc", tmp_path / "blob")) == data
 
 
-def test_gzip_has_no_time() -> None:
+def test_gzip_output_has_no_timestamp() -> None:
     assert compress(b"data", "gzip")[4:8] == bytes(4)
     assert gzip.decompress(compress(b"data", "gzip")) == b"data"
 

@@ -1,4 +1,4 @@
-"""Two unpackers of different descent agree on every oddity: what they say may be taken for the truth."""
+"""Two independent unpackers agree on every oddity, so the tests may use their result as the expected one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_umoci_and_containerd_unpack_the_same_tree(
         assert compare_trees(expected, snapshot_tree(rootfs), [*oracles.UMOCI_IGNORES, *ignores]) == []
 
 
-def test_zstd_changes_nothing_of_the_tree(tmp_path: Path) -> None:
+def test_zstd_does_not_change_the_tree(tmp_path: Path) -> None:
     expected = unpacked_by_umoci(oracles.BOTH, tmp_path)
     oddities_image(oracles.CONTAINERD_NATIVE).write_layout(tmp_path / "layout", "zstd")
     with oracles.ctr_unpack(tmp_path / "layout", "zstd", tmp_path / "ctr") as rootfs:
@@ -82,7 +82,7 @@ def test_a_refusal_fails_with_the_unpackers_own_words(tmp_path: Path, oddities: 
         oracles.umoci_unpack(tmp_path / "layout", "odd", tmp_path / "umoci")
 
 
-def test_containerd_ends_also_after_a_refusal(tmp_path: Path) -> None:
+def test_containerd_exits_also_after_a_refusal(tmp_path: Path) -> None:
     oddities_image().write_layout(tmp_path / "layout", "odd")
     assert oracles.ctr_available()
     with pytest.raises(AssertionError, match="unhandled tar header type 83"):

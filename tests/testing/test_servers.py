@@ -1,4 +1,4 @@
-"""The real registry serves, goes away and comes back; the proxy in front of it counts."""
+"""The real registry serves, becomes unreachable and returns; the proxy in front of it counts requests."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def test_images_add_themselves_to_a_real_registry(registry: DockerRegistry, dock
     assert json.loads(config)["rootfs"]["diff_ids"] == SMALL.diff_ids
 
 
-def test_an_outage_refuses_and_ends_on_the_same_port_with_the_same_content(registry: DockerRegistry) -> None:
+def test_during_an_outage_connections_are_refused_and_then_port_and_content_are_the_same(
+    registry: DockerRegistry,
+) -> None:
     SMALL.add_to(Upload(registry.host, "kept"), "kept", "1")
     host = registry.host
     registry.stop()
@@ -70,14 +72,14 @@ def test_an_outage_refuses_and_ends_on_the_same_port_with_the_same_content(regis
     assert ask(host, f"/v2/kept/blobs/{SMALL.layers[0].digest}")[1] == SMALL.layers[0].blob
 
 
-def test_the_server_is_gone_after_the_block_also_when_that_fails(tmp_path: Path) -> None:
+def test_the_server_has_ended_after_the_block_even_if_the_block_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), docker_registry(tmp_path) as server:
         raise ZeroDivisionError
     assert not server.running
     assert not accepts(server.port)
 
 
-def test_the_access_log_tells_method_path_and_status(registry: DockerRegistry) -> None:
+def test_the_access_log_shows_method_path_and_status(registry: DockerRegistry) -> None:
     ask(registry.host, "/v2/absent/manifests/none")
     registry.stop()
     assert Access("GET", "/v2/absent/manifests/none", 404) in registry.accesses()
@@ -113,7 +115,7 @@ def test_a_missing_program_fails_and_names_the_package(monkeypatch: pytest.Monke
         program("ctr")
 
 
-def test_a_server_that_ends_at_once_fails_with_what_it_said(tmp_path: Path) -> None:
+def test_a_server_that_exits_at_once_fails_with_its_output(tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = start("docker-registry", ["serve", "/nowhere.yml"], log)
     with pytest.raises(AssertionError, match=r"before it served: .*configuration error"):

@@ -1,4 +1,4 @@
-"""The comparator finds each kind of difference, and lets only that pass which an Ignore names."""
+"""The comparator finds each kind of difference, and ignores only what an Ignore names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = b"\xff-not-utf8"
 
 
 def grow(root: Path) -> Path:
-    """A tree with one node of each kind, every time the same."""
+    """Make a tree with one node of each kind, the same every time."""
     (root / "directory").mkdir(parents=True)
     (root / "file").write_bytes(b"content")
     os.link(root / "file", root / "second-name")
@@ -38,7 +38,7 @@ def replace_with(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def relink(root: Path) -> None:
-    """The same bytes under both names, in two inodes."""
+    """Store the same bytes under both names, in two inodes."""
     content = (root / "file").read_bytes()
     replace_with(root / "second-name", lambda path: path.write_bytes(content))
 
@@ -86,7 +86,7 @@ def test_each_difference_is_found_and_named(tmp_path: Path, change: str) -> None
     assert any(line.startswith(f"{path!r}: {word}") for line in found), found
 
 
-def test_a_difference_says_what_was_expected_and_what_was_got(tmp_path: Path) -> None:
+def test_a_difference_shows_the_expected_and_the_found_value(tmp_path: Path) -> None:
     expected = snapshot_tree(grow(tmp_path))
     (tmp_path / "single").chmod(0o600)
     assert compare_trees(expected, snapshot_tree(tmp_path)) == ["b'single': mode: expected 0o644, got 0o600"]
@@ -100,7 +100,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert set(snapshot_tree(tmp_path / "tree")) == {b"", b"link"}
 
 
-def test_a_name_outside_the_tree_makes_no_group(tmp_path: Path) -> None:
+def test_a_hard_link_outside_the_tree_makes_no_group(tmp_path: Path) -> None:
     grow(tmp_path / "tree")
     os.link(tmp_path / "tree/single", tmp_path / "outside")
     tree = snapshot_tree(tmp_path / "tree")
