@@ -27,19 +27,19 @@ def load(directory: Path, text: str) -> Config:
     return load_config(None, directory)
 
 
-def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
+def test_without_a_file_every_option_has_its_default(tmp_path: Path) -> None:
     assert load_config(None, tmp_path) == Config()
     assert Config().chosen_platform == local_platform()
 
 
-def test_the_file_of_the_state_directory_is_read_and_a_named_one_goes_before_it(tmp_path: Path) -> None:
+def test_the_config_of_the_state_directory_is_read_unless_a_file_is_named(tmp_path: Path) -> None:
     assert load(tmp_path, 'resolve = "registered"').resolve == "registered"
     other = tmp_path / "other.toml"
     other.write_text('log_level = "debug"')
     assert load_config(other, tmp_path) == Config(log_level="debug")
 
 
-def test_a_named_file_must_exist(tmp_path: Path) -> None:
+def test_a_named_config_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=r"gone\.toml: no such configuration file"):
         load_config(tmp_path / "gone.toml", tmp_path)
 
@@ -72,19 +72,21 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[plugins]\ncompression = 1", "imgfs.toml:2: plugins: got"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_name_and_the_cure(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_config_is_refused_with_its_path_and_the_expected_value(
+    tmp_path: Path, text: str, said: str
+) -> None:
     with pytest.raises(Invalid) as caught:
         load(tmp_path, text)
     assert caught.value.message.startswith(str(tmp_path))
     assert said in caught.value.message
 
 
-def test_a_file_of_any_size_is_no_configuration(tmp_path: Path) -> None:
+def test_a_config_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=f"more than {SIZE_MAX} bytes"):
         load(tmp_path, "#" * (SIZE_MAX + 1))
 
 
-def test_each_goes_before_the_one_before_and_says_where_it_is_from(tmp_path: Path) -> None:
+def test_command_line_overrides_environment_overrides_file_and_each_value_has_its_origin(tmp_path: Path) -> None:
     path = tmp_path / "imgfs.toml"
     path.write_text('# first\nresolve = "registered"\nviews = "fuse"\nquota_bytes = 1\n[plugins.k.one]\nkey = 7\n')
     environment = {"IMGFS_VIEWS": "kernel", "IMGFS_QUOTA_BYTES": "2", "IMGFS_PLATFORM": "", "IMGFS_OTHER": "x"}
@@ -101,7 +103,7 @@ def test_each_goes_before_the_one_before_and_says_where_it_is_from(tmp_path: Pat
     )
 
 
-def test_of_plugins_that_could_be_asked_every_option_is_told(tmp_path: Path) -> None:
+def test_every_option_of_a_known_plugin_is_listed(tmp_path: Path) -> None:
     path = tmp_path / "imgfs.toml"
     path.write_text("[plugins.k.two]\nb = 1\nc.d = 2\n[plugins.k.gone]\nkey = 3\n")
     found = load_settings(None, tmp_path)
@@ -115,7 +117,7 @@ def test_of_plugins_that_could_be_asked_every_option_is_told(tmp_path: Path) -> 
     assert parse_settings(found.render({"k.two": {"b": 1}}))["plugins.k.two.b"] == of_plugins["two.b"]
 
 
-def test_words_become_lists_and_numbers(tmp_path: Path) -> None:
+def test_text_values_are_parsed_into_lists_and_numbers(tmp_path: Path) -> None:
     given = [("plain_http", "a:5000 b"), ("plain_http", "c"), ("view_idle_seconds", "2.5")]
     config = load_settings(None, tmp_path, {"IMGFS_DISABLED_PLUGINS": " x.y  z.w "}, given).config
     assert (config.plain_http, config.view_idle_seconds) == (["a:5000", "b", "c"], 2.5)
@@ -133,7 +135,7 @@ def test_words_become_lists_and_numbers(tmp_path: Path) -> None:
         ({}, [("quota_bytes", "[1]")], "command line: quota_bytes: got [1]"),
     ],
 )
-def test_wrong_words_are_refused_with_their_place(
+def test_invalid_text_values_are_refused_with_their_origin(
     tmp_path: Path, environment: dict[str, str], given: list[tuple[str, str]], said: str
 ) -> None:
     with pytest.raises(Invalid) as caught:
@@ -141,7 +143,7 @@ def test_wrong_words_are_refused_with_their_place(
     assert caught.value.message.startswith(said)
 
 
-def test_options_of_others_are_told_as_far_as_they_say() -> None:
+def test_options_of_a_third_party_plugin_are_described_from_their_types() -> None:
     class Theirs(msgspec.Struct, frozen=True):
         plain: int = 1
         switch: bool = False
@@ -159,7 +161,7 @@ def test_options_of_others_are_told_as_far_as_they_say() -> None:
     }
 
 
-def test_every_option_is_explained_once() -> None:
+def test_every_option_has_a_description() -> None:
     assert list(table()) == list(Config.__struct_fields__)
     for name, option in table().items():
         assert option.text.endswith("."), name
@@ -168,7 +170,7 @@ def test_every_option_is_explained_once() -> None:
     assert [one.name for one in table().values() if not one.variable] == ["plugins"]
 
 
-def test_a_file_that_is_no_text_or_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_config_that_is_not_text_or_is_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "imgfs.toml").write_bytes(b'access = "\xff"')
     with pytest.raises(Invalid, match=r"imgfs\.toml"):
         load_config(None, tmp_path)
@@ -180,7 +182,7 @@ def test_a_file_that_is_no_text_or_no_file_is_refused(tmp_path: Path) -> None:
     ("access", "mode", "private"),
     [("root", 0o700, True), ("all", 0o755, False), ("group:root", 0o750, False)],
 )
-def test_access_decides_who_enters(access: str, mode: int, private: bool) -> None:
+def test_access_sets_the_mode_and_the_group_of_the_root(access: str, mode: int, private: bool) -> None:
     config = Config(access=access)
     assert (config.root_mode, config.is_private) == (mode, private)
     assert config.root_group == (grp.getgrnam("root").gr_gid if access == "group:root" else None)
@@ -200,7 +202,7 @@ def test_a_platform_is_parsed() -> None:
         log_level=st.sampled_from(["debug", "info", "warning", "error"]),
     )
 )
-def test_what_is_in_force_reads_back_as_the_same(tmp_path_factory: pytest.TempPathFactory, config: Config) -> None:
+def test_a_rendered_config_parses_to_the_same_config(tmp_path_factory: pytest.TempPathFactory, config: Config) -> None:
     path = tmp_path_factory.getbasetemp() / "rendered.toml"
     found = Settings(config, {"access": "a file with\na line end:3"})
     path.write_text(found.render())
@@ -220,7 +222,7 @@ PAIRS = st.lists(st.tuples(KEYS, LEAVES), max_size=4)
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.lists(KEYS, max_size=3), PAIRS), max_size=4))
-def test_lines_of_keys_are_found(tables: list[tuple[list[str], list[tuple[str, object]]]]) -> None:
+def test_the_line_number_of_each_key_is_found(tables: list[tuple[list[str], list[tuple[str, object]]]]) -> None:
     written: list[str] = []
     expected: dict[tuple[str, ...], int] = {}
     for header, pairs in tables:
@@ -248,7 +250,7 @@ def spread(value: object) -> str:
     return json.dumps(value)
 
 
-def test_state_lies_where_systemd_or_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_state_directory_follows_systemd_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
     assert default_state() == Path("/var/lib/one")
     monkeypatch.delenv("STATE_DIRECTORY")

@@ -91,5 +91,5 @@ def test_every_listed_exception_exists() -> None:
         ("names.rename(before, after)", False),
     ],
 )
-def test_calls_are_told_apart(source: str, *, is_found: bool) -> None:
+def test_only_calls_that_bypass_disk_are_found(source: str, *, is_found: bool) -> None:
     assert bool(list(calls(source))) is is_found

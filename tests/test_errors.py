@@ -54,7 +54,7 @@ def test_every_class_has_the_errno_of_the_contract() -> None:
     assert {name: found.errno for name, found in classes().items()} == ERRNO
 
 
-def test_no_errno_is_one_that_programs_misread() -> None:
+def test_no_class_has_an_errno_that_programs_misread() -> None:
     assert not {errno.EAGAIN, errno.EXDEV} & {found.errno for found in classes().values()}
 
 
@@ -73,19 +73,21 @@ def test_a_message_survives_a_copy(found: type[errors.ImgfsError]) -> None:
         (errno.EMFILE, errors.TooManyOpen),
     ],
 )
-def test_a_system_call_that_failed_says_subject_reason_and_cure(number: int, kind: type[errors.ImgfsError]) -> None:
+def test_the_error_of_a_failed_system_call_has_subject_reason_and_remedy(
+    number: int, kind: type[errors.ImgfsError]
+) -> None:
     error = errors.from_os(OSError(number, "it broke"), "layer sha256:ab")
     assert type(error) is kind
     assert error.message.startswith("layer sha256:ab: it broke; ")
 
 
-def test_a_disk_that_takes_no_change_is_told_as_such() -> None:
+def test_a_read_only_disk_is_reported_as_read_only() -> None:
     error = errors.from_os(OSError(errno.EROFS, "Read-only file system"), "layer sha256:ab")
     assert type(error) is errors.ReadOnly
     assert "remount it writable" in error.message
 
 
-def test_too_many_open_files_is_no_fault_of_the_disk() -> None:
+def test_too_many_open_files_is_not_reported_as_a_disk_failure() -> None:
     message = errors.from_os(OSError(errno.EMFILE, "Too many open files"), "blob x").message
     assert "open files; raise it (`ulimit -n`" in message
     assert "disk" not in message

@@ -43,22 +43,22 @@ def run(program: str, directory: Path) -> str:
     return done.stdout
 
 
-def test_the_content_store(tmp_path: Path) -> None:
+def test_the_example_of_the_content_store_runs(tmp_path: Path) -> None:
     program = example_of(imgfs.content.__doc__)
     assert run(program, tmp_path) == CONTENT
     assert run(program, tmp_path) == CONTENT, "it leaves nothing behind"
 
 
-def test_snapshots(tmp_path: Path) -> None:
+def test_the_example_of_snapshots_runs(tmp_path: Path) -> None:
     assert run(example_of(imgfs.snapshots.__doc__), tmp_path) == SNAPSHOTS
 
 
-def test_the_page_shows_the_examples_of_the_docstrings() -> None:
+def test_the_library_page_contains_the_examples_of_the_docstrings() -> None:
     shown = examples_of(LIBRARY.read_text())
     assert shown == [example_of(imgfs.content.__doc__), example_of(imgfs.snapshots.__doc__)]
 
 
-def test_the_runtime_of_the_plugins_page_is_one() -> None:
+def test_the_runtime_on_the_plugins_page_works() -> None:
     section = PLUGINS.read_text().partition("## An OCI runtime")[2]
     names: dict[str, object] = {}
     exec(re.findall(r"^```\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[0], names)

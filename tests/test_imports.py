@@ -115,7 +115,7 @@ def test_imports_point_down_and_libraries_stay_in_their_room(path: Path) -> None
         ("errors", "imgfs.nowhere"),
     ],
 )
-def test_the_table_does_object(room: str, name: str) -> None:
+def test_the_import_rules_reject_wrong_imports(room: str, name: str) -> None:
     assert complaint(room, name)
 
 

@@ -10,14 +10,14 @@ from imgfs.errors import Busy
 from imgfs.lock import holder, locked
 
 
-def test_nobody_holds_a_directory_that_was_never_locked_or_let_go(tmp_path: Path) -> None:
+def test_an_unlocked_or_released_directory_has_no_holder(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
     with locked(tmp_path, "at /mnt"):
         pass
     assert holder(tmp_path) is None
 
 
-def test_the_holder_says_where_it_shows_the_state(tmp_path: Path) -> None:
+def test_the_holder_has_the_mountpoint_of_the_daemon(tmp_path: Path) -> None:
     with locked(tmp_path, "at /mnt/with at in it"):
         held = holder(tmp_path)
         assert held is not None
@@ -26,14 +26,14 @@ def test_the_holder_says_where_it_shows_the_state(tmp_path: Path) -> None:
             pass
 
 
-def test_a_repair_shows_it_nowhere(tmp_path: Path) -> None:
+def test_a_repair_is_a_holder_without_a_mountpoint(tmp_path: Path) -> None:
     with locked(tmp_path, "for repair"):
         held = holder(tmp_path)
         assert held is not None
         assert held.mountpoint is None
 
 
-def test_another_file_of_that_process_is_not_the_lock(tmp_path: Path) -> None:
+def test_a_lock_on_another_file_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/lock").write_text("")
     with locked(tmp_path, "at /mnt"):

@@ -33,7 +33,7 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_an_event_is_a_line_with_its_facts(tmp_path: Path, logger: logging.Logger) -> None:
+def test_an_event_is_logged_as_one_line_with_its_facts(tmp_path: Path, logger: logging.Logger) -> None:
     configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
     logger.warning("failed", extra={"subject": "a\nb", "errno": 5})
     logger.debug("not this")
@@ -52,7 +52,7 @@ def test_a_traceback_is_part_of_the_line(tmp_path: Path, logger: logging.Logger)
     assert "ValueError: why" in str(line["exception"])
 
 
-def test_in_front_it_goes_to_stderr_too(
+def test_a_foreground_daemon_logs_to_stderr_too(
     tmp_path: Path, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure_log(tmp_path / "log", "info", SIZE, to_stderr=True)
@@ -61,9 +61,7 @@ def test_in_front_it_goes_to_stderr_too(
     assert lines(tmp_path / "log")[0]["event"] == "hello"
 
 
-def test_a_log_takes_no_more_than_twice_its_size_however_long_the_daemon_lives(
-    tmp_path: Path, logger: logging.Logger
-) -> None:
+def test_the_log_files_never_exceed_twice_the_size_limit(tmp_path: Path, logger: logging.Logger) -> None:
     configure_log(tmp_path / "log", "info", 300, to_stderr=False)
     for number in range(200):
         logger.info("event", extra={"number": number})
@@ -73,7 +71,7 @@ def test_a_log_takes_no_more_than_twice_its_size_however_long_the_daemon_lives(
     assert kept == list(range(200 - len(kept), 200))
 
 
-def test_a_line_without_end_is_cut(tmp_path: Path, logger: logging.Logger) -> None:
+def test_a_line_that_is_too_long_is_cut(tmp_path: Path, logger: logging.Logger) -> None:
     configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
     logger.info("short", extra={"fact": "x" * LINE_MAX})
     logger.info("\x00" * LINE_MAX, extra={"fact": "y"})
@@ -84,7 +82,7 @@ def test_a_line_without_end_is_cut(tmp_path: Path, logger: logging.Logger) -> No
     assert all(len(line) <= LINE_MAX + 1 for line in (tmp_path / "log").read_text().splitlines(keepends=True))
 
 
-def test_the_journal_is_told_how_grave_a_line_is(
+def test_lines_to_the_journal_start_with_their_priority(
     tmp_path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (tmp_path / "journal").open("w") as stream:
@@ -129,7 +127,7 @@ def test_no_credential_gets_into_a_line(tmp_path: Path, logger: logging.Logger, 
     assert str(line["exception"]).endswith(left)
 
 
-def test_what_the_file_does_not_take_is_kept(tmp_path: Path, logger: logging.Logger) -> None:
+def test_lines_that_cannot_be_written_are_kept_in_memory(tmp_path: Path, logger: logging.Logger) -> None:
     (tmp_path / "log").mkdir()  # nobody can write to that, root neither
     configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
     logger.warning("first")

@@ -39,7 +39,7 @@ async def heard(listener: socket.socket) -> list[str]:
     return (await trio.to_thread.run_sync(listener.recv, 4096)).decode().split("\n")
 
 
-async def test_ready_alive_and_stopping_are_told_when_they_are(listener: socket.socket) -> None:
+async def test_ready_watchdog_and_stopping_messages_are_sent(listener: socket.socket) -> None:
     answering, ending = trio.Event(), trio.Event()
     manager = Manager.of(environment(listener, WATCHDOG_USEC="90000", WATCHDOG_PID=str(os.getpid())))
     async with trio.open_nursery() as nursery:
@@ -59,7 +59,7 @@ async def test_ready_alive_and_stopping_are_told_when_they_are(listener: socket.
         nursery.cancel_scope.cancel()
 
 
-async def test_a_loop_that_does_not_turn_is_silent(listener: socket.socket) -> None:
+async def test_a_blocked_event_loop_sends_no_watchdog_messages(listener: socket.socket) -> None:
     manager = Manager.of(environment(listener, WATCHDOG_USEC="30000"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(manager.attend, trio.Event(), trio.Event(), "/m")
@@ -86,7 +86,9 @@ def drain(listener: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("more", [{"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {}])
-async def test_a_watchdog_of_others_gets_nothing(listener: socket.socket, more: dict[str, str]) -> None:
+async def test_without_a_valid_watchdog_for_this_process_no_watchdog_messages_are_sent(
+    listener: socket.socket, more: dict[str, str]
+) -> None:
     answering, ending = trio.Event(), trio.Event()
     answering.set()
     ending.set()
@@ -95,18 +97,18 @@ async def test_a_watchdog_of_others_gets_nothing(listener: socket.socket, more: 
     assert (await heard(listener))[0] == "STOPPING=1"
 
 
-def test_no_child_inherits_what_the_manager_gave(listener: socket.socket) -> None:
+def test_the_variables_of_the_manager_are_removed_from_the_environment(listener: socket.socket) -> None:
     given = environment(listener, WATCHDOG_USEC="1", WATCHDOG_PID="1")
     Manager.of(given)
     assert given == {"HOME": "/"}
 
 
-def test_why_it_did_not_start_is_told_in_one_line(listener: socket.socket) -> None:
+def test_a_failed_start_is_reported_in_one_line(listener: socket.socket) -> None:
     Manager.of(environment(listener)).failed(Busy("/state: is in use\nby another"))
     assert listener.recv(4096) == b"STATUS=/state: is in use by another\nERRNO=16"
 
 
-async def test_nobody_and_a_manager_that_is_gone_are_no_trouble(tmp_path: Path) -> None:
+async def test_a_missing_or_unreachable_manager_raises_no_error(tmp_path: Path) -> None:
     happened = trio.Event()
     happened.set()
     for manager in (Manager(), Manager.of({"NOTIFY_SOCKET": str(tmp_path / "gone")})):

@@ -41,7 +41,7 @@ async def connections_of_two_requests() -> int:
     return len(peers)
 
 
-async def test_the_parts_are_there_in_the_installed_versions(missing: set[object]) -> None:
+async def test_the_installed_versions_have_the_private_parts(missing: set[object]) -> None:
     import pyfuse3
 
     assert await connections_of_two_requests() == 1
@@ -59,13 +59,13 @@ async def test_without_the_state_of_h11_each_connection_serves_one_request(
 
 
 @pytest.mark.parametrize("state", [None, SimpleNamespace(trailing_data="x"), SimpleNamespace(trailing_data=())])
-def test_a_state_of_another_form_is_not_believed(state: object) -> None:
+def test_an_h11_state_of_an_unknown_form_is_not_used(state: object) -> None:
     assert (
         trailing_data(SimpleNamespace(_stream=SimpleNamespace(_connection=SimpleNamespace(_h11_state=state)))) is None
     )
 
 
-def test_a_pyfuse3_that_does_not_look_trio_up_is_left_alone(missing: set[object]) -> None:
+def test_a_pyfuse3_without_the_trio_lookup_is_not_patched(missing: set[object]) -> None:
     other = ModuleType("pyfuse3")
     assert not replace_trio(other, trio, object())
     assert not hasattr(other, "trio")

@@ -47,7 +47,9 @@ def test_a_whole_state_directory_is_clean_and_is_not_changed(unmounted: Damage) 
 
 
 @pytest.mark.parametrize(("pattern", "harm"), NAMED)
-def test_what_is_damaged_is_named_mended_and_served_again(unmounted: Damage, pattern: str, harm: str) -> None:
+def test_damage_is_reported_repaired_and_the_content_is_served_again(
+    unmounted: Damage, pattern: str, harm: str
+) -> None:
     path = unmounted.only(pattern)
     size = path.stat().st_size
     HARMS[harm](path)
@@ -69,14 +71,14 @@ def test_what_is_damaged_is_named_mended_and_served_again(unmounted: Damage, pat
 
 
 @pytest.mark.parametrize(("pattern", "harm"), HARMLESS)
-def test_what_comes_back_by_itself_is_no_damage(unmounted: Damage, pattern: str, harm: str) -> None:
+def test_files_that_the_daemon_recreates_are_not_damage(unmounted: Damage, pattern: str, harm: str) -> None:
     HARMS[harm](unmounted.only(pattern))
     assert unmounted.damaged("--deep") == []
     unmounted.mounted.start()
     unmounted.assert_served()
 
 
-def test_all_at_once(unmounted: Damage) -> None:
+def test_damage_of_many_files_at_once_is_repaired(unmounted: Damage) -> None:
     for pattern in ("imgfs.db", "blobs/*/*/*", "layers/*/*/tar", "layers/*/*/index", "views/*.erofs"):
         for path in sorted(unmounted.state.glob(pattern)):
             HARMS["flip"](path)
@@ -87,7 +89,7 @@ def test_all_at_once(unmounted: Damage) -> None:
     unmounted.assert_served(labelled=False)
 
 
-def test_what_only_a_user_can_mend_is_left_and_told(unmounted: Damage) -> None:
+def test_damage_that_only_a_user_can_repair_is_reported_and_left(unmounted: Damage) -> None:
     shutil.rmtree(unmounted.state / "snapshots/1")
     (unmounted.state / "imgfs.toml").write_text("acces = 1")
     assert unmounted.damaged() == ["imgfs.toml", "snapshots/1"]
@@ -95,7 +97,7 @@ def test_what_only_a_user_can_mend_is_left_and_told(unmounted: Damage) -> None:
     assert (code, [one["mended"] for one in report]) == (6, [False, False])
 
 
-def test_a_row_that_cannot_be_read_is_damage_and_costs_no_other(unmounted: Damage) -> None:
+def test_an_invalid_row_is_damage_and_no_other_row_is_lost(unmounted: Damage) -> None:
     with closing(sqlite3.connect(unmounted.state / "imgfs.db")) as db:
         db.execute("UPDATE user_snapshots SET kind = 'odd' WHERE name = CAST('view' AS BLOB)")
         db.execute("UPDATE lease_links SET resource = CAST('nowhere' AS BLOB)")
@@ -111,7 +113,7 @@ def test_a_row_that_cannot_be_read_is_damage_and_costs_no_other(unmounted: Damag
 @pytest.mark.parametrize(
     "pattern", ["blobs/*/*/*", "layers/*/*/tar", "layers/*/*/index", "ingest/*/meta", "imgfs.copy"]
 )
-def test_what_is_no_plain_file_is_set_aside(unmounted: Damage, pattern: str) -> None:
+def test_a_fifo_in_place_of_a_file_is_set_aside(unmounted: Damage, pattern: str) -> None:
     path = unmounted.only(pattern)
     path.unlink()
     os.mkfifo(path)  # to open it would wait for ever
@@ -124,7 +126,7 @@ def test_what_is_no_plain_file_is_set_aside(unmounted: Damage, pattern: str) -> 
     unmounted.assert_served()
 
 
-def test_what_the_disk_refuses_to_mend_is_left_and_the_rest_is_mended(
+def test_a_disk_error_in_one_repair_does_not_stop_the_others(
     unmounted: Damage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, other = unmounted.only("blobs/*/*/*"), unmounted.only("layers/*/*/tar")
@@ -147,7 +149,7 @@ def test_what_the_disk_refuses_to_mend_is_left_and_the_rest_is_mended(
     assert "Input/output error" in str(report)
 
 
-def test_a_directory_of_changes_that_nobody_knows_becomes_a_snapshot(unmounted: Damage) -> None:
+def test_an_unknown_directory_of_changes_becomes_a_snapshot(unmounted: Damage) -> None:
     stray = unmounted.state / "snapshots/77/upper"
     stray.mkdir(parents=True)
     stray.with_name("work").mkdir()
@@ -161,7 +163,7 @@ def test_a_directory_of_changes_that_nobody_knows_becomes_a_snapshot(unmounted: 
     assert (found / "rootfs/work").read_text() == "mine"
 
 
-def test_a_name_that_is_no_text_is_told_and_left(unmounted: Damage) -> None:
+def test_a_file_name_that_is_not_text_is_reported_and_left(unmounted: Damage) -> None:
     odd = os.fsencode(unmounted.state) + b"/blobs/sha256/aa"
     os.makedirs(odd, exist_ok=True)
     with open(odd + b"/\xff", "wb"):
@@ -171,7 +173,7 @@ def test_a_name_that_is_no_text_is_told_and_left(unmounted: Damage) -> None:
     assert (done.returncode, done.stdout.split(":")[:2]) == (0, ["note", " blobs/sha256/aa/\\udcff"])
 
 
-def test_for_people_each_finding_is_a_line(unmounted: Damage) -> None:
+def test_the_text_output_has_one_line_per_finding(unmounted: Damage) -> None:
     HARMS["cut"](unmounted.only("imgfs.copy"))
     run = unmounted.mounted.run
     done = run("check", "--state", str(unmounted.state))
@@ -182,6 +184,6 @@ def test_for_people_each_finding_is_a_line(unmounted: Damage) -> None:
     assert (done.returncode, done.stdout.startswith("mended: imgfs.copy: ")) == (0, True)
 
 
-def test_a_state_directory_that_is_not_there(unmounted: Damage, tmp_path: Path) -> None:
+def test_a_missing_state_directory_is_an_error(unmounted: Damage, tmp_path: Path) -> None:
     done = unmounted.mounted.run("check", "--state", str(tmp_path / "nowhere"))
     assert (done.returncode, "no such state directory" in done.stderr) == (3, True)

@@ -40,7 +40,7 @@ def killed(state: Path, call: str, number: int) -> bool:
 
 
 @pytest.mark.parametrize("call", KILLS)
-def test_a_repair_that_is_killed_again_and_again_is_ended_by_the_next(unmounted: Damage, call: str) -> None:
+def test_the_next_repair_finishes_after_repeated_kills(unmounted: Damage, call: str) -> None:
     state = unmounted.state
     harmed: list[bytes] = []
     for pattern, harm in HARMED:

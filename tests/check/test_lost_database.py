@@ -16,7 +16,7 @@ def told(scene: Damage) -> object:
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_the_start_rebuilds_it_without_the_network(unmounted: Damage, harm: str) -> None:
+def test_the_start_rebuilds_the_database_without_the_network(unmounted: Damage, harm: str) -> None:
     HARMS[harm](unmounted.state / "imgfs.db")
     unmounted.registry.fault(status(503), times=None)
     unmounted.mounted.start()
@@ -32,7 +32,7 @@ def test_the_start_rebuilds_it_without_the_network(unmounted: Damage, harm: str)
     assert told(unmounted) == "whole"
 
 
-def test_without_a_copy_snapshots_are_there_and_names_are_asked_for_again(unmounted: Damage) -> None:
+def test_without_a_copy_snapshots_are_found_and_names_are_resolved_again(unmounted: Damage) -> None:
     for name in ("imgfs.db", "imgfs.copy"):
         (unmounted.state / name).unlink()
     unmounted.mounted.start()

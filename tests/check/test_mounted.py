@@ -49,7 +49,7 @@ def fresh(unmounted: Damage) -> Damage:
 
 
 @pytest.mark.parametrize(("pattern", "harm"), MENDED)
-def test_what_is_damaged_is_mended_by_the_daemon(shared: Damage, pattern: str, harm: str) -> None:
+def test_the_daemon_repairs_damaged_files(shared: Damage, pattern: str, harm: str) -> None:
     path = shared.only(pattern)
     # A new file in its place: the page cache of the old one may still be in use, and is nobody's to flip.
     harmed = path.with_name("harmed")
@@ -66,7 +66,7 @@ def test_what_is_damaged_is_mended_by_the_daemon(shared: Damage, pattern: str, h
     shared.assert_served()
 
 
-def test_nothing_in_motion_is_damage(shared: Damage) -> None:
+def test_concurrent_changes_are_not_reported_as_damage(shared: Damage) -> None:
     """Pulls, writers, removals and snapshots in a loop, and check after check."""
     ending = threading.Event()
     failures: list[BaseException] = []
@@ -103,7 +103,7 @@ def test_nothing_in_motion_is_damage(shared: Damage) -> None:
     assert not failures
 
 
-def test_what_cannot_be_had_again_is_set_aside_and_told(shared: Damage) -> None:
+def test_a_damaged_blob_without_a_source_is_set_aside_and_reported(shared: Damage) -> None:
     data = b"nobody else has this" * 100
     ingest = shared.mounted.path / "content/ingest/mine"
     ingest.write_bytes(data)
@@ -120,7 +120,7 @@ def test_what_cannot_be_had_again_is_set_aside_and_told(shared: Damage) -> None:
         (shared.mounted.content / digest).read_bytes()
 
 
-def test_a_registry_that_is_dead_leaves_the_rest_to_be_mended(fresh: Damage) -> None:
+def test_a_failing_registry_does_not_stop_other_repairs(fresh: Damage) -> None:
     (fresh.mounted.content / MADE.layers[0].digest).unlink()
     HARMS["flip"](fresh.only("layers/*/*/tar"))
     HARMS["cut"](fresh.only("imgfs.copy"))
@@ -133,7 +133,7 @@ def test_a_registry_that_is_dead_leaves_the_rest_to_be_mended(fresh: Damage) -> 
     assert list(told.values()) == [(False, True)]
 
 
-def test_who_reads_a_view_of_a_damaged_layer_is_named(fresh: Damage) -> None:
+def test_the_report_names_mounted_views_of_a_damaged_layer(fresh: Damage) -> None:
     with (fresh.name / "rootfs/etc/one").open("rb"):
         HARMS["flip"](fresh.only("layers/*/*/tar"))
         code, report = fresh.run("repair", "--deep")
@@ -154,7 +154,7 @@ def test_a_damaged_database_is_left_to_the_next_mount(fresh: Damage) -> None:
     fresh.assert_served()
 
 
-def test_the_door_mends_what_is_damaged_and_nothing_else(shared: Damage) -> None:
+def test_the_repair_file_changes_nothing_that_is_intact(shared: Damage) -> None:
     door = shared.mounted.path / ".imgfs/repair"
     before, told = sorted(shared.state.rglob("*")), door.read_bytes()
     for place in ("blobs", "../mnt", "", "/etc/passwd", "layers/sha256/../../blobs", "blobs/sha256/aa/bb", "\0"):
@@ -170,7 +170,7 @@ def test_the_door_mends_what_is_damaged_and_nothing_else(shared: Damage) -> None
         os.setxattr(door, "user.imgfs.other", b"1")
 
 
-def test_without_a_word_it_is_the_state_of_the_mounted_tree(fresh: Damage) -> None:
+def test_without_options_check_uses_the_state_of_the_mounted_tree(fresh: Damage) -> None:
     HARMS["cut"](fresh.only("imgfs.copy"))
     done = fresh.mounted.run("check")
     assert (done.returncode, done.stdout.partition(":")[0]) == (6, "imgfs.copy")
@@ -178,14 +178,14 @@ def test_without_a_word_it_is_the_state_of_the_mounted_tree(fresh: Damage) -> No
     assert fresh.mounted.run("check").returncode == 0
 
 
-def test_another_repair_at_work_is_busy(fresh: Damage, tmp_path: Path) -> None:
+def test_a_second_repair_is_refused_as_busy(fresh: Damage, tmp_path: Path) -> None:
     fresh.mounted.stop()
     with locked(fresh.state, "for repair"):
         done = fresh.mounted.run("repair", "--state", str(fresh.state))
     assert (done.returncode, "is in use by pid" in done.stderr) == (7, True)
 
 
-def test_the_label_of_a_blob_stays_while_it_is_mended(shared: Damage) -> None:
+def test_a_repaired_blob_keeps_its_labels(shared: Damage) -> None:
     digest = MADE.layers[0].digest
     HARMS["flip"](shared.state / f"blobs/sha256/{digest[7:9]}/{digest[7:]}")
     assert shared.run("repair", "--deep")[0] == 0

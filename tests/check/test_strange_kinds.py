@@ -21,13 +21,13 @@ def found(state: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["lock", "log", "log.1"])
-def test_a_directory_where_a_file_should_be(tmp_path: Path, name: str) -> None:
+def test_a_directory_in_place_of_a_file_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     assert found(tmp_path) == [name]
 
 
 @pytest.mark.parametrize("name", ["blobs", "layers", "views", "ingest", "snapshots"])
 @pytest.mark.parametrize("kind", ["file", "dangling link"])
-def test_no_directory_where_one_should_be(tmp_path: Path, name: str, kind: str) -> None:
+def test_a_file_in_place_of_a_directory_is_reported(tmp_path: Path, name: str, kind: str) -> None:
     KINDS[kind](tmp_path / name)
     assert found(tmp_path) == [name]

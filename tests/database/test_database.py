@@ -13,7 +13,7 @@ from imgfs.errors import NoSpace, StorageFailed
 from tests.database.facts import SCHEMA, insert, select
 
 
-async def test_what_was_written_is_read_at_once_and_after_reopening(tmp_path: Path, database: Database) -> None:
+async def test_a_committed_row_is_read_at_once_and_after_reopening(tmp_path: Path, database: Database) -> None:
     await database.write(lambda db: insert(db, "a"))
     assert await database.read(select) == ["a"]
     again = Database(tmp_path / "imgfs.db", [SCHEMA])
@@ -21,7 +21,7 @@ async def test_what_was_written_is_read_at_once_and_after_reopening(tmp_path: Pa
     again.close()
 
 
-async def test_every_commit_is_forced_to_disk(database: Database) -> None:
+async def test_every_commit_is_fsynced(database: Database) -> None:
     modes = await database.write(
         lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")]
     )
@@ -29,7 +29,9 @@ async def test_every_commit_is_forced_to_disk(database: Database) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
-async def test_a_change_that_raises_leaves_nothing_and_raises_itself(database: Database, error: BaseException) -> None:
+async def test_a_write_that_raises_is_rolled_back_and_its_error_is_raised(
+    database: Database, error: BaseException
+) -> None:
     def change(db: sqlite3.Connection) -> None:
         insert(db, "half")
         raise error
@@ -41,7 +43,7 @@ async def test_a_change_that_raises_leaves_nothing_and_raises_itself(database: D
     assert await database.read(select) == ["whole"]
 
 
-async def test_writers_queue_and_all_of_them_happen(database: Database) -> None:
+async def test_concurrent_writers_queue_and_all_commit(database: Database) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(20):
             nursery.start_soon(database.write, lambda db, number=number: insert(db, f"{number:02}"))
@@ -59,7 +61,7 @@ async def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
     assert seen == [[]]
 
 
-async def test_a_cancelled_writer_waits_for_what_has_begun(database: Database) -> None:
+async def test_a_cancelled_writer_waits_for_its_running_transaction(database: Database) -> None:
     with trio.CancelScope() as scope:
         await database.write(lambda db: (insert(db, "a"), trio.from_thread.run_sync(scope.cancel)))
     assert await database.read(select) == ["a"]
@@ -82,7 +84,7 @@ async def test_a_full_disk_is_no_space_and_the_next_write_works(database: Databa
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + bytes(5000)])
-def test_a_file_that_is_no_database_says_what_to_do(tmp_path: Path, content: bytes) -> None:
+def test_the_error_of_a_file_that_is_not_a_database_says_what_to_do(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "imgfs.db"
     path.write_bytes(content)
     with pytest.raises(StorageFailed, match="move it aside"):
@@ -90,12 +92,12 @@ def test_a_file_that_is_no_database_says_what_to_do(tmp_path: Path, content: byt
     assert path.read_bytes() == content
 
 
-def test_a_place_where_nothing_can_be_is_a_storage_failure(tmp_path: Path) -> None:
+def test_a_database_path_that_cannot_exist_is_a_storage_failure(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed):
         Database(tmp_path / "nowhere" / "imgfs.db", [SCHEMA])
 
 
-async def test_what_frees_room_works_on_a_full_disk(tmp_path: Path) -> None:
+async def test_a_write_that_frees_space_works_on_a_full_disk(tmp_path: Path) -> None:
     opened = Database(tmp_path / "imgfs.db", [SCHEMA])
     reserve = tmp_path / "imgfs.db.reserve"
     assert reserve.stat().st_blocks * 512 >= RESERVE

@@ -36,7 +36,7 @@ def made_by_others(path: Path, *statements: str) -> bytes:
         ),
     ],
 )
-def test_what_others_made_is_told_and_left_as_it_is(
+def test_a_foreign_database_is_refused_and_not_changed(
     tmp_path: Path, form: type[Database], statements: tuple[str, ...], words: str
 ) -> None:
     path = tmp_path / "imgfs.db"
@@ -47,7 +47,7 @@ def test_what_others_made_is_told_and_left_as_it_is(
     assert os.listdir(tmp_path) == ["imgfs.db"]
 
 
-def test_what_an_imgfs_made_before_there_were_formats_is_taken_over(tmp_path: Path) -> None:
+def test_a_database_without_a_format_number_is_upgraded(tmp_path: Path) -> None:
     made_by_others(tmp_path / "imgfs.db", SCHEMA, "INSERT INTO facts VALUES ('old')")
     for _ in range(2):
         opened = Database(tmp_path / "imgfs.db", [SCHEMA])

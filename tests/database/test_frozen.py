@@ -16,7 +16,7 @@ from imgfs.errors import ReadOnly, StorageFailed
 from tests.database.facts import SCHEMA, insert, select
 
 
-async def test_of_a_state_that_cannot_change_it_is_a_copy_with_all_that_was_committed(tmp_path: Path) -> None:
+async def test_a_frozen_database_is_a_copy_with_every_committed_row(tmp_path: Path) -> None:
     """Copied while it is open: what was committed last is in the WAL, as after a crash."""
     opened = Database(tmp_path / "imgfs.db", [SCHEMA])
     await opened.write(lambda db: insert(db, "late"))
@@ -30,21 +30,21 @@ async def test_of_a_state_that_cannot_change_it_is_a_copy_with_all_that_was_comm
     frozen.close()
 
 
-def test_where_there_is_none_its_copy_is_empty(tmp_path: Path) -> None:
+def test_without_a_database_file_the_frozen_database_is_empty(tmp_path: Path) -> None:
     frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
     assert frozen.read_now(select) == []
     assert os.listdir(tmp_path) == []
     frozen.close()
 
 
-def test_what_is_no_database_is_not_copied(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "imgfs.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StorageFailed, match="remount"):
         FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])
 
 
 @pytest.mark.parametrize("form", [Database, FrozenDatabase])
-def test_who_cannot_open_one_keeps_nothing_open(
+def test_a_failed_open_leaves_no_connection_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: type[Database]
 ) -> None:
     (tmp_path / "imgfs.db").write_bytes(b"no database" * 1000)
@@ -59,7 +59,7 @@ def test_who_cannot_open_one_keeps_nothing_open(
             connection.execute("SELECT 1")
 
 
-async def test_a_copy_is_of_one_moment_with_all_tables(tmp_path: Path, database: Database) -> None:
+async def test_a_copy_does_not_see_later_commits_and_has_all_tables(tmp_path: Path, database: Database) -> None:
     await database.write(lambda db: insert(db, "before"))
     frozen = FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA, "CREATE TABLE IF NOT EXISTS others (other TEXT);"])
     await database.write(lambda db: insert(db, "after"))
@@ -69,7 +69,7 @@ async def test_a_copy_is_of_one_moment_with_all_tables(tmp_path: Path, database:
     frozen.close()
 
 
-def test_a_copy_beside_a_writer_at_work_is_of_one_moment(tmp_path: Path, database: Database) -> None:
+def test_a_copy_made_during_writes_is_consistent(tmp_path: Path, database: Database) -> None:
     """Each transaction counts on in one of ten pages, and what was written ahead goes to the file all the time."""
     rows = 10
 

@@ -56,7 +56,7 @@ def test_every_released_format_is_opened_with_all_its_rows(released: Released, t
     fresh.close()
 
 
-def test_the_catalogue_of_the_first_releases_keeps_sizes(tmp_path: Path) -> None:
+def test_the_catalog_of_the_first_release_keeps_sizes(tmp_path: Path) -> None:
     released = unpack("0-first", tmp_path)
     with closing(sqlite3.connect(released.state / "imgfs.db")) as db:
         before = db.execute("SELECT digest, size, media_type FROM descriptors ORDER BY digest").fetchall()
@@ -95,7 +95,7 @@ def damage(path: Path, table: str) -> None:
         file.write(b"\xff" * size)
 
 
-def test_of_a_damaged_older_database_the_whole_tables_are_salvaged(released: Released) -> None:
+def test_intact_tables_of_a_damaged_older_database_are_salvaged(released: Released) -> None:
     damage(released.state / "imgfs.db", "diff_ids")
     shutil.rmtree(released.state / "imgfs.copy", ignore_errors=True)
     database, rebuilt = open_database(released.state, TABLES)
@@ -123,7 +123,7 @@ def test_a_lost_database_is_rebuilt_from_the_copy_of_its_release(release: str, t
     assert released.rows() == released.expected()
 
 
-def test_the_copy_of_the_current_format_is_described_as_the_rooms_declare_it() -> None:
+def test_the_tables_of_the_current_format_match_their_frozen_description() -> None:
     """Where this fails, a table of a release was changed: append a step to STEPS and an entry to COPIED."""
     with closing(empty_of_format(current_format())) as db, closing(sqlite3.connect(":memory:")) as declared:
         for schema in TABLES.schemas:
@@ -179,7 +179,7 @@ def noted(state: Path) -> list[tuple[str, str, str]]:
         return db.execute("SELECT name, target, note FROM names ORDER BY name").fetchall()
 
 
-def test_a_later_release_takes_every_format_over(released: Released, a_later_release: Tables) -> None:
+def test_a_later_release_upgrades_every_format(released: Released, a_later_release: Tables) -> None:
     database, rebuilt = open_database(released.state, a_later_release)
     database.close()
     assert rebuilt is None
@@ -213,7 +213,7 @@ def test_a_later_release_rebuilds_from_an_older_copy_and_an_older_database(
     assert noted(released.state) == [(name, f"{digest}!", "none") for name, digest in sorted(released.names.items())]
 
 
-def test_a_later_format_is_left_as_it_is_with_a_sentence(tmp_path: Path) -> None:
+def test_a_database_of_a_later_format_is_refused_and_not_changed(tmp_path: Path) -> None:
     released = unpack("1", tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migrations, "STEPS", NEXT_STEPS)
@@ -249,7 +249,7 @@ def test_a_lost_database_is_not_rebuilt_without_the_rows_of_a_later_copy(tmp_pat
     assert os.listdir(tmp_path) == ["imgfs.copy"]
 
 
-def test_a_copy_of_a_format_that_never_was_is_refused(tmp_path: Path) -> None:
+def test_a_copy_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migrations, "STEPS", ())
         (tmp_path / "imgfs.copy").write_bytes(encode(RowCopy(1, {})))
@@ -271,7 +271,7 @@ def test_a_step_that_fails_changes_nothing(released: Released, monkeypatch: pyte
     assert released.rows() == released.expected()
 
 
-def test_a_library_migrates_a_database_that_has_only_its_tables(tmp_path: Path) -> None:
+def test_a_library_database_with_only_its_own_tables_is_migrated(tmp_path: Path) -> None:
     labels = next(schema for schema in TABLES.schemas if "content_labels" in schema)
     with closing(sqlite3.connect(tmp_path / "imgfs.db")) as db:
         db.executescript(labels)

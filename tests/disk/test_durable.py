@@ -62,7 +62,7 @@ def test_publishing_moves_directories_too(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
-def test_the_sweep_takes_temporary_names_and_nothing_else(tmp_path: Path) -> None:
+def test_the_sweep_removes_only_temporary_names(tmp_path: Path) -> None:
     (tmp_path / temporary_name()).write_bytes(b"half")
     directory = tmp_path / temporary_name()
     (directory / "below").mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_the_sweep_takes_temporary_names_and_nothing_else(tmp_path: Path) -> Non
     assert len(list((tmp_path / "kept").iterdir())) == 1
 
 
-def test_temporary_names_differ() -> None:
+def test_temporary_names_are_unique() -> None:
     assert len({temporary_name() for _ in range(100)}) == 100
 
 

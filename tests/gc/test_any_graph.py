@@ -252,7 +252,7 @@ def expected(plan: Plan, before: set[tuple[str, str]], *, everything: bool) -> s
 
 @settings(max_examples=50)
 @given(plans(), st.booleans())
-def test_what_a_root_reaches_stays_and_all_else_goes(plan: Plan, everything: bool) -> None:
+def test_everything_reachable_stays_and_everything_else_is_removed(plan: Plan, everything: bool) -> None:
     async def judge() -> None:
         with tempfile.TemporaryDirectory() as directory:
             async with trio.open_nursery() as nursery:

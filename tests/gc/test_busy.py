@@ -116,7 +116,7 @@ async def operate(world: Busy, number: int, limiter: trio.CapacityLimiter) -> No
             await world.names.remove(f"{world.fake.host}/{REPOSITORY}:op{number}")
 
 
-async def test_nothing_that_a_root_reaches_is_ever_missing(busy: Busy) -> None:
+async def test_nothing_that_a_root_reaches_is_ever_removed(busy: Busy) -> None:
     done, cycles, removed = trio.Event(), 0, 0
 
     async def collect() -> None:
@@ -155,7 +155,7 @@ async def test_nothing_that_a_root_reaches_is_ever_missing(busy: Busy) -> None:
     assert not await busy.catalog.digests()
 
 
-async def test_a_pull_pins_all_that_it_is_about_to_use(busy: Busy) -> None:
+async def test_a_pull_pins_its_blobs_layers_and_chains(busy: Busy) -> None:
     made = IMAGES[0]
     with busy.pins.noting() as noted:
         digest, _ = await busy.pull(made, "one")
@@ -165,7 +165,7 @@ async def test_a_pull_pins_all_that_it_is_about_to_use(busy: Busy) -> None:
     assert busy.clock.last_used(made.diff_ids[0])
 
 
-async def test_what_is_evicted_is_fetched_again_by_whoever_reads_it(busy: Busy) -> None:
+async def test_a_reader_of_an_evicted_layer_fetches_it_again(busy: Busy) -> None:
     digest, chain = await busy.pull(IMAGES[0], "one")
     view = await busy.views.get(chain)
     report = await busy.evictor.evict(1 << 40)
@@ -180,7 +180,7 @@ async def test_what_is_evicted_is_fetched_again_by_whoever_reads_it(busy: Busy) 
     assert await busy.pulling.pull(digest) == chain
 
 
-async def test_what_was_collected_and_is_named_again_can_be_fetched_again_wherever_it_is_missing(busy: Busy) -> None:
+async def test_a_collected_image_that_is_named_again_can_be_pulled_and_evicted(busy: Busy) -> None:
     made = IMAGES[0]
     digest, chain = await busy.pull(made, "one")
     name = next(iter(busy.names)).name
@@ -195,7 +195,7 @@ async def test_what_was_collected_and_is_named_again_can_be_fetched_again_wherev
     assert await busy.views.get(again)
 
 
-async def test_pulls_among_evictions_end_well(busy: Busy) -> None:
+async def test_pulls_during_evictions_succeed(busy: Busy) -> None:
     done = trio.Event()
 
     async def evict() -> None:

@@ -28,7 +28,7 @@ def went(report: GarbageReport) -> set[str]:
     return {item.id for item in report.removed if item.kind in ("blob", "layer")}
 
 
-async def test_a_named_image_stays_and_what_lost_its_name_goes_but_for_shared_layers(world: World) -> None:
+async def test_an_unnamed_image_is_removed_except_for_layers_that_it_shares(world: World) -> None:
     await world.image("a.test/box:1", BASE, TOP)
     before = world.stored()
     other = await world.image("b.test/box:1", BASE, OTHER)
@@ -42,7 +42,7 @@ async def test_a_named_image_stays_and_what_lost_its_name_goes_but_for_shared_la
     assert world.graph.find(chain_id([Digest.of(BASE), Digest.of(TOP)]))
 
 
-async def test_a_dry_run_reports_what_the_run_does_and_changes_nothing(world: World) -> None:
+async def test_a_dry_run_has_the_report_of_the_run_and_changes_nothing(world: World) -> None:
     await world.image("a.test/box:1", BASE)
     await world.image("", OTHER)
     before, known = world.stored(), await world.catalog.digests()
@@ -55,7 +55,7 @@ async def test_a_dry_run_reports_what_the_run_does_and_changes_nothing(world: Wo
     assert b'"dry_run": true' in dry.encode()
 
 
-async def test_without_any_root_but_with_content_it_refuses_unless_everything_is_asked_for(world: World) -> None:
+async def test_a_collection_without_roots_is_refused_unless_everything_is_requested(world: World) -> None:
     await world.image("", BASE)
     before = world.stored()
     report = await world.collector.collect()
@@ -68,7 +68,7 @@ async def test_without_any_root_but_with_content_it_refuses_unless_everything_is
     assert not (await world.collector.collect()).refused  # nothing to lose
 
 
-async def test_what_cannot_be_fetched_again_stays_with_what_it_refers_to_until_everything_goes(world: World) -> None:
+async def test_blobs_without_a_source_stay_with_their_references_unless_everything_is_requested(world: World) -> None:
     await world.image("a.test/box:1", BASE)
     before = world.stored()
     own = await world.blob(b"a user's own")
@@ -91,7 +91,7 @@ async def test_a_tar_without_a_source_keeps_its_chain(world: World) -> None:
     assert world.graph.find(diff_id)
 
 
-async def test_leases_pins_and_what_is_in_use_hold_images_layers_and_chains(world: World) -> None:
+async def test_leases_pins_and_use_hold_images_layers_and_chains(world: World) -> None:
     await world.image("a.test/box:1", BASE)
     before = world.stored()
     digest = await world.image("", TOP, OTHER)
@@ -124,7 +124,7 @@ async def test_users_snapshots_and_views_hold_their_chains(world: World) -> None
     assert went(await world.collector.collect()) == {Digest.of(TOP)}
 
 
-async def test_labels_hold_and_refer_as_containerd_has_it(world: World) -> None:
+async def test_gc_labels_work_as_in_containerd(world: World) -> None:
     root, child, note, target, back = [await world.blob(name) for name in (b"r", b"c", b"n", b"t", b"b")]
     await world.catalog.add([descriptor(name, "x") for name in (b"r", b"c", b"n", b"t", b"b")], [HERE])
     await world.image("", BASE)
@@ -146,7 +146,7 @@ async def test_labels_hold_and_refer_as_containerd_has_it(world: World) -> None:
     assert not world.content.labels(child)
 
 
-async def test_labels_refer_to_names_and_back_from_them(world: World) -> None:
+async def test_labels_can_refer_to_image_names_in_both_directions(world: World) -> None:
     bound, loose = await world.blob(b"bound"), await world.blob(b"loose")
     await world.catalog.add([descriptor(name, "x") for name in (b"bound", b"loose")], [HERE])
     await world.image("a.test/box:1", BASE)
@@ -157,7 +157,7 @@ async def test_labels_refer_to_names_and_back_from_them(world: World) -> None:
     assert went(await world.collector.collect()) == {bound}
 
 
-async def test_a_label_holds_an_image_by_its_name_against_eviction(world: World) -> None:
+async def test_a_label_that_refers_to_an_image_name_prevents_eviction(world: World) -> None:
     root = await world.blob(b"root")
     await world.image("a.test/box:1", BASE)
     await world.image("b.test/box:1", OTHER)
@@ -166,7 +166,7 @@ async def test_a_label_holds_an_image_by_its_name_against_eviction(world: World)
     assert went(await world.evictor.evict(1 << 40)) == {Digest.of(OTHER)}
 
 
-async def test_only_what_is_named_is_discarded_and_only_if_nothing_refers_to_it(world: World) -> None:
+async def test_discard_removes_only_the_given_blobs_that_nothing_refers_to(world: World) -> None:
     """Also without any root, and also what cannot be fetched again: who brought it says so."""
     own, other, held = [await world.blob(name) for name in (b"own", b"other", b"held")]
     await world.collector.discard([own, Digest.of(b"gone")])
@@ -179,7 +179,7 @@ async def test_only_what_is_named_is_discarded_and_only_if_nothing_refers_to_it(
     assert {digest, held, Digest.of(BASE)} <= world.stored()
 
 
-async def test_what_somebody_was_told_he_need_not_bring_is_not_discarded(world: World) -> None:
+async def test_a_blob_that_a_writer_was_told_already_exists_is_not_discarded(world: World) -> None:
     digests = [await world.blob(name) for name in (b"sent", b"declared", b"alone")]
     async with await world.ingests.open("mine") as writer:
         await writer.write(b"sent")
@@ -195,7 +195,7 @@ async def test_what_somebody_was_told_he_need_not_bring_is_not_discarded(world: 
     assert world.stored() == {digests[1]}
 
 
-async def test_without_its_config_an_image_keeps_the_layers_that_its_blobs_were_unpacked_to(world: World) -> None:
+async def test_an_image_without_its_config_keeps_the_unpacked_layers_of_its_blobs(world: World) -> None:
     digest = await world.image("a.test/box:1", BASE, OTHER)
     report = await world.collector.collect()
     assert not report.removed
@@ -205,7 +205,7 @@ async def test_without_its_config_an_image_keeps_the_layers_that_its_blobs_were_
     assert world.stored() == {digest, Digest.of(BASE), Digest.of(OTHER)}
 
 
-async def test_chains_that_cannot_be_removed_are_told_and_the_rest_goes(
+async def test_a_failed_removal_of_chains_is_reported_and_the_rest_is_removed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.image("a.test/box:1", BASE)
@@ -232,7 +232,7 @@ async def test_a_long_chain_of_labels_is_followed_to_its_end(world: World) -> No
     assert marker.blobs == set(digests)
 
 
-async def test_metadata_images_go_with_their_chains(world: World) -> None:
+async def test_metadata_images_are_removed_with_their_chains(world: World) -> None:
     await world.image("a.test/box:1", BASE)
     await world.image("", OTHER)
     for data in (BASE, OTHER):
@@ -242,7 +242,7 @@ async def test_metadata_images_go_with_their_chains(world: World) -> None:
     assert world.images.stored() == [(Digest.of(BASE), 4096)]
 
 
-async def test_where_content_can_be_had_is_remembered_for_what_is_named_or_here(world: World) -> None:
+async def test_sources_are_kept_for_named_or_stored_content(world: World) -> None:
     digest = await world.image("a.test/box:1", BASE)
     await world.image("", OTHER)
     await world.layers.evict(Digest.of(BASE))
@@ -254,7 +254,7 @@ async def test_where_content_can_be_had_is_remembered_for_what_is_named_or_here(
     assert len(known) == 3
 
 
-async def test_what_refers_to_an_image_stays_as_long_as_the_image(world: World) -> None:
+async def test_referrers_stay_as_long_as_their_image(world: World) -> None:
     box = await world.image("box", b"layer")
     sbom, own = descriptor(b"an sbom", "text/spdx"), config([])
     document = manifest(own, [sbom])
@@ -273,7 +273,7 @@ async def test_what_refers_to_an_image_stays_as_long_as_the_image(world: World) 
     assert await world.catalog.referrers.of(box) == []
 
 
-async def test_open_handles_and_held_layers_read_on(world: World) -> None:
+async def test_open_files_and_held_layers_stay_readable_after_removal(world: World) -> None:
     await world.image("a.test/box:1", BASE)
     digest = await world.image("", OTHER)
     tar, file = world.layers.get(Digest.of(OTHER)), world.content.open(digest)
@@ -288,7 +288,7 @@ async def test_open_handles_and_held_layers_read_on(world: World) -> None:
         os.fstat(descriptor)
 
 
-async def test_a_document_that_cannot_be_read_ends_the_run_before_anything_goes(
+async def test_an_unreadable_document_stops_the_run_before_any_removal(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.image("a.test/box:1", BASE)
@@ -304,7 +304,9 @@ async def test_a_document_that_cannot_be_read_ends_the_run_before_anything_goes(
     assert world.stored() == before
 
 
-async def test_what_fails_to_go_is_told_and_the_rest_goes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_removal_of_a_layer_is_reported_and_the_rest_is_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.image("a.test/box:1", BASE)
     await world.image("", OTHER)
     known = await world.catalog.digests()
@@ -322,9 +324,7 @@ async def test_what_fails_to_go_is_told_and_the_rest_goes(world: World, monkeypa
     assert await world.catalog.digests() < known
 
 
-async def test_a_name_that_comes_between_two_removals_keeps_what_it_leads_to(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_name_added_between_two_removals_keeps_its_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.image("a.test/box:1", BASE)
     digests = {diff_id: await world.image("", data) for data in (TOP, OTHER) for diff_id in [Digest.of(data)]}
     evict, first = world.layers.evict, min(digests)
@@ -341,7 +341,9 @@ async def test_a_name_that_comes_between_two_removals_keeps_what_it_leads_to(
     assert len(world.stored()) == 6
 
 
-async def test_what_went_and_came_back_in_the_sweep_is_young(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_content_that_is_stored_again_during_the_sweep_is_not_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.image("a.test/box:1", BASE)
     digest = await world.image("", OTHER)
     data, remove = await world.content.read(digest), world.graph.remove
@@ -360,7 +362,7 @@ async def test_what_went_and_came_back_in_the_sweep_is_young(world: World, monke
     assert {digest, Digest.of(OTHER)} == went(await world.collector.collect())
 
 
-async def test_a_chain_that_another_record_brought_back_is_kept_on_disk_too(world: World) -> None:
+async def test_a_chain_that_is_recorded_again_during_its_removal_is_kept_on_disk(world: World) -> None:
     await world.image("", OTHER)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.graph.record, [(descriptor(b"x", OCI_LAYER), Digest.of(b"x"))])
@@ -370,7 +372,7 @@ async def test_a_chain_that_another_record_brought_back_is_kept_on_disk_too(worl
     assert list(SnapshotGraph(world.database)) == list(world.graph)
 
 
-async def test_a_removed_chain_is_told_to_be_so_and_can_be_recorded_anew(world: World) -> None:
+async def test_a_removed_chain_raises_not_found_and_can_be_recorded_again(world: World) -> None:
     await world.image("", BASE, OTHER)
     top = chain_id([Digest.of(BASE), Digest.of(OTHER)])
     chain = world.graph.find(top)
@@ -389,7 +391,7 @@ async def test_a_removed_chain_is_told_to_be_so_and_can_be_recorded_anew(world: 
 
 
 @pytest.mark.parametrize("step", range(6))
-async def test_a_crash_in_the_sweep_leaves_what_the_next_start_and_sweep_end(
+async def test_the_next_sweep_finishes_a_sweep_that_crashed(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     world = World(tmp_path / "crashed", nursery)
@@ -425,9 +427,7 @@ def _crashing(remove: Any, crash: Any) -> Any:
     return removing
 
 
-async def test_a_name_that_comes_in_the_sweep_keeps_what_it_leads_to(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_name_added_during_the_sweep_keeps_its_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.image("a.test/box:1", BASE)
     digest = await world.image("", OTHER)
     remove = world.graph.remove
@@ -443,7 +443,9 @@ async def test_a_name_that_comes_in_the_sweep_keeps_what_it_leads_to(
     assert world.stored() == before
 
 
-async def test_a_pin_that_came_and_went_in_the_sweep_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pin_that_was_held_during_the_sweep_keeps_its_blob(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.image("a.test/box:1", BASE)
     digest = await world.image("", OTHER)
     remove = world.graph.remove
@@ -457,7 +459,7 @@ async def test_a_pin_that_came_and_went_in_the_sweep_counts(world: World, monkey
     assert {item.kind for item in (await world.collector.collect()).removed} == {"snapshot"}
 
 
-async def test_a_cancelled_sweep_is_ended_by_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_next_sweep_finishes_a_cancelled_sweep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.image("a.test/box:1", BASE)
     await world.image("", OTHER)
     evict = world.layers.evict

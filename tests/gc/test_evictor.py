@@ -17,7 +17,7 @@ def order(report: GarbageReport) -> list[str]:
     return [item.id for item in report.removed]
 
 
-async def test_the_longest_unused_goes_first_and_no_more_than_is_needed(world: World) -> None:
+async def test_the_least_recently_used_layers_are_evicted_and_no_more_than_needed(world: World) -> None:
     await world.image("a.test/box:1", *TARS)
     for number in (2, 0, 3, 1):
         world.now += 1
@@ -32,7 +32,7 @@ async def test_the_longest_unused_goes_first_and_no_more_than_is_needed(world: W
     assert not (await world.evictor.evict(0)).removed
 
 
-async def test_a_blob_whose_layer_is_here_goes_before_everything_else(world: World) -> None:
+async def test_a_blob_with_an_unpacked_layer_is_evicted_first(world: World) -> None:
     await world.image("a.test/box:1", TARS[0])
     blob = await world.blob(b"blob of " + TARS[0])
     world.now += 1 << 62
@@ -41,7 +41,7 @@ async def test_a_blob_whose_layer_is_here_goes_before_everything_else(world: Wor
     assert order(await world.evictor.evict(1)) == [DIFF_IDS[0]]
 
 
-async def test_what_cannot_be_fetched_again_and_documents_are_never_evicted(world: World) -> None:
+async def test_documents_and_content_without_a_source_are_never_evicted(world: World) -> None:
     digest = await world.image("a.test/box:1", TARS[0])
     own, lonely = await world.blob(b"own"), await world.tar(TARS[1])
     await world.evictor.evict(ALL)
@@ -49,7 +49,7 @@ async def test_what_cannot_be_fetched_again_and_documents_are_never_evicted(worl
     assert DIFF_IDS[0] not in world.stored()
 
 
-async def test_what_was_imported_is_neither_evicted_nor_collected_whatever_name_it_has(world: World) -> None:
+async def test_imported_content_is_neither_evicted_nor_collected(world: World) -> None:
     blobs = [await world.blob(tar) for tar in TARS[:2]]
     made_config = config([DIFF_IDS[0], DIFF_IDS[1]])
     made = manifest(made_config, [descriptor(tar, OCI_LAYER) for tar in TARS[:2]])
@@ -65,7 +65,7 @@ async def test_what_was_imported_is_neither_evicted_nor_collected_whatever_name_
     assert everything <= world.stored()
 
 
-async def test_a_layer_that_only_a_name_says_can_be_fetched_stays(world: World) -> None:
+async def test_a_layer_with_only_an_unverified_source_is_not_evicted(world: World) -> None:
     blob = descriptor(b"blob of " + TARS[0], OCI_LAYER)
     diff_id = await world.tar(TARS[0])
     await world.catalog.prove_diff_id(blob, diff_id)
@@ -74,7 +74,7 @@ async def test_a_layer_that_only_a_name_says_can_be_fetched_stays(world: World) 
     assert diff_id in world.stored()
 
 
-async def test_a_tar_goes_whose_blob_is_here_though_nobody_else_has_it(world: World) -> None:
+async def test_a_layer_with_a_stored_blob_is_evicted_even_without_a_source(world: World) -> None:
     """As after an import: the blob stays, and the tar can be unpacked again."""
     diff_id, other = await world.tar(TARS[0]), await world.tar(TARS[1])
     blob = await world.blob(b"blob of " + TARS[0])
@@ -87,7 +87,7 @@ async def test_a_tar_goes_whose_blob_is_here_though_nobody_else_has_it(world: Wo
     assert {blob, other} <= world.stored()
 
 
-async def test_leases_and_pins_and_root_labels_hold_against_eviction(world: World) -> None:
+async def test_leases_pins_and_root_labels_prevent_eviction(world: World) -> None:
     leased = await world.image("a.test/box:1", TARS[0])
     pinned = await world.image("b.test/box:1", TARS[1])
     await world.image("c.test/box:1", TARS[2])

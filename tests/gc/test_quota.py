@@ -46,7 +46,7 @@ async def test_unfinished_writes_count_and_more_than_the_quota_is_refused(world:
     assert await space.used() <= limit
 
 
-async def test_space_is_freed_by_removing_what_can_be_fetched_again(world: World, space: SpaceKeeper) -> None:
+async def test_a_write_evicts_content_that_can_be_fetched_again(world: World, space: SpaceKeeper) -> None:
     await world.image("a.test/box:1", TAR)
     quota = WriteQuota(space, SpaceLimits(quota=await space.used() + 50_000))
     await quota.check(100_000)

@@ -9,7 +9,7 @@ from tests.support.exposition import parse
 BLOB, LAYER = GarbageItem("blob", "sha256:a", 10, "garbage"), GarbageItem("layer", "sha256:b", 300, "garbage")
 
 
-def test_runs_add_up_by_mode_and_dry_runs_count_nothing() -> None:
+def test_totals_are_per_mode_and_exclude_dry_runs() -> None:
     totals = GarbageTotals()
     totals.add(GarbageReport(mode="collect", removed=[BLOB, BLOB, LAYER], failed=[LAYER]))
     totals.add(GarbageReport(mode="collect", removed=[BLOB]))

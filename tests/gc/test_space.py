@@ -32,5 +32,7 @@ DISK = os.statvfs_result((4096, BLOCK, 1000, 400, 350, 77, 33, 30, 0, 255))
         pytest.param(SpaceLimits(quota=500 * BLOCK, free=300 * BLOCK), 0, 500, 500, 50, id="a quota and a mark"),
     ],
 )
-def test_what_is_told(limits: SpaceLimits, used: int, total: int, free: int, available: int) -> None:
+def test_df_reports_the_disk_and_the_limits(
+    limits: SpaceLimits, used: int, total: int, free: int, available: int
+) -> None:
     assert space_of(DISK, limits, used) == DiskSpace(BLOCK, total, free, available, 77, 33)

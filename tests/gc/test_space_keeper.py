@@ -30,16 +30,16 @@ TARS = [b"%d" % number * 100_000 for number in range(4)]
         (SpaceLimits(quota=900, free=501), 100 + 45),
     ],
 )
-def test_need_is_what_the_limits_lack_and_a_twentieth_more(limits: SpaceLimits, need: int) -> None:
+def test_the_need_is_the_excess_plus_a_twentieth_of_the_limit(limits: SpaceLimits, need: int) -> None:
     assert limits.need(used=1000, available=500, size=10_000) == need
 
 
-def test_limits_are_true_if_one_is_set() -> None:
+def test_limits_are_truthy_if_any_limit_is_set() -> None:
     assert not SpaceLimits()
     assert all([SpaceLimits(quota=1), SpaceLimits(free=1), SpaceLimits(free_percent=0.5)])
 
 
-async def test_garbage_is_removed_before_named_things_are_evicted(world: World) -> None:
+async def test_garbage_is_removed_before_named_content_is_evicted(world: World) -> None:
     space = SpaceKeeper(world.content.root, world.stores)
     await world.image("a.test/box:1", *TARS[:2])
     await world.image("", *TARS[2:])
@@ -67,7 +67,7 @@ async def test_abandoned_writes_are_removed_only_when_a_limit_is_passed(world: W
     assert "mine" not in world.ingests
 
 
-async def test_the_loop_expires_leases_saves_uses_and_survives_failures(
+async def test_the_loop_expires_leases_saves_access_times_and_survives_failures(
     world: World, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     mock_clock.autojump_threshold = 0.1
@@ -91,7 +91,7 @@ async def test_the_loop_expires_leases_saves_uses_and_survives_failures(
     assert world.leases.get("one") is None
 
 
-async def test_a_limit_that_a_writer_passes_is_enforced_within_seconds(
+async def test_a_limit_that_a_writer_exceeds_is_enforced_within_seconds(
     world: World, mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     mock_clock.autojump_threshold = 0.1

@@ -40,7 +40,7 @@ def refs(world: World) -> set[str]:
 
 
 @pytest.mark.parametrize("ref_of", [copy_ref, download_ref])
-async def test_room_is_made_with_them_before_anything_is_lost_that_is_whole(world: World, ref_of: object) -> None:
+async def test_partial_downloads_are_evicted_before_complete_layers(world: World, ref_of: object) -> None:
     assert callable(ref_of)
     await world.image("a.test/box:1", TAR)
     ref = await left(world, ref_of(await known(world, LOST)))
@@ -54,7 +54,7 @@ async def test_room_is_made_with_them_before_anything_is_lost_that_is_whole(worl
     assert Digest.of(TAR) not in world.stored()
 
 
-async def test_running_leased_and_unknown_ones_stay(world: World) -> None:
+async def test_running_leased_and_unknown_partial_downloads_stay(world: World) -> None:
     running, leased, wanted = [await known(world, LOST + bytes([n])) for n in range(3)]
     copy = await world.ingests.copy(running, len(LOST) + 1)
     await left(world, copy_ref(leased))
@@ -74,7 +74,7 @@ async def test_running_leased_and_unknown_ones_stay(world: World) -> None:
     await copy.close(keep=False)
 
 
-async def test_gc_takes_what_no_name_leads_to_and_what_is_here_already(world: World) -> None:
+async def test_gc_removes_partial_downloads_that_are_unreachable_or_already_stored(world: World) -> None:
     await world.image("a.test/box:1", TAR)
     stray, twice = copy_ref(await known(world, LOST)), copy_ref(BLOB.digest)
     await left(world, stray)
@@ -86,7 +86,7 @@ async def test_gc_takes_what_no_name_leads_to_and_what_is_here_already(world: Wo
     assert Digest.of(TAR) in world.stored()
 
 
-async def test_gc_leaves_what_a_named_image_waits_for(world: World) -> None:
+async def test_gc_keeps_a_partial_download_of_a_named_image(world: World) -> None:
     await world.image("a.test/box:1", TAR)
     await world.layers.evict(Digest.of(TAR))
     ref = await left(world, copy_ref(BLOB.digest))
@@ -94,7 +94,7 @@ async def test_gc_leaves_what_a_named_image_waits_for(world: World) -> None:
     assert refs(world) == {ref}
 
 
-async def test_they_count_against_the_quota(world: World, tmp_path: Path) -> None:
+async def test_partial_downloads_count_against_the_quota(world: World, tmp_path: Path) -> None:
     space = SpaceKeeper(tmp_path, world.stores)
     before = await space.used()
     ref = await left(world, copy_ref(await known(world, LOST)))
@@ -103,7 +103,7 @@ async def test_they_count_against_the_quota(world: World, tmp_path: Path) -> Non
     assert ref not in refs(world)
 
 
-async def test_one_that_is_gone_on_with_meanwhile_stays(world: World, nursery: trio.Nursery) -> None:
+async def test_a_partial_download_that_is_resumed_meanwhile_stays(world: World, nursery: trio.Nursery) -> None:
     digest = await known(world, LOST)
     await left(world, copy_ref(digest), LOST[:100])
     (seen,) = world.ingests

@@ -11,7 +11,7 @@ from imgfs.oci.digest import Digest
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
 
 
-async def test_uses_are_remembered_over_a_restart_as_far_as_it_matters(tmp_path: Path) -> None:
+async def test_access_times_survive_a_restart_with_coarse_precision(tmp_path: Path) -> None:
     now = COARSE
 
     def open_clock() -> tuple[Database, AccessClock]:
@@ -41,7 +41,7 @@ async def test_uses_are_remembered_over_a_restart_as_far_as_it_matters(tmp_path:
     database.close()
 
 
-async def test_what_is_used_later_is_later_though_the_clock_is_set_back(tmp_path: Path) -> None:
+async def test_access_times_increase_even_if_the_clock_is_set_back(tmp_path: Path) -> None:
     times = iter([5000, 10, 20])
     database = Database(tmp_path / "imgfs.db", [SCHEMA])
     clock = AccessClock(database, lambda: next(times))

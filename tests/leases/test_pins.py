@@ -33,7 +33,7 @@ def test_a_pin_ends_with_an_operation_that_fails() -> None:
     assert ONE not in pins
 
 
-def test_only_what_was_not_pinned_yet_changes_the_version() -> None:
+def test_only_a_pin_of_an_unpinned_resource_changes_the_version() -> None:
     pins = Pins()
     with pins.hold(ONE):
         before = pins.version
@@ -43,7 +43,7 @@ def test_only_what_was_not_pinned_yet_changes_the_version() -> None:
             assert pins.version != before
 
 
-def test_what_was_pinned_meanwhile_is_noted_also_when_it_is_over() -> None:
+def test_a_pin_is_noted_even_after_it_was_released() -> None:
     pins = Pins()
     with pins.hold(ONE), pins.noting() as noted, pins.noting() as other:
         assert noted == other == {ONE}

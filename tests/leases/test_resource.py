@@ -25,13 +25,13 @@ DIGEST = Digest.of(b"x")
     ],
 )
 @pytest.mark.parametrize("above", ["", "../../../", "./", "/"])
-def test_a_path_is_read_as_it_is_written(resource: Resource, above: str) -> None:
+def test_a_resource_path_parses_back_to_the_same_resource(resource: Resource, above: str) -> None:
     assert parse_resource(above + str(resource)) == resource
 
 
 @pytest.mark.parametrize(
     "target", ["", "content", "content/", "content/word", "contents/x", DIGEST, "../etc/passwd", "images/" + "x" * 5000]
 )
-def test_what_is_no_resource_is_refused(target: str) -> None:
+def test_an_invalid_resource_path_is_refused(target: str) -> None:
     with pytest.raises(Invalid):
         parse_resource(target)

@@ -47,7 +47,7 @@ def office(tmp_path: Path) -> Iterator[Office]:
     made.database.close()
 
 
-async def test_what_was_acknowledged_is_there_after_a_restart(office: Office) -> None:
+async def test_leases_and_links_survive_a_restart(office: Office) -> None:
     ref = Resource(ResourceKind.INGEST, "layer/1")
     await office.leases.create("one", expires=500)
     await office.leases.add("one", "it", THING)
@@ -65,7 +65,7 @@ async def test_what_was_acknowledged_is_there_after_a_restart(office: Office) ->
     assert len(again) == 1
 
 
-async def test_an_expired_lease_pins_nothing_and_makes_room_for_another(office: Office) -> None:
+async def test_an_expired_lease_pins_nothing_and_its_id_can_be_used_again(office: Office) -> None:
     await office.leases.create("one", expires=200)
     await office.leases.add("one", "it", THING)
     office.now = 200
@@ -96,7 +96,7 @@ async def test_a_lease_does_not_expire_under_a_live_holder(office: Office) -> No
         pass
 
 
-async def test_a_lease_is_deleted_whoever_holds_it_and_whatever_is_added_meanwhile(office: Office) -> None:
+async def test_a_held_lease_can_be_deleted_while_a_link_is_added(office: Office) -> None:
     await office.leases.create("one")
     refused: list[str] = []
 
@@ -115,7 +115,7 @@ async def test_a_lease_is_deleted_whoever_holds_it_and_whatever_is_added_meanwhi
     assert not len(office.reopen())
 
 
-async def test_an_expiry_that_is_put_off_in_the_last_moment_counts(
+async def test_an_expiry_that_is_extended_during_the_sweep_is_respected(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease has expired by the time that the row is written, and the sweep comes in between."""
@@ -136,7 +136,7 @@ async def test_an_expiry_that_is_put_off_in_the_last_moment_counts(
     assert list(office.leases.resources()) == list(office.reopen().resources()) == [THING]
 
 
-async def test_what_is_taken_or_absent_is_said_so(office: Office) -> None:
+async def test_errors_name_an_existing_or_missing_lease_or_link(office: Office) -> None:
     await office.leases.create("one")
     await office.leases.add("one", "it", THING)
     with pytest.raises(AlreadyExists):
@@ -149,12 +149,12 @@ async def test_what_is_taken_or_absent_is_said_so(office: Office) -> None:
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", "a/b", "a\n", "x" * 256, "\ud800"])
-async def test_an_id_is_one_file_name(office: Office, id: str) -> None:
+async def test_a_lease_id_must_be_one_file_name(office: Office, id: str) -> None:
     with pytest.raises(Invalid):
         await office.leases.create(id)
 
 
-async def test_of_two_who_create_one_lease_one_wins(office: Office) -> None:
+async def test_only_one_of_two_concurrent_creators_of_a_lease_succeeds(office: Office) -> None:
     outcomes: list[bool] = []
 
     async def create() -> None:
@@ -183,7 +183,7 @@ async def test_a_link_that_cannot_be_stored_pins_nothing(office: Office, monkeyp
     assert not list(office.leases.resources())
 
 
-async def test_whatever_pins_changes_the_version(office: Office) -> None:
+async def test_every_change_of_pins_changes_the_version(office: Office) -> None:
     await office.leases.create("one")
     before = office.leases.version
     await office.leases.add("one", "it", THING)

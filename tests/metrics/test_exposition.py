@@ -48,7 +48,7 @@ def families(draw: st.DrawFn) -> Family:
 
 
 @given(st.lists(families(), max_size=6, unique_by=lambda one: one.name))
-def test_any_family_reads_back(made: list[Family]) -> None:
+def test_any_family_parses_back_to_the_same_values(made: list[Family]) -> None:
     found = parse(render(made))
     assert list(found) == [one.name for one in made]
     for family in made:
@@ -59,7 +59,7 @@ def test_any_family_reads_back(made: list[Family]) -> None:
 
 
 @given(OBSERVED)
-def test_a_histogram_counts_each_once_and_at_its_bound_too(seconds: list[float]) -> None:
+def test_an_observation_equal_to_a_bound_counts_in_that_bucket(seconds: list[float]) -> None:
     found = parse(render([histogram("h", "", ("a",), {("x",): observed(seconds)})]))["h"]
     for bound in SECONDS:
         le = str(int(bound)) if bound >= 1 else repr(bound)
@@ -68,7 +68,7 @@ def test_a_histogram_counts_each_once_and_at_its_bound_too(seconds: list[float])
     assert found.value("_sum", a="x") == pytest.approx(math.fsum(seconds))
 
 
-def test_the_text_is_that_of_the_format() -> None:
+def test_the_text_matches_the_exposition_format() -> None:
     label = 'quote " slash \\ line\n'
     text = render([counter("x_total", "two\nlines \\", ("host",), {(label,): 3}), gauge("y", "", (), {(): 0.5})])
     assert text == (
@@ -78,7 +78,7 @@ def test_the_text_is_that_of_the_format() -> None:
 
 
 @pytest.mark.parametrize(("name", "label"), [("a b", "x"), ("1a", "x"), ("a", "x-y"), ("a", "__x"), ("a\n", "x")])
-def test_what_is_no_name_is_refused(name: str, label: str) -> None:
+def test_an_invalid_metric_or_label_name_is_refused(name: str, label: str) -> None:
     with pytest.raises(ValueError, match="no names of the text format"):
         gauge(name, "", (label,), {("v",): 1})
 
@@ -98,12 +98,12 @@ def test_what_is_no_name_is_refused(name: str, label: str) -> None:
         '# HELP x h\n# TYPE x histogram\nx_bucket{le="1"} 1\nx_sum 1\nx_count 1\n',
     ],
 )
-def test_the_reader_is_strict(text: str) -> None:
+def test_the_parser_of_this_test_is_strict(text: str) -> None:
     with pytest.raises(ValueError):
         parse(text)
 
 
-def test_a_copy_of_a_histogram_stays_as_it_is() -> None:
+def test_observations_do_not_change_an_earlier_copy_of_a_histogram() -> None:
     made = observed([0.5])
     copy = made.copy()
     made.observe(0.5)

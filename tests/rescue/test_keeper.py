@@ -38,7 +38,7 @@ def copied(state: Path) -> list[str]:
     return [row[0] for row in found.rows["names"]] if found else []
 
 
-async def test_what_is_saved_is_what_the_database_has(tmp_path: Path, database: Database, keeper: Keeper) -> None:
+async def test_a_saved_copy_has_the_rows_of_the_database(tmp_path: Path, database: Database, keeper: Keeper) -> None:
     await Names(database).create("a", ONE)
     assert await keeper.save()
     assert copied(tmp_path) == ["a"]
@@ -61,7 +61,7 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("waited in vain")
 
 
-async def test_a_change_is_copied_after_a_while(
+async def test_a_change_is_copied_after_the_delay(
     tmp_path: Path, database: Database, keeper: Keeper, mock_clock: MockClock
 ) -> None:
     names = Names(database)

@@ -128,7 +128,7 @@ def zeros(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [gone, empty, half, foreign, zeros])
-def test_a_database_that_cannot_be_read_comes_back_from_its_copy(state: Path, harm: Callable[[Path], None]) -> None:
+def test_an_unreadable_database_is_rebuilt_from_its_copy(state: Path, harm: Callable[[Path], None]) -> None:
     before = seen(state)
     database = state / "imgfs.db"
     harm(database)
@@ -162,7 +162,7 @@ def test_any_damaged_page_leaves_a_database_that_opens(state: Path) -> None:
     assert rebuilt > 5
 
 
-def test_tables_that_check_out_are_newer_than_the_copy(state: Path) -> None:
+def test_intact_tables_are_preferred_to_the_copy(state: Path) -> None:
     rooms = Rooms(state)
     trio.run(rooms.names.create, "newer", Digest.of(b"newer"))
     query = "SELECT rootpage FROM sqlite_master WHERE name = 'descriptors'"
@@ -192,7 +192,7 @@ HARMED = {
 
 
 @pytest.mark.parametrize("harm", HARMED)
-def test_a_row_that_cannot_be_read_costs_no_other_and_comes_back_from_the_copy(state: Path, harm: str) -> None:
+def test_an_invalid_row_comes_back_from_the_copy_and_no_other_row_is_lost(state: Path, harm: str) -> None:
     before = seen(state)
     with closing(sqlite3.connect(state / "imgfs.db")) as db:
         db.execute("INSERT INTO names VALUES ('newer', ?, 1)", (MANIFEST,))
@@ -215,7 +215,7 @@ def test_a_row_that_cannot_be_read_costs_no_other_and_comes_back_from_the_copy(s
 
 
 @pytest.mark.parametrize("harm", [harm for harm in HARMED if "column" not in harm and "table" not in harm])
-def test_where_nothing_can_be_changed_it_is_left_out(state: Path, harm: str) -> None:
+def test_a_frozen_database_leaves_out_an_invalid_row(state: Path, harm: str) -> None:
     before = seen(state)
     with closing(sqlite3.connect(state / "imgfs.db")) as db:
         db.execute(HARMED[harm])
@@ -231,7 +231,7 @@ def test_where_nothing_can_be_changed_it_is_left_out(state: Path, harm: str) -> 
     assert seen(state) == before
 
 
-def test_the_copy_before_is_believed_when_the_last_is_torn(state: Path) -> None:
+def test_the_previous_copy_is_used_if_the_latest_is_torn(state: Path) -> None:
     rooms = Rooms(state)
     trio.run(rooms.names.create, "newer", Digest.of(b"newer"))
     assert trio.run(Keeper(state, rooms.database, TABLES.kept).save)
@@ -253,7 +253,7 @@ def test_without_a_copy_snapshots_are_found_by_their_directories(state: Path) ->
     rooms.close()
 
 
-def test_what_a_directory_says_later_than_the_copy_is_believed(state: Path) -> None:
+def test_the_note_in_a_snapshot_directory_overrides_an_older_copy(state: Path) -> None:
     rooms = Rooms(state)
     trio.run(rooms.snapshots.commit, "work", "later")
     rooms.close()
@@ -264,7 +264,7 @@ def test_what_a_directory_says_later_than_the_copy_is_believed(state: Path) -> N
     again.close()
 
 
-def test_changes_without_any_word_become_a_snapshot_that_can_get_its_parent_back(state: Path) -> None:
+def test_changes_without_a_note_become_a_recovered_snapshot_whose_parent_can_be_set(state: Path) -> None:
     directories = SnapshotDirectories(state)
     directories.make(50)
     (directories.upper(50) / "file").write_bytes(b"mine")
@@ -277,7 +277,7 @@ def test_changes_without_any_word_become_a_snapshot_that_can_get_its_parent_back
     rooms.close()
 
 
-def test_two_directories_that_claim_one_name_are_both_kept(state: Path) -> None:
+def test_two_directories_that_claim_the_same_name_are_both_kept(state: Path) -> None:
     warehouse = Warehouse(state)
     trio.run(warehouse.store.prepare, "twin")
     number, note = warehouse.store.stat("active/twin").number, b""
@@ -292,7 +292,7 @@ def test_two_directories_that_claim_one_name_are_both_kept(state: Path) -> None:
     rooms.close()
 
 
-async def test_where_images_can_be_had_is_learned_from_names_and_documents(state: Path) -> None:
+async def test_the_sources_of_images_are_rebuilt_from_names_and_documents(state: Path) -> None:
     gone(state / "imgfs.db")
     rooms = Rooms(state)
     source = Source("registry.example", "box")
@@ -304,14 +304,14 @@ async def test_where_images_can_be_had_is_learned_from_names_and_documents(state
     rooms.close()
 
 
-def test_a_new_state_directory_has_lost_nothing(tmp_path: Path) -> None:
+def test_a_new_state_directory_is_not_reported_as_rebuilt(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path)
     assert rooms.rebuilt is None
     rooms.close()
 
 
 @pytest.mark.parametrize("step", ["_make", "fsync_path", "set_aside", "publish"])
-def test_a_crash_in_the_middle_is_made_good_by_the_next_start(
+def test_the_next_start_finishes_a_rebuild_that_crashed(
     state: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = seen(state)
@@ -336,7 +336,7 @@ def test_a_crash_in_the_middle_is_made_good_by_the_next_start(
 
 
 @pytest.mark.parametrize("harm", [gone, foreign])
-def test_it_is_rebuilt_on_a_full_disk(state: Path, tmp_path: Path, harm: Callable[[Path], None]) -> None:
+def test_the_database_is_rebuilt_on_a_full_disk(state: Path, tmp_path: Path, harm: Callable[[Path], None]) -> None:
     before = seen(state)
     with full_disk.small_disk(tmp_path / "small", 8 << 20) as disk:
         shutil.copytree(state, disk / "state", symlinks=True)
@@ -346,7 +346,7 @@ def test_it_is_rebuilt_on_a_full_disk(state: Path, tmp_path: Path, harm: Callabl
         assert seen(disk / "state") == before
 
 
-def test_where_there_is_no_room_at_all_that_is_said(state: Path, tmp_path: Path) -> None:
+def test_a_rebuild_without_any_free_space_raises_no_space(state: Path, tmp_path: Path) -> None:
     with full_disk.small_disk(tmp_path / "small", 8 << 20) as disk:
         shutil.copytree(state, disk / "state", symlinks=True)
         (disk / "state/imgfs.db").unlink()
@@ -356,7 +356,7 @@ def test_where_there_is_no_room_at_all_that_is_said(state: Path, tmp_path: Path)
             Rooms(disk / "state")
 
 
-def test_a_database_somebody_has_locked_is_not_damaged(state: Path) -> None:
+def test_a_database_that_another_program_has_open_is_not_damaged(state: Path) -> None:
     with sqlite3.connect(state / "imgfs.db") as other:
         rooms = Rooms(state)
         assert rooms.rebuilt is None
@@ -364,7 +364,7 @@ def test_a_database_somebody_has_locked_is_not_damaged(state: Path) -> None:
     other.close()
 
 
-def test_ten_thousand_names(tmp_path: Path) -> None:
+def test_ten_thousand_names_are_rebuilt(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path)
     rows = [(f"registry.example/box{n}:1", Digest.of(b"%d" % n), n) for n in range(10_000)]
     trio.run(rooms.database.write, lambda db: db.executemany("INSERT INTO names VALUES (?, ?, ?)", rows) and None)
@@ -376,7 +376,7 @@ def test_ten_thousand_names(tmp_path: Path) -> None:
     again.close()
 
 
-def test_the_database_is_opened_where_nothing_is_wrong(state: Path) -> None:
+def test_an_intact_database_is_opened_without_a_rebuild(state: Path) -> None:
     opened, rebuilt = open_database(state, TABLES)
     assert isinstance(opened, Database)
     assert rebuilt is None

@@ -28,7 +28,7 @@ def copy(number: int) -> RowCopy:
     return RowCopy(number, {**EMPTY, "names": [("a", f"sha256:{number}", number)]})
 
 
-def test_what_was_encoded_is_decoded() -> None:
+def test_encoded_rows_decode_to_the_same_rows() -> None:
     assert decode(encode(RowCopy(7, ROWS)), KEPT) == RowCopy(7, ROWS)
     assert decode(encode(RowCopy(7, EMPTY)), KEPT) == RowCopy(7, EMPTY)
 
@@ -37,12 +37,14 @@ def test_what_was_encoded_is_decoded() -> None:
     st.lists(st.tuples(st.text(), st.text(), st.integers(0, 2**62))),
     st.lists(st.tuples(st.binary(), st.binary(), st.binary())),
 )
-def test_any_rows_come_back(names: list[tuple[str, str, int]], links: list[tuple[bytes, bytes, bytes]]) -> None:
+def test_any_rows_decode_to_the_same_rows(
+    names: list[tuple[str, str, int]], links: list[tuple[bytes, bytes, bytes]]
+) -> None:
     made = RowCopy(1, {**EMPTY, "names": names, "lease_links": links})
     assert decode(encode(made), KEPT) == made
 
 
-def test_a_table_that_nobody_keeps_any_more_is_passed_over() -> None:
+def test_a_table_that_is_no_longer_kept_is_skipped() -> None:
     assert decode(encode(RowCopy(7, {**ROWS, "gone": [(1, 2)]})), KEPT) == RowCopy(7, ROWS)
 
 
@@ -60,7 +62,7 @@ def test_another_format_is_refused() -> None:
         decode(b'{"imgfs_copy":1,"written":"now"}\n', KEPT)
 
 
-def test_what_is_saved_is_found_and_the_one_before_stays(tmp_path: Path) -> None:
+def test_a_saved_copy_is_found_and_the_previous_copy_stays(tmp_path: Path) -> None:
     assert newest(tmp_path, KEPT) is None
     assert save(tmp_path, copy(1))
     assert save(tmp_path, copy(2))
@@ -76,7 +78,7 @@ def test_the_same_rows_are_not_written_again(tmp_path: Path) -> None:
     assert newest(tmp_path, KEPT) == copy(1)
 
 
-def test_a_torn_copy_does_not_replace_the_one_before(tmp_path: Path) -> None:
+def test_a_torn_copy_does_not_replace_the_previous_one(tmp_path: Path) -> None:
     save(tmp_path, copy(1))
     save(tmp_path, copy(2))
     (tmp_path / FILE).write_bytes(b"torn")
