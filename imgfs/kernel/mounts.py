@@ -1,6 +1,6 @@
-"""Reading mounts from /proc/self/mountinfo (proc(5)), and unmounting.
+"""Read the mount table, /proc/self/mountinfo (proc(5)), and unmount.
 
-Nothing here opens a path below a FUSE mount of a dead daemon: it reads the table, and passes the path to umount2(2).
+No function opens a path below a mount of a dead daemon. They read the table, and pass paths to umount2(2) only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """One line of the table: where, what kind, and which device number (major, minor)."""
+    """One line of the mount table. `device` is the device number (major, minor)."""
 
     mountpoint: str
     filesystem: str
@@ -37,23 +37,23 @@ class MountEntry:
     device: tuple[int, int]
     number: int
     parent: int
-    """The `number` of the mount that it is mounted on."""
+    """The `number` of the mount on which this one is mounted."""
     groups: frozenset[str] = frozenset()
-    """The peer groups from which it receives mounts and unmounts (mount_namespaces(7))."""
+    """The peer groups from which this mount receives mounts and unmounts (mount_namespaces(7))."""
     root: str = "/"
-    """Which directory of its filesystem is shown there."""
+    """The directory of the filesystem that the mount shows."""
 
 
 def mounts(process: int | None = None) -> list[MountEntry]:
-    """Every mount that a process sees, this one or another, in the order they were made. Raises OSError."""
+    """Return every mount that a process (by default this one) sees, oldest first. Raises OSError."""
     return [_parse(os.fsdecode(line)) for line in _lines(process)]
 
 
 def mount_at(path: str) -> MountEntry | None:
-    """The topmost mount at exactly `path`, or None. Does not touch `path` itself."""
+    """Return the topmost mount at exactly `path`, or None. It does not access `path` itself."""
     real, lines = _absolute(path), _lines()
     found = [line for line in lines if _place(line) == real]
-    if len(found) < 2:  # so of hundreds no other line is read
+    if len(found) < 2:  # parse the whole table only if mounts are stacked
         return _parse(os.fsdecode(found[0])) if found else None
     everything = {mount.number: mount for mount in (_parse(os.fsdecode(line)) for line in lines)}
     stacked = [mount for mount in everything.values() if mount.mountpoint == real]
@@ -61,9 +61,9 @@ def mount_at(path: str) -> MountEntry | None:
 
 
 def mounts_below(path: str) -> list[MountEntry]:
-    """Every mount below the directory `path`, not at it, in the order in which they can be taken away: deepest first.
+    """Return every mount below `path`, but none at `path` itself, deepest first, which is the order to unmount them.
 
-    Does not touch `path` itself, so it answers for a dead daemon's tree too.
+    It does not access `path`, so it works for a dead daemon's tree too.
     """
     everything = {mount.number: mount for mount in mounts()}
     inside = _absolute(path).rstrip("/") + "/"
@@ -79,9 +79,10 @@ def path_in_mount(mount: MountEntry, path: str) -> str | None:
 
 @contextmanager
 def watch_mounts() -> Generator[select.epoll]:
-    """Something that is readable after each change of the table until it is polled.
+    """Yield an epoll that becomes readable when the mount table changes, until it is polled.
 
-    The table itself is always readable; what tells a change is POLLPRI (proc(5)), and epolls nest.
+    The table itself is always readable. A change is reported as POLLPRI (proc(5)). The epoll turns this into
+    readability, for which any caller can wait.
     """
     with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
         changes.register(table, select.EPOLLPRI)
@@ -89,7 +90,10 @@ def watch_mounts() -> Generator[select.epoll]:
 
 
 def is_dead(path: str) -> bool:
-    """Whether `path` is a FUSE mount whose daemon is gone (ENOTCONN); the kernel may answer stat itself, not this."""
+    """Return whether `path` is a FUSE mount whose daemon has ended (ENOTCONN).
+
+    It uses statvfs(3): stat(2) may be cached.
+    """
     try:
         os.statvfs(path)
     except OSError as error:
@@ -98,7 +102,7 @@ def is_dead(path: str) -> bool:
 
 
 def is_ours(path: str) -> bool:
-    """Whether what is mounted at `path` is a tree of imgfs, alive or dead."""
+    """Return whether the mount at `path` is a tree of imgfs, with a running daemon or a dead one."""
     mount = mount_at(path)
     return mount is not None and mount.filesystem == FILESYSTEM
 
@@ -106,9 +110,9 @@ def is_ours(path: str) -> bool:
 def unmount(path: str, *, detach: bool = False) -> None:
     """Unmount the topmost mount at `path`.
 
-    With `detach` (MNT_DETACH) it leaves the tree at once, with every mount below it, and ends when its last user ends.
-    Raises Busy, NotFound (nothing is mounted there) or NotPermitted. Users without CAP_SYS_ADMIN go through
-    fusermount3.
+    With `detach` (MNT_DETACH) the mount and every mount below it leave the tree at once, and end when no process uses
+    them any more. Users without CAP_SYS_ADMIN unmount through fusermount3. Raises Busy, NotFound (nothing is mounted
+    there) or NotPermitted.
     """
     flags = UMOUNT_NOFOLLOW | (MNT_DETACH if detach else 0)
     if LIBC.umount2(os.fsencode(_absolute(path)), flags) == 0:
@@ -121,10 +125,10 @@ def unmount(path: str, *, detach: bool = False) -> None:
 
 
 def expire(path: str) -> bool:
-    """Unmount `path` if no process has used the mount since the last call; return whether it is gone.
+    """Unmount `path` if no process has used the mount since the last call; return whether it is unmounted.
 
-    The first call marks it (umount2(2), MNT_EXPIRE). Users without CAP_SYS_ADMIN cannot mark: theirs goes at the first
-    call that finds it unused. Mounts of other users stay.
+    The first call only marks the mount (umount2(2), MNT_EXPIRE). Users without CAP_SYS_ADMIN cannot set the mark: their
+    mount is unmounted by the first call that finds it unused. Mounts of other users stay.
     """
     if LIBC.umount2(os.fsencode(_absolute(path)), UMOUNT_NOFOLLOW | MNT_EXPIRE) == 0:
         return True
@@ -159,7 +163,7 @@ def _explain(code: int, path: str) -> ImgfsError:
 
 
 def _height(mount: MountEntry, everything: dict[int, MountEntry]) -> int:
-    """Count the mounts it stands on. The order of the table is that of creation, not of attachment."""
+    """Count the mounts below this one in the stack. The table is in order of creation, which may differ."""
     height = 0
     parent = everything.get(mount.parent)
     while parent is not None and parent.number != parent.parent:
@@ -169,14 +173,15 @@ def _height(mount: MountEntry, everything: dict[int, MountEntry]) -> int:
 
 
 def _absolute(path: str) -> str:
-    """Resolve the parent only: resolving a dead mount itself would fail with ENOTCONN."""
+    """Return an absolute path. Only the parent is resolved, because resolving a dead mount would fail with ENOTCONN."""
     head, tail = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(head), tail)
 
 
 def _lines(process: int | None = None) -> list[bytes]:
     table = Path(f"/proc/{process or 'self'}/mountinfo").read_bytes().rstrip(b"\n")
-    # A path may hold whatever else ends lines. A process whose root was taken away (pivot_root(2)) sees no mount.
+    # Split at newlines only: a path may contain other line separators. The table is empty for a process whose root was
+    # taken away (pivot_root(2)).
     return table.split(b"\n") if table else []
 
 

@@ -1,4 +1,4 @@
-"""User snapshots in memory: by id, children by parent, and their claims and holds. Nothing here waits or writes."""
+"""User snapshots in memory: lookups by ID and by number, children by parent, claims and holds. No function blocks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from imgfs.snapshots.ids import shown, subject
 from imgfs.snapshots.rows import Info
 
 _TOLD = 5
-"""How many children a message names."""
+"""Limit for the number of children that a message names."""
 
 
 class Index:
-    """A lookup takes constant time.
+    """The user snapshots of one state directory. Lookups take constant time.
 
-    An id is *claimed* while a change of it takes long (a new directory, a sync). Then it exists, and every other caller
-    gets Busy. Mounts *hold* it, several at once if need be.
+    An ID is *claimed* during a change that takes long, such as a sync: the snapshot exists, and all other changes raise
+    Busy. An ID is *held* while mounts use it. Several mounts may hold one ID.
     """
 
     def __init__(self, infos: Iterable[Info]) -> None:
@@ -39,19 +39,19 @@ class Index:
         return len(self._infos)
 
     def get(self, id: str) -> Info | None:
-        """The user snapshot, or None."""
+        """Return the user snapshot, or None."""
         return self._infos.get(id)
 
     def numbered(self, number: int) -> Info | None:
-        """The user snapshot of that number, whatever its id is now."""
+        """Return the user snapshot with that number, or None. A commit changes the ID and not the number."""
         return self._numbered.get(number)
 
     def children(self, id: str) -> list[str]:
-        """Ids of the user snapshots whose parent it is and of the views that pin it, sorted."""
+        """Return the IDs of the user snapshots with this parent, and of the views that pin it, sorted."""
         return sorted(self._children.get(id, ()))
 
     def remember(self, info: Info) -> None:
-        """Insert, or change what is known under the same id."""
+        """Insert a snapshot, or replace the one with the same ID."""
         self.forget(info.id)
         self.version += 1
         self._infos[info.id] = self._numbered[info.number] = info
@@ -59,7 +59,7 @@ class Index:
             self._children.setdefault(info.parent, set()).add(info.id)
 
     def forget(self, id: str) -> None:
-        """Take an id out, if it is there."""
+        """Remove an ID. An unknown ID is no error."""
         found = self._infos.pop(id, None)
         if found is None:
             return
@@ -72,12 +72,12 @@ class Index:
             del self._children[found.parent]
 
     def hold(self, id: str) -> None:
-        """Count one user more. Raises Busy while the snapshot changes."""
+        """Add a hold. Raises Busy while the snapshot is claimed."""
         self.check_settled(id)
         self._holds[id] += 1
 
     def release(self, id: str) -> None:
-        """Count one user less."""
+        """Remove a hold."""
         assert self._holds[id] > 0, f"{subject(id)}: released more often than held"
         self._holds[id] -= 1
         if not self._holds[id]:
@@ -89,7 +89,7 @@ class Index:
 
     @contextmanager
     def claim(self, *ids: str) -> Generator[None]:
-        """Keep `ids` from everybody else; none may be claimed already."""
+        """Claim `ids` while the block runs. None of them may be claimed already."""
         assert self._claimed.isdisjoint(ids)
         self._claimed.update(ids)
         try:
@@ -98,23 +98,23 @@ class Index:
             self._claimed.difference_update(ids)
 
     def check_free(self, id: str) -> None:
-        """Raise AlreadyExists if the id is taken or about to be."""
+        """Raise AlreadyExists if the ID exists or is claimed."""
         if id in self._infos or id in self._claimed:
             raise AlreadyExists(f"{subject(id)}: exists already; choose another name or remove it first")
 
     def check_settled(self, id: str) -> None:
-        """Raise Busy while the snapshot changes."""
+        """Raise Busy while the snapshot is claimed."""
         if id in self._claimed:
             raise Busy(f"{subject(id)}: is being committed; try again when it is done")
 
     def check_unused(self, id: str) -> None:
-        """Raise Busy while the snapshot is in use or changes."""
+        """Raise Busy while the snapshot is held or claimed."""
         self.check_settled(id)
         if self.is_held(id):
             raise Busy(f"{subject(id)}: is in use ({self._holds[id]} times); unmount it or end its container first")
 
     def check_childless(self, id: str) -> None:
-        """Raise Busy, naming children, if there are any."""
+        """Raise Busy, with the names of the first children, if the snapshot has children."""
         children = self.children(id)
         if children:
             more = f" and {len(children) - _TOLD} more" if len(children) > _TOLD else ""

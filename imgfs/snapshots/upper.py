@@ -134,7 +134,7 @@ def _is_whiteout_device(found: Found) -> bool:
 
 
 def _change(entry: Entry, found: Found) -> Change:
-    """Make a change; raise Unsupported if a layer cannot hold the entry's name."""
+    """Return the change for one file. Raises Unsupported if no layer can contain its name or path."""
     name, room = found.name, NAME_LIMIT
     if entry.kind is EntryKind.WHITEOUT:
         name, room = entry.path.rpartition(b"/")[2], NAME_LIMIT - len(_MARK)

@@ -26,9 +26,10 @@ class Told:
 
 
 class SnapshotDoor(Protocol):
-    """What both can do. Ids are names, and `active/<key>`. Failures are OSError or ImgfsError, with the same errno.
+    """The operations that both access paths support. IDs are names and `active/<key>`.
 
-    `base` is a committed snapshot upon another one, with the files of tests/mount/preparing.py's BASE.
+    A failure is an OSError or an ImgfsError, with the same errno. `base` is a committed snapshot on another one, with
+    the files of BASE in tests/mount/preparing.py.
     """
 
     base: str
@@ -48,7 +49,7 @@ class SnapshotDoor(Protocol):
 
 
 class LibraryDoor:
-    """`open_snapshots` on a directory; what is looked at is mounted below another one."""
+    """Access through `open_snapshots`. Snapshots are mounted below another directory before a test reads them."""
 
     base = "base"
 
@@ -150,7 +151,7 @@ class LibraryDoor:
 
 
 class FilesDoor:
-    """The directory snapshots/ of a mount that has pulled the base image."""
+    """Access through the directory snapshots/ of a mount that has pulled the base image."""
 
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop

@@ -1,4 +1,4 @@
-"""Kernel views come with their first use, go when nobody uses them, and none is left after any end of the daemon."""
+"""Kernel views are mounted on first use and unmounted when idle, and no end of the daemon leaves one behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.mount.kernel_views import chain_of, prepare, shown, shown_at
 from tests.mount.scene import CONFIG, Scene, error_of, refused, run, serving, small, succeed, until
 
 END = 15
-"""Seconds within which a daemon that was told to end has ended."""
+"""Seconds within which a daemon ends after a request to end."""
 IDLE = CONFIG + "view_idle_seconds = 1\n"
 
 
@@ -41,21 +41,21 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture
 def own(mortal: Scene) -> Scene:
-    """A scene that the test may end."""
+    """A scene whose daemon the test may end."""
     if mortal.mount.pid() is None:
         mortal.mount.start()
     return mortal
 
 
 def pulled(scene: Scene, repository: str, layers: int = 2) -> tuple[Image, Path]:
-    """An image whose layers are here and whose view was never asked for; and its snapshot."""
+    """Pull an image; return it, and the directory of its chain, whose view was never used."""
     made = small(repository, layers=layers)
     (scene.serve(made, repository) / "pull").read_bytes()
     return made, chain_of(scene, made)
 
 
 def in_child(code: str, path: str) -> None:
-    """Run Python with `path` as its argument: chdir and chroot are a process's own."""
+    """Run Python with `path` as its argument in a child, because chdir and chroot affect a whole process."""
     succeed(sys.executable, "-c", code, path)
 
 
@@ -172,7 +172,7 @@ def test_a_snapshot_over_fuse_is_read_whatever_is_mounted_below_it(tmp_path: Pat
         (rootfs / "new").touch()
         scene.mount.stop()
         scene.mount.start()
-        assert sorted(os.listdir(rootfs)) == names  # nobody has come by the chain since
+        assert sorted(os.listdir(rootfs)) == names  # no process has used the chain since the start
         with inside(rootfs):
             until(lambda: shown_at(scene.mount, chain) == [])
             assert sorted(os.listdir(rootfs)) == names
@@ -188,7 +188,7 @@ def test_a_writable_rootfs_that_is_mounted_elsewhere_too_is_used(tmp_path: Path)
         succeed("mount", "--bind", rootfs, elsewhere)
         try:
             os.listdir(idle / "rootfs")
-            until(lambda: shown_at(scene.mount, idle) == [])  # two looks at what is idle, and so at the other one
+            until(lambda: shown_at(scene.mount, idle) == [])  # the other mount was checked too
             (elsewhere / "new").write_bytes(b"there\n")
             with refused(errno.EBUSY):
                 os.rename(rootfs.parent, scene.mount.snapshots / "committed")
@@ -249,7 +249,7 @@ def test_numbers_are_the_same_after_an_unmount(own: Scene) -> None:
 
 
 def used(scene: Scene) -> Path:
-    """A view, and an overlay on another chain, mounted; the rootfs of the first."""
+    """Mount a view, and an overlay on another chain; return the rootfs of the view."""
     rootfs = chain_of(scene, small("pulled", layers=2)) / "rootfs"
     assert sorted(os.listdir(rootfs)) == ["0", "1", "mark"]
     os.listdir(scene.mount.snapshots / "active/key/rootfs")
@@ -258,12 +258,12 @@ def used(scene: Scene) -> Path:
 
 
 def gone(scene: Scene) -> bool:
-    """Whether nothing of the tree is in the table of mounts."""
+    """Return whether the mount table has no mount of the tree."""
     return not [one for one in mounts() if str(scene.mount.path.parent) in f"{one.mountpoint} {one.source}"]
 
 
 def daemon(scene: Scene) -> int:
-    """The daemon as a pidfd."""
+    """Return a pidfd of the daemon."""
     pid = scene.mount.pid()
     assert pid is not None
     return os.pidfd_open(pid)
@@ -278,7 +278,7 @@ def ended(process: int) -> bool:
 
 
 def again(scene: Scene) -> None:
-    """Start again, and find everything right."""
+    """Start the daemon again, and check that it serves the images and the active snapshot."""
     scene.mount.start()
     with scene.silence():
         assert (scene.name("pulled") / "rootfs/mark").read_bytes() == b"pulled/1\n"

@@ -1,4 +1,4 @@
-"""How a request travels: TLS, proxies, time for a connection, and what importing all of that costs."""
+"""How a request is sent: TLS, proxies, the time to connect, and what importing these modules costs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_a_connection_may_have_less_time_than_others(mock_clock: MockClock
 
 @contextmanager
 def deaf_port() -> Iterator[int]:
-    """A port that answers no connection: its queue is full."""
+    """Yield a port on which connections are never answered, because its queue is full."""
     with socket.socket() as listener, socket.socket() as waiting, socket.socket() as first:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

@@ -1,4 +1,4 @@
-"""When mounts go and come again: lost layers, hands that take them, idleness, the end."""
+"""Mounts end and are made again: after lost layers, unmounts by other processes, idle time, and at the daemon's end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_a_chain_that_is_about_to_be_used_is_not_closed(kernel: FakeKernel
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         while not shown_now:
-            await scene.rootfs.clear()  # closes what nobody uses, at every step between opening and mounting
+            await scene.rootfs.clear()  # closes unused mounts, at every step between opening and mounting
             await trio.lowlevel.checkpoint()
     assert shown_now == [True]
     assert any(call.startswith("overlay erofs") for call in kernel.calls)

@@ -1,4 +1,4 @@
-"""Any order of calls against a model in plain words; after each reopening the store is what the model is."""
+"""Random sequences of calls, compared with a model. After each reopening the store must equal the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDS = st.sampled_from(["a", "b", "c", "active/a", "active/b", "active/c", CHAIN,
 
 @dataclass
 class Known:
-    """What the model knows of one id."""
+    """The facts that the model keeps for one ID."""
 
     kind: str
     parent: str | None = None
@@ -34,7 +34,7 @@ class Known:
 
 
 class StoreModel(RuleBasedStateMachine):
-    """The real store beside a dictionary."""
+    """Runs each call on the real store and on a dictionary, which is the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class StoreModel(RuleBasedStateMachine):
         self.scratch.cleanup()
 
     def call(self, expected: type[ImgfsError] | None, method: str, *arguments: object, **options: object) -> None:
-        """Call the store; it must refuse as the model says, or do it."""
+        """Call the store. It must raise `expected`, or succeed if that is None."""
 
         async def ask() -> None:
             await getattr(self.warehouse.store, method)(*arguments, **options)

@@ -129,7 +129,7 @@ def _synopsis(command: click.Command, ctx: click.Context) -> str:
 
 
 def _path(ctx: click.Context) -> str:
-    """Return the words that call the command, whatever the name of the program's file."""
+    """Return the full name of the command. It begins with `imgfs`, even if the executable has another name."""
     return "imgfs" if ctx.parent is None else f"{_path(ctx.parent)} {ctx.info_name}"
 
 

@@ -173,7 +173,7 @@ class ContainerRecords:
 
 
 def delete_removed(record: ContainerRecord) -> None:
-    """Delete the files of a removed record. Leftovers are removed later."""
+    """Delete the files of a removed record. Files that cannot be deleted now are deleted by a later sweep."""
     shutil.rmtree(record.path, ignore_errors=True)  # not through Disk: the rename to GONE was the removal
 
 

@@ -1,4 +1,4 @@
-"""Credential helpers as small scripts: the protocol, what goes wrong, and that nothing of it leaks."""
+"""Credential helpers, as small scripts: the protocol, failures, and that no error or log contains their output."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_a_program_is_given_no_secret_and_no_descriptor(desk: Desk, tmp_pa
 
 
 def hang(desk: Desk, tmp_path: Path) -> Path:
-    """A program that starts another, tells both numbers through a pipe, and waits for ever."""
+    """Write a program that starts another one, sends both process IDs through a pipe, and waits forever."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     told = f"open({str(pipe)!r}, 'w').write(f'{{os.getpid()}} {{child}}')"

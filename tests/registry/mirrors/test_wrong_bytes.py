@@ -1,4 +1,4 @@
-"""Who sent wrong bytes: named, left for a while, and asked again where there is no other."""
+"""Hosts that send wrong bytes: errors name them, and other hosts, if there are any, are asked first for a while."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 
 
 async def wrong(scene: Scene) -> VerificationFailed:
-    """Read the blob and find its bytes wrong, as who hashes does; returns what is raised."""
+    """Read the blob, find its bytes wrong as a caller that verifies the digest does, and return the error."""
     try:
         async with scene.registry.blob(HOST, REPOSITORY, scene.blob) as stream:
             assert b"".join([piece async for piece in stream]) != BLOB
@@ -53,7 +53,7 @@ async def test_of_a_blob_from_several_all_are_left(
 async def test_who_goes_on_where_another_sent_too_much_is_named_too(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
 ) -> None:
-    """The first one's bytes were right, up to where they should have ended."""
+    """The first host sent correct bytes and then more than the blob has; the second host's bytes were wrong."""
     large = bytes(range(251)) * 4000
     descriptor = Descriptor(Digest.of(large), len(large), "application/octet-stream")
     first.add_blob(large)
@@ -90,7 +90,7 @@ async def test_a_manifest_of_wrong_bytes_is_fetched_elsewhere(
 async def test_each_of_several_liars_is_left_once_and_the_last_one_is_no_end(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
 ) -> None:
-    """Who asks again as long as he is told that it helps, asks everybody once."""
+    """A caller that retries for as long as it gets SenderLeft asks each host once."""
     for liar in (first, second, scene.fake):
         liar.fault(faults.wrong_bytes(), "/blobs/", times=None)
     errors = [type(await wrong(scene)) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Registries that take no parts, or not these."""
+"""Registries that do not accept blobs in parts, or not in the parts that imgfs sends."""
 
 from __future__ import annotations
 
