@@ -1,1 +1,1 @@
-"""What imgfs asks of the kernel beyond files: the table of mounts, and mounting and unmounting. Blind to images."""
+"""System calls for mounts: the mount table, and mounting and unmounting. This package does not know images."""

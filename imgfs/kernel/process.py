@@ -1,4 +1,4 @@
-"""What Python does not offer of processes: adopting orphans, dying with another one, and urgency on disks."""
+"""Calls on processes that Python lacks: adopt orphans, die with another process, set the I/O priority."""
 
 from __future__ import annotations
 

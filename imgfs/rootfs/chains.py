@@ -26,8 +26,10 @@ from imgfs.snapshots.graph import Snapshot, SnapshotGraph
 from imgfs.snapshots.views import Views
 
 BREATH = 0.2
-"""Seconds between bringing a large new image here and building its metadata image. The first reader has the CPU for
-itself meanwhile."""
+"""Seconds between the end of the download of a large image and building its metadata image.
+
+Meanwhile the first reader has the CPU for itself.
+"""
 
 SMALL = 32 << 20
 """Bytes of tars up to which the first reader waits for the metadata image: it is built in a few milliseconds."""
@@ -68,7 +70,7 @@ class Chains:
 
     @property
     def is_kernel(self) -> bool:
-        """Whether chains are shown by the kernel here."""
+        """Whether the kernel shows chains on this host."""
         return self._terms.is_kernel
 
     @property
@@ -100,8 +102,7 @@ class Chains:
         return place in self._places and place in self._bound
 
     def is_lower(self, snapshot: Snapshot) -> bool:
-        """Whether a user's snapshot has the chain's directory in the tree as a lower, so that its readers come by
-        there."""
+        """Whether a user's snapshot has the chain's directory in the tree as a lower, so its readers use the tree."""
         return self._lowers.is_directory(snapshot.chain_id)
 
     def prepare(self, snapshot: Snapshot) -> None:

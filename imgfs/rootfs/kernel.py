@@ -17,10 +17,10 @@ from imgfs.snapshots.root import RootAttributes, root_of
 
 
 class Kernel(Protocol):
-    """What mounts and unmounts. Errors are those of imgfs/kernel/, where each call is described."""
+    """The mount and unmount calls. Their errors are those of imgfs/kernel/, which describes each call."""
 
     def mounts(self, process: int | None = None) -> list[MountEntry]:
-        """Every mount that this process, or another process, sees. Raises OSError if that process has ended."""
+        """Return every mount that a process (by default this one) sees. Raises OSError if that process has ended."""
         ...
 
     def mounted_elsewhere(self, wanted: Collection[MountEntry]) -> list[MountEntry]:
@@ -28,27 +28,29 @@ class Kernel(Protocol):
         ...
 
     def mount_at(self, path: str) -> MountEntry | None:
-        """The topmost mount at `path`."""
+        """Return the topmost mount at `path`."""
         ...
 
     def mounts_below(self, path: str) -> list[MountEntry]:
-        """The mounts below `path`, deepest first."""
+        """Return the mounts below `path`, deepest first."""
         ...
 
     def mount_number(self, path: str) -> int | None:
-        """The unique number of the topmost mount at `path`; None if the kernel has no such number."""
+        """Return the unique number of the topmost mount at `path`; None if the kernel has no such numbers."""
         ...
 
     def mount_namespace(self, process: int) -> int | None:
-        """The number of the mount namespace of a process; None if the process has ended."""
+        """Return the number of the mount namespace of a process; None if the process has ended."""
         ...
 
     def processes_in(self, namespace: int) -> Iterator[int]:
-        """One process for each root directory that processes have in a mount namespace."""
+        """Yield one process for each root directory that processes have in a mount namespace."""
         ...
 
     def attach_there(self, process: int, source: str, targets: Sequence[str], device: tuple[int, int]) -> None:
-        """Mount what is at `source` here over `targets`, directories of `device`, in the namespace of a process."""
+        """Mount what is at `source` in this namespace over `targets`, directories of `device`, in the namespace of a
+        process.
+        """
         ...
 
     def unmount_there(self, process: int, path: str, *, detach: bool) -> None:
@@ -56,7 +58,7 @@ class Kernel(Protocol):
         ...
 
     def expire_there(self, process: int, path: str) -> None:
-        """Unmount it if no process has used it since the last call."""
+        """Unmount `path` in the namespace of a process if no process has used it since the last call."""
         ...
 
     def unmount(self, path: str) -> None:
@@ -64,7 +66,7 @@ class Kernel(Protocol):
         ...
 
     def expire(self, path: str) -> bool:
-        """Unmount it if no process has used it since the last call; return whether it is gone."""
+        """Unmount `path` if no process has used it since the last call; return whether it is unmounted."""
         ...
 
     def detached_erofs(self, image: Path, devices: Sequence[Path], *, trusted: bool) -> Detached:
@@ -76,15 +78,15 @@ class Kernel(Protocol):
         ...
 
     def root_of(self, mount: Detached) -> RootAttributes:
-        """What the root directory of a detached mount looks like."""
+        """Return the attributes of the root directory of a detached mount."""
         ...
 
     def bind(self, source: str, target: str, *, trusted: bool) -> None:
-        """Show `source` at `target` too."""
+        """Show the directory `source` at `target` too."""
         ...
 
     def bind_read_only(self, source: str, target: str, *, trusted: bool) -> None:
-        """The same read-only; `target` may be `source` itself."""
+        """As `bind`, but read-only. `target` may be `source` itself."""
         ...
 
     def mount_overlay(
@@ -94,7 +96,7 @@ class Kernel(Protocol):
         ...
 
     def mount_fuse_overlay(self, lowers: Sequence[str], target: str, upper: Path | None, work: Path | None) -> None:
-        """The same through fuse-overlayfs, for users who may not mount."""
+        """As `mount_overlay`, through fuse-overlayfs, for users who may not mount."""
         ...
 
     def check_unused(self, upper: Path, lower: Path, subject: str) -> None:
@@ -103,7 +105,7 @@ class Kernel(Protocol):
 
 
 class HostKernel:
-    """The kernel itself."""
+    """Implements Kernel with the calls of imgfs/kernel/."""
 
     def mounts(self, process: int | None = None) -> list[MountEntry]:
         """See Kernel."""

@@ -49,14 +49,14 @@ class Lowers:
         self._roots: dict[Digest, RootAttributes] = {}
         self._opening: Flights[Detached] = Flights(nursery, memory=0)
         self._held: Counter[Digest] = Counter()
-        """How many callers are about to mount each chain, or an overlay over it."""
+        """The number of callers that are about to mount each chain, or an overlay over it."""
         self._users: dict[str, Digest] = {}
         """The chain that each place shows, or that its overlay has as a lower."""
         self._directories: set[str] = set()
-        """Those places whose overlay has the chain's directory in the tree as its lower."""
+        """The places whose overlay has the chain's directory in the tree as its lower."""
 
     def __iter__(self) -> Iterator[Digest]:
-        """The chains that are open."""
+        """Iterate over the chains whose mount is open."""
         return iter(list(self._opened))
 
     @contextmanager
@@ -92,11 +92,11 @@ class Lowers:
             self._directories.add(place)
 
     def users(self) -> dict[str, Digest]:
-        """The chain at each place."""
+        """Return the chain at each place."""
         return dict(self._users)
 
     def is_directory(self, chain_id: Digest) -> bool:
-        """Whether an overlay has the chain's directory in the tree as a lower, so that its readers come by there."""
+        """Return whether an overlay has the chain's directory in the tree as a lower, so its readers use the tree."""
         return any(self._users[place] == chain_id for place in self._directories)
 
     def close_unused(self, is_taken: Callable[[str], bool]) -> None:

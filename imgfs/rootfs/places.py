@@ -41,12 +41,13 @@ class Places:
         self._mountpoint = mountpoint
         self._kernel = kernel
         self._mounted: dict[str, object] = {}
-        """In order of mounting, so that `clear` unmounts the latest first. The value identifies this very mount."""
+        """The places, in order of mounting, so that `clear` unmounts the latest first. The value identifies the mount.
+        """
         self._closed: Counter[str] = Counter()
         self._walked: dict[str, str] = {}
         """The spelling by which the kernel knows a place whose directory it keeps locked."""
         self._passed_by: dict[str, int] = {}
-        """The process that came last to the directory beneath each mount."""
+        """The process that last reached the directory beneath each mount."""
         self._flights: Flights[bool] = Flights(nursery, memory=0)
         self._elsewhere = NamespaceMounts(mountpoint, nursery, kernel)
         self._mounting = trio.CapacityLimiter(THREADS)
@@ -59,14 +60,14 @@ class Places:
         return place in self._mounted
 
     def is_taken(self, place: str) -> bool:
-        """Whether something is mounted there or is about to be."""
+        """Whether a mount is at the place or is about to be."""
         return place in self._mounted or place in self._flights
 
     def __iter__(self) -> Generator[str]:
         yield from list(self._mounted)
 
     def path(self, place: str) -> str:
-        """Where the place is."""
+        """Return the path of the place."""
         return f"{self._mountpoint}/{self._walked.get(place, place)}"
 
     async def mount(self, place: str, attach: Attach) -> bool:
@@ -79,9 +80,9 @@ class Places:
         return await self._flights.join(place, lambda: self._mount(place, attach))
 
     async def mount_there(self, place: str, process: int) -> bool:
-        """Mount what is at the place in the mount namespace of the process too; return whether it was mounted now.
+        """Mount a clone of the place's mount in the mount namespace of the process; return whether it was mounted now.
 
-        False where nothing is mounted at the place, and in the cases of NamespaceMounts.mount.
+        Returns False if nothing is mounted at the place, and as NamespaceMounts.mount.
         """
         if place not in self._mounted or self._closed[place] > 0:
             return False
@@ -91,7 +92,7 @@ class Places:
         return await self._elsewhere.mount(place, process)
 
     async def is_mounted_there(self, place: str, process: int) -> bool:
-        """Return whether the place is covered by a mount wherever the process sees it, in its own mount namespace."""
+        """Return whether a mount covers the place wherever the process sees it in its own mount namespace."""
         return await self._elsewhere.is_mounted(place, process)
 
     async def unmount(self, place: str) -> None:
@@ -146,7 +147,7 @@ class Places:
             self._closed.subtract(places)
 
     async def is_gone(self, place: str) -> bool:
-        """Forget the mount at the place if another process has taken it away; return whether that was so."""
+        """Forget the mount at the place if another process has unmounted it; return whether it had."""
         mark = self._mounted.get(place)
         if mark is None:
             return False
@@ -242,7 +243,7 @@ class Places:
         return is_uncovered
 
     def _is_topmost(self, place: str, mark: object) -> bool:
-        """Whether nothing is mounted over the daemon's mount, as far as the kernel tells. That mount may be gone."""
+        """Whether nothing is mounted over the daemon's mount, as far as the kernel reports. That mount may be gone."""
         if not isinstance(mark, int):
             return True
         number = self._kernel.mount_number
@@ -260,7 +261,7 @@ class Places:
         return self._kernel.mount_number(path) or object()
 
     def _is_mounted(self, path: str) -> bool:
-        """Return whether anything is mounted at `path`, by whichever spelling of it the kernel tells."""
+        """Return whether anything is mounted at `path`, in either spelling of the path."""
         if self._kernel.mount_at(path):
             return True
         return ":" in path and bool(_spelled(self._kernel.mounts(), {path}))
@@ -281,9 +282,9 @@ class Places:
 
 
 def _spelled(mounts: Iterable[MountEntry], paths: Collection[str]) -> list[tuple[str, MountEntry]]:
-    """Return the mounts at `paths`, each with the one of `paths` that it is at.
+    """Return the mounts at `paths`, each with its path.
 
-    The kernel tells a mount's place by the name of the last lookup, which may be the colon-free spelling.
+    The kernel reports the path of a mount as of the last lookup, which may be the colon-free spelling.
     """
     wanted = {with_colons(path): path for path in paths}
     found = [(wanted.get(with_colons(mount.mountpoint)), mount) for mount in mounts]
@@ -291,10 +292,10 @@ def _spelled(mounts: Iterable[MountEntry], paths: Collection[str]) -> list[tuple
 
 
 def rootfs_of(id: str) -> str:
-    """The place of a snapshot's rootfs."""
+    """Return the place of a snapshot's rootfs."""
     return f"snapshots/{id}/rootfs"
 
 
 def diff_of(id: str) -> str:
-    """The place of a snapshot's own changes."""
+    """Return the place of a snapshot's own changes."""
     return f"snapshots/{id}/diff"

@@ -28,7 +28,7 @@ class Refusals:
         self._refused: dict[Digest, _Refusal] = {}
 
     def note(self, chain_id: Digest, error: ImgfsError) -> None:
-        """Remember that the chain was refused now."""
+        """Record that the kernel refused the chain now."""
         is_final = isinstance(error, Unsupported | TooLarge)
         until = math.inf if is_final else trio.current_time() + REFUSED_SECONDS
         self._refused[chain_id] = _Refusal(error.message, until)
@@ -38,7 +38,7 @@ class Refusals:
         self._refused.pop(chain_id, None)
 
     def hold(self, chain_id: Digest) -> bool:
-        """Whether no other attempt should be made now."""
+        """Return whether another attempt should wait."""
         refusal = self._refused.get(chain_id)
         return refusal is not None and trio.current_time() < refusal.until
 

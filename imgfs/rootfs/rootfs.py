@@ -1,7 +1,7 @@
-"""What is mounted over snapshots/<id>/rootfs and diff: a chain's EROFS, or an overlay of a user's changes upon it.
+"""The mounts over snapshots/<id>/rootfs and diff: a chain's EROFS, or an overlay of a user's changes on top of it.
 
-This module owns when mounts end: idle mounts after a while, all mounts at the end, and mounts of a file that was
-replaced.
+This module decides when mounts end: idle mounts after a while, all mounts at the daemon's end, and mounts of a file
+that was replaced.
 """
 
 from __future__ import annotations

@@ -37,11 +37,11 @@ class SnapshotDirectories:
             raise from_os(error, str(self._root)) from None
 
     def upper(self, number: int) -> Path:
-        """The changes of a snapshot, in the format of an overlay's upper directory."""
+        """Return the directory with the changes of a snapshot, in the format of an overlay's upper directory."""
         return self._root / str(number) / "upper"
 
     def work(self, number: int) -> Path:
-        """The overlay's own directory beside them."""
+        """Return the overlay's work directory, beside the changes."""
         return self._root / str(number) / "work"
 
     def is_read_only(self) -> bool:
@@ -49,7 +49,7 @@ class SnapshotDirectories:
         return is_read_only(self._root)
 
     def numbers(self) -> set[int]:
-        """The numbers of all snapshots that have a directory."""
+        """Return the numbers of all snapshots that have a directory."""
         return {int(name) for name in self._names() if name.isdecimal()}
 
     def garbage(self) -> list[Path]:

@@ -166,7 +166,7 @@ class SnapshotGraph:
         """Return the first of the `count` inode numbers of a view, the same each time. Durable unless the disk is
         full."""
         key = snapshot.number * face
-        # A range without a row belongs to a removed chain. No other view has got the range.
+        # A range without a row belongs to a removed chain. No other view uses that range.
         known = self._firsts.get(key, _UNCOUNTED)
 
         def change(db: sqlite3.Connection) -> int:
@@ -179,7 +179,8 @@ class SnapshotGraph:
         try:
             first = await self._reserved(key, count) or await self._database.write(change)
         except StateError:
-            # What is here must be readable all the same: a range of its own, the same each time, but of 64 bits.
+            # Content must be readable even if the disk cannot be written. So the view gets a fixed range of 64-bit
+            # numbers.
             first = snapshot.number * _UNCOUNTED | (face is Face.CHANGES) << 31
         if (first, key) not in self._ranges:
             insort(self._ranges, (first, key))
@@ -222,7 +223,7 @@ class SnapshotGraph:
             self._gone[one.chain_id] = one.number
 
         def change(db: sqlite3.Connection) -> None:
-            rows = [(one.number,) for one in gone if one.chain_id not in self._snapshots]  # else recorded meanwhile
+            rows = [(one.number,) for one in gone if one.chain_id not in self._snapshots]  # recorded again meanwhile
             db.executemany("DELETE FROM snapshots WHERE number = ?", rows)
             db.executemany(
                 "DELETE FROM inodes WHERE abs(snapshot) = ? AND first < (SELECT max(first) FROM inodes)", rows

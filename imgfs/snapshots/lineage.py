@@ -32,7 +32,7 @@ class Stack:
 
 
 class Lineage:
-    """The snapshots of one state directory, as they are now. Nothing here waits or writes."""
+    """The snapshots of one state directory, in their current state. No method blocks."""
 
     def __init__(self, graph: SnapshotGraph, index: Index, directories: SnapshotDirectories) -> None:
         self._graph = graph
@@ -40,7 +40,7 @@ class Lineage:
         self._directories = directories
 
     def __iter__(self) -> Iterator[Info]:
-        """Every user snapshot by id, active ones among them."""
+        """Iterate over all user snapshots by ID, including active ones."""
         return iter(self._index)
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class Lineage:
         return self._directories.empty
 
     def find(self, id: str) -> Info | None:
-        """The snapshot of that id, an image chain too, or None."""
+        """Return the snapshot with this ID, which may be an image chain, or None."""
         chain = self._chain(id)
         if chain is None:
             return self._index.get(id)
@@ -68,7 +68,7 @@ class Lineage:
         return self._index.get(id)
 
     def numbered(self, number: int) -> Info:
-        """The user snapshot of that number, whatever its id is now. Raises NotFound."""
+        """Return the user snapshot with this number, which survives a commit. Raises NotFound."""
         found = self._index.numbered(number)
         if found is None:
             raise NotFound(f"snapshot number {number}: was removed")
@@ -82,8 +82,7 @@ class Lineage:
         return found
 
     def children(self, id: str) -> list[str]:
-        """Return the ids of the snapshots whose parent it is and of the views that pin it; for a chain also of
-        chains."""
+        """Return the IDs of the child snapshots, of the views that pin it, and of child chains if it is a chain."""
         chains = self._graph.children(Digest(id)) if is_digest(id) else []
         return sorted([*chains, *self._index.children(id)])
 
@@ -106,19 +105,22 @@ class Lineage:
         if info.kind is not SnapshotKind.ACTIVE:
             return Stack(tuple(uppers), chain)
         if read_only:
-            # One that was never used has no changes, and the looks of its root are its parent's.
+            # A snapshot that was never used has no changes, and its root has the attributes of its parent's.
             return Stack(tuple(uppers if info.used else uppers[1:]), chain)
         return Stack(tuple(uppers[1:]), chain, uppers[0], self._directories.work(info.number))
 
     def upper(self, id: str) -> Path:
-        """Return the directory of its own changes. Raises NotFound, NotPermitted if it has none, StorageFailed."""
+        """Return the directory of the snapshot's own changes.
+
+        Raises NotFound, NotPermitted if it has none, StorageFailed.
+        """
         return self._upper(self._user(id))
 
     def _chain(self, id: str) -> Snapshot | None:
         return self._graph.find(Digest(id)) if is_digest(id) else None
 
     def _user(self, id: str) -> Info:
-        """The user snapshot. Raises NotFound, NotPermitted for an image chain."""
+        """Return the user snapshot. Raises NotFound, NotPermitted for an image chain."""
         if self._chain(id):
             raise NotPermitted(f"{subject(id)}: belongs to the images with these layers; remove their names instead")
         return self.stat(id)

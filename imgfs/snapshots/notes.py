@@ -34,7 +34,7 @@ class _Note(msgspec.Struct, frozen=True):
 
 
 def encode(info: Info) -> bytes:
-    """The note of a snapshot."""
+    """Return the note for a snapshot."""
     name, parent = os.fsencode(info.name), os.fsencode(info.parent or "")
     return msgspec.json.encode(_Note(info.kind, name, parent, info.used, info.created, info.updated))
 

@@ -16,7 +16,7 @@ _OBEYED = ("trusted.", "user.overlay.", "user.fuseoverlayfs.")
 
 @dataclass(frozen=True, slots=True)
 class RootAttributes:
-    """What the root of a rootfs looks like: permission bits, owner, mtime in nanoseconds, extended attributes."""
+    """The attributes of a root directory: permission bits, owner, mtime in nanoseconds, extended attributes."""
 
     mode: int
     uid: int
@@ -26,7 +26,7 @@ class RootAttributes:
 
 
 def root_of(upper: Path) -> RootAttributes:
-    """The attributes of another snapshot's root; blocks. Raises NoSpace, StorageFailed."""
+    """Return the attributes of another snapshot's root. Blocks. Raises NoSpace, StorageFailed."""
     try:
         status = os.stat(upper)
         names = [name for name in os.listxattr(upper) if not name.startswith(_OBEYED)]
@@ -37,7 +37,7 @@ def root_of(upper: Path) -> RootAttributes:
 
 
 def apply_root(upper: Path, root: RootAttributes) -> None:
-    """Make `upper` look like `root`, durably; blocks. Raises NoSpace, StorageFailed."""
+    """Give the root of `upper` the attributes `root`, durably. Blocks. Raises NoSpace, StorageFailed."""
     try:
         status = os.stat(upper)
         if (status.st_uid, status.st_gid) != (root.uid, root.gid):

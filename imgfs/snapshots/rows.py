@@ -105,7 +105,7 @@ class Rows:
 
 
 def select(db: sqlite3.Connection) -> Rows:
-    """Read the table."""
+    """Read all rows of the table."""
     rows = Rows([], {}, [], _last(db))
     query = f"SELECT {_COLUMNS} FROM user_snapshots"
     for number, kind, name, parent, used, created, updated, size, inodes in db.execute(query):
@@ -120,13 +120,13 @@ def select(db: sqlite3.Connection) -> Rows:
 
 
 def exists(db: sqlite3.Connection, number: int) -> bool:
-    """Whether a snapshot exists and is not removed."""
+    """Return whether a snapshot exists and is not removed."""
     query = "SELECT 1 FROM user_snapshots WHERE number = ? AND kind <> ?"
     return db.execute(query, (number, REMOVED)).fetchone() is not None
 
 
 def put(db: sqlite3.Connection, info: Info) -> None:
-    """Insert or change a row; a usage that was recorded stays."""
+    """Insert or change a row. A recorded usage is kept."""
     db.execute(
         "INSERT INTO user_snapshots (number, kind, name, parent, used, created, updated) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (number) DO UPDATE SET kind = excluded.kind, name = excluded.name, parent = excluded.parent,"
@@ -149,7 +149,7 @@ def put_usage(db: sqlite3.Connection, number: int, usage: Usage) -> None:
 
 
 def delete(db: sqlite3.Connection, number: int) -> None:
-    """Delete a row and its labels: for snapshots without a directory."""
+    """Delete a row and its labels. For snapshots without a directory only."""
     db.execute("DELETE FROM user_snapshots WHERE number = ?", (number,))
     db.execute("DELETE FROM snapshot_labels WHERE subject = ?", (str(number),))
 

@@ -54,7 +54,7 @@ class Data:
         self._subject = f"snapshot {snapshot.chain_id}"
 
     async def read_at(self, node: MergedNode, offset: int, size: int) -> bytes | bytearray:
-        """Up to `size` bytes of a regular file from `offset`; short only at its end. Raises StorageFailed."""
+        """Return up to `size` bytes of a regular file from `offset`; fewer only at its end. Raises StorageFailed."""
         size = min(size, node.size - offset)
         if size <= 0:
             return b""
@@ -63,7 +63,7 @@ class Data:
         return await run_disk(self._read_sparse, node, offset, size)
 
     def read_layer(self, layer: int, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes of a layer's tar; blocks. Raises StorageFailed."""
+        """Return exactly `size` bytes of a layer's tar. Blocks. Raises StorageFailed."""
         return bytes(read_exactly(self._files[layer], size, offset, self._subject))
 
     def _read_sparse(self, node: MergedNode, offset: int, size: int) -> bytearray:
@@ -92,12 +92,12 @@ class View:
         self.tree = tree
         self.data = Data(snapshot, layers)
         self.layers = layers
-        """Base first, as the nodes count them."""
+        """The layers, base first, in the order in which nodes number them."""
         self.weight = len(tree.nodes) + sum(layer.weight().extra for layer in layers) // NODE_BYTES
-        """How many nodes the view counts for."""
+        """The number of nodes that the view counts as."""
 
     def node(self, number: int) -> MergedNode:
-        """The node of that number, from 1."""
+        """Return the node with this number, from 1."""
         return self.tree.nodes[number - 1]
 
 
@@ -116,7 +116,7 @@ class Views:
         self._large, self._others = WeightedLimiter(NODES_AT_WORK), WeightedLimiter(NODES_AT_WORK)
 
     def kept(self, snapshot: Snapshot, face: Face = Face.ROOTFS) -> View | None:
-        """The view if it is in memory."""
+        """Return the view if it is in memory, else None."""
         key = snapshot.number * face
         view = self._kept.get(key)
         if view is not None and next(reversed(self._kept)) != key:
