@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 
 from imgfs.aio.patience import one_request
-from imgfs.errors import ImgfsError, NotFound, NotPermitted, Unsupported
+from imgfs.errors import ImgfsError, Invalid, NotFound, NotPermitted, Unsupported
 from imgfs.fs.caller import Caller
 from imgfs.fs.content.ingest import WriterHandle
 from imgfs.fs.node import Handle, Listing, NoAttribute, Node, is_control
@@ -191,7 +191,11 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         parent = await self._node(parent_inode_old, ctx)
         target = await self._node(parent_inode_new, ctx)
-        await parent.rename(name_old, target, target.canonical(name_new), flags, self._caller(ctx))
+        try:
+            await parent.rename(name_old, target, target.canonical(name_new), flags, self._caller(ctx))
+        except Invalid as error:
+            # mv reports EINVAL of rename(2) as "a subdirectory of itself".
+            raise NotPermitted(error.message) from None
 
     @guarded
     async def link(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from imgfs.filename import without_colons
 from imgfs.oci.digest import Digest
 from tests.mount.ingesting import put
 from tests.mount.scene import Scene, refused, serving, small
@@ -147,6 +148,12 @@ ROWS: dict[str, tuple[int, Call]] = {
         lambda top: os.unlink(top / "snapshots/base"),
     ),
     "rename of a committed snapshot": (errno.EPERM, move("snapshots/base", "snapshots/other")),
+    "rename of a view to a digest": (errno.EPERM, move("snapshots/view", f"snapshots/{UNKNOWN}")),
+    "rename of a view to a colon-free digest": (
+        errno.EPERM,
+        move("snapshots/view", f"snapshots/{without_colons(UNKNOWN)}"),
+    ),
+    "rename of a view to a malformed name": (errno.EPERM, move("snapshots/view", "snapshots/a\nb")),
     "rmdir of a snapshot with children": (errno.EBUSY, lambda top: os.rmdir(top / "snapshots/base")),
     "mkdir in snapshots": (errno.EPERM, lambda top: os.mkdir(top / "snapshots/x")),
     "create in snapshots": (errno.EPERM, lambda top: create(top / "snapshots/x")),
@@ -156,6 +163,7 @@ ROWS: dict[str, tuple[int, Call]] = {
     "second parent": (errno.EEXIST, lambda top: os.symlink("../../base", top / "snapshots/active/key/parent")),
     "unknown parent": (errno.ENOENT, lambda top: os.symlink("../../none", top / "snapshots/active/bare/parent")),
     "active parent": (errno.EINVAL, lambda top: os.symlink("../key", top / "snapshots/active/bare/parent")),
+    "active parent by rename": (errno.EPERM, move("snapshots/active/bare/Cu", "snapshots/active/bare/parent")),
     "another link in a key": (errno.EINVAL, lambda top: os.symlink("x", top / "snapshots/active/bare/other")),
     "file in a key": (errno.EPERM, lambda top: create(top / "snapshots/active/bare/file")),
     "parent that is not there": (errno.ENOENT, lambda top: os.unlink(top / "snapshots/active/bare/parent")),
@@ -197,6 +205,8 @@ def _fill(scene: Scene) -> None:
         (snapshots / "active" / key).mkdir()
     os.rename(snapshots / "active/first", snapshots / "base")
     (snapshots / "active/key/parent").symlink_to("../../base")
+    (snapshots / "active/bare/Cu").symlink_to("../key")
+    (snapshots / "view").symlink_to("base")
     (leases / "one").mkdir()
 
 

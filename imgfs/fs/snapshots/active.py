@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from imgfs.errors import Invalid, NotPermitted
+from imgfs.errors import NotPermitted
 from imgfs.fs.caller import Caller
 from imgfs.fs.containers.deleting import check_unused
 from imgfs.fs.node import Directory, Listing, Node, control_number, missing
@@ -55,11 +55,7 @@ class ActiveDirectory(Directory):
             # EEXIST.
             raise NotPermitted("an active snapshot is committed by moving it to a new name, snapshots/<name>")
         name = os.fsdecode(new)
-        try:
-            check_name(name)
-        except Invalid as error:
-            # mv reports EINVAL of rename(2) as "a subdirectory of itself".
-            raise NotPermitted(error.message) from None
+        check_name(name)
         key = os.fsdecode(self.canonical(old))
         await self._check_unused(key)
         await _commit(self._subsystems, key, name, caller, walked=active_id(os.fsdecode(old)))
