@@ -359,7 +359,7 @@ def _run_supervisor(
 
 
 def _send(control: Connection, job: Job) -> None:
-    """Send the job. Raises _Died."""
+    """Send the job. Raises _SupervisorDied."""
     try:
         control.send_files(*job.encode())
     except OSError:

@@ -1,4 +1,4 @@
-"""The benchmark of imgfs against its peers: images, a registry, a far link, contestants, experiments and their report.
+"""The benchmark of imgfs and its peers: images, a registry, a slow link, contestants, experiments and their report.
 
-Run it through `scripts/bench`. It imports nothing of imgfs: it drives the program from outside, as it drives the peers.
+Run it through `scripts/bench`. It imports nothing from imgfs: it runs the program from outside, as it runs the peers.
 """

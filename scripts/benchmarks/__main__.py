@@ -1,6 +1,6 @@
 """The benchmark's command line: run experiments, print and write the report.
 
-Everything started is ended, also after a failure.
+It ends every process that it started, also after a failure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What every experiment works with: images, registry, rooms, results.
 
-Owns the order of runs and what becomes of a failure; measures nothing by itself.
+Owns the order of runs and the handling of failures; measures nothing by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .results import Results, Row
 from .servers import Registry
 
 FAULTS = (Failed, OSError, ValueError, KeyError)
-"""What a contestant may do wrong: fail, vanish, answer nonsense. All else is an error of the benchmark and ends it."""
+"""Failures of a contestant: it fails, vanishes or answers nonsense. Any other error ends the benchmark."""
 
 TRIES_WITHOUT_SUCCESS = 2
 T = TypeVar("T")
@@ -40,36 +40,36 @@ class Bench:
     registry: Registry
     rooms: Rooms
     disk: Rooms
-    """Rooms on the disk of `work`, for what RAM would show in a false light."""
+    """Rooms on the disk of `work`, for measurements that would be misleading in RAM."""
     results: Results = field(default_factory=Results)
 
     def images(self, labels: Iterable[str]) -> list[Image]:
-        """Images, made and pushed."""
+        """The images, made and pushed."""
         images = [self.catalogue.image(label) for label in labels]
         for image in images:
             self.registry.push(image)
         return images
 
     def wants(self, label: str) -> bool:
-        """Whether an image is among those of --images, or all are."""
+        """Return whether the image is among those of --images. Without --images every image is."""
         return not self.only_images or label.partition(":")[0] in self.only_images
 
     def rounds(self, contestants: Sequence[type[Contestant]]) -> Iterator[type[Contestant]]:
-        """Every contestant once a round, each round beginning with another one."""
+        """Yield every contestant once a round. Each round begins with another contestant."""
         for number in range(self.repeats):
             turn = number % len(contestants)
             yield from (*contestants[turn:], *contestants[:turn])
 
     @contextmanager
     def entered(self, kind: type[Contestant]) -> Iterator[Contestant]:
-        """A contestant in a fresh room, its daemon running."""
+        """Enter a contestant in a fresh room, with its daemon running."""
         with self.rooms.room() as room, kind(room, self) as contestant:
             yield contestant
 
 
 @contextmanager
 def recorded(*rows: Row) -> Iterator[None]:
-    """Note a contestant's failure in its rows instead of ending the benchmark."""
+    """Record a contestant's failure in its rows instead of ending the benchmark."""
     try:
         yield
     except FAULTS as error:
@@ -80,7 +80,7 @@ def recorded(*rows: Row) -> Iterator[None]:
 
 
 def given_up(row: Row) -> bool:
-    """Whether a contestant failed often enough, and never did it, that trying again is a waste."""
+    """Return whether a contestant failed often and never succeeded, so that another try is a waste of time."""
     return not row.samples and len(row.failures) >= TRIES_WITHOUT_SUCCESS
 
 
@@ -91,5 +91,5 @@ def timed(action: Callable[[], T]) -> tuple[float, T]:
 
 
 def say(line: str) -> None:
-    """Progress, on standard error."""
+    """Print progress to standard error."""
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""P11: how many requests a registry sees, counted by a link without limits."""
+"""P11: how many requests a registry receives, counted by a link without limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGES = ("base:gz", "big:gz")
 
 
 def requests(bench: Bench) -> None:
-    """First contact, a second pull of the complete image, a tag check; the peers' pulls on fresh state beside it."""
+    """Count the requests of imgfs's first contact, second complete pull and tag check, and of the peers' first pull."""
     with ShapedLink(bench.registry, bench.work) as link:
         for image in bench.images(IMAGES):
             say(f"{REQUESTS} {image.label}")
@@ -62,5 +62,5 @@ def _count(link: ShapedLink, row: Row, action: Callable[[], object]) -> None:
 
 
 def expected_at_first_contact(layers: int) -> int:
-    """One ping, one manifest (the images have no index), one config, one request a layer."""
+    """Return the sum of one ping, one manifest (the images have no index), one config and one request a layer."""
     return 3 + layers

@@ -1,7 +1,7 @@
-"""Who competes: imgfs, skopeo + umoci, containerd, podman, and the two floors.
+"""The contestants: imgfs, skopeo + umoci, containerd, podman, and the two floors.
 
-Each works in a room of its own and owns what it starts there; the room's mounts and detached programs are cleared by
-`disks.Rooms`.
+Each works in its own room and owns the processes that it starts there. `disks.Rooms` clears the room's mounts and
+detached programs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 class Settings(Protocol):
-    """What a contestant must be told: where the imgfs program is."""
+    """What a contestant needs to know: the path of the imgfs program."""
 
     @property
     def imgfs(self) -> Path: ...
 
 
 class Contestant:
-    """A tool in a fresh room. As a context it starts and ends its daemon, which is never in the measured time."""
+    """A tool in a fresh room. As a context manager it starts and ends its daemon, outside the measured time."""
 
     name: ClassVar[str]
 
@@ -46,30 +46,30 @@ class Contestant:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End what was started."""
+        """End the started processes."""
 
     def run(self, *command: str | Path) -> str:
         return run(*command, env=self.env)
 
     def first_cat(self, registry: Address, label: str) -> str:
-        """From nothing to the content of the image's /etc/os-release. Raises Failed."""
+        """Read the image's /etc/os-release, starting from nothing. Raises Failed."""
         raise NotImplementedError
 
     def pull(self, registry: Address, label: str) -> float | None:
-        """Make the whole image present. The seconds, if the contestant measures them itself. Raises Failed."""
+        """Make the whole image present. Return the seconds if the contestant measures them itself. Raises Failed."""
         raise NotImplementedError
 
     def disk(self) -> int:
-        """Bytes that the pulled image takes."""
+        """Return the bytes on disk of the pulled image."""
         return used_bytes(self.room)
 
 
 class Imgfs(Contestant):
-    """The mount, from a started daemon with an empty state."""
+    """The mount, measured from a started daemon with an empty state."""
 
     name = "imgfs"
     config: ClassVar[str] = ""
-    """What its configuration says."""
+    """The content of its configuration file."""
 
     def __init__(self, room: Path, settings: Settings) -> None:
         super().__init__(room, settings)
@@ -84,7 +84,7 @@ class Imgfs(Contestant):
         self.unmount()
 
     def mount(self) -> float:
-        """Start the daemon; seconds until the mount answers."""
+        """Start the daemon, and return the seconds until the mount answers."""
         self.mountpoint.mkdir(exist_ok=True)
         self.state.mkdir(exist_ok=True)
         (self.state / "imgfs.toml").write_text(self.config)
@@ -103,7 +103,7 @@ class Imgfs(Contestant):
         return self.mountpoint / "images" / registry.host / label
 
     def rootfs(self, registry: Address, label: str) -> Path:
-        """Where the image's rootfs link leads."""
+        """Return the target of the image's rootfs link."""
         return (self.image(registry, label) / "rootfs").resolve()
 
     def first_cat(self, registry: Address, label: str) -> str:
@@ -113,12 +113,12 @@ class Imgfs(Contestant):
         self.imgfs("pull", "--mountpoint", self.mountpoint, f"{registry.host}/{label}")
 
     def run_true(self, registry: Address, label: str, id: str) -> None:
-        """Run `true` in a container and remove that. Raises Failed."""
+        """Run `true` in a container and remove the container. Raises Failed."""
         where = ("--mountpoint", self.mountpoint)
         self.imgfs("run", *where, "--rm", "--name", id, f"{registry.host}/{label}", "true")
 
     def filter(self, registry: Address, label: str) -> Any:
-        """The seccomp filter of a container's runtime bundle, if it has one. Raises Failed."""
+        """Return the seccomp filter of a container's runtime bundle, if the bundle has one. Raises Failed."""
         where, container = ("--mountpoint", self.mountpoint), self.mountpoint / "containers/filter"
         self.imgfs("run", *where, "--name", container.name, f"{registry.host}/{label}", "true")
         config = json.loads((container / "config.json").read_text())
@@ -132,23 +132,23 @@ class Imgfs(Contestant):
         return json.loads((self.mountpoint / ".imgfs/state.json").read_text())["pid"]
 
     def memory_bytes(self, what: str = "VmRSS") -> int:
-        """The daemon's memory now (VmRSS) or at its highest (VmHWM)."""
+        """Return the daemon's memory now (VmRSS) or its peak (VmHWM)."""
         status = Path(f"/proc/{self.pid()}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith(what))
         return int(line.split()[1]) * 1024
 
 
 class ImgfsInFuse(Imgfs):
-    """The mount where nothing but FUSE shows a rootfs, as for users who are not root."""
+    """The mount when only FUSE shows a rootfs, as for users without root rights."""
 
     config = 'views = "fuse"\n'
 
 
 class ShellFloor(Contestant):
-    """The least that tools can do: curl, sha256sum, igzip or zstd, tar, all layers at once; then cat in a chroot."""
+    """The least cost with tools: curl, sha256sum, igzip or zstd, tar, all layers at once; then cat in a chroot."""
 
     name = "floor"
-    # tee -p: tar may end before the padding after the archive, and the checksum needs that too.
+    # tee -p: tar may exit before the padding after the archive, and the checksum needs the padding too.
     _LAYER = """\
 set -o pipefail
 sums=$( {{
@@ -162,7 +162,7 @@ sums=$( {{
         return self.run("chroot", self.room / "root", "cat", f"/{OS_RELEASE}")
 
     def _unpack(self, registry: Address, label: str) -> None:
-        """Fetch config and layers at once, check every digest that is promised."""
+        """Fetch config and layers at once, and check every promised digest."""
         name, _, tag = label.partition(":")
         url, root = f"http://{registry.host}/v2/{name}", self.room / "root"
         root.mkdir()
@@ -192,7 +192,7 @@ sums=$( {{
 
 
 class ThreadPipeline(Contestant):
-    """The least that Python can do: see `floor`."""
+    """The least cost in Python, see `floor`."""
 
     name = "pipeline"
 
@@ -207,7 +207,7 @@ class ThreadPipeline(Contestant):
 
 
 class SkopeoUmoci(Contestant):
-    """No daemon: skopeo copies to an OCI layout, umoci unpacks it."""
+    """No daemon: skopeo copies to an OCI layout, umoci unpacks the layout."""
 
     name = "skopeo + umoci"
 
@@ -225,7 +225,7 @@ class SkopeoUmoci(Contestant):
 
 
 class Containerd(Contestant):
-    """A private containerd, driven by ctr: overlayfs snapshots, runc."""
+    """A private containerd, controlled by ctr: overlayfs snapshots, runc."""
 
     name = "ctr"
     _CONFIG = """\
@@ -262,7 +262,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
         return self._ctr("run", "--rm", f"{registry.host}/{label}", "bench", "cat", f"/{OS_RELEASE}")
 
     def run_true(self, registry: Address, label: str, id: str) -> None:
-        """As Imgfs.run_true."""
+        """See Imgfs.run_true."""
         self._ctr("run", "--rm", f"{registry.host}/{label}", id, "true")
 
     def pull(self, registry: Address, label: str) -> None:
@@ -278,7 +278,7 @@ class Podman(Contestant):
     name = "podman"
 
     def __enter__(self) -> Self:
-        self._podman("info")  # makes its database and directories, as an installed podman has them
+        self._podman("info")  # creates the database and directories, which an installed podman already has
         return self
 
     def _podman(self, *words: str) -> str:
@@ -306,11 +306,11 @@ class Podman(Contestant):
         return self._run_rm(registry, label, "cat", f"/{OS_RELEASE}")
 
     def run_true(self, registry: Address, label: str, id: str) -> None:
-        """As Imgfs.run_true."""
+        """See Imgfs.run_true."""
         self._run_rm(registry, label, "true", name=id)
 
     def _run_rm(self, registry: Address, label: str, *command: str, name: str = "bench") -> str:
-        # Podman's own limits are above what a process without CAP_SYS_RESOURCE may set.
+        # Podman's own limits are higher than a process without CAP_SYS_RESOURCE may set.
         limits = (
             "--ulimit",
             "nofile=1024:1024",

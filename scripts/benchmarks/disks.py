@@ -1,6 +1,6 @@
-"""Where contestants work: a fresh scratch disk, one room a run, its mounts, its usage.
+"""Where contestants work: a fresh scratch disk, with one room for each run, its mounts and its disk usage.
 
-Owns unmounting and deleting; knows no contestant.
+Owns unmounting and deleting. It knows no contestant.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _MS_RDONLY = 1
 
 @contextmanager
 def scratch(where: str) -> Iterator[Path]:
-    """A directory for all rooms, with a short path (podman allows 50 characters, a socket 107).
+    """Yield a directory for all rooms, with a short path (podman allows 50 characters, a socket 107).
 
-    `ram`: a fresh ext4 on a loop device over a file in /dev/shm, as creating many files on a used disk varies tenfold.
-    Anything else is a directory on a disk of the reader's choice, used as it is. Unmounted and deleted at the end.
+    `ram`: a fresh ext4 on a loop device over a file in /dev/shm, because the speed of creating files on a used disk
+    varies tenfold. Any other value is a directory on a disk that the user chooses, used as it is. At the end the
+    directory is unmounted and deleted.
     """
     if where != RAM:
         Path(where).mkdir(parents=True, exist_ok=True)
@@ -63,9 +64,9 @@ class Rooms:
 
     @contextmanager
     def room(self) -> Iterator[Path]:
-        """A fresh directory.
+        """Yield a fresh directory.
 
-        At the end, also after a failure, its mounts go, detached programs end, and it is deleted.
+        At the end, also after a failure, its mounts are removed, detached programs are ended, and it is deleted.
         """
         self._count += 1
         room = self._top / f"r{self._count:03}"
@@ -81,7 +82,7 @@ class Rooms:
 
 
 def remove(tree: Path) -> None:
-    """Delete a tree, for a second again if somebody still put a file into it. Raises Failed if something stays."""
+    """Delete a tree. Retry for a second if a process still adds files. Raises Failed if something stays."""
     for _ in range(10):
         shutil.rmtree(tree, ignore_errors=True)
         if not tree.exists():
@@ -91,22 +92,25 @@ def remove(tree: Path) -> None:
 
 
 def mount_read_only(source: Path, target: Path, kind: str) -> None:
-    """Mount a file as it is, without the loop device that mount(8) would put between. Raises Failed."""
+    """Mount a file directly, without the loop device that mount(8) would add. Raises Failed."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), _MS_RDONLY, None):
         raise Failed(f"{source}: cannot be mounted as {kind}: {os.strerror(ctypes.get_errno())}")
 
 
 def mounts_below(top: Path) -> list[Path]:
-    """Mount points at or below a directory, the deepest first."""
+    """Return the mount points at or below a directory, the deepest first."""
     table = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n")  # a path may hold a carriage return
     points = [Path(os.fsdecode(line.split(b" ")[4].replace(b"\\040", b" "))) for line in table]
-    # In the order of the table a mount comes after those it stands on.
+    # In the table a mount comes after the mounts that it stands on.
     return [point for point in reversed(points) if point.is_relative_to(top)]
 
 
 def unmount_below(top: Path) -> None:
-    """Unmount everything at or below a directory; what is busy is detached. Never asks a filesystem that hangs."""
+    """Unmount everything at or below a directory. Busy mounts are detached.
+
+    Never queries a filesystem that may hang.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     for point in mounts_below(top):
         if libc.umount2(os.fsencode(point), 0) and libc.umount2(os.fsencode(point), _MNT_DETACH):
@@ -114,11 +118,11 @@ def unmount_below(top: Path) -> None:
 
 
 def filesystem_type(path: Path) -> str:
-    """The type of the filesystem that holds a path, as `stat -f` names it."""
+    """Return the type of the filesystem that holds a path, as `stat -f` names it."""
     return run("stat", "-f", "-c", "%T", path).strip()
 
 
 def used_bytes(*trees: Path) -> int:
-    """Bytes that trees take on their disk, each hard link once, other filesystems left out."""
+    """Return the bytes of trees on their disk. Each hard link counts once; other filesystems do not count."""
     lines = run("du", "-sxc", "--block-size=1", *trees).splitlines()
     return int(lines[-1].split()[0])

@@ -1,6 +1,6 @@
-"""fetch: one large layer against curl, a slower link, many small layers on a far one; all verified.
+"""fetch: one large layer against curl, a slower link, and many small layers on a far link; all are verified.
 
-How much memory many images at once take is `memory.loading`.
+`memory.loading` measures the memory for many images at once.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ LINK_MBPS = 200
 NEAR, LINKED, FAR = "near", f"at {LINK_MBPS} MB/s", "far"
 IDEAL = "ideal"
 ROUND_TRIPS = 4
-"""A connection and the manifest; connections side by side and the blobs."""
+"""Round trips: one connection and the manifest; parallel connections and the blobs."""
 
 
 def layers_of(address: Address, label: str) -> list[dict[str, str]]:
-    """The layers' descriptors, by the registry's manifest."""
+    """Return the layers' descriptors, from the registry's manifest."""
     name, _, tag = label.partition(":")
     return json.loads(address.request("GET", f"/v2/{name}/manifests/{tag}")[2])["layers"]
 
 
 class CurlSha256(Contestant):
-    """The blob alone, hashed and not kept."""
+    """Only the blob, hashed and not stored."""
 
     name = "curl + sha256sum"
     _SCRIPT: ClassVar[str] = 'set -o pipefail; curl -sSf "$1" | sha256sum'
@@ -46,14 +46,14 @@ class CurlSha256(Contestant):
 
 
 class CurlToFile(CurlSha256):
-    """The same, and kept in a file."""
+    """Only the blob, hashed and stored in a file."""
 
     name = "curl + file + sha256sum"
     _SCRIPT: ClassVar[str] = 'set -o pipefail; curl -sSf "$1" | tee "$2" | sha256sum'
 
 
 class ImgfsBlob(Imgfs):
-    """The blob read as a file of content/, and not the image; stored durably before its first byte is given."""
+    """Only the blob, read as a file of content/. imgfs stores it durably before it returns the first byte."""
 
     name = "imgfs, cat content/DIGEST"
 
@@ -66,7 +66,7 @@ class ImgfsBlob(Imgfs):
 
 
 class ImgfsByFile(Imgfs):
-    """The image, by the file that brings it here: without the start of a command in Python."""
+    """The image, pulled by reading the mount's file for it: without the start of a command in Python."""
 
     name = "imgfs, cat NAME/pull"
 
@@ -80,7 +80,7 @@ SMALL = (ImgfsByFile, *PULL)
 
 
 def single(bench: Bench) -> None:
-    """One layer of 500 MB, uncompressed: near, and on a link that is slower than all of them."""
+    """One layer of 500 MB, uncompressed: near, and on a link that is slower than every contestant."""
     if bench.wants(SINGLE):
         (image,) = bench.images([SINGLE])
         _race(bench, image, bench.registry.near, NEAR, LARGE)
@@ -89,7 +89,7 @@ def single(bench: Bench) -> None:
 
 
 def small_layers(bench: Bench) -> None:
-    """60 layers of 200 KB, and 100 of 1 MB, on the far link; beside them what the link alone takes."""
+    """60 layers of 200 KB, and 100 of 1 MB, on the far link; beside them the time of the link alone."""
     for image in bench.images(label for label in SMALL_LAYERS if bench.wants(label)):
         size = sum(int(layer["size"]) for layer in layers_of(bench.registry.near, image.label))
         ideal = bench.results.row(FETCH, f"{image.label} {FAR}", IDEAL, Unit.SECONDS)

@@ -1,8 +1,10 @@
-"""The least that pulling an image can cost in Python: a pipeline of threads for each layer, and nothing else.
+"""The least cost of pulling an image in Python: a pipeline of threads for each layer, and nothing else.
 
 http.client -> sha256 of the blob -> inflate -> sha256 of the layer -> a sparse tar file, in pieces through bounded
-queues, the layers side by side; both digests are checked. Nothing is fsynced, which favours this contestant.
-Run: python -m benchmarks.floor HOST REPOSITORY TAG DIRECTORY; prints its own seconds, without the interpreter's start.
+queues, with all layers in parallel. Both digests are checked. Nothing is fsynced, which favours this contestant.
+
+Run: python -m benchmarks.floor HOST REPOSITORY TAG DIRECTORY. It prints its own seconds, without the interpreter's
+start.
 """
 
 from __future__ import annotations
@@ -40,13 +42,13 @@ class Inflater(Protocol):
 
 
 def pieces(queue: Pieces) -> Iterator[bytes]:
-    """What comes through a queue until None."""
+    """Yield the pieces of a queue until None."""
     while (piece := queue.get()) is not None:
         yield piece
 
 
 def stage(work: Callable[[Iterator[bytes]], Any], queue: Pieces) -> Any:
-    """Run one stage; after a failure empty its queue, so that those before it do not wait for ever."""
+    """Run one stage. After a failure, empty its queue, so that the stages before it do not block forever."""
     source = pieces(queue)
     try:
         return work(source)
@@ -56,7 +58,7 @@ def stage(work: Callable[[Iterator[bytes]], Any], queue: Pieces) -> Any:
 
 
 def spread(source: Iterator[bytes], *queues: Pieces) -> None:
-    """Give every piece to every queue, and the end also when the source fails."""
+    """Put every piece into every queue, and the end marker also if the source fails."""
     try:
         for piece in source:
             for queue in queues:
@@ -74,7 +76,7 @@ def digest(source: Iterator[bytes]) -> str:
 
 
 def write_sparse(source: Iterator[bytes], path: Path) -> None:
-    """Write a file in which every whole block of 64 KiB zeros of a piece is a hole."""
+    """Write a file. Every whole block of 64 KiB zeros in a piece becomes a hole."""
     with path.open("wb", buffering=0) as file:
         end = 0
         for piece in source:
@@ -95,7 +97,7 @@ def _write_around_holes(write: Callable[[bytes], Any], seek: Callable[[int], Any
 
 
 class Uncompressed:
-    """What needs no inflating."""
+    """The decompressor of an uncompressed layer."""
 
     def decompress(self, data: bytes, /) -> bytes:
         return data
@@ -113,7 +115,7 @@ def inflate(inflater: Inflater, source: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class Repository:
-    """One repository of a plain registry; each request on a connection of its own."""
+    """One repository of a plain registry. Each request uses its own connection."""
 
     def __init__(self, host: str, name: str) -> None:
         self._host, self._name = host, name
@@ -133,7 +135,7 @@ class Repository:
 
 
 def pull_layer(repository: Repository, descriptor: dict[str, Any], path: Path) -> str:
-    """Bring one layer into a sparse tar file; its diff ID. Raises ValueError if the blob's digest is another one."""
+    """Pull one layer into a sparse tar file, and return its diff ID. Raises ValueError if the blob's digest differs."""
     compressed: Pieces = Queue(PIECES_IN_QUEUE)
     blob: Pieces = Queue(PIECES_IN_QUEUE)
     tar: Pieces = Queue(PIECES_IN_QUEUE)
@@ -153,7 +155,10 @@ def pull_layer(repository: Repository, descriptor: dict[str, Any], path: Path) -
 
 
 def pull(host: str, name: str, tag: str, directory: Path) -> None:
-    """Bring an image into a directory, one tar a layer. Raises ValueError if a digest is another one than promised."""
+    """Pull an image into a directory, one tar for each layer.
+
+    Raises ValueError if a digest differs from the promised one.
+    """
     repository = Repository(host, name)
     manifest = repository.json("manifests", tag)
     with ThreadPoolExecutor(len(manifest["layers"]) + 1) as threads:

@@ -1,9 +1,8 @@
-"""A disk whose flush takes its time: a file in a FUSE filesystem, over a file in memory, in a process of its own.
+"""A disk with a slow flush: a file in a FUSE filesystem, stored in memory, served by its own process.
 
-A loop device turns what a filesystem asks of its disk (REQ_OP_FLUSH, which jbd2 sends twice a commit) into an fsync of
-the file behind it; here that takes as long as it was told, and nothing else does. While it lasts nothing else is
-answered, as with a disk that does not queue its flushes (SATA). The xattr `user.flushes` of the file tells how many
-there were.
+A loop device turns the flushes of a filesystem (REQ_OP_FLUSH, which jbd2 sends twice a commit) into fsyncs of the file
+behind it. Here an fsync takes the given time, and nothing else takes time. Other requests wait during an fsync, as on a
+disk that does not queue its flushes (SATA). The xattr `user.flushes` of the file is the number of flushes.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class FlushingFile(pyfuse3.Operations):
         fh: pyfuse3.FileHandleT | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """Times, which the loop device's writes set; they are nobody's business."""
+        """Set times, as the loop device's writes do. The times are ignored."""
         return await self.getattr(inode, ctx)
 
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -67,7 +66,7 @@ class FlushingFile(pyfuse3.Operations):
 
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001 - as pyfuse3 calls it
         self._flushes += 1
-        time.sleep(self._seconds)  # noqa: ASYNC251 - nothing else is to be answered
+        time.sleep(self._seconds)  # noqa: ASYNC251 - other requests must wait too
 
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         if inode != _FILE or name != FLUSHES.encode():

@@ -1,6 +1,6 @@
-"""The catalogue of the benchmark's images, made once and kept as OCI layouts.
+"""The catalogue of the benchmark's images. They are made once and kept as OCI layouts.
 
-Owns recipes and layouts; what is in a layer comes from `layers`.
+Owns recipes and layouts; the content of layers comes from `layers`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .processes import run
 Maker = Callable[[Path], None]
 
 RECIPES = "2"
-"""Part of the cache's path: raise it when a recipe changes."""
+"""Part of the cache's path. Raise it when a recipe changes."""
 
 SINGLE_FILE = 500_000_000
 BIG_LARGE_FILE = 160_000_000
@@ -33,7 +33,7 @@ _COMPRESSORS = {
     "zst": ("+zstd", ("zstd", "-q", "-3", "-T0", "-c")),
     "tar": ("", ("cat",)),
 }
-"""By variant: what a layer's media type ends in, and the command."""
+"""By variant: the suffix of the layer's media type, and the command that compresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ RECIPE_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in one compression: its layout, its uncompressed layers, what reading it must give."""
+    """An image in one compression: its layout, its uncompressed layers, and the expected result of reading it."""
 
     name: str
     variant: str
@@ -99,7 +99,7 @@ class Image:
         return sum(tar.stat().st_size for tar in self.tars)
 
     def os_release(self) -> str:
-        """The content of /etc/os-release, from the lowest layer; links are followed."""
+        """Return the content of /etc/os-release, from the lowest layer. Links are followed."""
         with tarfile.open(self.tars[0]) as tar:
             name = next(name for name in ("etc/os-release", "./etc/os-release") if name in tar.getnames())
             data = tar.extractfile(name)
@@ -108,7 +108,7 @@ class Image:
 
 
 class Catalogue:
-    """Images below a working directory; one that was made before is used again."""
+    """Images below a working directory. An existing image is reused."""
 
     def __init__(self, work: Path) -> None:
         self._top = work / f"images-{RECIPES}"
@@ -137,14 +137,14 @@ def _made(place: Path, number: int, maker: Maker) -> Path:
 
 
 def tags(layout: Path) -> dict[str, str]:
-    """Digest by tag of an OCI layout, empty if nothing is there yet."""
+    """Return digest by tag of an OCI layout, empty if the layout does not exist yet."""
     index = layout / "index.json"
     entries = json.loads(index.read_text())["manifests"] if index.exists() else []
     return {entry["annotations"][_TAG]: entry["digest"] for entry in entries}
 
 
 def _add_variant(image: Image) -> None:
-    """Write blobs, config, manifest, and last the index, so that an interrupted run leaves no half image."""
+    """Write blobs, config, manifest, and the index last, so that an interrupted run leaves no partial image."""
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -181,7 +181,7 @@ def _json_blob(layout: Path, media_type: str, value: object) -> dict[str, object
 
 
 def _stored(layout: Path, part: Path, media_type: str) -> dict[str, object]:
-    """Move a file among the layout's blobs; its descriptor."""
+    """Move a file into the layout's blobs, and return its descriptor."""
     digest, size = _sha256(part), part.stat().st_size
     part.rename(layout / "blobs" / digest.replace(":", "/"))
     return {"mediaType": media_type, "digest": digest, "size": size}

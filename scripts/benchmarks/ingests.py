@@ -1,4 +1,4 @@
-"""P9: bytes into the content store through the mount, and out of it again, against a file of the same disk."""
+"""P9: writing into the content store through the mount, and reading it, compared with a file on the same disk."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ MEMORY = "highest RSS, ingest and read"
 COPIED, SYNCED = "cp and sha256sum", "write and fsync"
 RENAMED = "and rename, fsync of the directory"
 FLUSHES = {2: "a common SSD", 8: "a hard disk"}
-"""Milliseconds that a flush takes, and of what kind of disk."""
+"""Milliseconds of a flush, and the kind of disk that needs them."""
 SMALL, LARGE = "8 MB", "1 GB"
 _MEGABYTE = 1_000_000
 _LARGE = 512 * _MEGABYTE
 _COMMITS = 20
-"""Of each repeat."""
+"""Commits in each repeat."""
 _WRITERS, _EACH = 32, 10
 
 
 def commit_when(flush: int) -> str:
-    """The case of one commit on a disk whose flush takes so many milliseconds."""
+    """Name the case of one commit on a disk whose flush takes this many milliseconds."""
     return f"commit of 4 kB, flush of {flush} ms ({FLUSHES[flush]})"
 
 
 def commits_when(flush: int) -> str:
-    """The case of many writers there, from the first byte to the commit."""
+    """Name the case of many writers on such a disk, from the first byte to the commit."""
     return f"{_WRITERS} writers of 4 kB, flush of {flush} ms"
 
 
 def throughput(bench: Bench) -> None:
-    """`cp` and `mv` into content/, against `cp` into the rooms' disk, unsynced, and sha256sum of the copy."""
+    """`cp` and `mv` into content/, against `cp` to the rooms' disk, unsynced, and sha256sum of the copy."""
     say(f"{CONTENT} {INGEST}")
     with bench.rooms.room() as room:
         source, digest = _incompressible(room / "source", _LARGE)
@@ -74,7 +74,7 @@ def _through_the_mount(bench: Bench, source: Path, digest: str) -> None:
 
 
 def commits(bench: Bench) -> None:
-    """One `rename` into content/ of what was written before, against what an fsync of such a file costs there."""
+    """One `rename` of written data into content/, against an fsync of the same data on the same disk."""
     say(f"{CONTENT} {COMMIT}")
     committed = bench.results.row(CONTENT, COMMIT, Imgfs.name, Unit.MICROSECONDS)
     synced = bench.results.row(CONTENT, COMMIT, SYNCED, Unit.MICROSECONDS)
@@ -86,7 +86,7 @@ def commits(bench: Bench) -> None:
 
 
 def slow_commits(bench: Bench) -> None:
-    """The same where a flush takes as long as on disks, and by many at once; beside what careful programs do."""
+    """Commits by one and by many writers where a flush is as slow as on real disks, against careful programs."""
     for flush in FLUSHES:
         with slow_disk(flush) as disk:
             _one_by_one(bench, disk, commit_when(flush))
@@ -94,7 +94,7 @@ def slow_commits(bench: Bench) -> None:
 
 
 def _slow_rows(bench: Bench, case: str, unit: Unit) -> tuple[tuple[Row, Row], ...]:
-    """Of imgfs, of an fsync, and of a name that lasts: what is measured, and how often the disk is flushed for one."""
+    """Return the rows of imgfs, an fsync and a durable rename: commits, and disk flushes for one commit."""
     row = partial(bench.results.row, CONTENT)
     return tuple(
         (row(case, name, unit), row(f"{case}, each", name, Unit.FLUSHES)) for name in (Imgfs.name, SYNCED, RENAMED)
@@ -135,7 +135,7 @@ def _many_at_once(bench: Bench, disk: SlowDisk, case: str) -> None:
 
 
 def _together(number: int, write: Callable[[int, bytes], object]) -> float:
-    """What so many threads write in a second, each one after the other."""
+    """Return how many writes a second this many threads complete. Each thread writes one file after another."""
 
     def work(writer: int) -> None:
         for at in range(_EACH):
@@ -147,7 +147,7 @@ def _together(number: int, write: Callable[[int, bytes], object]) -> float:
 
 
 def memory(bench: Bench) -> None:
-    """The daemon's memory does not follow the size of a blob."""
+    """Show that the daemon's memory does not grow with the size of a blob."""
     say(f"{CONTENT} {MEMORY}")
     for name, megabytes in ((SMALL, 8), (LARGE, 1000)):
         row = bench.results.row(CONTENT, MEMORY, name, Unit.MEGABYTES)
@@ -160,7 +160,7 @@ def memory(bench: Bench) -> None:
 
 
 def _incompressible(path: Path, size: int) -> tuple[Path, str]:
-    """A file of that size, in the page cache, and the name it has as a blob."""
+    """Make a file of this size in the page cache, and return it with its blob name."""
     hashed = hashlib.sha256()
     with path.open("wb") as file:
         for _ in range(size // _MEGABYTE):
@@ -186,7 +186,7 @@ def _ingest(source: Path, content: Path, digest: str) -> None:
 
 
 def _synced(path: Path, data: bytes) -> float:
-    """Seconds of the fsync of a new file."""
+    """Return the seconds of the fsync of a new file."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -196,7 +196,7 @@ def _synced(path: Path, data: bytes) -> float:
 
 
 def _renamed(path: Path, data: bytes) -> float:
-    """Seconds of what gives a new file a name that lasts, bytes before name."""
+    """Return the seconds to make a new file and its name durable, bytes before name."""
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:
         file.write(data)
@@ -215,7 +215,7 @@ def _publish(file: int, temporary: Path, path: Path) -> None:
 
 
 def _committed(content: Path, data: bytes, ref: str = "bench") -> float:
-    """Seconds of the commit of a written ingest."""
+    """Return the seconds of the commit of a written ingest."""
     ingest = content / "ingest" / ref
     ingest.write_bytes(data)
     target = content / f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -224,5 +224,5 @@ def _committed(content: Path, data: bytes, ref: str = "bench") -> float:
 
 
 def _small(number: int) -> bytes:
-    """4 kB, others for each number."""
+    """Return 4 kB that differ for each number."""
     return hashlib.sha256(b"%d" % number).digest() * 128

@@ -1,6 +1,7 @@
 """P6 and P7: the kernel's view of a present image, warm and cold, against mkfs.erofs and an ext4 directory.
 
-The native image of a tree is mounted twice: from the file, as imgfs mounts its own, and from a loop device.
+The native image of a tree is mounted twice: directly from the file, as imgfs mounts its own images, and from a loop
+device.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FROM_FILE, FROM_LOOP = "mkfs.erofs, file", "mkfs.erofs, loop"
 NATIVE = (FROM_FILE, FROM_LOOP)
 EROFS = "erofs"
 _SMALL = Scene("tiny:gz", 0, ".", (STAT, WALK, FILES))
-"""So small that one cold pass over it measures nothing."""
+"""A file so small that one cold pass measures nothing."""
 _LARGE = Scene("big:gz", 1, "data", (sequential("large"),))
 _SCENES = (
     Scene("many:gz", 1, ".", (STAT, WALK, FILES)),
@@ -34,20 +35,20 @@ _SCENES = (
 
 
 def warm(bench: Bench) -> None:
-    """What a container does all day: everything is in the page cache."""
+    """The usual work of a container: everything is in the page cache."""
     _compare(bench, WARM_VIEW, WARM, (_SMALL, *_SCENES))
 
 
 def cold(bench: Bench) -> None:
-    """After the caches were dropped; the layers are local."""
+    """Reads after the caches were dropped; the layers are local."""
     _compare(bench, COLD_VIEW, COLD, _SCENES)
 
 
 def cold_on_disk(bench: Bench) -> None:
-    """A large file on the machine's own disk.
+    """Read a large file on the machine's own disk.
 
-    A view mounted from a file keeps each page twice, in the file's cache and in its own. In RAM, where nothing else
-    costs time, a cold read measures that copy; on a disk it is hidden behind the disk.
+    A view mounted from a file keeps each page twice: in the file's cache and in its own cache. In RAM, where nothing
+    else costs time, a cold read measures that copy. On a disk the disk's own time hides it.
     """
     _compare(replace(bench, rooms=bench.disk), COLD_ON_DISK, COLD, (_LARGE,))
 
@@ -75,7 +76,7 @@ def _from_loop(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
 
 
 def _native(image: Image, room: Path) -> tuple[Path, Path]:
-    """The image's tree as mkfs.erofs makes it by default, and where to mount it."""
+    """Make an image of the tree with mkfs.erofs's defaults, and return the image and its mountpoint."""
     native, tree, mountpoint = room / "native.erofs", room / "tree", room / "mnt"
     unpack(image, tree)
     run("mkfs.erofs", native, tree)

@@ -1,6 +1,6 @@
 """Uncompressed layers of the benchmark's images.
 
-The generated ones follow their seed alone; Debian's follow the package mirror.
+Generated layers depend only on their seed. Debian layers depend on the package mirror.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LETTERS = b"eeeetttaaaooiinnsshhrrdlucmfwypvbgk"
 
 
 class LayerWriter:
-    """A layer tar, written entry by entry, all owned by root and of one time."""
+    """A layer tar, written entry by entry. All entries are owned by root and have the same time."""
 
     def __init__(self, path: Path) -> None:
         self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by __exit__
@@ -64,7 +64,7 @@ def _busybox_program() -> Path:
 
 
 def small_files(path: Path, directories: int, seed: int) -> None:
-    """`directories` of 100 text files each below /srv, 1.5 KB in the mean."""
+    """`directories` of 100 text files each below /srv, 1.5 KB on average."""
     rng = random.Random(seed)
     text = _prose(rng, _MIB)
     with LayerWriter(path) as layer:
@@ -79,21 +79,21 @@ def small_files(path: Path, directories: int, seed: int) -> None:
 
 
 def one_large_file(path: Path, size: int, seed: int) -> None:
-    """/data/large of `size` bytes, a third incompressible."""
+    """/data/large of `size` bytes, one third of them incompressible."""
     with LayerWriter(path) as layer:
         layer.directory("data")
         layer.file("data/large", Blend(seed).take(size))
 
 
 def noise(path: Path, size: int, seed: int) -> None:
-    """/data/noise<seed> of `size` bytes that no compression makes smaller."""
+    """/data/noise<seed> of `size` incompressible bytes."""
     with LayerWriter(path) as layer:
         layer.directory("data")
         layer.file(f"data/noise{seed}", random.Random(seed).randbytes(size))
 
 
 def medium_files(path: Path, total: int, seed: int, directory: str = "data") -> None:
-    """Files of 0.1 to 2 MB, `total` bytes together, a third incompressible."""
+    """Files of 0.1 to 2 MB, `total` bytes in all, one third of them incompressible."""
     rng, blend, number = random.Random(seed), Blend(seed + 1), 0
     with LayerWriter(path) as layer:
         layer.directory(directory)
@@ -104,7 +104,7 @@ def medium_files(path: Path, total: int, seed: int, directory: str = "data") -> 
 
 
 class Blend:
-    """An endless mix of noise (a third), prose and zeros, in pieces of 8 to 256 KiB."""
+    """An endless mix of noise (one third), prose and zeros, in pieces of 8 to 256 KiB."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -148,16 +148,16 @@ def debian(path: Path, packages: tuple[str, ...] = ()) -> None:
 
 
 def debian_suite() -> str:
-    """The host's own Debian suite, whose archive key it has; bookworm on other systems."""
+    """Return the host's own Debian suite, whose archive key the host has; bookworm on other systems."""
     lines = Path("/etc/os-release").read_text().splitlines()
     facts = dict(line.split("=", 1) for line in lines if "=" in line)
     return facts.get("VERSION_CODENAME", "bookworm") if facts.get("ID") == "debian" else "bookworm"
 
 
 def difference(lower: Path, whole: Path, path: Path) -> None:
-    """Of the tar `whole`, what the tar `lower` does not have in the same form.
+    """Write those entries of the tar `whole` that the tar `lower` lacks or has in another form.
 
-    A hard link to a file of the lower layer becomes a copy: containerd and podman refuse such links.
+    A hard link to a file of the lower layer becomes a copy, because containerd and podman refuse such links.
     """
     with (
         tarfile.open(lower) as below,
@@ -176,7 +176,7 @@ def difference(lower: Path, whole: Path, path: Path) -> None:
 
 
 def _copy_of_target(tar: tarfile.TarFile, link: tarfile.TarInfo) -> tarfile.TarInfo:
-    """A hard link as a regular file with its target's place in the tar."""
+    """Return a hard link as a regular file, with the position of its target in the tar."""
     target = tar.getmember(link.linkname)
     copy = link.replace(deep=False)
     copy.type, copy.linkname, copy.size, copy.offset_data = tarfile.REGTYPE, "", target.size, target.offset_data

@@ -1,7 +1,7 @@
-"""The least that a filesystem on pyfuse3 can do: a tree in memory, all of which the kernel may keep for good.
+"""The least cost of a filesystem on pyfuse3: a tree in memory that the kernel may cache without limit.
 
-`python -m benchmarks.least TAR MOUNTPOINT`. What reading it costs is pyfuse3's own; it waits for requests
-as imgfs does.
+`python -m benchmarks.least TAR MOUNTPOINT`. The cost of reading it is the cost of pyfuse3. It waits for requests as
+imgfs does.
 """
 
 from __future__ import annotations

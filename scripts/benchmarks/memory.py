@@ -1,4 +1,4 @@
-"""P10: how long the daemon takes to start, and how much memory it holds."""
+"""P10: how long the daemon takes to start, and how much memory it uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = 1000
 
 
 def start(bench: Bench) -> None:
-    """Restart the daemon with nothing and with 1,000 names known."""
+    """Restart the daemon with an empty state and with 1,000 known names."""
     say(f"{DAEMON} {START}")
     empty = bench.results.row(DAEMON, START_EMPTY, Imgfs.name, Unit.SECONDS)
     named = bench.results.row(DAEMON, START, Imgfs.name, Unit.SECONDS)
@@ -43,7 +43,7 @@ def _restart(mount: Imgfs) -> float:
 
 
 def view(bench: Bench) -> None:
-    """Memory after every entry of a large image was listed and looked up."""
+    """Measure the memory after every entry of a large image was listed and looked up."""
     say(f"{DAEMON} {VIEW}")
     row = bench.results.row(DAEMON, VIEW, Imgfs.name, Unit.MEGABYTES)
     image, reader = bench.images(["double:gz"])[0], Reader(bench.work)
@@ -58,7 +58,7 @@ def view(bench: Bench) -> None:
 
 
 def loading(bench: Bench) -> None:
-    """The highest memory of a daemon that is asked for 16 images of 26 MB at once, by an `imgfs pull` each."""
+    """Measure the peak memory of a daemon that pulls 16 images of 26 MB at once, each by its own `imgfs pull`."""
     say(f"{DAEMON} {LOADING}")
     row = bench.results.row(DAEMON, LOADING, Imgfs.name, Unit.MEGABYTES)
     labels = [f"{name}:gz" for name in RECIPE_OF if name.startswith("load")]

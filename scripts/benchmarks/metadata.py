@@ -1,7 +1,8 @@
-"""What the kernel's view costs once: building the metadata image of a large image, its size, and mounting it.
+"""The one-time cost of the kernel's view: the time to build and mount a large image's metadata image, and its size.
 
-The building is seen from outside: the first look at a local image without its metadata image, less one with it. The
-former goes by the chain's path, which waits for the metadata image; by the image's name a large one is shown without.
+The build is measured from outside: the time of the first look at a local image without its metadata image, minus the
+time with it. The first look without it uses the chain's path, which waits for the metadata image. Under its name a
+large image is shown without waiting.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LABEL = "double:gz"
 
 
 def measure(bench: Bench) -> None:
-    """Restart the daemon before each look; its start is not in the figures."""
+    """Restart the daemon before each look. The start is not included in the figures."""
     say(f"{METADATA} {_LABEL}")
     image = bench.images([_LABEL])[0]
     looks = {case: bench.results.row(METADATA, case, Imgfs.name, Unit.SECONDS) for case in (FIRST_LOOK, MOUNTED)}
@@ -46,7 +47,7 @@ def measure(bench: Bench) -> None:
 
 
 def _look(mount: Imgfs, rootfs: Path, *, forget: bool) -> float:
-    """Seconds of the first stat of something in the rootfs, by a fresh daemon."""
+    """Return the seconds of the first stat in the rootfs, by a fresh daemon."""
     mount.unmount()
     if forget:
         for file in _files(mount):

@@ -1,6 +1,6 @@
 """Run, start and end programs.
 
-Owns every child of the benchmark, also those that detached themselves; knows no program by name.
+Owns every child of the benchmark, also detached children. It knows no program by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 TIMEOUT = 600.0
-"""Seconds after which a program is taken for hung and killed."""
+"""Seconds after which a program counts as hung and is killed."""
 
 KEPT_OUTPUT = 1500
 """Characters of a failed program's output that go into the report."""
@@ -27,15 +27,17 @@ _running: dict[int, subprocess.Popen[bytes]] = {}
 
 
 class Failed(Exception):
-    """A contestant or server did not do its work. The message is what the report shows."""
+    """A contestant or server failed. The report shows the message."""
 
 
 def run(*command: str | Path, timeout: float = TIMEOUT, env: Mapping[str, str] | None = None) -> str:
     """Run a program to its end and return its standard output.
 
-    Output goes to files, not pipes: a daemon that the program leaves behind may keep them open. The end is awaited
-    through a pidfd, because `Popen.wait(timeout)` polls and would add up to 50 ms to what is measured.
-    Raises Failed with the end of standard error if the program cannot start, exits with a status but 0, or hangs.
+    Output goes to files, not pipes, because a daemon that the program leaves behind may keep pipes open. The end is
+    awaited through a pidfd, because `Popen.wait(timeout)` polls and would add up to 50 ms to the measured time.
+
+    Raises Failed with the end of standard error if the program cannot start, exits with a status other than 0, or
+    hangs.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = _popen(command, out, err, env)
@@ -52,7 +54,7 @@ def run(*command: str | Path, timeout: float = TIMEOUT, env: Mapping[str, str] |
 
 
 def start(*command: str | Path, log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a program that stays, its output in `log`. It is ended by `stop`, at the latest by `stop_all`."""
+    """Start a program that keeps running, with its output in `log`. `stop` ends it, or at the latest `stop_all`."""
     with log.open("ab") as out:
         child = _popen(command, out, out, env)
     _running[child.pid] = child
@@ -60,7 +62,7 @@ def start(*command: str | Path, log: Path, env: Mapping[str, str] | None = None)
 
 
 def stop(child: subprocess.Popen[bytes], grace: float = 10.0) -> None:
-    """End a started program: SIGTERM, and SIGKILL after `grace` seconds."""
+    """End a started program: SIGTERM, then SIGKILL after `grace` seconds."""
     if child.poll() is None:
         child.terminate()
         if not _await_end(child.pid, grace):
@@ -70,7 +72,7 @@ def stop(child: subprocess.Popen[bytes], grace: float = 10.0) -> None:
 
 
 def stop_all() -> None:
-    """End whatever is still running, the newest first, then what detached itself."""
+    """End all programs that still run, the newest first, then all detached programs."""
     for child in reversed(list(_running.values())):
         stop(child)
     end_orphans(grace=2.0)
@@ -79,7 +81,7 @@ def stop_all() -> None:
 def wait_until(
     ready: Callable[[], bool], what: str, child: subprocess.Popen[bytes], log: Path, timeout: float = 30.0
 ) -> None:
-    """Wait until a started program answers. Raises Failed with the end of its log if it ends or stays silent."""
+    """Wait until a started program answers. Raises Failed with the end of its log if it exits or does not answer."""
     deadline = time.monotonic() + timeout
     while not ready():
         if child.poll() is not None or time.monotonic() > deadline:
@@ -88,12 +90,12 @@ def wait_until(
 
 
 def adopt_orphans() -> None:
-    """Become the parent of grandchildren that detach (conmon, containerd's shims, imgfs), so that they can be ended."""
+    """Become the parent of detached grandchildren (conmon, containerd's shims, imgfs), so that they can be ended."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_orphans(grace: float = 10.0) -> None:
-    """Wait `grace` seconds for adopted processes to end by themselves, then end them by pid."""
+    """Wait `grace` seconds until adopted processes end by themselves, then kill the remaining ones by pid."""
     for sign in (None, signal.SIGTERM, signal.SIGKILL):
         for pid in _orphans():
             if sign is not None:
@@ -106,7 +108,7 @@ def end_orphans(grace: float = 10.0) -> None:
 
 
 def _reap_orphans() -> bool:
-    """Collect ended orphans; whether any is still alive."""
+    """Collect ended orphans. Return whether any orphan is still alive."""
     alive = [pid for pid in _orphans() if os.waitpid(pid, os.WNOHANG)[0] == 0]
     return bool(alive)
 
@@ -145,7 +147,7 @@ def _kill_group_unless_ended(child: subprocess.Popen[bytes]) -> None:
 
 
 def _words(command: tuple[str | Path, ...]) -> str:
-    """A command for a message: of a long one the program and the end."""
+    """Return a command for a message; a long command is shortened to the program and the end."""
     text = " ".join(str(word) for word in command)
     return text if len(text) <= 200 else f"{command[0]} ... {text[-150:]}"
 

@@ -1,14 +1,14 @@
-/* Reads and writes of a tree, timed from inside, as a user's program would do them and at the speed of C.
+/* Reads and writes a tree as a user's program does, at the speed of C, and measures the time itself.
 
    Usage: reader DIRECTORY walk | stat COUNT | files COUNT | sequential FILE | churn COUNT | list | look NAME...
-   and `cold` as the last word or not. Paths begin at the directory, as they do in a container.
+   with an optional last argument `cold`. Paths begin at the directory, as they do in a container.
 
-   Caches are dropped first: a tree is up to 20 % slower if other trees were read while its dentries and inodes were
-   made, since they lie further apart in memory. Warm: one pass that is not timed, then passes for at least a quarter of
-   a second. Cold: caches are dropped again after choosing what to read, then one pass. `look` drops dentries before
-   each pass, so that every look-up is asked of the filesystem.
+   The program first drops the caches: a tree is up to 20 % slower if other trees were read while its dentries and
+   inodes were made, because they are then further apart in memory. Warm: one untimed pass, then passes for at least a
+   quarter of a second. Cold: after the choice of files the program drops the caches again, then makes one pass. `look`
+   drops dentries before each pass, so that every lookup reaches the filesystem.
 
-   Prints {"seconds": ..., "amount": ..., "passes": ...}; amount is that of one pass: entries, files or bytes. */
+   Prints {"seconds": ..., "amount": ..., "passes": ...}; amount is the entries, files or bytes of one pass. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <err.h>
@@ -24,7 +24,7 @@ enum { PIECE = 1 << 20, LOOK_PASSES = 100, CHURN_BYTES = 1500 };
 static const double WARM_SECONDS = 0.25;
 
 static char buffer[PIECE];
-static char **paths; /* what is read: files of the tree, names to look up, or the one file */
+static char **paths; /* files of the tree, names to look up, or the one file to read */
 static size_t count, room;
 
 static void add(const char *path) {
@@ -58,7 +58,7 @@ static long long descend(int parent, const char *name, const char *path, int kee
 
 static int by_name(const void *left, const void *right) { return strcmp(*(char **)left, *(char **)right); }
 
-/* At most `most` regular files: the same in every view of a tree, in an order unlike the directories'. */
+/* Choose at most `most` regular files: the same in every view of a tree, in an order unlike the directories'. */
 static void choose(size_t most) {
   descend(AT_FDCWD, ".", ".", 1);
   qsort(paths, count, sizeof *paths, by_name);
@@ -158,7 +158,7 @@ static void measure(long long (*pass)(void), int cold) {
   report(seconds, amount, passes);
 }
 
-/* The passes before the timed ones: what was known before is given back to the filesystem, which has work with it. */
+/* Untimed passes come first: when the kernel drops old dentries, the filesystem has work, which must not be timed. */
 static void look(void) {
   double seconds = 0, start = now();
   do {

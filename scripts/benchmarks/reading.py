@@ -1,4 +1,4 @@
-"""Timed reads of a tree: compiles reader.c and runs it. What is read and compared is left to the experiments."""
+"""Timed reads of a tree: compiles reader.c and runs it. The experiments decide what is read and compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLD, WARM = "cold", "warm"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Passes over the same things: `amount` is that of one pass, entries, files or bytes."""
+    """Repeated passes over the same files. `amount` is the entries, files or bytes of one pass."""
 
     seconds: float
     amount: int
@@ -22,15 +22,15 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Amount a second."""
+        """Return the amount a second."""
         return self.amount * self.passes / self.seconds
 
 
 class Reader:
-    """The program that reads; see reader.c for its words."""
+    """The program that reads; see reader.c for its arguments."""
 
     def __init__(self, work: Path) -> None:
-        """Compile it into `work` unless it is there and younger than its source. Raises Failed."""
+        """Compile the program into `work` unless it is there and newer than its source. Raises Failed."""
         self._program = work / "reader"
         if not self._program.exists() or self._program.stat().st_mtime < SOURCE.stat().st_mtime:
             part = work / "reader.new"

@@ -43,7 +43,7 @@ REMARKS = (
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the figures depend on besides the programs."""
+    """The conditions that influence the figures, apart from the programs."""
 
     command: str
     repeats: int
@@ -93,7 +93,7 @@ def _said(*command: str | Path) -> str:
 
 
 def markdown(results: Results, verdicts: Sequence[Verdict], setting: Setting) -> str:
-    """The whole report."""
+    """Return the whole report."""
     lines = ["# Benchmarks", ""]
     lines += [f"- {name}: {fact}" for name, fact in setting.facts().items()]
     lines += ["", *REMARKS, ""]
@@ -122,7 +122,7 @@ def _target_table(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _pivot(results: Results, experiment: str, failures: dict[str, int]) -> list[str]:
-    """Cases down, contestants across; below it the notes."""
+    """Return a table with a row for each case and a column for each contestant, and the notes below it."""
     rows = [row for row in results if row.experiment == experiment]
     names = list(dict.fromkeys(row.contestant for row in rows))
     cell_of = {(row.case, row.contestant): _cell(row, failures) for row in rows}
@@ -133,7 +133,7 @@ def _pivot(results: Results, experiment: str, failures: dict[str, int]) -> list[
 
 
 def _notes(rows: Iterable[Row]) -> Iterator[str]:
-    """One line a note; one that a contestant has in many cases is said once, without them."""
+    """Yield one line for each note. A note that a contestant has in many cases is written once, without the cases."""
     noted = dict[tuple[str, str], list[str]]()
     for row in rows:
         if row.note:
@@ -143,7 +143,7 @@ def _notes(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _cell(row: Row, failures: dict[str, int]) -> str:
-    """Median and best, and where the reason of a failure is; equal reasons share a number."""
+    """Return median and best, and a number for the reason of a failure. Equal reasons share a number."""
     number = failures.setdefault(_failure(row), len(failures) + 1) if row.failures else 0
     mark = f" failed [{number}]" if row.failures else ""
     if row.median is None or row.best is None:
@@ -164,7 +164,7 @@ def _number(value: float) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table whose columns also line up as plain text."""
+    """Return a Markdown table whose columns also line up as plain text."""
     cells = [tuple(head), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     line: Callable[[Sequence[str]], str] = lambda row: f"| {' | '.join(map(str.ljust, row, widths))} |"  # noqa: E731
@@ -172,7 +172,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def as_json(results: Results, verdicts: Sequence[Verdict], setting: Setting) -> dict[str, Any]:
-    """The same for programs, with every sample and every failure."""
+    """Return the report for programs, with every sample and every failure."""
     return {
         "setting": setting.facts(),
         "rows": [row.as_json() for row in results],

@@ -1,4 +1,4 @@
-"""What was measured: rows of samples with their failures. Owns medians and the JSON form; judges nothing."""
+"""The measurements: rows of samples with their failures. Owns medians and the JSON form; judges nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def best(self) -> float | None:
-        """The minimum, or of a rate the maximum."""
+        """The minimum, or the maximum of a rate."""
         if not self.samples:
             return None
         return max(self.samples) if self.unit.more_is_better else min(self.samples)
@@ -52,7 +52,7 @@ class Row:
 
 
 class Results:
-    """All rows, in the order in which they were first asked for."""
+    """All rows, in the order in which they were first used."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str, str], Row] = {}
@@ -61,7 +61,7 @@ class Results:
         return iter(self._rows.values())
 
     def row(self, experiment: str, case: str, contestant: str, unit: Unit) -> Row:
-        """The row of this name, made at the first call."""
+        """Return the row with this name. The first call makes it."""
         return self._rows.setdefault((experiment, case, contestant), Row(experiment, case, contestant, unit))
 
     def median(self, experiment: str, case: str, contestant: str) -> float | None:
@@ -69,12 +69,12 @@ class Results:
         return row.median if row else None
 
     def least(self, experiment: str, case: str, contestants: Iterable[str]) -> float | None:
-        """The smallest median of several contestants, None if none has one."""
+        """Return the smallest median of several contestants, or None if none has a median."""
         medians = [self.median(experiment, case, name) for name in contestants]
         return min((median for median in medians if median is not None), default=None)
 
     def most(self, experiment: str, case: str, contestants: Iterable[str]) -> float | None:
-        """The largest median of several contestants, None if none has one."""
+        """Return the largest median of several contestants, or None if none has a median."""
         medians = [self.median(experiment, case, name) for name in contestants]
         return max((median for median in medians if median is not None), default=None)
 

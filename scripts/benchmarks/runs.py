@@ -1,4 +1,4 @@
-"""`run`: a container that does nothing, of a present image, from the command to its end; alone and twenty at once."""
+"""`run`: a container that does nothing, from a present image, from command start to exit; alone and twenty at once."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ RUNTIMES = ("crun", "runc")
 
 
 class Runner(Protocol):
-    """A contestant that has the image here."""
+    """A contestant that has pulled the image."""
 
     def run_true(self, registry: Address, label: str, id: str) -> None:
-        """Run `true` in a container and remove that. Raises Failed."""
+        """Run `true` in a container and remove the container. Raises Failed."""
         ...
 
 
 class PreparedBundle(SkopeoUmoci):
-    """The floor: an OCI runtime alone, on a bundle that umoci made before, writing into its one rootfs."""
+    """The floor: only an OCI runtime, on a bundle that umoci prepared. All runs write into the bundle's one rootfs."""
 
     runtime: str
 
@@ -57,7 +57,7 @@ class Crun(PreparedBundle):
 
 
 class FilteredRunc(Runc):
-    """What the same bundle costs with the seccomp filter that imgfs has for its containers; ctr's have none."""
+    """The same bundle with the seccomp filter that imgfs gives its containers; ctr's containers have none."""
 
     name = "runc, with imgfs's filter"
 
@@ -73,14 +73,14 @@ PEERS = (Containerd.name, Podman.name)
 
 
 def compare_runs(bench: Bench) -> None:
-    """Everybody's daemon runs and everybody's image is here; they take turns."""
+    """Start all daemons and pull the image with each contestant; then the contestants take turns."""
     say(RUN)
     (image,) = bench.images([IMAGE])
     runtimes = [Runc, FilteredRunc, *([Crun] if shutil.which("crun") else [])]
     kinds: list[type[Contestant]] = [Imgfs, Containerd, Podman, *runtimes]
     address = bench.registry.near
     with ExitStack() as stack:
-        # Rooms before daemons: closing a room ends whatever daemon is still there.
+        # Rooms before daemons: closing a room ends any daemon that is still there.
         rooms = {kind: stack.enter_context(bench.rooms.room()) for kind in kinds}
         ready: dict[type[Contestant], Contestant] = {}
         for kind in kinds:

@@ -1,4 +1,4 @@
-"""P12: what a look-up and a listing cost when 10, 1,000 or 10,000 images, blobs, snapshots and containers are known."""
+"""P12: the cost of a lookup and a listing with 10, 1,000 or 10,000 known images, blobs, snapshots and containers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES, BLOBS, SNAPSHOTS, CONTAINERS = "name", "blob", "snapshot", "container"
 KINDS = (IMAGES, BLOBS, SNAPSHOTS, CONTAINERS)
 _PLACES = {IMAGES: "images", BLOBS: "content", SNAPSHOTS: "snapshots/active", CONTAINERS: "containers"}
 _INFO = {CONTAINERS: "/state.json"}
-"""What tells all of one, where that is not the thing itself: its size is known only when it is made."""
+"""The file that describes one object, if it is not the object itself. Its size is known only once it is made."""
 
 
 def lookup(kind: str) -> str:
@@ -36,11 +36,11 @@ def contestant(known: int) -> str:
 
 
 def cost(bench: Bench) -> None:
-    """One daemon for each number, all at once; they are asked in turns."""
+    """Start one daemon for each number, all at once, and query them in turns."""
     say(NUMBERS)
     reader = Reader(bench.work)
     with ExitStack() as stack:
-        # Rooms before daemons: closing a room ends whatever daemon is still there.
+        # Rooms before daemons: closing a room ends any daemon that is still there.
         rooms = {known: stack.enter_context(bench.rooms.room()) for known in KNOWN}
         mounts = {known: stack.enter_context(Populated(room, known, bench)) for known, room in rooms.items()}
         for number in range(bench.repeats):
@@ -95,14 +95,14 @@ class Populated(Imgfs):
         return mount
 
     def _store_blob(self, number: int) -> None:
-        """Put it where the daemon finds what it has stored."""
+        """Put the blob where the daemon expects stored blobs."""
         digest = _name(BLOBS, number).removeprefix("sha256:")
         path = self.state / "blobs/sha256" / digest[:2] / digest
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_blob(number))
 
     def _record_container(self, number: int) -> None:
-        """One that has ended, as its supervisor leaves it (imgfs/execution/records/record.py)."""
+        """Record an ended container, as its supervisor leaves it (imgfs/execution/records/record.py)."""
         id = _name(CONTAINERS, number)
         path = self.state / "containers" / id
         path.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """Scenes: a present image in several trees, read in turns.
 
-Owns the turns and what is done; who shows the trees is left to the experiments.
+Owns the turns and the operations. The experiments decide which contestants show the trees.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SEQUENTIAL = "sequential"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What is done to a tree: its name in the report, and the reader's words."""
+    """An operation on a tree: its name in the report, and the reader's arguments."""
 
     name: str
     words: tuple[str, ...]
@@ -45,7 +45,7 @@ def sequential(name: str) -> Operation:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is read of an image: a part of its tree, which lies whole in one layer."""
+    """The part of an image's tree that is read. It lies entirely in one layer."""
 
     label: str
     layer: int
@@ -62,13 +62,13 @@ Opener = Callable[[Bench, Scene, Image], AbstractContextManager[Path]]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One scene of an experiment, and who shows it."""
+    """One scene of an experiment, and the contestants that show it."""
 
     bench: Bench
     experiment: str
     scene: Scene
     amounts: dict[str, int] = field(default_factory=dict[str, int])
-    """What each operation must find: as much as it found in the first tree."""
+    """The amount that each operation must find: the amount that it found in the first tree."""
 
     def row(self, operation: Operation, state: str, contestant: str) -> Row:
         return self.bench.results.row(self.experiment, self.scene.case(operation, state), contestant, operation.unit)
@@ -79,9 +79,9 @@ class Comparison:
 
 
 def compare(bench: Bench, experiment: str, scenes: Sequence[Scene], contestants: Mapping[str, Opener]) -> None:
-    """Each tree of a scene is set up once, whole and local; then they are read in turns.
+    """Set up each tree of a scene once, complete and local; then read the trees in turns.
 
-    imgfs is named last: its room is then closed first, and closing a room ends what detached itself, as its daemon did.
+    imgfs comes last, so that its room is closed first: closing a room ends detached processes, such as imgfs's daemon.
     """
     for scene in scenes:
         if not bench.wants(scene.label):
@@ -130,7 +130,7 @@ def _read(comparison: Comparison, reader: Reader, name: str, tree: Path, operati
 
 
 def unpack(image: Image, target: Path) -> None:
-    """All layers into a directory, base first (the images have no whiteouts)."""
+    """Unpack all layers into a directory, base first (the images have no whiteouts)."""
     target.mkdir()
     for tar in image.tars:
         run("tar", "-xf", tar, "-C", target)
@@ -138,7 +138,7 @@ def unpack(image: Image, target: Path) -> None:
 
 @contextmanager
 def directory(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
-    """The image unpacked into a directory of the rooms' disk."""
+    """Unpack the image into a directory of the rooms' disk."""
     with bench.rooms.room() as room:
         unpack(image, room / "tree")
         yield room / "tree" / scene.part

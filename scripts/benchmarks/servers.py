@@ -1,4 +1,4 @@
-"""The registry, and links to it. Owns their processes and ports; what is pushed comes from `images`."""
+"""The registry, and links to it. Owns their processes and ports; the pushed images come from `images`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a registry answers: directly (near) or behind a link."""
+    """The address of a registry: direct (near) or behind a link."""
 
     port: int
 
@@ -45,7 +45,7 @@ class Address:
         return f"{self.host}/{image.label}"
 
     def request(self, method: str, path: str) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """One request on a connection of its own. Raises OSError where nobody listens."""
+        """Send one request on its own connection. Raises OSError if the connection is refused."""
         connection = http.client.HTTPConnection(self.host, timeout=30)
         try:
             connection.request(method, path, headers={"Accept": _MANIFEST})
@@ -62,7 +62,7 @@ class Address:
 
 
 class Registry:
-    """docker-registry with filesystem storage, kept from run to run, on a free port."""
+    """docker-registry with filesystem storage, kept between runs, on a free port."""
 
     def __init__(self, work: Path) -> None:
         self._store = work / "registry"
@@ -84,9 +84,9 @@ class Registry:
             stop(self._process)
 
     def push(self, image: Image) -> None:
-        """Push an image that is not there in this very form. Raises Failed if skopeo fails.
+        """Push an image unless the registry has exactly this image. Raises Failed if skopeo fails.
 
-        Without --preserve-digests skopeo may put a gzip layer that the registry has in the place of the zstd layer.
+        Without --preserve-digests skopeo may use a gzip layer that the registry has in place of the zstd layer.
         """
         status, headers, _ = self.near.request("HEAD", f"/v2/{image.name}/manifests/{image.variant}")
         if status == 200 and headers["Docker-Content-Digest"] == tags(image.layout)[image.variant]:
@@ -98,7 +98,7 @@ class Registry:
 
 
 class ShapedLink:
-    """A shaper before a registry, in a process of its own: far away, or unlimited and only counting."""
+    """A shaper before a registry, in its own process: with a delay and a bandwidth limit, or only counting."""
 
     def __init__(self, registry: Registry, work: Path, rtt_ms: float = 0, mbps: float = 0) -> None:
         self.address = Address(free_port())
@@ -121,7 +121,7 @@ class ShapedLink:
         self.address.request("POST", "/-/zero")
 
     def counts(self) -> dict[str, int]:
-        """Requests since the last `zero`, by method, status and kind."""
+        """Return the requests since the last `zero`, by method, status and kind."""
         status, _, body = self.address.request("GET", "/-/counts")
         if status != 200:
             raise Failed(f"the shaper answers {status} instead of its counts")

@@ -1,9 +1,10 @@
 """A far link to a registry: a loopback HTTP proxy that adds round trips, shares a bandwidth and counts requests.
 
-A new connection costs one round trip, each request one more; the bodies of all connections share the bandwidth. A
-client that tries TLS gets, after two round trips, what a plain server says. Not modelled: slow start, loss, TLS,
-uploads, HTTP/2. `GET /-/counts` answers the counted requests as JSON, `POST /-/zero` forgets them; neither is delayed
-nor counted.
+A new connection costs one round trip, and each request one more. The bodies of all connections share the bandwidth. A
+client that tries TLS receives, after two round trips, the answer of a plain server. Not modelled: slow start, loss,
+TLS, uploads, HTTP/2. `GET /-/counts` returns the counted requests as JSON, `POST /-/zero` resets them. Neither is
+delayed or counted.
+
 Run: python -m benchmarks.shaper LISTEN UPSTREAM [--rtt MS] [--mbps N]
 """
 
@@ -29,7 +30,7 @@ _KINDS = ("blobs", "manifests", "referrers", "tags")
 
 @dataclass
 class Link:
-    """Bytes of all connections in one queue: `carry` returns when they have passed."""
+    """The bytes of all connections in one queue. `carry` returns when the given bytes have passed."""
 
     bytes_per_second: float
     _free_at: float = 0.0
@@ -39,7 +40,7 @@ class Link:
         if not self.bytes_per_second:
             return
         with self._lock:
-            # A sleep that woke late may be caught up with, at most 5 ms of it.
+            # After a sleep that ended late, the link may catch up at most 5 ms.
             self._free_at = max(self._free_at, time.monotonic() - 0.005) + size / self.bytes_per_second
             delay = self._free_at - time.monotonic()
         if delay > 0.0005:
@@ -92,7 +93,7 @@ class Passage(BaseHTTPRequestHandler):
             else:
                 super().handle()
         except OSError:
-            self.close_connection = True  # the client went away, which is its right
+            self.close_connection = True  # the client closed the connection, which it may do
         finally:
             self._upstream.close()
 
@@ -129,7 +130,7 @@ class Passage(BaseHTTPRequestHandler):
         self.counts.add(f"{self.command} {response.status} {_kind(self.path)}{ranged}", size)
 
     def _ask_upstream(self) -> http.client.HTTPResponse:
-        """Pass the request on with its headers line by line: skopeo sends one Accept line a media type."""
+        """Forward the request with its headers line by line: skopeo sends one Accept line for each media type."""
         self._upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in _HOP_BY_HOP:
@@ -138,7 +139,10 @@ class Passage(BaseHTTPRequestHandler):
         return self._upstream.getresponse()
 
     def _relay(self, response: http.client.HTTPResponse) -> int:
-        """Pass a response on; the count of body bytes. A chunked body is taken whole, to know its length."""
+        """Forward a response, and return the count of body bytes.
+
+        A chunked body is read completely first, to know its length.
+        """
         whole = response.read() if response.chunked else None
         self.send_response_only(response.status, response.reason)
         for name, value in response.getheaders():
@@ -172,7 +176,7 @@ class Passage(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the counts are the log."""
+        """Log nothing: the counts replace the log."""
 
 
 def _kind(path: str) -> str:

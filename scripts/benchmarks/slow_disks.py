@@ -1,6 +1,6 @@
-"""A disk whose flush takes what it takes on real ones: an ext4 on a loop device, over a file whose fsync takes so long.
+"""A disk with the flush time of a real disk: an ext4 on a loop device, over a file with a slow fsync.
 
-Owns making it, proving that it is what it says, and taking it away; the file is flusher.py's.
+Owns making the disk, verifying its flush time, and removing it. flusher.py serves the file.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ _TRIALS = 5
 
 
 class SlowDisk:
-    """Rooms on such a disk, and how often it was flushed."""
+    """Rooms on a slow disk, and the number of its flushes."""
 
     def __init__(self, file: Path, mounted: Path) -> None:
         self.rooms = Rooms(mounted)
         self._file = file
 
     def flushes(self) -> int:
-        """So far."""
+        """Return the number of flushes so far."""
         return int(os.getxattr(self._file, FLUSHES))
 
 
 @contextmanager
 def slow_disk(flush: int) -> Generator[SlowDisk]:
-    """Rooms on a fresh ext4 whose disk takes `flush` milliseconds for a flush. Raises Failed, also if it does not."""
+    """Yield rooms on a fresh ext4 whose disk needs `flush` milliseconds for a flush.
+
+    Raises Failed if a check shows otherwise.
+    """
     top = Path(tempfile.mkdtemp(prefix="ib-"))
     backing, device, mounted = SHM / f"{top.name}.slow", top / "device", top / "disk"
     child = None
@@ -61,7 +64,7 @@ def slow_disk(flush: int) -> Generator[SlowDisk]:
 
 
 def _prove(trial: Path, flush: float) -> None:
-    """A sync waits for the disk, and what is not synced does not."""
+    """Check that a sync waits for the disk, and that an unsynced write does not."""
     written = flush
     for _ in range(_TRIALS):
         with trial.open("wb", buffering=0) as file:

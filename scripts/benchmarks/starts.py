@@ -1,4 +1,4 @@
-"""P1 and P2: the first file from nothing, and the whole image made present."""
+"""P1 and P2: the first file from nothing, and pulling the whole image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def _images(bench: Bench) -> list[Image]:
 
 
 def first_cat(bench: Bench) -> None:
-    """From nothing to the content of a file, near and far. A daemon's own start is apart, that of imgfs a row."""
+    """Read a file's content from nothing, near and far.
+
+    The start of a daemon is excluded; imgfs's start has its own row.
+    """
     images = _images(bench)
     with ShapedLink(bench.registry, bench.work, FAR_RTT_MS, FAR_MBPS) as far:
         for image in images:
@@ -55,7 +58,7 @@ def _note_start(bench: Bench, contestant: Contestant) -> None:
 
 
 def pull(bench: Bench) -> None:
-    """The whole image made present, near, and what it then takes on the disk."""
+    """Pull the whole image, near, and measure its size on disk."""
     for image in _images(bench):
         say(f"{PULLED} {image.label}")
         bench.results.row(DISK, image.label, UNCOMPRESSED, Unit.MEGABYTES).samples.append(

@@ -1,6 +1,6 @@
-"""What imgfs wants to reach, and whether it did.
+"""The targets of imgfs, and whether it meets them.
 
-Owns the bounds; the figures come from `results`, the words go to `report`.
+Owns the bounds. The figures come from `results`, and `report` prints the verdicts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .results import Results
 
 TIMES_FASTER = 4.0
 LEVEL = 1.1
-"""A ratio that counts as "level": runs of one tool differ by as much."""
+"""A ratio that counts as "level": runs of one tool differ by this much."""
 ABOVE_FAR_FLOOR = 1.25
 ABOVE_PIPELINE = 1.3
 DISK_RATIO = 1.05
@@ -36,7 +36,7 @@ MOUNT_SECONDS = 0.5
 BUILD_MICROSECONDS = 25
 ENTRY_BYTES = 150
 INGEST_MEGABYTES, WARM_MEGABYTES = 500, 2000
-"""A second; or as good as OF_THE_DISK, whichever is lower."""
+"""Bytes a second; the lower of this and OF_THE_DISK is the target."""
 OF_THE_DISK = 0.8
 COMMIT_RATIO = 2.0
 FLAT = 1.25
@@ -44,12 +44,12 @@ LISTING_SECONDS = 0.2
 OF_CURL = 0.5
 ABOVE_IDEAL = 1.2
 RUN_RATIO, RUN_SECONDS = 1.2, 0.05
-"""Of the runtime alone on a prepared bundle, and so many seconds besides."""
+"""Relative to the runtime alone on a prepared bundle, plus this many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One target in one case. `value` is None if a figure that it needs is missing, and then it is not met."""
+    """One target in one case. `value` is None if a figure is missing; then the target is not met."""
 
     experiment: str
     case: str
@@ -69,7 +69,7 @@ class Verdict:
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """Every target that the experiments of this run have to answer for."""
+    """Return a verdict for every target that the experiments of this run cover."""
     yield from _first_cat(results)
     yield from _pull(results)
     yield from _warm_views(results)
@@ -120,7 +120,7 @@ def _pull(results: Results) -> Iterator[Verdict]:
 
 
 def _native(results: Results, experiment: str, case: str) -> float | None:
-    """The better of the two ways to mount what mkfs.erofs made."""
+    """Return the better of the two ways to mount the image of mkfs.erofs."""
     return results.most(experiment, case, kernel_views.NATIVE)
 
 
@@ -165,7 +165,7 @@ def _views(results: Results) -> Iterator[Verdict]:
 
 
 def _content(results: Results) -> Iterator[Verdict]:
-    """Of rates, what was asked is the lower of a figure and a part of what the disk's own file does."""
+    """Yield the verdicts. The bound of a rate is the lower of a fixed figure and a share of the disk's own rate."""
     bounds = {ingests.INGEST: INGEST_MEGABYTES, ingests.READ_WARM: WARM_MEGABYTES}
     commits = {ingests.COMMIT, *map(ingests.commit_when, ingests.FLUSHES)}
     medians = {

@@ -1,6 +1,6 @@
 """P8: the FUSE view of a present image, against ratarmount on the uncompressed tar and an ext4 directory.
 
-Beside them the least that any filesystem on pyfuse3 costs (least.py): what is not possible there is not for imgfs.
+Beside them is the least cost of any filesystem on pyfuse3 (least.py), which imgfs cannot beat.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _ratarmount(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
     program = _installed_ratarmount(bench.work)
     with bench.rooms.room() as room:
         tar = room / "layer.tar"
-        shutil.copyfile(image.tars[scene.layer], tar)  # so that a cold read comes from the same disk for all
+        shutil.copyfile(image.tars[scene.layer], tar)  # so that cold reads of all contestants come from the same disk
         with _mounted(room, program, "-f", "--index-file", room / "index.sqlite", tar) as mountpoint:
             yield mountpoint / scene.part
 
@@ -53,7 +53,7 @@ def _least(bench: Bench, scene: Scene, image: Image) -> Iterator[Path]:
 
 @contextmanager
 def _mounted(room: Path, *command: str | Path) -> Iterator[Path]:
-    """What the filesystem shows that `command` mounts and serves; the mountpoint is its last word."""
+    """Yield the tree that `command` mounts and serves. The mountpoint is the command's last argument."""
     mountpoint, log = room / "mnt", room / "log"
     mountpoint.mkdir()
     process = start(*command, mountpoint, log=log)

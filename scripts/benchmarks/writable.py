@@ -26,7 +26,7 @@ _SCENES = (
 
 
 def compare_active(bench: Bench) -> None:
-    """Read what the image holds, and create, write and remove files beside it."""
+    """Read the image's files, and create, write and remove files beside them."""
     compare(bench, ACTIVE, _SCENES, {OVERLAY: _overlay, Imgfs.name: _imgfs})
 
 

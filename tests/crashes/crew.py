@@ -27,11 +27,11 @@ from tests.mount.preparing import BASE, add_base
 from tests.mount.scene import Scene, until
 
 ROOM = 128 << 20
-"""More than all workers ever have at once: two times twelve blobs of 1.5 MB, and small things."""
+"""More bytes than all workers ever have at once: two times twelve blobs of 1.5 MB, and small files."""
 
 
 _LOOKS = 5
-"""More refusals in a row than a few threads can meet by chance are one."""
+"""More refusals in a row count as an error: a few threads cannot meet so many by chance."""
 
 
 class Crew:

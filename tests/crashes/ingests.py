@@ -28,7 +28,7 @@ class Ingests(Place):
         super().__init__(scene, name, seed)
         self._sizes: dict[str, int] = {}
         self._blobs: set[str] = set()
-        """Every digest that was ever committed here, or might have been."""
+        """Every digest that was ever committed here, or may have been."""
 
     @property
     def _ingest(self) -> Path:

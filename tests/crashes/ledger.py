@@ -60,7 +60,7 @@ class Image:
 
 Fact = Plain | Bytes | Writing | Snapshot | Image
 Picture = dict[str, Fact | None]
-"""None takes a key out of a picture; what is not in it is not there."""
+"""Changes to a picture. None removes a key."""
 
 
 def noise(mark: str, size: int) -> bytes:

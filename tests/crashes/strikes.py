@@ -33,9 +33,9 @@ STORAGE_CALLS = (
     "chmod",
     "fchmod",
 )
-"""What changes the state directory."""
+"""Calls that change the state directory."""
 CALLS = (*STORAGE_CALLS, "writev", "openat", "fsmount", "move_mount", "umount2")
-"""And what answers the kernel (writev), or mounts."""
+"""Also the calls that answer the kernel (writev) or mount."""
 
 QUICKLY = ("--seccomp-bpf",)
 """Only the calls that are traced cost time."""

@@ -19,7 +19,7 @@ from tests.mount.scene import Scene
 
 A_FEW = 8
 STEPS = 150
-"""Operations of all workers together while calls are counted; twice as many have time to be struck."""
+"""Operations of all workers together while calls are counted. The kill must strike within twice as many."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -20,7 +20,7 @@ STEPS = 120
 ERRORS = ("EIO", "ENOSPC", "EDQUOT")
 A_FEW = ("fsync", "fdatasync", "rename", "pwrite64")
 ALLOWED = {"EIO": {errno.EIO}, "ENOSPC": {errno.ENOSPC, errno.EIO}, "EDQUOT": {errno.ENOSPC, errno.EIO}}
-"""SQLite does not tell why a sync failed, so of a row that may be EIO where the disk is full."""
+"""SQLite does not report why a sync failed, so the error for a row may be EIO although the disk is full."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -12,7 +12,7 @@ from tests.crashes.ledger import Fact, Ledger
 from tests.mount.scene import Scene
 
 GONE = (errno.ENOTCONN, errno.ECONNABORTED)
-"""What the system calls of a mount say once its daemon is dead."""
+"""The errnos of a mount's system calls once its daemon is dead."""
 
 
 class Worker(Protocol):

@@ -14,7 +14,7 @@ _CODE = (
     b"\x89\xc7\xb8\x3c\x00\x00\x00\x0f\x05"  # mov edi, eax; mov eax, 60; syscall
 )
 _NEW, _OLD = b"\x0f\x05", b"\x31\xdb\xcd\x80"
-"""As 64-bit programs call; and as 32-bit ones do, whose first argument is ebx."""
+"""Calls of 64-bit programs, and of 32-bit programs, whose first argument is in ebx."""
 
 
 def make_caller(path: Path, number: int, *, is_32_bit: bool = False) -> Path:

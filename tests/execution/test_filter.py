@@ -16,7 +16,7 @@ from tests.execution.caller import make_caller
 GETPID, PERF_EVENT_OPEN, NOBODYS = 39, 298, 1000
 OLD_GETPID, X32 = 20, 1 << 30
 KILLED = 128 + 31
-"""By SIGSYS."""
+"""The exit code of a kill by SIGSYS."""
 
 pytestmark = pytest.mark.skipif(local_platform().architecture != "amd64", reason="the program is of that machine")
 

@@ -211,7 +211,7 @@ def test_signals_act_on_the_command_as_on_the_caller(faked: Box, runtime: Path) 
 
 
 DIRECT = ("unshare", "--uts")
-"""In front of a command that the fork server is not to do."""
+"""Prefixes of a command that the fork server must not run."""
 
 
 @pytest.mark.parametrize("before", [(), DIRECT])

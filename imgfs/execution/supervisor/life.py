@@ -76,7 +76,7 @@ def supervise(client: Connection) -> None:
     job = decode_job(data, files)
     adopt_orphans()
     os.umask(0o077)
-    os.ftruncate(job.lock, 0)  # not through Disk: after a crash nobody holds the lock
+    os.ftruncate(job.lock, 0)  # not through Disk: after a crash no process holds the lock
     os.pwrite(job.lock, f"pid {os.getpid()}\n".encode(), 0)
     Path("/proc/self/comm").write_text(f"imgfs:{job.id}")
     life = _Supervision(job, client)
