@@ -1,5 +1,7 @@
-"""What changes names or sizes of files in the state directory goes through Disk (imgfs/disk), so that the tests of
-crashes and power cuts see it. The exceptions are listed here, each with its reason."""
+"""Code that changes names or sizes of files in the state directory calls Disk (imgfs/disk).
+
+So the tests of crashes and power cuts see the change. The exceptions are listed here with their reasons.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ FUNCTIONS = {
     "shutil": {"rmtree", "move"},
 }
 METHODS = {"rename": 1, "replace": 1, "unlink": 0, "rmdir": 0, "hardlink_to": 1, "symlink_to": 1}
-"""Methods of Path, and how many arguments tell them from methods of the same name."""
+"""Methods of Path with their number of arguments, which distinguishes them from other methods of the same name."""
 
 NOT_THE_STATE_DIRECTORY = {
     "cli/": "changes the mounted tree, or files of the user",
@@ -40,11 +42,11 @@ EXCEPTIONS = {
     "snapshots/directories": "the tree below a directory whose durable rename is the removal, by descriptor",
     "state": "an empty directory that tells whether the disk takes a change",
 }
-"""Modules, and why what they change need not be durable or recorded."""
+"""Modules that change files without Disk, and why these changes need not be durable or recorded."""
 
 
 def calls(source: str) -> Iterator[str]:
-    """The calls in `source` that change names or sizes and do not go through a Disk."""
+    """Yield the calls in `source` that change names or sizes of files without a Disk."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call | ast.Attribute):
             continue
@@ -60,7 +62,7 @@ def calls(source: str) -> Iterator[str]:
 
 
 def found() -> dict[str, list[str]]:
-    """The calls outside imgfs/disk, by module."""
+    """Return the calls outside imgfs/disk, by module."""
     modules = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("*.py"))}
     return {
         name: there

@@ -1,4 +1,4 @@
-"""The errors: one errno a class, and what a failed system call means."""
+"""The error classes: each has its errno, and failed system calls are converted to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples in docs/how-to/ and in docstrings are programs that run and print what they promise."""
+"""The example programs in docs/how-to/ and in docstrings run and print the documented output."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ SNAPSHOTS = "active/more active base {}\nbase committed None {'example.com/langu
 
 
 def example_of(docstring: str | None) -> str:
-    """The program at the end of a docstring."""
+    """Return the program at the end of a docstring."""
     assert docstring is not None
     return textwrap.dedent(docstring[docstring.index("    import ") :])
 
 
 def examples_of(page: str) -> list[str]:
-    """The programs of a page."""
+    """Return the Python programs of a page."""
     return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
 def run(program: str, directory: Path) -> str:
-    """Run it there; returns what it prints."""
+    """Run `program` in `directory` and return its output."""
     done = subprocess.run([sys.executable, "-c", program], cwd=directory, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

@@ -1,4 +1,4 @@
-"""The rooms and their order: imports only point down, and each external library is imported by one room."""
+"""The layers of the packages: a package imports only from lower layers, and each external library has one importer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STOREYS = [
     {"forkserver"},
     {"testing"},
 ]
-"""From bottom to top. Rooms of one storey do not import each other. Imports for types count too."""
+"""Packages by layer, from bottom to top. Packages of one layer do not import each other, not even for types."""
 
 BLIND = {
     ("layers", "registry"),
@@ -44,8 +44,7 @@ BLIND = {
     ("snapshots", "registry"),
     ("fs", "registry"),
 }
-"""Pairs that may not import each other although the order would allow it: only transfer/ and the daemon use registry/.
-"""
+"""Imports that are forbidden although the layers would allow them: only transfer/ and the daemon use registry/."""
 
 LIBRARIES = {"httpx": "registry", "httpcore": "registry", "pyfuse3": "fs", "ctypes": "kernel"}
 

@@ -1,4 +1,4 @@
-"""The lock of a state directory: one holder, and who it is, without getting in anybody's way."""
+"""The lock of a state directory: it has at most one holder, and reading the holder does not take the lock."""
 
 from __future__ import annotations
 

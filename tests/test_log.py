@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, with the facts and the traceback, and never larger than it may be."""
+"""The log: one JSON object per line, with the facts and the traceback, within the size limit."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_no_credential_gets_into_a_line(tmp_path: Path, logger: logging.Logger, 
 
 
 def test_lines_that_cannot_be_written_are_kept_in_memory(tmp_path: Path, logger: logging.Logger) -> None:
-    (tmp_path / "log").mkdir()  # nobody can write to that, root neither
+    (tmp_path / "log").mkdir()  # not even root can write to a directory
     configure_log(tmp_path / "log", "info", SIZE, to_stderr=False)
     logger.warning("first")
     logger.warning("second")

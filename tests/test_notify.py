@@ -1,4 +1,4 @@
-"""What the service manager hears: ready when the tree answers, alive while the loop turns, stopping, or why not."""
+"""Messages to the service manager: ready, alive while the event loop runs, stopping, why a start failed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 10.0
 
 @pytest.fixture(params=["path", "abstract"])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
-    """A manager's socket, and in `environment` what its services get."""
+    """The socket of a service manager. `environment` returns the variables that it sets for its services."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
         one.bind(
             f"\0imgfs-test-{os.getpid()}-{time.monotonic_ns()}" if request.param == "abstract" else f"{tmp_path}/n"
@@ -65,7 +65,7 @@ async def test_a_blocked_event_loop_sends_no_watchdog_messages(listener: socket.
         nursery.start_soon(manager.attend, trio.Event(), trio.Event(), "/m")
         assert await heard(listener) == ["WATCHDOG=1"]
         hold_the_loop(0.05)
-        drain(listener)  # what was on its way
+        drain(listener)  # messages that were already sent
         hold_the_loop(0.1)
         assert drain(listener) == 0
         nursery.cancel_scope.cancel()
@@ -76,7 +76,7 @@ def hold_the_loop(seconds: float) -> None:
 
 
 def drain(listener: socket.socket) -> int:
-    """How many messages are there now."""
+    """Receive all pending messages and return their number."""
     listener.setblocking(False)
     count = 0
     with suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""Versions of other packages that lack the private parts that imgfs uses: the public way works, and the log says so."""
+"""If a library version lacks the private attributes that imgfs uses, imgfs falls back to public APIs and logs it."""
 
 from __future__ import annotations
 

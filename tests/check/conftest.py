@@ -1,4 +1,4 @@
-"""State directories to damage: one that is mounted, one that is not and is as new for each test."""
+"""Fixtures: state directories to damage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.mounted import Mounted
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Damage]:
-    """One of everything, unmounted."""
+    """An unmounted state directory with one object of each kind. Tests do not change it."""
     with FakeRegistry() as registry, Mounted(tmp_path_factory.mktemp("check")) as mounted:
         mounted.start()
         made = furnish(mounted, registry)
@@ -24,7 +24,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Damage]:
 
 @pytest.fixture
 def unmounted(furnished: Damage, tmp_path: Path) -> Iterator[Damage]:
-    """A copy of it."""
+    """A fresh copy of `furnished` for each test, not mounted."""
     with Mounted(tmp_path) as mounted:
         put_back(furnished.state, mounted.state)
         yield Damage(mounted, furnished.registry)

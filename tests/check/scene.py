@@ -1,4 +1,4 @@
-"""A state directory that has one of everything, and the ways to damage a file of it."""
+"""A state directory with one object of each kind, and functions that damage one of its files."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """Flip bits in the middle, in place: a second name of the file is damaged too.
+    """Flip bits of one byte in the middle of the file, in place, so that other hard links are damaged too.
 
-    Of the database, where its second page begins: in what is no structure, SQLite has nothing to tell bytes by.
+    In the database, flip the first byte of the second page: SQLite detects damage only in page structures.
     """
     path.chmod(0o600)
     with path.open("r+b") as file:
@@ -66,29 +66,32 @@ class Damage:
         return self.mounted.path / f"images/{self.registry.host}/box:1"
 
     def only(self, pattern: str) -> Path:
-        """The one file that is meant, of the layer that came compressed where there are several."""
+        """Return the file that matches `pattern`. If there are several, prefer the one with the fewest hard links.
+
+        That is the file of the compressed layer: the other layer's tar is also its blob.
+        """
         found = [
             path for path in self.state.glob(pattern) if not any(word in str(path) for word in (DAMAGED, TEMPORARY))
         ]
         return min(found, key=lambda path: (path.stat().st_nlink, path))
 
     def run(self, command: str, *options: str) -> tuple[int, list[dict[str, Any]]]:
-        """Exit code and report of `imgfs check` or `imgfs repair`, without what was set aside before."""
+        """Run `imgfs check` or `imgfs repair`; return its exit code and the reported damage, without notes."""
         done = CliRunner().invoke(main, [command, "--state", str(self.state), "--format", "json", *options])
         assert done.stdout, done.stderr
         return done.exit_code, [one for one in json.loads(done.stdout) if one["damage"]]
 
     def damaged(self, *options: str) -> list[str]:
-        """The places that check names as damaged; what was set aside is none of them."""
+        """Return the paths that `imgfs check` reports as damaged."""
         code, report = self.run("check", *options)
         found = [one["path"] for one in report]
         assert code == (6 if found else 0)
         return found
 
     def assert_served(self, *, labelled: bool = True) -> None:
-        """Everything that the state directory had is shown, right to the last byte.
+        """Check that the mounted tree shows all original content.
 
-        Labels of a blob go with it, so that one that was away in between is not `labelled`.
+        A removed blob loses its labels, so pass `labelled=False` if the blob was removed and fetched again.
         """
         assert (self.name / "rootfs/etc/one").read_bytes() == ONE
         assert (self.name / "rootfs/two").read_bytes() == TWO
@@ -134,7 +137,7 @@ def furnish(mounted: Mounted, registry: FakeRegistry) -> Damage:
 
 
 def picture(state: Path) -> dict[str, bytes]:
-    """All files with their bytes, but for the log and what the database keeps beside it."""
+    """Return the bytes of all files, without the log, the lock and SQLite's side files."""
     return {
         str(path.relative_to(state)): path.read_bytes()
         for path in state.rglob("*")
@@ -143,6 +146,6 @@ def picture(state: Path) -> dict[str, bytes]:
 
 
 def put_back(kept: Path, state: Path) -> None:
-    """Make `state` what `kept` is, with second names and attributes."""
+    """Replace `state` by a copy of `kept`, with hard links and attributes."""
     shutil.rmtree(state, ignore_errors=True)
     run("cp", "-a", kept, state)

@@ -1,4 +1,4 @@
-"""Each file of a state directory is damaged in turn: check names it, repair mends it, the next check is clean."""
+"""Damage each file of a state directory in turn: check reports it, repair repairs it, the next check is clean."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NAMED = [
     *(("imgfs.db", harm) for harm in HARMS),
     *(("imgfs.copy", harm) for harm in ("cut", "flip")),
 ]
-"""What is damage, and how. Bytes of an unfinished write that are others than those sent, only the sender can tell."""
+"""Damage that check must report. Changed bytes of an unfinished write are not listed: only the sender knows them."""
 HARMLESS = [
     *((name, harm) for name in ("log", "lock", "imgfs.db.reserve") for harm in HARMS),
     *((pattern, "delete") for pattern in ("blobs/*/*/*", "layers/*/*/index", "views/*.erofs", "imgfs.copy")),
 ]
-"""What is fetched, made or written again by itself."""
+"""Damage that check must not report, because the daemon fetches or writes the file again."""
 
 
 def place_of(state: Path, path: Path) -> str:
@@ -55,7 +55,7 @@ def test_damage_is_reported_repaired_and_the_content_is_served_again(
     HARMS[harm](path)
     place = place_of(unmounted.state, path)
     if harm == "cut" and pattern.startswith(("blobs", "layers", "ingest")):
-        assert unmounted.damaged() == [place]  # sizes are looked at without reading
+        assert unmounted.damaged() == [place]  # without --deep, check compares sizes and reads no content
     assert unmounted.damaged("--deep") == [place]
     code, report = unmounted.run("repair", "--deep")
     assert (code, [one["path"] for one in report]) == (0, [place])
@@ -116,7 +116,7 @@ def test_an_invalid_row_is_damage_and_no_other_row_is_lost(unmounted: Damage) ->
 def test_a_fifo_in_place_of_a_file_is_set_aside(unmounted: Damage, pattern: str) -> None:
     path = unmounted.only(pattern)
     path.unlink()
-    os.mkfifo(path)  # to open it would wait for ever
+    os.mkfifo(path)  # opening a FIFO would block forever
     place = place_of(unmounted.state, path).removesuffix("/index")
     assert unmounted.damaged("--deep") == [place]
     code, report = unmounted.run("repair", "--deep")

@@ -1,4 +1,4 @@
-"""kill -9 of `imgfs repair` before any system call that changes files: the next repair ends what it began."""
+"""`imgfs repair` is killed at system calls that change files: the next repair finishes its work."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ KILLS = {
     "fsync": (1, 3, 5, 2),
     "pwrite64": (2, 5, 20),
 }
-"""One repair after the other is killed before the so-manieth call of that kind."""
+"""For each system call: each repair in turn is killed at the call with this number."""
 
 
 def killed(state: Path, call: str, number: int) -> bool:
-    """Repair until a system call; whether it came that far."""
+    """Run a repair that is killed at a system call; return whether it reached the call."""
     strace = [program("strace"), "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}"]
     inject = ["-e", f"inject={call}:signal=KILL:when={number}"]
     repair = [*IMGFS, "repair", "--deep", "--state", str(state)]
@@ -54,7 +54,7 @@ def test_the_next_repair_finishes_after_repeated_kills(unmounted: Damage, call: 
     assert unmounted.run("repair", "--deep")[0] == 0
     assert unmounted.damaged("--deep") == []
     kept = [path.read_bytes() for path in state.rglob("*") if path.is_file() and "damaged" in str(path)]
-    assert all(data in kept for data in harmed), "what was damaged is somebody's only copy"
+    assert all(data in kept for data in harmed), "a damaged file may be the only copy, so repair keeps it"
     unmounted.mounted.start()
     content = unmounted.mounted.content / MADE.layers[0].digest
     unmounted.assert_served(labelled=content.exists() and "user.label.shape" in os.listxattr(content))

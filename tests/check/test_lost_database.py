@@ -1,4 +1,4 @@
-"""A start with a database that is lost or damaged: the tree is as it was, and the daemon says what happened."""
+"""A start with a lost or damaged database: the tree has its former content, and the daemon reports the rebuild."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_without_a_copy_snapshots_are_found_and_names_are_resolved_again(unmount
 
 
 def test_a_kill_loses_no_snapshot_with_the_database(unmounted: Damage) -> None:
-    """The copy is of the last end; what directories say is later."""
+    """The copy dates from the last clean stop; the notes in the snapshot directories are newer."""
     unmounted.mounted.start()
     snapshots = unmounted.mounted.snapshots
     (snapshots / "active/late").mkdir()

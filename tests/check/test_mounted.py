@@ -1,4 +1,4 @@
-"""Check and repair beside a daemon: what is in motion is no damage, and readers go on while things are mended."""
+"""Check and repair while a daemon runs: concurrent changes are not damage, and readers continue during repairs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MENDED = [
 
 @pytest.fixture(scope="module")
 def shared(furnished: Damage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Damage]:
-    """A copy mounted once for all who leave in it what they found."""
+    """A mounted copy, shared by the tests that leave its content unchanged."""
     with Mounted(tmp_path_factory.mktemp("shared")) as mounted:
         put_back(furnished.state, mounted.state)
         mounted.start()
@@ -43,7 +43,7 @@ def shared(furnished: Damage, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def fresh(unmounted: Damage) -> Damage:
-    """Mounted, for one test."""
+    """A mounted copy for one test."""
     unmounted.mounted.start()
     return unmounted
 
@@ -51,7 +51,7 @@ def fresh(unmounted: Damage) -> Damage:
 @pytest.mark.parametrize(("pattern", "harm"), MENDED)
 def test_the_daemon_repairs_damaged_files(shared: Damage, pattern: str, harm: str) -> None:
     path = shared.only(pattern)
-    # A new file in its place: the page cache of the old one may still be in use, and is nobody's to flip.
+    # Damage a new file and move it into place: the daemon may still use the pages of the old file.
     harmed = path.with_name("harmed")
     shutil.copy2(path, harmed)
     HARMS[harm](harmed)
@@ -67,7 +67,7 @@ def test_the_daemon_repairs_damaged_files(shared: Damage, pattern: str, harm: st
 
 
 def test_concurrent_changes_are_not_reported_as_damage(shared: Damage) -> None:
-    """Pulls, writers, removals and snapshots in a loop, and check after check."""
+    """Check and repair run while another thread pulls, writes, removes blobs and makes snapshots in a loop."""
     ending = threading.Event()
     failures: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""What is of another kind than it should be is named: the daemon does not start with it, and repair cannot either."""
+"""Check reports files of the wrong type. The daemon does not start with them, and repair cannot repair them."""
 
 from __future__ import annotations
 

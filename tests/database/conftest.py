@@ -1,4 +1,4 @@
-"""An open database of facts."""
+"""Fixture: an open database with the test table of `facts`."""
 
 from __future__ import annotations
 

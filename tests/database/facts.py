@@ -1,4 +1,4 @@
-"""A table for tests, with one column, and how it is filled and read."""
+"""A test table with one column, and functions that insert and select its rows."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """State directories that old releases made, stored as `releases/<format>[-<moment>].tar.xz`.
 
-Each was made by the code of its time through a real mount: an image was pulled and got a second name; where the release
-had them, a committed snapshot, an active one on top of it, labels and a lease. `expected.json` says what must be found.
+The code of each release made its state directory through a real mount: it pulled an image and gave it a second name. If
+the release supported them, it also made a committed snapshot, an active snapshot on top of it, labels and a lease.
+`expected.json` describes the content that must be found.
 
-- `0-first`: the first tables: no snapshots of users, no `proven` in `descriptors`, no `size` in `sources`
-- `0-snapshots`: `snapshot_labels` calls its subject `snapshot`; there is no copy of the rows yet
-- `0-copied`: the last tables before the database had a format, with a copy of the rows
+- `0-first`: the first tables: no user snapshots, no `proven` in `descriptors`, no `size` in `sources`
+- `0-snapshots`: the subject column of `snapshot_labels` is `snapshot`; there is no copy of the rows yet
+- `0-copied`: the last tables before the database had a format number, with a copy of the rows
 - `1`: format 1
 """
 
@@ -28,7 +29,7 @@ LEASE_ENDS = 7229217600 * 10**9
 
 @dataclass(frozen=True)
 class Released:
-    """A state directory of an old release, and what its release was told."""
+    """A state directory of an old release, and the content that the release stored in it."""
 
     state: Path
     names: dict[str, str]
@@ -36,12 +37,12 @@ class Released:
     has_snapshots: bool
 
     def rows(self) -> dict[str, list[tuple[Any, ...]]]:
-        """The rows that no file can rebuild, by table, without times; the database must have the current format."""
+        """Return the kept rows by table, without times. The database must have the current format."""
         with closing(sqlite3.connect(self.state / "imgfs.db")) as db:
             return {one.name: [_timeless(one.name, row) for row in one.dump(db)] for one in TABLES.kept}
 
     def expected(self) -> dict[str, list[tuple[Any, ...]]]:
-        """What `rows` returns after every upgrade."""
+        """Return the rows that `rows` must return after an upgrade."""
         found: dict[str, list[tuple[Any, ...]]] = {one.name: [] for one in TABLES.kept}
         found["names"] = sorted(self.names.items())
         if self.has_snapshots:
@@ -73,7 +74,7 @@ def _timeless(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def unpack(release: str, directory: Path) -> Released:
-    """The state directory of `release`, laid out as `directory`/state."""
+    """Unpack the state directory of `release` to `directory`/state."""
     state = directory / "state"
     with tarfile.open(_STORED / f"{release}.tar.xz") as stored:
         stored.extractall(state, filter="fully_trusted")

@@ -1,4 +1,4 @@
-"""The database: all or nothing, durable, readers beside a writer, and what its errors mean."""
+"""The database: writes are atomic and durable, readers do not wait for a writer, and SQLite errors are converted."""
 
 from __future__ import annotations
 

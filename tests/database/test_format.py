@@ -1,4 +1,4 @@
-"""Whose database a file is: what others made is told and left alone, what an earlier imgfs made is taken over."""
+"""The format of a database file: a foreign file is refused and not changed, an older imgfs database is upgraded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.database.facts import SCHEMA, select
 
 
 def made_by_others(path: Path, *statements: str) -> bytes:
-    """A whole database that is none of this imgfs's; its bytes."""
+    """Create a database that this imgfs did not make, and return its bytes."""
     with closing(sqlite3.connect(path)) as db:
         for statement in statements:
             db.execute(statement)

@@ -1,4 +1,4 @@
-"""The copy in memory of a database that is only looked at: of one moment, whole, never written."""
+"""A frozen database: a consistent in-memory copy of the file, which is never written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.database.facts import SCHEMA, insert, select
 
 
 async def test_a_frozen_database_is_a_copy_with_every_committed_row(tmp_path: Path) -> None:
-    """Copied while it is open: what was committed last is in the WAL, as after a crash."""
+    """The source database is open, so its last commits are in the WAL, as after a crash."""
     opened = Database(tmp_path / "imgfs.db", [SCHEMA])
     await opened.write(lambda db: insert(db, "late"))
     before = sorted(os.listdir(tmp_path))
@@ -70,7 +70,7 @@ async def test_a_copy_does_not_see_later_commits_and_has_all_tables(tmp_path: Pa
 
 
 def test_a_copy_made_during_writes_is_consistent(tmp_path: Path, database: Database) -> None:
-    """Each transaction counts on in one of ten pages, and what was written ahead goes to the file all the time."""
+    """Each transaction replaces one of ten rows by the next number, and the WAL is checkpointed again and again."""
     rows = 10
 
     def count(db: sqlite3.Connection, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Databases of every released format become today's: no row is lost, also after a kill, from damage and from a copy."""
+"""A database of every released format is upgraded without losing a row, even after a kill or damage, or from a copy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COPIED_RELEASES = [release for release in RELEASES if release not in ("0-first",
 
 
 def facts(db: sqlite3.Connection, tables: dict[str, set[str]]) -> dict[str, list[tuple[object, ...]]]:
-    """What SQLite knows of each column of the tables."""
+    """Return SQLite's description of each column, by table."""
     return {table: sorted(row[1:] for row in db.execute(f"PRAGMA table_info({table})")) for table in tables}
 
 
@@ -85,7 +85,7 @@ def test_check_finds_no_fault_with_an_older_database(released: Released) -> None
 
 
 def damage(path: Path, table: str) -> None:
-    """Overwrite the page where `table` begins."""
+    """Overwrite the root page of `table`."""
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode=DELETE")
         page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()[0]
@@ -124,7 +124,7 @@ def test_a_lost_database_is_rebuilt_from_the_copy_of_its_release(release: str, t
 
 
 def test_the_tables_of_the_current_format_match_their_frozen_description() -> None:
-    """Where this fails, a table of a release was changed: append a step to STEPS and an entry to COPIED."""
+    """If this fails, the change altered a released table: append a step to STEPS and an entry to COPIED."""
     with closing(empty_of_format(current_format())) as db, closing(sqlite3.connect(":memory:")) as declared:
         for schema in TABLES.schemas:
             declared.executescript(schema)
@@ -138,7 +138,7 @@ def test_the_tables_of_the_current_format_match_their_frozen_description() -> No
             assert tuple(column[0] for column in found.description) == names
 
 
-# A format after today's, as a later release might bring it: a column more, and a column with another name.
+# Two formats of later releases: the first adds a column, the second renames a column.
 
 
 def _begin_next(db: sqlite3.Connection) -> None:
@@ -154,7 +154,7 @@ NEXT_STEPS = (*STEPS, _begin_next, _finish_next)
 
 
 def next_tables() -> Tables:
-    """Today's tables, with `names` as it is two formats later."""
+    """Return the current tables with the `names` table of two formats later."""
     schemas = [TABLES.schemas[0].replace("digest TEXT NOT NULL,", "target TEXT NOT NULL, note TEXT NOT NULL,")]
     names = TABLES.kept[0]
     later = type(names)(
@@ -169,7 +169,7 @@ def next_tables() -> Tables:
 
 @pytest.fixture
 def a_later_release(monkeypatch: pytest.MonkeyPatch) -> Tables:
-    """The code of a later release."""
+    """Make imgfs behave as a later release, and return its tables."""
     monkeypatch.setattr(migrations, "STEPS", NEXT_STEPS)
     return next_tables()
 
@@ -297,7 +297,7 @@ Database(Path(sys.argv[1]), next_tables().schemas).close()
 def test_after_a_kill_at_any_call_the_database_is_before_or_after_a_step(
     release: str, tmp_path: Path, call: str, every: int
 ) -> None:
-    """The daemon of a later release is killed before each call that writes; the next start finishes the steps."""
+    """The upgrade is killed at each call that writes; the next start finishes the steps."""
     formats: set[int] = set()
     for number in range(1, 200, every):
         released = unpack(release, tmp_path / f"{number}")
@@ -332,5 +332,5 @@ def test_after_a_kill_at_any_call_the_database_is_before_or_after_a_step(
     assert len(formats) > 1
 
 
-def test_the_stored_copies_are_of_format_1() -> None:
+def test_every_format_has_a_frozen_description() -> None:
     assert set(COPIED) == set(range(1, current_format() + 1))

@@ -1,4 +1,4 @@
-"""The one order in which everything is written, and what is swept after a crash."""
+"""Durable writes: fsync, rename, fsync of the directory; and the sweep of temporary files after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An empty world for each test."""
+"""Fixture: an empty state directory with its stores, for each test."""
 
 from __future__ import annotations
 

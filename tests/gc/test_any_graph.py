@@ -1,4 +1,7 @@
-"""Any graph: what a root reaches stays, and everything else goes. The oracle is the definition, walked naively."""
+"""In any graph, everything that a root reaches stays and everything else is removed.
+
+The expected result comes from a direct, slow implementation of the definition.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ NOTES = [b"note %d" % number for number in range(PLAIN)]
 
 @dataclass
 class Plan:
-    """What there is. Documents are bytes; sets hold digests, diff IDs or chain IDs."""
+    """A generated state. Documents are bytes; sets hold digests, diff IDs or chain IDs."""
 
     manifests: list[list[int]]
     indexes: list[list[int]]
@@ -52,7 +55,7 @@ class Plan:
         return chain_ids([DIFF_IDS[one] for one in self.manifests[number]]) or [EMPTY]
 
     def everything(self) -> dict[Digest, tuple[bytes, str]]:
-        """All blobs that may be stored, with their media types."""
+        """Return all blobs that may be stored, with their media types."""
         found = [(data, OCI_LAYER) for data in BLOBS] + [(data, "application/x-note") for data in NOTES]
         for number in range(len(self.manifests)):
             found += [(self.config(number), OCI_CONFIG), (self.manifest(number), OCI_MANIFEST)]
@@ -76,7 +79,7 @@ def plans(draw: st.DrawFn) -> Plan:
         [*(Digest.of(plan.manifest(number)) for number in range(len(plan.manifests)))]
         + [Digest.of(plan.index(number)) for number in range(len(plan.indexes))] * 3
     )
-    # Most things are here and have a source: the other way round nothing leads far.
+    # Most blobs are stored and have a source. If few were stored, most references would lead nowhere.
     few = st.sets(st.sampled_from(digests), max_size=3)
     plan.stored = set(digests) - draw(few) - draw(st.sets(st.sampled_from(configs)))
     plan.sourced = set(digests) - draw(few)
@@ -97,7 +100,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 class Oracle:
-    """Everything reachable, by following each definition from each root."""
+    """Compute everything reachable by following each reference from each root."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -182,7 +185,7 @@ class Oracle:
                 self.image(other, may_be_layer=True)
 
     def alone(self) -> list[Resource]:
-        """What is not reached, is here, and cannot be had again."""
+        """Return everything that is stored, not reached, and cannot be fetched again."""
         fetchable = {DIFF_IDS[one] for one in self.plan.proven if LAYER_BLOBS[one].digest in self.plan.sourced}
         blobs = [one for one in self.plan.stored if ("blob", one) not in self.reached and one not in self.plan.sourced]
         tars = [DIFF_IDS[one] for one in self.plan.tars]

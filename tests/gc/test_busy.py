@@ -1,4 +1,4 @@
-"""Collecting and evicting in a loop while images come, are named, unnamed, and snapshots are committed on them."""
+"""Collect and evict in a loop while images are pulled, named and unnamed, and snapshots are committed on them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IMAGES = [image([POOL[a], POOL[b]]) for a, b in itertools.permutations(range(8),
 
 
 class Busy(World):
-    """A world with a registry."""
+    """A World with a registry."""
 
     def __init__(self, root: Path, fake: FakeRegistry, client: Registry, nursery: trio.Nursery) -> None:
         super().__init__(root, nursery)
@@ -75,13 +75,13 @@ class Busy(World):
         }
 
     async def pull(self, made: Image, name: str) -> tuple[Digest, Snapshot]:
-        """By a name of its own, so that nobody else takes the name away."""
+        """Pull `made` by a `name` that no other operation uses, so that no other operation removes the name."""
         made.add_to(self.fake, REPOSITORY, name)
         digest = await self.resolver.resolve(Reference(self.fake.host, REPOSITORY, name))
         return digest, await self.pulling.pull(digest)
 
     def missing(self, made: Image) -> list[str]:
-        """What of a pulled image is not here, in memory or on disk."""
+        """Return the parts of a pulled image that are missing, in memory or on disk."""
         blobs = [made.digest, Digest.of(made.config)]
         found = [str(one) for one in blobs if one not in self.content or not self.content.path(one).exists()]
         for diff_id in made.diff_ids:
@@ -100,7 +100,7 @@ async def busy(tmp_path: Path, registry: FakeRegistry) -> AsyncIterator[Busy]:
 
 
 async def operate(world: Busy, number: int, limiter: trio.CapacityLimiter) -> None:
-    """Pull; then let it lie, commit a snapshot on it, or take its name away again. What is named is here, always."""
+    """Pull an image, perhaps commit a snapshot on it, perhaps remove its name. A named image is always complete."""
     async with limiter:
         made = IMAGES[number * 7 % len(IMAGES)]
         _, chain = await world.pull(made, f"op{number}")

@@ -1,4 +1,4 @@
-"""Collecting: what stays, what goes, what is only told of."""
+"""The collector: which content it keeps, which it removes, and its report."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ async def test_a_collection_without_roots_is_refused_unless_everything_is_reques
     report = await world.collector.collect()
     assert report.refused
     assert world.stored() == before
-    with world.pins.hold(content(Digest.of(b"something"))):  # a pull into a lost database is no root that it had
+    with world.pins.hold(
+        content(Digest.of(b"something"))
+    ):  # the pin of a new pull does not replace roots that were lost
         assert (await world.collector.collect()).refused
     assert not (await world.collector.collect(everything=True)).refused
     assert not world.stored()
@@ -167,7 +169,7 @@ async def test_a_label_that_refers_to_an_image_name_prevents_eviction(world: Wor
 
 
 async def test_discard_removes_only_the_given_blobs_that_nothing_refers_to(world: World) -> None:
-    """Also without any root, and also what cannot be fetched again: who brought it says so."""
+    """This works without any root, and for blobs that cannot be fetched again: the caller that stored them asks."""
     own, other, held = [await world.blob(name) for name in (b"own", b"other", b"held")]
     await world.collector.discard([own, Digest.of(b"gone")])
     assert world.stored() == {other, held}
@@ -366,7 +368,7 @@ async def test_a_chain_that_is_recorded_again_during_its_removal_is_kept_on_disk
     await world.image("", OTHER)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.graph.record, [(descriptor(b"x", OCI_LAYER), Digest.of(b"x"))])
-        for _ in range(2):  # now it has the database, and its answer will be all rows
+        for _ in range(2):  # the writer now runs, and its result will contain all rows
             await trio.lowlevel.checkpoint()
         await world.graph.remove([Digest.of(OTHER)])
     assert list(SnapshotGraph(world.database)) == list(world.graph)

@@ -1,4 +1,4 @@
-"""Evicting: the order, what is held back, and how much goes."""
+"""The evictor: the order of eviction, what prevents it, and how much is removed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_a_layer_with_only_an_unverified_source_is_not_evicted(world: Worl
 
 
 async def test_a_layer_with_a_stored_blob_is_evicted_even_without_a_source(world: World) -> None:
-    """As after an import: the blob stays, and the tar can be unpacked again."""
+    """This is the state after an import: the blob stays, and the layer can be unpacked from it again."""
     diff_id, other = await world.tar(TARS[0]), await world.tar(TARS[1])
     blob = await world.blob(b"blob of " + TARS[0])
     await world.catalog.prove_diff_id(descriptor(b"blob of " + TARS[0], OCI_LAYER), diff_id)

@@ -1,4 +1,4 @@
-"""Under a quota callers may write until nothing more can be removed; then a write is refused before it begins."""
+"""With a quota, writes are allowed while space can be freed; after that, a write is refused before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over runs, as metrics tell them."""
+"""The totals of all runs, as the metrics show them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What df is told: the disk, the quota, and what is to be kept free."""
+"""The numbers that df shows: the disk, limited by the quota and by the space to keep free."""
 
 from __future__ import annotations
 

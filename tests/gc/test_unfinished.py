@@ -1,4 +1,4 @@
-"""Downloads that broke off: room is made with them, and gc takes those that nobody wants."""
+"""Partial downloads: they are evicted first, and gc removes those that no named image needs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ALL = 1 << 40
 
 
 async def left(world: World, ref: str, data: bytes = bytes(50_000)) -> str:
-    """A part of a blob that nobody is writing any more."""
+    """Leave a partial blob that has no writer."""
     async with await world.ingests.open(ref) as writer:
         await writer.write(data)
     return ref
 
 
 async def known(world: World, data: bytes) -> Digest:
-    """A layer that a registry has."""
+    """Record a layer blob that a registry has."""
     blob = descriptor(data, OCI_LAYER)
     await world.catalog.add([blob], [HERE])
     return blob.digest

@@ -1,4 +1,4 @@
-"""A state directory with real stores and whatever a test puts into it, without a registry."""
+"""A state directory with real stores for gc tests, without a registry."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ HERE = Source("registry.test", "team/app")
 
 
 class Nobody:
-    """Gets no layer here."""
+    """A layer provider that must not be called."""
 
     async def provide(self, layers: object) -> list[object]:
         raise AssertionError("nothing is fetched here")
 
 
 class World:
-    """GarbageStores, and what collects and evicts in them. `now` is the time of leases and uses, in ns."""
+    """GarbageStores with a collector and an evictor. `now` is the time of leases and of the access clock, in ns."""
 
     def __init__(self, root: Path, nursery: trio.Nursery) -> None:
         make_directory(root)
@@ -87,7 +87,7 @@ class World:
         )
 
     def introduce(self, stores: GarbageStores) -> None:
-        """Collect and evict in these from now on."""
+        """Make the collector and the evictor use `stores`."""
         self.stores, running = stores, trio.Lock()
         self.collector = Collector(stores, running)
         self.evictor = Evictor(stores, running)
@@ -116,12 +116,12 @@ class World:
         return diff_id
 
     async def proven(self, blob: Descriptor, diff_id: Digest) -> None:
-        """A pass over the blob told its diff ID, and it can be had again."""
+        """Record that `blob` unpacks to `diff_id` and has a source."""
         await self.catalog.prove_diff_id(blob, diff_id)
         await self.catalog.add([blob], [HERE])
 
     async def image(self, name: str, *layers: bytes) -> Digest:
-        """A whole image of these tars, as a pull leaves it: layers unpacked, everything with a source."""
+        """Store an image of these layers as a pull leaves it: the layers unpacked, and a source for every blob."""
         blobs = [descriptor(b"blob of " + data, OCI_LAYER) for data in layers]
         diff_ids = [await self.tar(data) for data in layers]
         made_config, made = config(diff_ids), manifest(config(diff_ids), blobs)
@@ -136,11 +136,11 @@ class World:
         return Digest.of(made)
 
     def temporary(self) -> list[Path]:
-        """What lies in the state directory under temporary names."""
+        """Return the temporary files of the state directory."""
         return list(self.content.root.rglob(".tmp-*"))
 
     def stored(self) -> set[str]:
-        """Every digest and diff ID that is here."""
+        """Return the digests of all stored blobs and the diff IDs of all stored layers."""
         return {info.digest for info in self.content} | {layer.diff_id for layer in self.layers}
 
 

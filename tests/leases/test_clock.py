@@ -30,7 +30,7 @@ async def test_access_times_survive_a_restart_with_coarse_precision(tmp_path: Pa
     assert clock.last_used(TWO) is None
     database.close()
     database, clock = open_clock()
-    assert clock.last_used(ONE) == COARSE  # a nanosecond later is not worth a write
+    assert clock.last_used(ONE) == COARSE  # a use one nanosecond later is not saved
     assert clock.last_used(TWO) is None
     now += COARSE
     clock.touched(ONE)

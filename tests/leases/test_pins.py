@@ -1,4 +1,4 @@
-"""Pins: held while the operation runs, noted while somebody collects."""
+"""Pins: an operation holds them while it runs, and a collection notes those made meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resources are written as paths below the mount."""
+"""A resource has a text form: its path below the mountpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases: durable, found by id, gone when they expire and nobody holds them."""
+"""Leases: durable, found by ID, and removed when they have expired and have no holder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ THING = content(DIGEST)
 
 
 class Office:
-    """Leases on a database, and the time."""
+    """A lease store with a database and a settable clock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -118,7 +118,7 @@ async def test_a_held_lease_can_be_deleted_while_a_link_is_added(office: Office)
 async def test_an_expiry_that_is_extended_during_the_sweep_is_respected(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease has expired by the time that the row is written, and the sweep comes in between."""
+    """The lease expires while the row of the new expiry is written, and a sweep runs before the write returns."""
     await office.leases.create("one", expires=200)
     await office.leases.add("one", "it", THING)
     write, expired = office.database.write, list[str]()
@@ -174,7 +174,7 @@ async def test_a_link_that_cannot_be_stored_pins_nothing(office: Office, monkeyp
     await office.leases.create("one")
 
     async def full(_: object) -> None:
-        assert list(office.leases.resources()) == [THING]  # from the call on: nothing can come between
+        assert list(office.leases.resources()) == [THING]  # pinned before the write begins
         raise NoSpace("the disk is full")
 
     monkeypatch.setattr(office.database, "write", full)

@@ -1,4 +1,4 @@
-"""What is written in Prometheus's text format reads back as it was meant, whatever the labels say."""
+"""Metrics in Prometheus's text format parse back to the same values, with any text in the labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a copy is written: a while after a change, at the end, and not of a database that is damaged."""
+"""The copy is written some time after a change and at the end, but never from a damaged database."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ async def test_a_saved_copy_has_the_rows_of_the_database(tmp_path: Path, databas
 
 
 async def passed(clock: MockClock, seconds: float) -> None:
-    """Let time pass for whoever waits already."""
+    """Advance the clock for tasks that already wait."""
     await trio.testing.wait_all_tasks_blocked()
     clock.jump(seconds)
     await trio.testing.wait_all_tasks_blocked()
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Threads take real time: wait for their work, not for a clock."""
+    """Wait until `condition` is true. Threads take real time, so the mock clock cannot be used."""
     for _ in range(10_000):
         if condition():
             return
@@ -70,7 +70,7 @@ async def test_a_change_is_copied_after_the_delay(
         await trio.testing.wait_all_tasks_blocked()
         await passed(mock_clock, DELAY + 1)
         await until((tmp_path / FILE).exists)
-        await keeper.save()  # behind the one that has just written the file, so that the watch waits again
+        await keeper.save()  # returns after the save of the watch has ended, so the watch waits for a change again
         await names.create("a", ONE)
         await passed(mock_clock, DELAY - 2)
         assert copied(tmp_path) == []

@@ -1,5 +1,4 @@
-"""A lost or damaged database is rebuilt: from what checks out of it, from the copy, from files; and nothing is thrown
-away."""
+"""A lost or damaged database is rebuilt from its intact tables, the copy and the files; the damaged file is kept."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ NAME = "registry.example/box:1"
 
 
 class Rooms:
-    """What the rooms read out of a state directory's database, rebuilt if it must be."""
+    """The stores of each package on the database of a state directory, which is rebuilt if necessary."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -146,7 +145,7 @@ def test_an_unreadable_database_is_rebuilt_from_its_copy(state: Path, harm: Call
 
 
 def test_any_damaged_page_leaves_a_database_that_opens(state: Path) -> None:
-    """Whatever one page says: everything is there, from the page itself or from the copy."""
+    """If any one page is damaged, every row is found, in the database or in the copy."""
     before, kept = seen(state), (state / "imgfs.db").read_bytes()
     rebuilt = 0
     for page in range(len(kept) // 4096):
@@ -268,7 +267,7 @@ def test_changes_without_a_note_become_a_recovered_snapshot_whose_parent_can_be_
     directories = SnapshotDirectories(state)
     directories.make(50)
     (directories.upper(50) / "file").write_bytes(b"mine")
-    directories.make(51)  # nothing was ever written to it
+    directories.make(51)  # an empty directory is not recovered
     gone(state / "imgfs.db")
     rooms = Rooms(state)
     assert rooms.snapshots.find_own("active/recovered-51") is None
@@ -340,7 +339,7 @@ def test_the_database_is_rebuilt_on_a_full_disk(state: Path, tmp_path: Path, har
     before = seen(state)
     with full_disk.small_disk(tmp_path / "small", 8 << 20) as disk:
         shutil.copytree(state, disk / "state", symlinks=True)
-        assert seen(disk / "state") == before  # and takes its reserve
+        assert seen(disk / "state") == before  # opening it also allocates the reserve
         harm(disk / "state/imgfs.db")
         full_disk.fill(disk)
         assert seen(disk / "state") == before

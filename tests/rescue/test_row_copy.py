@@ -1,4 +1,4 @@
-"""The copy of what files cannot tell: read back as it was, refused when torn, and the one before is believed then."""
+"""The copy of rows that files cannot rebuild: it reads back unchanged; if it is torn, the previous copy is used."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_torn_copy_does_not_replace_the_previous_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["link", "rename", "fsync", "write", "pwrite", "open"])
 def test_a_crash_at_any_call_leaves_a_whole_copy(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk refuses the nth call and all after it, as a kill would."""
+    """The nth call and all later calls fail, which has the same effect on the disk as a kill."""
     for number in range(1, 5):
         save(tmp_path, copy(1))
         with monkeypatch.context() as patch:
