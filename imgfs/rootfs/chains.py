@@ -14,16 +14,13 @@ from functools import partial
 import trio
 
 from imgfs.errors import ImgfsError
-from imgfs.layers.store import LayerStore
 from imgfs.oci.digest import Digest
 from imgfs.rootfs.kernel import Kernel
-from imgfs.rootfs.lowers import Lowers
-from imgfs.rootfs.metadata import MetadataImages
+from imgfs.rootfs.lowers import ChainSources, Lowers
 from imgfs.rootfs.places import Places, rootfs_of
 from imgfs.rootfs.refusals import Refusals
 from imgfs.rootfs.terms import Terms
-from imgfs.snapshots.graph import Snapshot, SnapshotGraph
-from imgfs.snapshots.views import Views
+from imgfs.snapshots.graph import Snapshot
 
 BREATH = 0.2
 """Seconds between the end of the download of a large image and building its metadata image.
@@ -43,20 +40,17 @@ class Chains:
     def __init__(
         self,
         terms: Terms,
-        images: MetadataImages,
-        graph: SnapshotGraph,
-        views: Views,
-        layers: LayerStore,
+        sources: ChainSources,
         kernel: Kernel,
         places: Places,
         lowers: Lowers,
         nursery: trio.Nursery,
     ) -> None:
         self._terms = terms
-        self._images = images
-        self._graph = graph
-        self._views = views
-        self._layers = layers
+        self._images = sources.images
+        self._graph = sources.graph
+        self._views = sources.views
+        self._layers = sources.layers
         self._kernel = kernel
         self._places = places
         self._lowers = lowers

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -26,24 +27,25 @@ from imgfs.snapshots.root import RootAttributes
 from imgfs.snapshots.views import Views
 
 
+@dataclass(frozen=True, slots=True)
+class ChainSources:
+    """What a kernel view of a chain is made from: its layers, their merged tree, and the metadata image of that."""
+
+    graph: SnapshotGraph
+    layers: LayerStore
+    views: Views
+    images: MetadataImages
+
+
 class Lowers:
     """One mount of each chain in use, made on first use."""
 
-    def __init__(
-        self,
-        terms: Terms,
-        images: MetadataImages,
-        graph: SnapshotGraph,
-        views: Views,
-        layers: LayerStore,
-        kernel: Kernel,
-        nursery: trio.Nursery,
-    ) -> None:
+    def __init__(self, terms: Terms, sources: ChainSources, kernel: Kernel, nursery: trio.Nursery) -> None:
         self._terms = terms
-        self._images = images
-        self._graph = graph
-        self._views = views
-        self._layers = layers
+        self._images = sources.images
+        self._graph = sources.graph
+        self._views = sources.views
+        self._layers = sources.layers
         self._kernel = kernel
         self._opened: dict[Digest, Detached] = {}
         self._roots: dict[Digest, RootAttributes] = {}

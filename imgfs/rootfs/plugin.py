@@ -5,6 +5,7 @@ from __future__ import annotations
 from imgfs.execution.plugin import EXECUTION
 from imgfs.layers.plugin import LAYERS
 from imgfs.plugins.contract import Context, Kind, Plugin
+from imgfs.rootfs.lowers import ChainSources
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.rootfs import Rootfs
 from imgfs.rootfs.terms import Terms
@@ -18,11 +19,8 @@ TERMS = Kind("terms", Terms)
 def _rootfs(context: Context) -> Rootfs:
     return Rootfs(
         context.one(TERMS),
-        context.one(METADATA),
-        context.one(CHAINS),
-        context.one(VIEWS),
+        ChainSources(context.one(CHAINS), context.one(LAYERS), context.one(VIEWS), context.one(METADATA)),
         context.one(SNAPSHOTS),
-        context.one(LAYERS),
         context.one(EXECUTION),
         context.nursery,
     )

@@ -13,18 +13,14 @@ import trio
 
 from imgfs.errors import Busy
 from imgfs.execution.records.records import ContainerRecords
-from imgfs.layers.store import LayerStore
 from imgfs.oci.digest import Digest, is_digest
 from imgfs.rootfs.chains import Chains
 from imgfs.rootfs.kernel import HOST, Kernel
-from imgfs.rootfs.lowers import Lowers
-from imgfs.rootfs.metadata import MetadataImages
+from imgfs.rootfs.lowers import ChainSources, Lowers
 from imgfs.rootfs.places import Places
 from imgfs.rootfs.terms import Terms
 from imgfs.rootfs.users import UserSnapshots
-from imgfs.snapshots.graph import SnapshotGraph
 from imgfs.snapshots.store import SnapshotStore
-from imgfs.snapshots.views import Views
 
 _log = logging.getLogger("imgfs.rootfs")
 
@@ -35,22 +31,19 @@ class Rootfs:
     def __init__(
         self,
         terms: Terms,
-        images: MetadataImages,
-        graph: SnapshotGraph,
-        views: Views,
+        sources: ChainSources,
         snapshots: SnapshotStore,
-        layers: LayerStore,
         containers: ContainerRecords,
         nursery: trio.Nursery,
         kernel: Kernel = HOST,
     ) -> None:
         self.places = Places(terms.mountpoint, nursery, kernel)
-        lowers = Lowers(terms, images, graph, views, layers, kernel, nursery)
-        self.chains = Chains(terms, images, graph, views, layers, kernel, self.places, lowers, nursery)
-        self.users = UserSnapshots(terms, graph, views, snapshots, containers, kernel, self.places, lowers)
-        self._graph = graph
-        self._views = views
-        self._layers = layers
+        lowers = Lowers(terms, sources, kernel, nursery)
+        self.chains = Chains(terms, sources, kernel, self.places, lowers, nursery)
+        self.users = UserSnapshots(terms, sources, snapshots, containers, kernel, self.places, lowers)
+        self._graph = sources.graph
+        self._views = sources.views
+        self._layers = sources.layers
         self._lowers = lowers
 
     def shown(self) -> set[Digest]:

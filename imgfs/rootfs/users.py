@@ -17,15 +17,14 @@ from imgfs.errors import Busy, ImgfsError, NotPermitted
 from imgfs.execution.records.records import ContainerRecords
 from imgfs.kernel.mountapi import Detached
 from imgfs.rootfs.kernel import Kernel
-from imgfs.rootfs.lowers import Lowers
+from imgfs.rootfs.lowers import ChainSources, Lowers
 from imgfs.rootfs.places import Places, diff_of, rootfs_of
 from imgfs.rootfs.terms import Terms
-from imgfs.snapshots.graph import Snapshot, SnapshotGraph
+from imgfs.snapshots.graph import Snapshot
 from imgfs.snapshots.lineage import Stack
 from imgfs.snapshots.root import RootAttributes
 from imgfs.snapshots.rows import Info, SnapshotKind
 from imgfs.snapshots.store import SnapshotStore
-from imgfs.snapshots.views import Views
 
 _CLOSED = (
     'fusermount3 walks to it as root, which may not enter an ordinary user\'s mount; set access = "all" in imgfs.toml, '
@@ -40,8 +39,7 @@ class UserSnapshots:
     def __init__(
         self,
         terms: Terms,
-        graph: SnapshotGraph,
-        views: Views,
+        sources: ChainSources,
         snapshots: SnapshotStore,
         containers: ContainerRecords,
         kernel: Kernel,
@@ -49,8 +47,8 @@ class UserSnapshots:
         lowers: Lowers,
     ) -> None:
         self._terms = terms
-        self._graph = graph
-        self._views = views
+        self._graph = sources.graph
+        self._views = sources.views
         self._snapshots = snapshots
         self._containers = containers
         self._kernel = kernel

@@ -13,6 +13,7 @@ from imgfs.kernel.probe import Capabilities, Capability
 from imgfs.layers.layer import Layer
 from imgfs.layers.store import LayerStore
 from imgfs.rootfs.kernel import Kernel
+from imgfs.rootfs.lowers import ChainSources
 from imgfs.rootfs.metadata import MetadataImages
 from imgfs.rootfs.rootfs import Rootfs
 from imgfs.rootfs.terms import Terms
@@ -66,11 +67,8 @@ class Scene:
         terms = Terms("/mnt", capabilities, is_root, trusted=True)
         self.rootfs = Rootfs(
             terms,
-            self.images,
-            self.graph,
-            self.views,
+            ChainSources(self.graph, self.layers, self.views, self.images),
             self.snapshots,
-            self.layers,
             ContainerRecords(self.state),
             self.nursery,
             self.kernel,
