@@ -111,7 +111,7 @@ def test_a_killed_supervisor_leaves_a_running_process_and_no_exit_code(box: Box)
     box.assert_nothing_stays("four")
 
 
-def test_a_terminated_supervisor_passes_the_signal_to_the_program(box: Box) -> None:
+def test_a_terminated_supervisor_sends_the_stop_signal_to_the_program(box: Box) -> None:
     script = 'trap "echo asked; exit 6" USR1; echo ready; while true; do sleep 0.02; done'
     started = box.start("service", script, id="five")
     until(lambda: box.record("five").log.read_bytes() == b"ready\n")
@@ -163,7 +163,7 @@ def test_a_malformed_message_is_refused_and_the_container_lives(box: Box) -> Non
     assert box.record("nine").status().status == "running"
 
 
-def test_the_final_status_is_kept_where_no_process_can_be_started(box: Box) -> None:
+def test_the_final_status_is_kept_at_the_limit_of_processes(box: Box) -> None:
     started = box.start("box", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done", id="full")
     until(lambda: box.record("full").log.read_bytes() == b"ready\n")
     (pid,) = supervisors(box.mount.path)

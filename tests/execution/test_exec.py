@@ -82,7 +82,7 @@ def test_an_exit_code_without_a_runtime_error_is_the_programs(tmp_path: Path, co
         ("container is not running", None),
     ],
 )
-def test_a_runtime_error_is_not_an_exit_code_of_the_program(tmp_path: Path, complaint: str, code: int | None) -> None:
+def test_a_runtime_error_is_raised_with_a_shells_exit_code(tmp_path: Path, complaint: str, code: int | None) -> None:
     with pytest.raises(RuntimeFailed, match="runtime fake: exec: ") as caught:
         execute(runtime(tmp_path, 255, complaint), "one", SPEC, ExecRequest(["x"]), "/")
     assert caught.value.exit_code == code

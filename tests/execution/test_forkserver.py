@@ -198,7 +198,7 @@ def test_a_caller_with_another_confinement_is_not_served(box: Box, before: tuple
     assert (namespace == os.readlink("/proc/self/ns/net")) is ("--net" not in before)
 
 
-def test_signals_act_on_the_command_as_on_the_caller(faked: Box, runtime: Path) -> None:
+def test_the_child_ignores_the_callers_ignored_signals_and_ends_with_the_caller(faked: Box, runtime: Path) -> None:
     set_quirks(runtime, run="hang")
     words = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *IMGFS, "run", "-d", "--name", "deaf", "box", "true"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=faked.environment) as process:
@@ -211,7 +211,7 @@ def test_signals_act_on_the_command_as_on_the_caller(faked: Box, runtime: Path) 
 
 
 DIRECT = ("unshare", "--uts")
-"""Prefixes of a command that the fork server must not run."""
+"""A prefix for commands that the fork server must not run."""
 
 
 @pytest.mark.parametrize("before", [(), DIRECT])

@@ -200,7 +200,7 @@ def test_foreground_start_exits_with_the_containers_code(box: Box) -> None:
     assert (missing.returncode, b"does not exist" in missing.stderr) == (125, True)
 
 
-def test_closed_standard_streams_are_not_reused(box: Box) -> None:
+def test_a_container_runs_with_closed_standard_streams(box: Box) -> None:
     for closed in ("1>&-", "0<&-", "1>&- 2>&- 0<&-"):
         command = f'exec "$@" {closed}'
         words = [*IMGFS, "run", "-i", "--rm", "box", "sh", "-c", "cat; echo out; echo err >&2; exit 6"]

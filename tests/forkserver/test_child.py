@@ -23,6 +23,6 @@ os.wait()
 
 @pytest.mark.parametrize("is_prepared", ["0", "1"])
 @pytest.mark.parametrize(("error", "is_told"), [("ValueError", True), ("OSError", False), ("KeyboardInterrupt", False)])
-def test_a_failure_of_the_child_is_reported(error: str, is_told: bool, is_prepared: str) -> None:
+def test_the_child_reports_only_programming_errors(error: str, is_told: bool, is_prepared: str) -> None:
     done = subprocess.run([sys.executable, "-c", ASKING, error, is_prepared], capture_output=True, check=False)
     assert (done.returncode, b"a word on it" in done.stderr) == (0, is_told)
