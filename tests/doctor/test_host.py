@@ -1,4 +1,4 @@
-"""Each check of the host says what it finds on hosts of all kinds, and what to do."""
+"""Checks of the host: each reports its finding and advice, on hosts of all kinds."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_capabilities_are_read(effective: str, is_root: bool, grade: str) -> Non
 
 
 def test_user_namespaces_may_be_forbidden(tmp_path: Path) -> None:
-    assert host.user_namespaces(tmp_path).grade == "ok"  # a kernel that does not limit them
+    assert host.user_namespaces(tmp_path).grade == "ok"  # a kernel without these limits
     (tmp_path / "user").mkdir()
     limit = tmp_path / "user/max_user_namespaces"
     limit.write_text("15000\n")

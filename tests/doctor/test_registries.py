@@ -1,4 +1,4 @@
-"""What is configured about registries is read as the daemon reads it; what is wrong is named, and no secret told."""
+"""Checks of the registry configuration: problems are named, and no secret is printed."""
 
 from __future__ import annotations
 

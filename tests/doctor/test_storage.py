@@ -1,4 +1,4 @@
-"""The state directory's disk: what is tried leaves nothing, and what is wrong is named."""
+"""Checks of the state directory's disk: problems are named, and no file is left behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.programs import run
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 1 MiB, as the state directory."""
+    """A tmpfs of 1 MiB as the state directory."""
     path = tmp_path / "small"
     path.mkdir(mode=0o700)
     run("mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", path)

@@ -1,4 +1,4 @@
-"""A place to mount in that is empty again after each test, whatever it does."""
+"""Fixture: a directory for mounts that is unmounted after each test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgfs.kernel.mounts import mounts_below, unmount
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory below which everything is unmounted in the end."""
+    """A directory. Everything below it is unmounted after the test."""
     yield tmp_path
     for mount in mounts_below(str(tmp_path)):
         unmount(mount.mountpoint, detach=True)

@@ -1,4 +1,4 @@
-"""What the mounts under test are made of: a small EROFS image written by hand, directories, a powerless process."""
+"""Material for mounts under test: a small EROFS image written by hand, directories, a process without capabilities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENTRY = struct.Struct("<QHBB")
 def erofs_image(path: Path, devices: int, uuid: bytes = b"imgfs-test-image") -> list[Path]:
     """Write an image whose root has a file `<n>` of 4,096 bytes on each device, and return the device files.
 
-    Written by hand from erofs_fs.h, so that the kernel judges the mount calls and not the writer of imgfs.
+    It is written by hand after erofs_fs.h, so that the tests check the mount calls and not the image writer of imgfs.
     """
     names = sorted([b".", b"..", *(b"%03d" % number for number in range(devices))])
     meta = -(-(_DEVICES + 128 * devices) // _BLOCK) * _BLOCK
@@ -42,12 +42,12 @@ def mount_erofs(image: Path, devices: Sequence[Path], target: str, *, trusted: b
 
 
 def content_of(number: int) -> bytes:
-    """What is on a device of an image by erofs_image."""
+    """Return the content of one device of an image by erofs_image."""
     return (b"device %03d\n" % number).ljust(_BLOCK, b".")
 
 
 def directory(path: Path, **files: str) -> Path:
-    """A directory with these files."""
+    """Make a directory with these files."""
     path.mkdir(parents=True)
     for name, text in files.items():
         (path / name).write_text(text)
@@ -55,12 +55,12 @@ def directory(path: Path, **files: str) -> Path:
 
 
 def mounts_of(place: Path) -> list[MountEntry]:
-    """The mounts that have to do with `place`; others on this machine come and go."""
+    """Return the mounts at or below `place`. Other mounts on this machine come and go."""
     return [mount for mount in mounts() if str(place) in (mount.mountpoint + mount.source)]
 
 
 def options(path: Path) -> set[str]:
-    """The options of the mount at `path` itself, not of its filesystem."""
+    """Return the options of the mount at `path`, not those of its filesystem."""
     mount = mount_at(str(path))
     assert mount is not None, f"{path}: nothing is mounted there"
     lines = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -68,7 +68,7 @@ def options(path: Path) -> set[str]:
 
 
 def powerless(code: str, *arguments: Path) -> str:
-    """What Python code prints as root without CAP_SYS_ADMIN, as in a container."""
+    """Run Python code as root without CAP_SYS_ADMIN, as in a container, and return its output."""
     become = [program("setpriv"), "--bounding-set=-sys_admin", "--inh-caps=-all"]
     command = [*become, sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()

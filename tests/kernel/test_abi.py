@@ -1,4 +1,4 @@
-"""Which programs the kernel executes."""
+"""Which ABIs of programs the kernel executes."""
 
 from __future__ import annotations
 

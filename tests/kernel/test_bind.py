@@ -1,4 +1,4 @@
-"""The same directory at a second place, read-only."""
+"""Read-only bind mounts of a directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of a mount that outlast it, in this mount namespace and in others."""
+"""Find copies of a mount, in this mount namespace and in others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.mount.scene import succeed
 
 @pytest.fixture
 def mounted(place: Path) -> Path:
-    """A tmpfs upon a mount that tells its peers and slaves of what is mounted in it."""
+    """A tmpfs on a shared mount, which propagates later mounts to its peers and slaves."""
     above = directory(place / "above")
     with FilesystemContext("tmpfs", "above") as context, context.create(0) as mount:
         mount.attach(str(above))
@@ -36,7 +36,7 @@ def is_elsewhere(path: Path) -> bool:
 
 @contextmanager
 def namespace(propagation: str, root: Path | None = None) -> Generator[None]:
-    """A process in a mount namespace of its own, made from this one; its root directory there is `root`."""
+    """A process in its own mount namespace, copied from this one, with `root` as its root directory."""
     inside = "from os import chdir, chroot; import sys; sys.argv[1:] and (chroot(sys.argv[1]), chdir('/')); "
     code = inside + "print(flush=True); sys.stdin.read()"
     command = ["unshare", "-m", "--propagation", propagation, "python3", "-c", code, *([str(root)] if root else [])]

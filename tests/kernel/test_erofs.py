@@ -1,4 +1,4 @@
-"""EROFS straight from files: devices in order, restrictions, and what each refusal says."""
+"""EROFS mounts from files: the order of devices, restrictions, and the error of each refusal."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_detached_mount_is_in_no_tree_and_goes_with_its_descriptor(place: Path) 
 
 
 def refuse(image_path: Path, devices: list[Path], target: Path) -> ImgfsError:
-    """The error of a mount that leaves nothing behind."""
+    """Return the error of a failed mount, and check that no mount is left."""
     before, descriptors = mounts_of(target.parent), len(os.listdir("/proc/self/fd"))
     with pytest.raises(ImgfsError) as caught:
         mount_erofs(image_path, devices, str(target), trusted=True)

@@ -1,4 +1,4 @@
-"""The greeting of kernel and library, amended (structures of linux/fuse.h)."""
+"""The FUSE_INIT handshake with amended flags (structures of linux/fuse.h)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The overlay of ordinary users, as root and as one of them."""
+"""fuse-overlayfs, as root and as an ordinary user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ else:
 
 
 def refuse(lowers: list[str], target: Path, upper: Path | None = None, work: Path | None = None) -> ImgfsError:
-    """The error of a mount that leaves nothing behind."""
+    """Return the error of a failed mount, and check that no mount is left."""
     before = mounts_of(target)
     with pytest.raises(ImgfsError) as caught:
         mount_fuse_overlay(lowers, str(target), upper, work)
@@ -106,7 +106,7 @@ def test_program_that_is_missing_broken_or_hanging(place: Path, monkeypatch: pyt
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    """An ordinary user's directory, in a mount namespace where users may use FUSE; its mounts go with it."""
+    """An ordinary user's directory in a mount namespace where users may use FUSE. Its mounts end with the namespace."""
     public = Path(tempfile.mkdtemp(prefix="imgfs-user-"))
     try:
         public.chmod(0o755)
@@ -120,7 +120,7 @@ def home() -> Iterator[Home]:
 
 
 def as_user(home: Home, lower: Path, target: Path) -> str:
-    """What the call prints as the user; the mount is taken away again."""
+    """Run the call as the user, unmount the overlay, and return the output."""
     done = home.run(sys.executable, "-c", CALL, lower, target, home.path / "upper", home.path / "work")
     assert not done.stderr
     home.run("fusermount3", "-u", target)

@@ -1,4 +1,4 @@
-"""A daemon that is killed while a thread of its own waits in its tree dies all the same, and so do all who wait."""
+"""A killed daemon exits although one of its threads waits in the daemon's own tree; all other waiters are released."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def point(tmp_path: Path) -> Iterator[str]:
 
 
 def start(point: str, how: str) -> subprocess.Popen[bytes]:
-    """A daemon that has a thread waiting in its own mount."""
+    """Start a daemon with a thread that waits in the daemon's own mount."""
     command = [sys.executable, "-c", DAEMON, point, how]
     made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert made.stdout
@@ -73,7 +73,7 @@ def test_the_killed_one_dies_and_its_mount_is_dead(point: str) -> None:
 
 
 def test_it_would_not_by_itself(point: str) -> None:
-    """Else the guard is not needed any more."""
+    """If this test fails, the kernel has changed and the guard is no longer needed."""
     with start(point, "alone") as daemon:
         daemon.send_signal(signal.SIGKILL)
         assert not dies(daemon, 0.2)

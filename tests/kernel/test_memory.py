@@ -1,4 +1,4 @@
-"""Pages that are there before they are used, asked of the kernel, which counts what it had to do."""
+"""Memory that is populated before its first use. The kernel's counter of page faults shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls themselves: the kernel's words in every refusal, and descriptors that leave nothing behind."""
+"""The mount system calls: each error has the kernel's message, and no descriptor leaks."""
 
 from __future__ import annotations
 

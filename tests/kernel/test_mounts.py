@@ -1,4 +1,4 @@
-"""What is below a mountpoint, and taking it away in the right order."""
+"""List the mounts below a mountpoint, and unmount them in the right order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writable and read-only chains: what is seen, what reaches the upper, and what each refusal says."""
+"""Writable and read-only overlays: the merged tree, the upper directory, and the error of each refusal."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tests.support.programs import run
 
 
 class Scene:
-    """An empty upper and work directory and a target."""
+    """An empty upper and work directory, and a target."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self.upper, self.work, self.target = (directory(place / name) for name in ("upper", "work", "target"))
 
     def over_erofs(self, *lowers: Path, uuid: bytes = b"imgfs-test-image", trusted: bool = True) -> None:
-        """Mount with the upper over `lowers` over an EROFS with two files."""
+        """Mount the upper over `lowers` and an EROFS with two files."""
         devices = erofs_image(self.place / "image", 2, uuid)
         with detached_erofs(self.place / "image", devices, trusted=True) as bottom:
             chain = [*map(str, lowers), bottom]
             mount_overlay(chain, str(self.target), upper=self.upper, work=self.work, trusted=trusted)
 
     def refuse(self, *lowers: Path, upper: Path | None, work: Path | None) -> ImgfsError:
-        """The error of a mount that leaves nothing behind."""
+        """Return the error of a failed mount, and check that no mount is left."""
         before, descriptors = mounts_of(self.place), len(os.listdir("/proc/self/fd"))
         with pytest.raises(ImgfsError) as caught:
             mount_overlay([*map(str, lowers)], str(self.target), upper=upper, work=work, trusted=True)

@@ -1,4 +1,4 @@
-"""What the probe says where everything works, and where one thing or another does not."""
+"""What the probe reports where all mounts work, and where some do not."""
 
 from __future__ import annotations
 

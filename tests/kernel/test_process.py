@@ -1,4 +1,4 @@
-"""Living no longer than another process."""
+"""A process that the kernel kills when another process exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of system calls by name."""
+"""System call numbers by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""User snapshots as files: prepare, commit, and an image to stand on."""
+"""User snapshots as files: prepare, commit, and a base image for them."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ class Workshop:
         return chain_ids(BASE.diff_ids)[-1]
 
     def at(self, id: str) -> Path:
-        """snapshots/<id>."""
+        """Return the path snapshots/<id>."""
         return self.mount.snapshots / id
 
     def active(self, key: str) -> Path:
-        """snapshots/active/<key>."""
+        """Return the path snapshots/active/<key>."""
         return self.at(f"active/{key}")
 
     def prepare(self, key: str, parent: str | None = None) -> Path:
-        """mkdir, and a link to the parent; returns its rootfs."""
+        """Make the directory and the link to the parent. Returns the rootfs."""
         return prepare(self.mount, key, parent)
 
     def commit(self, key: str, name: str) -> Path:
-        """Rename; returns the committed rootfs."""
+        """Commit by renaming. Returns the committed rootfs."""
         return commit(self.mount, key, name)
 
     def make(self, name: str, parent: str | None = None, **files: str) -> Path:
-        """A committed snapshot with these files at its top; returns its rootfs."""
+        """Make a committed snapshot with these files at its top. Returns its rootfs."""
         root = self.prepare(f"for-{name}", parent)
         for file, text in files.items():
             (root / file).write_text(text)
@@ -76,7 +76,7 @@ class Workshop:
 
 
 def prepare(mount: Mounted, key: str, parent: str | None = None) -> Path:
-    """mkdir snapshots/active/<key>, and a link to the parent; returns its rootfs."""
+    """Make snapshots/active/<key> and the link to the parent. Returns the rootfs."""
     made = mount.snapshots / "active" / key
     made.mkdir()
     if parent is not None:
@@ -85,7 +85,7 @@ def prepare(mount: Mounted, key: str, parent: str | None = None) -> Path:
 
 
 def commit(mount: Mounted, key: str, name: str) -> Path:
-    """mv snapshots/active/<key> snapshots/<name>; returns the committed rootfs."""
+    """Rename snapshots/active/<key> to snapshots/<name>. Returns the committed rootfs."""
     os.rename(mount.snapshots / "active" / key, mount.snapshots / name)
     return mount.snapshots / name / "rootfs"
 
@@ -99,29 +99,29 @@ def workshop(directory: Path) -> Generator[Workshop]:
 
 
 def add_base(scene: Scene) -> None:
-    """Have the base image here, layers and all, durably."""
+    """Store the base image with its layers, durably."""
     name = scene.serve(BASE, "base")
     (name / "pull").read_bytes()
     os.listdir(f"{name}/rootfs/")
 
 
 def children(path: Path) -> list[str]:
-    """user.imgfs.children, one id a line."""
+    """Return user.imgfs.children, one ID a line."""
     return os.getxattr(path, "user.imgfs.children").decode(errors="surrogateescape").split()
 
 
 def kind(path: Path) -> str:
-    """user.imgfs.kind."""
+    """Return user.imgfs.kind."""
     return os.getxattr(path, "user.imgfs.kind").decode()
 
 
 def mount_table() -> str:
-    """The table of mounts; names there are bytes."""
+    """Return the mount table. Its names are bytes."""
     return Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
 
 
 def digest_of(layer: Path) -> str:
-    """The digest of a file, read in order."""
+    """Return the digest of a file, read in order."""
     with layer.open("rb", buffering=0) as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
@@ -142,5 +142,5 @@ def small_disk(directory: Path, size: int) -> Generator[Path]:
 
 
 def unmount(disk: Path, *flags: str) -> None:
-    """Unmount; the kernel may hold it for a moment after the last process that used it has ended."""
+    """Unmount. Retries, because the kernel may hold the mount for a moment after its last process has exited."""
     until(lambda: subprocess.run([program("umount"), *flags, disk], check=False).returncode == 0)

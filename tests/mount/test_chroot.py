@@ -1,4 +1,4 @@
-"""A rootfs is one to live in: programs run in it by chroot, static and dynamic, as if it had been unpacked."""
+"""Programs, static and dynamic, run in a rootfs by chroot, as in an unpacked image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEED = bytes(range(256)) * 40_000
 
 
 def host_files(*programs: str) -> list[Entry]:
-    """Programs of this machine with the libraries they are linked with, at the same paths."""
+    """Programs of this machine and the libraries that they are linked with, at the same paths."""
     found: set[Path] = set()
     for one in programs:
         path = Path(program(one))
@@ -40,7 +40,7 @@ def busybox(mounted: Mounted, registry: FakeRegistry) -> Path:
 
 
 def serve(mounted: Mounted, registry: FakeRegistry, entries: Sequence[Entry]) -> Path:
-    """The rootfs of an image of one layer."""
+    """Serve an image of one layer, and return its rootfs."""
     image([layer(entries)]).add_to(registry, "own", "1")
     return Path(os.path.realpath(mounted.rootfs(f"{registry.host}/own:1"), strict=True))
 

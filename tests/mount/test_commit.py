@@ -1,4 +1,4 @@
-"""mv commits an active snapshot under a name; views pin it; rmdir removes it when it is unused."""
+"""mv commits an active snapshot under a name, views pin it, and rmdir removes it when it is unused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""snapshots/active/: mkdir prepares, a link is the parent, rootfs is written to, rmdir removes."""
+"""snapshots/active/: mkdir prepares a snapshot, a link sets its parent, rootfs is writable, and rmdir removes it."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def test_removing_what_somebody_stands_in_is_busy(shop: Workshop) -> None:
 
 
 def test_the_first_to_come_by_o_path_is_told_to_walk_again(shop: Workshop) -> None:
-    """He is beneath what is mounted as he goes on; `rootfs/.` is a walk that mounts."""
+    """The descriptor is of the directory beneath the mount. A walk to `rootfs/.` mounts first."""
     for key in ("o-path", "o-path-dot"):
         shop.active(key).mkdir()
         (shop.active(key) / "parent").symlink_to(f"../../{shop.base}")
@@ -354,7 +354,7 @@ def test_the_first_to_come_by_o_path_is_told_to_walk_again(shop: Workshop) -> No
 
 
 def test_rm_r_of_a_whole_snapshot_stops_at_its_mounts(shop: Workshop) -> None:
-    """rm empties rootfs first, as any tool does; the directory itself goes by rmdir alone."""
+    """rm empties rootfs first, as every tool does. Only rmdir removes the directory itself."""
     shop.prepare("rm", shop.base)
     assert run("rm", "-r", "--one-file-system", shop.active("rm")).returncode == 1
     assert (shop.active("rm") / "rootfs/etc/os").read_text() == "base\n"

@@ -1,4 +1,4 @@
-"""kill -9 of the daemon at any system call: a snapshot is wholly there or wholly not, and what was told holds."""
+"""kill -9 of the daemon at any system call: a snapshot is complete or absent, and acknowledged changes are kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POINTS = [
     ("chmod", 2),
     *(("writev", number) for number in (4, 16, 20)),
 ]
-"""System calls to kill before, counted from the first operation on, for each thread."""
+"""System calls before which the daemon is killed, counted for each thread from the first operation on."""
 
 Picture = dict[str, str]
 
@@ -41,7 +41,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 
 class Life:
-    """What a user does with one snapshot, step by step, and what has to be seen after each step."""
+    """A user's operations on one snapshot, step by step, and the state that must be visible after each step."""
 
     def __init__(self, shop: Workshop, key: str) -> None:
         self.shop = shop
@@ -52,7 +52,7 @@ class Life:
 
     @property
     def steps(self) -> list[tuple[Callable[[], object], Picture]]:
-        """Each step with what it adds to the picture; an empty word takes away."""
+        """Each step, with the names that it adds to the expected state. An empty string removes one."""
         return [
             (self.key.mkdir, {"key": "active"}),
             (
@@ -73,7 +73,7 @@ class Life:
         ]
 
     def live(self) -> list[Picture]:
-        """Do step after step until one fails; the pictures that may be seen then: before it, and after it."""
+        """Run steps until one fails. Return the two valid states then: before the failed step, and after it."""
         picture: Picture = {}
         for step, change in self.steps:
             after = {name: word for name, word in {**picture, **change}.items() if word}
@@ -85,7 +85,7 @@ class Life:
         return [picture]
 
     def picture(self) -> Picture:
-        """What is seen."""
+        """Return the visible state."""
         place = self.key if self.key.exists() else self.name
         if not place.exists():
             return {}
@@ -116,13 +116,13 @@ class Life:
 
 
 def listed(path: Path) -> list[str]:
-    """The names in a directory; none where there is none."""
+    """Return the names in a directory, or none if it does not exist."""
     return os.listdir(path) if path.exists() else []
 
 
 @contextmanager
 def killed_at(mounted: Mounted, call: str, number: int) -> Generator[None]:
-    """Have the daemon killed before the `number`th `call` of a thread; at the end of the block in any case."""
+    """Kill the daemon before the `number`th `call` of a thread, and at the latest at the end of the block."""
     pid = mounted.pid()
     assert pid is not None
     command = [program("strace"), "-f", "-p", str(pid), "-o", os.devnull, "-e", f"trace={call}"]
@@ -151,7 +151,7 @@ def directories(shop: Workshop) -> set[str]:
 
 
 def kept(shop: Workshop) -> int:
-    """How many snapshots are listed that have a directory of their own."""
+    """Count the listed snapshots that have a directory of their own."""
     own = [name for name in os.listdir(shop.mount.snapshots) if ":" not in name and name != "active"]
     return len(os.listdir(shop.at("active"))) + len([name for name in own if not shop.at(name).is_symlink()])
 
@@ -171,7 +171,7 @@ def test_wherever_a_kill_strikes(shop: Workshop, call: str, number: int) -> None
 
 
 def finish(life: Life) -> None:
-    """Whatever is there goes on to be used as if nothing had been, and can be removed."""
+    """Check that every remaining snapshot can be used as if no crash had happened, and removed."""
     if life.child.exists():
         life.child.rmdir()
     if life.view.is_symlink():

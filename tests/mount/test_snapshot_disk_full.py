@@ -1,4 +1,4 @@
-"""The disk of the state directory runs full below writable snapshots: ENOSPC, and all goes on once there is room."""
+"""The state directory's disk fills up under writable snapshots: ENOSPC, then normal operation once space is free."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = 24 << 20
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Workshop]:
-    """A mount whose state directory is on a small disk of its own."""
+    """A mount whose state directory is on its own small disk."""
     with small_disk(tmp_path, SIZE) as disk, FakeRegistry() as registry, Mounted(tmp_path) as mount:
         mount.state = disk / "state"
         mount.start()
@@ -33,7 +33,7 @@ def shop(tmp_path: Path) -> Iterator[Workshop]:
 
 
 def fill(path: Path) -> None:
-    """Write zeros to a new file until not one byte more is taken."""
+    """Write zeros to a new file until the disk accepts not one byte more."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         for size in (1 << 20, 4096, 1):
@@ -49,7 +49,7 @@ def fill(path: Path) -> None:
 
 
 def attempt(change: Callable[[], object]) -> bool:
-    """Whether there was room for it."""
+    """Return whether there was space for it."""
     try:
         change()
     except OSError as error:

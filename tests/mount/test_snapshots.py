@@ -1,4 +1,4 @@
-"""snapshots/: every prefix of a chain by its chain ID, as a view that nobody can change."""
+"""snapshots/ lists every prefix of a chain by its chain ID, as a read-only view."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pulled(scene: Scene) -> Image:
 
 
 def chain(scene: Scene, made: Image) -> list[Path]:
-    """The snapshots of an image, base first."""
+    """Return the snapshots of an image, base first."""
     return [scene.mount.snapshots / one for one in chain_ids(made.diff_ids)]
 
 

@@ -1,4 +1,4 @@
-"""Writable snapshots of an ordinary user: fuse-overlayfs where root may walk into the mount, else a reason."""
+"""Writable snapshots of an ordinary user: fuse-overlayfs if root may enter the mount, else an error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Workshop(Home):
         return done
 
     def begin(self, registry: FakeRegistry, config: str = "") -> None:
-        """Mount with this configuration, bring the image here, and prepare `work` on it."""
+        """Mount with this configuration, pull the image, and prepare `work` on it."""
         self.state.mkdir(mode=0o700, exist_ok=True)
         (self.state / "imgfs.toml").write_text(config)
         for path in (self.state, self.state / "imgfs.toml"):
@@ -40,18 +40,18 @@ class Workshop(Home):
         self.prepare("work", CHAIN)
 
     def prepare(self, key: str, parent: str) -> None:
-        """mkdir, and the parent's link."""
+        """Make the snapshot (mkdir) and the link to its parent."""
         self.sh(f"mkdir snapshots/active/{key} && ln -s ../../{parent} snapshots/active/{key}/parent")
 
     def overlays(self) -> list[str]:
-        """The mountpoints of fuse-overlayfs in the namespace."""
+        """Return the mountpoints of fuse-overlayfs in the namespace."""
         lines = self.run("cat", "/proc/self/mountinfo").stdout.splitlines()
         return [line.split()[4] for line in lines if "fuse.fuse-overlayfs" in line]
 
 
 @pytest.fixture
 def workshop(home: Home, public: Path) -> Iterator[Workshop]:
-    """As `home`, where root has set user_allow_other."""
+    """Like `home`, but root has set user_allow_other."""
     (public / "fuse.conf").write_text("user_allow_other\n")
     assert home.run("mount", "--bind", public / "fuse.conf", "/etc/fuse.conf", uid=0).returncode == 0
     made = Workshop(home.path, home.namespace)

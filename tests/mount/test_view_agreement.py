@@ -1,4 +1,4 @@
-"""Same path, same content: the kernel's view, the FUSE view and an overlay on either show one and the same tree."""
+"""The kernel's view, the FUSE view, and an overlay on either show the same tree."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ EDGES: list[Entry] = [
 ]
 SAME = layer([Dir("same"), File("same/file", b"the same layer twice\n"), File("same/upper", b"1\n")])
 ODD_WHITEOUTS = (".wh.", ".wh..", ".wh...", ".wh..wh.plnk", ".wh..wh.aufs", ".wh..wh.", ".wh..wh..wh..opq")
-"""Names that look like whiteouts and hide nothing. The views do not show them."""
+"""Names that look like whiteouts but hide no file. The views do not show them."""
 KEPT = [
     Dir("kept"),
     File("kept/file", b"kept\n"),
@@ -85,7 +85,7 @@ IMAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One registry, and two mounts of it: of the kernel's views, and of FUSE's."""
+    """One registry and two mounts of it: one with kernel views, one with FUSE views."""
 
     kernel: Scene
     fuse: Scene
@@ -153,7 +153,7 @@ def test_views_agree_when_layers_are_missing_and_when_they_are_back(pair: Pair) 
 
 
 def numbers_of(scene: Scene) -> dict[str, int]:
-    """The inode number of everything, without reading a file."""
+    """Return the inode number of every path, without reading a file."""
     found: dict[str, int] = {}
     for name in IMAGES:
         top = os.path.realpath(f"{scene.name(name)}/rootfs/", strict=True)
@@ -165,7 +165,7 @@ def numbers_of(scene: Scene) -> dict[str, int]:
 
 
 def test_sparse_files_tell_their_blocks_in_fuse(pair: Pair) -> None:
-    """EROFS has no holes in a chunked file of one chunk, so st_blocks differs there."""
+    """EROFS has no holes in a chunked file of one chunk, so its st_blocks differs from FUSE's."""
     path = f"{pair.fuse.name('oddities')}/rootfs/sparse/only-hole"
     assert (os.stat(path).st_size, os.stat(path).st_blocks) == (MEBIBYTE, 0)
     path = f"{pair.fuse.name('edges')}/rootfs/sparse/tail"

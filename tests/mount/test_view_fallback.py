@@ -1,4 +1,4 @@
-"""Where the kernel cannot show a view, FUSE does, the reason is told, and damaged metadata images are made anew."""
+"""FUSE serves a view that the kernel cannot show, the reason is reported, and damaged metadata images are rebuilt."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def tree(scene: Scene, repository: str) -> dict[bytes, Node]:
 
 
 def check_fuse(scene: Scene, reason: str) -> None:
-    """FUSE serves whole views, read-only for root too, and `.imgfs/state.json` says why; snapshots can be written."""
+    """Check that FUSE serves whole views, read-only also for root, that `.imgfs/state.json` has the reason, and that
+    snapshots can be written.
+    """
     state = state_of(scene.mount)
     assert state["views"] == "fuse"
     assert reason in state["mounts"]["erofs"]
@@ -75,7 +77,7 @@ def test_a_state_directory_on_tmpfs_is_refused_by_erofs(tmp_path: Path) -> None:
 
 @contextmanager
 def disk(tmp_path: Path, *mount: str | Path) -> Generator[Path]:
-    """Something mounted at a directory, taken away again."""
+    """Mount a filesystem at a directory while the block runs."""
     path = tmp_path / "disk"
     path.mkdir()
     succeed("mount", *mount, path)
@@ -130,7 +132,7 @@ def check_trust_of_overlay(scene: Scene, *, trusted: bool) -> None:
 
 
 def check_trust_in(rootfs: Path, *, trusted: bool) -> None:
-    """A setuid program makes its caller root, and a device opens; or neither."""
+    """Check that a setuid program makes its caller root and that a device opens, or that neither works."""
     assert (rootfs / "setuid").stat().st_mode & 0o7777 == 0o4755
     script = "import os, sys; os.chdir(sys.argv[1]); os.setgroups([]); os.setresgid(9, 9, 9); os.setresuid(9, 9, 9); "
     script += "os.execv('./setuid', ['id', '-u'])"
@@ -172,7 +174,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 def test_damaged_metadata_images_are_made_again(scene: Scene) -> None:
-    """All in one life of a daemon: each start would take longer than the rest."""
+    """All cases share one daemon, because each start takes longer than all the cases."""
     made = {damage: small(f"torn/{number}", layers=2) for number, damage in enumerate(DAMAGES)}
     names = {damage: f"torn/{number}" for number, damage in enumerate(DAMAGES)}
     for damage, one in made.items():
@@ -239,7 +241,7 @@ def test_what_cannot_be_made_again_leaves_it_to_fuse(scene: Scene) -> None:
 
 
 def check_refused(scene: Scene, snapshot: Path, reason: str) -> None:
-    """FUSE serves the snapshot, read-only, and it is told why the kernel does not."""
+    """Check that FUSE serves the snapshot read-only, and that the reason is reported."""
     assert shown_at(scene.mount, snapshot) == ["fuse.imgfs"]
     assert not os.access(snapshot / "rootfs/mark", os.W_OK)
     assert reason in error_of(snapshot)
@@ -267,7 +269,7 @@ def test_a_full_disk_leaves_it_to_fuse(tmp_path: Path) -> None:
 
 
 def fill(path: Path) -> None:
-    """Leave not a byte on the disk of `path`."""
+    """Fill the disk of `path` to the last byte."""
     with path.open("wb", buffering=0) as file:
         for size in (1 << 20, 4096, 1):
             try:
@@ -280,7 +282,7 @@ def fill(path: Path) -> None:
 
 
 def test_root_that_may_not_mount_is_told_so(tmp_path: Path) -> None:
-    """As in a container without CAP_SYS_ADMIN, where fusermount3 may not either."""
+    """As in a container without CAP_SYS_ADMIN, where fusermount3 may not mount either."""
     with Mounted(tmp_path) as mount:
         words = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", "--ambient-caps=-all", *IMGFS]
         done = run(*words, "mount", mount.path, "--state", mount.state)
@@ -303,7 +305,7 @@ grep -c "$1" /proc/self/mountinfo
 
 
 def test_root_of_a_user_namespace_has_the_fuse_view_read_only(tmp_path: Path, registry: FakeRegistry) -> None:
-    """FUSE and bind mounts are for the root of a user namespace too, EROFS is not."""
+    """The root of a user namespace may use FUSE and bind mounts, but not EROFS."""
     small("box").add_to(registry, "box", "1")
     words = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "env"]
     python = [f"PYTHON={sys.executable}", "sh", "-c", _IN_A_NAMESPACE, "sh"]

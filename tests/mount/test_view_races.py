@@ -1,4 +1,4 @@
-"""Many at once: walkers into new views, commits and removals beside them, and nobody who has to wait for them."""
+"""Concurrent walkers into new views, beside commits and removals. No walker waits for an unrelated operation."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def pulled(scene: Scene, repository: str) -> Path:
-    """The snapshot of an image that is here and that nobody has walked into."""
+    """The snapshot of a pulled image that was never walked into."""
     made = small(repository, layers=2)
     (scene.serve(made, repository) / "pull").read_bytes()
     return chain_of(scene, made)
 
 
 def kinds(scene: Scene) -> Counter[tuple[str, str]]:
-    """How often each kind of filesystem is mounted at each place."""
+    """Count the mounts of each filesystem type at each place."""
     return Counter((one.filesystem, one.mountpoint) for one in shown(scene.mount))
 
 
 def test_fifty_processes_into_twenty_images_while_others_look_around(scene: Scene) -> None:
-    """Half of them come by name and bring their image here, half walk from the other end."""
+    """Half of the processes look up image names, which fetches the images; half walk from the snapshots."""
     made = [small(f"crowd/{number}", layers=2) for number in range(IMAGES)]
     tops = [str(scene.serve(one, f"crowd/{number}") / "rootfs") for number, one in enumerate(made)]
     command = [sys.executable, "-c", _WALK]
@@ -100,7 +100,7 @@ def test_walkers_are_not_held_by_an_image_that_does_not_come(scene: Scene) -> No
 
 
 def test_commits_beside_walkers_lose_nothing(scene: Scene) -> None:
-    """A commit is refused while it is used (EBUSY), and wholly done otherwise; walkers see all of it or none."""
+    """A commit either fails with EBUSY or completes. Walkers see the whole snapshot or none of it."""
     snapshot = pulled(scene, "commits")
     with ThreadPoolExecutor(4) as pool:
         for round in range(ROUNDS):
@@ -116,7 +116,7 @@ def test_commits_beside_walkers_lose_nothing(scene: Scene) -> None:
 
 
 def walk(rootfs: Path, expected: bytes) -> int | None:
-    """Read until it is gone; why it is."""
+    """Read up to 30 times. Return the errno of the first failure, or None."""
     for _ in range(30):
         try:
             assert (rootfs / "new").read_bytes() == expected
@@ -127,7 +127,7 @@ def walk(rootfs: Path, expected: bytes) -> int | None:
 
 
 def commit(directory: Path, target: Path) -> None:
-    """mv, again and again while it is busy."""
+    """Rename, and retry while it is busy."""
     for _ in range(10_000):
         try:
             os.rename(directory, target)
@@ -160,7 +160,7 @@ def walk_into(rootfs: Path) -> int | None:
 
 
 def remove(directory: Path) -> None:
-    """rmdir, again and again while it is busy."""
+    """Remove, and retry while it is busy."""
     for _ in range(10_000):
         try:
             os.rmdir(directory)

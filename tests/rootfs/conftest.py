@@ -1,4 +1,4 @@
-"""What every test of the rootfs room needs: a kernel that mounts nothing, and a state directory."""
+"""Fixtures of the rootfs tests: a fake kernel and a state directory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.rootfs.scene import Scene
 
 @pytest.fixture
 def kernel() -> FakeKernel:
-    """In the place of the real one."""
+    """A fake kernel, used instead of the real one."""
     return FakeKernel()
 
 
 @pytest.fixture
 async def scene(tmp_path: Path, kernel: FakeKernel, nursery: trio.Nursery) -> AsyncIterator[Scene]:
-    """A state directory with nothing in it."""
+    """An empty state directory."""
     made = Scene(tmp_path, kernel, nursery)
     yield made
     made.database.close()

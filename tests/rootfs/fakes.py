@@ -1,4 +1,4 @@
-"""A kernel that mounts nothing: what is mounted where, what is in use, and calls that fail or wait when told to."""
+"""A fake kernel that records mounts and uses, and whose calls can fail or wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 10
 
 
 class Gate:
-    """Where a thread waits until it is let through; open by default."""
+    """A gate at which threads wait while it is shut. It is open at first."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -30,11 +30,11 @@ class Gate:
 
     def __call__(self) -> None:
         self.reached.set()
-        assert self._open.wait(PATIENCE), "nobody opened the gate"
+        assert self._open.wait(PATIENCE), "the gate was not opened"
 
 
 class FakeDetached:
-    """A mount in no tree: what it shows, and whether it was closed."""
+    """A detached mount: the tree that it shows, and whether it was closed."""
 
     def __init__(self, kernel: FakeKernel, shows: str) -> None:
         self.kernel = kernel
@@ -59,8 +59,11 @@ class FakeDetached:
 
 
 class FakeKernel:
-    """`mounted`: what each path shows; `used`: paths in use, that stay; `elsewhere`: paths whose filesystem is mounted
-    at another place too; `gate`: where each call stops at its end."""
+    """A kernel that mounts nothing.
+
+    `mounted`: the filesystem shown at each path. `used`: paths in use, which cannot be unmounted. `elsewhere`: paths
+    whose filesystem is also mounted at another place. `gates`: where each call waits before it returns.
+    """
 
     def __init__(self) -> None:
         self.mounted: dict[str, str] = {}
@@ -69,13 +72,16 @@ class FakeKernel:
         self.marked: set[str] = set()
         self.calls: list[str] = []
         self.seen: dict[int, list[MountEntry]] = {}
-        """What processes in other mount namespaces see, by process; the namespace has the process's number."""
+        """The mounts that processes in other mount namespaces see, by process.
+
+        The namespace has the number of its process.
+        """
         self.errors: dict[str, ImgfsError] = {}
-        """By the first word of the call: what it raises."""
+        """The error that a call raises, by the first word of the call."""
         self.gates = {"attach": Gate(), "unmount": Gate(), "expire": Gate(), "erofs": Gate()}
 
     def attach(self, shows: str) -> Callable[[str], object]:
-        """An attachment for Places.mount."""
+        """Return an attachment for Places.mount."""
 
         def attached(path: str) -> None:
             self._call(f"attach {shows}")
@@ -138,7 +144,7 @@ class FakeKernel:
         return [one for one in self.mounts() if one.mountpoint.startswith(f"{path}/")]
 
     def mount_number(self, path: str) -> None:
-        """As before Linux 6.8."""
+        """Return None, as before Linux 6.8."""
 
     def detached_erofs(self, image: Path, devices: Sequence[Path], *, trusted: bool) -> FakeDetached:
         self._call(f"erofs {image.name} {' '.join('local' if '/fd/' in str(one) else 'door' for one in devices)}")
@@ -175,7 +181,7 @@ class FakeKernel:
         self.attach(f"fuse-overlayfs {lowers[-1]}")(target)
 
     def check_unused(self, upper: Path, lower: Path, subject: str) -> None:
-        """Nobody else writes to any."""
+        """No other overlay writes to the directory."""
 
     def root_of(self, mount: FakeDetached) -> RootAttributes:
         return RootAttributes(0o755, 0, 0, 0, ())

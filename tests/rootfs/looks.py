@@ -1,4 +1,4 @@
-"""What the tests of this room have in common, besides the scene."""
+"""Helpers of the rootfs tests, besides the scene."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tests.rootfs.scene import Scene
 
 
 def shown(kernel: FakeKernel) -> dict[str, str]:
-    """What is mounted, by place."""
+    """Return the mounted filesystems by place."""
     return {path.removeprefix("/mnt/"): kind.partition(" ")[0] for path, kind in kernel.mounted.items()}
 
 
 async def active(scene: Scene, key: str, parent: Snapshot | None = None) -> str:
-    """A new active snapshot; its ID."""
+    """Make an active snapshot and return its ID."""
     info = await scene.snapshots.prepare(key)
     if parent is not None:
         await scene.snapshots.set_parent(key, parent.chain_id)

@@ -1,4 +1,4 @@
-"""Chains of stored layers, with everything that a Rootfs is made of but the kernel."""
+"""Chains of stored layers, and all the parts of a Rootfs except the kernel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOP = layer([File("top", b"top\n")])
 
 
 class Provider:
-    """Has the layers of a store, or fails when told to; counts."""
+    """Provides the layers of a store, counts the calls, and raises `error` if it is set."""
 
     def __init__(self, store: LayerStore) -> None:
         self.store = store
@@ -48,7 +48,7 @@ class Provider:
 
 
 class Scene:
-    """One state directory. `start` is the next daemon on it: what was only in memory is gone."""
+    """One state directory. `start` starts a new daemon on it, without the memory of the last one."""
 
     def __init__(self, state: Path, kernel: Kernel, nursery: trio.Nursery) -> None:
         self.state = state
@@ -76,7 +76,7 @@ class Scene:
         return self.rootfs
 
     async def chain(self, *layers: Made) -> Snapshot:
-        """The snapshot of these layers, which are here."""
+        """Return the snapshot of these layers, after storing them."""
         for one in layers:
             await stored(self.layers, one)
         return await self.graph.record([(described(one), one.diff_id) for one in layers])

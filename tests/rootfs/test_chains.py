@@ -1,4 +1,4 @@
-"""How a chain is shown: by the kernel, by a read-only bind of its FUSE view, or not at all; what a refusal changes."""
+"""How a chain is shown: a kernel mount, a read-only bind of its FUSE view, or neither; and the effects of a refusal."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_a_chain_with_an_image_is_shown_without_its_layers(kernel: FakeKer
     for path in (scene.state / "layers").rglob("tar"):
         path.unlink()
     scene.start()
-    scene.provider.error = Unreachable("nobody answers")
+    scene.provider.error = Unreachable("no answer")
     assert await scene.rootfs.chains.is_lazy(chain)
     assert await scene.rootfs.chains.show(chain)
     assert kernel.calls[0] == f"erofs {chain.chain_id.hex}.erofs door"
@@ -55,7 +55,7 @@ async def test_a_chain_with_an_image_is_shown_without_its_layers(kernel: FakeKer
 
 async def test_what_the_way_of_layers_raises_is_no_refusal(kernel: FakeKernel, scene: Scene) -> None:
     chain = await scene.chain(BASE)
-    scene.provider.error = Unreachable("nobody answers")
+    scene.provider.error = Unreachable("no answer")
     with pytest.raises(Unreachable):
         await scene.rootfs.chains.show(chain)
     assert scene.rootfs.chains.refusal(chain.chain_id) is None

@@ -1,4 +1,4 @@
-"""Metadata images: derived, checked before they are believed, made again when they are not whole."""
+"""Metadata images: built from layers, checked before use, and built again if they are damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mounts in other namespaces: one clone wherever a process sees the place, gone before the mount here goes."""
+"""Mounts in other namespaces: one clone per namespace that sees the place, unmounted before the mount here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROCESS = 7
 
 @pytest.fixture
 def places(kernel: FakeKernel, nursery: trio.Nursery) -> Places:
-    """Nothing is mounted at a place; PROCESS sees the tree at /srv."""
+    """Places without mounts. PROCESS sees the tree at /srv."""
     kernel.mounted["/mnt"] = "fuse.imgfs"
     kernel.seen[PROCESS] = [MountEntry("/srv", "fuse.imgfs", "", (0, 0), 5, 1)]
     return Places("/mnt", nursery, kernel)

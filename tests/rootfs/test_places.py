@@ -1,4 +1,4 @@
-"""Places: one mount each, made once for all who ask, and forgotten only when that very mount is gone."""
+"""Places: one mount each, made once for all concurrent callers, and forgotten only when that mount is gone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def places(kernel: FakeKernel, nursery: trio.Nursery) -> Places:
 
 
 async def reached(gate: Gate) -> None:
-    """Until a thread stands at the gate."""
+    """Wait until a thread waits at the gate."""
     assert await trio.to_thread.run_sync(gate.reached.wait, 10)
 
 

@@ -1,4 +1,4 @@
-"""How users' snapshots are shown and left: on which lower, refused where, busy while somebody has a copy."""
+"""How users' snapshots are mounted and unmounted: lower layers, refusals, Busy while a copy exists."""
 
 from __future__ import annotations
 

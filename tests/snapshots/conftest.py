@@ -22,5 +22,5 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def store(warehouse: Warehouse) -> SnapshotStore:
-    """The store itself; not for tests that reopen it."""
+    """The store of the warehouse, for tests that do not reopen it."""
     return warehouse.store

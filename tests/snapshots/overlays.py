@@ -1,4 +1,4 @@
-"""Real overlays over directories, and what a merged tree of entries would look like on disk."""
+"""Real overlays over directories, and the same merged tree computed from layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = "redirect_dir=nofollow,metacopy=off,index=off"
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """The directories of one overlay; the parent is `lower`."""
+    """The directories of one overlay. The parent is `lower`."""
 
     lower: Path
     upper: Path
@@ -32,7 +32,7 @@ class Overlay:
 
 
 def make_overlay(at: Path) -> Overlay:
-    """Directories only, so that the lower one can be filled before `mounted_overlay`."""
+    """Make the directories only, so that the test can fill the lower one before `mounted_overlay`."""
     made = Overlay(*(at / name for name in ("lower", "upper", "work", "rootfs")))
     for directory in (made.lower, made.upper, made.work, made.rootfs):
         directory.mkdir(parents=True)
@@ -42,7 +42,7 @@ def make_overlay(at: Path) -> Overlay:
 
 @contextmanager
 def mounted_overlay(overlay: Overlay, *, program: str = "mount", options: str = OPTIONS) -> Iterator[Path]:
-    """Mount by the kernel, or by fuse-overlayfs as `program`."""
+    """Mount with the kernel, or with fuse-overlayfs as `program`."""
     where = f"lowerdir={overlay.lower},upperdir={overlay.upper},workdir={overlay.work}"
     given = f"{where},{options}" if options else where
     if program == "mount":
@@ -56,12 +56,12 @@ def mounted_overlay(overlay: Overlay, *, program: str = "mount", options: str = 
 
 
 def exported(upper: Path, dialect: Dialect = KERNEL) -> bytes:
-    """The whole tar."""
+    """Return the whole tar."""
     return b"".join(export_layer(upper, dialect))
 
 
 def merged_tree(tars: Sequence[bytes]) -> dict[bytes, Node]:
-    """The picture of the merged tree of `tars`, base first, as `snapshot_tree` takes it of a directory."""
+    """Return the merged tree of `tars`, base first, in the form in which `snapshot_tree` returns a directory."""
     found = list(walk_merged(merge([walk(tar) for tar in tars]).root))
     names: dict[int, set[bytes]] = {}
     for path, node in found:
@@ -96,7 +96,7 @@ def _picture(node: MergedNode, names: set[bytes], tars: Sequence[bytes]) -> Node
 
 
 def fill_lower(root: Path) -> None:
-    """A parent with something of every kind."""
+    """Fill a parent with one file of every kind."""
     for name in ("kept", "gone-dir/deep/er", "opaque/old", "merged/sub", "renamed/sub", "became-file/x", "link-target"):
         (root / name).mkdir(parents=True)
     for name in ("kept/file", "gone-dir/deep/er/f", "opaque/old/f", "merged/sub/low", "renamed/sub/f", "link-target/f"):
@@ -114,7 +114,7 @@ def fill_lower(root: Path) -> None:
 
 
 def change_everything(root: Path) -> None:
-    """What programs do in a rootfs: one of each."""
+    """Make one change of every kind that programs make in a rootfs."""
     (root / "gone").unlink()
     run("rm", "-rf", root / "gone-dir", root / "opaque", root / "became-file", root / "became-dir")
     (root / "opaque").mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""Every step that changes the disk, counted: one of them kills the process or fails, after all before it were done."""
+"""Count the steps that change the disk, and kill the process or fail at one of them. All earlier steps are done."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CALLS = ("mkdir", "chmod", "chown", "utime", "setxattr", "fsync", "rename", "rmd
 
 @contextmanager
 def at_step(number: int, act: Callable[[], None]) -> Iterator[Callable[[], int]]:
-    """Call `act` in place of the step of that number, from 1; yields how many steps there were so far.
+    """Call `act`, which raises or kills, before step `number` (from 1). Yields a function that counts.
 
-    A transaction is two steps: before it begins, and when it is durable but nobody knows.
+    A transaction has two steps: before it begins, and after it is durable but before the caller is told.
     """
     taken = 0
 
@@ -63,7 +63,7 @@ def kill() -> None:
 
 
 def dies(work: Callable[[], None]) -> bool:
-    """Do `work` in a process of its own; whether a signal ended that. A process that fails fails the test."""
+    """Run `work` in a child process and return whether a signal ended it. A child that fails fails the test."""
     child = os.fork()
     if not child:
         try:

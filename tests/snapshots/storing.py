@@ -1,4 +1,4 @@
-"""A snapshot store on a directory, with a sync that tells; reopened as after a crash."""
+"""A snapshot store on a directory, with a recorded sync. It can be reopened as after a crash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imgfs.snapshots.store import SnapshotStore
 
 @dataclass
 class Disk:
-    """The `sync` of a store: notes what was synced, fails when told to."""
+    """The `sync` of a store. It records the synced directories, and fails if the test says so."""
 
     synced: list[Path] = field(default_factory=list[Path])
     error: OSError | None = None
@@ -30,7 +30,7 @@ class Disk:
 
 
 class Warehouse:
-    """A store and what belongs to it."""
+    """A store with its state directory, database and graph."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -43,7 +43,7 @@ class Warehouse:
         self.store = SnapshotStore(self.state, self.database, self.graph, self.disk.sync)
 
     def reopen(self) -> SnapshotStore:
-        """As the next start: what was only in memory is gone."""
+        """Open the store again, without the memory of the last one."""
         self.database.close()
         self.open()
         return self.store
@@ -52,18 +52,18 @@ class Warehouse:
         self.database.close()
 
     def directories(self) -> list[str]:
-        """What lies on the shelf besides the empty directory."""
+        """Return the snapshot directories except the empty directory."""
         return sorted(path.name for path in (self.state / "snapshots").iterdir() if path != self.store.empty)
 
     async def chain(self, *layers: str) -> Digest:
-        """An image's chain."""
+        """Record an image chain."""
         pairs = [
             (Descriptor(Digest.of(f"blob {name}".encode()), 1, OCI_LAYER), Digest.of(name.encode())) for name in layers
         ]
         return (await self.graph.record(pairs)).chain_id
 
     async def committed(self, name: str, parent: str | None = None) -> None:
-        """A committed snapshot with one file, named as itself."""
+        """Make a committed snapshot with one file. The file has the snapshot's name."""
         key = f"key of {name}"
         await self.store.prepare(key)
         if parent is not None:
@@ -83,5 +83,5 @@ def used(store: SnapshotStore, id: str) -> Iterator[None]:
 
 
 def told(store: SnapshotStore) -> dict[str, tuple[str, str | None]]:
-    """Kinds and parents by id."""
+    """Return kinds and parents by ID."""
     return {info.id: (info.kind.value, info.parent) for info in store}

@@ -1,4 +1,4 @@
-"""How many snapshots may lie upon one another: as many as the kernel stacks, and one more is refused in time."""
+"""The depth limit of snapshots: as many as the kernel can stack. One more is refused before it is made."""
 
 from __future__ import annotations
 

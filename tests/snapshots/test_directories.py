@@ -1,4 +1,4 @@
-"""Directories of snapshots: made whole, and taken away whatever somebody put in them."""
+"""Snapshot directories: made completely, and removed with any content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEEP = 3000
 
 
 def deepen(top: Path, depth: int) -> None:
-    """A chain of directories, far longer than a path may be."""
+    """Make a chain of directories that is far longer than the longest path."""
     here = os.open(top, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir("d" * 50, dir_fd=here)

@@ -1,4 +1,4 @@
-"""Entries written as tar headers: read back by the walk and by tarfile as what they were."""
+"""Entries encoded as tar headers: the layer walk and tarfile read the same entries back."""
 
 from __future__ import annotations
 

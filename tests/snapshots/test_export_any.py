@@ -1,4 +1,4 @@
-"""Any changes in a real overlay over any parent: the exported layers always merge to what the kernel shows."""
+"""Any changes in a real overlay over any parent: the exported layers merge to the tree that the kernel shows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINKS = Ignore("links", "overlay without an index breaks hard links of lower fil
 
 
 def do(root: Path, what: str, path: str, other: str) -> None:
-    """One step; one that the kernel refuses changes nothing."""
+    """Do one step. A step that the kernel refuses changes nothing."""
     here, there = root / path, root / other
     try:
         if not resolves_inside(root, here) or not resolves_inside(root, there):
@@ -52,7 +52,7 @@ def do(root: Path, what: str, path: str, other: str) -> None:
 
 
 def resolves_inside(root: Path, path: Path) -> bool:
-    """Whether the parent of `path` lies in the rootfs: links of these tests are relative and may lead anywhere else."""
+    """Return whether the parent of `path` is inside the rootfs. Links in these tests are relative and may leave it."""
     return Path(os.path.realpath(path.parent)).is_relative_to(root)
 
 

@@ -1,4 +1,4 @@
-"""Exported layers against real overlays: parent and layer merged are the overlay's tree, for us and for others."""
+"""Exported layers against real overlays: imgfs and other tools merge parent and layer to the overlay's tree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .overlays import (
 
 
 def change(overlay: Overlay, work: Callable[[Path], None]) -> dict[bytes, Node]:
-    """Do `work` in the mounted overlay; returns the tree as the kernel shows it then."""
+    """Run `work` in the mounted overlay and return the tree that the kernel shows afterwards."""
     with mounted_overlay(overlay) as rootfs:
         work(rootfs)
         return snapshot_tree(rootfs)
@@ -83,7 +83,7 @@ def test_the_same_changes_are_the_same_bytes(tmp_path: Path) -> None:
     first = exported(overlay.upper)
     copy = tmp_path / "copy"
     run("cp", "-a", "--sparse=never", overlay.upper, copy)
-    snapshot_tree(overlay.upper)  # another atime
+    snapshot_tree(overlay.upper)  # changes the atime
     assert exported(copy) == exported(overlay.upper) == first
 
 
@@ -116,7 +116,7 @@ def test_gnu_tar_lists_and_extracts_it(tmp_path: Path) -> None:
     expected = change(overlay, lambda root: change_everything_in(root))
     tar = tmp_path / "layer.tar"
     tar.write_bytes(exported(overlay.upper))
-    markers = "--exclude=.wh..wh..opq"  # of directories that were renamed
+    markers = "--exclude=.wh..wh..opq"  # of renamed directories
     run("tar", "-C", overlay.lower, "--xattrs", "--xattrs-include=*", markers, "-xpf", tar)
     assert compare_trees(expected, snapshot_tree(overlay.lower)) == []
     listed = run("tar", "-tf", tar, "--quoting-style=literal", markers).splitlines()
@@ -125,7 +125,7 @@ def test_gnu_tar_lists_and_extracts_it(tmp_path: Path) -> None:
 
 
 def change_everything_in(root: Path) -> None:
-    """From a filled root made of nothing, where no whiteout is left and no hard link goes down."""
+    """Make all changes to a filled root without a parent, so no whiteout or hard link refers to a lower layer."""
     fill_lower(root)
     change_everything(root)
 
@@ -136,7 +136,7 @@ def test_fuse_overlayfs_writes_the_other_dialect(tmp_path: Path) -> None:
     with mounted_overlay(overlay, program="fuse-overlayfs", options="") as rootfs:
         change_everything(rootfs)
     with mounted_overlay(overlay, program="fuse-overlayfs", options="") as rootfs:
-        expected = snapshot_tree(rootfs)  # in a new mount, because the first one caches mtimes of its own
+        expected = snapshot_tree(rootfs)  # in a new mount, because the first one caches its own mtimes
     found = merged_tree([exported(overlay.lower), exported(overlay.upper, ROOTLESS)])
     assert compare_trees(expected, found) == []
 

@@ -1,4 +1,4 @@
-"""The graph of snapshots: chains and their prefixes, one number each for good."""
+"""The graph of snapshots: chains and their prefixes. Each has one number, which never changes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_a_view_that_grew_gets_a_new_range(graph: SnapshotGraph) -> None:
 async def test_a_view_has_a_range_also_where_the_disk_takes_no_row(
     graph: SnapshotGraph, database: Database, monkeypatch: pytest.MonkeyPatch, error: type[ImgfsError]
 ) -> None:
-    """What is here must be readable."""
+    """A view of stored layers must be readable although its row cannot be written."""
 
     async def refuse(*_: object, **__: object) -> None:
         raise error("no")
@@ -131,7 +131,7 @@ async def test_a_view_has_a_range_also_where_the_disk_takes_no_row(
 async def test_a_chain_that_comes_back_has_its_number_and_its_inodes_again(
     graph: SnapshotGraph, database: Database
 ) -> None:
-    """The kernel may know some of them still."""
+    """The kernel may still have cached some of the inode numbers."""
     layers = [A]
     first = await graph.record(layers)
     inode = await graph.reserve(first, Face.ROOTFS, 10)

@@ -1,4 +1,4 @@
-"""Which keys and names may be chosen."""
+"""Valid keys and names of snapshots."""
 
 from __future__ import annotations
 

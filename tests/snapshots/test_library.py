@@ -1,4 +1,4 @@
-"""open_snapshots: users' snapshots of a state directory for one program, and how they are mounted."""
+"""open_snapshots: the user snapshots of a state directory, used by one program, and their mounts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def target(tmp_path: Path) -> Path:
 
 
 async def make(snapshots: Snapshots, name: str, target: Path, parent: str | None = None) -> None:
-    """A committed snapshot with one file, named as itself."""
+    """Make a committed snapshot with one file. The file has the snapshot's name."""
     await snapshots.prepare(name, parent)
     async with snapshots.mounted(f"active/{name}", target) as rootfs:
         (rootfs / name).write_text(name)
@@ -113,14 +113,14 @@ async def test_a_failure_and_a_cancellation_leave_nothing_mounted(tmp_path: Path
 
 
 async def mount_by_hand(snapshots: Snapshots, id: str, target: Path) -> None:
-    """mount(8) with what `mounts` says."""
+    """Run mount(8) with the result of `mounts`."""
     (mount,) = await snapshots.mounts(id)
     command = ["mount", "-t", mount.type, "-o", ",".join(mount.options), mount.source, str(target)]
     await trio.run_process(command)
 
 
 async def test_mounts_are_what_mount_takes(tmp_path: Path, target: Path) -> None:
-    """Also below a directory whose name would end a lower one."""
+    """Also below a directory whose name contains the separator of lower directories."""
     async with open_snapshots(tmp_path / "with:colon") as snapshots:
         await make(snapshots, "low", target)
         await make(snapshots, "high", target, "low")
@@ -243,7 +243,7 @@ async def test_it_heals_after_a_kill(tmp_path: Path, target: Path) -> None:
         async with open_snapshots(state) as snapshots:
             assert not (state / "snapshots/.tmp-of-a-removal").exists()
             with pytest.raises(Busy):
-                await snapshots.commit("k", "done")  # the kernel still has the mount of the dead
+                await snapshots.commit("k", "done")  # the kernel still has the mount of the killed process
             unmount(str(target))
             await snapshots.commit("k", "done")
             async with snapshots.mounted("done", target) as rootfs:

@@ -1,4 +1,4 @@
-"""What a user's snapshot lies on: what can be its parent, until when, and what the rootfs is made of then."""
+"""The parents of user snapshots: valid parents, until when they can change, and the layers of the rootfs."""
 
 from __future__ import annotations
 

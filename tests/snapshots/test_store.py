@@ -1,4 +1,4 @@
-"""User snapshots: the life of a snapshot as containerd's snapshotters have it, and every refusal."""
+"""The life of user snapshots, as in containerd's snapshotters, and every refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 and a failing disk at every step of every change, and what a start makes of what it finds."""
+"""kill -9 and a failing disk at every step of every change, and the state after the next start."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHANGES: dict[str, Work] = {
 
 
 async def scene(state: Path) -> None:
-    """One of each, with files."""
+    """Make one snapshot of each kind, with files."""
     make_directory(state)
     warehouse = Warehouse(state)
     await warehouse.committed("x")
@@ -57,7 +57,7 @@ async def scene(state: Path) -> None:
 
 
 def picture(state: Path) -> Picture:
-    """All that a store says after a start and its sweep, which must leave nothing on disk besides."""
+    """Return all that a store reports after a start and its sweep. The sweep must leave nothing else on disk."""
     warehouse = Warehouse(state)
     store = warehouse.store
     trio.run(store.sweep)
@@ -137,7 +137,7 @@ def test_a_failing_disk_is_told_and_leaves_all_or_nothing(
         except error:
             outcome = before
         except OSError:
-            # The transaction itself: that sqlite's errors are told apart is the database's to prove.
+            # Replace the transaction itself. The tests of the database cover the mapping of sqlite's errors.
             outcome = before
         ids = {info.id for info in warehouse.store}
         warehouse.close()

@@ -1,4 +1,4 @@
-"""Stacks as the store tells them, mounted for real: what is shown is what the exported layers merge to."""
+"""Stacks of the store, mounted: the mount shows the tree to which the exported layers merge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINKS = Ignore("links", "overlay without an index breaks hard links of lower fil
 
 @contextmanager
 def mounted(store: SnapshotStore, id: str, at: Path) -> Iterator[Path]:
-    """The rootfs of a snapshot, in use meanwhile."""
+    """The rootfs of a snapshot, held while the block runs."""
     at.mkdir(exist_ok=True)
     stack = store.stack(id)
     options = f"{OPTIONS},lowerdir={':'.join(map(str, [*stack.lowers, store.empty]))}"
@@ -39,7 +39,7 @@ def mounted(store: SnapshotStore, id: str, at: Path) -> Iterator[Path]:
 
 
 def chain(store: SnapshotStore, id: str) -> list[bytes]:
-    """The exported layers from the base up to `id`."""
+    """Return the exported layers from the base up to `id`."""
     parent = store.stat(id).parent
     return [*(chain(store, parent) if parent else []), b"".join(export_layer(store.upper(id)))]
 

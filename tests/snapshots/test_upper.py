@@ -1,4 +1,4 @@
-"""The marks in an upper directory, made by hand: what each stands for, and what is refused."""
+"""The markers in an upper directory, made by hand: the change that each means, and refused ones."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_trees_deeper_than_a_layer_may_be_are_refused_and_nothing_stays_open(tmp
             found(tmp_path)
         assert open_files() == before
     finally:
-        remove_tree(tmp_path / "d")  # the test runner's own removal would not survive it
+        remove_tree(tmp_path / "d")  # the path is too deep for the removal by pytest
 
 
 def test_links_lead_nowhere(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Views: the bytes of a rootfs, made once, dropped and made again as they were."""
+"""Views: the merged tree of a rootfs, made once, evicted, and made again with the same bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOP = layer([Whiteout("gone"), File("new", b"top"), Hardlink("link", "new")], "z
 
 
 class Provider:
-    """Has the layers of a store; counts, and fails when told to."""
+    """Provides the layers of a store, counts the calls, and raises `error` if it is set."""
 
     def __init__(self, store: LayerStore) -> None:
         self.store = store
@@ -50,7 +50,7 @@ class Provider:
 
 
 class Gallery:
-    """Stored layers, their graph, and views on them."""
+    """Stored layers, their graph, and views of them."""
 
     def __init__(self, root: Path, nursery: trio.Nursery) -> None:
         self.database = Database(root / "imgfs.db", [graphs.SCHEMA])
@@ -159,7 +159,7 @@ async def test_the_least_recently_used_view_is_dropped_and_comes_back_with_its_n
     await gallery.views.get(three)
     assert gallery.views.kept(two) is None, "it was used least recently"
     assert gallery.views.kept(one) is old
-    assert await read(other, nodes(other)["new"]) == b"top", "whoever holds a dropped view still reads"
+    assert await read(other, nodes(other)["new"]) == b"top", "the holder of an evicted view still reads it"
     await gallery.views.get(two)
     assert gallery.views.kept(one) is None
     again = await gallery.views.get(one)
@@ -204,7 +204,7 @@ async def test_an_image_without_layers_is_an_empty_root(gallery: Gallery) -> Non
 
 
 class Merging:
-    """Tells how many trees are merged at once, and holds them up."""
+    """Counts how many trees are merged at once, and holds them until the gate opens."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.most = self.count = 0
@@ -225,12 +225,12 @@ class Merging:
 
 
 async def _at_once(work: Callable[..., object], *arguments: object) -> object:
-    """Who waits for a thread looks like one who waits for his turn."""
+    """Run `work` without a thread: `wait_all_tasks_blocked` confuses a wait for a thread with a wait for a turn."""
     return work(*arguments)
 
 
 def by_turns(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From five nodes on a view is large, and one is worked at at a time."""
+    """Make a view large from five nodes on, and allow one large view at a time."""
     monkeypatch.setattr(room, "LARGE", 4)
     monkeypatch.setattr(room, "NODES_AT_WORK", 5)
     gallery.views = Views(gallery.graph, gallery.provider, gallery.nursery)
@@ -270,7 +270,7 @@ async def test_what_is_worked_at_holds_its_turn_and_is_made_once(
     async def work(snapshot: Snapshot) -> None:
         async with gallery.views.at_work(snapshot) as view:
             working[snapshot] += 1
-            assert list(+working) == [snapshot], "nobody else's view is in memory for long"
+            assert list(+working) == [snapshot], "only the view being worked on is in memory"
             await trio.lowlevel.checkpoint()
             assert gallery.views.kept(snapshot) is view
             assert await gallery.views.get(snapshot) is view
