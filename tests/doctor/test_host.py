@@ -47,11 +47,11 @@ def test_fusermount_is_for_ordinary_users(tmp_path: Path) -> None:
     ("release", "grade"),
     [("6.18.44-fc", "ok"), ("6.12.0", "ok"), ("6.11.9-arch", "warn"), ("4.19.0-21-amd64", "warn"), ("odd", "warn")],
 )
-def test_an_old_kernel_is_told(release: str, grade: str) -> None:
+def test_an_old_kernel_is_reported(release: str, grade: str) -> None:
     assert host.kernel(release).grade == grade
 
 
-def test_the_mount_api_is_asked_for() -> None:
+def test_the_mount_api_is_available() -> None:
     assert host.mount_api().grade == "ok"
 
 
@@ -76,7 +76,7 @@ def test_user_namespaces_may_be_forbidden(tmp_path: Path) -> None:
     assert host.user_namespaces(tmp_path).grade == "warn"
 
 
-def test_what_cannot_be_mounted_is_told_to_root_only() -> None:
+def test_mount_failures_are_reported_to_root_only() -> None:
     everything = list(host.views(Capabilities(WORKS, WORKS, WORKS, NOT), is_root=True))
     assert {one.grade for one in everything} == {"ok"}
     nothing = Capabilities(NOT, NOT, NOT, NOT)
@@ -88,7 +88,7 @@ def test_what_cannot_be_mounted_is_told_to_root_only() -> None:
     assert set(user.values()) == {"ok"}
 
 
-def test_runtimes_are_those_of_plugins_that_are_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_runtimes_of_plugins_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     known = [RuntimeProgram("one", "imgfs-test-one"), RuntimeProgram("two", "imgfs-test-two")]
     told = host.runtimes(known, tmp_path)
@@ -105,7 +105,7 @@ def test_system_calls_are_filtered_where_there_is_a_profile() -> None:
     assert "/etc/x.json" in host.system_calls("/etc/x.json").what
 
 
-def test_a_clock_before_this_was_written_is_wrong() -> None:
+def test_a_clock_before_the_release_is_wrong() -> None:
     assert host.clock().grade == "ok"
     assert host.clock(0.0).what.startswith("says 1970-01-01 00:00:00 UTC")
 
@@ -121,7 +121,7 @@ def test_variables_that_set_nothing_are_named() -> None:
     assert [one.subject for one in host.variables(environment)] == ["$IMGFS_ACESS", "$IMGFS_PLUGINS"]
 
 
-def test_a_path_that_answers_is_well_and_one_that_does_not_is_told(tmp_path: Path) -> None:
+def test_a_tree_that_does_not_answer_is_reported(tmp_path: Path) -> None:
     assert host.tree(str(tmp_path)).grade == "ok"
     gone = host.tree(str(tmp_path / "gone"))
     assert gone.grade == "fail"

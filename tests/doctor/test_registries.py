@@ -47,7 +47,7 @@ def test_hosts_that_can_be_read_are_counted(tmp_path: Path) -> None:
         ("ca = 'missing.pem'", "warn", "missing.pem"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_with_it(tmp_path: Path, text: str, grade: str, said: str) -> None:
+def test_errors_in_hosts_toml_are_reported_with_its_path(tmp_path: Path, text: str, grade: str, said: str) -> None:
     told = hosts(tmp_path, "registry.example_5000_", text)
     assert [one.grade for one in told] == [grade, "ok"]
     assert told[0].subject == str(tmp_path / "registry.example_5000_/hosts.toml")
@@ -55,7 +55,7 @@ def test_what_is_wrong_in_a_file_is_named_with_it(tmp_path: Path, text: str, gra
     assert told[0].cure
 
 
-def test_no_login_is_no_trouble(tmp_path: Path) -> None:
+def test_no_login_is_ok(tmp_path: Path) -> None:
     (told,) = registries.logins(identity(tmp_path))
     assert told.grade == "ok"
     (told,) = registries.logins(identity(tmp_path), str(tmp_path / "gone.json"))
@@ -74,14 +74,14 @@ def test_logins_are_counted_and_not_shown(tmp_path: Path) -> None:
     assert next(registries.logins(identity(tmp_path))).cure == f"`chmod 600 {path}`"
 
 
-def test_a_file_that_is_no_file_of_logins_is_told(tmp_path: Path) -> None:
+def test_a_malformed_auth_file_is_reported(tmp_path: Path) -> None:
     path = login(tmp_path, [SECRET])
     (told,) = registries.logins(identity(tmp_path))
     assert (told.subject, told.grade) == (str(path), "warn")
     assert SECRET not in str(told)
 
 
-def test_proxies_are_told_without_their_user() -> None:
+def test_proxies_are_shown_without_user_and_password() -> None:
     environment = {
         "HTTPS_PROXY": f"http://joe:{SECRET}@proxy.example:3128",
         "http_proxy": "ftp://x",
@@ -94,6 +94,6 @@ def test_proxies_are_told_without_their_user() -> None:
     assert SECRET not in str(told)
 
 
-def test_certificates_that_are_not_there_are_told(tmp_path: Path) -> None:
+def test_missing_certificates_are_reported(tmp_path: Path) -> None:
     environment = {"SSL_CERT_FILE": str(tmp_path / "gone"), "SSL_CERT_DIR": f"{tmp_path}:{tmp_path}/gone"}
     assert [one.grade for one in registries.certificates(environment)] == ["warn", "ok", "warn"]

@@ -23,7 +23,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     run("umount", path)
 
 
-def test_a_directory_is_told_with_who_holds_it(tmp_path: Path) -> None:
+def test_the_lock_holder_of_the_directory_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     assert storage.directory(tmp_path).what == f"{tmp_path}, not in use"
     with locked(tmp_path, "at /mnt"):
@@ -32,7 +32,7 @@ def test_a_directory_is_told_with_who_holds_it(tmp_path: Path) -> None:
     assert storage.directory(tmp_path).cure == f"`chmod 700 {tmp_path}`"
 
 
-def test_one_that_is_not_there_yet_is_well_where_it_can_be_made(tmp_path: Path) -> None:
+def test_a_missing_directory_is_ok_if_it_can_be_created(tmp_path: Path) -> None:
     state = tmp_path / "deep/state"
     assert storage.directory(state).grade == "ok"
     assert storage.place_of(state) == tmp_path
@@ -40,7 +40,7 @@ def test_one_that_is_not_there_yet_is_well_where_it_can_be_made(tmp_path: Path) 
     assert storage.directory(tmp_path / "file").grade == "fail"
 
 
-def test_what_is_tried_is_well_here_and_leaves_nothing(tmp_path: Path) -> None:
+def test_disk_checks_succeed_and_leave_no_files(tmp_path: Path) -> None:
     assert {one.subject: one.grade for one in storage.disk(tmp_path)} == {
         "sync": "ok",
         "holes": "ok",
@@ -49,27 +49,27 @@ def test_what_is_tried_is_well_here_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_is_small_and_volatile_is_told(small: Path) -> None:
+def test_a_small_volatile_disk_is_reported(small: Path) -> None:
     assert "tmpfs at" in storage.filesystem(small).what
     assert storage.filesystem(small).grade == "warn"
     assert storage.room(small).grade == "fail"
     assert "imgfs gc" in storage.room(small).cure
 
 
-def test_a_disk_that_takes_nothing_is_told(small: Path) -> None:
+def test_a_read_only_disk_is_reported(small: Path) -> None:
     run("mount", "-o", "remount,ro", small)
     (told,) = storage.disk(small)
     assert told.grade == "warn"
     assert "remount it writable" in told.cure
 
 
-def test_a_full_disk_is_told(small: Path) -> None:
+def test_a_full_disk_is_reported(small: Path) -> None:
     with pytest.raises(OSError):
         (small / "all").write_bytes(bytes(2 << 20))
     assert [one.grade for one in storage.disk(small)] == ["fail"]
 
 
-def test_files_from_the_future_are_told(tmp_path: Path) -> None:
+def test_files_from_the_future_are_reported(tmp_path: Path) -> None:
     (tmp_path / "log").touch()
     now = (tmp_path / "log").stat().st_mtime
     assert list(storage.times(tmp_path, now)) == []
@@ -78,7 +78,7 @@ def test_files_from_the_future_are_told(tmp_path: Path) -> None:
     assert list(storage.times(tmp_path / "gone", now)) == []
 
 
-def test_the_mount_is_the_one_that_is_seen(tmp_path: Path, small: Path) -> None:
+def test_the_topmost_mount_is_examined(tmp_path: Path, small: Path) -> None:
     (small / "inner").mkdir()
     assert "tmpfs" in storage.filesystem(small / "inner").what
     assert "small" not in storage.filesystem(tmp_path).what

@@ -18,9 +18,7 @@ def test_x32_programs_run_where_the_kernel_has_their_calls() -> None:
 
 
 @pytest.mark.parametrize(("code", "expected"), [(errno.ENOEXEC, False), (errno.EACCES, True), (errno.EPERM, True)])
-def test_only_a_format_that_is_unknown_says_that_there_are_none(
-    monkeypatch: pytest.MonkeyPatch, code: int, expected: bool
-) -> None:
+def test_only_enoexec_means_no_x32_support(monkeypatch: pytest.MonkeyPatch, code: int, expected: bool) -> None:
     def refuse(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
@@ -28,7 +26,7 @@ def test_only_a_format_that_is_unknown_says_that_there_are_none(
     assert abi.runs_x32() is expected
 
 
-def test_where_no_program_can_be_made_they_are_taken_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_x32_is_assumed_if_no_program_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 

@@ -13,7 +13,7 @@ from tests.kernel.pieces import directory, mounts_of, options, powerless
 
 
 @pytest.mark.parametrize(("trusted", "expected"), [(True, set[str]()), (False, {"nosuid", "nodev"})])
-def test_second_place_is_read_only_and_the_first_is_not(place: Path, trusted: bool, expected: set[str]) -> None:
+def test_the_bind_is_read_only_and_the_original_is_not(place: Path, trusted: bool, expected: set[str]) -> None:
     source, target = directory(place / "source", a="1"), directory(place / "target")
     bind_read_only(str(source), str(target), trusted=trusted)
     assert options(target) & {"ro", "nosuid", "nodev"} == {"ro"} | expected
@@ -23,7 +23,7 @@ def test_second_place_is_read_only_and_the_first_is_not(place: Path, trusted: bo
     assert (target / "a").read_text() == "3"
 
 
-def test_second_place_is_as_trusted_as_wanted_whatever_the_first_is(place: Path) -> None:
+def test_trust_of_the_bind_is_independent_of_the_original(place: Path) -> None:
     source, first, second = directory(place / "source", a="1"), directory(place / "first"), directory(place / "second")
     bind(str(source), str(first), trusted=False)
     assert options(first) & {"ro", "nosuid", "nodev"} == {"nosuid", "nodev"}

@@ -46,12 +46,12 @@ def namespace(propagation: str, root: Path | None = None) -> Generator[None]:
         yield
 
 
-def test_a_mount_alone_is_nowhere_else(mounted: Path) -> None:
+def test_a_single_mount_has_no_copy(mounted: Path) -> None:
     assert not is_elsewhere(mounted)
     assert mounted_elsewhere([]) == []
 
 
-def test_a_bind_is_elsewhere(mounted: Path, place: Path) -> None:
+def test_a_bind_counts_as_a_copy(mounted: Path, place: Path) -> None:
     succeed("mount", "--bind", mounted, directory(place / "bind"))
     assert is_elsewhere(mounted)
     unmount(str(place / "bind"))
@@ -59,12 +59,14 @@ def test_a_bind_is_elsewhere(mounted: Path, place: Path) -> None:
 
 
 @pytest.mark.parametrize(("propagation", "outlasts"), [("private", True), ("slave", False), ("shared", False)])
-def test_a_copy_in_another_namespace_counts_unless_it_goes_too(mounted: Path, propagation: str, outlasts: bool) -> None:
+def test_a_copy_in_another_namespace_counts_unless_unmounts_propagate(
+    mounted: Path, propagation: str, outlasts: bool
+) -> None:
     with namespace(propagation):
         assert is_elsewhere(mounted) is outlasts
     assert not is_elsewhere(mounted)
 
 
-def test_what_is_a_root_directory_elsewhere_is_found(mounted: Path) -> None:
+def test_a_root_directory_in_another_namespace_is_found(mounted: Path) -> None:
     with namespace("private", mounted):
         assert is_elsewhere(mounted)

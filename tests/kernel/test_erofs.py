@@ -31,7 +31,7 @@ def test_each_file_comes_from_its_own_device(place: Path, target: Path, count: i
     assert [(target / f"{number:03}").read_bytes() for number in range(count)] == [*map(content_of, range(count))]
 
 
-def test_what_mkfs_makes_is_mounted_as_it_is(place: Path, target: Path) -> None:
+def test_an_image_of_mkfs_is_mounted(place: Path, target: Path) -> None:
     source = directory(place / "source", some="text")
     (source / "large").write_bytes(os.urandom(300_000))
     run("mkfs.erofs", "--quiet", "--chunksize=4096", f"--blobdev={place}/blob", place / "image", source)
@@ -141,7 +141,7 @@ def test_image_on_an_overlay_is_refused_with_the_reason(place: Path, target: Pat
     assert "not on overlayfs" in error.message
 
 
-def test_without_the_capability_it_says_so(place: Path, target: Path) -> None:
+def test_without_the_capability_the_error_names_it(place: Path, target: Path) -> None:
     erofs_image(place / "image", 1)
     code = """
 import sys

@@ -22,18 +22,18 @@ def answer(flags: int) -> bytes:
     return struct.pack("=IiQ", 16 + len(body), 0, 99) + body
 
 
-def test_lookups_in_one_directory_run_side_by_side_where_the_kernel_can() -> None:
+def test_parallel_lookups_are_enabled_if_the_kernel_offers_them() -> None:
     amended = amend_init(request(PARALLEL | 1), answer(1), max_background=128)
     assert struct.unpack_from("=IIII", amended, 16) == (7, 38, 131072, PARALLEL | 1)
     assert struct.unpack_from("=HH", amended, 32) == (128, 96)
 
 
-def test_posix_acls_decide_where_the_kernel_can() -> None:
+def test_posix_acls_are_enabled_if_the_kernel_offers_them() -> None:
     amended = amend_init(request(ACL), answer(1), max_background=128)
     assert struct.unpack_from("=I", amended, 28)[0] == ACL | 1
 
 
-def test_what_the_kernel_does_not_offer_is_not_asked_for() -> None:
+def test_flags_that_the_kernel_does_not_offer_are_not_set() -> None:
     amended = amend_init(request(1), answer(1), max_background=128)
     assert struct.unpack_from("=I", amended, 28)[0] == 1
 
@@ -49,6 +49,6 @@ def test_a_refusal_stays_a_refusal() -> None:
     assert amend_init(request(PARALLEL), refusal, max_background=128) == refusal
 
 
-def test_a_mountpoint_that_is_not_there_is_told() -> None:
+def test_a_missing_mountpoint_is_reported() -> None:
     with pytest.raises(NotPermitted, match="/nonexistent/mnt: cannot be mounted: No such file"):
         open_fuse("/nonexistent/mnt", FuseMount(others=True, trusted=True))

@@ -127,7 +127,7 @@ def as_user(home: Home, lower: Path, target: Path) -> str:
     return done.stdout.strip()
 
 
-def test_ordinary_user_overlays_the_own_tree(home: Home) -> None:
+def test_an_ordinary_user_overlays_their_own_directory(home: Home) -> None:
     done = home.mount()
     assert done.returncode == 0, done.stderr
     try:
@@ -141,7 +141,7 @@ def test_ordinary_user_overlays_the_own_tree(home: Home) -> None:
         home.clear()
 
 
-def test_ordinary_user_may_not_overlay_what_is_not_theirs(home: Home) -> None:
+def test_an_ordinary_user_cannot_overlay_directories_of_others(home: Home) -> None:
     answer = as_user(home, home.path, Path("/usr"))
     assert answer.startswith(NotPermitted.__name__)
     assert "user has no write access to mountpoint /usr" in answer

@@ -62,7 +62,7 @@ def dies(process: subprocess.Popen[bytes], within: float) -> bool:
         os.close(descriptor)
 
 
-def test_the_killed_one_dies_and_its_mount_is_dead(point: str) -> None:
+def test_a_killed_guarded_daemon_exits_and_its_mount_is_dead(point: str) -> None:
     with start(point, "guarded") as daemon:
         daemon.send_signal(signal.SIGKILL)
         assert dies(daemon, PATIENCE)
@@ -72,7 +72,7 @@ def test_the_killed_one_dies_and_its_mount_is_dead(point: str) -> None:
     assert mount_at(point)
 
 
-def test_it_would_not_by_itself(point: str) -> None:
+def test_an_unguarded_daemon_hangs(point: str) -> None:
     """If this test fails, the kernel has changed and the guard is no longer needed."""
     with start(point, "alone") as daemon:
         daemon.send_signal(signal.SIGKILL)

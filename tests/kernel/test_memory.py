@@ -27,7 +27,7 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
-def test_a_child_writes_without_faults_whatever_the_files_in_its_memory_are_called(tmp_path: Path) -> None:
+def test_a_child_writes_without_page_faults_for_any_file_names_in_its_maps(tmp_path: Path) -> None:
     file = os.fsencode(tmp_path) + b"/\xff\x85 x"
     with open(file, "wb") as made:
         made.write(b"x")

@@ -17,7 +17,7 @@ def tmpfs() -> Detached:
         return context.create(0)
 
 
-def test_refused_option_is_told_in_the_words_of_the_kernel() -> None:
+def test_the_error_of_a_refused_option_has_the_kernels_message() -> None:
     with FilesystemContext("tmpfs", "here") as context, pytest.raises(Invalid) as caught:
         context.set_string("colour", "blue")
     assert caught.value.message == "here: tmpfs with colour=blue is refused: tmpfs: Unknown parameter 'colour'"

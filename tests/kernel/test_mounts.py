@@ -54,7 +54,7 @@ def test_deepest_first_even_if_it_was_made_first(place: Path) -> None:
     assert mounts_below(str(place)) == []
 
 
-def test_two_at_one_place_go_one_by_one(place: Path) -> None:
+def test_stacked_mounts_are_unmounted_one_by_one(place: Path) -> None:
     root = directory(place / "root")
     with tmpfs() as second, tmpfs() as first:
         first.attach(str(root))
@@ -73,7 +73,7 @@ def test_neither_the_mount_itself_nor_its_neighbours_are_below(place: Path) -> N
     assert mounts_below(str(place / "root")) == []
 
 
-def test_what_is_in_use_stays_and_is_named(place: Path) -> None:
+def test_mounts_in_use_stay_and_are_named(place: Path) -> None:
     with tmpfs() as mount:
         mount.attach(str(directory(place / "used")))
     with (place / "used/file").open("w"), pytest.raises(Busy, match=f"{place}/used: is in use"):
@@ -81,7 +81,7 @@ def test_what_is_in_use_stays_and_is_named(place: Path) -> None:
     assert [mount.mountpoint for mount in mounts_below(str(place))] == [f"{place}/used"]
 
 
-def test_views_of_a_dead_daemon_are_listed_and_go_with_its_tree(
+def test_views_of_a_dead_daemon_are_listed_and_unmounted_with_its_tree(
     place: Path, registry: FakeRegistry, mounted: Mounted
 ) -> None:
     image([layer([File("data", bytes(100_000))])]).add_to(registry, "box", "1")
@@ -99,7 +99,7 @@ def test_views_of_a_dead_daemon_are_listed_and_go_with_its_tree(
     assert mounts_of(mounted.path) == []
 
 
-def test_a_process_whose_root_was_taken_away_sees_no_mount() -> None:
+def test_a_process_whose_root_was_unmounted_sees_no_mount() -> None:
     words = ["unshare", "--mount", sys.executable, "-c", UPROOTED]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin

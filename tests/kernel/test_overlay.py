@@ -105,7 +105,7 @@ def test_long_chains_of_uppers_over_an_image(scene: Scene, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, MOST_LOWERS + 1])
-def test_limit_of_the_chain_is_told(scene: Scene, count: int) -> None:
+def test_the_limit_of_layers_is_reported(scene: Scene, count: int) -> None:
     error = scene.refuse(*[scene.place] * count, upper=scene.upper, work=scene.work)
     assert isinstance(error, Invalid)
     assert f"{count} layers below it, expected 1 to 500" in error.message
@@ -165,7 +165,7 @@ def test_upper_and_work_go_together(scene: Scene) -> None:
     assert "give both or none" in error.message
 
 
-def test_upper_on_an_overlay_is_refused_in_the_words_of_the_kernel(scene: Scene) -> None:
+def test_the_error_of_an_upper_on_an_overlay_has_the_kernels_message(scene: Scene) -> None:
     scene.over_erofs()
     upper, work = directory(scene.target / "upper"), directory(scene.target / "work")
     error = scene.refuse(directory(scene.place / "lower"), upper=upper, work=work)
@@ -181,7 +181,7 @@ def test_overlay_in_use_stays(scene: Scene) -> None:
     unmount(str(scene.target))
 
 
-def test_next_mount_of_the_same_upper_goes_on(scene: Scene) -> None:
+def test_the_next_mount_of_an_upper_keeps_its_changes(scene: Scene) -> None:
     scene.over_erofs()
     (scene.target / "000").unlink()
     unmount(str(scene.target))
@@ -189,7 +189,7 @@ def test_next_mount_of_the_same_upper_goes_on(scene: Scene) -> None:
     assert os.listdir(scene.target) == ["001"]
 
 
-def test_without_the_capability_it_says_so(scene: Scene) -> None:
+def test_without_the_capability_the_error_names_it(scene: Scene) -> None:
     code = """
 import sys
 from imgfs.errors import NotPermitted

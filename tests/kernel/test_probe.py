@@ -48,7 +48,7 @@ def test_state_in_memory_carries_overlays_only(place: Path) -> None:
     assert "not on overlayfs or tmpfs" in found.erofs.reason
 
 
-def test_a_disk_without_room_is_no_reason_not_to_start(place: Path) -> None:
+def test_the_probe_succeeds_on_a_full_disk(place: Path) -> None:
     state = directory(place / "state")
     run("mount", "-t", "tmpfs", "-o", "nr_inodes=3", "small", str(state))
     try:
@@ -61,7 +61,7 @@ def test_a_disk_without_room_is_no_reason_not_to_start(place: Path) -> None:
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_nor_is_a_full_disk_that_temporary_files_lie_on_too(
+def test_the_probe_succeeds_if_temporary_files_are_on_the_full_disk(
     place: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
 ) -> None:
     state = directory(place / "state")
@@ -77,7 +77,7 @@ def test_nor_is_a_full_disk_that_temporary_files_lie_on_too(
         unmount(str(state), detach=True)
 
 
-def test_without_the_capability_the_kernel_views_say_so(place: Path) -> None:
+def test_without_the_capability_the_reason_names_it(place: Path) -> None:
     code = """
 import sys
 from pathlib import Path
@@ -89,13 +89,13 @@ for capability in (found.erofs, found.overlay, found.overlay_over_erofs):
     assert powerless(code, place).splitlines() == ["False True"] * 3
 
 
-def test_missing_programs_are_told_with_their_package(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_programs_are_reported_with_their_package(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(place))
     assert probe(place).fuse_overlayfs.reason == "fuse-overlayfs: is missing; install the package fuse-overlayfs"
     (place / "fuse-overlayfs").touch(mode=0o755)
     assert probe(place).fuse_overlayfs.reason == "fusermount3: is missing; install fuse3"
 
 
-def test_state_that_is_not_there_is_a_failed_disk(place: Path) -> None:
+def test_a_missing_state_directory_is_storage_failed(place: Path) -> None:
     with pytest.raises(StorageFailed, match="none: No such file"):
         probe(place / "none")

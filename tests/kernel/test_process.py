@@ -10,7 +10,7 @@ import pytest
 from imgfs.kernel.process import die_with
 
 
-def test_the_kernel_ends_who_lives_with_somebody_that_is_gone() -> None:
+def test_the_kernel_kills_the_process_when_the_other_exits() -> None:
     (life, theirs), (told, telling) = os.pipe(), os.pipe()
     process = os.fork()
     if not process:
@@ -28,7 +28,7 @@ def test_the_kernel_ends_who_lives_with_somebody_that_is_gone() -> None:
     os.close(telling)
 
 
-def test_nobody_begins_to_live_with_who_is_gone_already() -> None:
+def test_die_with_raises_if_the_other_process_has_exited() -> None:
     life, theirs = os.pipe()
     os.close(theirs)
     with pytest.raises(ConnectionError):

@@ -8,12 +8,12 @@ import os
 from imgfs.kernel.syscalls import numbers_of
 
 
-def test_a_number_is_the_one_that_the_kernel_knows() -> None:
+def test_numbers_are_those_of_the_kernel() -> None:
     number = numbers_of(["getpid", "write"])["getpid"]
     assert ctypes.CDLL(None).syscall(number) == os.getpid()
 
 
-def test_what_this_machine_does_not_have_is_below_zero() -> None:
+def test_a_call_of_another_architecture_has_a_negative_number() -> None:
     assert numbers_of(["nonsense"])["nonsense"] < 0
 
 

@@ -32,7 +32,7 @@ async def test_a_chain_is_shown_once_from_its_own_files(kernel: FakeKernel, scen
     assert scene.rootfs.chains.refusal(chain.chain_id) is None
 
 
-async def test_many_who_ask_build_and_mount_once(kernel: FakeKernel, scene: Scene) -> None:
+async def test_concurrent_callers_build_and_mount_once(kernel: FakeKernel, scene: Scene) -> None:
     chain = await scene.chain(BASE)
     async with trio.open_nursery() as nursery:
         for _ in range(20):
@@ -53,7 +53,7 @@ async def test_a_chain_with_an_image_is_shown_without_its_layers(kernel: FakeKer
     assert kernel.calls[0] == f"erofs {chain.chain_id.hex}.erofs door"
 
 
-async def test_what_the_way_of_layers_raises_is_no_refusal(kernel: FakeKernel, scene: Scene) -> None:
+async def test_an_error_of_fetching_layers_is_not_a_refusal(kernel: FakeKernel, scene: Scene) -> None:
     chain = await scene.chain(BASE)
     scene.provider.error = Unreachable("no answer")
     with pytest.raises(Unreachable):
@@ -63,7 +63,7 @@ async def test_what_the_way_of_layers_raises_is_no_refusal(kernel: FakeKernel, s
     assert shown(kernel) == {}
 
 
-async def test_a_refused_chain_stays_in_fuse_and_tells_why(kernel: FakeKernel, scene: Scene) -> None:
+async def test_a_refused_chain_stays_in_fuse_with_a_reason(kernel: FakeKernel, scene: Scene) -> None:
     chain = await scene.chain(BASE)
     kernel.errors["erofs"] = NotPermitted("the kernel says no")
     assert await scene.rootfs.chains.show(chain)
@@ -73,7 +73,7 @@ async def test_a_refused_chain_stays_in_fuse_and_tells_why(kernel: FakeKernel, s
 
 
 @pytest.mark.parametrize("error", [Unsupported("never"), TooLarge("never")], ids=["unsupported", "too large"])
-async def test_a_tree_that_erofs_cannot_hold_is_tried_once_a_daemon(
+async def test_a_tree_that_erofs_cannot_hold_is_tried_once_per_daemon(
     kernel: FakeKernel, scene: Scene, mock_clock: MockClock, error: ImgfsError
 ) -> None:
     chain = await scene.chain(BASE)
@@ -87,7 +87,7 @@ async def test_a_tree_that_erofs_cannot_hold_is_tried_once_a_daemon(
     assert scene.rootfs.chains.refusal(chain.chain_id) == "never"
 
 
-async def test_where_not_even_a_bind_is_allowed_the_first_reason_is_told(
+async def test_if_a_bind_is_refused_too_the_first_reason_is_reported(
     kernel: FakeKernel, scene: Scene, mock_clock: MockClock
 ) -> None:
     chain = await scene.chain(BASE)
@@ -102,7 +102,7 @@ async def test_where_not_even_a_bind_is_allowed_the_first_reason_is_told(
     assert shown(kernel) == {rootfs_of(chain.chain_id): "bind"}
 
 
-async def test_a_full_disk_is_tried_again_and_then_nothing_is_told(
+async def test_a_full_disk_is_retried_and_success_clears_the_reason(
     kernel: FakeKernel, scene: Scene, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = await scene.chain(BASE)
@@ -141,7 +141,7 @@ async def test_without_erofs_the_fuse_view_is_bound_read_only(kernel: FakeKernel
     assert rootfs.chains.refusal(chain.chain_id) is None
 
 
-async def test_a_chain_is_bound_for_as_long_as_the_bind_is_there(kernel: FakeKernel, scene: Scene) -> None:
+async def test_a_chain_is_bound_while_its_bind_is_mounted(kernel: FakeKernel, scene: Scene) -> None:
     chain = await scene.chain(BASE)
     place = rootfs_of(chain.chain_id)
     kernel.errors["erofs"] = Unsupported("no erofs")
@@ -152,7 +152,7 @@ async def test_a_chain_is_bound_for_as_long_as_the_bind_is_there(kernel: FakeKer
     assert not scene.rootfs.chains.is_bound(chain)
 
 
-async def test_a_chain_that_the_kernel_shows_after_all_is_bound_no_more(
+async def test_a_bind_ends_when_the_kernel_can_mount_the_chain(
     kernel: FakeKernel, scene: Scene, mock_clock: MockClock
 ) -> None:
     chain = await scene.chain(BASE)
@@ -176,7 +176,7 @@ async def test_an_ordinary_user_mounts_nothing(kernel: FakeKernel, scene: Scene)
         await rootfs.users.show_changes(await active(scene, "mine"))
 
 
-async def test_before_the_tree_is_unmounted_nothing_more_is_mounted_by_itself(
+async def test_after_clear_no_prepared_chain_is_mounted(
     kernel: FakeKernel, scene: Scene, autojump_clock: MockClock
 ) -> None:
     chain = await scene.chain(BASE)
@@ -188,7 +188,7 @@ async def test_before_the_tree_is_unmounted_nothing_more_is_mounted_by_itself(
     assert await scene.rootfs.chains.show(chain)
 
 
-async def test_the_first_reader_of_a_new_image_has_a_breath(
+async def test_mounting_is_delayed_for_the_first_reader_of_a_new_image(
     kernel: FakeKernel, scene: Scene, autojump_clock: MockClock
 ) -> None:
     chain = await scene.chain(BASE)

@@ -27,7 +27,7 @@ async def test_an_image_is_found_once_it_is_made(scene: Scene) -> None:
     assert await scene.images.find(Digest.of(b"another")) is None
 
 
-async def test_an_image_is_the_same_whoever_makes_it(scene: Scene) -> None:
+async def test_builds_of_an_image_are_identical(scene: Scene) -> None:
     view = await scene.view(BASE, TOP)
     path = await scene.images.make(view)
     first = path.read_bytes()
@@ -36,7 +36,9 @@ async def test_an_image_is_the_same_whoever_makes_it(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped"])
-async def test_a_torn_image_is_not_found_and_gone(scene: Scene, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_torn_image_is_deleted_and_not_found(
+    scene: Scene, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     view = await scene.view(BASE)
     path = await scene.images.make(view)
     whole = path.read_bytes()
@@ -70,7 +72,7 @@ def tear(path: Path, how: str) -> None:
     path.write_bytes({"cut": data[:-512], "empty": b"", "flipped": data}[how])
 
 
-async def test_all_bytes_are_checked_once_a_daemon(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_bytes_are_checked_once_per_daemon(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     view = await scene.view(BASE)
     await scene.images.make(view)
     images = MetadataImages(scene.state)
@@ -95,7 +97,7 @@ async def test_a_removed_image_is_made_again(scene: Scene) -> None:
     assert await scene.images.make(view) == path
 
 
-async def test_what_cannot_be_stored_is_told_and_leaves_nothing(scene: Scene) -> None:
+async def test_a_failed_write_is_raised_and_leaves_no_file(scene: Scene) -> None:
     view = await scene.view(BASE)
     path = scene.images.path(view.snapshot.chain_id)
     path.mkdir()

@@ -38,7 +38,7 @@ async def test_a_clone_is_mounted_once_where_the_process_sees_the_place(kernel: 
     assert not await places.mount_there(B, PROCESS)
 
 
-async def test_the_clone_goes_before_the_mount(kernel: FakeKernel, places: Places) -> None:
+async def test_the_clone_is_unmounted_before_the_mount(kernel: FakeKernel, places: Places) -> None:
     await places.mount(A, kernel.attach("a"))
     await places.mount_there(A, PROCESS)
     await places.unmount(A)
@@ -46,7 +46,7 @@ async def test_the_clone_goes_before_the_mount(kernel: FakeKernel, places: Place
     assert paths(kernel) == []
 
 
-async def test_what_is_mounted_there_does_not_expire_here(kernel: FakeKernel, places: Places) -> None:
+async def test_a_mount_with_a_clone_does_not_expire(kernel: FakeKernel, places: Places) -> None:
     await places.mount(A, kernel.attach("a"))
     await places.mount_there(A, PROCESS)
     kernel.errors["unmount-there"] = NotPermitted("in use")
@@ -66,7 +66,7 @@ async def test_at_the_end_clones_are_detached(kernel: FakeKernel, places: Places
     assert f"detach-there /srv/{A}" in kernel.calls
 
 
-async def test_a_namespace_that_refuses_is_not_tried_again_for_a_while(
+async def test_a_refusing_namespace_is_retried_after_a_delay(
     kernel: FakeKernel, places: Places, autojump_clock: trio.testing.MockClock
 ) -> None:
     await places.mount(A, kernel.attach("a"))
@@ -79,7 +79,7 @@ async def test_a_namespace_that_refuses_is_not_tried_again_for_a_while(
     assert await places.mount_there(A, PROCESS)
 
 
-async def test_a_process_that_has_ended_and_one_that_does_not_see_the_tree(kernel: FakeKernel, places: Places) -> None:
+async def test_no_clone_for_an_exited_process_or_one_without_the_tree(kernel: FakeKernel, places: Places) -> None:
     await places.mount(A, kernel.attach("a"))
     assert not await places.mount_there(A, 99)
     kernel.seen[PROCESS] = []
@@ -87,7 +87,7 @@ async def test_a_process_that_has_ended_and_one_that_does_not_see_the_tree(kerne
     assert not await places.is_mounted_there(A, PROCESS)
 
 
-async def test_nothing_is_mounted_there_while_the_place_is_closed(kernel: FakeKernel, places: Places) -> None:
+async def test_no_clone_is_mounted_while_the_place_is_closed(kernel: FakeKernel, places: Places) -> None:
     await places.mount(A, kernel.attach("a"))
     with places.closed(A):
         assert not await places.mount_there(A, PROCESS)

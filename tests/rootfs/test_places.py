@@ -32,7 +32,7 @@ async def test_a_mount_is_made_once(kernel: FakeKernel, places: Places) -> None:
     assert (A in places, B in places, len(places), list(places)) == (True, False, 1, [A])
 
 
-async def test_only_who_passes_by_a_mount_again_is_lost(kernel: FakeKernel, places: Places) -> None:
+async def test_only_a_second_walk_past_a_mount_is_reported(kernel: FakeKernel, places: Places) -> None:
     await places.mount(A, kernel.attach("a"))
     assert [places.passes_again(A, process) for process in (1, 2, 1, 1)] == [False, False, False, True]
     assert not places.passes_again(B, 1)
@@ -40,7 +40,7 @@ async def test_only_who_passes_by_a_mount_again_is_lost(kernel: FakeKernel, plac
     assert not places.passes_again(A, 1)
 
 
-async def test_who_asks_meanwhile_waits_for_the_same_mount(kernel: FakeKernel, places: Places) -> None:
+async def test_concurrent_callers_wait_for_the_same_mount(kernel: FakeKernel, places: Places) -> None:
     gate = kernel.gates["attach"]
     gate.shut()
     told: list[bool] = []
@@ -59,7 +59,7 @@ async def test_who_asks_meanwhile_waits_for_the_same_mount(kernel: FakeKernel, p
     assert kernel.calls == ["attach a"]
 
 
-async def test_a_cancelled_asker_leaves_the_mount_to_be_made(kernel: FakeKernel, places: Places) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_mount(kernel: FakeKernel, places: Places) -> None:
     gate = kernel.gates["attach"]
     gate.shut()
     async with trio.open_nursery() as nursery:
@@ -71,7 +71,7 @@ async def test_a_cancelled_asker_leaves_the_mount_to_be_made(kernel: FakeKernel,
     assert kernel.mounted == {f"/mnt/{A}": "a"}
 
 
-async def test_a_mount_that_fails_may_be_tried_again_at_once(kernel: FakeKernel, places: Places) -> None:
+async def test_a_failed_mount_can_be_retried_at_once(kernel: FakeKernel, places: Places) -> None:
     kernel.errors["attach"] = NotPermitted("no")
     with pytest.raises(NotPermitted):
         await places.mount(A, kernel.attach("a"))
@@ -93,7 +93,7 @@ async def test_a_mount_in_use_stays(kernel: FakeKernel, places: Places) -> None:
     assert len(kernel.calls) == 3
 
 
-async def test_what_is_being_mounted_cannot_be_waited_for_by_an_unmount(kernel: FakeKernel, places: Places) -> None:
+async def test_unmounting_a_mount_in_progress_is_busy(kernel: FakeKernel, places: Places) -> None:
     gate = kernel.gates["attach"]
     gate.shut()
     async with trio.open_nursery() as nursery:
@@ -114,7 +114,7 @@ async def test_closed_places_refuse_mounts_until_they_are_open(kernel: FakeKerne
     assert await places.mount(A, kernel.attach("a"))
 
 
-async def test_a_mount_that_somebody_took_is_found_out(kernel: FakeKernel, places: Places) -> None:
+async def test_an_unmount_by_another_process_is_detected(kernel: FakeKernel, places: Places) -> None:
     await places.mount(A, kernel.attach("a"))
     assert not await places.is_gone(A)
     kernel.mounted.clear()
@@ -126,7 +126,7 @@ async def test_a_mount_that_somebody_took_is_found_out(kernel: FakeKernel, place
     assert A not in places
 
 
-async def test_what_is_unused_between_two_calls_expires(kernel: FakeKernel, places: Places) -> None:
+async def test_a_mount_unused_between_two_calls_expires(kernel: FakeKernel, places: Places) -> None:
     await places.mount(A, kernel.attach("a"))
     await places.mount(B, kernel.attach("b"))
     kernel.used.add(f"/mnt/{B}")
@@ -137,7 +137,7 @@ async def test_what_is_unused_between_two_calls_expires(kernel: FakeKernel, plac
     assert kernel.mounted == {f"/mnt/{B}": "b"}
 
 
-async def test_what_can_be_written_stays_while_it_is_mounted_elsewhere_too(kernel: FakeKernel, places: Places) -> None:
+async def test_a_writable_mount_with_a_copy_stays(kernel: FakeKernel, places: Places) -> None:
     await places.mount(A, kernel.attach("overlay"))
     await places.mount(B, kernel.attach("erofs"))
     kernel.elsewhere = {f"/mnt/{A}", f"/mnt/{B}"}
@@ -176,7 +176,7 @@ async def test_a_mount_made_while_the_last_one_goes_is_not_forgotten(
     assert kernel.mounted == {f"/mnt/{A}": "new"}
 
 
-async def test_clearing_takes_the_latest_first_and_all_but_what_is_used(kernel: FakeKernel, places: Places) -> None:
+async def test_clear_unmounts_the_latest_first_and_keeps_mounts_in_use(kernel: FakeKernel, places: Places) -> None:
     for place in (A, B, C):
         await places.mount(place, kernel.attach(place))
     kernel.used.add(f"/mnt/{B}")

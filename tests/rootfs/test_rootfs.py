@@ -12,7 +12,7 @@ from tests.rootfs.looks import active, shown
 from tests.rootfs.scene import BASE, TOP, Scene
 
 
-async def test_what_reads_a_layer_that_the_disk_lost_is_taken_away(kernel: FakeKernel, scene: Scene) -> None:
+async def test_mounts_of_a_lost_layer_are_unmounted(kernel: FakeKernel, scene: Scene) -> None:
     lost, other = await scene.chain(BASE, TOP), await scene.chain(BASE)
     for chain in (lost, other):
         assert await scene.rootfs.chains.show(chain)
@@ -26,7 +26,7 @@ async def test_what_reads_a_layer_that_the_disk_lost_is_taken_away(kernel: FakeK
     assert TOP.diff_id not in scene.layers
 
 
-async def test_a_mount_that_somebody_took_is_made_again(kernel: FakeKernel, scene: Scene) -> None:
+async def test_a_mount_that_another_process_unmounted_is_made_again(kernel: FakeKernel, scene: Scene) -> None:
     id = await active(scene, "key")
     await scene.rootfs.users.show(id)
     await scene.rootfs.users.show_changes(id)
@@ -65,7 +65,7 @@ async def test_a_chain_that_is_about_to_be_used_is_not_closed(kernel: FakeKernel
     assert any(call.startswith("overlay erofs") for call in kernel.calls)
 
 
-async def test_idle_mounts_go_for_ever_until_cancelled(
+async def test_idle_mounts_are_unmounted_until_cancelled(
     kernel: FakeKernel, scene: Scene, autojump_clock: MockClock
 ) -> None:
     chain = await scene.chain(BASE)

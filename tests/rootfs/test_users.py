@@ -19,7 +19,7 @@ from tests.rootfs.scene import ALL, BASE, Scene
 NO_EROFS = Capability("no erofs here")
 
 
-async def test_an_active_snapshot_lies_on_the_same_erofs_as_the_view(kernel: FakeKernel, scene: Scene) -> None:
+async def test_an_active_snapshot_shares_the_erofs_of_the_view(kernel: FakeKernel, scene: Scene) -> None:
     chain = await scene.chain(BASE)
     id = await active(scene, "key", chain)
     assert await scene.rootfs.users.show(id)
@@ -30,7 +30,7 @@ async def test_an_active_snapshot_lies_on_the_same_erofs_as_the_view(kernel: Fak
     assert scene.snapshots.stat(id).used
 
 
-async def test_an_active_snapshot_lies_on_fuse_where_erofs_is_refused(kernel: FakeKernel, scene: Scene) -> None:
+async def test_an_active_snapshot_is_on_fuse_if_erofs_is_refused(kernel: FakeKernel, scene: Scene) -> None:
     chain = await scene.chain(BASE)
     kernel.errors["erofs"] = NotPermitted("no")
     id = await active(scene, "key", chain)
@@ -38,13 +38,13 @@ async def test_an_active_snapshot_lies_on_fuse_where_erofs_is_refused(kernel: Fa
     assert f"overlay /mnt/{rootfs_of(chain.chain_id)}" in kernel.calls
 
 
-async def test_an_active_snapshot_of_nothing_lies_on_the_empty_directory(kernel: FakeKernel, scene: Scene) -> None:
+async def test_an_active_snapshot_without_a_parent_is_on_the_empty_directory(kernel: FakeKernel, scene: Scene) -> None:
     id = await active(scene, "key")
     assert await scene.rootfs.users.show(id)
     assert kernel.calls[0] == f"overlay {scene.snapshots.empty}"
 
 
-async def test_writable_snapshots_are_refused_where_overlays_are(kernel: FakeKernel, scene: Scene) -> None:
+async def test_writable_snapshots_need_overlays(kernel: FakeKernel, scene: Scene) -> None:
     rootfs = scene.start(replace(ALL, overlay=Capability("no overlay here")))
     id = await active(scene, "key")
     with pytest.raises(NotPermitted, match="no overlay here"):
@@ -52,7 +52,7 @@ async def test_writable_snapshots_are_refused_where_overlays_are(kernel: FakeKer
     assert kernel.calls == []
 
 
-async def test_changes_are_a_read_only_bind_and_both_are_left(kernel: FakeKernel, scene: Scene) -> None:
+async def test_changes_are_a_read_only_bind_and_both_are_unmounted(kernel: FakeKernel, scene: Scene) -> None:
     id = await active(scene, "key")
     await scene.rootfs.users.show(id)
     assert await scene.rootfs.users.show_changes(id)
@@ -66,7 +66,7 @@ async def test_changes_are_a_read_only_bind_and_both_are_left(kernel: FakeKernel
     assert shown(kernel) == {}
 
 
-async def test_what_is_mounted_elsewhere_too_is_not_left(kernel: FakeKernel, scene: Scene) -> None:
+async def test_a_rootfs_with_a_copy_is_not_unmounted(kernel: FakeKernel, scene: Scene) -> None:
     id = await active(scene, "key")
     await scene.rootfs.users.show(id)
     kernel.elsewhere.add(f"/mnt/{rootfs_of(id)}")
@@ -78,7 +78,7 @@ async def test_what_is_mounted_elsewhere_too_is_not_left(kernel: FakeKernel, sce
     assert shown(kernel) == {}
 
 
-async def test_a_copy_in_passing_is_waited_for(
+async def test_a_short_lived_copy_is_waited_for(
     kernel: FakeKernel, scene: Scene, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     id = await active(scene, "key")
