@@ -26,21 +26,21 @@ NOT_THE_STATE_DIRECTORY = {
     "archives/layout_directory": "writes an image layout that the user named",
 }
 EXCEPTIONS = {
-    "check/repair": "the rest of a directory whose durable rename is the removal; the next start sweeps it",
-    "database/database": "the reserve is space on the disk, without content",
-    "execution/containers": "the output of a container that is being deleted, to make room for how it ended",
-    "execution/control": "a socket that a killed process left",
+    "check/repair": "deletes a directory that a durable rename has already removed; the next start sweeps the rest",
+    "database/database": "the reserve file only occupies disk space; it has no content",
+    "execution/containers": "deletes the output of a container that is being deleted, to free space for its record",
+    "execution/control": "removes a socket that a killed process left",
     "execution/cgroups": "cgroups",
-    "execution/records/records": "the rest of a record whose durable rename is the removal; a later start collects it",
-    "execution/removal": "a directory of the runtime's, and paths of the mounted tree",
+    "execution/records/records": "deletes a record that a durable rename has already removed; a later start sweeps it",
+    "execution/removal": "a directory of the OCI runtime, and paths of the mounted tree",
     "execution/forkserver": "a socket",
     "execution/start": "a link in the mounted tree",
-    "execution/supervisor/life": "the lock file says which process holds it, which a dead one does not",
+    "execution/supervisor/life": "the lock file names the holder; a crash releases the lock, so the text need not last",
     "execution/supervisor/server": "a socket",
-    "execution/supervisor/streams": "a socket; and the log of a container, of which a power cut may lose the end",
-    "lock": "the lock file says which process holds it, which a dead one does not",
-    "snapshots/directories": "the tree below a directory whose durable rename is the removal, by descriptor",
-    "state": "an empty directory that tells whether the disk takes a change",
+    "execution/supervisor/streams": "a socket, and the log of a container; a power cut may lose the end of the log",
+    "lock": "the lock file names the holder; a crash releases the lock, so the text need not last",
+    "snapshots/directories": "deletes, by descriptor, a tree that a durable rename has already removed",
+    "state": "an empty directory, to find out whether the filesystem is read-only",
 }
 """Modules that change files without Disk, and why these changes need not be durable or recorded."""
 

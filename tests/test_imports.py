@@ -1,4 +1,4 @@
-"""The layers of the packages: a package imports only from lower layers, and each external library has one importer."""
+"""The import order: a package imports only from lower storeys, and each external library has one importing package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STOREYS = [
     {"forkserver"},
     {"testing"},
 ]
-"""Packages by layer, from bottom to top. Packages of one layer do not import each other, not even for types."""
+"""Packages by storey, from bottom to top. Packages of one storey do not import each other, not even for types."""
 
 BLIND = {
     ("layers", "registry"),
@@ -44,7 +44,7 @@ BLIND = {
     ("snapshots", "registry"),
     ("fs", "registry"),
 }
-"""Imports that are forbidden although the layers would allow them: only transfer/ and the daemon use registry/."""
+"""Imports that are forbidden although the order would allow them: only transfer/ and the daemon use registry/."""
 
 LIBRARIES = {"httpx": "registry", "httpcore": "registry", "pyfuse3": "fs", "ctypes": "kernel"}
 
@@ -83,13 +83,13 @@ def complaint(room: str, name: str) -> str | None:
     """Return why `room` may not import `name`, or None."""
     top, *rest = name.split(".")
     if top in LIBRARIES and room != LIBRARIES[top]:
-        return f"{top} belongs to {LIBRARIES[top]}/ alone"
+        return f"only {LIBRARIES[top]}/ may import {top}"
     if top != "imgfs" or not rest or rest[0].startswith("__") or rest[0] == room:
         return None
     if rest[0] not in HEIGHT:
         return f"{rest[0]} has no storey in this table"
     if HEIGHT[rest[0]] >= HEIGHT[room] or (room, rest[0]) in BLIND:
-        return f"{room} does not look at {rest[0]}"
+        return f"{room} may not import {rest[0]}"
     return None
 
 

@@ -64,7 +64,7 @@ def test_damage_is_reported_repaired_and_the_content_is_served_again(
     assert unmounted.run("repair", "--deep") == (0, [])
     if not (pattern.startswith(("views", "imgfs.copy", "layers/*/*/index")) or harm == "delete" or "data" in pattern):
         kept = list(unmounted.state.rglob("*damaged*"))
-        assert kept, "the only copy of a damaged thing is never deleted"
+        assert kept, "repair never deletes the only copy of a damaged object"
         assert any(one.is_dir() or one.stat().st_size in (size, size // 2) for one in kept)
     unmounted.mounted.start()
     unmounted.assert_served()

@@ -178,15 +178,15 @@ def test_intact_tables_are_preferred_to_the_copy(state: Path) -> None:
 
 
 HARMED = {
-    "a name that is no text": "UPDATE names SET name = x'ff00' WHERE name = 'local'",
-    "a letter that is none": "UPDATE names SET name = CAST(x'6cff' AS TEXT) WHERE name = 'local'",
-    "a digest that is none": "UPDATE names SET digest = 'sha256:x' WHERE name = 'local'",
-    "a time that is none": "UPDATE names SET updated = 'now' WHERE name = 'local'",
-    "a kind that is none": "UPDATE user_snapshots SET kind = 'odd' WHERE name = CAST('view' AS BLOB)",
-    "a label that is none": "UPDATE content_labels SET key = ''",
-    "a lease that is none": "UPDATE leases SET id = CAST('a/b' AS BLOB)",
-    "a column that is gone": "ALTER TABLE names RENAME COLUMN digest TO target",
-    "a table that is another": "DROP TABLE snapshots",
+    "a name that is not text": "UPDATE names SET name = x'ff00' WHERE name = 'local'",
+    "a name with invalid UTF-8": "UPDATE names SET name = CAST(x'6cff' AS TEXT) WHERE name = 'local'",
+    "an invalid digest": "UPDATE names SET digest = 'sha256:x' WHERE name = 'local'",
+    "an invalid time": "UPDATE names SET updated = 'now' WHERE name = 'local'",
+    "an unknown kind": "UPDATE user_snapshots SET kind = 'odd' WHERE name = CAST('view' AS BLOB)",
+    "an invalid label key": "UPDATE content_labels SET key = ''",
+    "an invalid lease ID": "UPDATE leases SET id = CAST('a/b' AS BLOB)",
+    "a missing column": "ALTER TABLE names RENAME COLUMN digest TO target",
+    "a table of another form": "DROP TABLE snapshots",
 }
 
 
