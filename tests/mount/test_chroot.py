@@ -57,12 +57,12 @@ def test_a_link_that_is_a_program_runs(busybox: Path) -> None:
     assert run("chroot", busybox, "/bin/sh", "-c", "exec /bin/echo $0 $((6 * 7))") == b"/bin/sh 42\n"
 
 
-def test_path_through_the_name_is_a_root_too(busybox: Path, mounted: Mounted, registry: FakeRegistry) -> None:
+def test_the_rootfs_below_the_image_name_is_a_root_too(busybox: Path, mounted: Mounted, registry: FakeRegistry) -> None:
     rootfs = mounted.rootfs(f"{registry.host}/busybox:1")
     assert run("chroot", rootfs, "/bin/cat", "/usr/share/greeting") == b"upper\n"
 
 
-def test_nothing_in_it_can_be_changed(busybox: Path) -> None:
+def test_the_rootfs_is_read_only(busybox: Path) -> None:
     script = "for path in /new /etc/passwd; do echo x > $path; done; rm /etc/group; mkdir /etc/d; touch /etc"
     command = [program("chroot"), str(busybox), "/bin/sh", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
@@ -95,7 +95,7 @@ def test_shell_in_it_writes_to_its_own_null_device(mounted: Mounted, registry: F
     )
 
 
-def test_setuid_and_setgid_show_and_hold(mounted: Mounted, registry: FakeRegistry) -> None:
+def test_setuid_and_setgid_bits_are_shown_and_work(mounted: Mounted, registry: FakeRegistry) -> None:
     entries = [
         *host_files("id", "setpriv"),
         File("setuid", Path(program("id")).read_bytes(), mode=0o4755),
@@ -152,7 +152,7 @@ def test_program_that_is_mapped_keeps_the_tree_busy(busybox: Path, mounted: Moun
         assert running.stdout.readline() == b"still\n"
 
 
-def test_copy_out_of_it_is_the_same_and_can_be_changed(busybox: Path, tmp_path: Path) -> None:
+def test_a_copy_of_the_rootfs_is_equal_and_writable(busybox: Path, tmp_path: Path) -> None:
     run("cp", "-a", busybox, tmp_path / "copy")
     assert run("diff", "-r", "--no-dereference", busybox, tmp_path / "copy") == b""
     (tmp_path / "copy/usr/share/greeting").write_bytes(b"changed\n")
@@ -160,7 +160,9 @@ def test_copy_out_of_it_is_the_same_and_can_be_changed(busybox: Path, tmp_path: 
     shutil.rmtree(tmp_path / "copy")
 
 
-def test_tar_of_it_is_what_went_in(mounted: Mounted, registry: FakeRegistry, tmp_path: Path) -> None:
+def test_a_tar_of_the_rootfs_has_the_entries_of_the_layer(
+    mounted: Mounted, registry: FakeRegistry, tmp_path: Path
+) -> None:
     entries = [Dir("d", mode=0o700, uid=3), File("d/file", b"x" * 70_000, uid=1, gid=2), Symlink("l", "d/file")]
     rootfs = serve(mounted, registry, entries)
     run("tar", "-C", rootfs, "-cf", tmp_path / "out.tar", ".")

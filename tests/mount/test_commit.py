@@ -22,7 +22,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         yield made
 
 
-def test_committed_it_shows_the_same_and_the_key_is_free(shop: Workshop) -> None:
+def test_a_commit_keeps_the_content_and_frees_the_key(shop: Workshop) -> None:
     root = shop.prepare("work", shop.base)
     (root / "etc/os").write_text("changed\n")
     os.unlink(root / "etc/gone")
@@ -39,7 +39,7 @@ def test_committed_it_shows_the_same_and_the_key_is_free(shop: Workshop) -> None
     assert os.listdir(shop.prepare("work")) == []
 
 
-def test_what_was_never_walked_to_can_be_committed(shop: Workshop) -> None:
+def test_a_snapshot_that_was_never_mounted_can_be_committed(shop: Workshop) -> None:
     shop.prepare("untouched", shop.base)
     root = shop.commit("untouched", "same-as-base")
     assert (root / "etc/os").read_text() == "base\n"
@@ -84,7 +84,7 @@ def test_a_malformed_target_of_mv_is_not_permitted(shop: Workshop, name: str) ->
     assert shop.active("malformed").exists()
 
 
-def test_an_active_snapshot_moves_nowhere_else(shop: Workshop) -> None:
+def test_an_active_snapshot_cannot_be_moved_elsewhere(shop: Workshop) -> None:
     shop.prepare("rooted", shop.base)
     places = (shop.active("renamed"), shop.mount.path / "x", shop.mount.path / "images/x", shop.mount.content / "x")
     for place in (*places, shop.mount.content / Digest.of(b"x"), shop.active("rooted") / "rootfs2"):
@@ -117,7 +117,7 @@ def test_committed_snapshots_keep_their_names(shop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("use", ["cwd", "open file", "open file for reading", "mapped", "diff"])
-def test_in_use_it_is_busy_and_told(shop: Workshop, use: str) -> None:
+def test_a_snapshot_in_use_is_busy_with_a_reason(shop: Workshop, use: str) -> None:
     key, name = f"used-{use}", f"free-{use}"
     root = shop.prepare(key, shop.base)
     (root / "file").write_text("x")
@@ -217,7 +217,7 @@ def test_views_that_are_refused(shop: Workshop, name: str, target: str, code: in
     assert "view" not in os.listdir(shop.mount.snapshots)
 
 
-def test_a_view_is_changed_and_renamed_like_any_link(shop: Workshop) -> None:
+def test_a_view_is_replaced_and_renamed_like_any_link(shop: Workshop) -> None:
     for name in ("one", "two"):
         shop.make(name, None, file=name)
     succeed("ln", "-s", "one", shop.at("current"))
@@ -259,7 +259,7 @@ def test_removal_waits_for_children(shop: Workshop) -> None:
         assert not shop.at(name).exists()
 
 
-def test_removing_what_somebody_stands_in_is_busy(shop: Workshop) -> None:
+def test_removing_a_working_directory_is_busy(shop: Workshop) -> None:
     root = shop.make("stood-in", shop.base, file="1")
     with (root / "file").open() as file:
         with refused(errno.EBUSY):
@@ -268,7 +268,7 @@ def test_removing_what_somebody_stands_in_is_busy(shop: Workshop) -> None:
     shop.at("stood-in").rmdir()
 
 
-def test_ten_commit_under_one_name_and_one_wins(shop: Workshop) -> None:
+def test_one_of_ten_concurrent_commits_to_a_name_succeeds(shop: Workshop) -> None:
     for number in range(10):
         (shop.prepare(f"c{number}", shop.base) / "who").write_text(str(number))
 

@@ -23,7 +23,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         yield made
 
 
-def test_without_a_parent_it_is_empty_and_can_be_written(shop: Workshop) -> None:
+def test_a_snapshot_without_a_parent_is_empty_and_writable(shop: Workshop) -> None:
     root = shop.prepare("empty")
     assert os.listdir(root) == []
     (root / "etc").mkdir()
@@ -34,7 +34,7 @@ def test_without_a_parent_it_is_empty_and_can_be_written(shop: Workshop) -> None
         os.readlink(shop.active("empty") / "parent")
 
 
-def test_by_a_users_own_tools(shop: Workshop) -> None:
+def test_prepare_and_commit_with_standard_tools(shop: Workshop) -> None:
     key = shop.active("tools")
     succeed("mkdir", key)
     succeed("ln", "-s", f"../../{shop.base}", key / "parent")
@@ -49,7 +49,7 @@ def test_by_a_users_own_tools(shop: Workshop) -> None:
     assert not key.exists()
 
 
-def test_on_an_image_it_shows_the_image_and_its_own_root_looks_like_it(shop: Workshop) -> None:
+def test_a_snapshot_on_an_image_shows_the_image_and_its_root_attributes(shop: Workshop) -> None:
     root = shop.prepare("on-image", shop.base)
     assert (root / "etc/os").read_text() == "base\n"
     found = os.stat(root)
@@ -70,7 +70,7 @@ def test_the_parent_may_be_a_committed_snapshot_or_a_view(shop: Workshop) -> Non
 
 
 @pytest.mark.parametrize("target", ["{0}", "../{0}", "../../{0}", "{1}/snapshots/{0}", "../../{0}/"])
-def test_the_parent_is_written_in_any_way_and_read_in_one(shop: Workshop, target: str) -> None:
+def test_parent_links_of_any_form_are_read_in_one_form(shop: Workshop, target: str) -> None:
     key = shop.active("written")
     key.mkdir()
     (key / "parent").symlink_to(target.format(shop.base, shop.mount.path))
@@ -95,7 +95,7 @@ def test_setting_the_parent_a_second_time_needs_ln_sf(shop: Workshop) -> None:
     assert os.listdir(key / "rootfs") == ["other"]
 
 
-def test_the_parent_can_be_taken_away_until_rootfs_was_used(shop: Workshop) -> None:
+def test_the_parent_can_be_removed_until_the_first_use(shop: Workshop) -> None:
     key = shop.active("bare")
     shop.prepare("bare", shop.base)
     succeed("rm", key / "parent")
@@ -104,7 +104,7 @@ def test_the_parent_can_be_taken_away_until_rootfs_was_used(shop: Workshop) -> N
     assert os.listdir(key / "rootfs") == []
 
 
-def test_after_use_the_parent_is_settled(shop: Workshop) -> None:
+def test_the_parent_is_fixed_after_the_first_use(shop: Workshop) -> None:
     shop.make("late", None)
     for key, parent in (("settled", shop.base), ("settled-empty", None)):
         root = shop.prepare(key, parent)
@@ -132,7 +132,7 @@ def test_after_use_the_parent_is_settled(shop: Workshop) -> None:
         ("../../active/refusing", errno.EINVAL),
     ],
 )
-def test_parents_that_are_refused_leave_it_as_it_was(shop: Workshop, target: str, code: int) -> None:
+def test_a_refused_parent_changes_nothing(shop: Workshop, target: str, code: int) -> None:
     for key in ("busy", "refusing"):
         shop.active(key).mkdir(exist_ok=True)
     with refused(code):
@@ -149,7 +149,7 @@ def test_a_taken_key_is_refused(shop: Workshop) -> None:
         shop.active("taken").mkdir()
 
 
-def test_ten_at_the_same_instant_and_one_wins(shop: Workshop) -> None:
+def test_one_of_ten_concurrent_prepares_of_a_key_succeeds(shop: Workshop) -> None:
     def attempt(number: int) -> bool:
         try:
             shop.active("race").mkdir()
@@ -162,7 +162,7 @@ def test_ten_at_the_same_instant_and_one_wins(shop: Workshop) -> None:
     (shop.active("race") / "rootfs/works").write_text("1")
 
 
-def test_ten_who_walk_there_first_see_one_rootfs(shop: Workshop) -> None:
+def test_ten_concurrent_first_walks_see_one_rootfs(shop: Workshop) -> None:
     root = shop.prepare("crowd", shop.base)
 
     def write(number: int) -> None:
@@ -217,7 +217,7 @@ def test_names_of_any_bytes(shop: Workshop, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "code"), [("x" * 256, errno.EINVAL), ("a\nb", errno.EINVAL)])
-def test_names_that_no_snapshot_has(shop: Workshop, name: str, code: int) -> None:
+def test_malformed_names_are_refused(shop: Workshop, name: str, code: int) -> None:
     with refused(code):
         shop.active(name).mkdir()
 
@@ -236,7 +236,7 @@ CLUTTER: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", CLUTTER)
-def test_beside_rootfs_nothing_can_be_made(shop: Workshop, what: str) -> None:
+def test_no_file_can_be_made_beside_rootfs(shop: Workshop, what: str) -> None:
     for key in ("tidy", "tidy-active"):
         shutil.rmtree(shop.at(key), ignore_errors=True)
     if not shop.at("tidy").exists():
@@ -260,7 +260,7 @@ def test_in_active_only_directories_can_be_made(shop: Workshop) -> None:
         shop.at("made-by-mkdir").mkdir()
 
 
-def test_facts(shop: Workshop) -> None:
+def test_attributes_of_an_active_snapshot(shop: Workshop) -> None:
     root = shop.prepare("facts", shop.base)
     key = shop.active("facts")
     assert kind(key) == "active"
@@ -309,7 +309,7 @@ def test_diff_shows_the_changes_and_is_read_only(shop: Workshop) -> None:
             change()
 
 
-def test_removed_is_gone_and_its_room_free(shop: Workshop) -> None:
+def test_a_removed_snapshot_is_absent_and_its_space_is_free(shop: Workshop) -> None:
     before = set((shop.mount.state / "snapshots").iterdir())
     root = shop.prepare("short", shop.base)
     (root / "file").write_text("x")
@@ -323,7 +323,7 @@ def test_removed_is_gone_and_its_room_free(shop: Workshop) -> None:
     assert os.listdir(shop.prepare("short")) == []
 
 
-def test_removing_what_somebody_stands_in_is_busy(shop: Workshop) -> None:
+def test_removing_a_working_directory_is_busy(shop: Workshop) -> None:
     root = shop.prepare("stood-in", shop.base)
     with (root / "open").open("w") as file, refused(errno.EBUSY):
         file.write("still here")
@@ -337,7 +337,7 @@ def test_removing_what_somebody_stands_in_is_busy(shop: Workshop) -> None:
     shop.active("stood-in").rmdir()
 
 
-def test_the_first_to_come_by_o_path_is_told_to_walk_again(shop: Workshop) -> None:
+def test_a_first_walk_from_an_o_path_descriptor_is_estale(shop: Workshop) -> None:
     """The descriptor is of the directory beneath the mount. A walk to `rootfs/.` mounts first."""
     for key in ("o-path", "o-path-dot"):
         shop.active(key).mkdir()
@@ -381,7 +381,7 @@ def test_renaming_a_directory_of_the_parent_is_exdev_and_mv_copies(shop: Worksho
     assert os.getxattr(root / "again/file", "user.colour") == b"red"
 
 
-def test_an_image_that_goes_stays_for_who_stands_on_it(shop: Workshop) -> None:
+def test_an_image_chain_with_a_child_cannot_be_removed(shop: Workshop) -> None:
     assert "active/on-it" not in children(shop.at(shop.base))
     root = shop.prepare("on-it", shop.base)
     assert "active/on-it" in children(shop.at(shop.base))

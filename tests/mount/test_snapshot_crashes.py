@@ -157,7 +157,7 @@ def kept(shop: Workshop) -> int:
 
 
 @pytest.mark.parametrize(("call", "number"), POINTS)
-def test_wherever_a_kill_strikes(shop: Workshop, call: str, number: int) -> None:
+def test_a_kill_at_any_system_call_loses_no_acknowledged_change(shop: Workshop, call: str, number: int) -> None:
     key = f"{call}-{number}"
     life = Life(shop, key)
     with killed_at(shop.mount, call, number):
@@ -202,7 +202,7 @@ def test_active_snapshots_keep_their_data_and_committed_ones_their_digest(shop: 
     assert (shop.commit("alive", "survivor") / "before").read_text() == "12"
 
 
-def test_a_remount_finds_all_and_leaves_no_mount(shop: Workshop) -> None:
+def test_a_remount_finds_all_snapshots_and_leaves_no_mount(shop: Workshop) -> None:
     shop.make("lasting", shop.base, file="1")
     shop.at("lasting-view").symlink_to("lasting")
     (shop.prepare("lasting-active", "lasting") / "file").write_text("2")

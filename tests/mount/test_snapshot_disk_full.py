@@ -63,7 +63,7 @@ def filler(shop: Workshop) -> Path:
     return shop.mount.state.parent / "filler"
 
 
-def test_a_full_disk_is_enospc_to_who_writes_and_the_snapshot_stays(shop: Workshop) -> None:
+def test_a_full_disk_is_enospc_for_writers_and_the_snapshot_stays(shop: Workshop) -> None:
     root = shop.prepare("writer", shop.base)
     (root / "before").write_text("1")
     fill(root / "big")
@@ -77,7 +77,7 @@ def test_a_full_disk_is_enospc_to_who_writes_and_the_snapshot_stays(shop: Worksh
     assert (shop.commit("writer", "written") / "before").read_text() == "1"
 
 
-def test_what_cannot_be_prepared_leaves_nothing(shop: Workshop) -> None:
+def test_a_failed_prepare_leaves_nothing(shop: Workshop) -> None:
     before = sorted((shop.mount.state / "snapshots").iterdir())
     fill(filler(shop))
     with refused(errno.ENOSPC):
@@ -92,7 +92,7 @@ def test_what_cannot_be_prepared_leaves_nothing(shop: Workshop) -> None:
     (shop.prepare("key", shop.base) / "file").write_text("1")
 
 
-def test_removal_works_on_a_full_disk_and_makes_room(shop: Workshop) -> None:
+def test_removal_works_on_a_full_disk_and_frees_space(shop: Workshop) -> None:
     for key in ("one", "two"):
         (shop.prepare(key, shop.base) / "file").write_bytes(os.urandom(1 << 20))
     shop.commit("two", "two")
@@ -109,7 +109,7 @@ def test_removal_works_on_a_full_disk_and_makes_room(shop: Workshop) -> None:
     assert not shop.at("two").exists()
 
 
-def test_a_commit_that_finds_no_room_can_be_made_later(shop: Workshop) -> None:
+def test_a_commit_refused_by_a_full_disk_succeeds_later(shop: Workshop) -> None:
     root = shop.prepare("work", shop.base)
     (root / "file").write_text("1")
     os.listdir(root)
@@ -126,14 +126,14 @@ def test_a_commit_that_finds_no_room_can_be_made_later(shop: Workshop) -> None:
     assert digest_of(shop.at("done") / "layer.tar") == digest
 
 
-def test_an_export_needs_no_room(shop: Workshop) -> None:
+def test_an_export_needs_no_space(shop: Workshop) -> None:
     shop.make("exported", shop.base, file="1")
     digest = digest_of(shop.at("exported") / "layer.tar")
     fill(filler(shop))
     assert digest_of(shop.at("exported") / "layer.tar") == digest
 
 
-def test_it_starts_on_a_full_disk_and_shows_everything(shop: Workshop) -> None:
+def test_the_daemon_starts_on_a_full_disk_and_shows_everything(shop: Workshop) -> None:
     (shop.prepare("active", shop.base) / "file").write_text("1")
     shop.make("committed", shop.base, file="2")
     shop.mount.stop()
@@ -144,7 +144,7 @@ def test_it_starts_on_a_full_disk_and_shows_everything(shop: Workshop) -> None:
     succeed("rmdir", shop.active("active"))
 
 
-def test_a_container_can_be_deleted_to_make_room_and_is_told_of(shop: Workshop) -> None:
+def test_a_container_can_be_deleted_on_a_full_disk_and_is_reported(shop: Workshop) -> None:
     records = ContainerRecords(shop.mount.state)
     (shop.prepare("full", shop.base) / "big").write_bytes(bytes(1 << 20))
     fabricated(records, "full", stopped(3)).log.write_bytes(bytes(1 << 16))

@@ -38,7 +38,7 @@ def test_every_prefix_of_the_chain_is_listed(scene: Scene, pulled: Image) -> Non
     assert {path.name for path in chain(scene, pulled)} <= set(os.listdir(scene.mount.snapshots))
 
 
-def test_nothing_is_listed_before_it_is_here(scene: Scene) -> None:
+def test_no_snapshot_is_listed_before_its_layers_are_stored(scene: Scene) -> None:
     made = small("unpulled", layers=2)
     os.stat(scene.serve(made, "unpulled"))
     with scene.silence():
@@ -59,7 +59,7 @@ def test_parents_are_links_down_the_chain(scene: Scene, pulled: Image) -> None:
     assert os.path.samefile(paths[2] / "parent/parent/rootfs", paths[0] / "rootfs")
 
 
-def test_each_snapshot_shows_its_layers_and_no_more(scene: Scene, pulled: Image) -> None:
+def test_each_snapshot_shows_only_its_own_layers(scene: Scene, pulled: Image) -> None:
     with scene.silence():
         for number, path in enumerate(chain(scene, pulled)):
             assert sorted(os.listdir(path / "rootfs")) == sorted([*map(str, range(number + 1)), "mark"])

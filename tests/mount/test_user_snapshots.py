@@ -82,13 +82,15 @@ def test_user_writes_commits_and_removes(workshop: Workshop, registry: FakeRegis
     assert workshop.imgfs("umount").returncode == 0
 
 
-def test_files_are_made_as_asked_for_and_are_the_users(workshop: Workshop, registry: FakeRegistry) -> None:
+def test_new_files_have_the_requested_mode_and_belong_to_the_user(workshop: Workshop, registry: FakeRegistry) -> None:
     workshop.begin(registry, 'access = "all"\n')
     shown = workshop.sh(f"umask 022; cd {ROOTFS}; touch file; mkdir directory; stat -c '%a %u' . file directory hello")
     assert shown.stdout.splitlines() == [f"{mode} {USER}" for mode in ("755", "644", "755", "644")]
 
 
-def test_used_snapshot_is_busy_and_ends_with_the_mount(workshop: Workshop, registry: FakeRegistry) -> None:
+def test_a_used_snapshot_is_busy_and_its_overlay_ends_with_the_mount(
+    workshop: Workshop, registry: FakeRegistry
+) -> None:
     workshop.begin(registry, 'access = "all"\n')
     script = f"exec 3< {ROOTFS}/hello; mv snapshots/active/work snapshots/done || rmdir snapshots/active/work"
     assert workshop.sh(script, code=1).stderr.count("busy") == 2
@@ -110,14 +112,14 @@ def test_killed_daemon_leaves_no_overlay(workshop: Workshop, registry: FakeRegis
     assert workshop.sh(f"cat {ROOTFS}/kept").stdout == "kept\n"
 
 
-def test_idle_overlay_is_taken_away_and_comes_again(workshop: Workshop, registry: FakeRegistry) -> None:
+def test_an_idle_overlay_is_unmounted_and_mounted_again(workshop: Workshop, registry: FakeRegistry) -> None:
     workshop.begin(registry, 'access = "all"\nview_idle_seconds = 1\n')
     workshop.sh(f"echo kept > {ROOTFS}/kept")
     until(lambda: workshop.overlays() == [])
     assert workshop.sh(f"cat {ROOTFS}/kept").stdout == "kept\n"
 
 
-def test_without_root_in_the_mount_it_says_what_is_missing(workshop: Workshop, registry: FakeRegistry) -> None:
+def test_the_error_without_access_for_root_names_it(workshop: Workshop, registry: FakeRegistry) -> None:
     workshop.begin(registry)
     assert "Operation not permitted" in workshop.sh(f"ls {ROOTFS}/", code=2).stderr
     told = workshop.sh("getfattr --only-values -n user.imgfs.error snapshots/active/work; cat .imgfs/log").stdout
@@ -126,7 +128,7 @@ def test_without_root_in_the_mount_it_says_what_is_missing(workshop: Workshop, r
     workshop.sh("rmdir snapshots/active/work")
 
 
-def test_mount_for_all_without_leave_says_what_is_missing(home: Home, public: Path) -> None:
+def test_the_error_without_user_allow_other_names_it(home: Home, public: Path) -> None:
     home.state.mkdir(mode=0o700)
     (home.state / "imgfs.toml").write_text('access = "all"\n')
     for path in (home.state, home.state / "imgfs.toml"):
@@ -138,7 +140,7 @@ def test_mount_for_all_without_leave_says_what_is_missing(home: Home, public: Pa
     assert "user_allow_other" in done.stderr
 
 
-def test_unreadable_file_is_named_by_its_export(workshop: Workshop, registry: FakeRegistry) -> None:
+def test_the_export_error_names_an_unreadable_file(workshop: Workshop, registry: FakeRegistry) -> None:
     workshop.begin(registry, 'access = "all"\n')
     workshop.sh(f"echo text > {ROOTFS}/closed && chmod 0 {ROOTFS}/closed && mv snapshots/active/work snapshots/done")
     assert "not permitted" in workshop.sh("cat snapshots/done/layer.tar > /dev/null", code=1).stderr

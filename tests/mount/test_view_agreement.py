@@ -126,7 +126,7 @@ def test_odd_whiteouts_hide_nothing_and_are_not_shown(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_an_unused_active_snapshot_is_what_it_stands_on(pair: Pair, name: str) -> None:
+def test_an_unused_active_snapshot_equals_its_parent(pair: Pair, name: str) -> None:
     expected = tree(pair.fuse, name)
     for scene in (pair.kernel, pair.fuse):
         os.listdir(f"{scene.name(name)}/rootfs/")
@@ -135,7 +135,7 @@ def test_an_unused_active_snapshot_is_what_it_stands_on(pair: Pair, name: str) -
         assert shown_at(scene.mount, directory) == ["overlay"]
 
 
-def test_views_agree_when_layers_are_missing_and_when_they_are_back(pair: Pair) -> None:
+def test_views_agree_while_layers_are_missing_and_after_a_refetch(pair: Pair) -> None:
     expected = {name: tree(pair.fuse, name) for name in IMAGES}
     trees = {name: tree(pair.kernel, name) for name in IMAGES}
     numbers = numbers_of(pair.kernel)
@@ -164,7 +164,7 @@ def numbers_of(scene: Scene) -> dict[str, int]:
     return found
 
 
-def test_sparse_files_tell_their_blocks_in_fuse(pair: Pair) -> None:
+def test_fuse_reports_the_blocks_of_sparse_files(pair: Pair) -> None:
     """EROFS has no holes in a chunked file of one chunk, so its st_blocks differs from FUSE's."""
     path = f"{pair.fuse.name('oddities')}/rootfs/sparse/only-hole"
     assert (os.stat(path).st_size, os.stat(path).st_blocks) == (MEBIBYTE, 0)

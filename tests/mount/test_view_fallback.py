@@ -59,7 +59,7 @@ def check_fuse(scene: Scene, reason: str) -> None:
     assert error_of(snapshot) == ""
 
 
-def test_views_can_be_turned_to_fuse(tmp_path: Path) -> None:
+def test_the_view_option_selects_fuse(tmp_path: Path) -> None:
     with serving(tmp_path, FUSE) as scene:
         check_fuse(scene, "views = fuse")
         directory = prepare(scene, "over-fuse", chain_of(scene, busybox_image()).name)
@@ -101,7 +101,7 @@ def test_shells_in_a_view_use_its_null_device(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, FUSE], ids=["kernel", "fuse"])
 @pytest.mark.parametrize("options", [[], ["--nosuid"]], ids=["trusted", "nosuid"])
-def test_setuid_and_devices_work_only_where_they_are_trusted(
+def test_setuid_and_devices_work_only_if_trusted(
     tmp_path: Path, registry: FakeRegistry, config: str, options: list[str]
 ) -> None:
     with Mounted(tmp_path, config) as mount:
@@ -110,7 +110,7 @@ def test_setuid_and_devices_work_only_where_they_are_trusted(
         check_trust_of_overlay(Scene(registry, mount), trusted=not options)
 
 
-def test_setuid_and_devices_do_not_work_where_others_get_in(tmp_path: Path) -> None:
+def test_setuid_and_devices_do_not_work_if_other_users_have_access(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG + 'access = "all"\n') as scene:
         check_trust(scene, trusted=False)
         check_trust_of_overlay(scene, trusted=False)
@@ -173,7 +173,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_damaged_metadata_images_are_made_again(scene: Scene) -> None:
+def test_damaged_metadata_images_are_rebuilt(scene: Scene) -> None:
     """All cases share one daemon, because each start takes longer than all the cases."""
     made = {damage: small(f"torn/{number}", layers=2) for number, damage in enumerate(DAMAGES)}
     names = {damage: f"torn/{number}" for number, damage in enumerate(DAMAGES)}
@@ -193,7 +193,7 @@ def test_damaged_metadata_images_are_made_again(scene: Scene) -> None:
         assert error_of(chain_of(scene, one)) == "", damage
 
 
-def test_a_torn_metadata_image_without_its_layers_gets_both_again(scene: Scene) -> None:
+def test_a_torn_metadata_image_and_its_missing_layers_are_restored(scene: Scene) -> None:
     made = small("torn/both", layers=2)
     scene.serve(made, "torn/both")
     expected = tree(scene, "torn/both")
@@ -208,7 +208,7 @@ def test_a_torn_metadata_image_without_its_layers_gets_both_again(scene: Scene) 
     assert "metadata image is built again" in scene.mount.log()
 
 
-def test_a_views_directory_that_cannot_be_written_leaves_it_to_fuse(tmp_path: Path) -> None:
+def test_fuse_serves_the_view_if_the_views_directory_is_read_only(tmp_path: Path) -> None:
     with serving(tmp_path) as scene:
         views = scene.mount.state / "views"
         succeed("mount", "--bind", "-o", "ro", views, views)
@@ -227,7 +227,7 @@ def test_a_views_directory_that_cannot_be_written_leaves_it_to_fuse(tmp_path: Pa
         assert shown_at(scene.mount, chain_of(scene, made)) == ["erofs"]
 
 
-def test_what_cannot_be_made_again_leaves_it_to_fuse(scene: Scene) -> None:
+def test_fuse_serves_a_view_that_cannot_be_rebuilt(scene: Scene) -> None:
     made = small("torn/stuck", layers=2)
     scene.serve(made, "torn/stuck")
     expected = tree(scene, "torn/stuck")
@@ -249,7 +249,7 @@ def check_refused(scene: Scene, snapshot: Path, reason: str) -> None:
     assert state_of(scene.mount)["views"] == "kernel"
 
 
-def test_a_full_disk_leaves_it_to_fuse(tmp_path: Path) -> None:
+def test_fuse_serves_the_view_on_a_full_disk(tmp_path: Path) -> None:
     with (tmp_path / "image").open("wb") as file:
         file.truncate(32 << 20)
     succeed("mkfs.ext4", "-q", tmp_path / "image")
@@ -281,7 +281,7 @@ def fill(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def test_root_that_may_not_mount_is_told_so(tmp_path: Path) -> None:
+def test_the_error_of_root_without_the_capability_names_it(tmp_path: Path) -> None:
     """As in a container without CAP_SYS_ADMIN, where fusermount3 may not mount either."""
     with Mounted(tmp_path) as mount:
         words = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", "--ambient-caps=-all", *IMGFS]
@@ -304,7 +304,7 @@ grep -c "$1" /proc/self/mountinfo
 """
 
 
-def test_root_of_a_user_namespace_has_the_fuse_view_read_only(tmp_path: Path, registry: FakeRegistry) -> None:
+def test_root_of_a_user_namespace_gets_a_read_only_fuse_view(tmp_path: Path, registry: FakeRegistry) -> None:
     """The root of a user namespace may use FUSE and bind mounts, but not EROFS."""
     small("box").add_to(registry, "box", "1")
     words = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "env"]

@@ -94,7 +94,7 @@ WAYS: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize("by", ["name", "chain ID"])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_in_mounts(scene: Scene, way: str, by: str) -> None:
+def test_every_kind_of_access_mounts_the_view(scene: Scene, way: str, by: str) -> None:
     repository = f"way/{list(WAYS).index(way)}/{len(by)}"
     _, snapshot = pulled(scene, repository)
     rootfs = (scene.name(repository) if by == "name" else snapshot) / "rootfs"
@@ -112,7 +112,7 @@ def test_the_first_reader_of_an_image_reads_the_kernels_view(scene: Scene) -> No
     assert os.stat(f"{name}/rootfs/").st_dev != os.stat(scene.mount.path).st_dev
 
 
-def test_looking_around_mounts_nothing(scene: Scene) -> None:
+def test_listings_mount_nothing(scene: Scene) -> None:
     _, snapshot = pulled(scene, "around")
     before = shown(scene.mount)
     succeed("ls", scene.mount.snapshots)
@@ -126,7 +126,7 @@ def test_looking_around_mounts_nothing(scene: Scene) -> None:
     assert shown(scene.mount) == before
 
 
-def test_parents_and_tops_are_mounts_of_their_own(scene: Scene) -> None:
+def test_parents_and_tops_have_separate_mounts(scene: Scene) -> None:
     _, snapshot = pulled(scene, "parents", layers=3)
     assert sorted(os.listdir(snapshot / "parent/rootfs")) == ["0", "1", "mark"]
     parent = Path(os.path.realpath(snapshot / "parent"))
@@ -144,7 +144,7 @@ def test_a_view_is_read_only_for_root_too(scene: Scene) -> None:
         (snapshot / "rootfs/mark").write_bytes(b"")
 
 
-def test_what_nobody_uses_goes_what_is_used_stays_and_the_next_use_mounts_again(tmp_path: Path) -> None:
+def test_idle_mounts_are_unmounted_and_mounted_again_at_the_next_use(tmp_path: Path) -> None:
     with serving(tmp_path, IDLE) as scene:
         _, used = pulled(scene, "used")
         _, idle = pulled(scene, "idle")
@@ -164,7 +164,7 @@ def test_what_nobody_uses_goes_what_is_used_stays_and_the_next_use_mounts_again(
         until(lambda: shown(scene.mount) == [])
 
 
-def test_a_snapshot_over_fuse_is_read_whatever_is_mounted_below_it(tmp_path: Path) -> None:
+def test_a_snapshot_over_fuse_is_readable_without_a_mount_of_its_view(tmp_path: Path) -> None:
     with serving(tmp_path, IDLE + 'views = "fuse"\n') as scene:
         _, chain = pulled(scene, "below")
         rootfs = prepare(scene, "upon", chain.name) / "rootfs"
@@ -179,7 +179,7 @@ def test_a_snapshot_over_fuse_is_read_whatever_is_mounted_below_it(tmp_path: Pat
             assert (rootfs / "mark").read_bytes() == b"below/1\n"
 
 
-def test_a_writable_rootfs_that_is_mounted_elsewhere_too_is_used(tmp_path: Path) -> None:
+def test_a_writable_rootfs_with_a_copy_of_its_mount_is_in_use(tmp_path: Path) -> None:
     with serving(tmp_path, IDLE) as scene:
         _, idle = pulled(scene, "idle")
         rootfs, elsewhere = prepare(scene, "bound", idle.name) / "rootfs", tmp_path / "elsewhere"
@@ -198,7 +198,7 @@ def test_a_writable_rootfs_that_is_mounted_elsewhere_too_is_used(tmp_path: Path)
         until(lambda: shown(scene.mount) == [])
 
 
-def test_a_bind_from_beneath_a_writable_rootfs_says_how_to_mend_it(scene: Scene, tmp_path: Path) -> None:
+def test_a_bind_from_below_a_writable_rootfs_has_advice(scene: Scene, tmp_path: Path) -> None:
     directory = prepare(scene, "beneath", pulled(scene, "beneath")[1].name)
     succeed("mount", "--bind", directory / "rootfs", tmp_path)
     try:
@@ -216,7 +216,7 @@ def test_a_bind_from_beneath_a_writable_rootfs_says_how_to_mend_it(scene: Scene,
 
 
 @pytest.mark.parametrize("above", ["snapshots/active/inside", "snapshots", "."])
-def test_a_bind_above_a_writable_rootfs_says_how_to_mend_it(scene: Scene, tmp_path: Path, above: str) -> None:
+def test_a_bind_above_a_writable_rootfs_has_advice(scene: Scene, tmp_path: Path, above: str) -> None:
     directory = scene.mount.snapshots / "active/inside"
     if not directory.exists():
         prepare(scene, "inside", pulled(scene, "inside")[1].name)
@@ -237,7 +237,7 @@ def test_a_bind_above_a_writable_rootfs_says_how_to_mend_it(scene: Scene, tmp_pa
         succeed("umount", "--recursive", tmp_path)
 
 
-def test_numbers_are_the_same_after_an_unmount(own: Scene) -> None:
+def test_inode_numbers_are_the_same_after_an_unmount(own: Scene) -> None:
     rootfs = used(own)
     paths = (rootfs, own.mount.snapshots / "active/key/rootfs")
     before = [succeed("ls", "-lRi", path) for path in paths]
@@ -300,7 +300,7 @@ ENDS: dict[str, Callable[[Scene], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_no_end_leaves_a_mount(own: Scene, end: str) -> None:
+def test_no_way_to_stop_the_daemon_leaves_a_mount(own: Scene, end: str) -> None:
     used(own)
     process = daemon(own)
     ENDS[end](own)
@@ -310,7 +310,7 @@ def test_no_end_leaves_a_mount(own: Scene, end: str) -> None:
     again(own)
 
 
-def test_umount_of_a_view_in_use_is_busy_and_all_goes_on(own: Scene) -> None:
+def test_umount_with_a_view_in_use_is_busy_and_changes_nothing(own: Scene) -> None:
     rootfs = used(own)
     with inside(rootfs):
         done = own.mount.run("umount", str(own.mount.path))
@@ -324,7 +324,7 @@ def test_umount_of_a_view_in_use_is_busy_and_all_goes_on(own: Scene) -> None:
 
 
 @pytest.mark.parametrize("end", ["imgfs umount --lazy", "umount -l"])
-def test_a_lazy_end_lets_users_of_a_view_read_on(own: Scene, end: str) -> None:
+def test_a_lazy_unmount_lets_readers_of_a_view_continue(own: Scene, end: str) -> None:
     rootfs = used(own)
     process = daemon(own)
     with (rootfs / "0/file").open("rb", buffering=0) as file:
@@ -336,7 +336,7 @@ def test_a_lazy_end_lets_users_of_a_view_read_on(own: Scene, end: str) -> None:
     again(own)
 
 
-def test_a_signal_ends_the_daemon_though_a_view_is_used(own: Scene) -> None:
+def test_a_signal_stops_the_daemon_although_a_view_is_in_use(own: Scene) -> None:
     rootfs = used(own)
     process = daemon(own)
     with inside(rootfs) as user, (rootfs / "0/file").open("rb", buffering=0) as file:
@@ -349,7 +349,7 @@ def test_a_signal_ends_the_daemon_though_a_view_is_used(own: Scene) -> None:
     again(own)
 
 
-def test_a_killed_daemons_views_are_read_on_and_are_gone_after_the_next_start(own: Scene) -> None:
+def test_views_of_a_killed_daemon_are_readable_until_the_next_start(own: Scene) -> None:
     rootfs = used(own)
     directory = os.open(rootfs, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -365,14 +365,14 @@ def test_a_killed_daemons_views_are_read_on_and_are_gone_after_the_next_start(ow
     assert gone(own)
 
 
-def test_umount_takes_a_killed_daemons_views_away(own: Scene) -> None:
+def test_umount_removes_the_views_of_a_killed_daemon(own: Scene) -> None:
     used(own)
     own.mount.kill()
     own.mount.stop()
     assert gone(own)
 
 
-def test_a_program_runs_on_in_a_dead_daemons_view(own: Scene) -> None:
+def test_a_program_continues_in_the_view_of_a_killed_daemon(own: Scene) -> None:
     busybox_image().add_to(own.registry, "busybox", "1")
     rootfs = os.path.realpath(own.name("busybox") / "rootfs")
     shell = ["chroot", rootfs, "/bin/sh", "-c", "read line; cat /usr/share/greeting; ls /etc"]
@@ -382,7 +382,7 @@ def test_a_program_runs_on_in_a_dead_daemons_view(own: Scene) -> None:
         assert process.communicate(b"go\n", timeout=END)[0] == b"upper\ngroup\nos-release\npasswd\n"
 
 
-def test_a_view_that_somebody_unmounted_is_served_by_fuse_and_comes_back(tmp_path: Path) -> None:
+def test_an_unmounted_view_is_served_by_fuse_and_mounted_again(tmp_path: Path) -> None:
     with serving(tmp_path, IDLE) as scene:
         _, snapshot = pulled(scene, "taken")
         os.listdir(snapshot / "rootfs")

@@ -48,7 +48,7 @@ def kinds(scene: Scene) -> Counter[tuple[str, str]]:
     return Counter((one.filesystem, one.mountpoint) for one in shown(scene.mount))
 
 
-def test_fifty_processes_into_twenty_images_while_others_look_around(scene: Scene) -> None:
+def test_fifty_processes_walk_into_twenty_images_during_listings(scene: Scene) -> None:
     """Half of the processes look up image names, which fetches the images; half walk from the snapshots."""
     made = [small(f"crowd/{number}", layers=2) for number in range(IMAGES)]
     tops = [str(scene.serve(one, f"crowd/{number}") / "rootfs") for number, one in enumerate(made)]
@@ -86,7 +86,7 @@ def test_many_walkers_into_one_new_active_snapshot_make_one_mount(scene: Scene) 
     assert len(os.listdir(directory / "rootfs")) == WALKERS + 1
 
 
-def test_walkers_are_not_held_by_an_image_that_does_not_come(scene: Scene) -> None:
+def test_a_stalled_image_does_not_block_walks_into_other_views(scene: Scene) -> None:
     stuck = small("stuck")
     name = scene.serve(stuck, "stuck")
     snapshot = pulled(scene, "not-stuck")
@@ -99,7 +99,7 @@ def test_walkers_are_not_held_by_an_image_that_does_not_come(scene: Scene) -> No
         assert process.communicate(timeout=PATIENCE)[0] == b"0\nmark\n"
 
 
-def test_commits_beside_walkers_lose_nothing(scene: Scene) -> None:
+def test_commits_during_walks_lose_no_data(scene: Scene) -> None:
     """A commit either fails with EBUSY or completes. Walkers see the whole snapshot or none of it."""
     snapshot = pulled(scene, "commits")
     with ThreadPoolExecutor(4) as pool:
@@ -139,7 +139,7 @@ def commit(directory: Path, target: Path) -> None:
     raise AssertionError(f"{directory}: stays busy")
 
 
-def test_removals_beside_walkers_end_with_nothing(scene: Scene) -> None:
+def test_removals_during_walks_leave_nothing(scene: Scene) -> None:
     snapshot = pulled(scene, "removals")
     with ThreadPoolExecutor(4) as pool:
         for round in range(ROUNDS):
@@ -172,7 +172,7 @@ def remove(directory: Path) -> None:
     raise AssertionError(f"{directory}: stays busy")
 
 
-def test_an_umount_beside_walkers_is_busy_or_clean(scene: Scene) -> None:
+def test_an_umount_during_walks_is_busy_or_complete(scene: Scene) -> None:
     snapshot = pulled(scene, "ends")
     expected = snapshot_tree(snapshot / "rootfs")
     with ThreadPoolExecutor(2) as pool:

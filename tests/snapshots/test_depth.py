@@ -12,7 +12,7 @@ from .storing import Warehouse
 LIMIT = 5
 
 
-async def test_what_could_not_be_shown_once_committed_gets_no_parent(
+async def test_a_parent_that_would_make_the_stack_too_deep_is_refused(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lineage, "MOST_LOWERS", LIMIT)

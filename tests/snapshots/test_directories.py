@@ -44,7 +44,7 @@ def test_a_made_directory_has_what_an_overlay_wants(tmp_path: Path) -> None:
     assert directories.garbage() == []
 
 
-def test_a_directory_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+def test_an_existing_directory_is_not_replaced(tmp_path: Path) -> None:
     directories = SnapshotDirectories(tmp_path)
     directories.make(7)
     (directories.upper(7) / "f").touch()
@@ -55,7 +55,7 @@ def test_a_directory_that_is_there_is_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", range(6))
-def test_a_removal_that_was_ended_goes_on_where_it_was(tmp_path: Path, most: int) -> None:
+def test_an_interrupted_removal_is_continued(tmp_path: Path, most: int) -> None:
     top, left = tmp_path / "top", iter(range(most))
     (top / "a/b").mkdir(parents=True)
     for name in ("a/b/1", "a/2", "3"):
@@ -80,7 +80,7 @@ def test_setting_aside_twice(tmp_path: Path) -> None:
     assert directories.garbage() == []
 
 
-def test_trees_deeper_than_paths_and_wider_than_recursion_go(tmp_path: Path) -> None:
+def test_trees_deeper_than_path_and_recursion_limits_are_removed(tmp_path: Path) -> None:
     top = tmp_path / "top"
     for name in ("a", "b", "c/d/e"):
         (top / name).mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "kept") == ["file"]
 
 
-def test_directories_that_refuse_their_owner_are_opened_up(tmp_path: Path) -> None:
+def test_directories_without_owner_permissions_are_removed(tmp_path: Path) -> None:
     for one in (tmp_path, *list(tmp_path.parents)[:3]):
         os.chmod(one, one.stat().st_mode | 0o011)
     for mode in (0, 0o500, 0o300, 0o100):

@@ -87,7 +87,7 @@ def test_the_same_changes_are_the_same_bytes(tmp_path: Path) -> None:
     assert exported(copy) == exported(overlay.upper) == first
 
 
-def test_umoci_applies_it_alike(tmp_path: Path) -> None:
+def test_umoci_applies_the_layer_identically(tmp_path: Path) -> None:
     overlay, expected = changed(tmp_path)
     layers = [layer(exported(directory)) for directory in (overlay.lower, overlay.upper)]
     image(layers).write_layout(tmp_path / "layout", "it")
@@ -99,7 +99,7 @@ def test_umoci_applies_it_alike(tmp_path: Path) -> None:
     ("snapshotter", "ignores"),
     [("native", oracles.CONTAINERD_NATIVE_IGNORES), ("overlayfs", oracles.CONTAINERD_OVERLAYFS_IGNORES)],
 )
-def test_containerd_applies_it_alike(
+def test_containerd_applies_the_layer_identically(
     tmp_path: Path, snapshotter: oracles.Snapshotter, ignores: tuple[Ignore, ...]
 ) -> None:
     overlay, expected = changed(tmp_path)
@@ -111,7 +111,7 @@ def test_containerd_applies_it_alike(
         assert compare_trees(expected, snapshot_tree(rootfs), [root, early, *ignores]) == []
 
 
-def test_gnu_tar_lists_and_extracts_it(tmp_path: Path) -> None:
+def test_gnu_tar_lists_and_extracts_the_layer(tmp_path: Path) -> None:
     overlay = make_overlay(tmp_path / "overlay")
     expected = change(overlay, lambda root: change_everything_in(root))
     tar = tmp_path / "layer.tar"
@@ -164,7 +164,7 @@ def test_redirects_and_metacopies_are_refused(tmp_path: Path) -> None:
             exported(overlay.upper)
 
 
-def test_attributes_of_overlays_inside_do_not_get_out(tmp_path: Path) -> None:
+def test_attributes_of_nested_overlays_are_not_exported(tmp_path: Path) -> None:
     overlay = make_overlay(tmp_path / "overlay")
     (overlay.lower / "d").mkdir()
 
@@ -180,7 +180,7 @@ def test_attributes_of_overlays_inside_do_not_get_out(tmp_path: Path) -> None:
     assert [entry.xattrs for entry in entries] == [(), (), ((b"user.kept", b"y"),)]
 
 
-def test_what_only_readers_drop_is_compared_by_name(tmp_path: Path) -> None:
+def test_attributes_that_views_do_not_show_are_exempt_by_name(tmp_path: Path) -> None:
     overlay = make_overlay(tmp_path / "overlay")
     expected = change(overlay, lambda root: os.setxattr(root, "trusted.mine", b"1"))
     found = merged_tree([exported(overlay.lower), exported(overlay.upper)])

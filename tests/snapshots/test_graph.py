@@ -45,7 +45,7 @@ async def test_recording_a_chain_makes_every_prefix_known(graph: SnapshotGraph) 
     assert graph.layers(middle) == graph.layers(top)[:2]
 
 
-async def test_numbers_are_kept_for_good(graph: SnapshotGraph, database: Database) -> None:
+async def test_numbers_never_change(graph: SnapshotGraph, database: Database) -> None:
     await graph.record([A, B])
     before = {one.chain_id: one.number for one in graph}
     await graph.record([A, C])
@@ -85,13 +85,13 @@ async def test_chains_recorded_at_once_share_their_base(graph: SnapshotGraph) ->
     assert len(list(graph)) == 3
 
 
-async def test_what_is_unknown(graph: SnapshotGraph) -> None:
+async def test_unknown_chains_are_not_found(graph: SnapshotGraph) -> None:
     assert graph.find(EMPTY) is None
     with pytest.raises(NotFound, match="inode 7"):
         graph.locate(7)
 
 
-async def test_inode_ranges_are_small_and_the_same_for_good(graph: SnapshotGraph, database: Database) -> None:
+async def test_inode_ranges_are_small_and_never_change(graph: SnapshotGraph, database: Database) -> None:
     one, other = await graph.record([A]), await graph.record([B])
     first, second = await graph.reserve(one, Face.ROOTFS, 10), await graph.reserve(other, Face.ROOTFS, 5)
     assert (first, second) == (2, 12)
@@ -112,7 +112,7 @@ async def test_a_view_that_grew_gets_a_new_range(graph: SnapshotGraph) -> None:
 
 
 @pytest.mark.parametrize("error", [NoSpace, StorageFailed, ReadOnly])
-async def test_a_view_has_a_range_also_where_the_disk_takes_no_row(
+async def test_a_view_has_an_inode_range_even_if_its_row_cannot_be_written(
     graph: SnapshotGraph, database: Database, monkeypatch: pytest.MonkeyPatch, error: type[ImgfsError]
 ) -> None:
     """A view of stored layers must be readable although its row cannot be written."""
@@ -128,9 +128,7 @@ async def test_a_view_has_a_range_also_where_the_disk_takes_no_row(
     assert graph.locate(first + 9) == (one, Face.ROOTFS, 10)
 
 
-async def test_a_chain_that_comes_back_has_its_number_and_its_inodes_again(
-    graph: SnapshotGraph, database: Database
-) -> None:
+async def test_a_chain_recorded_again_has_the_same_number_and_inodes(graph: SnapshotGraph, database: Database) -> None:
     """The kernel may still have cached some of the inode numbers."""
     layers = [A]
     first = await graph.record(layers)

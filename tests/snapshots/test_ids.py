@@ -23,20 +23,20 @@ DIGESTS = [
 
 
 @pytest.mark.parametrize("text", [*GOOD, os.fsdecode(b"\xff raw")])
-def test_one_file_name_will_do(text: str) -> None:
+def test_a_file_name_is_a_valid_key_and_name(text: str) -> None:
     check_key(text)
     check_name(text)
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_what_is_no_file_name_is_refused(text: str) -> None:
+def test_names_that_are_not_file_names_are_refused(text: str) -> None:
     for check in (check_key, check_name):
         with pytest.raises(Invalid):
             check(text)
 
 
 @pytest.mark.parametrize("text", [*DIGESTS, "active"])
-def test_digests_and_the_directory_of_active_ones_are_no_names_but_keys(text: str) -> None:
+def test_digests_and_active_are_valid_keys_but_not_names(text: str) -> None:
     with pytest.raises(Invalid):
         check_name(text)
     check_key(text)

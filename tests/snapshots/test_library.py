@@ -39,7 +39,7 @@ async def make(snapshots: Snapshots, name: str, target: Path, parent: str | None
     await snapshots.commit(name, name)
 
 
-async def test_it_makes_its_directory_and_finds_what_was_made(tmp_path: Path, target: Path) -> None:
+async def test_the_directory_is_created_and_snapshots_are_found_again(tmp_path: Path, target: Path) -> None:
     state = tmp_path / "new/state"
     async with open_snapshots(state) as snapshots:
         assert list(snapshots.walk()) == []
@@ -55,14 +55,14 @@ async def test_it_makes_its_directory_and_finds_what_was_made(tmp_path: Path, ta
         snapshots.stat("one")
 
 
-async def test_it_is_one_program_s_alone(tmp_path: Path) -> None:
+async def test_only_one_program_can_open_the_snapshots(tmp_path: Path) -> None:
     async with open_snapshots(tmp_path):
         with pytest.raises(Busy, match="as a library"):
             async with open_snapshots(tmp_path):
                 pass
 
 
-async def test_what_is_mounted_is_in_use_and_no_longer_afterwards(tmp_path: Path, target: Path) -> None:
+async def test_a_snapshot_is_in_use_while_it_is_mounted(tmp_path: Path, target: Path) -> None:
     (other := tmp_path / "other").mkdir()
     async with open_snapshots(tmp_path / "state") as snapshots:
         await make(snapshots, "low", target)
@@ -85,7 +85,7 @@ async def test_what_is_mounted_is_in_use_and_no_longer_afterwards(tmp_path: Path
     assert mount_at(str(target)) is mount_at(str(other)) is None
 
 
-async def test_what_could_not_be_unmounted_stays_in_use(tmp_path: Path, target: Path) -> None:
+async def test_a_failed_unmount_leaves_the_snapshot_in_use(tmp_path: Path, target: Path) -> None:
     async with open_snapshots(tmp_path / "state") as snapshots:
         await snapshots.prepare("k")
         file = -1
@@ -119,7 +119,7 @@ async def mount_by_hand(snapshots: Snapshots, id: str, target: Path) -> None:
     await trio.run_process(command)
 
 
-async def test_mounts_are_what_mount_takes(tmp_path: Path, target: Path) -> None:
+async def test_mount_accepts_the_result_of_mounts(tmp_path: Path, target: Path) -> None:
     """Also below a directory whose name contains the separator of lower directories."""
     async with open_snapshots(tmp_path / "with:colon") as snapshots:
         await make(snapshots, "low", target)
@@ -154,7 +154,7 @@ async def test_setuid_works_only_where_it_is_trusted(tmp_path: Path, target: Pat
                 assert bool(os.statvfs(rootfs).f_flag & os.ST_NOSUID) is not trusted
 
 
-async def test_the_parent_is_there_from_the_first_moment_or_nothing_is(tmp_path: Path, target: Path) -> None:
+async def test_prepare_sets_the_parent_atomically(tmp_path: Path, target: Path) -> None:
     async with open_snapshots(tmp_path / "state") as snapshots:
         await make(snapshots, "low", target)
         for parent, error in (("nothing", NotFound), ("active/k", Invalid)):
@@ -168,7 +168,7 @@ async def test_the_parent_is_there_from_the_first_moment_or_nothing_is(tmp_path:
     assert sorted(path.name for path in (tmp_path / "state/snapshots").iterdir()) == ["1", "2", "empty"]
 
 
-async def test_read_only_changes_nothing_and_sees_what_there_is(tmp_path: Path, target: Path) -> None:
+async def test_read_only_changes_nothing_and_lists_existing_snapshots(tmp_path: Path, target: Path) -> None:
     state = tmp_path / "state"
     with pytest.raises(NotFound):
         async with open_snapshots(state, read_only=True):
@@ -199,7 +199,7 @@ async def test_read_only_of_an_empty_directory_is_empty(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-async def test_what_lies_on_an_image_is_listed_and_removed_but_not_shown(tmp_path: Path, target: Path) -> None:
+async def test_a_snapshot_on_an_image_is_listed_and_removed_but_not_mounted(tmp_path: Path, target: Path) -> None:
     warehouse = Warehouse(tmp_path)
     chain = await warehouse.chain("layer")
     await warehouse.committed("upon", chain)
@@ -234,7 +234,7 @@ KILLED = """
 """
 
 
-async def test_it_heals_after_a_kill(tmp_path: Path, target: Path) -> None:
+async def test_a_kill_is_recovered_at_the_next_open(tmp_path: Path, target: Path) -> None:
     state = tmp_path / "state"
     done = await trio.run_process([sys.executable, "-c", textwrap.dedent(KILLED), str(state), str(target)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -278,9 +278,7 @@ def test_a_daemon_shows_what_a_library_made_and_excludes_it(tmp_path: Path) -> N
         assert (shop.active("next") / "rootfs/etc/os").read_text() == "base\n"
 
 
-async def test_a_lost_database_is_not_papered_over_but_repaired_by_who_knows_all_of_it(
-    tmp_path: Path, target: Path
-) -> None:
+async def test_a_lost_database_is_reported_until_imgfs_repair(tmp_path: Path, target: Path) -> None:
     async with open_snapshots(tmp_path) as snapshots:
         await make(snapshots, "kept", target)
     (tmp_path / "imgfs.db").unlink()
@@ -297,7 +295,7 @@ async def test_a_lost_database_is_not_papered_over_but_repaired_by_who_knows_all
             assert (rootfs / "kept").read_text() == "kept"
 
 
-def test_without_root_it_says_so() -> None:
+def test_without_root_mounting_is_not_permitted() -> None:
     code = """
         import os, sys, trio
         from imgfs.errors import NotPermitted

@@ -15,7 +15,7 @@ from imgfs.snapshots.store import SnapshotStore
 from .storing import Warehouse, told
 
 
-async def test_parents_are_chains_committed_ones_and_what_views_pin(warehouse: Warehouse) -> None:
+async def test_parents_are_chains_committed_snapshots_and_targets_of_views(warehouse: Warehouse) -> None:
     store, chain = warehouse.store, await warehouse.chain("a", "b")
     await warehouse.committed("x", chain)
     await store.view("v", "x")
@@ -38,7 +38,7 @@ async def test_parents_are_chains_committed_ones_and_what_views_pin(warehouse: W
     assert warehouse.store.children("x") == ["active/2", "active/3", "v"]
 
 
-async def test_what_can_be_no_parent(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_invalid_parents_are_refused(store: SnapshotStore, warehouse: Warehouse) -> None:
     chain = await warehouse.chain("a")
     for key in ("k", "other"):
         await store.prepare(key)
@@ -50,7 +50,7 @@ async def test_what_can_be_no_parent(store: SnapshotStore, warehouse: Warehouse)
     assert store.stat("active/k").parent is None
 
 
-async def test_what_changed_while_its_layers_came_here_is_not_used(warehouse: Warehouse) -> None:
+async def test_a_snapshot_changed_while_its_layers_were_fetched_is_not_used(warehouse: Warehouse) -> None:
     store, a, b = warehouse.store, await warehouse.chain("a"), await warehouse.chain("b")
     await store.prepare("k")
     seen = await store.set_parent("k", a)
@@ -85,7 +85,7 @@ async def test_a_parent_is_replaced_only_if_asked_and_never_after_use(warehouse:
     assert store.stat("active/k").parent == a
 
 
-async def test_the_root_looks_like_the_parents_from_the_first_use_on(warehouse: Warehouse) -> None:
+async def test_the_root_gets_the_parents_attributes_at_the_first_use(warehouse: Warehouse) -> None:
     store, chain = warehouse.store, await warehouse.chain("a")
     looks = RootAttributes(0o1711, 12, 34, 5_000_000_006, ((b"user.k", b"v"),))
     await store.prepare("k")
@@ -115,7 +115,7 @@ async def test_deep_stacks(warehouse: Warehouse) -> None:
     assert store.stack(names[-1]) == Stack(tuple(store.upper(name) for name in reversed(names)), chain)
 
 
-async def test_finding_what_is_not_there(store: SnapshotStore) -> None:
+async def test_unknown_snapshots_are_not_found(store: SnapshotStore) -> None:
     assert store.find("nothing") is None
     assert store.find(EMPTY) is None
     assert len(store) == 0

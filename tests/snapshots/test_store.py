@@ -48,7 +48,7 @@ async def test_a_taken_key_is_refused(store: SnapshotStore, warehouse: Warehouse
     assert len(warehouse.directories()) == 1
 
 
-async def test_of_many_who_prepare_one_key_at_once_one_gets_it(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_one_of_many_concurrent_prepares_of_a_key_succeeds(store: SnapshotStore, warehouse: Warehouse) -> None:
     got: list[object] = []
 
     async def prepare() -> None:
@@ -64,7 +64,7 @@ async def test_of_many_who_prepare_one_key_at_once_one_gets_it(store: SnapshotSt
     assert len(warehouse.directories()) == len(store) == 1
 
 
-async def test_keys_and_names_are_apart(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_keys_and_names_are_separate(store: SnapshotStore, warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     await store.prepare("x")
     assert told(store) == {"x": ("committed", None), "active/x": ("active", None)}
@@ -107,7 +107,7 @@ async def test_committing_frees_the_key_and_moves_nothing(store: SnapshotStore, 
     assert again.labels("name") == {"who": b"me"}
 
 
-async def test_committing_to_a_taken_name_leaves_the_active_one(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_committing_to_a_taken_name_keeps_the_active_snapshot(store: SnapshotStore, warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     await store.view("v", "x")
     await store.prepare("k")
@@ -119,7 +119,7 @@ async def test_committing_to_a_taken_name_leaves_the_active_one(store: SnapshotS
     assert warehouse.disk.synced == []
 
 
-async def test_while_a_commit_syncs_key_and_name_are_its_own(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_a_commit_reserves_key_and_name_while_it_syncs(store: SnapshotStore, warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     for key in ("k", "other"):
         await store.prepare(key)
@@ -150,7 +150,7 @@ async def test_while_a_commit_syncs_key_and_name_are_its_own(store: SnapshotStor
     assert set(told(store)) == {"active/other", "name", "x"}
 
 
-async def test_data_that_the_disk_refused_once_are_never_committed(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_a_snapshot_whose_sync_failed_is_never_committed(store: SnapshotStore, warehouse: Warehouse) -> None:
     await store.prepare("k")
     warehouse.disk.error = OSError(errno.EIO, "broken")
     with pytest.raises(StorageFailed, match="broken"):
@@ -164,14 +164,14 @@ async def test_data_that_the_disk_refused_once_are_never_committed(store: Snapsh
     await store.commit("k", "name")
 
 
-async def test_a_full_disk_at_commit_is_told_as_such(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_a_full_disk_at_commit_is_no_space(store: SnapshotStore, warehouse: Warehouse) -> None:
     await store.prepare("k")
     warehouse.disk.error = OSError(errno.ENOSPC, "full")
     with pytest.raises(NoSpace):
         await store.commit("k", "name")
 
 
-async def test_views_pin_and_are_removed_alone(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_views_pin_their_target_and_are_removed_without_it(store: SnapshotStore, warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     made = await store.view("v", "x")
     assert (made.kind, made.parent) == (SnapshotKind.VIEW, "x")
@@ -221,7 +221,7 @@ async def test_a_view_is_renamed_and_replaces_a_view(store: SnapshotStore, wareh
     assert store.children("y") == ["w"]
 
 
-async def test_what_is_in_use_is_neither_committed_nor_removed(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_a_snapshot_in_use_is_neither_committed_nor_removed(store: SnapshotStore, warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     await store.prepare("k")
     with used(store, "active/k"), used(store, "x"):
@@ -259,7 +259,7 @@ async def test_removing(store: SnapshotStore, warehouse: Warehouse) -> None:
     assert set(told(warehouse.reopen())) == {"active/k"}
 
 
-async def test_what_is_short_waits_for_no_walk_through_a_large_tree(
+async def test_short_calls_do_not_wait_for_a_walk_through_a_large_tree(
     store: SnapshotStore, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imgfs.snapshots.removal.SHORT", 5)
@@ -290,7 +290,7 @@ async def test_what_is_short_waits_for_no_walk_through_a_large_tree(
     assert len(warehouse.directories()) == 1
 
 
-async def test_what_is_large_is_removed_behind_who_removes_it(
+async def test_large_snapshots_are_removed_in_the_background(
     store: SnapshotStore, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imgfs.snapshots.removal.SHORT", 2)
@@ -316,7 +316,7 @@ async def test_what_is_large_is_removed_behind_who_removes_it(
     assert warehouse.directories() == []
 
 
-async def test_a_stop_ends_the_removal_of_what_is_large(
+async def test_a_stop_ends_the_removal_of_a_large_snapshot(
     store: SnapshotStore, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imgfs.snapshots.removal.SHORT", 2)
@@ -364,7 +364,7 @@ async def test_image_chains_are_not_removed_here(warehouse: Warehouse) -> None:
     store.release(chain)
 
 
-async def test_numbers_are_never_given_again(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_numbers_are_never_reused(store: SnapshotStore, warehouse: Warehouse) -> None:
     seen: set[int] = set()
     for _ in range(3):
         for id in ("active/k", "v"):
@@ -423,7 +423,7 @@ async def test_labels(store: SnapshotStore, warehouse: Warehouse) -> None:
     assert store.labels("x") == warehouse.reopen().labels("x") == {}
 
 
-async def test_a_label_that_comes_too_late_is_refused(store: SnapshotStore, warehouse: Warehouse) -> None:
+async def test_a_label_of_a_removed_snapshot_is_refused(store: SnapshotStore, warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     outcome: list[str] = []
 

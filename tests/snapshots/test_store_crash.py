@@ -114,7 +114,7 @@ def test_kill_at_every_step_leaves_all_or_nothing(tmp_path: Path, change: str) -
 
 @pytest.mark.parametrize(("number", "error"), [(errno.EIO, StorageFailed), (errno.ENOSPC, NoSpace)])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_failing_disk_is_told_and_leaves_all_or_nothing(
+def test_a_failing_disk_is_raised_and_leaves_all_or_nothing(
     tmp_path: Path, change: str, number: int, error: type[ImgfsError]
 ) -> None:
     pristine, state, work = tmp_path / "pristine", tmp_path / "state", CHANGES[change]
@@ -167,7 +167,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         warehouse.close()
 
 
-async def test_a_lost_directory_is_named_and_harms_nobody_else(warehouse: Warehouse) -> None:
+async def test_a_lost_directory_is_reported_and_affects_no_other_snapshot(warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     await warehouse.committed("y", "x")
     await warehouse.committed("z")
@@ -189,7 +189,7 @@ async def test_a_lost_directory_is_named_and_harms_nobody_else(warehouse: Wareho
     assert [info.id for info in warehouse.reopen()] == ["z"]
 
 
-async def test_what_a_lost_database_leaves_is_told_and_never_touched(warehouse: Warehouse) -> None:
+async def test_directories_of_a_lost_database_are_reported_and_never_changed(warehouse: Warehouse) -> None:
     await warehouse.committed("x")
     await warehouse.store.prepare("empty")
     upper = warehouse.store.upper("x")
@@ -207,7 +207,7 @@ async def test_what_a_lost_database_leaves_is_told_and_never_touched(warehouse: 
     assert (upper / "x").exists()
 
 
-async def test_the_sweep_takes_everything_under_temporary_names(warehouse: Warehouse) -> None:
+async def test_the_sweep_removes_everything_with_a_temporary_name(warehouse: Warehouse) -> None:
     shelf = warehouse.state / "snapshots"
     for name in (".tmp-a", ".tmp-b"):
         work = shelf / name / "work/work"
@@ -222,7 +222,7 @@ async def test_the_sweep_takes_everything_under_temporary_names(warehouse: Wareh
     assert warehouse.directories() == [str(made.number), "not-a-number"]
 
 
-async def test_what_cannot_be_deleted_now_is_deleted_at_the_next_start(
+async def test_a_failed_deletion_is_retried_at_the_next_start(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await warehouse.committed("x")

@@ -51,7 +51,7 @@ async def grow(store: SnapshotStore, name: str, parent: str | None) -> None:
     await store.mark_used(name)
 
 
-async def test_three_snapshots_upon_one_another(warehouse: Warehouse, tmp_path: Path) -> None:
+async def test_a_stack_of_three_snapshots(warehouse: Warehouse, tmp_path: Path) -> None:
     store, at = warehouse.store, tmp_path / "rootfs"
     work = {"base": fill_lower, "middle": change_everything, "top": undo_some}
     parent: str | None = None
@@ -75,7 +75,7 @@ def undo_some(root: Path) -> None:
     os.chmod(root, 0o1777)
 
 
-async def test_siblings_do_not_see_one_another(warehouse: Warehouse, tmp_path: Path) -> None:
+async def test_siblings_do_not_see_each_others_changes(warehouse: Warehouse, tmp_path: Path) -> None:
     store = warehouse.store
     await warehouse.committed("base")
     for name in ("one", "two"):
@@ -93,7 +93,7 @@ async def test_a_committed_snapshot_takes_no_writes(warehouse: Warehouse, tmp_pa
             (rootfs / "new").touch()
 
 
-async def test_what_an_overlay_left_behind_is_removed(warehouse: Warehouse, tmp_path: Path) -> None:
+async def test_files_left_by_an_overlay_are_removed(warehouse: Warehouse, tmp_path: Path) -> None:
     store = warehouse.store
     await warehouse.committed("base")
     await grow(store, "k", "base")

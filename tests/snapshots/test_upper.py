@@ -49,14 +49,14 @@ def test_whiteouts_come_before_their_neighbours(tmp_path: Path) -> None:
     ]
 
 
-def test_whiteouts_that_share_an_inode_are_whiteouts_each(tmp_path: Path) -> None:
+def test_whiteouts_that_share_an_inode_are_all_whiteouts(tmp_path: Path) -> None:
     whiteout(tmp_path / "a")
     os.link(tmp_path / "a", tmp_path / "b")
     assert found(tmp_path)[1:] == [(b"a", EntryKind.WHITEOUT), (b"b", EntryKind.WHITEOUT)]
 
 
 @pytest.mark.parametrize("value", [b"x", b"n", b""])
-def test_only_y_is_opaque(tmp_path: Path, value: bytes) -> None:
+def test_only_the_value_y_means_opaque(tmp_path: Path, value: bytes) -> None:
     os.setxattr(tmp_path, "trusted.overlay.opaque", value)
     assert found(tmp_path) == [(b"", EntryKind.DIRECTORY)]
 
@@ -68,7 +68,7 @@ def test_whiteouts_of_newer_kernels_are_empty_files_with_an_attribute(tmp_path: 
     assert found(tmp_path) == [(b"", EntryKind.DIRECTORY), (b"a", EntryKind.WHITEOUT)]
 
 
-def test_marked_files_are_whiteouts_to_the_rootless_only(tmp_path: Path) -> None:
+def test_marked_files_are_whiteouts_in_the_rootless_dialect_only(tmp_path: Path) -> None:
     for name in ("d", ".wh.e"):
         (tmp_path / name).mkdir() if name == "d" else (tmp_path / name).touch()
     for name in (".wh..wh..opq", ".wh.f", ".wh..wh.plnk"):
@@ -105,7 +105,7 @@ def test_names_too_long_for_a_whiteout_are_refused(tmp_path: Path) -> None:
         found(tmp_path)
 
 
-def test_attributes_that_no_record_can_name_are_refused(tmp_path: Path) -> None:
+def test_attribute_names_that_pax_cannot_encode_are_refused(tmp_path: Path) -> None:
     os.setxattr(tmp_path, "user.a=b", b"")
     with pytest.raises(Unsupported, match="name with ="):
         exported(tmp_path)
@@ -128,7 +128,7 @@ def test_trees_deeper_than_a_layer_may_be_are_refused_and_nothing_stays_open(tmp
         remove_tree(tmp_path / "d")  # the path is too deep for the removal by pytest
 
 
-def test_links_lead_nowhere(tmp_path: Path) -> None:
+def test_symbolic_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/secret").write_bytes(b"secret")
     (tmp_path / "upper").mkdir()
@@ -137,7 +137,7 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
     assert b"secret" not in exported(tmp_path / "upper").replace(b"outside/secret", b"")
 
 
-def test_a_file_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
+def test_a_file_that_changes_during_the_export_is_busy(tmp_path: Path) -> None:
     for size in (0, 3 * PIECE, 4 * PIECE):
         (tmp_path / "a").write_bytes(bytes(3 * PIECE))
         os.utime(tmp_path / "a", (0, 0))
@@ -148,7 +148,7 @@ def test_a_file_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
             list(pieces)
 
 
-def test_a_file_that_vanishes_meanwhile_is_told(tmp_path: Path) -> None:
+def test_a_file_that_vanishes_during_the_export_is_busy(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(3 * PIECE))
     (tmp_path / "b").write_bytes(b"b")
     pieces = export_layer(tmp_path)
@@ -169,13 +169,13 @@ def test_closing_the_iterator_closes_all(tmp_path: Path) -> None:
     assert open_files() == before
 
 
-def test_what_is_no_directory_fails(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_upper_fails(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     with pytest.raises(StorageFailed):
         exported(tmp_path / "f")
 
 
-def test_bytes_of_files_around_a_piece(tmp_path: Path) -> None:
+def test_files_with_sizes_around_a_piece(tmp_path: Path) -> None:
     sizes = (0, 1, 511, 512, 513, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE)
     for size in sizes:
         (tmp_path / f"f{size}").write_bytes(os.urandom(size))
@@ -185,7 +185,7 @@ def test_bytes_of_files_around_a_piece(tmp_path: Path) -> None:
         assert content(tar, entry) == (tmp_path / os.fsdecode(entry.path)).read_bytes()
 
 
-def test_the_walk_passes_over_what_vanishes(tmp_path: Path) -> None:
+def test_the_walk_skips_files_that_vanish(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     steps = walk(tmp_path)

@@ -135,7 +135,7 @@ async def test_a_tar_cut_short_is_a_storage_failure_and_never_zeros(gallery: Gal
         await view.data.read_at(nodes(view)[name], offset, 300)
 
 
-async def test_a_view_is_made_once_however_many_ask(gallery: Gallery) -> None:
+async def test_concurrent_callers_make_a_view_once(gallery: Gallery) -> None:
     snapshot = await gallery.snapshot(BASE, TOP)
     assert gallery.views.kept(snapshot) is None
     async with trio.open_nursery() as nursery:
@@ -146,7 +146,7 @@ async def test_a_view_is_made_once_however_many_ask(gallery: Gallery) -> None:
     assert gallery.provider.asked == 1
 
 
-async def test_the_least_recently_used_view_is_dropped_and_comes_back_with_its_numbers(
+async def test_the_least_recently_used_view_is_evicted_and_keeps_its_inode_numbers(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = await gallery.snapshot(BASE), await gallery.snapshot(BASE, TOP)
@@ -167,7 +167,7 @@ async def test_the_least_recently_used_view_is_dropped_and_comes_back_with_its_n
     assert {path: node.number for path, node in nodes(again).items()} == numbers
 
 
-async def test_an_open_file_keeps_its_bytes_and_not_the_tree(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_open_file_keeps_its_bytes_but_not_the_tree(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = await gallery.snapshot(BASE)
     file = await ViewNode(view := await gallery.views.get(snapshot), nodes(view)["d/big"], None).open(
         os.O_RDONLY, Caller(os.getppid(), 0, Waiters(trio.Event()))
@@ -181,16 +181,14 @@ async def test_an_open_file_keeps_its_bytes_and_not_the_tree(gallery: Gallery, m
     assert await file.read(7, 1000) == RANDOM[7:1007]
 
 
-async def test_a_view_larger_than_all_that_is_kept_is_kept_alone(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_view_larger_than_the_cache_is_kept_alone(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "NODES_KEPT", 1)
     snapshot = await gallery.snapshot(BASE)
     view = await gallery.views.get(snapshot)
     assert gallery.views.kept(snapshot) is view
 
 
-async def test_what_keeps_layers_away_is_raised_as_itself_and_nothing_is_kept(gallery: Gallery) -> None:
+async def test_a_provider_error_is_raised_unchanged_and_no_view_is_kept(gallery: Gallery) -> None:
     snapshot = await gallery.snapshot(BASE)
     gallery.provider.error = Unreachable("no route")
     with pytest.raises(Unreachable, match="no route"):
@@ -240,7 +238,7 @@ async def many(gallery: Gallery) -> list[Snapshot]:
     return [await gallery.snapshot(layer([File(f"{mark}{number}") for number in range(5)])) for mark in "abcdef"]
 
 
-async def test_large_views_are_made_by_turns_and_small_ones_beside_them(
+async def test_large_views_are_made_one_at_a_time_and_small_ones_beside_them(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_turns(gallery, monkeypatch)
@@ -258,7 +256,7 @@ async def test_large_views_are_made_by_turns_and_small_ones_beside_them(
     assert (merging.most, merging.count) == (2, 7)
 
 
-async def test_what_is_worked_at_holds_its_turn_and_is_made_once(
+async def test_a_view_in_work_keeps_its_turn_and_is_made_once(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_turns(gallery, monkeypatch)
@@ -285,7 +283,7 @@ async def test_what_is_worked_at_holds_its_turn_and_is_made_once(
     assert not any(map(gallery.views.kept, snapshots)), "none is small enough to stay"
 
 
-async def test_what_is_kept_gives_way_before_something_large_is_made(
+async def test_kept_views_are_evicted_before_a_large_view_is_made(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, large = await gallery.snapshot(BASE), await gallery.snapshot(layer([File(str(n)) for n in range(20)]))
@@ -299,9 +297,7 @@ async def test_what_is_kept_gives_way_before_something_large_is_made(
         merging.gate.set()
 
 
-async def test_one_who_gives_up_waiting_for_his_turn_keeps_nobody_from_it(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_cancelled_waiter_does_not_block_the_next(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     by_turns(gallery, monkeypatch)
     monkeypatch.setattr(room, "run_disk", _at_once)
     first, second, third, *_ = await many(gallery)
