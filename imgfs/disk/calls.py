@@ -34,7 +34,7 @@ class Disk(Protocol):
         ...
 
     def seal(self, file: int) -> None:
-        """Make a file read-only for everybody."""
+        """Make a file read-only for all users."""
         ...
 
     def begin_to_write(self, file: int) -> None:

@@ -1,1 +1,1 @@
-"""Registry client against a registry that misbehaves on demand."""
+"""The registry client against a registry with scripted faults."""

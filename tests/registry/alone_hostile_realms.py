@@ -1,7 +1,7 @@
 """Hostile WWW-Authenticate: a registry at a public address sends its client inside, elsewhere, or to another transport.
 
-Run by test_hostile_realms.py in a network namespace of its own, whose loopback has all the addresses below. At each of
-them somebody listens who would be glad of a login, or of a request that only this machine can make.
+test_hostile_realms.py runs it in a network namespace of its own, whose loopback has all the addresses below. At each
+address a trap listens, which records logins and requests that only this machine can make.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PASSWORD = "canary-password"
 
 
 class Challenger(ThreadingHTTPServer):
-    """A registry that answers everything with these headers and status."""
+    """A registry that answers every request with these headers and this status."""
 
     daemon_threads = True
 
@@ -82,7 +82,7 @@ class _Challenge(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Stay quiet."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def serving(server: Challenger) -> Iterator[Challenger]:
 
 
 class Hosts(trio.abc.HostnameResolver):
-    """The system's resolver, which knows two names more."""
+    """The system's resolver with two additional names."""
 
     async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
         name = host.decode() if isinstance(host, bytes) else host
@@ -116,7 +116,7 @@ class Scene:
     registry: Registry
 
     def url(self, address: str) -> str:
-        """A realm at a trap."""
+        """Return a realm that leads to a trap."""
         return f"http://{address}:{self.traps[address].server_port}/token"
 
     async def ask(self) -> None:
@@ -124,7 +124,7 @@ class Scene:
 
     @property
     def caught(self) -> list[object]:
-        """Every request that a trap saw."""
+        """Return every request that reached a trap."""
         return [request for trap in self.traps.values() for request in trap.shown]
 
 

@@ -1,4 +1,4 @@
-"""A registry to ask, one that answers, and a clock that only moves when a test or a wait moves it."""
+"""Fixtures: a client, registries that answer it, and a clock that only tests and waits advance."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def fake() -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 def guarded() -> Iterator[FakeRegistry]:
-    """A registry that wants bearer tokens."""
+    """A registry that requires bearer tokens."""
     with FakeRegistry(token=True) as fake:
         yield fake
 
 
 @pytest.fixture
 def storage() -> Iterator[FakeRegistry]:
-    """Where a registry redirects to: another origin."""
+    """The storage to which a registry redirects: another origin."""
     with FakeRegistry() as fake:
         yield fake
 
 
 @pytest.fixture
 async def scene(mock_clock: MockClock, fake: FakeRegistry) -> AsyncIterator[Scene]:
-    """A test must ask for `mock_clock` itself: the run takes its clock from there."""
+    """A test must request `mock_clock` itself, because the trio run takes its clock from the test's fixtures."""
     scene = Scene(mock_clock, fake)
     async with scene.registry:
         yield scene
@@ -45,13 +45,13 @@ async def scene(mock_clock: MockClock, fake: FakeRegistry) -> AsyncIterator[Scen
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """A home of one's own."""
+    """An empty home directory for logins."""
     return Desk(tmp_path)
 
 
 @pytest.fixture
 async def private(mock_clock: MockClock, desk: Desk, fake: FakeRegistry) -> AsyncIterator[Scene]:
-    """A registry that wants Basic, and an empty desk."""
+    """A registry that requires Basic, and an empty desk."""
     fake.logins["user"] = PASSWORD
     async with with_desk(mock_clock, fake, desk) as scene:
         yield scene
@@ -59,7 +59,7 @@ async def private(mock_clock: MockClock, desk: Desk, fake: FakeRegistry) -> Asyn
 
 @pytest.fixture
 def tokens(guarded: FakeRegistry) -> Iterator[TokenServer]:
-    """The endpoint that the guarded registry sends clients to."""
+    """The token endpoint that the guarded registry names."""
 
     def issue(scope: str, user: str) -> str:
         token = f"canary-token-{len(guarded.tokens)}"
@@ -75,6 +75,6 @@ def tokens(guarded: FakeRegistry) -> Iterator[TokenServer]:
 
 @pytest.fixture
 async def locked(mock_clock: MockClock, desk: Desk, guarded: FakeRegistry, tokens: TokenServer) -> AsyncIterator[Scene]:
-    """A registry that wants bearer tokens, which are given to logins only."""
+    """A registry that requires bearer tokens, whose endpoint requires a login."""
     async with with_desk(mock_clock, guarded, desk) as scene:
         yield scene

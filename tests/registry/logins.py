@@ -1,4 +1,4 @@
-"""Registries that want logins, and what they were shown."""
+"""Registries that require logins, and a record of the logins that they received."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PASSWORD = "canary-password"
 async def with_desk(
     clock: MockClock, fake: FakeRegistry, desk: Desk, hosts_path: Sequence[Path] = ()
 ) -> AsyncIterator[Scene]:
-    """A scene that has its logins from `desk`."""
+    """A scene with the logins of `desk`."""
     scene = Scene(clock, fake, credentials=Credentials(None, desk.identity), hosts_path=hosts_path)
     async with scene.registry:
         yield scene
@@ -31,12 +31,12 @@ def log_in(desk: Desk, scene: Scene, password: str = PASSWORD, user: str = "user
 
 
 def sent(fake: FakeRegistry) -> list[str]:
-    """What each request was authorized with: the scheme, or ""."""
+    """Return the scheme with which each request was authorized, or ""."""
     return [request.headers.get("authorization", "").partition(" ")[0] for request in fake.log]
 
 
 def hosts_toml(directory: Path, fake: FakeRegistry, text: str) -> list[Path]:
-    """A hosts_path with this hosts.toml for the registry."""
+    """Return a hosts_path that contains this hosts.toml for the registry."""
     path = directory / "certs.d" / fake.host / "hosts.toml"
     path.parent.mkdir(parents=True)
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""What most tests need: an image at a fake registry, a client, and its waits as a list instead of as time."""
+"""Helpers of most tests: an image in a fake registry, a client, and waits that are recorded instead of waited for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPOSITORY = "team/app"
 
 
 class Scene:
-    """`registry` asks `fake`, which has MANIFEST as `team/app:1` and BLOB."""
+    """`registry` is a client of `fake`, which has MANIFEST as `team/app:1` and BLOB."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Scene:
         await trio.lowlevel.checkpoint()
 
     async def ask(self, what: str) -> bytes:
-        """The manifest, the whole blob, or the tag's digest."""
+        """Return the manifest, the whole blob, or the tag's digest."""
         if what == "manifest":
             return (await self.registry.manifest(self.reference))[1]
         if what == "tag":
@@ -65,17 +65,17 @@ class Scene:
         return await self.read()
 
     async def read(self, offset: int = 0, end: int | None = None) -> bytes:
-        """Bytes of the blob."""
+        """Return bytes of the blob."""
         async with self.registry.blob(self.host, REPOSITORY, self.blob, offset, end) as stream:
             return b"".join([piece async for piece in stream])
 
     def expected(self, what: str) -> bytes:
-        """What `ask` returns when all is well."""
+        """Return what `ask` returns without faults."""
         return {"manifest": MANIFEST, "tag": self.digest.encode(), "blob": BLOB}[what]
 
     @asynccontextmanager
     async def impatience(self, seconds: float, release: bool = False) -> AsyncIterator[None]:
-        """Let `seconds` pass whenever an answer has stalled, and then go on with it if `release`."""
+        """Advance the clock by `seconds` whenever an answer stalls. With `release`, the answer then continues."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pass_time, seconds, release)
             yield
@@ -91,5 +91,5 @@ class Scene:
 
 
 def kinds(fake: FakeRegistry) -> list[str]:
-    """The kinds of all requests, in order."""
+    """Return the kinds of all requests, in order."""
     return [request.kind for request in fake.log]

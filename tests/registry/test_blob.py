@@ -1,4 +1,4 @@
-"""A blob over a bad network and from a registry that lies about ranges and lengths."""
+"""Blobs over an unreliable network, and from a registry that sends wrong ranges and lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATE = len(BLOB) - 100
 
 @pytest.fixture
 async def strict(mock_clock: MockClock, fake: FakeRegistry):
-    """A scene in which only half of a blob may be discarded."""
+    """A scene in which at most half of a blob may be discarded."""
     scene = Scene(mock_clock, fake, Limits(discard=0))
     async with scene.registry:
         yield scene

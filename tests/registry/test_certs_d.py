@@ -1,4 +1,4 @@
-"""Which directory of certs.d is a host's, what is in it, and that a change is seen at the next request."""
+"""The directory of a host in certs.d: its name, its content, and that the next request sees a change."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_warning_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_a_directory_of_another_user_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In a child that is nobody: root may look everywhere."""
+    """The test runs in a child as another user, because root may read every directory."""
     root = tmp_path / "certs.d"
     put(root, "x.example", 'server = "https://secret.example"')
     root.chmod(0o700)

@@ -1,4 +1,4 @@
-"""The challenge parser: RFC examples, real registries, and anything at all."""
+"""The challenge parser: examples of the RFC, real registries, and random input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which requests share connections, and what becomes of those whose certificates have changed."""
+"""Which requests share connections, and that connections with outdated certificates are closed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN = "http://registry.example/v2/"
 
 @pytest.fixture
 def authority(tmp_path: Path) -> trustme.CA:
-    """Who certifies the registry, as `ca.pem`."""
+    """The authority that certifies the registry, also stored as `ca.pem`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     return authority
@@ -50,12 +50,12 @@ async def connections(contexts: Contexts) -> AsyncIterator[Connections]:
 
 
 def route(path: Path) -> Route:
-    """As it is now, with the certificate as it is now."""
+    """Return a route with the current content of the certificate file."""
     return Route(trust=Trust(ca=(CertFile.of(path),)))
 
 
 def renew(path: Path) -> None:
-    """Let the file be another one with the same certificate."""
+    """Replace the file by another one with the same certificate."""
     text = path.read_text()
     path.unlink()
     path.write_text(f"{text}\n")

@@ -1,4 +1,4 @@
-"""Bodies that are long enough to be received in threads: what goes for every body goes for them."""
+"""Bodies that are long enough to be received in threads: they behave like all other bodies."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_cancelling_closes_the_connection_and_leaves_the_others(
 
 
 async def test_what_is_there_is_given_out_before_a_piece_is_full(mock_clock: MockClock, long: Scene) -> None:
-    """A slow registry must not hold back what came: the reader of the first bytes waits for those only."""
+    """With a slow registry, bytes that have come must not wait for the rest of a piece."""
     long.fake.fault(faults.stall(after=PIECE + 1000))
     got = 0
     async with long.registry.blob(long.host, REPOSITORY, long.blob) as stream:

@@ -1,4 +1,4 @@
-"""The fault table: what a failing registry costs and what the reader gets."""
+"""The fault table: the number of requests that each fault costs, and the error that the reader gets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ASKED = ["manifest", "tag", "blob"]
 
 @dataclass(frozen=True)
 class Row:
-    """A fault that stays: the error it ends in, and after how many requests."""
+    """A permanent fault: the error that it causes, and the number of requests until then."""
 
     name: str
     action: Action

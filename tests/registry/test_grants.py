@@ -1,4 +1,4 @@
-"""Grants that are kept: for whom, how long, and how many."""
+"""Cached grants: for which calls, for how long, and how many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOGIN = Login("registry.example")
 
 
 class Endpoint:
-    """Gives a grant for each key, for so many seconds, and knows how often it was asked."""
+    """Returns a grant for each key, valid for some seconds, and counts its calls."""
 
     def __init__(self, grants: Grants, seconds: float) -> None:
         self.asked = 0

@@ -1,4 +1,4 @@
-"""What is remembered of hosts, for how long, and of how many."""
+"""The record of hosts that failed: what it contains, for how long, and for how many hosts."""
 
 from __future__ import annotations
 

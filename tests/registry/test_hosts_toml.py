@@ -1,4 +1,4 @@
-"""hosts.toml: every setting, every refusal, and that no file makes anything but endpoints or one kind of error."""
+"""hosts.toml: every setting, every refusal, and that every file results in endpoints or in one kind of error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(text: str, host: str = "registry.example") -> Hosts:
 
 
 def only(text: str, host: str = "registry.example") -> Endpoint:
-    """The one mirror of a file that says nothing of the server."""
+    """Return the only mirror of a file that does not configure the server."""
     first, server = read(text, host).endpoints
     assert not server.mirror
     return first

@@ -1,4 +1,4 @@
-"""Referrers, tags and repositories: every page of the registry itself and no other, within bounds."""
+"""Referrers, tags and repositories: all pages of the registry itself and of no other host, within limits."""
 
 from __future__ import annotations
 
@@ -131,12 +131,12 @@ async def test_names_that_are_none_and_duplicates_are_left_out(scene: Scene) -> 
 
 
 def linked(target: str) -> Action:
-    """Say that there is a next page."""
+    """Add a link to a next page."""
     return lambda reply: reply.headed(Link=f'<{target}>; rel="next"')
 
 
 class Onwards:
-    """One more page behind every page."""
+    """Adds a link to a next page to every page, so that the list never ends."""
 
     def __init__(self, path: str) -> None:
         self.path, self.count = path, 0

@@ -1,4 +1,4 @@
-"""Logins at work: what is shown to whom, when files are looked at again, and what a refusal says."""
+"""Logins in use: which login is sent, when files are read again, and the text of errors after a refusal."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_a_403_is_final_unless_the_login_changed(mock_clock: MockClock, de
 
 
 def hide(fake: FakeRegistry, status: int) -> None:
-    """Answer `status` to whoever is not logged in, where a registry usually asks for a login; but not at the root."""
+    """Answer `status` where the registry would ask for a login, except at the root."""
 
     def hiding(reply: Reply) -> Reply:
         return Reply(status) if reply.status == 401 else reply

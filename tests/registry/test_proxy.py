@@ -1,4 +1,4 @@
-"""Which proxy a request goes through: what the environment says, NO_PROXY in all its spellings, and no way inside."""
+"""The proxy of a request: the environment, all forms of NO_PROXY, and no access to inner networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redirects: followed where they may go, without the registry's token."""
+"""Redirects: they are followed only where they may lead, and without the registry's token."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Names(trio.abc.HostnameResolver):
 
 
 async def named(clock: MockClock, fake: FakeRegistry, table: dict[str, str]) -> Scene:
-    """A scene whose registry has a name, without TLS, as long as `table` is not changed."""
+    """A scene with a named registry without TLS. `table` must not change meanwhile."""
     table["registry.test"] = "127.0.0.1"
     trio.socket.set_custom_hostname_resolver(Names(table))
     port = fake.host.split(":")[1]

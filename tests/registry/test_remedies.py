@@ -1,4 +1,4 @@
-"""What may cure a refusal."""
+"""The remedies for a refusal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALL = Call("blob", endpoint("registry.example"), "team/app", "https://registry.
 
 
 class Refusal:
-    """As much of an Answer as is looked at."""
+    """The part of an Answer that the remedies use."""
 
     def __init__(self, status: int, *, foreign: bool = False, path: str = "") -> None:
         self.status = status

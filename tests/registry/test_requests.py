@@ -1,4 +1,4 @@
-"""What a healthy registry sees, and what the caller gets."""
+"""The requests to a registry without faults, and what the caller gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that nobody answers for: they wait by themselves."""
+"""Names whose name server does not answer: their lookups do not delay lookups of other names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE = 20
 
 
 class NameServer:
-    """Answers at once for names that do not begin with `dead`, and for those when it is told to."""
+    """Answers at once for names that do not begin with `dead`; for the others, when the test tells it to."""
 
     def __init__(self) -> None:
         self.answer = threading.Event()
@@ -36,7 +36,7 @@ class NameServer:
         return FOUND
 
     async def wait_asked(self, count: int) -> None:
-        """Wait until it was asked so often, and everybody else waits."""
+        """Wait until the server has got this many requests and all other tasks wait."""
         await trio.to_thread.run_sync(self._wait_asked, count, limiter=trio.CapacityLimiter(1))
         await wait_all_tasks_blocked(0.05)
 

@@ -1,4 +1,7 @@
-"""Waiting as such: what Retry-After asks for, and how long one call rests, whoever asked for it."""
+"""Waits without requests: what Retry-After asks for, and the limit for the rest of one call.
+
+Pauses that other calls caused count towards the limit too.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from imgfs.registry.statistics import HostStatistics
 
 
 class Crowd:
-    """Callers of one host, of whom one is refused whenever another has waited."""
+    """Callers of one host. While one waits, the registry refuses another."""
 
     def __init__(self, clock: MockClock, refused_again: int) -> None:
         self.pauses = Pauses(self._sleep)

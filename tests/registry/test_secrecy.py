@@ -1,4 +1,4 @@
-"""What nobody gets to see: no login is in a message or a log, whatever goes wrong, nor what answers it."""
+"""Secrets: no message and no log contains a login or a token, whatever fails."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ async def test_an_answer_to_configured_headers_is_not_repeated(
 
 
 Break = Callable[[Scene, FakeRegistry], None]
-"""Something that goes wrong for a request that showed a login."""
+"""A failure of a request that contained a login."""
 
 
 def echo(scene: Scene, storage: FakeRegistry) -> None:
-    """A login page that repeats what it was shown, in its body and its type."""
+    """Answer with a login page that repeats the login of the request in its body and its content type."""
     shown = basic("user", PASSWORD)
     page = faults.status(200, f"<html>{shown} {PASSWORD}".encode(), Content_Type=f"text/html; {shown}")
     scene.fake.fault(page, "/manifests/", times=None)
@@ -87,7 +87,7 @@ async def test_what_a_token_endpoint_answers_is_not_repeated(
 
 @contextmanager
 def loud() -> Iterator[io.StringIO]:
-    """Everything that is logged inside, at the lowest level, by anybody."""
+    """Return everything that any logger logs while the block runs, from the lowest level on."""
     shown = io.StringIO()
     handler = logging.StreamHandler(shown)
     handler.setFormatter(JsonLines())

@@ -1,4 +1,4 @@
-"""Counters of hosts: one each, and no endless number of them."""
+"""Counters of hosts: one set per host, for a limited number of hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logins at token endpoints: which of them is exchanged for a token, how, and what a refusal says."""
+"""Logins at token endpoints: which login is exchanged for a token, how, and the text of errors after a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anonymous bearer tokens: when they are fetched, how often, from where, and that nobody sees them."""
+"""Anonymous bearer tokens: when they are fetched, how often, from where, and that they are not logged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.registry.scene import BLOB, MANIFEST, REPOSITORY, Scene, kinds
 
 @pytest.fixture
 async def locked(mock_clock: MockClock, guarded: FakeRegistry):
-    """A scene whose registry wants tokens."""
+    """A scene whose registry requires tokens."""
     scene = Scene(mock_clock, guarded)
     async with scene.registry:
         yield scene

@@ -1,4 +1,4 @@
-"""Whom TLS believes: the system's certificates, a host's own, nobody's; and who we say we are."""
+"""TLS: whether the system's certificates, those of the host or none verify a server, and client certificates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def authority() -> trustme.CA:
 
 
 def speaking(authority: trustme.CA, clients: trustme.CA | None = None) -> ssl.SSLContext:
-    """A server's side of TLS; with `clients` it lets in only whom they certify."""
+    """Return the context of a TLS server. With `clients` it requires a client certificate of this authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     if clients is not None:
@@ -45,7 +45,7 @@ def fake(authority: trustme.CA) -> Iterator[FakeRegistry]:
 
 
 def scene(clock: MockClock, fake: FakeRegistry, directory: Path, text: str = "") -> Scene:
-    """What `text` says of the registry HOST, which is at `fake`."""
+    """A scene with the hosts.toml `text` for the registry HOST, which is at `fake`."""
     (directory / HOST).mkdir(exist_ok=True)
     (directory / HOST / "hosts.toml").write_text(f'server = "{fake.url}"\n{text}')
     return Scene(clock, fake, host=HOST, hosts_path=[directory])

@@ -1,4 +1,4 @@
-"""TLS through a proxy: the tunnel leads to the registry, whose certificate is what counts."""
+"""TLS through a proxy: the tunnel leads to the registry, whose certificate is verified."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fake(authority: trustme.CA) -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 def certs(authority: trustme.CA, tmp_path: Path) -> Path:
-    """The registry's authority is known, as docker's files have it."""
+    """Store the registry's authority where docker would look for it."""
     (tmp_path / HOST).mkdir()
     authority.cert_pem.write_to_path(tmp_path / HOST / "ca.crt")
     return tmp_path

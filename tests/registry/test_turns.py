@@ -1,4 +1,4 @@
-"""The order of hosts as such: what time is whose, and what is told in the end."""
+"""The order of hosts without requests: how time is assigned to hosts, and the error that is raised at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 75.0
 
 
 class Shop:
-    """Turns over the same memory, for hosts `a`, `b`, ... and the registry `z`."""
+    """Creates Turns with the same health and pauses, for the mirrors `a`, `b`, ... and the registry `z`."""
 
     def __init__(self, clock: MockClock) -> None:
         self.clock = clock
@@ -31,7 +31,7 @@ class Shop:
         return Turns(made, what, self.health, self.pauses, PATIENCE, Patience())
 
     def told(self, turns: Turns, *errors: ImgfsError) -> ImgfsError:
-        """What is raised at the last of `errors`."""
+        """Return the error that is raised after the last of `errors`."""
         for error in errors[:-1]:
             turns.leave(error)
         with pytest.raises(ImgfsError) as caught:

@@ -1,4 +1,4 @@
-"""What comes over a connection, HTTP or not: nothing of one answer gets into another, and none keeps others waiting."""
+"""Bytes on a connection, HTTP or not: no byte of one answer gets into another, and no answer blocks the event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from imgfs.testing.reply import Reply
 ABSENT = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 CHUNKS = 120_000
 MANY_TURNS = 12
-"""Of a hundredth second, in a body that takes a second or more to take apart, and comes in three or four reads."""
+"""Number of turns of a hundredth of a second.
+
+The body takes a second or more to parse and comes in three or four reads.
+"""
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ async def ask(transport: Transport, fake: FakeRegistry, method: str = "GET") -> 
 
 
 async def read(transport: Transport, fake: FakeRegistry, method: str = "GET") -> tuple[int, bytes]:
-    """Status and body of an answer that is read to its end."""
+    """Return the status and the body of an answer."""
     answer = await ask(transport, fake, method)
     body = b""
     while piece := await answer.read():

@@ -42,7 +42,7 @@ class Trust:
     """Certificates for one host: `ca` beside the system's, `client` as pairs of certificate and key.
 
     A pair without a key has both in one file. Of several pairs TLS takes the last of each kind of key. With
-    `verify` false everybody is believed.
+    `verify` false every server is trusted.
     """
 
     ca: tuple[CertFile, ...] = ()

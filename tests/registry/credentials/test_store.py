@@ -22,7 +22,7 @@ def of(desk: Desk, chosen: Path | None = None) -> Credentials:
 
 
 async def user(credentials: Credentials, repository: str = "a/b", host: str = HOST) -> str:
-    """The user that is logged in, "" for nobody."""
+    """The user that is logged in; "" if there is none."""
     credential = (await credentials.find(host, repository)).credential
     return credential.username if credential else ""
 

@@ -1,4 +1,4 @@
-"""A blob that one host breaks off: the next one goes on at the byte that came."""
+"""A blob whose transfer from one host breaks: the next host continues at the byte that was reached."""
 
 from __future__ import annotations
 

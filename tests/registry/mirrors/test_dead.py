@@ -1,4 +1,4 @@
-"""Hosts that do not answer: left alone for a while, and asked when the living fail."""
+"""Hosts that do not answer: they are asked last for a while, and are still asked if the other hosts fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts that stand in for one another: who is asked when, and what each is shown."""
+"""Mirrors: the order in which hosts are asked, and the logins that each host receives."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Pushing to a registry: uploads, mounts, manifests, and uploads that go on after a restart."""
+"""Pushes to a registry: uploads, mounts, manifests, and uploads that continue after a restart."""

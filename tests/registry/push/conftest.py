@@ -1,4 +1,4 @@
-"""A registry that takes pushes, and a client that pushes to it."""
+"""A registry that accepts pushes, and a client that pushes to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def fake() -> Iterator[PushRegistry]:
 
 @pytest.fixture
 async def pushing(mock_clock: MockClock, fake: PushRegistry) -> AsyncIterator[Pushing]:
-    """A test must ask for `mock_clock` itself: the run takes its clock from there."""
+    """A test must request `mock_clock` itself, because the trio run takes its clock from the test's fixtures."""
     pushing = Pushing(mock_clock, fake)
     async with pushing.registry:
         yield pushing

@@ -1,4 +1,4 @@
-"""A registry to push to, a client that may push, and blobs whose reading is counted."""
+"""A registry to push to, a client that may push, and blobs that count how often they are read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from imgfs.testing.uploads import PushRegistry
 
 REPOSITORY = "team/app"
 CHUNK = 4096
-"""Bytes of a part."""
+"""Size of a part in bytes."""
 SMALL = bytes(range(251)) * 8
 LARGE = bytes(range(241)) * 83
 """Five parts, the last one short."""
 
 
 class Bytes:
-    """A blob in memory; `read` is what uploads take, and `spans` what was asked of it."""
+    """A blob in memory. `read` is the argument of uploads, and `spans` lists the ranges that were read."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -34,13 +34,13 @@ class Bytes:
         self.spans: list[tuple[int, int]] = []
 
     def read(self, start: int, end: int) -> Outgoing:
-        """Bytes of the blob."""
+        """Return bytes of the blob."""
         self.spans.append((start, end))
         return Outgoing.of(self.data[start:end])
 
 
 class Pushing:
-    """`registry` pushes to `fake`, in parts of CHUNK bytes. Waits between tries take no time."""
+    """`registry` pushes to `fake`, in parts of CHUNK bytes. Waits between attempts take no time."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class Pushing:
             limits=Limits(chunk=CHUNK), sleep=self._sleep, hosts_path=hosts_path, database=database
         )
         self.offsets: list[int] = []
-        """What was told of the progress."""
+        """The offsets that were reported as progress."""
 
     async def destination(self, repository: str = REPOSITORY) -> Destination:
-        """Where it goes."""
+        """Return the destination of pushes."""
         return await self.registry.destination(self.fake.host, repository)
 
     async def upload(self, blob: Bytes, repository: str = REPOSITORY) -> None:
@@ -79,7 +79,7 @@ class Pushing:
 
 
 class Stopping(AsyncIterator[bytes]):
-    """Gives `data`, and then nothing for ever; `stopped` tells that it has come so far."""
+    """Returns `data` and then blocks forever. `stopped` is set when it blocks."""
 
     def __init__(self, data: bytes, stopped: trio.Event) -> None:
         self._once = Once(data)
@@ -94,7 +94,7 @@ class Stopping(AsyncIterator[bytes]):
 
 
 class Slow(AsyncIterator[bytes]):
-    """Gives `data` in ten pieces, each after twenty seconds."""
+    """Returns `data` in ten pieces, with twenty seconds before each."""
 
     def __init__(self, clock: MockClock, data: bytes) -> None:
         self._clock = clock
@@ -110,7 +110,7 @@ class Slow(AsyncIterator[bytes]):
 
 
 def parts(fake: PushRegistry) -> list[tuple[str, str | None, int]]:
-    """Method, Content-Range and bytes of each request that sends some."""
+    """Return method, Content-Range and size of each request with a body."""
     return [
         (one.method, one.headers.get("content-range"), len(one.body))
         for one in fake.log

@@ -1,4 +1,4 @@
-"""Uploads that break, or stall: what has arrived is not sent again, and a registry that is gone is given up."""
+"""Uploads that break or stall: arrived bytes are not sent again, and the client gives up on a dead registry."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_registry_that_always_loses_the_upload_is_given_up(mock_clock: M
 
 
 async def test_a_registry_that_is_elsewhere_than_it_should_be_is_asked(mock_clock: MockClock, pushing: Pushing) -> None:
-    """416: it has lost some of it."""
+    """416 means that the registry has lost a part of the upload."""
 
     def moved(offset: int) -> None:
         if offset == CHUNK:
@@ -113,7 +113,7 @@ async def test_a_part_of_which_only_some_was_taken_is_gone_on_with(mock_clock: M
 
 
 async def test_a_line_that_is_slow_is_no_reason_to_give_up(mock_clock: MockClock, pushing: Pushing) -> None:
-    """A part takes minutes, and then it breaks: what went by was progress."""
+    """A part takes minutes and then breaks. The bytes that were sent count as progress."""
     pushing.fake.cuts = [CHUNK // 2]
     blob = Bytes(LARGE)
 
@@ -127,7 +127,7 @@ async def test_a_line_that_is_slow_is_no_reason_to_give_up(mock_clock: MockClock
 
 
 async def test_an_answer_that_is_lost_is_no_reason_to_send_it_again(mock_clock: MockClock, pushing: Pushing) -> None:
-    """The registry has stored the blob, and the connection breaks before it says so."""
+    """The registry stores the blob, and the connection breaks before the answer."""
 
     def stored(reply: Reply) -> None:
         pushing.fake.add(REPOSITORY, SMALL)
@@ -193,7 +193,7 @@ async def test_a_failure_to_read_the_blob_is_told_as_such(mock_clock: MockClock,
 
 
 async def serve_and_stop(stream: trio.SocketStream, answered: bool) -> None:
-    """Begin uploads, and read nothing of what is sent; `answered`: or say at once that it is too much, and read on."""
+    """Begin uploads without reading their data. With `answered`, answer 413 at once and then read the data."""
     place = b"HTTP/1.1 202 Accepted\r\nLocation: /v2/x\r\nContent-Length: 0\r\n\r\n"
     nothing = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
     async with stream:

@@ -1,4 +1,4 @@
-"""Uploads to a registry that does anything at any time: they end, and what is stored is right."""
+"""Uploads to a registry with random faults at random times: each upload ends, and what is stored is correct."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.registry.push.pushing import CHUNK, REPOSITORY, Bytes, Pushing
 
 STATUSES = (200, 201, 202, 204, 301, 400, 403, 404, 405, 409, 413, 415, 416, 429, 500, 503)
 REQUESTS_MAX = 150
-"""What five parts and some faults may cost at most, all attempts at all of it included."""
+"""The most requests that five parts with some faults may need, over all attempts."""
 
 
 def mischief(chance: random.Random, budget: list[int], is_planned: bool) -> Callable[[Reply], Reply | None]:
-    """A fault that strikes now and then, as long as its budget lasts; `is_planned`: whether it sees the true answer."""
+    """Return a random fault, which strikes while its budget lasts. With `is_planned` it also replaces true answers."""
 
     def act(reply: Reply) -> Reply | None:
         is_second_look = bool(reply.status) and not is_planned

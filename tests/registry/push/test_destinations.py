@@ -1,4 +1,4 @@
-"""Repositories that are pushed to: which host, what is there already, manifests, and lists of what refers to them."""
+"""Repositories that receive pushes: the choice of the host, existing content, manifests, and indexes of referrers."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_a_registry_that_is_gone_is_told(mock_clock: MockClock, pushing: P
 
 
 async def pushed_to(mock_clock: MockClock, path: Path, fake: PushRegistry, text: str) -> str:
-    """Who gets a manifest for `registry.example` by this hosts.toml."""
+    """Return the host that receives a manifest for `registry.example` with this hosts.toml."""
     directory = path / "certs.d/registry.example"
     directory.mkdir(parents=True)
     (directory / "hosts.toml").write_text(text)
@@ -144,7 +144,7 @@ async def pushed_to(mock_clock: MockClock, path: Path, fake: PushRegistry, text:
 async def test_the_first_mirror_that_may_be_pushed_to_is(
     mock_clock: MockClock, tmp_path: Path, fake: PushRegistry, capabilities: str
 ) -> None:
-    """As containerd has it: who does not say what a mirror can, says that it can all."""
+    """As in containerd, a mirror without `capabilities` has all of them."""
     first = '[host."https://first.example"]\ncapabilities = ["pull"]\n'
     assert await pushed_to(mock_clock, tmp_path, fake, f'{first}[host."{fake.url}"]\n{capabilities}') == fake.host
 

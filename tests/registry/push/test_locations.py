@@ -1,4 +1,4 @@
-"""Where an upload goes on: what a registry may name, and what it may not."""
+"""The URL at which an upload continues: what a registry may name, and what it may not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.registry.push.pushing import LARGE, REPOSITORY, SMALL, Bytes, Pushing
 
 @pytest.fixture
 def other() -> Iterator[PushRegistry]:
-    """Another origin, where uploads of `fake` may go."""
+    """Another origin, to which uploads of `fake` may be sent."""
     with PushRegistry() as other:
         yield other
 

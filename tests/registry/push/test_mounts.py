@@ -1,4 +1,4 @@
-"""Blobs that a registry takes over from one of its other repositories, and uploads that refused mounts leave."""
+"""Blobs that a registry mounts from its other repositories, and the uploads that refused mounts open."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_an_upload_that_cannot_be_ended_harms_nobody(mock_clock: MockClock
     assert await destination.mount(digest, ["team/a"]) is None
     await destination.leave(digest)
     await destination.leave(digest)
-    # There is a second for it, and what is waited between tries is scattered: that may take up the second.
+    # There is one second for all attempts, and the random waits between them may use it up.
     assert pushing.fake.asked("upload").count("DELETE upload") in ((2, 3) if code == 500 else (1,))
 
 

@@ -1,4 +1,4 @@
-"""Uploads into a real docker-registry, over connections that break and through a proxy that has limits."""
+"""Uploads to a real docker-registry, over connections that break and through a proxy with limits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def proxy(real: DockerRegistry) -> Iterator[CuttingProxy]:
 
 
 def stored(host: str, repository: str, blob: Bytes) -> bool:
-    """Whether the registry gives out the very bytes."""
+    """Return whether the registry returns exactly these bytes."""
     connection = HTTPConnection(host)
     connection.request("GET", f"/v2/{repository}/blobs/{blob.descriptor.digest}")
     answer = connection.getresponse()

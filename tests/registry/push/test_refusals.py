@@ -1,4 +1,4 @@
-"""What registries refuse of an upload, and what is made of it: another token, rest, or an error that says why."""
+"""Refusals of an upload by registries, and the reaction: another token, a pause, or an error with the reason."""
 
 from __future__ import annotations
 

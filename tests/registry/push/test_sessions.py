@@ -1,4 +1,4 @@
-"""Uploads that go on after a restart of the daemon: what is written down, for how long, and when it goes."""
+"""Uploads that continue after a restart of the daemon: what is stored, for how long, and when it is deleted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows(database: Database) -> list[tuple[str, str, str, str]]:
 
 
 async def broken_off(clock: MockClock, fake: PushRegistry, database: Database, blob: Bytes) -> None:
-    """Let the last request of an upload be refused, by a daemon that then ends."""
+    """Let the registry refuse the last request of an upload, and end the daemon."""
     fake.fault(status(403), "PUT", times=1)
     pushing = Pushing(clock, fake, database=database)
     async with pushing.registry:

@@ -1,4 +1,4 @@
-"""Blobs on their way to a registry, whole and in parts, where nothing goes wrong."""
+"""Uploads of blobs, in one request and in parts, without faults."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_a_registry_that_wants_larger_parts_gets_them(mock_clock: MockCloc
 
 
 async def test_over_tls_it_is_the_same(tmp_path: Path) -> None:
-    """Also where the registry is behind a proxy, and takes itself for one without TLS."""
+    """Also for a registry behind a proxy that writes http URLs for itself."""
     authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     (tmp_path / "registry.example").mkdir()
