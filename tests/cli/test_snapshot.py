@@ -14,6 +14,7 @@ from rich.console import Console
 
 from imgfs.cli.progress import byte_progress
 from imgfs.cli.table import local_time
+from imgfs.filename import without_colons
 from imgfs.testing.images import File, image, layer
 from tests.cli.conftest import Run
 from tests.cli.plain_tree import PlainTree
@@ -257,6 +258,12 @@ def test_beginning_of_several_chain_ids_is_2(run: Run, tree: PlainTree) -> None:
 def test_path_is_printed_and_not_walked(run: Run, tree: PlainTree) -> None:
     tree.add_snapshot("active/k")
     assert run("snapshot", "path", "active/k").stdout == f"{tree.snapshots}/active/k/rootfs\n"
+
+
+def test_path_takes_the_digest_of_a_known_image(run: Run, tree: PlainTree) -> None:
+    chain = box(tree)
+    assert run("snapshot", "path", BOX.digest).stdout == f"{tree.snapshots}/{without_colons(chain)}/rootfs\n"
+    assert run("snapshot", "path", f"sha256:{'0' * 64}").exit_code == 3
 
 
 def exported(tree: PlainTree) -> str:

@@ -140,6 +140,8 @@ def test_an_ingest_is_committed_labelled_and_removed_by_the_colon_free_digest(sc
     assert scene.blob(digest).read_bytes() == free.read_bytes() == data
     os.setxattr(free, "user.label.of", b"both")
     assert os.getxattr(scene.blob(digest), "user.label.of") == b"both"
+    os.setxattr(scene.mount.content, "user.imgfs.label", f"{without_colons(digest)} by=door".encode())
+    assert os.getxattr(scene.blob(digest), "user.label.by") == b"door"
     os.unlink(free)
     until(lambda: not scene.blob(digest).exists())
     assert not free.exists()
@@ -156,6 +158,8 @@ def test_snapshots_of_users_are_prepared_committed_and_removed_by_both(scene: Sc
     assert "a:b" in os.listdir(snapshots / "active")
     os.symlink(f"../../{without_colons(top(made, scene).name)}", snapshots / "active" / second / "parent")
     assert os.readlink(snapshots / "active/a:b/parent") == f"../../{top(made, scene).name}"
+    os.setxattr(snapshots, "user.imgfs.label", f"active/{first.replace('%', '%25')} by=door".encode())
+    assert os.getxattr(snapshots / "active" / second, "user.label.by") == b"door"
     (snapshots / "active" / first / "rootfs/new").write_text("written")
     assert (snapshots / "active" / second / "rootfs/new").read_text() == "written"
     os.rename(snapshots / "active" / first, snapshots / "done%3A1")

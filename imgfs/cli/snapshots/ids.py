@@ -66,11 +66,13 @@ def base(tree: Tree, text: str, *, quiet: bool) -> str:
 
 
 def existing_or_image(tree: Tree, text: str, *, quiet: bool) -> str:
-    """The id of a snapshot, as `existing` finds it, or of the chain of an image, which comes here for it.
+    """Return the ID of a snapshot, as `existing` does, or else the chain ID of an image, which is fetched.
 
-    A word without a tag, a host or a slash is an image only if it is registered here: it may be a mistyped id.
+    A word without a tag, a host or a slash is an image only if it is registered here, and a digest only if the image is
+    known here: they may be mistyped IDs.
     """
-    is_image = tree.is_registered(text) or (not is_digest_like(text) and any(one in text for one in ":/@"))
+    is_known = tree.is_registered(text) or (is_digest(text) and os.path.lexists(tree.image(text)))
+    is_image = is_known or (not is_digest_like(text) and any(one in text for one in ":/@"))
     if text.startswith(_ACTIVE) or text in keys(tree) or not is_image:
         return existing(tree, text)
     return base(tree, text, quiet=quiet)

@@ -61,7 +61,7 @@ class ContentDirectory(Directory):
         if name != LABEL:
             raise self.refusal()
         change = parse_labelling(value)
-        await change.apply(await self.lookup(os.fsencode(change.id), caller), caller)
+        await change.apply(await self.lookup(self.canonical(os.fsencode(change.id)), caller), caller)
 
     async def _describe(self, digest: Digest) -> Descriptor | None:
         info = self._subsystems.content.info(digest)

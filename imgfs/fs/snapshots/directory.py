@@ -96,10 +96,11 @@ class SnapshotsDirectory(Directory):
         if name != LABEL:
             raise self.refusal()
         change = parse_labelling(value)
-        with self._users.failures.noting(f"snapshots/{change.id}"):
-            directory, _, key = change.id.rpartition("/")
-            above = self._active if directory == ACTIVE else self
-            await change.apply(await above.lookup(os.fsencode(key), caller), caller)
+        directory, _, key = change.id.rpartition("/")
+        above = self._active if directory == ACTIVE else self
+        name = above.canonical(os.fsencode(key))
+        with self._users.failures.noting(f"snapshots/{change.id.removesuffix(key)}{os.fsdecode(name)}"):
+            await change.apply(await above.lookup(name, caller), caller)
 
     def _own(self, info: Info) -> Node:
         if info.kind is SnapshotKind.VIEW:
