@@ -67,11 +67,11 @@ _KINDS: dict[int, type[ImgfsError]] = {
     errno.ENOSPC: NoSpace,
 }
 _ADVICE = {
-    errno.EPERM: "mounting takes CAP_SYS_ADMIN: run as root, outside of a confined container",
-    errno.ENODEV: "load the kernel's module of that name",
-    errno.ENOSYS: f"Linux {os.uname().release} is too old for it",
-    errno.EBUSY: "end what uses it",
-    errno.ENOTCONN: "the daemon that serves it is gone; mount it again",
+    errno.EPERM: "mounting needs CAP_SYS_ADMIN: run as root, outside a confined container",
+    errno.ENODEV: "load the kernel's module with that name",
+    errno.ENOSYS: f"Linux {os.uname().release} is too old; run a newer kernel",
+    errno.EBUSY: "end the processes that use it",
+    errno.ENOTCONN: "the daemon that served it has exited; mount it again",
 }
 _NO_HINTS: Mapping[int, str] = MappingProxyType({})
 

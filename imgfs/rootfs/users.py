@@ -132,7 +132,7 @@ class UserSnapshots:
         """Raise Busy if the snapshot was removed, or made again with another parent, while its layers were fetched."""
         now = self._snapshots.find_own(info.id)
         if now is None or (now.number, now.parent) != (info.number, info.parent):
-            raise Busy(f"snapshot {info.id}: was changed meanwhile; try again")
+            raise Busy(f"snapshot {info.id}: was changed by another call; try again")
 
     async def _check_unused(self, info: Info) -> None:
         if check := self._check_of(info):

@@ -85,7 +85,7 @@ def _records(entry: Entry, name: bytes) -> dict[bytes, bytes]:
         records[b"mtime"] = _time(entry.mtime)
     for key, value in entry.xattrs:
         if b"=" in key:
-            raise Unsupported(f"{entry.path[-200:]!r}: extended attribute {key!r}: no layer can hold a name with =")
+            raise Unsupported(f"{entry.path[-200:]!r}: extended attribute {key!r}: a layer cannot hold a name with =")
         records[b"SCHILY.xattr." + key] = value
     return records
 

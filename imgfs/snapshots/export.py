@@ -32,11 +32,14 @@ def export_layer(upper: Path, dialect: Dialect = KERNEL) -> Generator[bytes]:
     try:
         yield from _gathered(_records(upper, dialect))
     except FileNotFoundError as error:
-        raise Busy(f"{upper}: {os.fsdecode(error.filename or '')!r} vanished while it was exported") from None
+        raise Busy(
+            f"{upper}: {os.fsdecode(error.filename or '')!r} was removed during the export; "
+            "end the processes that write to the snapshot and try again"
+        ) from None
     except PermissionError as error:
         name = os.fsdecode(os.path.basename(error.filename or ""))
         raise NotPermitted(
-            f"{upper}: {name!r} may not be read by this user; root can export it, or chmod u+r it before"
+            f"{upper}: {name!r} cannot be read by this user; run `chmod u+r` on it, or export as root"
         ) from None
     except OSError as error:
         raise from_os(error, str(upper)) from None
@@ -87,7 +90,9 @@ def _payload(change: Change) -> Iterator[bytes]:
 
 
 def _changed(change: Change) -> ImgfsError:
-    return Busy(f"{change.entry.path[-200:]!r}: changed while it was exported; end what writes to it and try again")
+    return Busy(
+        f"{change.entry.path[-200:]!r}: changed during the export; end the processes that write to it and try again"
+    )
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:

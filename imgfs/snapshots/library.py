@@ -162,7 +162,7 @@ class Snapshots:
         stack = await self._settled(id)
         store = self._store
         if stack.upper is not None and store.is_held(id):
-            raise Busy(f"{subject(id)}: is mounted already, and two mounts must not write to one directory")
+            raise Busy(f"{subject(id)}: is already mounted; two mounts cannot share its directory for changes")
         store.hold(id)
         try:
             await self._check_unmounted(id)
@@ -187,23 +187,21 @@ class Snapshots:
     @property
     def _store(self) -> SnapshotStore:
         if self._is_closed:
-            raise NotPermitted(f"snapshots of {self._root}: were closed; open them again")
+            raise NotPermitted(f"snapshots of {self._root}: are closed; open them again")
         return self._opened
 
     @property
     def _changing(self) -> SnapshotStore:
         store = self._store
         if self._is_frozen:
-            raise ReadOnly(f"snapshots of {self._root}: were opened for reading, or their filesystem is read-only")
+            raise ReadOnly(f"snapshots of {self._root}: were opened read-only, or their filesystem is read-only")
         return store
 
     async def _settled(self, id: str) -> Stack:
         """Return the directories to mount, after fixing the parent of an active snapshot."""
         info, stack = self._store.stat(id), self._store.stack(id)
         if stack.chain is not None:
-            raise Unsupported(
-                f"{subject(id)}: lies on an image's layers, which `imgfs mount` shows: see its rootfs there"
-            )
+            raise Unsupported(f"{subject(id)}: is on an image chain; run `imgfs mount` and use its rootfs there")
         if info.kind is SnapshotKind.ACTIVE:
             await self._changing.mark_used(info.name, seen=info)
         return stack

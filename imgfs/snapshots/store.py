@@ -122,7 +122,7 @@ class SnapshotStore(Lineage):
             info = self._active(key)
             self._index.check_settled(info.id)
             if seen is not None and (info.number, info.parent) != (seen.number, seen.parent):
-                raise Busy(f"{subject(info.id)}: was changed meanwhile; try again")
+                raise Busy(f"{subject(info.id)}: was changed by another call; try again")
             if info.used:
                 return info
             upper, lowers = self._upper(info), self.stack(info.id).lowers
@@ -154,7 +154,7 @@ class SnapshotStore(Lineage):
         async with self._changing:
             info, there = self._user(old), self._index.get(new)
             if info.kind is not SnapshotKind.VIEW:
-                raise NotPermitted(f"{subject(old)}: is no view; committed snapshots keep their names")
+                raise NotPermitted(f"{subject(old)}: is not a view; committed snapshots cannot be renamed")
             if old == new:
                 return info
             if there is None or there.kind is not SnapshotKind.VIEW:
@@ -299,12 +299,14 @@ class SnapshotStore(Lineage):
         info = self._active(key)
         self._index.check_settled(info.id)
         if info.used:
-            raise Busy(f"{subject(info.id)}: its rootfs was used already, so its parent is settled; prepare another")
+            raise Busy(
+                f"{subject(info.id)}: its rootfs was already used, so its parent is fixed; prepare another snapshot"
+            )
         return info
 
     async def _make_durable(self, info: Info) -> None:
         if info.id in self._unsafe:
-            raise StorageFailed(f"{subject(info.id)}: the disk lost data of it; remove it and prepare another")
+            raise StorageFailed(f"{subject(info.id)}: the disk lost its data; remove it and prepare another snapshot")
         try:
             await run_sync(self._sync, self._upper(info))
         except OSError as error:

@@ -174,7 +174,7 @@ def test_file_that_changes_under_an_export_is_7_in_the_daemons_words(mounted: Mo
         (rootfs / "big").write_bytes(b"other")
         _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 7
-    assert b"changed while it was exported; end what writes to it" in complaint
+    assert b"changed during the export; end the processes that write to it" in complaint
 
 
 def test_reader_that_has_seen_enough_ends_an_export_quietly(mounted: Mounted) -> None:

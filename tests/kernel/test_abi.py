@@ -13,7 +13,7 @@ from imgfs.kernel import abi
 X32_GETPID = 1 << 30 | 39
 
 
-def test_x32_programs_run_where_the_kernel_has_their_calls() -> None:
+def test_x32_is_reported_if_the_kernel_has_x32_calls() -> None:
     assert abi.runs_x32() is (ctypes.CDLL(None).syscall(X32_GETPID) == os.getpid())
 
 

@@ -63,7 +63,7 @@ def test_paths_of_any_length_and_letter(place: Path, target: Path) -> None:
     assert (target / "001").read_bytes() == content_of(1)
 
 
-def test_detached_mount_is_in_no_tree_and_goes_with_its_descriptor(place: Path) -> None:
+def test_a_detached_mount_has_no_path_and_ends_with_its_descriptor(place: Path) -> None:
     devices = erofs_image(place / "image", 1)
     before = mounts_of(place)
     with detached_erofs(place / "image", devices, trusted=True) as mount:
@@ -157,7 +157,7 @@ except NotPermitted as error:
     assert "CAP_SYS_ADMIN" in powerless(code, place / "image", target)
 
 
-def test_devices_may_be_files_of_the_daemon_and_a_writable_overlay_lie_on_top(
+def test_an_overlay_over_erofs_with_devices_served_by_the_daemon(
     place: Path, target: Path, registry: FakeRegistry, mounted: Mounted
 ) -> None:
     devices = erofs_image(place / "image", 2)

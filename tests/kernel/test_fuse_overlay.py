@@ -71,7 +71,7 @@ def test_relative_paths_and_a_target_like_an_option(place: Path, monkeypatch: py
     assert mount_at(str(place / "-o"))
 
 
-def test_refusals_name_what_is_missing(place: Path) -> None:
+def test_errors_name_the_missing_directory(place: Path) -> None:
     error = refuse([str(place / "none")], directory(place / "target"))
     assert isinstance(error, NotFound)
     assert error.message == f"{place}/none: there is no such directory to overlay"

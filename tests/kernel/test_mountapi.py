@@ -43,7 +43,7 @@ def test_value_that_is_too_long_is_invalid() -> None:
         context.set_string("mode", "7" * 256)
 
 
-def test_mount_is_nowhere_until_it_is_attached(place: Path) -> None:
+def test_a_mount_has_no_path_until_it_is_attached(place: Path) -> None:
     target = directory(place / "target")
     before = mounts_of(place)
     with tmpfs() as mount:
@@ -61,7 +61,7 @@ def test_link_as_target_is_not_followed(place: Path) -> None:
     assert mounts_of(place) == before
 
 
-def test_clone_shows_the_same_files_and_not_what_is_mounted_later(place: Path) -> None:
+def test_a_clone_shows_the_same_files_but_no_later_mounts(place: Path) -> None:
     shared, target = directory(place / "shared"), directory(place / "target")
     with tmpfs() as mount, clone_mount(mount) as second:
         mount.attach(str(shared))

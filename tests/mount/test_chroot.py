@@ -82,7 +82,7 @@ def test_device_nodes_work(mounted: Mounted, registry: FakeRegistry) -> None:
         assert zero.read(100) == bytes(100)
 
 
-def test_shell_in_it_writes_to_its_own_null_device(mounted: Mounted, registry: FakeRegistry) -> None:
+def test_a_shell_in_the_rootfs_writes_to_its_null_device(mounted: Mounted, registry: FakeRegistry) -> None:
     static = Path("/bin/busybox").read_bytes()
     entries = [
         File("sh", static, mode=0o755),

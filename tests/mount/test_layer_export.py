@@ -206,7 +206,7 @@ def test_what_changes_meanwhile_is_busy_and_told(shop: Workshop) -> None:
         with refused(errno.EBUSY):
             while file.read(1 << 20):
                 pass
-    assert "changed while it was exported" in error_of(shop.active("moving"))
+    assert "changed during the export" in error_of(shop.active("moving"))
     assert len((shop.active("moving") / "layer.tar").read_bytes()) < BIG
     assert error_of(shop.active("moving")) == ""
 

@@ -179,7 +179,7 @@ def test_numbers_and_contents_are_the_same_after_a_remount(scene: Scene, pulled:
         assert {path: os.lstat(path).st_ino for path in outside} == outside
 
 
-def test_an_open_file_of_a_view_keeps_reading_when_its_name_and_blob_go(scene: Scene) -> None:
+def test_an_open_file_of_a_view_is_readable_after_its_name_and_blob_are_removed(scene: Scene) -> None:
     made = small("going")
     name = scene.serve(made, "going")
     with (name / "rootfs/0/file").open("rb", buffering=0) as file:

@@ -144,4 +144,4 @@ def test_the_export_error_names_an_unreadable_file(workshop: Workshop, registry:
     workshop.begin(registry, 'access = "all"\n')
     workshop.sh(f"echo text > {ROOTFS}/closed && chmod 0 {ROOTFS}/closed && mv snapshots/active/work snapshots/done")
     assert "not permitted" in workshop.sh("cat snapshots/done/layer.tar > /dev/null", code=1).stderr
-    assert "'closed' may not be read" in workshop.sh("getfattr -n user.imgfs.error snapshots/done").stdout
+    assert "'closed' cannot be read" in workshop.sh("getfattr -n user.imgfs.error snapshots/done").stdout

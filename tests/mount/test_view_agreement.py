@@ -110,7 +110,7 @@ def tree(scene: Scene, name: str) -> dict[bytes, Node]:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_kernels_view_is_what_fuse_shows(pair: Pair, name: str) -> None:
+def test_the_kernels_view_equals_the_fuse_view(pair: Pair, name: str) -> None:
     expected, actual = tree(pair.fuse, name), tree(pair.kernel, name)
     assert compare_trees(expected, actual) == []
     assert shown_at(pair.kernel.mount, chain_of(pair.kernel, IMAGES[name])) == ["erofs"]

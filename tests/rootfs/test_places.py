@@ -159,7 +159,7 @@ def _unmount(places: Places) -> Awaitable[object]:
 
 
 @pytest.mark.parametrize(("way", "forget"), [("expire", _expire), ("unmount", _unmount)])
-async def test_a_mount_made_while_the_last_one_goes_is_not_forgotten(
+async def test_a_mount_made_during_an_unmount_is_not_forgotten(
     kernel: FakeKernel, places: Places, way: str, forget: Callable[[Places], Awaitable[object]]
 ) -> None:
     await places.mount(A, kernel.attach("old"))

@@ -30,7 +30,7 @@ def deepen(top: Path, depth: int) -> None:
     os.close(here)
 
 
-def test_a_made_directory_has_what_an_overlay_wants(tmp_path: Path) -> None:
+def test_a_new_directory_has_the_modes_that_an_overlay_needs(tmp_path: Path) -> None:
     directories = SnapshotDirectories(tmp_path)
     old = os.umask(0o077)
     try:

@@ -54,7 +54,7 @@ def tar_of(*made: Entry) -> bytes:
 
 
 @given(st.lists(entries(), max_size=4))
-def test_the_walk_reads_what_was_written(made: list[Entry]) -> None:
+def test_the_walk_reads_encoded_entries_back(made: list[Entry]) -> None:
     found = [Entry(*(getattr(one, name) for name in one.__struct_fields__)) for one in walk(tar_of(*made))]
     assert [without_offset(one) for one in found] == made
 
@@ -65,7 +65,7 @@ def without_offset(entry: Entry) -> Entry:
 
 
 @given(st.lists(entries(), max_size=4))
-def test_tarfile_reads_what_was_written(made: list[Entry]) -> None:
+def test_tarfile_reads_encoded_entries_back(made: list[Entry]) -> None:
     plain = io.BytesIO(tar_of(*made))
     with tarfile.open(fileobj=plain, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         members = tar.getmembers()

@@ -58,7 +58,7 @@ def resolves_inside(root: Path, path: Path) -> bool:
 
 @settings(max_examples=60)
 @given(st.lists(STEPS, min_size=2, max_size=3))
-def test_any_changes_merge_to_what_the_kernel_shows(levels: list[list[tuple[str, str, str]]]) -> None:
+def test_any_changes_merge_to_the_tree_of_the_kernel(levels: list[list[tuple[str, str, str]]]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         below = Path(scratch, "empty")
         below.mkdir()

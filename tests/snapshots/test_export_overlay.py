@@ -50,7 +50,7 @@ def test_parent_and_exported_layer_merge_to_the_overlays_tree(tmp_path: Path) ->
     assert compare_trees(expected, merged_tree([exported(overlay.lower), exported(overlay.upper)])) == []
 
 
-def test_an_unchanged_snapshot_is_its_root_alone(tmp_path: Path) -> None:
+def test_the_layer_of_an_unchanged_snapshot_has_only_the_root(tmp_path: Path) -> None:
     overlay = make_overlay(tmp_path / "overlay")
     fill_lower(overlay.lower)
     with mounted_overlay(overlay) as rootfs:
@@ -58,7 +58,7 @@ def test_an_unchanged_snapshot_is_its_root_alone(tmp_path: Path) -> None:
     assert kinds(walk(exported(overlay.upper))) == {b"": EntryKind.DIRECTORY}
 
 
-def test_layers_upon_layers(tmp_path: Path) -> None:
+def test_a_stack_of_exported_layers(tmp_path: Path) -> None:
     overlay, _ = changed(tmp_path)
     second = Overlay(*(tmp_path / "second" / name for name in ("lower", "upper", "work", "rootfs")))
     for directory in (second.upper, second.work, second.rootfs):

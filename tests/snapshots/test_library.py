@@ -51,7 +51,7 @@ async def test_the_directory_is_created_and_snapshots_are_found_again(tmp_path: 
         assert [(info.id, info.parent) for info in snapshots.walk()] == [("active/two", "one"), ("one", None)]
         assert snapshots.stat("one") == made
         assert snapshots.children("one") == ["active/two"]
-    with pytest.raises(NotPermitted, match="were closed"):
+    with pytest.raises(NotPermitted, match="are closed"):
         snapshots.stat("one")
 
 
@@ -72,7 +72,7 @@ async def test_a_snapshot_is_in_use_while_it_is_mounted(tmp_path: Path, target: 
             for change in (lambda: snapshots.commit("k", "done"), lambda: snapshots.remove("active/k")):
                 with pytest.raises(Busy):
                     await change()
-            with pytest.raises(Busy, match="mounted already"):
+            with pytest.raises(Busy, match="already mounted"):
                 async with snapshots.mounted("active/k", other):
                     pass
         await snapshots.commit("k", "done")
@@ -189,7 +189,7 @@ async def test_read_only_changes_nothing_and_lists_existing_snapshots(tmp_path: 
                 lambda: reading.update("low", {"a": b"1"}),
                 lambda: reading.mounts("active/k"),
             ):
-                with pytest.raises(ReadOnly, match="opened for reading"):
+                with pytest.raises(ReadOnly, match="opened read-only"):
                     await change()
 
 
@@ -253,7 +253,7 @@ async def test_a_kill_is_recovered_at_the_next_open(tmp_path: Path, target: Path
             unmount(str(target), detach=True)
 
 
-def test_a_daemon_shows_what_a_library_made_and_excludes_it(tmp_path: Path) -> None:
+def test_a_daemon_shows_snapshots_of_the_library_and_locks_the_state(tmp_path: Path) -> None:
     (target := tmp_path / "target").mkdir()
     with workshop(tmp_path) as shop:
 

@@ -55,12 +55,12 @@ async def test_a_snapshot_changed_while_its_layers_were_fetched_is_not_used(ware
     await store.prepare("k")
     seen = await store.set_parent("k", a)
     await store.set_parent("k", b, replacing=True)
-    with pytest.raises(Busy, match="changed meanwhile"):
+    with pytest.raises(Busy, match="changed by another call"):
         await store.mark_used("k", seen=seen)
     await store.remove("active/k")
     await store.prepare("k")
     await store.set_parent("k", a)
-    with pytest.raises(Busy, match="changed meanwhile"):
+    with pytest.raises(Busy, match="changed by another call"):
         await store.mark_used("k", seen=seen)
     assert not store.stat("active/k").used
 
@@ -80,7 +80,7 @@ async def test_a_parent_is_replaced_only_if_asked_and_never_after_use(warehouse:
     assert (await store.mark_used("k")).used
     store = warehouse.reopen()
     for attempt in (store.set_parent("k", b, replacing=True), store.set_parent("k", a), store.clear_parent("k")):
-        with pytest.raises(Busy, match="used already"):
+        with pytest.raises(Busy, match="already used"):
             await attempt
     assert store.stat("active/k").parent == a
 

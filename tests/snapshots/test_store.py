@@ -156,7 +156,7 @@ async def test_a_snapshot_whose_sync_failed_is_never_committed(store: SnapshotSt
     with pytest.raises(StorageFailed, match="broken"):
         await store.commit("k", "name")
     warehouse.disk.error = None
-    with pytest.raises(StorageFailed, match="lost data"):
+    with pytest.raises(StorageFailed, match="lost its data"):
         await store.commit("k", "name")
     assert told(store) == {"active/k": ("active", None)}
     await store.remove("active/k")
