@@ -10,15 +10,13 @@ import trio
 
 from imgfs.aio.flight import Flights
 from imgfs.content.ingests.downloads import download, download_ref
-from imgfs.content.ingests.store import IngestStore
-from imgfs.content.store import ContentStore
 from imgfs.errors import Busy, Cancelled, ImgfsError, NotFound, RemoteError, VerificationFailed
-from imgfs.failures import Failures
 from imgfs.images.catalog import Catalog
 from imgfs.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor, refuse_foreign
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import MANIFEST_SIZE_MAX
 from imgfs.oci.reference import Reference, Source
+from imgfs.transfer.local_state import LocalState
 from imgfs.transfer.locations import FetchKey, fetch_key, hosts_of, try_each
 from imgfs.transfer.passes import Passes
 from imgfs.transfer.transfers import Transfer, Transfers
@@ -35,22 +33,14 @@ class Blobs:
     """Fetches whole blobs, including manifests, that a known image mentions."""
 
     def __init__(
-        self,
-        content: ContentStore,
-        ingests: IngestStore,
-        catalog: Catalog,
-        registry: Registry,
-        transfers: Transfers,
-        failures: Failures,
-        passes: Passes,
-        nursery: trio.Nursery,
+        self, local: LocalState, registry: Registry, transfers: Transfers, passes: Passes, nursery: trio.Nursery
     ) -> None:
-        self._content = content
-        self._ingests = ingests
-        self._catalog = catalog
+        self._content = local.content
+        self._ingests = local.ingests
+        self._catalog = local.catalog
+        self._failures = local.failures
         self._registry = registry
         self._transfers = transfers
-        self._failures = failures
         self._passes = passes
         self._flights: Flights[None] = Flights(nursery)
 

@@ -6,17 +6,14 @@ from typing import Literal
 
 import msgspec
 
-from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError
-from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog
 from imgfs.images.names import Names
-from imgfs.layers.store import LayerStore
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import Manifest, parse_config
 from imgfs.transfer.documents import Documents, PlatformImage
 from imgfs.transfer.images import Images
+from imgfs.transfer.local_state import LocalState
 from imgfs.transfer.transfers import Transfers
 
 State = Literal["local", "absent", "loading", "failed"]
@@ -56,24 +53,16 @@ class StatusReporter:
     """Reports the state of images. Sends no request."""
 
     def __init__(
-        self,
-        documents: Documents,
-        images: Images,
-        names: Names,
-        content: ContentStore,
-        layers: LayerStore,
-        catalog: Catalog,
-        transfers: Transfers,
-        failures: Failures,
+        self, local: LocalState, documents: Documents, images: Images, names: Names, transfers: Transfers
     ) -> None:
+        self._content = local.content
+        self._layers = local.layers
+        self._catalog = local.catalog
+        self._failures = local.failures
         self._documents = documents
         self._images = images
         self._names = names
-        self._content = content
-        self._layers = layers
-        self._catalog = catalog
         self._transfers = transfers
-        self._failures = failures
 
     async def image(self, digest: Digest) -> ImageStatus:
         """Return the status of `digest` for the default platform."""

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from imgfs.aio.gather import gather
-from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, NotFound, RemoteError, VerificationFailed
-from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog
 from imgfs.layers.layer import Layer
-from imgfs.layers.store import LayerStore
-from imgfs.leases.pins import Pin, Pins
+from imgfs.leases.pins import Pin
 from imgfs.leases.resource import content, layer, snapshot
 from imgfs.oci.descriptor import Descriptor
 from imgfs.oci.digest import EMPTY, Digest, chain_ids
@@ -28,6 +24,7 @@ from imgfs.snapshots.graph import Snapshot, SnapshotGraph, SnapshotLayer
 from imgfs.transfer.blobs import Blobs, known_descriptor
 from imgfs.transfer.documents import Documents, PlatformImage, check_config_size
 from imgfs.transfer.layers import Layers
+from imgfs.transfer.local_state import LocalState
 
 _HAD_ELSEWHERE = (NotFound, RemoteError, VerificationFailed)
 """Errors of one blob after which another blob with the same tar is tried."""
@@ -58,28 +55,24 @@ class Images:
 
     def __init__(
         self,
+        local: LocalState,
+        graph: SnapshotGraph,
         documents: Documents,
         blobs: Blobs,
         layers: Layers,
-        graph: SnapshotGraph,
-        content: ContentStore,
-        stored: LayerStore,
-        catalog: Catalog,
-        failures: Failures,
-        pins: Pins | None = None,
         touched: Callable[[Digest], None] = _ignored,
     ) -> None:
         """`touched` is called with the diff ID of each layer that is used."""
-        self._pins = pins if pins is not None else Pins()
-        self._touched = touched
+        self._content = local.content
+        self._stored = local.layers
+        self._catalog = local.catalog
+        self._failures = local.failures
+        self._pins = local.pins
+        self._graph = graph
         self._documents = documents
         self._blobs = blobs
         self._layers = layers
-        self._graph = graph
-        self._content = content
-        self._stored = stored
-        self._catalog = catalog
-        self._failures = failures
+        self._touched = touched
         self._assembled: dict[tuple[Digest, Platform], _Assembled] = {}
         self._blobs_of: dict[Digest, dict[Digest, None]] = {}
         """The blobs of each diff ID, according to the requested images. One tar may be compressed in several ways, and

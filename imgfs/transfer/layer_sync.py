@@ -13,16 +13,12 @@ import trio
 
 from imgfs.aio.threads import run_disk
 from imgfs.content.ingests.downloads import LayerCopy, copy_ref
-from imgfs.content.ingests.store import IngestStore
-from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, StorageFailed
-from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog
 from imgfs.layers.layer import Layer
-from imgfs.layers.store import LayerStore
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor, layer_compression
 from imgfs.oci.digest import Digest
+from imgfs.transfer.local_state import LocalState
 from imgfs.transfer.passes import Passes, Passing
 
 _log = logging.getLogger("imgfs.transfer")
@@ -54,21 +50,12 @@ class _Sync:
 class LayerSync:
     """Makes layers durable, in tasks of `nursery`, which outlive the callers that fetched the layers."""
 
-    def __init__(
-        self,
-        layers: LayerStore,
-        content: ContentStore,
-        ingests: IngestStore,
-        catalog: Catalog,
-        failures: Failures,
-        passes: Passes,
-        nursery: trio.Nursery,
-    ) -> None:
-        self._layers = layers
-        self._content = content
-        self._ingests = ingests
-        self._catalog = catalog
-        self._failures = failures
+    def __init__(self, local: LocalState, passes: Passes, nursery: trio.Nursery) -> None:
+        self._layers = local.layers
+        self._content = local.content
+        self._ingests = local.ingests
+        self._catalog = local.catalog
+        self._failures = local.failures
         self._passes = passes
         self._nursery = nursery
         self._settling: dict[Digest, _Sync] = {}

@@ -19,14 +19,9 @@ from imgfs.aio.fair import FairLimiter
 from imgfs.aio.flight import Flights
 from imgfs.aio.threads import run_disk
 from imgfs.content.ingests.downloads import LayerCopy, copy_ref
-from imgfs.content.ingests.store import IngestStore
-from imgfs.content.store import ContentStore
 from imgfs.errors import ImgfsError, VerificationFailed
-from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog
 from imgfs.layers.compression import Compressions, Decompressor
 from imgfs.layers.layer import Layer
-from imgfs.layers.store import LayerStore
 from imgfs.layers.unpack import unpack, unpack_whole
 from imgfs.layers.writer import LayerWriter
 from imgfs.oci.descriptor import Descriptor, refuse_foreign
@@ -35,6 +30,7 @@ from imgfs.oci.reference import Source
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.copies import is_small, keeping, open_copy, resumed
 from imgfs.transfer.layer_sync import LayerSync, UnpackedLayer
+from imgfs.transfer.local_state import LocalState
 from imgfs.transfer.locations import fetch_key, try_each
 from imgfs.transfer.passes import Passes, Passing
 from imgfs.transfer.transfers import Transfer, Transfers
@@ -81,29 +77,25 @@ class Layers:
 
     def __init__(
         self,
-        layers: LayerStore,
-        content: ContentStore,
-        ingests: IngestStore,
+        local: LocalState,
         compressions: Compressions,
         blobs: Blobs,
-        catalog: Catalog,
         registry: Registry,
         transfers: Transfers,
-        failures: Failures,
         passes: Passes,
         nursery: trio.Nursery,
     ) -> None:
-        self._layers = layers
-        self._content = content
-        self._ingests = ingests
+        self._layers = local.layers
+        self._content = local.content
+        self._ingests = local.ingests
+        self._catalog = local.catalog
+        self._failures = local.failures
         self._compressions = compressions
         self._blobs = blobs
-        self._catalog = catalog
         self._registry = registry
         self._transfers = transfers
-        self._failures = failures
         self._flights: Flights[Layer] = Flights(nursery)
-        self._settling = LayerSync(layers, content, ingests, catalog, failures, passes, nursery)
+        self._settling = LayerSync(local, passes, nursery)
         self._passes = passes
         self._lanes: dict[str, _Lanes] = {}
         self._unpacking = FairLimiter(UNPACKED_AT_ONCE, SPARE_UNPACKED)

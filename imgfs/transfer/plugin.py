@@ -21,6 +21,7 @@ from imgfs.transfer.image_status import StatusReporter
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
 from imgfs.transfer.listings import Listings
+from imgfs.transfer.local_state import LocalState
 from imgfs.transfer.passes import Passes
 from imgfs.transfer.push.pushes import Pushes
 from imgfs.transfer.referrers import ReferrerFetcher
@@ -33,6 +34,7 @@ from imgfs.transfer.transfers import Transfers
 class Transferring:
     """The objects that fetch images, from a name to a snapshot, and report on it."""
 
+    local: LocalState
     transfers: Transfers
     running: TransferReporter
     failures: Failures
@@ -51,22 +53,22 @@ PUSH = Kind("push", Pushes)
 
 
 def _transfer(context: Context) -> Transferring:
-    content, ingests, stored = context.one(CONTENT), context.one(INGESTS), context.one(LAYERS)
-    names, known, registry = context.one(NAMES), context.one(CATALOG), context.one(REGISTRY)
-    chains, holds, nursery = context.one(CHAINS), context.one(LEASES), context.nursery
+    content, known, holds = context.one(CONTENT), context.one(CATALOG), context.one(LEASES)
+    names, registry, nursery = context.one(NAMES), context.one(REGISTRY), context.nursery
     transfers, failures, passes = Transfers(), Failures(), Passes()
+    local = LocalState(content, context.one(INGESTS), context.one(LAYERS), known, failures, holds.pins)
+    blobs = Blobs(local, registry, transfers, passes, nursery)
     compressions = Compressions(context.all(COMPRESSION))
-    shared = known, registry, transfers, failures, passes, nursery
-    blobs = Blobs(content, ingests, *shared)
-    layers = Layers(stored, content, ingests, compressions, blobs, *shared)
+    layers = Layers(local, compressions, blobs, registry, transfers, passes, nursery)
     documents = Documents(content, known, blobs, context.one(CONFIG).chosen_platform)
-    images = Images(documents, blobs, layers, chains, content, stored, known, failures, holds.pins, holds.uses.touched)
+    images = Images(local, context.one(CHAINS), documents, blobs, layers, holds.uses.touched)
     resolver = Resolver(names, known, documents, registry, failures, nursery, holds.pins)
-    status = StatusReporter(documents, images, names, content, stored, known, transfers, failures)
+    status = StatusReporter(local, documents, images, names, transfers)
     referrers = ReferrerFetcher(known, documents, registry, failures, nursery, holds.pins)
     listings = Listings(registry, failures, nursery)
     running = TransferReporter(names, holds.pins)
     return Transferring(
+        local,
         transfers,
         running,
         failures,
@@ -84,16 +86,13 @@ def _transfer(context: Context) -> Transferring:
 def _pushes(context: Context) -> Pushes:
     transfer = context.one(TRANSFER)
     return Pushes(
-        context.one(CONTENT),
-        context.one(CATALOG),
+        transfer.local,
         transfer.documents,
         transfer.blobs,
         transfer.referrers,
         context.one(REGISTRY),
         transfer.transfers,
-        transfer.failures,
         context.nursery,
-        context.one(LEASES).pins,
     )
 
 
@@ -107,5 +106,5 @@ REGISTRIES = Plugin(
     _transfer,
     requires=(CONTENT, INGESTS, LAYERS, COMPRESSION, NAMES, CATALOG, REGISTRY, CHAINS, LEASES, CONFIG),
 )
-OUTGOING = Plugin(PUSH, "registries", _pushes, requires=(TRANSFER, CONTENT, CATALOG, REGISTRY, LEASES))
+OUTGOING = Plugin(PUSH, "registries", _pushes, requires=(TRANSFER, REGISTRY))
 MERGED = Plugin(VIEWS, "merged", _views, requires=(CHAINS, TRANSFER))

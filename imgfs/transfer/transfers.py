@@ -96,8 +96,7 @@ class Transfer:
         direction: Direction,
         digest: Digest,
         total: int,
-        host: str,
-        repository: str,
+        place: Source,
         ref: str,
     ) -> None:
         self._clock = transfers.clock
@@ -108,8 +107,8 @@ class Transfer:
         self.direction: Direction = direction
         self.digest = digest
         self.total = total
-        self.host = host
-        self.repository = repository
+        self.host = place.host
+        self.repository = place.repository
         self.ref = ref
         self.offset = 0
         self.started = transfers.now()
@@ -192,15 +191,15 @@ class Transfers:
 
     @contextmanager
     def begin(
-        self, *, direction: Direction, digest: Digest, total: int, host: str, repository: str = "", ref: str = ""
+        self, *, direction: Direction, digest: Digest, total: int, place: Source, ref: str = ""
     ) -> Generator[Transfer]:
-        """Register a transfer of `total` bytes from or to `host` for the duration of the context.
+        """Register a transfer of `total` bytes from or to `place` for the duration of the context.
 
         `ref` is the ingest that receives the bytes. A context that ends with an exception counts as a broken transfer.
         """
         self.begun += 1
         name = self._free_name(f"{direction}-{digest}")
-        one = Transfer(self, name, direction, digest, total, host, repository, ref)
+        one = Transfer(self, name, direction, digest, total, place, ref)
         self._running[name] = one
         if direction == "pull":
             self._pulls[digest] = one
@@ -216,14 +215,7 @@ class Transfers:
 
     def pull(self, blob: Descriptor, source: Source, ref: str) -> AbstractContextManager[Transfer]:
         """Register a transfer of a blob from `source`, as `begin` does."""
-        return self.begin(
-            direction="pull",
-            digest=blob.digest,
-            total=blob.size,
-            host=source.host,
-            repository=source.repository,
-            ref=ref,
-        )
+        return self.begin(direction="pull", digest=blob.digest, total=blob.size, place=source, ref=ref)
 
     def hit(self, kind: Kind, size: int) -> None:
         """Count a request for a stored object of `size` compressed bytes."""

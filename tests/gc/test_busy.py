@@ -27,6 +27,7 @@ from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
+from imgfs.transfer.local_state import LocalState
 from imgfs.transfer.passes import Passes
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.transfers import Transfers
@@ -47,23 +48,13 @@ class Busy(World):
         super().__init__(root, nursery)
         self.fake = fake
         self.transfers, failures = Transfers(), Failures()
-        shared = self.catalog, client, self.transfers, failures, Passes(), nursery
-        blobs = Blobs(self.content, self.ingests, *shared)
-        self.fetcher = Layers(self.layers, self.content, self.ingests, COMPRESSIONS, blobs, *shared)
+        local = LocalState(self.content, self.ingests, self.layers, self.catalog, failures, self.pins)
+        shared = client, self.transfers, Passes(), nursery
+        blobs = Blobs(local, *shared)
+        self.fetcher = Layers(local, COMPRESSIONS, blobs, *shared)
         documents = Documents(self.content, self.catalog, blobs, AMD64)
         self.resolver = Resolver(self.names, self.catalog, documents, client, failures, nursery, self.pins)
-        self.pulling = Images(
-            documents,
-            blobs,
-            self.fetcher,
-            self.graph,
-            self.content,
-            self.layers,
-            self.catalog,
-            failures,
-            self.pins,
-            self.clock.touched,
-        )
+        self.pulling = Images(local, self.graph, documents, blobs, self.fetcher, self.clock.touched)
         self.views = Views(self.graph, self.pulling, nursery)
         self.introduce(replace(self.stores, views=self.views, forgotten=documents.forget))
 

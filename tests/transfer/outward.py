@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from imgfs.images.catalog import Catalog
 from imgfs.leases.pins import Pins
 from imgfs.oci.digest import Digest
@@ -32,10 +34,10 @@ class Outward:
 
     def pushes_with(self, known: Catalog) -> Pushes:
         """Pushes that record locations in the catalogue `known`."""
-        scene, more = self.scene, (self.referrers, self.scene.client, self.scene.transfers)
-        return Pushes(
-            scene.content, known, scene.documents, scene.blobs, *more, scene.failures, scene.nursery, self.pins
-        )
+        scene = self.scene
+        local = replace(scene.local, catalog=known, pins=self.pins)
+        more = self.referrers, scene.client, scene.transfers, scene.nursery
+        return Pushes(local, scene.documents, scene.blobs, *more)
 
     def sending(self) -> list[Transfer]:
         """The blobs that are being pushed."""

@@ -35,6 +35,7 @@ from imgfs.transfer.documents import Documents
 from imgfs.transfer.image_status import StatusReporter
 from imgfs.transfer.images import Images
 from imgfs.transfer.layers import Layers
+from imgfs.transfer.local_state import LocalState
 from imgfs.transfer.passes import Passes
 from imgfs.transfer.resolver import Resolver
 from imgfs.transfer.transfers import Transfers
@@ -61,33 +62,16 @@ class Scene:
         self.stored = LayerStore(root)
         self.transfers, self.failures = Transfers(), Failures()
         self.client = Registry(limits=limits, sleep=self._sleep)
-        shared = self.catalog, self.client, self.transfers, self.failures, Passes(), nursery
         self.ingests = IngestStore(self.content, nursery)
-        self.blobs = Blobs(self.content, self.ingests, *shared)
-        self.layers = Layers(self.stored, self.content, self.ingests, COMPRESSIONS, self.blobs, *shared)
+        self.local = LocalState(self.content, self.ingests, self.stored, self.catalog, self.failures, Pins())
+        shared = self.client, self.transfers, Passes(), nursery
+        self.blobs = Blobs(self.local, *shared)
+        self.layers = Layers(self.local, COMPRESSIONS, self.blobs, *shared)
         self.documents = Documents(self.content, self.catalog, self.blobs, AMD64)
         self.resolver = Resolver(self.names, self.catalog, self.documents, self.client, self.failures, nursery, Pins())
-        self.images = Images(
-            self.documents,
-            self.blobs,
-            self.layers,
-            self.graph,
-            self.content,
-            self.stored,
-            self.catalog,
-            self.failures,
-        )
+        self.images = Images(self.local, self.graph, self.documents, self.blobs, self.layers)
         self.views = Views(self.graph, self.images, nursery)
-        self.status = StatusReporter(
-            self.documents,
-            self.images,
-            self.names,
-            self.content,
-            self.stored,
-            self.catalog,
-            self.transfers,
-            self.failures,
-        )
+        self.status = StatusReporter(self.local, self.documents, self.images, self.names, self.transfers)
 
     async def _sleep(self, seconds: float) -> None:
         self.clock.jump(seconds)

@@ -13,6 +13,7 @@ from imgfs.images.names import Names
 from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content, layer
 from imgfs.oci.digest import Digest
+from imgfs.oci.reference import Source
 from imgfs.transfer.transfer_status import TransferReporter
 from imgfs.transfer.transfers import WINDOW, Transfers
 from tests.transfer.scene import Scene
@@ -42,7 +43,7 @@ def transfers(clock: Clock) -> Transfers:
 
 
 def test_a_transfer_is_there_as_long_as_it_runs(transfers: Transfers) -> None:
-    with transfers.begin(direction="pull", digest=ONE, total=10, host=HOST, repository="team/app") as one:
+    with transfers.begin(direction="pull", digest=ONE, total=10, place=Source(HOST, "team/app")) as one:
         assert list(transfers) == [one]
         assert (transfers.get(ONE), transfers.named(one.name)) == (one, one)
         assert (one.place, one.started, one.attempts, one.error) == (f"{HOST}/team/app", 1_700_000_100.0, 1, None)
@@ -58,17 +59,17 @@ def test_one_that_ends_badly_counts_as_broken_with_the_bytes_it_moved(transfers:
 
 
 def _break_off(transfers: Transfers) -> None:
-    with transfers.begin(direction="push", digest=ONE, total=10, host=HOST) as one:
+    with transfers.begin(direction="push", digest=ONE, total=10, place=Source(HOST, "")) as one:
         one.advance(4)
         raise Unreachable("gone")
 
 
 def test_the_same_bytes_may_go_several_ways_at_once(transfers: Transfers) -> None:
     begin = transfers.begin
-    with begin(direction="push", digest=ONE, total=1, host="a") as first:
+    with begin(direction="push", digest=ONE, total=1, place=Source("a", "")) as first:
         with (
-            begin(direction="push", digest=ONE, total=1, host="b") as second,
-            begin(direction="pull", digest=ONE, total=1, host="c") as third,
+            begin(direction="push", digest=ONE, total=1, place=Source("b", "")) as second,
+            begin(direction="pull", digest=ONE, total=1, place=Source("c", "")) as third,
         ):
             names = [one.name for one in transfers]
             assert names == [f"push-{ONE}", f"push-{ONE}.2", f"pull-{ONE}"]
@@ -80,7 +81,7 @@ def test_the_same_bytes_may_go_several_ways_at_once(transfers: Transfers) -> Non
 
 
 def test_the_rate_is_that_of_the_last_seconds(transfers: Transfers, clock: Clock) -> None:
-    with transfers.begin(direction="pull", digest=ONE, total=10_000, host=HOST) as one:
+    with transfers.begin(direction="pull", digest=ONE, total=10_000, place=Source(HOST, "")) as one:
         assert (one.rate, one.eta) == (0.0, None)
         for _ in range(20):
             clock.now += 0.5
@@ -95,7 +96,7 @@ def test_the_rate_is_that_of_the_last_seconds(transfers: Transfers, clock: Clock
 def test_one_that_stands_still_slows_down_and_is_at_full_speed_at_once_when_it_goes_on(
     transfers: Transfers, clock: Clock
 ) -> None:
-    with transfers.begin(direction="pull", digest=ONE, total=10_000, host=HOST) as one:
+    with transfers.begin(direction="pull", digest=ONE, total=10_000, place=Source(HOST, "")) as one:
         for _ in range(10):
             clock.now += 1
             one.advance(100)
@@ -106,7 +107,7 @@ def test_one_that_stands_still_slows_down_and_is_at_full_speed_at_once_when_it_g
 
 
 def test_what_was_here_before_is_no_transfer(transfers: Transfers, clock: Clock) -> None:
-    with transfers.begin(direction="pull", digest=ONE, total=1000, host=HOST) as one:
+    with transfers.begin(direction="pull", digest=ONE, total=1000, place=Source(HOST, "")) as one:
         one.at(800)
         clock.now += 1
         one.advance(100)
@@ -122,7 +123,7 @@ def test_what_was_here_before_is_no_transfer(transfers: Transfers, clock: Clock)
 def test_a_rate_is_never_more_than_what_came_and_takes_no_memory(steps: list[tuple[float, int]]) -> None:
     clock = Clock()
     transfers = Transfers(clock, epoch=0.0)
-    with transfers.begin(direction="pull", digest=ONE, total=1 << 50, host=HOST) as one:
+    with transfers.begin(direction="pull", digest=ONE, total=1 << 50, place=Source(HOST, "")) as one:
         for seconds, count in steps:
             clock.now += seconds
             one.advance(count)
@@ -140,7 +141,7 @@ async def test_a_transfer_tells_for_whom_it_is(scene: Scene, clock: Clock) -> No
     with (
         pins.hold(content(OTHER), layer(OTHER)),
         pins.hold(content(IMAGE)) as pin,
-        transfers.begin(direction="pull", digest=ONE, total=100, host=HOST, ref=f"layer-{ONE}") as one,
+        transfers.begin(direction="pull", digest=ONE, total=100, place=Source(HOST, ""), ref=f"layer-{ONE}") as one,
     ):
         assert reporter.status(one).names == []
         pin.add(content(ONE))

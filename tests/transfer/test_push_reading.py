@@ -77,7 +77,7 @@ def test_progress_is_of_what_this_push_wants() -> None:
     progress.arrived(first)
 
     def begin(digest: Digest, repository: str, direction: Direction = "push") -> AbstractContextManager[Transfer]:
-        return transfers.begin(direction=direction, digest=digest, total=100, host="r.test", repository=repository)
+        return transfers.begin(direction=direction, digest=digest, total=100, place=Source("r.test", repository))
 
     with (
         begin(second, "a") as one,

@@ -139,11 +139,7 @@ class OutgoingBlobs:
         await self._blobs.ensure(descriptor, own)
         with (
             self._transfers.begin(
-                direction="push",
-                digest=descriptor.digest,
-                total=descriptor.size,
-                host=place.host,
-                repository=place.repository,
+                direction="push", digest=descriptor.digest, total=descriptor.size, place=place
             ) as sending,
             opened(self._content, descriptor.digest, sending.advance) as blob,
         ):

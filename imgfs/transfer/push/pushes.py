@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgfs.aio.flight import Flights
-from imgfs.content.store import ContentStore
 from imgfs.errors import Invalid
-from imgfs.failures import Failures
-from imgfs.images.catalog import Catalog
-from imgfs.leases.pins import Pins
 from imgfs.leases.resource import content
 from imgfs.oci.digest import Digest
 from imgfs.oci.manifest import INDEX_NESTING_MAX, ImageIndex
@@ -20,11 +16,12 @@ from imgfs.oci.platform import Platform
 from imgfs.oci.reference import Reference, Source
 from imgfs.transfer.blobs import Blobs
 from imgfs.transfer.documents import Documents
+from imgfs.transfer.local_state import LocalState
 from imgfs.transfer.push.blobs import OutgoingBlobs
 from imgfs.transfer.push.origins import Origins
 from imgfs.transfer.push.progress import PushFigures, PushProgress
 from imgfs.transfer.push.report import PushReport, report
-from imgfs.transfer.push.tree import TreePush
+from imgfs.transfer.push.tree import PushTarget, TreePush
 from imgfs.transfer.referrers import ReferrerFetcher
 from imgfs.transfer.transfers import Transfers
 
@@ -55,26 +52,23 @@ class Pushes:
 
     def __init__(
         self,
-        content: ContentStore,
-        catalog: Catalog,
+        local: LocalState,
         documents: Documents,
         blobs: Blobs,
         referrers: ReferrerFetcher,
         registry: Registry,
         transfers: Transfers,
-        failures: Failures,
         nursery: trio.Nursery,
-        pins: Pins,
     ) -> None:
-        self._transfers = transfers
-        self._catalog = catalog
+        self._catalog = local.catalog
+        self._failures = local.failures
+        self._pins = local.pins
         self._documents = documents
         self._blobs = blobs
-        self._outgoing = OutgoingBlobs(content, catalog, blobs, transfers, nursery)
+        self._outgoing = OutgoingBlobs(local.content, local.catalog, blobs, transfers, nursery)
         self._referrers = referrers
         self._registry = registry
-        self._failures = failures
-        self._pins = pins
+        self._transfers = transfers
         self._flights: Flights[PushReport] = Flights(nursery, grace=0, memory=0)
         self._progress: dict[PushRequest, PushProgress] = {}
 
@@ -105,17 +99,8 @@ class Pushes:
             with self._pins.hold(content(wanted.digest)) as pin:
                 root = await self._root(wanted)
                 to = await self._registry.destination(place.host, place.repository)
-                tree = TreePush(
-                    self._documents,
-                    self._blobs,
-                    self._outgoing,
-                    self._catalog,
-                    self._registry,
-                    to,
-                    place,
-                    progress,
-                    pin,
-                )
+                target = PushTarget(self._registry, to, place)
+                tree = TreePush(self._documents, self._blobs, self._outgoing, self._catalog, target, progress, pin)
                 own = await self._documents.places(wanted.digest)
                 origins = self._origins(own, await self._documents.read_places(wanted.digest), place)
                 descriptor = await tree.push(root, wanted.reference.selector, None, origins)

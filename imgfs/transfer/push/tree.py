@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,11 +38,17 @@ ABREAST = 8
 _log = logging.getLogger("imgfs.transfer")
 
 
-class TreePush:
-    """One push of documents and their children to the repository `to`, whose location is `place`.
+@dataclass(frozen=True, slots=True)
+class PushTarget:
+    """The repository `to` that a push goes to, its location `place`, and the client of its registry."""
 
-    `parts` lists the outcomes.
-    """
+    registry: Registry
+    to: Destination
+    place: Source
+
+
+class TreePush:
+    """One push of documents and their children to `target`. `parts` lists the outcomes."""
 
     def __init__(
         self,
@@ -49,9 +56,7 @@ class TreePush:
         blobs: Blobs,
         outgoing: OutgoingBlobs,
         catalog: Catalog,
-        registry: Registry,
-        to: Destination,
-        place: Source,
+        target: PushTarget,
         progress: PushProgress,
         pin: Pin,
     ) -> None:
@@ -59,9 +64,9 @@ class TreePush:
         self._blobs = blobs
         self._outgoing = outgoing
         self._catalog = catalog
-        self._registry = registry
-        self._to = to
-        self._place = place
+        self._registry = target.registry
+        self._to = target.to
+        self._place = target.place
         self._progress = progress
         self._pin = pin
         self._children: dict[Digest, trio.Event] = {}
