@@ -20,14 +20,16 @@ from imgfs.oci.descriptor import Descriptor
 from imgfs.registry.call import Call
 from imgfs.registry.exchange import Exchange
 from imgfs.registry.hosts.endpoint import Endpoint
-from imgfs.registry.hosts.health import Sent
+from imgfs.registry.hosts.health import BlobSenders
 from imgfs.registry.hosts.turns import FAULTS, Turns
 from imgfs.registry.http.body import refuse_kind
-from imgfs.registry.retry import Told, Tries, nobody
+from imgfs.registry.retry import FailureCallback, Tries, ignore_failure
 
 if TYPE_CHECKING:
     from imgfs.registry.http.answer import Answer
 
+END_SECONDS = 2.0
+"""Seconds to wait for the end of a body after its last byte."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z")
 
 
@@ -140,16 +142,12 @@ class RangeRequests:
         )
 
 
-END_SECONDS = 2.0
-"""Seconds to wait for the end of a body after its last byte."""
-
-
 class BlobStream(AsyncIterator[bytes]):
     """An iterator over exactly the `wanted` bytes. Call `open` first, and `aclose` always; use it from one task.
 
     After a cut, a reset, a short body or a stall, the stream resumes by Range at the byte that it reached: at the next
     host, or at the same host if there is no other. New bytes reset the count of attempts, except those of a body that
-    came too slowly. `gate` returns the limiter of streams from a host. `sent` records the hosts that sent bytes.
+    came too slowly. `gate` returns the limiter of streams from a host. `senders` records the hosts that sent bytes.
     `failed` is called with each failed attempt.
     """
 
@@ -159,14 +157,14 @@ class BlobStream(AsyncIterator[bytes]):
         turns: Turns,
         wanted: BlobRange,
         gate: Callable[[Endpoint], FairLimiter],
-        sent: Sent,
-        failed: Told = nobody,
+        senders: BlobSenders,
+        failed: FailureCallback = ignore_failure,
     ) -> None:
         self._exchange = exchange
         self._turns = turns
         self._wanted = wanted
         self._gate = gate
-        self._sent = sent
+        self._senders = senders
         self._failed = failed
         self._tries, self._requests = self._begun_with(turns.current)
         self._entered: FairLimiter | None = None
@@ -220,7 +218,7 @@ class BlobStream(AsyncIterator[bytes]):
                 "read again"
             )
         if not self._gained:
-            self._sent.add(self._turns.current, answer.authority)
+            self._senders.add(self._turns.current, answer.authority)
         if self._skip:
             skipped = min(self._skip, len(piece))
             self._skip -= skipped

@@ -33,7 +33,7 @@ from imgfs.registry.lists import Lists
 from imgfs.registry.manifests import Manifests
 from imgfs.registry.push.destination import Destination, Gates
 from imgfs.registry.push.sessions import Sessions
-from imgfs.registry.retry import Sleep, Told, Tries, nobody
+from imgfs.registry.retry import FailureCallback, Sleep, Tries, ignore_failure
 from imgfs.registry.statistics import Statistics
 
 T = TypeVar("T")
@@ -109,10 +109,10 @@ class Registry:
     async def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         """Fetch the manifest or index that `reference` names, in one request: its descriptor and exact bytes.
 
-        The bytes are verified against the reference's digest, else against the digest the registry states, if any:
-        raises VerificationFailed. Raises TooLarge above the limit, without reading on, Unsupported for the
-        Content-Type of another kind of document, and Malformed for one that no document has. The caller parses the
-        bytes. Source: distribution-spec, "Pulling manifests".
+        The bytes are verified against the digest of the reference, or else against the digest that the registry states,
+        if it states one. The caller parses the bytes. Raises VerificationFailed if the digest differs, TooLarge above
+        the limit without reading the rest, Unsupported for the Content-Type of another kind of document, and Malformed
+        for a Content-Type that no document has. Source: distribution-spec, "Pulling manifests".
         """
         capability = "resolve" if reference.digest is None else "pull"
         turns = await self._turns(reference.host, capability, reference)
@@ -142,7 +142,7 @@ class Registry:
         offset: int = 0,
         end: int | None = None,
         *,
-        failed: Told = nobody,
+        failed: FailureCallback = ignore_failure,
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Stream the raw bytes of a blob from `offset` to `end` (by default its size), in order and without gaps.
 
@@ -179,7 +179,7 @@ class Registry:
         return self._senders.blame(host, digest, error)
 
     @asynccontextmanager
-    async def _stream(self, wanted: BlobRange, failed: Told) -> AsyncGenerator[AsyncIterator[bytes]]:
+    async def _stream(self, wanted: BlobRange, failed: FailureCallback) -> AsyncGenerator[AsyncIterator[bytes]]:
         host, digest = wanted.host, wanted.descriptor.digest
         able = await self._able(host, "pull", digest)
         turns = self._exchange.turns(able, digest)

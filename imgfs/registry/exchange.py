@@ -29,7 +29,7 @@ from imgfs.registry.http.request import Request
 from imgfs.registry.http.resolver import Reach, reach
 from imgfs.registry.limits import Limits
 from imgfs.registry.refusals import Again, Remedy, answered, foreign_failure, own_failure, remedies_for
-from imgfs.registry.retry import Pauses, Sleep, Told, Tries, nobody, retry_after
+from imgfs.registry.retry import FailureCallback, Pauses, Sleep, Tries, ignore_failure, retry_after
 from imgfs.registry.statistics import Counters, Origin
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Exchange:
         if self._transport is not None:
             await self._transport.aclose()
 
-    def tries(self, host: str, turns: Turns | None = None, failed: Told = nobody) -> Tries:
+    def tries(self, host: str, turns: Turns | None = None, failed: FailureCallback = ignore_failure) -> Tries:
         """Return a new count of attempts for one call to `host`, which may be the current one of `turns`.
 
         `failed` is called with each failed attempt.

@@ -29,6 +29,7 @@ PAGE = 1000
 JSON_TYPES = frozenset({"", "application/json", "application/octet-stream"})
 NO_SUCH_API = frozenset({405, 501})
 """Statuses, besides 404, with which registries answer requests for an API that they lack."""
+_EXPECTED = frozenset({200}) | NO_SUCH_API
 REFERRERS_MAX = 10_000
 NAMES_MAX = 200_000
 Ask = Callable[[str, str, Callable[[Endpoint, Tries], Awaitable[list[bytes]]]], Awaitable[list[bytes]]]
@@ -134,7 +135,7 @@ class _Names(msgspec.Struct):
 
 
 class Lists:
-    """Reads lists to their end, within the limits. `ask` chooses the hosts; `manifest` fetches a document by name."""
+    """Reads whole lists, within the limits. `ask` selects the hosts; `manifest` fetches a manifest by reference."""
 
     def __init__(self, exchange: Exchange, ask: Ask, manifest: Manifest) -> None:
         self._exchange = exchange
@@ -194,9 +195,6 @@ class Lists:
             return [(await self._manifest(reference))[1]]
         except NotFound:
             return []
-
-
-_EXPECTED = frozenset({200}) | NO_SUCH_API
 
 
 def fallback_tag(subject: Digest) -> str:

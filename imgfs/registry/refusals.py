@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _EXPIRED = frozenset({400, 401, 403})
 """Statuses with which storage refuses an expired address. Google's storage answers 400 (ExpiredToken), others 403."""
+_CODE = re.compile(rb'"code"\s*:\s*"([A-Z_]{1,40})"')
 
 
 class Remedy(Enum):
@@ -60,9 +61,6 @@ def remedies_for(call: Call, answer: Answer, grant: Grant | None) -> list[Remedy
     if is_redirected and answer.status in _EXPIRED:
         found.append(Remedy.FRESH_REDIRECT)
     return found
-
-
-_CODE = re.compile(rb'"code"\s*:\s*"([A-Z_]{1,40})"')
 
 
 def error_code(body: bytes) -> str:

@@ -22,7 +22,7 @@ from imgfs.registry.limits import Limits
 from imgfs.registry.statistics import HostStatistics
 
 Sleep = Callable[[float], Awaitable[object]]
-Told = Callable[[ImgfsError], object]
+FailureCallback = Callable[[ImgfsError], object]
 """Called with each failed attempt, also if a later attempt succeeds."""
 _GRAIN = 0.001
 """Seconds that are not worth a wait; clocks round."""
@@ -32,7 +32,7 @@ _BRIEF = 1.0
 _log = logging.getLogger("imgfs.registry")
 
 
-def nobody(_: ImgfsError) -> None:
+def ignore_failure(_: ImgfsError) -> None:
     """Ignore a failed attempt."""
 
 
@@ -85,7 +85,7 @@ class Tries:
         *,
         spare: Callable[[], bool] = lambda: False,
         patience: Patience | None = None,
-        failed: Told = nobody,
+        failed: FailureCallback = ignore_failure,
     ) -> None:
         self.spare = spare
         self._limits = limits

@@ -33,6 +33,7 @@ T = TypeVar("T")
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _NOT_SERVED = frozenset({404, 405})
 """Statuses of endpoints that do not accept identity tokens."""
+_ANY_ANSWER = frozenset({200, 401, 403, 404})
 _log = logging.getLogger("imgfs.registry")
 
 
@@ -43,7 +44,7 @@ class Fetch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TokenRequest:
     """A Bearer challenge to a call, and the login to answer it with."""
 
     call: Call
@@ -70,58 +71,64 @@ class TokenEndpoints:
         self._successors: dict[tuple[Credential, str], str] = {}
         """Identity tokens by login and endpoint, with which endpoints replaced those of the auth files."""
 
-    async def grant(self, asked: Asked) -> grants.Grant:
+    async def grant(self, request: TokenRequest) -> grants.Grant:
         """Get a grant with the identity token of the login, or else with its password, or else anonymously.
 
         Raises AccessDenied if the endpoint refuses, RegistryFailed for a realm that must not get the login, and
         Malformed for an answer without a token.
         """
-        credential = asked.login.credential
+        credential = request.login.credential
         if credential is not None:
-            self._refuse_plain(asked)
+            self._refuse_plain(request)
         body = None
         if credential is not None and credential.identity_token:
-            body = await self._by_identity(asked, credential)
+            body = await self._by_identity(request, credential)
         if body is None:
-            body = await self._by_password(asked)
-        endpoint = urlsplit(grants.realm_of(asked.challenge, asked.call.url)).netloc
-        what = f"{asked.subject}: the token endpoint {endpoint}"
+            body = await self._by_password(request)
+        endpoint = urlsplit(grants.realm_of(request.challenge, request.call.url)).netloc
+        what = f"{request.subject}: the token endpoint {endpoint}"
         token = grants.parse_token(body, trio.current_time(), what)
-        _log.debug("token", extra={"host": asked.call.host, "scope": asked.call.scope, "login": asked.login.source})
-        return grants.Grant(f"Bearer {token.text}", token.until, asked.login)
+        _log.debug(
+            "token", extra={"host": request.call.host, "scope": request.call.scope, "login": request.login.source}
+        )
+        return grants.Grant(f"Bearer {token.text}", token.until, request.login)
 
-    def _refuse_plain(self, asked: Asked) -> None:
+    def _refuse_plain(self, request: TokenRequest) -> None:
         """Raise RegistryFailed if the login would go to the realm over a weaker transport than to its registry."""
-        realm = grants.realm_of(asked.challenge, asked.call.url)
+        realm = grants.realm_of(request.challenge, request.call.url)
         name = hostname(realm)
         told = is_loopback(name) or name in self._plain_http or urlsplit(realm).netloc in self._plain_http
-        if not (realm.startswith("https:") or told or name == asked.call.endpoint.name):
+        if not (realm.startswith("https:") or told or name == request.call.endpoint.name):
             raise RegistryFailed(
-                f"{asked.subject}: registry {asked.call.host} wants the login for it sent to {name} "
+                f"{request.subject}: registry {request.call.host} wants the login for it sent to {name} "
                 "without TLS; refused, name that host in plain_http if it is meant to get it"
             )
 
-    async def _by_identity(self, asked: Asked, credential: Credential) -> bytes | None:
+    async def _by_identity(self, request: TokenRequest, credential: Credential) -> bytes | None:
         """Return the answer to a refresh_token grant. None if the endpoint has none and there is a password."""
-        url = grants.realm_of(asked.challenge, asked.call.url)
+        url = grants.realm_of(request.challenge, request.call.url)
         try:
-            body = await self._refreshed(asked, url, self._successors.get((credential, url), credential.identity_token))
+            body = await self._refreshed(
+                request, url, self._successors.get((credential, url), credential.identity_token)
+            )
         except AccessDenied:
             if self._successors.pop((credential, url), None) is None:
                 raise
-            body = await self._refreshed(asked, url, credential.identity_token)
+            body = await self._refreshed(request, url, credential.identity_token)
         if body is not None and (successor := grants.parse_successor(body)):
             self._successors[credential, url] = successor
         if body is None and not credential.has_password:
             raise AccessDenied(
-                f"{asked.subject}: the token endpoint {urlsplit(url).netloc} takes no identity tokens, and "
-                f"there is no password in {asked.login.source}; log in with a user and a password"
+                f"{request.subject}: the token endpoint {urlsplit(url).netloc} takes no identity tokens, and "
+                f"there is no password in {request.login.source}; log in with a user and a password"
             )
         return body
 
-    async def _refreshed(self, asked: Asked, url: str, identity_token: str) -> bytes | None:
-        form = grants.refresh_form(asked.challenge, asked.call.scope, identity_token)
-        asking = replace(_asking(asked, url, ""), method="POST", headers=_FORM, body=form, expects=_NOT_SERVED | {200})
+    async def _refreshed(self, request: TokenRequest, url: str, identity_token: str) -> bytes | None:
+        form = grants.refresh_form(request.challenge, request.call.scope, identity_token)
+        asking = replace(
+            _asking(request, url, ""), method="POST", headers=_FORM, body=form, expects=_NOT_SERVED | {200}
+        )
         return await self._fetch(asking, lambda answer: self._read_if_served(answer, asking.subject))
 
     async def _read_if_served(self, answer: Answer, subject: str) -> bytes | None:
@@ -130,21 +137,18 @@ class TokenEndpoints:
             return None
         return await read_all(answer, self._token_max, subject)
 
-    async def _by_password(self, asked: Asked) -> bytes:
-        credential = asked.login.credential
+    async def _by_password(self, request: TokenRequest) -> bytes:
+        credential = request.login.credential
         header = credential.basic() if credential is not None and credential.has_password else ""
-        url = grants.token_url(asked.challenge, asked.call.url, asked.call.scope)
-        asking = _asking(asked, url, header)
+        url = grants.token_url(request.challenge, request.call.url, request.call.scope)
+        asking = _asking(request, url, header)
         return await self._fetch(asking, lambda answer: read_all(answer, self._token_max, asking.subject))
 
 
-def _asking(asked: Asked, url: str, header: str) -> Call:
+def _asking(request: TokenRequest, url: str, header: str) -> Call:
     """Return the call to the token endpoint at `url` with the Authorization `header`."""
-    call, grant = asked.call, grants.Grant(header, math.inf, asked.login)
-    return Call("token", call.endpoint, call.repository, url, asked.subject, access=call.access, grant=grant)
-
-
-_ANY_ANSWER = frozenset({200, 401, 403, 404})
+    call, grant = request.call, grants.Grant(header, math.inf, request.login)
+    return Call("token", call.endpoint, call.repository, url, request.subject, access=call.access, grant=grant)
 
 
 class Authenticator:
@@ -235,12 +239,12 @@ class Authenticator:
         if challenge is None:
             raise unanswerable(call, challenges, login)
         try:
-            return await self._tokens.grant(Asked(call, challenge, login))
+            return await self._tokens.grant(TokenRequest(call, challenge, login))
         except AccessDenied:
             again = await self._login(call, fresh=True)
             if again.credential == login.credential:
                 raise
-            return await self._tokens.grant(Asked(call, challenge, again))
+            return await self._tokens.grant(TokenRequest(call, challenge, again))
 
 
 async def _challenges_of(answer: Answer) -> list[Challenge]:

@@ -21,12 +21,22 @@ from imgfs.registry.credentials.authfile import Login
 from imgfs.registry.hosts.endpoint import check_url
 
 HEADER_MAX = 64 << 10
+LIFETIME = 60.0
+"""Seconds that a token without `expires_in` is valid (distribution-spec)."""
+LIFETIME_MAX = 24 * 3600.0
+MARGIN_MAX = 30.0
+REUSE = 300.0
+"""Seconds for which a login that never expires is used before the auth files are read again."""
+GRANTS_MAX = 4096
+"""Cached grants. There is one for each repository, and users can look up any number of repositories."""
+CLIENT = "imgfs"
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SEPARATOR = re.compile(r"[\s,]*")
 _PARAMETER = re.compile(rf'({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]++))(?=[\s,]|\Z)', re.DOTALL)
 _SCHEME = re.compile(rf"({_TOKEN})(?=[\s,]|\Z)")
 _TOKEN68 = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]++=*+(?=[ \t]*(?:,|\Z))")
+_BEARER = re.compile(r"[\x21-\x7e]{1,65536}\Z")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -74,18 +84,6 @@ def _skip(text: str, position: int) -> int:
 def bearer(challenges: Iterable[Challenge]) -> Challenge | None:
     """Return the first Bearer challenge that has a realm, or None."""
     return next((one for one in challenges if one.scheme == "bearer" and one.parameters.get("realm")), None)
-
-
-LIFETIME = 60.0
-"""Seconds that a token without `expires_in` is valid (distribution-spec)."""
-LIFETIME_MAX = 24 * 3600.0
-MARGIN_MAX = 30.0
-REUSE = 300.0
-"""Seconds for which a login that never expires is used before the auth files are read again."""
-GRANTS_MAX = 4096
-"""Cached grants. There is one for each repository, and users can look up any number of repositories."""
-CLIENT = "imgfs"
-_BEARER = re.compile(r"[\x21-\x7e]{1,65536}\Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ Ask = Callable[[str, str, Mapping[str, str]], Awaitable[Credential | None]]
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A file that exists: its name, and its logins or the reason why they cannot be read."""
+    """An existing auth file: its name, and its logins or the reason why they cannot be read."""
 
     name: str
     content: AuthFile
@@ -47,7 +47,7 @@ class _Read:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _HelperAnswer:
     """The answer of a credential helper, its time (trio's clock), and the time until which it is cached."""
 
     credential: Credential | None
@@ -69,14 +69,14 @@ class Credentials:
         self._files = [chosen] if chosen is not None else auth_files(self._identity)
         self._ask = ask
         self._known: dict[Path, tuple[Signature, _Read]] = {}
-        self._told: dict[tuple[str, str], _Told] = {}
+        self._answers: dict[tuple[str, str], _HelperAnswer] = {}
         self._asking: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
 
     async def find(self, authority: str, repository: str, *, fresh: bool = False) -> Login:
         """Return the login for `repository` at the registry `authority`. Never raises: access may be anonymous.
 
-        After a refusal, use `fresh`: credential helpers with a cached answer are asked again. The time limit is that of
-        the helpers. Can be cancelled.
+        After a refusal, pass `fresh`, so that the helpers are called again instead of using their cached answers. Each
+        helper has its own time limit; there is no other. Can be cancelled.
         """
         host = canonical_host(authority)
         files, troubles = await run_disk(self._read_all), list[str]()
@@ -113,24 +113,24 @@ class Credentials:
         trouble = ""
         for server in server_keys(host):
             async with self._asking[program]:
-                told = await self._answer(program, server, since if fresh else None)
-            if told.credential is not None:
-                return told.credential, ""
-            trouble = trouble or told.trouble
+                answer = await self._answer(program, server, since if fresh else None)
+            if answer.credential is not None:
+                return answer.credential, ""
+            trouble = trouble or answer.trouble
         return None, trouble
 
-    async def _answer(self, program: str, server: str, since: float | None) -> _Told:
-        """Return the cached answer, or ask the helper. After a refusal, only answers since `since` count as cached."""
-        told, now = self._told.get((program, server)), trio.current_time()
-        if told is not None and now < told.until and (since is None or told.at > since):
-            return told
+    async def _answer(self, program: str, server: str, since: float | None) -> _HelperAnswer:
+        """Return the cached answer of the helper, or call it. With `since`, older cached answers are not used."""
+        answer, now = self._answers.get((program, server)), trio.current_time()
+        if answer is not None and now < answer.until and (since is None or answer.at > since):
+            return answer
         try:
             credential, trouble = await self._ask(program, server, self._identity.environment), ""
         except AccessDenied as error:
             credential, trouble = None, error.message
         now, kept = trio.current_time(), TROUBLE_SECONDS if trouble else PROGRAM_SECONDS
-        told = self._told[program, server] = _Told(credential, trouble, now, now + kept)
-        return told
+        answer = self._answers[program, server] = _HelperAnswer(credential, trouble, now, now + kept)
+        return answer
 
     def _read_all(self) -> list[_Read]:
         """Read the files that exist. Blocks."""

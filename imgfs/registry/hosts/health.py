@@ -89,7 +89,7 @@ def _newest(known: dict[K, V]) -> dict[K, V]:
     return dict(list(known.items())[-KEPT_MAX // 2 :])
 
 
-class Sent:
+class BlobSenders:
     """The hosts that sent bytes of one blob, and the hosts that are `able` to."""
 
     def __init__(self) -> None:
@@ -110,11 +110,11 @@ class Senders:
 
     def __init__(self, health: Health) -> None:
         self._health = health
-        self._sent: OrderedDict[tuple[str, Digest], Sent] = OrderedDict()
+        self._sent: OrderedDict[tuple[str, Digest], BlobSenders] = OrderedDict()
 
-    def of(self, registry: str, digest: Digest, able: Sequence[Endpoint]) -> Sent:
+    def of(self, registry: str, digest: Digest, able: Sequence[Endpoint]) -> BlobSenders:
         """Return the record of the blob's senders, to be filled. `able` are the hosts that can be asked for it."""
-        sent = self._sent.setdefault((registry, digest), Sent())
+        sent = self._sent.setdefault((registry, digest), BlobSenders())
         sent.able = frozenset(one.authority for one in able)
         self._sent.move_to_end((registry, digest))
         if len(self._sent) > _KEPT:
@@ -130,7 +130,7 @@ class Senders:
         names = ", ".join(sorted(sent.origins))
         return kind(f"{error.message}; sent by {names}: read again, or pull from another registry")
 
-    def _leave(self, sent: Sent, digest: Digest) -> bool:
+    def _leave(self, sent: BlobSenders, digest: Digest) -> bool:
         """Avoid the senders. Return whether other hosts are left, and fewer than before, so that retries end."""
         before = {one for one in sent.able if not self._health.is_shunned(one, digest)}
         for one in sorted(sent.by):

@@ -27,6 +27,8 @@ from imgfs.registry.statistics import HostStatistics
 PIECE = 512 << 10
 LONG = 4 * PIECE
 """Smallest rest of a body for which it is worth to give up the connection."""
+TURN = 0.01
+"""Seconds after which other tasks run: one network read may contain many thousand chunks of one byte."""
 
 _TICK = struct.pack("ll", 0, 250_000)
 """The time for which recv(2) waits for a whole piece, as a timeval. After it, recv(2) returns what has arrived."""
@@ -100,10 +102,6 @@ def direct_body(response: httpx.Response, received: int, silence: float) -> Dire
         return DirectBody(stream.get_extra_info("socket"), int(length) - received, silence)
     except OSError:
         return None  # no descriptor is left
-
-
-TURN = 0.01
-"""Seconds after which other tasks run: one network read may contain many thousand chunks of one byte."""
 
 
 class Answer:

@@ -21,7 +21,7 @@ def proxies_of_environment() -> Mapping[str, str]:
 
 
 def proxy_of(url: str, proxies: Mapping[str, str]) -> str:
-    """Return which of `proxies` is for `url`, "" for none. Loopback never uses a proxy."""
+    """Return the proxy for `url` from `proxies`, or "" for none. Requests to loopback never use a proxy."""
     proxy = proxies.get(url.partition(":")[0]) or proxies.get("all")
     parts = urlsplit(url)
     name, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
@@ -33,7 +33,7 @@ def proxy_of(url: str, proxies: Mapping[str, str]) -> str:
 def is_excepted(name: str, port: int, no_proxy: str) -> bool:
     """Whether NO_PROXY names this host: by `*`, name (subdomains too), address, network (`10.0.0.0/8`), or with a port.
 
-    What others read differently is read as curl does: a leading dot is ignored.
+    Programs disagree on a leading dot; it is ignored, as in curl.
     """
     return any(_covers(entry.lower(), name, port) for entry in re.split(r"[,\s]+", no_proxy) if entry)
 

@@ -29,7 +29,7 @@ class Route:
 OCTETS = "application/octet-stream"
 
 
-class Once(AsyncIterator[bytes]):
+class SinglePiece(AsyncIterator[bytes]):
     """An iterator over bytes in memory, as one piece."""
 
     def __init__(self, data: bytes) -> None:
@@ -53,7 +53,7 @@ class Outgoing:
     @classmethod
     def of(cls, data: bytes, media_type: str = OCTETS) -> Outgoing:
         """Return a body of bytes in memory."""
-        return cls(len(data), lambda: Once(data), media_type)
+        return cls(len(data), lambda: SinglePiece(data), media_type)
 
     @property
     def headers(self) -> dict[str, str]:

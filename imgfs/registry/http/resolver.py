@@ -1,4 +1,4 @@
-"""Host names: resolved in threads of their own, and which inner networks their addresses are in."""
+"""Resolves host names in dedicated threads, and classifies addresses as inner networks or public."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Any, cast
 import trio
 
 Reach = frozenset[str]
-"""A set of `loopback`, `link-local` and `private`: the inner networks that addresses are in."""
+"""A subset of `loopback`, `link-local` and `private`: the inner networks of some addresses."""
 
+THREADS = 32
+"""Concurrent lookups of all names."""
+THREADS_A_NAME = 2
+"""Concurrent lookups of one name. If its name server is dead, further lookups would only hang too."""
+_KEPT = 256
+Lookup = Callable[..., list[Any]]
 _NAT64 = 0x64FF9B << 96
 
 
@@ -45,16 +51,7 @@ async def reach(name: str, port: int) -> Reach:
     return frozenset(inner_network(address) for address in await addresses(name, port)) - {""}
 
 
-THREADS = 32
-"""Concurrent lookups of all names."""
-THREADS_A_NAME = 2
-"""Concurrent lookups of one name. If its name server is dead, further lookups would only hang too."""
-_KEPT = 256
-
-Lookup = Callable[..., list[Any]]
-
-
-class _Place:
+class _SlotPair:
     """A limiter for trio's threads that takes a slot of one name and a slot of all names together."""
 
     def __init__(self, own: trio.CapacityLimiter, all: trio.CapacityLimiter) -> None:
@@ -75,10 +72,10 @@ class _Place:
 
 
 class NameResolver(trio.abc.HostnameResolver):
-    """The system's resolver for all of a trio run (`trio.socket.set_custom_hostname_resolver`).
+    """The system's resolver, for a whole trio run (`trio.socket.set_custom_hostname_resolver`).
 
-    Cancelling a caller leaves its thread to end by itself; until then it keeps its place, so that names which do not
-    answer never take more than THREADS_A_NAME each.
+    A cancelled caller abandons its thread. The thread keeps its slots until the lookup ends, so lookups of names that
+    get no answer never use more than THREADS_A_NAME threads each.
     """
 
     def __init__(self, lookup: Lookup = socket.getaddrinfo) -> None:
@@ -103,8 +100,8 @@ class NameResolver(trio.abc.HostnameResolver):
         return await self._in_thread(sockaddr[0], socket.getnameinfo, sockaddr, flags)
 
     async def _in_thread(self, name: object, function: Callable[..., Any], *arguments: object) -> Any:
-        place = cast(trio.CapacityLimiter, _Place(self._own(name), self._all))
-        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=place)
+        slots = cast(trio.CapacityLimiter, _SlotPair(self._own(name), self._all))
+        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=slots)
 
     def _own(self, name: object) -> trio.CapacityLimiter:
         if len(self._names) >= _KEPT:

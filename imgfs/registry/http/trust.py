@@ -17,7 +17,7 @@ _log = logging.getLogger("imgfs.registry")
 
 @dataclass(frozen=True, slots=True)
 class CertFile:
-    """A file of certificates or keys in its current state. A changed file is another value, so it is read again."""
+    """A version of a file of certificates or keys. A changed file has a different value, so it is read again."""
 
     path: str
     version: tuple[int, int, int] = (0, 0, 0)
@@ -29,7 +29,7 @@ class CertFile:
 
 
 def file_version(path: Path) -> tuple[int, int, int] | None:
-    """Return inode, size and time of a file, of which one changes when the file does; None if it is missing."""
+    """Return inode, size and mtime, which together identify a version of the file; None if it is missing."""
     try:
         found = os.stat(path)
     except OSError:
@@ -39,10 +39,11 @@ def file_version(path: Path) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Certificates for one host: `ca` beside the system's, `client` as pairs of certificate and key.
+    """Certificates for one host.
 
-    A pair without a key has both in one file. Of several pairs TLS takes the last of each kind of key. With
-    `verify` false every server is trusted.
+    `ca` are authorities in addition to the system's. `client` are pairs of certificate and key; without a key, the
+    certificate file contains both. Of several pairs, OpenSSL uses the last of each key type. If `verify` is false,
+    every server certificate is accepted.
     """
 
     ca: tuple[CertFile, ...] = ()

@@ -23,7 +23,7 @@ from imgfs.registry.http.body import drain
 from imgfs.registry.http.request import Outgoing
 from imgfs.registry.lists import fallback_tag, with_query
 from imgfs.registry.manifests import ACCEPT, Manifests
-from imgfs.registry.push.sessions import Place, Sessions
+from imgfs.registry.push.sessions import Sessions, UploadTarget
 from imgfs.registry.push.upload import (
     DONE,
     ENDED,
@@ -36,7 +36,7 @@ from imgfs.registry.push.upload import (
     following,
     refusal,
 )
-from imgfs.registry.retry import Told, Tries, nobody
+from imgfs.registry.retry import FailureCallback, Tries, ignore_failure
 
 ACCESS = "pull,push"
 ENDING = "pull,push,delete"
@@ -163,7 +163,7 @@ class Destination:
             if (
                 answer.status == 202
                 and (begun := following(call, answer))
-                and not self._sessions.spare(self._place(digest), begun)
+                and not self._sessions.spare(self._target(digest), begun)
             ):
                 await self._end(digest, begun)
         return None
@@ -173,12 +173,16 @@ class Destination:
 
         This takes at most a second. It happens even if the caller is cancelled.
         """
-        if spare := self._sessions.take(self._place(digest)):
+        if spare := self._sessions.take(self._target(digest)):
             with trio.CancelScope(deadline=trio.current_time() + LEAVING_SECONDS, shield=True):
                 await self._end(digest, spare)
 
     async def upload(
-        self, descriptor: Descriptor, read: Read, at: Callable[[int], object], failed: Told = nobody
+        self,
+        descriptor: Descriptor,
+        read: Read,
+        at: Callable[[int], object],
+        failed: FailureCallback = ignore_failure,
     ) -> None:
         """Send the blob; on return the repository has it (see Upload).
 
@@ -269,8 +273,8 @@ class Destination:
         except ImgfsError as error:
             _log.info("an upload stays open", extra={"host": self._where.host, "error": error.message})
 
-    def _place(self, digest: Digest) -> Place:
-        return Place(self._where.base, self.repository, digest)
+    def _target(self, digest: Digest) -> UploadTarget:
+        return UploadTarget(self._where.base, self.repository, digest)
 
     def _call(self, kind: str, what: str) -> Call:
         place = f"{self._where.host}/{self.repository}"

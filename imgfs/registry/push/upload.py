@@ -17,9 +17,9 @@ from imgfs.registry.hosts.endpoint import check_url
 from imgfs.registry.http.body import drain
 from imgfs.registry.http.request import Outgoing
 from imgfs.registry.lists import with_query
-from imgfs.registry.push.sessions import Place, Sessions
+from imgfs.registry.push.sessions import Sessions, UploadTarget
 from imgfs.registry.refusals import error_code
-from imgfs.registry.retry import Told, Tries, nobody
+from imgfs.registry.retry import FailureCallback, Tries, ignore_failure
 
 if TYPE_CHECKING:
     from imgfs.registry.http.answer import Answer
@@ -106,7 +106,7 @@ class Sending:
     descriptor: Descriptor
     read: Read
     at: Callable[[int], object]
-    failed: Told = nobody
+    failed: FailureCallback = ignore_failure
 
 
 class Upload:
@@ -137,7 +137,7 @@ class Upload:
         self._is_there = is_there
         self._at = blob.at
         self._tries = exchange.tries(template.host, failed=blob.failed)
-        self._place = Place(template.endpoint.base, template.repository, blob.descriptor.digest)
+        self._target = UploadTarget(template.endpoint.base, template.repository, blob.descriptor.digest)
         self._chunk = exchange.limits.chunk
         self._url = ""
         """The URL at which the upload continues; "" if none has begun."""
@@ -153,11 +153,11 @@ class Upload:
         Raises VerificationFailed if the registry states another digest, RegistryFailed also if it accepts no pushes,
         and what every call raises. After a failure or a cancellation, the next upload of the blob continues from there.
         """
-        if kept := await self._sessions.get(self._place):
+        if kept := await self._sessions.get(self._target):
             self._url, self._offset = kept, None
         while not await self._step():
             pass
-        await self._sessions.drop(self._place)
+        await self._sessions.drop(self._target)
         self._at(self._size)
 
     async def _step(self) -> bool:
@@ -189,7 +189,7 @@ class Upload:
         return start == 0 and (self._size <= self._chunk or self._is_undivided)
 
     async def _begin(self) -> None:
-        if spare := self._sessions.take(self._place):
+        if spare := self._sessions.take(self._target):
             await self._began_at(spare)
             return
         answer = await self._exchange.open(self._template, self._tries)
@@ -293,7 +293,7 @@ class Upload:
 
     async def _go_on_at(self, url: str, *, lasting: bool) -> None:
         self._url = url
-        await self._sessions.keep(self._place, url, lasting=lasting)
+        await self._sessions.keep(self._target, url, lasting=lasting)
 
     def _arrived(self, offset: int) -> None:
         """Record that the registry has the blob up to `offset`. Enough new bytes reset the count of attempts."""
@@ -309,12 +309,12 @@ class Upload:
         await self._tries.again(error)
 
     async def _lose(self, error: RegistryFailed) -> None:
-        """Give this upload up, so that the next step begins a new one."""
+        """Abandon this upload, so that the next step begins a new one. Count the failure as `_count` does."""
         await self._forget()
         await self._count(error)
 
     async def _forget(self) -> None:
-        await self._sessions.drop(self._place)
+        await self._sessions.drop(self._target)
         self._url, self._offset = "", 0
 
 

@@ -12,7 +12,7 @@ from imgfs.database.database import Database
 from imgfs.oci.descriptor import OCI_MANIFEST, Descriptor
 from imgfs.oci.digest import Digest
 from imgfs.registry.client import Registry
-from imgfs.registry.http.request import Once, Outgoing
+from imgfs.registry.http.request import Outgoing, SinglePiece
 from imgfs.registry.limits import Limits
 from imgfs.registry.push.destination import Destination
 from imgfs.testing.uploads import PushRegistry
@@ -82,11 +82,11 @@ class Stopping(AsyncIterator[bytes]):
     """Returns `data` and then blocks forever. `stopped` is set when it blocks."""
 
     def __init__(self, data: bytes, stopped: trio.Event) -> None:
-        self._once = Once(data)
+        self._piece = SinglePiece(data)
         self._stopped = stopped
 
     async def __anext__(self) -> bytes:
-        piece = await anext(self._once, b"")
+        piece = await anext(self._piece, b"")
         if not piece:
             self._stopped.set()
             await trio.sleep_forever()

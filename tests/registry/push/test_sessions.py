@@ -16,12 +16,12 @@ from imgfs.database.database import Database
 from imgfs.database.frozen import FrozenDatabase
 from imgfs.errors import AccessDenied
 from imgfs.oci.digest import Digest
-from imgfs.registry.push.sessions import KEPT_MAX, KEPT_SECONDS, SCHEMA, Place, Sessions
+from imgfs.registry.push.sessions import KEPT_MAX, KEPT_SECONDS, SCHEMA, Sessions, UploadTarget
 from imgfs.testing.faults import status
 from imgfs.testing.uploads import PushRegistry
 from tests.registry.push.pushing import CHUNK, LARGE, REPOSITORY, SMALL, Bytes, Pushing
 
-PLACE = Place("https://registry.example", REPOSITORY, Digest.of(LARGE))
+TARGET = UploadTarget("https://registry.example", REPOSITORY, Digest.of(LARGE))
 URL = "https://registry.example/v2/x?canary"
 
 
@@ -91,42 +91,42 @@ async def test_what_goes_in_one_request_is_not_written_down(
 
 
 async def test_after_an_hour_it_is_not_gone_on_with(database: Database) -> None:
-    await Sessions(database).keep(PLACE, URL, lasting=True)
-    assert await Sessions(database).get(PLACE) == URL
+    await Sessions(database).keep(TARGET, URL, lasting=True)
+    assert await Sessions(database).get(TARGET) == URL
     for age in (KEPT_SECONDS + 1, -60):
         await database.write(partial(kept_at, time.time() - age))
-        assert await Sessions(database).get(PLACE) is None
-    other = Place(PLACE.base, "team/other", PLACE.digest)
+        assert await Sessions(database).get(TARGET) is None
+    other = UploadTarget(TARGET.base, "team/other", TARGET.digest)
     await Sessions(database).keep(other, URL, lasting=True)
     assert [row[1] for row in rows(database)] == ["team/other"]
 
 
 async def test_an_upload_that_nobody_took_is_forgotten_after_an_hour(mock_clock: MockClock) -> None:
     sessions = Sessions()
-    assert sessions.spare(PLACE, URL)
-    assert not sessions.spare(PLACE, "another")
-    assert sessions.take(PLACE) == URL
-    assert sessions.take(PLACE) == ""
-    assert sessions.spare(PLACE, URL)
+    assert sessions.spare(TARGET, URL)
+    assert not sessions.spare(TARGET, "another")
+    assert sessions.take(TARGET) == URL
+    assert sessions.take(TARGET) == ""
+    assert sessions.spare(TARGET, URL)
     mock_clock.jump(KEPT_SECONDS)
-    assert sessions.spare(PLACE, "another")
+    assert sessions.spare(TARGET, "another")
     mock_clock.jump(KEPT_SECONDS)
-    assert sessions.take(PLACE) == ""
+    assert sessions.take(TARGET) == ""
 
 
 async def test_the_latest_are_kept(database: Database) -> None:
     sessions = Sessions(database)
     for n in range(KEPT_MAX + 5):
-        await sessions.keep(Place(PLACE.base, f"team/{n:03}", PLACE.digest), URL, lasting=True)
+        await sessions.keep(UploadTarget(TARGET.base, f"team/{n:03}", TARGET.digest), URL, lasting=True)
     assert sorted(row[1] for row in rows(database)) == [f"team/{n:03}" for n in range(5, KEPT_MAX + 5)]
 
 
 async def test_where_nothing_can_be_written_down_the_daemon_remembers(tmp_path: Path, database: Database) -> None:
     with closing(FrozenDatabase(tmp_path / "imgfs.db", [SCHEMA])) as frozen:
         sessions = Sessions(frozen)
-        await sessions.keep(PLACE, URL, lasting=True)
-        assert await sessions.get(PLACE) == URL
-        await sessions.drop(PLACE)
-        assert await sessions.get(PLACE) is None
+        await sessions.keep(TARGET, URL, lasting=True)
+        assert await sessions.get(TARGET) == URL
+        await sessions.drop(TARGET)
+        assert await sessions.get(TARGET) is None
     with closing(Database(tmp_path / "none.db", [])) as without:
-        assert await Sessions(without).get(PLACE) is None
+        assert await Sessions(without).get(TARGET) is None
