@@ -1,4 +1,4 @@
-"""Hostile WWW-Authenticate: a registry at a public address sends its client inside, elsewhere, or to another transport.
+"""Hostile WWW-Authenticate: a registry at a public address names an inner host, another host or a weaker transport.
 
 test_hostile_realms.py runs it in a network namespace of its own, whose loopback has all the addresses below. At each
 address a trap listens, which records logins and requests that only this machine can make.
@@ -109,7 +109,7 @@ class Hosts(trio.abc.HostnameResolver):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A registry with a login for it, traps at all other addresses, and a client."""
+    """A registry, a login for it, a client, and traps at all other addresses."""
 
     challenger: Challenger
     traps: dict[str, TokenServer]
@@ -167,7 +167,7 @@ async def no_wait(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("address", TRAPS)
-def test_the_traps_do_catch(traps: dict[str, TokenServer], address: str) -> None:
+def test_the_traps_record_requests(traps: dict[str, TokenServer], address: str) -> None:
     connection = HTTPConnection(address, traps[address].server_port)
     connection.request("GET", "/token")
     assert connection.getresponse().status == 200
@@ -258,7 +258,7 @@ async def test_another_host_without_tls_is_refused_where_there_is_a_login(
 @pytest.mark.parametrize(
     "header", ['Basic realm="x"', 'Bearer realm="{realm}"', 'Basic realm="x", Bearer realm="{realm}"']
 )
-async def test_where_a_registry_redirects_to_gets_no_login_by_asking_for_one(scene: Scene, header: str) -> None:
+async def test_a_redirect_target_that_asks_for_a_login_gets_none(scene: Scene, header: str) -> None:
     with serving(Challenger(OTHER)) as other:
         other.challenge(header.format(realm=scene.url(OTHER)))
         scene.challenger.redirect(f"http://{other.host}/v2/team/app/manifests/1")

@@ -113,7 +113,7 @@ async def test_stalls_without_progress_give_up(mock_clock: MockClock, scene: Sce
     assert scene.fake.requests() == 3
 
 
-async def test_the_consumers_own_pace_is_no_stall(mock_clock: MockClock, scene: Scene) -> None:
+async def test_a_slow_consumer_is_no_stall(mock_clock: MockClock, scene: Scene) -> None:
     got = b""
     scene.fake.fault(faults.no_length())
     async with scene.registry.blob(scene.fake.host, REPOSITORY, scene.blob) as stream:
@@ -227,7 +227,7 @@ async def test_a_lie_about_a_range_is_refused_where_a_full_get_costs_too_much(
 
 
 @pytest.mark.parametrize("lie", LIES)
-async def test_lies_all_along_are_refused(mock_clock: MockClock, scene: Scene, lie: Action) -> None:
+async def test_wrong_answers_to_every_request_are_refused(mock_clock: MockClock, scene: Scene, lie: Action) -> None:
     scene.fake.fault(lie, times=None)
     with pytest.raises(ImgfsError) as caught:
         await scene.read(1)
@@ -235,6 +235,6 @@ async def test_lies_all_along_are_refused(mock_clock: MockClock, scene: Scene, l
     assert scene.fake.requests() == 2
 
 
-async def test_wrong_bytes_are_the_consumers_to_find(mock_clock: MockClock, scene: Scene) -> None:
+async def test_wrong_bytes_are_not_detected_by_the_stream(mock_clock: MockClock, scene: Scene) -> None:
     scene.fake.fault(faults.wrong_bytes())
     assert await scene.read() != BLOB

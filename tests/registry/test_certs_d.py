@@ -87,7 +87,7 @@ def test_an_empty_directory_changes_nothing(tmp_path: Path) -> None:
     assert (alone.trust, alone.mirror) == (SYSTEM, False)
 
 
-def test_what_is_no_host_does_not_reach_the_disk(tmp_path: Path) -> None:
+def test_an_invalid_host_name_does_not_reach_the_disk(tmp_path: Path) -> None:
     with pytest.raises(Invalid):
         HostDirectories([tmp_path]).endpoints("../x.example")
 

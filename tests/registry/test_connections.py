@@ -83,13 +83,13 @@ async def finish(response: httpx.Response) -> None:
         (URL, Route(proxy="http://a.example"), Route(proxy="http://a.example", permitted=frozenset()), True),
     ],
 )
-async def test_connections_are_shared_by_who_may_be_met_on_them(
+async def test_requests_with_equal_routes_share_connections(
     connections: Connections, url: str, one: Route, other: Route, shared: bool
 ) -> None:
     assert (await connections.pool(url, one, "x") is await connections.pool(url, other, "x")) is shared
 
 
-async def test_two_who_find_a_certificate_changed_at_once_share_connections(
+async def test_concurrent_callers_that_find_a_changed_certificate_share_connections(
     connections: Connections, contexts: Contexts, secure: FakeRegistry, tmp_path: Path
 ) -> None:
     path, url = tmp_path / "ca.pem", f"{secure.url}/v2/"
@@ -107,7 +107,7 @@ async def test_two_who_find_a_certificate_changed_at_once_share_connections(
     assert len(set(found)) == 1
 
 
-async def test_connections_with_an_old_certificate_go_unless_somebody_reads_from_them(
+async def test_connections_with_an_old_certificate_are_closed_unless_a_body_is_read(
     connections: Connections, secure: FakeRegistry, tmp_path: Path
 ) -> None:
     path, url = tmp_path / "ca.pem", f"{secure.url}/v2/"

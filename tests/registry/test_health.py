@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from imgfs.registry.hosts.health import DOWN_MAX, DOWN_SECONDS, KEPT_MAX, SHUNNED_SECONDS, Health
 
 
-async def test_who_fails_again_is_down_for_twice_as_long_up_to_a_bound(mock_clock: MockClock) -> None:
+async def test_a_host_that_fails_again_is_down_for_twice_as_long_up_to_a_limit(mock_clock: MockClock) -> None:
     health, seconds = Health(), DOWN_SECONDS
     while seconds < DOWN_MAX:
         health.failed("a", mock_clock.current_time())
@@ -21,14 +21,14 @@ async def test_who_fails_again_is_down_for_twice_as_long_up_to_a_bound(mock_cloc
     assert not health.is_down("a")
 
 
-async def test_who_answers_is_down_no_more(mock_clock: MockClock) -> None:
+async def test_a_host_that_answers_is_not_down_any_more(mock_clock: MockClock) -> None:
     health = Health()
     health.failed("a", mock_clock.current_time())
     health.well("a")
     assert not health.is_down("a")
 
 
-async def test_of_too_many_dead_hosts_those_of_late_are_known(mock_clock: MockClock) -> None:
+async def test_of_too_many_dead_hosts_the_latest_are_kept(mock_clock: MockClock) -> None:
     health = Health()
     for number in range(10 * KEPT_MAX):
         health.failed(f"{number}.example", mock_clock.current_time())
@@ -37,7 +37,7 @@ async def test_of_too_many_dead_hosts_those_of_late_are_known(mock_clock: MockCl
     assert known[-1] == 10 * KEPT_MAX - 1
 
 
-async def test_of_too_many_wrong_blobs_those_of_late_are_known(mock_clock: MockClock) -> None:
+async def test_of_too_many_wrong_blobs_the_latest_are_kept(mock_clock: MockClock) -> None:
     health = Health()
     for number in range(2 * KEPT_MAX):
         health.shun("a", str(number))

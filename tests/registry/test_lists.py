@@ -69,13 +69,13 @@ async def test_an_artifact_type_is_asked_for_and_picked_here_where_the_registry_
     assert await referrers(scene, SBOM) == []
 
 
-async def test_what_nobody_refers_to_has_no_referrers(scene: Scene) -> None:
+async def test_a_digest_without_referrers_has_an_empty_list(scene: Scene) -> None:
     assert await referrers(scene, of=SBOMS[0]) == []
     assert await referrers(scene, of=SIGNED) == digests(OTHER)
 
 
 @pytest.mark.parametrize("code", [404, 405, 501])
-async def test_without_the_api_the_tag_tells(scene: Scene, code: int) -> None:
+async def test_without_the_api_the_fallback_tag_is_read(scene: Scene, code: int) -> None:
     scene.fake.fault(status(code), "referrers", times=None)
     assert await referrers(scene) == []
     tag = f"sha256-{BOX.digest.hex}"
@@ -121,7 +121,7 @@ async def test_a_token_is_asked_for_the_repository_and_for_the_catalogue(mock_cl
         assert set(fake.tokens.values()) == {f"repository:{REPOSITORY}:pull", "registry:catalog:*"}
 
 
-async def test_names_that_are_none_and_duplicates_are_left_out(scene: Scene) -> None:
+async def test_invalid_and_duplicate_names_are_left_out(scene: Scene) -> None:
     body = json.dumps(
         {"tags": ["ok", "ok", "", "-x", "a/b", "new\nline", "x" * 129], "repositories": ["a", "../b", "A"]}
     )
@@ -200,7 +200,7 @@ async def test_endless_pages_end(scene: Scene, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["tags", "catalog", "referrers"])
-async def test_a_list_whose_next_page_is_not_there_is_not_taken_for_whole(scene: Scene, what: str) -> None:
+async def test_a_list_with_a_missing_page_is_an_error(scene: Scene, what: str) -> None:
     scene.fake.fault(linked("/v2/more"), what)
     with pytest.raises(RegistryFailed, match="page 2"):
         await ask(scene, what)
@@ -287,7 +287,7 @@ def test_a_next_page_is_asked_for_as_the_first_one_was(link: str, url: str) -> N
     assert following_url(there, "https://registry.test/v2/r/tags/list?n=9", link, "tags") == url
 
 
-def test_a_mirror_is_told_again_whose_list_it_is() -> None:
+def test_the_next_page_of_a_mirror_keeps_the_ns_parameter() -> None:
     there = Endpoint("m.test", "https", "m.test", ns="registry.test", mirror=True)
     for link in ("/v2/a?last=x", "/v2/a?last=x&ns=registry.test"):
         assert following_url(there, "https://m.test/v2/", link, "tags") == "https://m.test/v2/a?last=x&ns=registry.test"
@@ -308,7 +308,7 @@ def test_repositories_and_hosts_as_people_type_them(text: str, place: tuple[str,
 
 
 @pytest.mark.parametrize("text", ["a/alpine:3", "a/alpine:latest", f"alpine@{BOX.digest}", "", "A", "quay.io/"])
-def test_what_names_an_image_is_no_repository(text: str) -> None:
+def test_a_reference_with_a_tag_is_no_repository(text: str) -> None:
     with pytest.raises(Invalid):
         expand_repository(text)
 

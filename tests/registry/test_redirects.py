@@ -20,7 +20,7 @@ SECRET = "signature=canary-query"
 
 
 def send_away(scene: Scene, storage: FakeRegistry, times: int | None = None) -> None:
-    """Let the registry redirect blobs to a storage that has them."""
+    """Redirect blob requests to a storage server that has the blobs."""
     storage.add_blob(BLOB)
     url = f"{storage.url}/v2/bucket/blobs/{scene.blob.digest}?{SECRET}"
     scene.fake.fault(faults.redirect(url), "/blobs/", times)
@@ -149,7 +149,7 @@ def test_http_may_lead_to_https() -> None:
 
 
 class Names(trio.abc.HostnameResolver):
-    """A resolver with a table."""
+    """A resolver that answers from a table."""
 
     def __init__(self, table: dict[str, str]) -> None:
         self.table = table

@@ -76,7 +76,7 @@ async def test_a_dead_name_holds_up_neither_other_names_nor_other_threads(server
     assert told == ["dead.test"] * 60
 
 
-async def test_who_gives_up_is_free_at_once_and_its_thread_keeps_its_place(server: NameServer) -> None:
+async def test_a_cancelled_caller_returns_at_once_and_its_thread_keeps_its_slot(server: NameServer) -> None:
     trio.socket.set_custom_hostname_resolver(NameResolver(server))
     with trio.fail_after(PATIENCE):
         for _ in range(3):
@@ -112,7 +112,7 @@ async def test_names_that_were_asked_for_once_are_forgotten(server: NameServer) 
     assert len(resolver._names) <= 256
 
 
-async def test_it_is_the_systems_own_by_default() -> None:
+async def test_the_default_is_the_systems_resolver() -> None:
     trio.socket.set_custom_hostname_resolver(NameResolver())
     found = await trio.socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
     assert ("127.0.0.1", 80) in [sockaddr for *_, sockaddr in found]

@@ -46,14 +46,14 @@ async def test_a_pause_that_others_prolong_for_ever_is_waited_for_a_minute(mock_
     assert crowd.counters.failures == {"RateLimited": 1}
 
 
-async def test_what_was_waited_for_others_is_not_waited_again(mock_clock: MockClock) -> None:
+async def test_time_waited_for_the_pause_of_other_callers_counts_as_rest(mock_clock: MockClock) -> None:
     crowd = Crowd(mock_clock, refused_again=0)
     crowd.pauses.pause("a.example", 50, RateLimited("somebody else"))
     await crowd.pauses.wait("a.example", crowd.tries, "mine")
     assert crowd.tries.rest(RateLimited("mine"), 60) == 10
 
 
-async def test_who_comes_when_the_rest_is_over_does_not_wait(mock_clock: MockClock) -> None:
+async def test_a_caller_after_the_pause_does_not_wait(mock_clock: MockClock) -> None:
     crowd = Crowd(mock_clock, refused_again=0)
     crowd.pauses.pause("a.example", 50, RateLimited("somebody else"))
     mock_clock.jump(50)
@@ -63,7 +63,7 @@ async def test_who_comes_when_the_rest_is_over_does_not_wait(mock_clock: MockClo
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-1", None, "9" * 400, "Fri, 99 Foo 2020"])
-def test_an_unusable_retry_after_is_none_or_a_number(value: str | None) -> None:
+def test_random_retry_after_values_are_none_or_a_number(value: str | None) -> None:
     found = retry_after(value)
     assert found is None or found >= 0
 

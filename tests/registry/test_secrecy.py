@@ -74,7 +74,7 @@ async def test_a_login_is_never_shown(
 
 
 @pytest.mark.parametrize("body", [b"canary-secret", b'["canary-secret"]', b'{"token":"canary secret"}'])
-async def test_what_a_token_endpoint_answers_is_not_repeated(
+async def test_the_answer_of_a_token_endpoint_is_not_repeated(
     mock_clock: MockClock, desk: Desk, guarded: FakeRegistry, body: bytes
 ) -> None:
     guarded.fault(faults.status(200, body), "/token", times=None)

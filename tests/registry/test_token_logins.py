@@ -78,7 +78,7 @@ async def test_an_identity_token_gives_way_to_its_successor_and_comes_back_when_
         ('Basic realm="x"', r"wants basic, for which the login from .* is not enough"),
     ],
 )
-async def test_a_challenge_that_the_login_does_not_answer_is_told(
+async def test_a_challenge_that_the_login_cannot_answer_is_reported(
     mock_clock: MockClock, desk: Desk, scene: Scene, header: str, said: str
 ) -> None:
     scene.fake.fault(faults.status(401, **({"WWW_Authenticate": header} if header else {})), times=None)
@@ -99,7 +99,7 @@ async def test_an_endpoint_without_oauth2_is_shown_the_password(
     assert [one.method for one in tokens.shown] == ["POST", "GET"]
 
 
-async def test_an_identity_token_that_nobody_takes_is_told(
+async def test_a_refused_identity_token_is_reported(
     mock_clock: MockClock, desk: Desk, locked: Scene, tokens: TokenServer
 ) -> None:
     tokens.has_oauth2 = False
@@ -109,7 +109,7 @@ async def test_an_identity_token_that_nobody_takes_is_told(
     assert "canary" not in caught.value.message
 
 
-async def test_a_login_that_the_endpoint_refuses_is_told(
+async def test_a_login_that_the_endpoint_refuses_is_reported(
     mock_clock: MockClock, desk: Desk, locked: Scene, tokens: TokenServer
 ) -> None:
     log_in(desk, locked, "canary-wrong")

@@ -76,7 +76,7 @@ async def test_many_first_calls_share_one_failure(mock_clock: MockClock, locked:
     assert locked.fake.requests("token") == 1
 
 
-async def test_a_cancelled_leader_does_not_take_the_others_along(mock_clock: MockClock, locked: Scene) -> None:
+async def test_a_cancelled_fetch_does_not_fail_other_waiters(mock_clock: MockClock, locked: Scene) -> None:
     locked.fake.fault(faults.stall(), "/token")
     leader = trio.CancelScope()
 

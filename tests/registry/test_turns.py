@@ -44,7 +44,7 @@ def shop(mock_clock: MockClock) -> Shop:
     return Shop(mock_clock)
 
 
-async def test_nobody_is_asked_when_patience_is_over(mock_clock: MockClock, shop: Shop) -> None:
+async def test_no_host_is_asked_when_patience_is_over(mock_clock: MockClock, shop: Shop) -> None:
     turns = shop.turns("abcz")
     with turns.patience.waiting():
         mock_clock.jump(40)
@@ -54,9 +54,7 @@ async def test_nobody_is_asked_when_patience_is_over(mock_clock: MockClock, shop
     assert isinstance(shop.told(turns, TimedOut("b")), TimedOut)
 
 
-async def test_of_those_who_lied_the_one_whose_lie_is_the_oldest_is_asked_first(
-    mock_clock: MockClock, shop: Shop
-) -> None:
+async def test_of_senders_of_wrong_bytes_the_earliest_is_asked_first(mock_clock: MockClock, shop: Shop) -> None:
     for liar in "zb":
         shop.health.shun(liar, "x")
         mock_clock.jump(1)
@@ -66,7 +64,7 @@ async def test_of_those_who_lied_the_one_whose_lie_is_the_oldest_is_asked_first(
     assert shop.turns("abz", "y").current.host == "a"
 
 
-async def test_time_in_our_own_queue_is_nobodys(mock_clock: MockClock, shop: Shop) -> None:
+async def test_time_in_the_queue_of_imgfs_is_not_charged_to_a_host(mock_clock: MockClock, shop: Shop) -> None:
     turns = shop.turns("az")
     mock_clock.jump(100)
     turns.asked()
@@ -74,7 +72,7 @@ async def test_time_in_our_own_queue_is_nobodys(mock_clock: MockClock, shop: Sho
     assert turns.current.host == "z"
 
 
-async def test_a_single_host_tells_its_own_error(mock_clock: MockClock, shop: Shop) -> None:
+async def test_the_error_of_a_single_host_is_raised(mock_clock: MockClock, shop: Shop) -> None:
     error = Unreachable("z")
     assert shop.told(shop.turns("z"), error) is error
     assert not shop.health.is_down("z")
@@ -88,7 +86,7 @@ async def test_a_single_host_tells_its_own_error(mock_clock: MockClock, shop: Sh
         ((VerificationFailed("a"), TimedOut("b"), RegistryFailed("z")), RegistryFailed, "z; a sent wrong bytes, b is"),
     ],
 )
-async def test_the_registrys_own_failure_is_told(
+async def test_the_failure_of_the_registry_itself_is_raised(
     mock_clock: MockClock, shop: Shop, errors: tuple[ImgfsError, ...], kind: type[ImgfsError], said: str
 ) -> None:
     told = shop.told(shop.turns("abz"), *errors)
@@ -96,12 +94,16 @@ async def test_the_registrys_own_failure_is_told(
     assert told.message.startswith(said)
 
 
-async def test_without_the_registry_a_failure_is_told_before_an_absence(mock_clock: MockClock, shop: Shop) -> None:
+async def test_without_the_registry_a_failure_is_raised_rather_than_an_absence(
+    mock_clock: MockClock, shop: Shop
+) -> None:
     assert isinstance(shop.told(shop.turns("ab"), Unreachable("a"), NotFound("b")), Unreachable)
     assert isinstance(shop.told(shop.turns("cd"), NotFound("c"), NotFound("d")), NotFound)
 
 
-async def test_liars_come_after_the_dead_and_the_dead_after_the_living(mock_clock: MockClock, shop: Shop) -> None:
+async def test_hosts_are_ordered_healthy_then_down_then_senders_of_wrong_bytes(
+    mock_clock: MockClock, shop: Shop
+) -> None:
     turns = shop.turns("abz")
     turns.leave(VerificationFailed("a"))
     turns.leave(Unreachable("b"))
@@ -114,7 +116,7 @@ async def test_liars_come_after_the_dead_and_the_dead_after_the_living(mock_cloc
     assert shop.turns("abz", "y").current.host == "a"
 
 
-async def test_somebody_better_is_there_or_not(mock_clock: MockClock, shop: Shop) -> None:
+async def test_a_better_host_is_available_or_not(mock_clock: MockClock, shop: Shop) -> None:
     turns = shop.turns("az")
     assert turns.spare()
     turns.leave(Unreachable("a"))

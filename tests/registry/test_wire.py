@@ -59,16 +59,14 @@ async def test_a_connection_is_used_again(transport: Transport, fake: FakeRegist
 
 
 @pytest.mark.parametrize("more", [ABSENT, b"x", b"\r\n" * 1000])
-async def test_what_follows_an_answer_is_not_the_next_one(
-    transport: Transport, fake: FakeRegistry, more: bytes
-) -> None:
+async def test_excess_bytes_are_not_the_next_answer(transport: Transport, fake: FakeRegistry, more: bytes) -> None:
     fake.fault(faults.more_than_said(more), times=2)
     assert [await read(transport, fake) for _ in range(3)] == [(200, b"{}")] * 3
     assert len(set(ports(fake))) == 3
     await transport.aclose()
 
 
-async def test_what_follows_an_answer_over_tls_is_not_the_next_one() -> None:
+async def test_excess_bytes_over_tls_are_not_the_next_answer() -> None:
     authority, here, there = trustme.CA(), ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.configure_trust(here)
     authority.issue_cert("127.0.0.1").configure_cert(there)
@@ -105,7 +103,7 @@ async def test_a_body_that_follows_the_answer_to_head_is_not_the_next_answer(
     ],
     ids=["TLS", "status", "length", "no end", "reset", "headers", "interim"],
 )
-async def test_what_is_no_answer_is_told_as_what_it_is(
+async def test_bytes_that_are_no_http_answer_are_reported(
     transport: Transport, fake: FakeRegistry, action: Action, error: type[RegistryFailed]
 ) -> None:
     fake.fault(action)

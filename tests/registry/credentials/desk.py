@@ -1,4 +1,4 @@
-"""A user's home with auth files and helper programs in it, as tools leave them."""
+"""A user's home with auth files and credential helpers, as login tools write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgfs.registry.credentials.authfile import Identity
 
 
 class Desk:
-    """An identity whose home, runtime directory and PATH lie below `directory`."""
+    """An identity whose home, runtime directory and PATH are below `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self.home, self.runtime, self.bin = directory / "home", directory / "run", directory / "bin"
@@ -32,11 +32,11 @@ class Desk:
         return new.rename(path)
 
     def login(self, path: Path, username: str, password: str = "p", host: str = "r.example") -> Path:
-        """Write a file with this one login."""
+        """Write a file with one login."""
         return self.write(path, auths={host: entry(username, password)})
 
     def program(self, name: str, body: str) -> Path:
-        """A credential helper in Python: `body` sees `server`, what it was asked for; calls of all go to `calls`."""
+        """Write a credential helper. `body` can use `server`, the requested server. Calls append to `calls`."""
         path = self.bin / f"docker-credential-{name}"
         path.write_text(
             f"#!{sys.executable} -I\nimport json, os, sys\nserver = sys.stdin.read()\n"
@@ -47,20 +47,20 @@ class Desk:
 
     @property
     def calls(self) -> list[str]:
-        """The servers that programs were asked for, in order."""
+        """The servers that the helpers were asked for, in order."""
         path = self.bin / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
 
 def entry(username: str, password: str) -> dict[str, str]:
-    """A member of `auths`."""
+    """Return an entry of `auths`."""
     return {"auth": b64encode(f"{username}:{password}".encode()).decode()}
 
 
 def answer(username: str, secret: str = "s") -> str:
-    """The body of a program that always has this login."""
+    """Return the body of a helper that always returns this login."""
     return f"print(json.dumps({{'ServerURL': server, 'Username': {username!r}, 'Secret': {secret!r}}}))"
 
 
 NOT_FOUND = "print('credentials not found in native keychain'); sys.exit(1)"
-"""The body of a program that has none."""
+"""The body of a helper that has no login."""

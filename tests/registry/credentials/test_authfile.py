@@ -1,4 +1,4 @@
-"""The auth file's parser: what login tools write, which key covers which repository, and anything at all."""
+"""The parser of auth files: files of login tools, matching of keys and repositories, and random input."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def auth_file(**members: object) -> AuthFile:
 
 
 def of_keys(*keys: str) -> AuthFile:
-    """A file with one login a key, whose user is the key."""
+    """A file with one login for each key. The user name is the key."""
     return auth_file(auths={key: {"username": key, "password": "p"} for key in keys})
 
 
 def chosen(file: AuthFile, host: str, repository: str) -> str:
-    """The user of the login that counts, "" for none."""
+    """The user name of the login that is used, "" for none."""
     found = [entry.credential for entry in file.entries_for(host, repository) if entry.credential]
     return found[0].username if found else ""
 
@@ -77,7 +77,7 @@ def test_an_entry_is_a_login(entry: object, expected: Credential | None) -> None
     "entry",
     [{"auth": "%%%"}, {"auth": "canary"}, {"auth": encoded("", "p")}, {"auth": "/////w=="}, {"auth": 7}, 7, ["x"], "y"],
 )
-def test_a_broken_entry_is_its_own_trouble_only(entry: object) -> None:
+def test_a_broken_entry_does_not_affect_other_entries(entry: object) -> None:
     file = auth_file(auths={"r.example": entry, "s.example": {"auth": encoded("u", "p")}})
     broken, whole = file.entries
     assert broken.credential is None
@@ -135,7 +135,7 @@ def test_the_longest_key_that_covers_a_repository_counts(
 
 
 def lookups(host: str, repository: str) -> list[str]:
-    """The keys to try in order, as containers-auth.json(5) spells them out."""
+    """The keys to try in order, as listed in containers-auth.json(5)."""
     parts = repository.split("/")
     return [f"{host}/{'/'.join(parts[:count])}" for count in range(len(parts), 0, -1)] + [host]
 
@@ -157,14 +157,14 @@ def test_any_login_is_read_back_and_sent_as_it_was(username: str, password: str)
 @pytest.mark.parametrize(
     "data", [b"", b"canary", b"[]", b"7", b'{"auths":[]}', b'{"credsStore":{}}', b"\xff\xfe", b"[" * 100_000]
 )
-def test_what_is_no_auth_file_is_malformed_and_not_repeated(data: bytes) -> None:
+def test_an_invalid_auth_file_is_malformed_and_not_repeated(data: bytes) -> None:
     with pytest.raises(Malformed, match="not the JSON of an auth file") as caught:
         parse_auth_file(data)
     assert "canary" not in caught.value.message
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_survived(data: bytes) -> None:
+def test_random_bytes_raise_only_malformed(data: bytes) -> None:
     with suppress(Malformed):
         parse_auth_file(data)
     with suppress(Malformed):
@@ -209,7 +209,7 @@ def test_a_program_answers_with_a_login(answer: object, expected: Credential | N
 
 
 @pytest.mark.parametrize("data", [b"", b"canary", b'["canary"]', b'{"Username":7,"Secret":"canary"}'])
-def test_an_answer_that_is_none_is_malformed_and_not_repeated(data: bytes) -> None:
+def test_an_invalid_answer_is_malformed_and_not_repeated(data: bytes) -> None:
     with pytest.raises(Malformed) as caught:
         answered(data)
     assert "canary" not in caught.value.message

@@ -1,4 +1,4 @@
-"""Where auth files are looked for, and what is said about who else can read them."""
+"""The paths of auth files, when files are read again, and the warning about files that other users can read."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_file_is_read_again_only_when_it_changed(desk: Desk) -> None:
     assert second[0] != first[0]
 
 
-def test_what_is_no_file_is_refused_without_waiting(desk: Desk, tmp_path: Path) -> None:
+def test_a_path_that_is_no_regular_file_is_refused_without_waiting(desk: Desk, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Malformed, match="no regular file"):
         read_auth_file(tmp_path / "pipe", None)
@@ -81,7 +81,7 @@ def test_what_is_no_file_is_refused_without_waiting(desk: Desk, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("over", [0, 1])
-def test_a_file_has_a_bound(tmp_path: Path, over: int) -> None:
+def test_a_file_above_the_size_limit_is_refused(tmp_path: Path, over: int) -> None:
     path = tmp_path / "large"
     path.write_bytes(bytes(SIZE_MAX + over))
     if over:
@@ -102,7 +102,7 @@ def test_a_file_has_a_bound(tmp_path: Path, over: int) -> None:
         (0o666, 65534, ["belongs to another user", "can be changed by other users"]),
     ],
 )
-def test_a_file_that_others_can_get_at_is_told_of(
+def test_a_file_that_other_users_can_access_is_logged(
     desk: Desk, caplog: pytest.LogCaptureFixture, mode: int, owner: int, said: list[str]
 ) -> None:
     path = desk.login(desk.auth, "canary")

@@ -57,7 +57,7 @@ async def test_a_program_that_does_not_listen_may_answer(desk: Desk) -> None:
         ("while True: print('canary' * 9999)", f"more than {OUTPUT_MAX} bytes"),
     ],
 )
-async def test_a_program_that_fails_is_told_without_its_words(desk: Desk, body: str, said: str) -> None:
+async def test_the_failure_of_a_program_is_reported_without_its_output(desk: Desk, body: str, said: str) -> None:
     desk.program("x", body)
     with pytest.raises(AccessDenied, match=said) as caught:
         await ask(desk)
@@ -65,19 +65,19 @@ async def test_a_program_that_fails_is_told_without_its_words(desk: Desk, body: 
     assert "canary" not in caught.value.message
 
 
-async def test_a_program_that_is_not_there_is_told(desk: Desk) -> None:
+async def test_a_missing_program_is_reported(desk: Desk) -> None:
     with pytest.raises(AccessDenied, match="docker-credential-x, which it names, is not in PATH"):
         await ask(desk)
 
 
-async def test_a_program_that_cannot_run_is_told(desk: Desk) -> None:
+async def test_a_program_that_cannot_run_is_reported(desk: Desk) -> None:
     desk.program("x", "").write_text("#!/nowhere/python\n")
     with pytest.raises(AccessDenied, match=r"could not be started \(No such file"):
         await ask(desk)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "-x", "x y", "x\n", "x" * 65, "é"])
-async def test_a_name_is_no_path_and_no_option(desk: Desk, name: str) -> None:
+async def test_a_program_name_cannot_be_a_path_or_an_option(desk: Desk, name: str) -> None:
     with pytest.raises(AccessDenied, match="no program name"):
         await ask(desk, name)
 
@@ -137,7 +137,7 @@ async def test_a_program_that_hangs_is_killed_with_what_it_started(
     await assert_ended(processes)
 
 
-async def test_a_program_is_killed_when_nobody_waits_any_more(desk: Desk, tmp_path: Path) -> None:
+async def test_a_program_is_killed_when_its_last_caller_is_cancelled(desk: Desk, tmp_path: Path) -> None:
     pipe = hang(desk, tmp_path)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask, desk)

@@ -1,4 +1,4 @@
-"""Which login is a repository's: the order of files, programs before entries, and when each is asked again."""
+"""The login for a repository: precedence of files, helpers and entries, and when each is read or called again."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_the_hub_is_asked_for_under_both_of_its_names(desk: Desk) -> None:
     assert desk.calls == ["https://index.docker.io/v1/", "docker.io"]
 
 
-async def test_what_cannot_be_used_is_told_and_access_is_anonymous(
+async def test_unusable_logins_are_reported_and_access_is_anonymous(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk.write(desk.auth, auths={HOST: {"auth": "canary"}})
@@ -117,7 +117,7 @@ async def test_what_cannot_be_used_is_told_and_access_is_anonymous(
     assert "canary" not in f"{login}{caplog.text}"
 
 
-async def test_a_file_that_is_none_is_told(desk: Desk) -> None:
+async def test_an_invalid_file_is_reported(desk: Desk) -> None:
     desk.auth.mkdir(parents=True)
     assert (await of(desk).find(HOST, "a")).troubles == (f"{desk.auth}: it is no regular file",)
 
@@ -139,9 +139,7 @@ async def test_a_login_and_a_logout_are_noticed(desk: Desk) -> None:
     assert await user(credentials) == ""
 
 
-async def test_a_program_is_believed_for_a_while_and_asked_afresh_after_a_refusal(
-    mock_clock: MockClock, desk: Desk
-) -> None:
+async def test_the_answer_of_a_program_is_cached_and_renewed_after_a_refusal(mock_clock: MockClock, desk: Desk) -> None:
     desk.program("store", answer("one"))
     desk.write(desk.docker, credsStore="store")
     credentials = of(desk)
@@ -158,7 +156,7 @@ async def test_a_program_is_believed_for_a_while_and_asked_afresh_after_a_refusa
     assert len(desk.calls) == 3
 
 
-async def test_the_failure_of_a_program_is_believed_for_a_moment(mock_clock: MockClock, desk: Desk) -> None:
+async def test_the_failure_of_a_program_is_cached_briefly(mock_clock: MockClock, desk: Desk) -> None:
     desk.program("store", "sys.exit(1)")
     desk.write(desk.docker, credsStore="store")
     credentials = of(desk)
@@ -169,7 +167,7 @@ async def test_the_failure_of_a_program_is_believed_for_a_moment(mock_clock: Moc
     assert await user(credentials) == "one"
 
 
-async def test_many_who_look_at_once_ask_a_program_once(desk: Desk) -> None:
+async def test_concurrent_searches_call_a_program_once(desk: Desk) -> None:
     asked: list[str] = []
     answering = trio.Event()
 
@@ -190,7 +188,7 @@ async def test_many_who_look_at_once_ask_a_program_once(desk: Desk) -> None:
     assert asked == [HOST]
 
 
-async def test_nothing_that_holds_logins_shows_them(desk: Desk) -> None:
+async def test_no_repr_shows_a_login(desk: Desk) -> None:
     desk.program("store", answer("canary-user", "canary-secret"))
     desk.write(desk.docker, credsStore="store", auths={"s.example": entry("canary-user", "canary-password")})
     credentials = of(desk)

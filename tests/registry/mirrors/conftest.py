@@ -15,7 +15,7 @@ from tests.registry.scene import Scene
 
 @pytest.fixture
 def first() -> Iterator[FakeRegistry]:
-    """The mirror that is asked first."""
+    """The first mirror in hosts.toml."""
     with FakeRegistry() as fake:
         yield fake
 
@@ -30,7 +30,7 @@ def second() -> Iterator[FakeRegistry]:
 async def scene(
     mock_clock: MockClock, fake: FakeRegistry, first: FakeRegistry, second: FakeRegistry, tmp_path: Path
 ) -> AsyncIterator[Scene]:
-    """HOST is `fake`, and both mirrors have what it has."""
+    """A scene in which HOST is `fake` and both mirrors have the same content."""
     write(tmp_path, fake, tables(first, second))
     scene = Scene(mock_clock, fake, host=HOST, hosts_path=[tmp_path])
     for mirror in (first, second):

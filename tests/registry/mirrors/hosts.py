@@ -1,4 +1,4 @@
-"""A registry and the mirrors that stand in for it, as hosts.toml says."""
+"""A registry with mirrors, configured in hosts.toml."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def tables(*mirrors: FakeRegistry, setting: str = "") -> str:
 
 
 def kill(fake: FakeRegistry) -> None:
-    """Refuse everything before an answer."""
+    """Close every connection without an answer."""
     fake.fault(faults.close(), times=None)

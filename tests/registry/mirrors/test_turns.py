@@ -21,7 +21,7 @@ WHATS = ["manifest", "tag", "blob"]
 
 
 @pytest.mark.parametrize("what", WHATS)
-async def test_the_first_mirror_is_asked_alone_and_told_whose_it_is(
+async def test_only_the_first_mirror_is_asked_and_gets_the_ns_parameter(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry, what: str
 ) -> None:
     assert await scene.ask(what) == scene.expected(what)
@@ -91,7 +91,7 @@ async def test_only_the_registry_itself_says_that_something_is_absent(
         await scene.ask(what)
 
 
-async def test_the_registry_s_word_of_absence_is_final_whoever_is_down(
+async def test_a_404_of_the_registry_itself_is_final_even_if_mirrors_are_down(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
 ) -> None:
     kill(first)
@@ -121,7 +121,7 @@ async def test_a_manifest_over_the_limit_is_asked_for_elsewhere(
     assert await scene.ask("manifest") == MANIFEST
 
 
-async def test_of_several_failures_the_registry_s_own_is_told_and_the_others_named(
+async def test_of_several_failures_the_registrys_own_is_raised_and_names_the_others(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
 ) -> None:
     kill(first)
@@ -155,7 +155,7 @@ async def test_a_host_that_only_resolves_says_the_digest_and_others_give_the_byt
     assert second.log[0].path.partition("?")[0].endswith(scene.digest)
 
 
-async def test_where_nobody_may_be_asked_the_file_is_named(
+async def test_if_no_host_has_the_capability_the_error_names_the_file(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, tmp_path: Path
 ) -> None:
     write(tmp_path, scene.fake, 'capabilities = ["push"]')

@@ -27,7 +27,7 @@ async def wrong(scene: Scene) -> VerificationFailed:
         return error
 
 
-async def test_who_sent_wrong_bytes_is_named_and_left_for_ten_minutes_for_that_blob(
+async def test_a_sender_of_wrong_bytes_is_named_and_avoided_for_ten_minutes_for_that_blob(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     first.fault(faults.wrong_bytes(), "/blobs/", times=None)
@@ -87,7 +87,7 @@ async def test_a_manifest_of_wrong_bytes_is_fetched_elsewhere(
     assert (first.requests(), second.requests()) == (1, 2)
 
 
-async def test_each_of_several_liars_is_left_once_and_the_last_one_is_no_end(
+async def test_each_of_several_senders_of_wrong_bytes_is_avoided_once(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
 ) -> None:
     """A caller that retries for as long as it gets SenderLeft asks each host once."""
@@ -98,7 +98,7 @@ async def test_each_of_several_liars_is_left_once_and_the_last_one_is_no_end(
     assert (first.requests(), second.requests(), scene.fake.requests()) == (2, 1, 1)
 
 
-async def test_a_liar_that_is_asked_again_because_the_others_are_dead_is_no_reason_to_ask_once_more(
+async def test_a_sender_asked_again_because_others_are_dead_causes_no_further_retry(
     mock_clock: MockClock, scene: Scene, first: FakeRegistry, second: FakeRegistry
 ) -> None:
     first.fault(faults.wrong_bytes(), "/blobs/", times=None)

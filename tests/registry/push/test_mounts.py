@@ -50,7 +50,9 @@ async def test_of_several_refused_mounts_one_upload_stays_open_and_is_used(
 
 
 @pytest.mark.parametrize("code", [404, 405, 500])
-async def test_an_upload_that_cannot_be_ended_harms_nobody(mock_clock: MockClock, pushing: Pushing, code: int) -> None:
+async def test_leave_raises_nothing_if_the_upload_cannot_be_ended(
+    mock_clock: MockClock, pushing: Pushing, code: int
+) -> None:
     pushing.fake.fault(status(code), "DELETE", times=None)
     destination, digest = await pushing.destination(), Bytes(SMALL).descriptor.digest
     assert await destination.mount(digest, ["team/a"]) is None
