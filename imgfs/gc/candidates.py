@@ -72,7 +72,7 @@ async def candidates(stores: GarbageStores) -> Candidates:
     """List everything that is stored now. Raises StorageFailed."""
     chains = list(stores.graph)
     blobs = sorted(stores.content, key=lambda info: info.digest)
-    durable = [layer for layer in stores.layers if stores.layers.is_settled(layer)]
+    durable = [layer for layer in stores.layers if stores.layers.is_durable(layer)]
     known = await stores.catalog.digests()
     layers = await run_disk(_measure_layers, durable)
     metadata = sorted(await run_disk(stores.images.stored))

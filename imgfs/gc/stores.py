@@ -87,7 +87,7 @@ class InUse:
         return {
             *map(content, await run_disk(open_blobs, self._stored)),
             *(content(transfer.digest) for transfer in self._transfers),
-            *map(layer, self._fetcher.settling()),
+            *map(layer, self._fetcher.syncing()),
             *map(snapshot, self._rootfs.shown()),
             *map(snapshot, await self._containers.holdings.chains()),
         }

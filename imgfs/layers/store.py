@@ -1,7 +1,7 @@
 """The layer store: uncompressed tars and their indexes in `layers/<algorithm>/<hex of diff ID>/{tar,index}`.
 
 The store owns the set of stored layers and their files. A layer is served as soon as it is verified. It becomes durable
-and gets its final name later, in the background (LayerWriter.settle).
+and gets its final name later, in the background (LayerWriter.make_durable).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class LayerStore:
         """Return whether this Layer object is the one that is served."""
         return self._layers.get(layer.diff_id) is layer
 
-    def is_settled(self, layer: Layer) -> bool:
+    def is_durable(self, layer: Layer) -> bool:
         """Return whether the layer is durable under its final name."""
         return layer.tar.parent == self._final(layer.diff_id)
 
@@ -120,7 +120,7 @@ class LayerStore:
     async def _withdraw(self, diff_id: Digest, put_away: Callable[[Digest], None]) -> None:
         """Stop serving the layer, then call `put_away` in a thread."""
         layer = self.get(diff_id)
-        if not self.is_settled(layer):
+        if not self.is_durable(layer):
             raise Busy(f"layer {diff_id}: is being stored; try again")
         del self._layers[diff_id]
         try:

@@ -129,12 +129,12 @@ class LayerWriter:
             made.close()
         return layer
 
-    def settle(self) -> None:
+    def make_durable(self) -> None:
         """Make the adopted layer and its index durable.
 
         Raises NoSpace or StorageFailed. The layer is still served then, and the caller may retry unless it `is_lost`.
         """
-        if self._layer is None or self._file is None or self._store.is_settled(self._layer):
+        if self._layer is None or self._file is None or self._store.is_durable(self._layer):
             return
         try:
             self.is_lost = True  # until fsync succeeds

@@ -149,7 +149,7 @@ class Images:
         """Fetch the image as `snapshot` does. On return everything is durable."""
         with self._pins.hold(content(digest)):
             snapshot = await self.snapshot(digest, platform, hurried=True, again=again)
-            await self._layers.settled(*await self.provide(self._graph.layers(snapshot)))
+            await self._layers.wait_durable(*await self.provide(self._graph.layers(snapshot)))
             return snapshot
 
     async def provide(self, layers: Sequence[SnapshotLayer]) -> list[Layer]:

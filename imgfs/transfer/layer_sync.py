@@ -58,12 +58,12 @@ class LayerSync:
         self._failures = local.failures
         self._passes = passes
         self._nursery = nursery
-        self._settling: dict[Digest, _Sync] = {}
+        self._syncing: dict[Digest, _Sync] = {}
         self._diff_ids: dict[Digest, Digest] = {}
 
     def __iter__(self) -> Iterator[Digest]:
         """Iterate over the diff IDs of layers that are not durable yet."""
-        return iter(list(self._settling))
+        return iter(list(self._syncing))
 
     def diff_id(self, blob: Digest) -> Digest | None:
         """Return the diff ID of `blob` if this daemon unpacked it.
@@ -81,40 +81,40 @@ class LayerSync:
         for one in layers:
             if one.diff_id not in self._layers:
                 raise StorageFailed(f"layer {one.diff_id}: was taken away before it was on disk; read again")
-        for settling in [self._settling[one.diff_id] for one in layers if one.diff_id in self._settling]:
-            if settling.error is not None:
-                self.settle_behind(settling.passed)
-        behind = [settling for layer in layers if (settling := self._settling.get(layer.diff_id))]
+        for sync in [self._syncing[one.diff_id] for one in layers if one.diff_id in self._syncing]:
+            if sync.error is not None:
+                self.sync_behind(sync.passed)
+        behind = [sync for layer in layers if (sync := self._syncing.get(layer.diff_id))]
         for layer in layers:
             self.hurry(layer)
-        for settling in behind:
-            await settling.done.wait()
-        if error := next((settling.error for settling in behind if settling.error is not None), None):
+        for sync in behind:
+            await sync.done.wait()
+        if error := next((sync.error for sync in behind if sync.error is not None), None):
             raise error
 
     def hurry(self, layer: Layer) -> None:
         """Start making the layer durable now. The caller waits for it later."""
-        if settling := self._settling.get(layer.diff_id):
-            settling.passed.passing.hurried.set()
+        if sync := self._syncing.get(layer.diff_id):
+            sync.passed.passing.hurried.set()
 
-    def settle_behind(self, passed: UnpackedLayer) -> None:
+    def sync_behind(self, passed: UnpackedLayer) -> None:
         """Make a layer durable in the background."""
-        settling, diff_id = _Sync(passed), passed.layer.diff_id
+        sync, diff_id = _Sync(passed), passed.layer.diff_id
         self._diff_ids[passed.descriptor.digest] = diff_id
-        if (running := self._settling.get(diff_id)) is None or running.passed is passed:
-            self._settling[diff_id] = settling
-        self._nursery.start_soon(self._settle_soon, passed, settling, running)
+        if (running := self._syncing.get(diff_id)) is None or running.passed is passed:
+            self._syncing[diff_id] = sync
+        self._nursery.start_soon(self._sync_soon, passed, sync, running)
 
-    async def _settle_soon(self, passed: UnpackedLayer, settling: _Sync, running: _Sync | None) -> None:
+    async def _sync_soon(self, passed: UnpackedLayer, sync: _Sync, running: _Sync | None) -> None:
         """Sync as soon as a caller waits or the daemon stops, else after SYNC_DELAY seconds."""
         try:
-            if running is None and not self._layers.is_settled(passed.layer):
+            if running is None and not self._layers.is_durable(passed.layer):
                 with trio.move_on_after(SYNC_DELAY):
                     await passed.passing.hurried.wait()
         finally:
-            await self._settle(passed, settling, running)
+            await self._sync(passed, sync, running)
 
-    async def _settle(self, passed: UnpackedLayer, settling: _Sync, running: _Sync | None) -> None:
+    async def _sync(self, passed: UnpackedLayer, sync: _Sync, running: _Sync | None) -> None:
         """Sync one layer, shielded: a verified layer is kept even if the daemon stops at this moment."""
         descriptor, layer = passed.descriptor, passed.layer
         try:
@@ -122,7 +122,7 @@ class LayerSync:
                 await self._close_copy(passed)
                 if running is not None:
                     await running.done.wait()  # an equal layer, from another blob, is being synced
-                await run_disk(passed.writer.settle)
+                await run_disk(passed.writer.make_durable)
                 if _is_its_blob(passed):
                     await self._content.adopt(descriptor.digest, layer.tar)
                     await self._content.share(descriptor.digest, layer.tar)
@@ -130,19 +130,19 @@ class LayerSync:
             if running is not None and running.passed is passed:
                 self._failures.clear(descriptor.digest)
         except ImgfsError as error:
-            settling.error = error
+            sync.error = error
             self._failures.note(descriptor.digest, error)
         finally:
             is_lost = passed.writer.is_lost
             if is_lost:
                 self._layers.lose(layer)
             # After another failure the layer is still served. Its writer stays open for the retry of the next caller.
-            if settling.error is None or is_lost:
+            if sync.error is None or is_lost:
                 passed.writer.__exit__()
-                if self._settling.get(layer.diff_id) is settling:
-                    del self._settling[layer.diff_id]
+                if self._syncing.get(layer.diff_id) is sync:
+                    del self._syncing[layer.diff_id]
             self._passes.end(passed.passing)
-            settling.done.set()
+            sync.done.set()
 
     async def _close_copy(self, passed: UnpackedLayer) -> None:
         """Store the copy as the blob if a reader waits for the blob.

@@ -153,7 +153,7 @@ class Layers:
         for size in sizes:
             self._transfers.hit("layer", size)
 
-    def settling(self) -> list[Digest]:
+    def syncing(self) -> list[Digest]:
         """Return the diff IDs of layers that are served but not durable yet."""
         return list(self._settling)
 
@@ -161,7 +161,7 @@ class Layers:
         """Start making a layer durable now, without waiting."""
         self._settling.hurry(layer)
 
-    async def settled(self, *layers: Layer) -> None:
+    async def wait_durable(self, *layers: Layer) -> None:
         """Wait until `layers` are durable. A layer that failed before is retried. Raises NoSpace, StorageFailed."""
         await self._settling.wait(*layers)
 
@@ -298,7 +298,7 @@ class Layers:
             layer = writer.adopt(await go_over(decompressor, writer))
             undo.pop_all()
         whole = b"".join(blob) if passing.is_read else b""
-        self._settling.settle_behind(UnpackedLayer(descriptor, layer, writer, passing, copy, whole))
+        self._settling.sync_behind(UnpackedLayer(descriptor, layer, writer, passing, copy, whole))
         return layer
 
 

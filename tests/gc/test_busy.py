@@ -62,7 +62,7 @@ class Busy(World):
         return {
             *map(content, open_blobs(self.content)),
             *(content(one.digest) for one in self.transfers),
-            *map(layer, self.fetcher.settling()),
+            *map(layer, self.fetcher.syncing()),
         }
 
     async def pull(self, made: Image, name: str) -> tuple[Digest, Snapshot]:

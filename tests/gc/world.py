@@ -112,7 +112,7 @@ class World:
             writer.append(data)
             writer.seal()
             writer.adopt(diff_id)
-            writer.settle()
+            writer.make_durable()
         return diff_id
 
     async def proven(self, blob: Descriptor, diff_id: Digest) -> None:

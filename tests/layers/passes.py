@@ -67,13 +67,13 @@ async def _outcome(store: LayerStore, work: Callable[[LayerWriter], Awaitable[Di
         return Unpacked(diff_id, entries)
 
 
-async def stored(store: LayerStore, made: Made, *, settle: bool = True) -> Layer:
+async def stored(store: LayerStore, made: Made, *, durable: bool = True) -> Layer:
     """Unpack a layer, serve it and make it durable."""
     with ExitStack() as undo:
         writer = undo.enter_context(store.writer())
         layer = writer.adopt(await unpack(*passing(described(made)), stream(made.blob), writer, lambda _: None))
-        if settle:
-            writer.settle()
+        if durable:
+            writer.make_durable()
     return layer
 
 

@@ -1,4 +1,4 @@
-"""The layer store: served when verified, durable when settled, holes for zeros, and repair of what can be derived."""
+"""The layer store: served when verified, durable when synced, holes for zeros, and repair of what can be derived."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_layer_is_served_before_it_is_settled_and_all_the_way(tmp_path: 
     assert store.get(MADE.diff_id) is layer
     assert os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
     early = layer.tar
-    writer.settle()
+    writer.make_durable()
     writer.__exit__()
     assert not early.exists()
     assert layer.tar.read_bytes() == MADE.tar
@@ -77,7 +77,7 @@ async def test_a_layer_can_be_opened_in_the_midst_of_its_renaming(
             read.append(os.pread(layer.descriptor(), 600, 0))
 
         monkeypatch.setattr(os, "rename", rename_and_read)
-        writer.settle()
+        writer.make_durable()
     assert read == [MADE.tar[:600]]
 
 
@@ -111,8 +111,8 @@ async def test_two_equal_layers_at_once_leave_one(tmp_path: Path, store: LayerSt
         one.seal()
         other.seal()
         assert one.adopt(MADE.diff_id) is other.adopt(MADE.diff_id)
-        other.settle()
-        one.settle()
+        other.make_durable()
+        one.make_durable()
     assert len(files(tmp_path)) == 2
     assert MADE.diff_id in reopened(tmp_path)
 
@@ -126,7 +126,7 @@ async def test_what_was_not_adopted_leaves_nothing(tmp_path: Path, store: LayerS
 
 
 async def test_what_was_not_settled_is_gone_after_a_crash(tmp_path: Path, store: LayerStore) -> None:
-    await stored(store, MADE, settle=False)
+    await stored(store, MADE, durable=False)
     again = reopened(tmp_path)
     assert (list(again), files(tmp_path)) == ([], [])
 
@@ -244,7 +244,7 @@ async def test_a_layer_that_does_not_settle_says_why(
         with monkeypatch.context() as patch:
             Calls(patch).errors[call] = OSError(code, "no")
             with pytest.raises(error, match=f"layer {MADE.diff_id}: no"):
-                writer.settle()
+                writer.make_durable()
     is_readable = os.pread(layer.descriptor(), 600, 0) == MADE.tar[:600]
     assert is_readable == (
         call != "fsync"
@@ -270,10 +270,10 @@ async def test_a_name_that_the_disk_did_not_take_is_tried_again(
             patch.setattr(os, "fsync", failing)
             for _ in range(2):
                 with pytest.raises(StorageFailed, match="no"):
-                    writer.settle()
-                assert not store.is_settled(layer)
-        writer.settle()
-    assert store.is_settled(layer)
+                    writer.make_durable()
+                assert not store.is_durable(layer)
+        writer.make_durable()
+    assert store.is_durable(layer)
     assert files(tmp_path) == [f"layers/sha256/{MADE.diff_id.hex}/{name}" for name in ("index", "tar")]
 
 

@@ -64,7 +64,7 @@ async def test_a_pass_and_its_layer_hold_few_entries_however_many_there_are(stor
             assert tracemalloc.get_traced_memory()[0] < 1 << 20, "all entries take eight"
         finally:
             tracemalloc.stop()
-        writer.settle()
+        writer.make_durable()
     assert held.weight() == Weight(many, 0)
     assert sum(1 for _ in held.entries()) == many
     assert store.get(made.diff_id).weight() == Weight(many, 0)

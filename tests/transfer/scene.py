@@ -103,10 +103,10 @@ class Scene:
         await trio.to_thread.run_sync(self.fake.valve.wait_arrival, abandon_on_cancel=True)
         await wait_all_tasks_blocked(0.01)
 
-    async def settled(self) -> None:
+    async def all_durable(self) -> None:
         """Wait until every stored layer is durable."""
         for layer in self.stored:
-            await self.layers.settled(layer)
+            await self.layers.wait_durable(layer)
 
     def forget_failures(self) -> None:
         """Advance the clock so far that remembered failures expire."""

@@ -61,7 +61,7 @@ async def fetched(scene: Scene) -> list[str | None]:
     """Fetch the layer and check its bytes. Returns the requested ranges."""
     got = await scene.layers.ensure(described(), MADE.diff_id)
     assert await got.read_at(0, 1 << 30) == MADE.tar
-    await scene.layers.settled(got)
+    await scene.layers.wait_durable(got)
     assert list(scene.ingests) == []
     assert scene.temporary() == []
     assert MADE.digest not in scene.content

@@ -80,7 +80,7 @@ async def test_its_bytes_come_once(scene: Scene, mock_clock: MockClock) -> None:
     assert MADE.diff_id in scene.stored
     assert readers.asked() == [None]
     assert list(scene.ingests) == []
-    await scene.settled()
+    await scene.all_durable()
     assert scene.temporary() == []
 
 
@@ -89,7 +89,7 @@ async def test_an_uncompressed_one_is_the_tar_itself(scene: Scene, mock_clock: M
         readers = Readers(scene, nursery, PLAIN)
         await readers.begin()
         scene.fake.release()
-    await scene.settled()
+    await scene.all_durable()
     assert readers.asked() == [None]
     assert scene.content.path(PLAIN.digest).samefile(scene.stored.get(PLAIN.diff_id).tar)
 
@@ -101,7 +101,7 @@ async def test_who_left_has_nothing_kept_for_him(scene: Scene, mock_clock: MockC
         scene.blobs.cancel(MADE.digest)
         await wait_all_tasks_blocked(0.01)
         scene.fake.release()
-    await scene.settled()
+    await scene.all_durable()
     assert MADE.digest not in scene.content
     assert list(scene.ingests) == []
 

@@ -301,7 +301,7 @@ async def test_an_image_that_contradicts_itself_is_told_so(
         await scene.images.pull(digest)
     assert scene.failures.get(digest) == caught.value.message
     assert list(scene.graph) == []
-    await scene.settled()
+    await scene.all_durable()
     assert [path for path in scene.temporary() if "layers" in path.parts] == []
 
 
@@ -470,7 +470,7 @@ async def test_a_layer_that_was_lost_before_anybody_waited_for_it_is_told_of(sce
     layer = scene.stored.get(BASE.diff_id)
     scene.stored.lose(layer)
     with pytest.raises(StorageFailed, match=f"layer {BASE.diff_id}: was taken away before it was on disk"):
-        await scene.layers.settled(layer)
+        await scene.layers.wait_durable(layer)
 
 
 async def test_a_disk_full_at_the_link_of_a_plain_layer_leaves_the_daemon_alive(
@@ -486,7 +486,7 @@ async def test_a_disk_full_at_the_link_of_a_plain_layer_leaves_the_daemon_alive(
     monkeypatch.setattr("imgfs.disk.calls.os.link", full)
     layer = await scene.layers.ensure(plain, PLAIN.diff_id)
     with pytest.raises(NoSpace):
-        await scene.layers.settled(layer)
+        await scene.layers.wait_durable(layer)
     assert "make room" in (scene.failures.get(PLAIN.digest) or "")
     assert (await scene.layers.ensure(base, BASE.diff_id)).diff_id == BASE.diff_id
 
