@@ -155,7 +155,7 @@ def test_a_container_outlives_its_daemon_and_is_deleted_by_the_next_daemon(box: 
     ready(box, "lasting")
     box.mount.kill()
     done = box.imgfs("ps")
-    assert (done.returncode, b"daemon is gone" in done.stderr) == (1, True)
+    assert (done.returncode, b"daemon has ended" in done.stderr) == (1, True)
     box.mount.start()
     assert told(box, "ps", "-q") == "lasting\n"
     told(box, "exec", "lasting", "touch", "/made")

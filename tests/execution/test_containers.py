@@ -64,7 +64,7 @@ async def test_status_is_the_supervisors_while_it_lives(records: ContainerRecord
     with supervised(record):
         found = containers.read("one")
         assert (found.status.status, found.status.pid) == ("running", 1)
-        with pytest.raises(Busy, match="has ended, and how is not written down yet; try again"):
+        with pytest.raises(Busy, match="has ended, but its status is not written yet; try again"):
             async with containers.ended("one"):
                 pass
         record.write_status(ContainerStatus(status="running", pid=os.getpid(), start_time=start_time(os.getpid())))
@@ -108,7 +108,7 @@ async def test_a_deletion_excludes_a_start(records: ContainerRecords, containers
         assert ended.made == record.container()
         assert not ended.is_leaving
         assert record.is_supervised()
-        with pytest.raises(Busy, match="container one: has ended, and is just being deleted"):
+        with pytest.raises(Busy, match="container one: has ended, and is being deleted"):
             record.take_lock()
     assert not record.is_supervised()
 

@@ -20,7 +20,7 @@ from tests.support.programs import program
 
 SIZE = 64 << 20
 READ_ONLY = "the state directory lies on a read-only filesystem; remount it writable"
-UNKEPT = "how it ended is written down then, as long as the process imgfs:"
+UNKEPT = "its end is recorded as soon as the disk accepts it, while the process imgfs:"
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_on_a_failed_disk_containers_end_and_commands_return(own: Box) -> None:
     assert_told(own, "front", front)
     assert_told(own, "goes", goes)
     forced = own.imgfs("delete", "-f", "stays")
-    assert (forced.returncode, b"has ended, and how is not written down yet" in forced.stderr) == (7, True), forced
+    assert (forced.returncode, b"has ended, but its status is not written yet" in forced.stderr) == (7, True), forced
     assert own.imgfs("ps", "-aq").stdout.split() == [b"ended", b"front", b"goes", b"stays"]
     again(own, disk)
     for id in ("front", "stays"):

@@ -118,7 +118,7 @@ def test_signals_by_name_and_number(text: str, number: int) -> None:
     "text", ["HUP+1", "RTMIN-1", "RTMAX+1", "RTMIN+", "RTMAX-31", "65", "9" * 5000, "RTMIN+" + "9" * 5000]
 )
 def test_an_unknown_signal_is_reported(text: str) -> None:
-    with pytest.raises(Invalid, match="is no signal"):
+    with pytest.raises(Invalid, match="is not a signal"):
         signal_number(text, "x")
 
 

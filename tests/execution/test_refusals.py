@@ -27,11 +27,11 @@ from tests.support.mounted import IMGFS
         ("stranger", Overrides(), NotFound, "user 'stranger': is not in the image's /etc/passwd"),
         ("box", Overrides(user="root:strangers"), NotFound, "group 'strangers': is not in the image's /etc/group"),
         ("foreign", Overrides(arguments=("true",)), Unsupported, "foreign: is for linux/arm64/v8, and this machine is"),
-        ("lost", Overrides(), Invalid, "working directory: .*etc/passwd.* is no directory in the image"),
-        ("box", Overrides(working_dir="/dev/../bin/sh"), Invalid, "working directory: 'bin/sh' is no directory"),
+        ("lost", Overrides(), Invalid, "working directory: .*etc/passwd.* is not a directory in the image"),
+        ("box", Overrides(working_dir="/dev/../bin/sh"), Invalid, "working directory: 'bin/sh' is not a directory"),
         ("box", Overrides(working_dir="/" + "x" * 300), Invalid, "File name too long"),
-        ("nul", Overrides(), Invalid, "a NUL in what the process is to get"),
-        ("box", Overrides(arguments=("a\0",)), Invalid, "a NUL in an argument"),
+        ("nul", Overrides(), Invalid, "a NUL in an argument, variable"),
+        ("box", Overrides(arguments=("a\0",)), Invalid, "a name or a value contains a NUL"),
     ],
 )
 def test_image_or_override_that_cannot_be_run(
@@ -66,7 +66,7 @@ def test_a_low_descriptor_limit_is_reported_before_the_start(box: Box, before: t
             command = ["prlimit", f"--nofile={limit}:{limit}", *before, *IMGFS, *words]
             done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
             assert (done.returncode, done.stdout) == (125, b"")
-            told = f"Too many open files: starting a program takes 64; the limit is {limit} open files; raise it (`ulim"
+            told = f"Too many open files: starting a program needs 64 open files; the limit is {limit} open files; raise it (`ulim"
             assert told in done.stderr.decode()
     assert sorted(path.name for path in box.records.directory.iterdir()) == known
 

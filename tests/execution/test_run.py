@@ -249,4 +249,4 @@ def test_usage_is_125_too(box: Box) -> None:
 def test_an_ordinary_user_gets_an_error(box: Box) -> None:
     command = ["setpriv", "--reuid=65534", "--clear-groups", *IMGFS, "run", "box"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
-    assert (done.returncode, b"started by root only" in done.stderr) == (125, True)
+    assert (done.returncode, b"only root can start them" in done.stderr) == (125, True)

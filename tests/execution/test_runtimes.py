@@ -21,10 +21,10 @@ from tests.support.mounted import IMGFS
 @pytest.mark.parametrize(
     ("command", "quirk", "told"),
     [
-        ("run", "hang", r"runtime fake: `run` gave no answer for 1.5 s and was killed"),
-        ("run", "late", r"runtime fake: `run` gave no answer for 1.5 s and was killed"),
-        ("run", "crash", r"runtime fake: run: it said nothing \(signal 9\)"),
-        ("run", "silent", r"runtime fake: run: it said nothing \(exit code 3\)"),
+        ("run", "hang", r"runtime fake: `run` did not finish within 1.5 s and was killed"),
+        ("run", "late", r"runtime fake: `run` did not finish within 1.5 s and was killed"),
+        ("run", "crash", r"runtime fake: run: no error message \(signal 9\)"),
+        ("run", "silent", r"runtime fake: run: no error message \(exit code 3\)"),
         ("run", "no such cgroup", r"runtime fake: run: no such cgroup"),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_container_with_rm_is_gone_before_its_runtime_has_deleted_it(faked: Bo
 def test_a_missing_runtime_is_reported(faked: Box) -> None:
     site = faked.site
     gone = Site(site.mountpoint, site.state, [InstalledRuntime("gone", "/nowhere/gone")], site.log_bytes, site.deadline)
-    with pytest.raises(ImgfsError, match="runtime gone: /nowhere/gone is gone; install it again"):
+    with pytest.raises(ImgfsError, match="runtime gone: /nowhere/gone does not exist; install it again"):
         start_new(gone, faked.source("box"), Overrides(), StartOptions(detach=True), CallerStreams())
     faked.assert_nothing_stays()
 
@@ -112,7 +112,7 @@ def test_a_command_killed_during_the_start_leaves_nothing(
         process.send_signal(number)
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
-    assert said == (b"imgfs: runtime fake: `run` was given up\n" if number == signal.SIGINT else b"")
+    assert said == (b"imgfs: runtime fake: `run` was cancelled\n" if number == signal.SIGINT else b"")
     until(lambda: not supervisors(faked.mount.path))
     faked.assert_nothing_stays("five")
 
@@ -125,7 +125,7 @@ def test_a_runtime_killed_during_the_start_leaves_nothing(faked: Box, runtime: P
         until(lambda: len(calls(runtime)) > before)
         until(lambda: [os.kill(pid, signal.SIGKILL) or pid for pid in _running(runtime)])
         _, said = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, said) == (125, b"imgfs: runtime fake: run: it said nothing (signal 9)\n")
+    assert (process.returncode, said) == (125, b"imgfs: runtime fake: run: no error message (signal 9)\n")
     faked.assert_nothing_stays("six")
 
 

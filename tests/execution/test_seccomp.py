@@ -109,7 +109,7 @@ def test_conditions_are_those_of_the_machine() -> None:
 def test_a_malformed_profile_is_refused_with_its_path(tmp_path: Path, data: bytes, said: str) -> None:
     path = tmp_path / "profile.json"
     path.write_bytes(data)
-    with pytest.raises(Invalid, match=f"seccomp profile {path}: .*{said}.*; mend it"):
+    with pytest.raises(Invalid, match=f"seccomp profile {path}: .*{said}.*; correct it"):
         filter_of(str(path), CAPABILITIES)
 
 

@@ -216,7 +216,7 @@ def test_image_that_its_registry_does_not_have_is_3(scene: Scene, tmp_path: Path
     [
         (["--as", "oci-dir"], b"needs a directory"),
         (["--platform", "linux/amd64", "--all-platforms"], b"exclude each other"),
-        (["--as", "docker-archive", "--all-platforms", "-o", "x"], b"holds one platform"),
+        (["--as", "docker-archive", "--all-platforms", "-o", "x"], b"contains one platform"),
         (["--platform", "amd64", "-o", "x"], b"expected os/architecture"),
         (["--as", "zip"], b"'zip'"),
         (["--as", "oci", "-o", "/"], b"is a directory"),
@@ -268,7 +268,7 @@ def test_thin_index_is_exported_as_it_is_here(scene: Scene) -> None:
     assert imgfs(scene, "import", "-", data=tar(files.items())).returncode == 0
     ended = imgfs(scene, "export", "thin-export", "--all-platforms")
     assert ended.returncode == 0
-    assert ended.stderr.endswith(b"neither here nor known where it can be had: linux/arm64/v8\n")
+    assert ended.stderr.endswith(b"not local and no registry is known to have it: linux/arm64/v8\n")
     assert f"blobs/sha256/{lacking}" not in members_of(ended.stdout)
     refused = imgfs(scene, "export", "thin-export", "--platform", "linux/arm64")
     assert (refused.returncode, refused.stdout) == (3, b"")

@@ -164,7 +164,7 @@ def test_a_read_only_state_directory_is_served_and_refuses_every_change(world: W
     assert_refused(world)
     assert_served(world)
     assert "read-only" in (world.mount.path / ".imgfs/log").read_text()
-    assert "make it writable" in error_of(world.blob)
+    assert "remount it writable" in error_of(world.blob)
     assert '"read_only": true' in (world.mount.path / ".imgfs/state.json").read_text()
     assert checked(world) == (0, "")
     world.mount.stop()
@@ -248,7 +248,7 @@ def test_a_disk_that_fails_below_a_mount_leaves_what_is_here_readable(world: Wor
     assert_refused(world)
     assert_served(world)
     assert kind(world.shop.at("done")) == "committed"
-    assert "make it writable" in error_of(world.blob)
+    assert "remount it writable" in error_of(world.blob)
 
 
 _CHANGING = "mkdir,mkdirat,pwrite64,rename,renameat,renameat2,unlink,unlinkat,rmdir,link,linkat,symlink,symlinkat"
