@@ -66,7 +66,7 @@ def test_a_low_descriptor_limit_is_reported_before_the_start(box: Box, before: t
             command = ["prlimit", f"--nofile={limit}:{limit}", *before, *IMGFS, *words]
             done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=box.environment)
             assert (done.returncode, done.stdout) == (125, b"")
-            told = f"Too many open files: starting a program needs 64 open files; the limit is {limit} open files; raise it (`ulim"
+            told = f"starting a program needs 64 open files; the limit is {limit} open files; raise it (`ulimit -n`"
             assert told in done.stderr.decode()
     assert sorted(path.name for path in box.records.directory.iterdir()) == known
 

@@ -164,7 +164,7 @@ def test_a_read_only_state_directory_is_served_and_refuses_every_change(world: W
     assert_refused(world)
     assert_served(world)
     assert "read-only" in (world.mount.path / ".imgfs/log").read_text()
-    assert "remount it writable" in error_of(world.blob)
+    assert "make it writable" in error_of(world.blob)
     assert '"read_only": true' in (world.mount.path / ".imgfs/state.json").read_text()
     assert checked(world) == (0, "")
     world.mount.stop()
