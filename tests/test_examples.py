@@ -19,7 +19,7 @@ LIBRARY = ROOT / "docs/how-to/library.md"
 PLUGINS = ROOT / "docs/how-to/plugins.md"
 
 CONTENT = (
-    "sha256:fef048591d4bddcb4cb7af6af3d0d52cd325bf2dff7ed934186be9cbbbb6805a 27 {'example.com/language': b'en'}\n"
+    "sha256:d831bbc2170e6f39627490ba2ed03e4eaff24ff73a04bbf07c57b9e2c0520af5 18 {'example.com/language': b'en'}\n"
     "b'Hello'\n"
 )
 SNAPSHOTS = "active/more active base {}\nbase committed None {'example.com/language': b'en'}\nHello from a snapshot.\n"

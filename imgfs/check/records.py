@@ -52,7 +52,7 @@ def _check_tables(path: Path, kept: Sequence[Kept], *, deep: bool) -> Finding | 
     except sqlite3.Error as error:
         if is_damage(error):
             return Finding(FILE, f"is damaged ({error})", _LOST, _REBUILT, "database")
-        return Finding(FILE, str(error), "the daemon may not start", "check the disk and who else uses it")
+        return Finding(FILE, str(error), "the daemon may not start", "check the disk and which other process uses it")
     return None
 
 
@@ -80,7 +80,7 @@ def check_snapshot(state: Path, place: str, info: Info | None, *, is_removed: bo
         what = f"the changes of snapshot {shown(info.id)} are lost"
         return Finding(place, what, "it cannot be used", f"imgfs snapshot rm {shown(info.id)}")
     if info is None and not is_removed and upper.is_dir() and any(upper.iterdir()):
-        what, follows = "holds changes and is no snapshot that the database knows", "nobody finds it"
+        what, follows = "holds changes but is not a snapshot in the database", "no command shows it"
         return Finding(place, what, follows, "repair, without a daemon, makes a snapshot of it", "adopt")
     return None
 

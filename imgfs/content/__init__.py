@@ -8,7 +8,7 @@ It is also a library: it offers by calls what the tree offers below content/, wi
 
     from imgfs.content import open_store
 
-    GREETING = b"Hello, whoever reads this.\\n"
+    GREETING = b"Hello from imgfs.\\n"
 
 
     async def main() -> None:

@@ -1,6 +1,6 @@
-"""Statuses that refuse: what may cure one before it is believed, and the error that it means for the caller.
+"""Refusals of a registry by status: what to try before one is reported, and the error that it becomes.
 
-This module decides; the exchange does it, each remedy once a call.
+This module decides; the exchange carries it out, each remedy once a call.
 """
 
 from __future__ import annotations
