@@ -50,7 +50,7 @@ def derived(path: str, what: str, mend: Mend = "remove") -> Finding:
 
 def aside(path: str) -> Finding:
     """A file that an earlier repair or start set aside."""
-    return Finding(path, "was set aside as damaged", "it is not served", "remove it when it is no longer needed", "note")
+    return Finding(path, "was set aside as damaged", "it is not served", "remove it once it is of no use", "note")
 
 
 def stranger(path: str) -> Finding:
