@@ -1,4 +1,4 @@
-"""Private registries, real ones, and a user who may or may not be logged in there."""
+"""Real private registries, with passwords or tokens, and the environment of a user that logs in to them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ HASHES = {
     PASSWORD: "$2b$04$7fnusgljXGFRJnpqKcJSle6/wWXUmIiuhJf//7uco6ChDMTcRWPse",
     CHANGED: "$2b$04$zd0D6HSmJuLgp/LnYfX95.8Swgdt8zUIyVxDfJxDhj7bX9RCY9a9G",
 }
-"""What `htpasswd -B` makes of the passwords."""
+"""The bcrypt hash of each password, as `htpasswd -B` prints it."""
 
 
 class Home:
-    """A user's environment, for the daemon and for the tools that log in."""
+    """The environment of a user, which the daemon and the login tools inherit."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path, self.runtime, self.bin = directory / "home", directory / "run", directory / "bin"
@@ -41,7 +41,7 @@ class Home:
         monkeypatch.setenv("PATH", f"{self.bin}:{os.environ['PATH']}")
 
     def log_in(self, host: str, password: str = PASSWORD) -> None:
-        """`skopeo login`, which asks the registry whether it is right."""
+        """Run `skopeo login`, which checks the password at the registry."""
         command = [program("skopeo"), "login", "--tls-verify=false", "--username", USER, "--password-stdin", host]
         done = subprocess.run(
             command, input=password, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd="/"
@@ -49,19 +49,19 @@ class Home:
         assert done.returncode == 0, done.stderr
 
     def log_out(self, host: str) -> None:
-        """`skopeo logout`."""
+        """Run `skopeo logout`."""
         subprocess.run([program("skopeo"), "logout", host], capture_output=True, check=True, timeout=PATIENCE)
 
 
 class Passwords:
-    """The users of a registry with Basic."""
+    """The htpasswd file of a registry with Basic authentication."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "htpasswd"
         self.set(PASSWORD)
 
     def set(self, password: str) -> None:
-        """Give USER this password; the registry reads it at its next request."""
+        """Set the password of USER. The registry reads the file again at its next request."""
         new = self.path.with_suffix(".new")
         new.write_text(f"{USER}:{HASHES[password]}\n")
         new.rename(self.path)
@@ -71,7 +71,7 @@ class Passwords:
 def registry_with_passwords(
     directory: Path, redirect: str = "", s3: dict[str, object] | None = None
 ) -> Generator[tuple[DockerRegistry, Passwords]]:
-    """A docker-registry that wants Basic, and has its blobs at `redirect` or in `s3` if that is given."""
+    """Run a docker-registry that requires Basic authentication. If given, `redirect` or `s3` stores its blobs."""
     passwords = Passwords(directory)
     auth: dict[str, object] = {"htpasswd": {"realm": "private", "path": str(passwords.path)}}
     with docker_registry(directory / "registry", auth, redirect=redirect, s3=s3) as registry:
@@ -80,7 +80,7 @@ def registry_with_passwords(
 
 @contextmanager
 def registry_with_tokens(directory: Path) -> Generator[tuple[DockerRegistry, TokenServer, Signer]]:
-    """A docker-registry that wants tokens, and the endpoint that gives them to USER, who has an identity token too."""
+    """Run a docker-registry that requires tokens, and its token endpoint. USER also has an identity token."""
     signer = Signer(directory)
     with token_server(signer.issue) as tokens:
         tokens.logins[USER] = PASSWORD
@@ -92,7 +92,7 @@ def registry_with_tokens(directory: Path) -> Generator[tuple[DockerRegistry, Tok
 
 
 def push(directory: Path, registry: DockerRegistry, repository: str, mark: str) -> Image:
-    """An image with one file, pushed by skopeo with USER's password."""
+    """Push an image with one file, by skopeo with the password of USER, and return the image."""
     built = image([layer([File("mark", f"{mark}\n".encode())])])
     layout = directory / f"layout-{mark}"
     built.write_layout(layout, "1")
@@ -101,5 +101,5 @@ def push(directory: Path, registry: DockerRegistry, repository: str, mark: str) 
 
 
 def read(mounted: Mounted, name: str) -> bytes:
-    """The file of an image."""
+    """Return the content of the file in an image that `push` pushed."""
     return (mounted.rootfs(name) / "mark").read_bytes()

@@ -1,4 +1,4 @@
-"""Registries that keep their blobs elsewhere: signed addresses that expire, at a storage that must see no login."""
+"""Registries that redirect to object storage: signed URLs expire, and the storage must never receive a credential."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CUT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A registry that wants tokens and redirects to a storage, with a mount before it."""
+    """A mount, a registry that requires tokens, and the object storage to which the registry redirects."""
 
     mounted: Mounted
     registry: FakeRegistry
@@ -36,10 +36,10 @@ class Scene:
     def serve(
         self, repository: str, seconds: tuple[int, ...] = (), revoking: bool = False
     ) -> tuple[Image, bytes, Path]:
-        """An image whose layer is at the storage, its noise, and its name.
+        """Put an image with one layer in the storage. Return the image, the content of its file, and its name.
 
-        Addresses are good for so many `seconds`, one after the other, and for a minute when these are used up. With
-        `revoking` each token is worthless after the first address that it bought.
+        Each signed URL takes its lifetime from the next item of `seconds`, and lasts one minute when no item is left.
+        With `revoking` the registry revokes its tokens after each redirect.
         """
         data = noise(repository, SIZE)
         made = image([layer([File("noise", data)], "none")], platform=AMD64)
@@ -58,7 +58,7 @@ class Scene:
         return made, data, self.mounted.image(f"{self.registry.host}/{repository}:1")
 
     def asked(self, digest: Digest) -> list[tuple[int, str | None]]:
-        """Status and Range of what the storage was asked for."""
+        """Return the status and the Range of each request for a blob that the storage received."""
         return [(one.status, one.range) for one in self.storage.asked if one.key == digest]
 
 
@@ -74,7 +74,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         assert {"authorization", "cookie"} & {name for one in storage.asked for name in one.headers} == set()
 
 
-def test_a_layer_comes_from_the_storage_which_sees_no_token(scene: Scene) -> None:
+def test_the_storage_serves_a_layer_and_receives_no_token(scene: Scene) -> None:
     made, data, name = scene.serve("plain")
     assert (name / "rootfs/noise").read_bytes() == data
     assert scene.asked(made.layers[0].digest) == [(200, None)]
@@ -82,7 +82,7 @@ def test_a_layer_comes_from_the_storage_which_sees_no_token(scene: Scene) -> Non
 
 
 @pytest.mark.parametrize("as_content", [False, True])
-def test_an_address_that_expires_in_the_middle_is_asked_for_anew(scene: Scene, as_content: bool) -> None:
+def test_a_url_that_expires_during_a_transfer_is_requested_again(scene: Scene, as_content: bool) -> None:
     made, data, name = scene.serve(f"middle-{int(as_content)}")
     digest = made.layers[0].digest
     assert name.exists()
@@ -97,7 +97,7 @@ def test_an_address_that_expires_in_the_middle_is_asked_for_anew(scene: Scene, a
     assert scene.asked(digest) == [(200, None), (206, f"bytes={CUT}-{len(made.layers[0].blob) - 1}")]
 
 
-def test_a_token_and_an_address_that_expire_in_the_middle_are_both_asked_for_anew(scene: Scene) -> None:
+def test_a_token_and_a_url_that_expire_during_a_transfer_are_both_requested_again(scene: Scene) -> None:
     made, data, name = scene.serve("both", revoking=True)
     assert name.exists()
     scene.storage.cuts, scene.storage.expires_while_read = [CUT], True
@@ -110,13 +110,13 @@ def test_a_token_and_an_address_that_expire_in_the_middle_are_both_asked_for_ane
     assert scene.registry.requests("token") > before
 
 
-def test_an_address_that_is_stale_at_once_is_asked_for_anew_once(scene: Scene) -> None:
+def test_a_url_that_is_already_expired_is_requested_again_once(scene: Scene) -> None:
     made, data, name = scene.serve("stale", seconds=(-1,))
     assert (name / "rootfs/noise").read_bytes() == data
     assert [status for status, _ in scene.asked(made.layers[0].digest)] == [403, 200]
 
 
-def test_addresses_that_are_all_stale_are_told_and_work_when_they_are_not(scene: Scene) -> None:
+def test_two_expired_urls_are_an_error_that_names_the_clock(scene: Scene) -> None:
     made, data, name = scene.serve("clock", seconds=(-1, -1))
     with refused(errno.EACCES):
         (name / "rootfs/noise").read_bytes()
@@ -126,7 +126,7 @@ def test_addresses_that_are_all_stale_are_told_and_work_when_they_are_not(scene:
     assert until((name / "rootfs/noise").read_bytes) == data
 
 
-def test_what_the_storage_lost_is_no_absence_of_the_blob(scene: Scene) -> None:
+def test_a_blob_that_the_storage_lost_is_not_enoent(scene: Scene) -> None:
     made, data, name = scene.serve("lost")
     digest = made.layers[0].digest
     blob = scene.storage.objects.pop(digest)
@@ -138,7 +138,7 @@ def test_what_the_storage_lost_is_no_absence_of_the_blob(scene: Scene) -> None:
 
 
 def test_a_real_registry_redirects_to_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docker-registry with passwords and its redirecting storage; nginx refuses whoever shows it a login."""
+    """docker-registry requires a password and redirects to nginx, which refuses requests with a credential."""
     home, data = Home(tmp_path, monkeypatch), tmp_path / "registry/data"
     location = f"root {data}; if ($http_authorization) {{ return 400; }}"
     with (

@@ -1,4 +1,4 @@
-"""Private registries through a real mount: logins that real tools wrote, also while it is mounted."""
+"""Private registries through a real mount: imgfs uses logins that real tools write before or after the mount starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.fixture
 def mounted(tmp_path: Path, home: Home) -> Iterator[Mounted]:
-    """A mount whose daemon has that home."""
+    """A mount whose daemon runs in the environment of `home`."""
     with Mounted(tmp_path, 'log_level = "debug"\n') as mount:
         mount.start()
         yield mount
@@ -72,9 +72,7 @@ def test_a_changed_password_and_a_new_login_need_no_remount(tmp_path: Path, home
             os.readlink(mounted.image(f"{registry.host}/three:1"))
 
 
-def test_a_registry_with_tokens_is_asked_for_one_with_the_password(
-    tmp_path: Path, home: Home, mounted: Mounted
-) -> None:
+def test_the_password_is_exchanged_for_a_token(tmp_path: Path, home: Home, mounted: Mounted) -> None:
     with registry_with_tokens(tmp_path) as (registry, tokens, _):
         push(tmp_path, registry, "private/box", "one")
         home.log_in(registry.host)
@@ -85,7 +83,7 @@ def test_a_registry_with_tokens_is_asked_for_one_with_the_password(
         ]
 
 
-def test_a_registry_with_tokens_takes_an_identity_token(tmp_path: Path, home: Home, mounted: Mounted) -> None:
+def test_an_identity_token_is_exchanged_for_a_token(tmp_path: Path, home: Home, mounted: Mounted) -> None:
     with registry_with_tokens(tmp_path) as (registry, tokens, _):
         push(tmp_path, registry, "private/box", "one")
         name = f"{registry.host}/private/box:1"
@@ -98,7 +96,7 @@ def test_a_registry_with_tokens_takes_an_identity_token(tmp_path: Path, home: Ho
         assert [one.method for one in tokens.shown] == ["POST"]
 
 
-def test_a_program_has_the_login(tmp_path: Path, home: Home, mounted: Mounted) -> None:
+def test_a_credential_helper_has_the_login(tmp_path: Path, home: Home, mounted: Mounted) -> None:
     with registry_with_passwords(tmp_path) as (registry, _):
         push(tmp_path, registry, "private/box", "one")
         add_program(home, tmp_path / "seen", PASSWORD)
@@ -107,7 +105,7 @@ def test_a_program_has_the_login(tmp_path: Path, home: Home, mounted: Mounted) -
         assert read(mounted, f"{registry.host}/private/box:1") == b"one\n"
 
 
-def test_the_file_of_the_configuration_is_the_only_one(tmp_path: Path, home: Home) -> None:
+def test_a_configured_auth_file_is_the_only_one_read(tmp_path: Path, home: Home) -> None:
     with (
         registry_with_passwords(tmp_path) as (registry, _),
         Mounted(tmp_path, f"auth_file = {json.dumps(str(tmp_path / 'own.json'))}\n") as mounted,
@@ -123,7 +121,7 @@ def test_the_file_of_the_configuration_is_the_only_one(tmp_path: Path, home: Hom
 
 
 def add_program(home: Home, seen: Path, password: str) -> None:
-    """A credential helper that leaves what it was started with in `seen`, and has the password in a file."""
+    """Install a credential helper that writes its arguments and environment to `seen`. A file has its password."""
     (home.bin / "secret").write_text(json.dumps({"Username": USER, "Secret": password}))
     program = home.bin / "docker-credential-keeper"
     program.write_text(
@@ -133,7 +131,7 @@ def add_program(home: Home, seen: Path, password: str) -> None:
 
 
 def everything_shown(mounted: Mounted) -> dict[str, bytes]:
-    """What a user or an administrator may see of the daemon: files of its state and its tree, xattrs, its process."""
+    """Return the files of the state and of the tree, the xattrs, and /proc of the daemon."""
     shown = {str(path): path.read_bytes() for path in mounted.state.rglob("*") if path.is_file()}
     for directory in ("images", "content", "snapshots", ".imgfs"):
         for path in [mounted.path / directory, *(mounted.path / directory).rglob("*")]:
@@ -146,13 +144,13 @@ def everything_shown(mounted: Mounted) -> dict[str, bytes]:
     return shown
 
 
-def test_a_daemon_that_crashes_leaves_no_core(mounted: Mounted) -> None:
+def test_a_crashed_daemon_writes_no_core_file(mounted: Mounted) -> None:
     pid = mounted.pid()
     assert pid is not None
     assert resource.prlimit(pid, resource.RLIMIT_CORE)[0] <= 1
 
 
-def test_no_secret_is_seen_anywhere(tmp_path: Path, home: Home, mounted: Mounted) -> None:
+def test_no_secret_appears_in_files_xattrs_output_or_proc(tmp_path: Path, home: Home, mounted: Mounted) -> None:
     seen, told = tmp_path / "seen", list[str]()
     with (
         registry_with_passwords(tmp_path) as (private, passwords),

@@ -1,4 +1,4 @@
-"""A private registry that keeps its blobs in a real object storage, which checks signatures and takes no login else."""
+"""A private registry with a real object storage, which checks signed URLs and accepts no other credential."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZE = 6 << 20
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The registry, the storage behind it as a proxy sees it, and a mount whose user is logged in."""
+    """The registry, the counting proxy before its storage, and a mount whose user is logged in."""
 
     directory: Path
     registry: DockerRegistry
@@ -55,7 +55,7 @@ def made(mark: str) -> Image:
 
 
 def pushed(scene: Scene, repository: str) -> Image:
-    """By skopeo, into the storage."""
+    """Push an image with skopeo, which stores its blobs in the object storage, and return the image."""
     built, layout = made(repository), scene.directory / f"layout-{repository}"
     built.write_layout(layout, "1")
     skopeo_push(layout, "1", scene.registry.host, repository, f"{USER}:{PASSWORD}")
@@ -64,18 +64,18 @@ def pushed(scene: Scene, repository: str) -> Image:
 
 
 def asked(scene: Scene, digest: Digest) -> list[str]:
-    """With which addresses the storage was asked for the bytes of a blob by whoever was redirected."""
+    """Return the signed URLs of a blob with which redirected clients requested it from the storage."""
     paths = [one.path for one in scene.storage.requests if one.method == "GET" and digest.hex in one.path]
     return [path for path in paths if "X-Amz-Signature=" in path]
 
 
-def test_a_layer_comes_from_the_storage_by_a_signed_address(scene: Scene) -> None:
+def test_a_layer_is_fetched_with_one_signed_url(scene: Scene) -> None:
     built = pushed(scene, "pulled")
     assert (scene.mounted.rootfs(f"{scene.registry.host}/pulled:1") / "noise").read_bytes() == noise("pulled", SIZE)
     assert len(asked(scene, built.layers[0].digest)) == 1
 
 
-def test_a_blob_is_read_as_content_and_again_without_the_storage(scene: Scene) -> None:
+def test_a_second_read_of_a_blob_needs_no_request_to_the_storage(scene: Scene) -> None:
     digest = pushed(scene, "content").layers[0].digest
     (scene.mounted.image(f"{scene.registry.host}/content:1") / "manifest.json").read_bytes()
     for _ in range(2):
@@ -83,7 +83,7 @@ def test_a_blob_is_read_as_content_and_again_without_the_storage(scene: Scene) -
     assert len(asked(scene, digest)) == 1
 
 
-def test_what_is_pushed_there_comes_back_as_it_was(scene: Scene, registry: FakeRegistry) -> None:
+def test_a_pushed_image_is_pulled_with_the_same_bytes(scene: Scene, registry: FakeRegistry) -> None:
     built = made("pushed")
     built.add_to(registry, "box", "1")
     target = f"{scene.registry.host}/pushed:1"

@@ -1,4 +1,4 @@
-"""A disk that does not answer below users' snapshots: Ctrl-C sets who waits free, and nothing is half done."""
+"""Snapshots on an unresponsive disk: a signal frees a waiting process, and no operation stays half done."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.programs import program
 FREEDOM = 2
 """Seconds after which a signalled process counts as stuck."""
 _NEVER = 100_000_000
-"""Microseconds that the disk takes: longer than any test."""
+"""Delay of the disk in microseconds, longer than any test."""
 NUMBERS = {"unlinkat": 263, "getdents64": 217, "syncfs": 306, "pread64": 17, "read": 0}
 
 
@@ -31,14 +31,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 
 class Held:
-    """The daemon's disk does not answer one kind of call."""
+    """The daemon whose system calls of one kind are delayed."""
 
     def __init__(self, pid: int, call: str) -> None:
         self._pid = pid
         self._number = str(NUMBERS[call])
 
     def wait_for_call(self) -> None:
-        """Until a thread of the daemon waits for the disk; it is stopped there, so the kernel tells in what."""
+        """Wait until strace stops a thread of the daemon in the delayed call. /proc reports that call."""
         until(lambda: any(self._is_in(task) for task in Path(f"/proc/{self._pid}/task").iterdir()))
 
     def _is_in(self, task: Path) -> bool:
@@ -47,7 +47,7 @@ class Held:
 
 @contextmanager
 def holding(shop: Workshop, call: str, path: Path | None, after: int = 0) -> Generator[Held]:
-    """Calls about `path`, or any, do not return inside, but for the first `after` of each thread."""
+    """Delay the calls about `path`, or all calls, in the context, after the first `after` calls of each thread."""
     pid = shop.mount.pid()
     assert pid is not None
     about = ["-P", str(path)] if path is not None else []
@@ -65,7 +65,7 @@ def holding(shop: Workshop, call: str, path: Path | None, after: int = 0) -> Gen
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A command that waits for the disk in `call`, about a file `below` the snapshot's own changes."""
+    """A command that waits for the disk in `call`, on the path `below` the upper directory of the snapshot."""
 
     name: str
     command: Callable[[Path], list[str | Path]]
@@ -83,7 +83,7 @@ WAITS = [
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda one: one.name)
 @pytest.mark.parametrize("wait", WAITS, ids=lambda one: one.name)
-def test_a_signal_sets_free_who_waits_for_the_disk(shop: Workshop, wait: Wait, number: signal.Signals) -> None:
+def test_a_signal_frees_a_process_that_waits_for_the_disk(shop: Workshop, wait: Wait, number: signal.Signals) -> None:
     (shop.prepare("work", shop.base) / "file").write_bytes(b"1" * 5000)
     key, upper = shop.active("work"), upper_of(shop, "file")
     before = digest_of(key / "layer.tar")
@@ -96,13 +96,13 @@ def test_a_signal_sets_free_who_waits_for_the_disk(shop: Workshop, wait: Wait, n
         assert shop.scene.images.is_dir()
     assert kind(key) == "active"
     assert int(os.getxattr(key, "user.imgfs.usage")) > 5000
-    assert until(lambda: digest_of(key / "layer.tar")) == before  # busy until the disk has answered a commit
+    assert until(lambda: digest_of(key / "layer.tar")) == before  # EBUSY until the disk has answered the commit
     until(lambda: run("mv", "-T", key, shop.at("done")).returncode == 0)
     assert (shop.at("done/rootfs") / "file").read_bytes() == b"1" * 5000
     succeed("rmdir", shop.at("done"))
 
 
-def test_who_removes_a_large_snapshot_waits_for_the_first_files_only_and_holds_nobody_up(shop: Workshop) -> None:
+def test_rmdir_of_a_large_snapshot_waits_for_its_first_files_only_and_delays_no_other_caller(shop: Workshop) -> None:
     rootfs = shop.prepare("large")
     for number in range(2 * SHORT + 100):
         (rootfs / str(number)).touch()
@@ -115,6 +115,6 @@ def test_who_removes_a_large_snapshot_waits_for_the_first_files_only_and_holds_n
 
 
 def upper_of(shop: Workshop, name: str) -> Path:
-    """The directory of changes in the state directory that has a file of this name."""
+    """Return the upper directory, below the state directory, that has a file of this name."""
     [found] = (shop.mount.state / "snapshots").glob(f"*/upper/{name}")
     return found.parent

@@ -1,4 +1,4 @@
-"""Other users: mounts of ordinary users, and who may do what in a mount of root's.
+"""Mounts of ordinary users, and the rights of other users in a mount of root.
 
 Only root can take on other users, so these tests run as root. An ordinary user's mount is made in a mount namespace
 in which that user may open /dev/fuse and reach this Python, as on a machine that is set up for users.
@@ -57,25 +57,25 @@ def add(registry: FakeRegistry, tag: str = "1") -> str:
 
 
 def becoming(uid: int, gid: int) -> list[str]:
-    """The words before a command that make it somebody else's."""
+    """Return the setpriv command that runs the following command as this user and group."""
     return [program("setpriv"), f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all"]
 
 
 def execute(command: list[str], environment: dict[str, str] | None = None) -> Done:
-    """Run to the end, whatever that is."""
+    """Run a command to its end and do not check its exit code."""
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd="/", env=environment
     )
 
 
 def as_other(*command: str | Path, uid: int = STRANGER, gid: int = STRANGER) -> Done:
-    """Run a command as somebody else."""
+    """Run a command as another user, by default as STRANGER."""
     return execute([*becoming(uid, gid), *map(str, command)])
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that everybody may walk into, unlike tmp_path."""
+    """A directory that every user may enter, unlike tmp_path."""
     path = Path(tempfile.mkdtemp(prefix="imgfs-user-"))
     try:
         path.chmod(0o755)
@@ -85,7 +85,7 @@ def public() -> Iterator[Path]:
 
 
 class Home:
-    """An ordinary user's directory with a state and a mountpoint, in a mount namespace of its own."""
+    """The directory of an ordinary user, with a state and a mountpoint, in a separate mount namespace."""
 
     def __init__(self, path: Path, namespace: int) -> None:
         self.path = path
@@ -108,15 +108,15 @@ class Home:
         return self.imgfs("mount", mountpoint or self.mountpoint, "--state", self.state)
 
     def mounts(self) -> list[str]:
-        """The lines of the namespace's mount table that are imgfs's."""
+        """Return the imgfs lines of the mount table of the namespace."""
         return [line for line in self.run("cat", "/proc/self/mountinfo").stdout.splitlines() if "fuse.imgfs" in line]
 
     def daemon(self) -> int:
-        """The daemon as a pidfd."""
+        """Return a pidfd of the daemon."""
         return os.pidfd_open(int((self.state / "lock").read_text().split()[1]))
 
     def clear(self) -> None:
-        """Take the mount away, whatever its state, and wait for the daemon."""
+        """Unmount lazily if imgfs is mounted, and wait for the end of the daemon."""
         if self.mounts():
             daemon = self.daemon()
             assert self.run("umount", "-l", self.mountpoint, uid=0).returncode == 0
@@ -124,7 +124,7 @@ class Home:
 
 
 def wait_end(process: int) -> None:
-    """Until the process of a pidfd has ended."""
+    """Wait until the process of a pidfd has ended."""
     try:
         assert select.select([process], [], [], PATIENCE)[0]
     finally:
@@ -133,7 +133,7 @@ def wait_end(process: int) -> None:
 
 @pytest.fixture
 def home(public: Path) -> Iterator[Home]:
-    """A directory of the user's; what is mounted in its namespace goes with the namespace."""
+    """The directory of the user. Its mounts end with its mount namespace."""
     (public / "home").mkdir()
     os.chown(public / "home", USER, USER)
     with namespace(public) as pid:
@@ -144,10 +144,10 @@ def home(public: Path) -> Iterator[Home]:
 
 @contextmanager
 def namespace(directory: Path) -> Generator[int]:
-    """The pid of a process in a mount namespace where users may use FUSE and run this Python."""
+    """Yield the PID of a process in a mount namespace in which users may use FUSE and run this Python."""
     os.mknod(directory / "fuse", 0o20666, os.makedev(10, 229))
     (directory / "fuse").chmod(0o666)
-    # Mounts of other tests, which run beside this one and may be gone by then.
+    # The mounts of tests that run in parallel, which can end before this command reaches them.
     others = "grep -F fuse.imgfs /proc/self/mountinfo | cut -d ' ' -f 5 | tac | xargs -r umount -l 2> /dev/null || true"
     script = f"{others}; mount --bind {directory}/fuse /dev/fuse; {_opened_ways(directory)} echo ready; exec cat"
     command = [program("unshare"), "-m", "--propagation", "private", "sh", "-ec", script]
@@ -158,7 +158,7 @@ def namespace(directory: Path) -> Generator[int]:
 
 
 def _opened_ways(directory: Path) -> str:
-    """The commands that let users reach Python where it is installed below a closed directory such as /root."""
+    """Return shell commands that let users reach a Python that is installed below a closed directory such as /root."""
     needed = {Path(os.path.realpath(path)) for path in (sys.base_prefix, sys.prefix, SOURCES)}
     script = ""
     for closed in {parent for path in needed for parent in path.parents if not parent.stat().st_mode & 0o001}:
@@ -186,7 +186,7 @@ def test_ordinary_user_mounts_reads_and_unmounts(home: Home, registry: FakeRegis
     assert registry.requests() == before
 
 
-def test_files_of_a_users_mount_are_the_users(home: Home, registry: FakeRegistry) -> None:
+def test_files_of_a_users_mount_belong_to_the_user(home: Home, registry: FakeRegistry) -> None:
     home.mount()
     rootfs = home.mountpoint / "images" / add(registry) / "rootfs/"
     owners = home.run("find", f"{rootfs}/", "-printf", "%p %U %G\n").stdout.splitlines()
@@ -205,7 +205,7 @@ def test_users_mount_gives_no_rights(home: Home, registry: FakeRegistry) -> None
 
 
 @pytest.mark.parametrize("uid", [0, STRANGER])
-def test_users_mount_is_closed_to_everybody_else(home: Home, uid: int) -> None:
+def test_users_mount_is_closed_to_other_users(home: Home, uid: int) -> None:
     home.mount()
     for path in (home.mountpoint, home.mountpoint / ".imgfs"):
         assert "Permission denied" in home.run("ls", path, uid=uid).stderr
@@ -222,7 +222,7 @@ def test_user_changes_names_of_their_own_mount(home: Home, registry: FakeRegistr
 
 
 def test_user_labels_content_and_snapshots_of_their_own_mount(home: Home, registry: FakeRegistry) -> None:
-    """The kernel lets nobody but root set an xattr of a read-only file: it goes by the directory."""
+    """The kernel lets only root set an xattr of a read-only file. Other users set the label at its directory."""
     home.mount()
     name = add(registry)
     assert home.imgfs("pull", name).returncode == 0
@@ -242,7 +242,7 @@ def test_user_labels_content_and_snapshots_of_their_own_mount(home: Home, regist
     assert home.imgfs("label", name).stdout == "containerd.io/gc.root=now\n"
 
 
-def test_user_ends_it_by_fusermount_too(home: Home) -> None:
+def test_user_unmounts_with_fusermount(home: Home) -> None:
     home.mount()
     daemon = home.daemon()
     assert home.run("fusermount3", "-u", home.mountpoint).returncode == 0
@@ -251,7 +251,7 @@ def test_user_ends_it_by_fusermount_too(home: Home) -> None:
     assert home.mount().returncode == 0
 
 
-def test_user_takes_over_what_a_killed_daemon_left(home: Home, registry: FakeRegistry) -> None:
+def test_user_mounts_again_after_a_killed_daemon(home: Home, registry: FakeRegistry) -> None:
     home.mount()
     name = add(registry)
     assert home.imgfs("pull", name).returncode == 0
@@ -270,7 +270,7 @@ def test_busy_mount_of_a_user_is_7(home: Home) -> None:
     assert home.imgfs("umount").returncode == 0
 
 
-def test_what_a_user_may_not_is_told(home: Home, public: Path) -> None:
+def test_refused_operations_of_a_user_are_explained(home: Home, public: Path) -> None:
     (public / "closed").mkdir(mode=0o700)
     done = home.imgfs("mount", home.mountpoint, "--state", public / "closed/state")
     assert done.returncode == 4
@@ -298,7 +298,7 @@ def test_state_of_a_user_is_in_their_state_home(home: Home) -> None:
     assert home.imgfs("umount").returncode == 0
 
 
-def test_user_cannot_open_a_mount_to_all_without_the_administrators_leave(home: Home) -> None:
+def test_access_for_all_requires_user_allow_other(home: Home) -> None:
     home.run("mkdir", "-m", "700", home.state)
     home.run("sh", "-c", f"echo 'access = \"all\"' > {home.state}/imgfs.toml")
     done = home.mount()
@@ -308,12 +308,12 @@ def test_user_cannot_open_a_mount_to_all_without_the_administrators_leave(home: 
 
 
 def options_of(mounted: Mounted) -> set[str]:
-    """The mount's options as the kernel tells them."""
+    """Return the mount options that the kernel reports."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return set(next(line.split()[5] for line in lines if line.split()[4] == str(mounted.path)).split(","))
 
 
-def test_roots_mount_is_closed_to_others_and_works_as_unpacked(public: Path, registry: FakeRegistry) -> None:
+def test_roots_mount_is_closed_to_others_and_allows_devices(public: Path, registry: FakeRegistry) -> None:
     with Mounted(public) as mounted:
         mounted.start()
         rootfs = mounted.rootfs(add(registry))
@@ -338,7 +338,7 @@ def test_access_for_all_lets_others_read_and_gives_no_rights(public: Path, regis
 
 
 def acl(stranger: int, *, mask: int = 4, others: int = 0) -> dict[str, bytes]:
-    """An access ACL with an entry for STRANGER and none for the group (linux/posix_acl_xattr.h)."""
+    """Return an access ACL with an entry for STRANGER and none for the group (linux/posix_acl_xattr.h)."""
     undefined = 2**32 - 1
     entries = [(0x01, 6, undefined), (0x02, stranger, STRANGER), (0x04, 0, undefined)]
     entries += [(0x10, mask, undefined), (0x20, others, undefined)]
@@ -409,7 +409,7 @@ def test_only_root_changes_names_and_content(public: Path, registry: FakeRegistr
         assert registry.requests("tag") == 0
 
 
-def test_access_for_a_group_lets_its_members_in_and_nobody_else(public: Path, registry: FakeRegistry) -> None:
+def test_access_for_a_group_admits_only_its_members(public: Path, registry: FakeRegistry) -> None:
     group = grp.getgrnam("daemon")
     with Mounted(public, f'access = "group:{group.gr_name}"') as mounted:
         mounted.start()
