@@ -1,4 +1,7 @@
-"""The table of what a registry can do wrong, and at which places: for every pair the errno that a reader gets."""
+"""Table of registry faults. For each fault and each place in the protocol, it lists the errno that a reader gets.
+
+The table only describes the cases. test_faults.py runs them.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ from imgfs.testing.faults import (
 
 MEBIBYTE = 1 << 20
 GOOD = 0
-"""The reader notices nothing."""
+"""The read succeeds."""
 NET, SLOW, BAD, BIG = errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EBADMSG, errno.EFBIG
 ODD, NO, GONE, BUSY, KIND = errno.EREMOTEIO, errno.EACCES, errno.ENOENT, errno.EDQUOT, errno.EOPNOTSUPP
 
@@ -62,21 +65,21 @@ CANARY = "signature=canary-query"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A fault that stays, and its errno by place; places that are not named know it not."""
+    """A permanent fault and its errno for each place. The fault is not tested at places that `codes` does not list."""
 
     name: str
     action: Action
     codes: Mapping[str, int]
     says: str = ""
-    """What the sentence must hold besides the host."""
+    """Text that the error message must contain in addition to the host."""
     first: Action | None = None
-    """What happens once, before."""
+    """Fault of the first request only, before `action` applies."""
     ground: str = ""
-    """Which registries it needs: those whose answers drip, or those that are left alone for a while."""
+    """Key of the registries that the case uses. Cases with slow bodies or Retry-After need separate registries."""
 
 
 class Case(NamedTuple):
-    """One pair of the table."""
+    """One pair of fault and place."""
 
     row: Row
     place: str
@@ -87,33 +90,33 @@ class Case(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """A repository of its own."""
+        """Repository name, unique for each case."""
         return f"{self.place}/{re.sub('[^a-z0-9]+', '-', self.row.name.lower())}"
 
 
 def everywhere(code: int, **but: int) -> dict[str, int]:
-    """The same errno at every place, with exceptions."""
+    """Return the same errno for every place, except the places in `but`."""
     return {**dict.fromkeys(EVERYWHERE, code), **but}
 
 
 def registries(code: int) -> dict[str, int]:
-    """Everywhere but at token endpoints."""
+    """Return the same errno for every place except the token endpoint."""
     return {place: code for place in EVERYWHERE if place not in TOKEN}
 
 
 def bodies(documents: int, blobs: int, token: int | None = None, **more: int) -> dict[str, int]:
-    """By place, of what is wrong with a body; HEAD has none."""
+    """Return the errno for each place of a fault in the body. HEAD responses have no body, so 'touch' is left out."""
     token = documents if token is None else token
     return {**dict.fromkeys(DOCUMENTS, documents), **dict.fromkeys(BLOBS, blobs), "token": token, **more}
 
 
 def blobs(code: int) -> dict[str, int]:
-    """The same errno for every blob."""
+    """Return the same errno for every blob place."""
     return dict.fromkeys(BLOBS, code)
 
 
 def ever_further() -> Action:
-    """Redirect to another address each time."""
+    """Redirect to a new address on each request."""
     hops = count()
     return lambda reply: redirect(f"?hop={next(hops)}&{CANARY}")(reply)
 
@@ -132,7 +135,7 @@ ROWS = [
     Row("garbage and an empty line", garbage(b"SSH-2.0-x\r\nInvalid\r\n\r\n"), everywhere(ODD), "not HTTP"),
     Row("a TLS alert", garbage(b"\x15\x03\x01\x00\x02\x02\x16"), everywhere(ODD), "not HTTP"),
     Row("a status that is a word", garbage(b"HTTP/1.1 fine OK\r\n\r\n"), everywhere(ODD), "not HTTP"),
-    # Time.
+    # Timeouts.
     Row("stall before headers", stall(), everywhere(SLOW)),
     Row("stall in headers", stall_in_headers(), everywhere(SLOW)),
     Row("slow headers", trickle_headers(), everywhere(SLOW), ground="dripping"),
@@ -163,7 +166,7 @@ ROWS = [
     Row("a chunk without an end", chunked(b"1\r\n", b"\r\n0\r\n\r\n"), bodies(NET, NET)),
     Row("a chunk beyond numbers", chunked(b"f" * 40 + b"\r\n", b"\r\n0\r\n\r\n"), bodies(NET, NET)),
     Row("no last chunk", no_last_chunk(), bodies(NET, GOOD)),
-    # What it is.
+    # Content, media type and encoding.
     Row("wrong bytes", wrong_bytes(), bodies(BAD, BAD)),
     Row("empty", status(200), bodies(BAD, BAD)),
     Row("login page", html(), bodies(BAD, BAD, touch=GOOD)),
@@ -229,6 +232,6 @@ ROWS = [
 
 
 def cases() -> Iterator[Case]:
-    """Every pair of the table."""
+    """Yield every pair of fault and place."""
     for row in ROWS:
         yield from (Case(row, place) for place in row.codes)

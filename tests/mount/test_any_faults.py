@@ -1,4 +1,7 @@
-"""Faults in any order, at a registry and its mirrors: right bytes or an errno of the contract, and well when all is."""
+"""Random faults at a registry and its mirrors.
+
+Each read returns the correct bytes or a documented errno. After the faults end, every read succeeds.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ HOST = "registry.example"
 IMAGES = 10
 READERS = 8
 READS = 4
-"""Of each image, while faults are about."""
+"""Reads of each image during the faults."""
 SIZES = (3000, 1_200_000, 3 << 20)
-"""Below and above what a copy is kept of, and what is received past httpx."""
+"""File sizes in bytes: below and above the limit for keeping a copy, and large enough to bypass httpx."""
 ERRNOS = {
     errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EBADMSG, errno.EFBIG, errno.EREMOTEIO, errno.EACCES, errno.EDQUOT,
     errno.EOPNOTSUPP, errno.ENOENT,
@@ -39,7 +42,7 @@ ACTIONS = [row.action for row in ROWS if row.ground == ""]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image with faults all around it."""
+    """An image and the faults injected into its requests."""
 
     name: Path
     image: Image
@@ -49,7 +52,7 @@ class Job:
 
 @pytest.fixture(params=[0, 2], ids=["alone", "mirrors"])
 def hosts(request: pytest.FixtureRequest) -> Iterator[list[FakeRegistry]]:
-    """Mirrors and, last, the registry."""
+    """Start the mirrors and the registry. The registry is the last item."""
     with ExitStack() as stack:
         yield [stack.enter_context(FakeRegistry()) for _ in range(request.param + 1)]
 
@@ -65,7 +68,7 @@ def mounted(tmp_path: Path, hosts: list[FakeRegistry]) -> Iterator[Mounted]:
 
 
 def some_action(chance: random.Random) -> Action:
-    """One of the table's, or one in the middle of a long body."""
+    """Choose a fault from the table, or a fault in the middle of a long body."""
     in_the_middle = chance.choice([100_000, 700_000, 1_100_000, 2_900_000])
     cuts = [faults.cut_at(in_the_middle), faults.reset_at(in_the_middle), faults.stall(in_the_middle)]
     return chance.choice([chance.choice(ACTIONS), chance.choice(cuts)])
@@ -84,7 +87,7 @@ def prepare(mounted: Mounted, hosts: list[FakeRegistry], chance: random.Random, 
 
 
 def readings(job: Job) -> list[tuple[Callable[[], bytes], bytes]]:
-    """The ways to read an image, each with what it gives."""
+    """Return the read operations of an image, each with its expected bytes."""
     return [
         ((job.name / "rootfs/noise").read_bytes, job.noise),
         ((job.name / "layers/0").read_bytes, job.image.layers[0].blob),
@@ -93,7 +96,7 @@ def readings(job: Job) -> list[tuple[Callable[[], bytes], bytes]]:
 
 
 def check(job: Job, seed: int) -> None:
-    """Read while faults are about, and when they are over."""
+    """Read during the faults and after the faults end."""
     chance = random.Random(seed)
     for read, expected in chance.choices(readings(job), k=READS):
         try:
@@ -108,9 +111,7 @@ def check(job: Job, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_whatever_goes_wrong_bytes_are_right_or_not_given(
-    mounted: Mounted, hosts: list[FakeRegistry], seed: int
-) -> None:
+def test_random_faults_never_return_wrong_bytes(mounted: Mounted, hosts: list[FakeRegistry], seed: int) -> None:
     chance = random.Random(seed)
     jobs = [prepare(mounted, hosts, chance, number) for number in range(IMAGES)]
     with ThreadPoolExecutor(READERS) as readers:

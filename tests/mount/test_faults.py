@@ -1,6 +1,7 @@
-"""Every fault of a registry at every place, through a mount: what the reader gets, is told, and gets when it is over.
+"""Run every case of fault_table.py through a real mount.
 
-All pairs of the table are struck side by side, as the world does it, and then mended; each test looks at one of them.
+The tests check the errno, the error message, and that the read succeeds after the fault ends. All cases run
+concurrently in one fixture, because faults in production are also concurrent. Each test checks the outcome of one case.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from tests.support.isolation import run_alone
 from tests.support.mounted import Mounted
 
 BOUND = 60.0
-"""Seconds in which a reader has an answer, whatever happens; the mount's limits add up to a tenth of it."""
+"""Deadline for each read, in seconds. The timeouts of the mount add up to a tenth of this value."""
 ASKED = 40
-"""Requests that a fault costs at most: a blob that comes in crumbs."""
+"""Upper limit of requests per fault. A blob that arrives in very small pieces needs the most requests."""
 READERS = 24
 RSS_LIMIT = 400 << 20
 DRIP = 0.05
 RESTING = ("limited", "unavailable")
-"""Where each case has all others wait."""
+"""Grounds where each case makes imgfs pause all requests to the host, so the cases delay each other."""
 LIMITS = """[plugins.registry.http]
 connect_seconds = 2.0
 silence_seconds = 2.0
@@ -51,7 +52,7 @@ ADVICE = re.compile(r"\b(check|try|read|pull|push|report|tell|wait|login|look|se
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The registries that a case needs: one that is open, where it redirects to, and one that wants tokens."""
+    """The registries of a case: an open registry, its redirect target, and a registry that requires tokens."""
 
     plain: FakeRegistry
     storage: FakeRegistry
@@ -64,7 +65,7 @@ class Ground:
 
 @dataclass(slots=True)
 class World:
-    """A mount, and registries by the name of their ground."""
+    """A mount, and the registries for each ground."""
 
     mount: Mounted
     grounds: dict[str, Ground]
@@ -72,22 +73,22 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """An object whose registry is at fault, who reads it how, and what he would read."""
+    """An object that a faulty registry serves, with the read operation and the expected bytes."""
 
     read: Callable[[], bytes]
     expected: bytes
     digest: Digest
-    """What must not be here."""
+    """Digest that must not be in the content store after a failed read."""
     told: Callable[[], str]
-    """The sentence about it."""
+    """Return the reported error message."""
     host: str
-    """Who is at fault."""
+    """Host of the faulty registry."""
     fault: Fault
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How it went, while the fault was there and when it was gone."""
+    """Results of a case, during the fault and after the fault ended."""
 
     struck: Struck
     code: int = GOOD
@@ -96,13 +97,13 @@ class Outcome:
     told: str = ""
     is_here: bool = False
     other: bytes | OSError = b""
-    """What another image of the same registry gave meanwhile."""
+    """Result of reading another image from the same registry during the fault."""
     again: bytes | OSError = b""
     told_again: str = ""
 
 
 def strike(world: World, case: Case) -> Struck:
-    """An image of its own, with the fault at one place of it."""
+    """Publish a new image and inject the fault at the place of the case."""
     return {
         "index": _document,
         "manifest": _document,
@@ -141,7 +142,10 @@ def _document(world: World, case: Case) -> Struck:
 
 
 def _told_of(name: Path) -> str:
-    """Its last error. Where the name itself cannot be had, as the host rests for another case, its host has it."""
+    """Return the last error of the name.
+
+    Fall back to the host if the name cannot be resolved because requests to the host are paused by another case.
+    """
     try:
         return error_of(name)
     except OSError:
@@ -192,7 +196,10 @@ def _token(world: World, case: Case) -> Struck:
 
 
 def _logged(world: World, case: Case) -> Callable[[], str]:
-    """The last failure of a name: the host's xattr is every name's, and many are struck at once."""
+    """Return a function that reads the last failure of the case from the log.
+
+    The xattr of the host is not usable, because all names of the host share it and many cases run concurrently.
+    """
     mine = re.compile(rf"{re.escape(case.mark)}(?![\w-])")
 
     def told() -> str:
@@ -204,7 +211,7 @@ def _logged(world: World, case: Case) -> Callable[[], str]:
 
 
 def meet(world: World, case: Case) -> Outcome:
-    """Read while the fault is there."""
+    """Read during the fault."""
     struck = strike(world, case)
     outcome, began = Outcome(struck), time.monotonic()
     try:
@@ -219,7 +226,10 @@ def meet(world: World, case: Case) -> Outcome:
 
 
 def _other(world: World, case: Case) -> bytes:
-    """Another image of the same kind of registry; not of one that everybody is asked to leave alone."""
+    """Read another image from the same kind of registry.
+
+    For grounds with Retry-After, use the default ground, because requests to the faulty host are paused.
+    """
     ground = world.grounds["" if case.row.ground in RESTING else case.row.ground]
     registry, image = ground.guarded if case.place == "token" else ground.plain, small(f"well/{case.mark}")
     image.add_to(registry, f"well/{case.mark}", "1")
@@ -227,7 +237,7 @@ def _other(world: World, case: Case) -> bytes:
 
 
 def _tried(read: Callable[[], bytes]) -> bytes | OSError:
-    """Others go on whatever happens to one; the test of that one looks at it."""
+    """Return the error instead of raising it, so the other cases continue. The test of the case checks the error."""
     try:
         return read()
     except OSError as error:
@@ -235,7 +245,7 @@ def _tried(read: Callable[[], bytes]) -> bytes | OSError:
 
 
 def recover(outcome: Outcome) -> None:
-    """Mend the registry and read again, until the failure is forgotten."""
+    """End the fault and retry the read until the cached failure expires."""
     outcome.struck.fault.times = 0
     outcome.again = _tried(lambda: until(outcome.struck.read))
     outcome.told_again = outcome.struck.told()
@@ -243,7 +253,7 @@ def recover(outcome: Outcome) -> None:
 
 @contextmanager
 def dripping(registries: tuple[FakeRegistry, ...]) -> Iterator[None]:
-    """Let what these send byte by byte go on at a pace."""
+    """Release the bytes of trickled responses from these registries, one every `DRIP` seconds."""
 
     def drip(registry: FakeRegistry) -> None:
         while stalled := registry.valve.wait_arrival():
@@ -261,7 +271,7 @@ def dripping(registries: tuple[FakeRegistry, ...]) -> Iterator[None]:
 
 
 def peak(mount: Mounted) -> int:
-    """Bytes of memory that the daemon took at most."""
+    """Return the peak resident memory of the daemon, in bytes."""
     text = Path(f"/proc/{mount.pid()}/status").read_text()
     return int(text.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -287,7 +297,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def outcomes(world: World, request: pytest.FixtureRequest) -> dict[str, Outcome]:
-    """Of all cases that were chosen."""
+    """Run the selected cases concurrently and return their outcomes by case mark."""
     wanted = [one.callspec.params["case"] for one in request.session.items if _asks_for_a_case(one)]
     with ThreadPoolExecutor(READERS) as readers:
         found = readers.map(lambda case: meet(world, case), wanted)
@@ -297,11 +307,11 @@ def outcomes(world: World, request: pytest.FixtureRequest) -> dict[str, Outcome]
 
 
 def _asks_for_a_case(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and item.function is test_a_fault_is_met
+    return isinstance(item, pytest.Function) and item.function is test_fault_gives_expected_errno_and_recovers
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.mark)
-def test_a_fault_is_met(outcomes: dict[str, Outcome], case: Case) -> None:
+def test_fault_gives_expected_errno_and_recovers(outcomes: dict[str, Outcome], case: Case) -> None:
     found = outcomes[case.mark]
     code = errno.errorcode.get(found.code, str(found.code))
     assert code == errno.errorcode.get(case.code, "0"), found.told
@@ -309,7 +319,7 @@ def test_a_fault_is_met(outcomes: dict[str, Outcome], case: Case) -> None:
     assert found.struck.fault.met in range(1, ASKED) or case.row.ground in RESTING, found.told
     if case.code:
         assert_told(case, found)
-        assert not found.is_here, "bytes that nobody verified were kept"
+        assert not found.is_here, "the content store kept unverified bytes"
     else:
         assert found.data == found.struck.expected
     image = small(f"well/{case.mark}")
@@ -319,7 +329,7 @@ def test_a_fault_is_met(outcomes: dict[str, Outcome], case: Case) -> None:
 
 
 def assert_told(case: Case, found: Outcome) -> None:
-    """The sentence says who, what, and what to do next, and no secret."""
+    """Check that the message names the host, the problem and the next step, and contains no secret."""
     if "redirect" not in case.row.name and case.row.ground not in RESTING:
         assert found.struck.host in found.told, found.told
     assert case.row.says in found.told
@@ -327,7 +337,7 @@ def assert_told(case: Case, found: Outcome) -> None:
     assert "canary" not in found.told
 
 
-def test_a_registry_that_takes_none_of_its_own_tokens_denies_access_soon(world: World) -> None:
+def test_registry_that_rejects_its_own_tokens_gives_eacces_after_one_retry(world: World) -> None:
     registry, image = world.grounds[""].guarded, small("loop")
     image.add_to(registry, "loop", "1")
     layer = image.layers[0].digest
@@ -342,5 +352,5 @@ def test_a_registry_that_takes_none_of_its_own_tokens_denies_access_soon(world: 
     assert until((name / "rootfs/mark").read_bytes) == b"loop/0\n"
 
 
-def test_faults_of_networks_are_met_and_reach_nobody() -> None:
+def test_network_faults_in_an_isolated_network() -> None:
     run_alone(Path(__file__).with_name("alone_faults.py"))
