@@ -1,4 +1,4 @@
-"""Archives of other people's tools beside a mount, and imgfs's own commands on them."""
+"""Images, skopeo and imgfs commands for the tests of import and export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.programs import run as run_program
 
 
 def packed(mark: str, size: int = 2000) -> Image:
-    """An image of a gzip'd, a plain and a zstd layer that no other `mark` shares."""
+    """Return an image with a gzip, an uncompressed and a zstd layer. Images of different marks share no layer."""
     noise = random.Random(mark).randbytes(size)
     return image(
         [
@@ -26,7 +26,7 @@ def packed(mark: str, size: int = 2000) -> Image:
 
 
 def gzipped(mark: str) -> Image:
-    """As `packed`, with what other people's tools can repack."""
+    """Return an image without a zstd layer, which skopeo and umoci can repack."""
     return image([layer([File("mark", mark.encode())]), layer([File("plain", mark.encode() * 900)], "none")])
 
 
@@ -35,7 +35,7 @@ def skopeo(*arguments: str | Path) -> bytes:
 
 
 def imgfs(scene: Scene, *arguments: str | Path, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run a command; `data` is its stdin."""
+    """Run an imgfs command with `data` on stdin, and do not check its exit code."""
     environment = os.environ | {"IMGFS_MOUNTPOINT": str(scene.mount.path)}
     return subprocess.run(
         [*IMGFS, *map(str, arguments)], input=data, capture_output=True, check=False, timeout=PATIENCE, env=environment
@@ -43,7 +43,7 @@ def imgfs(scene: Scene, *arguments: str | Path, data: bytes | None = None) -> su
 
 
 def done(scene: Scene, *arguments: str | Path, data: bytes | None = None) -> str:
-    """As `imgfs`, of a command that succeeds without a word on stderr; what it prints."""
+    """Run an imgfs command that succeeds with an empty stderr, and return its output."""
     ended = imgfs(scene, *arguments, data=data)
     assert (ended.returncode, ended.stderr) == (0, b"")
     return ended.stdout.decode()

@@ -36,7 +36,7 @@ WIDE = image([layer([File(f"{number}", bytes([number % 256]) * 5000) for number 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """`big` is known, and none of its layers is stored; `here` is complete; the others have a view and no layer."""
+    """`big` is resolved and has no stored layer. `here` is complete. Other images have a view and no stored layer."""
     with serving(tmp_path_factory.mktemp("crowds")) as made:
         lazy = {"lazy": LAZY, "single": SINGLE, "wide": WIDE}
         for mark, one in (*lazy.items(), ("here", small("here", layers=3))):
@@ -51,9 +51,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @contextmanager
 def crowd(scene: Scene, blobs: str, reads: Sequence[Callable[[], object]], waiters: int) -> Generator[None]:
-    """Run all these reads at once, while the registry does not answer matching requests for blobs.
+    """Start all these reads at once, while the registry answers no request for the blobs that match.
 
-    In the block that many requests of the kernel wait, and none is done. Then the registry answers all of them.
+    In the context, at least `waiters` requests of the kernel wait, and no read ends. Then the registry answers all.
     """
     fault = scene.registry.fault(stall(), f"/blobs/({blobs})", times=None)
     with ThreadPoolExecutor(len(reads)) as pool:
@@ -61,7 +61,7 @@ def crowd(scene: Scene, blobs: str, reads: Sequence[Callable[[], object]], waite
         try:
             until(lambda: waiting(scene) >= waiters)
             yield
-            assert not [one for one in readers if one.done()], "somebody did not wait"
+            assert not [one for one in readers if one.done()], "a read ended before the registry answered"
         finally:
             fault.times = 0
             scene.registry.release(fault.met)
@@ -80,7 +80,7 @@ def layers_of(made: Image) -> str:
 
 
 def at_once(*command: str | Path) -> str:
-    """Run a program of the host that has to be fast."""
+    """Run a program of the host, return its output, and check that it ends within FAST."""
     began = time.monotonic()
     said = succeed(*command)
     assert time.monotonic() - began < FAST, command
@@ -88,7 +88,7 @@ def at_once(*command: str | Path) -> str:
 
 
 def assert_nobody_notices(scene: Scene, mark: str) -> None:
-    """Stored content is listed and read at once, and other images are fetched, from this registry and another."""
+    """Stored content is listed and read at once, and imgfs fetches other images from this registry and a second one."""
     path = scene.mount.path
     for directory in (path, scene.images, scene.directory(BIG.digest), scene.mount.content, scene.mount.snapshots):
         at_once("ls", "-l", f"{directory}/")
@@ -105,7 +105,7 @@ def assert_nobody_notices(scene: Scene, mark: str) -> None:
     assert time.monotonic() - began < 2 * FAST
 
 
-def test_99_reads_of_blobs_hold_up_nobody(scene: Scene) -> None:
+def test_99_reads_of_blobs_delay_no_other_caller(scene: Scene) -> None:
     """A request that sleeps holds one of the slots that a registry has for each repository."""
     reads = [scene.blob(one.digest).read_bytes for one in BIG.layers]
     with crowd(scene, layers_of(BIG), reads, READERS):
@@ -116,7 +116,7 @@ def test_99_reads_of_blobs_hold_up_nobody(scene: Scene) -> None:
             assert process.wait(FREEDOM) == -signal.SIGINT
 
 
-def test_an_image_of_99_layers_and_99_who_walk_there_hold_up_nobody(scene: Scene) -> None:
+def test_an_image_of_99_layers_and_its_99_readers_delay_no_other_caller(scene: Scene) -> None:
     """Another tag of the same repository is not delayed. The kernel follows a link for one caller at a time."""
     made = small("layers", layers=READERS)
     name = scene.serve(made, "layers")
@@ -128,14 +128,14 @@ def test_an_image_of_99_layers_and_99_who_walk_there_hold_up_nobody(scene: Scene
         assert (sibling / "rootfs/mark").read_text() == "sibling/0\n"
 
 
-def test_99_reads_through_a_kernel_view_hold_up_nobody(scene: Scene) -> None:
+def test_99_reads_through_a_kernel_view_delay_no_other_caller(scene: Scene) -> None:
     """The kernel requests a page once for any number of readers."""
     files = [scene.name("lazy") / f"rootfs/{number % 3}/file" for number in range(READERS)]
     with crowd(scene, layers_of(LAZY), [one.read_bytes for one in files], 3):
         assert_nobody_notices(scene, "view")
 
 
-def test_many_pages_of_one_missing_layer_do_not_keep_another_image_from_its_own(scene: Scene) -> None:
+def test_many_reads_of_one_missing_layer_do_not_delay_another_image(scene: Scene) -> None:
     rootfs = scene.name("wide") / "rootfs"
     reads = [(rootfs / f"{number}").read_bytes for number in range(PAGES)]
     with crowd(scene, layers_of(WIDE), reads, PAGES):

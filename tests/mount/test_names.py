@@ -1,4 +1,4 @@
-"""images/: readlink gets a name, ln sets it, mv renames it, rm removes it; which calls ask registries."""
+"""Names in images/: readlink, ln, mv, rm and touch, and which of these calls send requests to registries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_readlink_has_as_many_dots_as_the_name_has_slashes(scene: Scene, reposit
     assert os.lstat(name).st_size == len(target)
 
 
-def test_looking_a_name_up_asks_once_and_records_the_answer(scene: Scene) -> None:
+def test_a_lookup_sends_one_request_and_records_the_answer(scene: Scene) -> None:
     made = small("once")
     name = scene.serve(made, "once")
     with scene.requests("manifest"):
@@ -54,7 +54,7 @@ def test_a_name_by_digest_is_resolved_too(scene: Scene) -> None:
         assert os.readlink(name) == f"../{digest}"
 
 
-def test_a_tag_beside_a_digest_counts_for_nothing(scene: Scene) -> None:
+def test_a_tag_beside_a_digest_is_ignored(scene: Scene) -> None:
     made = small("pinned")
     digest = made.add_to(scene.registry, "pinned")
     name = scene.name("pinned").with_name(f"pinned:any@{digest}")
@@ -65,14 +65,14 @@ def test_a_tag_beside_a_digest_counts_for_nothing(scene: Scene) -> None:
         assert f"pinned@{digest}" in os.listdir(name.parent)
 
 
-def test_an_index_brings_the_manifest_of_the_platform_and_nothing_else(scene: Scene) -> None:
+def test_an_index_lookup_fetches_only_the_manifest_of_the_platform(scene: Scene) -> None:
     both = index([image([marked_layer(f"multi {one}")], platform=one) for one in (AMD64, ARM64)])
     name = scene.serve(both, "multi")
     with scene.requests("manifest", "manifest"):
         os.stat(name)
 
 
-def test_unknown_names_are_absent_by_the_registrys_word(scene: Scene) -> None:
+def test_names_that_the_registry_does_not_have_are_enoent(scene: Scene) -> None:
     with scene.requests("manifest"), refused(errno.ENOENT):
         os.stat(scene.name("nowhere"))
     assert "404" in error_of(scene.images / scene.registry.host)
@@ -82,18 +82,18 @@ def test_unknown_names_are_absent_by_the_registrys_word(scene: Scene) -> None:
     "path",
     ["team", "team/app", ".git", ".hidden", "team/.git", "Team", "App:1", "app:", "app:-x", "app@sha256:12", "x y"],
 )
-def test_looking_up_what_is_no_reference_asks_nobody(scene: Scene, path: str) -> None:
+def test_lookup_of_an_invalid_reference_sends_no_request(scene: Scene, path: str) -> None:
     with scene.silence():
         os.path.lexists(scene.images / scene.registry.host / path)
 
 
 @pytest.mark.parametrize("name", [".git", "mytool", "my tool", ".Trash-1000", "x" * 255, "é", "@"])
-def test_local_names_are_never_asked_for(scene: Scene, name: str) -> None:
+def test_lookup_of_a_local_name_sends_no_request(scene: Scene, name: str) -> None:
     with scene.silence(), refused(errno.ENOENT):
         os.lstat(scene.images / name)
 
 
-def test_names_of_any_bytes_are_refused_and_harm_nobody(scene: Scene) -> None:
+def test_names_of_arbitrary_bytes_are_refused(scene: Scene) -> None:
     for name in (b"\xff\xfe", b"localhost/\xff:1", b"\n", b"localhost/app:\xff", b"y" * 256):
         path = os.fsencode(scene.images) + b"/" + name
         with scene.silence():
@@ -103,7 +103,7 @@ def test_names_of_any_bytes_are_refused_and_harm_nobody(scene: Scene) -> None:
     os.stat(scene.images)
 
 
-def test_link_creates_a_name_for_a_digest_nobody_has(scene: Scene) -> None:
+def test_ln_creates_a_name_for_an_unknown_digest(scene: Scene) -> None:
     with scene.silence():
         succeed("ln", "-s", NOBODYS, scene.images / "shallow")
         assert os.readlink(scene.images / "shallow") == NOBODYS
@@ -114,7 +114,7 @@ def test_link_creates_a_name_for_a_digest_nobody_has(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("form", ["{}", "../content/{}", "/somewhere/content/{}", "../../{}"])
-def test_targets_may_be_written_in_several_ways_and_read_in_one(scene: Scene, form: str) -> None:
+def test_targets_in_any_form_are_read_in_canonical_form(scene: Scene, form: str) -> None:
     path = scene.images / "canonical"
     os.symlink(form.format(NOBODYS), path)
     assert os.readlink(path) == NOBODYS
@@ -132,7 +132,7 @@ def test_a_reference_as_target_is_resolved(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "form", ["linked:1", "./linked:1", "../{host}/linked:1", "../../images/{host}/linked:1", "{name}"]
 )
-def test_a_path_to_a_name_as_target_is_that_names_digest(scene: Scene, form: str) -> None:
+def test_a_path_to_a_name_as_target_becomes_the_digest_of_that_name(scene: Scene, form: str) -> None:
     made = small("linked")
     name = scene.serve(made, "linked")
     os.lstat(name)
@@ -141,7 +141,7 @@ def test_a_path_to_a_name_as_target_is_that_names_digest(scene: Scene, form: str
     os.unlink(name.with_name("alias:1"))
 
 
-def test_a_target_below_a_host_is_asked_for_there(scene: Scene) -> None:
+def test_a_relative_target_below_a_host_is_resolved_at_that_host(scene: Scene) -> None:
     made = small("asked")
     name = scene.serve(made, "asked")
     with scene.requests("manifest", "manifest"):  # the link's own name is looked up before it is created
@@ -155,7 +155,7 @@ def test_malformed_targets_are_invalid(scene: Scene, target: str) -> None:
         os.symlink(target, scene.images / "malformed")
 
 
-def test_a_taken_name_is_not_replaced_by_ln(scene: Scene) -> None:
+def test_ln_does_not_replace_an_existing_name(scene: Scene) -> None:
     path = scene.images / "taken"
     os.symlink(NOBODYS, path)
     with refused(errno.EEXIST):
@@ -164,7 +164,7 @@ def test_a_taken_name_is_not_replaced_by_ln(scene: Scene) -> None:
     assert os.readlink(path) == NOBODYS
 
 
-def test_creating_a_name_that_its_registry_has_says_that_it_exists(scene: Scene) -> None:
+def test_creating_a_name_that_its_registry_has_is_eexist(scene: Scene) -> None:
     made = small("exists")
     name = scene.serve(made, "exists")
     with refused(errno.EEXIST):
@@ -173,7 +173,7 @@ def test_creating_a_name_that_its_registry_has_says_that_it_exists(scene: Scene)
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_ln_sfn_replaces_atomically_and_leaves_nothing_beside(scene: Scene, local: bool) -> None:
+def test_ln_sfn_replaces_atomically_and_leaves_no_temporary_link(scene: Scene, local: bool) -> None:
     made = small("replaced")
     name = scene.images / "replaced" if local else scene.serve(made, "replaced/deep")
     up = "" if local else "../../"
@@ -204,7 +204,7 @@ def test_mv_renames_within_images(scene: Scene) -> None:
         succeed("mv", "-T", name, scene.images / "moved-here")
         assert os.readlink(scene.images / "moved-here") == made.digest
         assert name.name not in os.listdir(name.parent)
-    with scene.requests("manifest"):  # whether that name exists
+    with scene.requests("manifest"):  # the daemon asks the registry whether the new name exists
         succeed("mv", "-T", scene.images / "moved-here", scene.name("moved-to/app"))
     assert os.readlink(scene.name("moved-to/app")) == f"../../{made.digest}"
     assert os.listdir(scene.name("moved-to/app").parent) == ["app:1"]
@@ -227,7 +227,7 @@ def test_mv_n_keeps_an_existing_name(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("target", ["localhost/App:1", "localhost/app:b@d", NEVER, "../content/name", "../name"])
-def test_mv_to_a_malformed_target_is_refused_and_unlinks_nothing(scene: Scene, target: str) -> None:
+def test_mv_to_a_malformed_target_is_refused_and_keeps_the_source(scene: Scene, target: str) -> None:
     source = scene.images / "stays"
     if not os.path.lexists(source):
         os.symlink(NOBODYS, source)
@@ -239,9 +239,9 @@ def test_mv_to_a_malformed_target_is_refused_and_unlinks_nothing(scene: Scene, t
     assert os.readlink(source) == NOBODYS
 
 
-def test_mv_out_of_the_tree_copies_the_link_as_any_other(scene: Scene, tmp_path: Path) -> None:
-    """Between filesystems the kernel returns EXDEV before imgfs is asked; mv then makes the link there and removes it
-    here.
+def test_mv_out_of_the_tree_copies_the_link(scene: Scene, tmp_path: Path) -> None:
+    """The kernel returns EXDEV for two filesystems without a request to imgfs. Then mv creates the link at the target
+    and removes the source.
     """
     os.symlink(NOBODYS, scene.images / "leaving")
     succeed("mv", "-T", scene.images / "leaving", tmp_path / "arrived")
@@ -281,7 +281,7 @@ def test_removing_a_tree_of_names_removes_names_only(scene: Scene) -> None:
     assert "tree" not in os.listdir(top.parent)
 
 
-def test_touch_h_asks_for_this_name_and_touch_for_every_name(scene: Scene) -> None:
+def test_touch_h_refreshes_one_name_and_touch_refreshes_every_name(scene: Scene) -> None:
     made = small("touched")
     names = [scene.serve(made, "touched", tag) for tag in ("1", "2")]
     for name in names:
@@ -304,13 +304,13 @@ def test_touch_follows_a_tag_that_moved(scene: Scene) -> None:
     assert os.readlink(name) == f"../{new.digest}"
 
 
-def test_touch_of_a_local_name_asks_nobody(scene: Scene) -> None:
+def test_touch_of_a_local_name_sends_no_request(scene: Scene) -> None:
     os.symlink(NOBODYS, scene.images / "untouched")
     with scene.silence():
         succeed("touch", "-h", scene.images / "untouched")
 
 
-def test_nothing_but_links_is_made_in_images(scene: Scene) -> None:
+def test_only_symlinks_can_be_created_in_images(scene: Scene) -> None:
     for make in (os.mkdir, os.mkfifo, lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY))):
         with refused(errno.EPERM):
             make(scene.images / "made")
@@ -329,7 +329,7 @@ def test_malformed_names_are_invalid(scene: Scene, name: str) -> None:
         os.symlink(NOBODYS, scene.images / "localhost" / name)
 
 
-def test_a_local_name_whose_tag_is_a_number_is_a_host_with_its_port_and_that_is_told(scene: Scene) -> None:
+def test_a_local_name_with_a_numeric_tag_is_refused_as_host_and_port(scene: Scene) -> None:
     """`images/registry:5000/app:1` has the same beginning, so a path cannot tell the two apart."""
     digest = Digest.of(b"whatever")
     done = subprocess.run(["ln", "-s", digest, scene.images / "mytool:1"], capture_output=True, check=False)
@@ -342,12 +342,12 @@ def test_a_local_name_whose_tag_is_a_number_is_a_host_with_its_port_and_that_is_
     assert os.readlink(scene.images / "mytool:v1") == digest
 
 
-def test_a_repository_without_a_tag_is_a_directory_and_so_taken(scene: Scene) -> None:
+def test_ln_at_a_repository_without_a_tag_is_eexist(scene: Scene) -> None:
     with scene.silence(), refused(errno.EEXIST):
         os.symlink(NOBODYS, scene.images / "localhost/app")
 
 
-def test_a_private_link_is_unlisted_and_goes_with_rm(scene: Scene) -> None:
+def test_a_temporary_link_is_unlisted_and_can_be_removed(scene: Scene) -> None:
     beside = scene.name("any").with_name("CuAbCdEf")
     with scene.silence():
         os.symlink(NOBODYS, beside)
@@ -359,19 +359,19 @@ def test_a_private_link_is_unlisted_and_goes_with_rm(scene: Scene) -> None:
         assert not os.path.lexists(beside)
 
 
-def test_an_image_directory_stays_while_it_has_names(scene: Scene) -> None:
+def test_rmdir_of_an_image_directory_with_names_is_refused(scene: Scene) -> None:
     made = small("dir")
     os.stat(scene.serve(made, "dir"))
     with refused(errno.EPERM):
         os.rmdir(scene.directory(made.digest))
 
 
-def test_an_unknown_digest_is_no_image(scene: Scene) -> None:
+def test_the_directory_of_an_unknown_digest_is_enoent(scene: Scene) -> None:
     with scene.silence(), refused(errno.ENOENT):
         os.stat(scene.directory(NEVER))
 
 
-def test_walking_asks_nobody(scene: Scene) -> None:
+def test_walking_sends_no_request(scene: Scene) -> None:
     made = small("walked", layers=2)
     name = scene.serve(made, "walked/here")
     os.listdir(f"{name}/rootfs/")
@@ -416,7 +416,7 @@ def test_names_survive_a_remount_and_work_offline(tmp_path: Path) -> None:
             assert (name / "config.json").read_bytes() == made.config
 
 
-def test_registered_only_asks_for_no_name(tmp_path: Path) -> None:
+def test_resolve_registered_sends_no_request_for_unknown_names(tmp_path: Path) -> None:
     with serving(tmp_path, f'{CONFIG}resolve = "registered"\n') as scene:
         made = small("registered")
         name = scene.serve(made, "registered")

@@ -42,7 +42,7 @@ def write_all(file: int, data: bytes) -> None:
         os.write(file, data[start : start + 100_000])
 
 
-def test_a_writer_that_grows_beyond_it_stops_and_goes_on_when_there_is_room(mount: Mounted, at: Path) -> None:
+def test_a_writer_beyond_the_quota_stops_and_continues_after_space_is_freed(mount: Mounted, at: Path) -> None:
     stored = blob_of(at, os.urandom(3 * MIB))
     data = os.urandom(3 * MIB)
     with writing(at) as file:
@@ -57,7 +57,7 @@ def test_a_writer_that_grows_beyond_it_stops_and_goes_on_when_there_is_room(moun
     commit(at, data).unlink()
 
 
-def test_a_total_that_cannot_fit_is_refused_before_a_byte_is_sent(at: Path) -> None:
+def test_a_declared_total_beyond_the_quota_is_refused(at: Path) -> None:
     put(at, b"begun")
     with pytest.raises(OSError) as raised:
         declare(at, total=QUOTA + 6)
@@ -66,7 +66,7 @@ def test_a_total_that_cannot_fit_is_refused_before_a_byte_is_sent(at: Path) -> N
     at.unlink()
 
 
-def test_an_import_that_cannot_fit_leaves_what_is_here(mount: Mounted, at: Path, tmp_path: Path) -> None:
+def test_an_import_beyond_the_quota_keeps_stored_content(mount: Mounted, at: Path, tmp_path: Path) -> None:
     mine = blob_of(at, os.urandom(MIB))
     archive = tmp_path / "big.tar"
     archive.write_bytes(tar(layout_members(image([layer([File("f", os.urandom(5 * MIB))])]), "big").items()))

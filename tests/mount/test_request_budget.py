@@ -1,4 +1,4 @@
-"""What a first contact may cost, counted by a proxy before real registries, as the README promises it."""
+"""The README limits the requests of a first contact. A proxy before real registries counts them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def many() -> BuiltIndex:
 
 
 def asked(proxy: CountingProxy) -> Counter[str]:
-    """What was asked since the last call, by method and kind."""
+    """Return the number of requests since the last call, by method and kind."""
     seen = Counter(f"{one.method} {one.path.split('/')[-2]}" for one in proxy.requests)
     proxy.requests.clear()
     return seen
@@ -36,7 +36,7 @@ def push(directory: Path, registry: DockerRegistry, login: str = "") -> None:
 
 
 def use_it_all(mounted: Mounted, name: str) -> None:
-    """Everything that a complete image answers by itself."""
+    """Run every operation that a complete image serves without a request."""
     assert (mounted.rootfs(name) / "file1").read_bytes() == b"x"
     assert mounted.run("pull", name).returncode == 0
     for document in ("index.json", "manifest.json", "config.json", "status"):
@@ -44,7 +44,7 @@ def use_it_all(mounted: Mounted, name: str) -> None:
     assert os.listdir(mounted.image(name) / "referrers") == []
 
 
-def test_an_open_registry_is_asked_for_each_document_and_layer_once(tmp_path: Path, mounted: Mounted) -> None:
+def test_an_open_registry_receives_one_request_for_each_document_and_layer(tmp_path: Path, mounted: Mounted) -> None:
     with docker_registry(tmp_path / "registry") as registry, counting_proxy(registry.host) as proxy:
         push(tmp_path, registry)
         name = f"{proxy.host}/box:1"
@@ -60,7 +60,7 @@ def test_an_open_registry_is_asked_for_each_document_and_layer_once(tmp_path: Pa
         assert asked(proxy) == {"HEAD manifests": 1}
 
 
-def test_a_registry_with_tokens_costs_one_refusal_and_one_token_more(
+def test_a_registry_with_tokens_costs_one_more_refused_request_and_one_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path, monkeypatch)
@@ -84,7 +84,7 @@ def test_a_registry_with_tokens_costs_one_refusal_and_one_token_more(
         assert len(tokens.shown) == 1
 
 
-def test_a_tag_that_moved_to_what_is_here_costs_its_head_alone(mounted: Mounted) -> None:
+def test_a_tag_that_moved_to_a_stored_image_costs_one_head(mounted: Mounted) -> None:
     with FakeRegistry() as registry:
         pair: list[Image] = [image([layer([File("mark", mark)])]) for mark in (b"one", b"two")]
         for tag, made in zip(("1", "2"), pair, strict=True):

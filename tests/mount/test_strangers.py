@@ -1,4 +1,4 @@
-"""Images of different registries that share digests: a bad or dead one must not spoil or slow down another's."""
+"""Registries whose images share digests: a lying or dead registry must not damage or delay images of another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stranger() -> Iterator[FakeRegistry]:
 
 
 def lie(registry: FakeRegistry, digest: str, size: int, media_type: str) -> str:
-    """A manifest that says something untrue of somebody else's digest; returns its name."""
+    """Serve a manifest that states a false size or media type for this digest, and return the image name."""
     made = image([])
     registry.add_blob(made.config)
     config = {"mediaType": OCI_CONFIG, "digest": Digest.of(made.config), "size": len(made.config)}
@@ -58,7 +58,7 @@ def test_a_lie_about_another_images_layer_does_not_change_its_size(
     assert (mounted.image(f"{registry.host}/h:t") / "layers/0").read_bytes() == SHARED.blob
 
 
-def test_what_one_registry_does_not_have_another_still_serves_at_once(
+def test_a_blob_missing_in_one_registry_is_served_by_another_at_once(
     mounted: Mounted, registry: FakeRegistry, stranger: FakeRegistry
 ) -> None:
     HONEST.add_to(registry, "h", "t")
@@ -69,7 +69,7 @@ def test_what_one_registry_does_not_have_another_still_serves_at_once(
     assert (mounted.rootfs(f"{registry.host}/h:t") / "etc/shared").read_bytes() == b"shared\n"
 
 
-def test_a_dead_registry_that_shares_a_layer_holds_nobody(
+def test_a_dead_registry_that_shares_a_layer_delays_no_other_image(
     mounted: Mounted, registry: FakeRegistry, stranger: FakeRegistry
 ) -> None:
     HONEST.add_to(registry, "h", "t")
@@ -80,7 +80,7 @@ def test_a_dead_registry_that_shares_a_layer_holds_nobody(
         assert output("cat", mounted.rootfs(f"{registry.host}/h:t") / "etc/shared") == b"shared\n"
 
 
-def test_two_names_of_one_directory_wait_for_themselves(mounted: Mounted, registry: FakeRegistry) -> None:
+def test_a_waiting_name_does_not_delay_another_name_of_its_directory(mounted: Mounted, registry: FakeRegistry) -> None:
     HONEST.add_to(registry, "h", "t")
     registry.fault(stall(), "/manifests/stuck", times=None)
     directory = mounted.image(f"{registry.host}/")
@@ -92,7 +92,7 @@ def test_two_names_of_one_directory_wait_for_themselves(mounted: Mounted, regist
 
 @contextmanager
 def waiting(*command: str | Path) -> Iterator[None]:
-    """A process that waits for a registry, killed at the end."""
+    """Run a process that waits for a registry, and kill it at the end of the context."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             yield

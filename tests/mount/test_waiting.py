@@ -42,7 +42,7 @@ class Stall:
         self._fault = scene.registry.fault(stall(after), match)
 
     def release(self) -> None:
-        """Let the response continue, or do not let it stall at all."""
+        """Let the response continue. If it has not started, it does not stall."""
         if self._fault.met and self._fault.times:
             self._registry.release()
         self._fault.times = 0
@@ -60,7 +60,7 @@ def stalled(scene: Scene, match: str, after: int = -1) -> Iterator[Stall]:
 
 @contextmanager
 def waiting(scene: Scene, *command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process whose request has reached the registry and stalls there."""
+    """Run a process in the context, which begins when the request of the process stalls at the registry."""
     words = [str(word) for word in command]
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
@@ -109,7 +109,7 @@ WAITS = [
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
 @pytest.mark.parametrize("wait", WAITS, ids=lambda one: one.name)
-def test_a_signal_sets_a_waiting_process_free(scene: Scene, wait: Wait, number: signal.Signals) -> None:
+def test_a_signal_frees_a_waiting_process(scene: Scene, wait: Wait, number: signal.Signals) -> None:
     repository = f"free/{wait.name}-{number.name.lower()}"
     made = small(repository)
     name = scene.serve(made, repository)
@@ -122,7 +122,7 @@ def test_a_signal_sets_a_waiting_process_free(scene: Scene, wait: Wait, number: 
     assert (name / "rootfs/mark").read_text() == f"{repository}/0\n"
 
 
-def test_an_ignored_signal_leaves_the_wait_alone(scene: Scene) -> None:
+def test_an_ignored_signal_does_not_end_the_wait(scene: Scene) -> None:
     made = small("ignored")
     name = scene.serve(made, "ignored")
     os.stat(name)
@@ -133,7 +133,7 @@ def test_an_ignored_signal_leaves_the_wait_alone(scene: Scene) -> None:
         assert process.communicate()[0] == b"ignored/0\n"
 
 
-def test_others_go_on_while_one_waits(scene: Scene) -> None:
+def test_other_callers_continue_while_a_reader_waits(scene: Scene) -> None:
     """A separate directory, because the kernel looks up one name of a directory at a time."""
     stuck = scene.serve(small("stuck"), "stuck/alone")
     here = scene.serve(small("here"), "here")
@@ -185,7 +185,7 @@ def test_many_readers_of_a_failing_blob_share_one_error(scene: Scene) -> None:
     assert {getattr(one, "errno", None) for one in failures} == {errno.EACCES}
 
 
-def test_an_interrupted_first_reader_harms_nobody(scene: Scene) -> None:
+def test_an_interrupted_first_reader_does_not_fail_the_others(scene: Scene) -> None:
     made = small("first")
     os.stat(scene.serve(made, "first"))
     path = scene.blob(made.layers[0].digest)
@@ -201,7 +201,7 @@ def test_an_interrupted_first_reader_harms_nobody(scene: Scene) -> None:
         assert {one.result() for one in readers} == {made.layers[0].blob}
 
 
-def test_an_abandoned_fetch_is_taken_up_by_the_next_reader(scene: Scene) -> None:
+def test_the_next_reader_continues_an_abandoned_fetch(scene: Scene) -> None:
     made = small("abandoned")
     os.stat(scene.serve(made, "abandoned"))
     path = scene.blob(made.layers[0].digest)
@@ -213,7 +213,7 @@ def test_an_abandoned_fetch_is_taken_up_by_the_next_reader(scene: Scene) -> None
         assert path.read_bytes() == made.layers[0].blob
 
 
-def test_rm_of_a_blob_on_its_way_ends_the_fetch(scene: Scene) -> None:
+def test_rm_of_a_blob_in_flight_cancels_the_fetch(scene: Scene) -> None:
     made = small("removed")
     os.stat(scene.serve(made, "removed"))
     path = scene.blob(made.layers[0].digest)
@@ -226,7 +226,7 @@ def test_rm_of_a_blob_on_its_way_ends_the_fetch(scene: Scene) -> None:
     assert path.read_bytes() == made.layers[0].blob
 
 
-def test_stopping_answers_those_who_wait(tmp_path: Path) -> None:
+def test_stopping_answers_all_waiters(tmp_path: Path) -> None:
     with serving(tmp_path) as scene:
         made = small("stopped")
         name = scene.serve(made, "stopped")
@@ -245,7 +245,9 @@ def test_stopping_answers_those_who_wait(tmp_path: Path) -> None:
             assert pid is not None
             daemon = os.pidfd_open(pid)
             signal.pidfd_send_signal(daemon, signal.SIGTERM)
-            assert select.select([daemon], [], [], END)[0], "somebody who calls again held up the daemon's end"
+            assert select.select([daemon], [], [], END)[0], (
+                "a process that repeats its call delayed the end of the daemon"
+            )
             os.close(daemon)
             for process in (lookup, blob, rootfs, insistent):
                 assert process.communicate(timeout=FREEDOM)[1]
