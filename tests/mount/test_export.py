@@ -1,4 +1,4 @@
-"""`imgfs export` through a mount: other tools and imgfs read the result; interruption and continuation."""
+"""`imgfs export` through a mount: skopeo, umoci and imgfs read the result, and a killed export can continue."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def served(scene: Scene, made: Image | BuiltIndex, mark: str) -> str:
-    """Return the name of an image that the registry has and that is not stored here."""
+    """Serve an image at the registry and return its name. imgfs stores nothing of it yet."""
     return str(scene.serve(made, mark).relative_to(scene.images))
 
 
@@ -43,7 +43,7 @@ def platforms(mark: str) -> BuiltIndex:
     return index([image([layer([File("mark", f"{mark}-theirs".encode())])], platform=ARM64), ours, attestation(ours)])
 
 
-def test_layout_tar_holds_the_very_bytes_and_is_the_same_each_time(scene: Scene, tmp_path: Path) -> None:
+def test_layout_tar_has_the_original_blobs_and_is_reproducible(scene: Scene, tmp_path: Path) -> None:
     made = packed("bytes")
     name = served(scene, made, "bytes")
     assert done(scene, "export", name, "-o", tmp_path / "a.tar") == ""
@@ -80,7 +80,7 @@ def test_umoci_unpacks_the_directory(scene: Scene, tmp_path: Path) -> None:
     assert (tmp_path / "bundle/rootfs/mark").read_text() == "to-umoci"
 
 
-def test_docker_archive_is_read_by_skopeo_and_comes_back_the_same(scene: Scene, tmp_path: Path) -> None:
+def test_docker_archive_is_read_by_skopeo_and_imported_with_the_same_digest(scene: Scene, tmp_path: Path) -> None:
     made = gzipped("to-docker")
     name = served(scene, made, "to-docker")
     archive = tmp_path / "a.tar"
@@ -118,7 +118,7 @@ def test_import_of_an_export_is_identity(scene: Scene, tmp_path: Path) -> None:
         assert fresh.registry.requests() == 0
 
 
-def test_platform_is_the_mounts_or_the_one_that_is_named(scene: Scene) -> None:
+def test_platform_is_the_one_of_the_mount_or_of_the_option(scene: Scene) -> None:
     made = platforms("platform")
     name = served(scene, made, "platform")
     theirs, ours = made.images[0], made.images[1]
@@ -141,7 +141,7 @@ def test_docker_archive_of_another_platform(scene: Scene, tmp_path: Path) -> Non
     assert json.loads(skopeo("inspect", f"docker-archive:{tmp_path}/a.tar"))["Architecture"] == "arm64"
 
 
-def test_directory_keeps_its_images_and_one_of_something_else_is_left_alone(scene: Scene, tmp_path: Path) -> None:
+def test_layout_directory_keeps_its_images_and_another_directory_is_refused(scene: Scene, tmp_path: Path) -> None:
     first, second = gzipped("first"), gzipped("second")
     first.write_layout(tmp_path / "layout", "first")
     done(scene, "export", served(scene, second, "second"), "-o", tmp_path / "layout")
@@ -153,7 +153,7 @@ def test_directory_keeps_its_images_and_one_of_something_else_is_left_alone(scen
 
 
 def killed_in_the_middle(scene: Scene, mark: str, *arguments: str | Path) -> Image:
-    """Export an image whose second layer stalls at its registry, and kill the command meanwhile."""
+    """Export an image whose second layer stalls at the registry, kill the command, and wait for the layer."""
     made = packed(mark, 2 * PIECE)
     name = served(scene, made, mark)
     os.stat(scene.images / name)
@@ -167,7 +167,7 @@ def killed_in_the_middle(scene: Scene, mark: str, *arguments: str | Path) -> Ima
     return made
 
 
-def test_killed_export_to_a_file_leaves_the_file_as_it_was(scene: Scene, tmp_path: Path) -> None:
+def test_killed_export_to_a_file_does_not_change_the_file(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_text("before")
     made = killed_in_the_middle(scene, "killed-file", "-o", tmp_path / "a.tar")
     assert (tmp_path / "a.tar").read_text() == "before"
@@ -176,7 +176,7 @@ def test_killed_export_to_a_file_leaves_the_file_as_it_was(scene: Scene, tmp_pat
     assert json.loads(skopeo("inspect", f"oci-archive:{tmp_path}/a.tar"))["Digest"] == made.digest
 
 
-def test_killed_export_to_a_directory_goes_on(scene: Scene, tmp_path: Path) -> None:
+def test_killed_export_to_a_directory_continues(scene: Scene, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     made = killed_in_the_middle(scene, "killed-directory", "-o", f"{layout}/")
     assert not (layout / "index.json").exists()
@@ -189,7 +189,7 @@ def test_killed_export_to_a_directory_goes_on(scene: Scene, tmp_path: Path) -> N
     assert json.loads(skopeo("inspect", f"oci:{layout}"))["Digest"] == made.digest
 
 
-def test_damaged_blob_is_6_and_gets_no_name(scene: Scene, tmp_path: Path) -> None:
+def test_damaged_blob_is_6_and_is_not_published(scene: Scene, tmp_path: Path) -> None:
     made, name = packed("damaged"), "damaged"
     digest = made.layers[1].digest
     done(scene, "import", "-", data=tar(layout_members(made, name).items()))
@@ -204,7 +204,7 @@ def test_damaged_blob_is_6_and_gets_no_name(scene: Scene, tmp_path: Path) -> Non
     assert not (tmp_path / "layout/blobs/sha256" / digest.hex).exists()
 
 
-def test_image_that_its_registry_does_not_have_is_3(scene: Scene, tmp_path: Path) -> None:
+def test_unknown_image_is_3(scene: Scene, tmp_path: Path) -> None:
     ended = imgfs(scene, "export", f"{scene.registry.host}/nothing:1", "-o", tmp_path / "a.tar")
     assert ended.returncode == 3
     assert b"404" in ended.stderr
@@ -222,13 +222,13 @@ def test_image_that_its_registry_does_not_have_is_3(scene: Scene, tmp_path: Path
         (["--as", "oci", "-o", "/"], b"is a directory"),
     ],
 )
-def test_options_that_make_no_sense_are_2(scene: Scene, options: list[str], words: bytes) -> None:
+def test_invalid_options_are_2(scene: Scene, options: list[str], words: bytes) -> None:
     ended = imgfs(scene, "export", "x", *options)
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert words in ended.stderr
 
 
-def test_terminal_gets_no_archive_and_sees_the_progress_of_a_file(scene: Scene, tmp_path: Path) -> None:
+def test_terminal_receives_progress_but_no_archive(scene: Scene, tmp_path: Path) -> None:
     name = served(scene, packed("terminal", PIECE), "terminal")
     environment = os.environ | {"IMGFS_MOUNTPOINT": str(scene.mount.path), "TERM": "xterm", "COLUMNS": "120"}
     ours, theirs = os.openpty()
@@ -247,7 +247,7 @@ def test_terminal_gets_no_archive_and_sees_the_progress_of_a_file(scene: Scene, 
     os.close(ours)
 
 
-def test_reader_that_has_seen_enough_ends_an_export_quietly(scene: Scene) -> None:
+def test_closed_pipe_ends_an_export_without_an_error_message(scene: Scene) -> None:
     name = served(scene, packed("enough", 4 * PIECE), "enough")
     environment = os.environ | {"IMGFS_MOUNTPOINT": str(scene.mount.path)}
     with subprocess.Popen(
@@ -261,7 +261,7 @@ def test_reader_that_has_seen_enough_ends_an_export_quietly(scene: Scene) -> Non
     assert process.returncode == 1
 
 
-def test_thin_index_is_exported_as_it_is_here(scene: Scene) -> None:
+def test_index_with_missing_platforms_is_exported_without_them(scene: Scene) -> None:
     made = platforms("thin-export")
     lacking = made.images[0].digest.hex
     files = {name: data for name, data in layout_members(made, "thin-export").items() if lacking not in name}
@@ -274,7 +274,7 @@ def test_thin_index_is_exported_as_it_is_here(scene: Scene) -> None:
     assert (refused.returncode, refused.stdout) == (3, b"")
 
 
-def test_one_image_for_all_its_names(scene: Scene) -> None:
+def test_image_with_several_names_is_exported_once(scene: Scene) -> None:
     made = gzipped("names")
     name = served(scene, made, "names")
     done(scene, "tag", name, "names")

@@ -1,4 +1,4 @@
-"""`imgfs import` through a real mount: what other people's tools wrote, used offline; and what harms, lacks, breaks."""
+"""`imgfs import` through a mount, without a registry: archives of other tools, bad archives, and interruptions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with serving(tmp_path_factory.mktemp("import")) as made:
         yield made
         assert_verified(made.mount.state)
-        assert made.registry.requests() == 0, "somebody asked a registry"
+        assert made.registry.requests() == 0, "an import sent a request to a registry"
 
 
 def rootfs(scene: Scene, name: str) -> Path:
@@ -115,7 +115,7 @@ def test_index_with_all_its_platforms(scene: Scene) -> None:
     assert os.listdir(scene.directory(theirs.digest))
 
 
-def test_index_that_lacks_other_platforms_says_so(scene: Scene) -> None:
+def test_missing_platforms_of_an_index_are_reported(scene: Scene) -> None:
     ours, theirs = packed("thin"), image([layer([File("mark", b"not there")])], platform=ARM64)
     made = index([theirs, ours])
     files = {name: data for name, data in layout_members(made, "thin").items() if theirs.digest.hex not in name}
@@ -127,18 +127,18 @@ def test_index_that_lacks_other_platforms_says_so(scene: Scene) -> None:
     assert mark_of(scene, "thin") == "thin"
 
 
-def test_second_import_stores_nothing_and_lets_nothing_go(scene: Scene) -> None:
+def test_second_import_stores_nothing_and_removes_nothing(scene: Scene) -> None:
     made = packed("twice")
     data = tar(layout_members(made, "twice").items())
     done(scene, "import", "-", data=data)
-    done(scene, "pull", "twice")  # settled: a plain layer's blob becomes one file with its tar
+    done(scene, "pull", "twice")  # makes an uncompressed layer durable: its blob and its tar become one file
     before = {path: path.stat().st_ino for path in scene.mount.state.glob("blobs/*/*/*")}
     assert done(scene, "import", "-", data=data) == f"twice {made.digest}\n"
     assert {path: path.stat().st_ino for path in scene.mount.state.glob("blobs/*/*/*")} == before
     assert leases(scene) == unfinished(scene) == []
 
 
-def test_uncompressed_layer_is_one_file_once_it_was_read(scene: Scene) -> None:
+def test_uncompressed_layer_is_one_file_after_a_pull(scene: Scene) -> None:
     made = packed("one-file", PIECE)
     diff_id = made.layers[1].diff_id
     done(scene, "import", "-", data=tar(layout_members(made, "one-file").items()))
@@ -148,7 +148,7 @@ def test_uncompressed_layer_is_one_file_once_it_was_read(scene: Scene) -> None:
     assert scene.blob(diff_id).read_bytes() == made.layers[1].blob
 
 
-def test_what_nobody_asked_for_is_not_kept(scene: Scene) -> None:
+def test_unreferenced_archive_members_are_not_stored(scene: Scene) -> None:
     made, stray = packed("stray"), b"stray" * 1000
     files = layout_members(made, "stray") | {f"blobs/sha256/{Digest.of(stray).hex}": stray, "README": b"read me"}
     done(scene, "import", "-", data=tar(files.items()))
@@ -157,14 +157,14 @@ def test_what_nobody_asked_for_is_not_kept(scene: Scene) -> None:
     assert mark_of(scene, "stray") == "stray"
 
 
-def test_name_moves_to_what_is_imported(scene: Scene) -> None:
+def test_import_moves_an_existing_name(scene: Scene) -> None:
     for mark in ("before", "after"):
         done(scene, "import", "-", "moving", data=tar(layout_members(packed(mark)).items()))
         assert mark_of(scene, "moving") == mark
 
 
-def test_interrupted_layer_goes_on_where_it_was(scene: Scene, tmp_path: Path) -> None:
-    """Killed while a pipe stalls: the ingest stays, and the next import writes the rest."""
+def test_interrupted_layer_continues_at_its_offset(scene: Scene, tmp_path: Path) -> None:
+    """Kill an import while its pipe stalls: the ingest stays, and the next import writes the rest."""
     made = packed("killed", 4 * PIECE)
     big = made.layers[1].digest
     data = tar(layout_members(made, "killed").items())
@@ -192,7 +192,7 @@ def test_interrupted_layer_goes_on_where_it_was(scene: Scene, tmp_path: Path) ->
     assert unfinished(scene) == []
 
 
-def test_interrupted_docker_layer_goes_on_where_it_was(scene: Scene) -> None:
+def test_interrupted_docker_layer_continues(scene: Scene) -> None:
     made = packed("killed-docker", 4 * PIECE)
     data = tar(saved(made, "r.test/killed:1").items())
     half = data.index(made.layers[1].tar[:4096]) + 2 * PIECE
@@ -208,7 +208,7 @@ def test_interrupted_docker_layer_goes_on_where_it_was(scene: Scene) -> None:
     assert unfinished(scene) == []
 
 
-def test_import_whose_daemon_dies_goes_on_with_the_next_one(tmp_path: Path) -> None:
+def test_import_continues_after_the_daemon_was_killed(tmp_path: Path) -> None:
     made = packed("daemon", 4 * PIECE)
     data = tar(layout_members(made, "daemon").items())
     half = data.index(made.layers[1].blob[:4096]) + 2 * PIECE
@@ -229,7 +229,7 @@ def test_import_whose_daemon_dies_goes_on_with_the_next_one(tmp_path: Path) -> N
         assert mark_of(scene, "daemon") == "daemon"
 
 
-def test_two_imports_of_one_archive_at_once_wait_for_one_another(scene: Scene) -> None:
+def test_second_import_of_one_archive_waits_for_the_first(scene: Scene) -> None:
     made = packed("twice", 4 * PIECE)
     data = tar(layout_members(made, "twice").items())
     half = data.index(made.layers[1].blob[:4096]) + 2 * PIECE
@@ -242,7 +242,7 @@ def test_two_imports_of_one_archive_at_once_wait_for_one_another(scene: Scene) -
         first.stdin.write(data[:half])
         first.stdin.flush()
         until(lambda: ref.stat().st_size >= PIECE)
-        second.stdin.write(data[: PIECE + 4096])  # more than it waits for, and no more than a pipe takes beyond
+        second.stdin.write(data[: PIECE + 4096])  # past the start of the locked layer; the pipe holds the rest
         second.stdin.flush()
         assert b"another writer has import-sha256:" in second.stderr.readline()
         first.stdin.write(data[half:])
@@ -254,7 +254,7 @@ def test_two_imports_of_one_archive_at_once_wait_for_one_another(scene: Scene) -
 
 
 @pytest.mark.parametrize("form", ["tar", "directory"])
-def test_what_a_bad_archive_brought_stays_for_who_found_it_here(scene: Scene, tmp_path: Path, form: str) -> None:
+def test_blob_of_a_failed_import_stays_if_another_import_uses_it(scene: Scene, tmp_path: Path, form: str) -> None:
     shared = layer([File("shared", form.encode() * 100)])
     own = layer([File("own", random.Random(form).randbytes(3 * PIECE))])
     good = image([shared, layer([File("mark", f"good {form}".encode())])])
@@ -262,7 +262,7 @@ def test_what_a_bad_archive_brought_stays_for_who_found_it_here(scene: Scene, tm
     name = f"good-{form}"
     members = layout_members(bad, "bad")
     del members[f"blobs/sha256/{bad.layers[2].digest.hex}"]
-    ahead = [f"blobs/sha256/{one.digest.hex}" for one in (own, shared)]  # sorted from behind
+    ahead = [f"blobs/sha256/{one.digest.hex}" for one in (own, shared)]  # the sort below puts `shared` first
     data = tar(sorted(members.items(), key=lambda member: member[0] in ahead and -1 - ahead.index(member[0])))
     with importing(scene) as process:
         assert process.stdin
@@ -282,7 +282,7 @@ def test_what_a_bad_archive_brought_stays_for_who_found_it_here(scene: Scene, tm
     assert own.digest not in os.listdir(scene.mount.content)
 
 
-def test_truncated_archive_is_6_and_the_whole_one_goes_on(scene: Scene, tmp_path: Path) -> None:
+def test_truncated_archive_is_6_and_the_complete_archive_continues(scene: Scene, tmp_path: Path) -> None:
     made = packed("cut", 4 * PIECE)
     data = tar(layout_members(made, "cut").items())
     ended = imgfs(scene, "import", "-", data=data[: data.index(made.layers[1].blob[:4096]) + 2 * PIECE])
@@ -296,7 +296,7 @@ def test_truncated_archive_is_6_and_the_whole_one_goes_on(scene: Scene, tmp_path
     assert unfinished(scene) == []
 
 
-def test_wrong_beginning_that_was_left_is_sent_once_more(scene: Scene, tmp_path: Path) -> None:
+def test_ingest_with_a_wrong_prefix_is_dropped_and_written_again(scene: Scene, tmp_path: Path) -> None:
     made = packed("wrong-prefix")
     layer_digest = made.layers[1].digest
     data = tar(layout_members(made, "wrong-prefix").items())
@@ -310,7 +310,7 @@ def test_wrong_beginning_that_was_left_is_sent_once_more(scene: Scene, tmp_path:
     assert mark_of(scene, "wrong-prefix") == "wrong-prefix"
 
 
-def test_longer_beginning_than_the_blob_is_dropped(scene: Scene) -> None:
+def test_ingest_longer_than_the_blob_is_dropped(scene: Scene) -> None:
     made = packed("long-prefix")
     (scene.mount.content / f"ingest/import-{made.layers[1].digest}").write_bytes(bytes(100_000))
     done(scene, "import", "-", data=tar(layout_members(made, "long-prefix").items()))
@@ -318,7 +318,7 @@ def test_longer_beginning_than_the_blob_is_dropped(scene: Scene) -> None:
 
 
 def hostile() -> dict[str, tuple[bytes, int, bytes]]:
-    """Archives with the exit code and a word of the sentence. tests/archives/test_hostile.py has the whole table."""
+    """Return bad archives, each with its exit code and a part of its error. tests/archives/test_hostile.py has more."""
     made = packed("hostile")
     files = layout_members(made, "hostile", "also")
     layer_name = f"blobs/sha256/{made.layers[0].digest.hex}"
@@ -357,7 +357,7 @@ HOSTILE = hostile()
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_archive_is_one_sentence_and_leaves_nothing(scene: Scene, case: str) -> None:
+def test_hostile_archive_is_a_short_error_and_stores_nothing(scene: Scene, case: str) -> None:
     data, code, words = HOSTILE[case]
     before, stored, held = names(scene), set(os.listdir(scene.mount.content)), leases(scene)
     ended = imgfs(scene, "import", "-", data=data)
@@ -367,10 +367,10 @@ def test_hostile_archive_is_one_sentence_and_leaves_nothing(scene: Scene, case: 
     assert names(scene) == before
     assert set(os.listdir(scene.mount.content)) == stored
     assert unfinished(scene) == []
-    assert leases(scene) == held  # those of imports that a test killed: they expire
+    assert leases(scene) == held  # leases of imports that earlier tests killed, until they expire
 
 
-def test_archive_without_names_needs_one(scene: Scene) -> None:
+def test_archive_without_names_requires_a_name_argument(scene: Scene) -> None:
     made = packed("nameless")
     data = tar(layout_members(made, "1.0").items())
     ended = imgfs(scene, "import", "-", data=data)
@@ -379,7 +379,7 @@ def test_archive_without_names_needs_one(scene: Scene) -> None:
     assert done(scene, "import", "-", "nameless", data=data) == f"nameless {made.digest}\n"
 
 
-def test_source_that_is_not_there_is_3_and_a_terminal_is_2(scene: Scene, tmp_path: Path) -> None:
+def test_missing_source_is_3_and_a_terminal_is_2(scene: Scene, tmp_path: Path) -> None:
     assert imgfs(scene, "import", tmp_path / "nothing.tar").returncode == 3
     assert imgfs(scene, "import", tmp_path).returncode == 3
     ours, theirs = os.openpty()
@@ -391,7 +391,7 @@ def test_source_that_is_not_there_is_3_and_a_terminal_is_2(scene: Scene, tmp_pat
     assert b"an archive is not read from a terminal" in asked.stderr
 
 
-def test_garbage_collection_keeps_what_no_registry_has(tmp_path: Path) -> None:
+def test_garbage_collection_keeps_imported_content_unless_all_is_given(tmp_path: Path) -> None:
     made = packed("alone")
     with serving(tmp_path) as scene:
         done(scene, "import", "-", "r.test/alone:1", data=tar(layout_members(made).items()))
@@ -414,7 +414,7 @@ def test_garbage_collection_keeps_what_no_registry_has(tmp_path: Path) -> None:
         assert scene.registry.requests() == 0
 
 
-def test_full_disk_is_8_and_the_import_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_full_disk_is_8_and_the_import_continues_after_space_is_freed(tmp_path: Path) -> None:
     made = packed("full", 12 * PIECE)
     data = tar(layout_members(made, "full").items())
     with small_disk(tmp_path, 32 << 20) as disk, Mounted(tmp_path) as mount:

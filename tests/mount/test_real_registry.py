@@ -1,4 +1,4 @@
-"""A real registry behind a counting proxy: what a first read costs, and that nothing after it costs anything."""
+"""A real registry behind a counting proxy: the requests of a first read, and no requests after it."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ GREETING = "usr/share/greeting"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A registry with a proxy before it that counts, and a mount that knows only the proxy."""
+    """A registry, a counting proxy before it, and a mount that knows only the proxy."""
 
     registry: DockerRegistry
     proxy: CountingProxy
     mounted: Mounted
 
     def push(self, built: Image | BuiltIndex, repository: str = "box", tag: str = "1") -> str:
-        """Into the registry, past the proxy; returns the full name."""
+        """Push an image to the registry without the proxy, and return its full name at the proxy."""
         built.add_to(Upload(self.registry.host, repository), repository, tag)
         return f"{self.proxy.host}/{repository}:{tag}"
 
     def asked(self) -> list[str]:
-        """What was asked since the last call, methods and kinds in order."""
+        """Return the method and kind of each request since the last call, in order."""
         seen = [f"{one.method} {one.path.split('/')[-2]}" for one in self.proxy.requests]
         self.proxy.requests.clear()
         return seen
@@ -55,38 +55,38 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, mounted: Mounted) -> Iterator[Scene]:
-    """A registry of its own for each test, because tests stop it."""
+    """A new registry for each test, because tests stop it."""
     with docker_registry(tmp_path / "registry") as registry, counting_proxy(registry.host) as proxy:
         yield Scene(registry, proxy, mounted)
 
 
 def read(mounted: Mounted, name: str, path: str = GREETING) -> bytes:
-    """By cat: a process that knows nothing of imgfs."""
+    """Read a file with cat, a process that does not know imgfs."""
     return run("cat", mounted.rootfs(name) / path)
 
 
 def pull_in_the_end(mounted: Mounted, name: str) -> None:
-    """Pull until it goes well: a failure is remembered for a moment, for all who ask."""
+    """Retry a pull until it succeeds, because imgfs returns a recent failure again for a short time."""
     deadline = time.monotonic() + PATIENCE
     while (done := mounted.run("pull", name)).returncode:
         assert time.monotonic() < deadline, done.stderr
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
-def test_first_cat_asks_for_manifest_config_and_each_layer_once(scene: Scene, compression: Compression) -> None:
+def test_first_cat_requests_manifest_config_and_each_layer_once(scene: Scene, compression: Compression) -> None:
     name = scene.push(busybox_image(compression))
     assert read(scene.mounted, name) == b"upper\n"
     assert sorted(scene.asked()) == ["GET blobs"] * 5 + ["GET manifests"]
 
 
-def test_index_costs_one_request_more_and_other_platforms_none(scene: Scene) -> None:
+def test_index_costs_one_more_request_and_other_platforms_none(scene: Scene) -> None:
     ours, theirs = busybox_image(), image([layer([File("arm", b"64")])], platform=ARM64)
     name = scene.push(index([theirs, ours, attestation(ours)]))
     assert read(scene.mounted, name) == b"upper\n"
     assert sorted(scene.asked()) == ["GET blobs"] * 5 + ["GET manifests"] * 2
 
 
-def test_documents_need_no_layer(scene: Scene) -> None:
+def test_documents_are_read_without_a_request_for_a_layer(scene: Scene) -> None:
     built = busybox_image()
     name = scene.push(built)
     assert (scene.mounted.image(name) / "manifest.json").read_bytes() == built.document
@@ -105,7 +105,7 @@ def test_image_pushed_by_skopeo_is_read_by_tag_and_by_digest(scene: Scene, tmp_p
     assert len(scene.asked()) <= 1
 
 
-def test_what_was_read_costs_nothing_again(scene: Scene) -> None:
+def test_second_read_sends_no_request(scene: Scene) -> None:
     name = scene.push(busybox_image())
     read(scene.mounted, name)
     scene.asked()
@@ -115,7 +115,7 @@ def test_what_was_read_costs_nothing_again(scene: Scene) -> None:
     assert scene.asked() == []
 
 
-def test_remount_costs_nothing_and_works_without_registry(scene: Scene) -> None:
+def test_remount_sends_no_request_and_works_without_registry(scene: Scene) -> None:
     name = scene.push(busybox_image())
     read(scene.mounted, name)
     scene.mounted.stop()
@@ -131,7 +131,7 @@ def test_remount_costs_nothing_and_works_without_registry(scene: Scene) -> None:
     assert scene.asked() == []
 
 
-def test_kill_after_a_read_costs_nothing_again(scene: Scene) -> None:
+def test_read_after_a_killed_daemon_sends_no_request(scene: Scene) -> None:
     name = scene.push(busybox_image())
     assert scene.mounted.run("pull", name).returncode == 0
     scene.asked()
@@ -141,7 +141,7 @@ def test_kill_after_a_read_costs_nothing_again(scene: Scene) -> None:
     assert scene.asked() == []
 
 
-def test_walking_what_is_there_asks_nobody(scene: Scene) -> None:
+def test_walking_stored_names_sends_no_request(scene: Scene) -> None:
     name = scene.push(index([busybox_image(), image([layer([File("arm")])], platform=ARM64)]))
     os.readlink(scene.mounted.image(name))
     scene.asked()
@@ -158,14 +158,14 @@ def test_walking_what_is_there_asks_nobody(scene: Scene) -> None:
     assert scene.asked() == []
 
 
-def test_walking_a_host_or_repository_without_a_tag_asks_nobody(scene: Scene) -> None:
+def test_listing_a_host_or_repository_sends_no_request(scene: Scene) -> None:
     scene.push(busybox_image(), "deep/box")
     for path in ("", "deep", "deep/box", "nowhere"):
         assert os.listdir(scene.mounted.image(f"{scene.proxy.host}/{path}")) == []
     assert scene.asked() == []
 
 
-def test_touch_of_a_name_asks_for_it_by_one_head(scene: Scene) -> None:
+def test_touch_of_a_name_sends_one_head(scene: Scene) -> None:
     name = scene.push(busybox_image())
     read(scene.mounted, name)
     scene.asked()
@@ -179,7 +179,7 @@ def test_touch_of_a_name_asks_for_it_by_one_head(scene: Scene) -> None:
     assert (scene.mounted.rootfs(name) / "moved").read_bytes() == b"yes"
 
 
-def test_touch_through_a_name_asks_for_every_name_of_the_image(scene: Scene) -> None:
+def test_touch_through_a_name_sends_one_head_for_every_name_of_the_image(scene: Scene) -> None:
     names = [scene.push(busybox_image(), "box", tag) for tag in ("1", "2")]
     for name in names:
         read(scene.mounted, name)
@@ -206,7 +206,7 @@ def test_layer_that_an_image_has_twice_is_fetched_once(scene: Scene) -> None:
     assert scene.proxy.count(within=twice.digest) == 1
 
 
-def test_layer_in_three_compressions_at_once_is_stored_once_and_without_complaint(scene: Scene) -> None:
+def test_layer_in_three_compressions_is_stored_once_and_logs_no_warning(scene: Scene) -> None:
     for number in range(8):
         tar = layer([File("same", b"%d" % number * 30_000)]).tar
         name = scene.push(image([layer(tar, "gzip"), layer(tar, "none"), layer(tar, "zstd")]), f"thrice{number}")
@@ -216,7 +216,7 @@ def test_layer_in_three_compressions_at_once_is_stored_once_and_without_complain
     assert len(list((scene.mounted.state / "layers").glob("*/*"))) == 8
 
 
-def test_tag_that_is_not_there_is_absent_and_can_appear(scene: Scene) -> None:
+def test_missing_tag_is_absent_until_it_is_pushed(scene: Scene) -> None:
     name = scene.push(busybox_image())
     other = f"{scene.proxy.host}/box:2"
     assert not scene.mounted.image(other).exists()
@@ -227,7 +227,7 @@ def test_tag_that_is_not_there_is_absent_and_can_appear(scene: Scene) -> None:
     assert sorted(os.listdir(scene.mounted.image(f"{scene.proxy.host}"))) == ["box:1", "box:2"]
 
 
-def test_registry_that_comes_back_is_read_again(scene: Scene) -> None:
+def test_registry_that_restarts_is_read_again(scene: Scene) -> None:
     name = scene.push(busybox_image())
     os.readlink(scene.mounted.image(name))
     scene.registry.stop()
@@ -238,7 +238,7 @@ def test_registry_that_comes_back_is_read_again(scene: Scene) -> None:
     assert read(scene.mounted, name) == b"upper\n"
 
 
-def test_registry_that_gives_tokens_is_asked_for_one_a_repository(mounted: Mounted) -> None:
+def test_one_token_serves_all_requests_of_a_repository(mounted: Mounted) -> None:
     with FakeRegistry(token=True) as registry:
         built = busybox_image()
         built.add_to(registry, "private/box", "1")

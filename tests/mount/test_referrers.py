@@ -1,4 +1,4 @@
-"""Referrers, tags and repositories in a real mount: which operations send requests, and which never do."""
+"""Referrers, tags and repositories in a real mount: which operations send requests and which send none."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def signed(scene: Scene, mark: str) -> tuple[Path, Image, Image]:
-    """Resolve an image, and push its SBOM and its signature.
+    """Push an image, its SBOM and its signature, and resolve the image name.
 
-    Returns the path of its name, the SBOM and the signature.
+    Return the path of the name, the SBOM and the signature.
     """
     box = small(mark)
     name = scene.serve(box, mark)
@@ -45,7 +45,7 @@ def signed(scene: Scene, mark: str) -> tuple[Path, Image, Image]:
     return name, sbom, signature
 
 
-def test_looking_around_asks_nobody_and_refresh_asks_once(scene: Scene) -> None:
+def test_listing_sends_no_request_and_refresh_sends_one(scene: Scene) -> None:
     name, sbom, signature = signed(scene, "around")
     directory = name / "referrers"
     with scene.silence():
@@ -67,7 +67,7 @@ def test_looking_around_asks_nobody_and_refresh_asks_once(scene: Scene) -> None:
         assert json.loads(os.getxattr(path, "user.imgfs.annotations")) == {"made": "here"}
 
 
-def test_reading_one_makes_its_content_readable(scene: Scene) -> None:
+def test_reading_a_referrer_makes_its_blobs_readable(scene: Scene) -> None:
     name, sbom, _ = signed(scene, "reading")
     (name / "referrers/refresh").read_bytes()
     content = scene.blob(Digest.of(b"sbom of reading"))
@@ -84,7 +84,7 @@ def test_reading_one_makes_its_content_readable(scene: Scene) -> None:
         assert os.listdir(scene.directory(sbom.digest) / "referrers") == []
 
 
-def test_one_that_is_not_listed_is_asked_for_by_its_digest(scene: Scene) -> None:
+def test_an_unlisted_referrer_is_fetched_by_digest(scene: Scene) -> None:
     name, sbom, signature = signed(scene, "unlisted")
     path = name / f"referrers/{sbom.digest}.json"
     with scene.requests("manifest"):
@@ -100,7 +100,7 @@ def test_one_that_is_not_listed_is_asked_for_by_its_digest(scene: Scene) -> None
     assert sorted(os.listdir(path.parent)) == sorted(f"{one.digest}.json" for one in (sbom, signature))
 
 
-def test_one_that_no_registry_has_and_one_of_another_image(scene: Scene) -> None:
+def test_a_missing_referrer_is_enoent_and_one_of_another_image_is_ebadmsg(scene: Scene) -> None:
     name, _, _ = signed(scene, "unfound")
     _, foreign, _ = signed(scene, "unfound-other")
     foreign.add_to(scene.registry, "unfound")
@@ -116,14 +116,14 @@ def test_one_that_no_registry_has_and_one_of_another_image(scene: Scene) -> None
     assert foreign.digest not in os.listdir(scene.mount.content)
 
 
-def test_one_type_is_asked_for(scene: Scene) -> None:
+def test_refresh_of_one_type_lists_only_that_type(scene: Scene) -> None:
     name, sbom, _ = signed(scene, "types")
     with scene.requests("referrers"):
         assert (name / f"referrers/refresh:{quote(SBOM, safe='')}").read_text() == f"{sbom.digest}\n"
     assert os.listdir(name / "referrers") == [f"{sbom.digest}.json"]
 
 
-def test_they_survive_a_remount_and_nothing_there_is_changed(scene: Scene) -> None:
+def test_referrers_survive_a_remount_and_are_read_only(scene: Scene) -> None:
     name, sbom, _ = signed(scene, "remount")
     (name / "referrers/refresh").read_bytes()
     scene.mount.stop()
@@ -142,7 +142,7 @@ def test_they_survive_a_remount_and_nothing_there_is_changed(scene: Scene) -> No
             action()
 
 
-def test_a_lie_is_refused_when_it_is_read(scene: Scene) -> None:
+def test_a_listed_image_that_refers_to_nothing_is_refused_when_it_is_read(scene: Scene) -> None:
     name, _, _ = signed(scene, "lie")
     other = small("lie other")
     other.add_to(scene.registry, "lie")
@@ -155,7 +155,7 @@ def test_a_lie_is_refused_when_it_is_read(scene: Scene) -> None:
     assert "refers to nothing" in error_of(path)
 
 
-def test_a_list_that_cannot_be_had_is_told_on_the_directory_and_by_the_command(scene: Scene) -> None:
+def test_a_failed_refresh_is_shown_at_the_directory_and_by_the_command(scene: Scene) -> None:
     name, _, _ = signed(scene, "page")
     scene.registry.fault(html(), "page/referrers")
     with refused(errno.EBADMSG):
@@ -165,7 +165,7 @@ def test_a_list_that_cannot_be_had_is_told_on_the_directory_and_by_the_command(s
     assert (done.returncode, "is it a login page" in done.stderr) == (6, True)
 
 
-def test_the_command_lists_them_for_people_and_programs(scene: Scene) -> None:
+def test_the_command_lists_referrers_as_table_and_as_json(scene: Scene) -> None:
     name, sbom, signature = signed(scene, "command")
     image = f"{scene.registry.host}/command:1"
     with scene.silence():
@@ -224,7 +224,7 @@ def imgfs(scene: Scene, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "imgfs", arguments[0], "--mountpoint", str(scene.mount.path), *arguments[1:]]
 
 
-def test_lists_that_cannot_be_had_fail_in_the_registrys_words(scene: Scene) -> None:
+def test_failed_lists_of_tags_and_repositories_have_exit_codes_and_the_registrys_error(scene: Scene) -> None:
     host = scene.images / scene.registry.host
     with refused(errno.ENOENT):
         (host / "nobody/_tags").read_bytes()
@@ -235,7 +235,7 @@ def test_lists_that_cannot_be_had_fail_in_the_registrys_words(scene: Scene) -> N
     assert scene.mount.run("tags", f"{scene.registry.host}/a:1").returncode == 2
 
 
-def test_docker_registry_has_tags_and_catalogue_and_referrers_by_their_tag(tmp_path: Path, mounted: Mounted) -> None:
+def test_docker_registry_serves_tags_catalog_and_referrers_by_tag(tmp_path: Path, mounted: Mounted) -> None:
     box = small("real")
     sbom = referrer(box, SBOM, b"sbom of real")
     with docker_registry(tmp_path / "registry") as registry:
