@@ -1,4 +1,4 @@
 """Containers: processes on snapshots, run by an OCI runtime.
 
-Each container has its own supervisor process, not the daemon.
+Each container is watched by a supervisor process of its own, not by the daemon.
 """

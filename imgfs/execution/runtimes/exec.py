@@ -1,7 +1,7 @@
 """Runs one more program in a running container: the container's runtime runs as a child of the caller.
 
 The program gets the user, environment, directory and capabilities of the container's own process, except for what the
-caller changes. The runtime itself copies the terminal.
+caller changes. The runtime itself forwards between the caller's terminal and the program's.
 """
 
 from __future__ import annotations
