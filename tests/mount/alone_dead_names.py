@@ -1,4 +1,7 @@
-"""A name server that never answers. Run by test_dead_names.py, where no other network and no other resolv.conf is."""
+"""A name server that never answers.
+
+test_dead_names.py runs this file in its own network and mount namespaces, because the test replaces resolv.conf.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ from tests.support.isolation import settle
 from tests.support.programs import run
 
 LOOKUPS = 50
-"""More than the threads that everybody shares (40), of as many names, so that none waits for another."""
+"""Number of lookups: more than the 40 shared threads. All names differ, so no lookup waits for another."""
 FAST = 3
-"""Seconds; the resolver gives up after 10 and more."""
+"""Deadline in seconds. The resolver needs at least 10 seconds to give up."""
 
 
 @pytest.fixture
 def silent(tmp_path: Path) -> Iterator[None]:
-    """The machine's only name server takes questions and says nothing."""
+    """Run the only name server of the machine. It receives queries and never answers."""
     settle([])
     hosts, conf = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")
@@ -38,7 +41,7 @@ def silent(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-def test_dead_names_hold_up_nobody(silent: None, tmp_path: Path) -> None:
+def test_silent_name_server_does_not_delay_other_requests(silent: None, tmp_path: Path) -> None:
     with serving(tmp_path) as scene, ThreadPoolExecutor(LOOKUPS) as pool:
         here = scene.serve(small("here"), "here")
         os.stat(here)
@@ -47,11 +50,11 @@ def test_dead_names_hold_up_nobody(silent: None, tmp_path: Path) -> None:
         ]
         until(lambda: waiting(scene) >= LOOKUPS)
         began = time.monotonic()
-        # Fetched, merged and mounted by the kernel: threads of all kinds.
+        # Fetch, merge and kernel mount use all kinds of threads. None of them may wait for the name server.
         assert (here / "rootfs/mark").read_text() == "here/0\n"
         assert os.listdir(f"{scene.serve(small('new'), 'new')}/rootfs/")
         assert time.monotonic() - began < FAST
-        assert not [one for one in readers if one.done()], "somebody did not wait for the name server"
+        assert not [one for one in readers if one.done()], "a reader did not wait for the name server"
         pid = scene.mount.pid()
         assert pid is not None
         os.kill(pid, signal.SIGTERM)
@@ -60,5 +63,5 @@ def test_dead_names_hold_up_nobody(silent: None, tmp_path: Path) -> None:
 
 
 def waiting(scene: Scene) -> int:
-    """How many requests wait in the tree, but for the one of who looks."""
+    """Return the number of waiting requests, without the request that reads the metrics."""
     return int(parse((scene.mount.path / ".imgfs/metrics").read_text())["imgfs_waiting"].value()) - 1

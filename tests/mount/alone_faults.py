@@ -1,7 +1,7 @@
-"""Registries that lead where they must not, and networks that lead nowhere: through a mount, in a network of its own.
+"""Redirects to forbidden addresses, and unreachable hosts, through a real mount.
 
-Run by test_faults.py in a network namespace of its own, whose loopback has all the addresses below. Somebody listens at
-each of them.
+test_faults.py runs this file in a separate network namespace. The loopback interface of the namespace has the addresses
+of `PUBLIC` and `TRAPS`. A fake registry listens at each of them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PUBLIC = "93.184.216.34"
 TRAPS = {"link-local": "169.254.169.254", "private": "10.1.2.3", "loopback": "127.0.0.1"}
 NO_ROUTE, SWALLOWED, UNKNOWN = "151.101.1.70", "151.101.1.71", "registry.invalid"
 DEAD = {NO_ROUTE: errno.EHOSTUNREACH, SWALLOWED: errno.ETIMEDOUT, UNKNOWN: errno.EHOSTUNREACH}
-"""Addresses without a route, where packets vanish, and a name that nobody resolves."""
+"""Unreachable hosts: an address without a route, an address that drops packets, and a name that does not resolve."""
 LIMITS = "[plugins.registry.http]\nconnect_seconds = 0.5\ntries = 2\n"
 BOUND = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """What was read while its registry led astray, and what it gives when it does no more."""
+    """An image that was read during a fault, and the bytes that it must give after the fault ends."""
 
     name: Path
     mark: bytes
@@ -45,7 +45,7 @@ class Struck:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A registry at a public address, one there that wants tokens, and a mount that may speak to them without TLS."""
+    """Two registries at a public address (one requires tokens), the traps, and a mount that may use plain HTTP."""
 
     registry: FakeRegistry
     guarded: FakeRegistry
@@ -78,7 +78,7 @@ def assert_told(told: str, *words: str) -> None:
 
 
 @pytest.mark.parametrize("where", TRAPS)
-def test_a_name_is_not_looked_up_inside(scene: Scene, where: str) -> None:
+def test_redirect_of_a_manifest_to_an_internal_address_is_refused(scene: Scene, where: str) -> None:
     repository, made = f"name-{where}", small(f"name {where}")
     made.add_to(scene.registry, repository, "1")
     fault = scene.registry.fault(redirect(f"{scene.traps[where].url}/x?canary"), f"/{repository}/", times=None)
@@ -90,7 +90,7 @@ def test_a_name_is_not_looked_up_inside(scene: Scene, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", TRAPS)
-def test_a_layer_is_not_fetched_from_inside(scene: Scene, where: str) -> None:
+def test_redirect_of_a_layer_to_an_internal_address_is_refused(scene: Scene, where: str) -> None:
     repository, made = f"layer-{where}", small(f"layer {where}")
     layer = made.layers[0].digest
     made.add_to(scene.registry, repository, "1")
@@ -103,7 +103,7 @@ def test_a_layer_is_not_fetched_from_inside(scene: Scene, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", TRAPS)
-def test_a_token_is_not_bought_inside(scene: Scene, where: str) -> None:
+def test_token_endpoint_at_an_internal_address_is_refused(scene: Scene, where: str) -> None:
     repository, made = f"token-{where}", small(f"token {where}")
     made.add_to(scene.guarded, repository, "1")
     name = scene.mounted.image(f"{scene.guarded.host}/{repository}:1")
@@ -116,7 +116,7 @@ def test_a_token_is_not_bought_inside(scene: Scene, where: str) -> None:
 
 
 @pytest.mark.parametrize("host", DEAD)
-def test_a_registry_that_is_nowhere_is_told_in_time(scene: Scene, host: str) -> None:
+def test_unreachable_registry_is_reported_in_time(scene: Scene, host: str) -> None:
     began = time.monotonic()
     with refused(DEAD[host]):
         os.stat(scene.mounted.image(f"{host}:5000/box:1"))
@@ -126,7 +126,7 @@ def test_a_registry_that_is_nowhere_is_told_in_time(scene: Scene, host: str) -> 
 
 
 @pytest.mark.parametrize("host", DEAD)
-def test_a_storage_that_is_nowhere_is_told_in_time(scene: Scene, host: str) -> None:
+def test_unreachable_storage_is_reported_in_time(scene: Scene, host: str) -> None:
     repository, made = f"far-{host}", small(f"far {host}")
     layer = made.layers[0].digest
     made.add_to(scene.registry, repository, "1")
@@ -140,7 +140,7 @@ def test_a_storage_that_is_nowhere_is_told_in_time(scene: Scene, host: str) -> N
 
 
 @pytest.mark.parametrize("host", DEAD)
-def test_a_token_endpoint_that_is_nowhere_is_told_in_time(scene: Scene, host: str) -> None:
+def test_unreachable_token_endpoint_is_reported_in_time(scene: Scene, host: str) -> None:
     repository, made = f"realm-{host}", small(f"realm {host}")
     made.add_to(scene.guarded, repository, "1")
     name, began = scene.mounted.image(f"{scene.guarded.host}/{repository}:1"), time.monotonic()
@@ -153,7 +153,7 @@ def test_a_token_endpoint_that_is_nowhere_is_told_in_time(scene: Scene, host: st
     scene.struck.append(Struck(name, f"realm {host}/0\n".encode(), None))
 
 
-def test_all_is_read_when_nobody_leads_astray(scene: Scene) -> None:
+def test_every_image_is_readable_after_the_faults_end(scene: Scene) -> None:
     assert scene.struck
     for one in scene.struck:
         if one.fault is not None:

@@ -1,4 +1,4 @@
-"""Names that no server answers for; see alone_dead_names.py, which runs without a network."""
+"""Run alone_dead_names.py in isolation: host names that no name server answers for."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 from tests.support.isolation import run_alone
 
 
-def test_dead_names_hold_up_nobody() -> None:
+def test_silent_name_server_does_not_delay_other_requests() -> None:
     run_alone(Path(__file__).with_name("alone_dead_names.py"), "--mount")
