@@ -1,4 +1,4 @@
-"""Mirrors, TLS and proxies as machines have them: real servers in front of and instead of registries, a real mount."""
+"""Mirrors, TLS and proxies through a real mount, with real servers where possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.programs import free_port
 from tests.support.servers import DockerRegistry, Upload, docker_registry
 
 HOST = "registry.example"
-"""Who images are of; hosts.toml says where that is."""
+"""Registry host in the image names. hosts.toml maps it to the address of a test server."""
 NAME = f"{HOST}/box:1"
 SIZE = 300_000
 
@@ -35,7 +35,7 @@ def upstream(tmp_path: Path) -> Iterator[DockerRegistry]:
 
 @pytest.fixture
 def certs(tmp_path: Path) -> Path:
-    """What the mount reads hosts from."""
+    """Create the directory from which the mount reads hosts.toml files."""
     directory = tmp_path / "certs.d"
     directory.mkdir()
     return directory
@@ -58,7 +58,7 @@ def push(registry: DockerRegistry, made: Image) -> None:
 
 
 def noisy(mark: str) -> tuple[Image, bytes]:
-    """An image whose layer cannot be compressed, and its file `noise`."""
+    """Return an image with an incompressible layer, and the content of its file `noise`."""
     data = noise(mark, SIZE)
     return image([layer([File("noise", data)], "none")], platform=AMD64), data
 
@@ -73,7 +73,7 @@ def read(mounted: Mounted, name: str = NAME) -> bytes:
     return (mounted.rootfs(name) / "noise").read_bytes()
 
 
-def test_a_registry_behind_tls_that_wants_our_certificate(
+def test_registry_that_requires_a_client_certificate(
     mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path
 ) -> None:
     servers, clients = trustme.CA(), trustme.CA()
@@ -95,13 +95,16 @@ def test_a_registry_behind_tls_that_wants_our_certificate(
 
 
 def failing(mounted: Mounted) -> str:
-    """What is said of HOST after one more attempt; a failure is remembered for a moment."""
+    """Try once more and return the last error of HOST.
+
+    Callers must retry, because imgfs caches a failure for a short time.
+    """
     run("stat", mounted.image(NAME))
     return error_of(mounted.path / "images" / HOST)
 
 
 def certificates(directory: Path, servers: trustme.CA, clients: trustme.CA) -> str:
-    """nginx's settings for TLS with a certificate by `servers`, letting in whom `clients` certify."""
+    """Return nginx TLS settings: a certificate from `servers`, and only clients with one from `clients` are accepted."""
     own = servers.issue_cert("127.0.0.1")
     own.private_key_pem.write_to_path(directory / "nginx.key")
     own.cert_chain_pems[0].write_to_path(directory / "nginx.crt")
@@ -112,7 +115,7 @@ def certificates(directory: Path, servers: trustme.CA, clients: trustme.CA) -> s
     )
 
 
-def test_dockers_files_for_an_address_on_ipv6(
+def test_docker_ca_file_for_an_ipv6_address(
     mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path
 ) -> None:
     servers = trustme.CA()
@@ -129,7 +132,7 @@ def test_dockers_files_for_an_address_on_ipv6(
         assert read(mounted, f"[::1]:{front.port}/box:1") == data
 
 
-def test_a_pull_through_cache_is_a_mirror_and_serves_when_the_registry_is_gone(
+def test_pull_through_cache_serves_as_mirror_after_the_registry_stops(
     mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path
 ) -> None:
     made, data = noisy("cache")
@@ -157,7 +160,7 @@ def test_a_pull_through_cache_is_a_mirror_and_serves_when_the_registry_is_gone(
         ("return 444;", "Unreachable"),
     ],
 )
-def test_a_mirror_that_is_no_help_costs_one_request(
+def test_failing_mirror_costs_one_manifest_request(
     mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path, location: str, failure: str
 ) -> None:
     made, data = noisy(failure)
@@ -177,7 +180,7 @@ def test_a_mirror_that_is_no_help_costs_one_request(
         assert metric(mounted, "imgfs_registry_retries_total", host=upstream.host) == 0
 
 
-def test_a_slow_line_is_slow_and_no_failure(
+def test_slow_mirror_is_not_treated_as_a_failure(
     mounted: Mounted, upstream: DockerRegistry, certs: Path, tmp_path: Path
 ) -> None:
     made, data = noisy("slow")
@@ -190,7 +193,7 @@ def test_a_slow_line_is_slow_and_no_failure(
 
 
 @pytest.mark.parametrize("as_content", [False, True])
-def test_a_layer_goes_on_at_the_same_byte_of_the_registry(
+def test_layer_download_resumes_from_the_registry_at_the_same_offset(
     mounted: Mounted, upstream: DockerRegistry, certs: Path, as_content: bool
 ) -> None:
     made, data = noisy("cut")
@@ -212,7 +215,7 @@ def test_a_layer_goes_on_at_the_same_byte_of_the_registry(
 
 
 @pytest.mark.parametrize("as_content", [False, True])
-def test_a_mirror_that_lies_is_left_and_named(
+def test_mirror_with_wrong_bytes_is_dropped_and_logged(
     mounted: Mounted, upstream: DockerRegistry, certs: Path, as_content: bool
 ) -> None:
     made, data = noisy("lie")
@@ -234,7 +237,7 @@ def test_a_mirror_that_lies_is_left_and_named(
 
 
 @pytest.mark.parametrize("as_content", [False, True])
-def test_of_several_mirrors_that_lie_each_is_left_and_named(
+def test_each_mirror_with_wrong_bytes_is_dropped_and_logged(
     mounted: Mounted, upstream: DockerRegistry, certs: Path, as_content: bool
 ) -> None:
     made, data = noisy("lies")
@@ -258,7 +261,7 @@ def test_of_several_mirrors_that_lie_each_is_left_and_named(
     assert_verified(mounted.state)
 
 
-def test_who_goes_on_from_a_wrong_beginning_is_not_blamed_for_it(mounted: Mounted, certs: Path) -> None:
+def test_mirror_is_not_blamed_for_a_corrupt_partial_download(mounted: Mounted, certs: Path) -> None:
     made, _ = noisy("beginning")
     blob = made.layers[0]
     with FakeRegistry() as mirror, FakeRegistry() as registry:
@@ -275,7 +278,7 @@ def test_who_goes_on_from_a_wrong_beginning_is_not_blamed_for_it(mounted: Mounte
         assert "sent wrong bytes" not in mounted.log()
 
 
-def test_where_everybody_lies_everybody_is_asked_once_more_at_most_and_named(mounted: Mounted, certs: Path) -> None:
+def test_hosts_with_only_wrong_bytes_get_at_most_one_retry_each(mounted: Mounted, certs: Path) -> None:
     made, data = noisy("all lie")
     blob = made.layers[0]
     with FakeRegistry() as mirror, FakeRegistry() as registry:
@@ -294,7 +297,7 @@ def test_where_everybody_lies_everybody_is_asked_once_more_at_most_and_named(mou
         assert until(lambda: read(mounted)) == data
 
 
-def test_a_change_of_hosts_toml_counts_without_a_restart_and_a_mistake_is_told(mounted: Mounted, certs: Path) -> None:
+def test_hosts_toml_change_applies_without_restart_and_errors_are_reported(mounted: Mounted, certs: Path) -> None:
     with FakeRegistry() as registry:
         small("told").add_to(registry, "box", "1")
         configure(certs, f'server = "{registry.url}"\nskip_verify = "yes"\n')
@@ -306,7 +309,7 @@ def test_a_change_of_hosts_toml_counts_without_a_restart_and_a_mistake_is_told(m
         assert "did you mean 'skip_verify'?" in mounted.log()
 
 
-def test_the_environments_proxy_is_used_and_no_secret_of_it_told(
+def test_http_proxy_variable_is_used_and_its_password_is_not_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeRegistry() as proxy:

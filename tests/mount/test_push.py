@@ -1,4 +1,4 @@
-"""Pushes through a real mount into real registries: other people's tools read back the very bytes."""
+"""Pushes through a real mount to real registries. skopeo and containerd read the same bytes back."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from tests.support.proxy import CountingProxy, counting_proxy
 from tests.support.servers import DockerRegistry, Upload, docker_registry
 
 LARGE = 40 << 20
-"""Bytes of a layer that goes in parts."""
+"""Size in bytes of a layer that imgfs uploads in several parts."""
 SENT = ["PATCH upload"] * 2 + ["POST upload"] * 2 + ["PUT upload"] * 2
-"""How it and a config are sent."""
+"""Requests of an upload of such a layer and a config, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A mount, a registry that images come from, and another one, behind a proxy that counts, that they go to."""
+    """A mount, a source registry, and a target registry behind a proxy that records requests."""
 
     mounted: Mounted
     source: DockerRegistry
     target: CountingProxy
 
     def serve(self, made: Image | BuiltIndex, repository: str) -> str:
-        """Put an image where it comes from; returns its name."""
+        """Upload an image to the source registry and return its name."""
         made.add_to(Upload(self.source.host, repository), repository, "1")
         return f"{self.source.host}/{repository}:1"
 
     def push(self, *arguments: str | Path) -> dict[str, Any]:
-        """`imgfs push --format json`, which succeeds."""
+        """Run `imgfs push --format json`, check that it succeeds, and return its report."""
         done = self.mounted.run("push", "--format", "json", *map(str, arguments))
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
 
     def asked(self) -> list[str]:
-        """Methods that the target saw since the last call."""
+        """Return the methods of the requests to the target since the last call."""
         seen = [one.method for one in self.target.requests]
         self.target.requests.clear()
         return seen
@@ -74,7 +74,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def assert_pulled(made: Image | BuiltIndex, name: str, directory: Path, login: str = "") -> None:
-    """skopeo reads the image byte for byte."""
+    """Check that skopeo pulls the image with identical bytes."""
     images = made.images if isinstance(made, BuiltIndex) else (made,)
     options = ["--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false"]
     run_program("skopeo", *options, *(["--src-creds", login] if login else []), f"docker://{name}", f"dir:{directory}")
@@ -87,7 +87,7 @@ def of_two(mark: str, **more: Any) -> Image:
     return image([layer([File(f"{mark}-{n}", f"{mark} {n}\n".encode() * 500)]) for n in range(2)], **more)
 
 
-def test_what_was_pulled_is_pushed_to_another_registry(scene: Scene, tmp_path: Path) -> None:
+def test_pulled_image_is_pushed_to_another_registry(scene: Scene, tmp_path: Path) -> None:
     made, target = of_two("pulled"), f"{scene.target.host}/pulled:1"
     name = scene.serve(made, "pulled")
     assert scene.mounted.run("pull", name).returncode == 0
@@ -101,7 +101,7 @@ def test_what_was_pulled_is_pushed_to_another_registry(scene: Scene, tmp_path: P
     assert scene.asked() == ["HEAD"]
 
 
-def test_it_is_a_plain_file_that_nobody_comes_across(scene: Scene, tmp_path: Path) -> None:
+def test_push_file_is_readable_but_find_and_grep_do_not_trigger_it(scene: Scene, tmp_path: Path) -> None:
     made = of_two("file")
     name = scene.serve(made, "file")
     door = scene.mounted.image(name) / "push"
@@ -121,7 +121,7 @@ def test_it_is_a_plain_file_that_nobody_comes_across(scene: Scene, tmp_path: Pat
     assert not (scene.mounted.image(name) / "push:nonsense").exists()
 
 
-def test_within_a_registry_no_layer_moves(scene: Scene, tmp_path: Path) -> None:
+def test_push_within_a_registry_mounts_the_layers(scene: Scene, tmp_path: Path) -> None:
     made = of_two("within")
     made.add_to(Upload(scene.target.upstream, "within/from"), "within/from", "1")
     name = f"{scene.target.host}/within/from:1"
@@ -145,7 +145,7 @@ def test_an_index_is_pushed_whole_or_for_one_platform(scene: Scene, tmp_path: Pa
     assert_pulled(made, f"{scene.target.host}/index:all", tmp_path / "all")
 
 
-def test_docker_s_images_stay_docker_s(scene: Scene, tmp_path: Path) -> None:
+def test_docker_media_types_are_preserved(scene: Scene, tmp_path: Path) -> None:
     made = index([of_two("docker", docker=True)], docker=True)
     scene.push("--all-platforms", scene.serve(made, "docker"), f"{scene.target.host}/docker:1")
     assert_pulled(made, f"{scene.target.host}/docker:1", tmp_path / "dir")
@@ -162,14 +162,14 @@ def test_an_imported_image_is_pushed_and_containerd_reads_it(scene: Scene, tmp_p
     assert pulled_by_ctr(target, tmp_path / "ctr") == {made.digest: made.document, **made.blobs}
 
 
-def test_a_large_layer_goes_in_parts(scene: Scene, tmp_path: Path) -> None:
+def test_large_layer_is_uploaded_in_parts(scene: Scene, tmp_path: Path) -> None:
     made = image([layer([File("noise", random.Random(1).randbytes(LARGE))], "none")])
     scene.push(scene.serve(made, "large"), f"{scene.target.host}/large:1")
     assert scene.asked().count("PATCH") == 2
     assert_pulled(made, f"{scene.target.host}/large:1", tmp_path / "dir")
 
 
-def test_the_table_tells_what_became_of_each_part(scene: Scene) -> None:
+def test_table_output_shows_the_outcome_of_each_part(scene: Scene) -> None:
     made = of_two("table")
     name = scene.serve(made, "table")
     done = scene.mounted.run("push", name, f"{scene.target.host}/table:1")
@@ -180,7 +180,7 @@ def test_the_table_tells_what_became_of_each_part(scene: Scene) -> None:
     assert lines[-1].startswith(f"{scene.target.host}/table:1 is {made.digest}: ")
 
 
-def test_what_is_wrong_with_the_command_is_told(scene: Scene, tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported(scene: Scene, tmp_path: Path) -> None:
     made = of_two("words")
     name = scene.serve(made, "words")
     made.write_layout(tmp_path / "layout", "latest")
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_the_command_is_told(scene: Scene, tmp_path: Path) ->
     assert scene.mounted.run("push", "--platform", "linux/s390x", "--all-platforms", name).returncode == 2
 
 
-def test_a_registry_that_is_not_there_is_5(scene: Scene) -> None:
+def test_unreachable_registry_gives_exit_status_5(scene: Scene) -> None:
     name = scene.serve(of_two("dead"), "dead")
     done = scene.mounted.run("push", name, "127.0.0.1:1/dead:1")
     assert (done.returncode, done.stdout) == (5, "")
@@ -201,7 +201,7 @@ def test_a_registry_that_is_not_there_is_5(scene: Scene) -> None:
     assert "127.0.0.1:1" in error_of(scene.mounted.image(name) / "push/127.0.0.1:1/dead:1")
 
 
-def test_a_cache_takes_no_pushes(scene: Scene, tmp_path: Path) -> None:
+def test_pull_through_cache_rejects_pushes(scene: Scene, tmp_path: Path) -> None:
     name = scene.serve(of_two("cache"), "cache")
     with docker_registry(tmp_path / "cache", remote=f"http://{scene.source.host}") as cache:
         done = scene.mounted.run("push", name, f"{cache.host}/other:1")
@@ -214,7 +214,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(tmp_path, monkeypatch)
 
 
-def test_private_registries_take_pushes_of_who_is_logged_in(tmp_path: Path, home: Home, scene: Scene) -> None:
+def test_private_registry_accepts_pushes_only_after_login(tmp_path: Path, home: Home, scene: Scene) -> None:
     made = of_two("private")
     name = scene.serve(made, "private")
     with (
@@ -244,7 +244,7 @@ def pushes() -> Iterator[PushRegistry]:
         yield pushes
 
 
-def test_ctrl_c_ends_a_push_and_the_next_one_goes_on(scene: Scene, pushes: PushRegistry) -> None:
+def test_ctrl_c_ends_a_push_and_the_next_push_resumes_it(scene: Scene, pushes: PushRegistry) -> None:
     made = of_two("interrupted")
     name = scene.serve(made, "interrupted")
     pushes.fault(lambda reply: Reply(201, hold=-1), "PUT .*uploads/", times=None)
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_a_push_and_the_next_one_goes_on(scene: Scene, pushes: PushR
     assert not [path for path in files if b"canary-session" in path.read_bytes()]
 
 
-def test_a_push_goes_on_after_the_daemon_was_killed(scene: Scene, pushes: PushRegistry, tmp_path: Path) -> None:
+def test_push_resumes_after_the_daemon_is_killed(scene: Scene, pushes: PushRegistry, tmp_path: Path) -> None:
     made = image([layer([File("noise", random.Random(2).randbytes(LARGE))], "none")])
     name = scene.serve(made, "killed")
     with Mounted(tmp_path, CONFIG) as mounted:
@@ -286,7 +286,7 @@ def test_a_push_goes_on_after_the_daemon_was_killed(scene: Scene, pushes: PushRe
     assert "PATCH upload" not in pushes.asked("upload")
 
 
-def test_progress_is_told_while_it_runs(scene: Scene, pushes: PushRegistry) -> None:
+def test_progress_is_reported_during_a_push(scene: Scene, pushes: PushRegistry) -> None:
     made = of_two("progress")
     name = scene.serve(made, "progress")
     door = scene.mounted.image(name) / "push" / pushes.host / "box:1"
@@ -305,7 +305,7 @@ def test_progress_is_told_while_it_runs(scene: Scene, pushes: PushRegistry) -> N
     assert "user.imgfs.progress" not in os.listxattr(door)
 
 
-def test_only_who_mounted_pushes(tmp_path: Path, pushes: PushRegistry, scene: Scene) -> None:
+def test_only_the_user_who_mounted_may_push(tmp_path: Path, pushes: PushRegistry, scene: Scene) -> None:
     made = of_two("stranger")
     name = scene.serve(made, "stranger")
     tmp_path.chmod(0o755)

@@ -1,6 +1,7 @@
-"""Faults of a registry that is pushed to, through a mount: the errno, the sentence, and that they leave nothing behind.
+"""Faults of the target registry of a push, through a real mount.
 
-All of them are struck side by side; each test looks at one.
+The tests check the errno, the error message, and that the next push succeeds. All cases run concurrently in one
+fixture. Each test checks the outcome of one case.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tests.mount.scene import CONFIG, error_of, small
 from tests.support.mounted import Mounted
 
 BOUND = 60.0
-"""Seconds in which whoever pushes has an answer; the mount's limits add up to a tenth of it."""
+"""Deadline for each push, in seconds. The timeouts of the mount add up to a tenth of this value."""
 LIMITS = """[plugins.registry.http]
 connect_seconds = 2.0
 silence_seconds = 2.0
@@ -36,7 +37,7 @@ WRONG = status(400, b'{"errors":[{"code":"DIGEST_INVALID"}]}')
 
 
 def unanswered(reply: Reply) -> Reply:
-    """Nothing is done and nothing is said."""
+    """Never answer, and do not process the request."""
     return Reply(201, hold=-1)
 
 
@@ -69,12 +70,12 @@ FAULTS: dict[str, tuple[str, Action, int, str]] = {
     "a manifest cut off": (NAME, close(), errno.EHOSTUNREACH, "closed"),
     "a manifest unanswered": (NAME, unanswered, errno.ETIMEDOUT, "in time"),
 }
-"""Requests, what is wrong with their answers, and what whoever pushes gets."""
+"""For each case: the request, the fault in its response, the errno of the push, and text in the error message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a push ended in (0: nothing was wrong), when, what was told; and whether the next one went well."""
+    """Result of a push (`errno` is 0 on success), and whether the next push without the fault succeeded."""
 
     errno: int
     seconds: float
@@ -100,7 +101,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
 
 
 def strike(image: Path, made: Image, name: str) -> Outcome:
-    """Push to a registry with that fault, and then to the same one without it."""
+    """Push to a registry with the fault, then push to the same registry without the fault."""
     match, action, _, _ = FAULTS[name]
     with PushRegistry() as target:
         door = image / "push" / target.host / "box:1"
@@ -118,7 +119,7 @@ def strike(image: Path, made: Image, name: str) -> Outcome:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_fault_has_its_errno_a_sentence_and_an_end(outcomes: dict[str, Outcome], name: str) -> None:
+def test_push_fault_gives_expected_errno_and_next_push_succeeds(outcomes: dict[str, Outcome], name: str) -> None:
     outcome, (_, _, expected, word) = outcomes[name], FAULTS[name]
     assert errno.errorcode.get(outcome.errno) == errno.errorcode[expected], outcome.told
     assert "HOST" in outcome.told
