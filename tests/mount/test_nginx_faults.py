@@ -1,4 +1,7 @@
-"""A registry behind a real nginx, when what is behind that fails: the pages of nginx are no answers of a registry."""
+"""A registry behind a real nginx whose upstream fails.
+
+The error pages of nginx are not registry responses. imgfs reports them as failures of the registry.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,12 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
 
 
 def noisy(mark: str) -> tuple[Image, bytes]:
-    """An image whose one layer is longer than what nginx keeps back, and the file in it."""
+    """Return an image with one layer that is larger than the buffers of nginx, and the content of its file."""
     data = noise(mark, SIZE)
     return image([layer([File("noise", data)], "none")], platform=AMD64), data
 
 
-def test_nobody_behind_it_is_a_failure_of_the_registry(mounted: Mounted, tmp_path: Path) -> None:
+def test_dead_upstream_is_reported_as_registry_failure(mounted: Mounted, tmp_path: Path) -> None:
     made, port = small("dead upstream"), free_port()
     with nginx(tmp_path / "nginx", passing_to(f"127.0.0.1:{port}")) as front:
         name = mounted.image(f"{front.authority}/dead:1")
@@ -50,7 +53,7 @@ def test_nobody_behind_it_is_a_failure_of_the_registry(mounted: Mounted, tmp_pat
             assert until((name / "rootfs/mark").read_bytes) == b"dead upstream/0\n"
 
 
-def test_an_upstream_that_is_slow_to_answer_is_a_failure_of_the_registry(mounted: Mounted, tmp_path: Path) -> None:
+def test_slow_upstream_is_reported_as_registry_failure(mounted: Mounted, tmp_path: Path) -> None:
     made = small("slow upstream")
     with (
         FakeRegistry() as registry,
@@ -68,7 +71,9 @@ def test_an_upstream_that_is_slow_to_answer_is_a_failure_of_the_registry(mounted
 
 
 @pytest.mark.parametrize("as_content", [False, True])
-def test_an_upstream_that_breaks_off_is_gone_on_with(mounted: Mounted, tmp_path: Path, as_content: bool) -> None:
+def test_download_resumes_after_upstream_closes_the_connection(
+    mounted: Mounted, tmp_path: Path, as_content: bool
+) -> None:
     mark = f"cut-{int(as_content)}"
     made, data = noisy(mark)
     with FakeRegistry() as registry, nginx(tmp_path / "nginx", passing_to(registry.host)) as front:
@@ -83,7 +88,7 @@ def test_an_upstream_that_breaks_off_is_gone_on_with(mounted: Mounted, tmp_path:
         assert ranges == [None, f"bytes={CUT}-{len(made.layers[0].blob) - 1}"]
 
 
-def test_an_nginx_that_compresses_what_it_passes_on_sends_us_the_bytes(mounted: Mounted, tmp_path: Path) -> None:
+def test_compression_by_nginx_does_not_change_the_bytes(mounted: Mounted, tmp_path: Path) -> None:
     made = small("compressing")
     settings = ("gzip on", "gzip_types *", "gzip_proxied any", "gzip_min_length 1", "gzip_vary on")
     with FakeRegistry() as registry, nginx(tmp_path / "nginx", passing_to(registry.host, *settings)) as front:

@@ -1,4 +1,8 @@
-"""What TLS can be wrong with, at a registry and where it redirects to: told, nothing sent, and well when it is."""
+"""TLS faults at a registry, its storage and its token endpoint.
+
+The tests check that imgfs reports the fault, sends no request to the untrusted server, and recovers after the
+fault ends.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,13 @@ from tests.mount.test_faults import ADVICE, LIMITS
 from tests.support.mounted import Mounted
 
 AUTHORITY = trustme.CA()
-"""Whom the mount believes about every registry here."""
+"""The certificate authority that the mount trusts for every registry in these tests."""
 YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A certificate that must not be believed, and a word about it."""
+    """A certificate that imgfs must reject, and text that the error message must contain."""
 
     make: Callable[[], trustme.LeafCert]
     word: str
@@ -57,7 +61,7 @@ def mounted(tmp_path_factory: pytest.TempPathFactory, certs: Path) -> Iterator[M
 
 
 def believe(certs: Path, host: str) -> None:
-    """Docker's file for the authority, which also says that the host speaks TLS."""
+    """Write the CA certificate to Docker's ca.crt file for the host. The file also makes imgfs use TLS for the host."""
     (certs / host).mkdir()
     AUTHORITY.cert_pem.write_to_path(certs / host / "ca.crt")
 
@@ -69,9 +73,7 @@ def server_side(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("case", CERTIFICATES)
-def test_a_registry_with_a_wrong_certificate_is_told_and_asked_nothing(
-    mounted: Mounted, certs: Path, case: str
-) -> None:
+def test_registry_with_a_bad_certificate_gets_no_request(mounted: Mounted, certs: Path, case: str) -> None:
     context, made = server_side(CERTIFICATES[case].make()), small(case)
     with FakeRegistry(tls=context) as registry:
         believe(certs, registry.host)
@@ -86,7 +88,7 @@ def test_a_registry_with_a_wrong_certificate_is_told_and_asked_nothing(
 
 
 @pytest.mark.parametrize("case", CERTIFICATES)
-def test_a_storage_with_a_wrong_certificate_is_told_and_asked_nothing(mounted: Mounted, certs: Path, case: str) -> None:
+def test_storage_with_a_bad_certificate_gets_no_request(mounted: Mounted, certs: Path, case: str) -> None:
     context, made = server_side(CERTIFICATES[case].make()), small(f"storage {case}")
     layer = made.layers[0].digest
     with FakeRegistry(tls=server_side(AUTHORITY.issue_cert("127.0.0.1"))) as registry, FakeRegistry(tls=context) as far:
@@ -103,7 +105,7 @@ def test_a_storage_with_a_wrong_certificate_is_told_and_asked_nothing(mounted: M
         assert until((name / "rootfs/mark").read_bytes) == f"storage {case}/0\n".encode()
 
 
-def test_a_token_endpoint_with_a_wrong_certificate_is_told_and_asked_nothing(mounted: Mounted, certs: Path) -> None:
+def test_token_endpoint_with_a_bad_certificate_gets_no_request(mounted: Mounted, certs: Path) -> None:
     context, made = server_side(CERTIFICATES["of-another-name"].make()), small("token endpoint")
     good = server_side(AUTHORITY.issue_cert("127.0.0.1"))
     with FakeRegistry(tls=good, token=True) as registry, FakeRegistry(tls=context) as far:
@@ -126,7 +128,7 @@ def assert_told(told: str, host: str, word: str) -> None:
     assert "canary" not in told
 
 
-def test_a_storage_without_tls_is_not_gone_to_from_a_registry_with(mounted: Mounted, certs: Path) -> None:
+def test_redirect_from_https_to_http_is_not_followed(mounted: Mounted, certs: Path) -> None:
     made = small("downgrade")
     layer = made.layers[0].digest
     with FakeRegistry(tls=server_side(AUTHORITY.issue_cert("127.0.0.1"))) as registry, FakeRegistry() as plain:
@@ -145,7 +147,7 @@ def test_a_storage_without_tls_is_not_gone_to_from_a_registry_with(mounted: Moun
         assert until((name / "rootfs/mark").read_bytes) == b"downgrade/0\n"
 
 
-def test_a_registry_that_speaks_no_tls_is_told(mounted: Mounted, certs: Path) -> None:
+def test_registry_without_tls_is_reported(mounted: Mounted, certs: Path) -> None:
     with FakeRegistry() as registry:
         believe(certs, registry.host)
         with refused(errno.EREMOTEIO):
@@ -154,7 +156,9 @@ def test_a_registry_that_speaks_no_tls_is_told(mounted: Mounted, certs: Path) ->
 
 
 @pytest.mark.parametrize(("ends", "code"), [(True, errno.EHOSTUNREACH), (False, errno.ETIMEDOUT)])
-def test_a_handshake_that_ends_or_stalls_is_no_answer(mounted: Mounted, certs: Path, ends: bool, code: int) -> None:
+def test_closed_or_stalled_handshake_is_reported_as_unreachable_or_timeout(
+    mounted: Mounted, certs: Path, ends: bool, code: int
+) -> None:
     with silent(ends) as host:
         believe(certs, host)
         with refused(code):
@@ -166,7 +170,10 @@ def test_a_handshake_that_ends_or_stalls_is_no_answer(mounted: Mounted, certs: P
 
 @contextmanager
 def silent(ends: bool) -> Iterator[str]:
-    """Somebody who accepts connections, and ends them when the client has said something, or keeps them."""
+    """Run a server that accepts connections and never answers.
+
+    If `ends` is true, the server closes each connection after the first byte. Otherwise it keeps the connections open.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         kept = list[socket.socket]()
 
