@@ -104,7 +104,7 @@ def failing(mounted: Mounted) -> str:
 
 
 def certificates(directory: Path, servers: trustme.CA, clients: trustme.CA) -> str:
-    """Return nginx TLS settings: a certificate from `servers`, and only clients with one from `clients` are accepted."""
+    """Return nginx TLS settings: a certificate from `servers`. Clients need a certificate from `clients`."""
     own = servers.issue_cert("127.0.0.1")
     own.private_key_pem.write_to_path(directory / "nginx.key")
     own.cert_chain_pems[0].write_to_path(directory / "nginx.crt")
