@@ -1,7 +1,7 @@
 """Mounts of ordinary users, and the rights of other users in a mount of root.
 
-Only root can take on other users, so these tests run as root. An ordinary user's mount is made in a mount namespace
-in which that user may open /dev/fuse and reach this Python, as on a machine that is set up for users.
+Only root can become another user, so these tests run as root. Each mount of an ordinary user is in a mount namespace in
+which that user may open /dev/fuse and run this Python, as on a machine that is set up for users.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def waiting(scene: Scene, *command: str | Path) -> Iterator[subprocess.Popen[byt
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A program, what must be known before it starts, and the request that it waits for."""
+    """A program, the request that it waits for, and whether the image is resolved (`known`) before the start."""
 
     name: str
     command: Callable[[Scene, Path, Image], list[str | Path]]
