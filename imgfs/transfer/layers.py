@@ -95,7 +95,7 @@ class Layers:
         self._registry = registry
         self._transfers = transfers
         self._flights: Flights[Layer] = Flights(nursery)
-        self._settling = LayerSync(local, passes, nursery)
+        self._layer_sync = LayerSync(local, passes, nursery)
         self._passes = passes
         self._lanes: dict[str, _Lanes] = {}
         self._unpacking = FairLimiter(UNPACKED_AT_ONCE, SPARE_UNPACKED)
@@ -140,7 +140,7 @@ class Layers:
     async def bring(self, descriptor: Descriptor, own: tuple[Source, ...], image: Digest | None) -> Layer:
         """Return a layer that is not in the catalogue and whose diff ID is unknown. Raises as `ensure`."""
         # A pass may have ended while the catalogue was read. Its result is recorded there only later.
-        found = self._settling.diff_id(descriptor.digest)
+        found = self._layer_sync.diff_id(descriptor.digest)
         if found is not None and found in self._layers:
             self._transfers.hit("layer", descriptor.size)
             return self._layers.get(found)
@@ -155,15 +155,15 @@ class Layers:
 
     def syncing(self) -> list[Digest]:
         """Return the diff IDs of layers that are served but not durable yet."""
-        return list(self._settling)
+        return list(self._layer_sync)
 
     def hurry(self, layer: Layer) -> None:
         """Start making a layer durable now, without waiting."""
-        self._settling.hurry(layer)
+        self._layer_sync.hurry(layer)
 
     async def wait_durable(self, *layers: Layer) -> None:
         """Wait until `layers` are durable. A layer that failed before is retried. Raises NoSpace, StorageFailed."""
-        await self._settling.wait(*layers)
+        await self._layer_sync.wait(*layers)
 
     def check_readable(self, descriptor: Descriptor) -> None:
         """Raise Unsupported if a layer is no tar, or if no plugin provides its compression."""
@@ -298,7 +298,7 @@ class Layers:
             layer = writer.adopt(await go_over(decompressor, writer))
             undo.pop_all()
         whole = b"".join(blob) if passing.is_read else b""
-        self._settling.sync_behind(UnpackedLayer(descriptor, layer, writer, passing, copy, whole))
+        self._layer_sync.sync_behind(UnpackedLayer(descriptor, layer, writer, passing, copy, whole))
         return layer
 
 

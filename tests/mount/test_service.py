@@ -167,7 +167,7 @@ def test_options_of_a_mounted_tree_are_those_it_was_mounted_with(idle: Mounted) 
     idle.kill()
     dead = idle.run("doctor", "--state", str(idle.state))
     assert dead.returncode == 1
-    assert f"FAIL  {idle.path}: is mounted and does not answer" in dead.stdout
+    assert f"FAIL  {idle.path}: is mounted but does not answer" in dead.stdout
     assert f"`imgfs umount {idle.path}`" in dead.stdout
 
 

@@ -130,7 +130,7 @@ async def test_a_layer_of_two_images_is_fetched_once(scene: Scene) -> None:
     assert len([one for one in scene.fake.log if BASE.digest in one.path]) == 1
 
 
-async def test_a_layer_that_is_here_but_not_yet_settled_is_not_fetched_again(
+async def test_a_layer_that_is_here_but_not_yet_durable_is_not_fetched_again(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = trio.Event()
@@ -356,9 +356,9 @@ async def test_a_new_layer_is_synced_when_somebody_waits_for_it(scene: Scene) ->
     digest = await scene.resolved(BOX)
     await scene.images.snapshot(digest)
     await wait_all_tasks_blocked(0.01)
-    assert not any(map(scene.stored.is_settled, scene.stored))
+    assert not any(map(scene.stored.is_durable, scene.stored))
     await scene.images.pull(digest)
-    assert all(map(scene.stored.is_settled, scene.stored))
+    assert all(map(scene.stored.is_durable, scene.stored))
 
 
 async def test_layers_of_a_pull_are_synced_while_others_come(scene: Scene) -> None:
@@ -366,7 +366,7 @@ async def test_layers_of_a_pull_are_synced_while_others_come(scene: Scene) -> No
     scene.fake.fault(stall(10), BASE.digest)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.images.pull, digest)
-        while not (TOP.diff_id in scene.stored and scene.stored.is_settled(scene.stored.get(TOP.diff_id))):
+        while not (TOP.diff_id in scene.stored and scene.stored.is_durable(scene.stored.get(TOP.diff_id))):
             await trio.lowlevel.checkpoint()
         assert BASE.diff_id not in scene.stored
         scene.fake.release()
@@ -376,7 +376,7 @@ async def test_a_new_layer_is_synced_a_breath_behind_its_first_reader(scene: Sce
     await scene.images.snapshot(await scene.resolved(BOX))
     await wait_all_tasks_blocked(0.01)
     scene.clock.jump(SYNC_DELAY)
-    while not all(map(scene.stored.is_settled, scene.stored)):
+    while not all(map(scene.stored.is_durable, scene.stored)):
         await trio.lowlevel.checkpoint()
 
 
@@ -410,7 +410,7 @@ async def test_a_layer_that_does_not_become_durable_fails_the_pull_and_not_the_r
     asked = scene.fake.requests()
     await scene.images.pull(digest)
     assert scene.fake.requests() == asked
-    assert all(map(scene.stored.is_settled, scene.stored))
+    assert all(map(scene.stored.is_durable, scene.stored))
     assert scene.failures.get(BASE.digest) is None
     assert scene.temporary() == []
 
@@ -438,7 +438,7 @@ async def test_a_pull_that_fails_of_one_layer_leaves_no_other_behind_to_fail_the
             await wait_all_tasks_blocked(0.1)
             slow.set()
     await scene.images.pull(digest)
-    assert all(map(scene.stored.is_settled, scene.stored))
+    assert all(map(scene.stored.is_durable, scene.stored))
 
 
 async def test_a_layer_whose_sync_failed_is_not_served_any_more_and_comes_again(
@@ -462,7 +462,7 @@ async def test_a_layer_whose_sync_failed_is_not_served_any_more_and_comes_again(
     scene.forget_failures()
     await scene.images.pull(digest)
     assert len(list(scene.stored)) == len(BOX.layers)
-    assert all(map(scene.stored.is_settled, scene.stored))
+    assert all(map(scene.stored.is_durable, scene.stored))
 
 
 async def test_a_layer_that_was_lost_before_anybody_waited_for_it_is_told_of(scene: Scene) -> None:
